@@ -1,0 +1,187 @@
+"""The commands: ``hpm-video JOB ...``, which is ``python tools/JOB.py ...``.
+
+Exit code 0: done. 1: failed or stopped before the end. 2: the user's mistake, one clear line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+# Jobs import what they need when they run, so that --help and typing errors answer at once.
+# ruff: noqa: PLC0415
+
+_SETTINGS = "key=value"
+
+
+@dataclass(frozen=True)
+class Job:
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job; returns the exit code."""
+    # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
+    # loader workers share, that makes a training step several times slower; read at its import.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    parser = argparse.ArgumentParser(
+        prog="hpm-video",
+        description="Self-supervised video pre-training by masked autoencoding that finds out "
+        "what is hard and masks that.",
+    )
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    for name, job in JOBS.items():
+        job.add_arguments(
+            jobs.add_parser(
+                name,
+                help=job.help,
+                description=job.help,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+    arguments = parser.parse_args(argv)
+    try:
+        return JOBS[arguments.job].run(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        if not _is_ours(error.__traceback__):
+            raise
+        print(f"hpm-video {arguments.job}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"hpm-video {arguments.job}: interrupted", file=sys.stderr)
+        return 1
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether an error was raised by a line of this package: those are the user's to mend. One
+    from inside a library is a bug of ours and keeps its traceback."""
+    module = ""
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return module.split(".")[0] == "hpm_video"
+
+
+def _settings_help(schema: type[Any]) -> str:
+    from hpm_video.config import describe_settings
+
+    rows = list(describe_settings(schema))
+    width = max(len(key) for key, _ in rows)
+    return "settings and their defaults:\n" + "\n".join(f"  {k:<{width}}  {v}" for k, v in rows)
+
+
+def _config_arguments(schema_name: str) -> Callable[[argparse.ArgumentParser], None]:
+    def add(parser: argparse.ArgumentParser) -> None:
+        from hpm_video import config
+
+        parser.add_argument("config", metavar="CONFIG.yaml", help="a file of settings")
+        parser.add_argument("settings", nargs="*", metavar=_SETTINGS, help="override the file's")
+        parser.epilog = _settings_help(getattr(config, schema_name))
+
+    return add
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    from hpm_video.config import PretrainConfig, load_config
+
+    config = load_config(PretrainConfig, arguments.config, arguments.settings)
+    from hpm_video.pretrain import pretrain
+
+    return 0 if pretrain(config) else 1
+
+
+def _finetune(arguments: argparse.Namespace) -> int:
+    from hpm_video.config import FinetuneConfig, load_config
+
+    config = load_config(FinetuneConfig, arguments.config, arguments.settings)
+    from hpm_video.finetune import finetune
+
+    return 0 if finetune(config) else 1
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    from hpm_video.config import EvaluateConfig
+
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder")
+    parser.add_argument("--manifest", nargs="+", required=True, help="list(s) of labelled videos")
+    parser.add_argument("settings", nargs="*", metavar=_SETTINGS)
+    parser.epilog = _settings_help(EvaluateConfig)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from hpm_video.config import EvaluateConfig, load_config
+
+    # argparse hands settings that follow --manifest to it: tell them apart by their form.
+    manifests = [word for word in arguments.manifest if not _is_setting(word)]
+    settings = [word for word in arguments.manifest if _is_setting(word)] + arguments.settings
+    config = load_config(EvaluateConfig, None, settings)
+    from hpm_video.evaluate import evaluate
+
+    result = evaluate(arguments.checkpoint, manifests, config)
+    for index, reason in result.bad:
+        print(f"unreadable, counts as wrong: {result.paths[index]}: {reason}")
+    print(
+        f"top1 {result.top(1):.4f}  top5 {result.top(5):.4f}  videos {len(result.labels)}  "
+        f"unreadable {len(result.bad)}"
+    )
+    return 0
+
+
+def _is_setting(word: str) -> bool:
+    from hpm_video.config import EvaluateConfig, describe_settings
+
+    return word.split("=")[0] in {key for key, _ in describe_settings(EvaluateConfig)}
+
+
+def _data_arguments(parser: argparse.ArgumentParser) -> None:
+    jobs = parser.add_subparsers(dest="data_job", required=True, metavar="toy")
+    toy = jobs.add_parser(
+        "toy", help="write videos of moving objects in 8 classes that differ in motion only"
+    )
+    toy.add_argument("-o", "--output-dir", required=True, help="folder to fill")
+    toy.add_argument("--num-videos", type=int, default=800)
+    toy.add_argument("--size", type=int, default=64, help="side in pixels (default 64)")
+    toy.add_argument("--num-frames", type=int, default=24, help="frames per video (default 24)")
+    toy.add_argument("--seed", type=int, default=0)
+    toy.add_argument("--num-workers", type=int, default=2, help="processes (default 2)")
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from hpm_video.data.toy import write_toy_videos
+
+    manifest = write_toy_videos(
+        arguments.output_dir,
+        num_videos=arguments.num_videos,
+        size=arguments.size,
+        num_frames=arguments.num_frames,
+        seed=arguments.seed,
+        num_workers=arguments.num_workers,
+    )
+    print(manifest)
+    return 0
+
+
+JOBS = {
+    "pretrain": Job(
+        "pre-train a model on unlabelled videos", _config_arguments("PretrainConfig"), _pretrain
+    ),
+    "finetune": Job(
+        "fine-tune a classifier on labelled videos", _config_arguments("FinetuneConfig"), _finetune
+    ),
+    "evaluate": Job(
+        "top-1 and top-5 of a fine-tuned classifier", _evaluate_arguments, _evaluate
+    ),
+    "data": Job("make data: toy videos", _data_arguments, _data),
+}
+
+
+def entry() -> None:
+    """The console command."""
+    sys.exit(main())

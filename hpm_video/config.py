@@ -1,0 +1,369 @@
+"""Every setting, its type and its default; and how a YAML file and ``key=value`` become one.
+
+Groups by consequence: ``model masking teacher loss data optim`` change results, ``run`` does not
+(``run.seed`` and ``run.precision`` excepted). The only module that reads YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    output_dir: str | None = None  # the run folder; the same command continues what lies there
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    compile: bool = False  # torch.compile of the model
+    log_every: int = 20  # steps
+    checkpoint_every_minutes: float = 20.0
+    keep_checkpoints: int = 2  # the newest so many are kept; 0 keeps all
+    resume: str | None = None  # checkpoint to go on from when the run folder has none
+
+    def __post_init__(self) -> None:
+        _at_least("run.log_every", self.log_every, 1)
+        _at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
+        _at_least("run.keep_checkpoints", self.keep_checkpoints, 0)
+        _at_least("run.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    manifest: list[str] = field(default_factory=list)  # one or several lists, joined
+    root: str | None = None  # where relative paths start; default: each list's own folder
+    num_frames: int = 16
+    frame_stride: int = 2
+    sampling: Literal["dense", "uniform"] = "dense"
+    crop: Literal["multi_scale", "random_resized"] = "multi_scale"
+    crop_size: int = 224  # pixels
+    flip: bool = False  # mirror half of the clips; never where direction is meaning
+    repeats: int = 1  # crops taken of each decoded window
+    batch_size: int = 32  # videos per process and micro-batch
+    num_workers: int = 8  # decoding processes per training process
+    max_bad_fraction: float = 0.05  # more unreadable videos than this share stop the run
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "frame_stride", "crop_size", "repeats", "batch_size"):
+            _at_least(f"data.{name}", getattr(self, name), 1)
+        _at_least("data.num_workers", self.num_workers, 0)
+        _between("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    size: Literal["tiny", "small", "base", "large", "huge", "giant"] = "base"
+    width: int | None = None  # width, depth, heads: of `size` unless given
+    depth: int | None = None
+    heads: int | None = None
+    patch_size: int = 16  # pixels
+    tubelet_size: int = 2  # frames
+    drop_path: float = 0.0
+    init: str | None = None  # checkpoint whose weights to start from
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads", "patch_size", "tubelet_size"):
+            value = getattr(self, name)
+            if value is not None:
+                _at_least(f"model.{name}", value, 1)
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"model.drop_path ({self.drop_path}) must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ModelConfig(EncoderConfig):
+    decoder_width: int | None = None  # of `size` unless given
+    decoder_heads: int | None = None
+    decoder_depth: int = 4
+    predictor_depth: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least("model.decoder_depth", self.decoder_depth, 1)
+        _at_least("model.predictor_depth", self.predictor_depth, 1)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(EncoderConfig):
+    drop_path: float = 0.1
+    head_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.head_dropout < 1:
+            raise ValueError(f"model.head_dropout ({self.head_dropout}) must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    mask_ratio: float = 0.9  # share of the mining units that is masked
+    tube_length: int | None = None  # grid steps in time; default: the whole clip
+    hard_ratio_start: float = 0.0  # share of the mask chosen by predicted loss, at the start
+    hard_ratio_end: float = 0.5  # ... and at the end; linear in between
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"masking.mask_ratio ({self.mask_ratio}) must be in (0, 1)")
+        if self.tube_length is not None:
+            _at_least("masking.tube_length", self.tube_length, 1)
+        _between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
+        _between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
+
+    @property
+    def mines(self) -> bool:
+        """Whether any mask of the run is chosen by predicted loss (else no teacher is needed)."""
+        return max(self.hard_ratio_start, self.hard_ratio_end) > 0
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    token_ratio: float = 1.0  # share of the tokens the teacher sees; 1 is the paper's form
+    momentum_start: float = 0.999
+    momentum_end: float = 0.9999
+    ramp: float = 0.125  # share of the run over which momentum rises
+
+    def __post_init__(self) -> None:
+        if not 0 < self.token_ratio <= 1:
+            raise ValueError(f"teacher.token_ratio ({self.token_ratio}) must be in (0, 1]")
+        for name in ("momentum_start", "momentum_end", "ramp"):
+            _between(f"teacher.{name}", getattr(self, name), 0, 1)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    normalize_targets: bool = True  # per token and colour channel
+    prediction: Literal["ranking", "absolute", "none"] = "ranking"
+    prediction_weight: float = 1.0
+    ranking_level: Literal["token", "unit"] = "token"  # what is compared: tokens or mining units
+
+    def __post_init__(self) -> None:
+        _at_least("loss.prediction_weight", self.prediction_weight, 0)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    epochs: int = 800
+    base_lr: float = 1.5e-4  # lr = base_lr * videos per optimizer step / 256
+    min_lr: float = 1e-5
+    warmup_lr: float = 1e-6  # where warm-up starts
+    warmup_epochs: int = 40
+    weight_decay: float = 0.05  # none on biases and norms
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_grad: float | None = None  # largest gradient norm
+    accumulation: int = 1  # micro-batches per optimizer step
+    count_repeats: bool = False  # whether repeats count as videos in the lr rule
+
+    def __post_init__(self) -> None:
+        _at_least("optim.epochs", self.epochs, 1)
+        _at_least("optim.accumulation", self.accumulation, 1)
+        _at_least("optim.base_lr", self.base_lr, 0)
+        _at_least("optim.weight_decay", self.weight_decay, 0)
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs ({self.warmup_epochs}) must be in [0, optim.epochs "
+                f"({self.epochs}))"
+            )
+        if self.clip_grad is not None and self.clip_grad <= 0:
+            raise ValueError(f"optim.clip_grad ({self.clip_grad}) must be above 0")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of ``hpm-video pretrain``."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        if self.loss.prediction == "none" and self.masking.mines:
+            raise ValueError(
+                "loss.prediction (none) must be ranking or absolute while masking.hard_ratio_end "
+                f"({self.masking.hard_ratio_end}) or hard_ratio_start is above 0"
+            )
+
+
+@dataclass(frozen=True)
+class FinetuneDataConfig(DataConfig):
+    val_manifest: list[str] = field(default_factory=list)
+    crop: Literal["multi_scale", "random_resized"] = "random_resized"
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    num_clips: int = 2  # clips in time per video
+    num_crops: int = 3  # crops in space per clip
+    batch_size: int = 8  # videos
+    every_epochs: int = 0  # during fine-tuning; 0 = only at the end
+
+    def __post_init__(self) -> None:
+        for name in ("num_clips", "num_crops", "batch_size"):
+            _at_least(f"evaluation.{name}", getattr(self, name), 1)
+        _at_least("evaluation.every_epochs", self.every_epochs, 0)
+
+
+@dataclass(frozen=True)
+class FinetuneOptimConfig(OptimConfig):
+    epochs: int = 50
+    base_lr: float = 5e-4
+    min_lr: float = 1e-6
+    warmup_epochs: int = 5
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float = 0.75  # lr factor from each layer to the one below it
+    label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optim.layer_decay ({self.layer_decay}) must be in (0, 1]")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"optim.label_smoothing ({self.label_smoothing}) must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of ``hpm-video finetune``."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of ``hpm-video evaluate`` beside the checkpoint, which brings its own data rules."""
+
+    root: str | None = None  # where the manifest's relative paths start
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    num_workers: int = 8
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+def load_config(
+    schema: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Defaults of ``schema`` < the YAML at ``path`` < overrides ``group.key=value``.
+
+    Raises ValueError, one line, for an unknown key (with a suggestion), a wrong type or value;
+    FileNotFoundError when the YAML is missing.
+    """
+    merged = OmegaConf.structured(schema)
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"config ({path}) does not exist")
+        try:
+            layer = OmegaConf.load(path)
+        except yaml.YAMLError as error:
+            raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}") from error
+        merged = _merge(merged, layer, source=str(path))
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"setting ({override}) must have the form group.key=value")
+        key, value = override.split("=", 1)
+        if _is_list(schema, key) and not value.startswith("["):
+            # One path, with any characters, is a list of one.
+            layer = OmegaConf.create()
+            OmegaConf.update(layer, key, [value] if value else [])
+        else:
+            layer = _parse(override)
+        merged = _merge(merged, layer, source=override)
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, schema)
+    return config
+
+
+def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config from the plain dict that `config_to_dict` gave, e.g. out of a checkpoint."""
+    merged = _merge(OmegaConf.structured(schema), OmegaConf.create(dict(values)), source="config")
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, schema)
+    return config
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dict of numbers, strings and lists."""
+    values: dict[str, Any] = yaml.safe_load(config_to_yaml(config))
+    return values
+
+
+def config_to_yaml(config: Any) -> str:
+    """All settings, resolved, in the order they are declared."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two plain config dicts."""
+    keys: list[str] = []
+    for key in {**one, **other}:
+        mine, theirs = one.get(key), other.get(key)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            keys += differing_keys(mine, theirs, f"{prefix}{key}.")
+        elif mine != theirs:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """All settings of a schema as (dotted key, default), for ``--help``."""
+    default = schema()
+    for item in fields(schema):
+        value = getattr(default, item.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield from describe_settings(type(value), f"{prefix}{item.name}.")
+        else:
+            shown = list(value) if isinstance(value, tuple) else value
+            yield f"{prefix}{item.name}", "null" if shown is None else str(shown)
+
+
+def _merge(base: Any, layer: Any, *, source: str) -> Any:
+    try:
+        return OmegaConf.merge(base, layer)
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        raise ValueError(f"setting {key or ''} ({source}): {_one_line(error)}") from error
+
+
+def _parse(override: str) -> Any:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(f"setting ({override}) cannot be read: {_one_line(error)}") from error
+
+
+def _is_list(schema: type[Any], key: str) -> bool:
+    """Whether the default of a dotted key is a list."""
+    value: Any = schema()
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return isinstance(value, list)
+
+
+def _one_line(error: Exception) -> str:
+    """First line of a library's message: what follows is internals such as reference types."""
+    return str(error).strip().splitlines()[0]
+
+
+def _at_least(name: str, value: float, low: float) -> None:
+    if value < low:
+        raise ValueError(f"{name} ({value}) must be at least {low}")
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} ({value}) must be in [{low}, {high}]")

@@ -1,0 +1,77 @@
+"""Which frames make up a clip: index arithmetic only, no decoding.
+
+Every function returns int64 indices into a video of `num_frames` >= 1 frames. A dense clip is one
+window with a frame every `stride` frames, and past the end of the video the last frame repeats. A
+uniform clip cuts the whole video into `clip_frames` equal segments and takes one frame of each.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int64]
+
+
+def dense_indices(num_frames: int, *, clip_frames: int, stride: int, start: int) -> Indices:
+    """Return the (clip_frames,) indices of the window that begins at frame `start`."""
+    assert num_frames > 0 and start >= 0
+    return np.minimum(start + stride * np.arange(clip_frames), num_frames - 1)
+
+
+def random_dense_indices(
+    num_frames: int, *, clip_frames: int, stride: int, rng: np.random.Generator
+) -> Indices:
+    """Return a (clip_frames,) window, every start where it fits being equally likely.
+
+    In a video shorter than the window it starts at 0.
+    """
+    span = (clip_frames - 1) * stride + 1
+    start = int(rng.integers(max(num_frames - span, 0) + 1))
+    return dense_indices(num_frames, clip_frames=clip_frames, stride=stride, start=start)
+
+
+def random_uniform_indices(
+    num_frames: int, *, clip_frames: int, rng: np.random.Generator
+) -> Indices:
+    """Return one random frame of each of `clip_frames` equal segments, (clip_frames,), in order.
+
+    Segment borders need not fall on whole frames, so any length works: in a video with fewer
+    frames than segments neighbouring segments share frames.
+    """
+    assert num_frames > 0
+    times = (np.arange(clip_frames) + rng.random(clip_frames)) * (num_frames / clip_frames)
+    return np.minimum(times.astype(np.int64), num_frames - 1)  # rounding may reach the very end
+
+
+def dense_view_indices(
+    num_frames: int, *, clip_frames: int, stride: int, num_clips: int
+) -> Indices:
+    """Return (num_clips, clip_frames): windows spread evenly from the first to the last that fits.
+
+    As in the published test protocol the video is thinned out by `stride` first, so starts are
+    multiples of `stride`. One clip is the centre. (pytorchvideo's ConstantClipsPerVideoSampler
+    does not fit: its k-th of n clips starts at k/n of the way, so the last never reaches the end.)
+    """
+    last = max(-(-num_frames // stride) - clip_frames, 0)  # last start in the thinned-out video
+    steps = num_clips - 1
+    starts = [last * k // steps if steps else last // 2 for k in range(num_clips)]
+    return np.stack(
+        [
+            dense_indices(num_frames, clip_frames=clip_frames, stride=stride, start=start * stride)
+            for start in starts
+        ]
+    )
+
+
+def uniform_view_indices(num_frames: int, *, clip_frames: int, num_clips: int) -> Indices:
+    """Return (num_clips, clip_frames): clip k takes the same position within every segment.
+
+    The position is the fraction (1/2 + k / num_clips) mod 1 of the segment: one clip is the
+    segment middles, two are the middles and the starts (as published for SSv2), and more divide
+    the segment evenly, the middle always being first.
+    """
+    assert num_frames > 0
+    # In units of 1 / (2 * num_clips) segment, so that no rounding of floats decides on a frame
+    unit = 2 * num_clips
+    positions = (num_clips + 2 * np.arange(num_clips)) % unit
+    times = np.arange(clip_frames)[None, :] * unit + positions[:, None]
+    return times * num_frames // (unit * clip_frames)

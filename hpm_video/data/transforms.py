@@ -1,0 +1,106 @@
+"""Where to crop, and cropping: geometry and pixels apart.
+
+Boxes are in whole pixels and always lie inside the frame.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision.transforms.v2 import functional
+
+_MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
+# The 13 positions as quarters of the free space (down, right): corners, centre, edge middles and
+# quarter points are exactly those whose two coordinates are both even or both odd.
+_MULTI_POSITIONS = tuple((y, x) for y in range(5) for x in range(5) if y % 2 == x % 2)
+
+
+class Box(NamedTuple):
+    """A rectangle of a frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def multi_scale_crop(height: int, width: int, *, rng: np.random.Generator) -> Box:
+    """Return a box whose sides are the short side times 1, .875, .75 or .66 (VideoMAE, training).
+
+    Height and width differ by one step of that list at most; all such pairs are equally likely,
+    and so are 13 positions: the corners, the centre, the edge middles and the quarter points.
+    """
+    sides = [int(min(height, width) * scale) or 1 for scale in _MULTI_SCALES]
+    pairs = [(a, b) for i, a in enumerate(sides) for b in sides[max(i - 1, 0) : i + 2]]
+    box_height, box_width = pairs[rng.integers(len(pairs))]
+    down, right = _MULTI_POSITIONS[rng.integers(len(_MULTI_POSITIONS))]
+    top, left = (height - box_height) * down // 4, (width - box_width) * right // 4
+    return Box(top, left, box_height, box_width)
+
+
+def random_resized_crop(
+    height: int,
+    width: int,
+    *,
+    rng: np.random.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (0.75, 1.33),
+) -> Box:
+    """Return a box with a random share of the frame's area and a random shape, anywhere.
+
+    Args:
+        height: of the frame, in pixels.
+        width: of the frame, in pixels.
+        rng: the only source of randomness.
+        scale: range of box area / frame area.
+        ratio: range of box width / box height, drawn on a logarithmic scale.
+
+    Ten draws that do not fit are followed by the largest centred box with a legal shape.
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        box_height, box_width = round(math.sqrt(area / shape)), round(math.sqrt(area * shape))
+        if 0 < box_height <= height and 0 < box_width <= width:
+            top = int(rng.integers(height - box_height + 1))
+            left = int(rng.integers(width - box_width + 1))
+            return Box(top, left, box_height, box_width)
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    box_height, box_width = min(height, round(width / shape)), min(width, round(height * shape))
+    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+def view_crops(height: int, width: int, *, num_crops: int) -> list[Box]:
+    """Return squares of the short side, spread evenly along the longer side.
+
+    One is the centre; three are left (or top), centre, right (or bottom).
+    """
+    side = min(height, width)
+    steps = num_crops - 1
+    boxes = []
+    for k in range(num_crops):
+        share = (k, steps) if steps else (1, 2)
+        top, left = ((free * share[0]) // share[1] for free in (height - side, width - side))
+        boxes.append(Box(top, left, side, side))
+    return boxes
+
+
+def resize_crop(
+    frames: npt.NDArray[np.uint8] | torch.Tensor, box: Box, size: int, *, flip: bool = False
+) -> torch.Tensor:
+    """Cut `box` out of frames (T, H, W, 3) and return it as (T, size, size, 3), contiguous uint8.
+
+    Bilinear with antialiasing; a box of the right size is cut out untouched. `flip` mirrors left
+    and right.
+    """
+    top, left, height, width = box
+    crop = torch.as_tensor(frames)[:, top : top + height, left : left + width]
+    assert crop.dtype == torch.uint8 and crop.shape[1:] == (height, width, 3), crop.shape
+    if (height, width) != (size, size):
+        # (T, H, W, 3) -> (T, 3, H, W) seen through strides: torchvision resizes channels-last
+        # uint8 as it is, without a detour over float32
+        planes = functional.resize(crop.permute(0, 3, 1, 2), [size, size], antialias=True)
+        crop = planes.permute(0, 2, 3, 1)
+    return (crop.flip(2) if flip else crop).contiguous()

@@ -1,0 +1,161 @@
+"""Fine-tuning for action recognition, from a pre-trained encoder or from scratch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hpm_video.checkpoint import claim_run_folder, find_start, load_checkpoint
+from hpm_video.config import FinetuneConfig, config_to_dict
+from hpm_video.data.bad_videos import BadVideos
+from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
+from hpm_video.data.manifest import read_manifest
+from hpm_video.distributed import World, join_world, replicate, sync_gradients
+from hpm_video.evaluate import check_labels, evaluate_classifier
+from hpm_video.loop import Run, autocast, seed_of
+from hpm_video.models import build_classifier, token_grid
+from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, set_lr
+from hpm_video.tokens import TokenGrid
+
+
+def finetune(config: FinetuneConfig) -> bool:
+    """Run, or continue, the fine-tuning of a config; returns whether it is complete."""
+    with join_world(config.run.device) as world:
+        return _finetune(config, world)
+
+
+def _finetune(config: FinetuneConfig, world: World) -> bool:
+    data, optim = config.data, config.optim
+    grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
+    manifest = read_manifest(data.manifest, root=data.root)
+    num_classes = manifest.num_classes
+    check_labels(manifest, num_classes)
+    validation = None
+    if data.val_manifest:
+        validation = read_manifest(data.val_manifest, root=data.root, classes=manifest.classes)
+        check_labels(validation, num_classes)
+    videos_per_step = data.batch_size * optim.accumulation * world.size
+    clips_per_step = videos_per_step * data.repeats
+    epoch_steps = steps_per_epoch(len(manifest), videos_per_step)
+    total_steps = optim.epochs * epoch_steps
+    lr_at = lr_schedule(
+        optim, videos=videos_per_step, clips=clips_per_step, steps_per_epoch=epoch_steps
+    )
+
+    torch.manual_seed(config.run.seed)
+    trained_grid = _trained_grid(config.model.init) if config.model.init else grid
+    model = build_classifier(
+        config.model, grid, num_classes=num_classes, trained_grid=trained_grid
+    )
+    start = find_start(config, model, kind="finetune")
+    folder = claim_run_folder(config, is_main=world.is_main)
+    model.to(world.device)
+    optimizer = finetune_optimizer(model, optim)
+    if start.state is not None:
+        optimizer.load_state_dict(start.state["optimizer"])
+    if config.run.compile:
+        model.compile()
+    replica = replicate(model, world)
+
+    def checkpoint() -> dict[str, Any]:
+        return {
+            "kind": "finetune",
+            "config": config_to_dict(config),
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "num_classes": num_classes,
+            "classes": None if manifest.classes is None else list(manifest.classes),
+            "trained_grid": [trained_grid.time, trained_grid.height, trained_grid.width],
+        }
+
+    with Run(
+        config.run,
+        folder,
+        world,
+        metrics=("loss", "grad_norm"),
+        bad_videos=BadVideos(folder, manifest, max_fraction=data.max_bad_fraction),
+        total_steps=total_steps,
+        state=start.state,
+    ) as run:
+        run.log.line(start.line)
+        run.log.line(
+            f"{num_classes} classes, {len(manifest)} videos, {epoch_steps} steps per epoch, "
+            f"{total_steps} steps in all"
+        )
+        run.log.line(describe_lr(optim, videos=videos_per_step, clips=clips_per_step))
+        batches = clip_batches(
+            manifest,
+            data,
+            accumulation=optim.accumulation,
+            world=world,
+            seed=config.run.seed,
+            start_step=run.steps_done,
+            num_steps=total_steps,
+        )
+        model.train()
+        for step in run.steps():
+            set_lr(optimizer, lr := lr_at(step))
+            # Dropout and stochastic depth follow (seed, step, rank): nothing to save for a resume.
+            torch.manual_seed(seed_of(config.run.seed, step, world.rank))
+            total = torch.zeros((), device=world.device)
+            for micro_batch in range(optim.accumulation):
+                batch = run.next(batches, clips_per_step // optim.accumulation)
+                clips = to_clips(batch.clips, world.device)
+                labels = batch.labels.to(world.device, non_blocking=True)
+                with sync_gradients(replica, micro_batch + 1 == optim.accumulation):
+                    with autocast(world.device, config.run.precision):
+                        logits = replica(clips)
+                    loss = F.cross_entropy(
+                        logits.float(), labels, label_smoothing=optim.label_smoothing
+                    )
+                    (loss / optim.accumulation).backward()
+                total += loss.detach() / optim.accumulation
+            norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip_grad or float("inf"))
+            optimizer.step()
+            optimizer.zero_grad()
+            run.add([total, norm])
+            epoch = (step + 1) / epoch_steps
+            if run.is_log_step:
+                run.record({"epoch": round(epoch, 4), "lr": lr}, prefix="finetune")
+            every = config.evaluation.every_epochs
+            is_last = step + 1 == total_steps
+            if validation is not None and (is_last or (every and epoch % every == 0)):
+                result = evaluate_classifier(
+                    model,
+                    validation,
+                    data=data,
+                    evaluation=config.evaluation,
+                    precision=config.run.precision,
+                    num_workers=data.num_workers,
+                    world=world,
+                )
+                for index, reason in result.bad:
+                    run.log.line(f"unreadable, counts as wrong: {validation.path(index)}: {reason}")
+                run.log.record(
+                    {
+                        "step": step + 1,
+                        "epoch": round(epoch, 4),
+                        "top1": result.top(1),
+                        "top5": result.top(5),
+                    },
+                    prefix="evaluation",
+                )
+            run.end_step(checkpoint)
+        return run.is_complete
+
+
+def _trained_grid(checkpoint: str) -> TokenGrid:
+    """The grid whose position table the weights of a checkpoint were trained with."""
+    state = load_checkpoint(checkpoint)
+    if "trained_grid" in state:
+        return TokenGrid(*state["trained_grid"])
+    model, data = state["config"]["model"], state["config"]["data"]
+    return TokenGrid.of_clip(
+        num_frames=data["num_frames"],
+        crop_size=data["crop_size"],
+        tubelet_size=model["tubelet_size"],
+        patch_size=model["patch_size"],
+    )

@@ -1,0 +1,121 @@
+"""What a run leaves to read: log.txt, metrics.jsonl, TensorBoard, and a line or bar on screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+Record = Mapping[str, float | int | None]
+
+
+class RunLog:
+    """Writers of one run folder; every method does nothing on processes other than the main one.
+
+    A run that continues from ``start_step`` first drops the records after it, which an interrupted
+    start may have left: `metrics.jsonl` then reads as if nothing had happened.
+    """
+
+    def __init__(
+        self, folder: Path, *, is_main: bool, start_step: int, total_steps: int, unit: str = "step"
+    ) -> None:
+        self.is_main = is_main
+        if not is_main:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        metrics = folder / "metrics.jsonl"
+        _drop_records_after(metrics, start_step)
+        self._metrics = metrics.open("a", encoding="utf-8")
+        self._text = (folder / "log.txt").open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            unit=unit,
+            dynamic_ncols=True,
+            disable=not sys.stdout.isatty(),
+            file=sys.stdout,
+        )
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self.is_main:
+            return
+        if error is not None:
+            self.line(f"stopped: {type(error).__name__}: {error}")
+        self._bar.close()
+        self._tensorboard.close()
+        self._metrics.close()
+        self._text.close()
+
+    def line(self, text: str) -> None:
+        """One line of plain text, on screen and with the time in log.txt."""
+        if not self.is_main:
+            return
+        self._bar.write(text, file=sys.stdout) if not self._bar.disable else print(text, flush=True)
+        self._text.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
+        self._text.flush()
+
+    def record(self, values: Record, *, prefix: str) -> None:
+        """Append one record (it has a ``step``) to metrics.jsonl and TensorBoard, and show it."""
+        if not self.is_main:
+            return
+        self._metrics.write(json.dumps(values) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            if value is not None and name not in ("step", "epoch"):
+                self._tensorboard.add_scalar(f"{prefix}/{name}", value, values["step"])
+        self.line(format_record(values))
+
+    def progress(self, loss: float | None = None) -> None:
+        """One more step is done."""
+        if self.is_main and not self._bar.disable:
+            if loss is not None:
+                self._bar.set_postfix(loss=f"{loss:.4f}")
+            self._bar.update()
+
+
+def format_record(values: Record) -> str:
+    """``name value`` pairs on one line."""
+    shown = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+        if value is not None
+    )
+    return "  ".join(shown)
+
+
+def read_records(folder: Path) -> list[dict[str, float]]:
+    """All records of a run folder's metrics.jsonl, oldest first."""
+    with (folder / "metrics.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _drop_records_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break  # half a line, the last thing an interrupted start wrote
+        if record["step"] <= step:
+            kept.append(line + "\n")
+    part = path.with_suffix(".part")
+    part.write_text("".join(kept), encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,86 @@
+"""Models: sizes, and how a model is built from its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpm_video.config import ClassifierConfig, EncoderConfig, ModelConfig
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.hpm import HPM, HPMOutput
+from hpm_video.tokens import TokenGrid
+
+__all__ = ["HPM", "Classifier", "HPMOutput", "build_classifier", "build_model"]
+
+
+@dataclass(frozen=True)
+class Size:
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_heads: int
+    mlp_ratio: float = 4.0
+
+
+# Small to large are VideoMAE's, huge and giant VideoMAE V2's; tiny is ours.
+SIZES = {
+    "tiny": Size(192, 12, 3, 96, 3),
+    "small": Size(384, 12, 6, 192, 3),
+    "base": Size(768, 12, 12, 384, 6),
+    "large": Size(1024, 24, 16, 512, 8),
+    "huge": Size(1280, 32, 16, 640, 8),
+    "giant": Size(1408, 40, 16, 512, 8, mlp_ratio=48 / 11),
+}
+
+
+def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> HPM:
+    """The model to pre-train; without ``predict_loss`` it is plain VideoMAE."""
+    size = SIZES[config.size]
+    return HPM(
+        grid,
+        tubelet_size=config.tubelet_size,
+        patch_size=config.patch_size,
+        width=config.width or size.width,
+        depth=config.depth or size.depth,
+        heads=config.heads or size.heads,
+        decoder_width=config.decoder_width or size.decoder_width,
+        decoder_heads=config.decoder_heads or size.decoder_heads,
+        decoder_depth=config.decoder_depth,
+        predictor_depth=config.predictor_depth if predict_loss else None,
+        mlp_ratio=size.mlp_ratio,
+        drop_path=config.drop_path,
+    )
+
+
+def build_classifier(
+    config: ClassifierConfig,
+    grid: TokenGrid,
+    *,
+    num_classes: int,
+    trained_grid: TokenGrid | None = None,
+) -> Classifier:
+    """The model to fine-tune; ``trained_grid``: the grid of the weights it will start from."""
+    size = SIZES[config.size]
+    return Classifier(
+        grid,
+        num_classes=num_classes,
+        tubelet_size=config.tubelet_size,
+        patch_size=config.patch_size,
+        width=config.width or size.width,
+        depth=config.depth or size.depth,
+        heads=config.heads or size.heads,
+        mlp_ratio=size.mlp_ratio,
+        drop_path=config.drop_path,
+        head_dropout=config.head_dropout,
+        trained_grid=trained_grid,
+    )
+
+
+def token_grid(config: EncoderConfig, *, num_frames: int, crop_size: int) -> TokenGrid:
+    """The grid these settings give; raises ValueError where it does not divide evenly."""
+    return TokenGrid.of_clip(
+        num_frames=num_frames,
+        crop_size=crop_size,
+        tubelet_size=config.tubelet_size,
+        patch_size=config.patch_size,
+    )

@@ -1,0 +1,59 @@
+"""The fine-tuning model: encoder without its final norm, mean over tokens, norm, linear head."""
+
+from __future__ import annotations
+
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from hpm_video.models.vit import Encoder, LayerNorm, init_weights
+from hpm_video.tokens import TokenGrid, patchify
+
+
+class Classifier(nn.Module):
+    """Video classifier on a pre-trained encoder."""
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        *,
+        num_classes: int,
+        tubelet_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        head_dropout: float = 0.0,
+        trained_grid: TokenGrid | None = None,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.encoder = Encoder(
+            grid,
+            tubelet_size=tubelet_size,
+            patch_size=patch_size,
+            width=width,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            drop_path=drop_path,
+            final_norm=False,
+            trained_grid=trained_grid,
+        )
+        self.norm = LayerNorm(width)
+        self.dropout = nn.Dropout(head_dropout)
+        self.head = nn.Linear(width, num_classes)
+        self.apply(init_weights)
+        # A head near zero lets the first steps train it before they disturb the encoder.
+        trunc_normal_(self.head.weight, std=0.02)
+        self.head.weight.data.mul_(0.001)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes)."""
+        tokens = self.encoder(patchify(clips, self.grid))
+        return self.head(self.dropout(self.norm(tokens.mean(dim=1))))
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
+        """Layers for timm's layer-wise learning-rate decay: embedding, blocks, then the rest."""
+        return {"stem": r"^encoder\.embed", "blocks": [(r"^encoder\.blocks\.(\d+)", None), (r"^(norm|head)", (99999,))]}

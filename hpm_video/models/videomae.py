@@ -1,0 +1,55 @@
+"""The two ends of a masked autoencoder beside its encoder: mask tokens, and the decoder stack.
+
+VideoMAE is encoder + one decoder that reconstructs pixels. Hard patches mining adds a second
+decoder over the same sequence (see `hpm_video.models.hpm`).
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from hpm_video.models.vit import LayerNorm, make_blocks, position_table
+from hpm_video.tokens import TokenGrid, scatter_tokens
+
+
+class DecoderInput(nn.Module):
+    """From encoded visible tokens to the full sequence the decoders see.
+
+    Linear to decoder width without bias, a learnt mask token in every masked place, positions.
+    """
+
+    positions: Tensor
+
+    def __init__(self, grid: TokenGrid, *, encoder_width: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(encoder_width, width, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        trunc_normal_(self.mask_token, std=0.02)
+        self.register_buffer("positions", position_table(grid, width), persistent=False)
+
+    def forward(self, encoded: Tensor, visible: Tensor) -> Tensor:
+        """Encoded tokens (B, V, D) at index visible (B, V) -> sequence (B, N, decoder width)."""
+        tokens = self.project(encoded)
+        batch, num_tokens = len(tokens), len(self.positions)
+        canvas = self.mask_token.to(tokens.dtype).expand(batch, num_tokens, -1)
+        return scatter_tokens(canvas, visible, tokens) + self.positions
+
+
+class Decoder(nn.Module):
+    """Transformer blocks over the full sequence, a norm, and a linear head."""
+
+    def __init__(
+        self, *, width: int, depth: int, heads: int, outputs: int, mlp_ratio: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio)
+        self.norm = LayerNorm(width)
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """Sequence (B, N, width) -> normalised features (B, N, width), ready for `head`."""
+        for block in self.blocks:
+            sequence = block(sequence)
+        return self.norm(sequence)

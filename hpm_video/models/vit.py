@@ -1,0 +1,162 @@
+"""The transformer: position table, attention, blocks, and the encoder of visible tokens.
+
+As in VideoMAE (arXiv 2203.12602): pre-norm blocks, LayerNorm eps 1e-6, exact GELU, biases on q and
+v but none on k, no class token, fixed sinusoid positions.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from hpm_video.tokens import TokenGrid
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_LONGEST_PLAIN = 160  # tokens
+
+
+def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | None = None) -> Tensor:
+    """Sinusoid positions (N, width): sin on even, cos on odd columns of pos / 10000^(2[j/2]/width).
+
+    ``pos`` is the flat token index of the grid the weights were trained with. For another grid the
+    trained table is interpolated along time, rows and columns: a fresh flat table would give every
+    token a position the weights have never seen.
+    """
+    trained = trained_grid or grid
+    position = torch.arange(trained.num_tokens, dtype=torch.float64)[:, None]
+    column = torch.arange(width)
+    angle = position / 10000 ** (2 * (column // 2) / width).double()
+    table = torch.where(column % 2 == 0, angle.sin(), angle.cos())
+    if grid != trained:
+        volume = table.T.reshape(1, width, trained.time, trained.height, trained.width)
+        volume = F.interpolate(
+            volume, size=(grid.time, grid.height, grid.width), mode="trilinear", align_corners=False
+        )
+        table = volume.reshape(width, grid.num_tokens).T
+    return table.float().contiguous()
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention over (B, heads, N, head width).
+
+    Fused, except on a CPU in training at short lengths: there the fused backward pass costs about
+    twice as much as plain matrix products (measured in whole training steps of 36 to 144 tokens).
+    """
+    if q.device.type == "cpu" and q.requires_grad and q.shape[-2] <= _LONGEST_PLAIN:
+        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return weights.softmax(dim=-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; q and v have a bias, k has none."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"model width ({width}) must be a multiple of its heads ({heads})")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, bias)
+        # (B, N, 3 * D) -> 3 x (B, heads, N, D / heads)
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each with stochastic depth."""
+
+    def __init__(self, width: int, heads: int, *, mlp_ratio: float, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Mlp(width, hidden_features=round(width * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def make_blocks(
+    depth: int, width: int, heads: int, *, mlp_ratio: float, drop_path: float = 0.0
+) -> nn.ModuleList:
+    """``depth`` blocks whose stochastic depth rises linearly from 0 to ``drop_path``."""
+    rates = torch.linspace(0, drop_path, depth).tolist()
+    return nn.ModuleList(
+        Block(width, heads, mlp_ratio=mlp_ratio, drop_path=rate) for rate in rates
+    )
+
+
+class Encoder(nn.Module):
+    """Vision transformer over chosen tokens of a clip.
+
+    The embedding is the Conv3d with kernel = stride of the paper, written as a matrix product over
+    patches, so that masked tokens are neither embedded nor even read.
+    """
+
+    mean: Tensor
+    std: Tensor
+    positions: Tensor
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        *,
+        tubelet_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        final_norm: bool = True,
+        trained_grid: TokenGrid | None = None,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.width = width
+        self.embed = nn.Linear(tubelet_size * patch_size * patch_size * 3, width)
+        self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
+        self.norm: nn.Module = LayerNorm(width) if final_norm else nn.Identity()
+        positions = position_table(grid, width, trained_grid=trained_grid)
+        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
+
+    def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
+        """Encode patches (B, V, P), pixels in [0, 1], at token index (B, V) -> (B, V, D).
+
+        Without an index the patches are all N tokens in raster order.
+        """
+        pixels = (patches.unflatten(-1, (-1, 3)) - self.mean) / self.std
+        x = self.embed(pixels.flatten(-2))
+        x = x + (self.positions if index is None else self.positions[index])
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def init_weights(module: nn.Module) -> None:
+    """Xavier-uniform linear layers with zero bias; LayerNorm keeps its ones and zeros."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,85 @@
+"""Learning rates and parameter groups of the recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    CosineParamScheduler,
+    LinearParamScheduler,
+    ParamScheduler,
+)
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+from hpm_video.config import FinetuneOptimConfig, OptimConfig
+
+
+def scaled(base: float, batch_size: int) -> float:
+    """Linear scaling rule of the papers: the rate of a batch of ``batch_size`` videos."""
+    return base * batch_size / 256
+
+
+def lr_batch(optim: OptimConfig, *, videos: int, clips: int) -> int:
+    """The batch the rule counts: videos per optimizer step, or clips with count_repeats."""
+    return clips if optim.count_repeats else videos
+
+
+def describe_lr(optim: OptimConfig, *, videos: int, clips: int) -> str:
+    """One line with both counts of a step and the peak learning rate that results."""
+    batch = lr_batch(optim, videos=videos, clips=clips)
+    return (
+        f"{videos} videos, {clips} clips per step: lr {optim.base_lr:g} * {batch} / 256 = "
+        f"{scaled(optim.base_lr, batch):.3g}"
+    )
+
+
+def lr_schedule(
+    optim: OptimConfig, *, videos: int, clips: int, steps_per_epoch: int
+) -> Callable[[int], float]:
+    """Learning rate before step s = 0, 1, ...: linear warm-up, then half a cosine.
+
+    ``videos``, ``clips``: per optimizer step. All three rates of the settings are scaled.
+    """
+    batch_size = lr_batch(optim, videos=videos, clips=clips)
+    peak = scaled(optim.base_lr, batch_size)
+    schedule: ParamScheduler = CosineParamScheduler(peak, scaled(optim.min_lr, batch_size))
+    warmup = optim.warmup_epochs / optim.epochs
+    if warmup > 0:
+        rise = LinearParamScheduler(scaled(optim.warmup_lr, batch_size), peak)
+        schedule = CompositeParamScheduler(
+            [rise, schedule],
+            lengths=[warmup, 1 - warmup],
+            interval_scaling=["rescaled", "rescaled"],
+        )
+    total_steps = optim.epochs * steps_per_epoch
+    return lambda step: float(schedule(step / total_steps))
+
+
+def pretrain_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW; no weight decay on biases, norms and the mask token."""
+    groups = param_groups_weight_decay(
+        model, optim.weight_decay, no_weight_decay_list=("decoder_input.mask_token",)
+    )
+    return _adamw(groups, optim)
+
+
+def finetune_optimizer(model: nn.Module, optim: FinetuneOptimConfig) -> torch.optim.AdamW:
+    """AdamW with layer-wise decay: of L blocks, block l (from 0) learns at
+    layer_decay^(L - l) of the rate, the embedding at layer_decay^(L + 1), the head at 1."""
+    groups = param_groups_layer_decay(
+        model, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
+    )
+    return _adamw(groups, optim)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group ``lr`` times its own ``lr_scale``."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def _adamw(groups: list[dict[str, object]], optim: OptimConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas, fused=True)

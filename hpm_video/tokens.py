@@ -1,0 +1,135 @@
+"""From pixels to tokens and back: the grid, patches, index gathers, target normalisation.
+
+Shape legend, used in every docstring of the package:
+
+    B batch          T frames        H W pixels       C colour channels
+    N tokens         V visible tokens                 M masked tokens (V + M = N)
+    U mining units (tubes of ``tube_length`` grid steps)
+    P pixel values per token (tubelet_size * patch_size * patch_size * 3)
+    D width
+
+Tokens are in raster order (time, row, column) everywhere. In a mask, True means masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """How many tokens a clip has along (time, height, width), e.g. (8, 14, 14)."""
+
+    time: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for name in ("time", "height", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"grid {name} ({getattr(self, name)}) must be at least 1")
+
+    @classmethod
+    def of_clip(
+        cls, *, num_frames: int, crop_size: int, tubelet_size: int, patch_size: int
+    ) -> TokenGrid:
+        """The grid of a square clip; raises ValueError where it does not divide evenly."""
+        if num_frames % tubelet_size:
+            raise ValueError(
+                f"data.num_frames ({num_frames}) must be a multiple of "
+                f"model.tubelet_size ({tubelet_size})"
+            )
+        if crop_size % patch_size:
+            raise ValueError(
+                f"data.crop_size ({crop_size}) must be a multiple of model.patch_size ({patch_size})"
+            )
+        side = crop_size // patch_size
+        return cls(num_frames // tubelet_size, side, side)
+
+    @property
+    def num_tokens(self) -> int:
+        return self.time * self.height * self.width
+
+    @property
+    def num_tubes(self) -> int:
+        """Number of (row, column) positions, that is, of tubes through the whole clip."""
+        return self.height * self.width
+
+
+def patchify(clips: Tensor, grid: TokenGrid) -> Tensor:
+    """Cut clips (B, C, T, H, W) into tokens (B, N, P), P in (t, y, x, c) order."""
+    batch, channels, frames, height, width = clips.shape
+    if frames % grid.time or height % grid.height or width % grid.width:
+        raise ValueError(
+            f"clips of {frames} frames, {height}x{width} pixels do not divide into "
+            f"a grid of {grid.time}x{grid.height}x{grid.width} tokens"
+        )
+    t, y, x = frames // grid.time, height // grid.height, width // grid.width
+    # (B, C, time, t, rows, y, columns, x) -> (B, time, rows, columns, t, y, x, C)
+    patches = clips.reshape(batch, channels, grid.time, t, grid.height, y, grid.width, x)
+    patches = patches.permute(0, 2, 4, 6, 3, 5, 7, 1)
+    return patches.reshape(batch, grid.num_tokens, t * y * x * channels)
+
+
+def unpatchify(patches: Tensor, grid: TokenGrid, *, tubelet_size: int, channels: int = 3) -> Tensor:
+    """Put tokens (B, N, P) back together into clips (B, C, T, H, W); inverse of `patchify`.
+
+    Patches are square; their side follows from P and ``tubelet_size``.
+    """
+    batch, num_tokens, values = patches.shape
+    side = round((values / (tubelet_size * channels)) ** 0.5)
+    if num_tokens != grid.num_tokens or tubelet_size * side * side * channels != values:
+        raise ValueError(
+            f"patches of shape {tuple(patches.shape)} do not fit a grid of {grid.num_tokens} tokens, "
+            f"tubelet_size {tubelet_size} and {channels} channels"
+        )
+    clips = patches.reshape(
+        batch, grid.time, grid.height, grid.width, tubelet_size, side, side, channels
+    )
+    # (B, time, rows, columns, t, y, x, C) -> (B, C, time, t, rows, y, columns, x)
+    clips = clips.permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return clips.reshape(
+        batch, channels, grid.time * tubelet_size, grid.height * side, grid.width * side
+    )
+
+
+def split_mask(mask: Tensor, num_visible: int | None = None) -> tuple[Tensor, Tensor]:
+    """Indices of the visible (B, V) and of the masked (B, M) tokens of a mask (B, N), ascending.
+
+    Every row must mask the same number of tokens. Pass ``num_visible`` where it is known: counting
+    copies one number to the host, which stalls a GPU.
+    """
+    if num_visible is None:
+        counts = (~mask).sum(dim=1)
+        num_visible = int(counts[0])
+        if not bool((counts == num_visible).all()):
+            raise ValueError(f"mask rows leave {counts.tolist()} tokens visible: must be equal")
+    # A stable sort of 0 (visible) and 1 (masked) keeps raster order within each group. Unlike
+    # boolean indexing it has a static output shape: no host sync, no graph break.
+    order = mask.to(torch.uint8).argsort(dim=1, stable=True)
+    return order[:, :num_visible], order[:, num_visible:]
+
+
+def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
+    """Pick tokens (B, N, D) at index (B, K) -> (B, K, D)."""
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def scatter_tokens(canvas: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
+    """A copy of canvas (B, N, D) with tokens (B, K, D) written at index (B, K)."""
+    return canvas.scatter(1, index.unsqueeze(-1).expand_as(tokens), tokens)
+
+
+def normalize_targets(patches: Tensor, channels: int = 3, eps: float = 1e-6) -> Tensor:
+    """Standardise each token's pixels per colour channel, in float32: (..., P) -> (..., P).
+
+    (x - mean) / (sqrt(var) + eps) with the unbiased variance over the channel's pixels. VideoMAE
+    adds eps to the standard deviation; the image MAE pools channels and adds it to the variance.
+    """
+    pixels = patches.float().unflatten(-1, (-1, channels))  # (..., pixels, C)
+    mean = pixels.mean(dim=-2, keepdim=True)
+    deviation = pixels.std(dim=-2, keepdim=True, unbiased=True)
+    return ((pixels - mean) / (deviation + eps)).flatten(-2)

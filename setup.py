@@ -1,0 +1,35 @@
+"""Installs hpm_video; every dependency's exact version is pinned in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="hpm_video",
+    version="0.1.0",
+    description="Self-supervised video pre-training by masked autoencoding with hard tube mining",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["hpm_video", "hpm_video.*"]),
+    install_requires=[
+        "av>=14",
+        "decord>=0.6.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
+        "fvcore>=0.1.5.post20221221",
+        "matplotlib>=3.9",
+        "numpy>=1.26",
+        "omegaconf>=2.4",
+        "pyarrow>=18",
+        "pytorchvideo>=0.1.5",
+        "tensorboard>=2.18",
+        "timm>=1.0.15",
+        "torch>=2.8",
+        "torchvision>=0.23",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "scipy", "transformers>=5"],
+    },
+    entry_points={"console_scripts": ["hpm-video=hpm_video.cli:entry"]},
+)

@@ -1,0 +1,207 @@
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpm_video.data.lists import read_rows
+from hpm_video.data.manifest import COLUMNS, Manifest, read_manifest, write_manifest
+
+
+def _list(tmp_path: Path, text: str, name: str = "list.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text.encode("utf-8"))
+    return path
+
+
+def _rows(manifest: Manifest) -> list[tuple[str, int, int]]:
+    return [
+        (manifest.name(i), manifest.num_frames(i), manifest.label(i)) for i in range(len(manifest))
+    ]
+
+
+AB = [("a b.mp4", 120, 3), ("c/d.mp4", 7, 0)]
+LABELS_ONLY = [("a b.mp4", 0, 3), ("c/d.mp4", 0, 0)]
+PATHS_ONLY = [("a b.mp4", 0, -1), ("c/d.mp4", 0, -1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # ours
+        (f"{','.join(COLUMNS)}\na b.mp4,3,120,25.0,9,9,ok\nc/d.mp4,0,7,,,,\n", AB),
+        ("label,path\n3,a b.mp4\n0,c/d.mp4", LABELS_ONLY),
+        ("path\na b.mp4\nc/d.mp4\n", PATHS_ONLY),
+        ('path\n"a, ""b"".mp4"\n', [('a, "b".mp4', 0, -1)]),
+        ("\ufeffpath,label\r\na b.mp4,3\r\n\r\nc/d.mp4,0\r\n", LABELS_ONLY),
+        # foreign, without header
+        ("a b.mp4 120 3\nc/d.mp4 7 0\n", AB),
+        ("a b.mp4 3\n\nc/d.mp4   0\n", LABELS_ONLY),
+        ("a b.mp4\nc/d.mp4\n", PATHS_ONLY),
+        ("a b.mp4,120,3\nc/d.mp4,7,0\n", AB),
+        ("a b.mp4, 120, 3\nc/d.mp4, 7, 0\n", AB),
+        ("a b.mp4,3\nc/d.mp4,0\n", LABELS_ONLY),
+        ("a b.mp4\t120\t3\nc/d.mp4\t7\t0\n", AB),
+        ("a b.mp4\t3\nc/d.mp4\t0\n", LABELS_ONLY),
+        ("a b.mp4 -1\nc/d.mp4 -1\n", PATHS_ONLY),
+        ("a b.mp4,-1\nc/d.mp4,-1\n", PATHS_ONLY),
+        # commas and numbers inside paths that are separated by spaces
+        ("a, b.mp4 3\nc,d.mp4 0\n", [("a, b.mp4", 0, 3), ("c,d.mp4", 0, 0)]),
+        ("c,d.mp4\na, b.mp4\n", [("c,d.mp4", 0, -1), ("a, b.mp4", 0, -1)]),
+        ("clip 7.mp4 3\ntake 2 of 9.mp4 5 0\n", [("clip 7.mp4", 0, 3), ("take 2 of 9.mp4", 5, 0)]),
+        # foreign, with header
+        ("path num_frames label\na b.mp4 120 3\nc/d.mp4 7 0\n", AB),
+        ("path label\na b.mp4 3\nc/d.mp4 0\n", LABELS_ONLY),
+        ("video_path\ttotal_frames\ttarget\na b.mp4\t120\t3\nc/d.mp4\t7\t0\n", AB),
+        ("filename,class\na b.mp4,3\nc/d.mp4,0\n", LABELS_ONLY),
+    ],
+)
+def test_reads_every_kind_of_list(
+    tmp_path: Path, text: str, expected: list[tuple[str, int, int]]
+) -> None:
+    manifest = read_manifest(_list(tmp_path, text))
+    assert _rows(manifest) == expected
+    assert manifest.labels.dtype == np.int64
+    assert manifest.labels.tolist() == [label for _, _, label in expected]
+    assert manifest.classes is None
+    assert manifest.num_classes == max(label for _, _, label in expected) + 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\na.mp4,run\nb c.mp4,jump\nd.mp4,run\n",
+        "a.mp4,run\nb c.mp4,jump\nd.mp4,run\n",
+        "a.mp4\trun\nb c.mp4\tjump\nd.mp4\trun\n",
+        "a.mp4 run\nb c.mp4 12 jump\nd.mp4 run\n",
+    ],
+)
+def test_class_names_become_labels(tmp_path: Path, text: str) -> None:
+    path = _list(tmp_path, text)
+    by_order = read_manifest(path)
+    assert by_order.labels.tolist() == [1, 0, 1] and by_order.classes == ("jump", "run")
+    _list(tmp_path, "run\nwalk\njump\n", "classes.txt")
+    beside = read_manifest(path)
+    assert beside.labels.tolist() == [0, 2, 0] and beside.classes == ("run", "walk", "jump")
+    given = read_manifest(path, classes=["jump", "x", "y", "run"])
+    assert given.labels.tolist() == [3, 0, 3] and given.num_classes == 4
+    assert read_manifest(path, labels=False).labels.tolist() == [-1, -1, -1]
+
+
+def test_names_for_integer_labels(tmp_path: Path) -> None:
+    path = _list(tmp_path, "a.mp4 1\n")
+    _list(tmp_path, "run\nwalk fast\njump\n", "classes.txt")
+    manifest = read_manifest(path)
+    assert manifest.classes == ("run", "walk fast", "jump") and manifest.num_classes == 3
+
+
+def test_rows_that_are_not_ok_are_left_out(tmp_path: Path) -> None:
+    path = _list(tmp_path, "path,status\na.mp4,ok\nb.mp4,no such file\nc.mp4,\n")
+    manifest = read_manifest(path)
+    assert [manifest.name(i) for i in range(len(manifest))] == ["a.mp4", "c.mp4"]
+    assert [row["status"] for _, row in read_rows(path)] == ["ok", "no such file", ""]
+
+
+def test_several_lists_keep_their_own_folders(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = _list(tmp_path / "one", "a.mp4 0\nb.mp4 2\n")
+    two = _list(tmp_path / "two", "path,label,num_frames\nc.mp4,1,9\n/abs/d.mp4,0,8\n")
+    manifest = read_manifest([one, str(two)])
+    folder = str(tmp_path)
+    expected = [f"{folder}/one/a.mp4", f"{folder}/one/b.mp4", f"{folder}/two/c.mp4", "/abs/d.mp4"]
+    assert [manifest.path(i) for i in range(4)] == expected
+    assert _rows(manifest)[2] == ("c.mp4", 9, 1)
+    assert manifest.labels.tolist() == [0, 2, 1, 0] and manifest.num_classes == 3
+    moved = read_manifest([one, two], root="/data set")
+    assert moved.path(0) == "/data set/a.mp4" and moved.path(3) == "/abs/d.mp4"
+    assert _rows(pickle.loads(pickle.dumps(manifest))) == _rows(manifest)
+
+
+def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
+    lists = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        lists.append(_list(tmp_path / name, "a.mp4 0\n"))
+        _list(tmp_path / name, f"{name}\n", "classes.txt")
+    with pytest.raises(ValueError, match=r"two/classes.txt and .*one/classes.txt differ"):
+        read_manifest(lists)
+    assert len(read_manifest(lists, labels=False)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "message"),
+    [
+        ("", None, r"list.csv lists no videos"),
+        ("path,label\n", None, r"list.csv lists no videos"),
+        ("path,status\na.mp4,broken\n", None, r"list.csv lists no videos"),
+        ("path,label\na.mp4,1\nb.mp4\n", None, r"list.csv:3: 1 columns, expected 2"),
+        ("a.mp4,1\nb.mp4,1,2,3\n", None, r"list.csv:2: 4 columns, expected 1 to 3"),
+        ("a.mp4,1,2,3\n", None, r"list.csv:1: 4 columns"),
+        ("label,id\nrun,abc\n", None, r"header \(label,id\) must have a column path"),
+        ("path,label\n,1\n", None, r"list.csv:2: the path is empty"),
+        ("path,num_frames\na.mp4,many\n", None, r"list.csv:2: num_frames \(many\)"),
+        ("path,num_frames\na.mp4,-4\n", None, r"list.csv:2: num_frames \(-4\)"),
+        ("a.mp4 0\nb.mp4 -2\n", None, r"list.csv:2: label \(-2\) must be at least 0"),
+        ("a.mp4 0\nb.mp4 2\n", ["x", "y"], r"list.csv:2: label \(2\) must be below .*\(2, "),
+        ("a.mp4,x\nb.mp4,z\n", ["x", "y"], r"list.csv:2: label \(z\) must be one of the classes"),
+        ('path\n"a.mp4\nb.mp4\n', None, r"list.csv: malformed CSV"),
+    ],
+)
+def test_mistakes_name_file_and_line(
+    tmp_path: Path, text: str, classes: list[str] | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read_manifest(_list(tmp_path, text), classes=classes)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_lists(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"missing.csv does not exist"):
+        read_manifest(tmp_path / "missing.csv")
+    with pytest.raises(ValueError, match="is a folder"):
+        read_manifest(tmp_path)
+    with pytest.raises(ValueError, match="at least one list"):
+        read_manifest([])
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("vidéo.mp4 1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin.csv is not UTF-8"):
+        read_manifest(latin)
+    _list(tmp_path, "run\nrun\n", "classes.txt")
+    with pytest.raises(ValueError, match="'run' is there more than once"):
+        read_manifest(_list(tmp_path, "a.mp4 0\n"))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    names = ["plain.mp4", "a, b.mp4", 'c"d".mp4', " e\nf.mp4 ", "g\r.mp4", "視.mp4", '"g"']
+    path = tmp_path / "out.csv"
+    write_manifest(
+        path,
+        (
+            {"status": "ok", "label": i, "path": name, "fps": None, "source": "web, old"}
+            for i, name in enumerate(names)
+        ),
+    )
+    assert path.read_text(encoding="utf-8").splitlines()[0] == "path,label,status,source"
+    manifest = read_manifest(path)
+    assert [manifest.name(i) for i in range(len(manifest))] == names
+    assert manifest.labels.tolist() == list(range(7))
+    assert {row["source"] for _, row in read_rows(path)} == {"web, old"}
+
+
+def test_writing_replaces_the_old_list_or_leaves_it(tmp_path: Path) -> None:
+    path = _list(tmp_path, "a.mp4 0\n")
+    with pytest.raises(ValueError, match="not valid UTF-8"):
+        write_manifest(path, [{"path": "good.mp4"}, {"path": "b\udcff.mp4"}])
+    assert path.read_text() == "a.mp4 0\n"
+    write_manifest(path, [{"path": "good.mp4"}])
+    assert path.read_text() == "path\ngood.mp4\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["list.csv"]
+
+
+def test_rows_are_no_python_objects(tmp_path: Path) -> None:
+    """Looking rows up must not change memory shared with forked workers: no object per row."""
+    manifest = read_manifest(_list(tmp_path, "".join(f"{i}.mp4 {i % 5}\n" for i in range(5000))))
+    assert manifest.path(4321).endswith("/4321.mp4") and manifest.label(4321) == 1
+    containers = [v for v in vars(manifest).values() if isinstance(v, list | tuple | dict)]
+    assert sum(map(len, containers)) < 10
