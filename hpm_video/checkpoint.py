@@ -123,8 +123,10 @@ def find_start(config: Any, model: nn.Module, *, kind: str) -> Start:
         return Start(state, f"continues after step {state['step']} of {source}")
     if config.model.init is not None:
         state = load_checkpoint(config.model.init)
-        load_encoder(model.encoder, state, source=config.model.init)
-        return Start(None, f"starts with the encoder of step {state['step']} of {config.model.init}")
+        load_encoder(model.get_submodule("encoder"), state, source=config.model.init)
+        return Start(
+            None, f"starts with the encoder of step {state['step']} of {config.model.init}"
+        )
     return Start(None, "starts from scratch")
 
 

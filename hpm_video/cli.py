@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 # Jobs import what they need when they run, so that --help and typing errors answer at once.
-# ruff: noqa: PLC0415
 
 _SETTINGS = "key=value"
 
@@ -137,7 +136,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _is_setting(word: str) -> bool:
     from hpm_video.config import EvaluateConfig, describe_settings
 
-    return word.split("=")[0] in {key for key, _ in describe_settings(EvaluateConfig)}
+    return word.partition("=")[0] in {key for key, _ in describe_settings(EvaluateConfig)}
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -175,9 +174,7 @@ JOBS = {
     "finetune": Job(
         "fine-tune a classifier on labelled videos", _config_arguments("FinetuneConfig"), _finetune
     ),
-    "evaluate": Job(
-        "top-1 and top-5 of a fine-tuned classifier", _evaluate_arguments, _evaluate
-    ),
+    "evaluate": Job("top-1 and top-5 of a fine-tuned classifier", _evaluate_arguments, _evaluate),
     "data": Job("make data: toy videos", _data_arguments, _data),
 }
 

@@ -41,11 +41,11 @@ def join_world(device: str) -> Iterator[World]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("run.device (cuda) needs a CUDA device; there is none here: use cpu")
     use_cuda = device != "cpu" and torch.cuda.is_available()
-    rank = int(os.environ.get("RANK", 0))
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK", "0"))
+    size = int(os.environ.get("WORLD_SIZE", "1"))
     place = torch.device("cpu")
     if use_cuda:
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
     if size == 1:
         yield World(0, 1, place)

@@ -32,7 +32,8 @@ class Evaluation:
     """Results of one pass over a manifest.
 
     scores (videos, classes): mean softmax over a video's views; zero rows for unreadable videos.
-    labels (videos,). paths: of the videos. bad: (manifest index, reason) of unreadable videos; they count as wrong.
+    labels (videos,), paths: of the videos.
+    bad: (manifest index, reason) of unreadable videos; they count as wrong.
     """
 
     scores: np.ndarray
@@ -132,7 +133,9 @@ def load_classifier(checkpoint: str | Path) -> tuple[Classifier, FinetuneConfig,
     return model, config, state["classes"]
 
 
-def evaluate(checkpoint: str | Path, manifests: Sequence[str], config: EvaluateConfig) -> Evaluation:
+def evaluate(
+    checkpoint: str | Path, manifests: Sequence[str], config: EvaluateConfig
+) -> Evaluation:
     """Evaluate a fine-tuning checkpoint on lists of videos, with the views of ``config``."""
     model, trained, classes = load_classifier(checkpoint)
     manifest = read_manifest(list(manifests), root=config.root, classes=classes)

@@ -47,9 +47,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
 
     torch.manual_seed(config.run.seed)
     trained_grid = _trained_grid(config.model.init) if config.model.init else grid
-    model = build_classifier(
-        config.model, grid, num_classes=num_classes, trained_grid=trained_grid
-    )
+    model = build_classifier(config.model, grid, num_classes=num_classes, trained_grid=trained_grid)
     start = find_start(config, model, kind="finetune")
     folder = claim_run_folder(config, is_main=world.is_main)
     model.to(world.device)

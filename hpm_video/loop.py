@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +19,9 @@ from torch import Tensor
 from hpm_video.checkpoint import save_checkpoint
 from hpm_video.config import RunConfig
 from hpm_video.data.bad_videos import BadVideos
+from hpm_video.data.loader import ClipBatch
 from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
 from hpm_video.logs import Record, RunLog
-
-
-class Batch(Protocol):
-    bad: list[tuple[int, str]]
-
-
-BatchType = TypeVar("BatchType", bound=Batch)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -103,8 +97,8 @@ class Run:
             yield self.steps_done
         if not self.is_complete:
             self.log.line(
-                f"{self._signal.name or 'signal'}: stopped and saved after step {self.steps_done} of "
-                f"{self.total_steps}; the same command continues"
+                f"{self._signal.name or 'signal'}: stopped and saved after step "
+                f"{self.steps_done} of {self.total_steps}; the same command continues"
             )
         barrier(self.world)
 
@@ -117,7 +111,7 @@ class Run:
         """Whether the step in progress ends with a record."""
         return self._is_log_step(self.steps_done + 1)
 
-    def next(self, batches: Iterator[BatchType], num_clips: int) -> BatchType:
+    def next(self, batches: Iterator[ClipBatch], num_clips: int) -> ClipBatch:
         """The next batch, of ``num_clips`` over all processes; notes the wait and bad videos."""
         start = time.monotonic()
         batch = next(batches)
@@ -143,9 +137,7 @@ class Run:
         }
         self._recorded_s, self._waited_s, self._clips = time.monotonic(), 0.0, 0
         # Rates come last: everything before them is identical in a repeated or resumed run.
-        self.log.record(
-            {"step": self.steps_done + 1, **values, **record, **rates}, prefix=prefix
-        )
+        self.log.record({"step": self.steps_done + 1, **values, **record, **rates}, prefix=prefix)
 
     def end_step(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
         """Count the step; save when it is time, at the end, and before stopping."""

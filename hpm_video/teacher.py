@@ -56,8 +56,6 @@ def score_tokens(
     if seen == num_tokens:
         visible = torch.arange(num_tokens, device=clips.device).expand(batch, -1)
     else:
-        noise = batch_noise(
-            batch, num_tokens, generator=generator, device=clips.device, rows=rows
-        )
+        noise = batch_noise(batch, num_tokens, generator=generator, device=clips.device, rows=rows)
         visible = noise.argsort(dim=1)[:, :seen].sort(dim=1).values
     return teacher.predicted_loss(teacher.sequence(patches, visible))

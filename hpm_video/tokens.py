@@ -44,7 +44,8 @@ class TokenGrid:
             )
         if crop_size % patch_size:
             raise ValueError(
-                f"data.crop_size ({crop_size}) must be a multiple of model.patch_size ({patch_size})"
+                f"data.crop_size ({crop_size}) must be a multiple of "
+                f"model.patch_size ({patch_size})"
             )
         side = crop_size // patch_size
         return cls(num_frames // tubelet_size, side, side)
@@ -83,8 +84,8 @@ def unpatchify(patches: Tensor, grid: TokenGrid, *, tubelet_size: int, channels:
     side = round((values / (tubelet_size * channels)) ** 0.5)
     if num_tokens != grid.num_tokens or tubelet_size * side * side * channels != values:
         raise ValueError(
-            f"patches of shape {tuple(patches.shape)} do not fit a grid of {grid.num_tokens} tokens, "
-            f"tubelet_size {tubelet_size} and {channels} channels"
+            f"patches of shape {tuple(patches.shape)} do not fit a grid of {grid.num_tokens} "
+            f"tokens, tubelet_size {tubelet_size} and {channels} channels"
         )
     clips = patches.reshape(
         batch, grid.time, grid.height, grid.width, tubelet_size, side, side, channels

@@ -37,7 +37,8 @@ MANIFEST_HEADER = "path,label,num_frames,fps,width,height"
 POSITION_HEADER = "path,frame,y,x,radius"
 
 SPEED = (0.04, 0.06)  # path length per frame, share of the side
-RADIUS = (0.15, 0.19)  # of the object, share of the side
+RADIUS = (0.2, 0.25)  # of the moving object, share of the side
+STILL_RADIUS = (0.1, 0.14)  # of a distractor: small enough not to hide the object
 CIRCLE_PERIOD = (12.0, 16.0)  # frames
 SWING_PERIOD = (8.0, 11.0)  # frames: 8 consecutive ones always contain a turn
 KEYFRAME_INTERVAL = 12  # frames
@@ -145,7 +146,7 @@ def render_toy_video(
     flicker_period, flicker_phase = rng.uniform(20, 60), rng.uniform()
     still = _draw_background(rng, size)[None]  # (1, H, W, 3)
     for _ in range(distractors):
-        distractor = _draw_object(rng, size * rng.uniform(*RADIUS))
+        distractor = _draw_object(rng, size * rng.uniform(*STILL_RADIUS))
         _paste(still, distractor, rng.uniform(0, size, (1, 2)))
 
     frames = np.repeat(still, num_frames, axis=0)  # (T, H, W, 3)
@@ -221,16 +222,16 @@ def _draw_track(rng: np.random.Generator, name: str, size: int, num_frames: int)
 
 
 def _draw_background(rng: np.random.Generator, size: int) -> Floats:
-    # Smooth colour noise: random grids of 4, 8 and 16 cells, interpolated round the torus.
+    # Smooth colour noise: random grids of 2, 4 and 8 cells, interpolated round the torus.
     image = np.zeros((3, size, size))
-    for cells, weight in ((4, 1.0), (8, 0.6), (16, 0.4)):
+    for cells, weight in ((2, 1.0), (4, 0.6), (8, 0.2)):
         at = np.arange(size) * cells / size
         left, share = at.astype(int), (1 - np.cos(np.pi * (at % 1))) / 2
         spread = np.zeros((size, cells))
         spread[np.arange(size), left] = 1 - share
         spread[np.arange(size), (left + 1) % cells] += share
         image += weight * (spread @ rng.uniform(-1, 1, (3, cells, cells)) @ spread.T)
-    image = rng.uniform(0.35, 0.65, (3, 1, 1)) + 0.28 * image
+    image = rng.uniform(0.35, 0.65, (3, 1, 1)) + 0.12 * image
     return np.clip(image, 0.05, 0.95).transpose(1, 2, 0).astype(np.float32)
 
 
@@ -238,7 +239,7 @@ def _draw_object(rng: np.random.Generator, radius: float) -> Floats:
     # A patch (n, n, 4) of colour times coverage, and coverage; drawn 4x finer, then averaged.
     (corners, inner), turn = _SHAPES[rng.integers(len(_SHAPES))], rng.uniform(0, 2 * np.pi)
     bright, dark = 0.6 + 0.4 * rng.uniform(size=3), 0.3 * rng.uniform(size=3)
-    mosaic = rng.permutation(36).reshape(6, 6) < 18  # not periodic: motion stays unambiguous
+    mosaic = rng.permutation(16).reshape(4, 4) < 8  # not periodic: motion stays unambiguous
     half, fine = math.ceil(radius) + 1, 4
     axis = ((np.arange((2 * half + 1) * fine) + 0.5) / fine - half - 0.5) / radius
     y, x, sin, cos = axis[:, None], axis[None, :], np.sin(turn), np.cos(turn)
@@ -246,7 +247,7 @@ def _draw_object(rng: np.random.Generator, radius: float) -> Floats:
     wedge = np.pi / corners
     angle = np.abs((np.arctan2(v, u) + wedge) % (2 * wedge) - wedge)  # from the nearest corner
     edge = inner * np.sin(wedge) / (np.sin(angle) + inner * np.sin(wedge - angle))
-    row, column = (np.clip((3 + 3 * w).astype(int), 0, 5) for w in (v, u))
+    row, column = (np.clip((2 + 2 * w).astype(int), 0, 3) for w in (v, u))
     colour = np.where(mosaic[row, column][..., None], bright, dark)
     patch = np.concatenate([colour, np.ones_like(colour[..., :1])], axis=2)
     patch *= (np.hypot(u, v) <= edge)[..., None]

@@ -100,9 +100,7 @@ def make_blocks(
 ) -> nn.ModuleList:
     """``depth`` blocks whose stochastic depth rises linearly from 0 to ``drop_path``."""
     rates = torch.linspace(0, drop_path, depth).tolist()
-    return nn.ModuleList(
-        Block(width, heads, mlp_ratio=mlp_ratio, drop_path=rate) for rate in rates
-    )
+    return nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, drop_path=rate) for rate in rates)
 
 
 class Encoder(nn.Module):

@@ -1,0 +1,284 @@
+"""What a pre-training checkpoint thinks is hard, and what is hard: as numbers.
+
+A predictor is judged against the reconstruction loss measured under random masks: does it order
+the tokens of a clip as the student's own losses do, and do the tubes it would mask hold what moves?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hpm_video.checkpoint import load_checkpoint, load_weights
+from hpm_video.config import PretrainConfig, config_from_dict
+from hpm_video.loop import autocast
+from hpm_video.losses import rank_accuracy, reconstruction_loss
+from hpm_video.masking import hard_mask, num_masked_units, num_units, unit_scores
+from hpm_video.models import HPM, HPMOutput, build_model, token_grid
+from hpm_video.teacher import make_teacher, score_tokens
+from hpm_video.tokens import (
+    TokenGrid,
+    gather_tokens,
+    normalize_targets,
+    patchify,
+    scatter_tokens,
+    unpatchify,
+)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pre-training checkpoint, ready to be asked.
+
+    student: reconstructs, in eval mode. scorer: predicts losses; the EMA teacher where the
+    checkpoint has one, else the student, and None for plain VideoMAE, which has no predictor.
+    step: optimizer steps done.
+    """
+
+    student: HPM
+    scorer: HPM | None
+    config: PretrainConfig
+    grid: TokenGrid
+    step: int
+
+    @property
+    def tube_length(self) -> int:
+        """Grid steps in time of a mining unit."""
+        return self.config.masking.tube_length or self.grid.time
+
+
+@dataclass(frozen=True)
+class MiningReport:
+    """How well a checkpoint knows what is hard for it, over B clips.
+
+    rank_accuracy: share of the pairs of masked tokens of a clip whose losses the student orders
+        right; 0.5 is chance.
+    spearman: rank correlation, per clip, of the scorer's predictions with the measured losses over
+        mining units, mean over clips; 0 is chance.
+    coverage: how much of the moving object the hardest quarter of the units holds, relative to all
+        units; 1 is chance. None if it is not known where the object is.
+    predicted, measured (B, N): loss of every token; see `predicted_loss`, `measured_loss`.
+    """
+
+    rank_accuracy: float
+    spearman: float
+    coverage: float | None
+    predicted: Tensor
+    measured: Tensor
+
+
+def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu") -> Pretrained:
+    """Read a pre-training checkpoint, or the last one of a run folder.
+
+    Raises FileNotFoundError, or ValueError when it is no pre-training checkpoint of ours.
+    """
+    state = load_checkpoint(checkpoint, kind="pretrain")
+    config = config_from_dict(PretrainConfig, state["config"])
+    grid = token_grid(
+        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
+    )
+    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+    load_weights(student, state["model"], source=checkpoint)
+    student.requires_grad_(False).eval().to(device)
+    scorer = None if student.predictor is None else student
+    if scorer is not None and state.get("teacher") is not None:
+        scorer = make_teacher(student)
+        load_weights(scorer, state["teacher"], source=checkpoint)
+    return Pretrained(student, scorer, config, grid, state["step"])
+
+
+@torch.no_grad()
+def predicted_loss(
+    pretrained: Pretrained, clips: Tensor, *, seed: int = 0, num_views: int = 1
+) -> Tensor:
+    """The scorer's prediction for every token: clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32.
+
+    The scorer sees what the run's teacher saw: all tokens, or the share ``teacher.token_ratio``;
+    then ``num_views`` draws of that share are averaged. Only the order within a clip has a meaning.
+    Raises ValueError for a checkpoint without a predictor.
+    """
+    if num_views < 1:
+        raise ValueError(f"num_views ({num_views}) must be at least 1")
+    scorer = _scorer(pretrained)
+    token_ratio = pretrained.config.teacher.token_ratio
+    generator = _generator(seed, clips)
+    views = num_views if token_ratio < 1 else 1  # without a draw they would all be the same
+    scores = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
+    with autocast(clips.device, pretrained.config.run.precision):
+        for _ in range(views):
+            scores += score_tokens(scorer, clips, token_ratio=token_ratio, generator=generator)
+    return scores / views
+
+
+def measured_loss(pretrained: Pretrained, clips: Tensor, *, num_masks: int, seed: int) -> Tensor:
+    """Mean reconstruction loss of every token over the random masks that hide it.
+
+    Clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32. Masks and targets are those of the
+    checkpoint's settings. There are ``num_masks`` masks, or as many more as it takes to hide every
+    token once.
+    """
+    return _measure(pretrained, clips, num_masks=num_masks, seed=seed)[0]
+
+
+def measure_mining(
+    pretrained: Pretrained,
+    clips: Tensor,
+    *,
+    num_masks: int,
+    seed: int,
+    num_views: int = 1,
+    moving: Tensor | None = None,
+) -> MiningReport:
+    """Compare predicted with measured losses of clips (B, 3, T, H, W) in [0, 1].
+
+    moving (B, N): share of each token that the moving object covers, where it is known.
+    Raises ValueError for a checkpoint without a predictor, or ``moving`` that does not fit.
+    """
+    _scorer(pretrained)
+    measured, accuracy = _measure(pretrained, clips, num_masks=num_masks, seed=seed)
+    assert accuracy is not None
+    predicted = predicted_loss(pretrained, clips, seed=seed, num_views=num_views)
+    grid, tube_length = pretrained.grid, pretrained.tube_length
+    scores = unit_scores(predicted, grid, tube_length)  # (B, U)
+    correlation = spearman(scores, unit_scores(measured, grid, tube_length))
+    coverage = None
+    if moving is not None:
+        if moving.shape != predicted.shape:
+            raise ValueError(
+                f"moving of shape {tuple(moving.shape)} must be {tuple(predicted.shape)}"
+            )
+        covered = unit_scores(moving.to(scores), grid, tube_length)
+        if not bool(covered.any()):
+            raise ValueError("moving must cover a part of at least one token; it is all 0")
+        quarter = max(1, scores.shape[1] // 4)
+        hardest = covered.gather(1, scores.topk(quarter, dim=1).indices)
+        coverage = (hardest.mean() / covered.mean()).item()
+    return MiningReport(accuracy, correlation.mean().item(), coverage, predicted, measured)
+
+
+def spearman(one: Tensor, other: Tensor) -> Tensor:
+    """Rank correlation of each row: (B, K), (B, K) -> (B,), K at least 2.
+
+    Ties get ranks by position: meant for losses, which are all different.
+    """
+    ranks = [values.argsort(dim=1).argsort(dim=1).double() for values in (one, other)]
+    a, b = [row - row.mean(dim=1, keepdim=True) for row in ranks]
+    return (a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+
+
+def hardest_tokens(pretrained: Pretrained, scores: Tensor, *, hard_ratio: float) -> Tensor:
+    """The tokens that a mask with this ``hard_ratio`` takes first: (B, N) -> (B, N) bool.
+
+    These are the floor(hard_ratio * masked units) units with the highest mean score.
+    """
+    grid, tube_length = pretrained.grid, pretrained.tube_length
+    masked = num_masked_units(
+        grid, mask_ratio=pretrained.config.masking.mask_ratio, tube_length=tube_length
+    )
+    per_unit = unit_scores(scores, grid, tube_length)
+    chosen = per_unit.topk(math.floor(hard_ratio * masked + 1e-9), dim=1).indices
+    units = torch.zeros_like(per_unit, dtype=torch.bool).scatter(1, chosen, True)
+    # (B, U) -> (B, windows, tube_length, rows * columns) -> (B, N)
+    windows = units.reshape(len(units), -1, 1, grid.num_tubes)
+    return windows.expand(-1, -1, tube_length, -1).flatten(1)
+
+
+@torch.no_grad()
+def run_student(pretrained: Pretrained, clips: Tensor, mask: Tensor) -> HPMOutput:
+    """One forward pass in the run's precision: clips (B, 3, T, H, W), mask (B, N)."""
+    with autocast(clips.device, pretrained.config.run.precision):
+        output: HPMOutput = pretrained.student(clips, mask)
+    return output
+
+
+def reconstruct(
+    pretrained: Pretrained, clips: Tensor, mask: Tensor, *, true_statistics: bool = False
+) -> Tensor:
+    """Clips (B, 3, T, H, W) with the tokens of mask (B, N) replaced by what the student predicts.
+
+    A student of normalised targets predicts no brightness, colour and contrast. They are taken
+    from the clip's visible tokens, per channel the mean of their means and of their deviations,
+    or, with ``true_statistics``, from each masked token itself, which no model can know.
+    """
+    config, grid = pretrained.config, pretrained.grid
+    output = run_student(pretrained, clips, mask)
+    predicted, patches = output.reconstruction.float(), patchify(clips, grid)
+    if config.loss.normalize_targets:
+        index = output.masked if true_statistics else output.visible
+        pixels = gather_tokens(patches, index).unflatten(-1, (-1, 3))  # (B, K, pixels, 3)
+        mean, std = pixels.mean(dim=2, keepdim=True), pixels.std(dim=2, keepdim=True)
+        if not true_statistics:
+            mean, std = mean.mean(dim=1, keepdim=True), std.mean(dim=1, keepdim=True)
+        predicted = (predicted.unflatten(-1, (-1, 3)) * std + mean).flatten(2)
+    patches = scatter_tokens(patches, output.masked, predicted.clamp(0, 1))
+    return unpatchify(patches, grid, tubelet_size=config.model.tubelet_size)
+
+
+@torch.no_grad()
+def _measure(
+    pretrained: Pretrained, clips: Tensor, *, num_masks: int, seed: int
+) -> tuple[Tensor, float | None]:
+    """`measured_loss`, and the student's mean rank accuracy if it has a predictor."""
+    total = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
+    count = torch.zeros_like(total)
+    targets = patchify(clips, pretrained.grid)
+    if pretrained.config.loss.normalize_targets:
+        targets = normalize_targets(targets)
+    accuracies: list[Tensor] = []
+    for mask in even_masks(pretrained, clips, num_masks=num_masks, seed=seed):
+        output = run_student(pretrained, clips, mask)
+        target = gather_tokens(targets, output.masked)
+        losses = reconstruction_loss(output.reconstruction, target)  # (B, M)
+        total.scatter_add_(1, output.masked, losses)
+        count += mask
+        if output.predicted_loss is not None:
+            predicted = output.predicted_loss.gather(1, output.masked)
+            accuracies.append(rank_accuracy(predicted, losses))
+    accuracy = torch.stack(accuracies).mean().item() if accuracies else None
+    return total / count, accuracy
+
+
+def even_masks(
+    pretrained: Pretrained, clips: Tensor, *, num_masks: int, seed: int
+) -> Iterator[Tensor]:
+    """Random masks (B, N) that hide every unit equally often, within one, and at least once.
+
+    Each takes the units hidden least often so far, ties at random. By symmetry every mask, seen
+    alone, is distributed like any random mask.
+    """
+    if num_masks < 1:
+        raise ValueError(f"num_masks ({num_masks}) must be at least 1")
+    grid, tube_length = pretrained.grid, pretrained.tube_length
+    mask_ratio = pretrained.config.masking.mask_ratio
+    masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
+    generator = _generator(seed, clips)
+    count = torch.zeros(len(clips), grid.num_tokens, device=clips.device)
+    for _ in range(max(num_masks, math.ceil(num_units(grid, tube_length) / masked))):
+        mask = hard_mask(
+            -count,
+            grid,
+            mask_ratio=mask_ratio,
+            hard_ratio=1.0,
+            tube_length=tube_length,
+            generator=generator,
+        )
+        count += mask
+        yield mask
+
+
+def _scorer(pretrained: Pretrained) -> HPM:
+    if pretrained.scorer is None:
+        raise ValueError(
+            "checkpoint has no loss predictor (loss.prediction none): "
+            "loss.prediction must be ranking or absolute"
+        )
+    return pretrained.scorer
+
+
+def _generator(seed: int, clips: Tensor) -> torch.Generator:
+    return torch.Generator(clips.device).manual_seed(seed)

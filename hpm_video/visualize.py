@@ -1,0 +1,297 @@
+"""Pictures of what a pre-training checkpoint finds hard and how it reconstructs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hpm_video import mining
+from hpm_video.config import MaskingConfig, PretrainConfig, config_to_yaml
+from hpm_video.data.clips import dense_view_indices, uniform_view_indices
+from hpm_video.data.loader import to_clips
+from hpm_video.data.transforms import resize_crop, view_crops
+from hpm_video.data.video import VideoReadError, open_video
+from hpm_video.distributed import join_world
+from hpm_video.mining import Pretrained
+
+Floats = npt.NDArray[np.float32]
+
+MAX_COLUMNS = 8
+NUM_MASKS = 8  # random masks behind a measured loss
+NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
+_GREY = 0.5  # masked pixels
+_DIM = 0.25  # brightness of what is not chosen
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a figure: images (K, S, S, 3) in [0, 1]; outlined tokens (K, rows, columns)."""
+
+    label: str
+    images: Floats
+    outlined: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one video: its picture and numbers (None without a predictor), or why it is unreadable."""
+
+    name: str
+    png: Path | None = None
+    rank_accuracy: float | None = None
+    spearman: float | None = None
+    error: str | None = None
+
+
+def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """The middle clip of a video as pre-training would sample it, cropped to the centre square.
+
+    Returns clips (1, 3, T, S, S) in [0, 1], and which frames of the video they are, (T,).
+    Raises VideoReadError.
+    """
+    data, video = config.data, open_video(path)
+    if data.sampling == "uniform":
+        views = uniform_view_indices(video.num_frames, clip_frames=data.num_frames, num_clips=1)
+    else:
+        views = dense_view_indices(
+            video.num_frames, clip_frames=data.num_frames, stride=data.frame_stride, num_clips=1
+        )
+    frames = video.read(views[0])
+    (box,) = view_crops(*frames.shape[1:3], num_crops=1)
+    return to_clips(resize_crop(frames, box, data.crop_size)[None], "cpu"), views[0]
+
+
+def picture(
+    pretrained: Pretrained,
+    clips: Tensor,
+    indices: npt.NDArray[np.int64],
+    *,
+    name: str,
+    seed: int = 0,
+) -> tuple[Figure, Result]:
+    """Ask a checkpoint about what `read_clip` gave -> figure and numbers of the video ``name``."""
+    grid, config = pretrained.grid, pretrained.config
+    clips = clips.to(pretrained.student.encoder.mean.device)
+    result, predicted, title = Result(name), None, Path(name).name[:60]
+    if pretrained.scorer is not None:
+        report = mining.measure_mining(
+            pretrained, clips, num_masks=NUM_MASKS, num_views=NUM_VIEWS, seed=seed
+        )
+        predicted, measured = report.predicted, report.measured
+        result = Result(name, rank_accuracy=report.rank_accuracy, spearman=report.spearman)
+        title += f"  (rank accuracy {report.rank_accuracy:.3f}, Spearman {report.spearman:.3f})"
+    else:
+        measured = mining.measured_loss(pretrained, clips, num_masks=NUM_MASKS, seed=seed)
+    mask = next(mining.even_masks(pretrained, clips, num_masks=1, seed=seed))
+
+    # At most MAX_COLUMNS tubelets, evenly picked, each shown by its first frame.
+    steps = np.linspace(0, grid.time - 1, min(grid.time, MAX_COLUMNS)).round().astype(int)
+    shown = steps * config.model.tubelet_size
+
+    def images(clips: Tensor) -> Floats:
+        """(1, 3, T, S, S) -> (K, S, S, 3)."""
+        return clips[0].permute(1, 2, 3, 0).cpu().numpy()[shown]
+
+    def cells(tokens: Tensor) -> npt.NDArray[np.generic]:
+        """(1, N) -> (K, rows, columns)."""
+        return tokens.reshape(grid.time, grid.height, grid.width).cpu().numpy()[steps]
+
+    frames = images(clips)
+    rows = [Row("frames", frames)]
+    if predicted is not None:
+        what = "teacher" if pretrained.scorer is not pretrained.student else "student"
+        label = f"loss predicted by the {what}: dark = easiest, yellow = hardest tokens of the clip"
+        rows.append(Row(label, heat(frames, cells(_shares(predicted)))))
+    label = "loss measured: mean over random masks, same colours"
+    rows.append(Row(label, heat(frames, cells(_shares(measured)))))
+
+    ratio = config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
+    scores = measured if predicted is None else predicted
+    hard = cells(mining.hardest_tokens(pretrained, scores, hard_ratio=ratio)).astype(bool)
+    by = "measured, as there is no predictor" if predicted is None else "predicted"
+    label = f"hard tubes: what a mask of hard ratio {ratio:g} hides first, by the loss {by}"
+    rows.append(Row(label, np.where(_pixels(hard, frames), frames, _DIM * frames), outlined=hard))
+
+    hidden = cells(mask).astype(bool)
+    label = f"a random mask of ratio {config.masking.mask_ratio:g}: what the model sees"
+    rows.append(Row(label, np.where(_pixels(hidden, frames), np.float32(_GREY), frames)))
+    label = "reconstruction under that mask, from the model alone"
+    if config.loss.normalize_targets:
+        label += " (mean and contrast: average of the visible patches)"
+    rows.append(Row(label, images(mining.reconstruct(pretrained, clips, mask))))
+    if config.loss.normalize_targets:
+        label = "adds the true mean and variance of every patch: flatters any model"
+        filled = mining.reconstruct(pretrained, clips, mask, true_statistics=True)
+        rows.append(Row(label, images(filled)))
+    columns = [f"frame {index}" for index in indices[shown]]
+    return figure(rows, title=title, columns=columns), result
+
+
+def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure:
+    """Draw rows of K images, each row under its label; the names of the columns are at the end."""
+    size = max(1.3 * len(columns), 7.0), 1.6 * len(rows) + 0.6  # inches
+    result = Figure(figsize=size, dpi=150, layout="constrained")
+    result.suptitle(title, x=0.01, ha="left", size=10, parse_math=False)
+    for axes, row in zip(result.subplots(len(rows), squeeze=False).flat, rows, strict=True):
+        side = row.images.shape[1]
+        step = side + max(1, side // 24)  # from image to image
+        strip = np.pad(row.images, ((0, 0), (0, 0), (0, step - side), (0, 0)), constant_values=1)
+        axes.imshow(np.concatenate(list(strip), axis=1).clip(0, 1), interpolation="nearest")
+        axes.set_anchor("W")
+        axes.set_title(row.label, loc="left", size=8, parse_math=False)
+        axes.set_frame_on(False)
+        axes.set_yticks([])
+        ticks = range(side // 2, strip.shape[2] * len(strip), step) if row is rows[-1] else []
+        axes.set_xticks(list(ticks), columns if ticks else [], size=7)
+        axes.tick_params(length=0)
+        if row.outlined is not None:
+            for x, cells in enumerate(row.outlined):
+                lines = np.add(outline(cells, patch_size=side // len(cells)), (x * step, 0))
+                axes.add_collection(LineCollection(list(lines), colors="#ffd400", linewidths=1))
+    return result
+
+
+def heat(frames: Floats, values: npt.NDArray[np.generic]) -> Floats:
+    """Blend frames (K, S, S, 3) with the colours of values in [0, 1], (K, rows, columns)."""
+    colours = colormaps["inferno"](_pixels(values, frames)[..., 0])[..., :3]
+    return np.asarray(0.4 * frames.mean(axis=-1, keepdims=True) + 0.6 * colours, dtype=np.float32)
+
+
+def outline(cells: npt.NDArray[np.generic], *, patch_size: int) -> npt.NDArray[np.float64]:
+    """Where cells (rows, columns) differ: line segments (L, 2 ends, x and y), in pixels."""
+    padded = np.pad(cells, 1)
+    upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])[:, None, ::-1]  # (L, 1, 2)
+    level = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])[:, None, ::-1]
+    ends = np.concatenate([np.add(upright, [[0, 0], [0, 1]]), np.add(level, [[0, 0], [1, 0]])])
+    return np.asarray(ends * patch_size - 0.5)  # the border before pixel 0 is at -0.5
+
+
+def visualize(
+    checkpoint: str | Path,
+    videos: Sequence[str | Path],
+    output_dir: str | Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+) -> tuple[Path, list[Result]]:
+    """Write a PNG per video, and index.html, which holds them all, to ``output_dir``.
+
+    Returns page and results in order; a video that cannot be read has an ``error`` in both.
+    Raises ValueError (or FileNotFoundError) for a wrong checkpoint, no videos, no place to write.
+    """
+    if not videos:
+        raise ValueError("videos (none) must name at least one file")
+    with join_world(device) as world:
+        pretrained = mining.load_pretrained(checkpoint, device=world.device)
+        folder = Path(output_dir)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ValueError(
+                f"output_dir ({folder}): {error.strerror}; must be writable"
+            ) from error
+        results: list[Result] = []
+        for video, stem in zip(videos, _unique_stems(videos), strict=True):
+            name = printable(video)
+            try:
+                clip, indices = read_clip(video, pretrained.config)
+            except VideoReadError as error:
+                results.append(Result(name, error=printable(error.reason)))
+                continue
+            image, result = picture(pretrained, clip, indices, name=name, seed=seed)
+            image.savefig(folder / f"{stem}.png")
+            results.append(replace(result, png=folder / f"{stem}.png"))
+    text = render_page(pretrained, results, checkpoint=printable(checkpoint))
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    return folder / "index.html", results
+
+
+def render_page(pretrained: Pretrained, results: Sequence[Result], *, checkpoint: str) -> str:
+    """The HTML page: settings, how to read it, numbers and pictures; it needs no other file."""
+    rows, figures, bad = [], [], []
+    for result in results:
+        name = html.escape(result.name)
+        if result.png is None:
+            bad.append(f"<li>{name}: {html.escape(result.error or '')}")
+            continue
+        if result.rank_accuracy is not None:
+            rows.append(f"<tr><td>{name}<td>{result.rank_accuracy:.3f}<td>{result.spearman:.3f}")
+        data = base64.b64encode(result.png.read_bytes()).decode()
+        figures.append(f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">')
+    return _PAGE.format(
+        checkpoint=html.escape(checkpoint),
+        step=pretrained.step,
+        settings=html.escape(config_to_yaml(pretrained.config)),
+        plain=_PLAIN if pretrained.scorer is None else "",
+        bad=f"<h2>Unreadable</h2><ul>{''.join(bad)}</ul>" if bad else "",
+        numbers=f"<table>{_HEAD}{''.join(rows)}</table>" if rows else "",
+        figures="\n".join(figures),
+    )
+
+
+def printable(text: str | Path) -> str:
+    """A path or message as one line of valid Unicode, whatever bytes it was made of."""
+    decoded = os.fsencode(text).decode("utf-8", "replace")
+    return "".join(c if c.isprintable() else "\ufffd" for c in decoded)
+
+
+def _unique_stems(videos: Sequence[str | Path]) -> list[str]:
+    """File names without ending, told apart by a number where they repeat."""
+    stems: list[str] = []
+    for video in videos:
+        stem, number = Path(video).stem[:50] or "video", 1
+        name = stem
+        while name.casefold() in {taken.casefold() for taken in stems}:
+            name = f"{stem}_{(number := number + 1)}"
+        stems.append(name)
+    return stems
+
+
+def _shares(values: Tensor) -> Tensor:
+    """The share of its clip's tokens below each value, in [0, 1]: (B, N) -> (B, N)."""
+    return values.argsort(dim=1).argsort(dim=1) / max(1, values.shape[1] - 1)
+
+
+def _pixels(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.generic]:
+    """Cells (K, rows, columns) enlarged to the size of frames (K, S, S, 3) -> (K, S, S, 1)."""
+    patch = frames.shape[1] // cells.shape[1]
+    return cells.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
+
+
+_HEAD = "<tr><th>video<th>rank accuracy<th>Spearman"
+_PLAIN = """<p><b>This checkpoint is a plain VideoMAE, without a loss predictor: there is nothing to
+compare, and shown is the measured loss instead of the predicted one.</b></p>"""
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>What {checkpoint} finds hard</title>
+<style>
+body {{ font: 15px/1.5 sans-serif; max-width: 1300px; margin: 2em auto; padding: 0 1em }}
+img {{ max-width: 100%; height: auto }} h1, h2, td {{ overflow-wrap: anywhere }}
+h2 {{ font-size: 1em }} td, th {{ padding-right: 1em; text-align: left }}
+</style>
+<h1>What {checkpoint} finds hard</h1>
+<details><summary>Step {step}; settings</summary><pre>{settings}</pre></details>
+{plain}
+<p>Each picture follows one clip from the middle of a video, in frames from left to right; yellow
+patches are the hardest of the clip and dark ones the easiest. Rank accuracy is the share of pairs
+of masked patches whose losses the model orders right (0.5 is chance). Spearman is the rank
+correlation of predicted with measured losses over tubes (0 is chance, 1 perfect). Judge
+reconstructions by the row made by the model alone; one that adds true statistics flatters any
+model.</p>
+{numbers}
+{bad}
+{figures}
+"""

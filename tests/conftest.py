@@ -1,0 +1,99 @@
+"""What several test files share: threads, a small set of toy videos, and the smallest settings."""
+
+import os
+
+# Read when torch is imported: threads that spin while they wait starve each other on few cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpm_video.data.toy import write_toy_videos
+
+torch.set_num_threads(1)
+
+NUM_TOY_VIDEOS = 24
+
+# A model of two blocks on clips of 4 frames, 32 x 32 pixels: a grid of 2 x 4 x 4 tokens. Without
+# data workers and with one thread, runs are repeatable and start at once.
+_SHARED = (
+    "run.device=cpu",
+    "run.precision=float32",
+    "run.log_every=2",
+    "data.num_frames=4",
+    "data.frame_stride=1",
+    "data.crop_size=32",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "model.width=32",
+    "model.depth=2",
+    "model.heads=2",
+    "model.patch_size=8",
+    "optim.epochs=2",
+    "optim.warmup_epochs=0",
+)
+_PRETRAIN = (
+    *_SHARED,
+    "model.decoder_width=32",
+    "model.decoder_heads=2",
+    "model.decoder_depth=1",
+    "model.predictor_depth=1",
+    "masking.mask_ratio=0.75",
+    "masking.hard_ratio_end=1.0",
+    "optim.base_lr=0.064",
+)
+_FINETUNE = (*_SHARED, "optim.base_lr=0.064", "model.drop_path=0")
+
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of 24 toy videos of 12 frames, 32 x 32 pixels, in 8 classes."""
+    folder = tmp_path_factory.mktemp("toy")
+    return write_toy_videos(
+        folder, num_videos=NUM_TOY_VIDEOS, size=32, num_frames=12, formats=("mp4",)
+    )
+
+
+@pytest.fixture(scope="session")
+def empty_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YAML that states nothing: every setting then comes from the command line."""
+    path = tmp_path_factory.mktemp("config") / "debug.yaml"
+    path.write_text("{}\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def pretrain_arguments(toy: Path, empty_config: Path) -> Arguments:
+    """A function (run folder, settings...) -> arguments of a small pre-training."""
+
+    def arguments(folder: Path, *settings: str) -> list[str]:
+        where = (f"run.output_dir={folder}", f"data.manifest={toy}")
+        return ["pretrain", str(empty_config), *_PRETRAIN, *where, *settings]
+
+    return arguments
+
+
+@pytest.fixture(scope="session")
+def finetune_arguments(toy: Path, empty_config: Path) -> Arguments:
+    """A function (run folder, settings...) -> arguments of a small fine-tuning."""
+
+    def arguments(folder: Path, *settings: str) -> list[str]:
+        where = (f"run.output_dir={folder}", f"data.manifest={toy}")
+        return ["finetune", str(empty_config), *_FINETUNE, *where, *settings]
+
+    return arguments
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Arguments) -> Path:
+    """The folder of a finished pre-training with hard masks."""
+    from hpm_video.cli import main
+
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
+    assert main(pretrain_arguments(folder)) == 0
+    return folder

@@ -1,0 +1,342 @@
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from hpm_video.checkpoint import (
+    claim_run_folder,
+    find_checkpoint,
+    find_start,
+    load_checkpoint,
+    load_encoder,
+    load_weights,
+    save_checkpoint,
+)
+from hpm_video.config import ModelConfig, PretrainConfig, RunConfig, load_config
+from hpm_video.models import build_model
+from hpm_video.tokens import TokenGrid
+
+
+def _state(step: int, **changes: Any) -> dict[str, Any]:
+    weights = {"a": torch.full((3,), float(step))}
+    return {"kind": "pretrain", "config": {"x": 1}, "step": step, "model": weights, **changes}
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    state = _state(3, window=[torch.tensor([1.5, 2.5])], teacher=None)
+    path = save_checkpoint(tmp_path / "checkpoints", state, keep=2)
+    assert path.name == "step_00000003.pt"
+    for place in (path, tmp_path / "checkpoints", tmp_path, tmp_path / "checkpoints" / "last"):
+        loaded = load_checkpoint(place, kind="pretrain")
+        assert loaded.keys() == state.keys()
+        assert loaded["step"] == 3
+        assert torch.equal(loaded["model"]["a"], state["model"]["a"])
+        assert torch.equal(loaded["window"][0], state["window"][0])
+
+
+@pytest.mark.parametrize(("keep", "left"), [(1, [4]), (2, [3, 4]), (0, [1, 2, 3, 4])])
+def test_the_newest_are_kept_and_last_is_the_newest(
+    tmp_path: Path, keep: int, left: list[int]
+) -> None:
+    for step in (1, 2, 3, 4):
+        save_checkpoint(tmp_path, _state(step), keep=keep)
+        assert load_checkpoint(tmp_path)["step"] == step
+    assert sorted(os.listdir(tmp_path)) == ["last", *(f"step_0000000{k}.pt" for k in left)]
+
+
+def test_last_moves_with_the_folder(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "one", _state(1), keep=2)
+    (tmp_path / "one").rename(tmp_path / "other")
+    assert load_checkpoint(tmp_path / "other")["step"] == 1
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync", "rename"])
+def test_a_failed_save_leaves_the_last_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    save_checkpoint(tmp_path, _state(1), keep=1)
+
+    def fail_half_way(state: object, file: Any) -> None:
+        file.write(b"PK half a file")
+        raise OSError("no space left on device")
+
+    def fail(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        if moment == "write":
+            patch.setattr(torch, "save", fail_half_way)
+        else:
+            patch.setattr(os, {"fsync": "fsync", "rename": "replace"}[moment], fail)
+        with pytest.raises(OSError, match="no space left"):
+            save_checkpoint(tmp_path, _state(2), keep=1)
+    assert load_checkpoint(tmp_path)["step"] == 1
+    assert [path.name for path in tmp_path.glob("step_*.pt")] == ["step_00000001.pt"]
+    # The next attempt is not disturbed by what the failed one left, nor is it taken for real.
+    save_checkpoint(tmp_path, _state(3), keep=1)
+    assert load_checkpoint(tmp_path)["step"] == 3
+    assert [path.name for path in tmp_path.glob("step_*.pt")] == ["step_00000003.pt"]
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path(os.environ["EVIL"]),))
+
+
+def test_reading_executes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVIL", str(tmp_path / "executed"))
+    for name, write in [
+        ("torch.pt", lambda file: torch.save(_state(1, extra=_Evil()), file)),
+        ("plain.pt", lambda file: pickle.dump(_state(1, extra=_Evil()), file)),
+    ]:
+        with (tmp_path / name).open("wb") as file:
+            write(file)
+        with pytest.raises(ValueError, match=rf"checkpoint \(.*{name}\) cannot be read") as caught:
+            load_checkpoint(tmp_path / name)
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "executed").exists()
+
+
+def _foreign_files() -> dict[str, bytes]:
+    return {
+        "empty": b"",
+        "text": b"path,label\nvideo.mp4,0\n",
+        "a number": b"7\n",
+        "yaml": b"optim: {epochs: 3}\n",
+        "zip": b"PK\x03\x04 not really",
+        "picture": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01",
+        "video": b"\x00\x00\x00 ftypisom\x00\x00\x02\x00isomiso2avc1mp41",
+        "hdf5": b"\x89HDF\r\n\x1a\n\x00\x00\x00\x00",
+        "bytes that pop a stack": b"J5)y",
+        "bytes that look up a memo": b"h\x07.",
+        "bytes that are no text": b"X\x02\x00\x00\x00\xff\xfe.",
+    }
+
+
+@pytest.mark.parametrize("name", _foreign_files())
+def test_foreign_files_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "some.pt"
+    path.write_bytes(_foreign_files()[name])
+    with pytest.raises(ValueError, match=r"checkpoint \(.*some.pt\)") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 0.99])
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path, share: float) -> None:
+    path = save_checkpoint(tmp_path, _state(1), keep=1)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ValueError, match=r"checkpoint \(.*\) cannot be read") as caught:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {}}, torch.zeros(3), {"state_dict": {}}])
+def test_checkpoints_of_others_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "their.pt")
+    with pytest.raises(ValueError, match=r"their.pt\) was not written by hpm-video"):
+        load_checkpoint(tmp_path / "their.pt")
+
+
+def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, _state(1), keep=1)
+    with pytest.raises(ValueError, match=r"is of kind pretrain: must be finetune"):
+        load_checkpoint(path, kind="finetune")
+
+
+def test_what_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\) does not exist"):
+        find_checkpoint(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="holds no checkpoints/last"):
+        find_checkpoint(tmp_path)
+
+
+def test_weights_of_another_size_are_refused_with_the_keys(tmp_path: Path) -> None:
+    def model(**changes: Any) -> nn.Module:
+        settings = {"width": 8, "depth": 1, "heads": 2, "decoder_width": 8, "decoder_heads": 2}
+        config = ModelConfig(patch_size=4, decoder_depth=1, **{**settings, **changes})
+        return build_model(config, TokenGrid(2, 2, 2), predict_loss=False)
+
+    weights = model().state_dict()
+    wide, before = model(width=16), model(width=16).state_dict()
+    before = {name: value.clone() for name, value in wide.state_dict().items()}
+    with pytest.raises(ValueError) as caught:
+        load_weights(wide, weights, source="some.pt")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "checkpoint (some.pt)" in message
+    assert "encoder.embed.weight is (8, 96), the model has (16, 96)" in message
+    assert all(torch.equal(value, before[name]) for name, value in wide.state_dict().items())
+
+    with pytest.raises(ValueError, match=r"encoder.blocks.1.\S+ is missing.*and \d+ more"):
+        load_weights(model(depth=2), weights, source="some.pt")
+    with pytest.raises(ValueError, match=r"encoder.blocks.1.\S+ is not in the model"):
+        load_weights(model(), model(depth=2).state_dict(), source="some.pt")
+    load_weights(model(), weights, source="some.pt")
+
+
+def test_the_encoder_is_loaded_without_its_final_norm_where_there_is_none() -> None:
+    source = nn.Module()
+    source.encoder = nn.ModuleDict({"embed": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    source.decoder = nn.Linear(2, 2)
+    state = {"model": source.state_dict()}
+    with_norm = nn.ModuleDict({"embed": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
+    without = nn.ModuleDict({"embed": nn.Linear(2, 2), "norm": nn.Identity()})
+    for encoder in (with_norm, without):
+        load_encoder(encoder, state, source="some.pt")
+        assert torch.equal(encoder["embed"].weight, source.encoder["embed"].weight)
+    with pytest.raises(ValueError, match=r"embed\.weight is missing"):
+        load_encoder(without, {"model": {"other.weight": torch.zeros(1)}}, source="some.pt")
+
+
+def _config(folder: Path | None, *overrides: str) -> PretrainConfig:
+    where = [] if folder is None else [f"run.output_dir={folder}"]
+    return load_config(PretrainConfig, None, [*where, "data.manifest=a.csv", *overrides])
+
+
+def test_a_new_folder_is_claimed_with_its_settings(tmp_path: Path) -> None:
+    config = _config(tmp_path / "some" / "run")
+    folder = claim_run_folder(config, is_main=True)
+    assert folder == tmp_path / "some" / "run"
+    assert os.listdir(folder) == ["config.yaml"]
+    assert load_config(PretrainConfig, folder / "config.yaml") == config
+    assert claim_run_folder(config, is_main=True) == folder
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["optim.epochs=700", "run.seed=1", "masking.mask_ratio=0.8", "model.size=tiny",
+     "data.manifest=b.csv", "data.batch_size=16", "run.precision=float32"],
+)  # fmt: skip
+def test_a_folder_of_other_settings_is_refused_with_the_key(tmp_path: Path, override: str) -> None:
+    claim_run_folder(_config(tmp_path / "run"), is_main=True)
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(ValueError, match="belongs to a run with other settings") as caught:
+        claim_run_folder(_config(tmp_path / "run", override), is_main=True)
+    key = override.split("=", maxsplit=1)[0]
+    assert f"({key})" in str(caught.value)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["run.log_every=7", "run.checkpoint_every_minutes=1", "run.keep_checkpoints=5",
+     "run.compile=true", "run.device=cpu", "data.num_workers=0", "data.max_bad_fraction=0.5"],
+)  # fmt: skip
+def test_what_does_not_change_results_may_change(tmp_path: Path, override: str) -> None:
+    claim_run_folder(_config(tmp_path / "run"), is_main=True)
+    config = _config(tmp_path / "run", override)
+    claim_run_folder(config, is_main=True)
+    assert load_config(PretrainConfig, tmp_path / "run" / "config.yaml") == config
+
+
+def test_a_moved_folder_is_still_the_run(tmp_path: Path) -> None:
+    claim_run_folder(_config(tmp_path / "run"), is_main=True)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    claim_run_folder(_config(tmp_path / "moved"), is_main=True)
+
+
+def test_folders_that_are_not_for_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run.output_dir \(null\) must name a folder"):
+        claim_run_folder(_config(None), is_main=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"file\) is a file: must be a folder"):
+        claim_run_folder(_config(tmp_path / "file"), is_main=True)
+    with pytest.raises(ValueError, match="holds other files"):
+        claim_run_folder(_config(tmp_path), is_main=True)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_interrupted_claim_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="killed"):
+            claim_run_folder(_config(tmp_path / "run"), is_main=True)
+    claim_run_folder(_config(tmp_path / "run"), is_main=True)
+    assert os.listdir(tmp_path / "run") == ["config.yaml"]
+
+
+def test_only_the_main_process_writes(tmp_path: Path) -> None:
+    claim_run_folder(_config(tmp_path / "run"), is_main=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_config_in_the_folder_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for text in ("optim: {epochs", "just words", ""):
+        (tmp_path / "run" / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match="run"):
+            claim_run_folder(_config(tmp_path / "run"), is_main=True)
+
+
+def test_start_order(tmp_path: Path) -> None:
+    """The run's own last, then what to resume, then weights to start from, then scratch."""
+    settings = [
+        *("model.width=8", "model.depth=1", "model.heads=2", "model.patch_size=4"),
+        *("model.decoder_width=8", "model.decoder_heads=2", "model.decoder_depth=1"),
+    ]
+    config = _config(tmp_path / "run", *settings)
+    grid = TokenGrid(2, 2, 2)
+
+    def model(value: float = 0.0) -> nn.Module:
+        built = build_model(config.model, grid, predict_loss=False)
+        with torch.no_grad():
+            for parameter in built.parameters():
+                parameter.fill_(value)
+        return built
+
+    def save(folder: Path, step: int) -> None:
+        save_checkpoint(folder, _state(step, model=model(step).state_dict()), keep=1)
+
+    def start(run: RunConfig, init: str | None) -> tuple[int | None, str, nn.Module]:
+        fresh = model()
+        of = replace(config, run=run, model=replace(config.model, init=init))
+        found = find_start(of, fresh, kind="pretrain")
+        return found.state and found.state["step"], found.line, fresh
+
+    def value(of: nn.Module, part: str) -> float:
+        return of.get_submodule(part).weight.mean().item()
+
+    for name, step in [("init", 2), ("resume", 5)]:
+        save(tmp_path / name, step)
+    resume = replace(config.run, resume=str(tmp_path / "resume"))
+
+    step, line, fresh = start(config.run, None)
+    assert (step, line) == (None, "starts from scratch")
+    assert value(fresh, "encoder.embed") == 0
+
+    step, line, fresh = start(config.run, str(tmp_path / "init"))
+    assert step is None
+    assert "starts with the encoder of step 2" in line
+    assert value(fresh, "encoder.embed") == 2
+    assert value(fresh, "reconstructor.head") == 0
+
+    step, line, fresh = start(resume, str(tmp_path / "init"))
+    assert step == 5
+    assert line.startswith("continues after step 5 of")
+    assert value(fresh, "encoder.embed") == value(fresh, "reconstructor.head") == 5
+
+    save(tmp_path / "run" / "checkpoints", 7)
+    step, line, fresh = start(resume, str(tmp_path / "init"))
+    assert step == 7
+    assert value(fresh, "encoder.embed") == 7
+
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        start(replace(config.run, output_dir="other", resume="nowhere"), None)
+
+
+def test_config_files_are_plain_yaml(tmp_path: Path) -> None:
+    claim_run_folder(_config(tmp_path / "run"), is_main=True)
+    values = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert values["data"]["manifest"] == ["a.csv"]
+    assert values["optim"]["betas"] == [0.9, 0.95]

@@ -1,0 +1,321 @@
+"""The command line: exit codes, and one clear line for every mistake."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpm_video.cli import JOBS, main
+from hpm_video.data.bad_videos import TooManyBadVideosError
+from hpm_video.logs import read_records
+
+Arguments = Callable[..., list[str]]
+ROOT = Path(__file__).parents[1]
+
+
+def _refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.endswith("\n")
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.out + captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("masking.mask_ration=0.9", ["mask_ration", "mask_ratio"]),
+        ("optim.epochs=many", ["optim.epochs", "many"]),
+        ("masking.mask_ratio=1.5", ["masking.mask_ratio (1.5)"]),
+        ("data.crop_size=30", ["data.crop_size (30)", "model.patch_size (8)"]),
+        ("data.num_frames=5", ["data.num_frames (5)", "model.tubelet_size (2)"]),
+        ("masking.tube_length=3", ["masking.tube_length (3)", "2 time steps"]),
+        ("masking.mask_ratio=0.01", ["masking.mask_ratio (0.01)", "0 of 16 units"]),
+        ("data.batch_size=25", ["data.batch_size", "(25)", "(24)"]),
+        ("optim.accumulation=7", ["optim.accumulation", "(28)", "(24)"]),
+        ("data.manifest=nowhere.csv", ["nowhere.csv"]),
+        ("data.manifest=[]", ["data.manifest"]),
+        ("model.heads=5", ["(32)", "(5)", "heads"]),
+        ("model.init=nowhere.pt", ["nowhere.pt"]),
+        ("run.resume=nowhere.pt", ["nowhere.pt"]),
+        ("run.output_dir=null", ["run.output_dir (null)"]),
+        ("loss.prediction=none", ["loss.prediction (none)", "hard_ratio_end"]),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_leaves_nothing(
+    tmp_path: Path,
+    pretrain_arguments: Arguments,
+    setting: str,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = _refusal(pretrain_arguments(tmp_path / "run", setting), capsys)
+    assert line.startswith("hpm-video pretrain: ")
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_that_does_not_exist(
+    tmp_path: Path, pretrain_arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = pretrain_arguments(tmp_path / "run")
+    arguments[1] = str(tmp_path / "nowhere.yaml")
+    assert "nowhere.yaml" in _refusal(arguments, capsys)
+
+
+@pytest.mark.parametrize("text", ["- a list", "optim: {epochs: 3", "just words", "\xff\xfe\x9c"])
+def test_a_config_that_is_none(
+    tmp_path: Path,
+    pretrain_arguments: Arguments,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = pretrain_arguments(tmp_path / "run")
+    arguments[1] = str(tmp_path / "some.yaml")
+    (tmp_path / "some.yaml").write_bytes(text.encode("latin-1"))
+    assert "some.yaml" in _refusal(arguments, capsys)
+
+
+@pytest.mark.parametrize("text", ["", "path,label\n", "path,status\nx.mp4,broken\n"])
+def test_an_empty_list(
+    tmp_path: Path, pretrain_arguments: Arguments, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.csv").write_text(text)
+    settings = f"data.manifest={tmp_path / 'empty.csv'}"
+    assert "empty.csv" in _refusal(pretrain_arguments(tmp_path / "run", settings), capsys)
+
+
+def test_the_folder_of_another_run(
+    tmp_path: Path,
+    pretrained: Path,
+    pretrain_arguments: Arguments,
+    finetune_arguments: Arguments,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder, symlinks=True)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for settings in (
+        ("masking.mask_ratio=0.8",),
+        ("optim.epochs=3", "run.seed=2"),
+        ("model.width=64",),
+        ("loss.prediction=none", "masking.hard_ratio_end=0"),
+    ):
+        line = _refusal(pretrain_arguments(folder, *settings), capsys)
+        assert "belongs to a run with other settings" in line
+        for setting in settings:
+            assert setting.split("=")[0] in line
+    assert str(folder) in _refusal(finetune_arguments(folder), capsys)
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_a_run_may_go_on_with_other_logging(
+    tmp_path: Path, pretrained: Path, pretrain_arguments: Arguments
+) -> None:
+    shutil.copytree(pretrained, tmp_path / "run", symlinks=True)
+    settings = ("run.log_every=3", "run.keep_checkpoints=5", "data.max_bad_fraction=0.5")
+    assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("model.width=64",), ["does not fit", "(32, 384)", "(64, 384)"]),
+        (("model.predictor_depth=2",), ["does not fit", "predictor.blocks.1"]),
+        (("optim.epochs=1",), ["12", "6"]),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(
+    tmp_path: Path,
+    pretrained: Path,
+    pretrain_arguments: Arguments,
+    settings: tuple[str, ...],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = pretrain_arguments(tmp_path / "run", f"run.resume={pretrained}", *settings)
+    line = _refusal(arguments, capsys)
+    for word in words:
+        assert word in line
+
+
+def test_mining_cannot_resume_a_run_without_teacher(
+    tmp_path: Path, pretrain_arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("masking.hard_ratio_end=0", "optim.epochs=1")
+    assert main(pretrain_arguments(tmp_path / "plain", *settings)) == 0
+    arguments = pretrain_arguments(tmp_path / "run", f"run.resume={tmp_path / 'plain'}")
+    assert "teacher" in _refusal(arguments, capsys)
+
+
+@pytest.mark.parametrize("where", ["data.manifest", "data.val_manifest"])
+def test_a_label_out_of_range(
+    tmp_path: Path,
+    finetune_arguments: Arguments,
+    toy: Path,
+    where: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In training there are as many classes as the largest label says, or classes.txt."""
+    video = next((toy.parent / "videos").rglob("*.mp4"))
+    rows = ["path,label", *(f"{video},{label}" for label in (0, 1, 2, 8))]
+    (tmp_path / "bad.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "good.csv").write_text("\n".join(rows[:4]) + "\n")
+    shutil.copy(toy.parent / "classes.txt", tmp_path)
+    settings = {"data.manifest": "good.csv", "data.val_manifest": "good.csv", where: "bad.csv"}
+    given = [f"{key}={tmp_path / name}" for key, name in settings.items()]
+    line = _refusal(finetune_arguments(tmp_path / "run", "data.batch_size=1", *given), capsys)
+    assert "label (8)" in line
+    assert "bad.csv" in line or video.name in line
+
+
+def test_fine_tuning_needs_labels(
+    tmp_path: Path, finetune_arguments: Arguments, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = next((toy.parent / "videos").rglob("*.mp4"))
+    (tmp_path / "list.csv").write_text("path\n" + f"{video}\n" * 4)
+    settings = f"data.manifest={tmp_path / 'list.csv'}"
+    assert "label" in _refusal(finetune_arguments(tmp_path / "run", settings), capsys)
+
+
+def _with_bad_videos(folder: Path, toy: Path, num_bad: int) -> Path:
+    """24 videos of which the last few cannot be read."""
+    lines = toy.read_text().splitlines()
+    for row in range(1, 25):
+        name, rest = lines[row].split(",", 1)
+        lines[row] = f"{toy.parent / name},{rest}"
+    for row in range(25 - num_bad, 25):
+        lines[row] = re.sub(r"^[^,]*", f"broken_{row}.mp4", lines[row])
+        (folder / f"broken_{row}.mp4").write_bytes(b"no video")
+    (folder / "list.csv").write_text("\n".join(lines) + "\n")
+    return folder / "list.csv"
+
+
+def _named_in(folder: Path) -> list[str]:
+    with (folder / "bad_videos.csv").open(newline="") as file:
+        return [os.path.basename(row["path"]) for row in csv.DictReader(file)]
+
+
+def test_bad_videos_are_replaced_and_each_is_named_once(
+    tmp_path: Path,
+    toy: Path,
+    pretrain_arguments: Arguments,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Over three epochs, which meet each of them three times or more."""
+    settings = (
+        *(f"data.manifest={_with_bad_videos(tmp_path, toy, 3)}", "data.max_bad_fraction=0.125"),
+        "optim.epochs=3",
+    )
+    assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
+    names = [f"broken_{row}.mp4" for row in (22, 23, 24)]
+    assert sorted(_named_in(tmp_path / "run")) == names
+    printed = capsys.readouterr().out
+    for name in names:
+        assert printed.count(f"{name}: ") == 1
+        assert (tmp_path / "run" / "log.txt").read_text().count(f"{name}: ") == 1
+    assert len(read_records(tmp_path / "run")) == 9
+
+
+def test_too_many_bad_videos_stop_the_run(
+    tmp_path: Path, toy: Path, pretrain_arguments: Arguments
+) -> None:
+    manifest = _with_bad_videos(tmp_path, toy, 3)
+    settings = (f"data.manifest={manifest}", "data.max_bad_fraction=0.1", "optim.epochs=9")
+    arguments = pretrain_arguments(tmp_path / "run", *settings)
+    for _ in range(2):  # and the run that continues stops again, and names none twice
+        with pytest.raises(TooManyBadVideosError, match=r"3 of 24 videos are unreadable \(12.5%\)"):
+            main(arguments)
+        assert len(_named_in(tmp_path / "run")) == len(set(_named_in(tmp_path / "run"))) == 3
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "more than data.max_bad_fraction (0.1) allows" in log
+    assert len(read_records(tmp_path / "run")) < 9 * 3
+
+
+def test_help_names_every_job_and_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert all(job in text for job in JOBS)
+    for job, keys in [
+        ("pretrain", ["masking.mask_ratio", "teacher.token_ratio", "run.output_dir"]),
+        ("finetune", ["optim.layer_decay", "data.val_manifest"]),
+        ("evaluate", ["evaluation.num_clips", "precision"]),
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            main([job, "--help"])
+        assert caught.value.code == 0
+        text = capsys.readouterr().out
+        for key in keys:
+            assert key in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["pretraim"], ["pretrain"], ["evaluate", "x"]])
+def test_a_wrong_command_is_exit_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_our_own_bugs_keep_their_traceback(
+    tmp_path: Path, pretrain_arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ValueError from inside a library says nothing about the user's settings."""
+
+    monkeypatch.setattr("hpm_video.pretrain.pretrain", lambda config: json.loads("{"))
+    with pytest.raises(json.JSONDecodeError):
+        main(pretrain_arguments(tmp_path / "run"))
+
+
+def test_toy_videos_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--num-videos", "3", "--size", "32", "--num-frames", "4"]
+    assert main(["data", "toy", "-o", str(tmp_path / "toy"), *sizes]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed == str(tmp_path / "toy" / "manifest.csv")
+    assert len(Path(printed).read_text().splitlines()) == 4
+    assert "size (33)" in _refusal(
+        ["data", "toy", "-o", str(tmp_path / "other"), "--size", "33"], capsys
+    )
+
+
+@pytest.mark.parametrize("job", ["pretrain", "finetune", "evaluate", "data"])
+def test_tools_pass_their_arguments_on(job: str) -> None:
+    """Each is the command of its name: compared as text, starting each would take seconds."""
+    text = (ROOT / "tools" / f"{job}.py").read_text()
+    assert f'main(["{job}", *sys.argv[1:]])' in text
+
+
+def test_a_mistake_from_a_shell_is_exit_code_2(tmp_path: Path) -> None:
+    """In a process of its own, with nothing but the line on stderr."""
+    done = subprocess.run(
+        [sys.executable, "tools/pretrain.py", str(tmp_path / "nowhere.yaml")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"hpm-video pretrain: config ({tmp_path / 'nowhere.yaml'}) does not exist\n"
+    )
+    assert done.stdout == ""

@@ -1,0 +1,232 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hpm_video.config import (
+    EvaluateConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    config_from_dict,
+    config_to_dict,
+    config_to_yaml,
+    describe_settings,
+    differing_keys,
+    load_config,
+)
+
+SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig]
+CONFIGS = Path(__file__).parents[1] / "configs"
+SCHEMA_OF_FOLDER = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_defaults_are_valid_and_all_described(schema: type) -> None:
+    config = load_config(schema)
+    assert config == schema()
+
+    def leaves(values: dict, prefix: str = "") -> set[str]:
+        keys = set()
+        for key, value in values.items():
+            keys |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
+        return keys
+
+    assert {key for key, _ in describe_settings(schema)} == leaves(config_to_dict(config))
+
+
+def test_defaults_below_yaml_below_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text(
+        "# a comment\noptim:\n  epochs: 100\n  base_lr: 2e-4\ndata: {manifest: [a.csv, b.csv]}\n"
+    )
+    config = load_config(PretrainConfig, path, ["optim.epochs=200", "run.seed=7", "run.seed=8"])
+    assert config.optim.epochs == 200
+    assert config.optim.base_lr == 2e-4
+    assert config.optim.warmup_epochs == PretrainConfig().optim.warmup_epochs
+    assert config.run.seed == 8
+    assert config.data.manifest == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.manifest=one.csv", ["one.csv"]),
+        ("data.manifest=[one.csv,two.csv]", ["one.csv", "two.csv"]),
+        ("data.manifest=[one.csv, two.csv]", ["one.csv", "two.csv"]),
+        ("data.manifest=/a b/x=y, z#1: {2}.csv", ["/a b/x=y, z#1: {2}.csv"]),
+        ("data.manifest=", []),
+        ("data.manifest=[]", []),
+    ],
+)
+def test_a_list_of_manifests(override: str, expected: list[str]) -> None:
+    assert load_config(PretrainConfig, None, [override]).data.manifest == expected
+
+
+def test_values_of_every_kind() -> None:
+    config = load_config(
+        FinetuneConfig,
+        None,
+        [
+            "data.flip=true",
+            "optim.betas=[0.8,0.9]",
+            "optim.clip_grad=1",
+            "model.width=null",
+            "run.precision=float32",
+            "optim.base_lr=1e-3",
+            "data.val_manifest=v.csv",
+        ],
+    )
+    assert config.data.flip is True
+    assert tuple(config.optim.betas) == (0.8, 0.9)
+    assert config.optim.clip_grad == 1.0
+    assert config.model.width is None
+    assert config.optim.base_lr == 0.001
+    assert config.data.val_manifest == ["v.csv"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("masking.mask_ration=0.9", ["mask_ration", "mask_ratio"]),
+        ("model.sise=small", ["sise", "size"]),
+        ("optin.epochs=3", ["optin", "optim"]),
+        ("model.size=smal", ["smal", "small"]),
+        ("optim.epochs=many", ["optim.epochs", "many"]),
+        ("optim.epochs=1.5", ["optim.epochs", "1.5"]),
+        ("data.flip=perhaps", ["data.flip", "perhaps"]),
+        ("optim.epochs", ["optim.epochs", "group.key=value"]),
+        ("masking.mask_ratio=1.2", ["masking.mask_ratio (1.2)", "(0, 1)"]),
+        ("masking.hard_ratio_end=-1", ["masking.hard_ratio_end (-1", "[0, 1]"]),
+        ("teacher.token_ratio=0", ["teacher.token_ratio (0", "(0, 1]"]),
+        ("optim.epochs=0", ["optim.epochs (0)", "at least 1"]),
+        ("optim.warmup_epochs=800", ["optim.warmup_epochs (800)", "optim.epochs (800)"]),
+        ("loss.prediction=none", ["loss.prediction (none)", "hard_ratio_end"]),
+        ("run.log_every=0", ["run.log_every (0)", "at least 1"]),
+        ("run.seed=-1", ["run.seed (-1)", "at least 0"]),
+        ("model.drop_path=1", ["model.drop_path (1", "[0, 1)"]),
+        ("optim.clip_grad=0", ["optim.clip_grad (0", "above 0"]),
+        ("data.batch_size=0", ["data.batch_size (0)", "at least 1"]),
+        ("run=5", ["run"]),
+        ("run.output_dir=${nothing}", ["nothing"]),
+    ],
+)
+def test_mistakes_are_one_line_that_names_them(override: str, words: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:
+        load_config(PretrainConfig, None, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "masking: {mask_ration: 0.9}",
+        "masking: [0.9]",
+        "- masking",
+        "just words",
+        "masking: {mask_ratio: 0.9",
+        "optim: {epochs: 3}\noptim: {epochs: 4}",
+        "optim: {epochs: x}",
+    ],
+)
+def test_mistakes_in_a_yaml_name_the_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"some\.yaml") as caught:
+        load_config(PretrainConfig, path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_yaml_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x9c optim")
+    with pytest.raises(ValueError, match=r"some\.yaml"):
+        load_config(PretrainConfig, path)
+
+
+def test_a_missing_yaml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        load_config(PretrainConfig, tmp_path / "nowhere.yaml")
+
+
+def test_an_empty_yaml_states_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("# only a comment\n")
+    assert load_config(PretrainConfig, path) == PretrainConfig()
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_dicts_and_yaml_give_the_config_back(schema: type) -> None:
+    tricky = ["123", "1e5", "true", "null", "a: b", "~", "ü - {x}", "2020-01-01", "0x10", " s "]
+    for text in tricky:
+        config = load_config(schema)
+        key = "root" if schema is EvaluateConfig else "run.output_dir"
+        values = config_to_dict(config)
+        *groups, last = key.split(".")
+        inner = values
+        for group in groups:
+            inner = inner[group]
+        inner[last] = text
+        config = config_from_dict(schema, values)
+        assert config_to_dict(config) == values
+        assert config_from_dict(schema, config_to_dict(config)) == config
+        assert yaml.safe_load(config_to_yaml(config)) == values
+
+
+@pytest.mark.parametrize("value", ["1e-6", "1e-05", "0.1", "1e10", "3", "1.5e-4"])
+def test_numbers_survive_the_round_trip(tmp_path: Path, value: str) -> None:
+    config = load_config(PretrainConfig, None, [f"optim.base_lr={value}"])
+    assert config.optim.base_lr == float(value)
+    path = tmp_path / "config.yaml"
+    path.write_text(config_to_yaml(config))
+    assert load_config(PretrainConfig, path) == config
+    assert config_to_dict(load_config(PretrainConfig, path)) == config_to_dict(config)
+
+
+def test_differing_keys_are_dotted_and_see_both_sides() -> None:
+    one = config_to_dict(load_config(PretrainConfig))
+    other = config_to_dict(load_config(PretrainConfig, None, ["run.seed=3", "data.flip=true"]))
+    assert differing_keys(one, one) == []
+    assert differing_keys(one, other) == ["run.seed", "data.flip"]
+    assert differing_keys({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}, "d": None}) == ["a.c"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["optim.base_lr", "optim.weight_decay", "loss.prediction_weight", "masking.hard_ratio_end"],
+)
+def test_what_is_not_a_number_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=key.replace(".", r"\.")):
+        load_config(PretrainConfig, None, [f"{key}=.nan"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(CONFIGS.rglob("*.yaml")) or [pytest.param(None, marks=pytest.mark.skip("no configs"))],
+    ids=lambda path: str(path and path.relative_to(CONFIGS)),
+)
+def test_every_yaml_of_the_project_loads(path: Path) -> None:
+    group = path.relative_to(CONFIGS).parts[0]
+    schema = SCHEMA_OF_FOLDER.get(group)
+    if schema is None:  # other folders name the job in the file's name
+        schema = next(s for job, s in SCHEMA_OF_FOLDER.items() if job in path.stem)
+    load_config(schema, path)
+    values = yaml.safe_load(path.read_text()) or {}
+    same = [
+        key
+        for key, value in _leaves(values)
+        if dict(_leaves(config_to_dict(schema())))[key] == value
+    ]
+    assert not same, "a YAML states only what differs from the defaults"
+
+
+def _leaves(values: dict, prefix: str = "") -> list[tuple[str, object]]:
+    result: list[tuple[str, object]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            result += _leaves(value, f"{prefix}{key}.")
+        else:
+            result.append((prefix + key, value))
+    return result

@@ -1,0 +1,218 @@
+"""Fine-tuning from end to end: from pre-trained weights, with evaluation, resumed, refused."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpm_video import finetune as module
+from hpm_video.checkpoint import load_checkpoint
+from hpm_video.cli import main
+from hpm_video.evaluate import load_classifier
+from hpm_video.logs import read_records
+from hpm_video.models.vit import position_table
+from hpm_video.tokens import TokenGrid
+
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def finetuned(
+    tmp_path_factory: pytest.TempPathFactory,
+    finetune_arguments: Arguments,
+    pretrained: Path,
+    toy: Path,
+) -> Path:
+    """Two epochs from the pre-trained encoder, evaluated after each."""
+    folder = tmp_path_factory.mktemp("finetuned") / "run"
+    settings = (
+        *(f"model.init={pretrained}", f"data.val_manifest={toy}"),
+        *("evaluation.num_clips=1", "evaluation.num_crops=1", "evaluation.every_epochs=1"),
+    )
+    assert main(finetune_arguments(folder, *settings)) == 0
+    return folder
+
+
+def _untimed(folder: Path) -> list[dict[str, float]]:
+    """Records of training, without the two rates, which are no function of the settings."""
+    timing = {"clips_per_second", "data_wait_fraction"}
+    records = [record for record in read_records(folder) if "loss" in record]
+    return [{k: v for k, v in record.items() if k not in timing} for record in records]
+
+
+def test_a_run_leaves_its_files_and_records(finetuned: Path) -> None:
+    assert sorted(os.listdir(finetuned)) == [
+        *("checkpoints", "config.yaml", "log.txt", "metrics.jsonl", "tensorboard")
+    ]
+    records = read_records(finetuned)
+    training = [record for record in records if "loss" in record]
+    evaluations = [record for record in records if "top1" in record]
+    assert [record["step"] for record in training] == [2, 4, 6, 8, 10, 12]
+    assert {"step", "epoch", "loss", "lr", "grad_norm"} <= training[0].keys()
+    assert [(record["step"], record["epoch"]) for record in evaluations] == [(6, 1), (12, 2)]
+    for record in evaluations:
+        assert 0 <= record["top1"] <= record["top5"] <= 1
+        assert (record["top1"] * 24) % 1 == pytest.approx(0)
+    log = (finetuned / "log.txt").read_text()
+    assert "starts with the encoder of step 12 of" in log
+    assert "8 classes, 24 videos, 6 steps per epoch, 12 steps in all" in log
+
+
+def test_a_checkpoint_says_what_it_tells_apart(finetuned: Path, toy: Path) -> None:
+    state = load_checkpoint(finetuned, kind="finetune")
+    assert state["num_classes"] == 8
+    assert state["classes"] == (toy.parent / "classes.txt").read_text().split()
+    assert state["trained_grid"] == [2, 4, 4]
+    assert state["model"]["head.weight"].shape == (8, 32)
+
+
+def test_it_starts_with_the_weights_of_the_encoder(
+    tmp_path: Path, finetune_arguments: Arguments, pretrained: Path
+) -> None:
+    """With a learning rate of zero nothing moves: what is there was loaded."""
+    for name, init in [("loaded", [f"model.init={pretrained}"]), ("scratch", [])]:
+        frozen = ("optim.base_lr=0", "optim.min_lr=0", "optim.epochs=1", *init)
+        assert main(finetune_arguments(tmp_path / name, *frozen)) == 0
+    source = load_checkpoint(pretrained)["model"]
+    loaded = load_checkpoint(tmp_path / "loaded")["model"]
+    scratch = load_checkpoint(tmp_path / "scratch")["model"]
+    names = [name for name in loaded if name.startswith("encoder.")]
+    assert len(names) == 2 + 2 * 13
+    for name in names:
+        assert torch.equal(loaded[name], source[name]), name
+    matrices = [name for name in names if loaded[name].ndim == 2]
+    assert not [name for name in matrices if torch.equal(scratch[name], source[name])]
+    assert loaded.keys() - set(names) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+
+
+def test_it_learns(
+    tmp_path: Path, finetune_arguments: Arguments, pretrained: Path, toy: Path
+) -> None:
+    """Few videos can be learnt by heart; what is tested is seen."""
+    root, few = toy.parent, tmp_path / "few.csv"
+    few.write_text("\n".join(toy.read_text().splitlines()[:5]) + "\n")
+    shutil.copy(root / "classes.txt", tmp_path)
+    settings = (
+        *(f"data.manifest={few}", f"data.val_manifest={few}", f"data.root={root}"),
+        *(f"model.init={pretrained}", "optim.epochs=80", "run.log_every=20"),
+        *("optim.label_smoothing=0", "optim.base_lr=0.128", "optim.warmup_epochs=5"),
+    )
+    assert main(finetune_arguments(tmp_path / "run", *settings)) == 0
+    records = read_records(tmp_path / "run")
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert losses[-1] < 0.5 * losses[0]
+    assert records[-1]["top1"] == 1.0
+
+
+def test_a_stopped_run_continues_identically_without_the_weights_it_started_from(
+    tmp_path: Path, finetune_arguments: Arguments, pretrained: Path
+) -> None:
+    """Also with dropout and stochastic depth. Its own checkpoint is all that a run needs."""
+    shutil.copytree(pretrained, tmp_path / "weights", symlinks=True)
+    settings = (
+        *(f"model.init={tmp_path / 'weights'}", "model.drop_path=0.2", "model.head_dropout=0.5"),
+        "run.log_every=5",
+    )
+    assert main(finetune_arguments(tmp_path / "whole", *settings)) == 0
+
+    step = 0
+    run_schedule = module.lr_schedule
+
+    def interrupting(*arguments: object, **named: object) -> Callable[[int], float]:
+        lr_at = run_schedule(*arguments, **named)
+
+        def and_signal(at: int) -> float:
+            nonlocal step
+            step = at
+            if at == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return lr_at(at)
+
+        return and_signal
+
+    arguments = finetune_arguments(tmp_path / "stopped", *settings)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "lr_schedule", interrupting)
+            assert main(arguments) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert step == 7
+    assert load_checkpoint(tmp_path / "stopped")["step"] == 8
+    shutil.rmtree(tmp_path / "weights")
+    assert main(arguments) == 0
+
+    assert _untimed(tmp_path / "stopped") == _untimed(tmp_path / "whole")
+    one, other = (load_checkpoint(tmp_path / name)["model"] for name in ("stopped", "whole"))
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def test_evaluation_in_between_does_not_change_training(
+    tmp_path: Path, finetune_arguments: Arguments, toy: Path
+) -> None:
+    shared = ("model.drop_path=0.3", "model.head_dropout=0.5")
+    evaluation = (
+        *(f"data.val_manifest={toy}", "evaluation.every_epochs=1"),
+        *("evaluation.num_clips=1", "evaluation.num_crops=1"),
+    )
+    assert main(finetune_arguments(tmp_path / "with", *shared, *evaluation)) == 0
+    assert main(finetune_arguments(tmp_path / "without", *shared)) == 0
+    assert _untimed(tmp_path / "with") == _untimed(tmp_path / "without")
+
+
+def test_more_frames_than_pre_training_keep_the_trained_positions(
+    tmp_path: Path, finetune_arguments: Arguments, pretrained: Path
+) -> None:
+    settings = (f"model.init={pretrained}", "data.num_frames=8", "optim.epochs=1")
+    assert main(finetune_arguments(tmp_path / "run", *settings)) == 0
+    model, config, _ = load_classifier(tmp_path / "run")
+    assert config.data.num_frames == 8
+    assert load_checkpoint(tmp_path / "run")["trained_grid"] == [2, 4, 4]
+    trained, grid = TokenGrid(2, 4, 4), TokenGrid(4, 4, 4)
+    expected = position_table(grid, 32, trained_grid=trained)
+    assert torch.equal(model.encoder.positions, expected)
+    assert not torch.allclose(expected, position_table(grid, 32))
+
+
+def test_accumulation_is_a_larger_batch(tmp_path: Path, finetune_arguments: Arguments) -> None:
+    shared = ("optim.epochs=1", "run.log_every=1")
+    for name, settings in [
+        ("one", ("data.batch_size=8",)),
+        ("two", ("data.batch_size=4", "optim.accumulation=2")),
+    ]:
+        assert main(finetune_arguments(tmp_path / name, *shared, *settings)) == 0
+    one, two = (read_records(tmp_path / name) for name in ("one", "two"))
+    assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=1e-4)
+    weights = [load_checkpoint(tmp_path / name)["model"] for name in ("one", "two")]
+    for name, value in weights[0].items():
+        assert (value - weights[1][name]).abs().max() < 5e-5, name
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.width=64", ["does not fit", "embed.weight is (32, 384), the model has (64, 384)"]),
+        ("model.depth=3", ["does not fit", "blocks.2", "missing"]),
+        ("model.patch_size=16", ["does not fit", "embed.weight is (32, 384)"]),
+    ],
+)
+def test_weights_of_another_size_are_refused(
+    tmp_path: Path,
+    finetune_arguments: Arguments,
+    pretrained: Path,
+    setting: str,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = finetune_arguments(tmp_path / "run", f"model.init={pretrained}", setting)
+    assert main(arguments) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    for word in words:
+        assert word in stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,390 @@
+"""Pre-training from end to end, on toy videos: what a run leaves, and that nothing but its
+settings decides what comes out: no kill, no signal, no number of processes."""
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hpm_video.checkpoint import load_checkpoint
+from hpm_video.cli import main
+from hpm_video.config import PretrainConfig, load_config
+from hpm_video.logs import read_records
+
+Arguments = Callable[..., list[str]]
+ROOT = Path(__file__).parents[1]
+# A new interpreter that runs this checkout's package, with as many threads as the tests have.
+COMMAND = [sys.executable, "-c", "import sys; from hpm_video.cli import main; sys.exit(main())"]
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+
+RECORD = [
+    *("step", "epoch", "rank_accuracy", "hard_ratio", "momentum", "lr"),
+    *("loss", "reconstruction_loss", "prediction_loss", "grad_norm"),
+    *("clips_per_second", "data_wait_fraction"),
+]
+TIMING = re.compile(r', "clips_per_second": [^,]+, "data_wait_fraction": [^,]+}$')
+
+
+def _untimed(folder: Path) -> list[str]:
+    """Lines of metrics.jsonl up to the two rates, which are no function of the settings."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert all(TIMING.search(line) for line in lines)
+    return [TIMING.sub("", line) for line in lines]
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a run's last checkpoint: student, teacher and optimizer."""
+    found: dict[str, Tensor] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{name}/{key}")
+        elif isinstance(value, list | tuple):
+            for key, inner in enumerate(value):
+                walk(inner, f"{name}/{key}")
+
+    state = load_checkpoint(folder, kind="pretrain")
+    walk({key: state[key] for key in ("model", "teacher", "optimizer")}, "")
+    return found
+
+
+def _assert_same_run(one: Path, other: Path) -> None:
+    """Records and every number of the last checkpoint, moments and EMA included, bit for bit."""
+    assert _untimed(one) == _untimed(other)
+    mine, theirs = _tensors(one), _tensors(other)
+    assert mine.keys() == theirs.keys()
+    assert any(name.startswith("/teacher/") for name in mine)
+    assert any("exp_avg_sq" in name for name in mine)
+    assert not [name for name in mine if not torch.equal(mine[name], theirs[name])]
+
+
+def test_a_run_leaves_exactly_its_files(pretrained: Path) -> None:
+    assert sorted(os.listdir(pretrained)) == [
+        *("checkpoints", "config.yaml", "log.txt", "metrics.jsonl", "tensorboard")
+    ]
+    assert sorted(os.listdir(pretrained / "checkpoints")) == ["last", "step_00000012.pt"]
+    assert len(os.listdir(pretrained / "tensorboard")) == 1
+    config = load_config(PretrainConfig, pretrained / "config.yaml")
+    assert config.model.width == 32
+    assert config.optim.weight_decay == PretrainConfig().optim.weight_decay  # resolved
+    log = (pretrained / "log.txt").read_text()
+    assert "starts from scratch" in log
+    assert "24 videos, 6 steps per epoch, 12 steps in all" in log
+    assert "4 videos, 4 clips per step: lr 0.064 * 4 / 256 = 0.001" in log
+
+
+def test_records_have_the_names_that_others_rely_on(pretrained: Path) -> None:
+    records = read_records(pretrained)
+    assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 12]
+    assert [record["epoch"] for record in records] == pytest.approx(
+        [2 / 6, 4 / 6, 1, 8 / 6, 10 / 6, 2], abs=1e-4
+    )
+    for record in records:
+        assert list(record) == RECORD
+        assert all(math.isfinite(value) for value in record.values())
+        total = record["reconstruction_loss"] + record["prediction_loss"]
+        assert record["loss"] == pytest.approx(total, rel=1e-5)
+        assert record["hard_ratio"] == pytest.approx(record["step"] / 12)
+        assert 0 <= record["rank_accuracy"] <= 1
+        assert 0 <= record["data_wait_fraction"] <= 1
+        progress = record["step"] / 12
+        momentum = 0.999 + 0.0009 * min(progress / 0.125, 1)
+        assert record["momentum"] == pytest.approx(momentum)
+        step = record["step"] - 1  # the rate is set before a step, by the number of those done
+        low, peak = 1e-5 * 4 / 256, 0.064 * 4 / 256
+        lr = low + (peak - low) * (1 + math.cos(math.pi * step / 12)) / 2
+        assert record["lr"] == pytest.approx(lr)
+
+
+def test_a_checkpoint_holds_plain_data(pretrained: Path) -> None:
+    state = torch.load(pretrained / "checkpoints" / "last", weights_only=True)
+    assert state["kind"] == "pretrain"
+    assert state["step"] == 12
+    assert state["window"] == []
+    assert "reconstructor.head.weight" in state["model"]
+    assert not [name for name in state["teacher"] if name.startswith("reconstructor.")]
+    assert state["teacher"].keys() < state["model"].keys()
+
+
+def test_a_finished_run_stays_as_it_is(pretrained: Path, pretrain_arguments: Arguments) -> None:
+    before = (pretrained / "metrics.jsonl").read_bytes()
+    assert main(pretrain_arguments(pretrained)) == 0
+    assert (pretrained / "metrics.jsonl").read_bytes() == before
+    assert "continues after step 12" in (pretrained / "log.txt").read_text()
+
+
+VARIANTS = {
+    "plain VideoMAE": ["loss.prediction=none", "masking.hard_ratio_end=0"],
+    "prediction only": ["masking.hard_ratio_end=0"],
+    "full": [],
+    "full at once": ["masking.hard_ratio_start=1"],
+    "absolute": ["loss.prediction=absolute"],
+    "units": ["loss.ranking_level=unit"],
+    "single tokens": ["masking.tube_length=1"],
+    "sparse teacher": ["teacher.token_ratio=0.5"],
+    "repeats": ["data.repeats=2"],
+    "pixels": ["loss.normalize_targets=false"],
+    "bfloat16": ["run.precision=bfloat16", "model.drop_path=0.1", "optim.clip_grad=1.0"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns(tmp_path: Path, pretrain_arguments: Arguments, variant: str) -> None:
+    settings = ["optim.epochs=3", "run.log_every=6", *VARIANTS[variant]]
+    assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
+    records = read_records(tmp_path / "run")
+    assert len(records) == 3
+    losses = [record["reconstruction_loss"] for record in records]
+    assert losses[2] < losses[1] < losses[0]
+    state = load_checkpoint(tmp_path / "run")
+    has_predictor = variant != "plain VideoMAE"
+    assert any(name.startswith("predictor.") for name in state["model"]) == has_predictor
+    assert (state["teacher"] is not None) == (variant not in ("plain VideoMAE", "prediction only"))
+    for record in records:
+        assert (record["prediction_loss"] > 0) == has_predictor
+        assert (record["rank_accuracy"] is not None) == has_predictor
+        assert (record["momentum"] is not None) == (state["teacher"] is not None)
+
+
+def test_the_seed_decides(pretrained: Path, tmp_path: Path, pretrain_arguments: Arguments) -> None:
+    assert main(pretrain_arguments(tmp_path / "same")) == 0
+    assert main(pretrain_arguments(tmp_path / "other", "run.seed=1")) == 0
+    _assert_same_run(tmp_path / "same", pretrained)
+    assert _untimed(tmp_path / "other") != _untimed(pretrained)
+
+
+# Six steps per epoch; a record every five, so that most steps are inside a period.
+LONG = ("optim.epochs=12", "run.log_every=5", "model.drop_path=0.2", "teacher.token_ratio=0.5")
+EVERY_STEP = ("run.checkpoint_every_minutes=0",)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Arguments) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert main(pretrain_arguments(folder, *LONG)) == 0
+    return folder
+
+
+def _last_step(folder: Path) -> int:
+    with contextlib.suppress(OSError):
+        found = re.fullmatch(r"step_(\d+)\.pt", os.readlink(folder / "checkpoints" / "last"))
+        return int(found[1]) if found else 0
+    return 0
+
+
+def _num_records(folder: Path) -> int:
+    with contextlib.suppress(OSError):
+        return (folder / "metrics.jsonl").read_bytes().count(b"\n")
+    return 0
+
+
+def _is_inside(step: int) -> bool:
+    """Whether a step is inside an epoch and inside a period of records."""
+    return step % 6 not in (0, 5) and step % 5 not in (0, 4)
+
+
+def test_a_killed_run_continues_as_if_nothing_had_happened(
+    tmp_path: Path, pretrain_arguments: Arguments, uninterrupted: Path
+) -> None:
+    folder = tmp_path / "run"
+    arguments = pretrain_arguments(folder, *LONG, *EVERY_STEP)
+    with subprocess.Popen([*COMMAND, *arguments], env=ENVIRONMENT, cwd=ROOT) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and process.poll() is None:
+                if _num_records(folder) >= 3 and _is_inside(_last_step(folder)):
+                    process.send_signal(signal.SIGSTOP)  # hold it to look again
+                    if _is_inside(_last_step(folder)):
+                        break
+                    process.send_signal(signal.SIGCONT)
+                time.sleep(0.002)
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    killed_at = _last_step(folder)
+    assert 15 <= killed_at < 72
+    assert _is_inside(killed_at)
+    # What a kill may leave besides: a record that is too new, and half a line.
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": killed_at + 1, "loss": 0.0}) + '\n{"step": ')
+
+    assert main(arguments) == 0
+    assert f"continues after step {killed_at} of" in (folder / "log.txt").read_text()
+    _assert_same_run(folder, uninterrupted)
+
+
+@contextlib.contextmanager
+def _signal_self_when(condition: Callable[[], bool], number: signal.Signals):
+    """Send this process a signal, once, as soon as a condition holds."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.002):
+            if condition():
+                os.kill(os.getpid(), number)
+                return
+
+    missed: list[int] = []  # a handler of ours, lest a run that has none ends the tests
+    before = signal.signal(number, lambda number, frame: missed.append(number))
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield missed
+    finally:
+        stop.set()
+        watcher.join()
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_stops_a_run_after_the_step_and_it_continues(
+    tmp_path: Path,
+    pretrain_arguments: Arguments,
+    uninterrupted: Path,
+    number: signal.Signals,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    arguments = pretrain_arguments(folder, *LONG)
+    with _signal_self_when(lambda: _num_records(folder) >= 2, number) as missed:
+        assert main(arguments) == 1
+        assert signal.getsignal(number)(number, None) is None  # ours is back in its place
+    assert missed == [number]  # from the line above, and not from the run
+    stopped_at = _last_step(folder)
+    assert 10 <= stopped_at < 72
+    said = f"{number.name}: stopped and saved after step {stopped_at} of 72"
+    assert said in capsys.readouterr().out
+    assert said in (folder / "log.txt").read_text()
+
+    assert main(arguments) == 0
+    _assert_same_run(folder, uninterrupted)
+
+
+def test_a_signal_to_the_data_workers_too_stops_a_run_cleanly(
+    tmp_path: Path, pretrain_arguments: Arguments, uninterrupted: Path
+) -> None:
+    """As when a job is cancelled: then every one of its processes is told to end."""
+    folder = tmp_path / "run"
+    arguments = pretrain_arguments(folder, *LONG, "data.num_workers=2")
+
+    def tell_workers() -> bool:
+        if _num_records(folder) < 2:
+            return False
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+        time.sleep(0.2)  # long enough for the run to miss workers that ended
+        return True
+
+    with _signal_self_when(tell_workers, signal.SIGTERM):
+        assert main(arguments) == 1
+    assert 10 <= _last_step(folder) < 72
+    assert main(arguments) == 0
+    _assert_same_run(folder, uninterrupted)
+
+
+def test_data_workers_change_nothing(
+    tmp_path: Path, pretrained: Path, pretrain_arguments: Arguments
+) -> None:
+    assert main(pretrain_arguments(tmp_path / "run", "data.num_workers=2")) == 0
+    _assert_same_run(tmp_path / "run", pretrained)
+
+
+def _assert_close(one: Path, other: Path, tolerance: float) -> None:
+    """Student and teacher weights agree within a tolerance far below what training moved.
+
+    Left out are two biases of the predictor's end: they add the same to all predictions, so that
+    the ranking loss has no gradient for them but rounding errors, which Adam scales up.
+    """
+    mine, theirs = _tensors(one), _tensors(other)
+    for name in mine:
+        if name.endswith(("predictor.head.bias", "predictor.norm.bias")):
+            continue
+        if name.startswith(("/model/", "/teacher/")):
+            assert (mine[name] - theirs[name]).abs().max() < tolerance, name
+
+
+# One epoch of three steps of eight clips. Hard masks from the start, and a teacher that moves.
+SPLIT = (
+    *("optim.epochs=1", "run.log_every=1", "masking.hard_ratio_start=0.5"),
+    *("teacher.momentum_start=0.5", "teacher.momentum_end=0.5", "teacher.token_ratio=0.5"),
+)
+TOLERANCE = 2e-5  # three steps move weights by 1e-3 to 6e-3
+
+
+@pytest.fixture(scope="module")
+def double_batch(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Arguments) -> Path:
+    """One process, eight clips at once."""
+    folder = tmp_path_factory.mktemp("double") / "run"
+    assert main(pretrain_arguments(folder, *SPLIT, "data.batch_size=8")) == 0
+    return folder
+
+
+def _assert_same_losses(one: Path, other: Path) -> None:
+    for mine, theirs in zip(read_records(one), read_records(other), strict=True):
+        for name in ("loss", "reconstruction_loss", "prediction_loss", "grad_norm", "lr"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+def test_accumulation_is_a_larger_batch(
+    tmp_path: Path, pretrain_arguments: Arguments, double_batch: Path
+) -> None:
+    assert main(pretrain_arguments(tmp_path / "run", *SPLIT, "optim.accumulation=2")) == 0
+    _assert_close(tmp_path / "run", double_batch, TOLERANCE)
+    _assert_same_losses(tmp_path / "run", double_batch)
+
+
+def test_the_tolerance_tells_runs_apart(
+    tmp_path: Path, pretrain_arguments: Arguments, double_batch: Path
+) -> None:
+    settings = (*SPLIT, "data.batch_size=8", "run.seed=1")
+    assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
+    with pytest.raises(AssertionError):
+        _assert_close(tmp_path / "run", double_batch, 20 * TOLERANCE)
+
+
+def test_two_processes_are_a_larger_batch(
+    tmp_path: Path, pretrain_arguments: Arguments, double_batch: Path
+) -> None:
+    """Of two ranks with four clips each; masks, scores and order do not depend on the split."""
+    arguments = pretrain_arguments(tmp_path / "run", *SPLIT)
+    launch = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
+        *("--no-python", *COMMAND),
+    ]
+    done = subprocess.run(
+        [*launch, *arguments],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        timeout=180,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("8 videos, 8 clips per step") == 1  # only one process speaks
+    _assert_close(tmp_path / "run", double_batch, TOLERANCE)
+    _assert_same_losses(tmp_path / "run", double_batch)
+    assert [record["step"] for record in read_records(tmp_path / "run")] == [1, 2, 3]
