@@ -53,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"hpm-video {arguments.job}: {error}", file=sys.stderr)
         return 2
+    except (FloatingPointError, RuntimeError) as error:
+        from hpm_video.data.bad_videos import UnreadableDataError
+
+        if not isinstance(error, FloatingPointError | UnreadableDataError):
+            raise
+        print(f"hpm-video {arguments.job}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"hpm-video {arguments.job}: interrupted", file=sys.stderr)
         return 1
@@ -124,6 +131,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from hpm_video.evaluate import evaluate
 
     result = evaluate(arguments.checkpoint, manifests, config)
+    if os.environ.get("RANK", "0") != "0":
+        return 0  # under torchrun, one process speaks
     for index, reason in result.bad:
         print(f"unreadable, counts as wrong: {result.paths[index]}: {reason}")
     print(
@@ -167,6 +176,31 @@ def _data(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _visualize_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="of pre-training, or a run folder")
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files")
+    parser.add_argument("-o", "--output-dir", required=True, help="folder for page and pictures")
+    parser.add_argument("--seed", type=int, default=0, help="of the random masks (default 0)")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+
+
+def _visualize(arguments: argparse.Namespace) -> int:
+    from hpm_video.visualize import visualize
+
+    page, results = visualize(
+        arguments.checkpoint,
+        arguments.videos,
+        arguments.output_dir,
+        seed=arguments.seed,
+        device=arguments.device,
+    )
+    bad = [result for result in results if result.error is not None]
+    for result in bad:
+        print(f"unreadable: {result.name}: {result.error}", file=sys.stderr)
+    print(page)
+    return 1 if bad else 0
+
+
 JOBS = {
     "pretrain": Job(
         "pre-train a model on unlabelled videos", _config_arguments("PretrainConfig"), _pretrain
@@ -175,6 +209,9 @@ JOBS = {
         "fine-tune a classifier on labelled videos", _config_arguments("FinetuneConfig"), _finetune
     ),
     "evaluate": Job("top-1 and top-5 of a fine-tuned classifier", _evaluate_arguments, _evaluate),
+    "visualize": Job(
+        "pictures of what a pre-trained model finds hard", _visualize_arguments, _visualize
+    ),
     "data": Job("make data: toy videos", _data_arguments, _data),
 }
 

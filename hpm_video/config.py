@@ -269,8 +269,10 @@ def load_config(
             raise FileNotFoundError(f"config ({path}) does not exist")
         try:
             layer = OmegaConf.load(path)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}") from error
+        if not OmegaConf.is_dict(layer):
+            raise ValueError(f"config ({path}) must hold groups of settings, key: value")
         merged = _merge(merged, layer, source=str(path))
     for override in overrides:
         if "=" not in override:
@@ -283,7 +285,10 @@ def load_config(
         else:
             layer = _parse(override)
         merged = _merge(merged, layer, source=override)
-    config = OmegaConf.to_object(merged)
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"settings cannot be resolved: {_one_line(error)}") from error
     assert isinstance(config, schema)
     return config
 
@@ -360,7 +365,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _at_least(name: str, value: float, low: float) -> None:
-    if value < low:
+    if not value >= low:  # so that NaN is refused too
         raise ValueError(f"{name} ({value}) must be at least {low}")
 
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hpm_video.checkpoint import claim_run_folder, find_start, load_checkpoint
 from hpm_video.config import FinetuneConfig, config_to_dict
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
@@ -18,7 +17,7 @@ from hpm_video.evaluate import check_labels, evaluate_classifier
 from hpm_video.loop import Run, autocast, seed_of
 from hpm_video.models import build_classifier, token_grid
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, set_lr
-from hpm_video.tokens import TokenGrid
+from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
 
 
 def finetune(config: FinetuneConfig) -> bool:
@@ -29,6 +28,7 @@ def finetune(config: FinetuneConfig) -> bool:
 
 def _finetune(config: FinetuneConfig, world: World) -> bool:
     data, optim = config.data, config.optim
+    folder = check_run_folder(config)
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     manifest = read_manifest(data.manifest, root=data.root)
     num_classes = manifest.num_classes
@@ -46,10 +46,11 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     )
 
     torch.manual_seed(config.run.seed)
-    trained_grid = _trained_grid(config.model.init) if config.model.init else grid
+    start = find_start(config, folder, kind="finetune", total_steps=total_steps)
+    trained_grid = start.trained_grid() or grid
     model = build_classifier(config.model, grid, num_classes=num_classes, trained_grid=trained_grid)
-    start = find_start(config, model, kind="finetune")
-    folder = claim_run_folder(config, is_main=world.is_main)
+    start.load_into(model)
+    claim_run_folder(folder, config, world)
     model.to(world.device)
     optimizer = finetune_optimizer(model, optim)
     if start.state is not None:
@@ -143,17 +144,3 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                 )
             run.end_step(checkpoint)
         return run.is_complete
-
-
-def _trained_grid(checkpoint: str) -> TokenGrid:
-    """The grid whose position table the weights of a checkpoint were trained with."""
-    state = load_checkpoint(checkpoint)
-    if "trained_grid" in state:
-        return TokenGrid(*state["trained_grid"])
-    model, data = state["config"]["model"], state["config"]["data"]
-    return TokenGrid.of_clip(
-        num_frames=data["num_frames"],
-        crop_size=data["crop_size"],
-        tubelet_size=model["tubelet_size"],
-        patch_size=model["patch_size"],
-    )

@@ -143,8 +143,10 @@ class Run:
         """Count the step; save when it is time, at the end, and before stopping."""
         self.steps_done += 1
         self.log.progress()
-        if self.world.size == 1 or self._is_log_step(self.steps_done):
-            self._agree()
+        # Several processes agree, and save, only where a record has just emptied every window.
+        if self.world.size > 1 and not self._is_log_step(self.steps_done):
+            return
+        self._agree()
         if not self.world.is_main:
             return
         is_due = time.monotonic() - self._saved_s >= self.config.checkpoint_every_minutes * 60

@@ -40,13 +40,14 @@ def absolute_loss(predicted: Tensor, measured: Tensor) -> Tensor:
 
 @torch.no_grad()
 def rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
-    """Share of the pairs of a clip with different measured losses that are predicted in the right
-    order (0.5 is chance): (B, M), (B, M) -> scalar."""
+    """Share of a clip's pairs with different measured losses that are predicted in the right order:
+    (B, M), (B, M) -> scalar. A tied prediction counts half, so that 0.5 is chance."""
     right = predicted.new_zeros((), dtype=torch.float64)
     pairs = right.clone()
     for rows in _row_chunks(predicted.shape[1]):
         harder = _harder(measured, rows)
-        right += (harder & (predicted[:, rows, None] > predicted[:, None, :])).sum()
+        margin = predicted[:, rows, None] - predicted[:, None, :]
+        right += (harder * (margin.sign() + 1) / 2).sum(dtype=torch.float64)
         pairs += harder.sum()
     return right / pairs.clamp(min=1)
 

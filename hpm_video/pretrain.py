@@ -10,7 +10,7 @@ from fvcore.nn import parameter_count
 from torch import Tensor, nn
 
 from hpm_video import losses
-from hpm_video.checkpoint import claim_run_folder, find_start, load_weights
+from hpm_video.checkpoint import load_weights
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig, config_to_dict
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
@@ -28,6 +28,7 @@ from hpm_video.masking import (
 from hpm_video.models import build_model, token_grid
 from hpm_video.models.hpm import HPM
 from hpm_video.optim import describe_lr, lr_schedule, pretrain_optimizer, set_lr
+from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
 from hpm_video.teacher import make_teacher, momentum_at, score_tokens, update_teacher
 from hpm_video.tokens import (
     TokenGrid,
@@ -154,6 +155,7 @@ def pretrain(config: PretrainConfig) -> bool:
 
 def _pretrain(config: PretrainConfig, world: World) -> bool:
     data, optim, masking = config.data, config.optim, config.masking
+    folder = check_run_folder(config)
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     tube_length = masking.tube_length or grid.time
     num_visible_tokens(grid, mask_ratio=masking.mask_ratio, tube_length=tube_length)  # or refuse
@@ -168,8 +170,16 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
 
     torch.manual_seed(config.run.seed)
     student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
-    start = find_start(config, student, kind="pretrain")
-    folder = claim_run_folder(config, is_main=world.is_main)
+    start = find_start(config, folder, kind="pretrain", total_steps=total_steps)
+    if (start.trained_grid() or grid) != grid:
+        raise ValueError(
+            f"model.init ({start.source}) was trained on a grid of {start.trained_grid()}: "
+            f"pre-training can only go on with the same one, not {grid}"
+        )
+    start.load_into(student)
+    if start.state is not None and masking.mines and start.state["teacher"] is None:
+        raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
+    claim_run_folder(folder, config, world)
     student.to(world.device)
     teacher = make_teacher(student) if masking.mines else None
     optimizer = pretrain_optimizer(student, optim)

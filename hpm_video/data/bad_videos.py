@@ -9,8 +9,8 @@ from pathlib import Path
 from hpm_video.data.manifest import Manifest
 
 
-class TooManyBadVideosError(RuntimeError):
-    """More of the manifest is unreadable than data.max_bad_fraction allows."""
+class UnreadableDataError(RuntimeError):
+    """More videos are unreadable than a run may replace."""
 
 
 class BadVideos:
@@ -45,7 +45,7 @@ class BadVideos:
     def report(self, bad: Iterable[tuple[int, str]], *, write: bool) -> list[str]:
         """Add the pairs of all processes, write the new ones, return a line for each of those.
 
-        Raises TooManyBadVideosError when the known ones exceed the allowed share.
+        Raises UnreadableDataError when the known ones exceed the allowed share.
         """
         lines = []
         for index, reason in bad:
@@ -58,7 +58,7 @@ class BadVideos:
                 self._append(path, reason)
         share = len(self._known) / len(self._manifest)
         if share > self._max_fraction:
-            raise TooManyBadVideosError(
+            raise UnreadableDataError(
                 f"{len(self._known)} of {len(self._manifest)} videos are unreadable ({share:.1%}): "
                 f"more than data.max_bad_fraction ({self._max_fraction:g}) allows; "
                 f"they are listed in {self._file}"

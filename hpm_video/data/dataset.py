@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from hpm_video.data import clips, transforms
+from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.video import Video, VideoReadError, open_video
 
@@ -104,7 +105,7 @@ class ClipDataset(Dataset[ClipSample]):
         An unreadable video is recorded and replaced by one drawn at random.
 
         Raises:
-            RuntimeError: 20 videos in a row are unreadable.
+            UnreadableDataError: 20 videos in a row are unreadable.
         """
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
@@ -119,7 +120,7 @@ class ClipDataset(Dataset[ClipSample]):
                 continue
             crops = [self._crop(frames, rng) for _ in range(self.repeats)]
             return ClipSample(torch.stack(crops), self.manifest.label(index), index, tuple(bad))
-        raise RuntimeError(
+        raise UnreadableDataError(
             f"{_MAX_UNREADABLE_IN_A_ROW} videos in a row are unreadable, the last {last_error}"
         ) from last_error
 

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from hpm_video.config import DataConfig
+from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.dataset import ClipDataset, ClipSample, ViewDataset, ViewSample
 from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World
@@ -204,7 +205,13 @@ def clip_batches(
         num_steps=num_steps,
     )
     on_cuda = world.device.type == "cuda"
-    yield from train_loader(dataset, sampler, num_workers=data.num_workers, pin_memory=on_cuda)
+    loader = train_loader(dataset, sampler, num_workers=data.num_workers, pin_memory=on_cuda)
+    try:
+        yield from loader
+    except UnreadableDataError as error:
+        # From a worker it comes wrapped in that worker's traceback; its own line is the last.
+        line = str(error).strip().splitlines()[-1].partition("UnreadableDataError: ")
+        raise UnreadableDataError(line[2] or line[0]) from None
 
 
 def view_loader(
@@ -262,4 +269,5 @@ def _start_worker(worker: int) -> None:
     # Ctrl-C and SLURM's warning reach every process of the job; what to do about them is the
     # parent's business, which still wants its batches while it saves a checkpoint
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -56,5 +56,4 @@ class Classifier(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Layers for timm's layer-wise learning-rate decay: embedding, blocks, then the rest."""
-        blocks = [(r"^encoder\.blocks\.(\d+)", None), (r"^(norm|head)", (99999,))]
-        return {"stem": r"^encoder\.embed", "blocks": blocks}
+        return {"stem": r"^encoder\.embed", "blocks": r"^encoder\.blocks\.(\d+)"}

@@ -33,7 +33,7 @@ def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | Non
     trained = trained_grid or grid
     position = torch.arange(trained.num_tokens, dtype=torch.float64)[:, None]
     column = torch.arange(width)
-    angle = position / 10000 ** (2 * (column // 2) / width).double()
+    angle = position / 10000 ** (2 * (column // 2).double() / width)
     table = torch.where(column % 2 == 0, angle.sin(), angle.cos())
     if grid != trained:
         volume = table.T.reshape(1, width, trained.time, trained.height, trained.width)

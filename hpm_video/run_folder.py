@@ -1,0 +1,131 @@
+"""The folder of a run: whose it is, and where a run that writes there starts from."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from hpm_video.checkpoint import load_checkpoint, load_encoder, load_weights
+from hpm_video.config import config_to_dict, config_to_yaml, differing_keys
+from hpm_video.distributed import World, barrier
+from hpm_video.tokens import TokenGrid
+
+# Settings that may change between two starts of one run without changing its results.
+_FREE_TO_CHANGE = (
+    "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
+    "run.resume", "run.device", "run.compile", "data.num_workers", "data.root",
+    "data.max_bad_fraction", "evaluation.batch_size",
+)  # fmt: skip
+
+
+def check_run_folder(config: Any) -> Path:
+    """The folder run.output_dir names, which is free or already belongs to this config.
+
+    Raises ValueError when it is not given, is no folder, holds something else, or belongs to a run
+    whose settings differ in what changes results.
+    """
+    if not config.run.output_dir:
+        raise ValueError("run.output_dir (null) must name a folder for the run")
+    folder = Path(config.run.output_dir)
+    file = folder / "config.yaml"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"run.output_dir ({folder}) is a file: must be a folder")
+    if file.is_file():
+        try:
+            there = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is not the config.yaml of a run") from error
+        if not isinstance(there, dict):
+            raise ValueError(f"{file} is not the config.yaml of a run")
+        keys = [key for key in differing_keys(there, config_to_dict(config)) if _matters(key)]
+        if keys:
+            raise ValueError(
+                f"run.output_dir ({folder}) belongs to a run with other settings "
+                f"({', '.join(keys)}): choose another folder"
+            )
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {"config.part"}:
+        raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
+    return folder
+
+
+def claim_run_folder(folder: Path, config: Any, world: World) -> None:
+    """Make the folder and write its config.yaml, once every process has checked it."""
+    barrier(world)
+    if world.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / "config.part"
+        part.write_text(config_to_yaml(config), encoding="utf-8")
+        os.replace(part, folder / "config.yaml")
+    barrier(world)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts from.
+
+    state: the checkpoint it continues, if any. init: the one whose encoder it takes, if any.
+    source: the file of either. line: all this in words.
+    """
+
+    state: dict[str, Any] | None
+    init: dict[str, Any] | None
+    source: str | Path | None
+    line: str
+
+    def load_into(self, model: nn.Module) -> None:
+        """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
+        do not fit."""
+        if self.state is not None:
+            load_weights(model, self.state["model"], source=self.source or "")
+        elif self.init is not None:
+            load_encoder(model.get_submodule("encoder"), self.init, source=self.source or "")
+
+    def trained_grid(self) -> TokenGrid | None:
+        """The grid whose position table the encoder's weights were trained with, if any."""
+        state = self.state or self.init
+        if state is None:
+            return None
+        if "trained_grid" in state:
+            return TokenGrid(*state["trained_grid"])
+        model, data = state["config"]["model"], state["config"]["data"]
+        return TokenGrid.of_clip(
+            num_frames=data["num_frames"],
+            crop_size=data["crop_size"],
+            tubelet_size=model["tubelet_size"],
+            patch_size=model["patch_size"],
+        )
+
+
+def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Start:
+    """In this order: the run folder's own last checkpoint, run.resume, model.init, scratch.
+
+    Raises ValueError or FileNotFoundError when what is named is missing, damaged, of another kind,
+    or further than this run goes.
+    """
+    own = folder / "checkpoints" / "last"
+    source = own if own.is_file() else config.run.resume
+    if source is not None:
+        state = load_checkpoint(source, kind=kind)
+        step = state["step"]
+        if step > total_steps:
+            raise ValueError(
+                f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
+            )
+        return Start(state, None, source, f"continues after step {step} of {source}")
+    source = config.model.init
+    if source is not None:
+        state = load_checkpoint(source)
+        line = f"starts with the encoder of step {state['step']} of {source}"
+        return Start(None, state, source, line)
+    return Start(None, None, None, "starts from scratch")
+
+
+def _matters(key: str) -> bool:
+    """Whether a setting changes results."""
+    return not any(re.fullmatch(rf"{re.escape(free)}(\..*)?", key) for free in _FREE_TO_CHANGE)
