@@ -201,6 +201,27 @@ def _visualize(arguments: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output-dir", default="outputs/demo", help="(default %(default)s)")
+    parser.add_argument(
+        "--quick", action="store_true", help="only see that everything runs: learns nothing"
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from hpm_video.demo import demo, table
+
+    result = demo(arguments.output_dir, quick=arguments.quick)
+    if result is None:
+        return 1
+    rows = table(result)
+    width = max(len(what) for what, _, _ in rows)
+    for what, figure, other in rows:
+        print(f"{what:<{width}}  {figure:>7}  {other}")
+    print(result.page)
+    return 0
+
+
 JOBS = {
     "pretrain": Job(
         "pre-train a model on unlabelled videos", _config_arguments("PretrainConfig"), _pretrain
@@ -211,6 +232,11 @@ JOBS = {
     "evaluate": Job("top-1 and top-5 of a fine-tuned classifier", _evaluate_arguments, _evaluate),
     "visualize": Job(
         "pictures of what a pre-trained model finds hard", _visualize_arguments, _visualize
+    ),
+    "demo": Job(
+        "toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes",
+        _demo_arguments,
+        _demo,
     ),
     "data": Job("make data: toy videos", _data_arguments, _data),
 }

@@ -1,24 +1,20 @@
 import os
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 from hpm_video.checkpoint import (
-    claim_run_folder,
     find_checkpoint,
-    find_start,
     load_checkpoint,
     load_encoder,
     load_weights,
     save_checkpoint,
 )
-from hpm_video.config import ModelConfig, PretrainConfig, RunConfig, load_config
+from hpm_video.config import ModelConfig
 from hpm_video.models import build_model
 from hpm_video.tokens import TokenGrid
 
@@ -194,149 +190,3 @@ def test_the_encoder_is_loaded_without_its_final_norm_where_there_is_none() -> N
         assert torch.equal(encoder["embed"].weight, source.encoder["embed"].weight)
     with pytest.raises(ValueError, match=r"embed\.weight is missing"):
         load_encoder(without, {"model": {"other.weight": torch.zeros(1)}}, source="some.pt")
-
-
-def _config(folder: Path | None, *overrides: str) -> PretrainConfig:
-    where = [] if folder is None else [f"run.output_dir={folder}"]
-    return load_config(PretrainConfig, None, [*where, "data.manifest=a.csv", *overrides])
-
-
-def test_a_new_folder_is_claimed_with_its_settings(tmp_path: Path) -> None:
-    config = _config(tmp_path / "some" / "run")
-    folder = claim_run_folder(config, is_main=True)
-    assert folder == tmp_path / "some" / "run"
-    assert os.listdir(folder) == ["config.yaml"]
-    assert load_config(PretrainConfig, folder / "config.yaml") == config
-    assert claim_run_folder(config, is_main=True) == folder
-
-
-@pytest.mark.parametrize(
-    "override",
-    ["optim.epochs=700", "run.seed=1", "masking.mask_ratio=0.8", "model.size=tiny",
-     "data.manifest=b.csv", "data.batch_size=16", "run.precision=float32"],
-)  # fmt: skip
-def test_a_folder_of_other_settings_is_refused_with_the_key(tmp_path: Path, override: str) -> None:
-    claim_run_folder(_config(tmp_path / "run"), is_main=True)
-    before = (tmp_path / "run" / "config.yaml").read_bytes()
-    with pytest.raises(ValueError, match="belongs to a run with other settings") as caught:
-        claim_run_folder(_config(tmp_path / "run", override), is_main=True)
-    key = override.split("=", maxsplit=1)[0]
-    assert f"({key})" in str(caught.value)
-    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    "override",
-    ["run.log_every=7", "run.checkpoint_every_minutes=1", "run.keep_checkpoints=5",
-     "run.compile=true", "run.device=cpu", "data.num_workers=0", "data.max_bad_fraction=0.5"],
-)  # fmt: skip
-def test_what_does_not_change_results_may_change(tmp_path: Path, override: str) -> None:
-    claim_run_folder(_config(tmp_path / "run"), is_main=True)
-    config = _config(tmp_path / "run", override)
-    claim_run_folder(config, is_main=True)
-    assert load_config(PretrainConfig, tmp_path / "run" / "config.yaml") == config
-
-
-def test_a_moved_folder_is_still_the_run(tmp_path: Path) -> None:
-    claim_run_folder(_config(tmp_path / "run"), is_main=True)
-    (tmp_path / "run").rename(tmp_path / "moved")
-    claim_run_folder(_config(tmp_path / "moved"), is_main=True)
-
-
-def test_folders_that_are_not_for_runs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"run.output_dir \(null\) must name a folder"):
-        claim_run_folder(_config(None), is_main=True)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match=r"file\) is a file: must be a folder"):
-        claim_run_folder(_config(tmp_path / "file"), is_main=True)
-    with pytest.raises(ValueError, match="holds other files"):
-        claim_run_folder(_config(tmp_path), is_main=True)
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_an_interrupted_claim_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*arguments: object) -> None:
-        raise OSError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="killed"):
-            claim_run_folder(_config(tmp_path / "run"), is_main=True)
-    claim_run_folder(_config(tmp_path / "run"), is_main=True)
-    assert os.listdir(tmp_path / "run") == ["config.yaml"]
-
-
-def test_only_the_main_process_writes(tmp_path: Path) -> None:
-    claim_run_folder(_config(tmp_path / "run"), is_main=False)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_broken_config_in_the_folder_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    for text in ("optim: {epochs", "just words", ""):
-        (tmp_path / "run" / "config.yaml").write_text(text)
-        with pytest.raises(ValueError, match="run"):
-            claim_run_folder(_config(tmp_path / "run"), is_main=True)
-
-
-def test_start_order(tmp_path: Path) -> None:
-    """The run's own last, then what to resume, then weights to start from, then scratch."""
-    settings = [
-        *("model.width=8", "model.depth=1", "model.heads=2", "model.patch_size=4"),
-        *("model.decoder_width=8", "model.decoder_heads=2", "model.decoder_depth=1"),
-    ]
-    config = _config(tmp_path / "run", *settings)
-    grid = TokenGrid(2, 2, 2)
-
-    def model(value: float = 0.0) -> nn.Module:
-        built = build_model(config.model, grid, predict_loss=False)
-        with torch.no_grad():
-            for parameter in built.parameters():
-                parameter.fill_(value)
-        return built
-
-    def save(folder: Path, step: int) -> None:
-        save_checkpoint(folder, _state(step, model=model(step).state_dict()), keep=1)
-
-    def start(run: RunConfig, init: str | None) -> tuple[int | None, str, nn.Module]:
-        fresh = model()
-        of = replace(config, run=run, model=replace(config.model, init=init))
-        found = find_start(of, fresh, kind="pretrain")
-        return found.state and found.state["step"], found.line, fresh
-
-    def value(of: nn.Module, part: str) -> float:
-        return of.get_submodule(part).weight.mean().item()
-
-    for name, step in [("init", 2), ("resume", 5)]:
-        save(tmp_path / name, step)
-    resume = replace(config.run, resume=str(tmp_path / "resume"))
-
-    step, line, fresh = start(config.run, None)
-    assert (step, line) == (None, "starts from scratch")
-    assert value(fresh, "encoder.embed") == 0
-
-    step, line, fresh = start(config.run, str(tmp_path / "init"))
-    assert step is None
-    assert "starts with the encoder of step 2" in line
-    assert value(fresh, "encoder.embed") == 2
-    assert value(fresh, "reconstructor.head") == 0
-
-    step, line, fresh = start(resume, str(tmp_path / "init"))
-    assert step == 5
-    assert line.startswith("continues after step 5 of")
-    assert value(fresh, "encoder.embed") == value(fresh, "reconstructor.head") == 5
-
-    save(tmp_path / "run" / "checkpoints", 7)
-    step, line, fresh = start(resume, str(tmp_path / "init"))
-    assert step == 7
-    assert value(fresh, "encoder.embed") == 7
-
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        start(replace(config.run, output_dir="other", resume="nowhere"), None)
-
-
-def test_config_files_are_plain_yaml(tmp_path: Path) -> None:
-    claim_run_folder(_config(tmp_path / "run"), is_main=True)
-    values = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert values["data"]["manifest"] == ["a.csv"]
-    assert values["optim"]["betas"] == [0.9, 0.95]

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from hpm_video.cli import JOBS, main
-from hpm_video.data.bad_videos import TooManyBadVideosError
 from hpm_video.logs import read_records
 
 Arguments = Callable[..., list[str]]
@@ -134,7 +133,7 @@ def test_a_run_may_go_on_with_other_logging(
     [
         (("model.width=64",), ["does not fit", "(32, 384)", "(64, 384)"]),
         (("model.predictor_depth=2",), ["does not fit", "predictor.blocks.1"]),
-        (("optim.epochs=1",), ["12", "6"]),
+        (("optim.epochs=1",), ["is of step 12", "only 6 steps"]),
     ],
 )
 def test_a_checkpoint_that_does_not_fit(
@@ -149,15 +148,48 @@ def test_a_checkpoint_that_does_not_fit(
     line = _refusal(arguments, capsys)
     for word in words:
         assert word in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_mining_cannot_resume_a_run_without_teacher(
     tmp_path: Path, pretrain_arguments: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("masking.hard_ratio_end=0", "optim.epochs=1")
-    assert main(pretrain_arguments(tmp_path / "plain", *settings)) == 0
-    arguments = pretrain_arguments(tmp_path / "run", f"run.resume={tmp_path / 'plain'}")
-    assert "teacher" in _refusal(arguments, capsys)
+    plain = tmp_path / "plain"
+    assert main(pretrain_arguments(plain, *settings)) == 0
+    line = _refusal(pretrain_arguments(tmp_path / "run", f"run.resume={plain}"), capsys)
+    assert f"checkpoint ({plain}) has no teacher: this run mines" in line
+    assert not (tmp_path / "run").exists()
+    # Its weights alone may start a run that mines.
+    settings = (f"model.init={plain}", "optim.epochs=1")
+    assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
+
+
+@pytest.mark.parametrize(
+    ("setting", "grid"),
+    [
+        ("data.num_frames=8", "time=4, height=4, width=4"),
+        ("data.crop_size=64", "time=2, height=8, width=8"),
+        ("model.tubelet_size=4", "time=1, height=4, width=4"),
+    ],
+)
+@pytest.mark.parametrize("key", ["model.init", "run.resume"])
+def test_pre_training_goes_on_with_its_own_grid_only(
+    tmp_path: Path,
+    pretrained: Path,
+    pretrain_arguments: Arguments,
+    key: str,
+    setting: str,
+    grid: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Their weights may fit, but they were trained with other positions."""
+    arguments = pretrain_arguments(tmp_path / "run", f"{key}={pretrained}", setting)
+    line = _refusal(arguments, capsys)
+    assert f"({pretrained})" in line
+    assert "time=2, height=4, width=4" in line
+    assert grid in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("where", ["data.manifest", "data.val_manifest"])
@@ -229,19 +261,49 @@ def test_bad_videos_are_replaced_and_each_is_named_once(
     assert len(read_records(tmp_path / "run")) == 9
 
 
+def _failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr, the decoder's own aside, of a command that ends with exit code 1."""
+    capsys.readouterr()
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hpm-video ")
+    return line
+
+
 def test_too_many_bad_videos_stop_the_run(
-    tmp_path: Path, toy: Path, pretrain_arguments: Arguments
+    tmp_path: Path,
+    toy: Path,
+    pretrain_arguments: Arguments,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     manifest = _with_bad_videos(tmp_path, toy, 3)
     settings = (f"data.manifest={manifest}", "data.max_bad_fraction=0.1", "optim.epochs=9")
     arguments = pretrain_arguments(tmp_path / "run", *settings)
     for _ in range(2):  # and the run that continues stops again, and names none twice
-        with pytest.raises(TooManyBadVideosError, match=r"3 of 24 videos are unreadable \(12.5%\)"):
-            main(arguments)
+        line = _failure(arguments, capsys)
+        assert line.startswith("hpm-video pretrain: 3 of 24 videos are unreadable (12.5%): ")
+        assert line.endswith(str(tmp_path / "run" / "bad_videos.csv"))
         assert len(_named_in(tmp_path / "run")) == len(set(_named_in(tmp_path / "run"))) == 3
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "more than data.max_bad_fraction (0.1) allows" in log
     assert len(read_records(tmp_path / "run")) < 9 * 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_data_that_are_not_there_stop_the_run(
+    tmp_path: Path,
+    pretrain_arguments: Arguments,
+    num_workers: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In one line, whichever process found out."""
+    (tmp_path / "list.txt").write_text("".join(f"gone_{k}.mp4\n" for k in range(8)))
+    settings = (f"data.manifest={tmp_path / 'list.txt'}", f"data.num_workers={num_workers}")
+    line = _failure(pretrain_arguments(tmp_path / "run", *settings), capsys)
+    expected = r"hpm-video pretrain: 20 videos in a row are unreadable, the last .*: no such file"
+    assert re.fullmatch(expected, line)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "stopped: UnreadableDataError: 20 videos in a row" in log.splitlines()[-1]
 
 
 def test_help_names_every_job_and_setting(capsys: pytest.CaptureFixture[str]) -> None:

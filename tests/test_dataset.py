@@ -6,6 +6,7 @@ import torch
 from videos import frame_numbers, write_indexed_video
 
 from hpm_video.data import transforms
+from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.clips import dense_view_indices, random_uniform_indices
 from hpm_video.data.dataset import ClipDataset, ViewDataset
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
@@ -136,7 +137,7 @@ def test_an_unreadable_video_is_replaced_and_named(mostly_broken: Manifest) -> N
 def test_a_data_set_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 0\n")
     dataset = _clips(read_manifest(tmp_path / "list.txt"))
-    with pytest.raises(RuntimeError, match=r"20 videos in a row .*[ab]\.mp4: no such file"):
+    with pytest.raises(UnreadableDataError, match=r"20 videos in a row .*[ab]\.mp4: no such file"):
         _ = dataset[0, 0]
 
 

@@ -133,6 +133,24 @@ def test_rank_accuracy_is_the_share_of_pairs_in_the_right_order(num_tokens: int)
     assert rank_accuracy(predicted, measured).item() == pytest.approx(right / pairs)
     assert rank_accuracy(measured, measured).item() == 1
     assert rank_accuracy(-measured, measured).item() == 0
+    assert rank_accuracy(torch.zeros_like(measured), measured).item() == 0.5
+
+
+def test_rank_accuracy_counts_a_tied_prediction_half() -> None:
+    measured = torch.tensor([[3.0, 2.0, 1.0, 1.0]])  # five pairs, the last two tokens are none
+    for predicted, right in [
+        ([9.0, 9.0, 4.0, 5.0], 4.5),
+        ([4.0, 9.0, 4.0, 4.0], 3.0),
+        ([0.0, 0.0, 0.0, 7.0], 1.5),
+    ]:
+        accuracy = rank_accuracy(torch.tensor([predicted]), measured)
+        assert accuracy.item() == pytest.approx(right / 5), predicted
+        low = rank_accuracy(torch.tensor([predicted]).bfloat16(), measured)
+        assert low.item() == accuracy.item()
+    # Differences that vanish in float32 arithmetic are no ties.
+    near = torch.tensor([[1e-30, 0.0]])
+    assert rank_accuracy(near, near).item() == 1
+    assert rank_accuracy(near, -near).item() == 0
 
 
 def test_reconstruction_loss_is_the_mean_square_of_each_token() -> None:

@@ -157,7 +157,7 @@ def test_a_single_frame_does_not_show_the_class(tracks: NDArray[np.float32]) -> 
             chi_square = ((counts - 25) ** 2 / 25).sum()  # 15 degrees of freedom
             assert chi_square < 44  # one in 10,000 by chance; 32 cases
     radius = tracks[:, :, 0, 2].mean(axis=0) / SIZE
-    assert np.ptp(radius) < 0.004 and abs(radius.mean() - 0.17) < 0.001
+    assert np.ptp(radius) < 0.004 and abs(radius.mean() - np.mean(toy.RADIUS)) < 0.001
 
 
 def test_speed_does_not_show_the_class(tracks: NDArray[np.float32]) -> None:

@@ -1,0 +1,298 @@
+"""The folder of a run: which may be written to, what is written, and where a run starts from."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from hpm_video import run_folder
+from hpm_video.checkpoint import save_checkpoint
+from hpm_video.config import PretrainConfig, RunConfig, config_to_dict, load_config
+from hpm_video.distributed import World
+from hpm_video.models import build_model
+from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
+from hpm_video.tokens import TokenGrid
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def _config(folder: Path | None, *overrides: str) -> PretrainConfig:
+    where = [] if folder is None else [f"run.output_dir={folder}"]
+    return load_config(PretrainConfig, None, [*where, "data.manifest=a.csv", *overrides])
+
+
+def _claim(config: PretrainConfig, world: World = ALONE) -> Path:
+    """As the loops do: first look, then write."""
+    folder = check_run_folder(config)
+    claim_run_folder(folder, config, world)
+    return folder
+
+
+def test_looking_writes_nothing(tmp_path: Path) -> None:
+    assert check_run_folder(_config(tmp_path / "some" / "run")) == tmp_path / "some" / "run"
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_new_folder_is_claimed_with_its_settings(tmp_path: Path) -> None:
+    config = _config(tmp_path / "some" / "run")
+    folder = _claim(config)
+    assert folder == tmp_path / "some" / "run"
+    assert os.listdir(folder) == ["config.yaml"]
+    assert load_config(PretrainConfig, folder / "config.yaml") == config
+    assert _claim(config) == folder
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["optim.epochs=700", "run.seed=1", "masking.mask_ratio=0.8", "model.size=tiny",
+     "data.manifest=b.csv", "data.batch_size=16", "run.precision=float32", "model.init=some.pt"],
+)  # fmt: skip
+def test_a_folder_of_other_settings_is_refused_with_the_key(tmp_path: Path, override: str) -> None:
+    _claim(_config(tmp_path / "run"))
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(ValueError, match="belongs to a run with other settings") as caught:
+        check_run_folder(_config(tmp_path / "run", override))
+    key = override.split("=", maxsplit=1)[0]
+    assert f"({key})" in str(caught.value)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["run.log_every=7", "run.checkpoint_every_minutes=1", "run.keep_checkpoints=5",
+     "run.compile=true", "run.device=cpu", "run.resume=some.pt", "data.num_workers=0",
+     "data.max_bad_fraction=0.5", "data.root=/elsewhere"],
+)  # fmt: skip
+def test_what_does_not_change_results_may_change(tmp_path: Path, override: str) -> None:
+    _claim(_config(tmp_path / "run"))
+    config = _config(tmp_path / "run", override)
+    _claim(config)
+    assert load_config(PretrainConfig, tmp_path / "run" / "config.yaml") == config
+
+
+def test_a_moved_folder_is_still_the_run(tmp_path: Path) -> None:
+    _claim(_config(tmp_path / "run"))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    _claim(_config(tmp_path / "moved"))
+
+
+def test_folders_that_are_not_for_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"run.output_dir \(null\) must name a folder"):
+        check_run_folder(_config(None))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"file\) is a file: must be a folder"):
+        check_run_folder(_config(tmp_path / "file"))
+    with pytest.raises(ValueError, match="holds other files"):
+        check_run_folder(_config(tmp_path))
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_interrupted_claim_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        with pytest.raises(OSError, match="killed"):
+            _claim(_config(tmp_path / "run"))
+    _claim(_config(tmp_path / "run"))
+    assert os.listdir(tmp_path / "run") == ["config.yaml"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_main_process_writes_after_all_have_looked_and_before_any_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    folder = tmp_path / "run"
+    found: list[bool] = []
+    monkeypatch.setattr(run_folder, "barrier", lambda world: found.append(folder.exists()))
+    _claim(_config(folder), World(rank, 2, torch.device("cpu")))
+    assert found == [False, rank == 0]
+
+
+@pytest.mark.parametrize("content", [b"optim: {epochs", b"just words", b"", b"- 1\n", b"\xff\xfe"])
+def test_a_broken_config_in_the_folder_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=r"config.yaml is not the config.yaml of a run"):
+        check_run_folder(_config(tmp_path / "run"))
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == content
+
+
+def test_config_files_are_plain_yaml(tmp_path: Path) -> None:
+    _claim(_config(tmp_path / "run"))
+    values = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert values["data"]["manifest"] == ["a.csv"]
+    assert values["optim"]["betas"] == [0.9, 0.95]
+
+
+SMALL = (
+    *("model.width=8", "model.depth=1", "model.heads=2", "model.patch_size=4"),
+    *("model.decoder_width=8", "model.decoder_heads=2", "model.decoder_depth=1"),
+)
+
+
+def _model(config: PretrainConfig, value: float = 0.0) -> nn.Module:
+    built = build_model(config.model, TokenGrid(2, 2, 2), predict_loss=False)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.fill_(value)
+    return built
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PretrainConfig:
+    """Of a run in tmp_path/run, with clips of 4 frames and 8 x 8 pixels."""
+    return _config(tmp_path / "run", *SMALL, "data.num_frames=4", "data.crop_size=8")
+
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path, config: PretrainConfig) -> Save:
+    """Writes the checkpoint of a step, whose weights all have its number as value."""
+
+    def write(folder: str, step: int, **changes: Any) -> Path:
+        weights = _model(config, step).state_dict()
+        state = {"kind": "pretrain", "config": config_to_dict(config), "step": step}
+        return save_checkpoint(tmp_path / folder, {**state, "model": weights, **changes}, keep=1)
+
+    return write
+
+
+def test_start_order(tmp_path: Path, config: PretrainConfig, save: Save) -> None:
+    """The run's own last, then what to resume, then weights to start from, then scratch."""
+
+    def start(run: RunConfig, init: str | None) -> tuple[int | None, str, nn.Module]:
+        fresh = _model(config)
+        of = replace(config, run=run, model=replace(config.model, init=init))
+        found = find_start(of, tmp_path / "run", kind="pretrain", total_steps=7)
+        found.load_into(fresh)
+        assert found.state is None or found.init is None
+        return found.state and found.state["step"], found.line, fresh
+
+    def value(of: nn.Module, part: str) -> float:
+        return of.get_submodule(part).weight.mean().item()
+
+    for name, step in [("init", 20), ("resume", 5)]:
+        save(name, step)
+    resume = replace(config.run, resume=str(tmp_path / "resume"))
+
+    step, line, fresh = start(config.run, None)
+    assert (step, line) == (None, "starts from scratch")
+    assert value(fresh, "encoder.embed") == 0
+
+    step, line, fresh = start(config.run, str(tmp_path / "init"))  # of any number of steps
+    assert step is None
+    assert line == f"starts with the encoder of step 20 of {tmp_path / 'init'}"
+    assert value(fresh, "encoder.embed") == 20
+    assert value(fresh, "reconstructor.head") == 0
+
+    step, line, fresh = start(resume, str(tmp_path / "init"))
+    assert step == 5
+    assert line == f"continues after step 5 of {tmp_path / 'resume'}"
+    assert value(fresh, "encoder.embed") == value(fresh, "reconstructor.head") == 5
+
+    # From here on, neither of the others is even looked at.
+    own = save("run/checkpoints", 7).with_name("last")
+    for run, init in [(resume, "nowhere"), (replace(config.run, resume="nowhere"), None)]:
+        step, line, fresh = start(run, init)
+        assert (step, line) == (7, f"continues after step 7 of {own}")
+        assert value(fresh, "encoder.embed") == 7
+
+
+def test_what_a_start_names_must_be_there(tmp_path: Path, config: PretrainConfig) -> None:
+    for changed in (
+        replace(config, run=replace(config.run, resume="nowhere")),
+        replace(config, model=replace(config.model, init="nowhere")),
+    ):
+        with pytest.raises(FileNotFoundError, match=r"checkpoint \(nowhere\) does not exist"):
+            find_start(changed, tmp_path / "run", kind="pretrain", total_steps=7)
+
+
+@pytest.mark.parametrize("where", ["run/checkpoints", "resume"])
+def test_a_start_beyond_the_end_is_refused(
+    tmp_path: Path, config: PretrainConfig, save: Save, where: str
+) -> None:
+    save(where, 8)
+    config = replace(config, run=replace(config.run, resume=str(tmp_path / "resume")))
+    with pytest.raises(ValueError, match=r"is of step 8: this run has only 7 steps") as caught:
+        find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
+    assert str(tmp_path / where) in str(caught.value)
+    found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=8)
+    assert found.state is not None and found.state["step"] == 8
+
+
+@pytest.mark.parametrize("where", ["run/checkpoints", "resume"])
+@pytest.mark.parametrize(("kind", "other"), [("pretrain", "finetune"), ("finetune", "pretrain")])
+def test_a_start_of_another_kind_is_refused(
+    tmp_path: Path, config: PretrainConfig, save: Save, where: str, kind: str, other: str
+) -> None:
+    save(where, 3, kind=other)
+    config = replace(config, run=replace(config.run, resume=str(tmp_path / "resume")))
+    with pytest.raises(ValueError, match=rf"is of kind {other}: must be {kind}") as caught:
+        find_start(config, tmp_path / "run", kind=kind, total_steps=7)
+    assert str(tmp_path / where) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_weights_to_start_from_may_be_of_either_kind(
+    tmp_path: Path, config: PretrainConfig, save: Save, kind: str
+) -> None:
+    save("init", 3, kind=kind)
+    config = replace(config, model=replace(config.model, init=str(tmp_path / "init")))
+    found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
+    assert found.state is None
+    assert found.init is not None and found.init["kind"] == kind
+
+
+def test_a_damaged_checkpoint_is_not_passed_over(
+    tmp_path: Path, config: PretrainConfig, save: Save
+) -> None:
+    """Starting anew in its place would throw a run away."""
+    path = save("run/checkpoints", 3)
+    path.write_bytes(path.read_bytes()[:100])
+    save("resume", 2)
+    config = replace(config, run=replace(config.run, resume=str(tmp_path / "resume")))
+    with pytest.raises(ValueError, match=r"checkpoint \(.*last\) cannot be read"):
+        find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
+
+
+def test_the_trained_grid(tmp_path: Path, config: PretrainConfig, save: Save) -> None:
+    """Of the settings that a checkpoint was made with, unless it names an earlier one."""
+
+    def trained_grid(key: str | None) -> TokenGrid | None:
+        changes = {} if key is None else {key: str(tmp_path / "source")}
+        run = replace(config.run, resume=changes.get("resume"))
+        model = replace(config.model, init=changes.get("init"))
+        # The settings of the run itself play no part.
+        of = replace(config, run=run, model=model, data=replace(config.data, num_frames=16))
+        found = find_start(of, tmp_path / "run", kind="pretrain", total_steps=7)
+        return found.trained_grid()
+
+    assert trained_grid(None) is None
+    for changes, grid in [({}, (2, 2, 2)), ({"trained_grid": [8, 3, 5]}, (8, 3, 5))]:
+        save("source", 3, **changes)
+        assert trained_grid("init") == trained_grid("resume") == TokenGrid(*grid)
+
+
+def test_weights_that_do_not_fit_are_refused(
+    tmp_path: Path, config: PretrainConfig, save: Save
+) -> None:
+    save("source", 3)
+    for changed in (
+        replace(config, run=replace(config.run, resume=str(tmp_path / "source"))),
+        replace(config, model=replace(config.model, init=str(tmp_path / "source"))),
+    ):
+        found = find_start(changed, tmp_path / "run", kind="pretrain", total_steps=7)
+        wide = build_model(replace(config.model, width=16), TokenGrid(2, 2, 2), predict_loss=False)
+        with pytest.raises(ValueError, match="does not fit") as caught:
+            found.load_into(wide)
+        assert f"({tmp_path / 'source'})" in str(caught.value)

@@ -1,0 +1,7 @@
+"""``hpm-video demo``: see `python tools/demo.py --help`."""
+
+import sys
+
+from hpm_video.cli import main
+
+sys.exit(main(["demo", *sys.argv[1:]]))
