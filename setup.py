@@ -21,7 +21,7 @@ setup(
         "numpy>=1.26",
         "omegaconf>=2.4",
         "pyarrow>=18",
-        "pytorchvideo>=0.1.5",
+        "pyyaml>=6",
         "tensorboard>=2.18",
         "timm>=1.0.15",
         "torch>=2.8",

@@ -1,5 +1,6 @@
 """Pictures of a checkpoint: which frames, what is drawn, and the page with all of it."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
