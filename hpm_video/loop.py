@@ -4,6 +4,7 @@ and when to log, save and stop. What is computed stays in the loops themselves."
 from __future__ import annotations
 
 import math
+import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -65,7 +66,9 @@ class Run:
         self.bad_videos = bad_videos
         self.total_steps = total_steps
         self.steps_done: int = state["step"] if state else 0
-        self._window: list[Tensor] = list(state["window"]) if state else []
+        self._window: list[Tensor] = (
+            [row.to(world.device) for row in state["window"]] if state else []
+        )
         self._stopping = False
         self._exit = ExitStack()
 
@@ -87,6 +90,12 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is not None:
+            # The error's traceback keeps the loader alive, and its workers ignore SIGTERM: at exit
+            # Python would wait for them for ever. Being daemons, they would be ended there anyway.
+            for child in multiprocessing.active_children():
+                if child.daemon:
+                    child.kill()
         self._exit.__exit__(kind, error, trace)
 
     def steps(self) -> Iterator[int]:

@@ -173,7 +173,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
     start = find_start(config, folder, kind="pretrain", total_steps=total_steps)
     if (start.trained_grid() or grid) != grid:
         raise ValueError(
-            f"model.init ({start.source}) was trained on a grid of {start.trained_grid()}: "
+            f"checkpoint ({start.source}) was trained on a grid of {start.trained_grid()}: "
             f"pre-training can only go on with the same one, not {grid}"
         )
     start.load_into(student)

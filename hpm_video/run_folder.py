@@ -109,6 +109,8 @@ def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Sta
     or further than this run goes.
     """
     own = folder / "checkpoints" / "last"
+    if own.is_symlink() and not own.exists():
+        raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {os.readlink(own)}")
     source = own if own.is_file() else config.run.resume
     if source is not None:
         state = load_checkpoint(source, kind=kind)

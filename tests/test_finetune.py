@@ -108,14 +108,15 @@ def test_it_learns(
     assert records[-1]["top1"] == 1.0
 
 
+@pytest.mark.parametrize("num_frames", [4, 8])
 def test_a_stopped_run_continues_identically_without_the_weights_it_started_from(
-    tmp_path: Path, finetune_arguments: Arguments, pretrained: Path
+    tmp_path: Path, finetune_arguments: Arguments, pretrained: Path, num_frames: int
 ) -> None:
     """Also with dropout and stochastic depth. Its own checkpoint is all that a run needs."""
     shutil.copytree(pretrained, tmp_path / "weights", symlinks=True)
     settings = (
         *(f"model.init={tmp_path / 'weights'}", "model.drop_path=0.2", "model.head_dropout=0.5"),
-        "run.log_every=5",
+        *("run.log_every=5", f"data.num_frames={num_frames}"),
     )
     assert main(finetune_arguments(tmp_path / "whole", *settings)) == 0
 
@@ -148,7 +149,10 @@ def test_a_stopped_run_continues_identically_without_the_weights_it_started_from
     assert main(arguments) == 0
 
     assert _untimed(tmp_path / "stopped") == _untimed(tmp_path / "whole")
-    one, other = (load_checkpoint(tmp_path / name)["model"] for name in ("stopped", "whole"))
+    one, other = (load_checkpoint(tmp_path / name) for name in ("stopped", "whole"))
+    # The positions are those of pre-training, whatever the length of the clips.
+    assert one["trained_grid"] == other["trained_grid"] == [2, 4, 4]
+    one, other = one["model"], other["model"]
     assert not [name for name in one if not torch.equal(one[name], other[name])]
 
 

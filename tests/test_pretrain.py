@@ -364,17 +364,14 @@ def test_the_tolerance_tells_runs_apart(
         _assert_close(tmp_path / "run", double_batch, 20 * TOLERANCE)
 
 
-def test_two_processes_are_a_larger_batch(
-    tmp_path: Path, pretrain_arguments: Arguments, double_batch: Path
-) -> None:
-    """Of two ranks with four clips each; masks, scores and order do not depend on the split."""
-    arguments = pretrain_arguments(tmp_path / "run", *SPLIT)
+def _launch(arguments: list[str], command: list[str] = COMMAND) -> subprocess.CompletedProcess[str]:
+    """The command in two processes that know of each other."""
     launch = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-        *("--no-python", *COMMAND),
+        *("--no-python", *command),
     ]
-    done = subprocess.run(
+    return subprocess.run(
         [*launch, *arguments],
         env=ENVIRONMENT,
         cwd=ROOT,
@@ -383,8 +380,62 @@ def test_two_processes_are_a_larger_batch(
         text=True,
         check=False,
     )
+
+
+def test_two_processes_are_a_larger_batch(
+    tmp_path: Path, pretrain_arguments: Arguments, double_batch: Path
+) -> None:
+    """Of two ranks with four clips each; masks, scores and order do not depend on the split."""
+    done = _launch(pretrain_arguments(tmp_path / "run", *SPLIT))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("8 videos, 8 clips per step") == 1  # only one process speaks
     _assert_close(tmp_path / "run", double_batch, TOLERANCE)
     _assert_same_losses(tmp_path / "run", double_batch)
     assert [record["step"] for record in read_records(tmp_path / "run")] == [1, 2, 3]
+
+
+# The command, but as soon as RANK has done STEP steps, it sends itself SIGNAL.
+SIGNALLED = """
+import os, signal, sys
+from hpm_video import loop
+from hpm_video.cli import main
+
+done = loop.Run.is_log_step.fget
+def is_log_step(run):
+    if (run.world.rank, run.steps_done) == (RANK, STEP):
+        os.kill(os.getpid(), signal.SIGNAL)
+    return done(run)
+loop.Run.is_log_step = property(is_log_step)
+sys.exit(main())
+"""
+
+
+def _signalled(rank: int, step: int, name: str) -> list[str]:
+    script = SIGNALLED.replace("RANK", str(rank)).replace("STEP", str(step))
+    return [sys.executable, "-c", script.replace("SIGNAL", name)]
+
+
+def test_two_processes_continue_as_if_nothing_had_happened(
+    tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    """After a signal to one of them, and after the death of one, both between two records."""
+    settings = ("optim.epochs=4", "run.log_every=5", "model.drop_path=0.2", *EVERY_STEP)
+    whole, folder = tmp_path / "whole", tmp_path / "run"  # of 12 steps of 8 clips
+    done = _launch(pretrain_arguments(whole, *settings))
+    assert done.returncode == 0, done.stderr
+
+    arguments = pretrain_arguments(folder, *settings)
+    done = _launch(arguments, _signalled(1, 3, "SIGTERM"))
+    assert done.returncode != 0
+    assert "stopped and saved after step 5 of 12" in done.stdout, done.stderr
+    assert _last_step(folder) == 5
+    done = _launch(arguments, _signalled(1, 8, "SIGKILL"))
+    assert done.returncode != 0
+    assert "continues after step 5 of" in done.stdout, done.stderr
+    assert _last_step(folder) == 5  # only where a record was due
+    done = _launch(arguments)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "log.txt").read_text().count("continues after step 5 of") == 2
+
+    assert [record["step"] for record in read_records(folder)] == [5, 10, 12]
+    _assert_same_run(folder, whole)
