@@ -91,11 +91,7 @@ class Run:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            # The error's traceback keeps the loader alive, and its workers ignore SIGTERM: at exit
-            # Python would wait for them for ever. Being daemons, they would be ended there anyway.
-            for child in multiprocessing.active_children():
-                if child.daemon:
-                    child.kill()
+            _end_workers()
         self._exit.__exit__(kind, error, trace)
 
     def steps(self) -> Iterator[int]:
@@ -187,6 +183,20 @@ class Run:
                 "checkpoint is from before; a lower optim.base_lr, optim.clip_grad or "
                 "run.precision=float32 may help"
             )
+
+
+def _end_workers() -> None:
+    """End the loader's workers, which an error's traceback would keep alive.
+
+    They ignore SIGTERM, so at its exit Python would wait for them for ever. Being daemons, they
+    would be ended there anyway. torch's SIGCHLD handler would take their end for a crash.
+    """
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
+            child.join()
+    signal.signal(signal.SIGCHLD, handler)
 
 
 class _StopFlag:

@@ -206,17 +206,12 @@ def clip_batches(
     )
     on_cuda = world.device.type == "cuda"
     loader = train_loader(dataset, sampler, num_workers=data.num_workers, pin_memory=on_cuda)
-    message = None
     try:
         yield from loader
     except UnreadableDataError as error:
         # From a worker it comes wrapped in that worker's traceback; its own line is the last.
-        message = str(error).strip().splitlines()[-1].rpartition("UnreadableDataError: ")[2]
-    if message is not None:
-        # Raised out here, without the context of the first one, whose traceback would keep the
-        # loader and with it the workers alive: at its exit Python would wait for them for ever.
-        del loader
-        raise UnreadableDataError(message)
+        line = str(error).strip().splitlines()[-1].rpartition("UnreadableDataError: ")[2]
+        raise UnreadableDataError(line) from None
 
 
 def view_loader(
