@@ -72,6 +72,8 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None) -> dict[str, A
         state = torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it is no checkpoint, or could only be read by running code from it"
         raise ValueError(f"checkpoint ({file}) cannot be read: {reason}") from error
     if not isinstance(state, dict) or not {"kind", "config", "step", "model"} <= state.keys():
         raise ValueError(f"checkpoint ({file}) was not written by hpm-video")

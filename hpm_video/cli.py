@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
     # loader workers share, that makes a training step several times slower; read at its import.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Said by libraries that we import, about themselves.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     parser = argparse.ArgumentParser(
         prog="hpm-video",
         description="Self-supervised video pre-training by masked autoencoding that finds out "
@@ -143,9 +146,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _is_setting(word: str) -> bool:
-    from hpm_video.config import EvaluateConfig, describe_settings
-
-    return word.partition("=")[0] in {key for key, _ in describe_settings(EvaluateConfig)}
+    return "=" in word and not os.path.exists(word)
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ Groups by consequence: ``model masking teacher loss data optim`` change results,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class RunConfig:
         _at_least("run.log_every", self.log_every, 1)
         _at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
         _at_least("run.keep_checkpoints", self.keep_checkpoints, 0)
-        _at_least("run.seed", self.seed, 0)
+        _between("run.seed", self.seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -165,15 +166,19 @@ class OptimConfig:
     def __post_init__(self) -> None:
         _at_least("optim.epochs", self.epochs, 1)
         _at_least("optim.accumulation", self.accumulation, 1)
-        _at_least("optim.base_lr", self.base_lr, 0)
+        for name in ("base_lr", "min_lr", "warmup_lr"):
+            _at_least(f"optim.{name}", getattr(self, name), 0)
+        for beta in self.betas:
+            if not 0 <= beta < 1:
+                raise ValueError(f"optim.betas ({list(self.betas)}) must be in [0, 1)")
         _at_least("optim.weight_decay", self.weight_decay, 0)
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
                 f"optim.warmup_epochs ({self.warmup_epochs}) must be in [0, optim.epochs "
                 f"({self.epochs}))"
             )
-        if self.clip_grad is not None and self.clip_grad <= 0:
-            raise ValueError(f"optim.clip_grad ({self.clip_grad}) must be above 0")
+        if self.clip_grad is not None and not 0 < self.clip_grad < math.inf:
+            raise ValueError(f"optim.clip_grad ({self.clip_grad}) must be a number above 0")
 
 
 @dataclass(frozen=True)
@@ -207,11 +212,18 @@ class EvaluationConfig:
     num_clips: int = 2  # clips in time per video
     num_crops: int = 3  # crops in space per clip
     batch_size: int = 8  # videos
-    every_epochs: int = 0  # during fine-tuning; 0 = only at the end
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "num_crops", "batch_size"):
             _at_least(f"evaluation.{name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class FinetuneEvaluationConfig(EvaluationConfig):
+    every_epochs: int = 0  # 0 = only at the end
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least("evaluation.every_epochs", self.every_epochs, 0)
 
 
@@ -241,7 +253,7 @@ class FinetuneConfig:
     data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: FinetuneEvaluationConfig = field(default_factory=FinetuneEvaluationConfig)
 
 
 @dataclass(frozen=True)
@@ -253,6 +265,9 @@ class EvaluateConfig:
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     num_workers: int = 8
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        _at_least("num_workers", self.num_workers, 0)
 
 
 def load_config(
@@ -365,8 +380,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _at_least(name: str, value: float, low: float) -> None:
-    if not value >= low:  # so that NaN is refused too
-        raise ValueError(f"{name} ({value}) must be at least {low}")
+    if not low <= value < math.inf:  # written so that NaN is refused too
+        raise ValueError(f"{name} ({value}) must be a number of at least {low}")
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

@@ -32,6 +32,8 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     manifest = read_manifest(data.manifest, root=data.root)
     num_classes = manifest.num_classes
+    if num_classes == 0:
+        raise ValueError(f"data.manifest ({', '.join(data.manifest)}) must have labels: has none")
     check_labels(manifest, num_classes)
     validation = None
     if data.val_manifest:

@@ -70,6 +70,7 @@ class Run:
             [row.to(world.device) for row in state["window"]] if state else []
         )
         self._stopping = False
+        self._last_loss: float | None = None
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
@@ -135,6 +136,7 @@ class Run:
         self._window.clear()
         record = dict(zip(self.metrics, means, strict=True))
         self._check_finite(record, self.steps_done + 1)
+        self._last_loss = record["loss"]
         elapsed_s = max(time.monotonic() - self._recorded_s, 1e-9)
         rates = {
             "clips_per_second": round(self._clips / elapsed_s, 2),
@@ -147,7 +149,7 @@ class Run:
     def end_step(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
         """Count the step; save when it is time, at the end, and before stopping."""
         self.steps_done += 1
-        self.log.progress()
+        self.log.progress(self._last_loss)
         # Several processes agree, and save, only where a record has just emptied every window.
         if self.world.size > 1 and not self._is_log_step(self.steps_done):
             return

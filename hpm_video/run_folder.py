@@ -34,8 +34,10 @@ def check_run_folder(config: Any) -> Path:
         raise ValueError("run.output_dir (null) must name a folder for the run")
     folder = Path(config.run.output_dir)
     file = folder / "config.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"run.output_dir ({folder}) is a file: must be a folder")
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            place = "is a file" if path == folder else f"lies under a file ({path})"
+            raise ValueError(f"run.output_dir ({folder}) {place}: must be a folder")
     if file.is_file():
         try:
             there = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -58,7 +60,12 @@ def claim_run_folder(folder: Path, config: Any, world: World) -> None:
     """Make the folder and write its config.yaml, once every process has checked it."""
     barrier(world)
     if world.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"run.output_dir ({folder}) cannot be made: {error.strerror}"
+            ) from error
         part = folder / "config.part"
         part.write_text(config_to_yaml(config), encoding="utf-8")
         os.replace(part, folder / "config.yaml")

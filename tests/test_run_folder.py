@@ -88,6 +88,8 @@ def test_folders_that_are_not_for_runs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match=r"file\) is a file: must be a folder"):
         check_run_folder(_config(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"lies under a file \(.*file\): must be a folder"):
+        check_run_folder(_config(tmp_path / "file" / "run"))
     with pytest.raises(ValueError, match="holds other files"):
         check_run_folder(_config(tmp_path))
     assert os.listdir(tmp_path) == ["file"]

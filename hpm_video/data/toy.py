@@ -87,8 +87,8 @@ def write_toy_videos(
     for name, value in {**settings, "num_workers": num_workers}.items():
         if value < _LEAST.get(name, 1):
             raise ValueError(f"{name} ({value}) must be at least {_LEAST.get(name, 1)}")
-    if size % 2:
-        raise ValueError(f"size ({size}) must be even")
+    if size % 2 or size == 48:
+        raise ValueError(f"size ({size}) must be even, and not 48, which decord cannot read")
     if isinstance(formats, str) or not formats or not set(formats) <= set(FORMATS):
         raise ValueError(f"formats ({formats!r}) must be one or more of {', '.join(FORMATS)}")
 
@@ -100,6 +100,8 @@ def write_toy_videos(
             raise ValueError(f"output_dir ({output_dir}) must not hold a set with other settings")
         if manifest.exists():
             return manifest
+    elif output_dir.is_dir() and any(output_dir.iterdir()):
+        raise ValueError(f"output_dir ({output_dir}) holds other files: must be empty or new")
     for name in CLASSES[:num_videos]:
         (output_dir / "videos" / name).mkdir(parents=True, exist_ok=True)
     paths = [_video_path(index, formats) for index in range(num_videos)]
