@@ -1,4 +1,4 @@
-"""Toy videos: a textured object moves over a textured background, and only motion is the label.
+"""Toy videos: a textured object moves over a textured background, and only its direction is the label.
 
 What must not give the class away, and how it is kept silent:
 
@@ -6,13 +6,12 @@ What must not give the class away, and how it is kept silent:
   other and is drawn on both. With a start drawn uniformly, its position in every single frame is
   then uniform for every class. A start chosen so that the path stays inside would leak the class
   (seen at the right edge, it came from the left); on a larger canvas it would be lost from view.
-* Speed. All classes move at a constant path speed drawn from one range.
+* Speed. It is constant, and drawn from one range for all classes.
 * Looks. Shape, colours, background, flicker and format are drawn without regard to the class;
   still distractors are drawn like the moving object. What is left: compression's faint traces.
 
-Each class can be read from 8 consecutive frames at stride 1 or 2, starting anywhere: a full circle
-takes 12 to 16 frames, an oscillation 8 to 11. Mirroring a video changes the class of half of them,
-so a classifier must be trained without random flips.
+Mirroring a video changes the class of most of them, so a classifier must be trained without random
+flips.
 """
 
 import csv
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -31,21 +31,19 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-CLASSES = "right", "left", "down", "up", "clockwise", "counterclockwise", "horizontal", "vertical"
+# Label k moves at k eighths of a full turn, clockwise from right.
+CLASSES = ("right", "down_right", "down", "down_left", "left", "up_left", "up", "up_right")
 FORMATS = ("mp4", "webm", "avi")
 MANIFEST_HEADER = "path,label,num_frames,fps,width,height"
 POSITION_HEADER = "path,frame,y,x,radius"
 
 SPEED = (0.04, 0.06)  # path length per frame, share of the side
-RADIUS = (0.2, 0.25)  # of the moving object, share of the side
+RADIUS = (0.16, 0.2)  # of the moving object, share of the side
 STILL_RADIUS = (0.1, 0.14)  # of a distractor: small enough not to hide the object
-CIRCLE_PERIOD = (12.0, 16.0)  # frames
-SWING_PERIOD = (8.0, 11.0)  # frames: 8 consecutive ones always contain a turn
 KEYFRAME_INTERVAL = 12  # frames
 
 # Outlines as (corners, inner radius / outer radius): disc, square, bulging triangle, star.
 _SHAPES = ((32, math.cos(math.pi / 32)), (4, math.cos(math.pi / 4)), (3, 0.62), (5, 0.58))
-_DIRECTIONS = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}  # (y, x)
 
 # Encoder, its options. The bytes repeat: one thread, no dates or random ids, and no x264 mbtree,
 # whose result for frames this small changes from run to run.
@@ -94,10 +92,11 @@ def write_toy_videos(
 
     output_dir = Path(output_dir)
     manifest, stored = output_dir / "manifest.csv", output_dir / "toy.json"
-    described = json.dumps({**settings, "formats": list(formats)}) + "\n"
+    described = {**settings, "formats": list(formats), "classes": list(CLASSES)}
     if stored.exists() or manifest.exists():
-        if not stored.exists() or stored.read_text(encoding="utf-8") != described:
-            raise ValueError(f"output_dir ({output_dir}) must not hold a set with other settings")
+        other = _differences(stored, described)
+        if other:
+            raise ValueError(f"output_dir ({output_dir}) holds a set with other settings: {other}")
         if manifest.exists():
             return manifest
     elif output_dir.is_dir() and any(output_dir.iterdir()):
@@ -105,7 +104,7 @@ def write_toy_videos(
     for name in CLASSES[:num_videos]:
         (output_dir / "videos" / name).mkdir(parents=True, exist_ok=True)
     paths = [_video_path(index, formats) for index in range(num_videos)]
-    _write(stored, described)
+    _write(stored, json.dumps(described) + "\n")
     _write(output_dir / "classes.txt", "\n".join(CLASSES) + "\n")
 
     def write_video(index: int) -> Floats:
@@ -203,23 +202,12 @@ def object_mask(
 
 
 def _draw_track(rng: np.random.Generator, name: str, size: int, num_frames: int) -> Floats:
-    # Every class draws the same numbers in the same order; the name only picks the formula.
+    # Every class draws the same numbers in the same order; the name only turns the path.
     start = rng.uniform(0, size, 2)
     radius, speed = size * rng.uniform(*RADIUS), size * rng.uniform(*SPEED)
-    circle_period, swing_period = rng.uniform(*CIRCLE_PERIOD), rng.uniform(*SWING_PERIOD)
-    phase, time = rng.uniform(), np.arange(num_frames)
-    offset = np.zeros((num_frames, 2))  # y, x
-    if name in _DIRECTIONS:
-        offset += speed * time[:, None] * np.array(_DIRECTIONS[name])
-    elif name in ("horizontal", "vertical"):
-        triangle = 4 * np.abs((phase + time / swing_period) % 1 - 0.5) - 1  # in [-1, 1]
-        offset[:, int(name == "horizontal")] = speed * swing_period / 4 * triangle
-    else:  # y points down, so growing angles run clockwise on the screen
-        angle = 2 * np.pi * (phase + time / circle_period)
-        orbit = speed * circle_period / (2 * np.pi)
-        angle *= 1 if name == "clockwise" else -1
-        offset = orbit * np.stack([np.sin(angle), np.cos(angle)], axis=1)
-    centres = np.round(start + offset, 3) % size  # as exact as positions.csv
+    angle = 2 * np.pi * CLASSES.index(name) / len(CLASSES)  # y points down: clockwise
+    path = speed * np.arange(num_frames)[:, None] * np.array([np.sin(angle), np.cos(angle)])
+    centres = np.round(start + path, 3) % size  # as exact as positions.csv
     return np.column_stack([centres, np.full(num_frames, round(radius, 3))]).astype(np.float32)
 
 
@@ -240,7 +228,10 @@ def _draw_background(rng: np.random.Generator, size: int) -> Floats:
 def _draw_object(rng: np.random.Generator, radius: float) -> Floats:
     # A patch (n, n, 4) of colour times coverage, and coverage; drawn 4x finer, then averaged.
     (corners, inner), turn = _SHAPES[rng.integers(len(_SHAPES))], rng.uniform(0, 2 * np.pi)
-    bright, dark = 0.6 + 0.4 * rng.uniform(size=3), 0.3 * rng.uniform(size=3)
+    # Two shades of a colour: an object's inside can be guessed from a part of it, so that what is
+    # left to learn for a model that fills in hidden parts is where the object is and goes.
+    bright = rng.uniform(0.15, 1, 3)
+    dark = 0.8 * bright
     mosaic = rng.permutation(16).reshape(4, 4) < 8  # not periodic: motion stays unambiguous
     half, fine = math.ceil(radius) + 1, 4
     axis = ((np.arange((2 * half + 1) * fine) + 0.5) / fine - half - 0.5) / radius
@@ -294,6 +285,19 @@ def _video_path(index: int, formats: Sequence[str]) -> str:
     # A format per round of 8: every class gets the same ones, as codecs show in single frames.
     name = CLASSES[index % 8]
     return f"videos/{name}/{name}_{index:05d}.{formats[index // 8 % len(formats)]}"
+
+
+def _differences(stored: Path, described: dict[str, Any]) -> str:
+    """In which settings the set of a toy.json differs; nothing if in none."""
+    try:
+        found = json.loads(stored.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "without a readable toy.json"
+    return ", ".join(
+        f"{name} ({found.get(name)}, not {value})"
+        for name, value in described.items()
+        if found.get(name) != value
+    )
 
 
 def _write(path: Path, text: str) -> None:
