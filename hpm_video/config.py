@@ -110,6 +110,8 @@ class MaskingConfig:
     tube_length: int | None = None  # grid steps in time; default: the whole clip
     hard_ratio_start: float = 0.0  # share of the mask chosen by predicted loss, at the start
     hard_ratio_end: float = 0.5  # ... and at the end; linear in between
+    decoder_mask_ratio: float = 0.0  # share of the masked tokens that is not reconstructed
+    decoder_mask: Literal["running_cell", "random"] = "running_cell"  # which ones
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
@@ -118,6 +120,10 @@ class MaskingConfig:
             _at_least("masking.tube_length", self.tube_length, 1)
         _between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
         _between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
+        if not 0 <= self.decoder_mask_ratio < 1:
+            raise ValueError(
+                f"masking.decoder_mask_ratio ({self.decoder_mask_ratio}) must be in [0, 1)"
+            )
 
     @property
     def mines(self) -> bool:
@@ -128,6 +134,9 @@ class MaskingConfig:
 @dataclass(frozen=True)
 class TeacherConfig:
     token_ratio: float = 1.0  # share of the tokens the teacher sees; 1 is the paper's form
+    # Which ones, below 1: any, whole tubes, every k-th time step, or some of every tube.
+    view: Literal["tokens", "tubes", "frames", "spread"] = "tokens"
+    draws: int = 1  # passes over different tokens whose scores are averaged, below 1
     momentum_start: float = 0.999
     momentum_end: float = 0.9999
     ramp: float = 0.125  # share of the run over which momentum rises
@@ -135,6 +144,7 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         if not 0 < self.token_ratio <= 1:
             raise ValueError(f"teacher.token_ratio ({self.token_ratio}) must be in (0, 1]")
+        _at_least("teacher.draws", self.draws, 1)
         for name in ("momentum_start", "momentum_end", "ramp"):
             _between(f"teacher.{name}", getattr(self, name), 0, 1)
 
@@ -198,6 +208,11 @@ class PretrainConfig:
             raise ValueError(
                 "loss.prediction (none) must be ranking or absolute while masking.hard_ratio_end "
                 f"({self.masking.hard_ratio_end}) or hard_ratio_start is above 0"
+            )
+        if self.loss.ranking_level == "unit" and self.masking.decoder_mask_ratio > 0:
+            raise ValueError(
+                "loss.ranking_level (unit) must be token while masking.decoder_mask_ratio "
+                f"({self.masking.decoder_mask_ratio}) is above 0: units would be compared by parts"
             )
 
 

@@ -99,19 +99,26 @@ def predicted_loss(
     """The scorer's prediction for every token: clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32.
 
     The scorer sees what the run's teacher saw: all tokens, or the share ``teacher.token_ratio``;
-    then ``num_views`` draws of that share are averaged. Only the order within a clip has a meaning.
+    then ``num_views`` such scorings are averaged. Only the order within a clip has a meaning.
     Raises ValueError for a checkpoint without a predictor.
     """
     if num_views < 1:
         raise ValueError(f"num_views ({num_views}) must be at least 1")
-    scorer = _scorer(pretrained)
-    token_ratio = pretrained.config.teacher.token_ratio
+    scorer = require_scorer(pretrained)
+    teacher = pretrained.config.teacher
     generator = _generator(seed, clips)
-    views = num_views if token_ratio < 1 else 1  # without a draw they would all be the same
+    views = num_views if teacher.token_ratio < 1 else 1  # without a draw they would all be the same
     scores = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
     with autocast(clips.device, pretrained.config.run.precision):
         for _ in range(views):
-            scores += score_tokens(scorer, clips, token_ratio=token_ratio, generator=generator)
+            scores += score_tokens(
+                scorer,
+                clips,
+                token_ratio=teacher.token_ratio,
+                view=teacher.view,
+                draws=teacher.draws,
+                generator=generator,
+            )
     return scores / views
 
 
@@ -139,7 +146,7 @@ def measure_mining(
     moving (B, N): share of each token that the moving object covers, where it is known.
     Raises ValueError for a checkpoint without a predictor, or ``moving`` that does not fit.
     """
-    _scorer(pretrained)
+    require_scorer(pretrained)
     measured, accuracy = _measure(pretrained, clips, num_masks=num_masks, seed=seed)
     assert accuracy is not None
     predicted = predicted_loss(pretrained, clips, seed=seed, num_views=num_views)
@@ -271,7 +278,8 @@ def even_masks(
         yield mask
 
 
-def _scorer(pretrained: Pretrained) -> HPM:
+def require_scorer(pretrained: Pretrained) -> HPM:
+    """The scorer; raises ValueError for a checkpoint without a predictor."""
     if pretrained.scorer is None:
         raise ValueError(
             "checkpoint has no loss predictor (loss.prediction none): "

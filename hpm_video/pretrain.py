@@ -21,15 +21,17 @@ from hpm_video.masking import (
     Rows,
     hard_mask,
     hard_ratio_at,
+    num_reconstructed_tokens,
     num_visible_tokens,
     random_mask,
+    reconstructed_tokens,
     unit_scores,
 )
 from hpm_video.models import build_model, token_grid
 from hpm_video.models.hpm import HPM
 from hpm_video.optim import describe_lr, lr_schedule, pretrain_optimizer, set_lr
 from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
-from hpm_video.teacher import make_teacher, momentum_at, score_tokens, update_teacher
+from hpm_video.teacher import View, make_teacher, momentum_at, score_tokens, update_teacher
 from hpm_video.tokens import (
     TokenGrid,
     gather_tokens,
@@ -68,6 +70,8 @@ def pretrain_step(
     loss: LossConfig,
     hard_ratio: float,
     token_ratio: float,
+    view: View = "tokens",
+    draws: int = 1,
     generator: torch.Generator,
     precision: str = "float32",
     rows: Rows | None = None,
@@ -75,15 +79,23 @@ def pretrain_step(
     """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) in [0, 1] -> `PretrainStep`.
 
     The teacher, if there is one, predicts which tokens will be hard, the mask takes the hardest
-    share ``hard_ratio`` of them, the student reconstructs what is masked and predicts its own
-    loss on it. Pure compute: no optimizer, no global random state. ``rows`` as in `random_mask`.
+    share ``hard_ratio`` of them, the student reconstructs what is masked (with decoder masking, a
+    share of it) and predicts its own loss on it. ``token_ratio``, ``view`` and ``draws`` say what
+    the teacher sees, see `score_tokens`. Pure compute: no optimizer, no global random state.
+    ``rows`` as in `random_mask`.
     """
     tube_length = masking.tube_length or grid.time
     mask_ratio = masking.mask_ratio
     with autocast(clips.device, precision):
         if teacher is not None and hard_ratio > 0:
             scores = score_tokens(
-                teacher, clips, token_ratio=token_ratio, generator=generator, rows=rows
+                teacher,
+                clips,
+                token_ratio=token_ratio,
+                view=view,
+                draws=draws,
+                generator=generator,
+                rows=rows,
             )
             mask = hard_mask(
                 scores,
@@ -105,7 +117,22 @@ def pretrain_step(
                 rows=rows,
             )
         num_visible = num_visible_tokens(grid, mask_ratio=mask_ratio, tube_length=tube_length)
-        output = student(clips, mask, num_visible)
+        kept = None
+        if masking.decoder_mask_ratio > 0:
+            kept = reconstructed_tokens(
+                mask,
+                grid,
+                num_kept=num_reconstructed_tokens(
+                    grid,
+                    mask_ratio=mask_ratio,
+                    tube_length=tube_length,
+                    decoder_mask_ratio=masking.decoder_mask_ratio,
+                ),
+                pattern=masking.decoder_mask,
+                generator=generator,
+                rows=rows,
+            )
+        output = student(clips, mask, num_visible, kept)
 
     targets = gather_tokens(patchify(clips, grid), output.masked)
     if loss.normalize_targets:
@@ -119,6 +146,7 @@ def pretrain_step(
     measured = token_losses.detach()
     predicted = output.predicted_loss.gather(1, output.masked)
     if loss.ranking_level == "unit":
+        assert kept is None, "units are not compared by parts"
         measured = _mean_per_masked_unit(measured, output.masked, mask, grid, tube_length)
         predicted = _mean_per_masked_unit(predicted, output.masked, mask, grid, tube_length)
     objective = losses.ranking_loss if loss.prediction == "ranking" else losses.absolute_loss
@@ -158,7 +186,12 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
     folder = check_run_folder(config)
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     tube_length = masking.tube_length or grid.time
-    num_visible_tokens(grid, mask_ratio=masking.mask_ratio, tube_length=tube_length)  # or refuse
+    num_reconstructed_tokens(  # or refuse
+        grid,
+        mask_ratio=masking.mask_ratio,
+        tube_length=tube_length,
+        decoder_mask_ratio=masking.decoder_mask_ratio,
+    )
     manifest = read_manifest(data.manifest, root=data.root, labels=False)
     videos_per_step = data.batch_size * optim.accumulation * world.size
     clips_per_step = videos_per_step * data.repeats
@@ -249,6 +282,8 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
                         loss=config.loss,
                         hard_ratio=hard_ratio,
                         token_ratio=config.teacher.token_ratio,
+                        view=config.teacher.view,
+                        draws=config.teacher.draws,
                         generator=generator,
                         precision=config.run.precision,
                         rows=(first, clips_per_step),

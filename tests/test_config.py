@@ -97,7 +97,15 @@ def test_values_of_every_kind() -> None:
         ("optim.epochs", ["optim.epochs", "group.key=value"]),
         ("masking.mask_ratio=1.2", ["masking.mask_ratio (1.2)", "(0, 1)"]),
         ("masking.hard_ratio_end=-1", ["masking.hard_ratio_end (-1", "[0, 1]"]),
+        ("masking.hard_ratio_start=1.5", ["masking.hard_ratio_start (1.5)", "[0, 1]"]),
+        ("masking.tube_length=0", ["masking.tube_length (0)", "at least 1"]),
+        ("masking.decoder_mask_ratio=1", ["masking.decoder_mask_ratio (1", "[0, 1)"]),
+        ("masking.decoder_mask_ratio=.nan", ["masking.decoder_mask_ratio (nan)", "[0, 1)"]),
+        ("masking.decoder_mask=cells", ["masking.decoder_mask", "cells", "running_cell"]),
         ("teacher.token_ratio=0", ["teacher.token_ratio (0", "(0, 1]"]),
+        ("teacher.token_ratio=1.1", ["teacher.token_ratio (1.1)", "(0, 1]"]),
+        ("teacher.draws=0", ["teacher.draws (0)", "at least 1"]),
+        ("teacher.view=some", ["teacher.view", "some", "spread"]),
         ("optim.epochs=0", ["optim.epochs (0)", "at least 1"]),
         ("optim.warmup_epochs=800", ["optim.warmup_epochs (800)", "optim.epochs (800)"]),
         ("loss.prediction=none", ["loss.prediction (none)", "hard_ratio_end"]),
@@ -123,6 +131,16 @@ def test_mistakes_are_one_line_that_names_them(override: str, words: list[str]) 
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_units_are_not_ranked_by_parts() -> None:
+    settings = ["loss.ranking_level=unit", "masking.decoder_mask_ratio=0.5"]
+    message = r"loss.ranking_level \(unit\) must be token while masking.decoder_mask_ratio \(0.5\)"
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(PretrainConfig, None, settings)
+    assert "\n" not in str(caught.value)
+    for setting in settings:
+        load_config(PretrainConfig, None, [setting])
 
 
 @pytest.mark.parametrize(

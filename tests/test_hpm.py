@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import LossConfig, MaskingConfig
-from hpm_video.masking import hard_mask, random_mask
+from hpm_video.masking import (
+    Rows,
+    hard_mask,
+    num_reconstructed_tokens,
+    random_mask,
+    reconstructed_tokens,
+)
 from hpm_video.models.hpm import HPM
 from hpm_video.pretrain import pretrain_step
 from hpm_video.teacher import make_teacher, score_tokens
-from hpm_video.tokens import TokenGrid, patchify
+from hpm_video.tokens import TokenGrid, gather_tokens, normalize_targets, patchify
 
 TUBELET, PATCH = 2, 4
 # grid, tube length, mask ratio
@@ -152,6 +158,9 @@ def _step(
     hard_ratio: float = 0.5,
     seed: int = 0,
     precision: str = "float32",
+    token_ratio: float = 1.0,
+    rows: Rows | None = None,
+    **settings: object,
 ):
     return pretrain_step(
         student,
@@ -161,9 +170,11 @@ def _step(
         masking=masking or MaskingConfig(mask_ratio=0.7),
         loss=loss or LossConfig(),
         hard_ratio=hard_ratio,
-        token_ratio=1.0,
+        token_ratio=token_ratio,
         generator=torch.Generator().manual_seed(seed),
         precision=precision,
+        rows=rows,
+        **settings,
     )
 
 
@@ -320,3 +331,248 @@ def test_hard_masks_work_on_scores_of_either_precision(precision: str) -> None:
         )
     assert scores.dtype == torch.float32
     assert mask.sum(dim=1).tolist() == [28, 28]
+
+
+def _slow_step(student: HPM, teacher: HPM, clip: Tensor, noise: list[float]) -> dict[str, object]:
+    """The literal method for one clip of 2 x 4 x 5 tokens, tube by tube and pair by pair.
+
+    The teacher sees everything; of 14 masked tubes the 7 of highest score are masked, and those
+    of lowest noise among the others.
+    """
+    with torch.no_grad():
+        encoded = teacher.encoder(patchify(clip[None], student.grid))
+        x = teacher.decoder_input.project(encoded) + teacher.decoder_input.positions
+        scores = teacher.predictor.head(teacher.predictor(x)).flatten().tolist()
+    tubes = [(scores[place] + scores[20 + place]) / 2 for place in range(20)]
+    hard = sorted(range(20), key=lambda place: -tubes[place])[:7]
+    others = sorted((p for p in range(20) if p not in hard), key=lambda place: noise[place])
+    chosen = {*hard, *others[:7]}
+    mask = torch.tensor([[place in chosen for place in range(20)] * 2])
+    with torch.no_grad():
+        output = student(clip[None], mask)
+    patches = patchify(clip[None], student.grid)[0]
+    losses, predictions = [], []
+    for place, token in enumerate(mask[0].nonzero().flatten().tolist()):
+        target = patches[token].double().view(-1, 3)
+        target = (target - target.mean(0)) / (target.var(0).sqrt() + 1e-6)
+        error = output.reconstruction[0, place].double() - target.flatten()
+        losses.append(error.square().mean().item())
+        predictions.append(output.predicted_loss[0, token].item())
+    pairs = [
+        -math.log(1 / (1 + math.exp(predictions[j] - predictions[i])))
+        for i in range(len(losses))
+        for j in range(len(losses))
+        if losses[i] > losses[j]
+    ]
+    ranking = sum(pairs) / len(pairs)
+    return {"mask": mask[0], "reconstruction": sum(losses) / len(losses), "ranking": ranking}
+
+
+def test_the_literal_step_agrees_with_a_loop_over_clips() -> None:
+    grid, seed = TokenGrid(2, 4, 5), 3
+    student, teacher = _model(grid).eval(), make_teacher(_model(grid, seed=9))
+    clips = _clips(grid, 5)
+    masks = []
+    student.register_forward_pre_hook(lambda module, inputs: masks.append(inputs[1]))
+    step = _step(student, clips, teacher=teacher, hard_ratio=0.5, seed=seed)
+    # Of the noise for a clip, one number per tube decides what is masked besides the hard ones.
+    noise = torch.rand(5, 40, generator=torch.Generator().manual_seed(seed))[:, :20].tolist()
+    slow = [_slow_step(student, teacher, *pair) for pair in zip(clips, noise, strict=True)]
+    assert torch.equal(masks[0], torch.stack([one["mask"] for one in slow]))
+    reconstruction = sum(one["reconstruction"] for one in slow) / 5
+    ranking = sum(one["ranking"] for one in slow) / 5
+    assert step.reconstruction_loss.item() == pytest.approx(reconstruction, rel=1e-5)
+    assert step.prediction_loss.item() == pytest.approx(ranking, rel=1e-5)
+    assert step.loss.item() == pytest.approx(reconstruction + ranking, rel=1e-5)
+
+
+@pytest.mark.parametrize("view", ["tokens", "tubes", "frames", "spread"])
+@pytest.mark.parametrize("pattern", ["running_cell", "random"])
+def test_a_step_does_not_depend_on_how_its_clips_are_shared_out(view: str, pattern: str) -> None:
+    grid = TokenGrid(4, 4, 5)
+    student, teacher = _model(grid).eval(), make_teacher(_model(grid, seed=9))
+    clips = _clips(grid, 6)
+    masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=0.4, decoder_mask=pattern)
+
+    def step(first: int, last: int):
+        return _step(
+            student,
+            clips[first:last],
+            teacher=teacher,
+            masking=masking,
+            token_ratio=0.3,
+            view=view,
+            draws=2,
+            rows=(first, 6),
+        )
+
+    whole, parts = step(0, 6), [step(0, 2), step(2, 6)]
+    for name in ("measured", "predicted"):
+        apart = torch.cat([getattr(part, name) for part in parts])
+        assert (apart - getattr(whole, name)).abs().max() < 1e-5, name
+    assert (whole.measured[0] - whole.measured[1]).abs().max() > 1e-3
+
+
+def test_the_step_asks_the_teacher_as_it_is_told() -> None:
+    grid = TokenGrid(4, 4, 5)
+    student, teacher = _model(grid).eval(), make_teacher(_model(grid, seed=9))
+    clips = _clips(grid)
+    seen: list[Tensor] = []
+    teacher.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
+    _step(student, clips, teacher=teacher, token_ratio=0.2, view="tubes", draws=2)
+    assert [tuple(index.shape) for index in seen] == [(2, 16), (2, 16)]
+    assert not set(seen[0][0].tolist()) & set(seen[1][0].tolist())
+    assert len(set((seen[0][0] % 20).tolist())) == 4
+
+
+# ---- decoder masking
+
+
+def _keep(mask: Tensor, grid: TokenGrid, num_kept: int, pattern: str = "running_cell") -> Tensor:
+    return reconstructed_tokens(
+        mask,
+        grid,
+        num_kept=num_kept,
+        pattern=pattern,
+        generator=torch.Generator().manual_seed(8),
+    )
+
+
+def test_decoders_that_see_all_masked_tokens_give_what_they_gave_without_an_index() -> None:
+    grid = TokenGrid(4, 3, 5)
+    model, clips, mask = _model(grid).eval(), _clips(grid), _mask(grid, 2, 0.61)
+    whole = model(clips, mask)
+    same = model(clips, mask, None, whole.masked)
+    assert (same.reconstruction - whole.reconstruction).abs().max() < 1e-5
+    assert (same.predicted_loss - whole.predicted_loss).abs().max() < 1e-5
+    assert torch.equal(same.masked, whole.masked)
+    assert torch.equal(same.visible, whole.visible)
+
+
+@pytest.mark.parametrize("predictor_depth", [1, None])
+def test_decoders_see_visible_and_kept_tokens_only(predictor_depth: int | None) -> None:
+    """Their sequence is shorter, and what they say is for the tokens it is said to be for."""
+    grid = TokenGrid(4, 3, 5)
+    model, clips, mask = _model(grid, predictor_depth).eval(), _clips(grid), _mask(grid, 2, 0.61)
+    kept = _keep(mask, grid, 11)
+    lengths: list[int] = []
+    for decoder in (model.reconstructor, model.predictor):
+        if decoder is not None:
+            decoder.register_forward_pre_hook(
+                lambda module, inputs: lengths.append(inputs[0].shape[1])
+            )
+    output = model(clips, mask, None, kept)
+    num_visible = int((~mask[0]).sum())
+    assert set(lengths) == {num_visible + 11}
+    assert torch.equal(output.masked, kept)
+    assert output.reconstruction.shape == (2, 11, TUBELET * PATCH * PATCH * 3)
+
+    # By hand, for each clip: mask tokens at the kept places, in their order, before all others.
+    for row in range(2):
+        visible = (~mask[row]).nonzero().flatten()
+        encoded = model.encoder(patchify(clips, grid)[row, visible][None], visible[None])[0]
+        end = model.decoder_input
+        tokens = [end.mask_token[0, 0] + end.positions[token] for token in kept[row].tolist()]
+        tokens += [
+            end.project(value) + end.positions[token]
+            for token, value in zip(visible.tolist(), encoded, strict=True)
+        ]
+        sequence = torch.stack(tokens)[None]
+        decoder = model.reconstructor
+        expected = decoder.head(decoder(sequence))[0, :11]
+        assert (output.reconstruction[row] - expected).abs().max() < 1e-5
+        if predictor_depth is None:
+            assert output.predicted_loss is None
+            continue
+        predicted = model.predictor.head(model.predictor(sequence))[0, :, 0]
+        index = torch.cat([kept[row], visible])
+        assert (output.predicted_loss[row, index] - predicted).abs().max() < 1e-5
+        left_out = torch.ones(grid.num_tokens, dtype=torch.bool).scatter(0, index, False)
+        assert torch.equal(output.predicted_loss[row].isnan(), left_out)
+
+
+def test_no_masked_pixel_is_read_under_decoder_masking() -> None:
+    grid = TokenGrid(4, 3, 5)
+    model, clips, mask = _model(grid), _clips(grid), _mask(grid, 2, 0.61)
+    kept = _keep(mask, grid, 11)
+    expected = model(clips, mask, None, kept)
+    for row, token in mask.nonzero().tolist():
+        t, y, x = _token_pixels(token, grid)
+        clips[row, :, t, y, x] = math.nan
+    output = model(clips, mask, None, kept)
+    assert torch.equal(output.reconstruction, expected.reconstruction)
+    torch.testing.assert_close(
+        output.predicted_loss, expected.predicted_loss, rtol=0, atol=0, equal_nan=True
+    )
+
+
+@pytest.mark.parametrize("pattern", ["running_cell", "random"])
+def test_the_step_compares_the_kept_tokens_only(pattern: str) -> None:
+    grid = TokenGrid(4, 4, 5)  # 14 of 20 tubes are masked, 56 tokens, and 34 of them kept
+    student, clips = _model(grid).eval(), _clips(grid)
+    masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=0.4, decoder_mask=pattern)
+    num_kept = num_reconstructed_tokens(grid, mask_ratio=0.7, tube_length=4, decoder_mask_ratio=0.4)
+    assert num_kept == 34
+    # The mask is drawn first: it is that of a step without decoder masking.
+    generator = torch.Generator().manual_seed(0)
+    mask = random_mask(2, grid, mask_ratio=0.7, tube_length=4, generator=generator, device="cpu")
+    kept = reconstructed_tokens(mask, grid, num_kept=num_kept, pattern=pattern, generator=generator)
+    output = student(clips, mask, None, kept)
+    targets = normalize_targets(gather_tokens(patchify(clips, grid), kept))
+    losses = (output.reconstruction - targets).square().mean(dim=2)
+    step = _step(student, clips, masking=masking)
+    assert step.measured.shape == step.predicted.shape == (2, 34)
+    assert (step.measured - losses).abs().max() < 1e-6
+    assert step.reconstruction_loss.item() == pytest.approx(losses.mean().item(), rel=1e-6)
+    assert torch.equal(step.predicted, output.predicted_loss.gather(1, kept))
+    assert step.predicted.isfinite().all()
+
+
+@pytest.mark.parametrize("pattern", ["running_cell", "random"])
+@pytest.mark.parametrize("prediction", ["ranking", "absolute", "none"])
+def test_decoder_masking_reaches_every_parameter(prediction: str, pattern: str) -> None:
+    grid = TokenGrid(2, 3, 5)
+    student = _model(grid, None if prediction == "none" else 1)
+    masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=0.5, decoder_mask=pattern)
+    _step(
+        student, _clips(grid), masking=masking, loss=LossConfig(prediction=prediction)
+    ).loss.backward()
+    for name, parameter in student.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        if not (prediction == "ranking" and name in _SHIFTS):
+            assert parameter.grad.abs().max() > 1e-6, name
+
+
+@pytest.mark.parametrize("hard_ratio", [0.0, 0.5])
+def test_decoder_mask_ratio_0_changes_nothing(hard_ratio: float) -> None:
+    """Not a bit, and not the state of the generator."""
+    grid = TokenGrid(2, 4, 5)
+    student, teacher = _model(grid), make_teacher(_model(grid, seed=9))
+    clips = _clips(grid)
+    calls: list[tuple[object, ...]] = []
+    student.register_forward_pre_hook(lambda module, inputs: calls.append(inputs))
+    plain = _step(student, clips, teacher=teacher, hard_ratio=hard_ratio)
+    for pattern in ("running_cell", "random"):
+        masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=0.0, decoder_mask=pattern)
+        step = _step(student, clips, teacher=teacher, hard_ratio=hard_ratio, masking=masking)
+        assert torch.equal(step.loss, plain.loss)
+        assert torch.equal(step.measured, plain.measured)
+        assert torch.equal(step.predicted, plain.predicted)
+    assert all(call[3] is None for call in calls)
+    # With it, the mask stays the same: decoder masking draws after everything else.
+    masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=0.5)
+    _step(student, clips, teacher=teacher, hard_ratio=hard_ratio, masking=masking)
+    assert torch.equal(calls[-1][1], calls[0][1])
+    assert calls[-1][3].shape == (2, 14)
+
+
+def test_decoder_masking_works_in_bfloat16() -> None:
+    grid = TokenGrid(4, 4, 5)
+    student, clips = _model(grid), _clips(grid)
+    masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=0.5)
+    step = _step(student, clips, masking=masking, precision="bfloat16", hard_ratio=0)
+    full = _step(student, clips, masking=masking, hard_ratio=0)
+    step.loss.backward()
+    for value in (step.loss, step.predicted, step.measured):
+        assert value.dtype == torch.float32
+    assert step.loss.item() == pytest.approx(full.loss.item(), rel=0.02)

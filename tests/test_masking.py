@@ -10,9 +10,11 @@ from hpm_video.masking import (
     hard_mask,
     hard_ratio_at,
     num_masked_units,
+    num_reconstructed_tokens,
     num_units,
     num_visible_tokens,
     random_mask,
+    reconstructed_tokens,
     unit_scores,
 )
 from hpm_video.tokens import TokenGrid
@@ -265,6 +267,7 @@ def test_a_part_of_a_batch_gets_the_masks_of_the_whole(kind: str) -> None:
         ({"mask_ratio": 1.0}, r"masking.mask_ratio \(1.0\) must be in \(0, 1\)"),
         ({"mask_ratio": 1.2}, r"masking.mask_ratio \(1.2\)"),
         ({"mask_ratio": 0.05}, "masks 0 of 15 units"),
+        ({"mask_ratio": 1 - 1e-12}, "masks 15 of 15 units: at least one .* one visible"),
         ({"tube_length": 3}, r"masking.tube_length \(3\) must divide the grid's 4"),
         ({"tube_length": 0}, r"masking.tube_length \(0\)"),
         ({"hard_ratio": -0.1}, r"hard_ratio \(-0.1\) must be in \[0, 1\]"),
@@ -283,3 +286,153 @@ def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> N
 )
 def test_hard_ratio_rises_linearly_and_stays_in_its_range(progress: float, expected: float) -> None:
     assert hard_ratio_at(progress, 0.1, 0.5) == pytest.approx(expected)
+
+
+PATTERNS = ["running_cell", "random"]
+
+
+def _kept(
+    mask: Tensor,
+    grid: TokenGrid,
+    num_kept: int,
+    pattern: str,
+    *,
+    seed: int = 5,
+    rows: tuple[int, int] | None = None,
+) -> Tensor:
+    return reconstructed_tokens(
+        mask, grid, num_kept=num_kept, pattern=pattern, generator=_generator(seed), rows=rows
+    )
+
+
+def _place(token: int, grid: TokenGrid) -> tuple[int, int]:
+    """Time step of a token, and the number of its place in a 2 x 2 cell, going around it."""
+    time, place = divmod(token, grid.height * grid.width)
+    row, column = divmod(place, grid.width)
+    return time, {(0, 0): 0, (0, 1): 1, (1, 1): 2, (1, 0): 3}[row % 2, column % 2]
+
+
+@pytest.mark.parametrize("decoder_mask_ratio", ["0.1", "0.5", "0.61", "0.75", "0.9"])
+@pytest.mark.parametrize(("grid", "tube_length"), LAYOUTS)
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_clip_keeps_the_same_number_of_masked_tokens(
+    pattern: str, grid: TokenGrid, tube_length: int, decoder_mask_ratio: str
+) -> None:
+    masked = num_masked_units(grid, mask_ratio=0.61, tube_length=tube_length) * tube_length
+    expected = round((1 - Fraction(decoder_mask_ratio)) * masked)
+    num_kept = num_reconstructed_tokens(
+        grid,
+        mask_ratio=0.61,
+        tube_length=tube_length,
+        decoder_mask_ratio=float(decoder_mask_ratio),
+    )
+    assert num_kept == expected
+    make = _makers(grid, tube_length, 0.61, batch=4)["hard 0.3"]
+    mask = make(_generator())
+    kept = _kept(mask, grid, num_kept, pattern)
+    assert kept.shape == (4, expected)
+    for row, tokens in zip(mask.tolist(), kept.tolist(), strict=True):
+        assert tokens == sorted(set(tokens))
+        assert all(row[token] for token in tokens)
+
+
+# height and width odd and even; half, a quarter and three quarters
+@pytest.mark.parametrize("num_seen", [2, 1, 3])
+@pytest.mark.parametrize("grid", [TokenGrid(4, 3, 5), TokenGrid(8, 4, 6)])
+def test_the_cell_runs_with_time_and_covers_every_place_equally(
+    grid: TokenGrid, num_seen: int
+) -> None:
+    """Over tubes masked for multiples of 4 time steps nothing has to be trimmed: then what is kept
+    is the run of neighbouring places from one of four begins, found by trying each."""
+    mask = random_mask(
+        40, grid, mask_ratio=0.6, tube_length=grid.time, generator=_generator(), device="cpu"
+    )
+    kept = _kept(mask, grid, int(mask[0].sum()) * num_seen // 4, "running_cell")
+    begins = []
+    for row, tokens in zip(mask, kept.tolist(), strict=True):
+        hidden = row.nonzero().flatten().tolist()
+        runs = []
+        for begin in range(4):
+            run = []
+            for token in hidden:
+                time, place = _place(token, grid)
+                if place in [(begin + time + k) % 4 for k in range(num_seen)]:
+                    run.append(token)
+            runs.append(run)
+        assert tokens in runs
+        begins.append(runs.index(tokens))
+        of_tube = [token % grid.num_tubes for token in tokens]
+        assert {of_tube.count(tube) for tube in of_tube} == {grid.time * num_seen // 4}
+        assert {token % grid.num_tubes for token in hidden} == set(of_tube)
+    assert set(begins) == {0, 1, 2, 3}
+
+
+def test_between_quarters_the_last_place_of_the_run_is_kept_in_part() -> None:
+    grid = TokenGrid(4, 4, 4)
+    mask = torch.ones(30, 64, dtype=torch.bool)  # 16 tokens of each place
+    kept = _kept(mask, grid, 40, "running_cell")
+    parts = set()
+    for tokens in kept.tolist():
+        # How many of the 4 tokens of each place are kept, by time, the place moving along.
+        found = []
+        for begin in range(4):
+            ranks = [
+                (place - time - begin) % 4 for time, place in (_place(t, grid) for t in tokens)
+            ]
+            if [ranks.count(rank) for rank in range(4)] == [16, 16, 8, 0]:
+                found.append(tuple(t for t, rank in zip(tokens, ranks, strict=True) if rank == 2))
+        assert len(found) == 1
+        parts.add(found[0])
+    assert len(parts) == 30  # drawn anew for each clip
+
+
+@pytest.mark.parametrize("num_kept", [5, 9, 12])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_all_masked_tokens_are_kept_equally_often(pattern: str, num_kept: int) -> None:
+    grid, trials = TokenGrid(2, 3, 5), 4000
+    mask = torch.zeros(30, dtype=torch.bool)
+    mask[torch.randperm(30, generator=_generator(1))[:18]] = True
+    kept = _kept(mask.expand(trials, -1), grid, num_kept, pattern)
+    shares = torch.bincount(kept.flatten(), minlength=30) / trials
+    assert torch.equal(shares[~mask], torch.zeros(12))
+    if pattern == "random":  # a cell's places have neighbours of which more or fewer are masked
+        expected = torch.full((18,), num_kept / 18)
+        assert shares[mask] == pytest.approx(expected, abs=5 * 0.5 / trials**0.5)
+    assert shares[mask].min() > 0.1
+
+
+def test_all_places_begin_the_run_equally_often() -> None:
+    grid, trials = TokenGrid(1, 4, 6), 4000
+    mask = torch.ones(trials, 24, dtype=torch.bool)
+    shares = torch.bincount(_kept(mask, grid, 12, "running_cell").flatten()) / trials
+    assert shares == pytest.approx(torch.full((24,), 0.5), abs=5 * 0.5 / trials**0.5)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_kept_tokens_follow_the_generator_and_the_place_in_the_batch(pattern: str) -> None:
+    grid = TokenGrid(4, 3, 5)
+    mask = _makers(grid, 2, 0.7, batch=7)["random"](_generator())
+    before = torch.get_rng_state()
+    whole = _kept(mask, grid, 17, pattern)
+    assert torch.equal(torch.get_rng_state(), before)
+    parts = [
+        _kept(mask[first:last], grid, 17, pattern, rows=(first, 7))
+        for first, last in [(0, 3), (3, 4), (4, 7)]
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(_kept(mask, grid, 17, pattern, seed=6), whole)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "message"),
+    [
+        (1.0, r"masking.decoder_mask_ratio \(1.0\) must be in \[0, 1\)"),
+        (-0.5, r"masking.decoder_mask_ratio \(-0.5\) must be in \[0, 1\)"),
+        (0.99, r"masking.decoder_mask_ratio \(0.99\) leaves 0 of 28 masked tokens"),
+    ],
+)
+def test_bad_decoder_mask_ratios_are_refused(ratio: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        num_reconstructed_tokens(
+            TokenGrid(4, 3, 5), mask_ratio=0.5, tube_length=4, decoder_mask_ratio=ratio
+        )

@@ -144,6 +144,13 @@ VARIANTS = {
     "units": ["loss.ranking_level=unit"],
     "single tokens": ["masking.tube_length=1"],
     "sparse teacher": ["teacher.token_ratio=0.5"],
+    "sparse teacher, spread": ["teacher.token_ratio=0.2", "teacher.view=spread", "teacher.draws=2"],
+    "sparse teacher, tubes": ["teacher.token_ratio=0.5", "teacher.view=tubes"],
+    "sparse teacher, frames": ["teacher.token_ratio=0.5", "teacher.view=frames"],
+    "decoder masking": ["masking.decoder_mask_ratio=0.5"],
+    "decoder masking at random": [
+        *("masking.decoder_mask_ratio=0.5", "masking.decoder_mask=random"),
+    ],
     "repeats": ["data.repeats=2"],
     "pixels": ["loss.normalize_targets=false"],
     "bfloat16": ["run.precision=bfloat16", "model.drop_path=0.1", "optim.clip_grad=1.0"],

@@ -1,9 +1,19 @@
+from collections import Counter
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import Tensor
 
 from hpm_video.models.hpm import HPM
-from hpm_video.teacher import make_teacher, momentum_at, score_tokens, update_teacher
+from hpm_video.teacher import (
+    draw_tokens,
+    make_teacher,
+    momentum_at,
+    num_seen,
+    score_tokens,
+    update_teacher,
+)
 from hpm_video.tokens import TokenGrid, patchify, unpatchify
 
 GRID = TokenGrid(2, 3, 5)
@@ -35,9 +45,11 @@ def _clips(batch: int = 2) -> Tensor:
     return torch.rand(batch, 3, 4, 12, 20, generator=torch.Generator().manual_seed(1))
 
 
-def _score(teacher: HPM, clips: Tensor, token_ratio: float, seed: int = 0) -> Tensor:
+def _score(
+    teacher: HPM, clips: Tensor, token_ratio: float, seed: int = 0, **settings: object
+) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return score_tokens(teacher, clips, token_ratio=token_ratio, generator=generator)
+    return score_tokens(teacher, clips, token_ratio=token_ratio, generator=generator, **settings)
 
 
 def test_teacher_is_a_frozen_copy_without_reconstructor() -> None:
@@ -107,15 +119,17 @@ def test_token_ratio_1_is_a_forward_pass_over_all_tokens() -> None:
     assert expected.std() > 0.01
 
 
-def _seen(teacher: HPM, clips: Tensor, token_ratio: float, seed: int) -> list[set[int]]:
+def _seen(
+    teacher: HPM, clips: Tensor, token_ratio: float, seed: int, **settings: object
+) -> list[set[int]]:
     """Which tokens' pixels have an influence on the scores, found by changing each."""
-    before = _score(teacher, clips, token_ratio, seed)
+    before = _score(teacher, clips, token_ratio, seed, **settings)
     seen: list[set[int]] = [set() for _ in clips]
     for token in range(N):
         patches = patchify(clips, GRID)
         patches[:, token] += 0.3
         moved = unpatchify(patches, GRID, tubelet_size=2)
-        after = _score(teacher, moved, token_ratio, seed)
+        after = _score(teacher, moved, token_ratio, seed, **settings)
         for row in range(len(clips)):
             if not torch.equal(after[row], before[row]):
                 seen[row].add(token)
@@ -146,16 +160,6 @@ def test_sparse_teacher_scores_as_a_student_with_that_mask_does() -> None:
     assert (_score(teacher, clips, 0.3, seed=4) - expected).abs().max() < 1e-5
 
 
-def test_sparse_teacher_draws_every_token_equally_often() -> None:
-    teacher = make_teacher(_model())
-    index: list[Tensor] = []
-    teacher.encoder.register_forward_pre_hook(lambda module, inputs: index.append(inputs[1]))
-    trials = 3000
-    _score(teacher, _clips(1).expand(trials, -1, -1, -1, -1), 0.3)
-    counts = torch.zeros(N).scatter_add_(0, index[0].flatten(), torch.ones(trials * 9))
-    assert counts / trials == pytest.approx(torch.full((N,), 0.3), abs=5 * (0.21 / trials) ** 0.5)
-
-
 def test_scores_follow_the_generator_only() -> None:
     teacher, clips = make_teacher(_model()), _clips()
     before = torch.get_rng_state()
@@ -179,3 +183,172 @@ def test_a_part_of_a_batch_is_scored_like_the_whole() -> None:
             rows=(first, 5),
         )
         assert (part - whole[first:last]).abs().max() < 1e-5
+
+
+VIEWS = ["tokens", "tubes", "frames", "spread"]
+# Tubes and time steps without and with common divisors, more of the one or of the other.
+GRIDS = [GRID, TokenGrid(4, 7, 7), TokenGrid(8, 2, 6), TokenGrid(6, 3, 3), TokenGrid(7, 1, 3)]
+RATIOS = ["0.01", "0.1", "0.25", "0.3", "0.5", "0.77"]
+
+
+def _draw(batch: int, grid: TokenGrid, ratio: float, view: str, *, draws: int = 1, seed: int = 0):
+    return draw_tokens(
+        batch,
+        grid,
+        token_ratio=ratio,
+        view=view,
+        draws=draws,
+        generator=torch.Generator().manual_seed(seed),
+        device="cpu",
+    )
+
+
+def _counts(values: list[int], num_kinds: int) -> list[int]:
+    """How often each of 0 .. num_kinds - 1 comes, most often first."""
+    counter = Counter(values)
+    return sorted((counter[kind] for kind in range(num_kinds)), reverse=True)
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_shows_what_it_promises(view: str, grid: TokenGrid, ratio: str) -> None:
+    """Exact numbers of whole tubes or time steps, evenly spaced or evenly dealt."""
+    whole = {"tubes": grid.time, "frames": grid.num_tubes}.get(view, 1)
+    parts = max(1, round(Fraction(ratio) * (grid.num_tokens // whole)))
+    assert num_seen(grid, token_ratio=float(ratio), view=view) == parts * whole
+    drawn = _draw(20, grid, float(ratio), view)
+    assert drawn.shape == (20, 1, parts * whole)
+    for row in drawn[:, 0].tolist():
+        assert row == sorted(set(row))
+        assert 0 <= row[0] <= row[-1] < grid.num_tokens
+        times = [token // grid.num_tubes for token in row]
+        tubes = [token % grid.num_tubes for token in row]
+        if view == "tubes":
+            assert _counts(tubes, grid.num_tubes)[:parts] == [grid.time] * parts
+        elif view == "frames":
+            assert _counts(times, grid.time)[:parts] == [grid.num_tubes] * parts
+            steps = sorted(set(times))
+            ahead = [*steps[1:], steps[0] + grid.time]
+            gaps = {after - before for before, after in zip(steps, ahead, strict=True)}
+            assert max(gaps) - min(gaps) <= 1
+        elif view == "spread":
+            for values, kinds in ((times, grid.time), (tubes, grid.num_tubes)):
+                counts = _counts(values, kinds)
+                assert counts[0] - counts[-1] <= 1
+
+
+@pytest.mark.parametrize("draws", [2, 3, 5])
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("view", VIEWS)
+def test_draws_of_a_clip_share_no_token_while_there_are_others(
+    view: str, grid: TokenGrid, ratio: float, draws: int
+) -> None:
+    drawn = _draw(6, grid, ratio, view, draws=draws)
+    seen = num_seen(grid, token_ratio=ratio, view=view)
+    assert drawn.shape == (6, draws, seen)
+    for clip in drawn.tolist():
+        assert all(row == sorted(set(row)) for row in clip)
+        counts = _counts([token for row in clip for token in row], grid.num_tokens)
+        if draws * seen <= grid.num_tokens:
+            assert counts[0] == 1
+        elif view != "frames":
+            assert counts[0] - counts[-1] <= 1
+        if view == "spread":  # each of them, not only the first
+            for row in clip:
+                of_tubes = _counts([token % grid.num_tubes for token in row], grid.num_tubes)
+                assert of_tubes[0] - of_tubes[-1] <= 1
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("grid", [GRID, TokenGrid(4, 2, 3), TokenGrid(5, 2, 2)])
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_shows_every_token_equally_often(
+    view: str, grid: TokenGrid, ratio: float, draws: int
+) -> None:
+    trials = 4000
+    drawn = _draw(trials, grid, ratio, view, draws=draws)
+    expected = drawn.shape[2] / grid.num_tokens
+    for one in drawn.unbind(1):
+        counts = torch.bincount(one.flatten(), minlength=grid.num_tokens) / trials
+        tolerance = 5 * (expected * (1 - expected) / trials) ** 0.5
+        assert counts == pytest.approx(torch.full_like(counts, expected), abs=tolerance)
+
+
+def test_spread_deals_tubes_and_times_anew_for_every_clip() -> None:
+    """Which tubes come together, and which time a tube shows, has no pattern over clips."""
+    grid, trials = TokenGrid(2, 2, 3), 4000
+    drawn = _draw(trials, grid, 0.25, "spread")[:, 0]  # 3 of 6 tubes, one token each
+    shown = torch.zeros(trials, 12).scatter_(1, drawn, 1.0).view(trials, 2, 6)
+    tubes = shown.sum(dim=1)
+    together = (tubes.T @ tubes / trials)[~torch.eye(6, dtype=torch.bool)]
+    assert together == pytest.approx(torch.full_like(together, 0.2), abs=5 * 0.4 / trials**0.5)
+    first = shown[:, 0].T @ shown[:, 1] / trials  # tube i at time 0 while tube j at time 1
+    expected = torch.full((6, 6), 0.5 * 0.4 * 2 / 3 * 0.5 * 1.0)
+    expected.fill_diagonal_(0.0)
+    assert first == pytest.approx(expected, abs=5 * 0.25 / trials**0.5)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_scores_are_the_mean_of_what_students_with_those_masks_predict(view: str) -> None:
+    student, clips = _model(), _clips()
+    drawn = _draw(2, GRID, 0.3, view, draws=2, seed=4)
+    expected = []
+    for seen in drawn.unbind(1):
+        mask = torch.ones(2, N, dtype=torch.bool).scatter(1, seen, False)
+        with torch.no_grad():
+            expected.append(student.eval()(clips, mask).predicted_loss)
+    teacher = make_teacher(student)
+    scores = _score(teacher, clips, 0.3, seed=4, view=view, draws=2)
+    assert (scores - (expected[0] + expected[1]) / 2).abs().max() < 1e-5
+    assert (expected[0] - expected[1]).abs().max() > 1e-3
+    seen = _seen(teacher, clips, 0.3, seed=4, view=view, draws=2)
+    assert seen == [set(row) for row in drawn.flatten(1).tolist()]
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("view", VIEWS)
+def test_at_token_ratio_1_view_and_draws_do_not_matter(view: str, draws: int) -> None:
+    teacher, clips = make_teacher(_model()), _clips()
+    generator = torch.Generator().manual_seed(3)
+    before = generator.get_state()
+    scores = score_tokens(
+        teacher, clips, token_ratio=1.0, view=view, draws=draws, generator=generator
+    )
+    assert torch.equal(scores, _score(teacher, clips, 1.0))
+    assert torch.equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_part_of_a_batch_sees_what_the_whole_would(view: str) -> None:
+    settings = {"token_ratio": 0.3, "view": view, "draws": 2, "device": "cpu"}
+    whole = _draw(7, GRID, 0.3, view, draws=2)
+    parts = [
+        draw_tokens(
+            last - first,
+            GRID,
+            generator=torch.Generator().manual_seed(0),
+            rows=(first, 7),
+            **settings,
+        )
+        for first, last in [(0, 3), (3, 4), (4, 7)]
+    ]
+    assert torch.equal(torch.cat(parts), whole)
+    assert not torch.equal(_draw(7, GRID, 0.3, view, draws=2, seed=1), whole)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"token_ratio": 0.0}, r"teacher.token_ratio \(0.0\) must be in \(0, 1\]"),
+        ({"token_ratio": 1.5}, r"teacher.token_ratio \(1.5\) must be in \(0, 1\]"),
+        ({"token_ratio": -0.1}, r"teacher.token_ratio \(-0.1\)"),
+        ({"draws": 0}, r"teacher.draws \(0\) must be at least 1"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
+    good = {"token_ratio": 0.5, "draws": 1, "view": "spread"}
+    with pytest.raises(ValueError, match=message):
+        _score(make_teacher(_model()), _clips(), **{**good, **settings})

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Sampler, Subset, default_collate
 
 from hpm_video.config import DataConfig
 from hpm_video.data.bad_videos import UnreadableDataError
@@ -215,7 +215,12 @@ def clip_batches(
 
 
 def view_loader(
-    dataset: ViewDataset, *, batch_size: int, num_workers: int, rank: int, world_size: int
+    dataset: ViewDataset | Subset[ViewSample],
+    *,
+    batch_size: int,
+    num_workers: int,
+    rank: int,
+    world_size: int,
 ) -> DataLoader[Any]:
     """Return an iterable of `ViewBatch` over this process's share of the videos.
 

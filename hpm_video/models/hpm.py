@@ -20,6 +20,9 @@ class HPMOutput:
     predicted_loss (B, N): predicted reconstruction loss of every token; only its order within a
         clip has a meaning. None for plain VideoMAE.
     masked (B, M), visible (B, V): token indices, ascending.
+
+    With decoder masking M counts the kept masked tokens, which alone are reconstructed, ``masked``
+    are those, and the predicted loss of the masked tokens left out is not a number.
     """
 
     reconstruction: Tensor
@@ -78,29 +81,49 @@ class HPM(nn.Module):
             )
         self.apply(init_weights)
 
-    def forward(self, clips: Tensor, mask: Tensor, num_visible: int | None = None) -> HPMOutput:
+    def forward(
+        self,
+        clips: Tensor,
+        mask: Tensor,
+        num_visible: int | None = None,
+        kept: Tensor | None = None,
+    ) -> HPMOutput:
         """Clips (B, 3, T, H, W) in [0, 1] and mask (B, N), True = masked -> `HPMOutput`.
 
         ``num_visible``: tokens left visible in each row, if known (saves a sync, see `split_mask`).
+        ``kept`` (B, K): index, ascending, of the masked tokens that the decoders see besides the
+        visible ones (see `hpm_video.masking.reconstructed_tokens`); all of them if not given.
         """
         assert self.reconstructor is not None, "a teacher does not reconstruct"
         visible, masked = split_mask(mask, num_visible)
-        sequence = self.sequence(patchify(clips, self.grid), visible)
+        sequence = self.sequence(patchify(clips, self.grid), visible, kept)
         features = self.reconstructor(sequence)
+        predicted = None if self.predictor is None else self.predicted_loss(sequence)
+        if kept is None:
+            features = gather_tokens(features, masked)
+        else:
+            masked, features = kept, features[:, : kept.shape[1]]
+            if predicted is not None:
+                # (B, K + V) -> (B, N)
+                unknown = predicted.new_full(mask.shape, torch.nan)
+                predicted = unknown.scatter(1, torch.cat([kept, visible], dim=1), predicted)
         return HPMOutput(
-            reconstruction=self.reconstructor.head(gather_tokens(features, masked)),
-            predicted_loss=None if self.predictor is None else self.predicted_loss(sequence),
+            reconstruction=self.reconstructor.head(features),
+            predicted_loss=predicted,
             masked=masked,
             visible=visible,
         )
 
-    def sequence(self, patches: Tensor, visible: Tensor) -> Tensor:
-        """Encode the visible ones of patches (B, N, P) -> what both decoders see (B, N, width)."""
+    def sequence(self, patches: Tensor, visible: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Encode the visible ones of patches (B, N, P) -> what both decoders see (B, N, width).
+
+        With ``kept`` (B, K), only those masked tokens and the visible ones: (B, K + V, width).
+        """
         encoded = self.encoder(gather_tokens(patches, visible), visible)
-        return self.decoder_input(encoded, visible)
+        return self.decoder_input(encoded, visible, kept)
 
     def predicted_loss(self, sequence: Tensor) -> Tensor:
-        """Predicted loss of every token (B, N), float32, from the sequence (B, N, width)."""
+        """Predicted loss of every token (B, S), float32, of the sequence (B, S, width)."""
         assert self.predictor is not None
         features, head = self.predictor(sequence), self.predictor.head
         # bfloat16 has 8 bits: predictions close to each other would become ties.

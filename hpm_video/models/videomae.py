@@ -15,9 +15,10 @@ from hpm_video.tokens import TokenGrid, scatter_tokens
 
 
 class DecoderInput(nn.Module):
-    """From encoded visible tokens to the full sequence the decoders see.
+    """From encoded visible tokens to the sequence the decoders see.
 
     Linear to decoder width without bias, a learnt mask token in every masked place, positions.
+    With decoder masking (VideoMAE V2, arXiv 2303.16727), in some of the masked places only.
     """
 
     positions: Tensor
@@ -29,16 +30,24 @@ class DecoderInput(nn.Module):
         trunc_normal_(self.mask_token, std=0.02)
         self.register_buffer("positions", position_table(grid, width), persistent=False)
 
-    def forward(self, encoded: Tensor, visible: Tensor) -> Tensor:
-        """Encoded tokens (B, V, D) at index visible (B, V) -> sequence (B, N, decoder width)."""
+    def forward(self, encoded: Tensor, visible: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Encoded tokens (B, V, D) at index visible (B, V) -> sequence (B, N, decoder width).
+
+        With an index ``kept`` (B, K) of masked tokens, the sequence holds those and the visible
+        ones only: (B, K + V, decoder width), the kept ones first.
+        """
         tokens = self.project(encoded)
         batch, num_tokens = len(tokens), len(self.positions)
-        canvas = self.mask_token.to(tokens.dtype).expand(batch, num_tokens, -1)
-        return scatter_tokens(canvas, visible, tokens) + self.positions
+        mask_token = self.mask_token.to(tokens.dtype)
+        if kept is None:
+            canvas = mask_token.expand(batch, num_tokens, -1)
+            return scatter_tokens(canvas, visible, tokens) + self.positions
+        sequence = torch.cat([mask_token.expand(*kept.shape, -1), tokens], dim=1)
+        return sequence + self.positions[torch.cat([kept, visible], dim=1)]
 
 
 class Decoder(nn.Module):
-    """Transformer blocks over the full sequence, a norm, and a linear head."""
+    """Transformer blocks over the whole sequence, a norm, and a linear head."""
 
     def __init__(
         self, *, width: int, depth: int, heads: int, outputs: int, mlp_ratio: float = 4.0
