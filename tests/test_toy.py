@@ -217,7 +217,7 @@ def test_existing_folders(written: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape("other settings: seed (0, not 2)")):
         toy.write_toy_videos(written.parent, num_videos=24, seed=2)
     (tmp_path / "manifest.csv").write_text("path\n")
-    with pytest.raises(ValueError, match="without a readable toy.json"):
+    with pytest.raises(ValueError, match=r"without a readable toy\.json"):
         toy.write_toy_videos(tmp_path, num_videos=1)
     assert (tmp_path / "manifest.csv").read_text() == "path\n"
 

@@ -1,4 +1,4 @@
-"""Toy videos: a textured object moves over a textured background, and only its direction is the label.
+"""Toy videos: a textured object moves over a textured background; its direction is the label.
 
 What must not give the class away, and how it is kept silent:
 
