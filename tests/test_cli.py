@@ -366,6 +366,7 @@ def test_help_names_every_job_and_setting(capsys: pytest.CaptureFixture[str]) ->
         text = capsys.readouterr().out
         for key in keys:
             assert key in text
+        assert "of the forward pass (float32 | bfloat16)" in text
 
 
 @pytest.mark.parametrize("arguments", [[], ["pretraim"], ["pretrain"], ["evaluate", "x"]])
