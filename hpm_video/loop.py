@@ -23,6 +23,7 @@ from hpm_video.data.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loader import ClipBatch
 from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
 from hpm_video.logs import Record, RunLog
+from hpm_video.run_folder import release_run_folder
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -74,6 +75,7 @@ class Run:
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
+        self._exit.callback(release_run_folder, self.folder)
         self.log = self._exit.enter_context(
             RunLog(
                 self.folder,
