@@ -198,6 +198,9 @@ def _visualize(arguments: argparse.Namespace) -> int:
     bad = [result for result in results if result.error is not None]
     for result in bad:
         print(f"unreadable: {result.name}: {result.error}", file=sys.stderr)
+    if page is None:
+        print("hpm-video visualize: no video could be read: no page is written", file=sys.stderr)
+        return 1
     print(page)
     return 1 if bad else 0
 

@@ -43,10 +43,7 @@ def check_run_folder(config: Any) -> Path:
         raise ValueError("run.output_dir (null) must name a folder for the run")
     folder = Path(config.run.output_dir)
     file = folder / "config.yaml"
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            place = "is a file" if path == folder else f"lies under a file ({path})"
-            raise ValueError(f"run.output_dir ({folder}) {place}: must be a folder")
+    check_can_be_folder(folder, name="run.output_dir")
     if file.is_file():
         try:
             there = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -68,6 +65,14 @@ def check_run_folder(config: Any) -> Path:
     elif folder.is_dir() and {path.name for path in folder.iterdir()} - _LEFTOVERS:
         raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
     return folder
+
+
+def check_can_be_folder(folder: Path, *, name: str) -> None:
+    """Raise ValueError when a path, the setting ``name``, is a file or lies under one."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            place = "is a file" if path == folder else f"lies under a file ({path})"
+            raise ValueError(f"{name} ({folder}) {place}: must be a folder")
 
 
 def claim_run_folder(folder: Path, config: Any, world: World) -> None:
