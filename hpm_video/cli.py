@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -79,11 +80,10 @@ def _is_ours(trace: TracebackType | None) -> bool:
 
 
 def _settings_help(schema: type[Any]) -> str:
-    from hpm_video.config import describe_settings
+    from hpm_video.settings import settings_table
 
-    rows = list(describe_settings(schema))
-    width = max(len(key) for key, _ in rows)
-    return "settings and their defaults:\n" + "\n".join(f"  {k:<{width}}  {v}" for k, v in rows)
+    columns = min(shutil.get_terminal_size(fallback=(100, 24)).columns, 100)
+    return "settings, their defaults and meanings:\n" + settings_table(schema, columns=columns)
 
 
 def _config_arguments(schema_name: str) -> Callable[[argparse.ArgumentParser], None]:
@@ -198,6 +198,9 @@ def _visualize(arguments: argparse.Namespace) -> int:
     bad = [result for result in results if result.error is not None]
     for result in bad:
         print(f"unreadable: {result.name}: {result.error}", file=sys.stderr)
+    if page is None:
+        print("hpm-video visualize: no video could be read: no page is written", file=sys.stderr)
+        return 1
     print(page)
     return 1 if bad else 0
 

@@ -1,4 +1,6 @@
-"""Every setting, its type and its default; and how a YAML file and ``key=value`` become one.
+"""Every setting, its type, default and meaning; and how a YAML file and ``key=value`` become one.
+
+The comment behind a setting is its meaning in ``--help``, so each has one, on the same line.
 
 Groups by consequence: ``model masking teacher loss data optim`` change results, ``run`` does not
 (``run.seed`` and ``run.precision`` excepted). The only module that reads YAML.
@@ -7,8 +9,8 @@ Groups by consequence: ``model masking teacher loss data optim`` change results,
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,18 +18,20 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hpm_video.settings import check_settings
+
 Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
 class RunConfig:
     output_dir: str | None = None  # the run folder; the same command continues what lies there
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0  # of weights, order, crops and masks
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass
     compile: bool = False  # torch.compile of the model
-    log_every: int = 20  # steps
-    checkpoint_every_minutes: float = 20.0
+    log_every: int = 20  # steps from one record to the next
+    checkpoint_every_minutes: float = 20.0  # also at the end and before stopping
     keep_checkpoints: int = 2  # the newest so many are kept; 0 keeps all
     resume: str | None = None  # checkpoint to go on from when the run folder has none
 
@@ -42,11 +46,11 @@ class RunConfig:
 class DataConfig:
     manifest: list[str] = field(default_factory=list)  # one or several lists, joined
     root: str | None = None  # where relative paths start; default: each list's own folder
-    num_frames: int = 16
-    frame_stride: int = 2
-    sampling: Literal["dense", "uniform"] = "dense"
-    crop: Literal["multi_scale", "random_resized"] = "multi_scale"
-    crop_size: int = 224  # pixels
+    num_frames: int = 16  # frames of a clip
+    frame_stride: int = 2  # frames from one frame of a dense clip to the next
+    sampling: Literal["dense", "uniform"] = "dense"  # one window, or a frame of each segment
+    crop: Literal["multi_scale", "random_resized"] = "multi_scale"  # kind of random crop
+    crop_size: int = 224  # side of a clip in pixels
     flip: bool = False  # mirror half of the clips; never where direction is meaning
     repeats: int = 1  # crops taken of each decoded window
     batch_size: int = 32  # videos per process and micro-batch
@@ -62,13 +66,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    size: Literal["tiny", "small", "base", "large", "huge", "giant"] = "base"
-    width: int | None = None  # width, depth, heads: of `size` unless given
-    depth: int | None = None
-    heads: int | None = None
-    patch_size: int = 16  # pixels
-    tubelet_size: int = 2  # frames
-    drop_path: float = 0.0
+    size: Literal["tiny", "small", "base", "large", "huge", "giant"] = "base"  # of VideoMAE
+    width: int | None = None  # numbers per token; of `size` unless given
+    depth: int | None = None  # blocks; of `size` unless given
+    heads: int | None = None  # attention heads; of `size` unless given
+    patch_size: int = 16  # side of a token in pixels
+    tubelet_size: int = 2  # frames of a token
+    drop_path: float = 0.0  # stochastic depth: chance to skip the last block; earlier ones less
     init: str | None = None  # checkpoint whose weights to start from
 
     def __post_init__(self) -> None:
@@ -82,10 +86,10 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig(EncoderConfig):
-    decoder_width: int | None = None  # of `size` unless given
-    decoder_heads: int | None = None
-    decoder_depth: int = 4
-    predictor_depth: int = 4
+    decoder_width: int | None = None  # numbers per token; of `size` unless given
+    decoder_heads: int | None = None  # attention heads; of `size` unless given
+    decoder_depth: int = 4  # blocks that reconstruct
+    predictor_depth: int = 4  # blocks that predict the loss
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -96,7 +100,7 @@ class ModelConfig(EncoderConfig):
 @dataclass(frozen=True)
 class ClassifierConfig(EncoderConfig):
     drop_path: float = 0.1
-    head_dropout: float = 0.0
+    head_dropout: float = 0.0  # chance to drop an input of the last layer
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,11 +111,11 @@ class ClassifierConfig(EncoderConfig):
 @dataclass(frozen=True)
 class MaskingConfig:
     mask_ratio: float = 0.9  # share of the mining units that is masked
-    tube_length: int | None = None  # grid steps in time; default: the whole clip
+    tube_length: int | None = None  # grid steps in time of a mining unit; default: the whole clip
     hard_ratio_start: float = 0.0  # share of the mask chosen by predicted loss, at the start
     hard_ratio_end: float = 0.5  # ... and at the end; linear in between
     decoder_mask_ratio: float = 0.0  # share of the masked tokens that is not reconstructed
-    decoder_mask: Literal["running_cell", "random"] = "running_cell"  # which ones
+    decoder_mask: Literal["running_cell", "random"] = "running_cell"  # which are
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
@@ -134,11 +138,10 @@ class MaskingConfig:
 @dataclass(frozen=True)
 class TeacherConfig:
     token_ratio: float = 1.0  # share of the tokens the teacher sees; 1 is the paper's form
-    # Which ones, below 1: any, whole tubes, every k-th time step, or some of every tube.
-    view: Literal["tokens", "tubes", "frames", "spread"] = "tokens"
-    draws: int = 1  # passes over different tokens whose scores are averaged, below 1
-    momentum_start: float = 0.999
-    momentum_end: float = 0.9999
+    view: Literal["tokens", "tubes", "frames", "spread"] = "tokens"  # which ones, if not all
+    draws: int = 1  # views of different tokens whose scores are averaged
+    momentum_start: float = 0.999  # share of itself the teacher keeps per step, at the start
+    momentum_end: float = 0.9999  # ... and after the ramp
     ramp: float = 0.125  # share of the run over which momentum rises
 
     def __post_init__(self) -> None:
@@ -151,9 +154,9 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    normalize_targets: bool = True  # per token and colour channel
-    prediction: Literal["ranking", "absolute", "none"] = "ranking"
-    prediction_weight: float = 1.0
+    normalize_targets: bool = True  # reconstruct pixels normalised per token and colour channel
+    prediction: Literal["ranking", "absolute", "none"] = "ranking"  # how to learn to predict loss
+    prediction_weight: float = 1.0  # of the prediction loss; that of the reconstruction is 1
     ranking_level: Literal["token", "unit"] = "token"  # what is compared: tokens or mining units
 
     def __post_init__(self) -> None:
@@ -162,13 +165,13 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    epochs: int = 800
+    epochs: int = 800  # passes over the videos
     base_lr: float = 1.5e-4  # lr = base_lr * videos per optimizer step / 256
-    min_lr: float = 1e-5
+    min_lr: float = 1e-5  # where the cosine ends
     warmup_lr: float = 1e-6  # where warm-up starts
-    warmup_epochs: int = 40
+    warmup_epochs: int = 40  # epochs of linear warm-up
     weight_decay: float = 0.05  # none on biases and norms
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
     clip_grad: float | None = None  # largest gradient norm
     accumulation: int = 1  # micro-batches per optimizer step
     count_repeats: bool = False  # whether repeats count as videos in the lr rule
@@ -218,7 +221,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneDataConfig(DataConfig):
-    val_manifest: list[str] = field(default_factory=list)
+    val_manifest: list[str] = field(default_factory=list)  # evaluated on; none: no evaluation
     crop: Literal["multi_scale", "random_resized"] = "random_resized"
 
 
@@ -226,7 +229,7 @@ class FinetuneDataConfig(DataConfig):
 class EvaluationConfig:
     num_clips: int = 2  # clips in time per video
     num_crops: int = 3  # crops in space per clip
-    batch_size: int = 8  # videos
+    batch_size: int = 8  # videos at a time
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "num_crops", "batch_size"):
@@ -235,7 +238,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class FinetuneEvaluationConfig(EvaluationConfig):
-    every_epochs: int = 0  # 0 = only at the end
+    every_epochs: int = 0  # epochs from one evaluation to the next; 0: only at the end
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -250,7 +253,7 @@ class FinetuneOptimConfig(OptimConfig):
     warmup_epochs: int = 5
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 0.75  # lr factor from each layer to the one below it
-    label_smoothing: float = 0.1
+    label_smoothing: float = 0.1  # share of the target spread over all classes
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -276,9 +279,9 @@ class EvaluateConfig:
     """Settings of ``hpm-video evaluate`` beside the checkpoint, which brings its own data rules."""
 
     root: str | None = None  # where the manifest's relative paths start
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    num_workers: int = 8
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass
+    num_workers: int = 8  # decoding processes per process
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -300,21 +303,26 @@ def load_config(
         try:
             layer = OmegaConf.load(path)
         except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}") from error
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}" if mark else ""
+            raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}{line}") from error
         if not OmegaConf.is_dict(layer):
             raise ValueError(f"config ({path}) must hold groups of settings, key: value")
-        merged = _merge(merged, layer, source=str(path))
+        try:
+            merged = OmegaConf.merge(merged, _checked(schema, layer))
+        except ValueError as error:
+            raise ValueError(f"config ({path}): {error}") from error
     for override in overrides:
-        if "=" not in override:
+        key, _, value = override.partition("=")
+        if "=" not in override or not all(key.split(".")):
             raise ValueError(f"setting ({override}) must have the form group.key=value")
-        key, value = override.split("=", 1)
         if _is_list(schema, key) and not value.startswith("["):
             # One path, with any characters, is a list of one.
             layer = OmegaConf.create()
             OmegaConf.update(layer, key, [value] if value else [])
         else:
             layer = _parse(override)
-        merged = _merge(merged, layer, source=override)
+        merged = OmegaConf.merge(merged, _checked(schema, layer))
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -325,8 +333,8 @@ def load_config(
 
 def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
     """A config from the plain dict that `config_to_dict` gave, e.g. out of a checkpoint."""
-    merged = _merge(OmegaConf.structured(schema), OmegaConf.create(dict(values)), source="config")
-    config = OmegaConf.to_object(merged)
+    layer = _checked(schema, OmegaConf.create(dict(values)))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
     assert isinstance(config, schema)
     return config
 
@@ -354,24 +362,12 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str
     return keys
 
 
-def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """All settings of a schema as (dotted key, default), for ``--help``."""
-    default = schema()
-    for item in fields(schema):
-        value = getattr(default, item.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            yield from describe_settings(type(value), f"{prefix}{item.name}.")
-        else:
-            shown = list(value) if isinstance(value, tuple) else value
-            yield f"{prefix}{item.name}", "null" if shown is None else str(shown)
-
-
-def _merge(base: Any, layer: Any, *, source: str) -> Any:
-    try:
-        return OmegaConf.merge(base, layer)
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise ValueError(f"setting {key or ''} ({source}): {_one_line(error)}") from error
+def _checked(schema: type[Any], layer: Any) -> Any:
+    """A layer of settings; ValueError in plain words where it does not fit the schema."""
+    values = OmegaConf.to_container(layer, resolve=False)
+    assert isinstance(values, dict)
+    check_settings(schema, values)
+    return layer
 
 
 def _parse(override: str) -> Any:
@@ -390,8 +386,9 @@ def _is_list(schema: type[Any], key: str) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    """First line of a library's message: what follows is internals such as reference types."""
-    return str(error).strip().splitlines()[0]
+    """What a library says is wrong: what follows is internals such as reference types."""
+    problem = getattr(error, "problem", None) or str(error)  # of YAML: without an excerpt
+    return problem.strip().splitlines()[0]
 
 
 def _at_least(name: str, value: float, low: float) -> None:

@@ -56,7 +56,8 @@ class RunLog:
         if not self.is_main:
             return
         if error is not None:
-            self.line(f"stopped: {type(error).__name__}: {error}")
+            # On screen the command line says it, or a traceback does.
+            self._write(f"stopped: {type(error).__name__}: {error}")
         self._bar.close()
         self._tensorboard.close()
         self._metrics.close()
@@ -67,6 +68,9 @@ class RunLog:
         if not self.is_main:
             return
         self._bar.write(text, file=sys.stdout) if not self._bar.disable else print(text, flush=True)
+        self._write(text)
+
+    def _write(self, text: str) -> None:
         self._text.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
         self._text.flush()
 

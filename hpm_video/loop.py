@@ -19,10 +19,11 @@ from torch import Tensor
 
 from hpm_video.checkpoint import save_checkpoint
 from hpm_video.config import RunConfig
-from hpm_video.data.bad_videos import BadVideos
+from hpm_video.data.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loader import ClipBatch
 from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
 from hpm_video.logs import Record, RunLog
+from hpm_video.run_folder import release_run_folder
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -74,6 +75,7 @@ class Run:
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
+        self._exit.callback(release_run_folder, self.folder)
         self.log = self._exit.enter_context(
             RunLog(
                 self.folder,
@@ -120,7 +122,12 @@ class Run:
     def next(self, batches: Iterator[ClipBatch], num_clips: int) -> ClipBatch:
         """The next batch, of ``num_clips`` over all processes; notes the wait and bad videos."""
         start = time.monotonic()
-        batch = next(batches)
+        try:
+            batch = next(batches)
+        except UnreadableDataError as error:  # no step ends any more, where they are reported
+            self.bad_videos.note(error.bad)
+            self.bad_videos.keep(self.bad_videos.take_fresh(), write=self.world.is_main)
+            raise
         self._waited_s += time.monotonic() - start
         self._clips += num_clips
         self.bad_videos.note(batch.bad)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 from torch import nn
@@ -23,6 +26,12 @@ _FREE_TO_CHANGE = (
     "data.max_bad_fraction", "evaluation.batch_size",
 )  # fmt: skip
 
+# What a start that was interrupted early may leave in a folder that belongs to nobody yet.
+_LEFTOVERS = {"run.lock", "config.part"}
+
+# The locks this process holds: they belong to it as a whole, and closing the file ends them.
+_locks: dict[Path, IO[str]] = {}
+
 
 def check_run_folder(config: Any) -> Path:
     """The folder run.output_dir names, which is free or already belongs to this config.
@@ -34,10 +43,7 @@ def check_run_folder(config: Any) -> Path:
         raise ValueError("run.output_dir (null) must name a folder for the run")
     folder = Path(config.run.output_dir)
     file = folder / "config.yaml"
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            place = "is a file" if path == folder else f"lies under a file ({path})"
-            raise ValueError(f"run.output_dir ({folder}) {place}: must be a folder")
+    check_can_be_folder(folder, name="run.output_dir")
     if file.is_file():
         try:
             there = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -45,19 +51,36 @@ def check_run_folder(config: Any) -> Path:
             raise ValueError(f"{file} is not the config.yaml of a run") from error
         if not isinstance(there, dict):
             raise ValueError(f"{file} is not the config.yaml of a run")
+        ours, theirs = _kind(config_to_dict(config)), _kind(there)
+        if ours != theirs:
+            raise ValueError(
+                f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
+            )
         keys = [key for key in differing_keys(there, config_to_dict(config)) if _matters(key)]
         if keys:
             raise ValueError(
                 f"run.output_dir ({folder}) belongs to a run with other settings "
                 f"({', '.join(keys)}): choose another folder"
             )
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} - {"config.part"}:
+    elif folder.is_dir() and {path.name for path in folder.iterdir()} - _LEFTOVERS:
         raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
     return folder
 
 
+def check_can_be_folder(folder: Path, *, name: str) -> None:
+    """Raise ValueError when a path, the setting ``name``, is a file or lies under one."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            place = "is a file" if path == folder else f"lies under a file ({path})"
+            raise ValueError(f"{name} ({folder}) {place}: must be a folder")
+
+
 def claim_run_folder(folder: Path, config: Any, world: World) -> None:
-    """Make the folder and write its config.yaml, once every process has checked it."""
+    """Make the folder, lock it and write its config.yaml, once every process has checked it.
+
+    The main process holds the lock for all until `release_run_folder`, or its own end. Raises
+    ValueError when another start of the run, which still goes on, holds it.
+    """
     barrier(world)
     if world.is_main:
         try:
@@ -66,10 +89,46 @@ def claim_run_folder(folder: Path, config: Any, world: World) -> None:
             raise ValueError(
                 f"run.output_dir ({folder}) cannot be made: {error.strerror}"
             ) from error
+        _lock(folder)
         part = folder / "config.part"
         part.write_text(config_to_yaml(config), encoding="utf-8")
         os.replace(part, folder / "config.yaml")
     barrier(world)
+
+
+def release_run_folder(folder: Path) -> None:
+    """Let other processes claim the folder; nothing happens where this one did not."""
+    if lock := _locks.pop(folder.resolve(), None):
+        lock.close()
+
+
+def _lock(folder: Path) -> None:
+    """Lock run.lock for this process, or raise ValueError with what its holder wrote there.
+
+    It is a POSIX record lock: the kernel drops it with the process, however that ends, and forked
+    loader workers, which outlive a killed parent by seconds, do not inherit it (with flock they
+    would, and hinder the restart). On NFS it holds between machines if the server runs a lock
+    manager; where a file system has no locks, we go on without: it guards against accidents only.
+    """
+    if folder.resolve() in _locks:
+        return
+    file = (folder / "run.lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        raise ValueError(
+            f"run.output_dir ({folder}) is in use by another process ({holder}): "
+            "must be stopped first, or choose another folder"
+        ) from error
+    except OSError:
+        pass
+    _locks[folder.resolve()] = file  # not closed before the run ends, and never removed: another
+    file.truncate(0)  # start may just have opened it
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
 
 
 @dataclass(frozen=True)
@@ -133,6 +192,11 @@ def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Sta
         line = f"starts with the encoder of step {state['step']} of {source}"
         return Start(None, state, source, line)
     return Start(None, None, None, "starts from scratch")
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """Which job the settings are of, as a plain dict."""
+    return "pretrain" if "masking" in config else "finetune"
 
 
 def _matters(key: str) -> bool:

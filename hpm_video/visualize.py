@@ -25,6 +25,7 @@ from hpm_video.data.transforms import resize_crop, view_crops
 from hpm_video.data.video import VideoReadError, open_video
 from hpm_video.distributed import join_world
 from hpm_video.mining import Pretrained
+from hpm_video.run_folder import check_can_be_folder
 
 Floats = npt.NDArray[np.float32]
 
@@ -185,14 +186,19 @@ def visualize(
     *,
     seed: int = 0,
     device: str = "auto",
-) -> tuple[Path, list[Result]]:
+) -> tuple[Path | None, list[Result]]:
     """Write a PNG per video, and index.html, which holds them all, to ``output_dir``.
 
-    Returns page and results in order; a video that cannot be read has an ``error`` in both.
-    Raises ValueError (or FileNotFoundError) for a wrong checkpoint, no videos, no place to write.
+    Returns page and results in order; a video that cannot be read has an ``error`` in both. When
+    none can be read there is no page. Raises ValueError (or FileNotFoundError) for a wrong
+    checkpoint, no videos or one that does not exist, no place to write.
     """
     if not videos:
         raise ValueError("videos (none) must name at least one file")
+    for video in videos:
+        if not os.path.exists(video):
+            raise FileNotFoundError(f"video ({printable(video)}) does not exist")
+    check_can_be_folder(Path(output_dir), name="output_dir")
     with join_world(device) as world:
         pretrained = mining.load_pretrained(checkpoint, device=world.device)
         folder = Path(output_dir)
@@ -214,6 +220,8 @@ def visualize(
             image, result = picture(pretrained, clip, indices, name=name, seed=seed)
             image.savefig(folder / f"{stem}.png")
             results.append(replace(result, png=folder / f"{stem}.png"))
+    if all(result.png is None for result in results):
+        return None, results
     text = render_page(pretrained, results, checkpoint=printable(checkpoint))
     (folder / "index.html").write_text(text, encoding="utf-8")
     return folder / "index.html", results

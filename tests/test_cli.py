@@ -300,7 +300,11 @@ def test_data_that_are_not_there_stop_the_run(
 ) -> None:
     """In one line, whichever process found out, and with no process left: hence a new one."""
     (tmp_path / "list.txt").write_text("".join(f"gone_{k}.mp4\n" for k in range(8)))
-    settings = (f"data.manifest={tmp_path / 'list.txt'}", f"data.num_workers={num_workers}")
+    settings = (
+        f"data.manifest={tmp_path / 'list.txt'}",
+        f"data.num_workers={num_workers}",
+        f"data.root={tmp_path / 'wrong'}",
+    )
     arguments = pretrain_arguments(tmp_path / "run", *settings)[1:]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "tools/pretrain.py", *arguments],
@@ -312,11 +316,42 @@ def test_data_that_are_not_there_stop_the_run(
         timeout=40,
     )
     assert done.returncode == 1
-    expected = r"hpm-video pretrain: 20 videos in a row are unreadable, the last .*: no such file"
-    (line,) = [line for line in done.stderr.splitlines() if "video_reader.cc" not in line]
-    assert re.search(expected + "$", line)  # decord may have begun a line of its own
+    (line,) = done.stderr.splitlines()
+    assert re.search(
+        r"^hpm-video pretrain: 20 videos in a row are unreadable, the last .*gone_\d.mp4: "
+        r"no such file; not one file was there: is data.root \(.*wrong\) right\?$",
+        line,
+    )
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "stopped: UnreadableDataError: 20 videos in a row" in log.splitlines()[-1]
+    assert "20 videos in a row" not in done.stdout  # the user reads it once
+    named = _named_in(tmp_path / "run")
+    assert 1 < len(named) == len(set(named)) and all(name.startswith("gone_") for name in named)
+
+
+def test_a_run_goes_on_once_the_data_are_there(
+    tmp_path: Path,
+    toy: Path,
+    pretrain_arguments: Arguments,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Videos that were missing only because of a wrong root are not held against the right one."""
+    folder = tmp_path / "run"
+    line = _failure(pretrain_arguments(folder, "data.root=nowhere"), capsys)
+    assert "data.root (nowhere)" in line
+    assert len(_named_in(folder)) > 1
+    assert main(pretrain_arguments(folder)) == 0
+    assert _named_in(folder) == []
+
+
+def test_videos_that_are_no_videos_say_nothing_of_the_root(
+    tmp_path: Path, toy: Path, pretrain_arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = _with_bad_videos(tmp_path, toy, 24)
+    arguments = pretrain_arguments(tmp_path / "run", f"data.manifest={manifest}")
+    line = _failure(arguments, capsys)
+    assert "20 videos in a row are unreadable, the last" in line and "data.root" not in line
+    assert Path(line.split("the last ")[1].split(": ")[0]).name in _named_in(tmp_path / "run")
 
 
 def test_help_names_every_job_and_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,6 +371,7 @@ def test_help_names_every_job_and_setting(capsys: pytest.CaptureFixture[str]) ->
         text = capsys.readouterr().out
         for key in keys:
             assert key in text
+        assert "of the forward pass (float32 | bfloat16)" in text
 
 
 @pytest.mark.parametrize("arguments", [[], ["pretraim"], ["pretrain"], ["evaluate", "x"]])

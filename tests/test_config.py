@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from hpm_video.config import (
     config_from_dict,
     config_to_dict,
     config_to_yaml,
-    describe_settings,
     differing_keys,
     load_config,
 )
+from hpm_video.settings import describe_settings, settings_table
 
 SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig]
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -31,7 +32,40 @@ def test_defaults_are_valid_and_all_described(schema: type) -> None:
             keys |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
         return keys
 
-    assert {key for key, _ in describe_settings(schema)} == leaves(config_to_dict(config))
+    settings = list(describe_settings(schema))
+    assert {setting.key for setting in settings} == leaves(config_to_dict(config))
+    # As one would type them, defaults are what they say they are.
+    typed = [f"{s.key}={s.default}" for s in settings]
+    assert load_config(schema, None, typed) == config
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_setting_has_a_meaning(schema: type) -> None:
+    for setting in describe_settings(schema):
+        assert len(setting.meaning.split()) > 1, setting.key
+        assert "noqa" not in setting.meaning
+
+
+def test_meanings_and_choices_are_those_of_the_fields() -> None:
+    settings = {setting.key: setting for setting in describe_settings(FinetuneConfig)}
+    size, epochs = settings["model.size"], settings["optim.epochs"]
+    assert size.choices == ("tiny", "small", "base", "large", "huge", "giant")
+    assert (epochs.default, epochs.choices) == ("50", ())
+    assert epochs.meaning == "passes over the videos"  # of the class it inherits from
+    assert settings["optim.layer_decay"].meaning.startswith("lr factor from each layer")
+    assert settings["optim.betas"].default == "[0.9, 0.999]"
+    assert settings["data.flip"].default == "false"
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+@pytest.mark.parametrize("columns", [80, 100])
+def test_the_table_of_settings_fits_its_columns(schema: type, columns: int) -> None:
+    table = settings_table(schema, columns=columns)
+    assert max(map(len, table.splitlines())) <= columns
+    text = " ".join(table.split())
+    for setting in describe_settings(schema):
+        choices = f" ({' | '.join(setting.choices)})" if setting.choices else ""
+        assert f"{setting.key} {setting.default} {setting.meaning}{choices}" in text
 
 
 def test_defaults_below_yaml_below_command_line(tmp_path: Path) -> None:
@@ -120,7 +154,28 @@ def test_values_of_every_kind() -> None:
         ("model.drop_path=1", ["model.drop_path (1", "[0, 1)"]),
         ("optim.clip_grad=0", ["optim.clip_grad (0", "above 0"]),
         ("data.batch_size=0", ["data.batch_size (0)", "at least 1"]),
-        ("run=5", ["run"]),
+        ("run=5", ["run (5) must be a group"]),
+        ("model=", ["model (null) must be a group"]),
+        ("optim.betas=[0.9]", ["optim.betas ([0.9]) must be a list of 2 numbers: [a, b]"]),
+        ("optim.betas=0.9", ["optim.betas (0.9) must be a list of 2 numbers"]),
+        ("optim.betas=[0.9,x]", ["optim.betas ([0.9, x]) must be a list of 2 numbers"]),
+        ("optim.betas=null", ["optim.betas (null) must be a list of 2 numbers"]),
+        ("optim.epochs=x", ["optim.epochs (x) must be a whole number"]),
+        ("optim.epochs=", ["optim.epochs (null) must be a whole number"]),
+        ("optim.epochs={a: 1}", ["optim.epochs ({a: 1}) must be a whole number"]),
+        ("model.width=x", ["model.width (x) must be a whole number, or null"]),
+        ("optim.base_lr=1e", ["optim.base_lr (1e) must be a number"]),
+        ("data.flip=maybe", ["data.flip (maybe) must be true or false"]),
+        ("run.output_dir=[a]", ["run.output_dir ([a]) must be text, or null"]),
+        ("run.device=gpu", ["run.device (gpu) must be one of auto, cpu, cuda"]),
+        ("data.manifest[0]=x", ["data.manifest ({0: x}) must be a list"]),
+        ("data.manifest=[a", ["setting (data.manifest=[a) cannot be read"]),
+        ("epochs=3", ["setting epochs is unknown: did you mean optim.epochs?"]),
+        ("data.mask_ratio=0.8", ["did you mean masking.mask_ratio?"]),
+        ("optin.epochs=3", ["setting optin is unknown: did you mean optim?"]),
+        ("zzz=1", ["setting zzz is unknown"]),
+        ("=3", ["setting (=3) must have the form group.key=value"]),
+        ("optim..epochs=3", ["setting (optim..epochs=3) must have the form group.key=value"]),
         ("run.output_dir=${nothing}", ["nothing"]),
     ],
 )
@@ -131,6 +186,8 @@ def test_mistakes_are_one_line_that_names_them(override: str, words: list[str]) 
     assert "\n" not in message
     for word in words:
         assert word in message
+    # Nothing of how settings are read: class names, the library's words for types.
+    assert not re.search(r"Config\b|Optional|VALUE|Merge|subclass|type hint|'(str|int)'", message)
 
 
 def test_units_are_not_ranked_by_parts() -> None:

@@ -6,7 +6,6 @@ import torch
 from videos import frame_numbers, write_indexed_video
 
 from hpm_video.data import transforms
-from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.clips import dense_view_indices, random_uniform_indices
 from hpm_video.data.dataset import ClipDataset, ViewDataset
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
@@ -137,8 +136,19 @@ def test_an_unreadable_video_is_replaced_and_named(mostly_broken: Manifest) -> N
 def test_a_data_set_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 0\n")
     dataset = _clips(read_manifest(tmp_path / "list.txt"))
-    with pytest.raises(UnreadableDataError, match=r"20 videos in a row .*[ab]\.mp4: no such file"):
-        _ = dataset[0, 0]
+    sample = dataset[0, 0]
+    assert sample.clips.shape == (0, 4, 24, 24, 3) and sample.clips.dtype == torch.uint8
+    assert len(sample.bad) == 20 and set(sample.bad) == {(k, "no such file") for k in (0, 1)}
+
+
+def test_a_batch_ends_where_nothing_can_be_read(tmp_path: Path, mostly_broken: Manifest) -> None:
+    """Nobody waits for the rest of a batch that will not be used."""
+    (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 0\n")
+    (sample,) = _clips(read_manifest(tmp_path / "list.txt")).__getitems__([(0, 0), (0, 1), (1, 0)])
+    assert len(sample.bad) == 20
+    dataset, keys = _clips(mostly_broken), [(0, 3), (0, 4), (1, 3)]
+    for key, sample in zip(keys, dataset.__getitems__(keys), strict=True):
+        assert (sample.index, sample.bad) == (dataset[key].index, dataset[key].bad)
 
 
 def test_views_are_ordered_clip_by_clip(

@@ -46,7 +46,7 @@ def _untimed(folder: Path) -> list[dict[str, float]]:
 
 def test_a_run_leaves_its_files_and_records(finetuned: Path) -> None:
     assert sorted(os.listdir(finetuned)) == [
-        *("checkpoints", "config.yaml", "log.txt", "metrics.jsonl", "tensorboard")
+        *("checkpoints", "config.yaml", "log.txt", "metrics.jsonl", "run.lock", "tensorboard")
     ]
     records = read_records(finetuned)
     training = [record for record in records if "loss" in record]

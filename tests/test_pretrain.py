@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpm_video import run_folder
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.config import PretrainConfig, load_config
@@ -82,8 +83,9 @@ def _assert_same_run(one: Path, other: Path) -> None:
 
 def test_a_run_leaves_exactly_its_files(pretrained: Path) -> None:
     assert sorted(os.listdir(pretrained)) == [
-        *("checkpoints", "config.yaml", "log.txt", "metrics.jsonl", "tensorboard")
+        *("checkpoints", "config.yaml", "log.txt", "metrics.jsonl", "run.lock", "tensorboard")
     ]
+    assert pretrained.resolve() not in run_folder._locks  # others may go on with it
     assert sorted(os.listdir(pretrained / "checkpoints")) == ["last", "step_00000012.pt"]
     assert len(os.listdir(pretrained / "tensorboard")) == 1
     config = load_config(PretrainConfig, pretrained / "config.yaml")
@@ -227,6 +229,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
                         break
                     process.send_signal(signal.SIGCONT)
                 time.sleep(0.002)
+            assert process.poll() is not None or main(arguments) == 2  # while the first still lives
         finally:
             process.kill()
     assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"

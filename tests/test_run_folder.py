@@ -1,7 +1,13 @@
 """The folder of a run: which may be written to, what is written, and where a run starts from."""
 
+import errno
+import fcntl
 import os
-from collections.abc import Callable
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +19,10 @@ from torch import nn
 
 from hpm_video import run_folder
 from hpm_video.checkpoint import save_checkpoint
-from hpm_video.config import PretrainConfig, RunConfig, config_to_dict, load_config
+from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig, config_to_dict, load_config
 from hpm_video.distributed import World
 from hpm_video.models import build_model
-from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
+from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start, release_run_folder
 from hpm_video.tokens import TokenGrid
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -43,7 +49,7 @@ def test_a_new_folder_is_claimed_with_its_settings(tmp_path: Path) -> None:
     config = _config(tmp_path / "some" / "run")
     folder = _claim(config)
     assert folder == tmp_path / "some" / "run"
-    assert os.listdir(folder) == ["config.yaml"]
+    assert sorted(os.listdir(folder)) == ["config.yaml", "run.lock"]
     assert load_config(PretrainConfig, folder / "config.yaml") == config
     assert _claim(config) == folder
 
@@ -103,8 +109,112 @@ def test_an_interrupted_claim_is_repeated(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="killed"):
             _claim(_config(tmp_path / "run"))
+    release_run_folder(tmp_path / "run")
+    assert set(os.listdir(tmp_path / "run")) == {"config.part", "run.lock"}
     _claim(_config(tmp_path / "run"))
-    assert os.listdir(tmp_path / "run") == ["config.yaml"]
+    assert set(os.listdir(tmp_path / "run")) == {"config.yaml", "run.lock"}
+
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+import torch
+from hpm_video.config import PretrainConfig, load_config
+from hpm_video.distributed import World
+from hpm_video.run_folder import claim_run_folder
+settings = [f"run.output_dir={sys.argv[1]}", "data.manifest=a.csv"]
+config = load_config(PretrainConfig, None, settings)
+claim_run_folder(Path(sys.argv[1]), config, World(0, 1, torch.device("cpu")))
+child = os.fork()  # as the loader's workers are
+if child:
+    print(os.getpid(), child, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """Another process, with a child, that has claimed a folder."""
+    folder = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    parent, child = map(int, process.stdout.readline().split())
+    assert parent == process.pid
+    try:
+        yield folder, process
+        os.kill(child, 0)  # it was alive all the time
+    finally:
+        process.kill()
+        process.wait()
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_a_folder_in_use_is_refused_and_left_as_it_is(
+    holder: tuple[Path, subprocess.Popen[str]],
+) -> None:
+    folder, process = holder
+    before = (folder / "config.yaml").read_bytes()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is in use by another process") as caught:
+            _claim(_config(folder, "run.log_every=3"))
+        assert f"run.output_dir ({folder})" in str(caught.value)
+        assert f"(process {process.pid} on {socket.gethostname()})" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert (folder / "config.yaml").read_bytes() == before
+
+
+def test_other_processes_of_the_same_job_do_not_lock(
+    holder: tuple[Path, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "barrier", lambda world: None)
+    _claim(_config(holder[0]), World(1, 2, torch.device("cpu")))
+
+
+def test_a_killed_process_leaves_no_lock(holder: tuple[Path, subprocess.Popen[str]]) -> None:
+    """Not even for as long as its orphaned workers live."""
+    folder, process = holder
+    process.kill()
+    process.wait()
+    _claim(_config(folder))
+
+
+def test_a_folder_is_free_after_its_run(tmp_path: Path) -> None:
+    folder = _claim(_config(tmp_path / "run"))
+    claim = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    command = [sys.executable, "-c", claim, str(folder / "run.lock")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    _claim(_config(tmp_path / "run"))  # once more by this process: still its own
+    assert subprocess.run(command, capture_output=True, check=False).returncode != 0
+    release_run_folder(folder)
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_a_file_system_without_locks_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    _claim(_config(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [(FinetuneConfig, PretrainConfig), (PretrainConfig, FinetuneConfig)]
+)
+def test_a_folder_of_another_job_is_named_as_such(tmp_path: Path, mine: type, theirs: type) -> None:
+    settings = [f"run.output_dir={tmp_path / 'run'}", "data.manifest=a.csv"]
+    _claim(load_config(theirs, None, settings))
+    with pytest.raises(ValueError) as caught:
+        check_run_folder(load_config(mine, None, settings))
+    jobs = {PretrainConfig: "pretrain", FinetuneConfig: "finetune"}
+    assert str(caught.value) == (
+        f"run.output_dir ({tmp_path / 'run'}) holds a {jobs[theirs]} run: "
+        f"must be free or hold a {jobs[mine]} run"
+    )
 
 
 @pytest.mark.parametrize("rank", [0, 1])

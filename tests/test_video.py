@@ -95,6 +95,26 @@ def test_unreadable_files(tmp_path: Path) -> None:
     assert "no such file" in str(VideoReadError("a.mp4", "no such file"))
 
 
+def test_of_files_that_are_not_there_the_decoder_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On the file descriptor, past Python: it would say so once for every such file."""
+    (tmp_path / "empty.mp4").touch()
+    reasons = {}
+    for name in ("missing.mp4", "empty.mp4", "folder.mp4"):
+        (tmp_path / "folder.mp4").mkdir(exist_ok=True)
+        with pytest.raises(VideoReadError) as caught:
+            open_video(tmp_path / name)
+        reasons[name] = caught.value.reason
+    assert reasons == {
+        "missing.mp4": "no such file",
+        "empty.mp4": "is empty",
+        "folder.mp4": "is a folder, not a video",
+    }
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+
+
 def test_error_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(VideoReadError("a b.mp4", "broken")))
     assert isinstance(error, VideoReadError)

@@ -1,5 +1,6 @@
 """Pictures of a checkpoint: which frames, what is drawn, and the page with all of it."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from matplotlib.image import imread
 from videos import frame_numbers, write_indexed_video
 
+from hpm_video.cli import main
 from hpm_video.config import DataConfig, PretrainConfig, load_config
 from hpm_video.data.toy import write_toy_videos
 from hpm_video.data.video import VideoReadError
@@ -173,11 +175,49 @@ def test_plain_checkpoint_says_what_is_shown(plain: Path, toy: Path, tmp_path: P
 def test_mistakes_are_one_line(mined: Path, toy: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    for folder in (file, file / "below"):
-        with pytest.raises(ValueError, match=r"^output_dir \(.*\): .+; must be writable$"):
-            visualize(mined, [video(toy, "up")], folder, device="cpu")
+    # Known before any work: the checkpoint is not even looked at.
+    for folder, what in ((file, "is a file"), (file / "below", r"lies under a file \(.*\)")):
+        with pytest.raises(ValueError, match=rf"^output_dir \(.*\) {what}: must be a folder$"):
+            visualize(tmp_path / "none.pt", [video(toy, "up")], folder, device="cpu")
+    videos = [video(toy, "up"), tmp_path / "no\nne.mp4"]
+    with pytest.raises(FileNotFoundError, match=r"^video \(.*no\ufffdne.mp4\) does not exist$"):
+        visualize(tmp_path / "none.pt", videos, tmp_path / "out", device="cpu")
+    with pytest.raises(ValueError, match=r"^output_dir \(/proc/x\): .+; must be writable$"):
+        visualize(mined, [video(toy, "up")], "/proc/x", device="cpu")
     with pytest.raises(ValueError, match=r"videos \(none\) must name"):
         visualize(mined, [], tmp_path, device="cpu")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         visualize(tmp_path / "none.pt", [video(toy, "up")], tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_without_a_readable_video_there_is_no_page(
+    mined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = [tmp_path / name for name in ("a.mp4", "b.mp4")]
+    for path in broken:
+        path.write_bytes(b"no video")
+    out = tmp_path / "out"
+    arguments = ["visualize", str(mined), *map(str, broken), "-o", str(out), "--device", "cpu"]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and not list(out.iterdir())
+    *reasons, last = captured.err.splitlines()
+    assert last == "hpm-video visualize: no video could be read: no page is written"
+    assert reasons == [f"unreadable: {path}: not a video, or without frames" for path in broken]
+
+
+def test_paths_that_are_wrong_are_the_users_mistake(
+    mined: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and one line, before anything is made."""
+    file, good = tmp_path / "file", str(video(toy, "up"))
+    file.touch()
+    for videos, out, words in (
+        ([good, str(tmp_path / "gone.mp4")], tmp_path / "out", "gone.mp4) does not exist"),
+        ([good], file, "file) is a file: must be a folder"),
+    ):
+        assert main(["visualize", str(mined), *videos, "-o", str(out), "--device", "cpu"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("hpm-video visualize: ") and words in line
+    assert os.listdir(tmp_path) == ["file"]

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpm_video.data.manifest import Manifest
+from hpm_video.data.video import NO_SUCH_FILE
 
 
 class UnreadableDataError(RuntimeError):
-    """More videos are unreadable than a run may replace."""
+    """More videos are unreadable than a run may replace.
+
+    Attributes:
+        bad: (manifest index, reason) of those found since the last batch.
+    """
+
+    def __init__(self, message: str, bad: Sequence[tuple[int, str]] = ()) -> None:
+        super().__init__(message)
+        self.bad = tuple(bad)
 
 
 class BadVideos:
     """Collects unreadable videos of a run and keeps them in bad_videos.csv of its folder.
 
-    A run that continues reads the file first, so that nothing is named twice.
+    A run that continues reads the file first, so that nothing is named twice. It forgets files that
+    were missing then: where the data lie may have been mended, and to find out anew costs little.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, max_fraction: float) -> None:
@@ -24,11 +35,14 @@ class BadVideos:
         self._file = file
         self._manifest = manifest
         self._max_fraction = max_fraction
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}  # path -> reason
+        self._is_stale = False  # whether the file has rows that are no longer known
         self._fresh: list[tuple[int, str]] = []
         if file.is_file():
             with file.open(newline="", encoding="utf-8") as lines:
-                self._known = {row["path"] for row in csv.DictReader(lines)}
+                rows = list(csv.DictReader(lines))
+            self._known = {r["path"]: r["reason"] for r in rows if r["reason"] != NO_SUCH_FILE}
+            self._is_stale = len(self._known) < len(rows)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -47,15 +61,7 @@ class BadVideos:
 
         Raises UnreadableDataError when the known ones exceed the allowed share.
         """
-        lines = []
-        for index, reason in bad:
-            path = self._manifest.path(index)
-            if path in self._known:
-                continue
-            self._known.add(path)
-            lines.append(f"unreadable video, replaced by another: {path}: {reason}")
-            if write:
-                self._append(path, reason)
+        new = self.keep(bad, write=write)
         share = len(self._known) / len(self._manifest)
         if share > self._max_fraction:
             raise UnreadableDataError(
@@ -63,12 +69,22 @@ class BadVideos:
                 f"more than data.max_bad_fraction ({self._max_fraction:g}) allows; "
                 f"they are listed in {self._file}"
             )
-        return lines
+        return [
+            f"unreadable video, replaced by another: {path}: {reason}"
+            for path, reason in new.items()
+        ]
 
-    def _append(self, path: str, reason: str) -> None:
-        is_new = not self._file.exists()
-        with self._file.open("a", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
-            if is_new:
+    def keep(self, bad: Iterable[tuple[int, str]], *, write: bool) -> dict[str, str]:
+        """Add pairs to what is known and write the file; returns the new ones, path -> reason."""
+        found = {self._manifest.path(index): reason for index, reason in bad}
+        new = {path: reason for path, reason in found.items() if path not in self._known}
+        self._known |= new
+        if write and (new or self._is_stale):
+            part = self._file.with_suffix(".part")
+            with part.open("w", newline="", encoding="utf-8") as lines:
+                writer = csv.writer(lines)
                 writer.writerow(["path", "reason"])
-            writer.writerow([path, reason])
+                writer.writerows(self._known.items())
+            os.replace(part, self._file)
+            self._is_stale = False
+        return new

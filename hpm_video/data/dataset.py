@@ -1,5 +1,6 @@
 """Videos as items: random clips for training, fixed views for evaluation. Everything uint8."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,6 @@ import torch
 from torch.utils.data import Dataset
 
 from hpm_video.data import clips, transforms
-from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.video import Video, VideoReadError, open_video
 
@@ -17,7 +17,7 @@ Sampling = Literal["dense", "uniform"]
 Crop = Literal["multi_scale", "random_resized"]
 
 # An isolated broken file is replaced; this many in a row mean that the data are not there
-_MAX_UNREADABLE_IN_A_ROW = 20
+MAX_UNREADABLE_IN_A_ROW = 20
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class ClipSample:
     """Crops of one clip of one video.
 
     Attributes:
-        clips: (R, T, S, S, 3) uint8, R crops of the same T frames.
+        clips: (R, T, S, S, 3) uint8, R crops of the same T frames; (0, T, S, S, 3) when 20 videos
+            in a row were unreadable, which is for the loader to report.
         label: class index, -1 for none.
         index: the video's place in the manifest (after any replacement).
         bad: (index, reason) of every video that was found unreadable on the way here.
@@ -103,26 +104,30 @@ class ClipDataset(Dataset[ClipSample]):
         """Return the clip for key (epoch, index), a function of the key and the seed alone.
 
         An unreadable video is recorded and replaced by one drawn at random.
-
-        Raises:
-            UnreadableDataError: 20 videos in a row are unreadable.
         """
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
         bad: list[tuple[int, str]] = []
-        for _ in range(_MAX_UNREADABLE_IN_A_ROW):
+        while len(bad) < MAX_UNREADABLE_IN_A_ROW:
             try:
                 frames = self._read(open_video(self.manifest.path(index)), rng)
             except VideoReadError as error:
-                last_error = error
                 bad.append((index, error.reason))
                 index = int(rng.integers(len(self)))
                 continue
             crops = [self._crop(frames, rng) for _ in range(self.repeats)]
             return ClipSample(torch.stack(crops), self.manifest.label(index), index, tuple(bad))
-        raise UnreadableDataError(
-            f"{_MAX_UNREADABLE_IN_A_ROW} videos in a row are unreadable, the last {last_error}"
-        ) from last_error
+        nothing = torch.empty(0, self.num_frames, *2 * (self.crop_size,), 3, dtype=torch.uint8)
+        return ClipSample(nothing, -1, index, tuple(bad))
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[ClipSample]:
+        """Return the clips of a batch, up to the first one that there is nothing for."""
+        samples: list[ClipSample] = []
+        for key in keys:
+            samples.append(self[key])
+            if len(samples[-1].clips) == 0:
+                break
+        return samples
 
     def _read(self, video: Video, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         if self.sampling == "dense":

@@ -11,8 +11,15 @@ from torch.utils.data import DataLoader, Sampler, Subset, default_collate
 
 from hpm_video.config import DataConfig
 from hpm_video.data.bad_videos import UnreadableDataError
-from hpm_video.data.dataset import ClipDataset, ClipSample, ViewDataset, ViewSample
+from hpm_video.data.dataset import (
+    MAX_UNREADABLE_IN_A_ROW,
+    ClipDataset,
+    ClipSample,
+    ViewDataset,
+    ViewSample,
+)
 from hpm_video.data.manifest import Manifest
+from hpm_video.data.video import NO_SUCH_FILE
 from hpm_video.distributed import World
 
 
@@ -21,7 +28,8 @@ class ClipBatch:
     """A micro-batch of B videos with R crops each; the R crops of a video are neighbours.
 
     Attributes:
-        clips: (B * R, T, S, S, 3) uint8.
+        clips: (B * R, T, S, S, 3) uint8; (0, T, S, S, 3) when 20 videos in a row were unreadable,
+            which are then the last ones in `bad`.
         labels: (B * R,) int64.
         indices: (B * R,) int64, places in the manifest.
         bad: (manifest index, reason) of the unreadable videos met for this batch.
@@ -182,7 +190,11 @@ def clip_batches(
     start_step: int,
     num_steps: int,
 ) -> Iterator[ClipBatch]:
-    """Iterate over this process's micro-batches of steps start_step to num_steps of a run."""
+    """Iterate over this process's micro-batches of steps start_step to num_steps of a run.
+
+    Raises:
+        UnreadableDataError: 20 videos in a row are unreadable.
+    """
     dataset = ClipDataset(
         manifest,
         num_frames=data.num_frames,
@@ -206,12 +218,19 @@ def clip_batches(
     )
     on_cuda = world.device.type == "cuda"
     loader = train_loader(dataset, sampler, num_workers=data.num_workers, pin_memory=on_cuda)
-    try:
-        yield from loader
-    except UnreadableDataError as error:
-        # From a worker it comes wrapped in that worker's traceback; its own line is the last.
-        line = str(error).strip().splitlines()[-1].rpartition("UnreadableDataError: ")[2]
-        raise UnreadableDataError(line) from None
+    for batch in loader:
+        # Raised here and not by a worker, from where nothing but a text would arrive
+        if len(batch.clips) == 0:
+            index, reason = batch.bad[-1]
+            message = (
+                f"{MAX_UNREADABLE_IN_A_ROW} videos in a row are unreadable, "
+                f"the last {manifest.path(index)}: {reason}"
+            )
+            if all(reason == NO_SUCH_FILE for _, reason in batch.bad):
+                root = "null, which means the list's own folder" if data.root is None else data.root
+                message += f"; not one file was there: is data.root ({root}) right?"
+            raise UnreadableDataError(message, batch.bad)
+        yield batch
 
 
 def view_loader(
@@ -249,6 +268,10 @@ def to_clips(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
 
 
 def _collate_clips(samples: Sequence[ClipSample]) -> ClipBatch:
+    if len(samples[-1].clips) == 0:
+        nothing = torch.empty(0, dtype=torch.int64)
+        bad = [entry for sample in samples for entry in sample.bad]
+        return ClipBatch(samples[-1].clips, nothing, nothing, bad)
     # default_collate stacks straight into shared memory when in a worker
     clips: torch.Tensor = default_collate([sample.clips for sample in samples])
     repeats = clips.shape[1]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ decord.logging.set_level(decord.logging.QUIET)
 
 # A missing or foreign file is a RuntimeError, one without frames an AssertionError
 _DECODER_ERRORS = (decord.DECORDError, RuntimeError, AssertionError)
+NO_SUCH_FILE = "no such file"
 _SOURCE_LOCATION = re.compile(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ")
 
 
@@ -40,6 +42,9 @@ class Video:
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
+        # Of such files decord would say so on stderr, past any log level, before it raises
+        if reason := _not_a_file(self.path):
+            raise VideoReadError(self.path, reason)
         try:
             self._reader = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
         except _DECODER_ERRORS as error:
@@ -90,14 +95,21 @@ class Video:
         return frames if np.array_equal(unique, wanted) else frames[positions]
 
     def _read_error(self, error: Exception) -> VideoReadError:
-        if not os.path.exists(self.path):
-            return VideoReadError(self.path, "no such file")
-        if os.path.isdir(self.path):
-            return VideoReadError(self.path, "is a folder, not a video")
         if not isinstance(error, decord.DECORDError):  # these only repeat the path
             return VideoReadError(self.path, "not a video, or without frames")
         # decord's text starts with the time of day and its own source file
         return VideoReadError(self.path, " ".join(_SOURCE_LOCATION.sub("", str(error)).split()))
+
+
+def _not_a_file(path: str) -> str | None:
+    """Why there is nothing to decode at a path, which is known without a decoder."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return NO_SUCH_FILE
+    if stat.S_ISDIR(status.st_mode):
+        return "is a folder, not a video"
+    return "is empty" if status.st_size == 0 else None
 
 
 def open_video(path: str | Path) -> Video:
