@@ -31,6 +31,7 @@ from hpm_video.masking import (
 from hpm_video.models import build_model, token_grid
 from hpm_video.models.hpm import HPM
 from hpm_video.optim import describe_lr, lr_schedule, pretrain_optimizer, set_lr
+from hpm_video.pictures import Pictures
 from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
 from hpm_video.teacher import make_teacher, momentum_at, score_tokens, update_teacher
 from hpm_video.tokens import (
@@ -278,6 +279,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             num_steps=total_steps,
         )
         generator = torch.Generator(world.device)
+        pictures = Pictures(config, manifest, grid)
         for step in run.steps():
             progress = (step + 1) / total_steps
             hard_ratio = hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
@@ -337,5 +339,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
                     figures={**mean_figures(parts), "ema_distance": distance},
                     prefix="pretrain",
                 )
+            if pictures.are_due(steps_done=step + 1, total_steps=total_steps):
+                pictures.draw(student, teacher, hard_ratio=hard_ratio, step=step + 1, log=run.log)
             run.end_step(checkpoint)
         return run.is_complete
