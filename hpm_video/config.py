@@ -34,11 +34,15 @@ class RunConfig:
     checkpoint_every_minutes: float = 20.0  # also at the end and before stopping
     keep_checkpoints: int = 2  # the newest so many are kept; 0 keeps all
     resume: str | None = None  # checkpoint to go on from when the run folder has none
+    max_bad_steps: int = 10  # so many steps in a row that are not finite stop the run
+    picture_every: int = 1000  # steps between pictures in TensorBoard (pre-training); 0 = never
 
     def __post_init__(self) -> None:
         _at_least("run.log_every", self.log_every, 1)
         _at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
         _at_least("run.keep_checkpoints", self.keep_checkpoints, 0)
+        _at_least("run.max_bad_steps", self.max_bad_steps, 1)
+        _at_least("run.picture_every", self.picture_every, 0)
         _between("run.seed", self.seed, 0, 2**63 - 1)
 
 

@@ -36,7 +36,7 @@ from hpm_video.visualize import read_clip, visualize
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "demo"
 
 SIZE = 64  # pixels
-NUM_FRAMES = 32  # per video
+NUM_FRAMES = 16  # per video
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hpm_video.bad_steps import step_unless
 from hpm_video.config import FinetuneConfig, config_to_dict
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
@@ -77,6 +78,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         folder,
         world,
         metrics=("loss", "grad_norm"),
+        manifest=manifest,
         bad_videos=BadVideos(folder, manifest, max_fraction=data.max_bad_fraction),
         total_steps=total_steps,
         state=start.state,
@@ -115,9 +117,8 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                     (loss / optim.accumulation).backward()
                 total += loss.detach() / optim.accumulation
             norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip_grad or float("inf"))
-            optimizer.step()
+            step_unless(run.add([total, norm]), optimizer)
             optimizer.zero_grad()
-            run.add([total, norm])
             epoch = (step + 1) / epoch_steps
             if run.is_log_step:
                 run.record({"epoch": round(epoch, 4), "lr": lr}, prefix="finetune")

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
+from matplotlib.figure import Figure
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -63,12 +65,12 @@ class RunLog:
         self._metrics.close()
         self._text.close()
 
-    def line(self, text: str) -> None:
-        """One line of plain text, on screen and with the time in log.txt."""
+    def line(self, text: str, *, details: str = "") -> None:
+        """One line of plain text, on screen and, with the time and details, in log.txt."""
         if not self.is_main:
             return
         self._bar.write(text, file=sys.stdout) if not self._bar.disable else print(text, flush=True)
-        self._write(text)
+        self._write(text + details)
 
     def _write(self, text: str) -> None:
         self._text.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
@@ -84,6 +86,18 @@ class RunLog:
             if value is not None and name not in ("step", "epoch"):
                 self._tensorboard.add_scalar(f"{prefix}/{name}", value, values["step"])
         self.line(format_record(values))
+
+    def pictures(self, figures: Mapping[str, Figure], *, step: int) -> None:
+        """Figures by their tags, into TensorBoard."""
+        if self.is_main:
+            for tag, figure in figures.items():
+                self._tensorboard.add_figure(tag, figure, step)
+
+    def histograms(self, values: Mapping[str, Tensor], *, step: int) -> None:
+        """Distributions of finite values of any shape by their tags, into TensorBoard."""
+        if self.is_main:
+            for tag, tensor in values.items():
+                self._tensorboard.add_histogram(tag, tensor, step)
 
     def progress(self, loss: float | None = None) -> None:
         """One more step is done."""

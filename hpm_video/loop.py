@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpm_video.bad_steps import BadSteps
 from hpm_video.checkpoint import save_checkpoint
 from hpm_video.config import RunConfig
 from hpm_video.data.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loader import ClipBatch
+from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
 from hpm_video.logs import Record, RunLog
 from hpm_video.run_folder import release_run_folder
@@ -29,6 +31,11 @@ from hpm_video.run_folder import release_run_folder
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which models run: bfloat16 where asked for, else float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def can_look_at_once(device: torch.device) -> bool:
+    """Whether reading a number of the device right after a step costs no wait."""
+    return device.type == "cpu"
 
 
 def seed_of(*parts: int) -> int:
@@ -42,13 +49,17 @@ class Run:
     for step in run.steps():
         batch = run.next(batches)
         ...
-        run.add([loss, grad_norm])
+        skip = run.add([loss, grad_norm])
+        step_unless(skip, optimizer)
         if run.is_log_step:
             run.record({...})
         run.end_step(checkpoint)
 
     Per-step numbers stay on the device until a record is due: one sync per period. Those of an
     unfinished period are part of a checkpoint, so that a resume records the same means.
+
+    A step whose numbers are not all finite is skipped; see `BadSteps`. The host learns of it at
+    the next record, on a CPU after the step.
     """
 
     def __init__(
@@ -58,18 +69,26 @@ class Run:
         world: World,
         *,
         metrics: tuple[str, ...],
+        manifest: Manifest,
         bad_videos: BadVideos,
         total_steps: int,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.folder, self.world = config, folder, world
         self.metrics = metrics
-        self.bad_videos = bad_videos
+        self.manifest, self.bad_videos = manifest, bad_videos
         self.total_steps = total_steps
         self.steps_done: int = state["step"] if state else 0
+        # Of the steps since the last record: metrics and whether skipped (one row a step), the
+        # videos, and, as far as the host has looked, whether skipped.
         self._window: list[Tensor] = (
             [row.to(world.device) for row in state["window"]] if state else []
         )
+        self._skipped = [bool(row[-1]) for row in state["window"]] if state else []
+        self._videos: list[list[int]] = [[] for _ in self._window]
+        self._step_videos: list[int] = []
+        self._window_start = self.steps_done - len(self._window)
+        self._bad = BadSteps(world, max_in_a_row=config.max_bad_steps)
         self._stopping = False
         self._last_loss: float | None = None
         self._exit = ExitStack()
@@ -100,13 +119,14 @@ class Run:
     def steps(self) -> Iterator[int]:
         """Number of steps done before each step of the run; ends early when asked to stop."""
         self._saved_s = self._recorded_s = time.monotonic()
+        self._saved_step = self.steps_done
         self._waited_s, self._clips = 0.0, 0
         while not self.is_complete and not self._stopping:
             yield self.steps_done
         if not self.is_complete:
             self.log.line(
                 f"{self._signal.name or 'signal'}: stopped and saved after step "
-                f"{self.steps_done} of {self.total_steps}; the same command continues"
+                f"{self._saved_step} of {self.total_steps}; the same command continues"
             )
         barrier(self.world)
 
@@ -130,20 +150,56 @@ class Run:
             raise
         self._waited_s += time.monotonic() - start
         self._clips += num_clips
+        self._step_videos += batch.indices.tolist()
         self.bad_videos.note(batch.bad)
         return batch
 
-    def add(self, values: list[Tensor]) -> None:
-        """One step's metrics, scalar tensors in the order of their names."""
-        self._window.append(torch.stack([value.detach().float() for value in values]))
+    def add(self, values: list[Tensor]) -> Tensor:
+        """One step's metrics, scalar tensors in the order of their names -> scalar ``skip``.
 
-    def record(self, values: Record, *, prefix: str) -> None:
-        """Append step, the metrics' means, ``values`` and the rates of the period to the logs."""
-        means = mean_over_processes(torch.stack(self._window).mean(dim=0), self.world).tolist()
-        self._window.clear()
-        record = dict(zip(self.metrics, means, strict=True))
-        self._check_finite(record, self.steps_done + 1)
-        self._last_loss = record["loss"]
+        It is 1 where one of them is not finite on any process, else 0: for `step_unless`.
+        """
+        row = torch.stack([value.detach().float() for value in values])
+        skip = self._bad.judge(row)
+        self._window.append(torch.cat([row, skip[None]]))
+        self._videos.append(self._step_videos)
+        self._step_videos = []
+        if can_look_at_once(self.world.device):
+            self._look()
+        return skip
+
+    def record(
+        self, values: Record, *, prefix: str, figures: Mapping[str, Tensor | None] | None = None
+    ) -> None:
+        """Append a record of the period to the logs: step, values, figures, means and rates.
+
+        ``values`` are numbers as they are. ``figures``, scalar tensors about the step in progress
+        or None, are averaged over processes; they become null where they are not a number and
+        where that step was skipped. Means are over the steps that were not skipped.
+        """
+        self._look()
+        figures = figures or {}
+        steps = zip(self._window, self._skipped, strict=True)
+        rows = [row for row, skipped in steps if not skipped]
+        table = torch.stack(rows or [torch.full_like(self._window[0], math.nan)])[:, :-1]
+        highest_norm = table[:, self.metrics.index("grad_norm")].max()
+        known = {name: value for name, value in figures.items() if value is not None}
+        numbers = torch.stack([*table.mean(dim=0), highest_norm, *known.values()])
+        means = {
+            name: number if math.isfinite(number) else None
+            for name, number in zip(
+                [*self.metrics, "grad_norm_max", *known],
+                mean_over_processes(numbers, self.world).tolist(),
+                strict=True,
+            )
+        }
+        if self._skipped[-1]:
+            known = {}
+        about_step = {name: means[name] if name in known else None for name in figures}
+        counts = {"skipped_steps": sum(self._skipped)}
+        self._last_loss = means["loss"]
+        self._window, self._videos, self._skipped = [], [], []
+        self._window_start = self.steps_done + 1
         elapsed_s = max(time.monotonic() - self._recorded_s, 1e-9)
         rates = {
             "clips_per_second": round(self._clips / elapsed_s, 2),
@@ -151,27 +207,65 @@ class Run:
         }
         self._recorded_s, self._waited_s, self._clips = time.monotonic(), 0.0, 0
         # Rates come last: everything before them is identical in a repeated or resumed run.
-        self.log.record({"step": self.steps_done + 1, **values, **record, **rates}, prefix=prefix)
+        record = {"step": self.steps_done + 1, **values, **means, **about_step, **counts, **rates}
+        self.log.record(record, prefix=prefix)
 
     def end_step(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
-        """Count the step; save when it is time, at the end, and before stopping."""
+        """Count the step; save when it is time, at the end, and before stopping.
+
+        Raises FloatingPointError after too many bad steps in a row, saved as before the first.
+        """
         self.steps_done += 1
         self.log.progress(self._last_loss)
-        # Several processes agree, and save, only where a record has just emptied every window.
-        if self.world.size > 1 and not self._is_log_step(self.steps_done):
+        # Several processes agree, and save, only where a record has just emptied every window,
+        # or where all of them have found too many bad steps.
+        if self.world.size > 1 and not (self._is_log_step(self.steps_done) or self._bad.is_over):
             return
         self._agree()
+        is_due = time.monotonic() - self._saved_s >= self.config.checkpoint_every_minutes * 60
+        if is_due or self.is_complete or self._stopping or self._bad.is_over:
+            self._save(checkpoint)
+        if self._bad.is_over:
+            barrier(self.world)  # an error of one process ends the others, which may be saving
+            raise FloatingPointError(
+                f"stopped after {self.config.max_bad_steps} steps in a row whose loss or gradient "
+                f"was not finite; the newest checkpoint, of step {self._bad.before[0]}, is from "
+                "before them; a lower optim.base_lr, optim.clip_grad or run.precision=float32 may "
+                "help"
+            )
+
+    def _save(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
+        """Save the run as it is or, among bad steps, which moved nothing, as it was before them."""
+        if self.world.size == 1:
+            self._look()  # several processes have just done so
         if not self.world.is_main:
             return
-        is_due = time.monotonic() - self._saved_s >= self.config.checkpoint_every_minutes * 60
-        if is_due or self.is_complete or self._stopping:
-            window = [row.cpu() for row in self._window]
-            if window:
-                means = torch.stack(window).mean(dim=0).tolist()
-                self._check_finite(dict(zip(self.metrics, means, strict=True)), self.steps_done)
-            state = {**checkpoint(), "step": self.steps_done, "window": window}
-            save_checkpoint(self.folder / "checkpoints", state, keep=self.config.keep_checkpoints)
-            self._saved_s = time.monotonic()
+        step, window = self.steps_done, self._window
+        if self._bad.in_a_row and (self._bad.is_over or not self.is_complete):
+            if not (self._bad.is_over or self._stopping):
+                return  # no hurry: it is done as soon as the bad steps are over
+            step, window = self._bad.before
+        state = {**checkpoint(), "step": step, "window": [row.cpu() for row in window]}
+        save_checkpoint(self.folder / "checkpoints", state, keep=self.config.keep_checkpoints)
+        self._saved_s, self._saved_step = time.monotonic(), step
+
+    def _look(self) -> None:
+        """See which of the latest steps the device skipped, and say so; waits for the device."""
+        num_seen = len(self._skipped)
+        if num_seen == len(self._window):
+            return
+        flags = torch.stack(self._window[num_seen:])[:, -1].tolist()
+        for place, flag in enumerate(flags, start=num_seen):
+            self._skipped.append(bool(flag))
+            done = self._window_start + place
+            if self._bad.note(skipped=bool(flag), steps_done=done, rows=self._window[:place]):
+                parts = gather_objects(self._videos[place], self.world)
+                videos = dict.fromkeys(index for part in parts for index in part)
+                self.log.line(
+                    f"step {done + 1} skipped: its loss or gradient is not finite "
+                    f"({len(videos)} videos, named in log.txt)",
+                    details=": " + ", ".join(self.manifest.name(index) for index in videos),
+                )
 
     def _agree(self) -> None:
         """Tell all processes which videos were bad and whether one was asked to stop."""
@@ -183,15 +277,6 @@ class Run:
 
     def _is_log_step(self, steps_done: int) -> bool:
         return steps_done % self.config.log_every == 0 or steps_done == self.total_steps
-
-    def _check_finite(self, metrics: Mapping[str, float], step: int) -> None:
-        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if broken:
-            raise FloatingPointError(
-                f"{', '.join(broken)} not finite up to step {step}: the newest "
-                "checkpoint is from before; a lower optim.base_lr, optim.clip_grad or "
-                "run.precision=float32 may help"
-            )
 
 
 def _end_workers() -> None:

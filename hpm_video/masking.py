@@ -43,6 +43,14 @@ def num_masked_units(grid: TokenGrid, *, mask_ratio: float, tube_length: int) ->
     return masked
 
 
+def num_hard_units(
+    grid: TokenGrid, *, mask_ratio: float, tube_length: int, hard_ratio: float
+) -> int:
+    """How many of the masked units `hard_mask` takes by their score: floor(hard_ratio * masked)."""
+    masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
+    return _floor_share(hard_ratio, masked)
+
+
 def num_visible_tokens(grid: TokenGrid, *, mask_ratio: float, tube_length: int) -> int:
     """How many tokens V every mask of these settings leaves visible."""
     masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)

@@ -10,17 +10,20 @@ from fvcore.nn import parameter_count
 from torch import Tensor, nn
 
 from hpm_video import losses
+from hpm_video.bad_steps import step_unless
 from hpm_video.checkpoint import load_weights
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig, config_to_dict
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
 from hpm_video.data.manifest import read_manifest
-from hpm_video.distributed import World, join_world, mean_over_processes, replicate, sync_gradients
+from hpm_video.distributed import World, join_world, replicate, sync_gradients
+from hpm_video.health import ema_distance, mask_figures, mean_figures
 from hpm_video.loop import Run, autocast, seed_of
 from hpm_video.masking import (
     Rows,
     hard_mask,
     hard_ratio_at,
+    num_hard_units,
     num_reconstructed_tokens,
     num_visible_tokens,
     random_mask,
@@ -30,6 +33,7 @@ from hpm_video.masking import (
 from hpm_video.models import build_model, token_grid
 from hpm_video.models.hpm import HPM
 from hpm_video.optim import describe_lr, lr_schedule, pretrain_optimizer, set_lr
+from hpm_video.pictures import Pictures
 from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
 from hpm_video.teacher import View, make_teacher, momentum_at, score_tokens, update_teacher
 from hpm_video.tokens import (
@@ -51,6 +55,9 @@ class PretrainStep:
     prediction_loss: 0 without a predictor.
     predicted, measured (B, K): predicted and measured loss of the K masked tokens (or units) that
     are ranked; None without a predictor.
+    mask (B, N): True = masked; made from the teacher's scores (B, N), None for a random mask.
+    masked (B, M): the tokens whose loss was measured, token_losses (B, M), and predicted,
+    token_predictions (B, M), None without a predictor.
     """
 
     loss: Tensor
@@ -58,6 +65,11 @@ class PretrainStep:
     prediction_loss: Tensor
     predicted: Tensor | None
     measured: Tensor | None
+    mask: Tensor
+    scores: Tensor | None
+    masked: Tensor
+    token_losses: Tensor
+    token_predictions: Tensor | None
 
 
 def pretrain_step(
@@ -86,6 +98,7 @@ def pretrain_step(
     """
     tube_length = masking.tube_length or grid.time
     mask_ratio = masking.mask_ratio
+    scores = None
     with autocast(clips.device, precision):
         if teacher is not None and hard_ratio > 0:
             scores = score_tokens(
@@ -140,11 +153,21 @@ def pretrain_step(
     token_losses = losses.reconstruction_loss(output.reconstruction, targets)  # (B, M)
     reconstruction = token_losses.mean()
     if output.predicted_loss is None or loss.prediction == "none":
-        nothing = torch.zeros_like(reconstruction)
-        return PretrainStep(reconstruction, reconstruction, nothing, None, None)
+        return PretrainStep(
+            loss=reconstruction,
+            reconstruction_loss=reconstruction,
+            prediction_loss=torch.zeros_like(reconstruction),
+            predicted=None,
+            measured=None,
+            mask=mask,
+            scores=scores,
+            masked=output.masked,
+            token_losses=token_losses.detach(),
+            token_predictions=None,
+        )
 
     measured = token_losses.detach()
-    predicted = output.predicted_loss.gather(1, output.masked)
+    predicted = token_predictions = output.predicted_loss.gather(1, output.masked)
     if loss.ranking_level == "unit":
         assert kept is None, "units are not compared by parts"
         measured = _mean_per_masked_unit(measured, output.masked, mask, grid, tube_length)
@@ -152,7 +175,18 @@ def pretrain_step(
     objective = losses.ranking_loss if loss.prediction == "ranking" else losses.absolute_loss
     prediction = objective(predicted, measured)
     total = reconstruction + loss.prediction_weight * prediction
-    return PretrainStep(total, reconstruction, prediction, predicted.detach(), measured)
+    return PretrainStep(
+        loss=total,
+        reconstruction_loss=reconstruction,
+        prediction_loss=prediction,
+        predicted=predicted.detach(),
+        measured=measured,
+        mask=mask,
+        scores=scores,
+        masked=output.masked,
+        token_losses=token_losses.detach(),
+        token_predictions=token_predictions.detach(),
+    )
 
 
 def _mean_per_masked_unit(
@@ -167,12 +201,30 @@ def _mean_per_masked_unit(
     return unit_scores(per_token, grid, tube_length).gather(1, units)
 
 
-def _rank_accuracy(step: PretrainStep, world: World) -> float | None:
-    """Rank accuracy of this step's clips over all processes."""
-    if step.predicted is None or step.measured is None:
-        return None
-    accuracy = losses.rank_accuracy(step.predicted, step.measured)
-    return round(mean_over_processes(accuracy, world).item(), 6)
+def step_figures(
+    step: PretrainStep, *, grid: TokenGrid, masking: MaskingConfig, hard_ratio: float
+) -> dict[str, Tensor | None]:
+    """Rank accuracy and `mask_figures` of a step: scalars on its device."""
+    tube_length = masking.tube_length or grid.time
+    accuracy = None
+    if step.predicted is not None and step.measured is not None:
+        accuracy = losses.rank_accuracy(step.predicted, step.measured)
+    figures = mask_figures(
+        mask=step.mask,
+        scores=step.scores,
+        index=step.masked,
+        measured=step.token_losses,
+        predicted=step.token_predictions,
+        grid=grid,
+        tube_length=tube_length,
+        num_hard=num_hard_units(
+            grid,
+            mask_ratio=masking.mask_ratio,
+            tube_length=tube_length,
+            hard_ratio=hard_ratio,
+        ),
+    )
+    return {"rank_accuracy": accuracy, **figures}
 
 
 def pretrain(config: PretrainConfig) -> bool:
@@ -239,6 +291,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
         folder,
         world,
         metrics=METRICS,
+        manifest=manifest,
         bad_videos=bad_videos,
         total_steps=total_steps,
         state=start.state,
@@ -259,6 +312,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             num_steps=total_steps,
         )
         generator = torch.Generator(world.device)
+        pictures = Pictures(config, manifest, grid)
         for step in run.steps():
             progress = (step + 1) / total_steps
             hard_ratio = hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
@@ -266,6 +320,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             # Stochastic depth, the one user of the global generator, follows (seed, step, rank).
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
             sums = torch.zeros(3, device=world.device)
+            parts = []
             for micro_batch in range(optim.accumulation):
                 batch = run.next(batches, clips_per_step // optim.accumulation)
                 clips = to_clips(batch.clips, world.device)
@@ -291,8 +346,12 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
                     (result.loss / optim.accumulation).backward()
                 scalars = [result.loss, result.reconstruction_loss, result.prediction_loss]
                 sums += torch.stack(scalars).detach() / optim.accumulation
+                if run.is_log_step:
+                    part = step_figures(result, grid=grid, masking=masking, hard_ratio=hard_ratio)
+                    parts.append(part)
             norm = nn.utils.clip_grad_norm_(student.parameters(), optim.clip_grad or float("inf"))
-            optimizer.step()
+            skip = run.add([*sums, norm])
+            step_unless(skip, optimizer)
             optimizer.zero_grad()
             momentum = None
             if teacher is not None:
@@ -302,18 +361,20 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
                     end=config.teacher.momentum_end,
                     ramp=config.teacher.ramp,
                 )
-                update_teacher(teacher, student, momentum)
-            run.add([*sums, norm])
+                update_teacher(teacher, student, momentum, skip=skip)
             if run.is_log_step:
+                distance = None if teacher is None else ema_distance(teacher, student)
                 run.record(
                     {
                         "epoch": round((step + 1) / epoch_steps, 4),
-                        "rank_accuracy": _rank_accuracy(result, world),
                         "hard_ratio": hard_ratio,
                         "momentum": momentum,
                         "lr": lr,
                     },
+                    figures={**mean_figures(parts), "ema_distance": distance},
                     prefix="pretrain",
                 )
+            if pictures.are_due(steps_done=step + 1, total_steps=total_steps):
+                pictures.draw(student, teacher, hard_ratio=hard_ratio, step=step + 1, log=run.log)
             run.end_step(checkpoint)
         return run.is_complete

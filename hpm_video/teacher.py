@@ -24,12 +24,20 @@ def make_teacher(student: HPM) -> HPM:
 
 
 @torch.no_grad()
-def update_teacher(teacher: HPM, student: HPM, momentum: float) -> None:
-    """teacher = momentum * teacher + (1 - momentum) * student, over the parameters both have."""
+def update_teacher(
+    teacher: HPM, student: HPM, momentum: float, *, skip: Tensor | None = None
+) -> None:
+    """teacher = momentum * teacher + (1 - momentum) * student, over the parameters both have.
+
+    ``skip``: scalar on the device, 1 leaves the teacher as it is, 0 updates it.
+    """
     source = dict(student.named_parameters())
     pairs = [(mine, source[name]) for name, mine in teacher.named_parameters()]
     mine, theirs = [list(side) for side in zip(*pairs, strict=True)]
-    torch._foreach_lerp_(mine, theirs, 1 - momentum)
+    if skip is None:
+        torch._foreach_lerp_(mine, theirs, 1 - momentum)
+    else:  # a weight that only the device knows has to come as a list
+        torch._foreach_lerp_(mine, theirs, [(1 - momentum) * (1 - skip)] * len(mine))
 
 
 def momentum_at(progress: float, *, start: float, end: float, ramp: float) -> float:

@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 MAX_COLUMNS = 8
 NUM_MASKS = 8  # random masks behind a measured loss
 NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
-_GREY = 0.5  # masked pixels
+GREY = 0.5  # masked pixels
 _DIM = 0.25  # brightness of what is not chosen
 
 
@@ -114,20 +114,20 @@ def picture(
     if predicted is not None:
         what = "teacher" if pretrained.scorer is not pretrained.student else "student"
         label = f"loss predicted by the {what}: dark = easiest, yellow = hardest tokens of the clip"
-        rows.append(Row(label, heat(frames, cells(_shares(predicted)))))
+        rows.append(Row(label, heat(frames, cells(shares(predicted)))))
     label = "loss measured: mean over random masks, same colours"
-    rows.append(Row(label, heat(frames, cells(_shares(measured)))))
+    rows.append(Row(label, heat(frames, cells(shares(measured)))))
 
     ratio = config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
     scores = measured if predicted is None else predicted
     hard = cells(mining.hardest_tokens(pretrained, scores, hard_ratio=ratio)).astype(bool)
     by = "measured, as there is no predictor" if predicted is None else "predicted"
     label = f"hard tubes: what a mask of hard ratio {ratio:g} hides first, by the loss {by}"
-    rows.append(Row(label, np.where(_pixels(hard, frames), frames, _DIM * frames), outlined=hard))
+    rows.append(Row(label, np.where(enlarge(hard, frames), frames, _DIM * frames), outlined=hard))
 
     hidden = cells(mask).astype(bool)
     label = f"a random mask of ratio {config.masking.mask_ratio:g}: what the model sees"
-    rows.append(Row(label, np.where(_pixels(hidden, frames), np.float32(_GREY), frames)))
+    rows.append(Row(label, np.where(enlarge(hidden, frames), np.float32(GREY), frames)))
     label = "reconstruction under that mask, from the model alone"
     if config.loss.normalize_targets:
         label += " (mean and contrast: average of the visible patches)"
@@ -166,7 +166,7 @@ def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure
 
 def heat(frames: Floats, values: npt.NDArray[np.generic]) -> Floats:
     """Blend frames (K, S, S, 3) with the colours of values in [0, 1], (K, rows, columns)."""
-    colours = colormaps["inferno"](_pixels(values, frames)[..., 0])[..., :3]
+    colours = colormaps["inferno"](enlarge(values, frames)[..., 0])[..., :3]
     return np.asarray(0.4 * frames.mean(axis=-1, keepdims=True) + 0.6 * colours, dtype=np.float32)
 
 
@@ -268,12 +268,12 @@ def _unique_stems(videos: Sequence[str | Path]) -> list[str]:
     return stems
 
 
-def _shares(values: Tensor) -> Tensor:
+def shares(values: Tensor) -> Tensor:
     """The share of its clip's tokens below each value, in [0, 1]: (B, N) -> (B, N)."""
     return values.argsort(dim=1).argsort(dim=1) / max(1, values.shape[1] - 1)
 
 
-def _pixels(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.generic]:
+def enlarge(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.generic]:
     """Cells (K, rows, columns) enlarged to the size of frames (K, S, S, 3) -> (K, S, S, 1)."""
     patch = frames.shape[1] // cells.shape[1]
     return cells.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]

@@ -23,6 +23,7 @@ _SHARED = (
     "run.device=cpu",
     "run.precision=float32",
     "run.log_every=2",
+    "run.picture_every=0",
     "data.num_frames=4",
     "data.frame_stride=1",
     "data.crop_size=32",

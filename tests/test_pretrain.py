@@ -38,9 +38,10 @@ ENVIRONMENT = {
 }
 
 RECORD = [
-    *("step", "epoch", "rank_accuracy", "hard_ratio", "momentum", "lr"),
-    *("loss", "reconstruction_loss", "prediction_loss", "grad_norm"),
-    *("clips_per_second", "data_wait_fraction"),
+    *("step", "epoch", "hard_ratio", "momentum", "lr"),
+    *("loss", "reconstruction_loss", "prediction_loss", "grad_norm", "grad_norm_max"),
+    *("rank_accuracy", "spearman", "hard_share", "hard_loss", "random_loss", "ema_distance"),
+    *("skipped_steps", "clips_per_second", "data_wait_fraction"),
 ]
 TIMING = re.compile(r', "clips_per_second": [^,]+, "data_wait_fraction": [^,]+}$')
 
@@ -105,7 +106,10 @@ def test_records_have_the_names_that_others_rely_on(pretrained: Path) -> None:
     )
     for record in records:
         assert list(record) == RECORD
-        assert all(math.isfinite(value) for value in record.values())
+        # The mask becomes hard all through: at the end no tube of it is random.
+        missing = ["random_loss"] if record["step"] == 12 else []
+        assert [name for name, value in record.items() if value is None] == missing
+        assert all(math.isfinite(value) for value in record.values() if value is not None)
         total = record["reconstruction_loss"] + record["prediction_loss"]
         assert record["loss"] == pytest.approx(total, rel=1e-5)
         assert record["hard_ratio"] == pytest.approx(record["step"] / 12)
@@ -353,8 +357,11 @@ def double_batch(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: A
 
 def _assert_same_losses(one: Path, other: Path) -> None:
     for mine, theirs in zip(read_records(one), read_records(other), strict=True):
-        for name in ("loss", "reconstruction_loss", "prediction_loss", "grad_norm", "lr"):
-            assert mine[name] == pytest.approx(theirs[name], rel=1e-4), name
+        for name in mine.keys() - {"clips_per_second", "data_wait_fraction"}:
+            if theirs[name] is None:
+                assert mine[name] is None, name
+            else:
+                assert mine[name] == pytest.approx(theirs[name], rel=2e-4), name
 
 
 def test_accumulation_is_a_larger_batch(
