@@ -226,6 +226,19 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    from hpm_video.bench.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from hpm_video.bench.command import run
+
+    print(run(arguments))
+    return 0
+
+
 JOBS = {
     "pretrain": Job(
         "pre-train a model on unlabelled videos", _config_arguments("PretrainConfig"), _pretrain
@@ -242,6 +255,7 @@ JOBS = {
         _demo_arguments,
         _demo,
     ),
+    "bench": Job("what a step, a mask and the losses cost", _bench_arguments, _bench),
     "data": Job("make data: toy videos", _data_arguments, _data),
 }
 

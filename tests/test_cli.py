@@ -407,7 +407,7 @@ def test_toy_videos_from_the_command_line(
     )
 
 
-@pytest.mark.parametrize("job", ["pretrain", "finetune", "evaluate", "data"])
+@pytest.mark.parametrize("job", ["pretrain", "finetune", "evaluate", "data", "bench"])
 def test_tools_pass_their_arguments_on(job: str) -> None:
     """Each is the command of its name: compared as text, starting each would take seconds."""
     text = (ROOT / "tools" / f"{job}.py").read_text()

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hpm_video import losses
 from hpm_video.losses import absolute_loss, rank_accuracy, ranking_loss, reconstruction_loss
 
 # Token counts below, at, between and above the chunks that comparisons are made in.
@@ -180,3 +181,32 @@ def test_all_losses_are_float32_from_bfloat16() -> None:
     for low, full in results:
         assert low.dtype == torch.float32
         assert torch.equal(low, full)
+
+
+@pytest.mark.parametrize("spread", [1e-4, 1.0, 30.0])
+def test_ranking_does_not_depend_on_the_blocks(
+    monkeypatch: pytest.MonkeyPatch, spread: float
+) -> None:
+    """Without ties and with many, from predictions that hardly differ to saturated ones."""
+    predicted, tied = _example(200, batch=5)
+    distinct = torch.rand(5, 200, generator=torch.Generator().manual_seed(1))
+    measured = torch.cat([tied, distinct])
+    # Blocks of all clips at once, of three clips, of one.
+    for block in (2**22, 3 * 64 * 200, 1):
+        monkeypatch.setattr(losses, "_BLOCK", block)
+        fast = (spread * torch.cat([predicted, predicted])).requires_grad_()
+        loss = ranking_loss(fast, measured)
+        loss.backward()
+        exact = fast.detach().double().requires_grad_()
+        expected = _naive_ranking_loss(exact, measured.double())
+        expected.backward()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert fast.grad is not None
+        assert exact.grad is not None
+        assert (fast.grad - exact.grad).abs().max() < 1e-6 * exact.grad.abs().max()
+
+
+def test_a_loss_that_is_not_finite_shows() -> None:
+    predicted, measured = _example(70)
+    predicted[1, 3] = torch.nan
+    assert ranking_loss(predicted, measured).isnan()

@@ -127,5 +127,6 @@ class HPM(nn.Module):
         assert self.predictor is not None
         features, head = self.predictor(sequence), self.predictor.head
         # bfloat16 has 8 bits: predictions close to each other would become ties.
-        with torch.autocast(features.device.type, enabled=False):
+        # (By name: the meta device, on which costs are counted, knows no autocast.)
+        with torch.autocast("cuda" if features.is_cuda else "cpu", enabled=False):
             return head(features.float()).squeeze(-1)

@@ -99,7 +99,7 @@ def make_blocks(
     depth: int, width: int, heads: int, *, mlp_ratio: float, drop_path: float = 0.0
 ) -> nn.ModuleList:
     """``depth`` blocks whose stochastic depth rises linearly from 0 to ``drop_path``."""
-    rates = torch.linspace(0, drop_path, depth).tolist()
+    rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
     return nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, drop_path=rate) for rate in rates)
 
 

@@ -1,0 +1,141 @@
+"""The arguments of ``hpm-video bench``. Imports nothing slow, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpm_video.bench.report import Report
+
+BENCHES = {
+    "step": "time of a whole pre-training step: VideoMAE, HPM literal, sparse and default, "
+    "transformers' VideoMAE",
+    "flops": "multiply-adds of a step, counted with fvcore; no timing",
+    "mask": "time of mask making against a loop over clips",
+    "ranking": "time, memory and gradients of the ranking loss against the naive form",
+}
+SIZES = ("tiny", "small", "base", "large", "huge", "giant")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One sub-command per bench."""
+    jobs = parser.add_subparsers(dest="bench", required=True, metavar="|".join(BENCHES))
+    for name, what in BENCHES.items():
+        bench = jobs.add_parser(name, help=what, description=what)
+        bench.add_argument("--json", metavar="FILE", help="also write the result here")
+        if name != "flops":
+            _add(
+                bench, "--rounds", {"step": 5, "ranking": 5, "mask": 50}[name], "median of so many"
+            )
+            bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+            bench.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
+            _add(bench, "--batch-size", 4 if name == "step" else 32, "clips")
+        if name == "ranking":
+            _add(bench, "--tokens", 1408, "masked tokens per clip")
+            continue
+        _add(bench, "--frames", 16, "per clip")
+        _add(bench, "--crop-size", 224, "pixels")
+        if name == "mask":
+            continue
+        bench.add_argument(
+            "--token-ratio",
+            type=float,
+            nargs="+",
+            metavar="R",
+            default=[0.1] if name == "step" else [0.5, 0.25, 0.1],
+            help="share(s) of the tokens the teacher sees (default %(default)s)",
+        )
+        bench.add_argument(
+            "--predictor-depth",
+            type=int,
+            nargs="+",
+            metavar="L",
+            default=[1] if name == "step" else [1, 2, 4],
+            help="blocks of the predictor, one or several to compare (default %(default)s)",
+        )
+    step, flops = jobs.choices["step"], jobs.choices["flops"]
+    step.add_argument("--size", choices=SIZES, default="base")
+    step.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
+    step.add_argument("--compile", action="store_true", help="torch.compile every model")
+    flops.add_argument(
+        "--size", choices=SIZES, nargs="+", default=["small", "base", "large"], help="one or more"
+    )
+    _add(flops, "--decoder-depth", 4, "blocks of the reconstructor")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Run the bench that was asked for, write its JSON; returns what to print."""
+    import torch
+
+    from hpm_video.bench.measure import at_least
+    from hpm_video.bench.report import check_json_path, format_report, write_json
+
+    check_json_path(arguments.json)
+    if getattr(arguments, "threads", None) is not None:
+        at_least("threads", arguments.threads, 1)
+        torch.set_num_threads(arguments.threads)
+    report = _MEASURE[arguments.bench](arguments)
+    if arguments.json is not None:
+        write_json(report, arguments.json)
+    return format_report(report)
+
+
+def _step(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.step import bench_step
+
+    return bench_step(
+        size=arguments.size,
+        batch_size=arguments.batch_size,
+        num_frames=arguments.frames,
+        crop_size=arguments.crop_size,
+        rounds=arguments.rounds,
+        precision=arguments.precision,
+        compile_models=arguments.compile,
+        token_ratios=arguments.token_ratio,
+        predictor_depths=arguments.predictor_depth,
+        device=arguments.device,
+    )
+
+
+def _flops(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.flops import bench_flops
+
+    return bench_flops(
+        sizes=arguments.size,
+        num_frames=arguments.frames,
+        crop_size=arguments.crop_size,
+        decoder_depth=arguments.decoder_depth,
+        token_ratios=arguments.token_ratio,
+        predictor_depths=arguments.predictor_depth,
+    )
+
+
+def _mask(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.mask import bench_mask
+
+    return bench_mask(
+        batch_size=arguments.batch_size,
+        num_frames=arguments.frames,
+        crop_size=arguments.crop_size,
+        rounds=arguments.rounds,
+        device=arguments.device,
+    )
+
+
+def _ranking(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.ranking import bench_ranking
+
+    return bench_ranking(
+        batch_size=arguments.batch_size,
+        num_tokens=arguments.tokens,
+        rounds=arguments.rounds,
+        device=arguments.device,
+    )
+
+
+_MEASURE = {"step": _step, "flops": _flops, "mask": _mask, "ranking": _ranking}
+
+
+def _add(parser: argparse.ArgumentParser, name: str, default: int, what: str) -> None:
+    parser.add_argument(name, type=int, default=default, help=f"{what} (default {default})")

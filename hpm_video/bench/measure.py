@@ -1,0 +1,81 @@
+"""Time and memory of functions, so that what is compared shares the machine's moods."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes CUDA where there is one; ValueError for cuda without one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device (cuda) needs a CUDA device; there is none here: use cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def at_least(name: str, value: int, lowest: int) -> None:
+    """Raise ValueError for an option below ``lowest``."""
+    if value < lowest:
+        raise ValueError(f"--{name} ({value}) must be at least {lowest}")
+
+
+def median_seconds(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    device: torch.device,
+) -> dict[str, float]:
+    """Median time of each function over rounds that call all of them, every other one backwards.
+
+    Interleaved, so that a machine that slows down meanwhile slows all of them.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for index in range(warmup + rounds):
+        names = list(functions)
+        for name in names if index % 2 == 0 else reversed(names):
+            _wait(device)
+            start = time.perf_counter()
+            functions[name]()
+            _wait(device)
+            if index >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_extra_bytes(function: Callable[[], object], device: torch.device) -> int:
+    """Most memory in use during the call, beyond what was in use before it.
+
+    CUDA: PyTorch's allocations. CPU: the process's resident memory, whose mark is set back first
+    where Linux lets us; a call in a process of its own, after a small one, is the cleanest.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
+    before = _resident("VmHWM")
+    function()
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> int:
+    """A figure of this process's memory in bytes, as Linux counts it."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"/proc/self/status has no {key}")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,92 @@
+"""What a bench says: a line about the machine, a table, notes; on screen and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Result of one bench.
+
+    machine: processor, threads, device, versions, date. settings: what was asked for. rows: the
+    table, each with the same keys, whose units are in their names. notes: sentences below it.
+    """
+
+    bench: str
+    machine: dict[str, Cell]
+    settings: dict[str, object]
+    rows: list[dict[str, Cell]]
+    notes: list[str] = field(default_factory=list)
+
+
+def machine_facts(device: torch.device) -> dict[str, Cell]:
+    """What must be known of the machine to compare figures."""
+    facts: dict[str, Cell] = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "torch": torch.__version__,
+        "date": datetime.now().isoformat(timespec="seconds"),
+    }
+    if device.type == "cuda":
+        facts["device"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def format_report(report: Report) -> str:
+    """The header line, the settings, the table and the notes as plain text."""
+    columns = list(report.rows[0])
+    table = [columns, *([_text(row[name]) for name in columns] for row in report.rows)]
+    widths = [max(len(cells[place]) for cells in table) for place in range(len(columns))]
+    lines = [
+        f"bench {report.bench}: " + ", ".join(f"{k} {v}" for k, v in report.machine.items()),
+        "settings: " + ", ".join(f"{k} {v}" for k, v in report.settings.items()),
+    ]
+    for cells in table:
+        first, *others = (
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        lines.append("  ".join([first, *others]).rstrip())
+    return "\n".join([*lines, *report.notes])
+
+
+def check_json_path(path: str | None) -> None:
+    """Raise ValueError, before anything is measured, where no file could be written."""
+    if path is not None and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
+        raise ValueError(f"--json ({path}) must name a file in a folder that exists")
+
+
+def write_json(report: Report, path: str | Path) -> None:
+    """Write the report; the file appears whole or not at all."""
+    part = Path(f"{path}.part")
+    part.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _text(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def _processor() -> str:
+    """Its model as Linux gives it, else what Python knows."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

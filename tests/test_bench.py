@@ -1,0 +1,173 @@
+"""The benches: their numbers against formulas written by hand, and that each runs and refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpm_video.bench.flops import LITERAL, Variant, default_variant, step_cost, variants
+from hpm_video.bench.mask import loop_hard_mask, loop_random_mask
+from hpm_video.bench.measure import median_seconds, peak_extra_bytes
+from hpm_video.cli import main
+from hpm_video.config import ModelConfig
+from hpm_video.masking import hard_mask
+from hpm_video.models import token_grid
+from hpm_video.tokens import TokenGrid
+
+SMALL_STEP = [
+    *("--size=tiny", "--frames=4", "--crop-size=64", "--batch-size=2"),
+    *("--rounds=1", "--device=cpu", "--threads=1"),
+]
+
+SPARSE = ["--token-ratio", "0.5", "--predictor-depth", "1"]
+
+
+def _blocks(tokens: int, width: int, depth: int) -> int:
+    """Multiply-adds of transformer blocks: qkv and output, two products of attention, MLP of 4."""
+    return depth * (4 * tokens * width**2 + 2 * tokens**2 * width + 8 * tokens * width**2)
+
+
+@pytest.mark.parametrize("token_ratio", [None, 1.0, 0.3])
+def test_multiply_adds_are_those_of_the_formula(token_ratio: float | None) -> None:
+    model = ModelConfig(size="tiny", decoder_depth=3, predictor_depth=2)
+    grid = token_grid(model, num_frames=4, crop_size=96)  # (2, 6, 6): 72 tokens
+    # 36 tubes of which 32 are masked leave 8 tokens, 64 are reconstructed.
+    patch, width, narrow = 2 * 16 * 16 * 3, 192, 96
+
+    def encode(seen: int) -> int:
+        return seen * patch * width + _blocks(seen, width, 12) + seen * width * narrow
+
+    predict = _blocks(72, narrow, 2) + 72 * narrow
+    student = encode(8) + _blocks(72, narrow, 3) + 64 * narrow * patch
+    cost = step_cost(model, grid, mask_ratio=0.9, token_ratio=token_ratio)
+    if token_ratio is None:
+        assert (cost.student, cost.teacher, cost.step) == (student, 0, 3 * student)
+    else:
+        teacher = encode({1.0: 72, 0.3: 22}[token_ratio]) + predict
+        assert (cost.student, cost.teacher) == (student + predict, teacher)
+        assert cost.step == 3 * (student + predict) + teacher
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_mining_with_one_predictor_block_costs_little(size: str) -> None:
+    model = ModelConfig(size=size, predictor_depth=1)  # type: ignore[arg-type]
+    grid = token_grid(model, num_frames=16, crop_size=224)
+
+    def cost(token_ratio: float | None) -> float:
+        return step_cost(model, grid, mask_ratio=0.9, token_ratio=token_ratio).step
+
+    plain = cost(None)
+    assert cost(0.1) <= 1.35 * plain
+    # The large encoder alone costs 1.52 x as a teacher that sees a quarter: docs/performance.md.
+    assert cost(0.25) <= (1.65 if size == "large" else 1.55) * plain
+
+
+def test_variants_are_the_literal_the_asked_and_the_default_once_each() -> None:
+    found = variants([0.1, 1.0], [1, 4])
+    assert len(set(found)) == len(found)
+    assert found[0] == LITERAL == Variant(1.0, 4)
+    assert {Variant(0.1, 1), Variant(0.1, 4), Variant(1.0, 1), default_variant()} <= set(found)
+    assert sum("default" in variant.name for variant in found) == 1
+
+
+def test_the_loops_make_the_same_masks() -> None:
+    grid = TokenGrid(2, 5, 6)
+    scores = torch.rand(3, 60, generator=torch.Generator().manual_seed(0))
+    random = np.random.default_rng(0)
+    settings = {"mask_ratio": 0.7, "hard_ratio": 1.0}
+    slow = loop_hard_mask(scores, grid, **settings, random=random)
+    generator = torch.Generator()
+    assert torch.equal(
+        slow, hard_mask(scores, grid, **settings, tube_length=2, generator=generator)
+    )
+    for mask in (
+        loop_hard_mask(scores, grid, mask_ratio=0.7, hard_ratio=0.5, random=random),
+        loop_random_mask(3, grid, mask_ratio=0.7, random=random),
+    ):
+        assert mask.sum(dim=1).tolist() == [42] * 3  # 21 of 30 tubes
+        assert torch.equal(mask[:, :30], mask[:, 30:])
+
+
+def test_peak_memory_is_that_of_the_call() -> None:
+    def call() -> None:
+        torch.ones(25_000_000).sum()
+
+    assert 95e6 < peak_extra_bytes(call, torch.device("cpu")) < 115e6
+
+
+def test_rounds_are_interleaved_and_turn_round() -> None:
+    calls: list[str] = []
+    functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    result = median_seconds(functions, rounds=2, warmup=1, device=torch.device("cpu"))
+    assert "".join(calls) == "abbaab"
+    assert set(result) == {"a", "b"}
+
+
+def test_ranking_needs_little_memory_and_has_the_same_gradient(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    arguments = ["--batch-size=2", "--rounds=1", "--device=cpu", "--json", str(file)]
+    assert main(["bench", "ranking", *arguments]) == 0
+    ours, naive = json.loads(file.read_text())["rows"]
+    assert (ours["loss"], naive["loss"]) == ("ours", "naive")
+    assert 0 < ours["gradient_error"] < 1e-6
+    # Three float32 matrices per clip at least, for the naive form.
+    assert naive["peak_extra_mb"] > 3 * 2 * 1408**2 * 4 / 1e6
+    assert ours["memory_ratio"] < 1 / 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows"),
+    [
+        (["mask", "--rounds=2", "--batch-size=2", "--crop-size=64"], 4),
+        (["flops", "--size", "tiny", "--frames=4", "--crop-size=64", *SPARSE], 3),
+        (["step", *SMALL_STEP, *SPARSE, "--precision=float32"], 4),
+    ],
+)
+def test_each_bench_prints_a_table_and_writes_it(
+    tmp_path: Path, arguments: list[str], rows: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if arguments[0] == "step":
+        pytest.importorskip("transformers")
+    file = tmp_path / "result.json"
+    assert main(["bench", *arguments, "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads(file.read_text())
+    assert list(tmp_path.iterdir()) == [file]
+    assert result["bench"] == arguments[0]
+    assert len(result["rows"]) >= rows
+    for fact in ("processor", "threads", "torch", "device", "date"):
+        assert f"{fact} {result['machine'][fact]}" in printed.splitlines()[0]
+    for row in result["rows"]:
+        for cell in row.values():
+            assert isinstance(cell, str) is False or cell in printed
+    if arguments[0] == "step":
+        names = [row["step"] for row in result["rows"]]
+        assert names[0] == "VideoMAE"
+        assert names[-1] == "transformers VideoMAE"
+        assert "HPM r=0.5 predictor 1" in names
+        assert "attention: sdpa" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ranking", "--tokens=1"], "--tokens (1)"),
+        (["ranking", "--json=nowhere/result.json"], "--json (nowhere/result.json)"),
+        (["mask", "--rounds=0"], "--rounds (0)"),
+        (["mask", "--batch-size=0"], "--batch-size (0)"),
+        (["flops", "--crop-size=30"], "(30)"),
+        (["step", *SMALL_STEP, "--token-ratio", "0"], "token_ratio (0"),
+        (["step", *SMALL_STEP, "--predictor-depth", "0"], "predictor_depth (0)"),
+        (["step", *SMALL_STEP, "--threads=0"], "--threads (0)"),
+    ],
+)
+def test_a_bad_setting_is_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert captured.out == ""
