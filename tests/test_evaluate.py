@@ -195,10 +195,10 @@ def test_class_names_of_the_checkpoint_give_the_labels(
 ) -> None:
     """A list with names of a few classes only must not be numbered on its own."""
     classes = load_checkpoint(checkpoint)["classes"]
-    lines = [f"{videos.parent / 'a/clip.mp4'},vertical", f"{videos.parent / 'b/clip.mp4'},left"]
+    lines = [f"{videos.parent / 'a/clip.mp4'},up", f"{videos.parent / 'b/clip.mp4'},left"]
     (tmp_path / "named.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
     result = _evaluate(checkpoint, tmp_path / "named.csv", 1, 1)
-    assert result.labels.tolist() == [classes.index("vertical"), classes.index("left")]
+    assert result.labels.tolist() == [classes.index("up"), classes.index("left")]
 
 
 @pytest.mark.parametrize(
