@@ -98,7 +98,8 @@ def _config_arguments(schema_name: str) -> Callable[[argparse.ArgumentParser], N
 
 
 def _pretrain(arguments: argparse.Namespace) -> int:
-    from hpm_video.config import PretrainConfig, load_config
+    from hpm_video.config import PretrainConfig
+    from hpm_video.settings import load_config
 
     config = load_config(PretrainConfig, arguments.config, arguments.settings)
     from hpm_video.pretrain import pretrain
@@ -107,7 +108,8 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
 
 def _finetune(arguments: argparse.Namespace) -> int:
-    from hpm_video.config import FinetuneConfig, load_config
+    from hpm_video.config import FinetuneConfig
+    from hpm_video.settings import load_config
 
     config = load_config(FinetuneConfig, arguments.config, arguments.settings)
     from hpm_video.finetune import finetune
@@ -125,7 +127,8 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from hpm_video.config import EvaluateConfig, load_config
+    from hpm_video.config import EvaluateConfig
+    from hpm_video.settings import load_config
 
     # argparse hands settings that follow --manifest to it: tell them apart by their form.
     manifests = [word for word in arguments.manifest if not _is_setting(word)]

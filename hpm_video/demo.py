@@ -17,13 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from hpm_video.checkpoint import find_checkpoint
-from hpm_video.config import (
-    EvaluateConfig,
-    EvaluationConfig,
-    FinetuneConfig,
-    PretrainConfig,
-    load_config,
-)
+from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
 from hpm_video.data.manifest import read_manifest, write_manifest
 from hpm_video.data.toy import object_mask, read_positions, write_toy_videos
 from hpm_video.evaluate import evaluate
@@ -31,6 +25,7 @@ from hpm_video.finetune import finetune
 from hpm_video.logs import read_records
 from hpm_video.mining import MiningReport, load_pretrained, measure_mining
 from hpm_video.pretrain import pretrain
+from hpm_video.settings import load_config
 from hpm_video.visualize import read_clip, visualize
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "demo"

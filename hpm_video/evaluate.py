@@ -10,13 +10,7 @@ import numpy as np
 import torch
 
 from hpm_video.checkpoint import load_checkpoint, load_weights
-from hpm_video.config import (
-    DataConfig,
-    EvaluateConfig,
-    EvaluationConfig,
-    FinetuneConfig,
-    config_from_dict,
-)
+from hpm_video.config import DataConfig, EvaluateConfig, EvaluationConfig, FinetuneConfig
 from hpm_video.data.dataset import ViewDataset
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
@@ -24,6 +18,7 @@ from hpm_video.distributed import World, gather_objects, join_world
 from hpm_video.loop import autocast
 from hpm_video.models import build_classifier, token_grid
 from hpm_video.models.classifier import Classifier
+from hpm_video.settings import config_from_dict
 from hpm_video.tokens import TokenGrid
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hpm_video.bad_steps import step_unless
-from hpm_video.config import FinetuneConfig, config_to_dict
+from hpm_video.config import FinetuneConfig
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
 from hpm_video.data.manifest import read_manifest
@@ -19,6 +19,7 @@ from hpm_video.loop import Run, autocast, seed_of
 from hpm_video.models import build_classifier, token_grid
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, set_lr
 from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
+from hpm_video.settings import config_to_dict
 
 
 def finetune(config: FinetuneConfig) -> bool:

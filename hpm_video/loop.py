@@ -8,9 +8,9 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
 from hpm_video.logs import Record, RunLog
 from hpm_video.run_folder import release_run_folder
+from hpm_video.signals import stop_on_signal
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -103,7 +104,7 @@ class Run:
                 total_steps=self.total_steps,
             )
         )
-        self._signal = self._exit.enter_context(_stop_on_signal())
+        self._signal = self._exit.enter_context(stop_on_signal())
         return self
 
     def __exit__(
@@ -291,32 +292,3 @@ def _end_workers() -> None:
             child.kill()
             child.join()
     signal.signal(signal.SIGCHLD, handler)
-
-
-class _StopFlag:
-    """True once a signal came that ends jobs; the loop reads it at the end of a step."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.name is not None
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[_StopFlag]:
-    """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; a second Ctrl-C interrupts at once."""
-    flag = _StopFlag()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        if flag and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        flag.name = signal.Signals(number).name
-
-    before = [signal.signal(number, handler) for number in numbers]
-    try:
-        yield flag
-    finally:
-        for number, old in zip(numbers, before, strict=True):
-            signal.signal(number, old)

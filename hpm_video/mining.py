@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from hpm_video.checkpoint import load_checkpoint, load_weights
-from hpm_video.config import PretrainConfig, config_from_dict
+from hpm_video.config import PretrainConfig
 from hpm_video.loop import autocast
 from hpm_video.losses import rank_accuracy, reconstruction_loss
 from hpm_video.masking import hard_mask, num_masked_units, num_units, unit_scores
 from hpm_video.models import HPM, HPMOutput, build_model, token_grid
+from hpm_video.settings import config_from_dict
 from hpm_video.teacher import make_teacher, score_tokens
 from hpm_video.tokens import (
     TokenGrid,

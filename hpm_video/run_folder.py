@@ -15,8 +15,8 @@ import yaml
 from torch import nn
 
 from hpm_video.checkpoint import load_checkpoint, load_encoder, load_weights
-from hpm_video.config import config_to_dict, config_to_yaml, differing_keys
 from hpm_video.distributed import World, barrier
+from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
 from hpm_video.tokens import TokenGrid
 
 # Settings that may change between two starts of one run without changing its results.

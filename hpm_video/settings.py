@@ -1,7 +1,7 @@
-"""What a setting is: its meaning, its default, what it may be, and a plain line for what it is not.
+"""Settings of any schema of nested dataclasses: read, checked, described.
 
-Works on any schema of nested dataclasses. Meanings are the comments behind the fields, so that a
-setting is declared and explained on one line.
+The only module that reads YAML. Meanings are the comments behind the fields, so that a setting is
+declared and explained on one line; what a value must be is said in plain words.
 """
 
 from __future__ import annotations
@@ -10,16 +10,94 @@ import difflib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+Config = TypeVar("Config")
+
 _FIELD = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def load_config(
+    schema: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Defaults of ``schema`` < the YAML at ``path`` < overrides ``group.key=value``.
+
+    Raises ValueError, one line, for an unknown key (with a suggestion), a wrong type or value;
+    FileNotFoundError when the YAML is missing.
+    """
+    merged = OmegaConf.structured(schema)
+    if path is not None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"config ({path}) does not exist")
+        try:
+            layer = OmegaConf.load(path)
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}" if mark else ""
+            raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}{line}") from error
+        if not OmegaConf.is_dict(layer):
+            raise ValueError(f"config ({path}) must hold groups of settings, key: value")
+        try:
+            merged = OmegaConf.merge(merged, _checked(schema, layer))
+        except ValueError as error:
+            raise ValueError(f"config ({path}): {error}") from error
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if "=" not in override or not all(key.split(".")):
+            raise ValueError(f"setting ({override}) must have the form group.key=value")
+        if _is_list(schema, key) and not value.startswith("["):
+            # One path, with any characters, is a list of one.
+            layer = OmegaConf.create()
+            OmegaConf.update(layer, key, [value] if value else [])
+        else:
+            layer = _parse(override)
+        merged = OmegaConf.merge(merged, _checked(schema, layer))
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"settings cannot be resolved: {_one_line(error)}") from error
+    assert isinstance(config, schema)
+    return config
+
+
+def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config from the plain dict that `config_to_dict` gave, e.g. out of a checkpoint."""
+    layer = _checked(schema, OmegaConf.create(dict(values)))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
+    assert isinstance(config, schema)
+    return config
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dict of numbers, strings and lists."""
+    values: dict[str, Any] = yaml.safe_load(config_to_yaml(config))
+    return values
+
+
+def config_to_yaml(config: Any) -> str:
+    """All settings, resolved, in the order they are declared."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two plain config dicts."""
+    keys: list[str] = []
+    for key in {**one, **other}:
+        mine, theirs = one.get(key), other.get(key)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            keys += differing_keys(mine, theirs, f"{prefix}{key}.")
+        elif mine != theirs:
+            keys.append(f"{prefix}{key}")
+    return keys
 
 
 @dataclass(frozen=True)
@@ -136,3 +214,32 @@ def _as_yaml(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return str(value)
+
+
+def _checked(schema: type[Any], layer: Any) -> Any:
+    """A layer of settings; ValueError in plain words where it does not fit the schema."""
+    values = OmegaConf.to_container(layer, resolve=False)
+    assert isinstance(values, dict)
+    check_settings(schema, values)
+    return layer
+
+
+def _parse(override: str) -> Any:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(f"setting ({override}) cannot be read: {_one_line(error)}") from error
+
+
+def _is_list(schema: type[Any], key: str) -> bool:
+    """Whether the default of a dotted key is a list."""
+    value: Any = schema()
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return isinstance(value, list)
+
+
+def _one_line(error: Exception) -> str:
+    """What a library says is wrong: what follows is internals such as reference types."""
+    problem = getattr(error, "problem", None) or str(error)  # of YAML: without an excerpt
+    return problem.strip().splitlines()[0]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hpm_video import mining
-from hpm_video.config import MaskingConfig, PretrainConfig, config_to_yaml
+from hpm_video.config import MaskingConfig, PretrainConfig
 from hpm_video.data.clips import dense_view_indices, uniform_view_indices
 from hpm_video.data.loader import to_clips
 from hpm_video.data.transforms import resize_crop, view_crops
@@ -26,6 +26,7 @@ from hpm_video.data.video import VideoReadError, open_video
 from hpm_video.distributed import join_world
 from hpm_video.mining import Pretrained
 from hpm_video.run_folder import check_can_be_folder
+from hpm_video.settings import config_to_yaml
 
 Floats = npt.NDArray[np.float32]
 

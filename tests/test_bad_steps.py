@@ -24,6 +24,7 @@ from hpm_video.config import DataConfig
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World
 from hpm_video.logs import read_records
+from hpm_video.step import PretrainStep
 
 Arguments = Callable[..., list[str]]
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ def spoil(patch: pytest.MonkeyPatch, calls: set[int], how: str = "loss") -> None
     """Spoil the loss of these calls, counted from 1, of `pretrain_step`."""
     run_step, count = pretraining.pretrain_step, 0
 
-    def spoiling(*arguments: Any, **named: Any) -> pretraining.PretrainStep:
+    def spoiling(*arguments: Any, **named: Any) -> PretrainStep:
         nonlocal count
         count += 1
         step = run_step(*arguments, **named)

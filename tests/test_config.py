@@ -4,17 +4,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpm_video.config import (
-    EvaluateConfig,
-    FinetuneConfig,
-    PretrainConfig,
+from hpm_video.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+from hpm_video.settings import (
     config_from_dict,
     config_to_dict,
     config_to_yaml,
+    describe_settings,
     differing_keys,
     load_config,
+    settings_table,
 )
-from hpm_video.settings import describe_settings, settings_table
 
 SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig]
 CONFIGS = Path(__file__).parents[1] / "configs"

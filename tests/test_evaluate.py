@@ -14,11 +14,12 @@ import torch
 
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
-from hpm_video.config import EvaluateConfig, load_config
+from hpm_video.config import EvaluateConfig
 from hpm_video.data import clips, transforms
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.video import read_frames
 from hpm_video.evaluate import Evaluation, evaluate, load_classifier
+from hpm_video.settings import load_config
 
 Arguments = Callable[..., list[str]]
 ROOT = Path(__file__).parents[1]

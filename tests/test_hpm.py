@@ -16,7 +16,7 @@ from hpm_video.masking import (
     reconstructed_tokens,
 )
 from hpm_video.models.hpm import HPM
-from hpm_video.pretrain import pretrain_step
+from hpm_video.step import pretrain_step
 from hpm_video.teacher import make_teacher, score_tokens
 from hpm_video.tokens import TokenGrid, gather_tokens, normalize_targets, patchify
 

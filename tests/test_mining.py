@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.checkpoint import save_checkpoint
-from hpm_video.config import PretrainConfig, config_to_dict, load_config
+from hpm_video.config import PretrainConfig
 from hpm_video.losses import reconstruction_loss
 from hpm_video.masking import unit_scores
 from hpm_video.mining import (
@@ -26,6 +26,7 @@ from hpm_video.mining import (
     spearman,
 )
 from hpm_video.models import build_model, token_grid
+from hpm_video.settings import config_to_dict, load_config
 from hpm_video.teacher import make_teacher, score_tokens
 from hpm_video.tokens import gather_tokens, normalize_targets, patchify
 

@@ -23,8 +23,9 @@ from torch import Tensor
 from hpm_video import run_folder
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
-from hpm_video.config import PretrainConfig, load_config
+from hpm_video.config import PretrainConfig
 from hpm_video.logs import read_records
+from hpm_video.settings import load_config
 
 Arguments = Callable[..., list[str]]
 ROOT = Path(__file__).parents[1]

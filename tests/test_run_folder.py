@@ -19,10 +19,11 @@ from torch import nn
 
 from hpm_video import run_folder
 from hpm_video.checkpoint import save_checkpoint
-from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig, config_to_dict, load_config
+from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.distributed import World
 from hpm_video.models import build_model
 from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start, release_run_folder
+from hpm_video.settings import config_to_dict, load_config
 from hpm_video.tokens import TokenGrid
 
 ALONE = World(0, 1, torch.device("cpu"))

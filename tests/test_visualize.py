@@ -11,11 +11,12 @@ from matplotlib.image import imread
 from videos import frame_numbers, write_indexed_video
 
 from hpm_video.cli import main
-from hpm_video.config import DataConfig, PretrainConfig, load_config
+from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.toy import write_toy_videos
 from hpm_video.data.video import VideoReadError
 from hpm_video.mining import load_pretrained
 from hpm_video.pretrain import pretrain
+from hpm_video.settings import load_config
 from hpm_video.visualize import (
     Row,
     _unique_stems,

@@ -18,7 +18,7 @@ from hpm_video.masking import random_mask
 from hpm_video.models import SIZES, build_model, token_grid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.optim import pretrain_optimizer
-from hpm_video.pretrain import pretrain_step
+from hpm_video.step import pretrain_step
 from hpm_video.teacher import make_teacher, update_teacher
 from hpm_video.tokens import TokenGrid
 

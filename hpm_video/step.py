@@ -1,0 +1,212 @@
+"""One step of the method, pure compute: score, mask, reconstruct, compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hpm_video import losses
+from hpm_video.config import LossConfig, MaskingConfig
+from hpm_video.health import mask_figures
+from hpm_video.loop import autocast
+from hpm_video.masking import (
+    Rows,
+    hard_mask,
+    num_hard_units,
+    num_reconstructed_tokens,
+    num_visible_tokens,
+    random_mask,
+    reconstructed_tokens,
+    unit_scores,
+)
+from hpm_video.models.hpm import HPM
+from hpm_video.teacher import View, score_tokens
+from hpm_video.tokens import (
+    TokenGrid,
+    gather_tokens,
+    normalize_targets,
+    patchify,
+    scatter_tokens,
+    split_mask,
+)
+
+
+@dataclass(frozen=True)
+class PretrainStep:
+    """One forward pass: scalars with gradient, and what was compared for the prediction.
+
+    prediction_loss: 0 without a predictor.
+    predicted, measured (B, K): predicted and measured loss of the K masked tokens (or units) that
+    are ranked; None without a predictor.
+    mask (B, N): True = masked; made from the teacher's scores (B, N), None for a random mask.
+    masked (B, M): the tokens whose loss was measured, token_losses (B, M), and predicted,
+    token_predictions (B, M), None without a predictor.
+    """
+
+    loss: Tensor
+    reconstruction_loss: Tensor
+    prediction_loss: Tensor
+    predicted: Tensor | None
+    measured: Tensor | None
+    mask: Tensor
+    scores: Tensor | None
+    masked: Tensor
+    token_losses: Tensor
+    token_predictions: Tensor | None
+
+
+def pretrain_step(
+    student: nn.Module,
+    teacher: HPM | None,
+    clips: Tensor,
+    *,
+    grid: TokenGrid,
+    masking: MaskingConfig,
+    loss: LossConfig,
+    hard_ratio: float,
+    token_ratio: float,
+    view: View = "tokens",
+    draws: int = 1,
+    generator: torch.Generator,
+    precision: str = "float32",
+    rows: Rows | None = None,
+) -> PretrainStep:
+    """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) in [0, 1] -> `PretrainStep`.
+
+    The teacher, if there is one, predicts which tokens will be hard, the mask takes the hardest
+    share ``hard_ratio`` of them, the student reconstructs what is masked (with decoder masking, a
+    share of it) and predicts its own loss on it. ``token_ratio``, ``view`` and ``draws`` say what
+    the teacher sees, see `score_tokens`. Pure compute: no optimizer, no global random state.
+    ``rows`` as in `random_mask`.
+    """
+    tube_length = masking.tube_length or grid.time
+    mask_ratio = masking.mask_ratio
+    scores = None
+    with autocast(clips.device, precision):
+        if teacher is not None and hard_ratio > 0:
+            scores = score_tokens(
+                teacher,
+                clips,
+                token_ratio=token_ratio,
+                view=view,
+                draws=draws,
+                generator=generator,
+                rows=rows,
+            )
+            mask = hard_mask(
+                scores,
+                grid,
+                mask_ratio=mask_ratio,
+                hard_ratio=hard_ratio,
+                tube_length=tube_length,
+                generator=generator,
+                rows=rows,
+            )
+        else:
+            mask = random_mask(
+                len(clips),
+                grid,
+                mask_ratio=mask_ratio,
+                tube_length=tube_length,
+                generator=generator,
+                device=clips.device,
+                rows=rows,
+            )
+        num_visible = num_visible_tokens(grid, mask_ratio=mask_ratio, tube_length=tube_length)
+        kept = None
+        if masking.decoder_mask_ratio > 0:
+            kept = reconstructed_tokens(
+                mask,
+                grid,
+                num_kept=num_reconstructed_tokens(
+                    grid,
+                    mask_ratio=mask_ratio,
+                    tube_length=tube_length,
+                    decoder_mask_ratio=masking.decoder_mask_ratio,
+                ),
+                pattern=masking.decoder_mask,
+                generator=generator,
+                rows=rows,
+            )
+        output = student(clips, mask, num_visible, kept)
+
+    targets = gather_tokens(patchify(clips, grid), output.masked)
+    if loss.normalize_targets:
+        targets = normalize_targets(targets)
+    token_losses = losses.reconstruction_loss(output.reconstruction, targets)  # (B, M)
+    reconstruction = token_losses.mean()
+    if output.predicted_loss is None or loss.prediction == "none":
+        return PretrainStep(
+            loss=reconstruction,
+            reconstruction_loss=reconstruction,
+            prediction_loss=torch.zeros_like(reconstruction),
+            predicted=None,
+            measured=None,
+            mask=mask,
+            scores=scores,
+            masked=output.masked,
+            token_losses=token_losses.detach(),
+            token_predictions=None,
+        )
+
+    measured = token_losses.detach()
+    predicted = token_predictions = output.predicted_loss.gather(1, output.masked)
+    if loss.ranking_level == "unit":
+        assert kept is None, "units are not compared by parts"
+        measured = _mean_per_masked_unit(measured, output.masked, mask, grid, tube_length)
+        predicted = _mean_per_masked_unit(predicted, output.masked, mask, grid, tube_length)
+    objective = losses.ranking_loss if loss.prediction == "ranking" else losses.absolute_loss
+    prediction = objective(predicted, measured)
+    total = reconstruction + loss.prediction_weight * prediction
+    return PretrainStep(
+        loss=total,
+        reconstruction_loss=reconstruction,
+        prediction_loss=prediction,
+        predicted=predicted.detach(),
+        measured=measured,
+        mask=mask,
+        scores=scores,
+        masked=output.masked,
+        token_losses=token_losses.detach(),
+        token_predictions=token_predictions.detach(),
+    )
+
+
+def _mean_per_masked_unit(
+    values: Tensor, masked: Tensor, mask: Tensor, grid: TokenGrid, tube_length: int
+) -> Tensor:
+    """Mean over each masked mining unit: (B, M) at index masked -> (B, masked units)."""
+    canvas = values.new_zeros(mask.shape)
+    per_token = scatter_tokens(canvas[..., None], masked, values[..., None]).squeeze(-1)
+    unit_is_masked = unit_scores(mask.float(), grid, tube_length) > 0.5
+    visible_units = unit_is_masked.shape[1] - values.shape[1] // tube_length
+    _, units = split_mask(unit_is_masked, visible_units)
+    return unit_scores(per_token, grid, tube_length).gather(1, units)
+
+
+def step_figures(
+    step: PretrainStep, *, grid: TokenGrid, masking: MaskingConfig, hard_ratio: float
+) -> dict[str, Tensor | None]:
+    """Rank accuracy and `mask_figures` of a step: scalars on its device."""
+    tube_length = masking.tube_length or grid.time
+    accuracy = None
+    if step.predicted is not None and step.measured is not None:
+        accuracy = losses.rank_accuracy(step.predicted, step.measured)
+    figures = mask_figures(
+        mask=step.mask,
+        scores=step.scores,
+        index=step.masked,
+        measured=step.token_losses,
+        predicted=step.token_predictions,
+        grid=grid,
+        tube_length=tube_length,
+        num_hard=num_hard_units(
+            grid,
+            mask_ratio=masking.mask_ratio,
+            tube_length=tube_length,
+            hard_ratio=hard_ratio,
+        ),
+    )
+    return {"rank_accuracy": accuracy, **figures}
