@@ -16,6 +16,7 @@ from hpm_video.cli import main
 from hpm_video.health import ema_distance, hard_units, mask_figures, mean_figures, rank_correlation
 from hpm_video.logs import read_records
 from hpm_video.masking import hard_mask, random_mask
+from hpm_video.step import PretrainStep
 from hpm_video.tokens import TokenGrid, split_mask
 
 Arguments = Callable[..., list[str]]
@@ -190,7 +191,7 @@ def test_a_record_holds_the_figures_of_its_last_step(
     norms: list[float] = []
     run_step, clip = module.pretrain_step, torch.nn.utils.clip_grad_norm_
 
-    def spy(*arguments: object, **named: object) -> module.PretrainStep:
+    def spy(*arguments: object, **named: object) -> PretrainStep:
         results.append(run_step(*arguments, **named))
         return results[-1]
 

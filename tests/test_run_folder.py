@@ -120,7 +120,8 @@ HOLDER = """
 import os, sys, time
 from pathlib import Path
 import torch
-from hpm_video.config import PretrainConfig, load_config
+from hpm_video.config import PretrainConfig
+from hpm_video.settings import load_config
 from hpm_video.distributed import World
 from hpm_video.run_folder import claim_run_folder
 settings = [f"run.output_dir={sys.argv[1]}", "data.manifest=a.csv"]
