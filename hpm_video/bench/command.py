@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,8 +14,10 @@ BENCHES = {
     "transformers' VideoMAE",
     "flops": "multiply-adds of a step, counted with fvcore; no timing",
     "mask": "time of mask making against a loop over clips",
+    "teacher": "how well sparse teachers stand in for the literal one, and at what cost",
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
 }
+VIEWS = ("tokens", "tubes", "frames", "spread")
 SIZES = ("tiny", "small", "base", "large", "huge", "giant")
 
 
@@ -25,12 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         bench = jobs.add_parser(name, help=what, description=what)
         bench.add_argument("--json", metavar="FILE", help="also write the result here")
         if name != "flops":
-            _add(
-                bench, "--rounds", {"step": 5, "ranking": 5, "mask": 50}[name], "median of so many"
-            )
+            _add(bench, "--rounds", {"mask": 50}.get(name, 5), "median of so many")
             bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
             bench.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
-            _add(bench, "--batch-size", 4 if name == "step" else 32, "clips")
+            _add(bench, "--batch-size", {"step": 4, "teacher": 20}.get(name, 32), "clips")
+        if name == "teacher":
+            bench.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="or run folder")
+            bench.add_argument("--manifest", nargs="+", required=True, help="list(s) of videos")
+            bench.add_argument("--root", help="where relative paths of the lists start")
+            _add(bench, "--clips", 200, "videos of the lists, one clip each")
+            _add(bench, "--masks", 32, "random masks that measure the loss of a clip")
+            bench.add_argument(
+                "--view", nargs="+", choices=VIEWS, default=list(VIEWS), help="(default: all)"
+            )
+            bench.add_argument(
+                "--token-ratio", type=float, nargs="+", metavar="R", default=[0.5, 0.25, 0.1]
+            )
+            bench.add_argument("--draws", type=int, nargs="+", metavar="K", default=[1, 2])
+            continue
         if name == "ranking":
             _add(bench, "--tokens", 1408, "masked tokens per clip")
             continue
@@ -134,7 +149,38 @@ def _ranking(arguments: argparse.Namespace) -> Report:
     )
 
 
-_MEASURE = {"step": _step, "flops": _flops, "mask": _mask, "ranking": _ranking}
+def _teacher(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.measure import pick_device
+    from hpm_video.bench.teacher import report_teachers, study_teachers
+
+    def say(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    device = pick_device(arguments.device)
+    rows = study_teachers(
+        arguments.checkpoints,
+        arguments.manifest,
+        num_clips=arguments.clips,
+        num_masks=arguments.masks,
+        views=arguments.view,
+        token_ratios=arguments.token_ratio,
+        draws=arguments.draws,
+        batch_size=arguments.batch_size,
+        num_rounds=arguments.rounds,
+        root=arguments.root,
+        device=device,
+        say=say,
+    )
+    return report_teachers(rows, device=device, num_masks=arguments.masks)
+
+
+_MEASURE = {
+    "step": _step,
+    "flops": _flops,
+    "mask": _mask,
+    "teacher": _teacher,
+    "ranking": _ranking,
+}
 
 
 def _add(parser: argparse.ArgumentParser, name: str, default: int, what: str) -> None:

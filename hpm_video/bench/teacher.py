@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 from torch.utils.flop_counter import FlopCounterMode
 
+from hpm_video.bench.report import Report, machine_facts
 from hpm_video.config import DataConfig, MaskingConfig
 from hpm_video.data.dataset import ViewDataset
 from hpm_video.data.loader import to_clips, view_loader
@@ -178,17 +179,23 @@ def candidates(
     return found
 
 
-def format_rows(rows: Sequence[TeacherRow]) -> str:
-    """The rows as a table of text."""
-    names = [item.name for item in fields(TeacherRow)]
-    table = [names] + [
-        [f"{value:.3f}" if isinstance(value, float) else str(value) for value in values]
-        for values in ([getattr(row, name) for name in names] for row in rows)
-    ]
-    widths = [max(len(line[k]) for line in table) for k in range(len(names))]
-    return "\n".join(
-        "  ".join(word.rjust(width) for word, width in zip(line, widths, strict=True))
-        for line in table
+def report_teachers(rows: Sequence[TeacherRow], *, device: torch.device, num_masks: int) -> Report:
+    """The rows of a study as a report."""
+    hidden = ("checkpoint", "num_clips", "chance")  # the same in all rows, or in the settings
+    shown = [item.name for item in fields(TeacherRow) if item.name not in hidden]
+    return Report(
+        "teacher",
+        machine_facts(device),
+        {
+            "checkpoints": list(dict.fromkeys(row.checkpoint for row in rows)),
+            "clips": rows[0].num_clips,
+            "masks": num_masks,
+        },
+        [{name: getattr(row, name) for name in shown} for row in rows],
+        [
+            f"overlap of the hardest tubes: {rows[0].chance:.3f} by chance; "
+            "time and multiply-adds of scoring, relative to the literal teacher (token_ratio 1)"
+        ],
     )
 
 

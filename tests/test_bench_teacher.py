@@ -8,6 +8,14 @@ import pytest
 import scipy.stats
 import torch
 
+from hpm_video.bench.teacher import (
+    Candidate,
+    _batches,
+    _multiply_adds,
+    candidates,
+    report_teachers,
+    study_teachers,
+)
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.data.loader import to_clips
@@ -16,14 +24,6 @@ from hpm_video.masking import unit_scores
 from hpm_video.mining import load_pretrained, measured_loss
 from hpm_video.models.hpm import HPM
 from hpm_video.teacher import score_tokens
-from hpm_video.teacher_study import (
-    Candidate,
-    _batches,
-    _multiply_adds,
-    candidates,
-    format_rows,
-    study_teachers,
-)
 
 Arguments = Callable[..., list[str]]
 SMALL = {"num_clips": 6, "num_masks": 2, "num_rounds": 1, "batch_size": 4, "num_workers": 0}
@@ -71,9 +71,20 @@ def test_the_literal_teacher_and_the_measured_loss_as_scipy_sees_them(
         assert row.multiply_adds < 1
         assert 0 <= row.overlap <= 1
         assert row.chance == pytest.approx(12 / 16)  # hard ratio 1 of 12 of 16 tubes
-    lines = format_rows(rows).splitlines()
-    assert len(lines) == 6
-    assert lines[0].split()[:3] == ["checkpoint", "step", "view"]
+    report = report_teachers(rows, device=torch.device("cpu"), num_masks=2)
+    assert [row["view"] for row in report.rows] == [row.view for row in rows]
+    assert report.settings["clips"] == 6
+    assert "0.750 by chance" in report.notes[0]
+
+
+def test_the_command_prints_a_row_per_candidate(
+    pretrained: Path, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"bench teacher {pretrained} --manifest {toy} --clips 4 --masks 1 --rounds 1"
+    assert main([*words.split(), *["--view", "spread", "--token-ratio", ".5", "--draws", "1"]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("bench teacher: ")
+    assert [line.split()[1:3] for line in lines[3:5]] == [["tokens", "1"], ["spread", "0.5"]]
 
 
 def test_multiply_adds_are_those_of_the_layers(pretrained: Path) -> None:
