@@ -18,7 +18,11 @@ from hpm_video.settings import describe_settings, settings_table
 
 SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig]
 CONFIGS = Path(__file__).parents[1] / "configs"
-SCHEMA_OF_FOLDER = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+SCHEMA_OF_FOLDER = {
+    "pretrain": PretrainConfig,
+    "ablation": PretrainConfig,
+    "finetune": FinetuneConfig,
+}
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
