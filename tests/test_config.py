@@ -17,7 +17,11 @@ from hpm_video.settings import (
 
 SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig]
 CONFIGS = Path(__file__).parents[1] / "configs"
-SCHEMA_OF_FOLDER = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+SCHEMA_OF_FOLDER = {
+    "pretrain": PretrainConfig,
+    "ablation": PretrainConfig,
+    "finetune": FinetuneConfig,
+}
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
