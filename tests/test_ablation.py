@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpm_video.config import PretrainConfig, config_to_dict, differing_keys, load_config
+from hpm_video.config import PretrainConfig
 from hpm_video.masking import hard_ratio_at
 from hpm_video.models import build_model, token_grid
 from hpm_video.models.hpm import HPM
 from hpm_video.optim import pretrain_optimizer, set_lr
-from hpm_video.pretrain import PretrainStep, pretrain_step
+from hpm_video.settings import config_to_dict, differing_keys, load_config
+from hpm_video.step import PretrainStep, pretrain_step
 from hpm_video.teacher import make_teacher, momentum_at, update_teacher
 
 FOLDER = Path(__file__).parents[1] / "configs" / "ablation"
