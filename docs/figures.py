@@ -1,0 +1,366 @@
+"""The pictures of docs/method.md: ``python docs/figures.py`` draws them into docs/images/.
+
+Masks, views and schedules come from the functions that training uses.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig
+from hpm_video.masking import hard_mask, hard_ratio_at, num_masked_units
+from hpm_video.teacher import View, draw_tokens, momentum_at
+from hpm_video.tokens import TokenGrid
+
+# Okabe and Ito's colours, which colour-blind people can tell apart; the same meaning everywhere.
+VISIBLE, RANDOM, HARD = "#F3F3F3", "#8FBFDF", "#E69F00"
+STUDENT, TEACHER, LOSS, INK = "#0072B2", "#009E73", "#D55E00", "#333333"
+MASK_COLOURS = ListedColormap([VISIBLE, RANDOM, HARD])
+
+mpl.use("Agg")  # no window
+mpl.rcParams.update(
+    {
+        "font.family": "DejaVu Sans",
+        "font.size": 10,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": "#AAAAAA",
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+)
+
+
+def step() -> Figure:
+    """The flow of one training step."""
+    figure, axes = _canvas(12, 5.6)
+
+    _lane(axes, (2.2, 3.72, 7.35, 1.75), TEACHER, "teacher: no gradient, no reconstructor")
+    _lane(axes, (2.2, 0.12, 9.7, 3.28), STUDENT, "student", at_bottom=True)
+
+    _box(axes, (0.15, 2.65, 1.55, 1.0), "clip\n16 frames,\n1,568 tokens", INK)
+    _box(axes, (2.45, 4.1, 2.1, 0.9), "encoder\nsees all tokens,\nor a share of them", TEACHER)
+    _box(axes, (5.1, 4.1, 1.75, 0.9), "predictor", TEACHER)
+    _box(axes, (7.4, 4.1, 1.9, 0.9), "predicted loss\nof every token", INK)
+    _box(axes, (9.85, 4.1, 1.85, 0.9), "mask\nhardest units,\nand random ones", HARD)
+
+    _box(axes, (2.45, 1.3, 2.1, 0.9), "encoder\nsees the visible\ntenth", STUDENT)
+    _box(axes, (5.1, 1.3, 1.75, 0.9), "encoded tokens,\nmask tokens,\npositions", INK)
+    _box(axes, (7.4, 2.0, 1.75, 0.8), "reconstructor", STUDENT)
+    _box(axes, (7.4, 0.6, 1.75, 0.8), "predictor", STUDENT)
+    _box(axes, (9.75, 2.0, 1.95, 0.8), "reconstruction\nloss of each token", LOSS)
+    _box(axes, (9.75, 0.6, 1.95, 0.8), "ranking loss", LOSS)
+
+    _arrow(axes, (1.7, 3.3), (2.45, 4.4), INK)
+    _arrow(axes, (1.7, 3.0), (2.45, 1.9), INK)
+    for start, end in [((4.55, 4.55), (5.1, 4.55)), ((6.85, 4.55), (7.4, 4.55))]:
+        _arrow(axes, start, end, TEACHER)
+    _arrow(axes, (9.3, 4.55), (9.85, 4.55), INK)
+    # The mask goes back to the left, between the lanes, to decide what the student sees.
+    axes.plot([10.78, 10.78, 3.5], [4.1, 3.1, 3.1], color=HARD, lw=2.2, solid_joinstyle="round")
+    _arrow(axes, (3.5, 3.12), (3.5, 2.2), HARD)
+    axes.text(7.2, 3.14, "which tokens are visible", ha="center", va="bottom", fontsize=9)
+    _arrow(axes, (4.55, 1.75), (5.1, 1.75), STUDENT)
+    _arrow(axes, (6.85, 1.9), (7.4, 2.4), STUDENT)
+    _arrow(axes, (6.85, 1.6), (7.4, 1.0), STUDENT)
+    _arrow(axes, (9.15, 2.4), (9.75, 2.4), STUDENT)
+    _arrow(axes, (9.15, 1.0), (9.75, 1.0), STUDENT)
+    _arrow(axes, (10.72, 2.0), (10.72, 1.4), LOSS, dashed=True)
+    axes.text(10.62, 1.7, "measured order", ha="right", va="center", fontsize=9)
+    _arrow(axes, (2.75, 2.2), (2.75, 4.1), TEACHER, dashed=True)
+    axes.text(2.85, 3.56, "EMA, after each step", ha="left", va="center", fontsize=9)
+    axes.text(
+        7.05,
+        0.3,
+        "gradients go back along the blue arrows only; both losses are added",
+        ha="center",
+        va="center",
+        fontsize=9,
+    )
+    return figure
+
+
+def mining_units() -> Figure:
+    """What is masked together: tubes, windows of time, single tokens."""
+    grid, mask_ratio, hard_ratio = TokenGrid(4, 7, 7), 0.75, 0.5
+    scores = _moving_object(grid)
+    rows = {
+        "whole tubes\ntube_length 4": 4,
+        "windows\ntube_length 2": 2,
+        "tokens\ntube_length 1": 1,
+    }
+    figure, axes = plt.subplots(4, grid.time, figsize=(6.6, 6.3))
+    for time, panel in enumerate(axes[0]):
+        panel.imshow(_frames(scores, grid)[time].numpy(), cmap="Greys", vmin=0, vmax=1.3)
+        panel.set_title(f"time step {time + 1}", fontsize=10)
+        _as_grid(panel, grid)
+    for row, (name, tube_length) in zip(axes[1:], rows.items(), strict=True):
+        kinds = _mask_kinds(scores, grid, mask_ratio, hard_ratio, tube_length)
+        for time, panel in enumerate(row):
+            panel.imshow(_frames(kinds, grid)[time].numpy(), cmap=MASK_COLOURS, vmin=0, vmax=2)
+            _as_grid(panel, grid)
+        _label(row[0], f"{name}\ntube_length {tube_length}")
+    _label(axes[0, 0], "predicted loss\nof an object that\nmoves right")
+    _legend(figure, {"visible": VISIBLE, "masked at random": RANDOM, "masked as hard": HARD})
+    figure.subplots_adjust(left=0.22, right=0.985, top=0.955, bottom=0.075, wspace=0.08, hspace=0.1)
+    return figure
+
+
+def teacher_views() -> Figure:
+    """What a sparse teacher sees, and how much of every tube and time step that is."""
+    grid, token_ratio, draws = TokenGrid(8, 6, 6), 0.25, 2
+    views: tuple[View, ...] = ("tokens", "tubes", "frames", "spread")
+    figure, axes = plt.subplots(
+        len(views),
+        grid.time + 1,
+        figsize=(10.4, 4.6),
+        width_ratios=[*[1] * grid.time, 2.3],
+    )
+    for row, view in zip(axes, views, strict=True):
+        generator = torch.Generator().manual_seed(3)
+        drawn = draw_tokens(
+            1,
+            grid,
+            token_ratio=token_ratio,
+            view=view,
+            draws=draws,
+            generator=generator,
+            device="cpu",
+        )[0]
+        kinds = torch.zeros(grid.num_tokens)
+        kinds[drawn[1]] = 2
+        kinds[drawn[0]] = 1
+        for time, panel in enumerate(row[:-1]):
+            panel.imshow(
+                _frames(kinds, grid)[time].numpy(),
+                cmap=ListedColormap([VISIBLE, TEACHER, "#A6DCCB"]),
+                vmin=0,
+                vmax=2,
+            )
+            _as_grid(panel, grid)
+            if view == views[0]:
+                panel.set_title(f"time {time + 1}", fontsize=10)
+        _label(row[0], f"teacher.view\n{view}")
+        seen = (_frames(kinds, grid) == 1).float()
+        per_tube = seen.sum(0)
+        fewest_to_most = sorted({int(per_tube.min()), int(per_tube.max())})
+        row[-1].text(
+            0.1,
+            0.5,
+            f"first draw: {int((per_tube > 0).sum())} of {grid.num_tubes} tubes,\n"
+            f"{' to '.join(map(str, fewest_to_most))} tokens of each,\n"
+            f"{int(seen.flatten(1).any(1).sum())} of {grid.time} time steps",
+            va="center",
+            fontsize=9.5,
+        )
+        row[-1].axis("off")
+    _legend(
+        figure,
+        {"first draw": TEACHER, "second draw (teacher.draws=2)": "#A6DCCB", "not seen": VISIBLE},
+    )
+    figure.subplots_adjust(left=0.115, right=0.985, top=0.94, bottom=0.09, wspace=0.1, hspace=0.1)
+    return figure
+
+
+def schedule() -> Figure:
+    """From easy to hard: what masks are made of over the run, and the teacher's momentum."""
+    config = PretrainConfig()
+    masking, average = config.masking, config.teacher
+    grid = TokenGrid(8, 14, 14)
+    figure = plt.figure(figsize=(10.2, 5.6))
+    parts = figure.add_gridspec(2, 1, height_ratios=[1.25, 1], hspace=0.42)
+    top = parts[0].subgridspec(1, 2, wspace=0.2, width_ratios=[1.5, 1])
+    left, right = figure.add_subplot(top[0]), figure.add_subplot(top[1])
+
+    progress = torch.linspace(0, 1, 177).tolist()
+    start, end = masking.hard_ratio_start, masking.hard_ratio_end
+    masked = num_masked_units(grid, mask_ratio=masking.mask_ratio, tube_length=grid.time)
+    hard = [int(hard_ratio_at(e, start, end) * masked + 1e-9) for e in progress]
+    left.stackplot(
+        progress,
+        [hard, [masked - h for h in hard], [grid.num_tubes - masked] * len(progress)],
+        colors=[HARD, RANDOM, VISIBLE],
+    )
+    for x, y, text in [(0.8, 34, "hard"), (0.4, 115, "random"), (0.4, 186, "visible")]:
+        left.text(x, y, text, ha="center", va="center")
+    left.set(xlim=(0, 1), ylim=(0, grid.num_tubes), ylabel="tubes of a clip", yticks=[0, 88, 176])
+    left.set_title("What a mask is made of", fontsize=11, loc="left")
+    momentum = [
+        momentum_at(e, start=average.momentum_start, end=average.momentum_end, ramp=average.ramp)
+        for e in progress
+    ]
+    right.plot(progress, momentum, color=TEACHER, lw=2.2)
+    right.set(xlim=(0, 1), ylim=(0.9988, 1.0), yticks=[0.999, 0.9999])
+    right.set_yticklabels(["0.999", "0.9999"])
+    right.set_title("Momentum of the teacher", fontsize=11, loc="left")
+    for panel in (left, right):
+        panel.set_xlabel("progress of the run")
+        panel.set_xticks([0, 0.125, 0.25, 0.5, 0.75, 1], ["0", "⅛", "¼", "½", "¾", "1"])
+        panel.spines[["top", "right"]].set_visible(False)
+
+    moments = (0.0, 0.25, 0.5, 0.75, 1.0)
+    bottom = parts[1].subgridspec(1, 1 + len(moments), wspace=0.12)
+    scores = _moving_object(grid, width=2.2)
+    panel = figure.add_subplot(bottom[0])
+    panel.imshow(_frames(scores, grid).mean(0).numpy(), cmap="Greys", vmin=0)
+    _as_grid(panel, grid)
+    panel.set_title("predicted loss", fontsize=10)
+    for place, moment in enumerate(moments):
+        ratio = hard_ratio_at(moment, start, end)
+        kinds = _mask_kinds(scores, grid, masking.mask_ratio, ratio, grid.time)
+        panel = figure.add_subplot(bottom[1 + place])
+        panel.imshow(_frames(kinds, grid)[0].numpy(), cmap=MASK_COLOURS, vmin=0, vmax=2)
+        _as_grid(panel, grid)
+        panel.set_title(f"hard ratio {ratio:g}", fontsize=10)
+        panel.set_xlabel(f"at {moment:.0%}" if place else "at the start")
+    figure.subplots_adjust(left=0.06, right=0.99, top=0.94, bottom=0.06)
+    return figure
+
+
+FIGURES = {
+    "step": step,
+    "mining_units": mining_units,
+    "teacher_views": teacher_views,
+    "schedule": schedule,
+}
+
+
+def _moving_object(grid: TokenGrid, width: float = 1.2) -> Tensor:
+    """Scores (N,) in [0, 1]: high where a blob is that crosses the grid from left to right."""
+    t, y, x = torch.meshgrid(
+        *(torch.arange(float(size)) for size in (grid.time, grid.height, grid.width)),
+        indexing="ij",
+    )
+    centre = 1 + (grid.width - 3) * t / (grid.time - 1)
+    distance = (x - centre).square() + (y - grid.height // 2).square()
+    return (-distance / (2 * width**2)).exp().flatten()
+
+
+def _mask_kinds(
+    scores: Tensor, grid: TokenGrid, mask_ratio: float, hard_ratio: float, tube_length: int
+) -> Tensor:
+    """0 visible, 1 masked at random, 2 masked as hard: scores (N,) -> (N,)."""
+
+    def masked(ratio: float, hard: float) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return hard_mask(
+            scores[None],
+            grid,
+            mask_ratio=ratio,
+            hard_ratio=hard,
+            tube_length=tube_length,
+            generator=generator,
+        )[0]
+
+    kinds = masked(mask_ratio, hard_ratio).long()
+    units = grid.num_tokens // tube_length
+    count = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
+    if hard := int(hard_ratio * count + 1e-9):  # with the same seed: also ties in the same order
+        kinds += masked((hard + 0.5) / units, 1.0)
+    assert int(kinds.max()) <= 2 and not bool((kinds == 2).sum() % tube_length)
+    return kinds
+
+
+def _frames(values: Tensor, grid: TokenGrid) -> Tensor:
+    """(N,) -> (time, rows, columns)."""
+    return values.reshape(grid.time, grid.height, grid.width)
+
+
+def _as_grid(panel: Axes, grid: TokenGrid) -> None:
+    """White lines between the tokens, a thin frame, no numbers."""
+    width, height, gap = grid.width, grid.height, float("nan")
+    # One line with gaps instead of many lines.
+    lines = [(x - 0.5, y) for x in range(1, width) for y in (-0.5, height - 0.5, gap)]
+    lines += [(x, y - 0.5) for y in range(1, height) for x in (-0.5, width - 0.5, gap)]
+    panel.plot(*zip(*lines, strict=True), color="white", lw=0.9, scalex=False, scaley=False)
+    panel.set(xticks=[], yticks=[])
+
+
+def _label(panel: Axes, text: str) -> None:
+    panel.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=8)
+
+
+def _legend(figure: Figure, colours: dict[str, str]) -> None:
+    figure.legend(
+        handles=[Patch(fc=colour, ec="#AAAAAA", label=name) for name, colour in colours.items()],
+        loc="lower center",
+        ncols=len(colours),
+        frameon=False,
+    )
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """Empty axes whose units are inches."""
+    figure = plt.figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    return figure, axes
+
+
+Rectangle = tuple[float, float, float, float]  # left, bottom, width, height
+Point = tuple[float, float]
+
+
+def _box(axes: Axes, where: Rectangle, text: str, colour: str) -> None:
+    left, bottom, width, height = where
+    style = "round,pad=0,rounding_size=0.1"
+    axes.add_patch(
+        FancyBboxPatch((left, bottom), width, height, style, fc="white", ec=colour, lw=1.8)
+    )
+    axes.text(left + width / 2, bottom + height / 2, text, ha="center", va="center")
+
+
+def _lane(axes: Axes, where: Rectangle, colour: str, name: str, *, at_bottom: bool = False) -> None:
+    left, bottom, width, height = where
+    style = "round,pad=0,rounding_size=0.12"
+    axes.add_patch(
+        FancyBboxPatch((left, bottom), width, height, style, fc=colour, alpha=0.09, lw=0)
+    )
+    axes.text(
+        left + 0.15,
+        bottom + (0.2 if at_bottom else height - 0.2),
+        name,
+        color=colour,
+        fontweight="bold",
+        va="center",
+    )
+
+
+def _arrow(axes: Axes, start: Point, end: Point, colour: str, *, dashed: bool = False) -> None:
+    axes.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle="-|>",
+            mutation_scale=14,
+            shrinkA=1,
+            shrinkB=1,
+            lw=2.2,
+            color=colour,
+            linestyle=(0, (3, 1.5)) if dashed else "solid",
+        )
+    )
+
+
+def draw(folder: Path) -> None:
+    """Write all pictures as PNG into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, make in FIGURES.items():
+        figure = make()
+        figure.savefig(folder / f"{name}.png", facecolor="white", dpi=120)
+        plt.close(figure)
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images")
