@@ -11,6 +11,7 @@ import torch
 
 from hpm_video.checkpoint import load_checkpoint, load_weights
 from hpm_video.config import DataConfig, EvaluateConfig, EvaluationConfig, FinetuneConfig
+from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.dataset import ViewDataset
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
@@ -135,7 +136,7 @@ def evaluate(
     model, trained, classes = load_classifier(checkpoint)
     manifest = read_manifest(list(manifests), root=config.root, classes=classes)
     with join_world(config.device) as world:
-        return evaluate_classifier(
+        result = evaluate_classifier(
             model.to(world.device),
             manifest,
             data=trained.data,
@@ -144,3 +145,9 @@ def evaluate(
             num_workers=config.num_workers,
             world=world,
         )
+    if len(result.bad) == len(result.labels):
+        index, reason = result.bad[0]
+        raise UnreadableDataError(
+            f"none of {len(result.bad)} videos can be read, e.g. {result.paths[index]}: {reason}"
+        )
+    return result

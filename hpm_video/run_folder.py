@@ -57,7 +57,8 @@ def check_run_folder(config: Any) -> Path:
                 f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
             )
         keys = [key for key in differing_keys(there, config_to_dict(config)) if _matters(key)]
-        if keys:
+        # Nothing is lost where nothing was saved: a mistaken first start may be corrected.
+        if keys and (folder / "checkpoints" / "last").is_symlink():
             raise ValueError(
                 f"run.output_dir ({folder}) belongs to a run with other settings "
                 f"({', '.join(keys)}): choose another folder"
@@ -90,6 +91,8 @@ def claim_run_folder(folder: Path, config: Any, world: World) -> None:
                 f"run.output_dir ({folder}) cannot be made: {error.strerror}"
             ) from error
         _lock(folder)
+        if not (folder / "checkpoints" / "last").is_symlink():
+            (folder / "bad_videos.csv").unlink(missing_ok=True)  # of a mistaken start
         part = folder / "config.part"
         part.write_text(config_to_yaml(config), encoding="utf-8")
         os.replace(part, folder / "config.yaml")
@@ -184,6 +187,11 @@ def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Sta
         if step > total_steps:
             raise ValueError(
                 f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
+            )
+        if step == total_steps and source != own:
+            raise ValueError(
+                f"run.resume ({source}) is of step {step}, the last one of this run: "
+                "must leave something to do"
             )
         return Start(state, None, source, f"continues after step {step} of {source}")
     source = config.model.init

@@ -165,6 +165,8 @@ def check_settings(
             check_settings(types[name], value, group=f"{key}.", root=root)
             continue
         try:
+            if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
+                raise TypeError("no setting is a list of lists")  # which OmegaConf lets pass
             OmegaConf.merge(OmegaConf.structured(schema), {name: value})
         except (OmegaConfBaseException, TypeError) as error:
             rule = _in_words(types[name])

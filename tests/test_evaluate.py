@@ -16,6 +16,7 @@ from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.config import EvaluateConfig
 from hpm_video.data import clips, transforms
+from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.video import read_frames
 from hpm_video.evaluate import Evaluation, evaluate, load_classifier
@@ -125,6 +126,12 @@ def test_unreadable_videos_are_named_and_count_as_wrong(checkpoint: Path, videos
         assert result.top(k) == pytest.approx(right / 7)
     # Row 4 has label 0, the first of all classes that tie at zero: it is wrong nonetheless.
     assert result.top(8) == pytest.approx(5 / 7)
+
+
+def test_nothing_readable_is_no_accuracy(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label\nx.mp4,0\ny.mp4,1\n")
+    with pytest.raises(UnreadableDataError, match=r"none of 2 videos can be read, e\.g\. .*x\.mp4"):
+        _evaluate(checkpoint, tmp_path / "list.csv", 1, 1)
 
 
 def test_top_k_of_known_scores() -> None:

@@ -205,3 +205,16 @@ def test_rows_are_no_python_objects(tmp_path: Path) -> None:
     assert manifest.path(4321).endswith("/4321.mp4") and manifest.label(4321) == 1
     containers = [v for v in vars(manifest).values() if isinstance(v, list | tuple | dict)]
     assert sum(map(len, containers)) < 10
+
+
+def test_numbers_and_names_are_not_mixed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"list\.csv:1: label \(1\) is a number and 'dog' .*:2"):
+        read_manifest(_list(tmp_path, "a.mp4 1\nb.mp4 dog\n"))
+
+
+def test_a_list_of_other_classes_than_those_given_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("b\na\n")
+    path = _list(tmp_path, "a.mp4 1\nb.mp4 0\n")
+    assert read_manifest(path, classes=["b", "a"]).classes == ("b", "a")
+    with pytest.raises(ValueError, match=r"classes\.txt differs from the classes given"):
+        read_manifest(path, classes=["a", "b"])

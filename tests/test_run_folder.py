@@ -62,12 +62,22 @@ def test_a_new_folder_is_claimed_with_its_settings(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_folder_of_other_settings_is_refused_with_the_key(tmp_path: Path, override: str) -> None:
     _claim(_config(tmp_path / "run"))
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "last").symlink_to("step_00000001.pt")
     before = (tmp_path / "run" / "config.yaml").read_bytes()
     with pytest.raises(ValueError, match="belongs to a run with other settings") as caught:
         check_run_folder(_config(tmp_path / "run", override))
     key = override.split("=", maxsplit=1)[0]
     assert f"({key})" in str(caught.value)
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_a_start_that_saved_nothing_does_not_occupy_its_folder(tmp_path: Path) -> None:
+    _claim(_config(tmp_path / "run", "data.manifest=mistaken.csv"))
+    (tmp_path / "run" / "bad_videos.csv").write_text("path,reason\nx.mp4,broken\n")
+    _claim(_config(tmp_path / "run", "data.manifest=right.csv"))
+    assert "right.csv" in (tmp_path / "run" / "config.yaml").read_text()
+    assert not (tmp_path / "run" / "bad_videos.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -340,8 +350,12 @@ def test_a_start_beyond_the_end_is_refused(
     with pytest.raises(ValueError, match=r"is of step 8: this run has only 7 steps") as caught:
         find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
     assert str(tmp_path / where) in str(caught.value)
-    found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=8)
-    assert found.state is not None and found.state["step"] == 8
+    if where == "resume":
+        with pytest.raises(ValueError, match="must leave something to do"):
+            find_start(config, tmp_path / "run", kind="pretrain", total_steps=8)
+    else:
+        found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=8)
+        assert found.state is not None and found.state["step"] == 8
 
 
 @pytest.mark.parametrize("where", ["run/checkpoints", "resume"])

@@ -269,3 +269,9 @@ def test_wrong_positions_and_grids(tmp_path: Path) -> None:
         toy.object_mask(track, 32, grid_time=2, grid_height=4, grid_width=5)
     with pytest.raises(ValueError, match=re.escape("(3,) must be (T, 3)")):
         toy.object_mask(track[0], 32, grid_time=1, grid_height=4, grid_width=4)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is a file: must be a folder"):
+        toy.write_toy_videos(tmp_path / "file", num_videos=1)

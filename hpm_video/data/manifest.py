@@ -130,9 +130,9 @@ def read_manifest(
         if not len(names[-1]):
             raise ValueError(f"{file} lists no videos (or none with status ok)")
 
-    values, class_names = _label_values(
-        vocabulary, _known_classes(files, classes) if labels else None
-    )
+    beside = _classes_beside(files) if labels else None
+    given = (tuple(classes), "the classes given") if labels and classes is not None else None
+    values, class_names = _label_values(vocabulary, given or beside, beside)
     return Manifest(
         names,
         [os.path.abspath(root if root is not None else file.parent) for file in files],
@@ -181,12 +181,8 @@ def _frame_count(text: str, where: str) -> int:
     return int(text or 0)
 
 
-def _known_classes(
-    files: Sequence[Path], classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], str] | None:
-    """Return (class names, where they were found): those given, else those beside the lists."""
-    if classes is not None:
-        return tuple(classes), "the classes given"
+def _classes_beside(files: Sequence[Path]) -> tuple[tuple[str, ...], str] | None:
+    """Class names of the classes.txt beside the lists, and that file."""
     found: tuple[tuple[str, ...], str] | None = None
     for folder in dict.fromkeys(file.parent for file in files):
         file = folder / "classes.txt"
@@ -204,12 +200,29 @@ def _known_classes(
 
 
 def _label_values(
-    vocabulary: Mapping[str, tuple[int, str]], known: tuple[tuple[str, ...], str] | None
+    vocabulary: Mapping[str, tuple[int, str]],
+    known: tuple[tuple[str, ...], str] | None,
+    beside: tuple[tuple[str, ...], str] | None,
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
-    """Return the label of every code of the vocabulary, and the class names."""
+    """Return the label of every code of the vocabulary, and the class names.
+
+    ``known``: the class names to use, and where they are from; ``beside``: those by the lists.
+    """
     values = np.full(len(vocabulary), -1, dtype=np.int64)
     given = {text: entry for text, entry in vocabulary.items() if text}
-    if all(_INTEGER.fullmatch(text) for text in given):
+    integers = [text for text in given if _INTEGER.fullmatch(text)]
+    if 0 < len(integers) < len(given) and known is None:
+        name = next(text for text in given if text not in integers)
+        raise ValueError(
+            f"{given[integers[0]][1]}: label ({integers[0]}) is a number and {name!r} "
+            f"({given[name][1]}) a name: labels must be all of one kind"
+        )
+    if len(integers) == len(given):
+        if known is not None and beside is not None and known[0] != beside[0]:
+            raise ValueError(
+                f"{beside[1]} differs from {known[1]} ({', '.join(known[0][:3])}, ...): "
+                "must be the same, as the labels are numbers"
+            )
         for text, (code, where) in given.items():
             values[code] = int(text)
             if values[code] < -1:

@@ -91,6 +91,8 @@ def write_toy_videos(
         raise ValueError(f"formats ({formats!r}) must be one or more of {', '.join(FORMATS)}")
 
     output_dir = Path(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"output_dir ({output_dir}) is a file: must be a folder")
     manifest, stored = output_dir / "manifest.csv", output_dir / "toy.json"
     described = {**settings, "formats": list(formats), "classes": list(CLASSES)}
     if stored.exists() or manifest.exists():
