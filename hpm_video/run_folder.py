@@ -56,7 +56,7 @@ def check_run_folder(config: Any) -> Path:
             raise ValueError(
                 f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
             )
-        keys = [key for key in differing_keys(there, config_to_dict(config)) if _matters(key)]
+        keys = _mattering_keys(there, config)
         # Nothing is lost where nothing was saved: a mistaken first start may be corrected.
         if keys and (folder / "checkpoints" / "last").is_symlink():
             raise ValueError(
@@ -91,11 +91,14 @@ def claim_run_folder(folder: Path, config: Any, world: World) -> None:
                 f"run.output_dir ({folder}) cannot be made: {error.strerror}"
             ) from error
         _lock(folder)
-        if not (folder / "checkpoints" / "last").is_symlink():
-            (folder / "bad_videos.csv").unlink(missing_ok=True)  # of a mistaken start
+        file = folder / "config.yaml"
+        if file.is_file():
+            there = yaml.safe_load(file.read_text(encoding="utf-8"))
+            if _mattering_keys(there, config):  # a mistaken start, see check_run_folder
+                (folder / "bad_videos.csv").unlink(missing_ok=True)
         part = folder / "config.part"
         part.write_text(config_to_yaml(config), encoding="utf-8")
-        os.replace(part, folder / "config.yaml")
+        os.replace(part, file)
     barrier(world)
 
 
@@ -188,11 +191,6 @@ def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Sta
             raise ValueError(
                 f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
             )
-        if step == total_steps and source != own:
-            raise ValueError(
-                f"run.resume ({source}) is of step {step}, the last one of this run: "
-                "must leave something to do"
-            )
         return Start(state, None, source, f"continues after step {step} of {source}")
     source = config.model.init
     if source is not None:
@@ -205,6 +203,11 @@ def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Sta
 def _kind(config: Mapping[str, Any]) -> str:
     """Which job the settings are of, as a plain dict."""
     return "pretrain" if "masking" in config else "finetune"
+
+
+def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:
+    """Settings that change results and differ from those of a config.yaml, as a plain dict."""
+    return [key for key in differing_keys(there, config_to_dict(config)) if _matters(key)]
 
 
 def _matters(key: str) -> bool:
