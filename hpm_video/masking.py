@@ -88,7 +88,7 @@ def random_mask(
     masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
     units = num_units(grid, tube_length)
     noise = batch_noise(batch_size, units, generator=generator, device=device, rows=rows)
-    return _units_to_tokens(_ranks(noise) < masked, grid, tube_length)
+    return units_to_tokens(_ranks(noise) < masked, grid, tube_length)
 
 
 def hard_mask(
@@ -120,7 +120,7 @@ def hard_mask(
     hardness = (-per_unit).gather(1, shuffle).argsort(dim=1, stable=True)
     is_hard = _inverse(shuffle.gather(1, hardness)) < hard
     # Hard units go before all others; what remains of the budget is filled by the lowest noise.
-    return _units_to_tokens(
+    return units_to_tokens(
         _ranks(order_noise.masked_fill(is_hard, -1.0)) < masked, grid, tube_length
     )
 
@@ -209,7 +209,7 @@ def _inverse(permutation: Tensor) -> Tensor:
     return torch.empty_like(permutation).scatter_(1, permutation, positions.expand_as(permutation))
 
 
-def _units_to_tokens(units: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:
+def units_to_tokens(units: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:
     """Repeat each unit's flag over its tokens: (B, U) -> (B, N)."""
     windows = units.reshape(len(units), -1, 1, grid.num_tubes)
     return windows.expand(-1, -1, tube_length, -1).flatten(1)

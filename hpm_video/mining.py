@@ -16,9 +16,17 @@ from torch import Tensor
 
 from hpm_video.checkpoint import load_checkpoint, load_weights
 from hpm_video.config import PretrainConfig
+from hpm_video.health import rank_correlation
 from hpm_video.loop import autocast
 from hpm_video.losses import rank_accuracy, reconstruction_loss
-from hpm_video.masking import hard_mask, num_masked_units, num_units, unit_scores
+from hpm_video.masking import (
+    hard_mask,
+    num_hard_units,
+    num_masked_units,
+    num_units,
+    unit_scores,
+    units_to_tokens,
+)
 from hpm_video.models import HPM, HPMOutput, build_model, token_grid
 from hpm_video.settings import config_from_dict
 from hpm_video.teacher import make_teacher, score_tokens
@@ -153,7 +161,7 @@ def measure_mining(
     predicted = predicted_loss(pretrained, clips, seed=seed, num_views=num_views)
     grid, tube_length = pretrained.grid, pretrained.tube_length
     scores = unit_scores(predicted, grid, tube_length)  # (B, U)
-    correlation = spearman(scores, unit_scores(measured, grid, tube_length))
+    correlation = rank_correlation(scores, unit_scores(measured, grid, tube_length))
     coverage = None
     if moving is not None:
         if moving.shape != predicted.shape:
@@ -169,31 +177,22 @@ def measure_mining(
     return MiningReport(accuracy, correlation.mean().item(), coverage, predicted, measured)
 
 
-def spearman(one: Tensor, other: Tensor) -> Tensor:
-    """Rank correlation of each row: (B, K), (B, K) -> (B,), K at least 2.
-
-    Ties get ranks by position: meant for losses, which are all different.
-    """
-    ranks = [values.argsort(dim=1).argsort(dim=1).double() for values in (one, other)]
-    a, b = [row - row.mean(dim=1, keepdim=True) for row in ranks]
-    return (a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
-
-
 def hardest_tokens(pretrained: Pretrained, scores: Tensor, *, hard_ratio: float) -> Tensor:
     """The tokens that a mask with this ``hard_ratio`` takes first: (B, N) -> (B, N) bool.
 
     These are the floor(hard_ratio * masked units) units with the highest mean score.
     """
     grid, tube_length = pretrained.grid, pretrained.tube_length
-    masked = num_masked_units(
-        grid, mask_ratio=pretrained.config.masking.mask_ratio, tube_length=tube_length
+    num_hard = num_hard_units(
+        grid,
+        mask_ratio=pretrained.config.masking.mask_ratio,
+        tube_length=tube_length,
+        hard_ratio=hard_ratio,
     )
     per_unit = unit_scores(scores, grid, tube_length)
-    chosen = per_unit.topk(math.floor(hard_ratio * masked + 1e-9), dim=1).indices
+    chosen = per_unit.topk(num_hard, dim=1).indices
     units = torch.zeros_like(per_unit, dtype=torch.bool).scatter(1, chosen, True)
-    # (B, U) -> (B, windows, tube_length, rows * columns) -> (B, N)
-    windows = units.reshape(len(units), -1, 1, grid.num_tubes)
-    return windows.expand(-1, -1, tube_length, -1).flatten(1)
+    return units_to_tokens(units, grid, tube_length)
 
 
 @torch.no_grad()

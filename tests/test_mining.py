@@ -23,7 +23,6 @@ from hpm_video.mining import (
     predicted_loss,
     reconstruct,
     run_student,
-    spearman,
 )
 from hpm_video.models import build_model, token_grid
 from hpm_video.settings import config_to_dict, load_config
@@ -154,13 +153,6 @@ def test_coverage_is_1_by_chance_and_4_at_best(tmp_path: Path, clips: Tensor) ->
         measure_mining(pretrained, clips, num_masks=1, seed=0, moving=hardest)
     with pytest.raises(ValueError, match="moving must cover"):
         measure_mining(pretrained, clips, num_masks=1, seed=0, moving=torch.zeros(3, 32))
-
-
-def test_spearman_agrees_with_scipy() -> None:
-    one, other = torch.rand(2, 5, 40, generator=torch.Generator().manual_seed(0))
-    other = one + other
-    expected = [scipy.stats.spearmanr(a, b).statistic for a, b in zip(one, other, strict=True)]
-    np.testing.assert_allclose(spearman(one, other), expected)
 
 
 def test_hardest_tokens_are_whole_tubes_of_the_highest_scores(tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -14,11 +13,13 @@ from torch import Tensor
 from torch.utils.data import Subset
 from torch.utils.flop_counter import FlopCounterMode
 
+from hpm_video.bench.measure import median_seconds
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.config import DataConfig, MaskingConfig
 from hpm_video.data.dataset import ViewDataset
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
+from hpm_video.health import rank_correlation
 from hpm_video.loop import autocast
 from hpm_video.masking import unit_scores
 from hpm_video.mining import (
@@ -27,7 +28,6 @@ from hpm_video.mining import (
     load_pretrained,
     measured_loss,
     require_scorer,
-    spearman,
 )
 from hpm_video.teacher import View, num_seen, score_tokens
 
@@ -284,8 +284,8 @@ def _quality(
         columns = [
             torch.stack(
                 [
-                    spearman(mine, units[0]),
-                    spearman(mine, measured),
+                    rank_correlation(mine, units[0]),
+                    rank_correlation(mine, measured),
                     (chosen & hard[0]).sum(dim=1) / num_hard,
                     num_hard / grid.num_tokens,
                 ]
@@ -299,31 +299,19 @@ def _quality(
 def _relative_times(
     pretrained: Pretrained, asked: Sequence[Candidate], clips: Tensor, *, num_rounds: int
 ) -> list[float]:
-    """Median over rounds of the time of each candidate relative to the first, in the same round."""
+    """Median time of each candidate, relative to that of the first."""
     generator = torch.Generator(clips.device).manual_seed(0)
-    ratios: list[list[float]] = [[] for _ in asked]
-    for number in range(num_rounds + 1):
-        seconds = []
-        for candidate in asked:
-            _wait_for(clips.device)
-            start = time.perf_counter()
-            _score(pretrained, candidate, clips, generator)
-            _wait_for(clips.device)
-            seconds.append(time.perf_counter() - start)
-        if number > 0:  # the first round warms up
-            for ratio, value in zip(ratios, seconds, strict=True):
-                ratio.append(value / seconds[0])
-    return [statistics.median(ratio) for ratio in ratios]
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    sides = {
+        str(place): partial(_score, pretrained, candidate, clips, generator)
+        for place, candidate in enumerate(asked)
+    }
+    seconds = list(median_seconds(sides, rounds=num_rounds, device=clips.device).values())
+    return [value / seconds[0] for value in seconds]
 
 
 def _multiply_adds(pretrained: Pretrained, candidate: Candidate, clips: Tensor) -> float:
     """Multiply-adds of scoring these clips, attention included."""
-    # fvcore, which counts elsewhere, does not see fused attention.
+    # fvcore, which counts elsewhere, has to trace, which scoring does not allow.
     with FlopCounterMode(display=False) as counter:
         _score(pretrained, candidate, clips, torch.Generator(clips.device))
     return counter.get_total_flops() / 2
