@@ -153,7 +153,17 @@ def _is_setting(word: str) -> bool:
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    jobs = parser.add_subparsers(dest="data_job", required=True, metavar="toy")
+    from hpm_video.data import commands
+
+    jobs = parser.add_subparsers(dest="data_job", required=True, metavar="check|transcode|toy")
+    text = "decode every video of a list, and write what was found out into it"
+    check = jobs.add_parser("check", help=text, description=text)
+    commands.add_check_arguments(check)
+    check.set_defaults(run_data=lambda arguments: commands.run_check(arguments, print))
+    text = "encode the videos of a list anew: small, and quick to decode"
+    transcode = jobs.add_parser("transcode", help=text, description=text)
+    commands.add_transcode_arguments(transcode)
+    transcode.set_defaults(run_data=lambda arguments: commands.run_transcode(arguments, print))
     toy = jobs.add_parser(
         "toy", help="write videos of moving objects in 8 classes that differ in motion only"
     )
@@ -163,9 +173,15 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
     toy.add_argument("--num-frames", type=int, default=24, help="frames per video (default 24)")
     toy.add_argument("--seed", type=int, default=0)
     toy.add_argument("--num-workers", type=int, default=2, help="processes (default 2)")
+    toy.set_defaults(run_data=_data_toy)
 
 
 def _data(arguments: argparse.Namespace) -> int:
+    run: Callable[[argparse.Namespace], int] = arguments.run_data
+    return run(arguments)
+
+
+def _data_toy(arguments: argparse.Namespace) -> int:
     from hpm_video.data.toy import write_toy_videos
 
     manifest = write_toy_videos(
@@ -259,7 +275,7 @@ JOBS = {
         _demo,
     ),
     "bench": Job("what a step, a mask and the losses cost", _bench_arguments, _bench),
-    "data": Job("make data: toy videos", _data_arguments, _data),
+    "data": Job("prepare data: check and transcode videos, make toy ones", _data_arguments, _data),
 }
 
 

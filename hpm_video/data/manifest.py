@@ -142,10 +142,16 @@ def read_manifest(
     )
 
 
-def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> None:
+def write_manifest(
+    path: str | Path,
+    rows: Iterable[Mapping[str, object]],
+    *,
+    columns: Sequence[str] | None = None,
+) -> None:
     """Write our CSV of `rows`: `path` first, then the other `COLUMNS` that occur, then any others.
 
-    The file appears at once or not at all. A value of None counts as absent.
+    With `columns` these come first, in that order. The file appears at once or not at all. A value
+    of None counts as absent.
 
     Raises:
         ValueError: a text is not valid Unicode (a file name that is not UTF-8).
@@ -154,8 +160,8 @@ def write_manifest(path: str | Path, rows: Iterable[Mapping[str, object]]) -> No
     rows = list(rows)
     seen = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
     assert all(row.get("path") for row in rows), "every row needs a path"
-    columns = [c for c in COLUMNS if c in seen or c == "path"]
-    columns += [c for c in seen if c not in COLUMNS]
+    known = [c for c in COLUMNS if c in seen]
+    columns = list(dict.fromkeys([*(columns or ("path",)), *known, *seen]))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="") as file:

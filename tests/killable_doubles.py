@@ -1,0 +1,63 @@
+"""Stand-ins for work on a video that goes wrong or takes its time, for processes of their own.
+
+What they do is told by the name of the file: such processes see nothing of a test but its files.
+"""
+
+import ctypes
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpm_video.data.check import Inspect
+from hpm_video.data.encode import Encoding
+from hpm_video.data.transcode_video import Transcode, Work
+from hpm_video.data.verdict import Verdict
+
+
+def misbehave(path: str) -> None:
+    """Hang in native code that holds the interpreter's lock, crash, or just be slow; and count."""
+    name = os.path.basename(path)
+    with open(os.path.join(os.path.dirname(path), "tried.txt"), "a", encoding="utf-8") as file:
+        file.write(f"{name}\n")
+    if "hangs" in name:
+        ctypes.PyDLL(None).sleep(1000)
+    elif "crashes" in name:
+        os.abort()
+    elif "slow" in name:
+        time.sleep(0.15)
+
+
+@dataclass(frozen=True)
+class InspectDouble(Inspect):
+    def __call__(self, path: str) -> Verdict:
+        misbehave(path)
+        return super().__call__(path)
+
+
+@dataclass(frozen=True)
+class TranscodeDouble(Transcode):
+    encoding: Encoding
+
+    def __call__(self, work: Work) -> Verdict:
+        misbehave(work.source)
+        return super().__call__(work)
+
+
+def main() -> None:
+    """The command line with these in place of the real ones, to be run as a script and killed."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    import killable_doubles
+
+    from hpm_video.cli import main
+    from hpm_video.data import check, transcode
+
+    check.Inspect = killable_doubles.InspectDouble  # type: ignore[misc]
+    transcode.Transcode = killable_doubles.TranscodeDouble  # type: ignore[misc]
+    sys.exit(main(["data", *sys.argv[1:]]))
+
+
+if __name__ == "__main__":
+    main()
