@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpm_video.data.check import Inspect
 from hpm_video.data.encode import Encoding
-from hpm_video.data.transcode_video import Transcode, Work
+from hpm_video.data.transcode_video import Transcode, Work, part_name
 from hpm_video.data.verdict import Verdict
 
 
@@ -40,6 +40,14 @@ class TranscodeDouble(Transcode):
     encoding: Encoding
 
     def __call__(self, work: Work) -> Verdict:
+        name = os.path.basename(work.source)
+        if "hangs" in name:  # with its file half written
+            os.makedirs(os.path.dirname(work.target), exist_ok=True)
+            Path(part_name(work.target)).write_bytes(b"half")
+        if "full" in name:
+            while not list(Path(work.target).parent.glob(".*.part")):
+                time.sleep(0.01)
+            raise ValueError(f"{work.target} cannot be written: No space left on device")
         misbehave(work.source)
         return super().__call__(work)
 

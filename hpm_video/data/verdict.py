@@ -69,6 +69,30 @@ def file_identity(path: str) -> tuple[int | None, int | None]:
     return status.st_size, status.st_mtime_ns
 
 
+def why_not_a_file(path: str) -> str:
+    """Why there is nothing to decode, which is known without a decoder; empty if nothing is wrong.
+
+    Opened without waiting, since a pipe that nobody writes to would block for ever.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return NO_SUCH_FILE
+    except ValueError:  # a null character in the name
+        return NO_SUCH_FILE
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
+            return NO_SUCH_FILE
+        return (os.strerror(error.errno) if error.errno else str(error)).lower()
+    try:
+        mode = os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        return "is a folder, not a video"
+    return "" if stat.S_ISREG(mode) else "is not a regular file"
+
+
 def inspect_video(path: str, *, quick: bool = False) -> Verdict:
     """Decode a video and say what became of it; never raises for a file, whatever is wrong.
 
@@ -78,7 +102,7 @@ def inspect_video(path: str, *, quick: bool = False) -> Verdict:
         path: the file.
         quick: decode only the head, the tail and a few places between, always the same ones.
     """
-    if reason := _cannot_be_opened(path):
+    if reason := why_not_a_file(path):
         return Verdict(BAD, reason, 0, None, None, None, *file_identity(path))
     before = file_identity(path)
     video: Video | None = None
@@ -148,27 +172,3 @@ def _blocks(num_frames: int, frame_bytes: int, *, quick: bool) -> Iterator[tuple
     for place in (0, *sorted(places.tolist()), last):
         for start in range(place, place + _QUICK_FRAMES, size):
             yield start, min(start + size, place + _QUICK_FRAMES)
-
-
-def _cannot_be_opened(path: str) -> str:
-    """Why there is nothing to decode, which is known without a decoder; empty if nothing is wrong.
-
-    Opened without waiting, since a pipe that nobody writes to would block for ever.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return NO_SUCH_FILE
-    except ValueError:  # a null character in the name
-        return NO_SUCH_FILE
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
-            return NO_SUCH_FILE
-        return (os.strerror(error.errno) if error.errno else str(error)).lower()
-    try:
-        mode = os.fstat(descriptor).st_mode
-    finally:
-        os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        return "is a folder, not a video"
-    return "" if stat.S_ISREG(mode) else "is not a regular file"
