@@ -29,6 +29,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "torchcodec": ["torchcodec>=0.7"],  # and FFmpeg's libraries on the system
         "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "scipy", "transformers>=5"],
     },
     entry_points={"console_scripts": ["hpm-video=hpm_video.cli:entry"]},

@@ -49,6 +49,7 @@ class DataConfig:
     repeats: int = 1  # crops taken of each decoded window
     batch_size: int = 32  # videos per process and micro-batch
     num_workers: int = 8  # decoding processes per training process
+    decoder: Literal["decord", "torchcodec", "pyav"] = "decord"  # PyAV where it reads a file wrong
     max_bad_fraction: float = 0.05  # more unreadable videos than this share stop the run
 
     def __post_init__(self) -> None:

@@ -68,6 +68,7 @@ def evaluate_classifier(
         crop_size=data.crop_size,
         num_clips=evaluation.num_clips,
         num_crops=evaluation.num_crops,
+        decoder=data.decoder,
     )
     loader = view_loader(
         dataset,

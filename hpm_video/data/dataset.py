@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from hpm_video.data import clips, transforms
 from hpm_video.data.manifest import Manifest
+from hpm_video.data.readers import Decoder
 from hpm_video.data.video import Video, VideoReadError, open_video
 
 Sampling = Literal["dense", "uniform"]
@@ -69,6 +70,7 @@ class ClipDataset(Dataset[ClipSample]):
         flip: whether to mirror every other crop.
         repeats: crops R of each clip, which is decoded once.
         seed: at least 0.
+        decoder: what reads the videos, see `open_video`.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class ClipDataset(Dataset[ClipSample]):
         flip: bool,
         repeats: int,
         seed: int,
+        decoder: Decoder = "decord",
     ) -> None:
         self.manifest = manifest
         self.num_frames = num_frames
@@ -96,6 +99,7 @@ class ClipDataset(Dataset[ClipSample]):
         self.flip = flip
         self.repeats = repeats
         self.seed = seed
+        self.decoder: Decoder = decoder
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -110,7 +114,7 @@ class ClipDataset(Dataset[ClipSample]):
         bad: list[tuple[int, str]] = []
         while len(bad) < MAX_UNREADABLE_IN_A_ROW:
             try:
-                frames = self._read(open_video(self.manifest.path(index)), rng)
+                frames = self._read(open_video(self.manifest.path(index), self.decoder), rng)
             except VideoReadError as error:
                 bad.append((index, error.reason))
                 index = int(rng.integers(len(self)))
@@ -157,6 +161,7 @@ class ViewDataset(Dataset[ViewSample]):
         crop_size: side S of a view in pixels; a crop is the whole short side, scaled to S.
         num_clips: clips along time.
         num_crops: crops along the longer side of each clip.
+        decoder: what reads the videos, see `open_video`.
     """
 
     def __init__(
@@ -169,6 +174,7 @@ class ViewDataset(Dataset[ViewSample]):
         crop_size: int,
         num_clips: int,
         num_crops: int,
+        decoder: Decoder = "decord",
     ) -> None:
         self.manifest = manifest
         self.num_frames = num_frames
@@ -177,6 +183,7 @@ class ViewDataset(Dataset[ViewSample]):
         self.crop_size = crop_size
         self.num_clips = num_clips
         self.num_crops = num_crops
+        self.decoder: Decoder = decoder
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -185,7 +192,7 @@ class ViewDataset(Dataset[ViewSample]):
         """Return all views of one video, decoded once. Never raises for an unreadable video."""
         label = self.manifest.label(index)
         try:
-            video = open_video(self.manifest.path(index))
+            video = open_video(self.manifest.path(index), self.decoder)
             indices = self._indices(video.num_frames)
             # Clips overlap: every frame is decoded and resized once, then handed out to the clips
             unique, positions = np.unique(indices, return_inverse=True)

@@ -19,7 +19,7 @@ from hpm_video.data.dataset import (
     ViewSample,
 )
 from hpm_video.data.manifest import Manifest
-from hpm_video.data.video import NO_SUCH_FILE
+from hpm_video.data.video import NO_SUCH_FILE, check_decoder
 from hpm_video.distributed import World
 
 
@@ -194,7 +194,9 @@ def clip_batches(
 
     Raises:
         UnreadableDataError: 20 videos in a row are unreadable.
+        ValueError: data.decoder is not installed.
     """
+    check_decoder(data.decoder)
     dataset = ClipDataset(
         manifest,
         num_frames=data.num_frames,
@@ -205,6 +207,7 @@ def clip_batches(
         flip=data.flip,
         repeats=data.repeats,
         seed=seed,
+        decoder=data.decoder,
     )
     sampler = StepSampler(
         len(manifest),

@@ -1,23 +1,21 @@
-"""Reading frames from a video file: the only module that knows a decoder (decord)."""
+"""Reading frames from a video file, with whichever decoder reads it right."""
+
+from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from importlib import import_module
 from pathlib import Path
 
-import decord
 import numpy as np
 import numpy.typing as npt
 
-# ffmpeg's own complaints, several for every broken file, would drown the log of a run
-decord.logging.set_level(decord.logging.QUIET)
+from hpm_video.data.readers import Decoder, Reader, UnreadableError, containers
 
-# A missing or foreign file is a RuntimeError, one without frames an AssertionError
-_DECODER_ERRORS = (decord.DECORDError, RuntimeError, AssertionError)
 NO_SUCH_FILE = "no such file"
-_SOURCE_LOCATION = re.compile(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ")
+_READERS = {"decord": "DecordReader", "torchcodec": "TorchcodecReader", "pyav": "PyavReader"}
 
 
 class VideoReadError(RuntimeError):
@@ -38,26 +36,31 @@ class VideoReadError(RuntimeError):
 
 
 class Video:
-    """An open video. Decodes nothing before it is asked for frames, and need not be closed."""
+    """An open video; made by `open_video`. Decodes nothing before it is asked for frames.
 
-    def __init__(self, path: str | Path) -> None:
+    Attributes:
+        path: the file.
+        num_frames: how many frames it holds, at least 1.
+        decoder: what reads it. "pyav" reads in place of another one that does not read this file,
+            or might return other frames than those asked for.
+        note: why it does not do what was chosen, in a few words that are the same for all such
+            files; None where it does.
+    """
+
+    def __init__(self, path: str | Path, decoder: Decoder, most_frames: int | None) -> None:
         self.path = str(path)
-        # Of such files decord would say so on stderr, past any log level, before it raises
-        if reason := _not_a_file(self.path):
-            raise VideoReadError(self.path, reason)
+        self._most_frames = most_frames
+        self.note = _why_not(self.path, decoder)
+        self.decoder: Decoder = "pyav" if self.note else decoder
         try:
-            self._reader = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
-        except _DECODER_ERRORS as error:
-            raise self._read_error(error) from error
-        self.num_frames = len(self._reader)
-        if self.num_frames < 1:
-            raise VideoReadError(self.path, "has no frames")
+            self._open()
+        except UnreadableError as error:
+            self._fall_back(error)
 
     @property
     def fps(self) -> float:
         """The average number of frames per second, 0 where the file does not say."""
-        fps = float(self._reader.get_avg_fps())
-        return fps if np.isfinite(fps) else 0.0
+        return self._reader.fps
 
     @property
     def height(self) -> int:
@@ -78,6 +81,7 @@ class Video:
         """Return the frames (T, H, W, 3), uint8 RGB, at `indices` in that order.
 
         Indices may repeat and come in any order; every frame is decoded once, going forward.
+        Pixels are as stored, square or not.
 
         Raises:
             VideoReadError: decoding fails.
@@ -88,41 +92,121 @@ class Video:
             f"{self.path}: indices {wanted.min()}..{wanted.max()} of {self.num_frames} frames"
         )
         unique, positions = np.unique(wanted, return_inverse=True)
+        asked = unique.tolist()
         try:
-            frames: npt.NDArray[np.uint8] = self._reader.get_batch(unique).asnumpy()
-        except _DECODER_ERRORS as error:
-            raise self._read_error(error) from error
+            frames = self._reader.read(asked)
+        except UnreadableError as error:
+            claimed = self.num_frames
+            self._fall_back(error)
+            if asked[-1] >= self.num_frames:
+                reason = f"holds {self.num_frames} frames and claims {claimed}"
+                raise VideoReadError(self.path, reason) from error
+            try:
+                frames = self._reader.read(asked)
+            except UnreadableError as last:
+                raise VideoReadError(self.path, str(last)) from last
         return frames if np.array_equal(unique, wanted) else frames[positions]
 
-    def _read_error(self, error: Exception) -> VideoReadError:
-        if not isinstance(error, decord.DECORDError):  # these only repeat the path
-            return VideoReadError(self.path, "not a video, or without frames")
-        # decord's text starts with the time of day and its own source file
-        return VideoReadError(self.path, " ".join(_SOURCE_LOCATION.sub("", str(error)).split()))
+    def _open(self) -> None:
+        self._reader: Reader = _reader_class(self.decoder)(self.path)
+        self.num_frames = min(self._reader.num_frames, self._most_frames or self._reader.num_frames)
+
+    def _fall_back(self, error: UnreadableError) -> None:
+        """Read with PyAV from now on, if that has not just failed itself."""
+        if self.decoder != "pyav":
+            self.note = f"{self.decoder} fails to read it"
+            self.decoder = "pyav"
+            try:
+                return self._open()
+            except UnreadableError as last:
+                error = last
+        raise VideoReadError(self.path, str(error)) from error
 
 
-def _not_a_file(path: str) -> str | None:
-    """Why there is nothing to decode at a path, which is known without a decoder."""
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        return NO_SUCH_FILE
-    if stat.S_ISDIR(status.st_mode):
-        return "is a folder, not a video"
-    return "is empty" if status.st_size == 0 else None
-
-
-def open_video(path: str | Path) -> Video:
+def open_video(
+    path: str | Path, decoder: Decoder = "decord", *, most_frames: int | None = None
+) -> Video:
     """Open a video.
+
+    Args:
+        path: the file.
+        decoder: what to read it with, where that returns the right frames of such a file; see
+            `Video.decoder`.
+        most_frames: how many frames it really has where that is known: no more are ever read.
 
     Raises:
         VideoReadError: the file does not exist, is no video, or holds no frames.
     """
-    return Video(path)
+    return Video(path, decoder, most_frames)
 
 
 def read_frames(
-    path: str | Path, indices: Sequence[int] | npt.NDArray[np.integer]
+    path: str | Path,
+    indices: Sequence[int] | npt.NDArray[np.integer],
+    decoder: Decoder = "decord",
 ) -> npt.NDArray[np.uint8]:
     """Return the frames (T, H, W, 3), uint8 RGB, of a file at `indices`; see `Video.read`."""
-    return open_video(path).read(indices)
+    return open_video(path, decoder).read(indices)
+
+
+def check_decoder(decoder: Decoder) -> None:
+    """Raise ValueError for a decoder that was asked for and is not here.
+
+    decord is the default and has no wheels for many machines: where it is missing PyAV reads.
+    """
+    if decoder != "decord" and (reason := _missing(decoder)):
+        raise ValueError(f"data.decoder ({decoder}) must be one that works here: {reason}")
+
+
+def _why_not(path: str, decoder: Decoder) -> str | None:
+    """Why PyAV has to read a file in place of another decoder; VideoReadError for what is none."""
+    head = _head(path)
+    if decoder == "pyav":
+        return None
+    if reason := _missing(decoder):
+        return reason
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "a name that is not UTF-8"
+    if decoder == "torchcodec":
+        return containers.why_not_torchcodec(head)
+    with open(path, "rb") as file:
+        return containers.why_not_decord(file, head)
+
+
+def _head(path: str) -> bytes:
+    """The first bytes of a file; VideoReadError for what is known to be no video without them."""
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise VideoReadError(path, "is a folder, not a video")
+        if not stat.S_ISREG(mode):  # reading from a pipe would wait for whoever writes to it
+            raise VideoReadError(path, "is not a file")
+        with open(path, "rb") as file:
+            head = file.read(containers.HEAD_BYTES)
+    except PermissionError as error:
+        raise VideoReadError(path, "permission denied") from error
+    except (OSError, ValueError) as error:
+        raise VideoReadError(path, NO_SUCH_FILE) from error
+    if not head:
+        raise VideoReadError(path, "is empty")
+    return head
+
+
+@cache
+def _missing(decoder: Decoder) -> str | None:
+    """Why a decoder is not here."""
+    try:
+        _reader_class(decoder)
+    except (ImportError, OSError) as error:
+        # Not found as such, or one of the libraries it needs
+        name = getattr(error, "name", None)
+        return f"{decoder} is not installed" if name == decoder else str(error).splitlines()[0]
+    return None
+
+
+@cache
+def _reader_class(decoder: Decoder) -> Callable[[str], Reader]:
+    module = import_module(f"hpm_video.data.readers.{decoder}")
+    return getattr(module, _READERS[decoder])

@@ -1,0 +1,310 @@
+"""Videos of every kind a data set may hold, whose pixels say which frame they are.
+
+``python tests/numbered_videos.py`` writes many and reads each with every reader.
+
+A frame is 2 x 5 cells, dark or bright: nine bits of its number and their parity, over a texture
+that drifts. So neighbouring frames are alike, as codecs expect, and a frame that was decoded
+without the frames it refers to is not mistaken for another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.data.readers import Decoder
+from hpm_video.data.video import VideoReadError, open_video
+
+os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder says much on stderr
+
+MAX_FRAMES = 2**9
+_LEVELS = (60, 190)  # of a dark and of a bright cell
+_ROWS, _COLUMNS = 2, 5
+
+# container (the file's suffix) -> codecs that are found in it
+CODECS = {
+    "mp4": ("libx264", "libx265", "mpeg4", "libvpx-vp9", "libsvtav1", "mjpeg"),
+    "mov": ("libx264", "libx265", "mpeg4", "mjpeg"),
+    "mkv": ("libx264", "libx265", "mpeg4", "libvpx", "libvpx-vp9", "libsvtav1", "mpeg2video"),
+    "webm": ("libvpx", "libvpx-vp9", "libsvtav1"),
+    "avi": ("mpeg4", "libx264", "mjpeg", "msmpeg4", "msmpeg4v2"),
+    "ts": ("libx264", "libx265", "mpeg2video", "mpeg4"),
+    "mpg": ("mpeg1video", "mpeg2video"),
+    "flv": ("libx264", "flv"),
+    "wmv": ("wmv2", "wmv1"),
+    "gif": ("gif",),
+}
+_B_FRAMES = ("libx264", "libx265", "mpeg4", "mpeg1video", "mpeg2video")
+_ANY_TIMES = ("mp4", "mov", "mkv", "webm", "ts")  # where frames may come at any time
+_TRANSCODED = {"tune": "fastdecode", "preset": "veryfast"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to make one video.
+
+    Attributes:
+        suffix: container.
+        codec: name of the encoder.
+        num_frames: 1 to 512.
+        size: (height, width) as displayed.
+        fps: frames per second, the average one where times vary.
+        gop: frames from one keyframe to the next, at most.
+        b_frames: most B-frames in a row.
+        open_gop: whether B-frames may refer to the next group of pictures.
+        variable: whether the time from frame to frame varies.
+        start: seconds at which the first frame is shown.
+        rotation: degrees that a player turns the picture counter-clockwise: 0, 90, 180 or 270.
+        pix_fmt: of the encoder.
+        options: of the encoder.
+        container_options: of the muxer.
+        seed: of texture and times.
+    """
+
+    suffix: str
+    codec: str
+    num_frames: int
+    size: tuple[int, int] = (64, 96)
+    fps: int = 25
+    gop: int = 12
+    b_frames: int = 0
+    open_gop: bool = False
+    variable: bool = False
+    start: float = 0.0
+    rotation: int = 0
+    pix_fmt: str = "yuv420p"
+    options: dict[str, str] = field(default_factory=dict)
+    container_options: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+
+def draw_recipe(seed: int) -> Recipe:
+    """Return the recipe number `seed`, anything that container and codec allow."""
+    rng = np.random.default_rng((seed, 1))
+    suffix = str(rng.choice([s for s, codecs in CODECS.items() for _ in codecs]))
+    codec = str(rng.choice(CODECS[suffix]))
+    options: dict[str, str] = {}
+    container_options: dict[str, str] = {}
+    gop = int(rng.choice([1, 4, 12, 16, 50, 250]))
+    b_frames = int(rng.choice([0, 1, 2, 3, 8])) if codec in _B_FRAMES else 0
+    b_frames = min(b_frames, {"libx264": 8, "libx265": 3}.get(codec, 2), gop - 1)
+    pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
+    if codec in ("libx264", "libx265"):
+        options["preset"] = str(rng.choice(["ultrafast", "veryfast"]))
+        pix_fmt = str(rng.choice(["yuv420p"] * 6 + ["yuv444p", "yuv420p10le"]))
+        if codec == "libx264" and rng.random() < 0.25:
+            options |= _TRANSCODED
+            b_frames, gop, pix_fmt = 0, 16, "yuv420p"
+        elif codec == "libx264" and suffix != "avi" and rng.random() < 0.05:
+            options["intra-refresh"] = "1"
+    elif codec.startswith("libvpx"):
+        options |= {"deadline": "realtime", "cpu-used": "8"}
+        if rng.random() < 0.3:  # frames that are decoded but never shown
+            options |= {"deadline": "good", "auto-alt-ref": "1", "lag-in-frames": "16"}
+    elif codec == "libsvtav1":
+        options |= {"preset": "8", "crf": "20", "svtav1-params": "lp=1"}
+    elif codec == "mpeg2video" and rng.random() < 0.3:
+        options["flags"] = "+ildct+ilme"
+    if suffix in ("mp4", "mov"):
+        kind = str(
+            rng.choice(["plain", "faststart", "frag_keyframe+empty_moov"], p=[0.5, 0.3, 0.2])
+        )
+        if kind != "plain":
+            container_options["movflags"] = kind
+    num_frames = int(rng.choice([1, 2, 3, rng.integers(4, 40), rng.integers(40, 130)]))
+    if suffix == "ts" or codec == "libx265":  # of fewer, FFmpeg writes files it cannot open
+        num_frames = max(num_frames, 8)
+    height, width = (int(2 * rng.integers(low, high)) for low, high in ((24, 50), (40, 70)))
+    if codec == "libsvtav1":  # it is careless with smaller ones
+        height, width = 2 * height, 2 * width
+    if suffix in ("mp4", "mov") and rng.random() < 0.3:
+        rotation = int(rng.choice([90, 180, 270]))
+    else:
+        rotation = 0
+    return Recipe(
+        suffix=suffix,
+        codec=codec,
+        num_frames=num_frames,
+        size=(height, width),
+        fps=int(rng.choice([24, 25, 30] if suffix == "mpg" else [10, 12, 24, 25, 30])),
+        gop=gop,
+        b_frames=b_frames,
+        open_gop=bool(rng.random() < 0.4) and b_frames > 0,
+        variable=bool(rng.random() < 0.3) and suffix in _ANY_TIMES and codec != "mpeg2video",
+        start=float(rng.choice([0, 0, 0, 1.5])) if suffix in _ANY_TIMES else 0.0,
+        rotation=rotation,
+        pix_fmt=pix_fmt,
+        options=options,
+        container_options=container_options,
+        seed=seed,
+    )
+
+
+def write_video(path: Path, recipe: Recipe) -> Path:
+    """Write the video of a recipe; `path` gets its suffix."""
+    path = path.with_suffix(f".{recipe.suffix}")
+    rng = np.random.default_rng((recipe.seed, 2))
+    times = _times(recipe, rng)
+    turns = recipe.rotation // 90
+    with av.open(str(path), "w", options=recipe.container_options) as container:
+        stream = container.add_stream(recipe.codec, rate=recipe.fps, options=_options(recipe))
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = recipe.size[:: -1 if turns % 2 else 1]
+        stream.pix_fmt = recipe.pix_fmt
+        context = stream.codec_context
+        context.gop_size, context.max_b_frames = recipe.gop, recipe.b_frames
+        context.thread_count = 1
+        if recipe.codec not in ("libx264", "libx265", "libsvtav1", "gif"):
+            context.bit_rate = 1_500_000
+        if recipe.variable:
+            context.time_base = Fraction(1, 1000)
+        if turns:
+            stream.set_display_rotation(recipe.rotation)
+        for number, time in enumerate(times):
+            # Stored turned clockwise, so that turned back it is upright
+            pixels = np.ascontiguousarray(np.rot90(picture(number, recipe), -turns))
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.time_base = Fraction(1, 1000) if recipe.variable else Fraction(1, recipe.fps)
+            frame.pts = time
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def _times(recipe: Recipe, rng: np.random.Generator) -> list[int]:
+    """When frames are shown: in milliseconds where that varies, else in frames."""
+    if not recipe.variable:
+        start = round(recipe.start * recipe.fps)
+        return list(range(start, start + recipe.num_frames))
+    step = 1000 // recipe.fps
+    steps = rng.integers(step // 2, 2 * step, recipe.num_frames)
+    return [int(time) for time in np.cumsum(steps) - steps[0] + round(1000 * recipe.start)]
+
+
+def _options(recipe: Recipe) -> dict[str, str]:
+    options = dict(recipe.options)
+    if recipe.codec == "libx264":
+        if recipe.open_gop:
+            options["x264-params"] = "open-gop=1"
+    elif recipe.codec == "libx265":
+        parameters = f"log-level=none:pools=1:frame-threads=1:open-gop={int(recipe.open_gop)}"
+        options["x265-params"] = f"{parameters}:keyint={recipe.gop}:bframes={recipe.b_frames}"
+    elif recipe.b_frames and not recipe.open_gop:
+        options |= {"flags": options.get("flags", "") + "+cgop", "sc_threshold": "1000000000"}
+    return options
+
+
+def picture(number: int, recipe: Recipe) -> npt.NDArray[np.uint8]:
+    """Frame `number` as displayed, (H, W, 3) uint8."""
+    assert 0 <= number < MAX_FRAMES
+    height, width = recipe.size
+    bits = [number >> k & 1 for k in range(9)]
+    cells = np.array([*bits, sum(bits) % 2]).reshape(_ROWS, _COLUMNS)
+    rows, columns = np.arange(height) * _ROWS // height, np.arange(width) * _COLUMNS // width
+    levels = np.array(_LEVELS)[cells[rows][:, columns]]
+    y, x = np.ogrid[:height, :width]
+    texture = 12 * np.sin((x + number) / 5 + recipe.seed) * np.cos((y - number / 2) / 4)
+    grey = levels + texture
+    return np.clip(grey[..., None] + (6, 0, -6), 0, 255).astype(np.uint8)
+
+
+def numbers(frames: npt.NDArray[np.uint8]) -> list[int | None]:
+    """Return what frames (T, H, W, 3) say they are; None for one that is spoilt."""
+    found: list[int | None] = []
+    _, height, width, _ = frames.shape
+    for frame in frames:
+        means = np.empty((_ROWS, _COLUMNS))
+        for row in range(_ROWS):
+            for column in range(_COLUMNS):
+                top, left = height * row // _ROWS, width * column // _COLUMNS
+                cell = frame[top : height * (row + 1) // _ROWS, left:][
+                    :, : width * (column + 1) // _COLUMNS - left
+                ]
+                h, w = cell.shape[0] // 4, cell.shape[1] // 4
+                means[row, column] = cell[h:-h, w:-w].mean()
+        cells = (means > sum(_LEVELS) / 2).astype(int).ravel()
+        spoilt = np.abs(means.ravel() - np.array(_LEVELS)[cells]).max() > 40
+        if spoilt or cells[:9].sum() % 2 != cells[9]:
+            found.append(None)
+        else:
+            found.append(int(cells[:9] @ 2 ** np.arange(9)))
+    return found
+
+
+def mistakes(path: Path, recipe: Recipe, decoder: Decoder) -> str | None:
+    """What is wrong with the frames that are read of a recipe's video, None where nothing is.
+
+    Frames are asked for as training does (a window, one of each segment), all, the first, the last,
+    and any in any order, again and again of one open video.
+    """
+    rng = np.random.default_rng((recipe.seed, 3))
+    last = recipe.num_frames - 1
+    start = int(rng.integers(recipe.num_frames))
+    requests = [
+        [min(start + 2 * k, last) for k in range(8)],
+        [last],
+        [last * k // 7 for k in range(8)],
+        [0],
+        rng.integers(recipe.num_frames, size=5).tolist(),
+        list(range(recipe.num_frames)),
+        [start],
+    ]
+    try:
+        video = open_video(path, decoder)
+        if video.num_frames != recipe.num_frames:
+            return f"{video.num_frames} frames instead of {recipe.num_frames}"
+        for request in requests:
+            frames = video.read(request)
+            if frames.shape != (len(request), *recipe.size, 3):
+                return f"frames of shape {frames.shape}"
+            if (read := numbers(frames)) != request:
+                wrong = [pair for pair in zip(request, read, strict=True) if pair[0] != pair[1]]
+                return f"(asked, read) {wrong[:5]} with {video.decoder}"
+    except VideoReadError as error:
+        return error.reason
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write videos, read each with every reader, print what is wrong; returns the exit code."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--count", type=int, default=2000, help="videos (default 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="number of the first one")
+    parser.add_argument(
+        "--decoder", nargs="+", default=["decord", "torchcodec", "pyav"], help="(default: all)"
+    )
+    options = parser.parse_args(arguments)
+    made: Counter[str] = Counter()
+    own: Counter[str] = Counter()  # videos that a reader read without falling back
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.seed, options.seed + options.count):
+            recipe = draw_recipe(seed)
+            path = write_video(Path(folder) / str(seed), recipe)
+            made[f"{recipe.suffix} {recipe.codec}"] += 1
+            for decoder in options.decoder:
+                if wrong := mistakes(path, recipe, decoder):
+                    failures += 1
+                    print(f"{decoder}: {wrong}: {recipe}", flush=True)
+                else:
+                    own[decoder] += open_video(path, decoder).decoder == decoder
+            path.unlink()
+    print(", ".join(f"{kind} {count}" for kind, count in sorted(made.items())))
+    print("read without falling back: " + ", ".join(f"{d} {own[d]}" for d in options.decoder))
+    print(f"{options.count} videos, {len(options.decoder)} readers: {failures} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
