@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpm_video.data.check import Inspect
-from hpm_video.data.encode import Encoding
 from hpm_video.data.transcode_video import Transcode, Work, part_name
 from hpm_video.data.verdict import Verdict
 
@@ -37,8 +36,6 @@ class InspectDouble(Inspect):
 
 @dataclass(frozen=True)
 class TranscodeDouble(Transcode):
-    encoding: Encoding
-
     def __call__(self, work: Work) -> Verdict:
         name = os.path.basename(work.source)
         if "hangs" in name:  # with its file half written

@@ -22,7 +22,7 @@ from hpm_video.data.encode import Encoded, Encoding, encode_video
 from hpm_video.data.journal import read_journal
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.transcode import target_names, transcode_manifest
-from hpm_video.data.transcode_video import Transcode, Work, part_name, time_reading
+from hpm_video.data.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.verdict import BAD, OK, Verdict, inspect_video
 from hpm_video.data.video import open_video
 
@@ -192,7 +192,7 @@ def test_a_video_that_hangs_or_crashes_costs_its_limit_only(
     out = tmp_path / "out"
     done = transcode_manifest(tmp_path / "in" / "m.csv", out, QUICK, timeout_s=1.5, num_workers=2)
     assert [row["status"] for row in done.rows] == ["bad", "bad", "ok", "bad"]
-    assert done.rows[3]["reason"] == "is not a regular file"
+    assert done.rows[3]["reason"] == "is not a file"
     assert "1.5 s" in done.rows[0]["reason"] and "SIGABRT" in done.rows[1]["reason"]
     assert _files(out) == {"m.csv", "good.mp4"}
 
@@ -239,7 +239,7 @@ def test_a_result_that_does_not_read_back_is_not_kept(
     assert Transcode(QUICK)(work).status == OK
     os.unlink(work.target)
     for read in (Verdict(OK, num_frames=8), Verdict(BAD, "broken")):
-        monkeypatch.setattr(transcode_video, "inspect_video", lambda path, read=read: read)
+        monkeypatch.setattr(transcode_video, "inspect_video", lambda *_, read=read, **__: read)
         assert Transcode(QUICK)(work).status == BAD
         assert _files(tmp_path / "out") == set()
 
@@ -255,7 +255,7 @@ def test_a_source_that_is_not_whole_is_bad(tmp_path: Path, monkeypatch: pytest.M
     found = Transcode(QUICK)(Work(str(cut), target, 30))
     assert found.status == BAD and "of 30 frames" in found.reason
     # Or the reader of training finds other frames
-    monkeypatch.setattr(transcode_video, "open_video", lambda path: open_video(source))
+    monkeypatch.setattr(transcode_video, "open_video", lambda *_: open_video(source))
     assert Transcode(QUICK)(Work(str(cut), target, None)).status == BAD
     assert _files(tmp_path / "out") == set()
 
@@ -304,10 +304,10 @@ def test_time_of_reading_is_of_either_file(tmp_path: Path, monkeypatch: pytest.M
     _in_this_process(monkeypatch)
     opened: list[str] = []
     monkeypatch.setattr(
-        transcode_video, "open_video", lambda path: opened.append(path) or open_video(path)
+        transcode_video, "open_video", lambda path, decoder: opened.append(path) or open_video(path)
     )
     pair = [str(write_indexed_video(tmp_path / name, 80)) for name in ("a.mp4", "b.mp4")]
-    assert all(seconds > 0 for seconds in time_reading((pair[0], pair[1])))
+    assert all(seconds > 0 for seconds in TimeReading("decord")((pair[0], pair[1])))
     assert opened == pair * 4
 
 

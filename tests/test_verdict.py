@@ -70,6 +70,7 @@ def test_every_frame_is_asked_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_frames: int
 ) -> None:
     path = write_indexed_video(tmp_path / "a.mp4", num_frames)
+    monkeypatch.setattr(verdict, "_BLOCK_BYTES", 32 * 48 * 64 * 3)
     asked: list[int] = []
     read = verdict.Video.read
     monkeypatch.setattr(
@@ -81,6 +82,28 @@ def test_every_frame_is_asked_for_once(
     assert inspect_video(str(path), quick=True).status == OK
     assert {0, num_frames - 1} <= set(asked) <= set(range(num_frames))
     assert len(asked) <= 33
+
+
+@pytest.mark.parametrize("num_blocks", [1, 3])
+def test_a_reader_that_begins_anew_each_time(
+    streamed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_blocks: int
+) -> None:
+    """PyAV's: a long video is gone through once more, and not once for each block."""
+    monkeypatch.setattr(verdict, "_BLOCK_BYTES", 60 // num_blocks * 48 * 64 * 3)
+    asked: list[range] = []
+    read = verdict.Video.read
+    monkeypatch.setattr(
+        verdict.Video, "read", lambda self, frames: asked.append(frames) or read(self, frames)
+    )
+    found = inspect_video(str(streamed), decoder="pyav")
+    assert (found.status, found.num_frames) == (OK, 60)
+    assert len(asked) == 1 + min(num_blocks, 2)
+    ends = packet_ends(streamed)
+    data = bytearray(streamed.read_bytes())
+    data[ends[28] : ends[29]] = bytes(ends[29] - ends[28])  # in the middle block
+    (tmp_path / "hole.mp4").write_bytes(data)
+    found = inspect_video(str(tmp_path / "hole.mp4"), decoder="pyav")
+    assert found.status == BAD and found.num_frames is not None and 0 < found.num_frames < 60
 
 
 def test_truncated_anywhere(whole: Path, streamed: Path, tmp_path: Path) -> None:
@@ -145,7 +168,7 @@ def test_a_reader_that_finds_out_on_the_way_how_many_there_are(
             self.num_frames = 40
             return frames
 
-    def open_shrinking(path: str) -> verdict.Video:
+    def open_shrinking(path: str, decoder: str) -> verdict.Video:
         video = open_video(path)
         video.__class__ = Shrinking
         return video
@@ -226,7 +249,7 @@ def test_a_file_that_does_not_stay(
     path = tmp_path / "a.mp4"
     path.write_bytes(whole.read_bytes())
 
-    def open_and_lose(name: str) -> verdict.Video:
+    def open_and_lose(name: str, decoder: str) -> verdict.Video:
         video = open_video(name)
         video.read([0])
         happens(path)
@@ -240,7 +263,7 @@ def test_a_file_that_does_not_stay(
 def test_an_error_that_no_reader_should_raise_is_a_verdict(
     whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: str) -> None:
+    def fail(path: str, decoder: str) -> None:
         raise IndexError("out\nof range")
 
     monkeypatch.setattr(verdict, "open_video", fail)

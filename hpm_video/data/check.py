@@ -21,6 +21,7 @@ from hpm_video.data.killable import ItemTimeout, WorkerDied, run_killable
 from hpm_video.data.lists import read_rows
 from hpm_video.data.manifest import write_manifest
 from hpm_video.data.progress import Progress
+from hpm_video.data.readers import Decoder
 from hpm_video.data.verdict import (
     BAD,
     OK,
@@ -29,6 +30,7 @@ from hpm_video.data.verdict import (
     inspect_video,
     silence_native_code,
 )
+from hpm_video.data.video import check_decoder
 
 Rows = list[dict[str, str]]
 
@@ -42,10 +44,11 @@ class Inspect:
     """`inspect_video` as a function of the path alone, for a process of its own."""
 
     quick: bool
+    decoder: Decoder
 
     def __call__(self, path: str) -> Verdict:
         silence_native_code()
-        return inspect_video(path, quick=self.quick)
+        return inspect_video(path, quick=self.quick, decoder=self.decoder)
 
 
 def count_frames_silently(path: str) -> int:
@@ -82,6 +85,7 @@ def check_manifest(
     output: str | Path | None = None,
     root: str | Path | None = None,
     quick: bool = False,
+    decoder: Decoder = "decord",
     num_workers: int = 1,
     timeout_s: float = 120.0,
 ) -> Checked:
@@ -97,6 +101,7 @@ def check_manifest(
         output: where to write, by default over the list itself.
         root: folder where relative paths start, by default that of the list.
         quick: decode only the head, the tail and a few places between.
+        decoder: of training's reader, see `open_video`.
         num_workers: videos decoded at once.
         timeout_s: how long a video may take; one that takes longer is bad.
 
@@ -105,7 +110,8 @@ def check_manifest(
         ValueError: a setting is out of range; the list is malformed, without videos, was changed
             meanwhile or is being checked already; the output cannot be written.
     """
-    check_settings(num_workers=num_workers, timeout_s=timeout_s)
+    check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
+    inspect = Inspect(quick, decoder)
     manifest = Path(manifest)
     rows = read_videos(manifest)
     identity = file_identity(str(manifest))
@@ -124,15 +130,15 @@ def check_manifest(
         verdicts = {
             path: verdict
             for path in dict.fromkeys(due)
-            if (verdict := _known(journal, path, quick=quick, timeout_s=timeout_s)) is not None
+            if (verdict := _known(journal, path, inspect, timeout_s)) is not None
         }
         num_before = len(verdicts)
         new = [path for path in dict.fromkeys(due) if path not in verdicts]
         with Progress("checked", total=num_before + len(new), done=num_before) as progress:
             for path, verdict, limit_s in _inspect_all(
-                new, quick=quick, num_workers=num_workers, timeout_s=timeout_s
+                inspect, new, num_workers=num_workers, timeout_s=timeout_s
             ):
-                journal.add(path, {**asdict(verdict), "quick": quick, "timeout_s": limit_s})
+                journal.add(path, {**asdict(verdict), **asdict(inspect), "timeout_s": limit_s})
                 verdicts[path] = verdict
                 progress.step(bad=verdict.status == BAD)
         if file_identity(str(manifest)) != identity:
@@ -177,8 +183,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, str]], *, first: Mapping[
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def check_settings(*, num_workers: int, timeout_s: float) -> None:
-    """Raise ValueError for a number out of range."""
+def check_settings(*, decoder: Decoder, num_workers: int, timeout_s: float) -> None:
+    """Raise ValueError for a decoder that is not here, or a number out of range."""
+    check_decoder(decoder)
     if num_workers < 1:
         raise ValueError(f"workers ({num_workers}) must be at least 1")
     if not timeout_s > 0:
@@ -200,13 +207,11 @@ def verdict_columns(verdict: Verdict) -> dict[str, str]:
 
 
 def _inspect_all(
-    paths: Sequence[str], *, quick: bool, num_workers: int, timeout_s: float
+    inspect: Inspect, paths: Sequence[str], *, num_workers: int, timeout_s: float
 ) -> Iterator[tuple[str, Verdict, float | None]]:
     """Yield (path, verdict, the time limit if it was reached) as they come."""
     lost: dict[str, ItemTimeout | WorkerDied] = {}
-    for path, outcome in run_killable(
-        Inspect(quick), paths, num_workers=num_workers, timeout_s=timeout_s
-    ):
+    for path, outcome in run_killable(inspect, paths, num_workers=num_workers, timeout_s=timeout_s):
         if isinstance(outcome, Verdict):
             yield path, outcome, None
         else:
@@ -223,10 +228,12 @@ def _inspect_all(
         yield path, verdict, getattr(lost[path], "timeout_s", None)
 
 
-def _known(journal: Journal, path: str, *, quick: bool, timeout_s: float) -> Verdict | None:
+def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> Verdict | None:
     """The verdict of an earlier run, if it still holds: same file, as thorough, as patient."""
     entry: dict[str, Any] = dict(journal.entries.get(path, {}))
-    if not entry or entry.pop("quick") != quick or entry.pop("timeout_s") not in (None, timeout_s):
+    if not entry or any(entry.pop(name) != value for name, value in asdict(inspect).items()):
+        return None
+    if entry.pop("timeout_s") not in (None, timeout_s):
         return None
     verdict = Verdict(**entry)
     same = (verdict.num_bytes, verdict.mtime_ns) == file_identity(path)

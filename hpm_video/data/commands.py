@@ -7,6 +7,9 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
+
+from hpm_video.data.readers import Decoder
 
 # The jobs are imported when they run, so that --help and typing errors answer at once.
 
@@ -41,6 +44,7 @@ def run_check(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         output=output,
         root=arguments.root,
         quick=arguments.quick,
+        decoder=arguments.decoder,
         num_workers=arguments.workers,
         timeout_s=arguments.timeout,
     )
@@ -105,6 +109,7 @@ def run_transcode(arguments: argparse.Namespace, say: Callable[[str], None]) -> 
             fps=arguments.fps,
         ),
         root=arguments.root,
+        decoder=arguments.decoder,
         num_workers=arguments.workers,
         timeout_s=arguments.timeout,
         part=(int(part[1]), int(part[2])),
@@ -137,6 +142,10 @@ def run_transcode(arguments: argparse.Namespace, say: Callable[[str], None]) -> 
 def _add_common_arguments(parser: argparse.ArgumentParser, *, timeout_s: int) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser.add_argument("--root", help="folder where relative paths start (default: that of M)")
+    parser.add_argument(
+        "--decoder", choices=get_args(Decoder), default="decord",
+        help="as data.decoder of training (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--workers", type=int, default=cores, help="videos at once (default: cores, %(default)s)"
     )

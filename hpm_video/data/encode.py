@@ -101,7 +101,7 @@ def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
         context = stream.codec_context
         context.gop_size, context.max_b_frames, context.thread_count = encoding.gop, 0, 1
         context.time_base = time_base
-        # mbtree's result may differ from run to run, and gains little in so short a GOP (2% in size)
+        # mbtree's result may differ from run to run; with so short a GOP it saves some 2% of size
         context.options = {
             "preset": encoding.preset, "tune": "fastdecode", "crf": str(encoding.crf),
             "x264-params": "mbtree=0",

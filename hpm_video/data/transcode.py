@@ -30,7 +30,8 @@ from hpm_video.data.encode import Encoding
 from hpm_video.data.journal import Journal, read_journal, write_text
 from hpm_video.data.killable import ItemTimeout, WorkerDied, run_killable
 from hpm_video.data.progress import Progress
-from hpm_video.data.transcode_video import Transcode, Work, part_name, time_reading
+from hpm_video.data.readers import Decoder
+from hpm_video.data.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.verdict import BAD, OK, Verdict, file_identity
 
 _SETTINGS = "transcode.json"
@@ -79,6 +80,7 @@ def transcode_manifest(
     encoding: Encoding,
     *,
     root: str | Path | None = None,
+    decoder: Decoder = "decord",
     num_workers: int = 1,
     timeout_s: float = 600.0,
     part: tuple[int, int] = (1, 1),
@@ -95,6 +97,7 @@ def transcode_manifest(
         output_dir: folder to fill. Relative paths are kept, with the ending mp4.
         encoding: how.
         root: folder where relative paths start, by default that of the list.
+        decoder: of training's reader, which must be able to read the results.
         num_workers: videos encoded at once.
         timeout_s: how long a video may take; one that takes longer is bad.
         part: (k, n) encodes the k-th of n parts of the list, and writes no list; once all are done,
@@ -105,7 +108,7 @@ def transcode_manifest(
         ValueError: a setting is out of range; the list is malformed or without videos; the folder
             holds the sources or videos of other settings, is in use or cannot be written.
     """
-    check_settings(num_workers=num_workers, timeout_s=timeout_s)
+    check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
     if not 1 <= part[0] <= part[1]:
         raise ValueError(f"part ({part[0]}/{part[1]}) must be K/N with 1 <= K <= N")
     is_whole = part[1] == 1
@@ -133,7 +136,9 @@ def transcode_manifest(
         new = [work for work in mine if work.target not in verdicts]
         outcomes = cast(
             "Generator[tuple[Work, Verdict | ItemTimeout | WorkerDied]]",
-            run_killable(Transcode(encoding), new, num_workers=num_workers, timeout_s=timeout_s),
+            run_killable(
+                Transcode(encoding, decoder), new, num_workers=num_workers, timeout_s=timeout_s
+            ),
         )
         progress = Progress("encoded", total=len(mine), done=len(mine) - len(new))
         # Closed in this order: what was under way is ended first, then what it wrote deleted
@@ -155,7 +160,7 @@ def transcode_manifest(
     ]
     write_rows(new_manifest, new_rows, first=rows[0])
     good = [work for work in due.values() if verdicts[work.target].status == OK]
-    return Transcoded(new_rows, new_manifest, num_before, len(new), _gain(good, timeout_s))
+    return Transcoded(new_rows, new_manifest, num_before, len(new), _gain(good, decoder, timeout_s))
 
 
 def target_names(names: Sequence[str], root: str) -> list[str]:
@@ -276,13 +281,13 @@ def _new_row(row: Mapping[str, str], name: str, verdict: Verdict | None) -> dict
     return {**row, **found, "path": name, "source": row["path"]}
 
 
-def _gain(good: Sequence[Work], timeout_s: float) -> Gain | None:
+def _gain(good: Sequence[Work], decoder: Decoder, timeout_s: float) -> Gain | None:
     """Compare the videos that are ok with their sources."""
     if not good:
         return None
     chosen = np.unique(np.linspace(0, len(good) - 1, _SAMPLE).astype(int))
     pairs = [(good[k].source, good[k].target) for k in chosen]
-    timed = run_killable(time_reading, pairs, num_workers=1, timeout_s=timeout_s)
+    timed = run_killable(TimeReading(decoder), pairs, num_workers=1, timeout_s=timeout_s)
     seconds = [outcome for _, outcome in timed if isinstance(outcome, tuple)]
     means = np.mean(seconds, axis=0) if seconds else (np.nan, np.nan)
     return Gain(

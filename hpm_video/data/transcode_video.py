@@ -12,6 +12,7 @@ import numpy as np
 
 from hpm_video.data.clips import random_dense_indices
 from hpm_video.data.encode import Encoding, encode_video
+from hpm_video.data.readers import Decoder
 from hpm_video.data.verdict import (
     BAD,
     OK,
@@ -19,7 +20,6 @@ from hpm_video.data.verdict import (
     file_identity,
     inspect_video,
     silence_native_code,
-    why_not_a_file,
 )
 from hpm_video.data.video import VideoReadError, open_video
 
@@ -53,12 +53,11 @@ class Transcode:
     """
 
     encoding: Encoding
+    decoder: Decoder = "decord"
 
     def __call__(self, work: Work) -> Verdict:
         silence_native_code()
         part = part_name(work.target)
-        if reason := why_not_a_file(work.source):
-            return Verdict(BAD, reason)
         before = file_identity(work.source)
         try:
             os.makedirs(os.path.dirname(work.target), exist_ok=True)
@@ -85,13 +84,13 @@ class Transcode:
 
     def _encode(self, work: Work, part: str) -> Verdict:
         """Write the file and read it back."""
+        # Else a file cut short would pass for a shorter one
+        promised = open_video(work.source, self.decoder).num_frames
+        promised = work.num_frames or promised
         encoded = encode_video(work.source, part, self.encoding)
-        promised = work.num_frames
-        if promised is None:  # else a file cut short would pass for a shorter one
-            promised = open_video(work.source).num_frames
         if encoded.num_read != promised:
             return Verdict(BAD, f"{encoded.num_read} of {promised} frames can be decoded")
-        verdict = inspect_video(part)
+        verdict = inspect_video(part, decoder=self.decoder)
         if verdict.status == BAD:
             return Verdict(BAD, f"cannot be read once encoded: {verdict.reason}")
         if verdict.num_frames != encoded.num_written:
@@ -107,20 +106,25 @@ def part_name(target: str) -> str:
     return os.path.join(folder, f".{digest}.part")
 
 
-def time_reading(pair: tuple[str, str]) -> tuple[float, float]:
-    """Seconds to read the same few clips of 16 frames from each of two files, in turns."""
-    silence_native_code()
-    seconds = [0.0, 0.0]
-    for number in range(_CLIPS):
-        for place, path in enumerate(pair):
-            start = time.perf_counter()
-            video = open_video(path)
-            indices = random_dense_indices(
-                video.num_frames,
-                clip_frames=_CLIP_FRAMES,
-                stride=_STRIDE,
-                rng=np.random.default_rng(number),
-            )
-            video.read(indices)
-            seconds[place] += time.perf_counter() - start
-    return seconds[0] / _CLIPS, seconds[1] / _CLIPS
+@dataclass(frozen=True)
+class TimeReading:
+    """Seconds to read a clip of 16 frames from each of two files: the same few clips, in turns."""
+
+    decoder: Decoder
+
+    def __call__(self, pair: tuple[str, str]) -> tuple[float, float]:
+        silence_native_code()
+        seconds = [0.0, 0.0]
+        for number in range(_CLIPS):
+            for place, path in enumerate(pair):
+                start = time.perf_counter()
+                video = open_video(path, self.decoder)
+                indices = random_dense_indices(
+                    video.num_frames,
+                    clip_frames=_CLIP_FRAMES,
+                    stride=_STRIDE,
+                    rng=np.random.default_rng(number),
+                )
+                video.read(indices)
+                seconds[place] += time.perf_counter() - start
+        return seconds[0] / _CLIPS, seconds[1] / _CLIPS

@@ -8,20 +8,18 @@ knows better, and bad if it believes the header; damage that the decoder conceal
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from hpm_video.data.encode import count_frames
-from hpm_video.data.video import NO_SUCH_FILE, Video, VideoReadError, open_video
+from hpm_video.data.readers import Decoder
+from hpm_video.data.video import Video, VideoReadError, open_video
 
 OK, BAD = "ok", "bad"
-_BLOCK_BYTES = 32 << 20  # of frames held at once
-_BLOCK_FRAMES = 32
+_BLOCK_BYTES = 128 << 20  # of frames held at once
 _QUICK_FRAMES = 8  # read at the head, at the tail and at each random place
 _QUICK_PLACES = 2
 
@@ -69,31 +67,7 @@ def file_identity(path: str) -> tuple[int | None, int | None]:
     return status.st_size, status.st_mtime_ns
 
 
-def why_not_a_file(path: str) -> str:
-    """Why there is nothing to decode, which is known without a decoder; empty if nothing is wrong.
-
-    Opened without waiting, since a pipe that nobody writes to would block for ever.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return NO_SUCH_FILE
-    except ValueError:  # a null character in the name
-        return NO_SUCH_FILE
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ENAMETOOLONG):
-            return NO_SUCH_FILE
-        return (os.strerror(error.errno) if error.errno else str(error)).lower()
-    try:
-        mode = os.fstat(descriptor).st_mode
-    finally:
-        os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        return "is a folder, not a video"
-    return "" if stat.S_ISREG(mode) else "is not a regular file"
-
-
-def inspect_video(path: str, *, quick: bool = False) -> Verdict:
+def inspect_video(path: str, *, quick: bool = False, decoder: Decoder = "decord") -> Verdict:
     """Decode a video and say what became of it; never raises for a file, whatever is wrong.
 
     It may crash or never return, as decoders do: run it where it can be killed.
@@ -101,23 +75,29 @@ def inspect_video(path: str, *, quick: bool = False) -> Verdict:
     Args:
         path: the file.
         quick: decode only the head, the tail and a few places between, always the same ones.
+        decoder: of the reader, see `open_video`.
     """
-    if reason := why_not_a_file(path):
-        return Verdict(BAD, reason, 0, None, None, None, *file_identity(path))
     before = file_identity(path)
     video: Video | None = None
     promised: int | None = None
     width = height = None
     reason = ""
     try:
-        video = open_video(path)
+        video = open_video(path, decoder)
         promised = video.num_frames
         height, width = video.read([0]).shape[1:3]
-        for start, stop in _blocks(promised, 3 * height * width, quick=quick):
-            if video.num_frames < promised:  # which it finds out on the way
-                reason = f"holds {video.num_frames} frames"
+        blocks = list(_blocks(promised, 3 * height * width, quick=quick))
+        if video.decoder == "pyav" and not quick and len(blocks) > 1:
+            # For each block it would begin anew, maybe at the start of the file
+            holds = count_frames(path)
+            reason = f"holds {holds} frames" if holds < promised else ""
+            blocks = [blocks[0], blocks[-1]]
+        for start, stop in blocks:
+            if reason:
                 break
             video.read(range(start, stop))
+            if video.num_frames < promised:  # which it finds out on the way
+                reason = f"holds {video.num_frames} frames"
     except VideoReadError as error:
         reason = error.reason
     except Exception as error:  # noqa: BLE001 - no file may stop the check of all others
@@ -145,7 +125,7 @@ def inspect_video(path: str, *, quick: bool = False) -> Verdict:
 
 def _count(path: str) -> int | None:
     try:
-        return count_frames(path)
+        return count_frames(path) if os.path.isfile(path) else 0
     except Exception:  # noqa: BLE001 - as above; the number is not known then
         return None
 
@@ -162,7 +142,7 @@ def silence_native_code() -> None:
 
 def _blocks(num_frames: int, frame_bytes: int, *, quick: bool) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of frames to be read together, in order."""
-    size = max(1, min(_BLOCK_FRAMES, _BLOCK_BYTES // frame_bytes))
+    size = max(1, _BLOCK_BYTES // frame_bytes)
     if not quick or num_frames <= (2 + _QUICK_PLACES) * _QUICK_FRAMES:
         for start in range(0, num_frames, size):
             yield start, min(start + size, num_frames)
