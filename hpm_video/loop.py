@@ -4,8 +4,6 @@ and when to log, save and stop. What is computed stays in the loops themselves."
 from __future__ import annotations
 
 import math
-import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -113,8 +111,6 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            _end_workers()
         self._exit.__exit__(kind, error, trace)
 
     def steps(self) -> Iterator[int]:
@@ -278,17 +274,3 @@ class Run:
 
     def _is_log_step(self, steps_done: int) -> bool:
         return steps_done % self.config.log_every == 0 or steps_done == self.total_steps
-
-
-def _end_workers() -> None:
-    """End the loader's workers, which an error's traceback would keep alive.
-
-    They ignore SIGTERM, so at its exit Python would wait for them for ever. Being daemons, they
-    would be ended there anyway. torch's SIGCHLD handler would take their end for a crash.
-    """
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-            child.join()
-    signal.signal(signal.SIGCHLD, handler)

@@ -1,10 +1,7 @@
-import os
-import signal
 from collections import Counter
 
 import pytest
 import torch
-from torch.utils.data._utils.pin_memory import pin_memory
 from videos import frame_numbers, write_indexed_video
 
 from hpm_video.data.dataset import ClipDataset, ViewDataset
@@ -209,33 +206,6 @@ def test_views_do_not_depend_on_workers(manifest: Manifest) -> None:
     for a, b in zip(alone, helped, strict=True):
         assert torch.equal(a.views, b.views) and torch.equal(a.indices, b.indices)
         assert a.errors == b.errors
-
-
-class _SignalledDataset(ClipDataset):
-    """Hits its own process with what a terminal or SLURM sends to all of them."""
-
-    def __getitem__(self, key: tuple[int, int]):  # type: ignore[no-untyped-def]
-        if torch.utils.data.get_worker_info() is not None:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGUSR2)
-        return super().__getitem__(key)
-
-
-def test_workers_leave_signals_to_their_parent(manifest: Manifest) -> None:
-    dataset = _clips(manifest)
-    dataset.__class__ = _SignalledDataset
-    sampler = _sampler(num_steps=2)
-    assert len(list(train_loader(dataset, sampler, num_workers=1, pin_memory=False))) == 2
-
-
-def test_pinning_keeps_the_rest_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)  # needs no GPU
-    zeros = torch.zeros(2, dtype=torch.int64)
-    clips = pin_memory(ClipBatch(zeros, zeros, zeros, [(3, "broken"), (7, "gone")]))  # type: ignore[no-untyped-call]
-    assert isinstance(clips, ClipBatch) and clips.bad == [(3, "broken"), (7, "gone")]
-    assert all(t.tolist() == [1, 1] for t in (clips.clips, clips.labels, clips.indices))
-    views = pin_memory(ViewBatch(zeros, zeros, zeros, [None, "broken"]))  # type: ignore[no-untyped-call]
-    assert isinstance(views, ViewBatch) and views.errors == [None, "broken"]
 
 
 def test_to_clips_moves_colours_first_and_scales() -> None:
