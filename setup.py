@@ -15,6 +15,7 @@ setup(
     packages=find_packages(include=["hpm_video", "hpm_video.*"]),
     install_requires=[
         "av>=14",
+        # No wheels for other machines; without it PyAV reads
         "decord>=0.6.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
         "fvcore>=0.1.5.post20221221",
         "matplotlib>=3.9",
@@ -30,7 +31,15 @@ setup(
     ],
     extras_require={
         "torchcodec": ["torchcodec>=0.7"],  # and FFmpeg's libraries on the system
-        "dev": ["mypy", "pytest", "pytest-xdist", "ruff", "scipy", "transformers>=5"],
+        "dev": [
+            "mypy",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "scipy",
+            "torchcodec>=0.7",
+            "transformers>=5",
+        ],
     },
     entry_points={"console_scripts": ["hpm-video=hpm_video.cli:entry"]},
 )

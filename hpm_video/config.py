@@ -48,14 +48,16 @@ class DataConfig:
     flip: bool = False  # mirror half of the clips; never where direction is meaning
     repeats: int = 1  # crops taken of each decoded window
     batch_size: int = 32  # videos per process and micro-batch
-    num_workers: int = 8  # decoding processes per training process
+    num_workers: int = 8  # decoding processes per training process; 0: it decodes itself
     decoder: Literal["decord", "torchcodec", "pyav"] = "decord"  # PyAV where it reads a file wrong
+    decode_timeout_s: float | None = 60.0  # a video that takes longer is bad; 0: no limit
     max_bad_fraction: float = 0.05  # more unreadable videos than this share stop the run
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "frame_stride", "crop_size", "repeats", "batch_size"):
             _at_least(f"data.{name}", getattr(self, name), 1)
         _at_least("data.num_workers", self.num_workers, 0)
+        _at_least("data.decode_timeout_s", self.decode_timeout_s or 0, 0)
         _between("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
 
 
@@ -276,11 +278,13 @@ class EvaluateConfig:
     root: str | None = None  # where the manifest's relative paths start
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass
-    num_workers: int = 8  # decoding processes per process
+    num_workers: int = 8  # decoding processes per process; 0: it decodes itself
+    decode_timeout_s: float | None = 60.0  # a video that takes longer is bad; 0: no limit
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         _at_least("num_workers", self.num_workers, 0)
+        _at_least("decode_timeout_s", self.decode_timeout_s or 0, 0)
 
 
 def _at_least(name: str, value: float, low: float) -> None:

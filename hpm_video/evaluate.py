@@ -55,6 +55,7 @@ def evaluate_classifier(
     evaluation: EvaluationConfig,
     precision: str,
     num_workers: int,
+    decode_timeout_s: float | None,
     world: World,
 ) -> Evaluation:
     """Score every video of a manifest; the result does not depend on the number of processes."""
@@ -76,6 +77,7 @@ def evaluate_classifier(
         num_workers=num_workers,
         rank=world.rank,
         world_size=world.size,
+        timeout_s=decode_timeout_s or None,
     )
     was_training = model.training
     model.eval()
@@ -144,6 +146,7 @@ def evaluate(
             evaluation=config.evaluation,
             precision=config.precision,
             num_workers=config.num_workers,
+            decode_timeout_s=config.decode_timeout_s,
             world=world,
         )
     if len(result.bad) == len(result.labels):

@@ -98,6 +98,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             seed=config.run.seed,
             start_step=run.steps_done,
             num_steps=total_steps,
+            given_up=run.bad_videos.given_up,
         )
         model.train()
         for step in run.steps():
@@ -133,6 +134,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                     evaluation=config.evaluation,
                     precision=config.run.precision,
                     num_workers=data.num_workers,
+                    decode_timeout_s=data.decode_timeout_s,
                     world=world,
                 )
                 for index, reason in result.bad:

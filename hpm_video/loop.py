@@ -4,8 +4,6 @@ and when to log, save and stop. What is computed stays in the loops themselves."
 from __future__ import annotations
 
 import math
-import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -89,6 +87,7 @@ class Run:
         self._videos: list[list[int]] = [[] for _ in self._window]
         self._step_videos: list[int] = []
         self._window_start = self.steps_done - len(self._window)
+        self._noted: set[str] = set()  # why videos were read with another decoder than the chosen
         self._bad = BadSteps(world, max_in_a_row=config.max_bad_steps)
         self._stopping = False
         self._last_loss: float | None = None
@@ -113,8 +112,6 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
-            _end_workers()
         self._exit.__exit__(kind, error, trace)
 
     def steps(self) -> Iterator[int]:
@@ -153,6 +150,12 @@ class Run:
         self._clips += num_clips
         self._step_videos += batch.indices.tolist()
         self.bad_videos.note(batch.bad)
+        for index, note in batch.notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.log.line(
+                    f"read with PyAV, as others like it: {self.manifest.path(index)}: {note}"
+                )
         return batch
 
     def add(self, values: list[Tensor]) -> Tensor:
@@ -278,17 +281,3 @@ class Run:
 
     def _is_log_step(self, steps_done: int) -> bool:
         return steps_done % self.config.log_every == 0 or steps_done == self.total_steps
-
-
-def _end_workers() -> None:
-    """End the loader's workers, which an error's traceback would keep alive.
-
-    They ignore SIGTERM, so at its exit Python would wait for them for ever. Being daemons, they
-    would be ended there anyway. torch's SIGCHLD handler would take their end for a crash.
-    """
-    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
-            child.join()
-    signal.signal(signal.SIGCHLD, handler)

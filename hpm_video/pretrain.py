@@ -115,6 +115,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             seed=config.run.seed,
             start_step=run.steps_done,
             num_steps=total_steps,
+            given_up=run.bad_videos.given_up,
         )
         generator = torch.Generator(world.device)
         pictures = Pictures(config, manifest, grid)

@@ -23,7 +23,8 @@ from hpm_video.tokens import TokenGrid
 _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.device", "run.compile",
-    "data.num_workers", "data.root", "data.max_bad_fraction", "evaluation.batch_size",
+    "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
+    "evaluation.batch_size",
 )  # fmt: skip
 
 # What a start that was interrupted early may leave in a folder that belongs to nobody yet.

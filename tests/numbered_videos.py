@@ -106,7 +106,7 @@ def draw_recipe(seed: int) -> Recipe:
         if codec == "libx264" and rng.random() < 0.25:
             options |= _TRANSCODED
             b_frames, gop, pix_fmt = 0, 16, "yuv420p"
-        elif codec == "libx264" and suffix != "avi" and rng.random() < 0.05:
+        elif codec == "libx264" and suffix != "avi" and rng.random() < 0.2:
             options["intra-refresh"] = "1"
     elif codec.startswith("libvpx"):
         options |= {"deadline": "realtime", "cpu-used": "8"}

@@ -141,16 +141,6 @@ def test_a_data_set_that_is_not_there(tmp_path: Path) -> None:
     assert len(sample.bad) == 20 and set(sample.bad) == {(k, "no such file") for k in (0, 1)}
 
 
-def test_a_batch_ends_where_nothing_can_be_read(tmp_path: Path, mostly_broken: Manifest) -> None:
-    """Nobody waits for the rest of a batch that will not be used."""
-    (tmp_path / "list.txt").write_text("a.mp4 0\nb.mp4 0\n")
-    (sample,) = _clips(read_manifest(tmp_path / "list.txt")).__getitems__([(0, 0), (0, 1), (1, 0)])
-    assert len(sample.bad) == 20
-    dataset, keys = _clips(mostly_broken), [(0, 3), (0, 4), (1, 3)]
-    for key, sample in zip(keys, dataset.__getitems__(keys), strict=True):
-        assert (sample.index, sample.bad) == (dataset[key].index, dataset[key].bad)
-
-
 def test_views_are_ordered_clip_by_clip(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

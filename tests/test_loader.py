@@ -1,23 +1,24 @@
-import os
-import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data._utils.pin_memory import pin_memory
 from videos import frame_numbers, write_indexed_video
 
+from hpm_video.config import DataConfig
 from hpm_video.data.dataset import ClipDataset, ViewDataset
 from hpm_video.data.loader import (
     ClipBatch,
     StepSampler,
     ViewBatch,
+    clip_batches,
     steps_per_epoch,
     to_clips,
     train_loader,
     view_loader,
 )
 from hpm_video.data.manifest import Manifest, read_manifest
+from hpm_video.distributed import World
 
 
 @pytest.fixture(scope="module")
@@ -211,33 +212,6 @@ def test_views_do_not_depend_on_workers(manifest: Manifest) -> None:
         assert a.errors == b.errors
 
 
-class _SignalledDataset(ClipDataset):
-    """Hits its own process with what a terminal or SLURM sends to all of them."""
-
-    def __getitem__(self, key: tuple[int, int]):  # type: ignore[no-untyped-def]
-        if torch.utils.data.get_worker_info() is not None:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGUSR2)
-        return super().__getitem__(key)
-
-
-def test_workers_leave_signals_to_their_parent(manifest: Manifest) -> None:
-    dataset = _clips(manifest)
-    dataset.__class__ = _SignalledDataset
-    sampler = _sampler(num_steps=2)
-    assert len(list(train_loader(dataset, sampler, num_workers=1, pin_memory=False))) == 2
-
-
-def test_pinning_keeps_the_rest_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self + 1)  # needs no GPU
-    zeros = torch.zeros(2, dtype=torch.int64)
-    clips = pin_memory(ClipBatch(zeros, zeros, zeros, [(3, "broken"), (7, "gone")]))  # type: ignore[no-untyped-call]
-    assert isinstance(clips, ClipBatch) and clips.bad == [(3, "broken"), (7, "gone")]
-    assert all(t.tolist() == [1, 1] for t in (clips.clips, clips.labels, clips.indices))
-    views = pin_memory(ViewBatch(zeros, zeros, zeros, [None, "broken"]))  # type: ignore[no-untyped-call]
-    assert isinstance(views, ViewBatch) and views.errors == [None, "broken"]
-
-
 def test_to_clips_moves_colours_first_and_scales() -> None:
     frames = torch.randint(0, 256, (2, 3, 4, 5, 3), dtype=torch.uint8)
     frames[0, 0, 0, 0] = torch.tensor([0, 128, 255])
@@ -246,3 +220,24 @@ def test_to_clips_moves_colours_first_and_scales() -> None:
     assert clips.is_contiguous() and clips.max() <= 1
     assert clips[0, :, 0, 0, 0].tolist() == pytest.approx([0, 128 / 255, 1])
     assert clips[1, 2, 2, 3, 4].item() == pytest.approx(frames[1, 2, 3, 4, 2].item() / 255)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_who_reads_in_place_of_whom_is_passed_on(tmp_path: Path, num_workers: int) -> None:
+    for name in ("a.mp4", "b.mkv"):
+        write_indexed_video(tmp_path / name, 12)
+    (tmp_path / "list.txt").write_text("a.mp4 0\nb.mkv 0\n")
+    manifest = read_manifest(tmp_path / "list.txt")
+    data = DataConfig(
+        num_frames=2, frame_stride=1, crop_size=16, batch_size=2, num_workers=num_workers
+    )
+    (batch,) = clip_batches(
+        manifest,
+        data,
+        accumulation=1,
+        world=World(0, 1, torch.device("cpu")),
+        seed=0,
+        start_step=0,
+        num_steps=1,
+    )
+    assert batch.notes == [(1, "Matroska with a codec that WebM has not")]

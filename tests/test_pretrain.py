@@ -24,6 +24,7 @@ from hpm_video import run_folder
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.config import PretrainConfig
+from hpm_video.data.toy import write_toy_videos
 from hpm_video.logs import read_records
 from hpm_video.settings import load_config
 
@@ -457,3 +458,14 @@ def test_two_processes_continue_as_if_nothing_had_happened(
 
     assert [record["step"] for record in read_records(folder)] == [5, 10, 12]
     _assert_same_run(folder, whole)
+
+
+def test_what_another_decoder_reads_is_said_once(
+    tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    videos = write_toy_videos(
+        tmp_path / "toy", num_videos=4, size=32, num_frames=12, formats=("avi",)
+    )
+    assert main(pretrain_arguments(tmp_path / "run", f"data.manifest={videos}")) == 0
+    said = (tmp_path / "run" / "log.txt").read_text().count("read with PyAV")
+    assert said == 1

@@ -15,9 +15,11 @@ BENCHES = {
     "flops": "multiply-adds of a step, counted with fvcore; no timing",
     "mask": "time of mask making against a loop over clips",
     "teacher": "how well sparse teachers stand in for the literal one, and at what cost",
+    "loader": "clips per second on one thread, of each reader, beside the classic loader",
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
 }
 VIEWS = ("tokens", "tubes", "frames", "spread")
+DECODERS = ("decord", "torchcodec", "pyav")
 SIZES = ("tiny", "small", "base", "large", "huge", "giant")
 
 
@@ -27,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, what in BENCHES.items():
         bench = jobs.add_parser(name, help=what, description=what)
         bench.add_argument("--json", metavar="FILE", help="also write the result here")
+        if name == "loader":
+            _add_loader(bench)
+            continue
         if name != "flops":
             _add(bench, "--rounds", {"mask": 50}.get(name, 5), "median of so many")
             bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
@@ -77,6 +82,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", choices=SIZES, nargs="+", default=["small", "base", "large"], help="one or more"
     )
     _add(flops, "--decoder-depth", 4, "blocks of the reconstructor")
+
+
+def _add_loader(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("--source", metavar="FOLDER", help="videos to make it of (default: toys)")
+    _add(bench, "--videos", 6, "of each kind")
+    _add(bench, "--rounds", 5, "median of so many")
+    _add(bench, "--crop-size", 224, "pixels")
+    bench.add_argument(
+        "--decoder", nargs="+", choices=DECODERS, default=list(DECODERS), help="(default: all)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -149,6 +164,18 @@ def _ranking(arguments: argparse.Namespace) -> Report:
     )
 
 
+def _loader(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.loader import bench_loader
+
+    return bench_loader(
+        source=arguments.source,
+        num_videos=arguments.videos,
+        crop_size=arguments.crop_size,
+        rounds=arguments.rounds,
+        decoders=arguments.decoder,
+    )
+
+
 def _teacher(arguments: argparse.Namespace) -> Report:
     from hpm_video.bench.measure import pick_device
     from hpm_video.bench.teacher import report_teachers, study_teachers
@@ -179,6 +206,7 @@ _MEASURE = {
     "flops": _flops,
     "mask": _mask,
     "teacher": _teacher,
+    "loader": _loader,
     "ranking": _ranking,
 }
 

@@ -30,21 +30,23 @@ def median_seconds(
     rounds: int,
     warmup: int = 1,
     device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median time of each function over rounds that call all of them, every other one backwards.
 
-    Interleaved, so that a machine that slows down meanwhile slows all of them.
+    Interleaved, so that a machine that slows down meanwhile slows all of them. `clock` returns
+    seconds; ``time.process_time`` counts those at work, in all threads of this process.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for index in range(warmup + rounds):
         names = list(functions)
         for name in names if index % 2 == 0 else reversed(names):
             _wait(device)
-            start = time.perf_counter()
+            start = clock()
             functions[name]()
             _wait(device)
             if index >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hpm_video.data.batches import GIVEN_UP
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.video import NO_SUCH_FILE
 
@@ -46,6 +47,11 @@ class BadVideos:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    @property
+    def given_up(self) -> dict[str, str]:
+        """Path -> reason of the videos that are not to be tried again."""
+        return {p: reason for p, reason in self._known.items() if reason.startswith(GIVEN_UP)}
 
     def note(self, bad: Iterable[tuple[int, str]]) -> None:
         """Remember (manifest index, reason) pairs that came with a batch."""

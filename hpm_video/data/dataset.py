@@ -1,8 +1,12 @@
-"""Videos as items: random clips for training, fixed views for evaluation. Everything uint8."""
+"""Videos as items: random clips for training, fixed views for evaluation. Everything uint8.
 
-from collections.abc import Sequence
+A data set knows the list and says what to read; a reader reads it. Readers are small and know
+nothing of the list, so that they can be sent to other processes.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +23,81 @@ Crop = Literal["multi_scale", "random_resized"]
 
 # An isolated broken file is replaced; this many in a row mean that the data are not there
 MAX_UNREADABLE_IN_A_ROW = 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to read.
+
+    Attributes:
+        index: the video's place in the manifest.
+        path: its file.
+        num_frames: the number of frames the list gives it, which is never exceeded; 0: unknown.
+        seed: of all that is random.
+    """
+
+    index: int
+    path: str
+    num_frames: int
+    seed: tuple[int, ...] = ()
+
+    def open(self, decoder: Decoder) -> Video:
+        """Open the video.
+
+        Raises:
+            VideoReadError: it is unreadable.
+        """
+        return open_video(self.path, decoder, most_frames=self.num_frames or None)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came of an item.
+
+    Attributes:
+        index: the manifest place of the video that was read, None where none could be.
+        bad: (index, reason) of the unreadable videos that were tried before.
+        note: why another decoder read it than the one chosen, see `Video.note`.
+    """
+
+    index: int | None
+    bad: tuple[tuple[int, str], ...]
+    note: str | None = None
+
+
+class Reader(Protocol):
+    """Reads one video."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of all that is read of a video."""
+
+    def read(self, request: Request, out: torch.Tensor) -> str | None:
+        """Fill `out`, uint8 of that shape; returns `Video.note`. Raises VideoReadError."""
+
+
+class VideoDataset(Protocol):
+    """What is needed to read the items of a data set, whatever the keys it has for them."""
+
+    @property
+    def reader(self) -> Reader: ...
+
+    def requests(self, key: Any) -> Iterator[Request]:
+        """What to read for an item, and in its place where that is unreadable."""
+
+
+def read_item(reader: Reader, requests: Iterator[Request], out: torch.Tensor) -> Reading:
+    """Read the first of the requested videos that is readable; zeros where none is."""
+    bad: list[tuple[int, str]] = []
+    for request in requests:
+        try:
+            note = reader.read(request, out)
+        except VideoReadError as error:
+            bad.append((request.index, error.reason))
+        else:
+            return Reading(request.index, tuple(bad), note)
+    out.zero_()
+    return Reading(None, tuple(bad))
 
 
 @dataclass(frozen=True)
@@ -57,6 +136,49 @@ class ViewSample:
     error: str | None
 
 
+@dataclass(frozen=True)
+class ClipReader:
+    """Reads random clips; settings as in `ClipDataset`."""
+
+    num_frames: int
+    frame_stride: int
+    sampling: Sampling
+    crop_size: int
+    crop: Crop
+    flip: bool
+    repeats: int
+    decoder: Decoder
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.repeats, self.num_frames, self.crop_size, self.crop_size, 3
+
+    def read(self, request: Request, out: torch.Tensor) -> str | None:
+        """Read R crops of one clip into `out`, a function of the request alone."""
+        rng = np.random.default_rng(request.seed)
+        video = request.open(self.decoder)
+        frames = video.read(self._indices(video.num_frames, rng))
+        for clip in out:
+            clip.copy_(self._crop(frames, rng))
+        return video.note
+
+    def _indices(self, num_frames: int, rng: np.random.Generator) -> clips.Indices:
+        if self.sampling == "dense":
+            return clips.random_dense_indices(
+                num_frames, clip_frames=self.num_frames, stride=self.frame_stride, rng=rng
+            )
+        return clips.random_uniform_indices(num_frames, clip_frames=self.num_frames, rng=rng)
+
+    def _crop(self, frames: npt.NDArray[np.uint8], rng: np.random.Generator) -> torch.Tensor:
+        random_crop = {
+            "multi_scale": transforms.multi_scale_crop,
+            "random_resized": transforms.random_resized_crop,
+        }[self.crop]
+        box = random_crop(*frames.shape[1:3], rng=rng)
+        flip = self.flip and bool(rng.random() < 0.5)
+        return transforms.resize_crop(frames, box, self.crop_size, flip=flip)
+
+
 class ClipDataset(Dataset[ClipSample]):
     """Random clips of the videos of a manifest, reproducible item by item.
 
@@ -88,66 +210,92 @@ class ClipDataset(Dataset[ClipSample]):
         decoder: Decoder = "decord",
     ) -> None:
         self.manifest = manifest
-        self.num_frames = num_frames
-        self.frame_stride = frame_stride
-        self.sampling = sampling
-        self.crop_size = crop_size
-        self.crop_box = {
-            "multi_scale": transforms.multi_scale_crop,
-            "random_resized": transforms.random_resized_crop,
-        }[crop]
-        self.flip = flip
-        self.repeats = repeats
         self.seed = seed
-        self.decoder: Decoder = decoder
+        self.reader = ClipReader(
+            num_frames=num_frames,
+            frame_stride=frame_stride,
+            sampling=sampling,
+            crop_size=crop_size,
+            crop=crop,
+            flip=flip,
+            repeats=repeats,
+            decoder=decoder,
+        )
 
     def __len__(self) -> int:
         return len(self.manifest)
+
+    def requests(self, key: tuple[int, int]) -> Iterator[Request]:
+        """Yield the clip of key (epoch, index), then those that replace unreadable ones.
+
+        They are functions of the key and the seed alone, not of what was wrong with the others.
+        """
+        epoch, index = key
+        manifest = self.manifest
+        yield Request(
+            index, manifest.path(index), manifest.num_frames(index), (self.seed, epoch, index)
+        )
+        replacements = np.random.default_rng((self.seed, epoch, index, MAX_UNREADABLE_IN_A_ROW))
+        for attempt in range(1, MAX_UNREADABLE_IN_A_ROW):
+            other = int(replacements.integers(len(manifest)))
+            seed = (self.seed, epoch, index, attempt)
+            yield Request(other, manifest.path(other), manifest.num_frames(other), seed)
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
         """Return the clip for key (epoch, index), a function of the key and the seed alone.
 
         An unreadable video is recorded and replaced by one drawn at random.
         """
-        epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
-        bad: list[tuple[int, str]] = []
-        while len(bad) < MAX_UNREADABLE_IN_A_ROW:
-            try:
-                frames = self._read(open_video(self.manifest.path(index), self.decoder), rng)
-            except VideoReadError as error:
-                bad.append((index, error.reason))
-                index = int(rng.integers(len(self)))
-                continue
-            crops = [self._crop(frames, rng) for _ in range(self.repeats)]
-            return ClipSample(torch.stack(crops), self.manifest.label(index), index, tuple(bad))
-        nothing = torch.empty(0, self.num_frames, *2 * (self.crop_size,), 3, dtype=torch.uint8)
-        return ClipSample(nothing, -1, index, tuple(bad))
+        out = torch.empty(self.reader.shape, dtype=torch.uint8)
+        reading = read_item(self.reader, self.requests(key), out)
+        if reading.index is None:
+            return ClipSample(out[:0], -1, reading.bad[-1][0], reading.bad)
+        return ClipSample(out, self.manifest.label(reading.index), reading.index, reading.bad)
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[ClipSample]:
-        """Return the clips of a batch, up to the first one that there is nothing for."""
-        samples: list[ClipSample] = []
-        for key in keys:
-            samples.append(self[key])
-            if len(samples[-1].clips) == 0:
-                break
-        return samples
 
-    def _read(self, video: Video, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+@dataclass(frozen=True)
+class ViewReader:
+    """Reads test views; settings as in `ViewDataset`."""
+
+    num_frames: int
+    frame_stride: int
+    sampling: Sampling
+    crop_size: int
+    num_clips: int
+    num_crops: int
+    decoder: Decoder
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.num_clips * self.num_crops, self.num_frames, *2 * (self.crop_size,), 3
+
+    def read(self, request: Request, out: torch.Tensor) -> str | None:
+        """Read all views of a video into `out`, decoding it once."""
+        video = request.open(self.decoder)
+        indices = self._indices(video.num_frames)
+        # Clips overlap: every frame is decoded and resized once, then handed out to the clips
+        unique, positions = np.unique(indices, return_inverse=True)
+        frames = video.read(unique)
+        boxes = transforms.view_crops(*frames.shape[1:3], num_crops=self.num_crops)
+        clip_positions = torch.from_numpy(positions.reshape(indices.shape))
+        views = out.unflatten(0, (self.num_clips, self.num_crops))
+        for place, box in enumerate(boxes):
+            # (unique frames, S, S, 3) -> (clips, T, S, S, 3)
+            views[:, place] = transforms.resize_crop(frames, box, self.crop_size)[clip_positions]
+        return video.note
+
+    def _indices(self, num_frames: int) -> clips.Indices:
+        """Return the (num_clips, T) frames of the views of a video."""
         if self.sampling == "dense":
-            indices = clips.random_dense_indices(
-                video.num_frames, clip_frames=self.num_frames, stride=self.frame_stride, rng=rng
+            return clips.dense_view_indices(
+                num_frames,
+                clip_frames=self.num_frames,
+                stride=self.frame_stride,
+                num_clips=self.num_clips,
             )
-        else:
-            indices = clips.random_uniform_indices(
-                video.num_frames, clip_frames=self.num_frames, rng=rng
-            )
-        return video.read(indices)
-
-    def _crop(self, frames: npt.NDArray[np.uint8], rng: np.random.Generator) -> torch.Tensor:
-        box = self.crop_box(*frames.shape[1:3], rng=rng)
-        flip = self.flip and bool(rng.random() < 0.5)
-        return transforms.resize_crop(frames, box, self.crop_size, flip=flip)
+        return clips.uniform_view_indices(
+            num_frames, clip_frames=self.num_frames, num_clips=self.num_clips
+        )
 
 
 class ViewDataset(Dataset[ViewSample]):
@@ -177,44 +325,26 @@ class ViewDataset(Dataset[ViewSample]):
         decoder: Decoder = "decord",
     ) -> None:
         self.manifest = manifest
-        self.num_frames = num_frames
-        self.frame_stride = frame_stride
-        self.sampling = sampling
-        self.crop_size = crop_size
-        self.num_clips = num_clips
-        self.num_crops = num_crops
-        self.decoder: Decoder = decoder
+        self.reader = ViewReader(
+            num_frames=num_frames,
+            frame_stride=frame_stride,
+            sampling=sampling,
+            crop_size=crop_size,
+            num_clips=num_clips,
+            num_crops=num_crops,
+            decoder=decoder,
+        )
 
     def __len__(self) -> int:
         return len(self.manifest)
 
+    def requests(self, key: int) -> Iterator[Request]:
+        """Yield the video at a place in the manifest: nothing replaces it."""
+        yield Request(key, self.manifest.path(key), self.manifest.num_frames(key))
+
     def __getitem__(self, index: int) -> ViewSample:
         """Return all views of one video, decoded once. Never raises for an unreadable video."""
-        label = self.manifest.label(index)
-        try:
-            video = open_video(self.manifest.path(index), self.decoder)
-            indices = self._indices(video.num_frames)
-            # Clips overlap: every frame is decoded and resized once, then handed out to the clips
-            unique, positions = np.unique(indices, return_inverse=True)
-            frames = video.read(unique)
-        except VideoReadError as error:
-            shape = (self.num_clips * self.num_crops, self.num_frames, *2 * (self.crop_size,), 3)
-            return ViewSample(torch.zeros(shape, dtype=torch.uint8), label, index, error.reason)
-        boxes = transforms.view_crops(*frames.shape[1:3], num_crops=self.num_crops)
-        crops = [transforms.resize_crop(frames, box, self.crop_size) for box in boxes]
-        # (crops, unique frames, S, S, 3) -> (crops, clips, T, ...) -> (clips * crops, T, ...)
-        views = torch.stack(crops)[:, torch.from_numpy(positions.reshape(indices.shape))]
-        return ViewSample(views.transpose(0, 1).flatten(0, 1), label, index, None)
-
-    def _indices(self, num_frames: int) -> clips.Indices:
-        """Return the (num_clips, T) frames of the views of a video."""
-        if self.sampling == "dense":
-            return clips.dense_view_indices(
-                num_frames,
-                clip_frames=self.num_frames,
-                stride=self.frame_stride,
-                num_clips=self.num_clips,
-            )
-        return clips.uniform_view_indices(
-            num_frames, clip_frames=self.num_frames, num_clips=self.num_clips
-        )
+        views = torch.empty(self.reader.shape, dtype=torch.uint8)
+        reading = read_item(self.reader, self.requests(index), views)
+        error = reading.bad[0][1] if reading.bad else None
+        return ViewSample(views, self.manifest.label(index), index, error)

@@ -28,6 +28,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import Pipe, reduction
@@ -367,7 +368,8 @@ def run_nursery(descriptor: int, parent: int) -> None:
             function, sys.path[:], folder, num_files = arguments
             connection, *files = reduction.recvfds(channel, num_files)
             # For what it imports. Whatever is wrong with it, the worker meets it too and reports it
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # our parent, which imported it too, has said it
                 pickle.loads(function)
             gc.freeze()  # collections in workers then leave the shared pages alone
             pid = os.fork()
@@ -387,6 +389,7 @@ def run_nursery(descriptor: int, parent: int) -> None:
     finally:
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
+    os._exit(0)  # what was frozen above would be called a leak
 
 
 def _end(pid: int) -> int | None:

@@ -1,23 +1,16 @@
-"""From items to batches: which clip comes when, and the workers that read them."""
+"""From items to batches: which clip comes when, and what is in a batch."""
 
-import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler, Subset, default_collate
+from torch.utils.data import Sampler, Subset
 
 from hpm_video.config import DataConfig
 from hpm_video.data.bad_videos import UnreadableDataError
-from hpm_video.data.dataset import (
-    MAX_UNREADABLE_IN_A_ROW,
-    ClipDataset,
-    ClipSample,
-    ViewDataset,
-    ViewSample,
-)
+from hpm_video.data.batches import read_batches
+from hpm_video.data.dataset import MAX_UNREADABLE_IN_A_ROW, ClipDataset, ViewDataset, ViewSample
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.video import NO_SUCH_FILE, check_decoder
 from hpm_video.distributed import World
@@ -28,26 +21,18 @@ class ClipBatch:
     """A micro-batch of B videos with R crops each; the R crops of a video are neighbours.
 
     Attributes:
-        clips: (B * R, T, S, S, 3) uint8; (0, T, S, S, 3) when 20 videos in a row were unreadable,
-            which are then the last ones in `bad`.
+        clips: (B * R, T, S, S, 3) uint8.
         labels: (B * R,) int64.
         indices: (B * R,) int64, places in the manifest.
         bad: (manifest index, reason) of the unreadable videos met for this batch.
+        notes: (manifest index, `Video.note`) of those that another decoder read than the chosen.
     """
 
     clips: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
     bad: list[tuple[int, str]]
-
-    def pin_memory(self) -> "ClipBatch":
-        """Return the batch in page-locked memory (called by the DataLoader)."""
-        return replace(
-            self,
-            clips=self.clips.pin_memory(),
-            labels=self.labels.pin_memory(),
-            indices=self.indices.pin_memory(),
-        )
+    notes: list[tuple[int, str]]
 
 
 @dataclass(frozen=True)
@@ -65,15 +50,6 @@ class ViewBatch:
     labels: torch.Tensor
     indices: torch.Tensor
     errors: list[str | None]
-
-    def pin_memory(self) -> "ViewBatch":
-        """Return the batch in page-locked memory (called by the DataLoader)."""
-        return replace(
-            self,
-            views=self.views.pin_memory(),
-            labels=self.labels.pin_memory(),
-            indices=self.indices.pin_memory(),
-        )
 
 
 def steps_per_epoch(num_videos: int, global_batch: int) -> int:
@@ -161,23 +137,47 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 def train_loader(
-    dataset: ClipDataset, sampler: StepSampler, *, num_workers: int, pin_memory: bool
-) -> DataLoader[Any]:
-    """Return an iterable of `ClipBatch`, one per micro-batch: a single one for the whole run.
+    dataset: ClipDataset,
+    sampler: StepSampler,
+    *,
+    num_workers: int,
+    timeout_s: float | None = None,
+    pin_memory: bool,
+    given_up: Mapping[str, str] | None = None,
+) -> Iterator[ClipBatch]:
+    """Iterate over a `ClipBatch` per micro-batch: in a single go over the whole run.
 
-    As the sampler goes through all epochs, workers never stop and refill between two of them.
-    With `num_workers` 0 clips are read by the calling process.
+    As the sampler goes through all epochs, workers never stop and refill between two of them. For
+    the other settings see `read_batches`.
+
+    Raises:
+        UnreadableDataError: 20 videos in a row are unreadable.
     """
-    return DataLoader(
+    batches = read_batches(
         dataset,
-        batch_sampler=sampler,
+        sampler,
         num_workers=num_workers,
+        timeout_s=timeout_s,
         pin_memory=pin_memory,
-        collate_fn=_collate_clips,
-        worker_init_fn=_start_worker,
-        persistent_workers=num_workers > 0,
-        generator=torch.Generator(),  # else the loader draws from the global one
+        given_up=given_up,
     )
+    for clips, readings in batches:
+        bad = [entry for reading in readings for entry in reading.bad]
+        found = [reading.index for reading in readings if reading.index is not None]
+        if len(found) < len(readings):
+            index, reason = next(r.bad[-1] for r in readings if r.index is None)
+            raise UnreadableDataError(
+                f"{MAX_UNREADABLE_IN_A_ROW} videos in a row are unreadable, "
+                f"the last {dataset.manifest.path(index)}: {reason}",
+                bad,
+            )
+        repeats = clips.shape[1]
+        indices = torch.tensor(found).repeat_interleave(repeats)
+        labels = torch.from_numpy(dataset.manifest.labels[indices.numpy()])
+        if pin_memory:
+            indices, labels = indices.pin_memory(), labels.pin_memory()
+        notes = [(r.index, r.note) for r in readings if r.index is not None and r.note]
+        yield ClipBatch(clips.flatten(0, 1), labels, indices, bad, notes)
 
 
 def clip_batches(
@@ -189,8 +189,11 @@ def clip_batches(
     seed: int,
     start_step: int,
     num_steps: int,
+    given_up: Mapping[str, str] | None = None,
 ) -> Iterator[ClipBatch]:
     """Iterate over this process's micro-batches of steps start_step to num_steps of a run.
+
+    Videos in given_up, path -> reason, count as unreadable.
 
     Raises:
         UnreadableDataError: 20 videos in a row are unreadable.
@@ -219,21 +222,22 @@ def clip_batches(
         start_step=start_step,
         num_steps=num_steps,
     )
-    on_cuda = world.device.type == "cuda"
-    loader = train_loader(dataset, sampler, num_workers=data.num_workers, pin_memory=on_cuda)
-    for batch in loader:
-        # Raised here and not by a worker, from where nothing but a text would arrive
-        if len(batch.clips) == 0:
-            index, reason = batch.bad[-1]
-            message = (
-                f"{MAX_UNREADABLE_IN_A_ROW} videos in a row are unreadable, "
-                f"the last {manifest.path(index)}: {reason}"
-            )
-            if all(reason == NO_SUCH_FILE for _, reason in batch.bad):
-                root = "null, which means the list's own folder" if data.root is None else data.root
-                message += f"; not one file was there: is data.root ({root}) right?"
-            raise UnreadableDataError(message, batch.bad)
-        yield batch
+    try:
+        yield from train_loader(
+            dataset,
+            sampler,
+            num_workers=data.num_workers,
+            timeout_s=data.decode_timeout_s or None,
+            pin_memory=world.device.type == "cuda",
+            given_up=given_up,
+        )
+    except UnreadableDataError as error:
+        if any(reason != NO_SUCH_FILE for _, reason in error.bad):
+            raise
+        root = "null, which means the list's own folder" if data.root is None else data.root
+        raise UnreadableDataError(
+            f"{error}; not one file was there: is data.root ({root}) right?", error.bad
+        ) from None
 
 
 def view_loader(
@@ -243,22 +247,30 @@ def view_loader(
     num_workers: int,
     rank: int,
     world_size: int,
-) -> DataLoader[Any]:
-    """Return an iterable of `ViewBatch` over this process's share of the videos.
+    timeout_s: float | None = None,
+) -> Iterator[ViewBatch]:
+    """Iterate over this process's share of the videos, a `ViewBatch` at a time.
 
     Process r gets the videos r, r + world_size, ...: shares are disjoint, cover everything, and
-    are not padded, so that their sizes, and the last batch of each, may be smaller.
+    are not padded, so that their sizes, and the last batch of each, may be smaller. For num_workers
+    and timeout_s see `read_batches`.
     """
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=range(rank, len(dataset), world_size),
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-        collate_fn=_collate_views,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),
+    videos = dataset.dataset if isinstance(dataset, Subset) else dataset
+    assert isinstance(videos, ViewDataset)
+    order = dataset.indices if isinstance(dataset, Subset) else range(len(videos))
+    share = order[rank::world_size]
+    keys = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
+    pin_memory = torch.cuda.is_available()
+    batches = read_batches(
+        videos, keys, num_workers=num_workers, timeout_s=timeout_s, pin_memory=pin_memory
     )
+    for batch_keys, (views, readings) in zip(keys, batches, strict=True):
+        indices = torch.tensor(batch_keys)
+        labels = torch.from_numpy(videos.manifest.labels[indices.numpy()])
+        errors = [reading.bad[0][1] if reading.bad else None for reading in readings]
+        if pin_memory:
+            indices, labels = indices.pin_memory(), labels.pin_memory()
+        yield ViewBatch(views, labels, indices, errors)
 
 
 def to_clips(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
@@ -268,37 +280,3 @@ def to_clips(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """
     clips = frames.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
     return clips.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-
-
-def _collate_clips(samples: Sequence[ClipSample]) -> ClipBatch:
-    if len(samples[-1].clips) == 0:
-        nothing = torch.empty(0, dtype=torch.int64)
-        bad = [entry for sample in samples for entry in sample.bad]
-        return ClipBatch(samples[-1].clips, nothing, nothing, bad)
-    # default_collate stacks straight into shared memory when in a worker
-    clips: torch.Tensor = default_collate([sample.clips for sample in samples])
-    repeats = clips.shape[1]
-    return ClipBatch(
-        clips=clips.flatten(0, 1),
-        labels=torch.tensor([s.label for s in samples]).repeat_interleave(repeats),
-        indices=torch.tensor([s.index for s in samples]).repeat_interleave(repeats),
-        bad=[entry for sample in samples for entry in sample.bad],
-    )
-
-
-def _collate_views(samples: Sequence[ViewSample]) -> ViewBatch:
-    return ViewBatch(
-        views=default_collate([sample.views for sample in samples]),
-        labels=torch.tensor([s.label for s in samples]),
-        indices=torch.tensor([s.index for s in samples]),
-        errors=[s.error for s in samples],
-    )
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
-    # Ctrl-C and SLURM's warning reach every process of the job; what to do about them is the
-    # parent's business, which still wants its batches while it saves a checkpoint
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)

@@ -169,10 +169,8 @@ def _why_not(path: str, decoder: Decoder) -> str | None:
         path.encode()
     except UnicodeEncodeError:
         return "a name that is not UTF-8"
-    if decoder == "torchcodec":
-        return containers.why_not_torchcodec(head)
     with open(path, "rb") as file:
-        return containers.why_not_decord(file, head)
+        return containers.why_not(file, head, av1=decoder == "torchcodec")
 
 
 def _head(path: str) -> bytes:

@@ -6,55 +6,55 @@ Opening a file with FFmpeg only to ask would cost as much as a tenth of decoding
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from hpm_video.data.readers import h264
+
 HEAD_BYTES = 4096
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _MATROSKA = b"\x1a\x45\xdf\xa3"
-# Left to torchcodec: frames there have times of their own, which it goes by
-_TIMED = ("mp4", "matroska", "gif")
-# Codecs decord's FFmpeg (of 2018) decodes; it has no AV1
-_DECORD_MP4 = (b"avc1", b"avc3", b"hvc1", b"hev1", b"mp4v", b"vp09", b"jpeg", b"mjpa")
-_DECORD_MATROSKA = (b"V_VP8", b"V_VP9")
+# What decord and torchcodec are trusted with. decord's FFmpeg, of 2018, does not decode AV1
+_MP4_CODECS = (b"avc1", b"avc3", b"hvc1", b"hev1", b"mp4v", b"vp09", b"jpeg", b"mjpa")
+_MATROSKA_CODECS = (b"V_VP8", b"V_VP9")
 _MOST_INDEX_BYTES = 64 * 2**20
 _MOST_SAMPLES = 10**7
+_KEYFRAME_BYTES = 4096  # enough to tell what kind it is
 _Box = dict[bytes, memoryview]  # what is in a box by its name; the last one of several
 
 
 def kind(head: bytes) -> str:
-    """Return "mp4" (or QuickTime), "matroska" (or WebM), "gif" or "other" for the first bytes."""
+    """Return "mp4" (or QuickTime), "matroska" (or WebM) or "other" for the first bytes."""
     if head[4:8] in _MP4_BOXES:
         return "mp4"
-    if head.startswith(_MATROSKA):
-        return "matroska"
-    return "gif" if head.startswith(b"GIF8") else "other"
+    return "matroska" if head.startswith(_MATROSKA) else "other"
 
 
-def why_not_torchcodec(head: bytes) -> str | None:
-    """Why torchcodec may return other frames of this file than those asked for, else None."""
-    return None if kind(head) in _TIMED else "neither mp4 nor Matroska"
+def why_not(file: BinaryIO, head: bytes, *, av1: bool) -> str | None:
+    """Why decord and torchcodec do not read this file, or may return other frames than asked for.
 
-
-def why_not_decord(file: BinaryIO, head: bytes) -> str | None:
-    """Why decord does not read this file, or may return other frames than asked for; else None.
-
-    It counts frames from the keyframe before, which goes wrong where frames that follow a keyframe
-    in the file are shown before it, or where an edit list hides some.
+    Frames without times of their own are counted, from a keyframe that is found by time. That goes
+    wrong where frames that follow a keyframe in the file are shown before it, where an edit list
+    hides or delays some, and where what is called a keyframe is none.
 
     Args:
         file: open for reading bytes.
         head: its first 4096 bytes.
+        av1: whether the reader knows AV1, which decord does not.
+
+    Returns:
+        A few words, the same for all files of the sort, or None for one that is read right.
     """
     match kind(head):
         case "mp4":
-            return _why_not_mp4(file)
+            return _why_not_mp4(file, (*_MP4_CODECS, b"av01") if av1 else _MP4_CODECS)
         case "matroska":
-            fit = any(codec in head for codec in _DECORD_MATROSKA)
-            return None if fit else "Matroska, but neither VP8 nor VP9"
+            codecs = (*_MATROSKA_CODECS, b"V_AV1") if av1 else _MATROSKA_CODECS
+            fit = any(codec in head for codec in codecs)
+            return None if fit else "Matroska with a codec that WebM has not"
     return "neither mp4 nor WebM"
 
 
@@ -63,13 +63,13 @@ def lacks_index(file: BinaryIO) -> bool:
     return not any(name in (b"moov", b"moof") for name, _, _ in _top_boxes(file))
 
 
-def _why_not_mp4(file: BinaryIO) -> str | None:
+def _why_not_mp4(file: BinaryIO, codecs: Sequence[bytes]) -> str | None:
     for name, start, size in _top_boxes(file):
         if name == b"moov" and size <= _MOST_INDEX_BYTES:
             file.seek(start)
             moov = memoryview(file.read(size))
             try:
-                return _why_not_index(moov, file.seek(0, 2))
+                return _why_not_index(file, moov, codecs)
             except (ValueError, struct.error, KeyError, IndexError):
                 return "mp4 with an unusual index"
         if name == b"moof":
@@ -77,7 +77,7 @@ def _why_not_mp4(file: BinaryIO) -> str | None:
     return "mp4 in fragments or without an index"
 
 
-def _why_not_index(moov: memoryview, file_bytes: int) -> str | None:
+def _why_not_index(file: BinaryIO, moov: memoryview, codecs: Sequence[bytes]) -> str | None:
     movie = _children(moov)
     if b"mvex" in movie:
         return "mp4 in fragments"
@@ -86,36 +86,64 @@ def _why_not_index(moov: memoryview, file_bytes: int) -> str | None:
             track = _children(content)
             media = _children(track[b"mdia"])
             if bytes(media[b"hdlr"][8:12]) == b"vide":
-                return _why_not_track(movie, track, media, file_bytes)
+                table = _children(_children(media[b"minf"])[b"stbl"])
+                codec = bytes(table[b"stsd"][12:16])
+                if codec not in codecs:
+                    return f"mp4 with {codec.decode('latin-1').strip()}"
+                times = _presentation_times(table)
+                if _is_edited(movie, track, media, times):
+                    return "mp4 with an edit list"
+                return _why_not_samples(file, table, times)
     return "mp4 without a video"
 
 
-def _why_not_track(movie: _Box, track: _Box, media: _Box, file_bytes: int) -> str | None:
-    table = _children(_children(media[b"minf"])[b"stbl"])
-    codec = bytes(table[b"stsd"][12:16])
-    if codec not in _DECORD_MP4:
-        return f"mp4 with {codec.decode('latin-1').strip()}"
-    if _last_chunk(table) >= file_bytes:
+def _why_not_samples(file: BinaryIO, table: _Box, times: npt.NDArray[np.int64]) -> str | None:
+    places = _places(table)
+    if len(places) == 0 or places[-1] >= file.seek(0, 2):
         return "mp4 that is cut off"
-    times = _presentation_times(table)
-    if _hides_frames(movie, track, media, times):
-        return "mp4 whose edit list hides frames"
-    if b"stss" in table and b"ctts" in table:
-        # QuickTime lists keyframes that need care apart
-        lists = [table[name] for name in (b"stss", b"stps") if name in table]
-        keys = np.concatenate([_numbers(numbers[8:], 1)[:, 0] for numbers in lists]) - 1
-        # The earliest time that comes from each sample on: a keyframe's own, in a closed group
-        earliest = np.minimum.accumulate(times[::-1])[::-1]
-        if (earliest[keys] < times[keys]).any():
-            return "open groups of pictures"
+    if b"stss" not in table:
+        return None  # all are keyframes
+    # QuickTime lists those that need care apart
+    lists = [table[name] for name in (b"stss", b"stps") if name in table]
+    keys = np.concatenate([_numbers(numbers[8:], 1)[:, 0] for numbers in lists]) - 1
+    # The earliest time that comes from each sample on: a keyframe's own, in a closed group
+    earliest = np.minimum.accumulate(times[::-1])[::-1]
+    if (earliest[keys] < times[keys]).any():
+        return "open groups of pictures"
+    configuration = _avc_configuration(table[b"stsd"])
+    if configuration is not None:
+        for place in places[keys[1:]].tolist():
+            file.seek(place)
+            if not h264.is_clean_start(file.read(_KEYFRAME_BYTES), configuration):
+                return "keyframes that are not whole"
     return None
 
 
-def _last_chunk(table: _Box) -> int:
-    """Where the last run of samples begins in the file."""
-    if b"co64" in table:
-        return int(np.frombuffer(table[b"co64"][8:], ">u8").max(initial=0))
-    return int(np.frombuffer(table[b"stco"][8:], ">u4").max(initial=0))
+def _avc_configuration(description: memoryview) -> bytes | None:
+    """The "avcC" record of H.264 video, None for another codec."""
+    if bytes(description[12:14]) != b"av":
+        return None
+    return bytes(_children(description[16 + 78 :])[b"avcC"])
+
+
+def _places(table: _Box) -> npt.NDArray[np.int64]:
+    """Where each sample begins in the file, (N,)."""
+    wide = b"co64" in table
+    chunks = np.frombuffer(table[b"co64" if wide else b"stco"][8:], ">u8" if wide else ">u4")
+    chunks = chunks.astype(np.int64)
+    same_size, count = struct.unpack_from(">II", table[b"stsz"], 4)
+    if count > _MOST_SAMPLES:
+        raise ValueError("more samples than a video has")
+    sizes = np.full(count, same_size) if same_size else _numbers(table[b"stsz"][12:], 1)[:, 0]
+    # Rows (first chunk, samples in each chunk, description) hold up to the next row
+    runs = _numbers(table[b"stsc"][8:], 3)
+    lengths = np.diff(runs[:, 0], append=len(chunks) + 1)
+    samples_of = np.repeat(runs[:, 1], lengths)  # of each chunk
+    first = np.cumsum(samples_of) - samples_of
+    if samples_of.sum() != len(sizes) or len(samples_of) != len(chunks):
+        raise ValueError("tables that do not agree")
+    before = np.cumsum(sizes) - sizes
+    return np.repeat(chunks - before[first], samples_of) + before
 
 
 def _presentation_times(table: _Box) -> npt.NDArray[np.int64]:
@@ -136,17 +164,17 @@ def _repeated(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.repeat(runs[:, 1], runs[:, 0])
 
 
-def _hides_frames(movie: _Box, track: _Box, media: _Box, times: npt.NDArray[np.int64]) -> bool:
-    """Whether an edit list shows less than all frames."""
+def _is_edited(movie: _Box, track: _Box, media: _Box, times: npt.NDArray[np.int64]) -> bool:
+    """Whether an edit list does anything but show all frames from the start."""
     if b"edts" not in track or len(times) == 0:
         return False
     edits = _children(track[b"edts"])[b"elst"]
     if edits[0] != 0:  # 64-bit times: rare
         return True
-    shown = [(length, start) for length, start, _ in _numbers(edits[8:], 3) if start != 2**32 - 1]
-    if len(shown) != 1:
+    rows = _numbers(edits[8:], 3)
+    if len(rows) != 1:  # several parts, or a wait before the first frame
         return True
-    ((length, start),) = shown
+    length, start, _ = rows[0]
     scale = _timescale(media[b"mdhd"]) / _timescale(movie[b"mvhd"])
     # Nothing before the first frame nor after the last one begins, up to rounding
     return bool(start > times.min() or start + (length + 1) * scale < times.max())

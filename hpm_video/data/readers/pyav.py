@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
-from hpm_video.data.readers import UnreadableError, containers
+from hpm_video.data.readers import UnreadableError, containers, h264
 
 # FFmpeg's complaints, several for every damaged file, would drown the log of a run
 av.logging.set_level(av.logging.PANIC)
@@ -49,8 +49,7 @@ class PyavReader:
         size = 0
         for place, packet in enumerate(_packets(self._container)):
             times.append(packet.pts)
-            # What is missing of a packet that is cut off is filled in from the frame before
-            if packet.is_keyframe and not packet.is_corrupt:
+            if packet.is_keyframe and _is_start(context, packet):
                 starts.append(place)
             if not packet.is_discard and not _is_helper(context.name, packet):
                 shown.append(place)
@@ -79,8 +78,7 @@ class PyavReader:
             skips = self._container.streams.video[0].codec_context.name in _CODECS_THAT_SKIP
             found = self._decode(self._runs(indices), indices, skips=skips)
             if rest := [index for index in indices if index not in found]:
-                # A keyframe that was none, as where pictures are refreshed bit by bit: from the
-                # start of the file everything can be decoded that can be decoded at all
+                # From the start of the file everything can be decoded that can be at all
                 found |= self._decode([(0, int(self._places[rest].max()))], rest, skips=False)
         else:
             found = self._count(indices)
@@ -218,6 +216,15 @@ def _frames(context: av.VideoCodecContext, packet: av.Packet | None) -> Iterator
         yield from context.decode(packet)
     except av.FFmpegError:
         return
+
+
+def _is_start(context: av.VideoCodecContext, packet: av.Packet) -> bool:
+    """Whether decoding may begin at a keyframe."""
+    if packet.is_corrupt:  # what is missing of it is filled in from the frame before
+        return False
+    if context.name != "h264":
+        return True
+    return h264.is_clean_start(memoryview(packet), context.extradata or b"")
 
 
 def _is_helper(codec: str, packet: av.Packet) -> bool:
