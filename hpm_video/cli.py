@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from hpm_video.data.files import printable
+
 # Jobs import what they need when they run, so that --help and typing errors answer at once.
 
 _SETTINGS = "key=value"
@@ -40,29 +42,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         "what is hard and masks that.",
     )
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    words = sys.argv[1:] if argv is None else argv
     for name, job in JOBS.items():
-        job.add_arguments(
-            jobs.add_parser(
-                name,
-                help=job.help,
-                description=job.help,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+        of_job = jobs.add_parser(
+            name,
+            help=job.help,
+            description=job.help,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-    arguments = parser.parse_args(argv)
+        if name in words:  # the others' arguments would only take time
+            job.add_arguments(of_job)
+    arguments = parser.parse_args(words)
     try:
         return JOBS[arguments.job].run(arguments)
     except (ValueError, FileNotFoundError) as error:
         if not _is_ours(error.__traceback__):
             raise
-        print(f"hpm-video {arguments.job}: {error}", file=sys.stderr)
+        print(f"hpm-video {arguments.job}: {printable(str(error))}", file=sys.stderr)
         return 2
     except (FloatingPointError, RuntimeError) as error:
         from hpm_video.data.bad_videos import UnreadableDataError
 
         if not isinstance(error, FloatingPointError | UnreadableDataError):
             raise
-        print(f"hpm-video {arguments.job}: {error}", file=sys.stderr)
+        print(f"hpm-video {arguments.job}: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"hpm-video {arguments.job}: interrupted", file=sys.stderr)
@@ -140,7 +143,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun, one process speaks
     for index, reason in result.bad:
-        print(f"unreadable, counts as wrong: {result.paths[index]}: {reason}")
+        print(printable(f"unreadable, counts as wrong: {result.paths[index]}: {reason}"))
     print(
         f"top1 {result.top(1):.4f}  top5 {result.top(5):.4f}  videos {len(result.labels)}  "
         f"unreadable {len(result.bad)}"
@@ -153,7 +156,13 @@ def _is_setting(word: str) -> bool:
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    jobs = parser.add_subparsers(dest="data_job", required=True, metavar="toy")
+    from hpm_video.data import list_command
+
+    jobs = parser.add_subparsers(dest="data_job", required=True, metavar="list|toy")
+    text = "write a manifest of a data set: what is there, what is missing, the class names"
+    listing = jobs.add_parser("list", help=text, description=text)
+    list_command.add_arguments(listing)
+    listing.set_defaults(run_data=lambda arguments: list_command.run(arguments, print))
     toy = jobs.add_parser(
         "toy", help="write videos of moving objects in 8 classes that differ in motion only"
     )
@@ -163,9 +172,15 @@ def _data_arguments(parser: argparse.ArgumentParser) -> None:
     toy.add_argument("--num-frames", type=int, default=24, help="frames per video (default 24)")
     toy.add_argument("--seed", type=int, default=0)
     toy.add_argument("--num-workers", type=int, default=2, help="processes (default 2)")
+    toy.set_defaults(run_data=_data_toy)
 
 
 def _data(arguments: argparse.Namespace) -> int:
+    run: Callable[[argparse.Namespace], int] = arguments.run_data
+    return run(arguments)
+
+
+def _data_toy(arguments: argparse.Namespace) -> int:
     from hpm_video.data.toy import write_toy_videos
 
     manifest = write_toy_videos(
@@ -259,7 +274,7 @@ JOBS = {
         _demo,
     ),
     "bench": Job("what a step, a mask and the losses cost", _bench_arguments, _bench),
-    "data": Job("make data: toy videos", _data_arguments, _data),
+    "data": Job("make data: lists of videos, toy videos", _data_arguments, _data),
 }
 
 
