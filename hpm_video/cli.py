@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from hpm_video.data.files import printable
+
 # Jobs import what they need when they run, so that --help and typing errors answer at once.
 
 _SETTINGS = "key=value"
@@ -40,29 +42,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         "what is hard and masks that.",
     )
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    words = sys.argv[1:] if argv is None else argv
     for name, job in JOBS.items():
-        job.add_arguments(
-            jobs.add_parser(
-                name,
-                help=job.help,
-                description=job.help,
-                formatter_class=argparse.RawDescriptionHelpFormatter,
-            )
+        of_job = jobs.add_parser(
+            name,
+            help=job.help,
+            description=job.help,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-    arguments = parser.parse_args(argv)
+        if name in words:  # the others' arguments would only take time
+            job.add_arguments(of_job)
+    arguments = parser.parse_args(words)
     try:
         return JOBS[arguments.job].run(arguments)
     except (ValueError, FileNotFoundError) as error:
         if not _is_ours(error.__traceback__):
             raise
-        print(f"hpm-video {arguments.job}: {error}", file=sys.stderr)
+        print(f"hpm-video {arguments.job}: {printable(str(error))}", file=sys.stderr)
         return 2
     except (FloatingPointError, RuntimeError) as error:
         from hpm_video.data.bad_videos import UnreadableDataError
 
         if not isinstance(error, FloatingPointError | UnreadableDataError):
             raise
-        print(f"hpm-video {arguments.job}: {error}", file=sys.stderr)
+        print(f"hpm-video {arguments.job}: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"hpm-video {arguments.job}: interrupted", file=sys.stderr)
@@ -140,7 +143,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun, one process speaks
     for index, reason in result.bad:
-        print(f"unreadable, counts as wrong: {result.paths[index]}: {reason}")
+        print(printable(f"unreadable, counts as wrong: {result.paths[index]}: {reason}"))
     print(
         f"top1 {result.top(1):.4f}  top5 {result.top(5):.4f}  videos {len(result.labels)}  "
         f"unreadable {len(result.bad)}"
@@ -153,9 +156,14 @@ def _is_setting(word: str) -> bool:
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    from hpm_video.data import commands
+    from hpm_video.data import commands, list_command
 
-    jobs = parser.add_subparsers(dest="data_job", required=True, metavar="check|transcode|toy")
+    words = "list|check|transcode|toy"
+    jobs = parser.add_subparsers(dest="data_job", required=True, metavar=words)
+    text = "write a manifest of a data set: what is there, what is missing, the class names"
+    listing = jobs.add_parser("list", help=text, description=text)
+    list_command.add_arguments(listing)
+    listing.set_defaults(run_data=lambda arguments: list_command.run(arguments, print))
     text = "decode every video of a list, and write what was found out into it"
     check = jobs.add_parser("check", help=text, description=text)
     commands.add_check_arguments(check)
@@ -275,7 +283,7 @@ JOBS = {
         _demo,
     ),
     "bench": Job("what a step, a mask and the losses cost", _bench_arguments, _bench),
-    "data": Job("prepare data: check and transcode videos, make toy ones", _data_arguments, _data),
+    "data": Job("make lists, check and transcode videos, toy videos", _data_arguments, _data),
 }
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from hpm_video.data.files import printable
+
 Record = Mapping[str, float | int | None]
 
 
@@ -35,7 +37,8 @@ class RunLog:
         metrics = folder / "metrics.jsonl"
         _drop_records_after(metrics, start_step)
         self._metrics = metrics.open("a", encoding="utf-8")
-        self._text = (folder / "log.txt").open("a", encoding="utf-8")
+        # Names of files may hold bytes that are not UTF-8
+        self._text = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
         self._bar = tqdm(
             total=total_steps,
@@ -69,6 +72,7 @@ class RunLog:
         """One line of plain text, on screen and, with the time and details, in log.txt."""
         if not self.is_main:
             return
+        text = printable(text)
         self._bar.write(text, file=sys.stdout) if not self._bar.disable else print(text, flush=True)
         self._write(text + details)
 

@@ -54,7 +54,7 @@ def load_config(
         key, _, value = override.partition("=")
         if "=" not in override or not all(key.split(".")):
             raise ValueError(f"setting ({override}) must have the form group.key=value")
-        if _is_list(schema, key) and not value.startswith("["):
+        if _is_list(schema, key) and not value.startswith("[") and value != "null":
             # One path, with any characters, is a list of one.
             layer = OmegaConf.create()
             OmegaConf.update(layer, key, [value] if value else [])
@@ -197,7 +197,7 @@ def _in_words(kind: Any) -> str:
     if NoneType in arguments:
         return f"{_in_words(arguments[0])}, or null"
     if get_origin(kind) is list:
-        return "a list: [a, b]"
+        return "a list: [a, b], or one text"
     if get_origin(kind) is tuple:
         return f"a list of {len(arguments)} numbers: [{', '.join('ab'[: len(arguments)])}]"
     return _IN_WORDS[kind]
@@ -222,8 +222,22 @@ def _checked(schema: type[Any], layer: Any) -> Any:
     """A layer of settings; ValueError in plain words where it does not fit the schema."""
     values = OmegaConf.to_container(layer, resolve=False)
     assert isinstance(values, dict)
+    values = _with_lists(schema, values)
     check_settings(schema, values)
-    return layer
+    return OmegaConf.create(values)
+
+
+def _with_lists(schema: type[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same values, but a text where a list of texts is due as a list of one."""
+    types = get_type_hints(schema)
+    result = dict(values)
+    for name, value in values.items():
+        kind = types.get(name)
+        if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
+            result[name] = _with_lists(kind, value)
+        elif kind == list[str] and isinstance(value, str):
+            result[name] = [value] if value else []
+    return result
 
 
 def _parse(override: str) -> Any:

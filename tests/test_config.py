@@ -99,6 +99,34 @@ def test_a_list_of_manifests(override: str, expected: list[str]) -> None:
     assert load_config(PretrainConfig, None, [override]).data.manifest == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("one.csv", ["one.csv"]),
+        ("a b/x=y.csv", ["a b/x=y.csv"]),
+        ("[one.csv, two.csv]", ["one.csv", "two.csv"]),
+        ("[]", []),
+        ("''", []),
+        ("'null'", ["null"]),
+    ],
+)
+def test_a_yaml_may_name_one_manifest(tmp_path: Path, value: str, expected: list[str]) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text(f"data: {{manifest: {value}, val_manifest: {value}}}\n")
+    config = load_config(FinetuneConfig, path)
+    assert config.data.manifest == config.data.val_manifest == expected
+
+
+@pytest.mark.parametrize("value", ["null", "[null]"])
+def test_no_manifest_is_an_empty_list(tmp_path: Path, value: str) -> None:
+    message = re.escape(f"data.manifest ({value}) must be a list: [a, b], or one text")
+    with pytest.raises(ValueError, match=message):
+        load_config(PretrainConfig, None, [f"data.manifest={value}"])
+    (tmp_path / "some.yaml").write_text(f"data: {{manifest: {value}}}\n")
+    with pytest.raises(ValueError, match=message):
+        load_config(PretrainConfig, tmp_path / "some.yaml")
+
+
 def test_values_of_every_kind() -> None:
     config = load_config(
         FinetuneConfig,

@@ -40,7 +40,7 @@ class BadVideos:
         self._is_stale = False  # whether the file has rows that are no longer known
         self._fresh: list[tuple[int, str]] = []
         if file.is_file():
-            with file.open(newline="", encoding="utf-8") as lines:
+            with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
                 rows = list(csv.DictReader(lines))
             self._known = {r["path"]: r["reason"] for r in rows if r["reason"] != NO_SUCH_FILE}
             self._is_stale = len(self._known) < len(rows)
@@ -87,7 +87,7 @@ class BadVideos:
         self._known |= new
         if write and (new or self._is_stale):
             part = self._file.with_suffix(".part")
-            with part.open("w", newline="", encoding="utf-8") as lines:
+            with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines:
                 writer = csv.writer(lines)
                 writer.writerow(["path", "reason"])
                 writer.writerows(self._known.items())

@@ -1,24 +1,49 @@
 """Lists of videos: reading every usual kind of list, and writing our own.
 
-A `Manifest` keeps its rows in Arrow and NumPy buffers, never as Python objects. Data-loading
-workers are forked, and merely looking at a Python object writes its reference count: a list of two
-million strings would slowly be copied, page by page, into every worker.
+A `Manifest` keeps its rows in NumPy buffers, never as Python objects. Data-loading workers are
+forked, and merely looking at a Python object writes its reference count: a list of two million
+strings would slowly be copied, page by page, into every worker.
 """
 
+from __future__ import annotations
+
+import itertools
 import os
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from hpm_video.data.lists import read_rows
+from hpm_video.data.classes import ClassNames, FolderCheck, classes_beside, label_values
+from hpm_video.data.files import write_atomically
+from hpm_video.data.lists import read_rows, shown
 
 COLUMNS = ("path", "label", "num_frames", "fps", "width", "height", "status")
-_INTEGER = re.compile(r"[+-]?\d+")
+MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
+
+
+class Names:
+    """File names as bytes, one after the other in one buffer; those not UTF-8 stay what they are.
+
+    Args:
+        data: the bytes of all names, of one at least.
+        ends: (number of names,) int64, where each name ends.
+    """
+
+    def __init__(self, data: bytearray, ends: array[int]) -> None:
+        self._data = np.frombuffer(data, dtype=np.uint8)
+        self._ends = np.frombuffer(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = int(self._ends[index - 1]) if index else 0
+        name = self._data[start : int(self._ends[index])].tobytes()
+        return name.decode("utf-8", "surrogateescape")
 
 
 class Manifest:
@@ -31,19 +56,25 @@ class Manifest:
 
     def __init__(
         self,
-        names: Sequence[pa.StringArray],
+        names: Sequence[Names],
         roots: Sequence[str],
         labels: npt.NDArray[np.int64],
         frame_counts: npt.NDArray[np.int64],
+        *,
         classes: tuple[str, ...] | None,
+        largest_label_where: str,
     ) -> None:
-        """Join one block of `names` per list; block k is relative to `roots[k]`."""
+        """Join one block of `names` per list; block k is relative to `roots[k]`.
+
+        ``largest_label_where``: the file and line in which the largest label first stands.
+        """
         self._names = tuple(names)
         self._roots = tuple(roots)
         self._ends = np.cumsum([len(block) for block in names])
         self._frame_counts = frame_counts
         self.labels = labels
         self.classes = classes
+        self._largest_label_where = largest_label_where
         assert len(labels) == len(frame_counts) == len(self)
 
     def __len__(self) -> int:
@@ -57,12 +88,12 @@ class Manifest:
     def name(self, index: int) -> str:
         """Return the path as written in the list."""
         block, row = self._locate(index)
-        return str(self._names[block][row])
+        return self._names[block][row]
 
     def path(self, index: int) -> str:
         """Return the path to open: absolute, or joined to the root of the list it came from."""
         block, row = self._locate(index)
-        return os.path.join(self._roots[block], str(self._names[block][row]))
+        return os.path.join(self._roots[block], self._names[block][row])
 
     def label(self, index: int) -> int:
         """Return the class index, -1 where the video has none."""
@@ -74,8 +105,23 @@ class Manifest:
 
     @property
     def num_classes(self) -> int:
-        """The number of class names, else the largest label + 1 (0 without any label)."""
-        return len(self.classes) if self.classes is not None else int(self.labels.max()) + 1
+        """The number of class names, else the largest label + 1 (0 without any label).
+
+        Raises:
+            ValueError: without class names, more than `MAX_LABEL_GAP` labels in a row do not occur:
+                a stray number would silently make as many classes.
+        """
+        if self.classes is not None:
+            return len(self.classes)
+        used = np.unique(np.append(self.labels, -1))  # sorted
+        for before, after in itertools.pairwise(used):
+            if after - before - 1 > MAX_LABEL_GAP:
+                raise ValueError(
+                    f"{self._largest_label_where}: label ({used[-1]}) must leave out at most "
+                    f"{MAX_LABEL_GAP} labels in a row, as no classes.txt beside the list names the "
+                    f"classes: {before + 1} to {after - 1} do not occur"
+                )
+        return int(used[-1]) + 1
 
 
 def read_manifest(
@@ -111,34 +157,47 @@ def read_manifest(
     if not files:
         raise ValueError("data.manifest ([]) must name at least one list of videos")
 
-    names: list[pa.StringArray] = []
+    beside = classes_beside(files) if labels else None
+    given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
+    known = given or beside
+    folders = FolderCheck(known) if known is not None else None
+
+    names: list[Names] = []
     frame_counts, codes = array("q"), array("q")
     vocabulary: dict[str, tuple[int, str]] = {}  # label text -> its code, where it first stood
     for file in files:
-        builder = pa.lib.StringBuilder()
+        data, ends = bytearray(), array("q")
         for line, row in read_rows(file):
             where = f"{file}:{line}"
             if row.get("status", "").strip() not in ("", "ok"):
                 continue
             if not row["path"].strip():
                 raise ValueError(f"{where}: the path is empty")
-            builder.append(row["path"])
+            if "\0" in row["path"]:
+                raise ValueError(f"{where}: path ({shown(row['path'])}) must be text")
+            data += row["path"].encode("utf-8", "surrogateescape")
+            ends.append(len(data))
             frame_counts.append(_frame_count(row.get("num_frames", "").strip(), where))
             text = row.get("label", "").strip() if labels else ""
             codes.append(vocabulary.setdefault(text, (len(vocabulary), where))[0])
-        names.append(builder.finish())
-        if not len(names[-1]):
+            if folders is not None:
+                folders.add(row["path"], text, where)
+        if not ends:
             raise ValueError(f"{file} lists no videos (or none with status ok)")
+        names.append(Names(data, ends))
 
-    beside = _classes_beside(files) if labels else None
-    given = (tuple(classes), "the classes given") if labels and classes is not None else None
-    values, class_names = _label_values(vocabulary, given or beside, beside)
+    values, class_names = label_values(vocabulary, known, beside)
+    if folders is not None:
+        folders.check()
     return Manifest(
         names,
         [os.path.abspath(root if root is not None else file.parent) for file in files],
         values[np.frombuffer(codes, dtype=np.int64)],
         np.frombuffer(frame_counts, dtype=np.int64),
-        class_names,
+        classes=class_names,
+        largest_label_where=next(
+            where for code, where in vocabulary.values() if values[code] == values.max()
+        ),
     )
 
 
@@ -151,28 +210,23 @@ def write_manifest(
     """Write our CSV of `rows`: `path` first, then the other `COLUMNS` that occur, then any others.
 
     With `columns` these come first, in that order. The file appears at once or not at all. A value
-    of None counts as absent.
+    of None counts as absent. Names that are not UTF-8 are written as the bytes they are.
 
     Raises:
-        ValueError: a text is not valid Unicode (a file name that is not UTF-8).
+        ValueError: the file cannot be written.
     """
-    path = Path(path)
     rows = list(rows)
     seen = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
     assert all(row.get("path") for row in rows), "every row needs a path"
     known = [c for c in COLUMNS if c in seen]
     columns = list(dict.fromkeys([*(columns or ("path",)), *known, *seen]))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(",".join(map(_quoted, columns)) + "\n")
-            for row in rows:
-                file.write(",".join(_quoted(row.get(c)) for c in columns) + "\n")
-        os.replace(temporary, path)
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{path}: {error.object!r} is not valid UTF-8") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    def lines() -> Iterator[str]:
+        yield ",".join(map(_quoted, columns)) + "\n"
+        for row in rows:
+            yield ",".join(_quoted(row.get(c)) for c in columns) + "\n"
+
+    write_atomically(Path(path), lines())
 
 
 def _quoted(value: object) -> str:
@@ -182,68 +236,6 @@ def _quoted(value: object) -> str:
 
 
 def _frame_count(text: str, where: str) -> int:
-    if text and not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{where}: num_frames ({text}) must be an integer of at least 0")
+    if text and not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise ValueError(f"{where}: num_frames ({shown(text)}) must be an integer of at least 0")
     return int(text or 0)
-
-
-def _classes_beside(files: Sequence[Path]) -> tuple[tuple[str, ...], str] | None:
-    """Class names of the classes.txt beside the lists, and that file."""
-    found: tuple[tuple[str, ...], str] | None = None
-    for folder in dict.fromkeys(file.parent for file in files):
-        file = folder / "classes.txt"
-        if not file.is_file():
-            continue
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-        names = tuple(line.strip() for line in lines if line.strip())
-        if len(set(names)) < len(names):
-            repeated = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"{file}: the class {repeated!r} is there more than once")
-        if found is not None and found[0] != names:
-            raise ValueError(f"{file} and {found[1]} differ: joined lists must share their classes")
-        found = names, str(file)
-    return found
-
-
-def _label_values(
-    vocabulary: Mapping[str, tuple[int, str]],
-    known: tuple[tuple[str, ...], str] | None,
-    beside: tuple[tuple[str, ...], str] | None,
-) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
-    """Return the label of every code of the vocabulary, and the class names.
-
-    ``known``: the class names to use, and where they are from; ``beside``: those by the lists.
-    """
-    values = np.full(len(vocabulary), -1, dtype=np.int64)
-    given = {text: entry for text, entry in vocabulary.items() if text}
-    integers = [text for text in given if _INTEGER.fullmatch(text)]
-    if 0 < len(integers) < len(given) and known is None:
-        name = next(text for text in given if text not in integers)
-        raise ValueError(
-            f"{given[integers[0]][1]}: label ({integers[0]}) is a number and {name!r} "
-            f"({given[name][1]}) a name: labels must be all of one kind"
-        )
-    if len(integers) == len(given):
-        if known is not None and beside is not None and known[0] != beside[0]:
-            raise ValueError(
-                f"{beside[1]} differs from {known[1]} ({', '.join(known[0][:3])}, ...): "
-                "must be the same, as the labels are numbers"
-            )
-        for text, (code, where) in given.items():
-            values[code] = int(text)
-            if values[code] < -1:
-                raise ValueError(f"{where}: label ({text}) must be at least 0, or -1 for none")
-            if known is not None and values[code] >= len(known[0]):
-                raise ValueError(
-                    f"{where}: label ({text}) must be below the number of classes "
-                    f"({len(known[0])}, {known[1]})"
-                )
-        return values, known[0] if known is not None else None
-
-    names, source = known if known is not None else (tuple(sorted(given)), "")
-    index = {name: i for i, name in enumerate(names)}
-    for text, (code, where) in given.items():
-        if text not in index:
-            raise ValueError(f"{where}: label ({text}) must be one of {source}")
-        values[code] = index[text]
-    return values, names

@@ -1,0 +1,36 @@
+"""Text files that appear at once or not at all, and text for people from names of files."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_atomically(path: Path, lines: Iterable[str]) -> None:
+    """Write a UTF-8 file (names that are not UTF-8 keep their bytes), replacing an older one.
+
+    Raises:
+        ValueError: its folder cannot be written to, or a text is not Unicode.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(
+                temporary, "w", encoding="utf-8", errors="surrogateescape", newline=""
+            ) as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: {error.object!r} is not text") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def printable(text: str) -> str:
+    """The text on one line, with escapes for what cannot be shown: names of files hold any byte."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
