@@ -20,7 +20,7 @@ from hpm_video.cli import main
 from hpm_video.data import check
 from hpm_video.data.check_report import make_report, report_page, report_text
 from hpm_video.data.journal import Journal, read_journal
-from hpm_video.data.manifest import read_manifest
+from hpm_video.data.manifest import read_manifest, write_manifest
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["num_frames", "fps", "width", "height", "status", "num_bytes", "duration_s", "reason"]
@@ -148,6 +148,21 @@ def test_a_video_that_hangs_or_crashes_costs_its_limit_only(
     assert "SIGABRT" in done.rows[2]["reason"]
     # Another reader tells how many frames there are
     assert [row["num_frames"] for row in done.rows] == ["12", "40", "12", "12"]
+
+
+def test_names_of_any_bytes(videos: Path) -> None:
+    names = ['it\'s "a", b.mp4', "line\nbreak.mp4", " outer .mp4", "vidéo 視.mp4", "caf\udce9.mp4"]
+    for name in names:
+        with open(os.path.join(videos, name), "wb") as file:
+            file.write((videos / "long.avi").read_bytes())
+    write_manifest(videos / "m.csv", [{"path": name} for name in [*names, "no\udce9.mp4"]])
+    assert main(["data", "check", str(videos / "m.csv")]) == 1
+    manifest = read_manifest(videos / "m.csv")
+    assert [manifest.name(k) for k in range(len(manifest))] == names
+    assert [manifest.num_frames(k) for k in range(len(manifest))] == [40] * len(names)
+    done = check.check_manifest(videos / "m.csv")
+    assert [row["path"] for row in done.rows] == [*names, "no\udce9.mp4"]
+    assert done.rows[-1]["reason"] == "no such file"
 
 
 def _slow_list(videos: Path, number: int) -> Path:

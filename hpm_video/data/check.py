@@ -10,7 +10,7 @@ import csv
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def check_manifest(
             {**row, **verdict_columns(verdicts[path])} if path in verdicts else row
             for path, row in zip(paths, rows, strict=True)
         ]
-        write_rows(output, checked, first=rows[0])
+        write_manifest(output, checked, columns=list(rows[0]))
         journal.remove()
     return Checked(checked, output, original, num_before)
 
@@ -170,17 +170,6 @@ def read_videos(manifest: Path) -> Rows:
     if not rows:
         raise ValueError(f"{manifest} lists no videos")
     return rows
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, str]], *, first: Mapping[str, str]) -> None:
-    """Write a list, its columns in the order of the row `first`, then those that came to it.
-
-    Raises ValueError, and leaves what was there, if it cannot be written.
-    """
-    try:
-        write_manifest(path, rows, columns=list(first))
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def check_settings(*, decoder: Decoder, num_workers: int, timeout_s: float) -> None:
@@ -246,7 +235,7 @@ def _round(value: float | None) -> float | None:
 
 def _is_ours(manifest: Path) -> bool:
     """Whether a list is a CSV with a header of the names that are written."""
-    with open(manifest, encoding="utf-8-sig", newline="") as file:
+    with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         line = next((line for line in file if line.strip()), "")
     return "path" in next(csv.reader([line.strip()]), [])
 

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from hpm_video.data.files import printable
 from hpm_video.data.verdict import BAD, OK
 
 _NUM_BINS = 12
@@ -85,15 +85,6 @@ def make_report(rows: Sequence[Mapping[str, str]], *, classes: Sequence[str] = (
     )
 
 
-def class_names(manifest: Path) -> list[str]:
-    """The names in the classes.txt beside a list, if there is one."""
-    file = manifest.parent / "classes.txt"
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    return [line.strip() for line in lines if line.strip()]
-
-
 def report_text(report: Report) -> str:
     """The figures as lines of text, for a terminal."""
     lines = [_headline(report)]
@@ -159,11 +150,6 @@ def report_page(report: Report, *, title: str) -> str:
     )
 
 
-def printable(text: str) -> str:
-    """A path or message as one line of valid Unicode, whatever bytes it was made of."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
 def _headline(report: Report) -> str:
     return (
         f"{report.num_videos:,} videos: {report.num_ok:,} ok, {len(report.bad):,} bad; "
@@ -180,7 +166,7 @@ def _duration_line(report: Report) -> str:
 def _kind(path: str, reason: str) -> str:
     """A reason without what differs from file to file."""
     text = reason.replace(path, "FILE").replace(os.path.basename(path), "FILE")
-    return re.sub(r"[\d.]*\d", "N", text)
+    return re.sub(r"(?<![A-Za-z])[\d.]*\d", "N", text)
 
 
 def _are_numbers(labels: Iterable[str]) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+from hpm_video.data.files import printable, write_atomically
 from hpm_video.data.readers import Decoder
 
 # The jobs are imported when they run, so that --help and typing errors answer at once.
@@ -30,8 +31,8 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 def run_check(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Check a list; exit code 1 when some videos are bad."""
     from hpm_video.data.check import check_manifest
-    from hpm_video.data.check_report import class_names, make_report, report_page, report_text
-    from hpm_video.data.journal import write_text
+    from hpm_video.data.check_report import make_report, report_page, report_text
+    from hpm_video.data.classes import read_classes
 
     output = Path(arguments.output or arguments.manifest)
     page = Path(arguments.page or output.with_name(f"{output.stem}.check.html"))
@@ -39,6 +40,8 @@ def run_check(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         raise ValueError(f"page ({page}) must be a file in a folder that exists")
     if page.resolve() in (output.resolve(), Path(arguments.manifest).resolve()):
         raise ValueError(f"page ({page}) must be another file than the list")
+    beside = Path(arguments.manifest).parent / "classes.txt"
+    classes = read_classes(beside).names if beside.is_file() else ()
     checked = check_manifest(
         arguments.manifest,
         output=output,
@@ -48,15 +51,15 @@ def run_check(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         num_workers=arguments.workers,
         timeout_s=arguments.timeout,
     )
-    report = make_report(checked.rows, classes=class_names(Path(arguments.manifest)))
-    write_text(page, report_page(report, title=str(output)))
+    report = make_report(checked.rows, classes=classes)
+    write_atomically(page, [report_page(report, title=str(output))])
     if checked.num_before:
         say(f"went on from an interrupted check of {checked.num_before:,} videos")
     say(report_text(report))
     if checked.original is not None:
-        say(f"as it was: {checked.original}")
-    say(str(page))
-    say(str(checked.manifest))
+        say(printable(f"as it was: {checked.original}"))
+    say(printable(str(page)))
+    say(printable(str(checked.manifest)))
     return 1 if report.bad else 0
 
 
@@ -90,7 +93,6 @@ def add_transcode_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_transcode(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Encode a list; exit code 1 when some of its videos could not be encoded."""
-    from hpm_video.data.check_report import printable
     from hpm_video.data.encode import Encoding
     from hpm_video.data.transcode import transcode_manifest
     from hpm_video.data.verdict import OK
@@ -135,7 +137,7 @@ def run_transcode(arguments: argparse.Namespace, say: Callable[[str], None]) -> 
             f"reading clips of 16 frames: {1 / before_s:.1f} -> {1 / after_s:.1f} per second "
             f"({before_s / after_s:.1f} x), {gain.num_timed} videos timed"
         )
-    say(str(done.manifest))
+    say(printable(str(done.manifest)))
     return 1 if bad else 0
 
 

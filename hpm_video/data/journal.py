@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -12,22 +11,6 @@ from types import TracebackType
 from typing import Any
 
 _SYNC_EVERY_S = 5.0
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file as UTF-8 that appears at once or not at all.
-
-    Raises ValueError if it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_journal(path: Path) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -24,11 +23,13 @@ from hpm_video.data.check import (
     failure_reason,
     read_videos,
     verdict_columns,
-    write_rows,
 )
+from hpm_video.data.classes import read_classes, write_classes
 from hpm_video.data.encode import Encoding
-from hpm_video.data.journal import Journal, read_journal, write_text
+from hpm_video.data.files import write_atomically
+from hpm_video.data.journal import Journal, read_journal
 from hpm_video.data.killable import ItemTimeout, WorkerDied, run_killable
+from hpm_video.data.manifest import write_manifest
 from hpm_video.data.progress import Progress
 from hpm_video.data.readers import Decoder
 from hpm_video.data.transcode_video import TimeReading, Transcode, Work, part_name
@@ -158,7 +159,7 @@ def transcode_manifest(
         _new_row(row, name, verdicts.get(work.target))
         for row, name, work in zip(rows, names, works, strict=True)
     ]
-    write_rows(new_manifest, new_rows, first=rows[0])
+    write_manifest(new_manifest, new_rows, columns=list(rows[0]))
     good = [work for work in due.values() if verdicts[work.target].status == OK]
     return Transcoded(new_rows, new_manifest, num_before, len(new), _gain(good, decoder, timeout_s))
 
@@ -227,12 +228,9 @@ def _prepare(
                 )
         elif any(folder.iterdir()):
             raise ValueError(f"output_dir ({folder}) holds other files: must be empty or new")
-        write_text(stored, json.dumps(described) + "\n")
+        write_atomically(stored, [json.dumps(described) + "\n"])
         if classes.is_file():
-            copy = folder / "classes.txt"
-            if copy.exists() and copy.read_bytes() != classes.read_bytes():
-                raise ValueError(f"{copy} differs from {classes}: lists must share their classes")
-            shutil.copyfile(classes, copy)
+            write_classes(folder / "classes.txt", read_classes(classes).names)
     except OSError as error:
         raise ValueError(f"output_dir ({folder}) cannot be written: {error.strerror}") from error
 
