@@ -86,7 +86,8 @@ class ModelConfig(EncoderConfig):
     decoder_width: int | None = None  # numbers per token; of `size` unless given
     decoder_heads: int | None = None  # attention heads; of `size` unless given
     decoder_depth: int = 4  # blocks that reconstruct
-    predictor_depth: int = 4  # blocks that predict the loss
+    predictor_input: Literal["pixels", "encoded"] = "pixels"  # from what; encoded is the paper's
+    predictor_depth: int = 1  # blocks that predict the loss
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,8 +135,8 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    token_ratio: float = 1.0  # share of the tokens the teacher sees; 1 is the paper's form
-    view: Literal["tokens", "tubes", "frames", "spread"] = "tokens"  # which ones, if not all
+    token_ratio: float = 0.25  # share of the tokens the teacher sees; 1 is the paper's form
+    view: Literal["tokens", "tubes", "frames", "spread"] = "spread"  # which ones, if not all
     draws: int = 1  # views of different tokens whose scores are averaged
     momentum_start: float = 0.999  # share of itself the teacher keeps per step, at the start
     momentum_end: float = 0.9999  # ... and after the ramp
@@ -213,6 +214,13 @@ class PretrainConfig:
             raise ValueError(
                 "loss.ranking_level (unit) must be token while masking.decoder_mask_ratio "
                 f"({self.masking.decoder_mask_ratio}) is above 0: units would be compared by parts"
+            )
+        looks_at_part = self.model.predictor_input == "pixels" and self.teacher.token_ratio < 1
+        if self.loss.ranking_level == "unit" and looks_at_part:
+            raise ValueError(
+                "loss.ranking_level (unit) must be token while model.predictor_input is pixels and "
+                f"teacher.token_ratio ({self.teacher.token_ratio}) is below 1: units would be "
+                "compared by parts"
             )
 
 

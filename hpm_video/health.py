@@ -22,9 +22,11 @@ def mask_figures(
     *,
     mask: Tensor,
     scores: Tensor | None,
-    index: Tensor,
+    masked: Tensor,
     measured: Tensor,
-    predicted: Tensor | None,
+    ranked: Tensor,
+    ranked_losses: Tensor,
+    ranked_predictions: Tensor | None,
     grid: TokenGrid,
     tube_length: int,
     num_hard: int,
@@ -32,23 +34,25 @@ def mask_figures(
     """How well the losses of masked units were predicted, and how hard the hard ones were.
 
     mask (B, N), made from the teacher's scores (B, N), or at random (None), with ``num_hard`` hard
-    units a clip; index (B, M): tokens whose loss was measured (B, M) and predicted (B, M) or not.
+    units a clip; masked (B, M): tokens whose loss was measured (B, M); ranked (B, K): those with
+    ranked_losses (B, K) and ranked_predictions (B, K), if there are any.
 
-    spearman: rank correlation of predicted with measured loss over the masked units, mean over
-        clips; None without predictions.
+    spearman: rank correlation of predicted with measured loss over the masked units with ranked
+        tokens, mean over clips; None without predictions.
     hard_share: share of the masked units that are hard.
     hard_loss, random_loss: mean measured loss of hard and of random units; NaN where there are
         none.
     """
-    unit_losses = _unit_means(measured, index, grid, tube_length)  # (B, U), NaN if not measured
+    unit_losses = _unit_means(measured, masked, grid, tube_length)  # (B, U), NaN if not measured
     hidden = unit_scores(mask.float(), grid, tube_length) > 0.5  # (B, U)
     hard = torch.zeros_like(hidden)
     if scores is not None:
         hard = hard_units(mask, scores, grid, tube_length=tube_length, num_hard=num_hard)
     correlation = None
-    if predicted is not None:
-        predictions = _unit_means(predicted, index, grid, tube_length)
-        correlation = rank_correlation(predictions, unit_losses).mean()
+    if ranked_predictions is not None:
+        predictions = _unit_means(ranked_predictions, ranked, grid, tube_length)
+        losses = _unit_means(ranked_losses, ranked, grid, tube_length)
+        correlation = rank_correlation(predictions, losses).mean()
     return {
         "spearman": correlation,
         "hard_share": hard.sum() / hidden.sum(),

@@ -29,7 +29,7 @@ from hpm_video.masking import (
 )
 from hpm_video.models import HPM, HPMOutput, build_model, token_grid
 from hpm_video.settings import config_from_dict
-from hpm_video.teacher import make_teacher, score_tokens
+from hpm_video.teacher import Teacher, score_tokens
 from hpm_video.tokens import (
     TokenGrid,
     gather_tokens,
@@ -45,12 +45,12 @@ class Pretrained:
     """A pre-training checkpoint, ready to be asked.
 
     student: reconstructs, in eval mode. scorer: predicts losses; the EMA teacher where the
-    checkpoint has one, else the student, and None for plain VideoMAE, which has no predictor.
-    step: optimizer steps done.
+    checkpoint has one, else one made of the student, and None for plain VideoMAE, which has no
+    predictor. step: optimizer steps done.
     """
 
     student: HPM
-    scorer: HPM | None
+    scorer: Teacher | None
     config: PretrainConfig
     grid: TokenGrid
     step: int
@@ -94,9 +94,8 @@ def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu
     student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
     load_weights(student, state["model"], source=checkpoint)
     student.requires_grad_(False).eval().to(device)
-    scorer = None if student.predictor is None else student
+    scorer = None if student.predictor is None else Teacher(student)
     if scorer is not None and state.get("teacher") is not None:
-        scorer = make_teacher(student)
         load_weights(scorer, state["teacher"], source=checkpoint)
     return Pretrained(student, scorer, config, grid, state["step"])
 
@@ -278,7 +277,7 @@ def even_masks(
         yield mask
 
 
-def require_scorer(pretrained: Pretrained) -> HPM:
+def require_scorer(pretrained: Pretrained) -> Teacher:
     """The scorer; raises ValueError for a checkpoint without a predictor."""
     if pretrained.scorer is None:
         raise ValueError(

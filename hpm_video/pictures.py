@@ -23,6 +23,7 @@ from hpm_video.logs import RunLog
 from hpm_video.masking import hard_mask, random_mask, unit_scores
 from hpm_video.mining import Pretrained
 from hpm_video.models.hpm import HPM
+from hpm_video.teacher import Teacher
 from hpm_video.tokens import TokenGrid
 from hpm_video.visualize import GREY, Floats, Row, enlarge, figure, heat, read_clip, shares
 
@@ -48,7 +49,7 @@ class Pictures:
         return every > 0 and (steps_done % every == 0 or steps_done == total_steps)
 
     def draw(
-        self, student: HPM, teacher: HPM | None, *, hard_ratio: float, step: int, log: RunLog
+        self, student: HPM, teacher: Teacher | None, *, hard_ratio: float, step: int, log: RunLog
     ) -> None:
         """Write a picture per clip and histograms of their tubes' losses to TensorBoard.
 
@@ -62,7 +63,7 @@ class Pictures:
             return
         # A copy is in eval mode and not compiled, and the model in training stays as it is.
         asked = copy.deepcopy(student).requires_grad_(False).eval()
-        scorer = teacher or (asked if asked.predictor is not None else None)
+        scorer = teacher or (Teacher(asked) if asked.predictor is not None else None)
         pretrained = Pretrained(asked, scorer, self._config, self._grid, step)
         clips = self._clips.to(asked.encoder.mean.device)
         measured = mining.measured_loss(pretrained, clips, num_masks=NUM_MASKS, seed=0)

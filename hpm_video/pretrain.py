@@ -27,7 +27,7 @@ from hpm_video.pictures import Pictures
 from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
 from hpm_video.settings import config_to_dict
 from hpm_video.step import pretrain_step, step_figures
-from hpm_video.teacher import make_teacher, momentum_at, update_teacher
+from hpm_video.teacher import Teacher, momentum_at, num_seen, update_teacher
 
 METRICS = ("loss", "reconstruction_loss", "prediction_loss", "grad_norm")
 
@@ -71,7 +71,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
     claim_run_folder(folder, config, world)
     student.to(world.device)
-    teacher = make_teacher(student) if masking.mines else None
+    teacher = Teacher(student) if masking.mines else None
     optimizer = pretrain_optimizer(student, optim)
     if start.state is not None:
         optimizer.load_state_dict(start.state["optimizer"])
@@ -106,6 +106,11 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "
             f"{epoch_steps} steps per epoch, {total_steps} steps in all"
         )
+        if teacher is not None:
+            num_looked_at = num_seen(
+                grid, token_ratio=config.teacher.token_ratio, view=config.teacher.view
+            )
+            run.log.line(f"the teacher sees {num_looked_at} of {grid.num_tokens} tokens of a clip")
         run.log.line(describe_lr(optim, videos=videos_per_step, clips=clips_per_step))
         batches = clip_batches(
             manifest,
@@ -141,6 +146,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
                         grid=grid,
                         masking=masking,
                         loss=config.loss,
+                        predictor_input=config.model.predictor_input,
                         hard_ratio=hard_ratio,
                         token_ratio=config.teacher.token_ratio,
                         view=config.teacher.view,

@@ -21,8 +21,8 @@ from hpm_video.masking import (
     reconstructed_tokens,
     unit_scores,
 )
-from hpm_video.models.hpm import HPM
-from hpm_video.teacher import View, score_tokens
+from hpm_video.models.hpm import HPMOutput, PredictorInput
+from hpm_video.teacher import Teacher, View, score_tokens
 from hpm_video.tokens import (
     TokenGrid,
     gather_tokens,
@@ -41,8 +41,9 @@ class PretrainStep:
     predicted, measured (B, K): predicted and measured loss of the K masked tokens (or units) that
     are ranked; None without a predictor.
     mask (B, N): True = masked; made from the teacher's scores (B, N), None for a random mask.
-    masked (B, M): the tokens whose loss was measured, token_losses (B, M), and predicted,
-    token_predictions (B, M), None without a predictor.
+    masked (B, M): the tokens whose loss was measured, token_losses (B, M).
+    ranked (B, K): those of them whose loss was predicted, ranked_losses (B, K) as measured and
+    ranked_predictions (B, K), which are None without a predictor.
     """
 
     loss: Tensor
@@ -54,17 +55,20 @@ class PretrainStep:
     scores: Tensor | None
     masked: Tensor
     token_losses: Tensor
-    token_predictions: Tensor | None
+    ranked: Tensor
+    ranked_losses: Tensor
+    ranked_predictions: Tensor | None
 
 
 def pretrain_step(
     student: nn.Module,
-    teacher: HPM | None,
+    teacher: Teacher | None,
     clips: Tensor,
     *,
     grid: TokenGrid,
     masking: MaskingConfig,
     loss: LossConfig,
+    predictor_input: PredictorInput,
     hard_ratio: float,
     token_ratio: float,
     view: View = "tokens",
@@ -78,7 +82,8 @@ def pretrain_step(
     The teacher, if there is one, predicts which tokens will be hard, the mask takes the hardest
     share ``hard_ratio`` of them, the student reconstructs what is masked (with decoder masking, a
     share of it) and predicts its own loss on it. ``token_ratio``, ``view`` and ``draws`` say what
-    the teacher sees, see `score_tokens`. Pure compute: no optimizer, no global random state.
+    the teacher sees, see `score_tokens`; a predictor from pixels learns from the same share of the
+    reconstructed tokens, drawn at random. Pure compute: no optimizer, no global random state.
     ``rows`` as in `random_mask`.
     """
     tube_length = masking.tube_length or grid.time
@@ -130,13 +135,30 @@ def pretrain_step(
                 generator=generator,
                 rows=rows,
             )
-        output = student(clips, mask, num_visible, kept)
+        ranked = None
+        if loss.prediction != "none" and predictor_input == "pixels" and token_ratio < 1:
+            measured_there = mask if kept is None else torch.zeros_like(mask).scatter(1, kept, True)
+            num_measured = grid.num_tokens - num_visible if kept is None else kept.shape[1]
+            ranked = reconstructed_tokens(
+                measured_there,
+                grid,
+                num_kept=max(1, round(token_ratio * num_measured)),
+                pattern="random",
+                generator=generator,
+                rows=rows,
+            )
+        output: HPMOutput = student(clips, mask, num_visible, kept, ranked)
 
     targets = gather_tokens(patchify(clips, grid), output.masked)
     if loss.normalize_targets:
         targets = normalize_targets(targets)
     token_losses = losses.reconstruction_loss(output.reconstruction, targets)  # (B, M)
     reconstruction = token_losses.mean()
+    measured = token_losses.detach()
+    ranked_losses = measured
+    if ranked is not None:
+        everywhere = measured.new_zeros(mask.shape).scatter(1, output.masked, measured)
+        ranked_losses = everywhere.gather(1, output.ranked)
     if output.predicted_loss is None or loss.prediction == "none":
         return PretrainStep(
             loss=reconstruction,
@@ -147,30 +169,33 @@ def pretrain_step(
             mask=mask,
             scores=scores,
             masked=output.masked,
-            token_losses=token_losses.detach(),
-            token_predictions=None,
+            token_losses=measured,
+            ranked=output.ranked,
+            ranked_losses=ranked_losses,
+            ranked_predictions=None,
         )
 
-    measured = token_losses.detach()
-    predicted = token_predictions = output.predicted_loss.gather(1, output.masked)
+    predictions = output.predicted_loss.gather(1, output.ranked)
+    predicted, target = predictions, ranked_losses
     if loss.ranking_level == "unit":
-        assert kept is None, "units are not compared by parts"
-        measured = _mean_per_masked_unit(measured, output.masked, mask, grid, tube_length)
+        assert ranked is None and kept is None, "units are not compared by parts"
+        target = _mean_per_masked_unit(target, output.masked, mask, grid, tube_length)
         predicted = _mean_per_masked_unit(predicted, output.masked, mask, grid, tube_length)
     objective = losses.ranking_loss if loss.prediction == "ranking" else losses.absolute_loss
-    prediction = objective(predicted, measured)
-    total = reconstruction + loss.prediction_weight * prediction
+    prediction = objective(predicted, target)
     return PretrainStep(
-        loss=total,
+        loss=reconstruction + loss.prediction_weight * prediction,
         reconstruction_loss=reconstruction,
         prediction_loss=prediction,
         predicted=predicted.detach(),
-        measured=measured,
+        measured=target,
         mask=mask,
         scores=scores,
         masked=output.masked,
-        token_losses=token_losses.detach(),
-        token_predictions=token_predictions.detach(),
+        token_losses=measured,
+        ranked=output.ranked,
+        ranked_losses=ranked_losses,
+        ranked_predictions=predictions.detach(),
     )
 
 
@@ -197,9 +222,11 @@ def step_figures(
     figures = mask_figures(
         mask=step.mask,
         scores=step.scores,
-        index=step.masked,
+        masked=step.masked,
         measured=step.token_losses,
-        predicted=step.token_predictions,
+        ranked=step.ranked,
+        ranked_losses=step.ranked_losses,
+        ranked_predictions=step.ranked_predictions,
         grid=grid,
         tube_length=tube_length,
         num_hard=num_hard_units(

@@ -7,25 +7,64 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpm_video.masking import Rows, batch_noise
-from hpm_video.models.hpm import HPM
-from hpm_video.tokens import TokenGrid, patchify
+from hpm_video.models.hpm import HPM, EncodedPredictor, PixelPredictor
+from hpm_video.models.videomae import DecoderInput
+from hpm_video.models.vit import Encoder
+from hpm_video.tokens import TokenGrid, gather_tokens, patchify
 
 View = Literal["tokens", "tubes", "frames", "spread"]
 
 
-def make_teacher(student: HPM) -> HPM:
-    """A frozen copy of the student without its reconstructor, which scoring does not need."""
-    teacher = copy.deepcopy(student)
-    teacher.reconstructor = None
-    return teacher.requires_grad_(False).eval()
+class Teacher(nn.Module):
+    """What of a student predicts losses, as a frozen copy: never the reconstructor, and the encoder
+    only where the predictor builds on it."""
+
+    def __init__(self, student: HPM) -> None:
+        super().__init__()
+        assert student.predictor is not None, "plain VideoMAE has no teacher"
+        self.grid = student.grid
+        self.predictor = copy.deepcopy(student.predictor)
+        self.encoder: Encoder | None = None
+        self.decoder_input: DecoderInput | None = None
+        if isinstance(self.predictor, EncodedPredictor):
+            self.encoder = copy.deepcopy(student.encoder)
+            self.decoder_input = copy.deepcopy(student.decoder_input)
+        self.requires_grad_(False).eval()
+
+    def forward(self, patches: Tensor, seen: Tensor) -> Tensor:
+        """Patches (B, N, P), of which it sees those at index seen (B, K) -> predicted loss of all
+        tokens (B, N) float32."""
+        looked_at = gather_tokens(patches, seen)
+        if isinstance(self.predictor, PixelPredictor):
+            return fill_in(self.predictor(looked_at, seen), seen, self.grid)
+        assert self.encoder is not None and self.decoder_input is not None
+        return self.predictor(self.decoder_input(self.encoder(looked_at, seen), seen))
+
+
+def fill_in(scores: Tensor, seen: Tensor, grid: TokenGrid) -> Tensor:
+    """Scores (B, K) of the tokens seen (B, K) -> (B, N); the others get a mean of the scores seen.
+
+    Near ones count more, and nearness in time more than in space: exp(-|time| / 4 - 2 |row| -
+    2 |column|), distances in tokens. What is in a place now is mostly there a moment later.
+    """
+    canvas = scores.new_zeros(len(scores), grid.num_tokens)
+    known = canvas.scatter(1, seen, 1.0)
+    canvas = canvas.scatter(1, seen, scores)
+    filled = torch.stack([canvas, known]).unflatten(-1, (grid.time, grid.height, grid.width))
+    for dim, decay in ((-3, 0.25), (-2, 2.0), (-1, 2.0)):
+        place = torch.arange(filled.shape[dim], device=scores.device)
+        near = torch.exp(-decay * (place[:, None] - place).abs())
+        filled = (filled.movedim(dim, -1) @ near).movedim(-1, dim)
+    total, weight = filled.flatten(-3)
+    return torch.where(known > 0, canvas, total / weight)
 
 
 @torch.no_grad()
 def update_teacher(
-    teacher: HPM, student: HPM, momentum: float, *, skip: Tensor | None = None
+    teacher: Teacher, student: HPM, momentum: float, *, skip: Tensor | None = None
 ) -> None:
     """teacher = momentum * teacher + (1 - momentum) * student, over the parameters both have.
 
@@ -48,7 +87,7 @@ def momentum_at(progress: float, *, start: float, end: float, ramp: float) -> fl
 
 @torch.no_grad()
 def score_tokens(
-    teacher: HPM,
+    teacher: Teacher,
     clips: Tensor,
     *,
     token_ratio: float,
@@ -59,17 +98,18 @@ def score_tokens(
 ) -> Tensor:
     """Predicted loss of every token: clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32.
 
-    At ``token_ratio`` 1 the teacher sees the whole clip, as in the paper. Below, it encodes only
-    about that share of the tokens, which ones says ``view`` (see `draw_tokens`), afresh for each
-    clip and call, and the predictor scores the others through mask tokens: the cost falls, and the
-    teacher's input looks more like what the predictor was trained on. ``draws`` such passes, over
-    different tokens, are averaged. ``rows`` as in `hpm_video.masking.random_mask`.
+    At ``token_ratio`` 1 the teacher sees the whole clip, as in the paper. Below, it sees only about
+    that share of the tokens, which ones says ``view`` (see `draw_tokens`), afresh for each clip and
+    call. The others are scored by an `EncodedPredictor` through mask tokens, for a
+    `PixelPredictor` by `fill_in`. ``draws`` such passes, over different tokens, are averaged.
+    ``rows`` as in `hpm_video.masking.random_mask`.
     """
     patches = patchify(clips, teacher.grid)
     batch, num_tokens, _ = patches.shape
     if num_seen(teacher.grid, token_ratio=token_ratio, view=view) == num_tokens:
         everything = torch.arange(num_tokens, device=clips.device).expand(batch, -1)
-        return teacher.predicted_loss(teacher.sequence(patches, everything))
+        scores: Tensor = teacher(patches, everything)
+        return scores
     drawn = draw_tokens(
         batch,
         teacher.grid,
@@ -80,8 +120,7 @@ def score_tokens(
         device=clips.device,
         rows=rows,
     )
-    scores = [teacher.predicted_loss(teacher.sequence(patches, seen)) for seen in drawn.unbind(1)]
-    return torch.stack(scores).mean(dim=0)
+    return torch.stack([teacher(patches, seen) for seen in drawn.unbind(1)]).mean(dim=0)
 
 
 def num_seen(grid: TokenGrid, *, token_ratio: float, view: View) -> int:

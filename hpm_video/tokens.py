@@ -50,6 +50,9 @@ class TokenGrid:
         side = crop_size // patch_size
         return cls(num_frames // tubelet_size, side, side)
 
+    def __str__(self) -> str:
+        return f"{self.time} x {self.height} x {self.width} tokens"
+
     @property
     def num_tokens(self) -> int:
         return self.time * self.height * self.width

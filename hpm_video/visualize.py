@@ -113,7 +113,7 @@ def picture(
     frames = images(clips)
     rows = [Row("frames", frames)]
     if predicted is not None:
-        what = "teacher" if pretrained.scorer is not pretrained.student else "student"
+        what = "teacher" if config.masking.mines else "student"
         label = f"loss predicted by the {what}: dark = easiest, yellow = hardest tokens of the clip"
         rows.append(Row(label, heat(frames, cells(shares(predicted)))))
     label = "loss measured: mean over random masks, same colours"

@@ -29,24 +29,31 @@ Arguments = Callable[..., list[str]]
 SMALL = {"num_clips": 6, "num_masks": 2, "num_rounds": 1, "batch_size": 4, "num_workers": 0}
 
 
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Arguments) -> Path:
+    """A run with the paper's predictor."""
+    folder = tmp_path_factory.mktemp("encoded") / "run"
+    assert main(pretrain_arguments(folder, "model.predictor_input=encoded")) == 0
+    return folder
+
+
 def test_the_literal_teacher_and_the_measured_loss_as_scipy_sees_them(
-    pretrained: Path, toy: Path
+    encoded: Path, toy: Path
 ) -> None:
     said: list[str] = []
-    rows = study_teachers(
-        [pretrained], toy, token_ratios=[0.5], draws=[1], say=said.append, **SMALL
-    )
+    rows = study_teachers([encoded], toy, token_ratios=[0.5], draws=[1], say=said.append, **SMALL)
     assert [(row.view, row.token_ratio) for row in rows] == [
         *(("tokens", 1.0), ("tokens", 0.5), ("tubes", 0.5), ("frames", 0.5), ("spread", 0.5))
     ]
     literal = rows[0]
     assert literal.spearman_literal == pytest.approx(1)
     assert literal.overlap == literal.multiply_adds == literal.time == 1
+    assert {row.predictor_input for row in rows} == {"encoded"}
     assert [row.num_tokens for row in rows] == [32, 16, 16, 16, 16]
-    assert literal.step == load_checkpoint(pretrained)["step"] == 12
-    assert said == [f"{pretrained}: step 12"]
+    assert literal.step == load_checkpoint(encoded)["step"] == 12
+    assert said == [f"{encoded}: step 12"]
 
-    known = load_pretrained(pretrained)
+    known = load_pretrained(encoded)
     assert known.scorer is not None
     expected = []
     batches = _batches(
@@ -84,16 +91,19 @@ def test_the_command_prints_a_row_per_candidate(
     assert main([*words.split(), *["--view", "spread", "--token-ratio", ".5", "--draws", "1"]]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("bench teacher: ")
-    assert [line.split()[1:3] for line in lines[3:5]] == [["tokens", "1"], ["spread", "0.5"]]
+    assert [line.split()[1:4] for line in lines[3:5]] == [
+        ["pixels", "tokens", "1"],
+        ["pixels", "spread", "0.5"],
+    ]
 
 
-def test_multiply_adds_are_those_of_the_layers(pretrained: Path) -> None:
+def test_multiply_adds_are_those_of_the_layers(encoded: Path) -> None:
     """Of two encoder blocks over what is seen and one predictor block over all tokens."""
 
     def block(tokens: int) -> int:  # width 32: q, k, v, projection, MLP; scores and their use
         return tokens * 32 * 32 * (4 + 8) + 2 * tokens * tokens * 32
 
-    known = load_pretrained(pretrained)
+    known = load_pretrained(encoded)
     clips = torch.rand(1, 3, 4, 32, 32)
     for ratio, draws, seen in ((1.0, 1, 32), (0.25, 1, 8), (0.25, 2, 8)):
         encoder = seen * (2 * 8 * 8 * 3) * 32 + 2 * block(seen) + seen * 32 * 32

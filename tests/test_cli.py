@@ -137,7 +137,7 @@ def test_a_run_may_go_on_with_other_logging(
     ("settings", "words"),
     [
         (("model.width=64",), ["does not fit", "(32, 384)", "(64, 384)"]),
-        (("model.predictor_depth=2",), ["does not fit", "predictor.blocks.1"]),
+        (("model.predictor_depth=2",), ["does not fit", "predictor.encoder.blocks.1"]),
         (("optim.epochs=1",), ["is of step 12", "only 6 steps"]),
     ],
 )
@@ -173,9 +173,9 @@ def test_mining_cannot_resume_a_run_without_teacher(
 @pytest.mark.parametrize(
     ("setting", "grid"),
     [
-        ("data.num_frames=8", "time=4, height=4, width=4"),
-        ("data.crop_size=64", "time=2, height=8, width=8"),
-        ("model.tubelet_size=4", "time=1, height=4, width=4"),
+        ("data.num_frames=8", "4 x 4 x 4 tokens"),
+        ("data.crop_size=64", "2 x 8 x 8 tokens"),
+        ("model.tubelet_size=4", "1 x 4 x 4 tokens"),
     ],
 )
 @pytest.mark.parametrize("key", ["model.init", "run.resume"])
@@ -192,7 +192,7 @@ def test_pre_training_goes_on_with_its_own_grid_only(
     arguments = pretrain_arguments(tmp_path / "run", f"{key}={pretrained}", setting)
     line = _refusal(arguments, capsys)
     assert f"({pretrained})" in line
-    assert "time=2, height=4, width=4" in line
+    assert "2 x 4 x 4 tokens" in line
     assert grid in line
     assert not (tmp_path / "run").exists()
 

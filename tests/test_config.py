@@ -174,6 +174,8 @@ def test_values_of_every_kind() -> None:
         ("optim.epochs=0", ["optim.epochs (0)", "at least 1"]),
         ("optim.warmup_epochs=800", ["optim.warmup_epochs (800)", "optim.epochs (800)"]),
         ("loss.prediction=none", ["loss.prediction (none)", "hard_ratio_end"]),
+        ("loss.ranking_level=unit", ["loss.ranking_level (unit)", "token_ratio (0.25)"]),
+        ("model.predictor_input=all", ["model.predictor_input", "all", "pixels"]),
         ("run.log_every=0", ["run.log_every (0)", "at least 1"]),
         ("run.seed=-1", ["run.seed (-1)", "must be in"]),
         ("run.seed=99999999999999999999", ["run.seed (99999999999999999999)", "must be in"]),
@@ -227,8 +229,9 @@ def test_units_are_not_ranked_by_parts() -> None:
     with pytest.raises(ValueError, match=message) as caught:
         load_config(PretrainConfig, None, settings)
     assert "\n" not in str(caught.value)
-    for setting in settings:
-        load_config(PretrainConfig, None, [setting])
+    load_config(PretrainConfig, None, settings[1:])
+    load_config(PretrainConfig, None, [settings[0], "teacher.token_ratio=1"])
+    load_config(PretrainConfig, None, [settings[0], "model.predictor_input=encoded"])
 
 
 @pytest.mark.parametrize(

@@ -88,9 +88,11 @@ def test_figures_are_those_of_a_slow_loop(tube_length: int, hard_ratio: float | 
     figures = mask_figures(
         mask=mask,
         scores=scores,
-        index=index,
+        masked=index,
         measured=losses.gather(1, index),
-        predicted=predictions.gather(1, index),
+        ranked=index,
+        ranked_losses=losses.gather(1, index),
+        ranked_predictions=predictions.gather(1, index),
         grid=GRID,
         tube_length=tube_length,
         num_hard=num_hard,
@@ -114,9 +116,11 @@ def test_tokens_without_a_measurement_are_left_out() -> None:
     figures = mask_figures(
         mask=mask,
         scores=None,
-        index=index,
+        masked=index,
         measured=losses.gather(1, index),
-        predicted=predictions.gather(1, index),
+        ranked=index,
+        ranked_losses=losses.gather(1, index),
+        ranked_predictions=predictions.gather(1, index),
         grid=GRID,
         tube_length=4,
         num_hard=0,
@@ -171,10 +175,15 @@ def test_figures_of_parts_are_averaged() -> None:
 
 # The last step of a run, seen by a slow loop.
 VARIANTS = {
-    "tubes": ["masking.hard_ratio_end=0.6"],
-    "tokens": ["masking.hard_ratio_end=0.6", "masking.tube_length=1", "optim.accumulation=2"],
-    "units": ["masking.hard_ratio_start=1", "loss.ranking_level=unit"],
-    "random": ["masking.hard_ratio_end=0"],
+    "tubes": ["masking.hard_ratio_end=0.6", "teacher.token_ratio=1"],
+    "tokens": [
+        "masking.hard_ratio_end=0.6",
+        "teacher.token_ratio=1",
+        "masking.tube_length=1",
+        "optim.accumulation=2",
+    ],
+    "units": ["masking.hard_ratio_start=1", "loss.ranking_level=unit", "teacher.token_ratio=1"],
+    "random": ["masking.hard_ratio_end=0", "teacher.token_ratio=1"],
     "plain": ["masking.hard_ratio_end=0", "loss.prediction=none"],
 }
 
@@ -216,10 +225,11 @@ def test_a_record_holds_the_figures_of_its_last_step(
     slow = []
     for step in last:
         losses, predictions = torch.zeros(4, 32), torch.zeros(4, 32)
+        assert step.ranked.equal(step.masked)  # the predictor sees all
         for row, index in enumerate(step.masked):
             losses[row, index] = step.token_losses[row]
-            if step.token_predictions is not None:
-                predictions[row, index] = step.token_predictions[row]
+            if step.ranked_predictions is not None:
+                predictions[row, index] = step.ranked_predictions[row]
         slow.append(
             _slow_figures(
                 *(step.mask, step.scores, losses, predictions),

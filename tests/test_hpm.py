@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpm_video.config import LossConfig, MaskingConfig
+from hpm_video.config import LossConfig, MaskingConfig, ModelConfig
 from hpm_video.masking import (
     Rows,
     hard_mask,
@@ -15,10 +15,11 @@ from hpm_video.masking import (
     random_mask,
     reconstructed_tokens,
 )
-from hpm_video.models.hpm import HPM
+from hpm_video.models import build_model
+from hpm_video.models.hpm import HPM, PixelPredictor, PredictorInput
 from hpm_video.step import pretrain_step
-from hpm_video.teacher import make_teacher, score_tokens
-from hpm_video.tokens import TokenGrid, gather_tokens, normalize_targets, patchify
+from hpm_video.teacher import Teacher, score_tokens
+from hpm_video.tokens import TokenGrid, gather_tokens, normalize_targets, patchify, unpatchify
 
 TUBELET, PATCH = 2, 4
 # grid, tube length, mask ratio
@@ -30,7 +31,12 @@ LAYOUTS = [
 ]
 
 
-def _model(grid: TokenGrid, predictor_depth: int | None = 1, seed: int = 0) -> HPM:
+def _model(
+    grid: TokenGrid,
+    predictor_depth: int | None = 1,
+    seed: int = 0,
+    predictor_input: PredictorInput = "encoded",
+) -> HPM:
     torch.manual_seed(seed)
     model = HPM(
         grid,
@@ -42,7 +48,8 @@ def _model(grid: TokenGrid, predictor_depth: int | None = 1, seed: int = 0) -> H
         decoder_width=12,
         decoder_heads=2,
         decoder_depth=1,
-        predictor_depth=predictor_depth,
+        predictor_input=None if predictor_depth is None else predictor_input,
+        predictor_depth=predictor_depth or 1,
     )
     with torch.no_grad():  # zero biases and equal norms would hide what they are for
         for parameter in model.parameters():
@@ -152,7 +159,7 @@ def _step(
     student: HPM,
     clips: Tensor,
     *,
-    teacher: HPM | None = None,
+    teacher: Teacher | None = None,
     masking: MaskingConfig | None = None,
     loss: LossConfig | None = None,
     hard_ratio: float = 0.5,
@@ -169,6 +176,7 @@ def _step(
         grid=student.grid,
         masking=masking or MaskingConfig(mask_ratio=0.7),
         loss=loss or LossConfig(),
+        predictor_input="pixels" if _from_pixels(student) else "encoded",
         hard_ratio=hard_ratio,
         token_ratio=token_ratio,
         generator=torch.Generator().manual_seed(seed),
@@ -176,6 +184,10 @@ def _step(
         rows=rows,
         **settings,
     )
+
+
+def _from_pixels(student: HPM) -> bool:
+    return isinstance(student.predictor, PixelPredictor)
 
 
 # What adds the same to every prediction of a clip cannot change their order.
@@ -186,7 +198,7 @@ _SHIFTS = {"predictor.head.bias", "predictor.norm.bias"}
 def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_none(prediction: str) -> None:
     grid = TokenGrid(2, 3, 5)
     student = _model(grid, None if prediction == "none" else 1)
-    teacher = None if prediction == "none" else make_teacher(student)
+    teacher = None if prediction == "none" else Teacher(student)
     _step(
         student, _clips(grid), teacher=teacher, loss=LossConfig(prediction=prediction)
     ).loss.backward()
@@ -270,7 +282,7 @@ def test_predictions_are_paired_with_the_losses_of_their_own_tokens_and_units(
 
 def test_the_step_masks_what_the_teacher_finds_hard() -> None:
     grid = TokenGrid(2, 4, 5)
-    student, teacher = _model(grid), make_teacher(_model(grid, seed=9))
+    student, teacher = _model(grid), Teacher(_model(grid, seed=9))
     clips = _clips(grid)
     masks = []
     student.register_forward_pre_hook(lambda module, inputs: masks.append(inputs[1]))
@@ -284,7 +296,7 @@ def test_the_step_masks_what_the_teacher_finds_hard() -> None:
 def test_hard_ratio_0_and_no_teacher_give_the_same_random_mask() -> None:
     grid = TokenGrid(2, 4, 5)
     student, clips = _model(grid), _clips(grid)
-    teacher = make_teacher(_model(grid, seed=9))
+    teacher = Teacher(_model(grid, seed=9))
     one = _step(student, clips, teacher=teacher, hard_ratio=0.0)
     other = _step(student, clips, teacher=None, hard_ratio=0.5)
     assert torch.equal(one.measured, other.measured)
@@ -293,7 +305,7 @@ def test_hard_ratio_0_and_no_teacher_give_the_same_random_mask() -> None:
 def test_a_step_leaves_global_random_state_and_weights_alone() -> None:
     grid = TokenGrid(2, 3, 5)
     student = _model(grid)
-    teacher = make_teacher(student)
+    teacher = Teacher(student)
     weights = copy.deepcopy(student.state_dict())
     before = torch.get_rng_state()
     one = _step(student, _clips(grid), teacher=teacher)
@@ -322,7 +334,7 @@ def test_losses_are_float32_in_bfloat16_runs() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_hard_masks_work_on_scores_of_either_precision(precision: str) -> None:
     grid = TokenGrid(2, 4, 5)
-    teacher = make_teacher(_model(grid))
+    teacher = Teacher(_model(grid))
     generator = torch.Generator().manual_seed(0)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         scores = score_tokens(teacher, _clips(grid), token_ratio=0.3, generator=generator)
@@ -333,7 +345,9 @@ def test_hard_masks_work_on_scores_of_either_precision(precision: str) -> None:
     assert mask.sum(dim=1).tolist() == [28, 28]
 
 
-def _slow_step(student: HPM, teacher: HPM, clip: Tensor, noise: list[float]) -> dict[str, object]:
+def _slow_step(
+    student: HPM, teacher: Teacher, clip: Tensor, noise: list[float]
+) -> dict[str, object]:
     """The literal method for one clip of 2 x 4 x 5 tokens, tube by tube and pair by pair.
 
     The teacher sees everything; of 14 masked tubes the 7 of highest score are masked, and those
@@ -342,7 +356,7 @@ def _slow_step(student: HPM, teacher: HPM, clip: Tensor, noise: list[float]) -> 
     with torch.no_grad():
         encoded = teacher.encoder(patchify(clip[None], student.grid))
         x = teacher.decoder_input.project(encoded) + teacher.decoder_input.positions
-        scores = teacher.predictor.head(teacher.predictor(x)).flatten().tolist()
+        scores = teacher.predictor(x).flatten().tolist()
     tubes = [(scores[place] + scores[20 + place]) / 2 for place in range(20)]
     hard = sorted(range(20), key=lambda place: -tubes[place])[:7]
     others = sorted((p for p in range(20) if p not in hard), key=lambda place: noise[place])
@@ -370,7 +384,7 @@ def _slow_step(student: HPM, teacher: HPM, clip: Tensor, noise: list[float]) -> 
 
 def test_the_literal_step_agrees_with_a_loop_over_clips() -> None:
     grid, seed = TokenGrid(2, 4, 5), 3
-    student, teacher = _model(grid).eval(), make_teacher(_model(grid, seed=9))
+    student, teacher = _model(grid).eval(), Teacher(_model(grid, seed=9))
     clips = _clips(grid, 5)
     masks = []
     student.register_forward_pre_hook(lambda module, inputs: masks.append(inputs[1]))
@@ -390,7 +404,7 @@ def test_the_literal_step_agrees_with_a_loop_over_clips() -> None:
 @pytest.mark.parametrize("pattern", ["running_cell", "random"])
 def test_a_step_does_not_depend_on_how_its_clips_are_shared_out(view: str, pattern: str) -> None:
     grid = TokenGrid(4, 4, 5)
-    student, teacher = _model(grid).eval(), make_teacher(_model(grid, seed=9))
+    student, teacher = _model(grid).eval(), Teacher(_model(grid, seed=9))
     clips = _clips(grid, 6)
     masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=0.4, decoder_mask=pattern)
 
@@ -415,7 +429,7 @@ def test_a_step_does_not_depend_on_how_its_clips_are_shared_out(view: str, patte
 
 def test_the_step_asks_the_teacher_as_it_is_told() -> None:
     grid = TokenGrid(4, 4, 5)
-    student, teacher = _model(grid).eval(), make_teacher(_model(grid, seed=9))
+    student, teacher = _model(grid).eval(), Teacher(_model(grid, seed=9))
     clips = _clips(grid)
     seen: list[Tensor] = []
     teacher.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1]))
@@ -484,7 +498,7 @@ def test_decoders_see_visible_and_kept_tokens_only(predictor_depth: int | None) 
         if predictor_depth is None:
             assert output.predicted_loss is None
             continue
-        predicted = model.predictor.head(model.predictor(sequence))[0, :, 0]
+        predicted = model.predictor(sequence)[0]
         index = torch.cat([kept[row], visible])
         assert (output.predicted_loss[row, index] - predicted).abs().max() < 1e-5
         left_out = torch.ones(grid.num_tokens, dtype=torch.bool).scatter(0, index, False)
@@ -547,7 +561,7 @@ def test_decoder_masking_reaches_every_parameter(prediction: str, pattern: str) 
 def test_decoder_mask_ratio_0_changes_nothing(hard_ratio: float) -> None:
     """Not a bit, and not the state of the generator."""
     grid = TokenGrid(2, 4, 5)
-    student, teacher = _model(grid), make_teacher(_model(grid, seed=9))
+    student, teacher = _model(grid), Teacher(_model(grid, seed=9))
     clips = _clips(grid)
     calls: list[tuple[object, ...]] = []
     student.register_forward_pre_hook(lambda module, inputs: calls.append(inputs))
@@ -576,3 +590,86 @@ def test_decoder_masking_works_in_bfloat16() -> None:
     for value in (step.loss, step.predicted, step.measured):
         assert value.dtype == torch.float32
     assert step.loss.item() == pytest.approx(full.loss.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("decoder_mask_ratio", [0.0, 0.5])
+@pytest.mark.parametrize(("token_ratio", "expected"), [(1.0, 20), (0.26, 5), (0.001, 1)])
+def test_a_predictor_from_pixels_learns_from_its_share_of_the_reconstructed_tokens(
+    token_ratio: float, expected: int, decoder_mask_ratio: float
+) -> None:
+    """Of 30 tokens 10 tubes of 2 are masked; each is paired with its own loss."""
+    grid = TokenGrid(2, 3, 5)
+    student, clips = _model(grid, predictor_input="pixels"), _clips(grid)
+    masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=decoder_mask_ratio)
+    step = _step(student, clips, masking=masking, token_ratio=token_ratio, hard_ratio=0.0)
+    count = expected if decoder_mask_ratio == 0 else max(1, round(token_ratio * 10))
+    patches = patchify(clips, grid)
+    assert step.ranked.shape == step.predicted.shape == step.measured.shape == (2, count)
+    for row in range(2):
+        tokens, masked = step.ranked[row].tolist(), step.masked[row].tolist()
+        assert tokens == sorted(set(tokens)) and set(tokens) <= set(masked)
+        losses = [step.token_losses[row, masked.index(token)].item() for token in tokens]
+        assert step.measured[row].tolist() == losses
+        index = step.ranked[row : row + 1]
+        alone = student.predictor(patches[row : row + 1, tokens], index)[0]
+        assert (step.predicted[row] - alone).abs().max() < 1e-5
+    if 1 < count < 10:
+        other = _step(student, clips, masking=masking, token_ratio=token_ratio, seed=1)
+        assert step.ranked.tolist() != other.ranked.tolist()
+
+
+def test_a_predictor_from_pixels_is_a_network_of_its_own() -> None:
+    """Its gradient reaches nothing else, and what it looks at nobody else."""
+    grid = TokenGrid(2, 3, 5)
+    student, clips = _model(grid, predictor_input="pixels"), _clips(grid)
+    step = _step(student, clips, token_ratio=0.5)
+    step.prediction_loss.backward()
+    for name, parameter in student.named_parameters():
+        moved = parameter.grad is not None and bool(parameter.grad.abs().max() > 1e-6)
+        assert moved == (
+            name.startswith("predictor.")
+            and name not in {"predictor.head.bias", "predictor.encoder.norm.bias"}
+        ), name
+    mask = _mask(grid, 2, 0.7)
+    expected = student(clips, mask)
+    hidden = patchify(clips, grid).masked_fill(mask[..., None], math.nan)
+    output = student(unpatchify(hidden, grid, tubelet_size=TUBELET), mask)
+    assert torch.equal(output.reconstruction, expected.reconstruction)
+    assert output.predicted_loss[mask].isnan().all()
+    assert expected.predicted_loss[mask].isfinite().all()
+
+
+def test_predictions_from_pixels_are_float32_under_bfloat16() -> None:
+    grid = TokenGrid(2, 4, 5)
+    student = _model(grid, predictor_input="pixels")
+    step = _step(student, _clips(grid), precision="bfloat16", token_ratio=0.5)
+    assert step.predicted.dtype == torch.float32
+    assert (step.predicted != step.predicted.bfloat16().float()).float().mean() > 0.9
+
+
+def test_sparse_ranking_does_not_depend_on_how_clips_are_shared_out() -> None:
+    grid = TokenGrid(2, 4, 5)
+    student, teacher = (_model(grid, seed=s, predictor_input="pixels").eval() for s in (0, 9))
+    clips = _clips(grid, 4)
+    settings = {"teacher": Teacher(teacher), "token_ratio": 0.3, "view": "spread"}
+    whole = _step(student, clips, **settings)
+    for first in (0, 2):
+        part = _step(student, clips[first : first + 2], rows=(first, 4), **settings)
+        assert torch.equal(part.ranked, whole.ranked[first : first + 2])
+        assert torch.equal(part.mask, whole.mask[first : first + 2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"width": 100, "heads": 3},
+            r"model.width \(100\) must be a multiple of model.heads \(3\)",
+        ),
+        ({"heads": 7}, r"model.width \(768\) must be a multiple of model.heads \(7\)"),
+        ({"decoder_heads": 5}, r"model.decoder_width \(384\) .* model.decoder_heads \(5\)"),
+    ],
+)
+def test_heads_must_divide_the_width(settings: dict[str, int], words: str) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=words):
+        build_model(ModelConfig(**settings), TokenGrid(2, 2, 2), predict_loss=True)

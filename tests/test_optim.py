@@ -82,6 +82,7 @@ def test_pretraining_decays_matrices_only() -> None:
         decoder_width=12,
         decoder_heads=2,
         decoder_depth=1,
+        predictor_input="encoded",
         predictor_depth=1,
     )
     optim = OptimConfig(weight_decay=0.05, betas=(0.9, 0.95))

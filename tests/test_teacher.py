@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from fractions import Fraction
 
@@ -5,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpm_video.models.hpm import HPM
+from hpm_video.models.hpm import HPM, PredictorInput
 from hpm_video.teacher import (
+    Teacher,
     draw_tokens,
-    make_teacher,
+    fill_in,
     momentum_at,
     num_seen,
     score_tokens,
@@ -20,7 +22,7 @@ GRID = TokenGrid(2, 3, 5)
 N = GRID.num_tokens
 
 
-def _model(seed: int = 0) -> HPM:
+def _model(seed: int = 0, predictor_input: PredictorInput = "encoded") -> HPM:
     torch.manual_seed(seed)
     model = HPM(
         GRID,
@@ -32,6 +34,7 @@ def _model(seed: int = 0) -> HPM:
         decoder_width=12,
         decoder_heads=2,
         decoder_depth=1,
+        predictor_input=predictor_input,
         predictor_depth=1,
         drop_path=0.5,
     )
@@ -46,7 +49,7 @@ def _clips(batch: int = 2) -> Tensor:
 
 
 def _score(
-    teacher: HPM, clips: Tensor, token_ratio: float, seed: int = 0, **settings: object
+    teacher: Teacher, clips: Tensor, token_ratio: float, seed: int = 0, **settings: object
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return score_tokens(teacher, clips, token_ratio=token_ratio, generator=generator, **settings)
@@ -54,9 +57,7 @@ def _score(
 
 def test_teacher_is_a_frozen_copy_without_reconstructor() -> None:
     student = _model()
-    teacher = make_teacher(student)
-    assert teacher.reconstructor is None
-    assert student.reconstructor is not None
+    teacher = Teacher(student)
     assert not teacher.training
     assert not any(p.requires_grad for p in teacher.parameters())
     assert all(p.requires_grad for p in student.parameters())
@@ -69,10 +70,64 @@ def test_teacher_is_a_frozen_copy_without_reconstructor() -> None:
             assert own[name].data_ptr() != parameter.data_ptr()
 
 
+def test_a_teacher_from_pixels_is_its_predictor_and_no_more() -> None:
+    student = _model(predictor_input="pixels")
+    teacher = Teacher(student)
+    assert {name.split(".")[0] for name, _ in teacher.named_parameters()} == {"predictor"}
+    assert len(list(teacher.parameters())) == len(list(student.predictor.parameters()))
+
+
+def test_a_teacher_from_pixels_scores_what_it_sees_by_its_predictor_alone() -> None:
+    """Every module called by hand; and not by what it does not see."""
+    teacher, clips = Teacher(_model(predictor_input="pixels")), _clips()
+    seen = torch.tensor([[0, 4, 17, 29], [3, 4, 5, 6]])
+    patches = patchify(clips, GRID)
+    network = teacher.predictor.encoder
+    with torch.no_grad():
+        scores = teacher(patches, seen)
+        for row, tokens in enumerate(seen):
+            x = (patches[row, tokens].unflatten(-1, (-1, 3)) - network.mean) / network.std
+            x = network.embed(x.flatten(-2)) + network.positions[tokens]
+            for block in network.blocks:
+                x = block(x[None])[0]
+            expected = teacher.predictor.head(network.norm(x)).squeeze(-1)
+            assert (scores[row, tokens] - expected).abs().max() < 1e-5
+        hidden = patches.clone()
+        hidden[0, 1] = torch.nan
+        assert torch.equal(teacher(hidden, seen), scores)
+    assert scores.std() > 0.01
+
+
+def test_tokens_that_were_not_seen_get_the_mean_of_those_that_were_near_ones_first() -> None:
+    """Against a loop over pairs of tokens."""
+    seen = torch.tensor([[0, 7, 11, 29], [2, 3, 20, 21]])
+    scores = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+    filled = fill_in(scores, seen, GRID)
+    places = [(t, y, x) for t in range(2) for y in range(3) for x in range(5)]
+    for row in range(2):
+        known = dict(zip(seen[row].tolist(), scores[row].tolist(), strict=True))
+        for token, (t, y, x) in enumerate(places):
+            if token in known:
+                assert filled[row, token].item() == known[token]
+                continue
+            total = weight = 0.0
+            for other, score in known.items():
+                dt, dy, dx = (abs(a - b) for a, b in zip((t, y, x), places[other], strict=True))
+                near = math.exp(-dt / 4 - 2 * dy - 2 * dx)
+                total, weight = total + near * score, weight + near
+            assert filled[row, token].item() == pytest.approx(total / weight, rel=1e-4)
+
+
+def test_scores_reach_the_far_end_of_a_large_grid() -> None:
+    grid = TokenGrid(16, 24, 24)
+    filled = fill_in(torch.tensor([[2.5]]), torch.tensor([[0]]), grid)
+    assert (filled - 2.5).abs().max() < 1e-3
+
+
 def test_teacher_is_the_moving_average_of_all_students() -> None:
     """After k updates with changing momentum, against a loop over numbers in double precision."""
     student = _model()
-    teacher = make_teacher(student)
+    teacher = Teacher(student)
     slow = {name: p.detach().double().clone() for name, p in teacher.named_parameters()}
     momenta = [0.9, 0.99, 0.5, 0.999, 0.0, 0.95, 1.0]
     for k, momentum in enumerate(momenta):
@@ -105,7 +160,7 @@ def test_momentum_without_a_ramp_is_the_end_value() -> None:
 
 def test_token_ratio_1_is_a_forward_pass_over_all_tokens() -> None:
     """Every module called by hand, without any index."""
-    teacher, clips = make_teacher(_model()), _clips()
+    teacher, clips = Teacher(_model()), _clips()
     with torch.no_grad():
         encoded = teacher.encoder(patchify(clips, GRID))
         x = teacher.decoder_input.project(encoded) + teacher.decoder_input.positions
@@ -120,7 +175,7 @@ def test_token_ratio_1_is_a_forward_pass_over_all_tokens() -> None:
 
 
 def _seen(
-    teacher: HPM, clips: Tensor, token_ratio: float, seed: int, **settings: object
+    teacher: Teacher, clips: Tensor, token_ratio: float, seed: int, **settings: object
 ) -> list[set[int]]:
     """Which tokens' pixels have an influence on the scores, found by changing each."""
     before = _score(teacher, clips, token_ratio, seed, **settings)
@@ -136,11 +191,14 @@ def _seen(
     return seen
 
 
+@pytest.mark.parametrize("predictor_input", ["encoded", "pixels"])
 @pytest.mark.parametrize(
     ("token_ratio", "expected"), [(0.1, 3), (0.26, 8), (0.5, 15), (0.001, 1), (1.0, 30)]
 )
-def test_sparse_teacher_sees_exactly_its_share_of_tokens(token_ratio: float, expected: int) -> None:
-    teacher, clips = make_teacher(_model()), _clips()
+def test_sparse_teacher_sees_exactly_its_share_of_tokens(
+    token_ratio: float, expected: int, predictor_input: PredictorInput
+) -> None:
+    teacher, clips = Teacher(_model(predictor_input=predictor_input)), _clips()
     seen = _seen(teacher, clips, token_ratio, seed=0)
     assert [len(tokens) for tokens in seen] == [expected] * 2
     if 1 < expected < N:
@@ -151,7 +209,7 @@ def test_sparse_teacher_sees_exactly_its_share_of_tokens(token_ratio: float, exp
 def test_sparse_teacher_scores_as_a_student_with_that_mask_does() -> None:
     """In particular seen tokens stand in their own places, and all tokens get a score."""
     student, clips = _model(), _clips()
-    teacher = make_teacher(student)
+    teacher = Teacher(student)
     mask = torch.ones(2, N, dtype=torch.bool)
     for row, tokens in enumerate(_seen(teacher, clips, 0.3, seed=4)):
         mask[row, list(tokens)] = False
@@ -161,7 +219,7 @@ def test_sparse_teacher_scores_as_a_student_with_that_mask_does() -> None:
 
 
 def test_scores_follow_the_generator_only() -> None:
-    teacher, clips = make_teacher(_model()), _clips()
+    teacher, clips = Teacher(_model()), _clips()
     before = torch.get_rng_state()
     one = _score(teacher, clips, 0.3)
     assert torch.equal(torch.get_rng_state(), before)
@@ -172,7 +230,7 @@ def test_scores_follow_the_generator_only() -> None:
 
 
 def test_a_part_of_a_batch_is_scored_like_the_whole() -> None:
-    teacher, clips = make_teacher(_model()), _clips(5)
+    teacher, clips = Teacher(_model()), _clips(5)
     whole = _score(teacher, clips, 0.3)
     for first, last in [(0, 2), (2, 5)]:
         part = score_tokens(
@@ -300,7 +358,7 @@ def test_scores_are_the_mean_of_what_students_with_those_masks_predict(view: str
         mask = torch.ones(2, N, dtype=torch.bool).scatter(1, seen, False)
         with torch.no_grad():
             expected.append(student.eval()(clips, mask).predicted_loss)
-    teacher = make_teacher(student)
+    teacher = Teacher(student)
     scores = _score(teacher, clips, 0.3, seed=4, view=view, draws=2)
     assert (scores - (expected[0] + expected[1]) / 2).abs().max() < 1e-5
     assert (expected[0] - expected[1]).abs().max() > 1e-3
@@ -311,7 +369,7 @@ def test_scores_are_the_mean_of_what_students_with_those_masks_predict(view: str
 @pytest.mark.parametrize("draws", [1, 3])
 @pytest.mark.parametrize("view", VIEWS)
 def test_at_token_ratio_1_view_and_draws_do_not_matter(view: str, draws: int) -> None:
-    teacher, clips = make_teacher(_model()), _clips()
+    teacher, clips = Teacher(_model()), _clips()
     generator = torch.Generator().manual_seed(3)
     before = generator.get_state()
     scores = score_tokens(
@@ -351,4 +409,4 @@ def test_a_part_of_a_batch_sees_what_the_whole_would(view: str) -> None:
 def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
     good = {"token_ratio": 0.5, "draws": 1, "view": "spread"}
     with pytest.raises(ValueError, match=message):
-        _score(make_teacher(_model()), _clips(), **{**good, **settings})
+        _score(Teacher(_model()), _clips(), **{**good, **settings})

@@ -134,7 +134,7 @@ def pair() -> tuple[VideoMAEForPreTraining, HPM]:
         decoder_width=24,
         decoder_heads=3,
         decoder_depth=2,
-        predictor_depth=None,
+        predictor_input=None,
     ).eval()
     ours.load_state_dict(_convert(theirs.state_dict()))  # strict: every weight has its place
     return theirs, ours
@@ -253,6 +253,7 @@ def test_initial_weights() -> None:
         decoder_width=512,
         decoder_heads=2,
         decoder_depth=1,
+        predictor_input="encoded",
         predictor_depth=1,
     )
     for name, module in model.named_modules():

@@ -67,6 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="share(s) of the tokens the teacher sees (default %(default)s)",
         )
         bench.add_argument(
+            "--predictor-input",
+            choices=["pixels", "encoded"],
+            nargs="+",
+            default=["pixels"] if name == "step" else ["pixels", "encoded"],
+            help="what the predictor looks at, one or both to compare (default %(default)s)",
+        )
+        bench.add_argument(
             "--predictor-depth",
             type=int,
             nargs="+",
@@ -122,6 +129,7 @@ def _step(arguments: argparse.Namespace) -> Report:
         rounds=arguments.rounds,
         precision=arguments.precision,
         compile_models=arguments.compile,
+        predictor_inputs=arguments.predictor_input,
         token_ratios=arguments.token_ratio,
         predictor_depths=arguments.predictor_depth,
         device=arguments.device,
@@ -136,6 +144,7 @@ def _flops(arguments: argparse.Namespace) -> Report:
         num_frames=arguments.frames,
         crop_size=arguments.crop_size,
         decoder_depth=arguments.decoder_depth,
+        predictor_inputs=arguments.predictor_input,
         token_ratios=arguments.token_ratio,
         predictor_depths=arguments.predictor_depth,
     )

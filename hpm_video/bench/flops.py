@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product, starmap
 from math import prod
 from typing import Any
 
@@ -21,43 +22,50 @@ from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.config import MaskingConfig, ModelConfig, TeacherConfig
 from hpm_video.masking import num_visible_tokens
 from hpm_video.models import HPM, build_model, token_grid
-from hpm_video.teacher import make_teacher
+from hpm_video.models.hpm import PredictorInput
+from hpm_video.teacher import Teacher
 from hpm_video.tokens import TokenGrid
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A form of hard patches mining by its two costs: what share of the tokens the teacher sees
+    """A form of hard patches mining by what decides its cost: what the predictor looks at
+    (``model.predictor_input``), the share of the tokens that the teacher sees
     (``teacher.token_ratio``), and how many blocks the predictor has."""
 
+    predictor_input: PredictorInput
     token_ratio: float
     predictor_depth: int
 
     @property
     def name(self) -> str:
         is_default = self == default_variant()
-        name = f"HPM r={self.token_ratio:g} predictor {self.predictor_depth}"
-        if self == LITERAL:
-            name = f"HPM literal (r=1 predictor {self.predictor_depth})"
+        name = f"{self.predictor_input} r={self.token_ratio:g} predictor {self.predictor_depth}"
+        name = f"HPM literal ({name})" if self == LITERAL else f"HPM {name}"
         return f"{name} = default" if is_default else name
 
 
 # The paper's: the teacher sees everything, the predictor has the reconstructor's four blocks.
-LITERAL = Variant(1.0, 4)
+LITERAL = Variant("encoded", 1.0, 4)
 
 
 def default_variant() -> Variant:
     """What the settings' defaults give."""
-    return Variant(TeacherConfig().token_ratio, ModelConfig().predictor_depth)
+    model = ModelConfig()
+    return Variant(model.predictor_input, TeacherConfig().token_ratio, model.predictor_depth)
 
 
-def variants(token_ratios: Sequence[float], predictor_depths: Sequence[int]) -> list[Variant]:
-    """The literal form, every pair of what was asked for, and the default, each once."""
+def variants(
+    predictor_inputs: Sequence[PredictorInput],
+    token_ratios: Sequence[float],
+    predictor_depths: Sequence[int],
+) -> list[Variant]:
+    """The literal form, every combination of what was asked for, and the default, each once."""
     for ratio in token_ratios:
         TeacherConfig(token_ratio=ratio)  # or refuse
     for depth in predictor_depths:
         ModelConfig(predictor_depth=depth)
-    asked = [Variant(ratio, depth) for depth in predictor_depths for ratio in token_ratios]
+    asked = starmap(Variant, product(predictor_inputs, token_ratios, predictor_depths))
     return list(dict.fromkeys([LITERAL, *asked, default_variant()]))
 
 
@@ -78,18 +86,24 @@ def step_cost(
 ) -> StepCost:
     """Count one step; ``token_ratio`` None: plain VideoMAE, without predictor and teacher."""
     visible = num_visible_tokens(grid, mask_ratio=mask_ratio, tube_length=grid.time)
+
+    def index(share: float, count: int) -> Tensor:
+        return torch.zeros(1, max(1, round(share * count)), dtype=torch.long)
+
     with torch.device("meta"):
         student = build_model(model, grid, predict_loss=token_ratio is not None)
         side = model.patch_size
         clips = torch.zeros(1, 3, grid.time * model.tubelet_size, *_pixels(grid, side))
         mask = torch.zeros(1, grid.num_tokens, dtype=torch.bool)
-        student_cost = count_multiply_adds(_Student(student, visible), clips, mask)
+        # What a predictor from pixels learns from; the other kind looks at all tokens anyway.
+        ranked = index(token_ratio or 1, grid.num_tokens - visible)
+        student_cost = count_multiply_adds(_Student(student, visible), clips, mask, ranked)
         if token_ratio is None:
             return StepCost(student_cost, 0)
         values = model.tubelet_size * side * side * 3
         patches = torch.zeros(1, grid.num_tokens, values)
-        seen = torch.zeros(1, max(1, round(token_ratio * grid.num_tokens)), dtype=torch.long)
-        teacher_cost = count_multiply_adds(_Teacher(make_teacher(student)), patches, seen)
+        seen = index(token_ratio, grid.num_tokens)
+        teacher_cost = count_multiply_adds(Teacher(student), patches, seen)
     return StepCost(student_cost, teacher_cost)
 
 
@@ -112,6 +126,7 @@ def bench_flops(
     num_frames: int,
     crop_size: int,
     decoder_depth: int,
+    predictor_inputs: Sequence[PredictorInput],
     token_ratios: Sequence[float],
     predictor_depths: Sequence[int],
 ) -> Report:
@@ -122,10 +137,11 @@ def bench_flops(
     rows: list[dict[str, Cell]] = []
     for size in sizes:
         plain: float | None = None
-        for variant in [None, *variants(token_ratios, predictor_depths)]:
+        for variant in [None, *variants(predictor_inputs, token_ratios, predictor_depths)]:
             model = ModelConfig(
                 size=size,  # type: ignore[arg-type]
                 decoder_depth=decoder_depth,
+                predictor_input=variant.predictor_input if variant else "pixels",
                 predictor_depth=variant.predictor_depth if variant else 1,
             )
             grid = token_grid(model, num_frames=num_frames, crop_size=crop_size)
@@ -158,22 +174,11 @@ class _Student(nn.Module):
         super().__init__()
         self.model, self.num_visible = model, num_visible
 
-    def forward(self, clips: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(clips, mask, self.num_visible)
+    def forward(self, clips: Tensor, mask: Tensor, ranked: Tensor) -> tuple[Tensor, ...]:
+        output = self.model(clips, mask, self.num_visible, ranked=ranked)
         if output.predicted_loss is None:
             return (output.reconstruction,)
         return output.reconstruction, output.predicted_loss
-
-
-class _Teacher(nn.Module):
-    """What `hpm_video.teacher.score_tokens` runs once it has chosen what the teacher sees."""
-
-    def __init__(self, model: HPM) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, patches: Tensor, visible: Tensor) -> Tensor:
-        return self.model.predicted_loss(self.model.sequence(patches, visible))
 
 
 def _attention_multiply_adds(inputs: list[Any], outputs: list[Any]) -> int:

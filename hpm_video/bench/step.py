@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from hpm_video.bench.flops import Variant, variants
 from hpm_video.bench.measure import at_least, median_seconds, pick_device
 from hpm_video.bench.report import Report, machine_facts
-from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, OptimConfig
+from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, OptimConfig, TeacherConfig
 from hpm_video.data.loader import to_clips
 from hpm_video.loop import autocast
 from hpm_video.masking import random_mask
 from hpm_video.models import SIZES, build_model, token_grid
+from hpm_video.models.hpm import PredictorInput
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.optim import pretrain_optimizer
 from hpm_video.step import pretrain_step
-from hpm_video.teacher import make_teacher, update_teacher
+from hpm_video.teacher import Teacher, update_teacher
 from hpm_video.tokens import TokenGrid
 
 HARD_RATIO = 0.5  # the default's at the end of a run; above 0 its value costs nothing
@@ -47,6 +48,7 @@ def bench_step(
     rounds: int,
     precision: str,
     compile_models: bool,
+    predictor_inputs: Sequence[PredictorInput],
     token_ratios: Sequence[float],
     predictor_depths: Sequence[int],
     device: str,
@@ -59,7 +61,7 @@ def bench_step(
     at_least("rounds", rounds, 1)
     model = ModelConfig(size=size)  # type: ignore[arg-type]
     grid = token_grid(model, num_frames=num_frames, crop_size=crop_size)
-    wanted = variants(token_ratios, predictor_depths)
+    wanted = variants(predictor_inputs, token_ratios, predictor_depths)
     place = pick_device(device)
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, num_frames, crop_size, crop_size, 3)
@@ -109,10 +111,14 @@ def our_step(setting: _Setting, variant: Variant | None) -> Callable[[], float]:
     torch.manual_seed(0)
     model = setting.model
     if variant is not None:
-        model = ModelConfig(size=model.size, predictor_depth=variant.predictor_depth)
+        model = ModelConfig(
+            size=model.size,
+            predictor_input=variant.predictor_input,
+            predictor_depth=variant.predictor_depth,
+        )
     student = build_model(model, setting.grid, predict_loss=variant is not None)
     student.to(setting.device)
-    teacher = None if variant is None else make_teacher(student)
+    teacher = None if variant is None else Teacher(student)
     loss_config = LossConfig(prediction="none" if variant is None else "ranking")
     generator = torch.Generator(setting.device).manual_seed(0)
     optimizer = pretrain_optimizer(student, OptimConfig())
@@ -128,7 +134,9 @@ def our_step(setting: _Setting, variant: Variant | None) -> Callable[[], float]:
             masking=MaskingConfig(),
             loss=loss_config,
             hard_ratio=0.0 if variant is None else HARD_RATIO,
+            predictor_input=model.predictor_input,
             token_ratio=1.0 if variant is None else variant.token_ratio,
+            view=TeacherConfig().view,
             generator=generator,
             precision=setting.precision,
         )

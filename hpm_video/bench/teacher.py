@@ -48,7 +48,7 @@ class Candidate:
 class TeacherRow:
     """What a candidate's scores of mining units are worth: means over ``num_clips`` clips.
 
-    checkpoint, step: where the teacher is from.
+    checkpoint, step: where the teacher is from; predictor_input: what its predictor looks at.
     view, token_ratio, draws: the candidate; its draws together see ``num_tokens`` of a clip.
     spearman_literal, spearman_measured: rank correlation with the literal teacher's scores, and
         with the mean reconstruction loss over random masks. 1 is perfect, 0 is chance.
@@ -59,6 +59,7 @@ class TeacherRow:
 
     checkpoint: str
     step: int
+    predictor_input: str
     view: str
     token_ratio: float
     draws: int
@@ -137,6 +138,7 @@ def study_teachers(
                 TeacherRow(
                     checkpoint=str(checkpoint),
                     step=pretrained.step,
+                    predictor_input=pretrained.config.model.predictor_input,
                     view=candidate.view,
                     token_ratio=candidate.token_ratio,
                     draws=candidate.draws,

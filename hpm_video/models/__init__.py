@@ -36,17 +36,26 @@ SIZES = {
 def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> HPM:
     """The model to pre-train; without ``predict_loss`` it is plain VideoMAE."""
     size = SIZES[config.size]
+    width, heads = _width_and_heads("model.", config.width, config.heads, size.width, size.heads)
+    decoder_width, decoder_heads = _width_and_heads(
+        "model.decoder_",
+        config.decoder_width,
+        config.decoder_heads,
+        size.decoder_width,
+        size.decoder_heads,
+    )
     return HPM(
         grid,
         tubelet_size=config.tubelet_size,
         patch_size=config.patch_size,
-        width=config.width or size.width,
+        width=width,
         depth=config.depth or size.depth,
-        heads=config.heads or size.heads,
-        decoder_width=config.decoder_width or size.decoder_width,
-        decoder_heads=config.decoder_heads or size.decoder_heads,
+        heads=heads,
+        decoder_width=decoder_width,
+        decoder_heads=decoder_heads,
         decoder_depth=config.decoder_depth,
-        predictor_depth=config.predictor_depth if predict_loss else None,
+        predictor_input=config.predictor_input if predict_loss else None,
+        predictor_depth=config.predictor_depth,
         mlp_ratio=size.mlp_ratio,
         drop_path=config.drop_path,
     )
@@ -61,19 +70,30 @@ def build_classifier(
 ) -> Classifier:
     """The model to fine-tune; ``trained_grid``: the grid of the weights it will start from."""
     size = SIZES[config.size]
+    width, heads = _width_and_heads("model.", config.width, config.heads, size.width, size.heads)
     return Classifier(
         grid,
         num_classes=num_classes,
         tubelet_size=config.tubelet_size,
         patch_size=config.patch_size,
-        width=config.width or size.width,
+        width=width,
         depth=config.depth or size.depth,
-        heads=config.heads or size.heads,
+        heads=heads,
         mlp_ratio=size.mlp_ratio,
         drop_path=config.drop_path,
         head_dropout=config.head_dropout,
         trained_grid=trained_grid,
     )
+
+
+def _width_and_heads(
+    prefix: str, width: int | None, heads: int | None, usual_width: int, usual_heads: int
+) -> tuple[int, int]:
+    """What is set, else the size's; raises ValueError where heads do not divide the width."""
+    width, heads = width or usual_width, heads or usual_heads
+    if width % heads:
+        raise ValueError(f"{prefix}width ({width}) must be a multiple of {prefix}heads ({heads})")
+    return width, heads
 
 
 def token_grid(config: EncoderConfig, *, num_frames: int, crop_size: int) -> TokenGrid:

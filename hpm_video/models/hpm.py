@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,30 +12,90 @@ from hpm_video.models.videomae import Decoder, DecoderInput
 from hpm_video.models.vit import Encoder, init_weights
 from hpm_video.tokens import TokenGrid, gather_tokens, patchify, split_mask
 
+PredictorInput = Literal["pixels", "encoded"]
+
 
 @dataclass(frozen=True)
 class HPMOutput:
     """What one forward pass gives.
 
     reconstruction (B, M, P): pixels (or normalised pixels) of the masked tokens, raster order.
-    predicted_loss (B, N): predicted reconstruction loss of every token; only its order within a
-        clip has a meaning. None for plain VideoMAE.
-    masked (B, M), visible (B, V): token indices, ascending.
-
-    With decoder masking M counts the kept masked tokens, which alone are reconstructed, ``masked``
-    are those, and the predicted loss of the masked tokens left out is not a number.
+    predicted_loss (B, N): predicted reconstruction loss; only its order within a clip has a
+        meaning. Not a number where no prediction was made. None for plain VideoMAE.
+    masked (B, M), visible (B, V): token indices, ascending. With decoder masking the masked tokens
+        that are left out, and not reconstructed, are in neither.
+    ranked (B, K): those of the masked tokens whose loss is predicted, ascending.
     """
 
     reconstruction: Tensor
     predicted_loss: Tensor | None
     masked: Tensor
     visible: Tensor
+    ranked: Tensor
+
+
+class EncodedPredictor(Decoder):
+    """The paper's predictor of losses: a second decoder of the encoded visible tokens.
+
+    It judges every place from what the encoder made of other places, and its gradient reaches the
+    encoder (HPM, arXiv 2304.05919).
+    """
+
+    def __init__(self, *, width: int, depth: int, heads: int) -> None:
+        super().__init__(width=width, depth=depth, heads=heads, outputs=1)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """What decoders see (B, S, width) -> predicted loss of each token (B, S) float32."""
+        return _loss_head(self.head, super().forward(sequence))
+
+
+class PixelPredictor(nn.Module):
+    """Our predictor of losses: a transformer of few blocks that looks at the pixels themselves.
+
+    It may see what the encoder may not, as it reconstructs nothing: how hard a token will be to
+    reconstruct shows in its own pixels. It is a network of its own, without gradient to the
+    encoder, and works as well on a share of the tokens as on all.
+    """
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        *,
+        tubelet_size: int,
+        patch_size: int,
+        width: int,
+        depth: int,
+        heads: int,
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(
+            grid,
+            tubelet_size=tubelet_size,
+            patch_size=patch_size,
+            width=width,
+            depth=depth,
+            heads=heads,
+        )
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, patches: Tensor, index: Tensor) -> Tensor:
+        """Patches (B, K, P), pixels in [0, 1], at index (B, K) -> predicted loss (B, K) float32."""
+        return _loss_head(self.head, self.encoder(patches, index))
+
+
+def _loss_head(head: nn.Linear, features: Tensor) -> Tensor:
+    # bfloat16 has 8 bits: predictions close to each other would become ties.
+    # (By name: the meta device, on which costs are counted, knows no autocast.)
+    with torch.autocast("cuda" if features.is_cuda else "cpu", enabled=False):
+        loss: Tensor = head(features.float())
+    return loss.squeeze(-1)
 
 
 class HPM(nn.Module):
     """Encoder of the visible tokens, reconstructor of the masked ones, predictor of their loss.
 
-    ``predictor_depth`` None leaves the predictor out: that is plain VideoMAE.
+    ``predictor_input`` says what the predictor looks at, `EncodedPredictor` or `PixelPredictor`;
+    None leaves it out: that is plain VideoMAE.
     """
 
     def __init__(
@@ -49,7 +110,8 @@ class HPM(nn.Module):
         decoder_width: int,
         decoder_heads: int,
         decoder_depth: int,
-        predictor_depth: int | None,
+        predictor_input: PredictorInput | None,
+        predictor_depth: int = 1,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
     ) -> None:
@@ -67,17 +129,25 @@ class HPM(nn.Module):
             drop_path=drop_path,
         )
         self.decoder_input = DecoderInput(grid, encoder_width=width, width=decoder_width)
-        # The teacher drops its reconstructor, hence the optional type.
-        self.reconstructor: Decoder | None = Decoder(
+        self.reconstructor = Decoder(
             width=decoder_width,
             depth=decoder_depth,
             heads=decoder_heads,
             outputs=tubelet_size * patch_size * patch_size * 3,
         )
-        self.predictor: Decoder | None = None
-        if predictor_depth is not None:
-            self.predictor = Decoder(
-                width=decoder_width, depth=predictor_depth, heads=decoder_heads, outputs=1
+        self.predictor: EncodedPredictor | PixelPredictor | None = None
+        if predictor_input == "encoded":
+            self.predictor = EncodedPredictor(
+                width=decoder_width, depth=predictor_depth, heads=decoder_heads
+            )
+        elif predictor_input == "pixels":
+            self.predictor = PixelPredictor(
+                grid,
+                tubelet_size=tubelet_size,
+                patch_size=patch_size,
+                width=decoder_width,
+                depth=predictor_depth,
+                heads=decoder_heads,
             )
         self.apply(init_weights)
 
@@ -87,46 +157,42 @@ class HPM(nn.Module):
         mask: Tensor,
         num_visible: int | None = None,
         kept: Tensor | None = None,
+        ranked: Tensor | None = None,
     ) -> HPMOutput:
         """Clips (B, 3, T, H, W) in [0, 1] and mask (B, N), True = masked -> `HPMOutput`.
 
         ``num_visible``: tokens left visible in each row, if known (saves a sync, see `split_mask`).
         ``kept`` (B, K): index, ascending, of the masked tokens that the decoders see besides the
         visible ones (see `hpm_video.masking.reconstructed_tokens`); all of them if not given.
+        ``ranked`` (B, K): index, ascending, of those whose loss a `PixelPredictor` predicts; all
+        that are reconstructed if not given.
         """
-        assert self.reconstructor is not None, "a teacher does not reconstruct"
         visible, masked = split_mask(mask, num_visible)
-        sequence = self.sequence(patchify(clips, self.grid), visible, kept)
+        patches = patchify(clips, self.grid)
+        encoded = self.encoder(gather_tokens(patches, visible), visible)
+        sequence = self.decoder_input(encoded, visible, kept)
         features = self.reconstructor(sequence)
-        predicted = None if self.predictor is None else self.predicted_loss(sequence)
         if kept is None:
             features = gather_tokens(features, masked)
         else:
             masked, features = kept, features[:, : kept.shape[1]]
-            if predicted is not None:
-                # (B, K + V) -> (B, N)
-                unknown = predicted.new_full(mask.shape, torch.nan)
-                predicted = unknown.scatter(1, torch.cat([kept, visible], dim=1), predicted)
+        predicted = None
+        if isinstance(self.predictor, EncodedPredictor):
+            ranked, predicted = masked, self.predictor(sequence)
+            if kept is not None:  # (B, K + V) -> (B, N)
+                predicted = _at(torch.cat([kept, visible], dim=1), predicted, mask)
+        elif self.predictor is not None:
+            ranked = masked if ranked is None else ranked
+            predicted = _at(ranked, self.predictor(gather_tokens(patches, ranked), ranked), mask)
         return HPMOutput(
             reconstruction=self.reconstructor.head(features),
             predicted_loss=predicted,
             masked=masked,
             visible=visible,
+            ranked=masked if ranked is None else ranked,
         )
 
-    def sequence(self, patches: Tensor, visible: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Encode the visible ones of patches (B, N, P) -> what both decoders see (B, N, width).
 
-        With ``kept`` (B, K), only those masked tokens and the visible ones: (B, K + V, width).
-        """
-        encoded = self.encoder(gather_tokens(patches, visible), visible)
-        return self.decoder_input(encoded, visible, kept)
-
-    def predicted_loss(self, sequence: Tensor) -> Tensor:
-        """Predicted loss of every token (B, S), float32, of the sequence (B, S, width)."""
-        assert self.predictor is not None
-        features, head = self.predictor(sequence), self.predictor.head
-        # bfloat16 has 8 bits: predictions close to each other would become ties.
-        # (By name: the meta device, on which costs are counted, knows no autocast.)
-        with torch.autocast("cuda" if features.is_cuda else "cpu", enabled=False):
-            return head(features.float()).squeeze(-1)
+def _at(index: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Values (B, K) at index (B, K), nothing elsewhere: (B, N), the shape of mask."""
+    return values.new_full(mask.shape, torch.nan).scatter(1, index, values)

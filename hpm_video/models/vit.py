@@ -62,7 +62,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"model width ({width}) must be a multiple of its heads ({heads})")
+            raise ValueError(f"width ({width}) must be a multiple of heads ({heads})")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
