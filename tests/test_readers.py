@@ -23,7 +23,7 @@ H264 = Recipe("mp4", "libx264", 60, gop=12, b_frames=3, options={"preset": "very
 
 @pytest.fixture(params=["decord", "torchcodec", "pyav"])
 def decoder(request: pytest.FixtureRequest) -> Decoder:
-    if reason := video_module._missing(request.param):
+    if reason := video_module.missing(request.param):
         pytest.skip(reason)
     return request.param
 
@@ -33,7 +33,7 @@ def _fresh_readers() -> Iterator[None]:
     """Which decoders there are is found out anew, before and after."""
 
     def forget() -> None:
-        video_module._missing.cache_clear()
+        video_module.missing.cache_clear()
         video_module._reader_class.cache_clear()
         for name in ("decord", "torchcodec"):
             sys.modules.pop(f"hpm_video.data.readers.{name}", None)

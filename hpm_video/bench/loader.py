@@ -25,7 +25,7 @@ from hpm_video.data.manifest import read_manifest, write_manifest
 from hpm_video.data.readers import Decoder
 from hpm_video.data.toy import write_toy_videos
 from hpm_video.data.transforms import multi_scale_crop
-from hpm_video.data.video import VideoReadError, check_decoder, open_video, read_frames
+from hpm_video.data.video import VideoReadError, missing, open_video, read_frames
 
 _SEED = 0
 _LONGEST_READ = 300  # frames taken of a source
@@ -68,7 +68,8 @@ def bench_loader(
     at_least("rounds", rounds, 1)
     at_least("crop-size", crop_size, 1)
     for decoder in decoders:
-        check_decoder(decoder)
+        if reason := missing(decoder):
+            raise ValueError(f"--decoder ({decoder}) must be one that works here: {reason}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -262,8 +263,8 @@ def _sources(folder: Path, source: str | None, num_videos: int) -> list[npt.NDAr
     """Frames (T, H, W, 3) of videos to make others of, in the order of their names."""
     found: list[npt.NDArray[np.uint8]] = []
     if source is None:
-        toy = write_toy_videos(folder / "toy", num_videos=16, size=320, num_frames=100)
-        paths = [Path(path) for path in map(read_manifest(toy).path, range(16))]
+        toy = write_toy_videos(folder / "toy", num_videos=num_videos, size=320, num_frames=100)
+        paths = [Path(path) for path in map(read_manifest(toy).path, range(num_videos))]
     elif Path(source).is_dir():
         paths = sorted(path for path in Path(source).rglob("*") if path.is_file())
     else:
