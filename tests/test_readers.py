@@ -85,6 +85,18 @@ def test_a_frame_does_not_depend_on_which_others_are_read(tmp_path: Path, decode
     np.testing.assert_array_equal(every[some], read_frames(path, some, "pyav"))
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+def test_a_file_too_large_to_keep_is_gone_through_again(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(H264, suffix=suffix)
+    path = write_video(tmp_path / "a", recipe)
+    monkeypatch.setattr("hpm_video.data.readers.pyav._MOST_KEPT_BYTES", 1000)
+    video = open_video(path, "pyav")
+    assert video._reader._packets is None  # type: ignore[attr-defined]
+    assert mistakes(path, recipe, "pyav") is None
+
+
 @pytest.mark.parametrize("open_gop", [False, True])
 def test_decord_is_kept_from_open_groups_of_pictures(tmp_path: Path, open_gop: bool) -> None:
     recipe = replace(H264, codec="libx265", open_gop=open_gop, options={"preset": "ultrafast"})
