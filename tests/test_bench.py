@@ -1,17 +1,23 @@
 """The benches: their numbers against formulas written by hand, and that each runs and refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numbered_videos import Recipe, write_video
 
+from hpm_video.bench import loader
+from hpm_video.bench.classic import _MEAN, _STD, classic_clip
 from hpm_video.bench.flops import LITERAL, Variant, default_variant, step_cost, variants
 from hpm_video.bench.mask import loop_hard_mask, loop_random_mask
 from hpm_video.bench.measure import median_seconds, peak_extra_bytes
 from hpm_video.cli import main
 from hpm_video.config import ModelConfig
+from hpm_video.data.transforms import Box, resize_crop
+from hpm_video.data.video import read_frames
 from hpm_video.masking import hard_mask
 from hpm_video.models import token_grid
 from hpm_video.tokens import TokenGrid
@@ -192,3 +198,44 @@ def test_a_bad_setting_is_one_line(
     assert captured.err.count("\n") == 1
     assert words in captured.err
     assert captured.out == ""
+
+
+def test_the_classic_loader_makes_the_same_clip_as_ours(tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    path = write_video(tmp_path / "a", Recipe("mp4", "libx264", 20, (64, 96)))
+    box, indices = Box(3, 5, 50, 60), [2, 4, 6, 19]
+    ours = resize_crop(read_frames(path, indices), box, 32).permute(3, 0, 1, 2) / 255
+    classic = classic_clip(str(path), indices, box, 32)
+    mean, std = (torch.tensor(x)[:, None, None, None] for x in (_MEAN, _STD))
+    assert classic.shape == (3, 4, 32, 32) and classic.dtype == torch.float32
+    torch.testing.assert_close(classic * std + mean, ours, atol=2 / 255, rtol=0)
+
+
+def test_bench_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("decord")
+    small = [replace(kind, size=(48, 64), short_side=32, num_frames=70) for kind in loader.KINDS]
+    monkeypatch.setattr(loader, "KINDS", small)
+    arguments = ["--videos=1", "--rounds=1", "--crop-size=16", "--decoder", "decord", "pyav"]
+    assert main(["bench", "loader", *arguments, f"--json={tmp_path / 'out.json'}"]) == 0
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert len(rows) == 2 * 2 * (1 + 2 * 3)
+    for row in rows:
+        base = [r for r in rows if r["videos"] == row["videos"] and r["loader"] == "classic"]
+        assert row["vs_classic"] == pytest.approx(row["clips_per_s"] / base[0]["clips_per_s"])
+        if row["loader"] == "bare":
+            assert row["vs_bare"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--source", "nowhere"], "--source (nowhere) must be a folder"),
+        (["--source", "tests"], "--source (tests) must hold at least 6 videos"),
+        (["--videos", "0"], "--videos (0) must be at least 1"),
+    ],
+)
+def test_bench_loader_refuses(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "loader", *arguments]) == 2
+    assert said in capsys.readouterr().err

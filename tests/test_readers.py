@@ -23,7 +23,7 @@ H264 = Recipe("mp4", "libx264", 60, gop=12, b_frames=3, options={"preset": "very
 
 @pytest.fixture(params=["decord", "torchcodec", "pyav"])
 def decoder(request: pytest.FixtureRequest) -> Decoder:
-    if reason := video_module._missing(request.param):
+    if reason := video_module.missing(request.param):
         pytest.skip(reason)
     return request.param
 
@@ -33,7 +33,7 @@ def _fresh_readers() -> Iterator[None]:
     """Which decoders there are is found out anew, before and after."""
 
     def forget() -> None:
-        video_module._missing.cache_clear()
+        video_module.missing.cache_clear()
         video_module._reader_class.cache_clear()
         for name in ("decord", "torchcodec"):
             sys.modules.pop(f"hpm_video.data.readers.{name}", None)
@@ -85,6 +85,18 @@ def test_a_frame_does_not_depend_on_which_others_are_read(tmp_path: Path, decode
     np.testing.assert_array_equal(every[some], read_frames(path, some, "pyav"))
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+def test_a_file_too_large_to_keep_is_gone_through_again(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(H264, suffix=suffix)
+    path = write_video(tmp_path / "a", recipe)
+    monkeypatch.setattr("hpm_video.data.readers.pyav._MOST_KEPT_BYTES", 1000)
+    video = open_video(path, "pyav")
+    assert video._reader._packets is None  # type: ignore[attr-defined]
+    assert mistakes(path, recipe, "pyav") is None
+
+
 @pytest.mark.parametrize("open_gop", [False, True])
 def test_decord_is_kept_from_open_groups_of_pictures(tmp_path: Path, open_gop: bool) -> None:
     recipe = replace(H264, codec="libx265", open_gop=open_gop, options={"preset": "ultrafast"})
@@ -99,7 +111,7 @@ def test_decord_is_kept_from_open_groups_of_pictures(tmp_path: Path, open_gop: b
     [
         (replace(H264, container_options={"movflags": "frag_keyframe+empty_moov"}), "in fragments"),
         (
-            replace(H264, b_frames=0, options={"preset": "ultrafast", "intra-refresh": "1"}),
+            replace(H264, b_frames=0, num_frames=110, options={"intra-refresh": "1"}),
             "keyframes that are not whole",
         ),
         (replace(H264, suffix="mkv"), "codec that WebM has not"),

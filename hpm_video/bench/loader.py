@@ -16,6 +16,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import torch
+from torchvision.transforms.v2 import functional
 
 from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
@@ -25,10 +26,10 @@ from hpm_video.data.manifest import read_manifest, write_manifest
 from hpm_video.data.readers import Decoder
 from hpm_video.data.toy import write_toy_videos
 from hpm_video.data.transforms import multi_scale_crop
-from hpm_video.data.video import VideoReadError, check_decoder, open_video, read_frames
+from hpm_video.data.video import Video, VideoReadError, missing, open_video, read_frames
 
 _SEED = 0
-_LONGEST_READ = 300  # frames taken of a source
+_FRAMES_OF_SOURCE = 150  # at most; shown there and back again they fill the longest video
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def bench_loader(
     at_least("rounds", rounds, 1)
     at_least("crop-size", crop_size, 1)
     for decoder in decoders:
-        check_decoder(decoder)
+        if reason := missing(decoder):
+            raise ValueError(f"--decoder ({decoder}) must be one that works here: {reason}")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -262,8 +264,8 @@ def _sources(folder: Path, source: str | None, num_videos: int) -> list[npt.NDAr
     """Frames (T, H, W, 3) of videos to make others of, in the order of their names."""
     found: list[npt.NDArray[np.uint8]] = []
     if source is None:
-        toy = write_toy_videos(folder / "toy", num_videos=16, size=320, num_frames=100)
-        paths = [Path(path) for path in map(read_manifest(toy).path, range(16))]
+        toy = write_toy_videos(folder / "toy", num_videos=num_videos, size=320, num_frames=100)
+        paths = [Path(path) for path in map(read_manifest(toy).path, range(num_videos))]
     elif Path(source).is_dir():
         paths = sorted(path for path in Path(source).rglob("*") if path.is_file())
     else:
@@ -272,13 +274,25 @@ def _sources(folder: Path, source: str | None, num_videos: int) -> list[npt.NDAr
         with suppress(VideoReadError):
             video = open_video(path, "pyav")
             if video.num_frames >= 48 and min(video.height, video.width) >= 240:
-                found.append(video.read(range(min(video.num_frames, _LONGEST_READ))))
+                found.append(_small_frames(video))
         if len(found) == num_videos:
             return found
     raise ValueError(
         f"--source ({source}) must hold at least {num_videos} videos of 240 pixels and 48 frames "
         f"or more; it has {len(found)}"
     )
+
+
+def _small_frames(video: Video) -> npt.NDArray[np.uint8]:
+    """The first frames of a video, of the largest size that is needed."""
+    count = min(video.num_frames, _FRAMES_OF_SOURCE)
+    parts = []
+    for start in range(0, count, 25):
+        # (T, H, W, 3) -> (T, 3, H, W) and back
+        frames = torch.from_numpy(video.read(range(start, min(start + 25, count))))
+        small = functional.resize(frames.permute(0, 3, 1, 2), list(KINDS[0].size), antialias=True)
+        parts.append(small.permute(0, 2, 3, 1).numpy())
+    return np.concatenate(parts)
 
 
 def _write_raw(path: Path, kind: Kind, source: npt.NDArray[np.uint8]) -> Path:

@@ -154,7 +154,7 @@ def check_decoder(decoder: Decoder) -> None:
 
     decord is the default and has no wheels for many machines: where it is missing PyAV reads.
     """
-    if decoder != "decord" and (reason := _missing(decoder)):
+    if decoder != "decord" and (reason := missing(decoder)):
         raise ValueError(f"data.decoder ({decoder}) must be one that works here: {reason}")
 
 
@@ -163,7 +163,7 @@ def _why_not(path: str, decoder: Decoder) -> str | None:
     head = _head(path)
     if decoder == "pyav":
         return None
-    if reason := _missing(decoder):
+    if reason := missing(decoder):
         return reason
     try:
         path.encode()
@@ -193,8 +193,8 @@ def _head(path: str) -> bytes:
 
 
 @cache
-def _missing(decoder: Decoder) -> str | None:
-    """Why a decoder is not here."""
+def missing(decoder: Decoder) -> str | None:
+    """Why a decoder is not here, None where it is."""
     try:
         _reader_class(decoder)
     except (ImportError, OSError) as error:

@@ -8,7 +8,7 @@ place in the file is ever sought: what containers say about that is what other r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import av
 import numpy as np
@@ -73,19 +73,30 @@ class PyavReader:
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Return frames (T, H, W, 3); see `Reader.read`."""
-        found: dict[int, av.VideoFrame] = {}
-        if self._is_timed:
-            skips = self._container.streams.video[0].codec_context.name in _CODECS_THAT_SKIP
-            found = self._decode(self._runs(indices), indices, skips=skips)
-            if rest := [index for index in indices if index not in found]:
-                # From the start of the file everything can be decoded that can be at all
-                found |= self._decode([(0, int(self._places[rest].max()))], rest, skips=False)
-        else:
-            found = self._count(indices)
-        for index in indices:
-            if index not in found:
-                raise UnreadableError(f"frame {index} of {self.num_frames} cannot be decoded")
-        return self._to_rgb([found[index] for index in indices])
+        pixels = np.empty((len(indices), *self._size, 3), dtype=np.uint8)
+        rows = {index: row for row, index in enumerate(indices)}
+        missing = dict.fromkeys(indices)  # in order
+        reformatter = VideoReformatter()  # keeps its tables from frame to frame
+        turns = 0  # counter-clockwise, by quarters
+        for index, frame in self._frames_at(missing):
+            _write_rgb(frame, pixels[rows[index]], reformatter)
+            turns = round(frame.rotation / 90)
+            missing.pop(index, None)
+        if missing:
+            first = next(iter(missing))
+            raise UnreadableError(f"frame {first} of {self.num_frames} cannot be decoded")
+        return np.ascontiguousarray(np.rot90(pixels, turns, axes=(1, 2))) if turns else pixels
+
+    def _frames_at(self, missing: dict[int, None]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Yield (index, frame) of what is missing; who takes them crosses them out there."""
+        if not self._is_timed:
+            yield from self._count(list(missing))
+            return
+        skips = self._container.streams.video[0].codec_context.name in _CODECS_THAT_SKIP
+        yield from self._decode(self._runs(list(missing)), list(missing), skips=skips)
+        if rest := list(missing):
+            # From the start of the file everything can be decoded that can be at all
+            yield from self._decode([(0, int(self._places[rest].max()))], rest, skips=False)
 
     def _runs(self, indices: Sequence[int]) -> list[_Run]:
         """What to decode for frames: from the keyframe before each of them up to itself."""
@@ -103,46 +114,42 @@ class PyavReader:
 
     def _decode(
         self, runs: Iterable[_Run], indices: Sequence[int], *, skips: bool
-    ) -> dict[int, av.VideoFrame]:
-        """Decode runs of packets; returns the frames at `indices`, as far as they come.
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode runs of packets; yields (index, frame) for `indices`, as far as they come.
 
         With `skips`, frames that are not asked for and that no other refers to are not decoded.
         """
         index_at = {int(self._times[self._places[index]]): index for index in indices}
-        found: dict[int, av.VideoFrame] = {}
         container, packets = self._from_the_start()
         context = container.streams.video[0].codec_context
         place, skipping = 0, False
         for start, end in runs:
-            for packet in (*islice(packets, start - place, end + 1 - place), None):
+            for packet in chain(islice(packets, start - place, end + 1 - place), [None]):
                 if skips and packet is not None and skipping != (packet.pts not in index_at):
                     skipping = not skipping
                     context.skip_frame = "NONREF" if skipping else "DEFAULT"
                 for frame in _frames(context, packet):
                     if frame.pts in index_at:
-                        found[index_at[frame.pts]] = frame
+                        yield index_at[frame.pts], frame
             context.flush_buffers()
             place = end + 1
         if skipping:
             context.skip_frame = "DEFAULT"
-        return found
 
-    def _count(self, indices: Sequence[int]) -> dict[int, av.VideoFrame]:
-        """Decode from the start and count; returns the frames at `indices`, as far as they come."""
+    def _count(self, indices: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode from the start and count; yields (index, frame) for `indices`."""
         wanted, last = set(indices), max(indices)
-        found: dict[int, av.VideoFrame] = {}
         container, packets = self._from_the_start()
         context = container.streams.video[0].codec_context
         number = 0
-        for packet in (*packets, None):
+        for packet in chain(packets, [None]):
             for frame in _frames(context, packet):
                 if number in wanted:
-                    found[number] = frame
+                    yield number, frame
                 number += 1
             if number > last:
                 break
         context.flush_buffers()
-        return found
 
     def _from_the_start(self) -> tuple[av.container.InputContainer, Iterator[av.Packet]]:
         """A container to decode with and all packets of the video."""
@@ -151,22 +158,19 @@ class PyavReader:
         container = _open(self._path)
         return container, _packets(container)
 
-    def _to_rgb(self, frames: Sequence[av.VideoFrame]) -> npt.NDArray[np.uint8]:
-        """Frames (T, H, W, 3), upright."""
-        height, width = self._size
-        pixels = np.empty((len(frames), height, width, 3), dtype=np.uint8)
-        reformatter = VideoReformatter()  # keeps its tables from frame to frame
-        for k, frame in enumerate(frames):
-            # A video may change its size on the way: all frames get that of the file's header
-            # Colour of the nearest chroma sample, as FFmpeg converts 8-bit video by default
-            rgb = reformatter.reformat(
-                frame, width=width, height=height, format="rgb24", interpolation="POINT", threads=1
-            )
-            plane = rgb.planes[0]
-            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
-            pixels[k] = rows[:, : 3 * width].reshape(height, width, 3)
-        turns = round(frames[0].rotation / 90)  # counter-clockwise
-        return np.ascontiguousarray(np.rot90(pixels, turns, axes=(1, 2))) if turns else pixels
+
+def _write_rgb(
+    frame: av.VideoFrame, pixels: npt.NDArray[np.uint8], reformatter: VideoReformatter
+) -> None:
+    """Write a frame into `pixels` (H, W, 3); one of another size, on the way, is scaled to it."""
+    height, width, _ = pixels.shape
+    # Colour of the nearest chroma sample, as FFmpeg converts 8-bit video by default
+    rgb = reformatter.reformat(
+        frame, width=width, height=height, format="rgb24", interpolation="POINT", threads=1
+    )
+    plane = rgb.planes[0]
+    lines = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
+    pixels[:] = lines[:, : 3 * width].reshape(height, width, 3)
 
 
 def _open(path: str) -> av.container.InputContainer:
