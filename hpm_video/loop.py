@@ -26,6 +26,14 @@ from hpm_video.logs import Record, RunLog
 from hpm_video.run_folder import release_run_folder
 from hpm_video.signals import stop_on_signal
 
+# data_wait_fraction above which it is worth doing something about it.
+_MUCH_WAITING = 0.2
+_WAITING = (
+    "{waited:.0%} of the time goes into waiting for videos (data_wait_fraction): more "
+    "data.num_workers, videos re-encoded for training (hpm-video data transcode) or more "
+    "data.repeats would make this run faster"
+)
+
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context in which models run: bfloat16 where asked for, else float32."""
@@ -91,6 +99,7 @@ class Run:
         self._bad = BadSteps(world, max_in_a_row=config.max_bad_steps)
         self._stopping = False
         self._last_loss: float | None = None
+        self._has_recorded = self._has_warned = False
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
@@ -205,14 +214,20 @@ class Run:
         self._window, self._videos, self._skipped = [], [], []
         self._window_start = self.steps_done + 1
         elapsed_s = max(time.monotonic() - self._recorded_s, 1e-9)
+        waited = self._waited_s / elapsed_s
         rates = {
             "clips_per_second": round(self._clips / elapsed_s, 2),
-            "data_wait_fraction": round(self._waited_s / elapsed_s, 4),
+            "data_wait_fraction": round(waited, 4),
         }
         self._recorded_s, self._waited_s, self._clips = time.monotonic(), 0.0, 0
         # Rates come last: everything before them is identical in a repeated or resumed run.
         record = {"step": self.steps_done + 1, **values, **means, **about_step, **counts, **rates}
         self.log.record(record, prefix=prefix)
+        # Not for the first period, in which readers and caches start
+        if self._has_recorded and waited > _MUCH_WAITING and not self._has_warned:
+            self.log.line(_WAITING.format(waited=waited))
+            self._has_warned = True
+        self._has_recorded = True
 
     def end_step(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
         """Count the step; save when it is time, at the end, and before stopping.

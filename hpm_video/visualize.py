@@ -8,10 +8,12 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -19,10 +21,10 @@ from torch import Tensor
 
 from hpm_video import mining
 from hpm_video.config import MaskingConfig, PretrainConfig
-from hpm_video.data.clips import dense_view_indices, uniform_view_indices
+from hpm_video.data.batches import read_guarded
+from hpm_video.data.dataset import read_middle_clip
 from hpm_video.data.loader import to_clips
-from hpm_video.data.transforms import resize_crop, view_crops
-from hpm_video.data.video import VideoReadError, open_video
+from hpm_video.data.video import VideoReadError
 from hpm_video.distributed import join_world
 from hpm_video.mining import Pretrained
 from hpm_video.run_folder import check_can_be_folder
@@ -63,16 +65,18 @@ def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDA
     Returns clips (1, 3, T, S, S) in [0, 1], and which frames of the video they are, (T,).
     Raises VideoReadError.
     """
-    data, video = config.data, open_video(path)
-    if data.sampling == "uniform":
-        views = uniform_view_indices(video.num_frames, clip_frames=data.num_frames, num_clips=1)
-    else:
-        views = dense_view_indices(
-            video.num_frames, clip_frames=data.num_frames, stride=data.frame_stride, num_clips=1
-        )
-    frames = video.read(views[0])
-    (box,) = view_crops(*frames.shape[1:3], num_crops=1)
-    return to_clips(resize_crop(frames, box, data.crop_size)[None], "cpu"), views[0]
+    data = config.data
+    read = partial(
+        read_middle_clip,
+        num_frames=data.num_frames,
+        frame_stride=data.frame_stride,
+        sampling=data.sampling,
+        crop_size=data.crop_size,
+    )
+    frames, indices = read_guarded(
+        read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
+    )
+    return to_clips(torch.from_numpy(frames)[None], "cpu"), indices
 
 
 def picture(

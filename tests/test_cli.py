@@ -1,6 +1,7 @@
 """The command line: exit codes, and one clear line for every mistake."""
 
 import csv
+import ctypes
 import json
 import os
 import re
@@ -11,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from hpm_video.cli import JOBS, main
+from hpm_video.data import dataset
+from hpm_video.data.dataset import ClipReader, Request
 from hpm_video.logs import read_records
 
 Arguments = Callable[..., list[str]]
@@ -264,6 +268,37 @@ def test_bad_videos_are_replaced_and_each_is_named_once(
         assert printed.count(f"{name}: ") == 1
         assert (tmp_path / "run" / "log.txt").read_text().count(f"{name}: ") == 1
     assert len(read_records(tmp_path / "run")) == 9
+
+
+class HangingReader(ClipReader):
+    """Never comes back from one of the bad files, nor lets anybody interrupt it."""
+
+    def read(self, request: Request, out: torch.Tensor) -> None:
+        if request.path.endswith("broken_22.mp4"):
+            ctypes.PyDLL(None).sleep(1000)  # which keeps the interpreter's lock
+        super().read(request, out)
+
+
+def test_a_video_that_hangs_is_a_bad_video(
+    tmp_path: Path,
+    toy: Path,
+    pretrain_arguments: Arguments,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset, "ClipReader", HangingReader)
+    manifest = _with_bad_videos(tmp_path, toy, 5)
+    settings = ("data.max_bad_fraction=0.25", "data.num_workers=2", "data.decode_timeout_s=2")
+    arguments = pretrain_arguments(tmp_path / "run", f"data.manifest={manifest}", *settings)
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert sorted(_named_in(tmp_path / "run")) == [f"broken_{row}.mp4" for row in range(20, 25)]
+    reason = "given up: reading took longer than data.decode_timeout_s (2)"
+    assert printed.count(reason) == 1 and f"broken_22.mp4: {reason}" in printed
+
+    # Another start knows it, and does not wait for it again
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert main([*arguments, "data.decode_timeout_s=0"]) == 0
 
 
 def _failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -3,11 +3,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import LIMIT_S, is_gone, until
 
 from hpm_video.data.killable import (
     ItemTimeout,
@@ -16,8 +15,6 @@ from hpm_video.data.killable import (
     run_killable,
     wait_for_workers,
 )
-
-LIMIT_S = 60  # for what must happen: long, so that a slow machine fails no test
 
 
 class OddError(Exception):
@@ -51,23 +48,6 @@ def work(item: str) -> tuple[str, int]:
 
 def read_file(item: int, file: int) -> bytes:
     return os.pread(file, 3, item)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return True
-    return status.rsplit(")", 1)[1].split()[0] == "Z"
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + LIMIT_S
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_items_are_worked_on_in_order_by_one_process() -> None:

@@ -17,7 +17,8 @@ from hpm_video.data.loader import (
     train_loader,
     view_loader,
 )
-from hpm_video.data.manifest import Manifest, read_manifest
+from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
+from hpm_video.data.video import read_frames
 from hpm_video.distributed import World
 
 
@@ -241,3 +242,59 @@ def test_who_reads_in_place_of_whom_is_passed_on(tmp_path: Path, num_workers: in
         num_steps=1,
     )
     assert batch.notes == [(1, "Matroska with a codec that WebM has not")]
+
+
+def test_the_frame_count_of_the_list_is_never_exceeded(tmp_path: Path) -> None:
+    """A file may claim, and pretend to have, more frames than can be decoded."""
+    write_indexed_video(tmp_path / "a.mp4", 40)
+    rows = [{"path": "a.mp4", "num_frames": n} for n in (1, 3, 20, 40, 60, None)]
+    write_manifest(tmp_path / "list.csv", rows)
+    manifest = read_manifest(tmp_path / "list.csv")
+    highest = [0] * 6
+    sampler = _sampler(6, batch_size=6, num_steps=60)
+    for batch in train_loader(_clips(manifest), sampler, num_workers=2, pin_memory=False):
+        for index, clip in zip(batch.indices.tolist(), batch.clips, strict=True):
+            highest[index] = max(highest[index], *frame_numbers(clip))
+    for number, limit in zip(highest, (1, 3, 20, 40, 40, 40), strict=True):
+        assert limit - 5 <= number < limit  # of some 20 windows, one comes close to the end
+    (batch,) = view_loader(_views(manifest), batch_size=6, num_workers=2, rank=0, world_size=1)
+    last = [max(max(frame_numbers(view)) for view in views) for views in batch.views]
+    assert last[:2] == [0, 2] and last[2] < 20 < last[3] == last[4] == last[5]
+
+
+def _damage(folder: Path, good: bytes) -> list[str]:
+    """Files that are no videos, or no longer, and names that are hard to write."""
+    half = good[: len(good) // 3]
+    (folder / "cut.mp4").write_bytes(half)
+    (folder / 'text, "quoted".mp4').write_text("no video\n")
+    (folder / "empty.mp4").touch()
+    (folder / "folder.mp4").mkdir()
+    (folder / "line\nbreak.mp4").write_bytes(good[50:])
+    return ["cut.mp4", 'text, "quoted".mp4', "empty.mp4", "folder.mp4", "line\nbreak.mp4"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_no_good_clip_is_lost_among_bad_files(tmp_path: Path, num_workers: int) -> None:
+    """A fifth of a list: every good video is shown in every epoch, and as if it were alone."""
+    names = [f"good {k}.mp4" for k in range(20)]
+    for name in names:
+        write_indexed_video(tmp_path / name, 12)
+    bad = _damage(tmp_path, (tmp_path / names[0]).read_bytes())
+    names[4::5], names = bad[:4], [*names, bad[4]]
+    is_bad = [name in bad for name in names]
+    write_manifest(tmp_path / "list.csv", [{"path": name} for name in names])
+    manifest = read_manifest(tmp_path / "list.csv")
+    dataset = _clips(manifest)
+    sampler = _sampler(len(names), batch_size=3, num_steps=14)
+    loader = train_loader(dataset, sampler, num_workers=num_workers, pin_memory=False)
+    found: set[int] = set()
+    for keys, batch in zip(sampler, loader, strict=True):
+        for (epoch, index), clip, shown in zip(
+            keys, batch.clips, batch.indices.tolist(), strict=True
+        ):
+            assert not is_bad[shown]
+            if not is_bad[index]:
+                assert shown == index and torch.equal(clip, dataset[epoch, index].clips[0])
+        found |= {index for index, _ in batch.bad}
+    assert found == {index for index, bad in enumerate(is_bad) if bad}
+    assert read_frames(manifest.path(0), [11]).any()

@@ -4,7 +4,6 @@ settings decides what comes out: no kill, no signal, no number of processes."""
 import contextlib
 import json
 import math
-import multiprocessing
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import children_of
 from torch import Tensor
 
 from hpm_video import run_folder
@@ -310,8 +310,10 @@ def test_a_signal_to_the_data_workers_too_stops_a_run_cleanly(
     def tell_workers() -> bool:
         if _num_records(folder) < 2:
             return False
-        for worker in multiprocessing.active_children():
-            os.kill(worker.pid, signal.SIGTERM)
+        workers = children_of(os.getpid())
+        assert len(workers) >= 3  # and what started them
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
         time.sleep(0.2)  # long enough for the run to miss workers that ended
         return True
 

@@ -17,17 +17,25 @@ import signal
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from hpm_video.data.dataset import Reader, Reading, Request, VideoDataset, read_item
-from hpm_video.data.killable import ItemTimeout, KillableWorker, WorkerDied, wait_for_workers
+from hpm_video.data.killable import (
+    ItemTimeout,
+    KillableWorker,
+    WorkerDied,
+    run_killable,
+    wait_for_workers,
+)
 from hpm_video.data.video import VideoReadError
+
+Value = TypeVar("Value")
 
 # Reasons that begin so are of videos that are not tried again as long as the run knows them:
 # each attempt would cost the whole time limit.
@@ -91,6 +99,22 @@ def read_batches(
     finally:
         theirs.close()  # tells the thread to end
         thread.join()
+
+
+def read_guarded(
+    read: Callable[[str], Value], path: str, *, num_workers: int, timeout_s: float | None
+) -> Value:
+    """Return `read(path)`, called in a process of its own, unless `num_workers` is 0.
+
+    Raises:
+        VideoReadError: by `read`, or it hung or crashed.
+    """
+    if num_workers == 0:
+        return read(path)
+    ((_, outcome),) = run_killable(read, [path], num_workers=1, timeout_s=timeout_s)
+    if isinstance(outcome, ItemTimeout | WorkerDied):
+        raise VideoReadError(path, _why_given_up(outcome))
+    return outcome
 
 
 @dataclass
@@ -221,22 +245,16 @@ class _Dispatcher:
         note = None
         try:
             reason, note = worker.result()
-        except ItemTimeout:
-            reason = (
-                f"{GIVEN_UP}reading took longer than data.decode_timeout_s ({self.timeout_s:g})"
-            )
-        except WorkerDied as error:
-            if not row.has_lost_worker:  # which need not have been the video's fault
-                row.has_lost_worker = True
+        except (ItemTimeout, WorkerDied) as error:
+            if isinstance(error, WorkerDied) and not row.has_lost_worker:
+                row.has_lost_worker = True  # which need not have been the video's fault
                 self.waiting.appendleft(row)
                 return
-            reason = f"{GIVEN_UP}the reader crashed: {_cause(error)}"
+            reason = self.given_up[row.request.path] = _why_given_up(error)
         if reason is None:
             row.batch.readings[row.place] = Reading(row.request.index, tuple(row.bad), note)
-            return
-        if reason.startswith(GIVEN_UP):
-            self.given_up[row.request.path] = reason
-        self._replace(row, reason)
+        else:
+            self._replace(row, reason)
 
     def _replace(self, row: _Row, reason: str) -> None:
         """Go on with the next request of a row whose video is unreadable."""
@@ -312,9 +330,13 @@ def _new_tensor(size: int, shape: Sequence[int], *, pin_memory: bool) -> torch.T
     return torch.empty((size, *shape), dtype=torch.uint8, pin_memory=pin_memory)
 
 
-def _cause(error: WorkerDied) -> str:
-    if error.exitcode == -signal.SIGKILL:
-        return "SIGKILL, perhaps for want of memory"
-    if error.exitcode is not None and error.exitcode < 0:
-        return signal.Signals(-error.exitcode).name
-    return str(error)
+def _why_given_up(error: ItemTimeout | WorkerDied) -> str:
+    if isinstance(error, ItemTimeout):
+        reason = f"reading took longer than data.decode_timeout_s ({error.timeout_s:g})"
+    elif error.exitcode == -signal.SIGKILL:
+        reason = "its reader was killed (SIGKILL), perhaps for want of memory"
+    elif error.exitcode is not None and error.exitcode < 0:
+        reason = f"its reader crashed ({signal.Signals(-error.exitcode).name})"
+    else:
+        reason = f"its reader ended (exit code {error.exitcode})"
+    return GIVEN_UP + reason

@@ -348,3 +348,23 @@ class ViewDataset(Dataset[ViewSample]):
         reading = read_item(self.reader, self.requests(index), views)
         error = reading.bad[0][1] if reading.bad else None
         return ViewSample(views, self.manifest.label(index), index, error)
+
+
+def read_middle_clip(
+    path: str, *, num_frames: int, frame_stride: int, sampling: Sampling, crop_size: int
+) -> tuple[npt.NDArray[np.uint8], clips.Indices]:
+    """Return the middle clip (T, S, S, 3) of a video, its centre, and the frames it is of, (T,).
+
+    Raises:
+        VideoReadError: the video is unreadable.
+    """
+    video = open_video(path)
+    if sampling == "uniform":
+        views = clips.uniform_view_indices(video.num_frames, clip_frames=num_frames, num_clips=1)
+    else:
+        views = clips.dense_view_indices(
+            video.num_frames, clip_frames=num_frames, stride=frame_stride, num_clips=1
+        )
+    frames = video.read(views[0])
+    (box,) = transforms.view_crops(*frames.shape[1:3], num_crops=1)
+    return transforms.resize_crop(frames, box, crop_size).numpy(), views[0]
