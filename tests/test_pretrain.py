@@ -20,7 +20,7 @@ import torch
 from processes import children_of
 from torch import Tensor
 
-from hpm_video import run_folder
+from hpm_video import loop, run_folder
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.config import PretrainConfig
@@ -473,3 +473,21 @@ def test_what_another_decoder_reads_is_said_once(
     assert main(pretrain_arguments(tmp_path / "run", f"data.manifest={videos}")) == 0
     said = (tmp_path / "run" / "log.txt").read_text().count("read with PyAV")
     assert said == 1
+
+
+@pytest.mark.parametrize(("much", "num_warnings"), [(-1.0, 1), (2.0, 0)])
+def test_a_run_that_waits_for_its_videos_says_so_once(
+    tmp_path: Path,
+    pretrain_arguments: Arguments,
+    monkeypatch: pytest.MonkeyPatch,
+    much: float,
+    num_warnings: int,
+) -> None:
+    monkeypatch.setattr(loop, "_MUCH_WAITING", much)
+    assert main(pretrain_arguments(tmp_path / "run")) == 0
+    lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
+    places = [k for k, line in enumerate(lines) if "waiting for videos" in line]
+    assert len(places) == num_warnings
+    for place in places:
+        assert "data.num_workers" in lines[place] and "transcode" in lines[place]
+        assert "step 4 " in lines[place - 1]  # not after the first record, when all has just begun
