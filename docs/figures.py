@@ -49,40 +49,45 @@ def step() -> Figure:
     _lane(axes, (2.2, 0.12, 9.7, 3.28), STUDENT, "student", at_bottom=True)
 
     _box(axes, (0.15, 2.65, 1.55, 1.0), "clip\n16 frames,\n1,568 tokens", INK)
-    _box(axes, (2.45, 4.1, 2.1, 0.9), "encoder\nsees all tokens,\nor a share of them", TEACHER)
+    _box(axes, (2.45, 4.1, 2.1, 0.9), "pixels of a\nquarter of the\ntokens", INK)
     _box(axes, (5.1, 4.1, 1.75, 0.9), "predictor", TEACHER)
     _box(axes, (7.4, 4.1, 1.9, 0.9), "predicted loss\nof every token", INK)
     _box(axes, (9.85, 4.1, 1.85, 0.9), "mask\nhardest units,\nand random ones", HARD)
 
-    _box(axes, (2.45, 1.3, 2.1, 0.9), "encoder\nsees the visible\ntenth", STUDENT)
-    _box(axes, (5.1, 1.3, 1.75, 0.9), "encoded tokens,\nmask tokens,\npositions", INK)
+    _box(axes, (2.45, 1.95, 2.1, 0.9), "encoder\nsees the visible\ntenth", STUDENT)
+    _box(axes, (5.1, 1.95, 1.75, 0.9), "encoded tokens,\nmask tokens,\npositions", INK)
     _box(axes, (7.4, 2.0, 1.75, 0.8), "reconstructor", STUDENT)
-    _box(axes, (7.4, 0.6, 1.75, 0.8), "predictor", STUDENT)
     _box(axes, (9.75, 2.0, 1.95, 0.8), "reconstruction\nloss of each token", LOSS)
-    _box(axes, (9.75, 0.6, 1.95, 0.8), "ranking loss", LOSS)
+    _box(axes, (2.45, 0.65, 2.1, 0.9), "pixels of a\nquarter of the\nmasked tokens", INK)
+    _box(axes, (5.1, 0.7, 1.75, 0.8), "predictor", STUDENT)
+    _box(axes, (9.75, 0.7, 1.95, 0.8), "ranking loss", LOSS)
 
     _arrow(axes, (1.7, 3.3), (2.45, 4.4), INK)
-    _arrow(axes, (1.7, 3.0), (2.45, 1.9), INK)
-    for start, end in [((4.55, 4.55), (5.1, 4.55)), ((6.85, 4.55), (7.4, 4.55))]:
-        _arrow(axes, start, end, TEACHER)
+    _arrow(axes, (1.7, 3.1), (2.45, 2.4), INK)
+    _arrow(axes, (1.7, 2.8), (2.45, 1.1), INK)
+    _arrow(axes, (4.55, 4.55), (5.1, 4.55), INK)
+    _arrow(axes, (6.85, 4.55), (7.4, 4.55), TEACHER)
     _arrow(axes, (9.3, 4.55), (9.85, 4.55), INK)
     # The mask goes back to the left, between the lanes, to decide what the student sees.
     axes.plot([10.78, 10.78, 3.5], [4.1, 3.1, 3.1], color=HARD, lw=2.2, solid_joinstyle="round")
-    _arrow(axes, (3.5, 3.12), (3.5, 2.2), HARD)
-    axes.text(7.2, 3.14, "which tokens are visible", ha="center", va="bottom", fontsize=9)
-    _arrow(axes, (4.55, 1.75), (5.1, 1.75), STUDENT)
-    _arrow(axes, (6.85, 1.9), (7.4, 2.4), STUDENT)
-    _arrow(axes, (6.85, 1.6), (7.4, 1.0), STUDENT)
+    _arrow(axes, (3.5, 3.12), (3.5, 2.85), HARD)
+    axes.text(8.9, 3.14, "which tokens are visible", ha="center", va="bottom", fontsize=9)
+    _arrow(axes, (4.55, 2.4), (5.1, 2.4), STUDENT)
+    _arrow(axes, (6.85, 2.4), (7.4, 2.4), STUDENT)
     _arrow(axes, (9.15, 2.4), (9.75, 2.4), STUDENT)
-    _arrow(axes, (9.15, 1.0), (9.75, 1.0), STUDENT)
-    _arrow(axes, (10.72, 2.0), (10.72, 1.4), LOSS, dashed=True)
-    axes.text(10.62, 1.7, "measured order", ha="right", va="center", fontsize=9)
-    _arrow(axes, (2.75, 2.2), (2.75, 4.1), TEACHER, dashed=True)
-    axes.text(2.85, 3.56, "EMA, after each step", ha="left", va="center", fontsize=9)
+    _arrow(axes, (4.55, 1.1), (5.1, 1.1), INK)
+    _arrow(axes, (6.85, 1.0), (9.75, 1.0), STUDENT)
+    _arrow(axes, (10.72, 2.0), (10.72, 1.5), LOSS, dashed=True)
+    axes.text(10.62, 1.75, "measured order", ha="right", va="center", fontsize=9)
+    # Around the box above it, up to the teacher's predictor.
+    path = ([6.85, 7.12, 7.12, 6.2], [1.3, 1.3, 3.55, 3.55])
+    axes.plot(*path, color=TEACHER, lw=2.2, linestyle="--")
+    _arrow(axes, (6.2, 3.55), (6.2, 4.1), TEACHER, dashed=True)
+    axes.text(6.1, 3.56, "EMA, after each step", ha="right", va="center", fontsize=9)
     axes.text(
         7.05,
         0.3,
-        "gradients go back along the blue arrows only; both losses are added",
+        "gradients go back along the blue arrows only, so the predictor learns by itself",
         ha="center",
         va="center",
         fontsize=9,

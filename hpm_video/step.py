@@ -142,7 +142,8 @@ def pretrain_step(
             ranked = reconstructed_tokens(
                 measured_there,
                 grid,
-                num_kept=max(1, round(token_ratio * num_measured)),
+                # Two at least: one alone has no order
+                num_kept=min(num_measured, max(2, round(token_ratio * num_measured))),
                 pattern="random",
                 generator=generator,
                 rows=rows,

@@ -50,14 +50,17 @@ def fill_in(scores: Tensor, seen: Tensor, grid: TokenGrid) -> Tensor:
     Near ones count more, and nearness in time more than in space: exp(-|time| / 4 - 2 |row| -
     2 |column|), distances in tokens. What is in a place now is mostly there a moment later.
     """
-    canvas = scores.new_zeros(len(scores), grid.num_tokens)
+    canvas = scores.new_zeros(len(scores), grid.num_tokens, dtype=torch.float32)
     known = canvas.scatter(1, seen, 1.0)
-    canvas = canvas.scatter(1, seen, scores)
+    canvas = canvas.scatter(1, seen, scores.float())
     filled = torch.stack([canvas, known]).unflatten(-1, (grid.time, grid.height, grid.width))
-    for dim, decay in ((-3, 0.25), (-2, 2.0), (-1, 2.0)):
-        place = torch.arange(filled.shape[dim], device=scores.device)
-        near = torch.exp(-decay * (place[:, None] - place).abs())
-        filled = (filled.movedim(dim, -1) @ near).movedim(-1, dim)
+    # In bfloat16 near scores would become ties.
+    with torch.autocast(scores.device.type, enabled=False):
+        for dim, decay in ((-3, 0.25), (-2, 2.0), (-1, 2.0)):
+            place = torch.arange(filled.shape[dim], device=scores.device)
+            # Far away all is equally far: three factors of less would leave float32's range.
+            near = torch.exp(-decay * (place[:, None] - place).abs()).clamp(min=1e-10)
+            filled = (filled.movedim(dim, -1) @ near).movedim(-1, dim)
     total, weight = filled.flatten(-3)
     return torch.where(known > 0, canvas, total / weight)
 

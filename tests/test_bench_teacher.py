@@ -1,6 +1,7 @@
 """The comparison of sparse teachers with the literal one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_the_literal_teacher_and_the_measured_loss_as_scipy_sees_them(
         *(("tokens", 1.0), ("tokens", 0.5), ("tubes", 0.5), ("frames", 0.5), ("spread", 0.5))
     ]
     literal = rows[0]
-    assert literal.spearman_literal == pytest.approx(1)
+    assert literal.spearman_full == pytest.approx(1)
     assert literal.overlap == literal.multiply_adds == literal.time == 1
     assert {row.predictor_input for row in rows} == {"encoded"}
     assert [row.num_tokens for row in rows] == [32, 16, 16, 16, 16]
@@ -74,14 +75,18 @@ def test_the_literal_teacher_and_the_measured_loss_as_scipy_sees_them(
     assert len(expected) == 6
     assert literal.spearman_measured == pytest.approx(np.mean(expected))
     for row in rows[1:]:
-        assert row.spearman_literal < 1
+        assert row.spearman_full < 1
         assert row.multiply_adds < 1
         assert 0 <= row.overlap <= 1
         assert row.chance == pytest.approx(12 / 16)  # hard ratio 1 of 12 of 16 tubes
     report = report_teachers(rows, device=torch.device("cpu"), num_masks=2)
     assert [row["view"] for row in report.rows] == [row.view for row in rows]
     assert report.settings["clips"] == 6
-    assert "0.750 by chance" in report.notes[0]
+    assert all(row["chance"] == pytest.approx(0.75) for row in report.rows)
+    assert "checkpoint" not in report.rows[0]
+    others = [*rows, replace(rows[0], checkpoint="another")]
+    report = report_teachers(others, device=torch.device("cpu"), num_masks=2)
+    assert [row["checkpoint"] for row in report.rows[-2:]] == [str(encoded), "another"]
 
 
 def test_the_command_prints_a_row_per_candidate(
@@ -138,6 +143,8 @@ def test_clips_are_of_readable_videos_and_the_others_named(pretrained: Path, toy
         study_teachers([pretrained], listed, **{**settings, "num_clips": 5})
     with pytest.raises(ValueError, match=r"num_clips \(0\) must be at least 1"):
         study_teachers([pretrained], listed, **{**settings, "num_clips": 0})
+    with pytest.raises(ValueError, match=r"batch_size \(0\) must be at least 1"):
+        study_teachers([pretrained], listed, **{**settings, "batch_size": 0})
 
 
 def test_a_checkpoint_without_a_predictor_is_refused_before_any_work(

@@ -119,9 +119,18 @@ def test_tokens_that_were_not_seen_get_the_mean_of_those_that_were_near_ones_fir
 
 
 def test_scores_reach_the_far_end_of_a_large_grid() -> None:
-    grid = TokenGrid(16, 24, 24)
+    grid = TokenGrid(32, 60, 60)
     filled = fill_in(torch.tensor([[2.5]]), torch.tensor([[0]]), grid)
     assert (filled - 2.5).abs().max() < 1e-3
+
+
+def test_scores_are_filled_in_with_float32_under_bfloat16() -> None:
+    seen = torch.arange(0, N, 3)[None]
+    scores = 20 + torch.randn(1, len(seen[0]), generator=torch.Generator().manual_seed(0))
+    expected = fill_in(scores, seen, GRID)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fill_in(scores, seen, GRID), expected)
+    assert expected.unique().numel() == N
 
 
 def test_teacher_is_the_moving_average_of_all_students() -> None:

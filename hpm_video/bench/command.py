@@ -14,7 +14,7 @@ BENCHES = {
     "transformers' VideoMAE",
     "flops": "multiply-adds of a step, counted with fvcore; no timing",
     "mask": "time of mask making against a loop over clips",
-    "teacher": "how well sparse teachers stand in for the literal one, and at what cost",
+    "teacher": "how well sparse teachers stand in for one that sees all, and at what cost",
     "loader": "clips per second on one thread, of each reader, beside the classic loader",
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
 }

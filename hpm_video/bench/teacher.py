@@ -1,4 +1,4 @@
-"""How well sparse teachers stand in for the literal one, and at what cost, on clips of a list."""
+"""How well sparse teachers stand in for the full one, which sees everything, and at what cost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DRAWS = (1, 2)
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to ask the teacher; the literal one is token_ratio 1, with any view."""
+    """A way to ask the teacher; the full one is token_ratio 1, with any view."""
 
     view: View
     token_ratio: float
@@ -50,11 +50,11 @@ class TeacherRow:
 
     checkpoint, step: where the teacher is from; predictor_input: what its predictor looks at.
     view, token_ratio, draws: the candidate; its draws together see ``num_tokens`` of a clip.
-    spearman_literal, spearman_measured: rank correlation with the literal teacher's scores, and
+    spearman_full, spearman_measured: rank correlation with the scores of the full teacher, and
         with the mean reconstruction loss over random masks. 1 is perfect, 0 is chance.
-    overlap: share of the literal teacher's hardest units, as many as a mask at the end of the run
+    overlap: share of the full teacher's hardest units, as many as a mask at the end of the run
         has, that are also the candidate's. ``chance`` is what random scores would get.
-    time, multiply_adds: of scoring, relative to the literal teacher.
+    time, multiply_adds: of scoring, relative to the full teacher.
     """
 
     checkpoint: str
@@ -65,7 +65,7 @@ class TeacherRow:
     draws: int
     num_tokens: int
     num_clips: int
-    spearman_literal: float
+    spearman_full: float
     spearman_measured: float
     overlap: float
     chance: float
@@ -90,8 +90,8 @@ def study_teachers(
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = lambda line: None,
 ) -> list[TeacherRow]:
-    """Compare candidates with the literal teacher, and all with what is hard -> rows, per
-    checkpoint the literal teacher first.
+    """Compare candidates with the full teacher, and all with what is hard -> rows, per
+    checkpoint the full teacher first.
 
     The clips are the middle ones, cropped to the centre, of ``num_clips`` readable videos of the
     list, drawn by ``seed``: the same for every candidate and checkpoint of the same data settings.
@@ -99,7 +99,12 @@ def study_teachers(
     which all candidates score the same batch in turn. Progress and unreadable videos go to ``say``.
     Raises ValueError for a checkpoint without a predictor, before any work, or too few videos.
     """
-    for name, value in (("num_clips", num_clips), ("num_rounds", num_rounds)):
+    for name, value in (
+        ("num_clips", num_clips),
+        ("num_masks", num_masks),
+        ("num_rounds", num_rounds),
+        ("batch_size", batch_size),
+    ):
         if value < 1:
             raise ValueError(f"{name} ({value}) must be at least 1")
     videos = read_manifest(manifest, root=root, labels=False)
@@ -130,7 +135,7 @@ def study_teachers(
         clips = to_clips(batches[0], device)
         times = _relative_times(pretrained, asked, clips, num_rounds=num_rounds)
         work = [_multiply_adds(pretrained, candidate, clips[:1]) for candidate in asked]
-        for candidate, (literal, measured, overlap, chance), seconds, flops in zip(
+        for candidate, (full, measured, overlap, chance), seconds, flops in zip(
             asked, quality.tolist(), times, work, strict=True
         ):
             seen = num_seen(pretrained.grid, token_ratio=candidate.token_ratio, view=candidate.view)
@@ -144,7 +149,7 @@ def study_teachers(
                     draws=candidate.draws,
                     num_tokens=min(seen * candidate.draws, pretrained.grid.num_tokens),
                     num_clips=num_clips,
-                    spearman_literal=literal,
+                    spearman_full=full,
                     spearman_measured=measured,
                     overlap=overlap,
                     chance=chance,
@@ -162,8 +167,8 @@ def candidates(
     token_ratios: Sequence[float],
     draws: Sequence[int],
 ) -> list[Candidate]:
-    """The literal teacher, then every combination whose draws would leave tokens unseen: two
-    draws of half the tokens cost more than the literal teacher.
+    """The full teacher, then every combination whose draws would leave tokens unseen: two
+    draws of half the tokens cost more than the full teacher.
 
     Where a view can only give the same number of tokens as at a higher ratio, as whole time steps
     of short clips, the combination is left out.
@@ -183,7 +188,9 @@ def candidates(
 
 def report_teachers(rows: Sequence[TeacherRow], *, device: torch.device, num_masks: int) -> Report:
     """The rows of a study as a report."""
-    hidden = ("checkpoint", "num_clips", "chance")  # the same in all rows, or in the settings
+    hidden = ["num_clips"]  # in the settings, as a single checkpoint is
+    if len({row.checkpoint for row in rows}) == 1:
+        hidden.append("checkpoint")
     shown = [item.name for item in fields(TeacherRow) if item.name not in hidden]
     return Report(
         "teacher",
@@ -195,8 +202,9 @@ def report_teachers(rows: Sequence[TeacherRow], *, device: torch.device, num_mas
         },
         [{name: getattr(row, name) for name in shown} for row in rows],
         [
-            f"overlap of the hardest tubes: {rows[0].chance:.3f} by chance; "
-            "time and multiply-adds of scoring, relative to the literal teacher (token_ratio 1)"
+            "overlap of the hardest tubes, and what it is by chance; spearman_full and overlap are "
+            "with the same teacher seeing everything (token_ratio 1), to which time and "
+            "multiply-adds of scoring are relative"
         ],
     )
 
@@ -268,8 +276,8 @@ def _quality(
     num_masks: int,
     seed: int,
 ) -> Tensor:
-    """Means over clips for each candidate, the first being the literal teacher: (candidates, 4)
-    of Spearman with the literal teacher, with the measured loss, overlap, and its chance level."""
+    """Means over clips for each candidate, the first being the full teacher: (candidates, 4)
+    of Spearman with the full teacher, with the measured loss, overlap, and its chance level."""
     grid, tube_length = pretrained.grid, pretrained.tube_length
     ratio = pretrained.config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
     device = pretrained.student.encoder.mean.device

@@ -1,7 +1,7 @@
 """The two ends of a masked autoencoder beside its encoder: mask tokens, and the decoder stack.
 
-VideoMAE is encoder + one decoder that reconstructs pixels. Hard patches mining adds a second
-decoder over the same sequence (see `hpm_video.models.hpm`).
+VideoMAE is encoder + one decoder that reconstructs pixels. The paper's hard patches mining adds a
+second decoder over the same sequence (see `hpm_video.models.hpm`).
 """
 
 from __future__ import annotations
