@@ -1,6 +1,7 @@
 """What several test files share: threads, a small set of toy videos, and the smallest settings."""
 
 import os
+import signal
 
 # Read when torch is imported: threads that spin while they wait starve each other on few cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -14,6 +15,10 @@ import torch
 from hpm_video.data.toy import write_toy_videos
 
 torch.set_num_threads(1)
+
+# Shells have what they start in the background ignore these, and so would all that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 NUM_TOY_VIDEOS = 24
 

@@ -205,7 +205,9 @@ def test_without_a_readable_video_there_is_no_page(
     assert captured.out == "" and not list(out.iterdir())
     *reasons, last = captured.err.splitlines()
     assert last == "hpm-video visualize: no video could be read: no page is written"
-    assert reasons == [f"unreadable: {path}: not a video, or without frames" for path in broken]
+    assert reasons == [
+        f"unreadable: {path}: is not a video, or its header is damaged" for path in broken
+    ]
 
 
 def test_paths_that_are_wrong_are_the_users_mistake(
