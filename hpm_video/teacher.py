@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.masking import Rows, batch_noise
-from hpm_video.models.hpm import HPM, EncodedPredictor, PixelPredictor
+from hpm_video.models.hpm import HPM, EncodedPredictor, PixelPredictor, no_autocast
 from hpm_video.models.videomae import DecoderInput
 from hpm_video.models.vit import Encoder
 from hpm_video.tokens import TokenGrid, gather_tokens, patchify
@@ -55,7 +55,7 @@ def fill_in(scores: Tensor, seen: Tensor, grid: TokenGrid) -> Tensor:
     canvas = canvas.scatter(1, seen, scores.float())
     filled = torch.stack([canvas, known]).unflatten(-1, (grid.time, grid.height, grid.width))
     # In bfloat16 near scores would become ties.
-    with torch.autocast(scores.device.type, enabled=False):
+    with no_autocast(scores):
         for dim, decay in ((-3, 0.25), (-2, 2.0), (-1, 2.0)):
             place = torch.arange(filled.shape[dim], device=scores.device)
             # Far away all is equally far: three factors of less would leave float32's range.

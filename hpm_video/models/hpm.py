@@ -83,10 +83,15 @@ class PixelPredictor(nn.Module):
         return _loss_head(self.head, self.encoder(patches, index))
 
 
+def no_autocast(like: Tensor) -> torch.autocast:
+    """A context in which tensors on the device of ``like`` keep their precision."""
+    # By name: the meta device, on which costs are counted, knows no autocast.
+    return torch.autocast("cuda" if like.is_cuda else "cpu", enabled=False)
+
+
 def _loss_head(head: nn.Linear, features: Tensor) -> Tensor:
     # bfloat16 has 8 bits: predictions close to each other would become ties.
-    # (By name: the meta device, on which costs are counted, knows no autocast.)
-    with torch.autocast("cuda" if features.is_cuda else "cpu", enabled=False):
+    with no_autocast(features):
         loss: Tensor = head(features.float())
     return loss.squeeze(-1)
 
