@@ -135,7 +135,7 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    token_ratio: float = 0.25  # share of tokens it sees; one from pixels learns from as many
+    token_ratio: float = 0.25  # share of tokens it sees, and a predictor from pixels ranks
     view: Literal["tokens", "tubes", "frames", "spread"] = "spread"  # which ones, if not all
     draws: int = 1  # views of different tokens whose scores are averaged
     momentum_start: float = 0.999  # share of itself the teacher keeps per step, at the start

@@ -23,6 +23,7 @@ from hpm_video import mining
 from hpm_video.config import MaskingConfig, PretrainConfig
 from hpm_video.data.batches import read_guarded
 from hpm_video.data.dataset import read_middle_clip
+from hpm_video.data.files import printable
 from hpm_video.data.loader import to_clips
 from hpm_video.data.video import VideoReadError
 from hpm_video.distributed import join_world
@@ -202,7 +203,7 @@ def visualize(
         raise ValueError("videos (none) must name at least one file")
     for video in videos:
         if not os.path.exists(video):
-            raise FileNotFoundError(f"video ({printable(video)}) does not exist")
+            raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
     check_can_be_folder(Path(output_dir), name="output_dir")
     with join_world(device) as world:
         pretrained = mining.load_pretrained(checkpoint, device=world.device)
@@ -216,7 +217,7 @@ def visualize(
             ) from error
         results: list[Result] = []
         for video, stem in zip(videos, _unique_stems(videos), strict=True):
-            name = printable(video)
+            name = printable(str(video))
             try:
                 clip, indices = read_clip(video, pretrained.config)
             except VideoReadError as error:
@@ -227,7 +228,7 @@ def visualize(
             results.append(replace(result, png=folder / f"{stem}.png"))
     if all(result.png is None for result in results):
         return None, results
-    text = render_page(pretrained, results, checkpoint=printable(checkpoint))
+    text = render_page(pretrained, results, checkpoint=printable(str(checkpoint)))
     (folder / "index.html").write_text(text, encoding="utf-8")
     return folder / "index.html", results
 
@@ -253,12 +254,6 @@ def render_page(pretrained: Pretrained, results: Sequence[Result], *, checkpoint
         numbers=f"<table>{_HEAD}{''.join(rows)}</table>" if rows else "",
         figures="\n".join(figures),
     )
-
-
-def printable(text: str | Path) -> str:
-    """A path or message as one line of valid Unicode, whatever bytes it was made of."""
-    decoded = os.fsencode(text).decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else "\ufffd" for c in decoded)
 
 
 def _unique_stems(videos: Sequence[str | Path]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpm_video.data.files import printable
 from hpm_video.data.lists import read_rows
 from hpm_video.data.manifest import COLUMNS, Manifest, read_manifest, write_manifest
 
@@ -373,3 +374,7 @@ def test_class_names_that_cannot_be_read(tmp_path: Path) -> None:
         read_manifest(path)
     (tmp_path / "classes.txt").write_bytes("\ufeffrün \r\n\r\nwalk\u2028fast\r\n".encode())
     assert read_manifest(path).classes == ("rün", "walk\u2028fast")
+
+
+def test_names_of_files_are_shown_on_one_line() -> None:
+    assert printable("caf\u00e9 \udcff\n") == "caf\u00e9 \\udcff\\n"

@@ -24,7 +24,6 @@ from hpm_video.visualize import (
     heat,
     outline,
     picture,
-    printable,
     read_clip,
     visualize,
 )
@@ -111,10 +110,6 @@ def test_names_are_unique() -> None:
     assert _unique_stems(videos) == ["x", "x_2", "x_2_2", "X_3", "x_4"]
 
 
-def test_printable() -> None:
-    assert printable("caf\u00e9 \udcff\n") == "caf\u00e9 \ufffd\ufffd"
-
-
 def test_rows_of_a_picture(mined: Path, plain: Path, toy: Path) -> None:
     labels = {}
     for run in (mined, plain):
@@ -153,7 +148,7 @@ def test_page(mined: Path, toy: Path, tmp_path: Path) -> None:
     assert results[1].png is None and results[0].png == out / f"{video(toy, 'up').stem}.png"
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/png;base64,") == 2 and "<script" not in text
-    assert "&lt;script&gt;$x$ &amp; \ufffd.mp4" in text
+    assert "&lt;script&gt;$x$ &amp; \\n.mp4" in text
     assert "broken &lt;b&gt;.mp4: " in text and "<b>" not in text
     assert "Step 4" in text and "mask_ratio: 0.7" in text
     assert f"{results[0].rank_accuracy:.3f}" in text
@@ -181,7 +176,7 @@ def test_mistakes_are_one_line(mined: Path, toy: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=rf"^output_dir \(.*\) {what}: must be a folder$"):
             visualize(tmp_path / "none.pt", [video(toy, "up")], folder, device="cpu")
     videos = [video(toy, "up"), tmp_path / "no\nne.mp4"]
-    with pytest.raises(FileNotFoundError, match=r"^video \(.*no\ufffdne.mp4\) does not exist$"):
+    with pytest.raises(FileNotFoundError, match=r"^video \(.*no\\nne.mp4\) does not exist$"):
         visualize(tmp_path / "none.pt", videos, tmp_path / "out", device="cpu")
     with pytest.raises(ValueError, match=r"^output_dir \(/proc/x\): .+; must be writable$"):
         visualize(mined, [video(toy, "up")], "/proc/x", device="cpu")
