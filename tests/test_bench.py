@@ -213,7 +213,7 @@ def test_the_classic_loader_makes_the_same_clip_as_ours(tmp_path: Path) -> None:
 
 def test_bench_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("decord")
-    small = [replace(kind, size=(48, 64), short_side=32, num_frames=70) for kind in loader.KINDS]
+    small = [replace(kind, size=(48, 64), num_frames=70) for kind in loader.KINDS]
     monkeypatch.setattr(loader, "KINDS", small)
     arguments = ["--videos=1", "--rounds=1", "--crop-size=16", "--decoder", "decord", "pyav"]
     assert main(["bench", "loader", *arguments, f"--json={tmp_path / 'out.json'}"]) == 0

@@ -5,10 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,42 +13,18 @@ import av
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchvision.transforms.v2 import functional
 
 from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
+from hpm_video.bench.videos import KINDS, Kind, read_sources, write_raw, write_transcoded
 from hpm_video.data.clips import random_dense_indices
 from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.manifest import read_manifest, write_manifest
 from hpm_video.data.readers import Decoder
-from hpm_video.data.toy import write_toy_videos
 from hpm_video.data.transforms import multi_scale_crop
-from hpm_video.data.video import Video, VideoReadError, missing, open_video, read_frames
+from hpm_video.data.video import missing, open_video
 
 _SEED = 0
-_FRAMES_OF_SOURCE = 150  # at most; shown there and back again they fill the longest video
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What the videos of a data set are like, and how clips are taken of them."""
-
-    name: str
-    suffix: str
-    codec: str
-    size: tuple[int, int]  # (height, width)
-    fps: int
-    num_frames: int
-    options: dict[str, str]
-    stride: int
-    short_side: int  # after re-encoding
-
-
-KINDS = (
-    Kind("k400", ".mp4", "libx264", (320, 568), 30, 300, {}, 4, 256),
-    Kind("ssv2", ".webm", "libvpx-vp9", (240, 426), 12, 48, {"cpu-used": "4"}, 2, 240),
-)
-_FAST_DECODE = {"g": "16", "bf": "0", "tune": "fastdecode", "crf": "20"}
 
 
 def bench_loader(
@@ -75,7 +48,7 @@ def bench_loader(
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            sources = _sources(Path(folder), source, num_videos)
+            sources = read_sources(Path(folder), source, num_videos)
             rows, sizes = _measure(
                 Path(folder), sources, crop_size=crop_size, rounds=rounds, decoders=decoders
             )
@@ -117,9 +90,9 @@ def _measure(
     rows: list[dict[str, Cell]] = []
     sizes: dict[str, object] = {}
     for kind in KINDS:
-        raw = [_write_raw(folder / f"{kind.name}_{k}", kind, f) for k, f in enumerate(sources)]
+        raw = [write_raw(folder / f"{kind.name}_{k}", kind, f) for k, f in enumerate(sources)]
         transcoded = [
-            _write_transcoded(path.with_name(f"{path.stem}_transcoded"), kind, path) for path in raw
+            write_transcoded(path.with_name(f"{path.stem}_transcoded"), path) for path in raw
         ]
         for files, paths in (("raw", raw), ("transcoded", transcoded)):
             kilobytes = sum(path.stat().st_size for path in paths) / len(sources) / 1000
@@ -258,93 +231,3 @@ _BARE: dict[Decoder, Callable[[str, list[int]], None]] = {
 def _size_of(path: Path) -> tuple[int, int]:
     video = open_video(path, "pyav")
     return video.height, video.width
-
-
-def _sources(folder: Path, source: str | None, num_videos: int) -> list[npt.NDArray[np.uint8]]:
-    """Frames (T, H, W, 3) of videos to make others of, in the order of their names."""
-    found: list[npt.NDArray[np.uint8]] = []
-    if source is None:
-        toy = write_toy_videos(folder / "toy", num_videos=num_videos, size=320, num_frames=100)
-        paths = [Path(path) for path in map(read_manifest(toy).path, range(num_videos))]
-    elif Path(source).is_dir():
-        paths = sorted(path for path in Path(source).rglob("*") if path.is_file())
-    else:
-        raise ValueError(f"--source ({source}) must be a folder of videos")
-    for path in paths:
-        with suppress(VideoReadError):
-            video = open_video(path, "pyav")
-            if video.num_frames >= 48 and min(video.height, video.width) >= 240:
-                found.append(_small_frames(video))
-        if len(found) == num_videos:
-            return found
-    raise ValueError(
-        f"--source ({source}) must hold at least {num_videos} videos of 240 pixels and 48 frames "
-        f"or more; it has {len(found)}"
-    )
-
-
-def _small_frames(video: Video) -> npt.NDArray[np.uint8]:
-    """The first frames of a video, of the largest size that is needed."""
-    count = min(video.num_frames, _FRAMES_OF_SOURCE)
-    parts = []
-    for start in range(0, count, 25):
-        # (T, H, W, 3) -> (T, 3, H, W) and back
-        frames = torch.from_numpy(video.read(range(start, min(start + 25, count))))
-        small = functional.resize(frames.permute(0, 3, 1, 2), list(KINDS[0].size), antialias=True)
-        parts.append(small.permute(0, 2, 3, 1).numpy())
-    return np.concatenate(parts)
-
-
-def _write_raw(path: Path, kind: Kind, source: npt.NDArray[np.uint8]) -> Path:
-    """Write a video as the data set has them, of frames (T, H, W, 3)."""
-    # There and back again, so that a short source does not jump where it starts over
-    order = [*range(len(source)), *range(len(source) - 2, 0, -1)]
-    step = max(round(30 / kind.fps), 1)
-    frames = (source[order[k * step % len(order)]] for k in range(kind.num_frames))
-    return _encode(
-        path.with_suffix(kind.suffix),
-        frames,
-        codec=kind.codec,
-        size=kind.size,
-        fps=kind.fps,
-        options=kind.options,
-    )
-
-
-def _write_transcoded(path: Path, kind: Kind, raw: Path) -> Path:
-    """Write a video re-encoded for training."""
-    height, width = kind.size
-    size = kind.short_side, round(width * kind.short_side / height / 2) * 2
-    return _encode(
-        path.with_suffix(".mp4"),
-        read_frames(raw, range(kind.num_frames), "pyav"),
-        codec="libx264",
-        size=size,
-        fps=kind.fps,
-        options=_FAST_DECODE,
-    )
-
-
-def _encode(
-    path: Path,
-    frames: Iterable[npt.NDArray[np.uint8]],
-    *,
-    codec: str,
-    size: tuple[int, int],
-    fps: int,
-    options: dict[str, str],
-) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options=options)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = size
-        stream.pix_fmt = "yuv420p"
-        if codec == "libvpx-vp9":
-            stream.bit_rate = 500_000
-        for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = frame.reformat(size[1], size[0], "yuv420p", interpolation="BICUBIC")
-            frame.pts, frame.time_base = number, Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
