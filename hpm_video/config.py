@@ -25,6 +25,7 @@ class RunConfig:
     keep_checkpoints: int = 2  # the newest so many are kept; 0 keeps all
     resume: str | None = None  # checkpoint to go on from when the run folder has none
     max_bad_steps: int = 10  # so many steps in a row that are not finite stop the run
+    collective_timeout_s: float = 600.0  # longer than this no process waits for another one
     picture_every: int = 1000  # steps between pictures in TensorBoard (pre-training); 0 = never
 
     def __post_init__(self) -> None:
@@ -32,6 +33,7 @@ class RunConfig:
         _at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
         _at_least("run.keep_checkpoints", self.keep_checkpoints, 0)
         _at_least("run.max_bad_steps", self.max_bad_steps, 1)
+        _at_least("run.collective_timeout_s", self.collective_timeout_s, 1)
         _at_least("run.picture_every", self.picture_every, 0)
         _between("run.seed", self.seed, 0, 2**63 - 1)
 
