@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import nn
 
-from hpm_video import run_folder, run_lock
+from hpm_video import run_folder
 from hpm_video.checkpoint import save_checkpoint
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.distributed import World
