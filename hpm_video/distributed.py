@@ -100,12 +100,31 @@ def _what_happened(error: RuntimeError, place: Place, timeout_s: float) -> str:
     return f"{me} lost another process, which has ended: see the others' logs ({reason})"
 
 
+class _Replicated(nn.Module):
+    """A module as it is; called without arguments, the sum of all that it learns."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        if arguments or named:
+            return self.module(*arguments, **named)
+        return sum(p.sum() for p in self.module.parameters() if p.requires_grad)
+
+
 def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
     """The module itself, or its wrapper that averages gradients over processes."""
     if world.size == 1:
         return module
     devices = [world.device] if world.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices)
+    replica = DistributedDataParallel(_Replicated(module), device_ids=devices)
+    # It sums gradients by groups, which it forms anew by what it sees in its first backward pass.
+    # How more than two numbers are rounded depends on their place there: if that pass were the
+    # run's first step, a run that is continued would not be the same, bit for bit.
+    replica().backward()
+    module.zero_grad()
+    return replica
 
 
 def sync_gradients(module: nn.Module, sync: bool) -> AbstractContextManager[None]:

@@ -45,10 +45,15 @@ def _in_cluster(cluster: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def _submit(
-    folder: Path, arguments: list[str], *, pace_s: float = PACE_S, **changes: object
+    folder: Path,
+    arguments: list[str],
+    *,
+    pace_s: float = PACE_S,
+    max_timeouts: int = 3,
+    **changes: object,
 ) -> submitit.Job[int]:
     """A job of two nodes with one task each, whose logs lie beside the run folder."""
-    executor = submitit.SlurmExecutor(folder.with_name("jobs"), max_num_timeout=3)
+    executor = submitit.SlurmExecutor(folder.with_name("jobs"), max_num_timeout=max_timeouts)
     # SLURM sends the warning of a time limit this long before. Not within 10 minutes of it, lest
     # submitit takes whatever comes for a time-out.
     wanted = {"time": 60, "signal_delay_s": 90, "nodes": 2, "ntasks_per_node": 1}
@@ -72,10 +77,12 @@ def _logs(job: submitit.Job[int]) -> str:
     return "\n".join(file.read_text(errors="replace") for file in files)
 
 
-def _until(condition: Callable[[], bool], what: str, job: submitit.Job[int]) -> None:
-    end = time.monotonic() + LIMIT_S
+def _until(
+    condition: Callable[[], bool], what: str, job: submitit.Job[int], *, limit_s: int = LIMIT_S
+) -> None:
+    end = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < end, f"{what}: not within {LIMIT_S} s\n{_logs(job)}"
+        assert time.monotonic() < end, f"{what}: not within {limit_s} s\n{_logs(job)}"
         time.sleep(0.1)
 
 
@@ -90,10 +97,10 @@ def _until_under_way(folder: Path, job: submitit.Job[int]) -> None:
     assert _num_records(folder) < 7, "too late to interfere"
 
 
-def _until_ended(job: submitit.Job[int], state: str) -> None:
+def _until_ended(job: submitit.Job[int], *states: str) -> None:
     over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
     _until(lambda: _field(job, "JobState") in over, "its end", job)
-    assert _field(job, "JobState") == state, _logs(job)
+    assert _field(job, "JobState") in states, _logs(job)
 
 
 def _tasks(job: submitit.Job[int]) -> dict[int, int]:
@@ -114,7 +121,8 @@ def _tasks(job: submitit.Job[int]) -> dict[int, int]:
 
 def _restarts(folder: Path) -> list[int]:
     """Steps after which the run was continued."""
-    text = (folder / "log.txt").read_text()
+    file = folder / "log.txt"
+    text = file.read_text() if file.exists() else ""
     return [int(step) for step in re.findall(r"continues after step (\d+) of", text)]
 
 
@@ -265,28 +273,27 @@ def test_a_mistake_is_one_line_and_ends_the_job(tmp_path: Path, arguments: Argum
     assert "Traceback" not in _logs(job)
 
 
+# SLURM looks at time limits every half a minute, and sends the warning up to as much too early
+TWO_MINUTES = {"time": 2, "signal_delay_s": 60}
+
+
 @pytest.mark.slow
 def test_time_limit(tmp_path: Path, arguments: Arguments, undisturbed: Path) -> None:
-    """A real one, of a minute, again and again; SLURM looks at these every half a minute."""
+    """A real one, again and again."""
     folder = tmp_path / "run"
-    job = _submit(folder, arguments(folder), pace_s=1.5, time=1, signal_delay_s=10)
-    _until(lambda: len(_restarts(folder)) >= 1, "a restart", job)
-    _until(lambda: _num_records(folder) == 9, "all records", job)
+    job = _submit(folder, arguments(folder), pace_s=1.5, max_timeouts=20, **TWO_MINUTES)
+    _until(lambda: _num_records(folder) == 9, "all records", job, limit_s=5 * LIMIT_S)
     _assert_same_as(undisturbed, folder, job)
-    assert 1 <= len(_restarts(folder)) <= 3
+    assert len(_restarts(folder)) >= 1
     assert "Job has timed out" in _logs(job)
 
 
 @pytest.mark.slow
 def test_time_limits_are_limited(tmp_path: Path, arguments: Arguments) -> None:
     folder = tmp_path / "run"
-    executor = submitit.SlurmExecutor(tmp_path / "jobs", max_num_timeout=0)
-    executor.update_parameters(
-        time=1, signal_delay_s=10, nodes=2, ntasks_per_node=1, partition="low",
-        srun_args=["--kill-on-bad-exit=1"],
-    )  # fmt: skip
-    job = executor.submit(PacedJob(arguments(folder), 2.0))
-    _until_ended(job, "FAILED")
-    assert "not requeued because: timed-out too many times" in _logs(job)
+    job = _submit(folder, arguments(folder), pace_s=2, max_timeouts=0, **TWO_MINUTES)
+    _until_ended(job, "FAILED", "TIMEOUT")
+    assert "Job not requeued because: timed-out too many times" in _logs(job)
     assert "submit the same command again to continue" in _logs(job)
-    assert re.search(r"SIGUSR2: stopped and saved after step \d+ of 60", _logs(job))
+    (step,) = re.findall(r"SIGUSR2: stopped and saved after step (\d+) of 60", _logs(job))
+    assert (folder / "checkpoints" / "last").resolve().name == f"step_{int(step):08d}.pt"
