@@ -22,10 +22,10 @@ from torch import Tensor
 from hpm_video import mining
 from hpm_video.config import MaskingConfig, PretrainConfig
 from hpm_video.data.batches import read_guarded
-from hpm_video.data.dataset import read_middle_clip
 from hpm_video.data.files import printable
 from hpm_video.data.loader import to_clips
 from hpm_video.data.video import VideoReadError
+from hpm_video.data.views import read_middle_clip
 from hpm_video.distributed import join_world
 from hpm_video.mining import Pretrained
 from hpm_video.run_folder import check_can_be_folder
