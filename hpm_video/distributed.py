@@ -39,7 +39,7 @@ def join_world(device: str) -> Iterator[World]:
     ``device``: ``auto`` takes CUDA where there is one. Raises ValueError for cuda without one.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.device (cuda) needs a CUDA device; there is none here: use cpu")
+        raise ValueError("device (cuda) needs a CUDA device; there is none here: use cpu")
     use_cuda = device != "cpu" and torch.cuda.is_available()
     rank = int(os.environ.get("RANK", "0"))
     size = int(os.environ.get("WORLD_SIZE", "1"))
