@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from hpm_video import evaluate as module
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.config import EvaluateConfig
 from hpm_video.data import clips, transforms
 from hpm_video.data.bad_videos import UnreadableDataError
+from hpm_video.data.loader import to_clips
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.video import read_frames
 from hpm_video.evaluate import evaluate, load_classifier
@@ -201,6 +203,22 @@ def test_weights_that_went_wrong_have_no_accuracy(
     command = ["evaluate", str(tmp_path / "nan.pt"), "--manifest", str(videos), *SETTINGS]
     assert main(command) == 1
     assert re.search(r"scores of \S+clip.mp4 are not finite\n$", capsys.readouterr().err)
+
+
+def test_every_forward_pass_has_the_same_shape(
+    checkpoint: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels round by the shape, and the last batch's depends on the number of processes."""
+    shapes = []
+
+    def spy(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+        shapes.append(tuple(frames.shape))
+        return to_clips(frames, device)
+
+    monkeypatch.setattr(module, "to_clips", spy)
+    result = _evaluate(checkpoint, videos, 2, 3)
+    assert shapes == [(3 * 6, 4, 32, 32, 3)] * 3  # 3, 3 and 1 of 7 videos
+    assert len(result.scores) == 7
 
 
 def test_two_processes_find_the_same(
