@@ -429,6 +429,11 @@ def test_our_own_bugs_keep_their_traceback(
         main(pretrain_arguments(tmp_path / "run"))
 
 
+def test_toy_videos_where_nothing_can_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    line = _refusal(["data", "toy", "-o", "/proc/x", "--num-videos", "1"], capsys)
+    assert "output_dir (/proc/x) cannot be written" in line
+
+
 def test_toy_videos_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
