@@ -310,6 +310,17 @@ def _failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+def test_a_list_that_names_videos_again_is_noticed(
+    pretrain_arguments: Arguments, toy: Path, tmp_path: Path
+) -> None:
+    positions = toy.with_name("positions.csv")
+    settings = (f"data.manifest=[{toy},{positions}]", "data.batch_size=256")
+    assert main(pretrain_arguments(tmp_path / "run", *settings, "optim.epochs=1")) == 0
+    again = len(positions.read_text().splitlines()) - 1
+    first = (tmp_path / "run" / "log.txt").read_text().splitlines()[0]
+    assert f"warning: {again} rows of data.manifest name a video that is there already" in first
+
+
 def test_too_many_bad_videos_stop_the_run(
     tmp_path: Path,
     toy: Path,
