@@ -22,7 +22,7 @@ from hpm_video.evaluation_page import write_evaluation
 from hpm_video.loop import autocast
 from hpm_video.models import build_classifier, token_grid
 from hpm_video.models.classifier import Classifier
-from hpm_video.predictions import Evaluation, read_predictions
+from hpm_video.predictions import Evaluation, check_results_folder, read_predictions
 from hpm_video.run_folder import make_folder
 from hpm_video.settings import config_from_dict
 from hpm_video.tokens import TokenGrid
@@ -151,8 +151,8 @@ def evaluate(
     state = load_checkpoint(file, kind="finetune")
     model, trained, classes = classifier_of(state, source=file)
     manifest = read_manifest(list(manifests), root=config.root, classes=classes)
-    folder = None if output_dir is None else make_folder(output_dir, name="--output-dir")
-    with join_world(config.device) as world:
+    folder = None if output_dir is None else _make_folder(output_dir)
+    with join_world(config.device, setting="device") as world:
         result = evaluate_classifier(
             model.to(world.device),
             manifest,
@@ -184,7 +184,7 @@ def evaluate(
 def recompute(folder: str | Path, config: EvaluateConfig, *, output_dir: str | Path) -> Evaluation:
     """The evaluation whose results are in a folder, without a model; pages and tables anew."""
     result = read_predictions(folder)
-    _write(result, make_folder(output_dir, name="--output-dir"), config)
+    _write(result, _make_folder(output_dir), config)
     return result
 
 
@@ -202,6 +202,12 @@ def results_folder(
 
 def _file_name(which: Literal["last", "best"]) -> str:
     return BEST if which == "best" else "last"
+
+
+def _make_folder(path: str | Path) -> Path:
+    """A folder for results: new, empty, or to be replaced; else ValueError."""
+    check_results_folder(Path(path), name="--output-dir")
+    return make_folder(path, name="--output-dir")
 
 
 def _write(result: Evaluation, folder: Path, config: EvaluateConfig) -> None:

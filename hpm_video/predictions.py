@@ -94,6 +94,17 @@ def figures_line(result: Evaluation) -> str:
     )
 
 
+def check_results_folder(folder: Path, *, name: str) -> None:
+    """Raise ValueError where the folder, the setting ``name``, holds other files than results."""
+    file = folder / PREDICTIONS
+    if file.is_file():
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            if lines.read(100).startswith(",".join(_COLUMNS)):
+                return
+    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise ValueError(f"{name} ({folder}) holds other files: must be empty or an evaluation")
+
+
 def write_predictions(result: Evaluation, folder: Path) -> None:
     """Write all that `read_predictions` needs to make the same of it.
 

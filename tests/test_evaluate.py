@@ -194,6 +194,17 @@ def test_results_are_recomputed_without_the_model(
     assert "is no folder of an evaluation" in capsys.readouterr().err
 
 
+def test_no_files_of_others_are_replaced(
+    checkpoint: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Least of all the class names of a data set."""
+    before = {path: path.stat().st_mtime_ns for path in videos.parent.rglob("*")}
+    command = ["evaluate", str(checkpoint), "--manifest", str(videos), "-o", str(videos.parent)]
+    assert main([*command, *SETTINGS]) == 2
+    assert "holds other files: must be empty or an evaluation" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in videos.parent.rglob("*")} == before
+
+
 def test_weights_that_went_wrong_have_no_accuracy(
     checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
