@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from hpm_video.console import lasting_output
 from hpm_video.data.files import printable
 from hpm_video.failures import say_failure, tell_torchrun
 
@@ -32,6 +33,11 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; returns the exit code."""
+    with lasting_output():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(words: Sequence[str]) -> int:
     # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
     # loader workers share, that makes a training step several times slower; read at its import.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -43,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "what is hard and masks that.",
     )
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    words = sys.argv[1:] if argv is None else argv
     for name, job in JOBS.items():
         of_job = jobs.add_parser(
             name,
@@ -53,7 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if name in words:  # the others' arguments would only take time
             job.add_arguments(of_job)
-    arguments = parser.parse_args(words)
+    arguments, rest = parser.parse_known_args(words)
+    # argparse takes no positional words behind an option once there were none before it
+    if rest and not (hasattr(arguments, "settings") and all(map(_is_setting, rest))):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    elif rest:
+        arguments.settings += rest
     try:
         with tell_torchrun():
             return JOBS[arguments.job].run(arguments)
@@ -127,7 +137,12 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     from hpm_video.config import EvaluateConfig
 
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder")
-    parser.add_argument("--manifest", nargs="+", required=True, help="list(s) of labelled videos")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--manifest", nargs="+", default=[], help="list(s) of labelled videos")
+    text = "CHECKPOINT is the folder of an evaluation: its figures and page, from predictions.csv"
+    what.add_argument("--recompute", action="store_true", help=text)
+    text = "folder for results (default: evaluation/<list> in the run folder)"
+    parser.add_argument("-o", "--output-dir", help=text)
     parser.add_argument("settings", nargs="*", metavar=_SETTINGS)
     parser.epilog = _settings_help(EvaluateConfig)
 
@@ -140,19 +155,26 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     manifests = [word for word in arguments.manifest if not _is_setting(word)]
     settings = [word for word in arguments.manifest if _is_setting(word)] + arguments.settings
     config = load_config(EvaluateConfig, None, settings)
-    from hpm_video.evaluate import evaluate
+    from hpm_video.evaluate import evaluate, recompute, results_folder
+    from hpm_video.predictions import figures_line
 
-    result = evaluate(arguments.checkpoint, manifests, config)
+    checkpoint, folder = arguments.checkpoint, arguments.output_dir
+    if arguments.recompute:
+        folder = folder or checkpoint
+        result = recompute(checkpoint, config, output_dir=folder)
+    else:
+        folder = folder or results_folder(checkpoint, manifests, config.checkpoint)
+        result = evaluate(checkpoint, manifests, config, output_dir=folder)
     from hpm_video.rendezvous import find_place
 
     if find_place().rank != 0:
         return 0  # of several processes, one speaks
     for index, reason in result.bad:
         print(printable(f"unreadable, counts as wrong: {result.paths[index]}: {reason}"))
-    print(
-        f"top1 {result.top(1):.4f}  top5 {result.top(5):.4f}  videos {len(result.labels)}  "
-        f"unreadable {len(result.bad)}"
-    )
+    for name, words in result.about.items():
+        print(printable(f"{name}: {words}"))
+    print(figures_line(result))
+    print(os.path.join(folder, "index.html"))
     return 0
 
 
@@ -197,14 +219,19 @@ def _data(arguments: argparse.Namespace) -> int:
 def _data_toy(arguments: argparse.Namespace) -> int:
     from hpm_video.data.toy import write_toy_videos
 
-    manifest = write_toy_videos(
-        arguments.output_dir,
-        num_videos=arguments.num_videos,
-        size=arguments.size,
-        num_frames=arguments.num_frames,
-        seed=arguments.seed,
-        num_workers=arguments.num_workers,
-    )
+    try:
+        manifest = write_toy_videos(
+            arguments.output_dir,
+            num_videos=arguments.num_videos,
+            size=arguments.size,
+            num_frames=arguments.num_frames,
+            seed=arguments.seed,
+            num_workers=arguments.num_workers,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"output_dir ({arguments.output_dir}) cannot be written: {error.strerror}"
+        ) from error
     print(manifest)
     return 0
 
