@@ -17,8 +17,7 @@ from hpm_video.data.manifest import Manifest, read_manifest
 from hpm_video.data.views import ViewDataset
 from hpm_video.distributed import World, gather_objects, join_world
 from hpm_video.loop import autocast
-from hpm_video.models import build_classifier, token_grid
-from hpm_video.models.classifier import Classifier
+from hpm_video.models import Baseline, Classifier, build_classifier
 from hpm_video.settings import config_from_dict
 from hpm_video.tokens import TokenGrid
 
@@ -48,7 +47,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate_classifier(
-    model: Classifier,
+    model: Classifier | Baseline,
     manifest: Manifest,
     *,
     data: DataConfig,
@@ -59,7 +58,7 @@ def evaluate_classifier(
     world: World,
 ) -> Evaluation:
     """Score every video of a manifest; the result does not depend on the number of processes."""
-    num_classes = model.head.out_features
+    num_classes = model.num_classes
     check_labels(manifest, num_classes)
     dataset = ViewDataset(
         manifest,
@@ -115,18 +114,19 @@ def check_labels(manifest: Manifest, num_classes: int) -> None:
         )
 
 
-def load_classifier(checkpoint: str | Path) -> tuple[Classifier, FinetuneConfig, list[str] | None]:
+def load_classifier(
+    checkpoint: str | Path,
+) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
     """The model of a fine-tuning checkpoint, its settings, and its class names if known."""
     state = load_checkpoint(checkpoint, kind="finetune")
     config = config_from_dict(FinetuneConfig, state["config"])
-    grid = token_grid(
-        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
-    )
+    trained_grid = state["trained_grid"]
     model = build_classifier(
         config.model,
-        grid,
+        num_frames=config.data.num_frames,
+        crop_size=config.data.crop_size,
         num_classes=state["num_classes"],
-        trained_grid=TokenGrid(*state["trained_grid"]),
+        trained_grid=trained_grid and TokenGrid(*trained_grid),
     )
     load_weights(model, state["model"], source=checkpoint)
     return model, config, state["classes"]

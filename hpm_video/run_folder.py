@@ -155,7 +155,10 @@ class Start:
         """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
         do not fit."""
         if self.state is not None:
-            load_weights(model, self.state["model"], source=self.source or "")
+            # Where an average of the weights is what a checkpoint's model is, training goes on
+            # with the weights themselves.
+            weights = self.state.get("trained_model") or self.state["model"]
+            load_weights(model, weights, source=self.source or "")
         elif self.init is not None:
             load_encoder(model.get_submodule("encoder"), self.init, source=self.source or "")
 
@@ -165,7 +168,7 @@ class Start:
         if state is None:
             return None
         if "trained_grid" in state:
-            return TokenGrid(*state["trained_grid"])
+            return state["trained_grid"] and TokenGrid(*state["trained_grid"])
         model, data = state["config"]["model"], state["config"]["data"]
         return TokenGrid.of_clip(
             num_frames=data["num_frames"],
