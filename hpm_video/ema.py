@@ -37,7 +37,10 @@ def average_of(model: Module) -> Module:
 def follow(
     average: nn.Module, model: nn.Module, momentum: float, *, skip: Tensor | None = None
 ) -> None:
-    """Move a copy of a model towards it; buffers, as of batch norms, are averages already."""
+    """Move a copy of a model towards it; buffers, as of batch norms, are averages already.
+
+    ``skip`` as in `move_average`.
+    """
     move_average(zip(average.parameters(), model.parameters(), strict=True), momentum, skip=skip)
     for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
-        mine.copy_(theirs)
+        mine.copy_(theirs if skip is None else torch.where(skip > 0, mine, theirs))

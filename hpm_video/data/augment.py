@@ -36,7 +36,7 @@ def augment(
         is_applied, sign = rng.random(2) < 0.5
         if is_applied:
             clip = operation(clip, min(max(level, 0.0), 10.0) / 10, 1 if sign else -1)
-    if rng.random() < settings.erasing:
+    if settings.erasing > 0 and rng.random() < settings.erasing:
         clip = erase(clip, rng=rng)
     return clip
 
