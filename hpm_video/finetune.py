@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hpm_video.bad_steps import step_unless
+from hpm_video.bad_steps import restore_if, running_means, step_unless
 from hpm_video.checkpoint import load_weights
 from hpm_video.config import FinetuneConfig
 from hpm_video.data.bad_videos import BadVideos
@@ -77,6 +77,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     if config.run.compile:
         model.compile()
     replica = replicate(model, world)
+    moving = running_means(model)  # of baselines
 
     def checkpoint() -> dict[str, Any]:
         return {
@@ -127,6 +128,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             set_lr(optimizer, lr := lr_at(step))
             # Dropout and stochastic depth follow (seed, step, rank): nothing to save for a resume.
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
+            before = [value.clone() for value in moving]
             total = torch.zeros((), device=world.device)
             for micro_batch in range(accumulation):
                 batch = run.next(batches, clips_per_step // accumulation)
@@ -156,6 +158,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip_grad or float("inf"))
             skip = run.add([total, norm])
             step_unless(skip, optimizer)
+            restore_if(skip, moving, before)
             optimizer.zero_grad()
             if average is not None and optim.ema_momentum is not None:
                 follow(average, model, optim.ema_momentum, skip=skip)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpm_video import finetune as finetuning
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.config import ClassifierConfig
@@ -71,6 +72,38 @@ def test_it_is_trained_and_evaluated_by_the_same_commands(
     logits = model.eval()(torch.rand(2, 3, num_frames, crop_size, crop_size))
     assert logits.shape == (2, 8)
     assert not torch.allclose(logits.sum(dim=1), torch.ones(2)), "not probabilities already"
+
+
+def test_a_bad_step_leaves_batch_norms_as_they_are(
+    tmp_path: Path, arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their running means move with the forward pass, before anything is known of the loss."""
+    to_clips, count = finetuning.to_clips, 0
+
+    def spoiling(*given: object) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        return to_clips(*given) * (torch.nan if count == 2 else 1)
+
+    monkeypatch.setattr(finetuning, "to_clips", spoiling)
+    settings = ("model.name=x3d_xs", "data.num_frames=4", "data.crop_size=32", "optim.epochs=2")
+    settings += (
+        "optim.ema_momentum=0.5",
+        "run.checkpoint_every_minutes=0",
+        "run.keep_checkpoints=0",
+    )
+    assert main(arguments(tmp_path / "run", *settings)) == 0
+    first, third = (  # none is saved after the second
+        load_checkpoint(tmp_path / "run" / "checkpoints" / f"step_{step:08d}.pt") for step in (1, 3)
+    )
+    for part in ("model", "trained_model"):
+        means = [name for name in first[part] if name.endswith("running_mean")]
+        assert len(means) > 50
+        for name in means:
+            assert third[part][name].isfinite().all(), name
+            assert not torch.equal(third[part][name], first[part][name]), name
+        (counted,) = {int(v) for n, v in third[part].items() if n.endswith("num_batches_tracked")}
+        assert counted == 2
 
 
 def test_slowfast_sees_every_fourth_frame_and_all_of_them() -> None:
