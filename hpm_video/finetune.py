@@ -16,11 +16,17 @@ from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.directions import check_flip
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
 from hpm_video.data.manifest import read_manifest
-from hpm_video.distributed import World, join_world, replicate, sync_gradients
+from hpm_video.distributed import (
+    World,
+    join_world,
+    replicate,
+    share_from_main,
+    sync_gradients,
+)
 from hpm_video.ema import average_of, follow
 from hpm_video.evaluate import check_labels, evaluate_classifier
 from hpm_video.loop import Run, autocast, seed_of
-from hpm_video.mixing import draw_mix, mix_clips
+from hpm_video.mixing import mix_batch
 from hpm_video.models import Classifier, build_classifier
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, micro_batches, set_lr
 from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
@@ -135,17 +141,16 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                 clips = to_clips(batch.clips, world.device)
                 targets = batch.labels.to(world.device, non_blocking=True)
                 if mixing.is_on:
-                    # Follows (seed, step) and the videos' place in the step's whole batch
-                    first = (micro_batch * world.size + world.rank) * len(clips) // 2
-                    mix = draw_mix(
-                        clips_per_step // 2,
-                        height=data.crop_size,
-                        width=data.crop_size,
+                    # Follows (seed, step) and the clips' place in the step's whole batch
+                    first = (micro_batch * world.size + world.rank) * len(clips)
+                    clips, targets = mix_batch(
+                        clips,
+                        targets,
                         mixing=mixing,
+                        repeats=data.repeats,
+                        num_classes=num_classes,
                         rng=np.random.default_rng((config.run.seed, step)),
-                    ).part(first, len(clips) // 2)
-                    clips, targets = mix_clips(
-                        clips, targets, mix, repeats=data.repeats, num_classes=num_classes
+                        rows=(first, clips_per_step),
                     )
                 with sync_gradients(replica, micro_batch + 1 == accumulation):
                     with autocast(world.device, config.run.precision):
@@ -168,8 +173,10 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             every = config.evaluation.every_epochs
             is_last = step + 1 == total_steps
             if validation is not None and (is_last or (every and epoch % every == 0)):
+                evaluated = model if average is None else average
+                share_from_main(running_means(evaluated), world)
                 result = evaluate_classifier(
-                    model if average is None else average,
+                    evaluated,
                     validation,
                     data=data,
                     evaluation=config.evaluation,

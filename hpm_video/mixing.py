@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpm_video.config import MixingConfig
+from hpm_video.masking import Rows
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,25 @@ class Mix:
     def part(self, first: int, count: int) -> Mix:
         """That of the pairs first, first + 1, ... first + count - 1."""
         return Mix(self.share[first : first + count], self.boxes[first : first + count])
+
+
+def mix_batch(
+    clips: Tensor,
+    labels: Tensor,
+    *,
+    mixing: MixingConfig,
+    repeats: int,
+    num_classes: int,
+    rng: np.random.Generator,
+    rows: Rows | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw and `mix_clips`. ``rows``: (the first of these clips, number) of the whole batch whose
+    part they are; ``rng`` begins anew for every part of it."""
+    first, num_clips = rows or (0, len(clips))
+    height, width = clips.shape[-2:]
+    mix = draw_mix(num_clips // 2, height=height, width=width, mixing=mixing, rng=rng)
+    part = mix.part(first // 2, len(clips) // 2)
+    return mix_clips(clips, labels, part, repeats=repeats, num_classes=num_classes)
 
 
 def draw_mix(
