@@ -320,6 +320,7 @@ class FinetuneOptimConfig(OptimConfig):
     layer_decay: float | None = None  # lr factor from each layer to the one below it; null: 0.75
     label_smoothing: float = 0.1  # share of the target spread over all classes
     ema_momentum: float | None = None  # of an average of the weights, which is evaluated; null: no
+    class_balance: Literal["none", "weights"] = "none"  # weights: rare classes count more, equally
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -359,6 +360,7 @@ class FinetuneConfig:
 class EvaluateConfig:
     """Settings of ``hpm-video evaluate`` beside the checkpoint, which brings its own data rules."""
 
+    checkpoint: Literal["last", "best"] = "last"  # which one of a run folder; best: see docs
     root: str | None = None  # where the manifest's relative paths start
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass

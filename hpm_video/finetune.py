@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from hpm_video.bad_steps import restore_if, running_means, step_unless
+from hpm_video.best import BEST, BestCheckpoint
 from hpm_video.checkpoint import load_weights
 from hpm_video.config import FinetuneConfig
 from hpm_video.data.bad_videos import BadVideos
@@ -26,6 +26,7 @@ from hpm_video.distributed import (
 from hpm_video.ema import average_of, follow
 from hpm_video.evaluate import check_labels, evaluate_classifier
 from hpm_video.loop import Run, autocast, seed_of
+from hpm_video.losses import balancing_weights, classification_loss
 from hpm_video.mixing import mix_batch
 from hpm_video.models import Classifier, build_classifier
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, micro_batches, set_lr
@@ -84,6 +85,13 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         model.compile()
     replica = replicate(model, world)
     moving = running_means(model)  # of baselines
+    class_weights = None
+    if optim.class_balance == "weights":
+        weights = balancing_weights(torch.from_numpy(manifest.labels), num_classes)
+        class_weights = weights.to(world.device)
+    best = None
+    if world.is_main and config.evaluation.every_epochs:
+        best = BestCheckpoint(folder / "checkpoints", is_new=start.state is None)
 
     def checkpoint() -> dict[str, Any]:
         return {
@@ -155,8 +163,11 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                 with sync_gradients(replica, micro_batch + 1 == accumulation):
                     with autocast(world.device, config.run.precision):
                         logits = replica(clips)
-                    loss = F.cross_entropy(
-                        logits.float(), targets, label_smoothing=optim.label_smoothing
+                    loss = classification_loss(
+                        logits,
+                        targets,
+                        label_smoothing=optim.label_smoothing,
+                        class_weights=class_weights,
                     )
                     (loss / accumulation).backward()
                 total += loss.detach() / accumulation
@@ -187,14 +198,9 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                 )
                 for index, reason in result.bad:
                     run.log.line(f"unreadable, counts as wrong: {validation.path(index)}: {reason}")
-                run.log.record(
-                    {
-                        "step": step + 1,
-                        "epoch": round(epoch, 4),
-                        "top1": result.top(1),
-                        "top5": result.top(5),
-                    },
-                    prefix="evaluation",
-                )
+                done = {"step": step + 1, "epoch": round(epoch, 4)}
+                run.log.record({**done, **result.figures()}, prefix="evaluation")
+                if best and best.offer(checkpoint(), step=step + 1, top1=result.top(1)):
+                    run.log.line(f"the best so far, kept: checkpoints/{BEST}")
             run.end_step(checkpoint)
         return run.is_complete
