@@ -51,7 +51,15 @@ _PRETRAIN = (
     "masking.hard_ratio_end=1.0",
     "optim.base_lr=0.064",
 )
-_FINETUNE = (*_SHARED, "optim.base_lr=0.064", "model.drop_path=0")
+_FINETUNE = (
+    *_SHARED,
+    "optim.base_lr=0.064",
+    "model.drop_path=0",
+    "augment.num_operations=0",
+    "augment.erasing=0",
+    "mixing.mixup=0",
+    "mixing.cutmix=0",
+)
 
 Arguments = Callable[..., list[str]]
 
