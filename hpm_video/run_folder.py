@@ -27,8 +27,9 @@ _FREE_TO_CHANGE = (
     "evaluation.batch_size",
 )  # fmt: skip
 
-# What a start that was interrupted early may leave in a folder that belongs to nobody yet.
-_LEFTOVERS = {"run.lock", "config.part"}
+# What a start that was interrupted early, or the submission of the run to a cluster, may leave in a
+# folder that belongs to nobody yet.
+_LEFTOVERS = {"run.lock", "config.part", "slurm"}
 
 # The locks this process holds: they belong to it as a whole, and closing the file ends them.
 _locks: dict[Path, IO[str]] = {}
