@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,13 @@ def script(executor: SlurmExecutor, *, num_tasks: int) -> str:
 
 def submit(executor: SlurmExecutor, jobs: Sequence[Job]) -> list[submitit.Job[int]]:
     """Hand jobs over, several as one array; ValueError with sbatch's own words if it refuses."""
-    with _plain_environment():
+    said = io.StringIO()  # what sbatch says, submitit prints
+    with _plain_environment(), redirect_stderr(said):
         try:
             return executor.submit_array(list(jobs))
         except (FailedJobError, FailedSubmissionError) as error:
-            lines = [line for line in str(error).splitlines() if "error" in line.lower()]
-            reason = lines[-1] if lines else str(error).strip().splitlines()[-1]
+            lines = said.getvalue().strip().splitlines() or str(error).strip().splitlines()
+            reason = lines[-1].removeprefix("sbatch: ").removeprefix("error: ")
             raise ValueError(f"sbatch refused the job: {reason}") from error
 
 

@@ -17,7 +17,13 @@ from hpm_video.data.files import printable
 from hpm_video.slurm.orders import Say, shown
 from hpm_video.slurm.progress import Progress, read_progress
 from hpm_video.slurm.queue import State, control, local_process, read_states
-from hpm_video.slurm.records import Submission, TaskRecord, read_records
+from hpm_video.slurm.records import (
+    Submission,
+    TaskRecord,
+    folders_below,
+    folders_of_user,
+    read_records,
+)
 from hpm_video.slurm.times import duration
 
 _ACTIONS = ("list", "follow", "cancel", "requeue")
@@ -47,7 +53,12 @@ def run(arguments: argparse.Namespace, say: Say) -> int:
     for root in arguments.root or []:
         if not Path(root).is_dir():
             raise ValueError(f"root ({root}) must be a folder")
-    submissions = read_records(arguments.root)
+    roots = arguments.root
+    submissions = read_records(
+        folders_of_user()
+        if roots is None
+        else [folder for root in roots for folder in folders_below(root)]
+    )
     found = [_find(name, submissions) for name in arguments.ids]
     if arguments.action == "list":
         chosen = list(dict.fromkeys(one.id for one, _ in found))
@@ -100,8 +111,8 @@ def _list(submissions: list[Submission], say: Say, *, everything: bool, as_json:
         state = states[task.id]
         progress = read_progress(Path(task.run_folder)) if task.run_folder else Progress()
         if as_json:
-            figures = {**vars(state), **vars(progress)}
-            say(json.dumps({**vars(task), "job": one.job, **figures, "code": one.code}))
+            known = {"state": state.name, "reason": state.reason, "start": state.start}
+            say(json.dumps({**vars(task), "job": one.job, **known, **vars(progress)}))
         rows.append(_row(one, task, state, progress))
     if as_json:
         return 0

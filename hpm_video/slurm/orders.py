@@ -135,6 +135,9 @@ def _note(order: Order, jobs: list[tuple[str, Path]], cluster: str, size: str, s
     say(f"job         {number}: {plan.command.name}, {size}{count}")
     if plan.run_folder is not None:
         say(f"run folder  {shown(str(plan.run_folder))}")
+    if plan.videos_per_step is not None:
+        processes = order.request.nodes * order.request.tasks_per_node
+        say(f"videos      {plan.videos_per_step * processes:,} per step of the optimizer")
     say(f"code        {shown(record.code)}")
     if len(tasks) > 1:
         width = max(len(task.id) for task in tasks)

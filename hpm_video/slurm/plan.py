@@ -63,12 +63,16 @@ class Command:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be submitted. loader_workers: of each process, where the settings tell."""
+    """What is to be submitted.
+
+    loader_workers, videos_per_step: of each process, where the settings tell.
+    """
 
     command: Command
     tasks: tuple[Task, ...]
-    run_folder: Path | None
-    loader_workers: int | None
+    run_folder: Path | None = None
+    loader_workers: int | None = None
+    videos_per_step: int | None = None
 
 
 class Parser(argparse.ArgumentParser):
@@ -129,7 +133,7 @@ def make_plan(
     if schema is None:
         if sweep is not None:
             raise ValueError(f"sweep ({sweep}) must be of a job with settings, not {command.name}")
-        return Plan(command, (Task(command.words, None),), None, None)
+        return Plan(command, (Task(command.words, None),))
     config = load_config(schema, command.yaml, command.settings)
     workers = getattr(config, "num_workers", None)
     if workers is None:
@@ -138,7 +142,7 @@ def make_plan(
         tasks = _variants(command, sweep)
         for task in tasks:
             load_config(schema, command.yaml, _settings(task, command))
-        return Plan(command, tasks, None, workers)
+        return Plan(command, tasks, loader_workers=workers)
     folder = config.run.output_dir
     if not folder:
         raise ValueError("run.output_dir (null) must name a folder for the run")
@@ -149,7 +153,8 @@ def make_plan(
         _check_run(load_config(schema, command.yaml, _settings(task, command)), wait_for_inputs)
     if sweep is not None:
         _check_sweep_folder(Path(folder))
-    return Plan(command, tasks, _absolute(folder), workers)
+    videos = config.data.batch_size * config.optim.accumulation
+    return Plan(command, tasks, _absolute(folder), workers, None if sweep else videos)
 
 
 def _variants(command: Command, sweep: str | None, folder: str | None = None) -> tuple[Task, ...]:
@@ -181,7 +186,7 @@ def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
         Task((*command.words, "--part", f"{part}/{num_parts}"), None, f"part {part}/{num_parts}")
         for part in range(1, num_parts + 1)
     ]
-    return Plan(command, tuple(tasks), None, None)
+    return Plan(command, tuple(tasks))
 
 
 def _settings(task: Task, command: Command) -> list[str]:

@@ -52,16 +52,22 @@ def add_record(folder: Path, submission: Submission) -> None:
         _append(index, str(folder))
 
 
-def read_records(roots: Iterable[str | Path] | None = None) -> list[Submission]:
-    """All submissions, oldest first: of the user's folders that still exist, or below ``roots``."""
-    if roots is None:
-        files = [Path(line) / _FILE for line in _lines(_index())]
-    else:
-        files = [file for root in roots for file in sorted(Path(root).rglob(f"slurm/{_FILE}"))]
+def folders_of_user() -> list[Path]:
+    """All folders in which the user has records, of this machine or others that share the home."""
+    return [Path(line) for line in _lines(_index())]
+
+
+def folders_below(root: str | Path) -> list[Path]:
+    """All folders with records below one."""
+    return sorted(file.parent.absolute() for file in Path(root).rglob(_FILE))
+
+
+def read_records(folders: Iterable[Path]) -> list[Submission]:
+    """All submissions recorded in some folders, of those that exist; oldest first."""
     found = [
         submission
-        for file in dict.fromkeys(files)
-        for line in _lines(file)
+        for folder in dict.fromkeys(folders)
+        for line in _lines(folder / _FILE)
         if (submission := _submission(line)) is not None
     ]
     return sorted(found, key=lambda submission: submission.submitted)

@@ -11,7 +11,7 @@ from hpm_video.slurm.options import SlurmConfig, add_options, slurm_config
 from hpm_video.slurm.orders import CARRY_OUT, SHOW, Order, Say
 from hpm_video.slurm.partition import Request, check_request, read_partitions
 from hpm_video.slurm.plan import JOBS, Parser, Plan, make_plan, read_command
-from hpm_video.slurm.records import read_records
+from hpm_video.slurm.records import folders_of_user, read_records
 from hpm_video.slurm.snapshot import Snapshot
 
 _DEFAULT_FOLDER = "outputs/slurm"
@@ -131,7 +131,7 @@ def _check_free(folder: Path, plan: Plan, config: SlurmConfig) -> None:
     folders = {str(task.run_folder) for task in plan.tasks if task.run_folder is not None}
     ours = [
         one
-        for one in read_records([folder.parent] if folder.exists() else [])
+        for one in read_records([*folders_of_user(), folder])
         if any(task.run_folder in folders for task in one.tasks)
     ]
     if not ours or config.dependency is not None:
