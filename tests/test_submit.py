@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import fake_slurm
@@ -18,6 +20,7 @@ from hpm_video.cli import main
 from hpm_video.config import PretrainConfig
 from hpm_video.logs import read_records
 from hpm_video.settings import load_config
+from hpm_video.slurm.options import SlurmConfig
 from hpm_video.slurm.snapshot import Snapshot
 from hpm_video.slurm.sweep import combinations
 from hpm_video.slurm.times import duration, minutes_of
@@ -170,7 +173,8 @@ def test_a_transcoding_is_an_array_of_its_parts(
     words = ("data", "transcode", "list.csv", "-o", "small", "--timeout", "9", "--array", "3%2")
     lines = _dry_run(capsys, *words)
     assert "#SBATCH --array=0-2%2" in lines
-    assert not [line for line in lines if "gpus" in line]
+    assert not [line for line in lines if "gpus" in line or "cpus" in line]
+    assert "#SBATCH --cpus-per-task=8" in _dry_run(capsys, *words, "--workers", "7")
     whole = "hpm-video data transcode list.csv -o small --timeout 9"
     assert lines[-3:] == [f"# task {k}: {whole} --part {k + 1}/3" for k in range(3)]
     main(["submit", *words])
@@ -404,6 +408,19 @@ def test_the_recipes_have_1024_videos_a_step(
     told = capsys.readouterr().out
     assert "8 nodes x 8 processes" in told
     assert re.search(r"^videos +1,024 per step", told, re.MULTILINE)
+
+
+def test_every_option_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the documentation, and where one asks for help, before or after the job."""
+    text = (Path(__file__).parents[1] / "docs" / "slurm.md").read_text()
+    options = ["--" + item.name.replace("_", "-") for item in fields(SlurmConfig)]
+    for words in (["--help"], ["pretrain", "--help"]):
+        with suppress(SystemExit):
+            main(["submit", *words])
+        said = capsys.readouterr().out
+        for option in [*options, "--sweep", "--folder", "--cluster", "--dry-run"]:
+            assert option in text
+            assert option in said
 
 
 # ---------------------------------------------------------------- sweeps

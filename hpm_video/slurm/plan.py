@@ -133,7 +133,7 @@ def make_plan(
     if schema is None:
         if sweep is not None:
             raise ValueError(f"sweep ({sweep}) must be of a job with settings, not {command.name}")
-        return Plan(command, (Task(command.words, None),))
+        return Plan(command, (Task(command.words, None),), loader_workers=_workers(command))
     config = load_config(schema, command.yaml, command.settings)
     workers = getattr(config, "num_workers", None)
     if workers is None:
@@ -186,7 +186,13 @@ def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
         Task((*command.words, "--part", f"{part}/{num_parts}"), None, f"part {part}/{num_parts}")
         for part in range(1, num_parts + 1)
     ]
-    return Plan(command, tuple(tasks))
+    return Plan(command, tuple(tasks), loader_workers=_workers(command))
+
+
+def _workers(command: Command) -> int | None:
+    """Of a job without settings, if given: its own default is as many as it gets cores."""
+    is_given = any(word.partition("=")[0] == "--workers" for word in command.words)
+    return int(command.namespace.workers) if is_given else None
 
 
 def _settings(task: Task, command: Command) -> list[str]:
