@@ -12,9 +12,9 @@ import torch
 from hpm_video.checkpoint import load_checkpoint, load_weights
 from hpm_video.config import DataConfig, EvaluateConfig, EvaluationConfig, FinetuneConfig
 from hpm_video.data.bad_videos import UnreadableDataError
-from hpm_video.data.dataset import ViewDataset
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
+from hpm_video.data.views import ViewDataset
 from hpm_video.distributed import World, gather_objects, join_world
 from hpm_video.loop import autocast
 from hpm_video.models import build_classifier, token_grid
@@ -138,7 +138,7 @@ def evaluate(
     """Evaluate a fine-tuning checkpoint on lists of videos, with the views of ``config``."""
     model, trained, classes = load_classifier(checkpoint)
     manifest = read_manifest(list(manifests), root=config.root, classes=classes)
-    with join_world(config.device) as world:
+    with join_world(config.device, setting="device") as world:
         result = evaluate_classifier(
             model.to(world.device),
             manifest,

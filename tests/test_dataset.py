@@ -7,10 +7,11 @@ from videos import frame_numbers, write_indexed_video
 
 from hpm_video.data import transforms
 from hpm_video.data.clips import dense_view_indices, random_uniform_indices
-from hpm_video.data.dataset import ClipDataset, ViewDataset
+from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.data.transforms import Box
 from hpm_video.data.video import Video, read_frames
+from hpm_video.data.views import ViewDataset
 
 LENGTHS = (1, 5, 40, 60)
 

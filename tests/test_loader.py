@@ -6,7 +6,7 @@ import torch
 from videos import frame_numbers, write_indexed_video
 
 from hpm_video.config import DataConfig
-from hpm_video.data.dataset import ClipDataset, ViewDataset
+from hpm_video.data.dataset import ClipDataset
 from hpm_video.data.loader import (
     ClipBatch,
     StepSampler,
@@ -19,6 +19,7 @@ from hpm_video.data.loader import (
 )
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.data.video import read_frames
+from hpm_video.data.views import ViewDataset
 from hpm_video.distributed import World
 
 

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpm_video.bench.measure import median_seconds
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.config import DataConfig, MaskingConfig
-from hpm_video.data.dataset import ViewDataset
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
+from hpm_video.data.views import ViewDataset
 from hpm_video.health import rank_correlation
 from hpm_video.loop import autocast
 from hpm_video.masking import unit_scores

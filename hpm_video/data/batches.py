@@ -10,11 +10,8 @@ So what a batch holds depends neither on the number of workers nor on how long e
 
 from __future__ import annotations
 
-import mmap
-import os
 import queue
 import signal
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from hpm_video.data.dataset import Reader, Reading, Request, VideoDataset, read_item
+from hpm_video.data.dataset import Reading, Request, VideoDataset, read_item
 from hpm_video.data.killable import (
     ItemTimeout,
     KillableWorker,
@@ -33,6 +30,7 @@ from hpm_video.data.killable import (
     run_killable,
     wait_for_workers,
 )
+from hpm_video.data.shared_rows import RowReader, rows_of, shared_file
 from hpm_video.data.video import VideoReadError
 
 Value = TypeVar("Value")
@@ -178,10 +176,10 @@ class _Dispatcher:
         shape = self.dataset.reader.shape
         size = len(first)  # no later batch is larger
         num_slots = 2 + _OPEN_ROWS_PER_WORKER * self.num_workers // size
-        with _shared_file(num_slots * size * torch.Size(shape).numel()) as file:
-            self.slots = _rows(file.fileno(), shape).unflatten(0, (num_slots, size))
+        with shared_file(num_slots * size * torch.Size(shape).numel()) as file:
+            self.slots = rows_of(file.fileno(), shape).unflatten(0, (num_slots, size))
             self.free = list(range(num_slots))
-            function = _RowReader(self.dataset.reader)
+            function = RowReader(self.dataset.reader)
             self.workers = {
                 KillableWorker(function, files=[file.fileno()]): deque[_Row]()
                 for _ in range(self.num_workers)
@@ -287,43 +285,6 @@ class _Dispatcher:
             self.num_finished += 1
             self._open_more()
             self._submit()
-
-
-class _RowReader:
-    """What workers run: reads a video into a row of the shared memory."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.reader = reader
-        self.rows: torch.Tensor | None = None
-
-    def __call__(self, item: tuple[Request, int], file: int) -> tuple[str | None, str | None]:
-        """Return why the video is unreadable, if it is, and `Video.note`."""
-        if self.rows is None:
-            torch.set_num_threads(1)
-            self.rows = _rows(file, self.reader.shape)
-        request, place = item
-        try:
-            return None, self.reader.read(request, self.rows[place])
-        except VideoReadError as error:
-            return error.reason, None
-
-
-def _shared_file(size: int) -> Any:
-    """A file in memory without a name, which thus ends with the last process that has it open.
-
-    It is no part of /dev/shm either, which containers often keep too small for a batch.
-    """
-    if hasattr(os, "memfd_create"):
-        file = os.fdopen(os.memfd_create("hpm-video batches"), "r+b")
-    else:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    file.truncate(size)
-    return file
-
-
-def _rows(file: int, shape: Sequence[int]) -> torch.Tensor:
-    """The memory of a file as rows (number of rows, *shape), uint8."""
-    return torch.frombuffer(mmap.mmap(file, 0), dtype=torch.uint8).view(-1, *shape)
 
 
 def _new_tensor(size: int, shape: Sequence[int], *, pin_memory: bool) -> torch.Tensor:

@@ -6,46 +6,26 @@ only SIGKILL does. So such code runs in a process of its own, which costs a run 
     this process -- nursery -- worker
                            \\- worker
 
-The nursery is started afresh (not forked: there may be threads and CUDA here), imports what its
-workers need and then does nothing but fork them. A worker thus starts in milliseconds and shares
-the memory of what is imported. The nursery ends its workers as soon as this process is gone,
-however that ended, and the kernel ends them with the nursery: nothing is left behind.
+See `nursery` for how workers start and end; nothing is left behind.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
-import gc
-import os
 import pickle
-import resource
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
-import traceback
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
+
+from hpm_video.data.nursery import Nursery, this_nursery
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-# What a terminal or SLURM sends to all processes of a job. What to do about it is the business of
-# the process at the top, which may still want results.
-_LEFT_TO_THE_TOP = (
-    signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
-)  # fmt: skip
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
-_KILL_WAIT_S = 1.0  # a process inside the kernel, say on a dead network drive, dies later
-_ORPHAN_CHECK_S = 1.0
+_WAIT_S = 1.0  # at a time: what takes a second longer means that this process was stopped
 
 
 class ItemTimeout(Exception):  # noqa: N818 - it is the outcome of an item, not a mistake
@@ -99,7 +79,7 @@ class KillableWorker:
         self._function = pickle.dumps(function)
         self._files = tuple(files)
         self._items: deque[tuple[Any, float | None]] = deque()  # with their time limits
-        self._nursery: _Nursery | None = None  # that of the process
+        self._nursery: Nursery | None = None  # that of the process
         self._connection: Connection | None = None
         self._pid: int | None = None
         self.deadline: float | None = None  # on time.monotonic's clock, None: no limit
@@ -143,10 +123,11 @@ class KillableWorker:
             Exception: whatever the function raised.
         """
         assert self._connection is not None and self._items
-        remaining_s = None if self.deadline is None else max(self.deadline - time.monotonic(), 0)
+        while not self.is_ready():
+            wait_for_workers([self])
         timeout_s = self._items[0][1]
         error: Exception
-        if self._connection.poll(remaining_s):
+        if self._connection.poll():
             try:
                 reply = self._connection.recv_bytes()
             except (EOFError, OSError):  # the process has ended, perhaps in the middle of a reply
@@ -175,7 +156,7 @@ class KillableWorker:
         self.deadline = None
 
     def _start(self) -> None:
-        self._nursery = _this_nursery()
+        self._nursery = this_nursery()
         self._connection, self._pid = self._nursery.start(self._function, self._files)
         for item, _ in self._items:
             self._send(item)
@@ -205,21 +186,21 @@ def wait_for_workers(
 ) -> list[KillableWorker]:
     """Wait until some of the workers are ready, and return these; idle ones are left out.
 
-    Also returns, perhaps with nothing, when one of the other connections can be read. Where this
-    process itself was stopped meanwhile, its workers, which were as well, are given that time.
+    Also returns, perhaps with nothing, when one of the other connections can be read, and after a
+    second. Where this process was stopped meanwhile, its workers were as well: that time counts
+    for none of their limits.
     """
     busy = [worker for worker in workers if len(worker)]
     assert busy or others
     start = time.monotonic()
     deadline = min((w.deadline for w in busy if w.deadline is not None), default=None)
-    timeout_s = None if deadline is None else max(deadline - start, 0)
+    timeout_s = None if deadline is None else min(max(deadline - start, 0), _WAIT_S)
     wait([*(worker.fileno() for worker in busy), *others], timeout_s)
-    if timeout_s is not None:
-        stopped_s = time.monotonic() - start - timeout_s
-        if stopped_s > 1:  # the scheduler's own delays are far below
-            for worker in busy:
-                if worker.deadline is not None:
-                    worker.deadline += stopped_s
+    waited_s = time.monotonic() - start
+    if timeout_s is not None and waited_s - timeout_s > 1:  # the scheduler's own delays: far below
+        for worker in busy:
+            if worker.deadline is not None:
+                worker.deadline += waited_s
     return [worker for worker in busy if worker.is_ready()]
 
 
@@ -276,164 +257,3 @@ def run_killable(
     finally:
         for worker in workers:
             worker.kill()
-
-
-class _Nursery:
-    """This process's end of the nursery."""
-
-    def __init__(self) -> None:
-        self.owner = os.getpid()
-        self._lock = threading.Lock()
-        self._socket, theirs = socket.socketpair()
-        self._requests = Connection(os.dup(self._socket.fileno()))
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; "
-            f"from {__name__} import run_nursery; run_nursery({theirs.fileno()}, {self.owner})"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-        )
-        theirs.close()
-
-    def start(self, function: bytes, files: Sequence[int]) -> tuple[Connection, int]:
-        """Start a worker for a pickled function; returns a connection to it and its process id."""
-        ours, theirs = Pipe()
-        try:
-            with theirs, self._lock:
-                self._requests.send(("start", function, sys.path, os.getcwd(), 1 + len(files)))
-                reduction.sendfds(self._socket, [theirs.fileno(), *files])
-                return ours, self._requests.recv()
-        except (EOFError, ConnectionError) as error:
-            raise RuntimeError("worker processes cannot be started (see above)") from error
-
-    def end(self, pid: int) -> int | None:
-        """Kill a worker, which may be dead already; returns its exit code, if it is known."""
-        try:
-            with self._lock:
-                self._requests.send(("end", pid))
-                return self._requests.recv()
-        except (EOFError, ConnectionError):
-            return None  # the nursery is gone, and its workers with it
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """End it and all its workers, and wait for that."""
-        self._requests.close()
-        self._socket.close()
-        if self.owner == os.getpid():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=5)
-
-
-_current: _Nursery | None = None
-_current_lock = threading.Lock()
-
-
-def _this_nursery() -> _Nursery:
-    """The nursery of this process, started when it is first needed, or when it has died."""
-    global _current  # noqa: PLW0603 - one a process, as what it imports takes time and memory
-    with _current_lock:
-        if _current is None or _current.owner != os.getpid() or not _current.is_alive():
-            if _current is not None:
-                _current.close()
-            _current = _Nursery()
-        return _current
-
-
-@atexit.register
-def _close_nursery() -> None:
-    if _current is not None and _current.owner == os.getpid():
-        _current.close()
-
-
-def run_nursery(descriptor: int, parent: int) -> None:
-    """Start and end workers as the process `parent` asks for, until it is gone."""
-    for number in _LEFT_TO_THE_TOP:
-        signal.signal(number, signal.SIG_IGN)
-    channel = socket.socket(fileno=descriptor)
-    requests = Connection(os.dup(descriptor))
-    workers: set[int] = set()
-    try:
-        # A process that the parent forked may hold the connection open beyond its end
-        while os.getppid() == parent:
-            if not requests.poll(_ORPHAN_CHECK_S):
-                continue
-            kind, *arguments = requests.recv()
-            if kind == "end":
-                requests.send(_end(*arguments))
-                workers.difference_update(arguments)
-                continue
-            function, sys.path[:], folder, num_files = arguments
-            connection, *files = reduction.recvfds(channel, num_files)
-            # For what it imports. Whatever is wrong with it, the worker meets it too and reports it
-            with contextlib.suppress(Exception), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # our parent, which imported it too, has said it
-                pickle.loads(function)
-            gc.freeze()  # collections in workers then leave the shared pages alone
-            pid = os.fork()
-            if pid == 0:
-                try:
-                    channel.close()
-                    requests.close()
-                    _work(Connection(connection), function, files, folder)
-                finally:
-                    os._exit(1)
-            for file in (connection, *files):
-                os.close(file)
-            workers.add(pid)
-            requests.send(pid)
-    except (EOFError, ConnectionError):
-        pass
-    finally:
-        for pid in workers:
-            os.kill(pid, signal.SIGKILL)
-    os._exit(0)  # what was frozen above would be called a leak
-
-
-def _end(pid: int) -> int | None:
-    # It has not been waited for, so nobody else has got its number yet
-    os.kill(pid, signal.SIGKILL)
-    give_up = time.monotonic() + _KILL_WAIT_S
-    while time.monotonic() < give_up:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.001)
-    return None
-
-
-def _work(connection: Connection, pickled: bytes, files: Sequence[int], folder: str) -> None:
-    """The life of a worker: item after item."""
-    if sys.platform == "linux":
-        nursery = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != nursery:  # it died before it could have told us
-            os._exit(1)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no file of it
-    os.chdir(folder)
-    function: Callable[..., Any] | None = None
-    while True:
-        try:
-            message = connection.recv_bytes()
-        except (EOFError, ConnectionError):
-            os._exit(0)
-        try:
-            if function is None:
-                function = pickle.loads(pickled)
-            reply = pickle.dumps((True, function(pickle.loads(message), *files)))
-        except Exception as error:  # noqa: BLE001 - raised again where the result is asked for
-            reply = _pickled_error(error)
-        connection.send_bytes(reply)
-
-
-def _pickled_error(error: Exception) -> bytes:
-    where = traceback.format_exc()
-    try:
-        error.add_note(f"raised by another process:\n{where}")
-        reply = pickle.dumps((False, error))
-        pickle.loads(reply)
-    except Exception:  # noqa: BLE001 - whatever an error that cannot be pickled raises then
-        return pickle.dumps((False, RuntimeError(where)))
-    return reply

@@ -10,9 +10,10 @@ from torch.utils.data import Sampler, Subset
 from hpm_video.config import DataConfig
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.batches import read_batches
-from hpm_video.data.dataset import MAX_UNREADABLE_IN_A_ROW, ClipDataset, ViewDataset, ViewSample
+from hpm_video.data.dataset import MAX_UNREADABLE_IN_A_ROW, ClipDataset
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.video import NO_SUCH_FILE, check_decoder
+from hpm_video.data.views import ViewDataset, ViewSample
 from hpm_video.distributed import World
 
 

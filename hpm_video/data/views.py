@@ -1,0 +1,150 @@
+"""The fixed views of videos, for evaluation. Everything uint8."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from hpm_video.data import clips, transforms
+from hpm_video.data.dataset import Request, Sampling, read_item
+from hpm_video.data.manifest import Manifest
+from hpm_video.data.readers import Decoder
+from hpm_video.data.video import open_video
+
+
+@dataclass(frozen=True)
+class ViewSample:
+    """All test views of one video.
+
+    Attributes:
+        views: (num_clips * num_crops, T, S, S, 3) uint8, the crops of the first clip first; zeros
+            where the video is unreadable.
+        label: class index, -1 for none.
+        index: the video's place in the manifest.
+        error: why the video is unreadable, else None.
+    """
+
+    views: torch.Tensor
+    label: int
+    index: int
+    error: str | None
+
+
+@dataclass(frozen=True)
+class ViewReader:
+    """Reads test views; settings as in `ViewDataset`."""
+
+    num_frames: int
+    frame_stride: int
+    sampling: Sampling
+    crop_size: int
+    num_clips: int
+    num_crops: int
+    decoder: Decoder
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.num_clips * self.num_crops, self.num_frames, *2 * (self.crop_size,), 3
+
+    def read(self, request: Request, out: torch.Tensor) -> str | None:
+        """Read all views of a video into `out`, decoding it once."""
+        video = request.open(self.decoder)
+        indices = self._indices(video.num_frames)
+        # Clips overlap: every frame is decoded and resized once, then handed out to the clips
+        unique, positions = np.unique(indices, return_inverse=True)
+        frames = video.read(unique)
+        boxes = transforms.view_crops(*frames.shape[1:3], num_crops=self.num_crops)
+        clip_positions = torch.from_numpy(positions.reshape(indices.shape))
+        views = out.unflatten(0, (self.num_clips, self.num_crops))
+        for place, box in enumerate(boxes):
+            # (unique frames, S, S, 3) -> (clips, T, S, S, 3)
+            views[:, place] = transforms.resize_crop(frames, box, self.crop_size)[clip_positions]
+        return video.note
+
+    def _indices(self, num_frames: int) -> clips.Indices:
+        """Return the (num_clips, T) frames of the views of a video."""
+        if self.sampling == "dense":
+            return clips.dense_view_indices(
+                num_frames,
+                clip_frames=self.num_frames,
+                stride=self.frame_stride,
+                num_clips=self.num_clips,
+            )
+        return clips.uniform_view_indices(
+            num_frames, clip_frames=self.num_frames, num_clips=self.num_clips
+        )
+
+
+class ViewDataset(Dataset[ViewSample]):
+    """The fixed test views of the videos of a manifest: every clip of a video in every crop.
+
+    Args:
+        manifest: the videos.
+        num_frames: frames T of a clip.
+        frame_stride: frames from one frame of a clip to the next ("dense" only).
+        sampling: "dense" or "uniform", see `clips`.
+        crop_size: side S of a view in pixels; a crop is the whole short side, scaled to S.
+        num_clips: clips along time.
+        num_crops: crops along the longer side of each clip.
+        decoder: what reads the videos, see `open_video`.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        num_frames: int,
+        frame_stride: int,
+        sampling: Sampling,
+        crop_size: int,
+        num_clips: int,
+        num_crops: int,
+        decoder: Decoder = "decord",
+    ) -> None:
+        self.manifest = manifest
+        self.reader = ViewReader(
+            num_frames=num_frames,
+            frame_stride=frame_stride,
+            sampling=sampling,
+            crop_size=crop_size,
+            num_clips=num_clips,
+            num_crops=num_crops,
+            decoder=decoder,
+        )
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def requests(self, key: int) -> Iterator[Request]:
+        """Yield the video at a place in the manifest: nothing replaces it."""
+        yield Request(key, self.manifest.path(key), self.manifest.num_frames(key))
+
+    def __getitem__(self, index: int) -> ViewSample:
+        """Return all views of one video, decoded once. Never raises for an unreadable video."""
+        views = torch.empty(self.reader.shape, dtype=torch.uint8)
+        reading = read_item(self.reader, self.requests(index), views)
+        error = reading.bad[0][1] if reading.bad else None
+        return ViewSample(views, self.manifest.label(index), index, error)
+
+
+def read_middle_clip(
+    path: str, *, num_frames: int, frame_stride: int, sampling: Sampling, crop_size: int
+) -> tuple[npt.NDArray[np.uint8], clips.Indices]:
+    """Return the middle clip (T, S, S, 3) of a video, its centre, and the frames it is of, (T,).
+
+    Raises:
+        VideoReadError: the video is unreadable.
+    """
+    video = open_video(path)
+    if sampling == "uniform":
+        views = clips.uniform_view_indices(video.num_frames, clip_frames=num_frames, num_clips=1)
+    else:
+        views = clips.dense_view_indices(
+            video.num_frames, clip_frames=num_frames, stride=frame_stride, num_clips=1
+        )
+    frames = video.read(views[0])
+    (box,) = transforms.view_crops(*frames.shape[1:3], num_crops=1)
+    return transforms.resize_crop(frames, box, crop_size).numpy(), views[0]
