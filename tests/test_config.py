@@ -332,7 +332,7 @@ def test_every_yaml_of_the_project_loads(path: Path) -> None:
         schema = next(s for job, s in SCHEMA_OF_FOLDER.items() if job in path.stem)
     load_config(schema, path)
     values = yaml.safe_load(path.read_text()) or {}
-    section = values.pop("slurm", {})  # of no job: see tests/test_submit_options.py
+    section = values.pop("slurm", {})  # of no job: see tests/test_slurm_submit.py
     usual = asdict(SlurmConfig())
     assert not [key for key, value in section.items() if usual[key] == value]
     same = [
