@@ -30,8 +30,9 @@ _FREE_TO_CHANGE = (
     "data.batch_size", "optim.accumulation", "optim.total_batch",
 )  # fmt: skip
 
-# What a start that was interrupted early may leave in a folder that belongs to nobody yet.
-_LEFTOVERS = {"run.lock", "config.part"}
+# What a start that was interrupted early, or the submission of the run to a cluster, may leave in a
+# folder that belongs to nobody yet.
+_LEFTOVERS = {"run.lock", "config.part", "slurm"}
 
 
 def check_run_folder(config: Any) -> Path:

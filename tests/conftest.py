@@ -6,7 +6,7 @@ import signal
 # Read when torch is imported: threads that spin while they wait starve each other on few cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,14 @@ _FINETUNE = (
 )
 
 Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _records_of_submissions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests submit is none of the user's jobs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(scope="session")
