@@ -6,18 +6,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from hpm_video.bad_steps import step_unless
 from hpm_video.config import FinetuneConfig
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
 from hpm_video.data.manifest import read_manifest
-from hpm_video.distributed import World, join_world, replicate, sync_gradients
+from hpm_video.distributed import World, join_world, sync_gradients
 from hpm_video.evaluate import check_labels, evaluate_classifier
 from hpm_video.loop import Run, autocast, seed_of
 from hpm_video.models import build_classifier, token_grid
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, set_lr
+from hpm_video.optimizer_state import optimizer_state
+from hpm_video.parallel import clip_gradients, gathered, spread
 from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
 from hpm_video.settings import config_to_dict
 
@@ -55,20 +56,16 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     model = build_classifier(config.model, grid, num_classes=num_classes, trained_grid=trained_grid)
     start.load_into(model)
     claim_run_folder(folder, config, world)
-    model.to(world.device)
+    replica = spread(model, world, config.run)
     optimizer = finetune_optimizer(model, optim)
-    if start.state is not None:
-        optimizer.load_state_dict(start.state["optimizer"])
-    if config.run.compile:
-        model.compile()
-    replica = replicate(model, world)
+    start.load_optimizer(optimizer, model)
 
     def checkpoint() -> dict[str, Any]:
         return {
             "kind": "finetune",
             "config": config_to_dict(config),
             "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": optimizer_state(optimizer, model),
             "num_classes": num_classes,
             "classes": None if manifest.classes is None else list(manifest.classes),
             "trained_grid": [trained_grid.time, trained_grid.height, trained_grid.width],
@@ -118,7 +115,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                     )
                     (loss / optim.accumulation).backward()
                 total += loss.detach() / optim.accumulation
-            norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip_grad or float("inf"))
+            norm = clip_gradients(model, optim.clip_grad)
             step_unless(run.add([total, norm]), optimizer)
             optimizer.zero_grad()
             epoch = (step + 1) / epoch_steps
@@ -127,16 +124,17 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             every = config.evaluation.every_epochs
             is_last = step + 1 == total_steps
             if validation is not None and (is_last or (every and epoch % every == 0)):
-                result = evaluate_classifier(
-                    model,
-                    validation,
-                    data=data,
-                    evaluation=config.evaluation,
-                    precision=config.run.precision,
-                    num_workers=data.num_workers,
-                    decode_timeout_s=data.decode_timeout_s,
-                    world=world,
-                )
+                with gathered(model):  # processes have different numbers of batches
+                    result = evaluate_classifier(
+                        model,
+                        validation,
+                        data=data,
+                        evaluation=config.evaluation,
+                        precision=config.run.precision,
+                        num_workers=data.num_workers,
+                        decode_timeout_s=data.decode_timeout_s,
+                        world=world,
+                    )
                 for index, reason in result.bad:
                     run.log.line(f"unreadable, counts as wrong: {validation.path(index)}: {reason}")
                 run.log.record(

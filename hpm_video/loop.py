@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from hpm_video.bad_steps import BadSteps
-from hpm_video.checkpoint import save_checkpoint
 from hpm_video.config import RunConfig
 from hpm_video.data.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loader import ClipBatch
@@ -24,6 +23,7 @@ from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
 from hpm_video.logs import Record, RunLog
 from hpm_video.run_folder import release_run_folder
+from hpm_video.saving import Saver
 from hpm_video.signals import stop_on_signal
 
 # data_wait_fraction above which it is worth doing something about it.
@@ -100,10 +100,12 @@ class Run:
         self._stopping = False
         self._last_loss: float | None = None
         self._has_recorded = self._has_warned = False
+        self._saver = Saver(folder / "checkpoints", config, world)
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
         self._exit.callback(release_run_folder, self.folder)
+        self._exit.callback(self._saver.close)
         self.log = self._exit.enter_context(
             RunLog(
                 self.folder,
@@ -235,14 +237,14 @@ class Run:
         Raises FloatingPointError after too many bad steps in a row, saved as before the first.
         """
         self.steps_done += 1
+        self._saver.check()
         self.log.progress(self._last_loss)
         # Several processes agree, and save, only where a record has just emptied every window,
         # or where all of them have found too many bad steps.
         if self.world.size > 1 and not (self._is_log_step(self.steps_done) or self._bad.is_over):
             return
-        self._agree()
         is_due = time.monotonic() - self._saved_s >= self.config.checkpoint_every_minutes * 60
-        if is_due or self.is_complete or self._stopping or self._bad.is_over:
+        if self._agree(is_due) or self.is_complete or self._stopping or self._bad.is_over:
             self._save(checkpoint)
         if self._bad.is_over:
             barrier(self.world)  # an error of one process ends the others, which may be saving
@@ -257,15 +259,15 @@ class Run:
         """Save the run as it is or, among bad steps, which moved nothing, as it was before them."""
         if self.world.size == 1:
             self._look()  # several processes have just done so
-        if not self.world.is_main:
-            return
         step, window = self.steps_done, self._window
         if self._bad.in_a_row and (self._bad.is_over or not self.is_complete):
             if not (self._bad.is_over or self._stopping):
                 return  # no hurry: it is done as soon as the bad steps are over
             step, window = self._bad.before
         state = {**checkpoint(), "step": step, "window": [row.cpu() for row in window]}
-        save_checkpoint(self.folder / "checkpoints", state, keep=self.config.keep_checkpoints)
+        self._saver.save(state)
+        if self.is_complete or self._stopping or self._bad.is_over:
+            self._saver.wait()
         self._saved_s, self._saved_step = time.monotonic(), step
 
     def _look(self) -> None:
@@ -286,13 +288,16 @@ class Run:
                     details=": " + ", ".join(self.manifest.name(index) for index in videos),
                 )
 
-    def _agree(self) -> None:
-        """Tell all processes which videos were bad and whether one was asked to stop."""
-        mine = (bool(self._signal), self.bad_videos.take_fresh())
-        for asked_to_stop, bad in gather_objects(mine, self.world):
+    def _agree(self, is_due: bool) -> bool:
+        """Tell all processes which videos were bad and whether one was asked to stop; returns
+        whether the clock of one says that a save is due."""
+        mine = (bool(self._signal), is_due, self.bad_videos.take_fresh())
+        for asked_to_stop, theirs, bad in gather_objects(mine, self.world):
             self._stopping |= asked_to_stop
+            is_due |= theirs
             for line in self.bad_videos.report(bad, write=self.world.is_main):
                 self.log.line(line)
+        return is_due
 
     def _is_log_step(self, steps_done: int) -> bool:
         return steps_done % self.config.log_every == 0 or steps_done == self.total_steps

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 import yaml
 from torch import nn
 
-from hpm_video.checkpoint import load_checkpoint, load_encoder, load_weights
+from hpm_video.checkpoint import is_checkpoint, load_checkpoint, load_encoder, load_weights
 from hpm_video.distributed import World, barrier
+from hpm_video.optimizer_state import load_optimizer_state
 from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
 from hpm_video.tokens import TokenGrid
 
@@ -23,6 +25,8 @@ from hpm_video.tokens import TokenGrid
 _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.device", "run.compile",
+    "run.parallel", "run.shard_processes", "run.activation_checkpointing",
+    "run.save_in_background",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
     "evaluation.batch_size",
 )  # fmt: skip
@@ -159,6 +163,12 @@ class Start:
         elif self.init is not None:
             load_encoder(model.get_submodule("encoder"), self.init, source=self.source or "")
 
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """Load the state of the optimizer of ``model``, which may be spread over processes by now;
+        ValueError if it does not fit."""
+        if self.state is not None:
+            load_optimizer_state(optimizer, model, self.state, source=self.source or "")
+
     def trained_grid(self) -> TokenGrid | None:
         """The grid whose position table the encoder's weights were trained with, if any."""
         state = self.state or self.init
@@ -182,9 +192,9 @@ def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Sta
     or further than this run goes.
     """
     own = folder / "checkpoints" / "last"
-    if own.is_symlink() and not own.exists():
+    if own.is_symlink() and not is_checkpoint(own):
         raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {os.readlink(own)}")
-    source = own if own.is_file() else config.run.resume
+    source = own if own.is_symlink() else config.run.resume
     if source is not None:
         state = load_checkpoint(source, kind=kind)
         step = state["step"]
