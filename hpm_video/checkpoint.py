@@ -145,7 +145,8 @@ def _publish(path: Path, *, keep: int) -> None:
     os.replace(link, path.parent / "last")
     if keep:
         there = {each for each in path.parent.glob("step_*") if each.suffix != ".part"}
-        for old in sorted(there, key=lambda each: each.stem)[:-keep]:
+        # A step may be there in both forms
+        for old in sorted(there, key=lambda each: (each.stem, each == path))[:-keep]:
             _remove(old)
 
 

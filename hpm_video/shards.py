@@ -11,7 +11,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 METADATA = ".metadata"
 
-# The classes that such a pickle is made of.
+# The classes that such a pickle is made of. BytesStorageMetadata is left out: what it stands for is
+# an object that PyTorch's reader would unpickle.
 _ALLOWED = {
     "torch": {"Size", *(str(kind).removeprefix("torch.") for kind in (
         torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool,
@@ -57,7 +58,7 @@ def write_shards(
 
 def stored_shapes(folder: Path) -> dict[str, torch.Size]:
     """Name -> shape of every tensor in a folder. Raises OSError, or ValueError for damage."""
-    return {name: entry.size for name, entry in _entries(_Reader(folder).read_metadata()).items()}
+    return {name: entry.size for name, entry in _stored(folder).items()}
 
 
 def read_shards(folder: Path, names: set[str] | None = None) -> dict[str, Tensor]:
@@ -65,10 +66,9 @@ def read_shards(folder: Path, names: set[str] | None = None) -> dict[str, Tensor
 
     Raises OSError, or ValueError when something is damaged.
     """
-    entries = _entries(_Reader(folder).read_metadata())
     tensors = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for name, entry in entries.items()
+        for name, entry in _stored(folder).items()
         if names is None or name in names
     }
     read_shards_into(folder, tensors)
@@ -92,11 +92,16 @@ def read_shards_into(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(str(failure) or type(failure).__name__) from error
 
 
+def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
+    stored = _Reader(folder).read_metadata().state_dict_metadata
+    # The other kind is none of the allowed classes
+    return {name: cast(TensorStorageMetadata, entry) for name, entry in stored.items()}
+
+
 class _Reader(FileSystemReader):
     def read_metadata(self, *arguments: Any, **named: Any) -> Metadata:
         with (Path(self.path) / METADATA).open("rb") as file:
-            metadata = _Unpickler(file).load()
-        _entries(metadata)
+            metadata: Metadata = _Unpickler(file).load()
         for place in metadata.storage_data.values():
             if Path(place.relative_path).name != place.relative_path:
                 raise ValueError(f"{METADATA} points to another folder: {place.relative_path}")
@@ -109,18 +114,6 @@ class _Unpickler(pickle.Unpickler):
         if name not in _ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(f"{METADATA} names {module}.{name}")
         return super().find_class(module, name)
-
-
-def _entries(metadata: Any) -> dict[str, TensorStorageMetadata]:
-    """What is stored; ValueError where it is not all tensors: other things are pickles."""
-    if not isinstance(metadata, Metadata) or metadata.storage_data is None:
-        raise ValueError(f"{METADATA} is not that of a checkpoint")
-    entries: dict[str, TensorStorageMetadata] = {}
-    for name, entry in metadata.state_dict_metadata.items():
-        if not isinstance(entry, TensorStorageMetadata):
-            raise ValueError(f"{name} is not a tensor")
-        entries[name] = entry
-    return entries
 
 
 def _first_failure(error: CheckpointException) -> BaseException:
