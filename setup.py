@@ -23,6 +23,7 @@ setup(
         "omegaconf>=2.4",
         "pyarrow>=18",
         "pyyaml>=6",
+        "submitit>=1.5.4",
         "tensorboard>=2.18",
         "timm>=1.0.15",
         "torch>=2.8",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hpm_video.distributed import World, mean_over_processes
-
 
 class BadSteps:
     """Skips bad steps on the device, and counts on the host how many came in a row.
@@ -19,21 +17,23 @@ class BadSteps:
     before: steps done, and their rows since the last record, before the first of these.
     """
 
-    def __init__(self, world: World, *, max_in_a_row: int) -> None:
+    def __init__(self, device: torch.device, *, max_in_a_row: int) -> None:
         self.max_in_a_row = max_in_a_row
         self.in_a_row = 0
         self.before: tuple[int, list[Tensor]] = (0, [])
-        self._world = world
-        self._on_device = torch.zeros((), device=world.device)  # as in_a_row, and ahead of it
+        self._on_device = torch.zeros((), device=device)  # as in_a_row, and ahead of it
 
     @property
     def is_over(self) -> bool:
         """Whether the host knows of too many bad steps in a row."""
         return self.in_a_row >= self.max_in_a_row
 
-    def judge(self, metrics: Tensor) -> Tensor:
-        """A step's metrics (K,) -> 1. if one is not finite on any process, else 0.; no waiting."""
-        is_bad = ~mean_over_processes(metrics.sum(), self._world).isfinite()
+    def judge(self, total: Tensor) -> Tensor:
+        """Mean over processes of the sum of a step's metrics -> 1. if not finite, else 0.
+
+        Both are scalars on the device, for which nothing waits.
+        """
+        is_bad = ~total.isfinite()
         is_bad |= self._on_device >= self.max_in_a_row
         skip = is_bad.float()
         self._on_device = (self._on_device + 1) * skip

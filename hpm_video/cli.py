@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from hpm_video.data.files import printable
+from hpm_video.failures import say_failure, tell_torchrun
 
 # Jobs import what they need when they run, so that --help and typing errors answer at once.
 
@@ -54,18 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             job.add_arguments(of_job)
     arguments = parser.parse_args(words)
     try:
-        return JOBS[arguments.job].run(arguments)
+        with tell_torchrun():
+            return JOBS[arguments.job].run(arguments)
     except (ValueError, FileNotFoundError) as error:
         if not _is_ours(error.__traceback__):
             raise
-        print(f"hpm-video {arguments.job}: {printable(str(error))}", file=sys.stderr)
+        say_failure(arguments.job, error)
         return 2
     except (FloatingPointError, RuntimeError) as error:
         from hpm_video.data.bad_videos import UnreadableDataError
+        from hpm_video.rendezvous import CommunicationError
 
-        if not isinstance(error, FloatingPointError | UnreadableDataError):
+        if not isinstance(error, FloatingPointError | UnreadableDataError | CommunicationError):
             raise
-        print(f"hpm-video {arguments.job}: {printable(str(error))}", file=sys.stderr)
+        say_failure(arguments.job, error)
         return 1
     except KeyboardInterrupt:
         print(f"hpm-video {arguments.job}: interrupted", file=sys.stderr)
@@ -140,8 +143,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from hpm_video.evaluate import evaluate
 
     result = evaluate(arguments.checkpoint, manifests, config)
-    if os.environ.get("RANK", "0") != "0":
-        return 0  # under torchrun, one process speaks
+    from hpm_video.rendezvous import find_place
+
+    if find_place().rank != 0:
+        return 0  # of several processes, one speaks
     for index, reason in result.bad:
         print(printable(f"unreadable, counts as wrong: {result.paths[index]}: {reason}"))
     print(

@@ -29,6 +29,7 @@ class RunConfig:
     save_in_background: bool = True  # copy a checkpoint to host memory, write it beside training
     resume: str | None = None  # checkpoint to go on from when the run folder has none
     max_bad_steps: int = 10  # so many steps in a row that are not finite stop the run
+    collective_timeout_s: float = 600.0  # longer than this no process waits for another one
     picture_every: int = 1000  # steps between pictures in TensorBoard (pre-training); 0 = never
 
     def __post_init__(self) -> None:
@@ -38,6 +39,7 @@ class RunConfig:
         _at_least("run.max_bad_steps", self.max_bad_steps, 1)
         if self.shard_processes is not None:
             _at_least("run.shard_processes", self.shard_processes, 1)
+        _at_least("run.collective_timeout_s", self.collective_timeout_s, 1)
         _at_least("run.picture_every", self.picture_every, 0)
         _between("run.seed", self.seed, 0, 2**63 - 1)
 

@@ -1,14 +1,17 @@
 """One process or several: who am I, and the few collectives the loops need.
 
-`torchrun` sets the environment; without it there is one process and every call is local.
+`torchrun` or `srun` set the environment; without them there is one process and every call is local.
 """
 
 from __future__ import annotations
 
-import os
+import re
+import socket
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
+
+from hpm_video.rendezvous import CommunicationError, Place, find_place, meet
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -34,28 +39,66 @@ class World:
 
 
 @contextmanager
-def join_world(device: str) -> Iterator[World]:
+def join_world(device: str, *, timeout_s: float = 3600.0) -> Iterator[World]:
     """Join the process group that the environment describes; leave it at the end.
 
-    ``device``: ``auto`` takes CUDA where there is one. Raises ValueError for cuda without one.
+    ``device``: ``auto`` takes CUDA where there is one. ``timeout_s``: how long a process waits for
+    the others in a collective. Raises ValueError for cuda without one, and CommunicationError when
+    another process has gone or does not come (with NCCL, PyTorch ends this process instead).
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("run.device (cuda) needs a CUDA device; there is none here: use cpu")
     use_cuda = device != "cpu" and torch.cuda.is_available()
-    rank = int(os.environ.get("RANK", "0"))
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device("cpu")
+    place = find_place()
+    own_device = torch.device("cpu")
     if use_cuda:
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(place)
-    if size == 1:
-        yield World(0, 1, place)
+        own_device = _own_gpu(place)
+        torch.cuda.set_device(own_device)
+    world = World(place.rank, place.size, own_device)
+    if world.size == 1:
+        yield world
         return
-    dist.init_process_group("nccl" if use_cuda else "gloo")
+    backend, timeout = "nccl" if use_cuda else "gloo", timedelta(seconds=timeout_s)
     try:
-        yield World(rank, size, place)
+        if place.host is None:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            store = meet(place, timeout_s=timeout_s)
+            dist.init_process_group(
+                backend, timeout=timeout, store=store, rank=place.rank, world_size=place.size
+            )
+        yield world
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise CommunicationError(_what_happened(error, place, timeout_s)) from error
+        raise
     finally:
-        dist.destroy_process_group()
+        # With an error on its way, NCCL might wait here for what the others never send
+        if dist.is_initialized() and (sys.exc_info()[0] is None or not use_cuda):
+            dist.destroy_process_group()
+
+
+def _own_gpu(place: Place) -> torch.device:
+    """This process's GPU: the only one it sees where SLURM shows each process just its own."""
+    count = torch.cuda.device_count()
+    index = 0 if count == 1 else place.local_rank
+    if index >= count:
+        raise ValueError(
+            f"process {index} of {socket.gethostname()} has no GPU, as there are {count}: "
+            "there must be at most as many processes on a machine as GPUs"
+        )
+    return torch.device("cuda", index)
+
+
+def _what_happened(error: RuntimeError, place: Place, timeout_s: float) -> str:
+    me = f"rank {place.rank} of {place.size} on {socket.gethostname()}"
+    if re.search("time[d -]*out", str(error), re.IGNORECASE):
+        return (
+            f"{me} got no answer from the others within run.collective_timeout_s ({timeout_s:g}): "
+            "one of them hangs; see their logs, and docs/slurm.md on what to do"
+        )
+    reason = str(error).strip().splitlines()[0]
+    return f"{me} lost another process, which has ended: see the others' logs ({reason})"
 
 
 def replicate(module: Module, world: World) -> Module | DistributedDataParallel:

@@ -19,13 +19,18 @@ from hpm_video.models import build_classifier, token_grid
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, set_lr
 from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, gathered, spread
-from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
+from hpm_video.run_folder import (
+    check_run_folder,
+    claim_run_folder,
+    describe_data,
+    find_start,
+)
 from hpm_video.settings import config_to_dict
 
 
 def finetune(config: FinetuneConfig) -> bool:
     """Run, or continue, the fine-tuning of a config; returns whether it is complete."""
-    with join_world(config.run.device) as world:
+    with join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world:
         return _finetune(config, world)
 
 
@@ -51,7 +56,8 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     )
 
     torch.manual_seed(config.run.seed)
-    start = find_start(config, folder, kind="finetune", total_steps=total_steps)
+    data_of_steps = describe_data(manifest, videos_per_step=videos_per_step)
+    start = find_start(config, folder, kind="finetune", total_steps=total_steps, data=data_of_steps)
     trained_grid = start.trained_grid() or grid
     model = build_classifier(config.model, grid, num_classes=num_classes, trained_grid=trained_grid)
     start.load_into(model)
@@ -64,6 +70,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         return {
             "kind": "finetune",
             "config": config_to_dict(config),
+            "data": data_of_steps,
             "model": model.state_dict(),
             "optimizer": optimizer_state(optimizer, model),
             "num_classes": num_classes,

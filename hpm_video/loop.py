@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpm_video.agreement import Agreement
 from hpm_video.bad_steps import BadSteps
 from hpm_video.config import RunConfig
 from hpm_video.data.bad_videos import BadVideos, UnreadableDataError
@@ -22,9 +23,9 @@ from hpm_video.data.loader import ClipBatch
 from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
 from hpm_video.logs import Record, RunLog
-from hpm_video.run_folder import release_run_folder
+from hpm_video.run_lock import unlock_folder
 from hpm_video.saving import Saver
-from hpm_video.signals import stop_on_signal
+from hpm_video.signals import note_stop, stop_on_signal
 
 # data_wait_fraction above which it is worth doing something about it.
 _MUCH_WAITING = 0.2
@@ -63,7 +64,8 @@ class Run:
         run.end_step(checkpoint)
 
     Per-step numbers stay on the device until a record is due: one sync per period. Those of an
-    unfinished period are part of a checkpoint, so that a resume records the same means.
+    unfinished period, of all processes, are part of a checkpoint, so that a resume records the same
+    means.
 
     A step whose numbers are not all finite is skipped; see `BadSteps`. The host learns of it at
     the next record, on a CPU after the step.
@@ -88,23 +90,23 @@ class Run:
         self.steps_done: int = state["step"] if state else 0
         # Of the steps since the last record: metrics and whether skipped (one row a step), the
         # videos, and, as far as the host has looked, whether skipped.
-        self._window: list[Tensor] = (
-            [row.to(world.device) for row in state["window"]] if state else []
-        )
-        self._skipped = [bool(row[-1]) for row in state["window"]] if state else []
+        window = _own_window(state["window"], world) if state else []
+        self._window = [row.to(world.device) for row in window]
+        self._skipped = [bool(row[-1]) for row in window]
         self._videos: list[list[int]] = [[] for _ in self._window]
         self._step_videos: list[int] = []
         self._window_start = self.steps_done - len(self._window)
         self._noted: set[str] = set()  # why videos were read with another decoder than the chosen
-        self._bad = BadSteps(world, max_in_a_row=config.max_bad_steps)
-        self._stopping = False
+        self._bad = BadSteps(world.device, max_in_a_row=config.max_bad_steps)
+        self._agreement = Agreement(world, self._wishes)
+        self._stopped_by: str | None = None  # the signal, once all processes know of it
         self._last_loss: float | None = None
         self._has_recorded = self._has_warned = False
         self._saver = Saver(folder / "checkpoints", config, world)
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
-        self._exit.callback(release_run_folder, self.folder)
+        self._exit.callback(unlock_folder, self.folder)
         self._exit.callback(self._saver.close)
         self.log = self._exit.enter_context(
             RunLog(
@@ -130,11 +132,12 @@ class Run:
         self._saved_s = self._recorded_s = time.monotonic()
         self._saved_step = self.steps_done
         self._waited_s, self._clips = 0.0, 0
-        while not self.is_complete and not self._stopping:
+        while not self.is_complete and self._stopped_by is None:
             yield self.steps_done
         if not self.is_complete:
+            note_stop(self._stopped_by)
             self.log.line(
-                f"{self._signal.name or 'signal'}: stopped and saved after step "
+                f"{self._stopped_by}: stopped and saved after step "
                 f"{self._saved_step} of {self.total_steps}; the same command continues"
             )
         barrier(self.world)
@@ -175,7 +178,7 @@ class Run:
         It is 1 where one of them is not finite on any process, else 0: for `step_unless`.
         """
         row = torch.stack([value.detach().float() for value in values])
-        skip = self._bad.judge(row)
+        skip = self._bad.judge(self._agreement.exchange(row.sum()))
         self._window.append(torch.cat([row, skip[None]]))
         self._videos.append(self._step_videos)
         self._step_videos = []
@@ -239,12 +242,13 @@ class Run:
         self.steps_done += 1
         self._saver.check()
         self.log.progress(self._last_loss)
-        # Several processes agree, and save, only where a record has just emptied every window,
-        # or where all of them have found too many bad steps.
-        if self.world.size > 1 and not (self._is_log_step(self.steps_done) or self._bad.is_over):
+        stop, is_due = self._agreement.heard()
+        is_log_step = self._is_log_step(self.steps_done)
+        # Several processes take the time to tell each other more only where there is a reason
+        if self.world.size > 1 and not (is_log_step or stop or is_due or self._bad.is_over):
             return
-        is_due = time.monotonic() - self._saved_s >= self.config.checkpoint_every_minutes * 60
-        if self._agree(is_due) or self.is_complete or self._stopping or self._bad.is_over:
+        self._tell_each_other()
+        if is_due or self.is_complete or self._stopped_by or self._bad.is_over:
             self._save(checkpoint)
         if self._bad.is_over:
             barrier(self.world)  # an error of one process ends the others, which may be saving
@@ -257,17 +261,17 @@ class Run:
 
     def _save(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
         """Save the run as it is or, among bad steps, which moved nothing, as it was before them."""
-        if self.world.size == 1:
-            self._look()  # several processes have just done so
+        self._look()
         step, window = self.steps_done, self._window
         if self._bad.in_a_row and (self._bad.is_over or not self.is_complete):
-            if not (self._bad.is_over or self._stopping):
+            if not (self._bad.is_over or self._stopped_by):
                 return  # no hurry: it is done as soon as the bad steps are over
             step, window = self._bad.before
-        state = {**checkpoint(), "step": step, "window": [row.cpu() for row in window]}
-        self._saver.save(state)
-        if self.is_complete or self._stopping or self._bad.is_over:
+        windows = gather_objects([row.cpu() for row in window], self.world)
+        self._saver.save({**checkpoint(), "step": step, "window": windows})
+        if self.is_complete or self._stopped_by or self._bad.is_over:
             self._saver.wait()
+        self._agreement.forget()
         self._saved_s, self._saved_step = time.monotonic(), step
 
     def _look(self) -> None:
@@ -288,16 +292,27 @@ class Run:
                     details=": " + ", ".join(self.manifest.name(index) for index in videos),
                 )
 
-    def _agree(self, is_due: bool) -> bool:
-        """Tell all processes which videos were bad and whether one was asked to stop; returns
-        whether the clock of one says that a save is due."""
-        mine = (bool(self._signal), is_due, self.bad_videos.take_fresh())
-        for asked_to_stop, theirs, bad in gather_objects(mine, self.world):
-            self._stopping |= asked_to_stop
-            is_due |= theirs
+    def _tell_each_other(self) -> None:
+        """Tell all processes which videos were bad and which signal asked this one to stop."""
+        mine = (self._signal.name, self.bad_videos.take_fresh())
+        for name, bad in gather_objects(mine, self.world):
+            # Not what has come meanwhile: of that, the others do not know
+            self._stopped_by = self._stopped_by or name
             for line in self.bad_videos.report(bad, write=self.world.is_main):
                 self.log.line(line)
-        return is_due
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Whether this process was asked to stop, and wants a checkpoint (the main one's clock)."""
+        age_s = time.monotonic() - self._saved_s
+        is_due = self.world.is_main and age_s >= self.config.checkpoint_every_minutes * 60
+        return bool(self._signal), is_due
 
     def _is_log_step(self, steps_done: int) -> bool:
         return steps_done % self.config.log_every == 0 or steps_done == self.total_steps
+
+
+def _own_window(windows: list[list[Tensor]], world: World) -> list[Tensor]:
+    """This process's rows of a checkpoint's; their means if there were more or fewer processes."""
+    if len(windows) == world.size:
+        return windows[world.rank]
+    return [torch.stack(rows).mean(dim=0) for rows in zip(*windows, strict=True)]

@@ -25,7 +25,12 @@ from hpm_video.optim import describe_lr, lr_schedule, pretrain_optimizer, set_lr
 from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, spread
 from hpm_video.pictures import Pictures
-from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
+from hpm_video.run_folder import (
+    check_run_folder,
+    claim_run_folder,
+    describe_data,
+    find_start,
+)
 from hpm_video.settings import config_to_dict
 from hpm_video.step import pretrain_step, step_figures
 from hpm_video.teacher import Teacher, momentum_at, num_seen, update_teacher
@@ -35,7 +40,7 @@ METRICS = ("loss", "reconstruction_loss", "prediction_loss", "grad_norm")
 
 def pretrain(config: PretrainConfig) -> bool:
     """Run, or continue, the pre-training of a config; returns whether it is complete."""
-    with join_world(config.run.device) as world:
+    with join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world:
         return _pretrain(config, world)
 
 
@@ -61,7 +66,8 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
 
     torch.manual_seed(config.run.seed)
     student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
-    start = find_start(config, folder, kind="pretrain", total_steps=total_steps)
+    data_of_steps = describe_data(manifest, videos_per_step=videos_per_step)
+    start = find_start(config, folder, kind="pretrain", total_steps=total_steps, data=data_of_steps)
     if (start.trained_grid() or grid) != grid:
         raise ValueError(
             f"checkpoint ({start.source}) was trained on a grid of {start.trained_grid()}: "
@@ -84,6 +90,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
         return {
             "kind": "pretrain",
             "config": config_to_dict(config),
+            "data": data_of_steps,
             "model": student.state_dict(),
             "teacher": None if teacher is None else teacher.state_dict(),
             "optimizer": optimizer_state(optimizer, student),

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import yaml
 from torch import nn
 
 from hpm_video.checkpoint import is_checkpoint, load_checkpoint, load_encoder, load_weights
-from hpm_video.distributed import World, barrier
+from hpm_video.data.manifest import Manifest
+from hpm_video.distributed import World, barrier, gather_objects
 from hpm_video.optimizer_state import load_optimizer_state
+from hpm_video.run_lock import FolderInUse, lock_folder
 from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
 from hpm_video.tokens import TokenGrid
 
@@ -26,16 +26,14 @@ _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.device", "run.compile",
     "run.parallel", "run.shard_processes", "run.activation_checkpointing",
-    "run.save_in_background",
+    "run.save_in_background", "run.collective_timeout_s", "evaluation.batch_size",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
-    "evaluation.batch_size",
+    # Their product with the number of processes matters, see `find_start`
+    "data.batch_size", "optim.accumulation",
 )  # fmt: skip
 
 # What a start that was interrupted early may leave in a folder that belongs to nobody yet.
 _LEFTOVERS = {"run.lock", "config.part"}
-
-# The locks this process holds: they belong to it as a whole, and closing the file ends them.
-_locks: dict[Path, IO[str]] = {}
 
 
 def check_run_folder(config: Any) -> Path:
@@ -84,62 +82,39 @@ def check_can_be_folder(folder: Path, *, name: str) -> None:
 def claim_run_folder(folder: Path, config: Any, world: World) -> None:
     """Make the folder, lock it and write its config.yaml, once every process has checked it.
 
-    The main process holds the lock for all until `release_run_folder`, or its own end. Raises
+    The main process holds the lock for all until `unlock_folder`, or its own end. Raises
     ValueError when another start of the run, which still goes on, holds it.
     """
     barrier(world)
-    if world.is_main:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"run.output_dir ({folder}) cannot be made: {error.strerror}"
-            ) from error
-        _lock(folder)
-        file = folder / "config.yaml"
-        if file.is_file():
-            there = yaml.safe_load(file.read_text(encoding="utf-8"))
-            if _mattering_keys(there, config):  # a mistaken start, see check_run_folder
-                (folder / "bad_videos.csv").unlink(missing_ok=True)
-        part = folder / "config.part"
-        part.write_text(config_to_yaml(config), encoding="utf-8")
-        os.replace(part, file)
-    barrier(world)
+    refusal = _claim(folder, config) if world.is_main else None
+    # All of them say it, instead of losing the main one without a word
+    refusal = gather_objects(refusal, world)[0]
+    if refusal is not None:
+        raise ValueError(refusal)
 
 
-def release_run_folder(folder: Path) -> None:
-    """Let other processes claim the folder; nothing happens where this one did not."""
-    if lock := _locks.pop(folder.resolve(), None):
-        lock.close()
-
-
-def _lock(folder: Path) -> None:
-    """Lock run.lock for this process, or raise ValueError with what its holder wrote there.
-
-    It is a POSIX record lock: the kernel drops it with the process, however that ends, and forked
-    loader workers, which outlive a killed parent by seconds, do not inherit it (with flock they
-    would, and hinder the restart). On NFS it holds between machines if the server runs a lock
-    manager; where a file system has no locks, we go on without: it guards against accidents only.
-    """
-    if folder.resolve() in _locks:
-        return
-    file = (folder / "run.lock").open("a+", encoding="utf-8")
+def _claim(folder: Path, config: Any) -> str | None:
+    """Make, lock and label the folder; returns why that cannot be done, if so."""
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        file.seek(0)
-        holder = file.read().strip()
-        file.close()
-        raise ValueError(
-            f"run.output_dir ({folder}) is in use by another process ({holder}): "
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"run.output_dir ({folder}) cannot be made: {error.strerror}"
+    try:
+        lock_folder(folder)
+    except FolderInUse as error:
+        return (
+            f"run.output_dir ({folder}) is in use by another process ({error}): "
             "must be stopped first, or choose another folder"
-        ) from error
-    except OSError:
-        pass
-    _locks[folder.resolve()] = file  # not closed before the run ends, and never removed: another
-    file.truncate(0)  # start may just have opened it
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+        )
+    file = folder / "config.yaml"
+    if file.is_file():
+        there = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if _mattering_keys(there, config):  # a mistaken start, see check_run_folder
+            (folder / "bad_videos.csv").unlink(missing_ok=True)
+    part = folder / "config.part"
+    part.write_text(config_to_yaml(config), encoding="utf-8")
+    os.replace(part, file)
+    return None
 
 
 @dataclass(frozen=True)
@@ -185,8 +160,18 @@ class Start:
         )
 
 
-def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Start:
+def find_start(
+    config: Any,
+    folder: Path,
+    *,
+    kind: str,
+    total_steps: int,
+    data: Mapping[str, Any] | None = None,
+) -> Start:
     """In this order: the run folder's own last checkpoint, run.resume, model.init, scratch.
+
+    ``data`` tells which videos make up which step, as `describe_data` does. What was done with
+    other data is no part of this run: its own checkpoint is refused then, one to resume is not.
 
     Raises ValueError or FileNotFoundError when what is named is missing, damaged, of another kind,
     or further than this run goes.
@@ -198,17 +183,50 @@ def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Sta
     if source is not None:
         state = load_checkpoint(source, kind=kind)
         step = state["step"]
+        changes = _changes(state.get("data"), data)
+        if changes and source == own:
+            raise ValueError(
+                f"run.output_dir ({folder}) cannot go on after step {step}, as {changes}: must be "
+                f"as before, or go on with run.resume={source} in another folder"
+            )
         if step > total_steps:
             raise ValueError(
                 f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
             )
-        return Start(state, None, source, f"continues after step {step} of {source}")
+        line = f"continues after step {step} of {source}" + (f", but {changes}" if changes else "")
+        return Start(state, None, source, line)
     source = config.model.init
     if source is not None:
         state = load_checkpoint(source)
         line = f"starts with the encoder of step {state['step']} of {source}"
         return Start(None, state, source, line)
     return Start(None, None, None, "starts from scratch")
+
+
+def describe_data(manifest: Manifest, *, videos_per_step: int) -> dict[str, Any]:
+    """What decides which videos make up which step, as a part of checkpoints."""
+    return {
+        "videos": manifest.digest(),
+        "num_videos": len(manifest),
+        "videos_per_step": videos_per_step,
+    }
+
+
+def _changes(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """What differs between two results of `describe_data`, in words; empty if nothing does."""
+    found = []
+    if before is not None and now is not None:
+        if before["videos"] != now["videos"]:
+            found.append(
+                f"the list of videos has changed ({before['num_videos']} then, "
+                f"{now['num_videos']} now)"
+            )
+        if before["videos_per_step"] != now["videos_per_step"]:
+            found.append(
+                f"a step had {before['videos_per_step']} videos and now has "
+                f"{now['videos_per_step']} (data.batch_size x optim.accumulation x processes)"
+            )
+    return " and ".join(found)
 
 
 def _kind(config: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_stopped_by: str | None = None
+
 
 class StopFlag:
     """True once a signal came that ends jobs; the loop reads it at the end of a step."""
@@ -21,6 +23,7 @@ class StopFlag:
 @contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
     """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; a second Ctrl-C interrupts at once."""
+    note_stop(None)
     flag = StopFlag()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
@@ -35,3 +38,14 @@ def stop_on_signal() -> Iterator[StopFlag]:
     finally:
         for number, old in zip(numbers, before, strict=True):
             signal.signal(number, old)
+
+
+def note_stop(name: str | None) -> None:
+    """Note that a run was stopped by a signal to one of its processes, and saved."""
+    global _stopped_by  # noqa: PLW0603 - a job's exit code alone cannot tell this from a failure
+    _stopped_by = name
+
+
+def stopped_by() -> str | None:
+    """The signal that stopped the latest run, on all of its processes; None if none did."""
+    return _stopped_by

@@ -1,14 +1,14 @@
 """Spread over processes: FSDP computes what DDP computes, and checkpoints go from any to any."""
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from processes import run_together
-from torch import Tensor, nn
+from runs import tensors
+from torch import nn
 
 from hpm_video.checkpoint import find_checkpoint, load_checkpoint
 from hpm_video.cli import main
@@ -121,21 +121,13 @@ def runs(
     return folder
 
 
-def _tensors(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    if isinstance(tree, Tensor):
-        yield prefix, tree
-    elif isinstance(tree, Mapping):
-        for name, entry in tree.items():
-            yield from _tensors(entry, f"{prefix}/{name}")
-
-
 def assert_close_tensors(one: Path, other: Path, tolerance: float = TOLERANCE) -> None:
     """Student, teacher and moments agree within a tolerance far below what training moved.
 
     Left out are two biases of the predictor's end: they add the same to all predictions, so that
     the ranking loss has no gradient for them but rounding errors, which Adam scales up.
     """
-    mine, theirs = (dict(_tensors(load_checkpoint(each, optimizer=True))) for each in (one, other))
+    mine, theirs = (tensors(folder) for folder in (one, other))
     assert mine.keys() == theirs.keys()
     assert {"model", "teacher", "optimizer"} == {name.split("/")[1] for name in mine}
     for name, value in mine.items():
@@ -251,7 +243,7 @@ def test_blocks_that_run_twice_change_no_bit(
     twice = "run.activation_checkpointing=true"
     assert main(pretrain_arguments(tmp_path / "once", *settings)) == 0
     assert main(pretrain_arguments(tmp_path / "twice", *settings, twice)) == 0
-    states = [dict(_tensors(load_checkpoint(tmp_path / name))) for name in ("once", "twice")]
+    states = [tensors(tmp_path / name) for name in ("once", "twice")]
     assert len(states[0]) > 100
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 

@@ -22,7 +22,8 @@ from hpm_video.checkpoint import save_checkpoint
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.distributed import World
 from hpm_video.models import build_model
-from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start, release_run_folder
+from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
+from hpm_video.run_lock import unlock_folder
 from hpm_video.settings import config_to_dict, load_config
 from hpm_video.tokens import TokenGrid
 
@@ -58,7 +59,7 @@ def test_a_new_folder_is_claimed_with_its_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "override",
     ["optim.epochs=700", "run.seed=1", "masking.mask_ratio=0.8", "model.size=tiny",
-     "data.manifest=b.csv", "data.batch_size=16", "run.precision=float32", "model.init=some.pt"],
+     "data.manifest=b.csv", "data.repeats=2", "run.precision=float32", "model.init=some.pt"],
 )  # fmt: skip
 def test_a_folder_of_other_settings_is_refused_with_the_key(tmp_path: Path, override: str) -> None:
     _claim(_config(tmp_path / "run"))
@@ -84,7 +85,8 @@ def test_a_start_that_saved_nothing_does_not_occupy_its_folder(tmp_path: Path) -
     "override",
     ["run.log_every=7", "run.checkpoint_every_minutes=1", "run.keep_checkpoints=5",
      "run.compile=true", "run.device=cpu", "run.resume=some.pt", "data.num_workers=0",
-     "data.max_bad_fraction=0.5", "data.root=/elsewhere"],
+     "data.max_bad_fraction=0.5", "data.root=/elsewhere", "data.batch_size=16",
+     "optim.accumulation=2", "run.collective_timeout_s=5"],
 )  # fmt: skip
 def test_what_does_not_change_results_may_change(tmp_path: Path, override: str) -> None:
     _claim(_config(tmp_path / "run"))
@@ -120,7 +122,7 @@ def test_an_interrupted_claim_is_repeated(tmp_path: Path, monkeypatch: pytest.Mo
         patch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="killed"):
             _claim(_config(tmp_path / "run"))
-    release_run_folder(tmp_path / "run")
+    unlock_folder(tmp_path / "run")
     assert set(os.listdir(tmp_path / "run")) == {"config.part", "run.lock"}
     _claim(_config(tmp_path / "run"))
     assert set(os.listdir(tmp_path / "run")) == {"config.yaml", "run.lock"}
@@ -182,6 +184,7 @@ def test_other_processes_of_the_same_job_do_not_lock(
     holder: tuple[Path, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_folder, "barrier", lambda world: None)
+    monkeypatch.setattr(run_folder, "gather_objects", lambda value, world: [None, value])
     _claim(_config(holder[0]), World(1, 2, torch.device("cpu")))
 
 
@@ -200,7 +203,7 @@ def test_a_folder_is_free_after_its_run(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
     _claim(_config(tmp_path / "run"))  # once more by this process: still its own
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
-    release_run_folder(folder)
+    unlock_folder(folder)
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -235,7 +238,13 @@ def test_the_main_process_writes_after_all_have_looked_and_before_any_goes_on(
 ) -> None:
     folder = tmp_path / "run"
     found: list[bool] = []
+
+    def gather(value: object, world: World) -> list[object]:
+        found.append(folder.exists())
+        return [None, None]
+
     monkeypatch.setattr(run_folder, "barrier", lambda world: found.append(folder.exists()))
+    monkeypatch.setattr(run_folder, "gather_objects", gather)
     _claim(_config(folder), World(rank, 2, torch.device("cpu")))
     assert found == [False, rank == 0]
 

@@ -7,6 +7,7 @@ strings would slowly be copied, page by page, into every worker.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import re
@@ -44,6 +45,11 @@ class Names:
         start = int(self._ends[index - 1]) if index else 0
         name = self._data[start : int(self._ends[index])].tobytes()
         return name.decode("utf-8", "surrogateescape")
+
+    def update(self, digest: hashlib._Hash) -> None:
+        """Add all names to a hash."""
+        digest.update(self._data.tobytes())
+        digest.update(self._ends.tobytes())
 
 
 class Manifest:
@@ -102,6 +108,15 @@ class Manifest:
     def num_frames(self, index: int) -> int:
         """Return the number of frames the list claims, 0 where it says nothing."""
         return int(self._frame_counts[index])
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the videos, as named in the lists and in their order, and labels."""
+        digest = hashlib.sha256()
+        for names in self._names:
+            names.update(digest)
+        digest.update(self.labels.tobytes())
+        digest.update("\n".join(self.classes or ()).encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     @property
     def num_classes(self) -> int:

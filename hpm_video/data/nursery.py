@@ -50,9 +50,14 @@ class Nursery:
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from {__name__} import run_nursery; run_nursery({theirs.fileno()}, {self.owner})"
         )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-        )
+        # Blocked on its way, as a signal may come before it can ignore it
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TOP)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
 
     def start(self, function: bytes, files: Sequence[int]) -> tuple[Connection, int]:
@@ -112,6 +117,7 @@ def run_nursery(descriptor: int, parent: int) -> None:
     """Start and end workers as the process `parent` asks for, until it is gone."""
     for number in _LEFT_TO_THE_TOP:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_TOP)
     channel = socket.socket(fileno=descriptor)
     requests = Connection(os.dup(descriptor))
     workers: set[int] = set()

@@ -1,0 +1,99 @@
+"""What runs in each task of a submitted job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import submitit
+from submitit.core.utils import UncompletedJobError
+from submitit.helpers import DelayedSubmission
+
+from hpm_video.signals import stopped_by
+
+# Where the processes of another job stand, which this one may have been submitted from: sbatch
+# hands all of its environment down.
+_OF_ANOTHER_JOB = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE",
+)  # fmt: skip
+_ASKING_S = 60  # SLURM, which may be busy
+
+
+class Job:
+    """A command of ``hpm-video``, as submitit pickles it; requeued as it is, as it finds by itself
+    how far it came.
+
+    submitit would requeue a job as soon as the signal arrives. While a run trains, the signal is a
+    flag instead, for which all processes end their step and save; only then the job is requeued.
+    """
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = list(arguments)
+
+    def __call__(self) -> int:
+        """Run the command; returns 0, or ends this process with the command's exit code."""
+        environment = submitit.JobEnvironment()
+        for name in _OF_ANOTHER_JOB:
+            os.environ.pop(name, None)
+        # An earlier start of this job may have left what it died of
+        environment.paths.result_pickle.unlink(missing_ok=True)
+        # Imported here, as unpickling must work, and answer signals, before PyTorch is there
+        from hpm_video.cli import main  # noqa: PLC0415
+
+        code = main(self.arguments)
+        stopped = stopped_by()
+        if code and stopped is not None:
+            if environment.global_rank != 0:
+                return code  # and leave rank 0 in peace: the end of one may be the end of all
+            _requeue(stopped, environment)
+        if code:
+            sys.exit(code)
+        return code
+
+    def checkpoint(self) -> DelayedSubmission:
+        """The job to go on with after a time limit or preemption."""
+        return DelayedSubmission(self)
+
+
+def _requeue(stopped: str, environment: submitit.JobEnvironment) -> None:
+    """Have submitit requeue this job, which has saved and stopped, unless it is to end.
+
+    Of that, it ends this process; returns where the job is not requeued.
+    """
+    # SIGUSR2 says that there is little time left. SIGTERM comes before preemption, but also when
+    # the job was cancelled or requeued already: only SLURM knows.
+    if stopped == "SIGINT" or (stopped == "SIGTERM" and not _is_running(environment.raw_job_id)):
+        _say(f"{stopped}: not requeued from here, as the job is being ended")
+        return
+    on_time_limit = signal.getsignal(signal.SIGUSR2)  # submitit's
+    assert callable(on_time_limit)
+    try:
+        on_time_limit(signal.SIGUSR2, None)
+    except UncompletedJobError:
+        _say("not requeued (see above); submit the same command again to continue")
+        raise
+    except (OSError, subprocess.SubprocessError) as error:
+        _say(
+            f"cannot requeue this job from its node ({error}); it has saved: "
+            "submit the same command again to continue"
+        )
+
+
+def _is_running(job_id: str) -> bool:
+    """Whether SLURM still wants a job to run; False where it cannot be asked."""
+    command = ["scontrol", "--oneliner", "show", "job", job_id]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_ASKING_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "JobState=RUNNING" in done.stdout.split()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"hpm-video: {text}\n")
+    sys.stdout.flush()
