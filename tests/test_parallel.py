@@ -1,20 +1,24 @@
 """Spread over processes: FSDP computes what DDP computes, and checkpoints go from any to any."""
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from processes import run_together
 from runs import tensors
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from hpm_video.checkpoint import find_checkpoint, load_checkpoint
 from hpm_video.cli import main
 from hpm_video.config import RunConfig
 from hpm_video.data.manifest import read_manifest
-from hpm_video.distributed import World
+from hpm_video.distributed import World, sync_gradients
 from hpm_video.logs import read_records
 from hpm_video.parallel import spread
 
@@ -246,6 +250,37 @@ def test_blocks_that_run_twice_change_no_bit(
     states = [tensors(tmp_path / name) for name in ("once", "twice")]
     assert len(states[0]) > 100
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_only_the_last_micro_batch_talks_to_the_others(group_of_one: None) -> None:
+    sent: list[int] = []
+
+    def send(state: int, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        sent.append(micro_batch)
+        done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    whole = DistributedDataParallel(nn.Linear(2, 2))
+    whole.register_comm_hook(0, send)
+    cut = fully_shard(nn.Linear(2, 2), mesh=init_device_mesh("cpu", (1,)))
+    for micro_batch in range(3):
+        for model in (whole, cut):
+            with sync_gradients(model, micro_batch == 2):
+                model(torch.ones(1, 2)).sum().backward()
+        # FSDP's parts have a gradient once the processes have added theirs up.
+        has_gradient = [parameter.grad is not None for parameter in cut.parameters()]
+        assert has_gradient == [micro_batch == 2] * 2
+    assert sent == [2]
+    assert torch.equal(cut.weight.grad.full_tensor(), torch.full((2, 2), 3.0))
+    assert torch.equal(whole.module.weight.grad, torch.full((2, 2), 3.0))
 
 
 def test_shares_must_fit_the_processes() -> None:

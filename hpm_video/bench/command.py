@@ -17,6 +17,7 @@ BENCHES = {
     "teacher": "how well sparse teachers stand in for one that sees all, and at what cost",
     "loader": "clips per second on one thread, of each reader, beside the classic loader",
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
+    "checkpoint": "size of a checkpoint, and how long it stops training and is written",
 }
 VIEWS = ("tokens", "tubes", "frames", "spread")
 DECODERS = ("decord", "torchcodec", "pyav")
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         bench.add_argument("--json", metavar="FILE", help="also write the result here")
         if name == "loader":
             _add_loader(bench)
+            continue
+        if name == "checkpoint":
+            _add_checkpoint(bench)
             continue
         if name != "flops":
             _add(bench, "--rounds", {"mask": 50}.get(name, 5), "median of so many")
@@ -99,6 +103,14 @@ def _add_loader(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--decoder", nargs="+", choices=DECODERS, default=list(DECODERS), help="(default: all)"
     )
+
+
+def _add_checkpoint(bench: argparse.ArgumentParser) -> None:
+    sizes = ["small", "base", "large"]
+    bench.add_argument("--size", choices=SIZES, nargs="+", default=sizes, help="one or more")
+    _add(bench, "--rounds", 3, "median of so many")
+    bench.add_argument("--folder", help="where to write (default: a temporary folder)")
+    bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -185,6 +197,17 @@ def _loader(arguments: argparse.Namespace) -> Report:
     )
 
 
+def _checkpoint(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.checkpoint import bench_checkpoint
+
+    return bench_checkpoint(
+        sizes=arguments.size,
+        rounds=arguments.rounds,
+        folder=arguments.folder,
+        device=arguments.device,
+    )
+
+
 def _teacher(arguments: argparse.Namespace) -> Report:
     from hpm_video.bench.measure import pick_device
     from hpm_video.bench.teacher import report_teachers, study_teachers
@@ -217,6 +240,7 @@ _MEASURE = {
     "teacher": _teacher,
     "loader": _loader,
     "ranking": _ranking,
+    "checkpoint": _checkpoint,
 }
 
 
