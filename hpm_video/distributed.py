@@ -39,15 +39,18 @@ class World:
 
 
 @contextmanager
-def join_world(device: str, *, timeout_s: float = 3600.0) -> Iterator[World]:
+def join_world(
+    device: str, *, setting: str = "run.device", timeout_s: float = 3600.0
+) -> Iterator[World]:
     """Join the process group that the environment describes; leave it at the end.
 
-    ``device``: ``auto`` takes CUDA where there is one. ``timeout_s``: how long a process waits for
-    the others in a collective. Raises ValueError for cuda without one, and CommunicationError when
-    another process has gone or does not come (with NCCL, PyTorch ends this process instead).
+    ``device``: ``auto`` takes CUDA where there is one. ``setting``: what the user calls it.
+    ``timeout_s``: how long a process waits for the others in a collective. Raises ValueError for
+    cuda without one, and CommunicationError when another process has gone or does not come (with
+    NCCL, PyTorch ends this process instead).
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.device (cuda) needs a CUDA device; there is none here: use cpu")
+        raise ValueError(f"{setting} (cuda) needs a CUDA device; there is none here: use cpu")
     use_cuda = device != "cpu" and torch.cuda.is_available()
     place = find_place()
     own_device = torch.device("cpu")
