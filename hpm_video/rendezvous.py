@@ -3,22 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from torch.distributed import DistNetworkError, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 # Below those that systems hand out to outgoing connections, and where few services listen. The
 # first free one of so many is taken.
 _PORTS = range(20000, 32000)
 _NUM_PORTS = 16
-_KNOCK_S = 10.0
+_ASKING_S = 5.0
 
 
 class CommunicationError(RuntimeError):
@@ -91,29 +93,29 @@ def meet(place: Place, *, timeout_s: float) -> Store:
     """Return what the processes of a job exchange addresses through: served by rank 0, on a port
     that is free there.
 
-    The others try the same ports, whose order follows the name of this start of the job: one that
-    was requeued does not meet what is left of its former start. Raises CommunicationError.
+    Which one that is, the others ask at ports that all know, as their order follows the name of
+    this start of the job: neither another job nor what is left of a former start has the same name.
+    Raises CommunicationError.
     """
     assert place.host is not None
     ports = random.Random(place.name).sample(_PORTS, _NUM_PORTS)
+    timeout = timedelta(seconds=timeout_s)
     if place.rank == 0:
+        store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False, timeout=timeout)
         for port in ports:
             try:
-                store = TCPStore(
-                    "localhost", port, is_master=True, wait_for_workers=False,
-                    timeout=timedelta(seconds=timeout_s),
-                )  # fmt: skip
-            except DistNetworkError:
+                listener = socket.create_server(("", port), backlog=place.size)
+            except OSError:
                 continue  # it is taken
-            store.set("name", place.name)
+            answer = f"{_greeting(place)}{store.port}\n".encode()
+            threading.Thread(target=_answer, args=(listener, answer), daemon=True).start()
             return store
         raise CommunicationError(f"none of the ports {sorted(ports)} is free on {place.host}")
     give_up = time.monotonic() + timeout_s
     while time.monotonic() < give_up:
         for port in ports:
-            found = _knock(place, port, timeout_s=timeout_s)
-            if found is not None:
-                return found
+            if (found := _ask(place, port)) is not None:
+                return TCPStore(place.host, found, timeout=timeout)
         time.sleep(0.2)
     raise CommunicationError(
         f"rank {place.rank} on {socket.gethostname()} did not reach rank 0 on {place.host} within "
@@ -121,15 +123,28 @@ def meet(place: Place, *, timeout_s: float) -> Store:
     )
 
 
-def _knock(place: Place, port: int, *, timeout_s: float) -> Store | None:
-    """The store at a port of rank 0's host, if it is that of our own job."""
+def _greeting(place: Place) -> str:
+    return f"hpm-video {place.name}: "
+
+
+def _answer(listener: socket.socket, answer: bytes) -> None:
+    """Tell everybody the same, as long as this process lives."""
+    while True:
+        guest, _ = listener.accept()
+        with guest, contextlib.suppress(OSError):
+            guest.sendall(answer)
+
+
+def _ask(place: Place, port: int) -> int | None:
+    """The port of the store of this place's job, if that is what answers at another port."""
     assert place.host is not None
     try:
-        socket.create_connection((place.host, port), timeout=_KNOCK_S).close()
-        store = TCPStore(place.host, port, timeout=timedelta(seconds=_KNOCK_S))
-        if store.get("name") != place.name.encode():
-            return None
-    except (OSError, RuntimeError):  # nobody there, no store, or one of others without a name
+        with (
+            socket.create_connection((place.host, port), timeout=_ASKING_S) as connection,
+            connection.makefile("rb") as file,
+        ):
+            answer = file.readline(1000).decode(errors="replace")
+    except OSError:  # nobody there, or somebody who waits for us to speak
         return None
-    store.set_timeout(timedelta(seconds=timeout_s))
-    return store
+    greeting = _greeting(place)
+    return int(answer[len(greeting) :]) if answer.startswith(greeting) else None

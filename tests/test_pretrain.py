@@ -427,6 +427,36 @@ def test_two_processes_continue_as_if_nothing_had_happened(
     assert_same_run(folder, whole)
 
 
+def test_two_processes_started_by_torchrun_say_what_is_wrong_last(
+    tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    """Of torchrun's own report, which comes after it and is long, it is a part."""
+    done = _launch(pretrain_arguments(tmp_path / "run", "masking.mask_ratio=1.5"))
+    assert done.returncode != 0
+    report = done.stderr.split("Root Cause", maxsplit=1)[1]
+    assert "masking.mask_ratio (1.5) must be in (0, 1)" in report
+
+
+def test_a_run_goes_on_with_more_processes_of_smaller_batches(
+    tmp_path: Path, pretrain_arguments: Arguments, double_batch: Path
+) -> None:
+    """From inside a period of records, whose means are those of one process then."""
+    folder = tmp_path / "run"
+    settings = (*SPLIT, "run.log_every=3")
+    arguments = pretrain_arguments(folder, *settings, "data.batch_size=8")
+    one = [*_signalled(0, 1, "SIGTERM"), *arguments]
+    assert subprocess.run(one, env=ENVIRONMENT, cwd=ROOT, check=False).returncode == 1
+    assert _last_step(folder) == 2
+    assert main(pretrain_arguments(folder, *settings, "data.batch_size=4")) == 2
+    done = _launch(pretrain_arguments(folder, *settings, "data.batch_size=4"))
+    assert done.returncode == 0, done.stderr
+    assert "continues after step 2 of" in done.stdout
+    _assert_close(folder, double_batch, TOLERANCE)
+    (record,) = read_records(folder)
+    losses = [record["loss"] for record in read_records(double_batch)]
+    assert record["loss"] == pytest.approx(sum(losses) / 3, rel=2e-4)
+
+
 def test_what_another_decoder_reads_is_said_once(
     tmp_path: Path, pretrain_arguments: Arguments
 ) -> None:

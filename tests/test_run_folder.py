@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,9 +21,15 @@ from torch import nn
 from hpm_video import run_folder
 from hpm_video.checkpoint import save_checkpoint
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
+from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World
 from hpm_video.models import build_model
-from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
+from hpm_video.run_folder import (
+    check_run_folder,
+    claim_run_folder,
+    describe_data,
+    find_start,
+)
 from hpm_video.run_lock import unlock_folder
 from hpm_video.settings import config_to_dict, load_config
 from hpm_video.tokens import TokenGrid
@@ -134,6 +141,7 @@ from pathlib import Path
 import torch
 from hpm_video.config import PretrainConfig
 from hpm_video.settings import load_config
+from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World
 from hpm_video.run_folder import claim_run_folder
 settings = [f"run.output_dir={sys.argv[1]}", "data.manifest=a.csv"]
@@ -384,6 +392,54 @@ def test_weights_to_start_from_may_be_of_either_kind(
     found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
     assert found.state is None
     assert found.init is not None and found.init["kind"] == kind
+
+
+DATA = {"videos": "abc", "num_videos": 24, "videos_per_step": 8}
+OTHER_DATA = [
+    ({"videos": "abd", "num_videos": 23}, r"the list of videos has changed \(24 then, 23 now\)"),
+    ({"videos_per_step": 4}, r"a step had 8 videos and now has 4"),
+    ({"videos": "x", "videos_per_step": 4}, r"the list of videos has changed .* and a step had 8"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), OTHER_DATA)
+def test_other_data_are_no_part_of_a_run(
+    tmp_path: Path, config: PretrainConfig, save: Save, changes: dict[str, object], words: str
+) -> None:
+    """Its own folder is refused; who names a checkpoint to resume wants it, and is told."""
+    path = save("run/checkpoints", 3, data=DATA)
+
+    def start(folder: str, data: dict[str, object], **run: str) -> str:
+        of = replace(config, run=replace(config.run, **run))
+        where = tmp_path / folder
+        return find_start(of, where, kind="pretrain", total_steps=7, data=data).line
+
+    assert start("run", DATA).endswith("/last")
+    with pytest.raises(ValueError, match=rf"cannot go on after step 3, as {words}") as caught:
+        start("run", {**DATA, **changes})
+    assert f"run.output_dir ({tmp_path / 'run'})" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    line = start("other", {**DATA, **changes}, resume=str(path))
+    assert re.search(rf"^continues after step 3 of {path}, but {words}", line)
+
+
+def test_what_makes_a_list_another_one(tmp_path: Path) -> None:
+    """Names, order and labels do; where the list lies, and what else it tells of videos, do not."""
+
+    def digest(rows: str, name: str = "list.csv") -> str:
+        (tmp_path / name).write_text(f"path,label,num_frames,status\n{rows}")
+        manifest = read_manifest(tmp_path / name)
+        described = describe_data(manifest, videos_per_step=4)
+        assert described["num_videos"] == len(manifest)
+        assert described["videos_per_step"] == 4
+        return str(described["videos"])
+
+    same = digest("a.mp4,0,,\nb.mp4,1,,\n")
+    assert digest("a.mp4,0,,\nb.mp4,1,,\n", "moved.csv") == same
+    assert digest("a.mp4,0,50,ok\nb.mp4,1,60,ok\nc.mp4,0,,broken\n") == same
+    others = ["b.mp4,1,,\na.mp4,0,,\n", "a.mp4,1,,\nb.mp4,0,,\n", "a.mp4,0,,\n"]
+    others += ["a.mp4,0,,\nc.mp4,1,,\n", "a.mp4b,0,,\n.mp4,1,,\n"]
+    assert len({same, *map(digest, others)}) == 6
 
 
 def test_a_damaged_checkpoint_is_not_passed_over(
