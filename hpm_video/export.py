@@ -37,7 +37,7 @@ def export(checkpoint: str | Path, output: str | Path, *, part: Part = "all") ->
         )
     state = load_checkpoint(checkpoint, optimizer=part == "all")
     if part != "all":
-        for name in ("teacher", "optimizer", "window"):
+        for name in ("teacher", "optimizer", "window", "data"):
             state.pop(name, None)
     if part == "encoder":
         weights = state["model"].items()
