@@ -20,6 +20,7 @@ from hpm_video.config import RunConfig
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World, sync_gradients
 from hpm_video.logs import read_records
+from hpm_video.models.vit import Block
 from hpm_video.parallel import spread
 
 Arguments = Callable[..., list[str]]
@@ -244,9 +245,14 @@ def test_blocks_that_run_twice_change_no_bit(
 ) -> None:
     """Stochastic depth, too, which draws from the global generator."""
     settings = ("model.drop_path=0.3", "model.decoder_depth=2", "optim.epochs=1")
-    twice = "run.activation_checkpointing=true"
+    run, calls = Block._run, []
+    monkeypatch.setattr(Block, "_run", lambda *arguments: calls.append(1) or run(*arguments))
     assert main(pretrain_arguments(tmp_path / "once", *settings)) == 0
+    num_once = len(calls)
+    twice = "run.activation_checkpointing=true"
     assert main(pretrain_arguments(tmp_path / "twice", *settings, twice)) == 0
+    # Those of the student, per step two that encode, two that decode and one that predicts
+    assert len(calls) == 2 * num_once + 6 * 5
     states = [tensors(tmp_path / name) for name in ("once", "twice")]
     assert len(states[0]) > 100
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
