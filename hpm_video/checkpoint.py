@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, read without executing anything, refused clearly.
 
-A checkpoint is one file of plain containers and tensors:
+A checkpoint is one file, step_<step>.pt, of plain containers and tensors:
 
     kind     "pretrain" or "finetune"
     config   all settings, a plain dict
@@ -8,19 +8,26 @@ A checkpoint is one file of plain containers and tensors:
     model    weights of the student or of the classifier: those to be used
     ...      what the kind needs to go on (teacher, optimizer, logs; trained_model where `model` is
              an average of it), or to be used (class names)
+
+or a folder, step_<step>, for models that are spread over processes: the tensors of `_PARTS` in the
+format of `hpm_video.shards`, and everything else in a small file of the same kind beside them.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from hpm_video.shards import METADATA, read_shards, stored_shapes, write_shards
 
 # What torch.load raises for files that are damaged, foreign, or would need to run code.
 _UNREADABLE = (
@@ -30,20 +37,20 @@ _UNREADABLE = (
 _MAX_SHOWN = 12  # keys that do not fit, in an error
 
 
+# What of a checkpoint grows with the model, and the file of all the rest beside the shards.
+_PARTS = ("model", "trained_model", "teacher", "optimizer")
+_REST = "rest.pt"
+
+
 def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
     """Write ``state`` to folder/step_<step>.pt, point folder/last at it, keep the newest ``keep``.
 
     The file appears under its name only when it is complete and on disk.
     """
     path = folder / f"step_{state['step']:08d}.pt"
+    _clear(folder)
     write_checkpoint(path, state)
-    link = folder / "last.part"
-    link.unlink(missing_ok=True)
-    link.symlink_to(path.name)
-    os.replace(link, folder / "last")
-    if keep:
-        for old in sorted(folder.glob("step_*.pt"))[:-keep]:
-            old.unlink()
+    _publish(path, keep=keep)
     return path
 
 
@@ -51,45 +58,143 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write ``state``; the file appears under its name only when it is complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
+    _write(part, state)
     os.replace(part, path)
 
 
+def save_sharded(
+    folder: Path, state: Mapping[str, Any], *, keep: int, group: dist.ProcessGroup | None
+) -> Path:
+    """As `save_checkpoint`, to a folder step_<step> in which each process writes its own parts.
+
+    Every process of ``group`` calls; without a group there is only one. The folder appears under
+    its name only when all have written and everything is on disk.
+    """
+    path = folder / f"step_{state['step']:08d}"
+    part = path.with_suffix(".part")
+    trees = {name: state[name] for name in _PARTS if state.get(name) is not None}
+    is_main = group is None or group.rank() == 0
+    if is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
+        part.mkdir()
+        _write(part / _REST, {name: value for name, value in state.items() if name not in trees})
+    if group is not None:
+        dist.barrier(group)
+    write_shards(part, dict(_flat(trees)), group)
+    if is_main:
+        if path.exists() and path.samefile(folder / "last"):
+            _remove(part)  # a step of a run is always the same, and this one must never be missing
+        else:
+            _remove(path)
+            os.replace(part, path)
+        _publish(path, keep=keep)
+    return path
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether there is a file, or a folder of shards."""
+    return path.is_file() or (path / METADATA).is_file()
+
+
 def find_checkpoint(path: str | Path, which: str = "last") -> Path:
-    """The checkpoint file meant by a file, a checkpoints folder, or a run folder.
+    """The checkpoint, of either form, meant by its own path, by a checkpoints folder, or by a run
+    folder.
 
     ``which``: name of the one to take of a folder, ``last`` or ``best.pt``.
     """
     path = Path(path)
     for candidate in (path, path / which, path / "checkpoints" / which):
-        if candidate.is_file():
+        if is_checkpoint(candidate):
             return candidate
     if path.is_dir():
         raise FileNotFoundError(f"checkpoint ({path}): the folder holds no checkpoints/{which}")
     raise FileNotFoundError(f"checkpoint ({path}) does not exist")
 
 
-def load_checkpoint(path: str | Path, *, kind: str | None = None) -> dict[str, Any]:
+def load_checkpoint(
+    path: str | Path, *, kind: str | None = None, optimizer: bool = False
+) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in it is executed.
 
+    Of shards the optimizer's state, half of it all, is read only where ``optimizer`` asks for it.
     Raises FileNotFoundError, or ValueError when it is not one of ours or of another ``kind``.
     """
-    file = find_checkpoint(path)
+    place = find_checkpoint(path)
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+        if place.is_file():
+            state = torch.load(place, map_location="cpu", weights_only=True)
+        else:
+            state = torch.load(place / _REST, map_location="cpu", weights_only=True)
+            names = {n for n in stored_shapes(place) if optimizer or not n.startswith("optimizer/")}
+            state |= _nested(read_shards(place, names))
+    except (*_UNREADABLE, FileNotFoundError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):
             reason = "it is no checkpoint, or could only be read by running code from it"
-        raise ValueError(f"checkpoint ({file}) cannot be read: {reason}") from error
+        raise ValueError(f"checkpoint ({place}) cannot be read: {reason}") from error
     if not isinstance(state, dict) or not {"kind", "config", "step", "model"} <= state.keys():
-        raise ValueError(f"checkpoint ({file}) was not written by hpm-video")
+        raise ValueError(f"checkpoint ({place}) was not written by hpm-video")
     if kind is not None and state["kind"] != kind:
-        raise ValueError(f"checkpoint ({file}) is of kind {state['kind']}: must be {kind}")
+        raise ValueError(f"checkpoint ({place}) is of kind {state['kind']}: must be {kind}")
     return state
+
+
+def _write(path: Path, state: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(path: Path, *, keep: int) -> None:
+    """Point ``last`` beside a checkpoint at it, and remove all but the newest ``keep``."""
+    link = path.parent / "last.part"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    os.replace(link, path.parent / "last")
+    if keep:
+        there = {each for each in path.parent.glob("step_*") if each.suffix != ".part"}
+        # A step may be there in both forms
+        for old in sorted(there, key=lambda each: (each.stem, each == path))[:-keep]:
+            _remove(old)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what saves that did not come to their end have left."""
+    for part in folder.glob("step_*.part"):
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint of either form, if it is there; never part of one under its name."""
+    if path.is_dir():
+        part = path.with_suffix(".part")
+        os.replace(path, part)
+        shutil.rmtree(part)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors in nested dicts, whose keys have no slashes, with their path: "a/b/c"."""
+    for name, entry in tree.items():
+        if isinstance(entry, Mapping):
+            yield from _flat(entry, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", entry
+
+
+def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The inverse of `_flat`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *folders, name = path.split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[name] = value
+    return tree
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: str | Path) -> None:

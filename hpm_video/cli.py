@@ -264,6 +264,25 @@ def _visualize(arguments: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder")
+    parser.add_argument("-o", "--output", required=True, help="FILE.pt, or FILE.safetensors")
+    parts = parser.add_mutually_exclusive_group()
+    text = "leave out what only training needs"
+    parts.add_argument(
+        "--weights-only", dest="part", action="store_const", const="weights", help=text
+    )
+    text = "the encoder's weights alone, for model.init"
+    parts.add_argument("--encoder", dest="part", action="store_const", const="encoder", help=text)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from hpm_video.export import export
+
+    print(export(arguments.checkpoint, arguments.output, part=arguments.part or "all"))
+    return 0
+
+
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output-dir", default="outputs/demo", help="(default %(default)s)")
     parser.add_argument(
@@ -333,6 +352,7 @@ JOBS = {
     "visualize": Job(
         "pictures of what a pre-trained model finds hard", _visualize_arguments, _visualize
     ),
+    "export": Job("a checkpoint as one file", _export_arguments, _export),
     "demo": Job(
         "toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes",
         _demo_arguments,

@@ -20,9 +20,13 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass
     compile: bool = False  # torch.compile of the model
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # each process has the whole model, or a share of it
+    shard_processes: int | None = None  # fsdp: processes that share one copy; default: all
+    activation_checkpointing: bool = False  # run blocks twice, to keep less for the backward pass
     log_every: int = 20  # steps from one record to the next
     checkpoint_every_minutes: float = 20.0  # also at the end and before stopping
     keep_checkpoints: int = 2  # the newest so many are kept; 0 keeps all
+    save_in_background: bool = True  # copy a checkpoint to host memory, write it beside training
     resume: str | None = None  # checkpoint to go on from when the run folder has none
     max_bad_steps: int = 10  # so many steps in a row that are not finite stop the run
     collective_timeout_s: float = 600.0  # longer than this no process waits for another one
@@ -33,6 +37,8 @@ class RunConfig:
         _at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
         _at_least("run.keep_checkpoints", self.keep_checkpoints, 0)
         _at_least("run.max_bad_steps", self.max_bad_steps, 1)
+        if self.shard_processes is not None:
+            _at_least("run.shard_processes", self.shard_processes, 1)
         _at_least("run.collective_timeout_s", self.collective_timeout_s, 1)
         _at_least("run.picture_every", self.picture_every, 0)
         _between("run.seed", self.seed, 0, 2**63 - 1)

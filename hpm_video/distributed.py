@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from hpm_video.rendezvous import CommunicationError, Place, find_place, meet
@@ -131,7 +132,9 @@ def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
 
 
 def sync_gradients(module: nn.Module, sync: bool) -> AbstractContextManager[None]:
-    """Context of a backward pass that averages gradients over processes only if ``sync``."""
+    """Context of a micro-batch that averages gradients over processes only if ``sync``."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(sync)
     if isinstance(module, DistributedDataParallel) and not sync:
         return module.no_sync()
     return nullcontext()

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from hpm_video.bad_steps import restore_if, running_means, step_unless
 from hpm_video.best import BEST, BestCheckpoint
@@ -16,13 +15,7 @@ from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.directions import check_flip
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
 from hpm_video.data.manifest import read_manifest
-from hpm_video.distributed import (
-    World,
-    join_world,
-    replicate,
-    share_from_main,
-    sync_gradients,
-)
+from hpm_video.distributed import World, join_world, share_from_main, sync_gradients
 from hpm_video.ema import average_of, follow
 from hpm_video.evaluate import check_labels, evaluate_classifier
 from hpm_video.loop import Run, autocast, seed_of
@@ -30,6 +23,8 @@ from hpm_video.losses import balancing_weights, classification_loss
 from hpm_video.mixing import mix_batch
 from hpm_video.models import Classifier, build_classifier
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, micro_batches, set_lr
+from hpm_video.optimizer_state import optimizer_state
+from hpm_video.parallel import clip_gradients, gathered, spread, whole_weights
 from hpm_video.run_folder import (
     check_run_folder,
     claim_run_folder,
@@ -80,16 +75,14 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
     start.load_into(model)
     claim_run_folder(folder, config, world)
-    model.to(world.device)
     average = average_of(model) if optim.ema_momentum is not None else None
-    if average is not None and start.state is not None:
-        load_weights(average, start.state["model"], source=start.source or "")
+    if average is not None:
+        if start.state is not None:
+            load_weights(average, start.state["model"], source=start.source or "")
+        spread(average, world, config.run)
+    replica = spread(model, world, config.run)
     optimizer = finetune_optimizer(model, optim)
-    if start.state is not None:
-        optimizer.load_state_dict(start.state["optimizer"])
-    if config.run.compile:
-        model.compile()
-    replica = replicate(model, world)
+    start.load_optimizer(optimizer, model)
     moving = running_means(model)  # of baselines
     class_weights = None
     if optim.class_balance == "weights":
@@ -106,7 +99,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             "data": data_of_steps,
             "model": (model if average is None else average).state_dict(),
             "trained_model": None if average is None else model.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": optimizer_state(optimizer, model),
             "num_classes": num_classes,
             "classes": None if manifest.classes is None else list(manifest.classes),
             "trained_grid": trained_grid
@@ -178,7 +171,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                     )
                     (loss / accumulation).backward()
                 total += loss.detach() / accumulation
-            norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip_grad or float("inf"))
+            norm = clip_gradients(model, optim.clip_grad)
             skip = run.add([total, norm])
             step_unless(skip, optimizer)
             restore_if(skip, moving, before)
@@ -193,21 +186,23 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             if validation is not None and (is_last or (every and epoch % every == 0)):
                 evaluated = model if average is None else average
                 share_from_main(running_means(evaluated), world)
-                result = evaluate_classifier(
-                    evaluated,
-                    validation,
-                    data=data,
-                    evaluation=config.evaluation,
-                    precision=config.run.precision,
-                    num_workers=data.num_workers,
-                    decode_timeout_s=data.decode_timeout_s,
-                    world=world,
-                )
+                with gathered(evaluated):  # processes have different numbers of batches
+                    result = evaluate_classifier(
+                        evaluated,
+                        validation,
+                        data=data,
+                        evaluation=config.evaluation,
+                        precision=config.run.precision,
+                        num_workers=data.num_workers,
+                        decode_timeout_s=data.decode_timeout_s,
+                        world=world,
+                    )
                 for index, reason in result.bad:
                     run.log.line(f"unreadable, counts as wrong: {validation.path(index)}: {reason}")
                 done = {"step": step + 1, "epoch": round(epoch, 4)}
                 run.log.record({**done, **result.figures()}, prefix="evaluation")
-                if best and best.offer(checkpoint(), step=step + 1, top1=result.top(1)):
+                to_keep = {**checkpoint(), "model": whole_weights(evaluated)}
+                if best and best.offer(to_keep, step=step + 1, top1=result.top(1)):
                     run.log.line(f"the best so far, kept: checkpoints/{BEST}")
             run.end_step(checkpoint)
         return run.is_complete

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.masking import unit_scores
+from hpm_video.parallel import whole
 from hpm_video.tokens import TokenGrid
 
 Figures = Mapping[str, Tensor | None]
@@ -96,7 +97,7 @@ def ema_distance(teacher: nn.Module, student: nn.Module) -> Tensor:
     pairs = [(mine, theirs[name]) for name, mine in teacher.named_parameters()]
     apart = torch.stack([torch.linalg.vector_norm(mine - other) for mine, other in pairs])
     size = torch.stack([torch.linalg.vector_norm(other) for _, other in pairs])
-    return torch.linalg.vector_norm(apart) / torch.linalg.vector_norm(size)
+    return whole(torch.linalg.vector_norm(apart)) / whole(torch.linalg.vector_norm(size))
 
 
 def mean_figures(parts: Sequence[Figures]) -> dict[str, Tensor | None]:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hpm_video.agreement import Agreement
 from hpm_video.bad_steps import BadSteps
-from hpm_video.checkpoint import save_checkpoint
 from hpm_video.config import RunConfig
 from hpm_video.data.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loader import ClipBatch
@@ -25,6 +24,7 @@ from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
 from hpm_video.logs import Record, RunLog
 from hpm_video.run_lock import unlock_folder
+from hpm_video.saving import Saver
 from hpm_video.signals import note_stop, stop_on_signal
 
 # data_wait_fraction above which it is worth doing something about it.
@@ -102,10 +102,12 @@ class Run:
         self._stopped_by: str | None = None  # the signal, once all processes know of it
         self._last_loss: float | None = None
         self._has_recorded = self._has_warned = False
+        self._saver = Saver(folder / "checkpoints", config, world)
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
         self._exit.callback(unlock_folder, self.folder)
+        self._exit.callback(self._saver.close)
         self.log = self._exit.enter_context(
             RunLog(
                 self.folder,
@@ -242,6 +244,7 @@ class Run:
         Raises FloatingPointError after too many bad steps in a row, saved as before the first.
         """
         self.steps_done += 1
+        self._saver.check()
         self.log.progress(self._last_loss)
         stop, is_due = self._agreement.heard()
         is_log_step = self._is_log_step(self.steps_done)
@@ -269,9 +272,9 @@ class Run:
                 return  # no hurry: it is done as soon as the bad steps are over
             step, window = self._bad.before
         windows = gather_objects([row.cpu() for row in window], self.world)
-        if self.world.is_main:
-            state = {**checkpoint(), "step": step, "window": windows}
-            save_checkpoint(self.folder / "checkpoints", state, keep=self.config.keep_checkpoints)
+        self._saver.save({**checkpoint(), "step": step, "window": windows})
+        if self.is_complete or self._stopped_by or self._bad.is_over:
+            self._saver.wait()
         self._agreement.forget()
         self._saved_s, self._saved_step = time.monotonic(), step
 

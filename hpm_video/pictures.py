@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from hpm_video import mining
 from hpm_video.config import PretrainConfig
@@ -22,7 +23,9 @@ from hpm_video.data.video import VideoReadError
 from hpm_video.logs import RunLog
 from hpm_video.masking import hard_mask, random_mask, unit_scores
 from hpm_video.mining import Pretrained
+from hpm_video.models import build_model
 from hpm_video.models.hpm import HPM
+from hpm_video.parallel import load_whole
 from hpm_video.teacher import Teacher
 from hpm_video.tokens import TokenGrid
 from hpm_video.visualize import GREY, Floats, Row, enlarge, figure, heat, read_clip, shares
@@ -53,8 +56,10 @@ class Pictures:
     ) -> None:
         """Write a picture per clip and histograms of their tubes' losses to TensorBoard.
 
-        ``hard_ratio``: of the mask that is shown.
+        ``hard_ratio``: of the mask that is shown. Every process calls, as models may be spread.
         """
+        if isinstance(student, FSDPModule):
+            student, teacher = self._put_together(student, teacher)
         if not log.is_main:
             return
         if self._clips is None:
@@ -87,6 +92,15 @@ class Pictures:
         }
         # A histogram of what is not finite is an error of TensorBoard's.
         log.histograms({tag: v for tag, v in tubes.items() if v.isfinite().all()}, step=step)
+
+    def _put_together(self, student: HPM, teacher: Teacher | None) -> tuple[HPM, Teacher | None]:
+        """Models of this process alone with the weights of such as are spread over all."""
+        model = self._config.model
+        device = student.encoder.mean.device
+        with torch.random.fork_rng(devices=[]):
+            whole = build_model(model, self._grid, predict_loss=student.predictor is not None)
+        load_whole(whole.to(device), student)
+        return whole, None if teacher is None else load_whole(Teacher(whole), teacher)
 
     def _read(self, log: RunLog) -> None:
         clips: list[Tensor] = []

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from fvcore.nn import parameter_count
-from torch import nn
 
 from hpm_video.bad_steps import step_unless
 from hpm_video.checkpoint import load_weights
@@ -14,7 +13,7 @@ from hpm_video.config import PretrainConfig
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
 from hpm_video.data.manifest import read_manifest
-from hpm_video.distributed import World, join_world, replicate, sync_gradients
+from hpm_video.distributed import World, join_world, sync_gradients
 from hpm_video.health import ema_distance, mean_figures
 from hpm_video.loop import Run, seed_of
 from hpm_video.masking import (
@@ -23,6 +22,8 @@ from hpm_video.masking import (
 )
 from hpm_video.models import build_model, token_grid
 from hpm_video.optim import describe_lr, lr_schedule, micro_batches, pretrain_optimizer, set_lr
+from hpm_video.optimizer_state import optimizer_state
+from hpm_video.parallel import clip_gradients, spread
 from hpm_video.pictures import Pictures
 from hpm_video.run_folder import (
     check_run_folder,
@@ -77,16 +78,14 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
     if start.state is not None and masking.mines and start.state["teacher"] is None:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
     claim_run_folder(folder, config, world)
-    student.to(world.device)
     teacher = Teacher(student) if masking.mines else None
-    optimizer = pretrain_optimizer(student, optim)
-    if start.state is not None:
-        optimizer.load_state_dict(start.state["optimizer"])
-        if teacher is not None:
+    if teacher is not None:
+        if start.state is not None:
             load_weights(teacher, start.state["teacher"], source="teacher")
-    if config.run.compile:
-        student.compile()
-    model = replicate(student, world)
+        spread(teacher, world, config.run)
+    model = spread(student, world, config.run)
+    optimizer = pretrain_optimizer(student, optim)
+    start.load_optimizer(optimizer, student)
 
     def checkpoint() -> dict[str, Any]:
         return {
@@ -95,7 +94,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             "data": data_of_steps,
             "model": student.state_dict(),
             "teacher": None if teacher is None else teacher.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": optimizer_state(optimizer, student),
         }
 
     bad_videos = BadVideos(folder, manifest, max_fraction=data.max_bad_fraction)
@@ -169,7 +168,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
                 if run.is_log_step:
                     part = step_figures(result, grid=grid, masking=masking, hard_ratio=hard_ratio)
                     parts.append(part)
-            norm = nn.utils.clip_grad_norm_(student.parameters(), optim.clip_grad or float("inf"))
+            norm = clip_gradients(student, optim.clip_grad)
             skip = run.add([*sums, norm])
             step_unless(skip, optimizer)
             optimizer.zero_grad()

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import nn
 
-from hpm_video.checkpoint import load_checkpoint, load_encoder, load_weights
+from hpm_video.checkpoint import (
+    find_checkpoint,
+    is_checkpoint,
+    load_checkpoint,
+    load_encoder,
+    load_weights,
+)
 from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects
+from hpm_video.optimizer_state import load_optimizer_state
 from hpm_video.run_lock import FolderInUse, lock_folder
 from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
 from hpm_video.tokens import TokenGrid
@@ -24,7 +32,8 @@ from hpm_video.tokens import TokenGrid
 _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.device", "run.compile",
-    "run.collective_timeout_s", "evaluation.batch_size",
+    "run.parallel", "run.shard_processes", "run.activation_checkpointing",
+    "run.save_in_background", "run.collective_timeout_s", "evaluation.batch_size",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
     # Videos per step matter, however they are divided: see `find_start`
     "data.batch_size", "optim.accumulation", "optim.total_batch",
@@ -152,6 +161,12 @@ class Start:
         elif self.init is not None:
             load_encoder(model.get_submodule("encoder"), self.init, source=self.source or "")
 
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """Load the state of the optimizer of ``model``, which may be spread over processes by now;
+        ValueError if it does not fit."""
+        if self.state is not None:
+            load_optimizer_state(optimizer, model, self.state, source=self.source or "")
+
     def trained_grid(self) -> TokenGrid | None:
         """The grid whose position table the encoder's weights were trained with, if any."""
         state = self.state or self.init
@@ -185,12 +200,12 @@ def find_start(
     or further than this run goes.
     """
     own = folder / "checkpoints" / "last"
-    if own.is_symlink() and not own.exists():
+    if own.is_symlink() and not is_checkpoint(own):
         raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {os.readlink(own)}")
-    source = own if own.is_file() else config.run.resume
+    source = own if own.is_symlink() else config.run.resume
     if source is not None:
         state = load_checkpoint(source, kind=kind)
-        if "optimizer" not in state:
+        if find_checkpoint(source).is_file() and "optimizer" not in state:
             raise ValueError(
                 f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"
             )

@@ -29,6 +29,7 @@ _SHARED = (
     "run.precision=float32",
     "run.log_every=2",
     "run.picture_every=0",
+    "run.save_in_background=false",  # what is saved is there after the step
     "data.num_frames=4",
     "data.frame_stride=1",
     "data.crop_size=32",

@@ -33,7 +33,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
             for key, inner in enumerate(value):
                 walk(inner, f"{name}/{key}")
 
-    state = load_checkpoint(folder, kind="pretrain")
+    state = load_checkpoint(folder, kind="pretrain", optimizer=True)
     walk({key: state[key] for key in ("model", "teacher", "optimizer")}, "")
     return found
 

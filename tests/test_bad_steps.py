@@ -102,7 +102,7 @@ def said_skipped(folder: Path) -> dict[int, set[str]]:
 def tensors(state: dict[str, Any]) -> Iterator[Tensor]:
     for part in ("model", "teacher"):
         yield from (state.get(part) or {}).values()
-    for moments in state["optimizer"]["state"].values():
+    for moments in state["optimizer"].values():
         yield from moments.values()
 
 

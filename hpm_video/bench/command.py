@@ -18,6 +18,7 @@ BENCHES = {
     "loader": "clips per second on one thread, of each reader, beside the classic loader",
     "eval": "reading all views of a video at once, against a video read anew for every view",
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
+    "checkpoint": "size of a checkpoint, and how long it stops training and is written",
 }
 VIEWS = ("tokens", "tubes", "frames", "spread")
 DECODERS = ("decord", "torchcodec", "pyav")
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add_loader(bench)
             text = "(default %(default)s)"
             bench.add_argument("--decoder", choices=DECODERS, default="decord", help=text)
+            continue
+        if name == "checkpoint":
+            _add_checkpoint(bench)
             continue
         if name != "flops":
             _add(bench, "--rounds", {"mask": 50}.get(name, 5), "median of so many")
@@ -104,6 +108,14 @@ def _add_loader(bench: argparse.ArgumentParser) -> None:
     _add(bench, "--videos", 6, "of each kind")
     _add(bench, "--rounds", 5, "median of so many")
     _add(bench, "--crop-size", 224, "pixels")
+
+
+def _add_checkpoint(bench: argparse.ArgumentParser) -> None:
+    sizes = ["small", "base", "large"]
+    bench.add_argument("--size", choices=SIZES, nargs="+", default=sizes, help="one or more")
+    _add(bench, "--rounds", 3, "median of so many")
+    bench.add_argument("--folder", help="where to write (default: a temporary folder)")
+    bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -202,6 +214,17 @@ def _eval(arguments: argparse.Namespace) -> Report:
     )
 
 
+def _checkpoint(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.checkpoint import bench_checkpoint
+
+    return bench_checkpoint(
+        sizes=arguments.size,
+        rounds=arguments.rounds,
+        folder=arguments.folder,
+        device=arguments.device,
+    )
+
+
 def _teacher(arguments: argparse.Namespace) -> Report:
     from hpm_video.bench.measure import pick_device
     from hpm_video.bench.teacher import report_teachers, study_teachers
@@ -235,6 +258,7 @@ _MEASURE = {
     "loader": _loader,
     "eval": _eval,
     "ranking": _ranking,
+    "checkpoint": _checkpoint,
 }
 
 

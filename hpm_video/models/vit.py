@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hpm_video.tokens import TokenGrid
 
@@ -80,6 +81,10 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and MLP, each with stochastic depth."""
 
+    # Whether to keep only its input for the backward pass, which then runs it again: slower by a
+    # forward pass, and much less memory. The numbers are the same, stochastic depth's included.
+    recompute = False
+
     def __init__(self, width: int, heads: int, *, mlp_ratio: float, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
@@ -90,6 +95,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
+        if self.recompute and torch.is_grad_enabled():
+            result: Tensor = checkpoint(self._run, x, use_reentrant=False)
+            return result
+        return self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

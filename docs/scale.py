@@ -1,0 +1,158 @@
+"""The tables of docs/scale.md: ``python docs/scale.py`` prints what 1 to 512 GPUs need.
+
+What was measured or counted is a constant with its source; what is assumed is an option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+
+from hpm_video.bench.flops import step_cost
+from hpm_video.config import MaskingConfig, ModelConfig, OptimConfig, TeacherConfig
+from hpm_video.models import build_model, token_grid
+from hpm_video.optim import scaled
+from hpm_video.teacher import Teacher
+
+Size = Literal["base", "large", "huge", "giant"]
+SIZES: tuple[Size, ...] = ("base", "large", "huge", "giant")
+# GPUs -> videos per GPU and micro-batch, optim.accumulation. Up to 64 GPUs a step has the papers'
+# 1024 videos; 512 GPUs would have too little to do with them.
+LAYOUTS = {1: (32, 32), 8: (32, 4), 64: (16, 1), 512: (8, 1)}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe of configs/pretrain/, and what docs/data.md tells of videos like its own.
+
+    clips_per_s: that a core reads (PyAV, one crop of a window), of files as they come and of
+    re-encoded ones. kilobytes: of such a file.
+    """
+
+    name: str
+    num_videos: int
+    clips_per_s: tuple[float, float]
+    kilobytes: tuple[float, float]
+
+
+RECIPES = (
+    Recipe("SSv2", 168_913, (38.2, 85.3), (182, 155)),
+    Recipe("K400", 240_000, (18.6, 68.6), (435, 608)),
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Counted: operations per clip and step (two a multiply-add), bytes of a checkpoint (weights,
+    two moments, teacher), and of what training keeps besides activations (gradients, too)."""
+
+    operations: float
+    parameters: int
+    checkpoint: int
+    kept: int
+
+
+@cache
+def count(size: Size) -> Model:
+    """Of the default pre-training at 16 x 224 x 224 pixels."""
+    model = ModelConfig(size=size)
+    grid = token_grid(model, num_frames=16, crop_size=224)
+    mask_ratio, token_ratio = MaskingConfig().mask_ratio, TeacherConfig().token_ratio
+    cost = step_cost(model, grid, mask_ratio=mask_ratio, token_ratio=token_ratio)
+    with torch.device("meta"):
+        student = build_model(model, grid, predict_loss=True)
+        teacher = Teacher(student)
+    weights, averaged = (sum(p.numel() for p in part.parameters()) for part in (student, teacher))
+    return Model(2 * cost.step, weights, 4 * (3 * weights + averaged), 4 * (4 * weights + averaged))
+
+
+def recipe_rows(teraflops: float, utilisation: float, cores_per_gpu: int) -> list[list[str]]:
+    """What the recipes with ViT-B need."""
+    model, optim, rows = count("base"), OptimConfig(), []
+    on_one = teraflops * 1e12 * utilisation / model.operations  # clips/s of a GPU
+    for recipe in RECIPES:
+        cores = [on_one / of_core for of_core in recipe.clips_per_s]
+        for gpus, (per_gpu, accumulation) in LAYOUTS.items():
+            videos = gpus * per_gpu * accumulation
+            steps = optim.epochs * (recipe.num_videos // videos)
+            hours = steps * videos / (gpus * on_one) / 3600
+            rows.append(
+                [
+                    *(recipe.name, str(gpus), f"{per_gpu} x {accumulation}", f"{videos:,}"),
+                    *(_short(scaled(optim.base_lr, videos)), f"{steps:,}"),
+                    _short(1000 * per_gpu * accumulation / on_one),
+                    _short(hours),
+                    _both(cores),
+                    _both([hours * max(1, needed / cores_per_gpu) for needed in cores]),
+                    _both([gpus * on_one * size / 1e6 for size in recipe.kilobytes]),
+                ]
+            )
+    return rows
+
+
+def model_rows(storage_gb_s: float) -> list[list[str]]:
+    """What models of all sizes need for their state: memory of each GPU, and checkpoints."""
+    rows = []
+    for size in SIZES:
+        model = count(size)
+        held, saved = model.kept / 1e9, model.checkpoint / 1e9
+        rows.append(
+            [
+                *(size, f"{model.parameters / 1e6:,.0f}", _short(held)),
+                *(_short(held / gpus) for gpus in (8, 64, 512)),
+                _short(saved),
+                *(_short(saved / storage_gb_s / nodes) for nodes in (1, 8, 64)),
+            ]
+        )
+    return rows
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _both(values: Sequence[float]) -> str:
+    """Of files as they come / re-encoded."""
+    return " / ".join(_short(value) for value in values)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    """Both tables, for the assumptions in ``arguments``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teraflops", type=float, default=989, help="peak of a GPU, bfloat16")
+    parser.add_argument("--utilisation", type=float, default=0.2, help="share of it that is used")
+    parser.add_argument("--cores", type=int, default=12, help="that decode for a GPU")
+    parser.add_argument("--storage-gb-s", type=float, default=1, help="a node writes to storage")
+    chosen = parser.parse_args(arguments)
+    recipes = table(
+        [
+            *("recipe", "GPUs", "videos per GPU x accumulation", "videos a step", "lr", "steps"),
+            *("ms a step", "hours", "loader cores per GPU", f"hours with {chosen.cores} of them"),
+            "GB/s read",
+        ],
+        recipe_rows(chosen.teraflops, chosen.utilisation, chosen.cores),
+    )
+    models = table(
+        [
+            *("size", "M parameters", "GB on each GPU, ddp", "fsdp on 8", "on 64", "on 512"),
+            *("checkpoint, GB", "s to write, 1 node", "8 nodes", "64 nodes"),
+        ],
+        model_rows(chosen.storage_gb_s),
+    )
+    return f"{recipes}\n\n{models}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(main() + "\n")
