@@ -22,7 +22,8 @@ from hpm_video.tokens import TokenGrid
 # Settings that may change between two starts of one run without changing its results.
 _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
-    "run.resume", "run.max_bad_steps", "run.picture_every", "run.device", "run.compile",
+    "run.resume", "run.max_bad_steps", "run.picture_every", "run.probe_every", "run.device",
+    "run.compile", "probe",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
     "evaluation.batch_size",
 )  # fmt: skip
