@@ -111,6 +111,11 @@ def load_backbone(
         model, config, _ = load_classifier(checkpoint)
         encoder, data, norm, model_config = model.encoder, config.data, model.norm, config.model
     if num_frames is not None and num_frames != data.num_frames:
+        if num_frames % model_config.tubelet_size:
+            raise ValueError(
+                f"window ({num_frames}) must be a multiple of the checkpoint's tubelet_size "
+                f"({model_config.tubelet_size})"
+            )
         data = replace(data, num_frames=num_frames)
         grid = token_grid(model_config, num_frames=num_frames, crop_size=data.crop_size)
         trained_grid = encoder.grid if trained is None else TokenGrid(*trained)

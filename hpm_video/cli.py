@@ -52,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if name in words:  # the others' arguments would only take time
             job.add_arguments(of_job)
-    arguments = parser.parse_args(words)
+    # argparse takes settings for unknown where an option stands between them and the checkpoint
+    arguments, rest = parser.parse_known_args(words)
+    if rest:
+        if not hasattr(arguments, "settings") or not all(map(_is_setting, rest)):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        arguments.settings = [*arguments.settings, *rest]
     try:
         return JOBS[arguments.job].run(arguments)
     except (ValueError, FileNotFoundError) as error:
@@ -178,7 +183,7 @@ def _features(arguments: argparse.Namespace) -> int:
 
 
 def _is_setting(word: str) -> bool:
-    return "=" in word and not os.path.exists(word)
+    return "=" in word and not word.startswith("-") and not os.path.exists(word)
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
