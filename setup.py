@@ -24,6 +24,7 @@ setup(
         "pyarrow>=18",
         "pyyaml>=6",
         "tensorboard>=2.18",
+        "safetensors>=0.4",
         "timm>=1.0.15",
         "torch>=2.8",
         "torchvision>=0.23",
