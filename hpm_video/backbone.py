@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hpm_video.checkpoint import load_checkpoint
-from hpm_video.config import DataConfig, EncoderConfig
+from hpm_video.checkpoint import load_checkpoint, load_encoder
+from hpm_video.config import DataConfig, EncoderConfig, PretrainConfig
 from hpm_video.evaluate import load_classifier
 from hpm_video.loop import autocast
-from hpm_video.mining import load_pretrained
-from hpm_video.models import token_grid
+from hpm_video.models import build_model, token_grid
 from hpm_video.models.vit import Block, Encoder, position_table
+from hpm_video.settings import config_from_dict
 from hpm_video.tokens import TokenGrid, patchify
 
 
@@ -100,16 +100,19 @@ def load_backbone(
     """
     state = load_checkpoint(checkpoint)
     kind, step, trained = str(state["kind"]), int(state["step"]), state.get("trained_grid")
-    norm: nn.Module = nn.Identity()
     model_config: EncoderConfig
-    del state  # as large as the model, twice with its optimizer
+    norm: nn.Module
+    data: DataConfig
     if kind == "pretrain":
-        pretrained = load_pretrained(checkpoint)
-        encoder, data = pretrained.student.encoder, pretrained.config.data
-        model_config = pretrained.config.model
+        pretrain = config_from_dict(PretrainConfig, state["config"])
+        model_config, data, norm = pretrain.model, pretrain.data, nn.Identity()
+        grid = token_grid(model_config, num_frames=data.num_frames, crop_size=data.crop_size)
+        encoder = build_model(model_config, grid, predict_loss=False).encoder
+        load_encoder(encoder, state, source=checkpoint)
     else:
+        del state  # as large as the model and its optimizer
         model, config, _ = load_classifier(checkpoint)
-        encoder, data, norm, model_config = model.encoder, config.data, model.norm, config.model
+        encoder, norm, data, model_config = model.encoder, model.norm, config.data, config.model
     if num_frames is not None and num_frames != data.num_frames:
         if num_frames % model_config.tubelet_size:
             raise ValueError(
