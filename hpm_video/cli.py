@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from hpm_video.console import lasting_output
 from hpm_video.data.files import printable
 
 # Jobs import what they need when they run, so that --help and typing errors answer at once.
@@ -31,6 +32,11 @@ class Job:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; returns the exit code."""
+    with lasting_output():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(words: Sequence[str]) -> int:
     # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
     # loader workers share, that makes a training step several times slower; read at its import.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -42,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "what is hard and masks that.",
     )
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    words = sys.argv[1:] if argv is None else argv
     for name, job in JOBS.items():
         of_job = jobs.add_parser(
             name,
@@ -223,14 +228,19 @@ def _data(arguments: argparse.Namespace) -> int:
 def _data_toy(arguments: argparse.Namespace) -> int:
     from hpm_video.data.toy import write_toy_videos
 
-    manifest = write_toy_videos(
-        arguments.output_dir,
-        num_videos=arguments.num_videos,
-        size=arguments.size,
-        num_frames=arguments.num_frames,
-        seed=arguments.seed,
-        num_workers=arguments.num_workers,
-    )
+    try:
+        manifest = write_toy_videos(
+            arguments.output_dir,
+            num_videos=arguments.num_videos,
+            size=arguments.size,
+            num_frames=arguments.num_frames,
+            seed=arguments.seed,
+            num_workers=arguments.num_workers,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"output_dir ({arguments.output_dir}) cannot be written: {error.strerror}"
+        ) from error
     print(manifest)
     return 0
 

@@ -185,6 +185,10 @@ class OptimConfig:
         _at_least("optim.accumulation", self.accumulation, 1)
         for name in ("base_lr", "min_lr", "warmup_lr"):
             _at_least(f"optim.{name}", getattr(self, name), 0)
+        if self.min_lr > self.base_lr:
+            raise ValueError(
+                f"optim.min_lr ({self.min_lr}) must be at most optim.base_lr ({self.base_lr})"
+            )
         for beta in self.betas:
             if not 0 <= beta < 1:
                 raise ValueError(f"optim.betas ({list(self.betas)}) must be in [0, 1)")

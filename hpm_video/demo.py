@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from hpm_video.checkpoint import find_checkpoint
 from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
+from hpm_video.data.files import check_is_ours
 from hpm_video.data.manifest import read_manifest, write_manifest
 from hpm_video.data.toy import object_mask, read_positions, write_toy_videos
 from hpm_video.evaluate import evaluate
@@ -73,6 +74,7 @@ class DemoResult:
 def demo(output_dir: str | Path = "outputs/demo", *, quick: bool = False) -> DemoResult | None:
     """Run the demo, or what is left of it, into a folder; None when a signal stopped it."""
     folder, scale = Path(output_dir), QUICK if quick else FULL
+    check_is_ours(folder / "index.html", name="output_dir")
     start = time.monotonic()
     train = _toy_set(folder / "videos" / "train", scale.unlabelled, seed=0)
     held_out = _toy_set(folder / "videos" / "held_out", scale.held_out, seed=1)
@@ -211,6 +213,7 @@ def _page(
     )
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="generator" content="hpm-video">
 <title>hpm_video demo</title>
 <style>
 :root {{ color-scheme: light dark }}

@@ -33,13 +33,14 @@ class World:
 
 
 @contextmanager
-def join_world(device: str) -> Iterator[World]:
+def join_world(device: str, *, setting: str = "run.device") -> Iterator[World]:
     """Join the process group that the environment describes; leave it at the end.
 
-    ``device``: ``auto`` takes CUDA where there is one. Raises ValueError for cuda without one.
+    ``device``: ``auto`` takes CUDA where there is one. ``setting``: what the user calls it. Raises
+    ValueError for cuda without one.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("run.device (cuda) needs a CUDA device; there is none here: use cpu")
+        raise ValueError(f"{setting} (cuda) needs a CUDA device; there is none here: use cpu")
     use_cuda = device != "cpu" and torch.cuda.is_available()
     rank = int(os.environ.get("RANK", "0"))
     size = int(os.environ.get("WORLD_SIZE", "1"))

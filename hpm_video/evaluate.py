@@ -138,7 +138,7 @@ def evaluate(
     """Evaluate a fine-tuning checkpoint on lists of videos, with the views of ``config``."""
     model, trained, classes = load_classifier(checkpoint)
     manifest = read_manifest(list(manifests), root=config.root, classes=classes)
-    with join_world(config.device) as world:
+    with join_world(config.device, setting="device") as world:
         result = evaluate_classifier(
             model.to(world.device),
             manifest,

@@ -113,6 +113,10 @@ class Run:
             )
         )
         self._signal = self._exit.enter_context(stop_on_signal())
+        if again := self.manifest.num_repeated:
+            self.log.line(
+                f"warning: {again} rows of data.manifest name a video that is there already"
+            )
         return self
 
     def __exit__(

@@ -22,7 +22,7 @@ from torch import Tensor
 from hpm_video import mining
 from hpm_video.config import MaskingConfig, PretrainConfig
 from hpm_video.data.batches import read_guarded
-from hpm_video.data.files import printable
+from hpm_video.data.files import OURS, check_is_ours, printable
 from hpm_video.data.loader import to_clips
 from hpm_video.data.video import VideoReadError
 from hpm_video.data.views import read_middle_clip
@@ -197,17 +197,22 @@ def visualize(
 
     Returns page and results in order; a video that cannot be read has an ``error`` in both. When
     none can be read there is no page. Raises ValueError (or FileNotFoundError) for a wrong
-    checkpoint, no videos or one that does not exist, no place to write.
+    checkpoint, no videos or one that does not exist, a seed out of range, no place to write, or
+    other files of the same names there.
     """
     if not videos:
         raise ValueError("videos (none) must name at least one file")
     for video in videos:
         if not os.path.exists(video):
             raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
-    check_can_be_folder(Path(output_dir), name="output_dir")
-    with join_world(device) as world:
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed ({seed}) must be in [0, {2**63 - 1}]")
+    folder, stems = Path(output_dir), _unique_stems(videos)
+    check_can_be_folder(folder, name="output_dir")
+    for file in ("index.html", *(f"{stem}.png" for stem in stems)):
+        check_is_ours(folder / file, name="output_dir")
+    with join_world(device, setting="device") as world:
         pretrained = mining.load_pretrained(checkpoint, device=world.device)
-        folder = Path(output_dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
@@ -216,7 +221,7 @@ def visualize(
                 f"output_dir ({folder}): {error.strerror}; must be writable"
             ) from error
         results: list[Result] = []
-        for video, stem in zip(videos, _unique_stems(videos), strict=True):
+        for video, stem in zip(videos, stems, strict=True):
             name = printable(str(video))
             try:
                 clip, indices = read_clip(video, pretrained.config)
@@ -224,7 +229,7 @@ def visualize(
                 results.append(Result(name, error=printable(error.reason)))
                 continue
             image, result = picture(pretrained, clip, indices, name=name, seed=seed)
-            image.savefig(folder / f"{stem}.png")
+            image.savefig(folder / f"{stem}.png", metadata={"Software": OURS})
             results.append(replace(result, png=folder / f"{stem}.png"))
     if all(result.png is None for result in results):
         return None, results
@@ -284,6 +289,7 @@ _PLAIN = """<p><b>This checkpoint is a plain VideoMAE, without a loss predictor:
 compare, and shown is the measured loss instead of the predicted one.</b></p>"""
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="generator" content="hpm-video">
 <title>What {checkpoint} finds hard</title>
 <style>
 body {{ font: 15px/1.5 sans-serif; max-width: 1300px; margin: 2em auto; padding: 0 1em }}

@@ -93,6 +93,7 @@ def test_exit_code_0_when_all_are_ok(videos: Path, capsys: pytest.CaptureFixture
         main(["data", "check", str(manifest), "--workers", "1", "--page", str(videos / "p")]) == 0
     )
     assert (videos / "p").read_text().startswith("<!doctype html>")
+    assert main(["data", "check", str(manifest), "--page", str(videos / "p")]) == 0
     assert _rows(manifest) == _rows(videos / "checked.csv")
 
 
@@ -275,6 +276,9 @@ def _refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_mistakes_are_one_line(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = videos / "m.csv"
     manifest.write_text("path\nlong.avi\n")
+    other, video = videos / "others.csv", (videos / "long.avi").read_bytes()
+    other.write_text("path\nlong.avi\n")
+    (videos / "zeros").write_bytes(bytes(10**6))
     (videos / "none.csv").write_text("path,label\n")
     (videos / "gap.csv").write_text('path,label\n"",3\n')
     for arguments, words in [
@@ -289,9 +293,16 @@ def test_mistakes_are_one_line(videos: Path, capsys: pytest.CaptureFixture[str])
         ([str(manifest), "-o", str(videos)], "output ("),
         ([str(manifest), "--page", str(videos / "no" / "p.html")], "page ("),
         ([str(manifest), "--page", str(manifest)], "page ("),
+        ([str(manifest), "--page", str(other)], "others.csv) must be a new file"),
+        ([str(manifest), "--page", "/dev/null"], "page (/dev/null) must be a new file"),
+        ([str(manifest), "-o", str(videos / "long.avi")], "long.avi) must be a new file"),
+        ([str(manifest), "-o", str(videos / "zeros")], "zeros) must be a new file"),
+        ([str(manifest), "-o", "/dev/null"], "output (/dev/null) must be a new file"),
     ]:
         assert words in _refusal(arguments, capsys)
-    assert manifest.read_text() == "path\nlong.avi\n"
+    assert manifest.read_text() == other.read_text() == "path\nlong.avi\n"
+    assert (videos / "long.avi").read_bytes() == video
+    assert (videos / "zeros").stat().st_size == 10**6
     with (videos / ".m.csv.check.jsonl").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert "running already" in _refusal([str(manifest)], capsys)

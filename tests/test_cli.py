@@ -310,6 +310,17 @@ def _failure(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+def test_a_list_that_names_videos_again_is_noticed(
+    pretrain_arguments: Arguments, toy: Path, tmp_path: Path
+) -> None:
+    positions = toy.with_name("positions.csv")
+    settings = (f"data.manifest=[{toy},{positions}]", "data.batch_size=256")
+    assert main(pretrain_arguments(tmp_path / "run", *settings, "optim.epochs=1")) == 0
+    again = len(positions.read_text().splitlines()) - 1
+    first = (tmp_path / "run" / "log.txt").read_text().splitlines()[0]
+    assert f"warning: {again} rows of data.manifest name a video that is there already" in first
+
+
 def test_too_many_bad_videos_stop_the_run(
     tmp_path: Path,
     toy: Path,
@@ -429,6 +440,11 @@ def test_our_own_bugs_keep_their_traceback(
     monkeypatch.setattr("hpm_video.pretrain.pretrain", lambda config: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):
         main(pretrain_arguments(tmp_path / "run"))
+
+
+def test_toy_videos_where_nothing_can_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    line = _refusal(["data", "toy", "-o", "/proc/x", "--num-videos", "1"], capsys)
+    assert "output_dir (/proc/x) cannot be written" in line
 
 
 def test_toy_videos_from_the_command_line(

@@ -181,6 +181,7 @@ def test_values_of_every_kind() -> None:
         ("run.seed=99999999999999999999", ["run.seed (99999999999999999999)", "must be in"]),
         ("optim.betas=[1.5,0.9]", ["optim.betas ([1.5, 0.9])", "[0, 1)"]),
         ("optim.min_lr=-1", ["optim.min_lr (-1.0)", "at least 0"]),
+        ("optim.min_lr=1", ["optim.min_lr (1.0)", "optim.base_lr (0.00015)"]),
         ("optim.warmup_lr=.nan", ["optim.warmup_lr (nan)", "at least 0"]),
         ("optim.clip_grad=.nan", ["optim.clip_grad (nan)", "above 0"]),
         ("optim.weight_decay=.inf", ["optim.weight_decay (inf)", "at least 0"]),
@@ -292,7 +293,7 @@ def test_dicts_and_yaml_give_the_config_back(schema: type) -> None:
 
 @pytest.mark.parametrize("value", ["1e-6", "1e-05", "0.1", "1e10", "3", "1.5e-4"])
 def test_numbers_survive_the_round_trip(tmp_path: Path, value: str) -> None:
-    config = load_config(PretrainConfig, None, [f"optim.base_lr={value}"])
+    config = load_config(PretrainConfig, None, [f"optim.base_lr={value}", "optim.min_lr=0"])
     assert config.optim.base_lr == float(value)
     path = tmp_path / "config.yaml"
     path.write_text(config_to_yaml(config))

@@ -1,8 +1,10 @@
 import ctypes
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,10 @@ def work(item: str) -> tuple[str, int]:
     if item == "hang":
         native.pause()
         native.sleep(1000)
+    elif item == "a second":
+        print("begun", flush=True)
+        for _ in range(10):  # one sleep would go on while it is stopped
+            time.sleep(0.1)
     elif item == "segfault":
         ctypes.string_at(0)
     elif item == "exit":
@@ -159,7 +165,9 @@ def test_leaving_early_ends_the_processes() -> None:
 
 def test_items_outlive_the_nursery() -> None:
     """Something, perhaps the kernel for want of memory, killed the process that starts others."""
-    worker = KillableWorker(work)
+    worker, other = KillableWorker(work), KillableWorker(work)
+    other.submit("a")
+    other.result()
     worker.submit("a")
     _, pid = worker.result()
     nursery = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -170,7 +178,51 @@ def test_items_outlive_the_nursery() -> None:
     with pytest.raises(WorkerDied):
         worker.result()
     assert worker.result()[0] == "c"
+    other.submit("d")
+    with pytest.raises(WorkerDied):
+        other.result()  # the new nursery knows nothing of it
+    for each in (worker, other):
+        each.kill()
+
+
+@pytest.mark.parametrize("timeout_s", [1e7, 1e300, math.inf])  # more than poll(2) takes
+def test_any_time_limit_can_be_waited_for(timeout_s: float) -> None:
+    assert [item for item, _ in run_killable(work, ["a"], num_workers=1, timeout_s=timeout_s)]
+    worker = KillableWorker(work)
+    worker.submit("a", timeout_s)
+    assert worker.result()[0] == "a"
     worker.kill()
+
+
+STOPPED_SCRIPT = """
+from hpm_video.data.killable import run_killable
+from test_killable import work
+((_, outcome),) = run_killable(work, ["a second"], num_workers=1, timeout_s=3)
+print(outcome[0])
+"""
+
+
+def test_time_in_which_all_were_stopped_does_not_count() -> None:
+    """A job suspended by Ctrl-Z or its scheduler: no item is to blame for the gap."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED_SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(4)  # longer than the limit
+        os.killpg(process.pid, signal.SIGCONT)
+        assert process.communicate(timeout=LIMIT_S) == ("a second\n", "")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 SCRIPT = """

@@ -120,6 +120,17 @@ def test_several_lists_keep_their_own_folders(tmp_path: Path) -> None:
     assert _rows(pickle.loads(pickle.dumps(manifest))) == _rows(manifest)
 
 
+def test_rows_that_name_a_video_again_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path\nx.mp4\ny.mp4\nx.mp4\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.csv").write_text(f"path\nx.mp4\n{tmp_path}/y.mp4\n")
+    assert read_manifest(tmp_path / "a.csv").num_repeated == 1
+    assert read_manifest(tmp_path / "sub" / "b.csv").num_repeated == 0
+    both = [tmp_path / "a.csv", tmp_path / "sub" / "b.csv"]
+    assert read_manifest(both).num_repeated == 2  # sub/x.mp4 is another
+    assert read_manifest(both, root=str(tmp_path)).num_repeated == 3
+
+
 def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
     lists = []
     for name in ("one", "two"):

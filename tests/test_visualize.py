@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
 from videos import frame_numbers, write_indexed_video
 
@@ -184,7 +185,29 @@ def test_mistakes_are_one_line(mined: Path, toy: Path, tmp_path: Path) -> None:
         visualize(mined, [], tmp_path, device="cpu")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         visualize(tmp_path / "none.pt", [video(toy, "up")], tmp_path / "out", device="cpu")
+    with pytest.raises(ValueError, match=r"^seed \(-1\) must be in \[0, "):
+        visualize(mined, [video(toy, "up")], tmp_path / "out", seed=-1, device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+def test_other_files_of_the_same_names_stay(plain: Path, toy: Path, tmp_path: Path) -> None:
+    chosen = video(toy, "up")
+    for name in ("index.html", f"{chosen.stem}.png"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_text("<!doctype html><title>My page</title>")
+        with pytest.raises(ValueError, match=r"^output_dir \(.*\) must be a new file or one of"):
+            visualize(plain, [chosen], folder, device="cpu")
+        assert os.listdir(folder) == [name] and "My page" in (folder / name).read_text()
+    for _ in range(2):  # ours may be replaced
+        visualize(plain, [chosen], tmp_path / "ours", device="cpu")
+
+
+def test_a_device_that_is_not_there_is_called_as_its_option(plain: Path, toy: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("has a CUDA device")
+    with pytest.raises(ValueError, match=r"^device \(cuda\) needs a CUDA device"):
+        visualize(plain, [video(toy, "up")], "out", device="cuda")
 
 
 def test_without_a_readable_video_there_is_no_page(

@@ -36,6 +36,7 @@ Rows = list[dict[str, str]]
 
 # Any other status is the user's own word for a video to be left out, and stays
 _OURS = ("", OK, BAD, "missing")
+_LONGEST_HEADER = 100_000  # characters, fewer than the csv module's limit of a field
 _FOUND = ("num_frames", "fps", "width", "height", "num_bytes", "duration_s", "status", "reason")
 
 
@@ -118,6 +119,9 @@ def check_manifest(
     output = Path(output) if output is not None else manifest
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output ({output}) must be a file in a folder that exists")
+    is_over = output.exists() and output.samefile(manifest)
+    if output.exists() and not (is_over or (output.is_file() and _is_ours(output))):
+        raise ValueError(f"output ({output}) must be a new file or a manifest: is another")
     start = os.path.abspath(root if root is not None else manifest.parent)
     paths = [os.path.join(start, row["path"]) for row in rows]
     due = [
@@ -146,7 +150,7 @@ def check_manifest(
                 f"{manifest} was changed while it was checked: run again, which goes on from here"
             )
         original = None
-        if output == manifest and not _is_ours(manifest):
+        if is_over and not _is_ours(manifest):
             original = _keep(manifest)
         checked = [
             {**row, **verdict_columns(verdicts[path])} if path in verdicts else row
@@ -236,7 +240,9 @@ def _round(value: float | None) -> float | None:
 def _is_ours(manifest: Path) -> bool:
     """Whether a list is a CSV with a header of the names that are written."""
     with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        line = next((line for line in file if line.strip()), "")
+        line = file.readline(_LONGEST_HEADER)
+        while line.isspace():
+            line = file.readline(_LONGEST_HEADER)
     return "path" in next(csv.reader([line.strip()]), [])
 
 

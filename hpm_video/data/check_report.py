@@ -234,6 +234,7 @@ def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) ->
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="generator" content="hpm-video">
 <title>Check of {title}</title>
 <style>
 body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from hpm_video.data.files import printable, write_atomically
+from hpm_video.data.files import check_is_ours, printable, write_atomically
 from hpm_video.data.readers import Decoder
 
 # The jobs are imported when they run, so that --help and typing errors answer at once.
@@ -40,6 +40,7 @@ def run_check(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         raise ValueError(f"page ({page}) must be a file in a folder that exists")
     if page.resolve() in (output.resolve(), Path(arguments.manifest).resolve()):
         raise ValueError(f"page ({page}) must be another file than the list")
+    check_is_ours(page, name="page")
     beside = Path(arguments.manifest).parent / "classes.txt"
     classes = read_classes(beside).names if beside.is_file() else ()
     checked = check_manifest(

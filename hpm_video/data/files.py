@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+OURS = "hpm-video"  # in all pages and pictures that may replace each other
+
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write a UTF-8 file (names that are not UTF-8 keep their bytes), replacing an older one.
@@ -28,6 +30,16 @@ def write_atomically(path: Path, lines: Iterable[str]) -> None:
         raise ValueError(f"{path}: {error.object!r} is not text") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def check_is_ours(path: Path, *, name: str) -> None:
+    """Raise ValueError where a page or picture, the setting ``name``, would replace a file that is
+    none of ours: those say so near their beginning."""
+    try:
+        if path.exists() and not (path.is_file() and OURS.encode() in path.open("rb").read(1024)):
+            raise ValueError(f"{name} ({path}) must be a new file or one of {OURS}'s: is another")
+    except OSError as error:
+        raise ValueError(f"{name} ({path}) cannot be read: {error.strerror}") from error
 
 
 def printable(text: str) -> str:

@@ -25,6 +25,8 @@ from hpm_video.data.nursery import Nursery, this_nursery
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
+_WAIT_S = 1.0  # at a time: what takes a second longer means that this process was stopped
+
 
 class ItemTimeout(Exception):  # noqa: N818 - it is the outcome of an item, not a mistake
     """An item took longer than it may; its process was killed.
@@ -121,10 +123,11 @@ class KillableWorker:
             Exception: whatever the function raised.
         """
         assert self._connection is not None and self._items
-        remaining_s = None if self.deadline is None else max(self.deadline - time.monotonic(), 0)
+        while not self.is_ready():
+            wait_for_workers([self])
         timeout_s = self._items[0][1]
         error: Exception
-        if self._connection.poll(remaining_s):
+        if self._connection.poll():
             try:
                 reply = self._connection.recv_bytes()
             except (EOFError, OSError):  # the process has ended, perhaps in the middle of a reply
@@ -183,21 +186,21 @@ def wait_for_workers(
 ) -> list[KillableWorker]:
     """Wait until some of the workers are ready, and return these; idle ones are left out.
 
-    Also returns, perhaps with nothing, when one of the other connections can be read. Where this
-    process itself was stopped meanwhile, its workers, which were as well, are given that time.
+    Also returns, perhaps with nothing, when one of the other connections can be read, and after a
+    second. Where this process was stopped meanwhile, its workers were as well: that time counts
+    for none of their limits.
     """
     busy = [worker for worker in workers if len(worker)]
     assert busy or others
     start = time.monotonic()
     deadline = min((w.deadline for w in busy if w.deadline is not None), default=None)
-    timeout_s = None if deadline is None else max(deadline - start, 0)
+    timeout_s = None if deadline is None else min(max(deadline - start, 0), _WAIT_S)
     wait([*(worker.fileno() for worker in busy), *others], timeout_s)
-    if timeout_s is not None:
-        stopped_s = time.monotonic() - start - timeout_s
-        if stopped_s > 1:  # the scheduler's own delays are far below
-            for worker in busy:
-                if worker.deadline is not None:
-                    worker.deadline += stopped_s
+    waited_s = time.monotonic() - start
+    if timeout_s is not None and waited_s - timeout_s > 1:  # the scheduler's own delays: far below
+        for worker in busy:
+            if worker.deadline is not None:
+                worker.deadline += waited_s
     return [worker for worker in busy if worker.is_ready()]
 
 

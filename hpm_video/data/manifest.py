@@ -52,6 +52,7 @@ class Manifest:
     Attributes:
         classes: class names in the order of their labels, or None where no names are known.
         labels: (number of videos,) int64, -1 where a video has none.
+        num_repeated: how many rows name a video that an earlier one names.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Manifest:
         *,
         classes: tuple[str, ...] | None,
         largest_label_where: str,
+        num_repeated: int = 0,
     ) -> None:
         """Join one block of `names` per list; block k is relative to `roots[k]`.
 
@@ -74,6 +76,7 @@ class Manifest:
         self._frame_counts = frame_counts
         self.labels = labels
         self.classes = classes
+        self.num_repeated = num_repeated
         self._largest_label_where = largest_label_where
         assert len(labels) == len(frame_counts) == len(self)
 
@@ -163,9 +166,10 @@ def read_manifest(
     folders = FolderCheck(known) if known is not None else None
 
     names: list[Names] = []
-    frame_counts, codes = array("q"), array("q")
+    frame_counts, codes, hashes = array("q"), array("q"), array("q")
     vocabulary: dict[str, tuple[int, str]] = {}  # label text -> its code, where it first stood
-    for file in files:
+    roots = [os.path.abspath(root if root is not None else file.parent) for file in files]
+    for file, start in zip(files, roots, strict=True):
         data, ends = bytearray(), array("q")
         for line, row in read_rows(file):
             where = f"{file}:{line}"
@@ -177,6 +181,7 @@ def read_manifest(
                 raise ValueError(f"{where}: path ({shown(row['path'])}) must be text")
             data += row["path"].encode("utf-8", "surrogateescape")
             ends.append(len(data))
+            hashes.append(hash(os.path.join(start, row["path"])))
             frame_counts.append(_frame_count(row.get("num_frames", "").strip(), where))
             text = row.get("label", "").strip() if labels else ""
             codes.append(vocabulary.setdefault(text, (len(vocabulary), where))[0])
@@ -191,13 +196,14 @@ def read_manifest(
         folders.check()
     return Manifest(
         names,
-        [os.path.abspath(root if root is not None else file.parent) for file in files],
+        roots,
         values[np.frombuffer(codes, dtype=np.int64)],
         np.frombuffer(frame_counts, dtype=np.int64),
         classes=class_names,
         largest_label_where=next(
             where for code, where in vocabulary.values() if values[code] == values.max()
         ),
+        num_repeated=len(hashes) - len(np.unique(np.frombuffer(hashes, dtype=np.int64))),
     )
 
 

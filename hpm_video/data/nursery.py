@@ -72,7 +72,7 @@ class Nursery:
             with self._lock:
                 self._requests.send(("end", pid))
                 return self._requests.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # closed, perhaps, by who started another one
             return None  # the nursery is gone, and its workers with it
 
     def is_alive(self) -> bool:
