@@ -50,7 +50,7 @@ def list_features(
     """
     check_output(output)
     manifest = read_manifest(list(manifests), root=config.root)
-    with join_world(config.device) as world:
+    with join_world(config.device, setting="device") as world:
         loaded = load_backbone(checkpoint, precision=config.precision, device=world.device)
         names = [manifest.name(index) for index in range(len(manifest))]
         description = {

@@ -54,7 +54,7 @@ def video_features(
     Raises VideoReadError.
     """
     check_output(output)
-    with join_world(config.device) as world:
+    with join_world(config.device, setting="device") as world:
         if world.size > 1:
             raise ValueError(f"processes ({world.size}) must be 1 for a single video")
         loaded = _load_for(checkpoint, sliding, config, world)
@@ -78,7 +78,7 @@ def sliding_list_features(
     readable.
     """
     manifest = read_manifest(list(manifests), root=config.root)
-    with join_world(config.device) as world:
+    with join_world(config.device, setting="device") as world:
         loaded = _load_for(checkpoint, sliding, config, world)
         description = _about_windows(checkpoint, loaded, sliding, config)
         mine: list[tuple[int, str | None]] = []

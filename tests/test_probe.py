@@ -354,3 +354,29 @@ def test_probes_may_change_between_two_starts_of_a_run(
     before = json.dumps(_untimed(folder)[0])
     assert main(pretrain_arguments(folder, *_in_run(lists, "knn"))) == 0
     assert json.dumps(_untimed(folder)[0]) == before
+
+
+def test_two_processes_probe_their_run_together(
+    probed: Path, tmp_path: Path, pretrain_arguments: Arguments, lists: tuple[Path, Path]
+) -> None:
+    """Half a batch each; what is probed before the first step is the same model as on one."""
+    settings = ["data.batch_size=2", "model.drop_path=0.3", *_in_run(lists, "knn", "linear")]
+    command = "import sys; from hpm_video.cli import main; sys.exit(main())"
+    launch = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
+        *("--no-python", sys.executable, "-c", command),
+    ]
+    done = subprocess.run(
+        [*launch, *pretrain_arguments(tmp_path / "run", *settings)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        timeout=180,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    alone, together = _untimed(probed)[1], _untimed(tmp_path / "run")[1]
+    assert [record["step"] for record in together] == [0, 6, 12]
+    assert together[0] == {name: alone[0][name] for name in together[0]}
