@@ -26,6 +26,7 @@ _UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError,
     KeyError, IndexError, struct.error,
 )  # fmt: skip
+_MAX_SHOWN = 12  # keys that do not fit, in an error
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
@@ -33,14 +34,8 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Pat
 
     The file appears under its name only when it is complete and on disk.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{state['step']:08d}.pt"
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    write_checkpoint(path, state)
     link = folder / "last.part"
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
@@ -51,14 +46,28 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Pat
     return path
 
 
-def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint file meant by a file, a checkpoints folder, or a run folder (its last)."""
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state``; the file appears under its name only when it is complete and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def find_checkpoint(path: str | Path, which: str = "last") -> Path:
+    """The checkpoint file meant by a file, a checkpoints folder, or a run folder.
+
+    ``which``: name of the one to take of a folder, ``last`` or ``best.pt``.
+    """
     path = Path(path)
-    for candidate in (path, path / "last", path / "checkpoints" / "last"):
+    for candidate in (path, path / which, path / "checkpoints" / which):
         if candidate.is_file():
             return candidate
     if path.is_dir():
-        raise FileNotFoundError(f"checkpoint ({path}): the folder holds no checkpoints/last")
+        raise FileNotFoundError(f"checkpoint ({path}): the folder holds no checkpoints/{which}")
     raise FileNotFoundError(f"checkpoint ({path}) does not exist")
 
 
@@ -93,7 +102,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: st
         if name in weights and weights[name].shape != own[name].shape
     ]
     if misfits:
-        shown = "; ".join(misfits[:3]) + (f"; and {len(misfits) - 3} more" if misfits[3:] else "")
+        shown = "; ".join(misfits[:_MAX_SHOWN])
+        if more := misfits[_MAX_SHOWN:]:
+            shown += f"; and {len(more)} more"
         raise ValueError(f"checkpoint ({source}) does not fit the model of these settings: {shown}")
     module.load_state_dict(dict(weights))
 

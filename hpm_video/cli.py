@@ -57,12 +57,12 @@ def _main(words: Sequence[str]) -> int:
         )
         if name in words:  # the others' arguments would only take time
             job.add_arguments(of_job)
-    # argparse takes settings for unknown where an option stands between them and the checkpoint
     arguments, rest = parser.parse_known_args(words)
-    if rest:
-        if not hasattr(arguments, "settings") or not all(map(_is_setting, rest)):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        arguments.settings = [*arguments.settings, *rest]
+    # argparse takes no positional words behind an option once there were none before it
+    if rest and not (hasattr(arguments, "settings") and all(map(_is_setting, rest))):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    elif rest:
+        arguments.settings += rest
     try:
         return JOBS[arguments.job].run(arguments)
     except (ValueError, FileNotFoundError) as error:
@@ -134,7 +134,12 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     from hpm_video.config import EvaluateConfig
 
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder")
-    parser.add_argument("--manifest", nargs="+", required=True, help="list(s) of labelled videos")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--manifest", nargs="+", default=[], help="list(s) of labelled videos")
+    text = "CHECKPOINT is the folder of an evaluation: its figures and page, from predictions.csv"
+    what.add_argument("--recompute", action="store_true", help=text)
+    text = "folder for results (default: evaluation/<list> in the run folder)"
+    parser.add_argument("-o", "--output-dir", help=text)
     parser.add_argument("settings", nargs="*", metavar=_SETTINGS)
     parser.epilog = _settings_help(EvaluateConfig)
 
@@ -147,17 +152,24 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     manifests = [word for word in arguments.manifest if not _is_setting(word)]
     settings = [word for word in arguments.manifest if _is_setting(word)] + arguments.settings
     config = load_config(EvaluateConfig, None, settings)
-    from hpm_video.evaluate import evaluate
+    from hpm_video.evaluate import evaluate, recompute, results_folder
+    from hpm_video.predictions import figures_line
 
-    result = evaluate(arguments.checkpoint, manifests, config)
+    checkpoint, folder = arguments.checkpoint, arguments.output_dir
+    if arguments.recompute:
+        folder = folder or checkpoint
+        result = recompute(checkpoint, config, output_dir=folder)
+    else:
+        folder = folder or results_folder(checkpoint, manifests, config.checkpoint)
+        result = evaluate(checkpoint, manifests, config, output_dir=folder)
     if os.environ.get("RANK", "0") != "0":
         return 0  # under torchrun, one process speaks
     for index, reason in result.bad:
         print(printable(f"unreadable, counts as wrong: {result.paths[index]}: {reason}"))
-    print(
-        f"top1 {result.top(1):.4f}  top5 {result.top(5):.4f}  videos {len(result.labels)}  "
-        f"unreadable {len(result.bad)}"
-    )
+    for name, words in result.about.items():
+        print(printable(f"{name}: {words}"))
+    print(figures_line(result))
+    print(os.path.join(folder, "index.html"))
     return 0
 
 

@@ -276,6 +276,7 @@ class FinetuneOptimConfig(OptimConfig):
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 0.75  # lr factor from each layer to the one below it
     label_smoothing: float = 0.1  # share of the target spread over all classes
+    class_balance: Literal["none", "weights"] = "none"  # weights: rare classes count more, equally
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -300,6 +301,7 @@ class FinetuneConfig:
 class EvaluateConfig:
     """Settings of ``hpm-video evaluate`` beside the checkpoint, which brings its own data rules."""
 
+    checkpoint: Literal["last", "best"] = "last"  # which one of a run folder; best: see docs
     root: str | None = None  # where the manifest's relative paths start
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass

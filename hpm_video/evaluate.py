@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from hpm_video.checkpoint import load_checkpoint, load_weights
+from hpm_video.best import BEST
+from hpm_video.checkpoint import find_checkpoint, load_checkpoint, load_weights
 from hpm_video.config import DataConfig, EvaluateConfig, EvaluationConfig, FinetuneConfig
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
 from hpm_video.data.views import ViewDataset
 from hpm_video.distributed import World, gather_objects, join_world
+from hpm_video.evaluation_page import write_evaluation
 from hpm_video.loop import autocast
 from hpm_video.models import build_classifier, token_grid
 from hpm_video.models.classifier import Classifier
+from hpm_video.predictions import Evaluation, check_results_folder, read_predictions
+from hpm_video.run_folder import make_folder
 from hpm_video.settings import config_from_dict
 from hpm_video.tokens import TokenGrid
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Results of one pass over a manifest.
-
-    scores (videos, classes): mean softmax over a video's views; zero rows for unreadable videos.
-    labels (videos,), paths: of the videos.
-    bad: (manifest index, reason) of unreadable videos; they count as wrong.
-    """
-
-    scores: np.ndarray
-    labels: np.ndarray
-    paths: tuple[str, ...]
-    bad: tuple[tuple[int, str], ...]
-
-    def top(self, k: int) -> float:
-        """Share of all videos whose label is among the k highest scores."""
-        k = min(k, self.scores.shape[1])
-        best = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
-        right = (best == self.labels[:, None]).any(axis=1)
-        right[[index for index, _ in self.bad]] = False
-        return float(right.mean())
 
 
 @torch.no_grad()
@@ -58,7 +40,11 @@ def evaluate_classifier(
     decode_timeout_s: float | None,
     world: World,
 ) -> Evaluation:
-    """Score every video of a manifest; the result does not depend on the number of processes."""
+    """Score every video of a manifest; the result does not depend on the number of processes.
+
+    Raises:
+        FloatingPointError: a score is not finite: the weights are not those of a working model.
+    """
     num_classes = model.head.out_features
     check_labels(manifest, num_classes)
     dataset = ViewDataset(
@@ -71,9 +57,10 @@ def evaluate_classifier(
         num_crops=evaluation.num_crops,
         decoder=data.decoder,
     )
+    batch_size = min(evaluation.batch_size, len(manifest))
     loader = view_loader(
         dataset,
-        batch_size=evaluation.batch_size,
+        batch_size=batch_size,
         num_workers=num_workers,
         rank=world.rank,
         world_size=world.size,
@@ -83,10 +70,16 @@ def evaluate_classifier(
     model.eval()
     mine: list[tuple[int, np.ndarray, str | None]] = []
     for batch in loader:
+        num_videos, num_views = batch.views.shape[:2]
         views = batch.views.flatten(0, 1)  # (B * views, T, S, S, 3)
+        # A smaller last batch is filled up: kernels round differently for another shape, and how
+        # many videos the last batch has depends on the number of processes
+        filling = views.new_zeros((batch_size - num_videos) * num_views, *views.shape[1:])
+        if len(filling):
+            views = torch.cat([views, filling])
         with autocast(world.device, precision):
-            logits = model(to_clips(views, world.device))
-        probability = logits.float().softmax(dim=-1).unflatten(0, batch.views.shape[:2])
+            logits = model(to_clips(views, world.device))[: num_videos * num_views]
+        probability = logits.float().softmax(dim=-1).unflatten(0, (num_videos, num_views))
         for index, row, error in zip(
             batch.indices.tolist(), probability.mean(dim=1).cpu().numpy(), batch.errors, strict=True
         ):
@@ -102,7 +95,11 @@ def evaluate_classifier(
             else:
                 bad.append((index, error))
     paths = tuple(manifest.path(index) for index in range(len(manifest)))
-    return Evaluation(scores, np.asarray(manifest.labels), paths, tuple(sorted(bad)))
+    for index in np.flatnonzero(~np.isfinite(scores).all(axis=1))[:1]:
+        raise FloatingPointError(f"the model's scores of {paths[index]} are not finite")
+    return Evaluation(
+        scores, np.asarray(manifest.labels), paths, tuple(sorted(bad)), manifest.classes
+    )
 
 
 def check_labels(manifest: Manifest, num_classes: int) -> None:
@@ -117,7 +114,13 @@ def check_labels(manifest: Manifest, num_classes: int) -> None:
 
 def load_classifier(checkpoint: str | Path) -> tuple[Classifier, FinetuneConfig, list[str] | None]:
     """The model of a fine-tuning checkpoint, its settings, and its class names if known."""
-    state = load_checkpoint(checkpoint, kind="finetune")
+    return classifier_of(load_checkpoint(checkpoint, kind="finetune"), source=checkpoint)
+
+
+def classifier_of(
+    state: Mapping[str, Any], *, source: str | Path
+) -> tuple[Classifier, FinetuneConfig, list[str] | None]:
+    """As `load_classifier`, of a checkpoint that has been read."""
     config = config_from_dict(FinetuneConfig, state["config"])
     grid = token_grid(
         config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
@@ -128,16 +131,27 @@ def load_classifier(checkpoint: str | Path) -> tuple[Classifier, FinetuneConfig,
         num_classes=state["num_classes"],
         trained_grid=TokenGrid(*state["trained_grid"]),
     )
-    load_weights(model, state["model"], source=checkpoint)
+    load_weights(model, state["model"], source=source)
     return model, config, state["classes"]
 
 
 def evaluate(
-    checkpoint: str | Path, manifests: Sequence[str], config: EvaluateConfig
+    checkpoint: str | Path,
+    manifests: Sequence[str],
+    config: EvaluateConfig,
+    *,
+    output_dir: str | Path | None = None,
 ) -> Evaluation:
-    """Evaluate a fine-tuning checkpoint on lists of videos, with the views of ``config``."""
-    model, trained, classes = load_classifier(checkpoint)
+    """Evaluate a fine-tuning checkpoint on lists of videos, with the views of ``config``.
+
+    Of a run folder it is the last checkpoint, or the best one; ``Evaluation.about`` says which.
+    With ``output_dir`` the main process writes there what `write_evaluation` does.
+    """
+    file = find_checkpoint(checkpoint, _file_name(config.checkpoint))
+    state = load_checkpoint(file, kind="finetune")
+    model, trained, classes = classifier_of(state, source=file)
     manifest = read_manifest(list(manifests), root=config.root, classes=classes)
+    folder = None if output_dir is None else _make_folder(output_dir)
     with join_world(config.device, setting="device") as world:
         result = evaluate_classifier(
             model.to(world.device),
@@ -149,9 +163,54 @@ def evaluate(
             decode_timeout_s=config.decode_timeout_s,
             world=world,
         )
-    if len(result.bad) == len(result.labels):
-        index, reason = result.bad[0]
-        raise UnreadableDataError(
-            f"none of {len(result.bad)} videos can be read, e.g. {result.paths[index]}: {reason}"
-        )
+        if len(result.bad) == len(result.labels):
+            index, reason = result.bad[0]
+            raise UnreadableDataError(
+                f"none of {len(result.bad)} videos can be read, e.g. {result.paths[index]}: "
+                f"{reason}"
+            )
+        views = config.evaluation
+        about = {
+            "checkpoint": f"{file}, step {state['step']}",
+            "lists": ", ".join(manifests),
+            "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
+        }
+        result = replace(result, about=about)
+        if folder is not None and world.is_main:
+            _write(result, folder, config)
     return result
+
+
+def recompute(folder: str | Path, config: EvaluateConfig, *, output_dir: str | Path) -> Evaluation:
+    """The evaluation whose results are in a folder, without a model; pages and tables anew."""
+    result = read_predictions(folder)
+    _write(result, _make_folder(output_dir), config)
+    return result
+
+
+def results_folder(
+    checkpoint: str | Path, manifests: Sequence[str], which: Literal["last", "best"]
+) -> Path:
+    """Where results are put unless one says otherwise: evaluation/<first list>[_best] in the run
+    folder, or beside a checkpoint that lies in none."""
+    folder = find_checkpoint(checkpoint, _file_name(which)).parent
+    if folder.name == "checkpoints":
+        folder = folder.parent
+    name = Path(manifests[0]).stem
+    return folder / "evaluation" / (f"{name}_best" if which == "best" else name)
+
+
+def _file_name(which: Literal["last", "best"]) -> str:
+    return BEST if which == "best" else "last"
+
+
+def _make_folder(path: str | Path) -> Path:
+    """A folder for results: new, empty, or to be replaced; else ValueError."""
+    check_results_folder(Path(path), name="--output-dir")
+    return make_folder(path, name="--output-dir")
+
+
+def _write(result: Evaluation, folder: Path, config: EvaluateConfig) -> None:
+    write_evaluation(
+        result, folder, num_workers=config.num_workers, timeout_s=config.decode_timeout_s or None
+    )

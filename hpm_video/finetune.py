@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from hpm_video.bad_steps import step_unless
+from hpm_video.best import BEST, BestCheckpoint
 from hpm_video.config import FinetuneConfig
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
@@ -16,6 +16,7 @@ from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World, join_world, replicate, sync_gradients
 from hpm_video.evaluate import check_labels, evaluate_classifier
 from hpm_video.loop import Run, autocast, seed_of
+from hpm_video.losses import balancing_weights, classification_loss
 from hpm_video.models import build_classifier, token_grid
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, set_lr
 from hpm_video.run_folder import check_run_folder, claim_run_folder, find_start
@@ -62,6 +63,13 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     if config.run.compile:
         model.compile()
     replica = replicate(model, world)
+    class_weights = None
+    if optim.class_balance == "weights":
+        weights = balancing_weights(torch.from_numpy(manifest.labels), num_classes)
+        class_weights = weights.to(world.device)
+    best = None
+    if world.is_main and config.evaluation.every_epochs:
+        best = BestCheckpoint(folder / "checkpoints", is_new=start.state is None)
 
     def checkpoint() -> dict[str, Any]:
         return {
@@ -113,8 +121,11 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                 with sync_gradients(replica, micro_batch + 1 == optim.accumulation):
                     with autocast(world.device, config.run.precision):
                         logits = replica(clips)
-                    loss = F.cross_entropy(
-                        logits.float(), labels, label_smoothing=optim.label_smoothing
+                    loss = classification_loss(
+                        logits,
+                        labels,
+                        label_smoothing=optim.label_smoothing,
+                        class_weights=class_weights,
                     )
                     (loss / optim.accumulation).backward()
                 total += loss.detach() / optim.accumulation
@@ -139,14 +150,9 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
                 )
                 for index, reason in result.bad:
                     run.log.line(f"unreadable, counts as wrong: {validation.path(index)}: {reason}")
-                run.log.record(
-                    {
-                        "step": step + 1,
-                        "epoch": round(epoch, 4),
-                        "top1": result.top(1),
-                        "top5": result.top(5),
-                    },
-                    prefix="evaluation",
-                )
+                done = {"step": step + 1, "epoch": round(epoch, 4)}
+                run.log.record({**done, **result.figures()}, prefix="evaluation")
+                if best and best.offer(checkpoint(), step=step + 1, top1=result.top(1)):
+                    run.log.line(f"the best so far, kept: checkpoints/{BEST}")
             run.end_step(checkpoint)
         return run.is_complete

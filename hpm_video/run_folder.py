@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,18 @@ def check_can_be_folder(folder: Path, *, name: str) -> None:
         if path.exists() and not path.is_dir():
             place = "is a file" if path == folder else f"lies under a file ({path})"
             raise ValueError(f"{name} ({folder}) {place}: must be a folder")
+
+
+def make_folder(path: str | Path, *, name: str) -> Path:
+    """Make the folder that the setting ``name`` means; ValueError if it cannot be written to."""
+    folder = Path(path)
+    check_can_be_folder(folder, name=name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"{name} ({folder}): {error.strerror}; must be writable") from error
+    return folder
 
 
 def claim_run_folder(folder: Path, config: Any, world: World) -> None:
@@ -188,6 +201,10 @@ def find_start(config: Any, folder: Path, *, kind: str, total_steps: int) -> Sta
     source = own if own.is_file() else config.run.resume
     if source is not None:
         state = load_checkpoint(source, kind=kind)
+        if "optimizer" not in state:
+            raise ValueError(
+                f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"
+            )
         step = state["step"]
         if step > total_steps:
             raise ValueError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +27,7 @@ from hpm_video.data.video import VideoReadError
 from hpm_video.data.views import read_middle_clip
 from hpm_video.distributed import join_world
 from hpm_video.mining import Pretrained
-from hpm_video.run_folder import check_can_be_folder
+from hpm_video.run_folder import check_can_be_folder, make_folder
 from hpm_video.settings import config_to_yaml
 
 Floats = npt.NDArray[np.float32]
@@ -213,13 +212,7 @@ def visualize(
         check_is_ours(folder / file, name="output_dir")
     with join_world(device, setting="device") as world:
         pretrained = mining.load_pretrained(checkpoint, device=world.device)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise ValueError(
-                f"output_dir ({folder}): {error.strerror}; must be writable"
-            ) from error
+        make_folder(output_dir, name="output_dir")
         results: list[Result] = []
         for video, stem in zip(videos, stems, strict=True):
             name = printable(str(video))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numbered_videos import Recipe, write_video
 
-from hpm_video.bench import loader
+from hpm_video.bench import loader, views
 from hpm_video.bench.classic import _MEAN, _STD, classic_clip
 from hpm_video.bench.flops import LITERAL, Variant, default_variant, step_cost, variants
 from hpm_video.bench.mask import loop_hard_mask, loop_random_mask
@@ -239,3 +239,20 @@ def test_bench_loader_refuses(
 ) -> None:
     assert main(["bench", "loader", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_bench_eval_reads_the_same_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That both give the same bytes is asserted by the bench itself."""
+    small = [replace(kind, size=(48, 64), num_frames=70) for kind in views.KINDS]
+    monkeypatch.setattr(views, "KINDS", small)
+    arguments = ["--videos=1", "--rounds=1", "--crop-size=16", "--decoder=pyav"]
+    assert main(["bench", "eval", *arguments, f"--json={tmp_path / 'out.json'}"]) == 0
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    found = [(row["videos"], row["views"], row["opened"], row["frames_read"]) for row in rows]
+    assert found == [
+        *(("k400", "5 x 3", 1, 18), ("k400", "5 x 3", 15, 15 * 16), ("k400", "5 x 3", 15, 15 * 18)),
+        *(("ssv2", "2 x 3", 1, 32), ("ssv2", "2 x 3", 6, 6 * 16)),
+    ]
+    for row in rows:
+        once = next(r for r in rows if r["videos"] == row["videos"])
+        assert row["times_faster"] == pytest.approx(row["seconds"] / once["seconds"])

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from hpm_video import evaluate as module
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.config import EvaluateConfig
 from hpm_video.data import clips, transforms
 from hpm_video.data.bad_videos import UnreadableDataError
+from hpm_video.data.loader import to_clips
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.video import read_frames
-from hpm_video.evaluate import Evaluation, evaluate, load_classifier
+from hpm_video.evaluate import evaluate, load_classifier
+from hpm_video.predictions import Evaluation, read_predictions
 from hpm_video.settings import load_config
 
 Arguments = Callable[..., list[str]]
@@ -145,7 +148,7 @@ def test_top_k_of_known_scores() -> None:
 
 
 def _numbers(stdout: str) -> str:
-    found = re.search(r"^top1 \S+  top5 \S+  videos \d+  unreadable \d+$", stdout, re.MULTILINE)
+    found = re.search(r"^top1 .*$", stdout, re.MULTILINE)
     assert found, stdout
     return found[0]
 
@@ -158,7 +161,8 @@ def test_the_command_prints_what_it_found(
     assert main(arguments) == 0
     stdout = capsys.readouterr().out
     assert _numbers(stdout) == (
-        f"top1 {result.top(1):.4f}  top5 {result.top(5):.4f}  videos 7  unreadable 2"
+        f"top1 {result.top(1):.4f}  top5 {result.top(5):.4f}  "
+        f"balanced_accuracy {result.balanced_accuracy():.4f}  videos 7  unreadable 2"
     )
     for name in ("broken.mp4", "missing.mp4"):
         assert len(re.findall(rf"^unreadable, counts as wrong: .*{name}: ", stdout, re.M)) == 1
@@ -169,13 +173,76 @@ def test_the_command_prints_what_it_found(
     assert "videos 14  unreadable 4" in capsys.readouterr().out
 
 
+def test_results_are_recomputed_without_the_model(
+    checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "results"
+    command = ["evaluate", str(checkpoint), "--manifest", str(videos), "-o", str(folder)]
+    assert main([*command, *SETTINGS]) == 0
+    said = capsys.readouterr().out
+    result = _evaluate(checkpoint, videos, 2, 3)
+    found = read_predictions(folder)
+    assert (found.paths, found.bad, found.classes) == (result.paths, result.bad, result.classes)
+    # To the last bit, but for the shape of batches: that of the command is larger
+    assert found.scores == pytest.approx(result.scores, abs=1e-6)
+    written = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "index.html").unlink()
+    assert main(["evaluate", str(folder), "--recompute", "num_workers=0"]) == 0
+    assert capsys.readouterr().out == said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
+    assert main(["evaluate", str(tmp_path), "--recompute"]) == 2
+    assert "is no folder of an evaluation" in capsys.readouterr().err
+
+
+def test_no_files_of_others_are_replaced(
+    checkpoint: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Least of all the class names of a data set."""
+    before = {path: path.stat().st_mtime_ns for path in videos.parent.rglob("*")}
+    command = ["evaluate", str(checkpoint), "--manifest", str(videos), "-o", str(videos.parent)]
+    assert main([*command, *SETTINGS]) == 2
+    assert "holds other files: must be empty or an evaluation" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in videos.parent.rglob("*")} == before
+
+
+def test_weights_that_went_wrong_have_no_accuracy(
+    checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_checkpoint(checkpoint)
+    state["model"]["head.bias"][2] = torch.nan
+    torch.save(state, tmp_path / "nan.pt")
+    command = ["evaluate", str(tmp_path / "nan.pt"), "--manifest", str(videos), *SETTINGS]
+    assert main(command) == 1
+    assert re.search(r"scores of \S+clip.mp4 are not finite\n$", capsys.readouterr().err)
+
+
+def test_every_forward_pass_has_the_same_shape(
+    checkpoint: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels round by the shape, and the last batch's depends on the number of processes."""
+    shapes = []
+
+    def spy(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+        shapes.append(tuple(frames.shape))
+        return to_clips(frames, device)
+
+    monkeypatch.setattr(module, "to_clips", spy)
+    result = _evaluate(checkpoint, videos, 2, 3)
+    assert shapes == [(3 * 6, 4, 32, 32, 3)] * 3  # 3, 3 and 1 of 7 videos
+    assert len(result.scores) == 7
+
+
 def test_two_processes_find_the_same(
     checkpoint: Path, videos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Seven videos: the shares of two processes differ in size."""
-    arguments = ["evaluate", str(checkpoint), "--manifest", str(videos), *SETTINGS]
+    """Seven videos: shares of two processes, and last batches, differ in size. To the last bit."""
+    settings = ["evaluation.batch_size=3", *SETTINGS]
+    arguments = ["evaluate", str(checkpoint), "--manifest", str(videos), *settings]
+    folder = checkpoint / "evaluation" / "list"
     assert main(arguments) == 0
     alone = capsys.readouterr().out
+    predictions = (folder / "predictions.csv").read_bytes()
+    shutil.rmtree(folder)
     command = "import sys; from hpm_video.cli import main; sys.exit(main())"
     launch = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
@@ -194,8 +261,8 @@ def test_two_processes_find_the_same(
     )
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if line]  # the launcher adds empty lines
-    assert set(said) == set(alone.splitlines())
-    assert len(said) == 3, "only one process should speak"
+    assert said == alone.splitlines(), "only one process should speak"
+    assert (folder / "predictions.csv").read_bytes() == predictions
 
 
 def test_class_names_of_the_checkpoint_give_the_labels(
@@ -242,3 +309,27 @@ def test_a_pre_training_checkpoint_cannot_classify(
     stderr = capsys.readouterr().err
     assert "is of kind pretrain: must be finetune" in stderr
     assert stderr.count("\n") == 1
+
+
+def test_keys_that_do_not_fit_are_named(
+    checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_checkpoint(checkpoint)
+    state["model"]["encoder.blocks.9.extra"] = state["model"].pop("encoder.embed.bias")
+    torch.save(state, tmp_path / "other.pt")
+    command = ["evaluate", str(tmp_path / "other.pt"), "--manifest", str(videos), *SETTINGS]
+    assert main(command) == 2
+    stderr = capsys.readouterr().err
+    assert "encoder.embed.bias is missing; encoder.blocks.9.extra is not in the model" in stderr
+    assert stderr.count("\n") == 1
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_the_device_is_named_as_it_was_asked_for(
+    checkpoint: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    command = ["evaluate", str(checkpoint), "--manifest", str(videos), "device=cuda"]
+    assert main(command) == 2
+    assert capsys.readouterr().err.startswith("hpm-video evaluate: device (cuda) needs a CUDA")

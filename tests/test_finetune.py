@@ -57,6 +57,7 @@ def test_a_run_leaves_its_files_and_records(finetuned: Path) -> None:
     for record in evaluations:
         assert 0 <= record["top1"] <= record["top5"] <= 1
         assert (record["top1"] * 24) % 1 == pytest.approx(0)
+        assert 0 <= record["balanced_accuracy"] <= 1 and record["unreadable"] == 0
     log = (finetuned / "log.txt").read_text()
     assert "starts with the encoder of step 12 of" in log
     assert "8 classes, 24 videos, 6 steps per epoch, 12 steps in all" in log
@@ -220,3 +221,84 @@ def test_weights_of_another_size_are_refused(
     for word in words:
         assert word in stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_a_data_set_of_few_classes(
+    tmp_path: Path, finetune_arguments: Arguments, toy: Path, num_classes: int
+) -> None:
+    """Nothing but a list with numbers for labels; nothing is said of top-5."""
+    rows = toy.read_text().splitlines()[1:13]
+    lines = [f"{row.split(',')[0]},{k % 3 % num_classes}" for k, row in enumerate(rows)]
+    (tmp_path / "few.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    few = f"{tmp_path / 'few.csv'}"
+    settings = (
+        *(f"data.manifest={few}", f"data.val_manifest={few}", f"data.root={toy.parent}"),
+        *("evaluation.num_clips=1", "evaluation.num_crops=1", "optim.class_balance=weights"),
+    )
+    assert main(finetune_arguments(tmp_path / "run", *settings)) == 0
+    (record,) = [record for record in read_records(tmp_path / "run") if "top1" in record]
+    assert record["top5"] is None and 0 <= record["balanced_accuracy"] <= 1
+    if num_classes == 1:
+        assert record["top1"] == record["balanced_accuracy"] == 1
+    assert load_checkpoint(tmp_path / "run")["num_classes"] == num_classes
+    command = ["evaluate", str(tmp_path / "run"), "--manifest", few, f"root={toy.parent}"]
+    assert main([*command, "device=cpu", "num_workers=0", "precision=float32"]) == 0
+    assert (tmp_path / "run" / "evaluation" / "few" / "index.html").is_file()
+
+
+def test_rare_classes_count_more_where_asked_for(
+    tmp_path: Path, finetune_arguments: Arguments, toy: Path
+) -> None:
+    """With a step per video the first loss is the weight of the video's class times log 2."""
+    rows = toy.read_text().splitlines()[1:9]
+    lines = [f"{row.split(',')[0]},{int(k == 3)}" for k, row in enumerate(rows)]
+    (tmp_path / "list.csv").write_text("path,label\n" + "\n".join(lines) + "\n")
+    settings = (
+        *(f"data.manifest={tmp_path / 'list.csv'}", f"data.root={toy.parent}"),
+        *("data.batch_size=1", "optim.base_lr=0", "optim.min_lr=0", "optim.label_smoothing=0"),
+        *("run.log_every=1", "optim.epochs=1"),
+    )
+    for balance in ("none", "weights"):
+        more = (*settings, f"optim.class_balance={balance}")
+        assert main(finetune_arguments(tmp_path / balance, *more)) == 0
+        losses = sorted(record["loss"] / 0.6931 for record in read_records(tmp_path / balance))
+        weights = [4 / 7] * 7 + [4] if balance == "weights" else [1] * 8
+        assert losses == pytest.approx(weights, rel=0.01)
+
+
+def test_a_label_that_training_does_not_have_is_refused(
+    tmp_path: Path, finetune_arguments: Arguments, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = toy.read_text().splitlines()[1].split(",")[0]
+    (tmp_path / "val.csv").write_text(f"path,label\n{first},8\n")
+    (tmp_path / "train.csv").write_text(f"path,label\n{first},1\n" + f"{first},0\n" * 3)
+    settings = (f"data.val_manifest={tmp_path / 'val.csv'}", f"data.root={toy.parent}")
+    train = f"data.manifest={tmp_path / 'train.csv'}"
+    assert main(finetune_arguments(tmp_path / "run", *settings, train)) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert f"label (8) of {toy.parent / first} must be in [0, 1]: the model has 2" in stderr
+
+
+def test_weights_with_other_names_are_refused_by_name(
+    tmp_path: Path,
+    finetune_arguments: Arguments,
+    pretrained: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nothing is left out in silence, neither what the model lacks nor what the file lacks."""
+    state = load_checkpoint(pretrained)
+    model = state["model"]
+    renamed = [name for name in model if name.startswith("encoder.blocks.1.attn")]
+    assert len(renamed) > 1
+    for name in renamed:
+        model[name.replace("attn", "attention")] = model.pop(name)
+    torch.save(state, tmp_path / "renamed.pt")
+    arguments = finetune_arguments(tmp_path / "run", f"model.init={tmp_path / 'renamed.pt'}")
+    assert main(arguments) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    for name in (name.removeprefix("encoder.") for name in renamed):
+        assert f"{name} is missing" in stderr
+        assert f"{name.replace('attn', 'attention')} is not in the model" in stderr

@@ -16,10 +16,12 @@ BENCHES = {
     "mask": "time of mask making against a loop over clips",
     "teacher": "how well sparse teachers stand in for one that sees all, and at what cost",
     "loader": "clips per second on one thread, of each reader, beside the classic loader",
+    "eval": "reading all views of a video at once, against a video read anew for every view",
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
 }
 VIEWS = ("tokens", "tubes", "frames", "spread")
 DECODERS = ("decord", "torchcodec", "pyav")
+_ALL = "(default: all)"
 SIZES = ("tiny", "small", "base", "large", "huge", "giant")
 
 
@@ -31,6 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         bench.add_argument("--json", metavar="FILE", help="also write the result here")
         if name == "loader":
             _add_loader(bench)
+            bench.add_argument(
+                "--decoder", nargs="+", choices=DECODERS, default=list(DECODERS), help=_ALL
+            )
+            continue
+        if name == "eval":
+            _add_loader(bench)
+            text = "(default %(default)s)"
+            bench.add_argument("--decoder", choices=DECODERS, default="decord", help=text)
             continue
         if name != "flops":
             _add(bench, "--rounds", {"mask": 50}.get(name, 5), "median of so many")
@@ -43,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             bench.add_argument("--root", help="where relative paths of the lists start")
             _add(bench, "--clips", 200, "videos of the lists, one clip each")
             _add(bench, "--masks", 32, "random masks that measure the loss of a clip")
-            bench.add_argument(
-                "--view", nargs="+", choices=VIEWS, default=list(VIEWS), help="(default: all)"
-            )
+            bench.add_argument("--view", nargs="+", choices=VIEWS, default=list(VIEWS), help=_ALL)
             bench.add_argument(
                 "--token-ratio", type=float, nargs="+", metavar="R", default=[0.5, 0.25, 0.1]
             )
@@ -96,9 +104,6 @@ def _add_loader(bench: argparse.ArgumentParser) -> None:
     _add(bench, "--videos", 6, "of each kind")
     _add(bench, "--rounds", 5, "median of so many")
     _add(bench, "--crop-size", 224, "pixels")
-    bench.add_argument(
-        "--decoder", nargs="+", choices=DECODERS, default=list(DECODERS), help="(default: all)"
-    )
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -185,6 +190,18 @@ def _loader(arguments: argparse.Namespace) -> Report:
     )
 
 
+def _eval(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.views import bench_views
+
+    return bench_views(
+        source=arguments.source,
+        num_videos=arguments.videos,
+        crop_size=arguments.crop_size,
+        rounds=arguments.rounds,
+        decoder=arguments.decoder,
+    )
+
+
 def _teacher(arguments: argparse.Namespace) -> Report:
     from hpm_video.bench.measure import pick_device
     from hpm_video.bench.teacher import report_teachers, study_teachers
@@ -216,6 +233,7 @@ _MEASURE = {
     "mask": _mask,
     "teacher": _teacher,
     "loader": _loader,
+    "eval": _eval,
     "ranking": _ranking,
 }
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import os
 import re
 from collections import Counter
@@ -17,6 +14,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from hpm_video.data.files import printable
+from hpm_video.data.page import page, picture, png, table, text
 from hpm_video.data.verdict import BAD, OK
 
 _NUM_BINS = 12
@@ -124,18 +122,15 @@ def report_page(report: Report, *, title: str) -> str:
         edges = np.arange(len(counts) + 1, dtype=np.float64) + 0.5
         plots.append(("Videos of a class", _plot(counts, edges, "classes, the largest first")))
     sections = [
-        _table("Bad videos, by reason", ("videos", "reason"), [
+        table("Bad videos, by reason", ("videos", "reason"), [
             (count, reason) for reason, count in report.reasons.items()
         ]),
-        *(
-            f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{data}">'
-            for name, data in plots
-        ),
-        _table("Frame sizes", ("videos", "width x height"), [
+        *(f"<h2>{name}</h2>{picture(data, alt=name)}" for name, data in plots),
+        table("Frame sizes", ("videos", "width x height"), [
             (count, size) for size, count in _size_counts(report).items()
         ]),
-        _table("Classes", ("videos", "class"), [(count, name) for name, count in named]),
-        _table("Bad videos", ("video", "reason"), report.bad[:_MAX_NAMED]),
+        table("Classes", ("videos", "class"), [(count, name) for name, count in named]),
+        table("Bad videos", ("video", "reason"), report.bad[:_MAX_NAMED]),
     ]  # fmt: skip
     if len(report.bad) > _MAX_NAMED:
         sections.append(f"<p>… and {len(report.bad) - _MAX_NAMED:,} more: see the list.</p>")
@@ -143,11 +138,7 @@ def report_page(report: Report, *, title: str) -> str:
     lines += [f"Left out: {n:,} with status {word!r}." for word, n in report.left_out.items()]
     if len(report.durations_s):
         lines.append(_duration_line(report).rstrip(":"))
-    return _PAGE.format(
-        title=html.escape(printable(title)),
-        lines="".join(f"<p>{html.escape(printable(line))}</p>" for line in lines),
-        sections="\n".join(section for section in sections if section),
-    )
+    return page(f"Check of {title}", *(f"<p>{text(line)}</p>" for line in lines), *sections)
 
 
 def _headline(report: Report) -> str:
@@ -209,40 +200,11 @@ def _bars(counts: Iterable[tuple[str, int]]) -> list[str]:
     ]
 
 
-def _plot(counts: npt.NDArray[np.generic], edges: npt.NDArray[np.float64], unit: str) -> str:
-    """A bar plot as base64 of a PNG; `unit` is ours: names of others would be read as formulas."""
+def _plot(counts: npt.NDArray[np.generic], edges: npt.NDArray[np.float64], unit: str) -> bytes:
+    """A bar plot as a PNG; `unit` is ours: names of others would be read as formulas."""
     drawn = Figure(figsize=(7, 2.6), layout="constrained")
     axes = drawn.subplots()
     axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color="#3b6ea5")
     axes.set(xlabel=unit, ylabel="videos")
     axes.spines[["top", "right"]].set_visible(False)
-    file = io.BytesIO()
-    drawn.savefig(file, format="png", dpi=110)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    cells = ["".join(f"<td>{html.escape(printable(str(value)))}" for value in row) for row in rows]
-    if not cells:
-        return ""
-    lines = "\n".join(f"<tr>{line}" for line in cells)
-    return (
-        f"<details{' open' if len(cells) <= 30 else ''}><summary>{title} ({len(cells):,})</summary>"
-        f"<table><tr>{''.join(f'<th>{name}' for name in head)}\n{lines}</table></details>"
-    )
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="generator" content="hpm-video">
-<title>Check of {title}</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }}
-img {{ max-width: 100%; height: auto }} h1, td {{ overflow-wrap: anywhere }}
-h2, summary {{ font-size: 1em; font-weight: bold; margin: 1em 0 .3em }}
-td, th {{ padding-right: 1em; text-align: left; vertical-align: top }}
-</style>
-<h1>Check of {title}</h1>
-{lines}
-{sections}
-"""
+    return png(drawn)

@@ -228,14 +228,15 @@ def write_manifest(
     columns = list(dict.fromkeys([*(columns or ("path",)), *known, *seen]))
 
     def lines() -> Iterator[str]:
-        yield ",".join(map(_quoted, columns)) + "\n"
+        yield ",".join(map(quoted, columns)) + "\n"
         for row in rows:
-            yield ",".join(_quoted(row.get(c)) for c in columns) + "\n"
+            yield ",".join(quoted(row.get(c)) for c in columns) + "\n"
 
     write_atomically(Path(path), lines())
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
+    """A value as a field of our CSV; nothing for None."""
     # Not csv.writer: with "\n" as line end it leaves "\r" unquoted, which its reader then splits at
     text = "" if value is None else str(value)
     return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text

@@ -87,6 +87,15 @@ def view_crops(height: int, width: int, *, num_crops: int) -> list[Box]:
     return boxes
 
 
+def resize_short_side(frames: npt.NDArray[np.uint8] | torch.Tensor, size: int) -> torch.Tensor:
+    """Scale frames (T, H, W, 3) until the short side is `size`; bilinear, antialiased, uint8."""
+    frames = torch.as_tensor(frames)
+    height, width = frames.shape[1:3]
+    short = min(height, width)
+    box = Box(0, 0, height, width)
+    return _resize(frames, box, (round(height * size / short), round(width * size / short)))
+
+
 def resize_crop(
     frames: npt.NDArray[np.uint8] | torch.Tensor, box: Box, size: int, *, flip: bool = False
 ) -> torch.Tensor:
@@ -95,12 +104,19 @@ def resize_crop(
     Bilinear with antialiasing; a box of the right size is cut out untouched. `flip` mirrors left
     and right.
     """
-    top, left, height, width = box
-    crop = torch.as_tensor(frames)[:, top : top + height, left : left + width]
-    assert crop.dtype == torch.uint8 and crop.shape[1:] == (height, width, 3), crop.shape
-    if (height, width) != (size, size):
-        # (T, H, W, 3) -> (T, 3, H, W) seen through strides: torchvision resizes channels-last
-        # uint8 as it is, without a detour over float32
-        planes = functional.resize(crop.permute(0, 3, 1, 2), [size, size], antialias=True)
-        crop = planes.permute(0, 2, 3, 1)
+    crop = _resize(torch.as_tensor(frames), box, (size, size))
     return (crop.flip(2) if flip else crop).contiguous()
+
+
+def _resize(frames: torch.Tensor, box: Box, size: tuple[int, int]) -> torch.Tensor:
+    """Cut a box out of frames (T, H, W, 3) and scale it to (height, width); need not be contiguous,
+    and is a part of `frames` where there is nothing to scale."""
+    top, left, height, width = box
+    crop = frames[:, top : top + height, left : left + width]
+    assert crop.dtype == torch.uint8 and crop.shape[1:] == (height, width, 3), crop.shape
+    if (height, width) == size:
+        return crop
+    # (T, H, W, 3) -> (T, 3, H, W) seen through strides: torchvision resizes channels-last
+    # uint8 as it is, without a detour over float32
+    planes = functional.resize(crop.permute(0, 3, 1, 2), list(size), antialias=True)
+    return planes.permute(0, 2, 3, 1)

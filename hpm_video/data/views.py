@@ -52,19 +52,20 @@ class ViewReader:
     def read(self, request: Request, out: torch.Tensor) -> str | None:
         """Read all views of a video into `out`, decoding it once."""
         video = request.open(self.decoder)
-        indices = self._indices(video.num_frames)
-        # Clips overlap: every frame is decoded and resized once, then handed out to the clips
+        indices = self.indices(video.num_frames)
+        # Clips and crops overlap: every frame is decoded and resized once, then handed out to them
         unique, positions = np.unique(indices, return_inverse=True)
-        frames = video.read(unique)
+        frames = transforms.resize_short_side(video.read(unique), self.crop_size)
         boxes = transforms.view_crops(*frames.shape[1:3], num_crops=self.num_crops)
         clip_positions = torch.from_numpy(positions.reshape(indices.shape))
         views = out.unflatten(0, (self.num_clips, self.num_crops))
-        for place, box in enumerate(boxes):
-            # (unique frames, S, S, 3) -> (clips, T, S, S, 3)
-            views[:, place] = transforms.resize_crop(frames, box, self.crop_size)[clip_positions]
+        for crop, box in enumerate(boxes):
+            crops = transforms.resize_crop(frames, box, self.crop_size)  # (unique frames, S, S, 3)
+            for clip, rows in enumerate(clip_positions):
+                torch.index_select(crops, 0, rows, out=views[clip, crop])
         return video.note
 
-    def _indices(self, num_frames: int) -> clips.Indices:
+    def indices(self, num_frames: int) -> clips.Indices:
         """Return the (num_clips, T) frames of the views of a video."""
         if self.sampling == "dense":
             return clips.dense_view_indices(
