@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hpm_video.checkpoint import load_checkpoint, load_encoder
 from hpm_video.config import DataConfig, EncoderConfig, PretrainConfig
-from hpm_video.evaluate import load_classifier
+from hpm_video.evaluate import classifier_of
 from hpm_video.loop import autocast
 from hpm_video.models import build_model, token_grid
 from hpm_video.models.vit import Block, Encoder, position_table
@@ -110,8 +110,7 @@ def load_backbone(
         encoder = build_model(model_config, grid, predict_loss=False).encoder
         load_encoder(encoder, state, source=checkpoint)
     else:
-        del state  # as large as the model and its optimizer
-        model, config, _ = load_classifier(checkpoint)
+        model, config, _ = classifier_of(state, source=checkpoint)
         encoder, norm, data, model_config = model.encoder, model.norm, config.data, config.model
     if num_frames is not None and num_frames != data.num_frames:
         if num_frames % model_config.tubelet_size:
