@@ -24,6 +24,7 @@ setup(
         "pyarrow>=18",
         "pytorchvideo>=0.1.5",  # its models alone: its transforms do not import any more
         "pyyaml>=6",
+        "safetensors>=0.4",
         "submitit>=1.5.4",
         "tensorboard>=2.18",
         "timm>=1.0.15",

@@ -1,3 +1,60 @@
 """Self-supervised video pre-training by masked autoencoding with hard tube mining."""
 
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 __version__ = "0.1.0"
+
+
+def embed(
+    path: str | PathLike[str],
+    *,
+    checkpoint: str | PathLike[str],
+    num_clips: int = 1,
+    num_crops: int = 1,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> npt.NDArray[np.float32]:
+    """Return the feature (D,) of a video: the mean over tokens, clips and crops.
+
+    The checkpoint, or run folder, is of pre-training or of fine-tuning; the last one used stays in
+    memory. One clip and one crop are the middle of the video.
+
+    Raises:
+        VideoReadError: the video is unreadable.
+        FileNotFoundError, ValueError: there is no such checkpoint, or it is none of ours.
+    """
+    from hpm_video.single import embed_video
+
+    return embed_video(
+        path, checkpoint=checkpoint, num_clips=num_clips, num_crops=num_crops, device=device
+    )
+
+
+def classify(
+    path: str | PathLike[str],
+    *,
+    checkpoint: str | PathLike[str],
+    num_clips: int | None = None,
+    num_crops: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> dict[str, float]:
+    """Return the probability of every class of a fine-tuned checkpoint, the likeliest class first.
+
+    Classes without names are called by their number. Probabilities are means over the views, which
+    are those of the checkpoint's own evaluation unless given.
+
+    Raises:
+        VideoReadError: the video is unreadable.
+        FileNotFoundError, ValueError: there is no such checkpoint, or it is not of fine-tuning.
+    """
+    from hpm_video.single import classify_video
+
+    return classify_video(
+        path, checkpoint=checkpoint, num_clips=num_clips, num_crops=num_crops, device=device
+    )

@@ -178,8 +178,34 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _probe_arguments(parser: argparse.ArgumentParser) -> None:
+    from hpm_video import asking, probe_config
+
+    asking.add_probe_arguments(parser)
+    parser.epilog = _settings_help(probe_config.ProbeJobConfig)
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from hpm_video import asking
+
+    return asking.run_probe(arguments, print)
+
+
+def _features_arguments(parser: argparse.ArgumentParser) -> None:
+    from hpm_video import asking, probe_config
+
+    asking.add_features_arguments(parser)
+    parser.epilog = _settings_help(probe_config.FeaturesConfig)
+
+
+def _features(arguments: argparse.Namespace) -> int:
+    from hpm_video import asking
+
+    return asking.run_features(arguments, print)
+
+
 def _is_setting(word: str) -> bool:
-    return "=" in word and not os.path.exists(word)
+    return "=" in word and not word.startswith("-") and not os.path.exists(word)
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -349,6 +375,14 @@ JOBS = {
         "fine-tune a classifier on labelled videos", _config_arguments("FinetuneConfig"), _finetune
     ),
     "evaluate": Job("top-1 and top-5 of a fine-tuned classifier", _evaluate_arguments, _evaluate),
+    "probe": Job(
+        "how good features are: simple classifiers on a frozen encoder", _probe_arguments, _probe
+    ),
+    "features": Job(
+        "features of videos, or of windows that slide over long ones, as files",
+        _features_arguments,
+        _features,
+    ),
     "visualize": Job(
         "pictures of what a pre-trained model finds hard", _visualize_arguments, _visualize
     ),

@@ -12,6 +12,11 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from hpm_video.limits import at_least as _at_least
+from hpm_video.limits import below_one as _below_one
+from hpm_video.limits import between as _between
+from hpm_video.probe_config import PretrainProbeConfig
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -31,6 +36,7 @@ class RunConfig:
     max_bad_steps: int = 10  # so many steps in a row that are not finite stop the run
     collective_timeout_s: float = 600.0  # longer than this no process waits for another one
     picture_every: int = 1000  # steps between pictures in TensorBoard (pre-training); 0 = never
+    probe_every: int = 0  # epochs from one probe to the next (pre-training); 0 = never
 
     def __post_init__(self) -> None:
         _at_least("run.log_every", self.log_every, 1)
@@ -41,6 +47,7 @@ class RunConfig:
             _at_least("run.shard_processes", self.shard_processes, 1)
         _at_least("run.collective_timeout_s", self.collective_timeout_s, 1)
         _at_least("run.picture_every", self.picture_every, 0)
+        _at_least("run.probe_every", self.probe_every, 0)
         _between("run.seed", self.seed, 0, 2**63 - 1)
 
 
@@ -240,8 +247,15 @@ class PretrainConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    probe: PretrainProbeConfig = field(default_factory=PretrainProbeConfig)
 
     def __post_init__(self) -> None:
+        for name in ("train_manifest", "val_manifest"):
+            if self.run.probe_every and not getattr(self.probe, name):
+                raise ValueError(
+                    f"probe.{name} ([]) must name a list of labelled videos while run.probe_every "
+                    f"({self.run.probe_every}) is above 0"
+                )
         if self.loss.prediction == "none" and self.masking.mines:
             raise ValueError(
                 "loss.prediction (none) must be ranking or absolute while masking.hard_ratio_end "
@@ -379,18 +393,3 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         _at_least("num_workers", self.num_workers, 0)
         _at_least("decode_timeout_s", self.decode_timeout_s or 0, 0)
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if not low <= value < math.inf:  # written so that NaN is refused too
-        raise ValueError(f"{name} ({value}) must be a number of at least {low}")
-
-
-def _below_one(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} ({value}) must be in [0, 1)")
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} ({value}) must be in [{low}, {high}]")

@@ -157,6 +157,15 @@ def gather_objects(value: Any, world: World) -> list[Any]:
     return values
 
 
+def gather_to_main(value: Any, world: World) -> list[Any]:
+    """One picklable value per process, in rank order, on the main process; nothing on others."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size if world.is_main else []
+    dist.gather_object(value, values if world.is_main else None)
+    return values
+
+
 def share_from_main(values: Iterable[Tensor], world: World) -> None:
     """Give all processes the main one's tensors, in place."""
     if world.size > 1:

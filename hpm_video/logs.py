@@ -136,7 +136,7 @@ def _drop_records_after(path: Path, step: int) -> None:
             record = json.loads(line)
         except json.JSONDecodeError:
             break  # half a line, the last thing an interrupted start wrote
-        if record["step"] <= step:
+        if step and record["step"] <= step:  # before the first step nothing has been
             kept.append(line + "\n")
     part = path.with_suffix(".part")
     part.write_text("".join(kept), encoding="utf-8")

@@ -25,6 +25,7 @@ from hpm_video.optim import describe_lr, lr_schedule, micro_batches, pretrain_op
 from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, spread
 from hpm_video.pictures import Pictures
+from hpm_video.probe import RunProbe
 from hpm_video.run_folder import (
     check_run_folder,
     claim_run_folder,
@@ -77,6 +78,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
     start.load_into(student)
     if start.state is not None and masking.mines and start.state["teacher"] is None:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
+    probe = RunProbe(config, student.encoder, world)
     claim_run_folder(folder, config, world)
     teacher = Teacher(student) if masking.mines else None
     if teacher is not None:
@@ -131,6 +133,8 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
         )
         generator = torch.Generator(world.device)
         pictures = Pictures(config, manifest, grid)
+        if run.steps_done == 0 and config.run.probe_every:
+            probe.run(student.encoder, step=0, epoch=0, log=run.log)
         for step in run.steps():
             progress = (step + 1) / total_steps
             hard_ratio = hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
@@ -195,5 +199,10 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
                 )
             if pictures.are_due(steps_done=step + 1, total_steps=total_steps):
                 pictures.draw(student, teacher, hard_ratio=hard_ratio, step=step + 1, log=run.log)
+            if probe.is_due(
+                steps_done=step + 1, steps_per_epoch=epoch_steps, total_steps=total_steps
+            ):
+                epoch = (step + 1) / epoch_steps
+                probe.run(student.encoder, step=step + 1, epoch=epoch, log=run.log)
             run.end_step(checkpoint)
         return run.is_complete

@@ -410,6 +410,8 @@ def test_help_names_every_job_and_setting(capsys: pytest.CaptureFixture[str]) ->
         ("pretrain", ["masking.mask_ratio", "teacher.token_ratio", "run.output_dir"]),
         ("finetune", ["optim.layer_decay", "data.val_manifest"]),
         ("evaluate", ["evaluation.num_clips", "precision"]),
+        ("probe", ["probe.knn_neighbours", "--train", "--kind"]),
+        ("features", ["batch_size", "--stride", "--per-step"]),
     ]:
         with pytest.raises(SystemExit) as caught:
             main([job, "--help"])
@@ -458,7 +460,9 @@ def test_toy_videos_from_the_command_line(
     )
 
 
-@pytest.mark.parametrize("job", ["pretrain", "finetune", "evaluate", "data", "bench"])
+@pytest.mark.parametrize(
+    "job", ["pretrain", "finetune", "evaluate", "probe", "features", "data", "bench"]
+)
 def test_tools_pass_their_arguments_on(job: str) -> None:
     """Each is the command of its name: compared as text, starting each would take seconds."""
     text = (ROOT / "tools" / f"{job}.py").read_text()

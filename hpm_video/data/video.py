@@ -140,6 +140,11 @@ def open_video(
     return Video(path, decoder, most_frames)
 
 
+def check_is_file(path: str) -> None:
+    """Raise VideoReadError where there is no file, nothing in it, or none that may be read."""
+    _head(path)
+
+
 def read_frames(
     path: str | Path,
     indices: Sequence[int] | npt.NDArray[np.integer],

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hpm_video.config import EvaluateConfig, FinetuneConfig, PretrainConfig
+from hpm_video.probe_config import FeaturesConfig, ProbeJobConfig
 from hpm_video.settings import load_config
 from hpm_video.slurm.sweep import combinations
 
@@ -19,14 +20,21 @@ JOBS: dict[str, type[Any] | None] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
-    "probe": None,
-    "features": None,
+    "probe": ProbeJobConfig,
+    "features": FeaturesConfig,
     "data": None,
 }
 _DATA_JOBS = ("check", "transcode")
 
 # Settings that name files which must be there before the job starts.
-_INPUTS = ("data.manifest", "data.val_manifest", "model.init", "run.resume")
+_INPUTS = (
+    "data.manifest",
+    "data.val_manifest",
+    "model.init",
+    "run.resume",
+    "probe.train_manifest",
+    "probe.val_manifest",
+)
 
 
 @dataclass(frozen=True)

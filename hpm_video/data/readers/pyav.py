@@ -8,6 +8,7 @@ place in the file is ever sought: what containers say about that is what other r
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import chain, islice
 
 import av
@@ -44,11 +45,13 @@ class PyavReader:
 
         self._packets: list[av.Packet] | None = []
         times: list[int | None] = []  # when the frame of each packet is shown
+        lasting: list[int] = []  # for how long, 0 where the file does not say
         starts: list[int] = []  # packets that need none before them
         shown: list[int] = []  # packets of frames to see
         size = 0
         for place, packet in enumerate(_packets(self._container)):
             times.append(packet.pts)
+            lasting.append(packet.duration or 0)
             if packet.is_keyframe and _is_start(context, packet):
                 starts.append(place)
             if not packet.is_discard and not _is_helper(context.name, packet):
@@ -70,6 +73,48 @@ class PyavReader:
         self._times = np.array([time or 0 for time in times], dtype=np.int64)
         # The packet of each frame, in the order in which frames are shown
         self._places = np.array(sorted(shown, key=lambda place: self._times[place]))
+        self._last_lasts = lasting[self._places[-1]]
+
+    @cached_property
+    def times(self) -> npt.NDArray[np.float64]:
+        """When each frame appears and, at the end, when the last one goes: (num_frames + 1,).
+
+        In seconds from the start of the file, as players count; from the number of frames per
+        second where frames have no times, NaN without that either.
+        """
+        step = 1 / self.fps if self.fps else np.nan
+        if not self._is_timed:
+            return np.arange(self.num_frames + 1, dtype=np.float64) * step
+        unit = self._container.streams.video[0].time_base
+        assert unit is not None
+        times = self._times[self._places] * unit.numerator / unit.denominator
+        start = (self._container.start_time or 0) / av.time_base
+        if abs(times[0] - start) < 2 / av.time_base:  # the video's own start, rounded
+            start = times[0]
+        length = self._last_lasts * unit.numerator / unit.denominator or step
+        return np.asarray(np.append(times, times[-1] + length) - start, dtype=np.float64)
+
+    def stream(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
+        """Yield the frames (H, W, 3) at rising indices one by one, each decoded once.
+
+        Raises:
+            UnreadableError: one of them cannot be decoded; those before it have been given.
+        """
+        missing = dict.fromkeys(indices)  # in order
+        reformatter = VideoReformatter()
+        for index, frame in self._frames_at(missing):
+            if index in missing:
+                if index != (first := next(iter(missing))):
+                    raise self._lacks(first)
+                missing.pop(index)
+                pixels = np.empty((*self._size, 3), dtype=np.uint8)
+                _write_rgb(frame, pixels, reformatter)
+                yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+        if missing:
+            raise self._lacks(next(iter(missing)))
+
+    def _lacks(self, index: int) -> UnreadableError:
+        return UnreadableError(f"frame {index} of {self.num_frames} cannot be decoded")
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Return frames (T, H, W, 3); see `Reader.read`."""
@@ -83,8 +128,7 @@ class PyavReader:
             turns = round(frame.rotation / 90)
             missing.pop(index, None)
         if missing:
-            first = next(iter(missing))
-            raise UnreadableError(f"frame {first} of {self.num_frames} cannot be decoded")
+            raise self._lacks(next(iter(missing)))
         return np.ascontiguousarray(np.rot90(pixels, turns, axes=(1, 2))) if turns else pixels
 
     def _frames_at(self, missing: dict[int, None]) -> Iterator[tuple[int, av.VideoFrame]]:
@@ -106,10 +150,10 @@ class PyavReader:
             starts = self._starts[: np.searchsorted(self._starts, end, side="right")]
             starts = starts[self._times[starts] <= self._times[end]]
             start = int(starts[-1]) if len(starts) else 0
-            if runs and start <= runs[-1][1] + 1:
-                runs[-1] = runs[-1][0], end
-            else:
-                runs.append((start, end))
+            # One that begins earlier than those before it takes them in
+            while runs and start <= runs[-1][1] + 1:
+                start = min(start, runs.pop()[0])
+            runs.append((start, end))
         return runs
 
     def _decode(

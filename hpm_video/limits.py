@@ -1,0 +1,20 @@
+"""Ranges of settings, refused in one line: name, value, rule."""
+
+from __future__ import annotations
+
+import math
+
+
+def at_least(name: str, value: float, low: float) -> None:
+    if not low <= value < math.inf:  # written so that NaN is refused too
+        raise ValueError(f"{name} ({value}) must be a number of at least {low}")
+
+
+def below_one(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} ({value}) must be in [0, 1)")
+
+
+def between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name} ({value}) must be in [{low}, {high}]")

@@ -1,0 +1,274 @@
+"""Probes: how good are the features of an encoder? Judged by simple classifiers on top of them.
+
+The encoder is frozen, sees fixed views without masks, and every video is decoded and encoded once
+for all kinds of probes (`hpm_video.probe_heads`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from hpm_video.backbone import Backbone, load_backbone
+from hpm_video.config import DataConfig, PretrainConfig
+from hpm_video.data.bad_videos import UnreadableDataError
+from hpm_video.distributed import World, join_world
+from hpm_video.ema import average_of
+from hpm_video.logs import RunLog
+from hpm_video.models.vit import Encoder
+from hpm_video.parallel import load_whole
+from hpm_video.probe_config import ProbeConfig, ProbeJobConfig, check_probe_kinds
+from hpm_video.probe_heads import attentive_scores, knn_scores, linear_scores, num_neighbours
+from hpm_video.probe_videos import (
+    Encoded,
+    ProbeLists,
+    check_token_memory,
+    encode_videos,
+    read_probe_lists,
+)
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What one kind of probe found.
+
+    top1: share of all videos that are classified right, unreadable ones being wrong.
+    balanced_accuracy: mean of that share over classes. how: what it settled on, in words. lr: of
+    the linear probe.
+    """
+
+    kind: str
+    top1: float
+    balanced_accuracy: float
+    how: str
+    lr: float | None = None
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """Results of all kinds; bad: (path, reason, what comes of it) of unreadable videos."""
+
+    results: tuple[ProbeResult, ...]
+    num_train: int
+    num_val: int
+    bad: tuple[tuple[str, str, str], ...]
+
+    def record(self) -> dict[str, float]:
+        """Figures by name, for a record."""
+        figures: dict[str, float] = {}
+        for result in self.results:
+            figures[f"{result.kind}_top1"] = result.top1
+            figures[f"{result.kind}_balanced_accuracy"] = result.balanced_accuracy
+            if result.lr is not None:
+                figures[f"{result.kind}_lr"] = result.lr
+        figures["unreadable"] = len(self.bad)
+        return figures
+
+
+def probe_backbone(
+    backbone: Backbone,
+    lists: ProbeLists,
+    *,
+    kinds: Sequence[str],
+    data: DataConfig,
+    settings: ProbeConfig,
+    num_workers: int,
+    decode_timeout_s: float | None,
+    world: World,
+) -> ProbeReport | None:
+    """Judge an encoder by probes of all ``kinds``; the report is the main process's.
+
+    Raises UnreadableDataError, on the main process, where no video of a list can be read.
+    """
+    parts = [
+        encode_videos(
+            backbone,
+            manifest,
+            data=data,
+            settings=settings,
+            with_tokens="attentive" in kinds,
+            num_workers=num_workers,
+            decode_timeout_s=decode_timeout_s,
+            world=world,
+        )
+        for manifest in (lists.train, lists.val)
+    ]
+    train, val = parts
+    if train is None or val is None:
+        return None
+    bad: list[tuple[str, str, str]] = []
+    for part, manifest, what in (
+        (train, lists.train, "not learnt from"),
+        (val, lists.val, "counts as wrong"),
+    ):
+        bad += [(manifest.path(index), reason, what) for index, reason in part.bad]
+        if not len(part.labels):
+            index, reason = part.bad[0]
+            raise UnreadableDataError(
+                f"none of {len(part.bad)} videos can be read, e.g. {manifest.path(index)}: {reason}"
+            )
+    results = tuple(
+        _probe(
+            kind,
+            train,
+            val,
+            lists=lists,
+            backbone=backbone,
+            settings=settings,
+            device=world.device,
+        )
+        for kind in kinds
+    )
+    return ProbeReport(results, len(lists.train), len(lists.val), tuple(bad))
+
+
+def _probe(
+    kind: str,
+    train: Encoded,
+    val: Encoded,
+    *,
+    lists: ProbeLists,
+    backbone: Backbone,
+    settings: ProbeConfig,
+    device: torch.device,
+) -> ProbeResult:
+    """One kind of probe, learnt from ``train`` and judged on ``val``."""
+    num_classes = lists.num_classes
+    features, queries = train.features.to(device), val.features.to(device)
+    labels, lr = train.labels.to(device), None
+    if kind == "knn":
+        occurring = len(train.labels.unique())
+        neighbours = num_neighbours(len(features), occurring, most=settings.knn_neighbours)
+        scores = knn_scores(
+            features,
+            labels,
+            queries,
+            num_classes=num_classes,
+            neighbours=neighbours,
+            temperature=settings.knn_temperature,
+        )
+        how = f"{neighbours} neighbours"
+    elif kind == "linear":
+        linear = linear_scores(
+            features, labels, queries, num_classes=num_classes, epochs=settings.linear_epochs
+        )
+        scores, lr = linear.scores, linear.lr
+        by = "chosen on a fifth of the training videos" if linear.lr_was_chosen else "as given"
+        how = f"lr {lr:g}, {by}"
+    else:
+        assert train.tokens is not None and val.tokens is not None
+        scores = attentive_scores(
+            train.tokens,
+            labels,
+            val.tokens,
+            num_classes=num_classes,
+            heads=backbone.heads,
+            epochs=settings.attentive_epochs,
+            lr=settings.attentive_lr,
+            device=device,
+        )
+        how = f"lr {settings.attentive_lr:g}, as given"
+    right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
+    top1, balanced = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
+    return ProbeResult(kind, top1, balanced, how, lr)
+
+
+def accuracies(
+    right: np.ndarray, labels: np.ndarray, all_labels: np.ndarray
+) -> tuple[float, float]:
+    """Top-1 and balanced accuracy over all videos (V,), of which those with ``labels`` (K,) were
+    classified, ``right`` (K,) or not; the rest are wrong."""
+    classes = np.unique(all_labels)
+    recalls = [right[labels == label].sum() / (all_labels == label).sum() for label in classes]
+    return float(right.sum() / len(all_labels)), float(np.mean(recalls))
+
+
+def probe(
+    checkpoint: str | Path,
+    *,
+    train: Sequence[str],
+    val: Sequence[str],
+    kinds: Sequence[str],
+    config: ProbeJobConfig,
+) -> ProbeReport | None:
+    """Probe the encoder of a checkpoint, of pre-training or fine-tuning; None but on one process.
+
+    Clips are sampled as the checkpoint's settings say, in the views of ``config``.
+    """
+    check_probe_kinds("kind", kinds)
+    lists = read_probe_lists(train, val, root=config.root, names=("--train", "--val"))
+    with join_world(config.device, setting="device") as world:
+        loaded = load_backbone(checkpoint, precision=config.precision, device=world.device)
+        backbone = loaded.backbone
+        check_token_memory(lists, kinds, config.probe, grid=backbone.grid, width=backbone.width)
+        return probe_backbone(
+            backbone,
+            lists,
+            kinds=kinds,
+            data=loaded.data,
+            settings=config.probe,
+            num_workers=config.num_workers,
+            decode_timeout_s=config.decode_timeout_s,
+            world=world,
+        )
+
+
+class RunProbe:
+    """Probes a pre-training in progress every ``run.probe_every`` epochs and leaves no trace in it.
+
+    Lists are read, or refused, when it is made.
+    """
+
+    def __init__(self, config: PretrainConfig, encoder: Encoder, world: World) -> None:
+        self._config, self._world, self._lists = config, world, None
+        self._named: set[tuple[str, str]] = set()  # unreadable videos, named once for each list
+        self._whole: Encoder | None = None  # to probe in the place of one that is spread out
+        if config.run.probe_every and config.run.parallel == "fsdp":
+            self._whole = average_of(encoder)
+        if config.run.probe_every:
+            settings = config.probe
+            self._lists = read_probe_lists(
+                settings.train_manifest,
+                settings.val_manifest,
+                root=config.data.root,
+                names=("probe.train_manifest", "probe.val_manifest"),
+            )
+            check_token_memory(
+                self._lists, settings.kinds, settings, grid=encoder.grid, width=encoder.width
+            )
+
+    def is_due(self, *, steps_done: int, steps_per_epoch: int, total_steps: int) -> bool:
+        """Whether to probe after so many steps: before the first, every so often, at the end."""
+        every = self._config.run.probe_every * steps_per_epoch
+        return every > 0 and (steps_done % every == 0 or steps_done == total_steps)
+
+    def run(self, encoder: Encoder, *, step: int, epoch: float, log: RunLog) -> None:
+        """Probe the encoder as it is, and append a record."""
+        assert self._lists is not None
+        start, data = time.monotonic(), self._config.data
+        if self._whole is not None:
+            encoder = load_whole(self._whole.to(self._world.device), encoder)
+        report = probe_backbone(
+            Backbone(encoder, nn.Identity(), self._config.run.precision),
+            self._lists,
+            kinds=self._config.probe.kinds,
+            data=data,
+            settings=self._config.probe,
+            num_workers=data.num_workers,
+            decode_timeout_s=data.decode_timeout_s,
+            world=self._world,
+        )
+        if report is None:
+            return
+        for path, reason, what in report.bad:
+            if (path, what) not in self._named:
+                self._named.add((path, what))
+                log.line(f"unreadable in a probe, {what}: {path}: {reason}")
+        log.record({"step": step, "epoch": round(epoch, 4), **report.record()}, prefix="probe")
+        log.line(f"the probe took {time.monotonic() - start:.1f} s")

@@ -1,0 +1,92 @@
+"""Settings of what asks a frozen checkpoint: probes and features; see `hpm_video.config`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hpm_video.limits import at_least
+
+PROBE_KINDS = ("knn", "linear", "attentive")
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    num_clips: int = 1  # clips in time per video
+    num_crops: int = 1  # crops in space per clip
+    batch_size: int = 8  # videos encoded at a time
+    knn_neighbours: int = 20  # at most so many vote, fewer where classes have fewer videos
+    knn_temperature: float = 0.07  # a vote weighs exp(cosine similarity / temperature)
+    linear_epochs: int = 100  # passes over the features, at every learning rate at once
+    attentive_epochs: int = 20  # passes over the tokens
+    attentive_lr: float = 1e-3  # of AdamW
+    most_token_gb: float = 16.0  # memory that the attentive probe may take for tokens
+
+    def __post_init__(self) -> None:
+        for name in ("num_clips", "num_crops", "batch_size", "knn_neighbours", "linear_epochs"):
+            at_least(f"probe.{name}", getattr(self, name), 1)
+        at_least("probe.attentive_epochs", self.attentive_epochs, 1)
+        for name in ("knn_temperature", "attentive_lr", "most_token_gb"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"probe.{name} ({value}) must be a number above 0")
+
+
+@dataclass(frozen=True)
+class PretrainProbeConfig(ProbeConfig):
+    train_manifest: list[str] = field(default_factory=list)  # labelled videos to learn from
+    val_manifest: list[str] = field(default_factory=list)  # labelled videos that are then judged
+    kinds: list[str] = field(default_factory=lambda: ["knn"])  # of knn, linear and attentive
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_probe_kinds("probe.kinds", self.kinds)
+
+
+@dataclass(frozen=True)
+class AskConfig:
+    """What commands that ask a checkpoint have in common; it brings its own data rules."""
+
+    root: str | None = None  # where the manifest's relative paths start
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass
+    num_workers: int = 8  # decoding processes per process; 0: it decodes itself
+    decode_timeout_s: float | None = 60.0  # a video that takes longer is bad; 0: no limit
+
+    def __post_init__(self) -> None:
+        at_least("num_workers", self.num_workers, 0)
+        at_least("decode_timeout_s", self.decode_timeout_s or 0, 0)
+
+
+@dataclass(frozen=True)
+class ProbeJobConfig(AskConfig):
+    """Settings of ``hpm-video probe`` beside checkpoint, lists and kinds."""
+
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+
+@dataclass(frozen=True)
+class FeaturesConfig(AskConfig):
+    """Settings of ``hpm-video features`` beside checkpoint, videos and windows."""
+
+    # Features are kept and compared: in bfloat16 they would depend on what shared their batch
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass
+    num_clips: int = 1  # clips in time per video of a list; their features are averaged
+    num_crops: int = 1  # crops in space per clip or window; their features are averaged
+    batch_size: int = 8  # videos or windows at a time
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_clips", "num_crops", "batch_size"):
+            at_least(name, getattr(self, name), 1)
+
+
+def check_probe_kinds(name: str, kinds: Sequence[str]) -> None:
+    """Raise ValueError unless each is a kind of probe, there is one, and none is there twice."""
+    for kind in kinds or [""]:
+        if kind not in PROBE_KINDS:
+            raise ValueError(f"{name} ({kind}) must be one of {', '.join(PROBE_KINDS)}")
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"{name} ({', '.join(kinds)}) must name each kind once")

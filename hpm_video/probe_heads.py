@@ -1,0 +1,217 @@
+"""What is learnt on top of frozen features to judge them: neighbours, a linear layer, attention.
+
+Pure functions of features and labels, on whatever device the features are. K videos to learn from,
+V to judge, D numbers per feature, C classes. Nothing here touches the global random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from timm.layers import AttentionPoolLatent
+from torch import Tensor, nn
+
+# Of the linear probe: a factor of about 3 from one to the next
+LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
+HELD_OUT = 5  # every fifth video of a class chooses the learning rate
+_LINEAR_BATCH = 256
+_ATTENTIVE_BATCH = 32
+_QUERIES_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class LinearResult:
+    """Scores (V, C) of the linear probe; its learning rate; whether held-out videos chose it."""
+
+    scores: Tensor
+    lr: float
+    lr_was_chosen: bool
+
+
+def normalize(train: Tensor, *others: Tensor) -> list[Tensor]:
+    """Features (..., D) with mean 0 and deviation 1 in each of the D numbers, as far as ``train``
+    knows: the others are shifted and scaled by the same amounts."""
+    flat = train.flatten(0, -2)
+    mean, std = flat.mean(dim=0), flat.std(dim=0, correction=0)
+    # A number that is the same for all videos says nothing: it becomes 0, not noise
+    scale = torch.where(std > 1e-6, 1 / std, torch.zeros_like(std))
+    return [(features - mean) * scale for features in (train, *others)]
+
+
+def num_neighbours(num_train: int, num_classes: int, *, most: int) -> int:
+    """How many neighbours vote: ``most``, but no more than a class has videos on average."""
+    return max(1, min(most, num_train // num_classes))
+
+
+def knn_scores(
+    train: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    num_classes: int,
+    neighbours: int,
+    temperature: float,
+) -> Tensor:
+    """Votes of the nearest neighbours: train (K, D), labels (K,), queries (V, D) -> (V, C).
+
+    Nearness is the cosine of normalised features; each of the ``neighbours`` nearest votes for its
+    class with the weight exp((cosine - highest cosine) / temperature). Rows sum to 1.
+    """
+    train, queries = normalize(train, queries)
+    train, queries = F.normalize(train, dim=1), F.normalize(queries, dim=1)
+    scores = []
+    for part in queries.split(_QUERIES_AT_ONCE):
+        cosine, nearest = (part @ train.T).topk(neighbours, dim=1)  # (V, neighbours)
+        weights = (cosine / temperature).softmax(dim=1)
+        # (V, neighbours, 1) * (V, neighbours, C); adding up in place would have no fixed order
+        votes = weights[..., None] * F.one_hot(labels[nearest], num_classes)
+        scores.append(votes.sum(dim=1))
+    return torch.cat(scores)
+
+
+def linear_scores(
+    train: Tensor, labels: Tensor, queries: Tensor, *, num_classes: int, epochs: int
+) -> LinearResult:
+    """A linear classifier of normalised features: train (K, D), labels (K,), queries (V, D).
+
+    Its learning rate is chosen on every fifth training video of each class, which the layers of
+    that sweep do not learn from; then a layer learns from all. ``queries`` choose nothing.
+    """
+    train, queries = normalize(train, queries)
+    held_out = held_out_videos(labels)
+    rates: tuple[float, ...] = LEARNING_RATES
+    if held_out.any():
+        weights, biases = train_linear(
+            train[~held_out], labels[~held_out], num_classes=num_classes, rates=rates, epochs=epochs
+        )
+        logits = _linear(train[held_out], weights, biases)  # (rates, held out, C)
+        right = (logits.argmax(dim=2) == labels[held_out]).sum(dim=1)
+        # Many tie at 100% of a small set: the surest of them then. Of what diverged, nothing
+        loss = _losses(logits, labels[held_out])
+        quality = right.double() - torch.sigmoid(loss.double())
+        best = int(torch.nan_to_num(quality, nan=-1.0).argmax())
+    else:
+        best = len(rates) // 2
+    lr = rates[best]
+    weights, biases = train_linear(
+        train, labels, num_classes=num_classes, rates=(lr,), epochs=epochs
+    )
+    scores = _linear(queries, weights, biases)[0].softmax(dim=1)
+    return LinearResult(scores, lr, bool(held_out.any()))
+
+
+def held_out_videos(labels: Tensor) -> Tensor:
+    """Which videos (K,) bool choose the learning rate: of each class every fifth, in their order.
+
+    Of a class of 2 to 4 videos it is the last one, of a single one none.
+    """
+    held_out = torch.zeros_like(labels, dtype=torch.bool)
+    for label in labels.unique():
+        places = torch.nonzero(labels == label)[:, 0]
+        chosen = places[HELD_OUT - 1 :: HELD_OUT]
+        held_out[chosen if len(chosen) or len(places) < 2 else places[-1:]] = True
+    return held_out
+
+
+def train_linear(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    rates: tuple[float, ...],
+    epochs: int,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """A linear layer for each of R learning rates, all trained together.
+
+    Features (K, D), labels (K,) -> weights (R, D, C), biases (R, C). Momentum SGD from zero,
+    batches of 256 in an order that the seed gives, cosine schedule to 0.
+    """
+    count, width = features.shape
+    weights = features.new_zeros(len(rates), width, num_classes).requires_grad_()
+    biases = features.new_zeros(len(rates), num_classes).requires_grad_()
+    # Layers share no number, and the gradient of lr * loss is lr times that of the loss: so one
+    # optimizer at rate 1 is, for each layer, SGD at its own rate
+    optimizer = torch.optim.SGD([weights, biases], lr=1.0, momentum=0.9)
+    steps = epochs * -(-count // _LINEAR_BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    lr = torch.tensor(rates, device=features.device)
+    with torch.enable_grad():
+        for batch in _batches(count, _LINEAR_BATCH, epochs=epochs, seed=seed):
+            rows = batch.to(features.device)
+            logits = _linear(features[rows], weights, biases)  # (R, B, C)
+            optimizer.zero_grad()
+            (_losses(logits, labels[rows]) * lr).sum().backward()
+            optimizer.step()
+            schedule.step()
+    return weights.detach(), biases.detach()
+
+
+def attentive_scores(
+    train: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    num_classes: int,
+    heads: int,
+    epochs: int,
+    lr: float,
+    device: torch.device,
+    seed: int = 0,
+) -> Tensor:
+    """One cross-attention block with a learnt query over tokens, and a linear layer.
+
+    Train (K, M, D) and queries (V, M, D), M tokens of each video in any precision and, being many,
+    on the CPU; labels (K,) -> (V, C). AdamW with a cosine schedule at the one given rate: nothing
+    is chosen. The block is timm's `AttentionPoolLatent`.
+    """
+    # Means over all tokens, video by video: all of them in float32 would take too much memory
+    means = torch.stack([video.float().mean(dim=0) for video in train])
+    squares = torch.stack([video.float().square().mean(dim=0) for video in train])
+    mean = means.mean(dim=0)
+    scale = (squares.mean(dim=0) - mean.square()).clamp(min=1e-12).rsqrt()
+    mean, scale = mean.to(device), scale.to(device)
+
+    def ready(tokens: Tensor) -> Tensor:
+        return (tokens.to(device).float() - mean) * scale
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        pool = AttentionPoolLatent(train.shape[-1], num_heads=heads, norm_layer=nn.LayerNorm)
+        model = nn.Sequential(pool, nn.LayerNorm(train.shape[-1]))
+        model.append(nn.Linear(train.shape[-1], num_classes)).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
+    steps = epochs * -(-len(train) // _ATTENTIVE_BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    with torch.enable_grad():
+        for rows in _batches(len(train), _ATTENTIVE_BATCH, epochs=epochs, seed=seed):
+            loss = F.cross_entropy(model(ready(train[rows])), labels[rows].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    with torch.no_grad():
+        parts = [model(ready(part)).softmax(dim=1) for part in queries.split(_ATTENTIVE_BATCH)]
+    return torch.cat(parts)
+
+
+def _linear(features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
+    """Features (B, D) through R layers -> (R, B, C)."""
+    return torch.einsum("bd,rdc->rbc", features, weights) + biases[:, None]
+
+
+def _losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of each of R layers: logits (R, B, C), labels (B,) -> (R,)."""
+    target = labels.repeat(len(logits))
+    losses = F.cross_entropy(logits.flatten(0, 1), target, reduction="none")
+    return losses.unflatten(0, logits.shape[:2]).mean(dim=1)
+
+
+def _batches(count: int, size: int, *, epochs: int, seed: int) -> Iterator[Tensor]:
+    """Rows of each batch, on the CPU, so that their order is the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        yield from torch.randperm(count, generator=generator).split(size)

@@ -1,0 +1,235 @@
+"""Features of windows that slide over long videos, from a frozen encoder, as files with times; see
+docs/features.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.backbone import LoadedBackbone, load_backbone
+from hpm_video.data.bad_videos import UnreadableDataError
+from hpm_video.data.files import printable
+from hpm_video.data.loader import to_clips
+from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
+from hpm_video.data.video import VideoReadError
+from hpm_video.data.windows import LongVideo, read_windows, window_indices
+from hpm_video.distributed import World, barrier, gather_objects, join_world
+from hpm_video.feature_file import Parts, check_output, fingerprint, read_metadata, write_features
+from hpm_video.features import PART, Extracted, about
+from hpm_video.limits import at_least
+from hpm_video.probe_config import FeaturesConfig
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """How windows slide: frames T of a window (None: as in training), frames from one of them to
+    the next (None: as in training), frames from window to window (None: side by side)."""
+
+    window: int | None = None
+    frame_stride: int | None = None
+    stride: int | None = None
+    per_step: bool = False  # also a feature of each step in time of each window
+
+    def __post_init__(self) -> None:
+        for name in ("window", "frame_stride", "stride"):
+            if (value := getattr(self, name)) is not None:
+                at_least(name, value, 1)
+
+
+def video_features(
+    checkpoint: str | Path,
+    video: str | Path,
+    output: Path,
+    sliding: Sliding,
+    config: FeaturesConfig,
+) -> Extracted:
+    """Features of windows that slide over one video, however long, into one file.
+
+    Raises VideoReadError.
+    """
+    check_output(output)
+    with join_world(config.device, setting="device") as world:
+        if world.size > 1:
+            raise ValueError(f"processes ({world.size}) must be 1 for a single video")
+        loaded = _load_for(checkpoint, sliding, config, world)
+        description = _about_windows(checkpoint, loaded, sliding, config)
+        _slide(loaded, video, output, sliding=sliding, config=config, description=description)
+    return Extracted(output, 1, ())
+
+
+def sliding_list_features(
+    checkpoint: str | Path,
+    manifests: Sequence[str],
+    folder: Path,
+    *,
+    sliding: Sliding,
+    config: FeaturesConfig,
+) -> Extracted:
+    """Features of windows that slide over each video of lists, a file for each, and index.csv.
+
+    Videos are shared out over processes. What an earlier start has done is kept. Unreadable videos
+    have no file, and the reason stands in the index. Raises UnreadableDataError where none is
+    readable.
+    """
+    manifest = read_manifest(list(manifests), root=config.root)
+    with join_world(config.device, setting="device") as world:
+        loaded = _load_for(checkpoint, sliding, config, world)
+        description = _about_windows(checkpoint, loaded, sliding, config)
+        mine: list[tuple[int, str | None]] = []
+        for index in range(len(manifest))[world.rank :: world.size]:
+            path, reason = manifest.path(index), None
+            try:
+                _slide(
+                    loaded,
+                    path,
+                    _file_of(folder, manifest, index),
+                    sliding=sliding,
+                    config=config,
+                    description=description,
+                )
+            except VideoReadError as error:
+                reason = error.reason
+            mine.append((index, reason))
+        found = dict(pair for part in gather_objects(mine, world) for pair in part)
+        bad = tuple((manifest.path(i), r) for i, r in sorted(found.items()) if r is not None)
+        if len(bad) == len(manifest):
+            raise UnreadableDataError(
+                f"none of {len(bad)} videos can be read, e.g. {bad[0][0]}: {bad[0][1]}"
+            )
+        rows = [
+            {
+                "path": manifest.name(index),
+                "label": _label(manifest, index),
+                "features": "" if found[index] else _file_of(folder, manifest, index).name,
+                "reason": found[index] or "",
+            }
+            for index in range(len(manifest))
+        ]
+        if world.is_main:
+            write_manifest(folder / "index.csv", rows, columns=("path", "label", "features"))
+        barrier(world)
+    return Extracted(folder / "index.csv", len(manifest), bad)
+
+
+def _slide(
+    loaded: LoadedBackbone,
+    path: str | Path,
+    output: Path,
+    *,
+    sliding: Sliding,
+    config: FeaturesConfig,
+    description: dict[str, Any],
+) -> None:
+    """Write the features of a video's windows, unless they are there; goes on where it stopped."""
+    video = LongVideo(path)
+    frame_stride, stride = description["frame_stride"], description["stride"]
+    stat = os.stat(path)
+    described = fingerprint([description, os.path.abspath(path), stat.st_size, stat.st_mtime_ns])
+    if (read_metadata(output) or {}).get("fingerprint") == described:
+        return
+    parts = Parts(output, described=described)
+    parts.clean()
+    indices = window_indices(
+        video.num_frames,
+        clip_frames=loaded.data.num_frames,
+        frame_stride=frame_stride,
+        stride=stride,
+    )
+    count = -(-len(indices) // PART)
+    first = next((part for part in range(count) if not parts.has(part)), count)
+    rest = _encode_windows(loaded, video, indices[first * PART :], sliding, config)
+    for part in range(first, count):
+        parts.write(part, next(rest))
+    tubelet = loaded.tubelet_size
+    times = {"start_s": video.times[indices[:, 0]], "end_s": video.times[indices[:, -1] + 1]}
+    if sliding.per_step:
+        times["step_start_s"] = video.times[indices[:, ::tubelet]]
+        times["step_end_s"] = video.times[indices[:, tubelet - 1 :: tubelet] + 1]
+    arrays = {**parts.joined(count), "frames": indices, **times}
+    metadata = {
+        **description,
+        "fingerprint": described,
+        "video": os.fspath(path),
+        "num_frames": video.num_frames,
+        "fps": video.fps,
+        "end_s": None if np.isnan(video.times[-1]) else float(video.times[-1]),
+    }
+    write_features(output, arrays, metadata)
+    parts.remove()
+
+
+def _encode_windows(
+    loaded: LoadedBackbone,
+    video: LongVideo,
+    indices: npt.NDArray[np.int64],
+    sliding: Sliding,
+    config: FeaturesConfig,
+) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """Features of windows (W, T), PART of them at a time: of each (W, D), and of their steps."""
+    backbone, crops = loaded.backbone, config.num_crops
+    device = backbone.encoder.mean.device
+    kept: dict[str, list[npt.NDArray[Any]]] = {}
+    num_kept = num_done = 0
+    if len(indices) == 0:
+        return
+    for windows in read_windows(
+        video,
+        indices,
+        crop_size=loaded.data.crop_size,
+        num_crops=crops,
+        batch_size=config.batch_size,
+        part=PART,
+    ):
+        tokens = backbone.encode(to_clips(windows.flatten(0, 1), device))
+        found = {"features": backbone.pooled(tokens)}
+        if sliding.per_step:
+            found["step_features"] = backbone.steps(tokens)
+        for name, features in found.items():
+            mean = features.unflatten(0, (-1, crops)).mean(dim=1)
+            kept.setdefault(name, []).append(mean.cpu().numpy())
+        num_kept += len(windows)
+        num_done += len(windows)
+        if num_kept == PART or num_done == len(indices):
+            yield {name: np.concatenate(values) for name, values in kept.items()}
+            kept, num_kept = {}, 0
+
+
+def _load_for(
+    checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
+) -> LoadedBackbone:
+    return load_backbone(
+        checkpoint, precision=config.precision, device=world.device, num_frames=sliding.window
+    )
+
+
+def _about_windows(
+    checkpoint: str | Path, loaded: LoadedBackbone, sliding: Sliding, config: FeaturesConfig
+) -> dict[str, Any]:
+    frame_stride = sliding.frame_stride or loaded.data.frame_stride
+    return {
+        **about(checkpoint, loaded, config),
+        **asdict(sliding),
+        "window": loaded.data.num_frames,
+        "frame_stride": frame_stride,
+        "stride": sliding.stride or frame_stride * loaded.data.num_frames,
+    }
+
+
+def _label(manifest: Manifest, index: int) -> str:
+    """The class of a video: its name where it has one, '' for none."""
+    label = manifest.label(index)
+    if label < 0:
+        return ""
+    return str(label) if manifest.classes is None else manifest.classes[label]
+
+
+def _file_of(folder: Path, manifest: Manifest, index: int) -> Path:
+    """The file of a video of a list: its number keeps videos of one name apart."""
+    stem = printable(Path(manifest.name(index)).stem).replace(os.sep, "_")[:100]
+    return folder / f"{index:06d}_{stem}.npz"
