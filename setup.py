@@ -22,6 +22,7 @@ setup(
         "numpy>=1.26",
         "omegaconf>=2.4",
         "pyarrow>=18",
+        "pytorchvideo>=0.1.5",  # its models alone: its transforms do not import any more
         "pyyaml>=6",
         "submitit>=1.5.4",
         "tensorboard>=2.18",

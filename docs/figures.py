@@ -1,4 +1,4 @@
-"""The pictures of docs/method.md: ``python docs/figures.py`` draws them into docs/images/.
+"""The pictures of docs: ``python docs/figures.py`` draws them into docs/images/.
 
 Masks, views and schedules come from the functions that training uses.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
+from figures_finetune import augmentations
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -237,6 +238,7 @@ FIGURES = {
     "mining_units": mining_units,
     "teacher_views": teacher_views,
     "schedule": schedule,
+    "augmentations": augmentations,
 }
 
 

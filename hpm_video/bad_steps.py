@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 
 class BadSteps:
@@ -61,3 +64,16 @@ def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer) -> None:
     # counters then stay as they are, whatever the gradients.
     optimizer.found_inf = skip  # type: ignore[attr-defined]
     optimizer.step()
+
+
+def running_means(model: nn.Module) -> list[Tensor]:
+    """The buffers of a model's batch norms, which its forward pass moves."""
+    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+    return [buffer for norm in norms for buffer in norm.buffers()]
+
+
+@torch.no_grad()
+def restore_if(skip: Tensor, values: Sequence[Tensor], before: Sequence[Tensor]) -> None:
+    """Set values back to what they were where the device finds ``skip`` (scalar) to be 1."""
+    for value, old in zip(values, before, strict=True):
+        value.copy_(torch.where(skip > 0, old, value))

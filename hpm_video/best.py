@@ -15,7 +15,8 @@ class BestCheckpoint:
     """Keeps the weights with the highest top-1; of equals those of the earlier step.
 
     The file itself is the record of what is best, so that a run that goes on, from whichever step,
-    knows it. It is there to be used, not to be continued: it has no state of the optimizer.
+    knows it. It is there to be used, not to be continued: it has no state of the optimizer, and of
+    averaged weights nothing but the average.
     """
 
     def __init__(self, folder: Path, *, is_new: bool) -> None:
@@ -32,7 +33,8 @@ class BestCheckpoint:
         """Keep this checkpoint if it is the best so far, and say whether it is."""
         if self._rank is not None and self._rank >= (top1, -step):
             return False
-        state = {name: value for name, value in checkpoint.items() if name != "optimizer"}
+        left_out = ("optimizer", "trained_model")
+        state = {name: value for name, value in checkpoint.items() if name not in left_out}
         write_checkpoint(self._file, {**state, "step": step, "top1": top1})
         self._rank = top1, -step
         return True

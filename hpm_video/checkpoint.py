@@ -5,8 +5,9 @@ A checkpoint is one file of plain containers and tensors:
     kind     "pretrain" or "finetune"
     config   all settings, a plain dict
     step     optimizer steps done
-    model    weights of the student or of the classifier
-    ...      what the kind needs to go on (teacher, optimizer, logs), or to be used (class names)
+    model    weights of the student or of the classifier: those to be used
+    ...      what the kind needs to go on (teacher, optimizer, logs; trained_model where `model` is
+             an average of it), or to be used (class names)
 """
 
 from __future__ import annotations

@@ -298,6 +298,30 @@ def _bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _submit_arguments(parser: argparse.ArgumentParser) -> None:
+    from hpm_video.slurm.submit import add_arguments
+
+    add_arguments(parser)
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from hpm_video.slurm.submit import run
+
+    return run(arguments, print)
+
+
+def _jobs_arguments(parser: argparse.ArgumentParser) -> None:
+    from hpm_video.slurm.jobs import add_arguments
+
+    add_arguments(parser)
+
+
+def _jobs(arguments: argparse.Namespace) -> int:
+    from hpm_video.slurm.jobs import run
+
+    return run(arguments, print)
+
+
 JOBS = {
     "pretrain": Job(
         "pre-train a model on unlabelled videos", _config_arguments("PretrainConfig"), _pretrain
@@ -316,6 +340,8 @@ JOBS = {
     ),
     "bench": Job("what a step, a mask and the losses cost", _bench_arguments, _bench),
     "data": Job("make lists, check and transcode videos, toy videos", _data_arguments, _data),
+    "submit": Job("any of these jobs onto a SLURM cluster", _submit_arguments, _submit),
+    "jobs": Job("what was submitted: list, follow, cancel, requeue", _jobs_arguments, _jobs),
 }
 
 

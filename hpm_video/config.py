@@ -9,7 +9,7 @@ Groups by consequence: ``model masking teacher loss data optim`` change results,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 
@@ -71,7 +71,6 @@ class EncoderConfig:
     heads: int | None = None  # attention heads; of `size` unless given
     patch_size: int = 16  # side of a token in pixels
     tubelet_size: int = 2  # frames of a token
-    drop_path: float = 0.0  # stochastic depth: chance to skip the last block; earlier ones less
     init: str | None = None  # checkpoint whose weights to start from
 
     def __post_init__(self) -> None:
@@ -79,12 +78,11 @@ class EncoderConfig:
             value = getattr(self, name)
             if value is not None:
                 _at_least(f"model.{name}", value, 1)
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"model.drop_path ({self.drop_path}) must be in [0, 1)")
 
 
 @dataclass(frozen=True)
 class ModelConfig(EncoderConfig):
+    drop_path: float = 0.0  # stochastic depth: chance to skip the last block; earlier ones less
     decoder_width: int | None = None  # numbers per token; of `size` unless given
     decoder_heads: int | None = None  # attention heads; of `size` unless given
     decoder_depth: int = 4  # blocks that reconstruct
@@ -93,19 +91,41 @@ class ModelConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _below_one("model.drop_path", self.drop_path)
         _at_least("model.decoder_depth", self.decoder_depth, 1)
         _at_least("model.predictor_depth", self.predictor_depth, 1)
 
 
+Name = Literal[
+    "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
+    "mvit_base_16x4", "mvit_base_32x3",
+]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ClassifierConfig(EncoderConfig):
-    drop_path: float = 0.1
+    name: Name = "videomae"  # the others are baselines, trained from scratch
+    drop_path: float | None = None  # as in pre-training; null: 0.1 in transformers
     head_dropout: float = 0.0  # chance to drop an input of the last layer
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.head_dropout < 1:
-            raise ValueError(f"model.head_dropout ({self.head_dropout}) must be in [0, 1)")
+        if self.drop_path is not None:
+            _below_one("model.drop_path", self.drop_path)
+        _below_one("model.head_dropout", self.head_dropout)
+        if self.name == "videomae":
+            return
+        for item in fields(EncoderConfig):
+            if getattr(self, item.name) != item.default:
+                raise ValueError(
+                    f"model.{item.name} ({getattr(self, item.name)}) must be left out with "
+                    f"model.name={self.name}: it is of VideoMAE's encoder"
+                )
+        if self.drop_path and not self.name.startswith("mvit"):
+            raise ValueError(
+                f"model.drop_path ({self.drop_path}) must be 0 or null with "
+                f"model.name={self.name}: it has no stochastic depth"
+            )
 
 
 @dataclass(frozen=True)
@@ -124,10 +144,7 @@ class MaskingConfig:
             _at_least("masking.tube_length", self.tube_length, 1)
         _between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
         _between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
-        if not 0 <= self.decoder_mask_ratio < 1:
-            raise ValueError(
-                f"masking.decoder_mask_ratio ({self.decoder_mask_ratio}) must be in [0, 1)"
-            )
+        _below_one("masking.decoder_mask_ratio", self.decoder_mask_ratio)
 
     @property
     def mines(self) -> bool:
@@ -174,11 +191,19 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
     clip_grad: float | None = None  # largest gradient norm
     accumulation: int = 1  # micro-batches per optimizer step
+    total_batch: int | None = None  # videos per optimizer step, from which accumulation follows
     count_repeats: bool = False  # whether repeats count as videos in the lr rule
 
     def __post_init__(self) -> None:
         _at_least("optim.epochs", self.epochs, 1)
         _at_least("optim.accumulation", self.accumulation, 1)
+        if self.total_batch is not None:
+            _at_least("optim.total_batch", self.total_batch, 1)
+            if self.accumulation != 1:
+                raise ValueError(
+                    f"optim.accumulation ({self.accumulation}) must be left out where "
+                    f"optim.total_batch ({self.total_batch}) is given: it follows from that"
+                )
         for name in ("base_lr", "min_lr", "warmup_lr"):
             _at_least(f"optim.{name}", getattr(self, name), 0)
         if self.min_lr > self.base_lr:
@@ -237,6 +262,37 @@ class FinetuneDataConfig(DataConfig):
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    num_operations: int = 4  # RandAugment: drawn for a clip; half of them are applied. 0: none
+    magnitude: float = 7.0  # RandAugment: mean strength of an operation, from 0 to 10
+    magnitude_spread: float = 0.5  # RandAugment: standard deviation of the strength
+    erasing: float = 0.25  # share of the clips in which a rectangle becomes noise
+
+    def __post_init__(self) -> None:
+        _at_least("augment.num_operations", self.num_operations, 0)
+        _between("augment.magnitude", self.magnitude, 0, 10)
+        _at_least("augment.magnitude_spread", self.magnitude_spread, 0)
+        _between("augment.erasing", self.erasing, 0, 1)
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    mixup: float = 0.8  # clips of two videos blended; their shares are Beta(a, a) of this a; 0: no
+    cutmix: float = 1.0  # a box of one in the other; its share is Beta(a, a) of this a; 0: no
+    switch: float = 0.5  # share of the pairs that get cutmix, where there are both
+
+    def __post_init__(self) -> None:
+        _at_least("mixing.mixup", self.mixup, 0)
+        _at_least("mixing.cutmix", self.cutmix, 0)
+        _between("mixing.switch", self.switch, 0, 1)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether clips are mixed at all."""
+        return max(self.mixup, self.cutmix) > 0
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     num_clips: int = 2  # clips in time per video
     num_crops: int = 3  # crops in space per clip
@@ -263,16 +319,18 @@ class FinetuneOptimConfig(OptimConfig):
     min_lr: float = 1e-6
     warmup_epochs: int = 5
     betas: tuple[float, float] = (0.9, 0.999)
-    layer_decay: float = 0.75  # lr factor from each layer to the one below it
+    layer_decay: float | None = None  # lr factor from each layer to the one below it; null: 0.75
     label_smoothing: float = 0.1  # share of the target spread over all classes
+    ema_momentum: float | None = None  # of an average of the weights, which is evaluated; null: no
     class_balance: Literal["none", "weights"] = "none"  # weights: rare classes count more, equally
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.layer_decay <= 1:
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"optim.layer_decay ({self.layer_decay}) must be in (0, 1]")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"optim.label_smoothing ({self.label_smoothing}) must be in [0, 1)")
+        _below_one("optim.label_smoothing", self.label_smoothing)
+        if self.ema_momentum is not None:
+            _below_one("optim.ema_momentum", self.ema_momentum)
 
 
 @dataclass(frozen=True)
@@ -281,9 +339,23 @@ class FinetuneConfig:
 
     run: RunConfig = field(default_factory=RunConfig)
     data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
     optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
     evaluation: FinetuneEvaluationConfig = field(default_factory=FinetuneEvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if self.mixing.is_on and self.data.batch_size % 2:
+            raise ValueError(
+                f"data.batch_size ({self.data.batch_size}) must be even: pairs of videos are mixed "
+                "(mixing.mixup=0 mixing.cutmix=0: not)"
+            )
+        if self.model.name != "videomae" and self.optim.layer_decay not in (None, 1):
+            raise ValueError(
+                f"optim.layer_decay ({self.optim.layer_decay}) must be 1 or null with "
+                f"model.name={self.model.name}: its layers all learn at one rate"
+            )
 
 
 @dataclass(frozen=True)
@@ -306,6 +378,11 @@ class EvaluateConfig:
 def _at_least(name: str, value: float, low: float) -> None:
     if not low <= value < math.inf:  # written so that NaN is refused too
         raise ValueError(f"{name} ({value}) must be a number of at least {low}")
+
+
+def _below_one(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} ({value}) must be in [0, 1)")
 
 
 def _between(name: str, value: float, low: float, high: float) -> None:

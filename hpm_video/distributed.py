@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -152,6 +152,13 @@ def gather_objects(value: Any, world: World) -> list[Any]:
     values: list[Any] = [None] * world.size
     dist.all_gather_object(values, value)
     return values
+
+
+def share_from_main(values: Iterable[Tensor], world: World) -> None:
+    """Give all processes the main one's tensors, in place."""
+    if world.size > 1:
+        for value in values:
+            dist.broadcast(value, 0)
 
 
 def barrier(world: World) -> None:

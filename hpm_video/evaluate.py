@@ -20,8 +20,7 @@ from hpm_video.data.views import ViewDataset
 from hpm_video.distributed import World, gather_objects, join_world
 from hpm_video.evaluation_page import write_evaluation
 from hpm_video.loop import autocast
-from hpm_video.models import build_classifier, token_grid
-from hpm_video.models.classifier import Classifier
+from hpm_video.models import Baseline, Classifier, build_classifier
 from hpm_video.predictions import Evaluation, check_results_folder, read_predictions
 from hpm_video.run_folder import make_folder
 from hpm_video.settings import config_from_dict
@@ -30,7 +29,7 @@ from hpm_video.tokens import TokenGrid
 
 @torch.no_grad()
 def evaluate_classifier(
-    model: Classifier,
+    model: Classifier | Baseline,
     manifest: Manifest,
     *,
     data: DataConfig,
@@ -45,7 +44,7 @@ def evaluate_classifier(
     Raises:
         FloatingPointError: a score is not finite: the weights are not those of a working model.
     """
-    num_classes = model.head.out_features
+    num_classes = model.num_classes
     check_labels(manifest, num_classes)
     dataset = ViewDataset(
         manifest,
@@ -112,24 +111,25 @@ def check_labels(manifest: Manifest, num_classes: int) -> None:
         )
 
 
-def load_classifier(checkpoint: str | Path) -> tuple[Classifier, FinetuneConfig, list[str] | None]:
+def load_classifier(
+    checkpoint: str | Path,
+) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
     """The model of a fine-tuning checkpoint, its settings, and its class names if known."""
     return classifier_of(load_checkpoint(checkpoint, kind="finetune"), source=checkpoint)
 
 
 def classifier_of(
     state: Mapping[str, Any], *, source: str | Path
-) -> tuple[Classifier, FinetuneConfig, list[str] | None]:
+) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
     """As `load_classifier`, of a checkpoint that has been read."""
     config = config_from_dict(FinetuneConfig, state["config"])
-    grid = token_grid(
-        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
-    )
+    trained_grid = state["trained_grid"]
     model = build_classifier(
         config.model,
-        grid,
+        num_frames=config.data.num_frames,
+        crop_size=config.data.crop_size,
         num_classes=state["num_classes"],
-        trained_grid=TokenGrid(*state["trained_grid"]),
+        trained_grid=trained_grid and TokenGrid(*trained_grid),
     )
     load_weights(model, state["model"], source=source)
     return model, config, state["classes"]

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from hpm_video.bad_steps import step_unless
+from hpm_video.bad_steps import restore_if, running_means, step_unless
 from hpm_video.best import BEST, BestCheckpoint
+from hpm_video.checkpoint import load_weights
 from hpm_video.config import FinetuneConfig
 from hpm_video.data.bad_videos import BadVideos
+from hpm_video.data.directions import check_flip
 from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
 from hpm_video.data.manifest import read_manifest
-from hpm_video.distributed import World, join_world, replicate, sync_gradients
+from hpm_video.distributed import (
+    World,
+    join_world,
+    replicate,
+    share_from_main,
+    sync_gradients,
+)
+from hpm_video.ema import average_of, follow
 from hpm_video.evaluate import check_labels, evaluate_classifier
 from hpm_video.loop import Run, autocast, seed_of
 from hpm_video.losses import balancing_weights, classification_loss
-from hpm_video.models import build_classifier, token_grid
-from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, set_lr
+from hpm_video.mixing import mix_batch
+from hpm_video.models import Classifier, build_classifier
+from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, micro_batches, set_lr
 from hpm_video.run_folder import (
     check_run_folder,
     claim_run_folder,
@@ -35,19 +46,20 @@ def finetune(config: FinetuneConfig) -> bool:
 
 
 def _finetune(config: FinetuneConfig, world: World) -> bool:
-    data, optim = config.data, config.optim
+    data, optim, mixing = config.data, config.optim, config.mixing
     folder = check_run_folder(config)
-    grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     manifest = read_manifest(data.manifest, root=data.root)
     num_classes = manifest.num_classes
     if num_classes == 0:
         raise ValueError(f"data.manifest ({', '.join(data.manifest)}) must have labels: has none")
     check_labels(manifest, num_classes)
+    directed = check_flip(manifest.classes or ()) if data.flip else []
     validation = None
     if data.val_manifest:
         validation = read_manifest(data.val_manifest, root=data.root, classes=manifest.classes)
         check_labels(validation, num_classes)
-    videos_per_step = data.batch_size * optim.accumulation * world.size
+    accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=world.size)
+    videos_per_step = data.batch_size * accumulation * world.size
     clips_per_step = videos_per_step * data.repeats
     epoch_steps = steps_per_epoch(len(manifest), videos_per_step)
     total_steps = optim.epochs * epoch_steps
@@ -58,17 +70,27 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     torch.manual_seed(config.run.seed)
     data_of_steps = describe_data(manifest, videos_per_step=videos_per_step)
     start = find_start(config, folder, kind="finetune", total_steps=total_steps, data=data_of_steps)
-    trained_grid = start.trained_grid() or grid
-    model = build_classifier(config.model, grid, num_classes=num_classes, trained_grid=trained_grid)
+    model = build_classifier(
+        config.model,
+        num_frames=data.num_frames,
+        crop_size=data.crop_size,
+        num_classes=num_classes,
+        trained_grid=start.trained_grid(),
+    )
+    trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
     start.load_into(model)
     claim_run_folder(folder, config, world)
     model.to(world.device)
+    average = average_of(model) if optim.ema_momentum is not None else None
+    if average is not None and start.state is not None:
+        load_weights(average, start.state["model"], source=start.source or "")
     optimizer = finetune_optimizer(model, optim)
     if start.state is not None:
         optimizer.load_state_dict(start.state["optimizer"])
     if config.run.compile:
         model.compile()
     replica = replicate(model, world)
+    moving = running_means(model)  # of baselines
     class_weights = None
     if optim.class_balance == "weights":
         weights = balancing_weights(torch.from_numpy(manifest.labels), num_classes)
@@ -82,11 +104,13 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             "kind": "finetune",
             "config": config_to_dict(config),
             "data": data_of_steps,
-            "model": model.state_dict(),
+            "model": (model if average is None else average).state_dict(),
+            "trained_model": None if average is None else model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "num_classes": num_classes,
             "classes": None if manifest.classes is None else list(manifest.classes),
-            "trained_grid": [trained_grid.time, trained_grid.height, trained_grid.width],
+            "trained_grid": trained_grid
+            and [trained_grid.time, trained_grid.height, trained_grid.width],
         }
 
     with Run(
@@ -105,48 +129,72 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             f"{total_steps} steps in all"
         )
         run.log.line(describe_lr(optim, videos=videos_per_step, clips=clips_per_step))
+        if data.flip and manifest.classes is None:
+            run.log.line("data.flip: the list has no class names: mirroring must change no class")
+        if directed:
+            run.log.line(f"data.flip: {len(directed)} classes name a direction: {directed[0]}, ...")
         batches = clip_batches(
             manifest,
             data,
-            accumulation=optim.accumulation,
+            accumulation=accumulation,
             world=world,
             seed=config.run.seed,
             start_step=run.steps_done,
             num_steps=total_steps,
             given_up=run.bad_videos.given_up,
+            augment=config.augment,
         )
         model.train()
         for step in run.steps():
             set_lr(optimizer, lr := lr_at(step))
             # Dropout and stochastic depth follow (seed, step, rank): nothing to save for a resume.
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
+            before = [value.clone() for value in moving]
             total = torch.zeros((), device=world.device)
-            for micro_batch in range(optim.accumulation):
-                batch = run.next(batches, clips_per_step // optim.accumulation)
+            for micro_batch in range(accumulation):
+                batch = run.next(batches, clips_per_step // accumulation)
                 clips = to_clips(batch.clips, world.device)
-                labels = batch.labels.to(world.device, non_blocking=True)
-                with sync_gradients(replica, micro_batch + 1 == optim.accumulation):
+                targets = batch.labels.to(world.device, non_blocking=True)
+                if mixing.is_on:
+                    # Follows (seed, step) and the clips' place in the step's whole batch
+                    first = (micro_batch * world.size + world.rank) * len(clips)
+                    clips, targets = mix_batch(
+                        clips,
+                        targets,
+                        mixing=mixing,
+                        repeats=data.repeats,
+                        num_classes=num_classes,
+                        rng=np.random.default_rng((config.run.seed, step)),
+                        rows=(first, clips_per_step),
+                    )
+                with sync_gradients(replica, micro_batch + 1 == accumulation):
                     with autocast(world.device, config.run.precision):
                         logits = replica(clips)
                     loss = classification_loss(
                         logits,
-                        labels,
+                        targets,
                         label_smoothing=optim.label_smoothing,
                         class_weights=class_weights,
                     )
-                    (loss / optim.accumulation).backward()
-                total += loss.detach() / optim.accumulation
+                    (loss / accumulation).backward()
+                total += loss.detach() / accumulation
             norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip_grad or float("inf"))
-            step_unless(run.add([total, norm]), optimizer)
+            skip = run.add([total, norm])
+            step_unless(skip, optimizer)
+            restore_if(skip, moving, before)
             optimizer.zero_grad()
+            if average is not None and optim.ema_momentum is not None:
+                follow(average, model, optim.ema_momentum, skip=skip)
             epoch = (step + 1) / epoch_steps
             if run.is_log_step:
                 run.record({"epoch": round(epoch, 4), "lr": lr}, prefix="finetune")
             every = config.evaluation.every_epochs
             is_last = step + 1 == total_steps
             if validation is not None and (is_last or (every and epoch % every == 0)):
+                evaluated = model if average is None else average
+                share_from_main(running_means(evaluated), world)
                 result = evaluate_classifier(
-                    model,
+                    evaluated,
                     validation,
                     data=data,
                     evaluation=config.evaluation,

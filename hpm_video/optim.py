@@ -16,6 +16,25 @@ from torch import nn
 
 from hpm_video.config import FinetuneOptimConfig, OptimConfig
 
+LAYER_DECAY = 0.75  # of VideoMAE's encoder, unless optim.layer_decay says otherwise
+
+
+def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) -> int:
+    """Micro-batches per optimizer step: optim.accumulation, or what optim.total_batch comes to.
+
+    ``batch_size``: videos per process and micro-batch. Raises ValueError where it does not divide
+    evenly.
+    """
+    if optim.total_batch is None:
+        return optim.accumulation
+    at_once = batch_size * num_processes
+    if optim.total_batch % at_once:
+        raise ValueError(
+            f"optim.total_batch ({optim.total_batch}) must be a multiple of data.batch_size x "
+            f"processes ({batch_size} x {num_processes} = {at_once})"
+        )
+    return optim.total_batch // at_once
+
 
 def scaled(base: float, batch_size: int) -> float:
     """Linear scaling rule of the papers: the rate of a batch of ``batch_size`` videos."""
@@ -68,10 +87,15 @@ def pretrain_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Adam
 
 def finetune_optimizer(model: nn.Module, optim: FinetuneOptimConfig) -> torch.optim.AdamW:
     """AdamW with layer-wise decay: of L blocks, block l (from 0) learns at
-    layer_decay^(L - l) of the rate, the embedding at layer_decay^(L + 1), the head at 1."""
-    groups = param_groups_layer_decay(
-        model, weight_decay=optim.weight_decay, layer_decay=optim.layer_decay
-    )
+    layer_decay^(L - l) of the rate, the embedding at layer_decay^(L + 1), the head at 1.
+
+    All layers of a model that does not say which layer is which learn at 1.
+    """
+    if hasattr(model, "group_matcher"):
+        decay = LAYER_DECAY if optim.layer_decay is None else optim.layer_decay
+        groups = param_groups_layer_decay(model, weight_decay=optim.weight_decay, layer_decay=decay)
+    else:
+        groups = param_groups_weight_decay(model, optim.weight_decay)
     return _adamw(groups, optim)
 
 

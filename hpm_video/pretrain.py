@@ -22,7 +22,7 @@ from hpm_video.masking import (
     num_reconstructed_tokens,
 )
 from hpm_video.models import build_model, token_grid
-from hpm_video.optim import describe_lr, lr_schedule, pretrain_optimizer, set_lr
+from hpm_video.optim import describe_lr, lr_schedule, micro_batches, pretrain_optimizer, set_lr
 from hpm_video.pictures import Pictures
 from hpm_video.run_folder import (
     check_run_folder,
@@ -55,7 +55,8 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
         decoder_mask_ratio=masking.decoder_mask_ratio,
     )
     manifest = read_manifest(data.manifest, root=data.root, labels=False)
-    videos_per_step = data.batch_size * optim.accumulation * world.size
+    accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=world.size)
+    videos_per_step = data.batch_size * accumulation * world.size
     clips_per_step = videos_per_step * data.repeats
     epoch_steps = steps_per_epoch(len(manifest), videos_per_step)
     total_steps = optim.epochs * epoch_steps
@@ -122,7 +123,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
         batches = clip_batches(
             manifest,
             data,
-            accumulation=optim.accumulation,
+            accumulation=accumulation,
             world=world,
             seed=config.run.seed,
             start_step=run.steps_done,
@@ -139,13 +140,13 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
             sums = torch.zeros(3, device=world.device)
             parts = []
-            for micro_batch in range(optim.accumulation):
-                batch = run.next(batches, clips_per_step // optim.accumulation)
+            for micro_batch in range(accumulation):
+                batch = run.next(batches, clips_per_step // accumulation)
                 clips = to_clips(batch.clips, world.device)
                 # Masks follow (seed, step) and the clip's place in the step's whole batch.
                 generator.manual_seed(seed_of(config.run.seed, step))
                 first = (micro_batch * world.size + world.rank) * len(clips)
-                with sync_gradients(model, micro_batch + 1 == optim.accumulation):
+                with sync_gradients(model, micro_batch + 1 == accumulation):
                     result = pretrain_step(
                         model,
                         teacher,
@@ -162,9 +163,9 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
                         precision=config.run.precision,
                         rows=(first, clips_per_step),
                     )
-                    (result.loss / optim.accumulation).backward()
+                    (result.loss / accumulation).backward()
                 scalars = [result.loss, result.reconstruction_loss, result.prediction_loss]
-                sums += torch.stack(scalars).detach() / optim.accumulation
+                sums += torch.stack(scalars).detach() / accumulation
                 if run.is_log_step:
                     part = step_figures(result, grid=grid, masking=masking, hard_ratio=hard_ratio)
                     parts.append(part)

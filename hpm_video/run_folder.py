@@ -26,12 +26,13 @@ _FREE_TO_CHANGE = (
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.device", "run.compile",
     "run.collective_timeout_s", "evaluation.batch_size",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
-    # Their product with the number of processes matters, see `find_start`
-    "data.batch_size", "optim.accumulation",
+    # Videos per step matter, however they are divided: see `find_start`
+    "data.batch_size", "optim.accumulation", "optim.total_batch",
 )  # fmt: skip
 
-# What a start that was interrupted early may leave in a folder that belongs to nobody yet.
-_LEFTOVERS = {"run.lock", "config.part"}
+# What a start that was interrupted early, or the submission of the run to a cluster, may leave in a
+# folder that belongs to nobody yet.
+_LEFTOVERS = {"run.lock", "config.part", "slurm"}
 
 
 def check_run_folder(config: Any) -> Path:
@@ -144,7 +145,10 @@ class Start:
         """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
         do not fit."""
         if self.state is not None:
-            load_weights(model, self.state["model"], source=self.source or "")
+            # Where an average of the weights is what a checkpoint's model is, training goes on
+            # with the weights themselves.
+            weights = self.state.get("trained_model") or self.state["model"]
+            load_weights(model, weights, source=self.source or "")
         elif self.init is not None:
             load_encoder(model.get_submodule("encoder"), self.init, source=self.source or "")
 
@@ -154,7 +158,7 @@ class Start:
         if state is None:
             return None
         if "trained_grid" in state:
-            return TokenGrid(*state["trained_grid"])
+            return state["trained_grid"] and TokenGrid(*state["trained_grid"])
         model, data = state["config"]["model"], state["config"]["data"]
         return TokenGrid.of_clip(
             num_frames=data["num_frames"],

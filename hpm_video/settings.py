@@ -11,18 +11,22 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 Config = TypeVar("Config")
 
 _FIELD = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
+# Groups of a YAML that tell other commands where and how a job goes on: no settings of its own.
+_NOT_OF_JOBS = ("slurm",)
+_NULLS = ("", "~", "null", "Null", "NULL")
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -38,14 +42,12 @@ def load_config(
     if path is not None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"config ({path}) does not exist")
-        try:
+        with _yaml_errors(path):
             layer = OmegaConf.load(path)
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f", line {mark.line + 1}" if mark else ""
-            raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}{line}") from error
-        if not OmegaConf.is_dict(layer):
+        if not isinstance(layer, DictConfig):
             raise ValueError(f"config ({path}) must hold groups of settings, key: value")
+        for group in _NOT_OF_JOBS:
+            layer.pop(group, None)
         try:
             merged = OmegaConf.merge(merged, _checked(schema, layer))
         except ValueError as error:
@@ -67,6 +69,21 @@ def load_config(
         raise ValueError(f"settings cannot be resolved: {_one_line(error)}") from error
     assert isinstance(config, schema)
     return config
+
+
+def read_group(path: str | Path, group: str) -> Any:
+    """One group of a YAML that is not the job's, with all scalars as the texts that stand there.
+
+    Empty and null are None; a group that is not there is empty. Raises as `load_config` does.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"config ({path}) does not exist")
+    with _yaml_errors(path):
+        layer = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)
+    group_of = layer.get(group) if isinstance(layer, dict) else None
+    if isinstance(group_of, dict):
+        return {key: None if value in _NULLS else value for key, value in group_of.items()}
+    return group_of or {}
 
 
 def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
@@ -216,6 +233,17 @@ def _as_yaml(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return str(value)
+
+
+@contextmanager
+def _yaml_errors(path: str | Path) -> Iterator[None]:
+    """Turn what reading a YAML raises into one line."""
+    try:
+        yield
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}{line}") from error
 
 
 def _checked(schema: type[Any], layer: Any) -> Any:

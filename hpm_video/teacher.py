@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from hpm_video.ema import move_average
 from hpm_video.masking import Rows, batch_noise
 from hpm_video.models.hpm import HPM, EncodedPredictor, PixelPredictor, no_autocast
 from hpm_video.models.videomae import DecoderInput
@@ -65,7 +66,6 @@ def fill_in(scores: Tensor, seen: Tensor, grid: TokenGrid) -> Tensor:
     return torch.where(known > 0, canvas, total / weight)
 
 
-@torch.no_grad()
 def update_teacher(
     teacher: Teacher, student: HPM, momentum: float, *, skip: Tensor | None = None
 ) -> None:
@@ -75,11 +75,7 @@ def update_teacher(
     """
     source = dict(student.named_parameters())
     pairs = [(mine, source[name]) for name, mine in teacher.named_parameters()]
-    mine, theirs = [list(side) for side in zip(*pairs, strict=True)]
-    if skip is None:
-        torch._foreach_lerp_(mine, theirs, 1 - momentum)
-    else:  # a weight that only the device knows has to come as a list
-        torch._foreach_lerp_(mine, theirs, [(1 - momentum) * (1 - skip)] * len(mine))
+    move_average(pairs, momentum, skip=skip)
 
 
 def momentum_at(progress: float, *, start: float, end: float, ramp: float) -> float:

@@ -6,7 +6,7 @@ import signal
 # Read when torch is imported: threads that spin while they wait starve each other on few cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,9 +51,25 @@ _PRETRAIN = (
     "masking.hard_ratio_end=1.0",
     "optim.base_lr=0.064",
 )
-_FINETUNE = (*_SHARED, "optim.base_lr=0.064", "model.drop_path=0")
+_FINETUNE = (
+    *_SHARED,
+    "optim.base_lr=0.064",
+    "model.drop_path=0",
+    "augment.num_operations=0",
+    "augment.erasing=0",
+    "mixing.mixup=0",
+    "mixing.cutmix=0",
+)
 
 Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _records_of_submissions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests submit is none of the user's jobs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(scope="session")

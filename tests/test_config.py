@@ -1,4 +1,5 @@
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hpm_video.settings import (
     load_config,
     settings_table,
 )
+from hpm_video.slurm.options import SlurmConfig
 
 SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig]
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -330,6 +332,9 @@ def test_every_yaml_of_the_project_loads(path: Path) -> None:
         schema = next(s for job, s in SCHEMA_OF_FOLDER.items() if job in path.stem)
     load_config(schema, path)
     values = yaml.safe_load(path.read_text()) or {}
+    section = values.pop("slurm", {})  # of no job: see tests/test_slurm_submit.py
+    usual = asdict(SlurmConfig())
+    assert not [key for key, value in section.items() if usual[key] == value]
     same = [
         key
         for key, value in _leaves(values)

@@ -1,9 +1,12 @@
 """Fine-tuning from end to end: from pre-trained weights, with evaluation, resumed, refused."""
 
+import itertools
 import os
 import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,12 +15,15 @@ import torch
 from hpm_video import finetune as module
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
-from hpm_video.evaluate import load_classifier
+from hpm_video.config import EvaluateConfig, EvaluationConfig
+from hpm_video.evaluate import evaluate, load_classifier
 from hpm_video.logs import read_records
 from hpm_video.models.vit import position_table
 from hpm_video.tokens import TokenGrid
 
 Arguments = Callable[..., list[str]]
+
+TOOLS = Path(__file__).parents[1] / "tools"
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +115,22 @@ def test_it_learns(
     assert records[-1]["top1"] == 1.0
 
 
-@pytest.mark.parametrize("num_frames", [4, 8])
+# What the recipes have and the small settings of these tests leave out
+EVERYTHING = (
+    *("augment.num_operations=4", "augment.erasing=0.5", "mixing.mixup=0.8", "mixing.cutmix=1"),
+    *("data.repeats=2", "optim.ema_momentum=0.9"),
+)
+
+
+@pytest.mark.parametrize("more", [["data.num_frames=8"], EVERYTHING], ids=["longer", "everything"])
 def test_a_stopped_run_continues_identically_without_the_weights_it_started_from(
-    tmp_path: Path, finetune_arguments: Arguments, pretrained: Path, num_frames: int
+    tmp_path: Path, finetune_arguments: Arguments, pretrained: Path, more: Sequence[str]
 ) -> None:
     """Also with dropout and stochastic depth. Its own checkpoint is all that a run needs."""
     shutil.copytree(pretrained, tmp_path / "weights", symlinks=True)
     settings = (
         *(f"model.init={tmp_path / 'weights'}", "model.drop_path=0.2", "model.head_dropout=0.5"),
-        *("run.log_every=5", f"data.num_frames={num_frames}"),
+        *("run.log_every=5", *more),
     )
     assert main(finetune_arguments(tmp_path / "whole", *settings)) == 0
 
@@ -153,8 +166,8 @@ def test_a_stopped_run_continues_identically_without_the_weights_it_started_from
     one, other = (load_checkpoint(tmp_path / name) for name in ("stopped", "whole"))
     # The positions are those of pre-training, whatever the length of the clips.
     assert one["trained_grid"] == other["trained_grid"] == [2, 4, 4]
-    one, other = one["model"], other["model"]
-    assert not [name for name in one if not torch.equal(one[name], other[name])]
+    for key in ("model", "trained_model") if more is EVERYTHING else ("model",):
+        assert not [name for name in one[key] if not torch.equal(one[key][name], other[key][name])]
 
 
 def test_evaluation_in_between_does_not_change_training(
@@ -184,11 +197,15 @@ def test_more_frames_than_pre_training_keep_the_trained_positions(
     assert not torch.allclose(expected, position_table(grid, 32))
 
 
-def test_accumulation_is_a_larger_batch(tmp_path: Path, finetune_arguments: Arguments) -> None:
-    shared = ("optim.epochs=1", "run.log_every=1")
+@pytest.mark.parametrize("more", [[], EVERYTHING], ids=["plain", "everything"])
+def test_accumulation_is_a_larger_batch(
+    tmp_path: Path, finetune_arguments: Arguments, more: Sequence[str]
+) -> None:
+    """Also when clips are mixed: partners and shares do not depend on the split."""
+    shared = ("optim.epochs=1", "run.log_every=1", *more)
     for name, settings in [
         ("one", ("data.batch_size=8",)),
-        ("two", ("data.batch_size=4", "optim.accumulation=2")),
+        ("two", ("data.batch_size=4", "optim.total_batch=8")),
     ]:
         assert main(finetune_arguments(tmp_path / name, *shared, *settings)) == 0
     one, two = (read_records(tmp_path / name) for name in ("one", "two"))
@@ -221,6 +238,129 @@ def test_weights_of_another_size_are_refused(
     for word in words:
         assert word in stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_are_a_larger_batch(tmp_path: Path, finetune_arguments: Arguments) -> None:
+    """Also when clips are mixed."""
+    shared = ("optim.epochs=1", "run.log_every=1", *EVERYTHING)
+    assert main(finetune_arguments(tmp_path / "one", *shared, "data.batch_size=8")) == 0
+    launch = (
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(TOOLS / "finetune.py")),
+    )
+    arguments = finetune_arguments(tmp_path / "two", *shared, "optim.total_batch=8")[1:]
+    subprocess.run([*launch, *arguments], check=True, timeout=200, capture_output=True)
+    one, two = (read_records(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == 3
+    assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=1e-4)
+    weights = [load_checkpoint(tmp_path / name)["model"] for name in ("one", "two")]
+    for name, value in weights[0].items():
+        assert (value - weights[1][name]).abs().max() < 5e-5, name
+
+
+def test_what_is_augmented_and_mixed_is_what_is_trained_on(
+    tmp_path: Path, finetune_arguments: Arguments
+) -> None:
+    """Each of the settings changes the loss of the first step, of the same weights and videos."""
+    shared = ("optim.epochs=1", "run.log_every=1", "run.keep_checkpoints=1")
+    variants = {
+        "plain": (),
+        "augmented": ("augment.num_operations=4",),
+        "erased": ("augment.erasing=1",),
+        "blended": ("mixing.mixup=0.8",),
+        "pasted": ("mixing.cutmix=1",),
+    }
+    losses = {}
+    for name, settings in variants.items():
+        # A head that starts at zero would give the same loss whatever the clips
+        arguments = finetune_arguments(tmp_path / name, *shared, *settings)
+        assert main(arguments) == 0
+        losses[name] = [record["loss"] for record in read_records(tmp_path / name)][2:]
+    assert len({tuple(values) for values in losses.values()}) == len(variants)
+
+
+def test_the_average_of_the_weights_is_saved_evaluated_and_followed(
+    tmp_path: Path, finetune_arguments: Arguments, toy: Path
+) -> None:
+    settings = (
+        *("optim.ema_momentum=0.75", "run.keep_checkpoints=0", "run.checkpoint_every_minutes=0"),
+        *("optim.epochs=1", f"data.val_manifest={toy}", "evaluation.every_epochs=1"),
+        *("evaluation.num_clips=1", "evaluation.num_crops=1"),
+    )
+    assert main(finetune_arguments(tmp_path / "run", *settings)) == 0
+    best = load_checkpoint(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert "trained_model" not in best, "which is of no use without the optimizer"
+    files = sorted((tmp_path / "run" / "checkpoints").glob("step_*.pt"))
+    states = [load_checkpoint(file) for file in files]
+    assert len(states) == 6
+    for before, after in itertools.pairwise(states):
+        for name, average in after["model"].items():
+            expected = 0.75 * before["model"][name] + 0.25 * after["trained_model"][name]
+            assert torch.allclose(average, expected, atol=1e-6), name
+            assert not torch.equal(average, after["trained_model"][name]), name
+
+    assert all(torch.equal(v, states[-1]["model"][k]) for k, v in best["model"].items())
+    # What was evaluated at the end is what is loaded to be used: the average
+    model, _, _ = load_classifier(tmp_path / "run")
+    assert all(torch.equal(v, states[-1]["model"][k]) for k, v in model.state_dict().items())
+    recorded = read_records(tmp_path / "run")[-1]
+    views = EvaluateConfig(
+        device="cpu",
+        precision="float32",
+        num_workers=0,
+        evaluation=EvaluationConfig(num_clips=1, num_crops=1),
+    )
+    assert evaluate(tmp_path / "run", [str(toy)], views).top(1) == recorded["top1"]
+    # A run without an average goes on from the weights themselves
+    finer = ("optim.epochs=2", f"run.resume={files[-1]}", "optim.base_lr=0", "optim.min_lr=0")
+    assert main(finetune_arguments(tmp_path / "other", *finer)) == 0
+    other = load_checkpoint(tmp_path / "other")
+    assert other["trained_model"] is None
+    for name, value in other["model"].items():
+        assert torch.equal(value, states[-1]["trained_model"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["data.flip=true"], ["data.flip (true) must be false", "'right'", "'left'"]),
+        (["mixing.mixup=1", "data.batch_size=3"], ["data.batch_size (3) must be even"]),
+        (["optim.total_batch=10"], ["optim.total_batch (10)", "multiple", "4 x 1 = 4"]),
+        (
+            ["optim.total_batch=8", "optim.accumulation=2"],
+            ["optim.accumulation (2) must be left out", "optim.total_batch (8)"],
+        ),
+        (["optim.ema_momentum=1"], ["optim.ema_momentum (1.0) must be in [0, 1)"]),
+        (["augment.magnitude=11"], ["augment.magnitude (11.0) must be in [0, 10]"]),
+        (["augment.erasing=2"], ["augment.erasing (2.0) must be in [0, 1]"]),
+        (["mixing.mixup=-1"], ["mixing.mixup (-1.0) must be a number of at least 0"]),
+        (["mixing.switch=2"], ["mixing.switch (2.0) must be in [0, 1]"]),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    tmp_path: Path,
+    finetune_arguments: Arguments,
+    settings: list[str],
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(finetune_arguments(tmp_path / "run", *settings)) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    for word in words:
+        assert word in stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_flip_without_class_names_is_remarked_upon(
+    tmp_path: Path, finetune_arguments: Arguments, toy: Path
+) -> None:
+    """Class 0 of the toy videos moves to the right, which numbers alone do not tell."""
+    numbers = tmp_path / "numbers.csv"
+    numbers.write_text(toy.read_text())
+    settings = ("data.flip=true", f"data.manifest={numbers}", f"data.root={toy.parent}")
+    assert main(finetune_arguments(tmp_path / "run", *settings, "optim.epochs=1")) == 0
+    assert "mirroring must change no class" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("num_classes", [1, 2])

@@ -13,7 +13,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from hpm_video.config import AugmentConfig
 from hpm_video.data import clips, transforms
+from hpm_video.data.augment import augment
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.readers import Decoder
 from hpm_video.data.video import Video, VideoReadError, open_video
@@ -130,6 +132,7 @@ class ClipReader:
     flip: bool
     repeats: int
     decoder: Decoder
+    augment: AugmentConfig | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -158,7 +161,8 @@ class ClipReader:
         }[self.crop]
         box = random_crop(*frames.shape[1:3], rng=rng)
         flip = self.flip and bool(rng.random() < 0.5)
-        return transforms.resize_crop(frames, box, self.crop_size, flip=flip)
+        crop = transforms.resize_crop(frames, box, self.crop_size, flip=flip)
+        return crop if self.augment is None else augment(crop, self.augment, rng=rng)
 
 
 class ClipDataset(Dataset[ClipSample]):
@@ -173,6 +177,7 @@ class ClipDataset(Dataset[ClipSample]):
         crop: kind of random crop, see `transforms`.
         flip: whether to mirror every other crop.
         repeats: crops R of each clip, which is decoded once.
+        augment: what else is done to each of these crops, see `augment`.
         seed: at least 0.
         decoder: what reads the videos, see `open_video`.
     """
@@ -190,6 +195,7 @@ class ClipDataset(Dataset[ClipSample]):
         repeats: int,
         seed: int,
         decoder: Decoder = "decord",
+        augment: AugmentConfig | None = None,
     ) -> None:
         self.manifest = manifest
         self.seed = seed
@@ -202,6 +208,7 @@ class ClipDataset(Dataset[ClipSample]):
             flip=flip,
             repeats=repeats,
             decoder=decoder,
+            augment=augment,
         )
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler, Subset
 
-from hpm_video.config import DataConfig
+from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.batches import read_batches
 from hpm_video.data.dataset import MAX_UNREADABLE_IN_A_ROW, ClipDataset
@@ -191,6 +191,7 @@ def clip_batches(
     start_step: int,
     num_steps: int,
     given_up: Mapping[str, str] | None = None,
+    augment: AugmentConfig | None = None,
 ) -> Iterator[ClipBatch]:
     """Iterate over this process's micro-batches of steps start_step to num_steps of a run.
 
@@ -212,6 +213,7 @@ def clip_batches(
         repeats=data.repeats,
         seed=seed,
         decoder=data.decoder,
+        augment=augment,
     )
     sampler = StepSampler(
         len(manifest),

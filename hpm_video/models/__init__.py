@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpm_video.config import ClassifierConfig, EncoderConfig, ModelConfig
+from hpm_video.models.baselines import Baseline
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM, HPMOutput
 from hpm_video.tokens import TokenGrid
 
-__all__ = ["HPM", "Classifier", "HPMOutput", "build_classifier", "build_model"]
+__all__ = ["HPM", "Baseline", "Classifier", "HPMOutput", "build_classifier", "build_model"]
+
+DROP_PATH = 0.1  # of classifiers that are transformers, unless model.drop_path says otherwise
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,30 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
 
 def build_classifier(
     config: ClassifierConfig,
-    grid: TokenGrid,
     *,
+    num_frames: int,
+    crop_size: int,
     num_classes: int,
     trained_grid: TokenGrid | None = None,
-) -> Classifier:
-    """The model to fine-tune; ``trained_grid``: the grid of the weights it will start from."""
+) -> Classifier | Baseline:
+    """The model to fine-tune, for clips of num_frames frames of crop_size x crop_size pixels.
+
+    ``trained_grid``: the grid of the weights it will start from, of VideoMAE only.
+    """
+    drop_path = DROP_PATH if config.drop_path is None else config.drop_path
+    if config.name != "videomae":
+        return Baseline(
+            config.name,
+            num_frames=num_frames,
+            crop_size=crop_size,
+            num_classes=num_classes,
+            head_dropout=config.head_dropout,
+            drop_path=drop_path,
+        )
     size = SIZES[config.size]
     width, heads = _width_and_heads("model.", config.width, config.heads, size.width, size.heads)
     return Classifier(
-        grid,
+        token_grid(config, num_frames=num_frames, crop_size=crop_size),
         num_classes=num_classes,
         tubelet_size=config.tubelet_size,
         patch_size=config.patch_size,
@@ -80,7 +97,7 @@ def build_classifier(
         depth=config.depth or size.depth,
         heads=heads,
         mlp_ratio=size.mlp_ratio,
-        drop_path=config.drop_path,
+        drop_path=drop_path,
         head_dropout=config.head_dropout,
         trained_grid=trained_grid,
     )

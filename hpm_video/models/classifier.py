@@ -28,6 +28,7 @@ class Classifier(nn.Module):
         trained_grid: TokenGrid | None = None,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.grid = grid
         self.encoder = Encoder(
             grid,

@@ -41,7 +41,7 @@ class Job:
         # An earlier start of this job may have left what it died of
         environment.paths.result_pickle.unlink(missing_ok=True)
         # Imported here, as unpickling must work, and answer signals, before PyTorch is there
-        from hpm_video.cli import main  # noqa: PLC0415
+        from hpm_video.cli import main
 
         code = main(self.arguments)
         stopped = stopped_by()

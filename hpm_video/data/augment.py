@@ -1,0 +1,154 @@
+"""Augmentation of a clip: RandAugment and random erasing. One draw for all frames; bytes to bytes.
+
+Operations and strengths are those of timm's "rand-m7-n4-mstd0.5-inc1", which VideoMAE is fine-tuned
+with; timm itself draws for every picture and from the global generators. What such an operation
+measures of a picture (its range, mean or histogram) is measured of the whole clip here, so that
+equal pixels stay equal in all frames.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import InterpolationMode, functional
+
+from hpm_video.config import AugmentConfig
+
+_GREY = [128.0, 128.0, 128.0]  # where a moved picture leaves nothing
+# ImageNet's mean and deviation in bytes: to models, which normalise, this is standard normal noise
+_NOISE_MEAN, _NOISE_STD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)
+
+# A clip (T, H, W, 3), a level in [0, 1] and a sign, -1 or 1 -> a clip
+Operation = Callable[[torch.Tensor, float, int], torch.Tensor]
+
+
+def augment(
+    clip: torch.Tensor, settings: AugmentConfig, *, rng: np.random.Generator
+) -> torch.Tensor:
+    """Return a clip (T, H, W, 3) uint8 after RandAugment and random erasing; same shape and type.
+
+    `rng` is the only source of randomness.
+    """
+    for _ in range(settings.num_operations):
+        operation = tuple(OPERATIONS.values())[rng.integers(len(OPERATIONS))]
+        level = rng.normal(settings.magnitude, settings.magnitude_spread)
+        is_applied, sign = rng.random(2) < 0.5
+        if is_applied:
+            clip = operation(clip, min(max(level, 0.0), 10.0) / 10, 1 if sign else -1)
+    if settings.erasing > 0 and rng.random() < settings.erasing:
+        clip = erase(clip, rng=rng)
+    return clip
+
+
+def erase(
+    clip: torch.Tensor,
+    *,
+    rng: np.random.Generator,
+    area: tuple[float, float] = (0.02, 1 / 3),
+    ratio: tuple[float, float] = (0.3, 1 / 0.3),
+) -> torch.Tensor:
+    """Return a clip (T, H, W, 3) uint8 in which a rectangle is noise, the same in every frame.
+
+    Args:
+        clip: left as it is.
+        rng: the only source of randomness.
+        area: range of rectangle area / frame area.
+        ratio: range of rectangle height / width, drawn on a logarithmic scale.
+    """
+    height, width = clip.shape[1:3]
+    for _ in range(10):
+        pixels = height * width * rng.uniform(*area)
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        box = round(math.sqrt(pixels * shape)), round(math.sqrt(pixels / shape))
+        if 0 < box[0] < height and 0 < box[1] < width:
+            top, left = rng.integers(height - box[0] + 1), rng.integers(width - box[1] + 1)
+            noise = rng.normal(_NOISE_MEAN, _NOISE_STD, (*box, 3)).clip(0, 255).astype(np.uint8)
+            clip = clip.clone()
+            clip[:, top : top + box[0], left : left + box[1]] = torch.from_numpy(noise)
+            break
+    return clip
+
+
+def _planes(clip: torch.Tensor) -> torch.Tensor:
+    """(T, H, W, 3) -> (T, 3, H, W): a picture a frame."""
+    return clip.permute(0, 3, 1, 2)
+
+
+def _frames(planes: torch.Tensor) -> torch.Tensor:
+    """(T, 3, H, W) -> (T, H, W, 3)."""
+    return planes.permute(0, 2, 3, 1)
+
+
+def _as_one_picture(
+    clip: torch.Tensor, operation: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Apply an operation to the clip (T, H, W, 3) as one tall picture (3, T * H, W)."""
+    tall = operation(clip.flatten(0, 1).permute(2, 0, 1))
+    return tall.permute(1, 2, 0).unflatten(0, clip.shape[:2])
+
+
+def _moved(
+    clip: torch.Tensor,
+    *,
+    angle: float = 0.0,
+    move: tuple[float, float] = (0.0, 0.0),
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> torch.Tensor:
+    """Turn by degrees, move by pixels, or shear by shares of a pixel per pixel, (x, y) each."""
+    planes = functional.affine(
+        _planes(clip),
+        angle=angle,
+        translate=list(move),
+        scale=1.0,
+        shear=[math.degrees(math.atan(share)) for share in shear],
+        interpolation=InterpolationMode.BILINEAR,
+        fill=_GREY,
+        center=None if angle else [0.0, 0.0],  # shears keep the upper left corner
+    )
+    return _frames(planes)
+
+
+def _factor(level: float, sign: int) -> float:
+    """How much of the colour, contrast, brightness or sharpness there was: 1 changes nothing."""
+    return max(0.1, 1 + sign * 0.9 * level)
+
+
+def _solarize(clip: torch.Tensor, level: float, sign: int) -> torch.Tensor:
+    threshold = 256 - int(256 * level)
+    return clip if threshold > 255 else functional.solarize(clip, threshold)
+
+
+def _solarize_add(clip: torch.Tensor, level: float, sign: int) -> torch.Tensor:
+    return torch.where(clip < 128, clip + int(110 * level), clip)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "auto_contrast": lambda clip, level, sign: _as_one_picture(clip, functional.autocontrast),
+    "equalize": lambda clip, level, sign: _as_one_picture(clip, functional.equalize),
+    "invert": lambda clip, level, sign: 255 - clip,
+    "rotate": lambda clip, level, sign: _moved(clip, angle=-sign * 30 * level),
+    "posterize": lambda clip, level, sign: functional.posterize(clip, max(1, 4 - int(4 * level))),
+    "solarize": _solarize,
+    "solarize_add": _solarize_add,
+    "colour": lambda clip, level, sign: _frames(
+        functional.adjust_saturation(_planes(clip), _factor(level, sign))
+    ),
+    "contrast": lambda clip, level, sign: _as_one_picture(
+        clip, lambda picture: functional.adjust_contrast(picture, _factor(level, sign))
+    ),
+    "brightness": lambda clip, level, sign: _frames(
+        functional.adjust_brightness(_planes(clip), _factor(level, sign))
+    ),
+    "sharpness": lambda clip, level, sign: _frames(
+        functional.adjust_sharpness(_planes(clip), _factor(level, sign))
+    ),
+    "shear_x": lambda clip, level, sign: _moved(clip, shear=(sign * 0.3 * level, 0)),
+    "shear_y": lambda clip, level, sign: _moved(clip, shear=(0, sign * 0.3 * level)),
+    "move_x": lambda clip, level, sign: _moved(
+        clip, move=(-sign * 0.45 * level * clip.shape[2], 0)
+    ),
+    "move_y": lambda clip, level, sign: _moved(
+        clip, move=(0, -sign * 0.45 * level * clip.shape[1])
+    ),
+}

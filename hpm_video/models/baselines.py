@@ -1,0 +1,95 @@
+"""Classifiers to compare with, of pytorchvideo, trained from scratch by the same loop.
+
+SlowFast (arXiv 1812.03982), X3D (2004.04730) and MViT (2104.11227).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pytorchvideo.models import hub
+from pytorchvideo.models.x3d import create_x3d
+from torch import Tensor, nn
+
+from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
+
+_SLOW = 4  # frames of SlowFast's fast pathway to one of the slow one
+_STRIDE = 32  # pixels of a clip to one of the last layer: the least crop
+
+
+class Baseline(nn.Module):
+    """A network of pytorchvideo for clips of one size, with our input and output."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        num_frames: int,
+        crop_size: int,
+        num_classes: int,
+        head_dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        """``drop_path``: of MViT only. Raises ValueError for a size of clips it cannot take."""
+        super().__init__()
+        _check_size(name, num_frames=num_frames, crop_size=crop_size)
+        self.num_classes = num_classes
+        self.is_slowfast = name.startswith("slowfast")
+        side = math.ceil(crop_size / _STRIDE)
+        if self.is_slowfast:
+            self.network = getattr(hub, name)(
+                model_num_class=num_classes,
+                dropout_rate=head_dropout,
+                head_pool_kernel_sizes=(
+                    (num_frames // _SLOW, side, side),
+                    (num_frames, side, side),
+                ),
+            )
+        elif name.startswith("x3d"):
+            self.network = create_x3d(
+                input_clip_length=num_frames,
+                input_crop_size=crop_size,
+                # XS, S and M differ in the size of their clips alone
+                depth_factor=5.0 if name == "x3d_l" else 2.2,
+                model_num_class=num_classes,
+                dropout_rate=head_dropout,
+                head_activation=None,
+            )
+        else:
+            self.network = getattr(hub, name)(
+                spatial_size=crop_size,
+                temporal_size=num_frames,
+                head_num_classes=num_classes,
+                head_dropout_rate=head_dropout,
+                droppath_rate_block=drop_path,
+            )
+        # (3, 1, 1, 1): of the colours of clips
+        for part, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(part, torch.tensor(values)[:, None, None, None], persistent=False)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes)."""
+        pixels = (clips - self.mean) / self.std
+        if self.is_slowfast:
+            return self.network([pixels[:, :, ::_SLOW], pixels])
+        return self.network(pixels)
+
+
+def _check_size(name: str, *, num_frames: int, crop_size: int) -> None:
+    frames = {"slowfast": _SLOW, "mvit": 2}.get(name.split("_", maxsplit=1)[0], 1)
+    if num_frames % frames:
+        raise ValueError(
+            f"data.num_frames ({num_frames}) must be a multiple of {frames} with model.name={name}"
+        )
+    if crop_size < _STRIDE:
+        raise ValueError(
+            f"data.crop_size ({crop_size}) must be at least {_STRIDE} with model.name={name}"
+        )
+    if name.startswith("mvit") and crop_size % 4:
+        raise ValueError(
+            f"data.crop_size ({crop_size}) must be a multiple of 4 with model.name={name}"
+        )

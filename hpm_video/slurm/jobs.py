@@ -1,0 +1,197 @@
+"""``hpm-video jobs``: what has been submitted, how far it has come; logs, ends, new turns."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hpm_video.data.files import printable
+from hpm_video.slurm.orders import Say, shown
+from hpm_video.slurm.progress import Progress, read_progress
+from hpm_video.slurm.queue import State, control, local_process, read_states
+from hpm_video.slurm.records import (
+    Submission,
+    TaskRecord,
+    folders_below,
+    folders_of_user,
+    read_records,
+)
+from hpm_video.slurm.times import duration
+
+_ACTIONS = ("list", "follow", "cancel", "requeue")
+_RECENT = 20  # submissions that are listed without --all
+_POLL_S = 0.5  # between looks at a log
+_ASK_S = 10.0  # between questions to SLURM while a log stands still
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `jobs`."""
+    parser.add_argument(
+        "action", nargs="?", choices=_ACTIONS, default="list", help="(default %(default)s)"
+    )
+    parser.add_argument("ids", nargs="*", metavar="ID", help="of a job, or JOB_TASK of an array")
+    parser.add_argument(
+        "--root",
+        action="append",
+        metavar="DIR",
+        help="look for records of submissions below this folder (default: all of this user)",
+    )
+    parser.add_argument("--all", action="store_true", help="also list what ended long ago")
+    parser.add_argument("--json", action="store_true", help="a list as one object a line")
+
+
+def run(arguments: argparse.Namespace, say: Say) -> int:
+    """Carry out one action; returns the exit code."""
+    for root in arguments.root or []:
+        if not Path(root).is_dir():
+            raise ValueError(f"root ({root}) must be a folder")
+    roots = arguments.root
+    submissions = read_records(
+        folders_of_user()
+        if roots is None
+        else [folder for root in roots for folder in folders_below(root)]
+    )
+    found = [_find(name, submissions) for name in arguments.ids]
+    if arguments.action == "list":
+        chosen = list(dict.fromkeys(one.id for one, _ in found))
+        if chosen:
+            submissions = [one for one in submissions if one.id in chosen]
+        return _list(
+            submissions, say, everything=arguments.all or bool(chosen), as_json=arguments.json
+        )
+    if not found:
+        raise ValueError(
+            f"jobs {arguments.action} needs the ID of a job, as hpm-video jobs lists it"
+        )
+    if arguments.action == "follow":
+        if len(found) > 1:
+            raise ValueError(f"jobs follow ({' '.join(arguments.ids)}) must be of one job")
+        submission, task = found[0]
+        return follow(submission, task or submission.tasks[0], sys.stdout.write)
+    for name, (submission, _) in zip(arguments.ids, found, strict=True):
+        _ACT[arguments.action](name, submission)
+        say(f"{name}: {'cancelled' if arguments.action == 'cancel' else 'requeued'}")
+    return 0
+
+
+def _find(name: str, submissions: list[Submission]) -> tuple[Submission, TaskRecord | None]:
+    """The submission with an id, and the task if it is that of one."""
+    if not re.fullmatch(r"\d+(_\d+)?", name):
+        raise ValueError(f"ID ({name}) must be that of a job, as 123 or, of an array's task, 123_4")
+    for one in reversed(submissions):  # local ids are those of processes, which come again
+        for task in one.tasks:
+            if name == task.id:
+                return one, task
+        if name == one.id:
+            return one, None
+    raise ValueError(f"ID ({name}) must be that of a job which hpm-video submit has submitted")
+
+
+def _list(submissions: list[Submission], say: Say, *, everything: bool, as_json: bool) -> int:
+    states = read_states(submissions)
+    recent = {one.id for one in submissions[-_RECENT:]}
+    tasks = [
+        (one, task)
+        for one in submissions
+        for task in one.tasks
+        if everything or one.id in recent or states[task.id].is_active
+    ]
+    rows: list[tuple[str, ...]] = [
+        ("ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "RUN FOLDER")
+    ]
+    for one, task in tasks:
+        state = states[task.id]
+        progress = read_progress(Path(task.run_folder)) if task.run_folder else Progress()
+        if as_json:
+            known = {"state": state.name, "reason": state.reason, "start": state.start}
+            say(json.dumps({**vars(task), "job": one.job, **known, **vars(progress)}))
+        rows.append(_row(one, task, state, progress))
+    if as_json:
+        return 0
+    if not tasks:
+        say("no jobs: hpm-video submit makes some; --root DIR looks below a folder")
+        return 0
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        say(printable("  ".join(cells).rstrip()))
+    if len(states) > len(tasks):
+        say(f"and {len(states) - len(tasks)} older: --all")
+    return 0
+
+
+def _row(one: Submission, task: TaskRecord, state: State, progress: Progress) -> tuple[str, ...]:
+    name = f"{state.name} ({state.reason})" if state.reason else state.name
+    epoch = "-" if progress.epoch is None else f"{progress.epoch:.2f}"
+    if progress.epochs is not None:
+        epoch += f"/{progress.epochs}"
+    eta = "-"
+    if state.name == "RUNNING" and progress.remaining_s is not None:
+        eta = duration(progress.remaining_s)
+    elif state.name == "PENDING" and state.start:
+        eta = f"starts {state.start}"
+    return (
+        task.id,
+        one.job,
+        name,
+        epoch,
+        "-" if progress.loss is None else f"{progress.loss:.4g}",
+        "-" if progress.clips_per_second is None else f"{progress.clips_per_second:.4g}",
+        eta,
+        shown(task.run_folder) if task.run_folder else task.label or "-",
+    )
+
+
+def follow(submission: Submission, task: TaskRecord, write: Callable[[str], object]) -> int:
+    """Print a log, and what comes to it until the job has ended."""
+    position, asked_s, is_over = 0, -_ASK_S, False
+    file = Path(task.log)
+    while True:
+        try:
+            with file.open("rb") as stream:
+                stream.seek(position)
+                new = stream.read()
+        except FileNotFoundError:
+            new = b""  # it waits in the queue
+        if new:
+            position += len(new)
+            write(new.decode("utf-8", "replace"))
+            sys.stdout.flush()
+            asked_s = time.monotonic()
+            continue
+        if is_over:
+            return 0
+        if time.monotonic() - asked_s >= _ASK_S:
+            asked_s = time.monotonic()
+            is_over = not read_states([submission])[task.id].is_active
+            continue
+        time.sleep(_POLL_S)
+
+
+def _cancel(name: str, submission: Submission) -> None:
+    if submission.cluster == "slurm":
+        control(["scancel", name], what=f"job {name} cannot be cancelled")
+        return
+    process = local_process(submission)
+    if process is None:
+        raise ValueError(f"job {name} cannot be cancelled: it does not run on this machine")
+    os.kill(process, signal.SIGTERM)
+
+
+def _requeue(name: str, submission: Submission) -> None:
+    again = f"cd {shlex.quote(submission.cwd)} && hpm-video submit {shlex.join(submission.command)}"
+    what = f"job {name} cannot be requeued (to submit it again: {again})"
+    if submission.cluster != "slurm":
+        raise ValueError(f"{what}: it ran on a machine without a queue")
+    control(["scontrol", "requeue", name], what=what)
+
+
+_ACT = {"cancel": _cancel, "requeue": _requeue}

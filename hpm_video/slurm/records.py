@@ -1,0 +1,106 @@
+"""What was submitted: a line for each submission, in a file beside its logs; and where such files
+are, in a file of the user's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+_FILE = "jobs.jsonl"
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """One task of a submission, which is the whole job unless it is an array.
+
+    id: JOB or JOB_TASK, as SLURM has it. label: what sets it apart from its siblings.
+    """
+
+    id: str
+    run_folder: str | None
+    label: str
+    log: str
+
+
+@dataclass(frozen=True)
+class Submission:
+    """id: of the job. cluster: slurm or local. command: words after `hpm-video`, from ``cwd``."""
+
+    id: str
+    job: str
+    cluster: str
+    submitted: str
+    host: str
+    cwd: str
+    command: list[str]
+    code: str
+    tasks: list[TaskRecord]
+
+
+def add_record(folder: Path, submission: Submission) -> None:
+    """Append a submission to the records of a folder, and the folder to those of the user."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _append(folder / _FILE, json.dumps(asdict(submission)))
+    index = _index()
+    index.parent.mkdir(parents=True, exist_ok=True)
+    if str(folder) not in _lines(index):
+        _append(index, str(folder))
+
+
+def folders_of_user() -> list[Path]:
+    """All folders in which the user has records, of this machine or others that share the home."""
+    return [Path(line) for line in _lines(_index())]
+
+
+def folders_below(root: str | Path) -> list[Path]:
+    """All folders with records below one."""
+    return sorted(file.parent.absolute() for file in Path(root).rglob(_FILE))
+
+
+def read_records(folders: Iterable[Path]) -> list[Submission]:
+    """All submissions recorded in some folders, of those that exist; oldest first."""
+    found = [
+        submission
+        for folder in dict.fromkeys(folders)
+        for line in _lines(folder / _FILE)
+        if (submission := _submission(line)) is not None
+    ]
+    return sorted(found, key=lambda submission: submission.submitted)
+
+
+def now() -> str:
+    """The time to write into a record."""
+    return datetime.now().isoformat(timespec="seconds")
+
+
+def _submission(line: str) -> Submission | None:
+    """None for half a line, or one of another version."""
+    try:
+        values: dict[str, Any] = json.loads(line)
+        tasks = [TaskRecord(**task) for task in values.pop("tasks")]
+        return Submission(**values, tasks=tasks)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _index() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state) / "hpm_video" / "slurm_folders"
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+
+
+def _append(file: Path, line: str) -> None:
+    # One write, so that lines of several at once do not mix
+    with file.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+        stream.write(line + "\n")

@@ -1,0 +1,146 @@
+"""``hpm-video submit``: a job of the command line, with its code and settings as they are now, onto
+a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from hpm_video.slurm.options import SlurmConfig, add_options, slurm_config
+from hpm_video.slurm.orders import CARRY_OUT, SHOW, Order, Say
+from hpm_video.slurm.partition import Request, check_request, read_partitions
+from hpm_video.slurm.plan import JOBS, Parser, Plan, make_plan, read_command
+from hpm_video.slurm.records import folders_of_user, read_records
+from hpm_video.slurm.snapshot import Snapshot
+
+_DEFAULT_FOLDER = "outputs/slurm"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `submit`, and the words of the job, among which they may stand too."""
+    _add_own_options(parser)
+    parser.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="JOB ...",
+        help=f"{', '.join(JOBS)}, with its own arguments; data is data check or transcode",
+    )
+
+
+def _add_own_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        choices=tuple(CARRY_OUT),
+        default="slurm",
+        help="slurm; local: in the background of this machine, without setup commands; debug: "
+        "here and now, in one process (default %(default)s)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the script, do nothing")
+    parser.add_argument(
+        "--sweep",
+        metavar='"KEY=A,B KEY=C,D"',
+        help="a run for each combination, as one job array; each in a folder of its own",
+    )
+    parser.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="of logs and copies of code and settings, seen by all nodes (default: slurm in the "
+        f"run folder; for jobs without one {_DEFAULT_FOLDER})",
+    )
+    add_options(parser)
+
+
+def run(arguments: argparse.Namespace, say: Say) -> int:
+    """Submit a job, or show what would be; returns the exit code."""
+    parser = Parser(prog="hpm-video submit JOB ...", allow_abbrev=False)
+    _add_own_options(parser)
+    words = arguments.words
+    arguments, rest = parser.parse_known_args(words, argparse.Namespace(**_given(arguments)))
+    if "-h" in rest or "--help" in rest:
+        parser.print_help()
+        return 0
+    command = read_command(rest)
+    config = slurm_config(command.yaml, arguments)
+    plan = make_plan(
+        command,
+        sweep=arguments.sweep,
+        num_parts=config.num_parts,
+        wait_for_inputs=config.dependency is None,
+    )
+    request = _request(plan, config)
+    folder = _folder(arguments.folder, plan)
+    if arguments.cluster == "slurm":
+        check_request(request, read_partitions(), wanted=config.partition)
+    else:
+        _check_local(arguments.cluster, plan, request)
+    if not arguments.dry_run:
+        _check_free(folder, plan, config)
+    order = Order(plan, config, request, folder, Snapshot(folder, command.yaml))
+    return (SHOW if arguments.dry_run else CARRY_OUT)[arguments.cluster](order, say)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, object]:
+    """What stood before JOB."""
+    return {name: value for name, value in vars(arguments).items() if name != "words"}
+
+
+def _request(plan: Plan, config: SlurmConfig) -> Request:
+    """What the job needs, with defaults that depend on the job."""
+    gpus = config.gpus_per_node
+    if gpus is None:
+        gpus = 0 if plan.command.job == "data" else 1
+    cpus = config.cpus_per_task
+    if cpus is None and plan.loader_workers is not None:
+        cpus = plan.loader_workers + 1
+    tasks = config.tasks_per_node or max(gpus, 1)
+    if plan.command.job == "data" and tasks * config.nodes > 1:
+        raise ValueError(
+            f"slurm.nodes ({config.nodes}) x {tasks} tasks must be 1 for {plan.command.name}: it "
+            "is one process with workers"
+        )
+    return Request(config.nodes, gpus, tasks, cpus, config.minutes)
+
+
+def _folder(given: str | None, plan: Plan) -> Path:
+    """Where logs, copies and records go."""
+    folder = given or (plan.run_folder / "slurm" if plan.run_folder else _DEFAULT_FOLDER)
+    if "%" in str(folder):
+        raise ValueError(f"folder ({folder}) must be without %, which SLURM replaces")
+    path = Path(os.path.abspath(folder))
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"folder ({folder}) must be a folder: {place} is a file")
+    return path
+
+
+def _check_local(cluster: str, plan: Plan, request: Request) -> None:
+    if request.nodes > 1:
+        raise ValueError(f"slurm.nodes ({request.nodes}) must be 1 with --cluster {cluster}")
+    if cluster == "local" and len(plan.tasks) > 1:
+        raise ValueError(
+            f"cluster (local) must be slurm for {len(plan.tasks)} tasks, or debug, which runs one "
+            "after the other"
+        )
+
+
+def _check_free(folder: Path, plan: Plan, config: SlurmConfig) -> None:
+    """Refuse a run that is in the queue already, unless the new one waits for another job."""
+    from hpm_video.slurm.queue import read_states
+
+    folders = {str(task.run_folder) for task in plan.tasks if task.run_folder is not None}
+    ours = [
+        one
+        for one in read_records([*folders_of_user(), folder])
+        if any(task.run_folder in folders for task in one.tasks)
+    ]
+    if not ours or config.dependency is not None:
+        return
+    states = read_states(ours)
+    for one in ours:
+        for task in one.tasks:
+            if task.run_folder in folders and states[task.id].is_active:
+                raise ValueError(
+                    f"run.output_dir ({task.run_folder}) is that of job {task.id} "
+                    f"({states[task.id].name}): must end or be cancelled first"
+                )

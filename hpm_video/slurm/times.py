@@ -1,0 +1,47 @@
+"""Lengths of time as SLURM writes them, and as people read them."""
+
+from __future__ import annotations
+
+_FORMS = "minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
+
+
+def minutes_of(text: str, *, name: str = "time") -> int:
+    """A time limit in whole minutes, rounded up.
+
+    Raises ValueError, naming it ``name``, when it has none of SLURM's forms or is no time at all.
+    """
+    days, dash, clock = text.partition("-") if "-" in text else ("0", "", text)
+    parts = clock.split(":")
+    are_numbers = all(part.isascii() and part.isdigit() for part in (days, *parts))
+    if not are_numbers or len(parts) > 3:
+        raise ValueError(f"{name} ({text}) must be {_FORMS}")
+    numbers = [int(part) for part in parts]
+    if dash:
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    else:  # a lone number is minutes, and so is the first of two
+        hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
+    if any(number >= 60 for number in numbers[1:]) or (dash and hours >= 24):
+        raise ValueError(f"{name} ({text}) must be {_FORMS}, with hours to 23 and minutes to 59")
+    total_s = (int(days) * 24 + hours) * 3600 + minutes * 60 + seconds
+    if total_s == 0:
+        raise ValueError(f"{name} ({text}) must be longer than nothing")
+    return -(-total_s // 60)
+
+
+def limit_of(text: str) -> int | None:
+    """A partition's limit, as sinfo gives it, in minutes; None: there is none."""
+    try:
+        return minutes_of(text)
+    except ValueError:
+        return None  # infinite, n/a
+
+
+def duration(seconds: float) -> str:
+    """A length of time to look at: 0:42, 3:07:05 or 12d 03h."""
+    whole = max(round(seconds), 0)
+    days, rest = divmod(whole, 24 * 3600)
+    if days:
+        return f"{days}d {rest // 3600:02d}h"
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
