@@ -303,7 +303,8 @@ def save(tmp_path: Path, config: PretrainConfig) -> Save:
     def write(folder: str, step: int, **changes: Any) -> Path:
         weights = _model(config, step).state_dict()
         state = {"kind": "pretrain", "config": config_to_dict(config), "step": step}
-        return save_checkpoint(tmp_path / folder, {**state, "model": weights, **changes}, keep=1)
+        state |= {"model": weights, "optimizer": {}}
+        return save_checkpoint(tmp_path / folder, {**state, **changes}, keep=1)
 
     return write
 
