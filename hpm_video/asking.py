@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hpm_video.config import PROBE_KINDS, FeaturesConfig, ProbeJobConfig
 from hpm_video.data.files import printable
-from hpm_video.probe_config import PROBE_KINDS, FeaturesConfig, ProbeJobConfig
 from hpm_video.settings import load_config
 
 Say = Callable[[str], None]

@@ -179,10 +179,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _probe_arguments(parser: argparse.ArgumentParser) -> None:
-    from hpm_video import asking, probe_config
+    from hpm_video import asking, config
 
     asking.add_probe_arguments(parser)
-    parser.epilog = _settings_help(probe_config.ProbeJobConfig)
+    parser.epilog = _settings_help(config.ProbeJobConfig)
 
 
 def _probe(arguments: argparse.Namespace) -> int:
@@ -192,10 +192,10 @@ def _probe(arguments: argparse.Namespace) -> int:
 
 
 def _features_arguments(parser: argparse.ArgumentParser) -> None:
-    from hpm_video import asking, probe_config
+    from hpm_video import asking, config
 
     asking.add_features_arguments(parser)
-    parser.epilog = _settings_help(probe_config.FeaturesConfig)
+    parser.epilog = _settings_help(config.FeaturesConfig)
 
 
 def _features(arguments: argparse.Namespace) -> int:

@@ -10,8 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hpm_video.config import EvaluateConfig, FinetuneConfig, PretrainConfig
-from hpm_video.probe_config import FeaturesConfig, ProbeJobConfig
+from hpm_video.config import (
+    EvaluateConfig,
+    FeaturesConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeJobConfig,
+)
 from hpm_video.settings import load_config
 from hpm_video.slurm.sweep import combinations
 
