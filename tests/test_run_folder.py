@@ -303,6 +303,7 @@ def save(tmp_path: Path, config: PretrainConfig) -> Save:
     def write(folder: str, step: int, **changes: Any) -> Path:
         weights = _model(config, step).state_dict()
         state = {"kind": "pretrain", "config": config_to_dict(config), "step": step}
+        state["optimizer"] = {}  # as of all that can be continued
         return save_checkpoint(tmp_path / folder, {**state, "model": weights, **changes}, keep=1)
 
     return write
