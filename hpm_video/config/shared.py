@@ -52,7 +52,8 @@ class DataConfig:
     crop: Literal["multi_scale", "random_resized"] = "multi_scale"  # kind of random crop
     crop_size: int = 224  # side of a clip in pixels
     flip: bool = False  # mirror half of the clips; never where direction is meaning
-    repeats: int = 1  # crops taken of each decoded window
+    repeats: int = 1  # crops taken of each decoded video
+    windows: int = 1  # windows in time that these crops are taken from, in turns
     batch_size: int = 32  # videos per process and micro-batch
     num_workers: int = 8  # decoding processes per training process; 0: it decodes itself
     decoder: Literal["decord", "torchcodec", "pyav"] = "decord"  # PyAV where it reads a file wrong
@@ -64,6 +65,11 @@ class DataConfig:
             at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.num_workers", self.num_workers, 0)
         at_least("data.decode_timeout_s", self.decode_timeout_s or 0, 0)
+        if self.windows < 1 or self.repeats % self.windows:
+            raise ValueError(
+                f"data.windows ({self.windows}) must be at least 1 and divide data.repeats "
+                f"({self.repeats})"
+            )
         between("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
 
 
