@@ -11,7 +11,6 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import torch
-from figures_finetune import augmentations
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -238,7 +237,6 @@ FIGURES = {
     "mining_units": mining_units,
     "teacher_views": teacher_views,
     "schedule": schedule,
-    "augmentations": augmentations,
 }
 
 

@@ -1,11 +1,13 @@
-"""The picture of docs/finetune.md; ``python docs/figures.py`` draws it with the others.
+"""Draws the picture of docs/finetune.md: ``python docs/figures_finetune.py [FOLDER]``.
 
 Toy videos, augmented and mixed by the functions that training uses.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -97,3 +99,15 @@ def _mixed(one: Tensor, other: Tensor, mixing: MixingConfig, *, seed: int) -> Te
 def _show(panel: Axes, frame: Tensor) -> None:
     panel.imshow(frame.numpy())
     panel.set(xticks=[], yticks=[])
+
+
+def draw(folder: Path) -> None:
+    """Write the picture as PNG into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = augmentations()
+    figure.savefig(folder / "augmentations.png", facecolor="white", dpi=80)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hpm_video.backbone import Backbone, LoadedBackbone, load_backbone
 from hpm_video.checkpoint import find_checkpoint
+from hpm_video.config import FeaturesConfig
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
@@ -26,7 +27,6 @@ from hpm_video.feature_file import (
     fingerprint,
     write_features,
 )
-from hpm_video.probe_config import FeaturesConfig
 
 PART = 512  # videos or windows that are saved at a time
 

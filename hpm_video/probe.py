@@ -16,14 +16,19 @@ import torch
 from torch import nn
 
 from hpm_video.backbone import Backbone, load_backbone
-from hpm_video.config import DataConfig, PretrainConfig
+from hpm_video.config import (
+    DataConfig,
+    PretrainConfig,
+    ProbeConfig,
+    ProbeJobConfig,
+    check_probe_kinds,
+)
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.distributed import World, join_world
 from hpm_video.ema import average_of
 from hpm_video.logs import RunLog
 from hpm_video.models.vit import Encoder
 from hpm_video.parallel import load_whole
-from hpm_video.probe_config import ProbeConfig, ProbeJobConfig, check_probe_kinds
 from hpm_video.probe_heads import attentive_scores, knn_scores, linear_scores, num_neighbours
 from hpm_video.probe_videos import (
     Encoded,

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from hpm_video.backbone import Backbone
-from hpm_video.config import DataConfig
+from hpm_video.config import DataConfig, ProbeConfig
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
 from hpm_video.data.views import ViewDataset
 from hpm_video.distributed import World, gather_to_main
-from hpm_video.probe_config import ProbeConfig
 from hpm_video.tokens import TokenGrid
 
 

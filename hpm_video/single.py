@@ -15,11 +15,11 @@ from torch import Tensor
 from hpm_video.backbone import LoadedBackbone, load_backbone
 from hpm_video.checkpoint import find_checkpoint
 from hpm_video.config import DataConfig, FinetuneConfig
+from hpm_video.config.limits import at_least
 from hpm_video.data.dataset import Request
 from hpm_video.data.loader import to_clips
 from hpm_video.data.views import ViewReader
 from hpm_video.evaluate import load_classifier
-from hpm_video.limits import at_least
 from hpm_video.models import Classifier
 from hpm_video.models.baselines import Baseline
 

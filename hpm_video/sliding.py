@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.backbone import LoadedBackbone, load_backbone
+from hpm_video.config import FeaturesConfig
+from hpm_video.config.limits import at_least
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.files import printable
 from hpm_video.data.loader import to_clips
@@ -22,8 +24,6 @@ from hpm_video.data.windows import LongVideo, read_windows, window_indices
 from hpm_video.distributed import World, barrier, gather_objects, join_world
 from hpm_video.feature_file import Parts, check_output, fingerprint, read_metadata, write_features
 from hpm_video.features import PART, Extracted, about
-from hpm_video.limits import at_least
-from hpm_video.probe_config import FeaturesConfig
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,7 @@ def test_values_of_every_kind() -> None:
         ("masking.tube_length=0", ["masking.tube_length (0)", "at least 1"]),
         ("masking.decoder_mask_ratio=1", ["masking.decoder_mask_ratio (1", "[0, 1)"]),
         ("masking.decoder_mask_ratio=.nan", ["masking.decoder_mask_ratio (nan)", "[0, 1)"]),
+        ("data.windows=2", ["data.windows (2)", "divide data.repeats (1)"]),
         ("masking.decoder_mask=cells", ["masking.decoder_mask", "cells", "running_cell"]),
         ("teacher.token_ratio=0", ["teacher.token_ratio (0", "(0, 1]"]),
         ("teacher.token_ratio=1.1", ["teacher.token_ratio (1.1)", "(0, 1]"]),

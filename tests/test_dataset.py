@@ -1,6 +1,8 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from videos import frame_numbers, write_indexed_video
@@ -93,6 +95,29 @@ def test_an_item_depends_on_its_key_and_the_seed_only(manifest: Manifest) -> Non
     assert torch.equal(first.clips, again.clips)
     others = [one[4, 2], _clips(manifest, repeats=2, seed=6)[3, 2]]
     assert all(frame_numbers(o.clips[0]) != frame_numbers(first.clips[0]) for o in others)
+
+
+def test_crops_of_several_windows_in_turns(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+    read = Video.read
+
+    def note(video: Video, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        asked.append([int(index) for index in indices])
+        return read(video, indices)
+
+    monkeypatch.setattr(Video, "read", note)
+    apart = 0
+    for epoch in range(20):
+        sample = _clips(manifest, repeats=6, windows=3)[epoch, 2]
+        numbers = [frame_numbers(clip) for clip in sample.clips]
+        assert all(one == [one[0] + 3 * k for k in range(4)] for one in numbers)
+        assert numbers[3:] == numbers[:3]
+        assert asked.pop() == sorted({number for one in numbers for number in one})
+        apart += len({one[0] for one in numbers})
+    assert not asked  # each video was decoded once
+    assert apart > 50
 
 
 def test_repeats_are_crops_of_one_decoded_clip(

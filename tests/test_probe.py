@@ -18,13 +18,13 @@ import torch
 from hpm_video.backbone import Backbone, load_backbone
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
+from hpm_video.config import ProbeConfig
 from hpm_video.data import clips, transforms
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.video import read_frames
 from hpm_video.distributed import World
 from hpm_video.logs import read_records
 from hpm_video.probe import accuracies
-from hpm_video.probe_config import ProbeConfig
 from hpm_video.probe_videos import encode_videos
 
 Arguments = Callable[..., list[str]]

@@ -118,8 +118,8 @@ def _add_checkpoint(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
 
-def run(arguments: argparse.Namespace) -> str:
-    """Run the bench that was asked for, write its JSON; returns what to print."""
+def run(arguments: argparse.Namespace) -> int:
+    """Run the bench that was asked for, print its report and write it as JSON."""
     import torch
 
     from hpm_video.bench.measure import at_least
@@ -132,7 +132,8 @@ def run(arguments: argparse.Namespace) -> str:
     report = _MEASURE[arguments.bench](arguments)
     if arguments.json is not None:
         write_json(report, arguments.json)
-    return format_report(report)
+    print(format_report(report))
+    return 0
 
 
 def _step(arguments: argparse.Namespace) -> Report:

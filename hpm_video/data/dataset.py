@@ -4,6 +4,7 @@ A data set knows the list and says what to read; a reader reads it. Readers are 
 nothing of the list, so that they can be sent to other processes.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -132,6 +133,7 @@ class ClipReader:
     flip: bool
     repeats: int
     decoder: Decoder
+    windows: int = 1
     augment: AugmentConfig | None = None
 
     @property
@@ -139,12 +141,18 @@ class ClipReader:
         return self.repeats, self.num_frames, self.crop_size, self.crop_size, 3
 
     def read(self, request: Request, out: torch.Tensor) -> str | None:
-        """Read R crops of one clip into `out`, a function of the request alone."""
+        """Read R crops of one video into `out`, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
         video = request.open(self.decoder)
-        frames = video.read(self._indices(video.num_frames, rng))
-        for clip in out:
-            clip.copy_(self._crop(frames, rng))
+        windows = [self._indices(video.num_frames, rng) for _ in range(self.windows)]
+        if len(windows) == 1:
+            parts = [video.read(windows[0])]
+        else:  # they may overlap: every frame is decoded once
+            unique, positions = np.unique(windows, return_inverse=True)
+            frames = video.read(unique)
+            parts = [frames[place] for place in positions.reshape(len(windows), -1)]
+        for clip, part in zip(out, itertools.cycle(parts), strict=False):
+            clip.copy_(self._crop(part, rng))
         return video.note
 
     def _indices(self, num_frames: int, rng: np.random.Generator) -> clips.Indices:
@@ -176,7 +184,8 @@ class ClipDataset(Dataset[ClipSample]):
         crop_size: side S of a crop in pixels.
         crop: kind of random crop, see `transforms`.
         flip: whether to mirror every other crop.
-        repeats: crops R of each clip, which is decoded once.
+        repeats: crops R of each video, which is decoded once.
+        windows: windows in time that the crops are taken from, in turns.
         augment: what else is done to each of these crops, see `augment`.
         seed: at least 0.
         decoder: what reads the videos, see `open_video`.
@@ -195,6 +204,7 @@ class ClipDataset(Dataset[ClipSample]):
         repeats: int,
         seed: int,
         decoder: Decoder = "decord",
+        windows: int = 1,
         augment: AugmentConfig | None = None,
     ) -> None:
         self.manifest = manifest
@@ -208,6 +218,7 @@ class ClipDataset(Dataset[ClipSample]):
             flip=flip,
             repeats=repeats,
             decoder=decoder,
+            windows=windows,
             augment=augment,
         )
 

@@ -213,6 +213,7 @@ def clip_batches(
         repeats=data.repeats,
         seed=seed,
         decoder=data.decoder,
+        windows=data.windows,
         augment=augment,
     )
     sampler = StepSampler(

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="a list as one object a line")
 
 
-def run(arguments: argparse.Namespace, say: Say) -> int:
+def run(arguments: argparse.Namespace, say: Say = print) -> int:
     """Carry out one action; returns the exit code."""
     for root in arguments.root or []:
         if not Path(root).is_dir():

@@ -10,8 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hpm_video.config import EvaluateConfig, FinetuneConfig, PretrainConfig
-from hpm_video.probe_config import FeaturesConfig, ProbeJobConfig
+from hpm_video.commands.arguments import is_setting
+from hpm_video.config import (
+    EvaluateConfig,
+    FeaturesConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeJobConfig,
+)
 from hpm_video.settings import load_config
 from hpm_video.slurm.sweep import combinations
 
@@ -100,7 +106,7 @@ def read_command(words: Sequence[str]) -> Command:
         raise ValueError(f"job ({given}) must be one of {', '.join(known)}")
     job, *rest = words
     parser = Parser(prog=f"hpm-video {job}", add_help=False, allow_abbrev=False)
-    cli.JOBS[job].add_arguments(parser)
+    cli.command_of(job).add_arguments(parser)
     try:
         namespace = parser.parse_args(rest)
     except ValueError as error:
@@ -109,7 +115,7 @@ def read_command(words: Sequence[str]) -> Command:
         raise ValueError(f"job (data {namespace.data_job}) must be data {' or '.join(_DATA_JOBS)}")
     yaml = getattr(namespace, "config", None)
     has_settings = JOBS[job] is not None
-    settings = [word for word in rest if word != yaml and _is_setting(word)] if has_settings else []
+    settings = [word for word in rest if word != yaml and is_setting(word)] if has_settings else []
     return Command(job, tuple(words), namespace, yaml, tuple(settings))
 
 
@@ -227,7 +233,7 @@ def _check_words(command: Command) -> None:
     for name in ("checkpoint", "manifest"):
         value = getattr(command.namespace, name, None) or []
         paths = [value] if isinstance(value, str) else value
-        _check_exist(name, [path for path in paths if not _is_setting(path)])
+        _check_exist(name, [path for path in paths if not is_setting(path)])
 
 
 def _check_exist(name: str, paths: Iterable[str]) -> None:
@@ -239,10 +245,6 @@ def _check_exist(name: str, paths: Iterable[str]) -> None:
 def _check_sweep_folder(folder: Path) -> None:
     if (folder / "config.yaml").exists():
         raise ValueError(f"run.output_dir ({folder}) holds a run: must be another one for a sweep")
-
-
-def _is_setting(word: str) -> bool:
-    return "=" in word and not word.startswith("-") and not os.path.exists(word)
 
 
 def _absolute(folder: str) -> Path:

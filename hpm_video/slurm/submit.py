@@ -51,7 +51,7 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
-def run(arguments: argparse.Namespace, say: Say) -> int:
+def run(arguments: argparse.Namespace, say: Say = print) -> int:
     """Submit a job, or show what would be; returns the exit code."""
     parser = Parser(prog="hpm-video submit JOB ...", allow_abbrev=False)
     _add_own_options(parser)

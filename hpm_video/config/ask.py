@@ -1,4 +1,4 @@
-"""Settings of what asks a frozen checkpoint: probes and features; see `hpm_video.config`."""
+"""Settings of what asks a checkpoint: evaluation, probes and features."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hpm_video.limits import at_least
+from hpm_video.config.limits import at_least
 
 PROBE_KINDS = ("knn", "linear", "attentive")
 
@@ -58,6 +58,25 @@ class AskConfig:
     def __post_init__(self) -> None:
         at_least("num_workers", self.num_workers, 0)
         at_least("decode_timeout_s", self.decode_timeout_s or 0, 0)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    num_clips: int = 2  # clips in time per video
+    num_crops: int = 3  # crops in space per clip
+    batch_size: int = 8  # videos at a time
+
+    def __post_init__(self) -> None:
+        for name in ("num_clips", "num_crops", "batch_size"):
+            at_least(f"evaluation.{name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(AskConfig):
+    """Settings of ``hpm-video evaluate`` beside the checkpoint."""
+
+    checkpoint: Literal["last", "best"] = "last"  # which one of a run folder; best: see docs
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,5 @@
+"""The commands of ``hpm-video``, a module each: ``add_arguments(parser)`` and ``run(arguments)``.
+
+``run`` returns the exit code. What a command needs beyond its arguments is imported when it runs,
+so that --help and typing errors answer at once.
+"""

@@ -1,0 +1,69 @@
+"""Every setting, its type, default and meaning; `hpm_video.settings` reads them.
+
+The comment behind a setting is its meaning in ``--help``, so each has one, on the same line.
+
+Groups by consequence: ``model masking teacher loss data optim`` change results, ``run`` does not
+(``run.seed`` and ``run.precision`` excepted).
+"""
+
+from hpm_video.config.ask import (
+    PROBE_KINDS,
+    AskConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    FeaturesConfig,
+    PretrainProbeConfig,
+    ProbeConfig,
+    ProbeJobConfig,
+    check_probe_kinds,
+)
+from hpm_video.config.finetune import (
+    AugmentConfig,
+    ClassifierConfig,
+    FinetuneConfig,
+    FinetuneDataConfig,
+    FinetuneEvaluationConfig,
+    FinetuneOptimConfig,
+    MixingConfig,
+)
+from hpm_video.config.pretrain import (
+    LossConfig,
+    MaskingConfig,
+    ModelConfig,
+    PretrainConfig,
+    TeacherConfig,
+)
+from hpm_video.config.shared import (
+    DataConfig,
+    EncoderConfig,
+    OptimConfig,
+    RunConfig,
+)
+
+__all__ = [
+    "PROBE_KINDS",
+    "AskConfig",
+    "AugmentConfig",
+    "ClassifierConfig",
+    "DataConfig",
+    "EncoderConfig",
+    "EvaluateConfig",
+    "EvaluationConfig",
+    "FeaturesConfig",
+    "FinetuneConfig",
+    "FinetuneDataConfig",
+    "FinetuneEvaluationConfig",
+    "FinetuneOptimConfig",
+    "LossConfig",
+    "MaskingConfig",
+    "MixingConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PretrainConfig",
+    "PretrainProbeConfig",
+    "ProbeConfig",
+    "ProbeJobConfig",
+    "RunConfig",
+    "TeacherConfig",
+    "check_probe_kinds",
+]

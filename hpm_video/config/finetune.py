@@ -1,0 +1,133 @@
+"""Settings of ``hpm-video finetune``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from hpm_video.config.ask import EvaluationConfig
+from hpm_video.config.limits import at_least, below_one, between
+from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
+
+Name = Literal[
+    "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
+    "mvit_base_16x4", "mvit_base_32x3",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(EncoderConfig):
+    name: Name = "videomae"  # the others are baselines, trained from scratch
+    drop_path: float | None = None  # as in pre-training; null: 0.1 in transformers
+    head_dropout: float = 0.0  # chance to drop an input of the last layer
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drop_path is not None:
+            below_one("model.drop_path", self.drop_path)
+        below_one("model.head_dropout", self.head_dropout)
+        if self.name == "videomae":
+            return
+        for item in fields(EncoderConfig):
+            if getattr(self, item.name) != item.default:
+                raise ValueError(
+                    f"model.{item.name} ({getattr(self, item.name)}) must be left out with "
+                    f"model.name={self.name}: it is of VideoMAE's encoder"
+                )
+        if self.drop_path and not self.name.startswith("mvit"):
+            raise ValueError(
+                f"model.drop_path ({self.drop_path}) must be 0 or null with "
+                f"model.name={self.name}: it has no stochastic depth"
+            )
+
+
+@dataclass(frozen=True)
+class FinetuneDataConfig(DataConfig):
+    val_manifest: list[str] = field(default_factory=list)  # evaluated on; none: no evaluation
+    crop: Literal["multi_scale", "random_resized"] = "random_resized"
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    num_operations: int = 4  # RandAugment: drawn for a clip; half of them are applied. 0: none
+    magnitude: float = 7.0  # RandAugment: mean strength of an operation, from 0 to 10
+    magnitude_spread: float = 0.5  # RandAugment: standard deviation of the strength
+    erasing: float = 0.25  # share of the clips in which a rectangle becomes noise
+
+    def __post_init__(self) -> None:
+        at_least("augment.num_operations", self.num_operations, 0)
+        between("augment.magnitude", self.magnitude, 0, 10)
+        at_least("augment.magnitude_spread", self.magnitude_spread, 0)
+        between("augment.erasing", self.erasing, 0, 1)
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    mixup: float = 0.8  # clips of two videos blended; their shares are Beta(a, a) of this a; 0: no
+    cutmix: float = 1.0  # a box of one in the other; its share is Beta(a, a) of this a; 0: no
+    switch: float = 0.5  # share of the pairs that get cutmix, where there are both
+
+    def __post_init__(self) -> None:
+        at_least("mixing.mixup", self.mixup, 0)
+        at_least("mixing.cutmix", self.cutmix, 0)
+        between("mixing.switch", self.switch, 0, 1)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether clips are mixed at all."""
+        return max(self.mixup, self.cutmix) > 0
+
+
+@dataclass(frozen=True)
+class FinetuneEvaluationConfig(EvaluationConfig):
+    every_epochs: int = 0  # epochs from one evaluation to the next; 0: only at the end
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("evaluation.every_epochs", self.every_epochs, 0)
+
+
+@dataclass(frozen=True)
+class FinetuneOptimConfig(OptimConfig):
+    epochs: int = 50
+    base_lr: float = 5e-4
+    min_lr: float = 1e-6
+    warmup_epochs: int = 5
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float | None = None  # lr factor from each layer to the one below it; null: 0.75
+    label_smoothing: float = 0.1  # share of the target spread over all classes
+    ema_momentum: float | None = None  # of an average of the weights, which is evaluated; null: no
+    class_balance: Literal["none", "weights"] = "none"  # weights: rare classes count more, equally
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"optim.layer_decay ({self.layer_decay}) must be in (0, 1]")
+        below_one("optim.label_smoothing", self.label_smoothing)
+        if self.ema_momentum is not None:
+            below_one("optim.ema_momentum", self.ema_momentum)
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of ``hpm-video finetune``."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: FinetuneDataConfig = field(default_factory=FinetuneDataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    optim: FinetuneOptimConfig = field(default_factory=FinetuneOptimConfig)
+    evaluation: FinetuneEvaluationConfig = field(default_factory=FinetuneEvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if self.mixing.is_on and self.data.batch_size % 2:
+            raise ValueError(
+                f"data.batch_size ({self.data.batch_size}) must be even: pairs of videos are mixed "
+                "(mixing.mixup=0 mixing.cutmix=0: not)"
+            )
+        if self.model.name != "videomae" and self.optim.layer_decay not in (None, 1):
+            raise ValueError(
+                f"optim.layer_decay ({self.optim.layer_decay}) must be 1 or null with "
+                f"model.name={self.model.name}: its layers all learn at one rate"
+            )

@@ -1,0 +1,117 @@
+"""Settings of ``hpm-video pretrain``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hpm_video.config.ask import PretrainProbeConfig
+from hpm_video.config.limits import at_least, below_one, between
+from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig(EncoderConfig):
+    drop_path: float = 0.0  # stochastic depth: chance to skip the last block; earlier ones less
+    decoder_width: int | None = None  # numbers per token; of `size` unless given
+    decoder_heads: int | None = None  # attention heads; of `size` unless given
+    decoder_depth: int = 4  # blocks that reconstruct
+    predictor_input: Literal["pixels", "encoded"] = "pixels"  # where it looks; encoded: the paper's
+    predictor_depth: int = 1  # blocks that predict the loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        below_one("model.drop_path", self.drop_path)
+        at_least("model.decoder_depth", self.decoder_depth, 1)
+        at_least("model.predictor_depth", self.predictor_depth, 1)
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    mask_ratio: float = 0.9  # share of the mining units that is masked
+    tube_length: int | None = None  # grid steps in time of a mining unit; default: the whole clip
+    hard_ratio_start: float = 0.0  # share of the mask chosen by predicted loss, at the start
+    hard_ratio_end: float = 0.5  # ... and at the end; linear in between
+    decoder_mask_ratio: float = 0.0  # share of the masked tokens that is not reconstructed
+    decoder_mask: Literal["running_cell", "random"] = "running_cell"  # which are
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"masking.mask_ratio ({self.mask_ratio}) must be in (0, 1)")
+        if self.tube_length is not None:
+            at_least("masking.tube_length", self.tube_length, 1)
+        between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
+        between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
+        below_one("masking.decoder_mask_ratio", self.decoder_mask_ratio)
+
+    @property
+    def mines(self) -> bool:
+        """Whether any mask of the run is chosen by predicted loss (else no teacher is needed)."""
+        return max(self.hard_ratio_start, self.hard_ratio_end) > 0
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    token_ratio: float = 0.25  # share of tokens it sees, and a predictor from pixels ranks
+    view: Literal["tokens", "tubes", "frames", "spread"] = "spread"  # which ones, if not all
+    draws: int = 1  # views of different tokens whose scores are averaged
+    momentum_start: float = 0.999  # share of itself the teacher keeps per step, at the start
+    momentum_end: float = 0.9999  # ... and after the ramp
+    ramp: float = 0.125  # share of the run over which momentum rises
+
+    def __post_init__(self) -> None:
+        if not 0 < self.token_ratio <= 1:
+            raise ValueError(f"teacher.token_ratio ({self.token_ratio}) must be in (0, 1]")
+        at_least("teacher.draws", self.draws, 1)
+        for name in ("momentum_start", "momentum_end", "ramp"):
+            between(f"teacher.{name}", getattr(self, name), 0, 1)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    normalize_targets: bool = True  # reconstruct pixels normalised per token and colour channel
+    prediction: Literal["ranking", "absolute", "none"] = "ranking"  # how to learn to predict loss
+    prediction_weight: float = 1.0  # of the prediction loss; that of the reconstruction is 1
+    ranking_level: Literal["token", "unit"] = "token"  # what is compared: tokens or mining units
+
+    def __post_init__(self) -> None:
+        at_least("loss.prediction_weight", self.prediction_weight, 0)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of ``hpm-video pretrain``."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    probe: PretrainProbeConfig = field(default_factory=PretrainProbeConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("train_manifest", "val_manifest"):
+            if self.run.probe_every and not getattr(self.probe, name):
+                raise ValueError(
+                    f"probe.{name} ([]) must name a list of labelled videos while run.probe_every "
+                    f"({self.run.probe_every}) is above 0"
+                )
+        if self.loss.prediction == "none" and self.masking.mines:
+            raise ValueError(
+                "loss.prediction (none) must be ranking or absolute while masking.hard_ratio_end "
+                f"({self.masking.hard_ratio_end}) or hard_ratio_start is above 0"
+            )
+        if self.loss.ranking_level == "unit" and self.masking.decoder_mask_ratio > 0:
+            raise ValueError(
+                "loss.ranking_level (unit) must be token while masking.decoder_mask_ratio "
+                f"({self.masking.decoder_mask_ratio}) is above 0: units would be compared by parts"
+            )
+        looks_at_part = self.model.predictor_input == "pixels" and self.teacher.token_ratio < 1
+        if self.loss.ranking_level == "unit" and looks_at_part:
+            raise ValueError(
+                "loss.ranking_level (unit) must be token while model.predictor_input is pixels and "
+                f"teacher.token_ratio ({self.teacher.token_ratio}) is below 1: units would be "
+                "compared by parts"
+            )

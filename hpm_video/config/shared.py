@@ -1,0 +1,133 @@
+"""Settings that pre-training and fine-tuning have in common."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hpm_video.config.limits import at_least, between
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    output_dir: str | None = None  # the run folder; the same command continues what lies there
+    seed: int = 0  # of weights, order, crops and masks
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass
+    compile: bool = False  # torch.compile of the model
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # each process has the whole model, or a share of it
+    shard_processes: int | None = None  # fsdp: processes that share one copy; default: all
+    activation_checkpointing: bool = False  # run blocks twice, to keep less for the backward pass
+    log_every: int = 20  # steps from one record to the next
+    checkpoint_every_minutes: float = 20.0  # also at the end and before stopping
+    keep_checkpoints: int = 2  # the newest so many are kept; 0 keeps all
+    save_in_background: bool = True  # copy a checkpoint to host memory, write it beside training
+    resume: str | None = None  # checkpoint to go on from when the run folder has none
+    max_bad_steps: int = 10  # so many steps in a row that are not finite stop the run
+    collective_timeout_s: float = 600.0  # longer than this no process waits for another one
+    picture_every: int = 1000  # steps between pictures in TensorBoard (pre-training); 0 = never
+    probe_every: int = 0  # epochs from one probe to the next (pre-training); 0 = never
+
+    def __post_init__(self) -> None:
+        at_least("run.log_every", self.log_every, 1)
+        at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
+        at_least("run.keep_checkpoints", self.keep_checkpoints, 0)
+        at_least("run.max_bad_steps", self.max_bad_steps, 1)
+        if self.shard_processes is not None:
+            at_least("run.shard_processes", self.shard_processes, 1)
+        at_least("run.collective_timeout_s", self.collective_timeout_s, 1)
+        at_least("run.picture_every", self.picture_every, 0)
+        at_least("run.probe_every", self.probe_every, 0)
+        between("run.seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    manifest: list[str] = field(default_factory=list)  # one or several lists, joined
+    root: str | None = None  # where relative paths start; default: each list's own folder
+    num_frames: int = 16  # frames of a clip
+    frame_stride: int = 2  # frames from one frame of a dense clip to the next
+    sampling: Literal["dense", "uniform"] = "dense"  # one window, or a frame of each segment
+    crop: Literal["multi_scale", "random_resized"] = "multi_scale"  # kind of random crop
+    crop_size: int = 224  # side of a clip in pixels
+    flip: bool = False  # mirror half of the clips; never where direction is meaning
+    repeats: int = 1  # crops taken of each decoded video
+    windows: int = 1  # windows in time that these crops are taken from, in turns
+    batch_size: int = 32  # videos per process and micro-batch
+    num_workers: int = 8  # decoding processes per training process; 0: it decodes itself
+    decoder: Literal["decord", "torchcodec", "pyav"] = "decord"  # PyAV where it reads a file wrong
+    decode_timeout_s: float | None = 60.0  # a video that takes longer is bad; 0: no limit
+    max_bad_fraction: float = 0.05  # more unreadable videos than this share stop the run
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "frame_stride", "crop_size", "repeats", "batch_size"):
+            at_least(f"data.{name}", getattr(self, name), 1)
+        at_least("data.num_workers", self.num_workers, 0)
+        at_least("data.decode_timeout_s", self.decode_timeout_s or 0, 0)
+        if self.windows < 1 or self.repeats % self.windows:
+            raise ValueError(
+                f"data.windows ({self.windows}) must be at least 1 and divide data.repeats "
+                f"({self.repeats})"
+            )
+        between("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    size: Literal["tiny", "small", "base", "large", "huge", "giant"] = "base"  # of VideoMAE
+    width: int | None = None  # numbers per token; of `size` unless given
+    depth: int | None = None  # blocks; of `size` unless given
+    heads: int | None = None  # attention heads; of `size` unless given
+    patch_size: int = 16  # side of a token in pixels
+    tubelet_size: int = 2  # frames of a token
+    init: str | None = None  # checkpoint whose weights to start from
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads", "patch_size", "tubelet_size"):
+            value = getattr(self, name)
+            if value is not None:
+                at_least(f"model.{name}", value, 1)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    epochs: int = 800  # passes over the videos
+    base_lr: float = 1.5e-4  # lr = base_lr * videos per optimizer step / 256
+    min_lr: float = 1e-5  # where the cosine ends
+    warmup_lr: float = 1e-6  # where warm-up starts
+    warmup_epochs: int = 40  # epochs of linear warm-up
+    weight_decay: float = 0.05  # none on biases and norms
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
+    clip_grad: float | None = None  # largest gradient norm
+    accumulation: int = 1  # micro-batches per optimizer step
+    total_batch: int | None = None  # videos per optimizer step, from which accumulation follows
+    count_repeats: bool = False  # whether repeats count as videos in the lr rule
+
+    def __post_init__(self) -> None:
+        at_least("optim.epochs", self.epochs, 1)
+        at_least("optim.accumulation", self.accumulation, 1)
+        if self.total_batch is not None:
+            at_least("optim.total_batch", self.total_batch, 1)
+            if self.accumulation != 1:
+                raise ValueError(
+                    f"optim.accumulation ({self.accumulation}) must be left out where "
+                    f"optim.total_batch ({self.total_batch}) is given: it follows from that"
+                )
+        for name in ("base_lr", "min_lr", "warmup_lr"):
+            at_least(f"optim.{name}", getattr(self, name), 0)
+        if self.min_lr > self.base_lr:
+            raise ValueError(
+                f"optim.min_lr ({self.min_lr}) must be at most optim.base_lr ({self.base_lr})"
+            )
+        for beta in self.betas:
+            if not 0 <= beta < 1:
+                raise ValueError(f"optim.betas ({list(self.betas)}) must be in [0, 1)")
+        at_least("optim.weight_decay", self.weight_decay, 0)
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs ({self.warmup_epochs}) must be in [0, optim.epochs "
+                f"({self.epochs}))"
+            )
+        if self.clip_grad is not None and not 0 < self.clip_grad < math.inf:
+            raise ValueError(f"optim.clip_grad ({self.clip_grad}) must be a number above 0")
