@@ -16,7 +16,7 @@ from hpm_video.config import DataConfig, EvaluateConfig, EvaluationConfig, Finet
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
-from hpm_video.data.views import ViewDataset
+from hpm_video.data.views import views_of
 from hpm_video.distributed import World, gather_objects, join_world
 from hpm_video.evaluation_page import write_evaluation
 from hpm_video.loop import autocast
@@ -46,15 +46,8 @@ def evaluate_classifier(
     """
     num_classes = model.num_classes
     check_labels(manifest, num_classes)
-    dataset = ViewDataset(
-        manifest,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-        num_clips=evaluation.num_clips,
-        num_crops=evaluation.num_crops,
-        decoder=data.decoder,
+    dataset = views_of(
+        manifest, data, num_clips=evaluation.num_clips, num_crops=evaluation.num_crops
     )
     batch_size = min(evaluation.batch_size, len(manifest))
     loader = view_loader(

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 import safetensors.numpy
+
+from hpm_video.data.files import whole_file
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -37,7 +37,7 @@ def check_output(path: Path) -> None:
 def write_features(path: Path, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
     """Write arrays by name, and metadata (what JSON can hold), as the suffix of ``path`` says."""
     text = json.dumps(metadata)  # ASCII: names of files need not be UTF-8
-    with _whole(path) as temporary:
+    with whole_file(path) as temporary:
         if path.suffix == ".npz":
             with temporary.open("wb") as file:
                 np.savez(file, allow_pickle=False, **{_METADATA: np.array(text)}, **dict(arrays))
@@ -102,7 +102,7 @@ class Parts:
         return self._file(number).exists()
 
     def write(self, number: int, arrays: Arrays) -> None:
-        with _whole(self._file(number)) as temporary, temporary.open("wb") as file:
+        with whole_file(self._file(number)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **dict(arrays))
 
     def joined(self, count: int) -> dict[str, npt.NDArray[Any]]:
@@ -118,20 +118,3 @@ class Parts:
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{self._prefix}_{number:06d}.npz"
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary file to write, which becomes ``path`` when it is complete and on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error

@@ -19,7 +19,7 @@ from hpm_video.config import FeaturesConfig
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
-from hpm_video.data.views import ViewDataset
+from hpm_video.data.views import views_of
 from hpm_video.distributed import barrier, join_world
 from hpm_video.feature_file import (
     Parts,
@@ -103,16 +103,7 @@ def _encode_rows(
 ) -> dict[str, npt.NDArray[Any]]:
     """Features (K, D) and reasons (K,), '' for readable videos, of some rows of a list."""
     data, views = loaded.data, config.num_clips * config.num_crops
-    dataset = ViewDataset(
-        manifest,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-        num_clips=config.num_clips,
-        num_crops=config.num_crops,
-        decoder=data.decoder,
-    )
+    dataset = views_of(manifest, data, num_clips=config.num_clips, num_crops=config.num_crops)
     features = np.empty((len(rows), loaded.backbone.width), dtype=np.float32)
     reasons = [""] * len(rows)
     for batch in view_loader(

@@ -13,7 +13,7 @@ from hpm_video.backbone import Backbone
 from hpm_video.config import DataConfig, ProbeConfig
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
-from hpm_video.data.views import ViewDataset
+from hpm_video.data.views import views_of
 from hpm_video.distributed import World, gather_to_main
 from hpm_video.tokens import TokenGrid
 
@@ -96,16 +96,7 @@ def encode_videos(
     The main process gets everything, each video once and in its place; the others get None.
     """
     views = settings.num_clips * settings.num_crops
-    dataset = ViewDataset(
-        manifest,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-        num_clips=settings.num_clips,
-        num_crops=settings.num_crops,
-        decoder=data.decoder,
-    )
+    dataset = views_of(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops)
     batches = view_loader(
         dataset,
         batch_size=settings.batch_size,

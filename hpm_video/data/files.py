@@ -1,10 +1,32 @@
-"""Text files that appear at once or not at all, and text for people from names of files."""
+"""Files that appear whole or not at all, and text for people from names of files."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 OURS = "hpm-video"  # in all pages and pictures that may replace each other
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which takes the place of ``path`` when it is complete and on disk.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
@@ -13,23 +35,14 @@ def write_atomically(path: Path, lines: Iterable[str]) -> None:
     Raises:
         ValueError: its folder cannot be written to, or a text is not Unicode.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(
-                temporary, "w", encoding="utf-8", errors="surrogateescape", newline=""
-            ) as file:
-                file.writelines(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with (
+            whole_file(path) as temporary,
+            open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            file.writelines(lines)
     except UnicodeEncodeError as error:
         raise ValueError(f"{path}: {error.object!r} is not text") from error
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def check_is_ours(path: Path, *, name: str) -> None:

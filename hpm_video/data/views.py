@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from hpm_video.config import DataConfig
 from hpm_video.data import clips, transforms
 from hpm_video.data.dataset import Request, Sampling, read_item
 from hpm_video.data.manifest import Manifest
@@ -129,6 +130,22 @@ class ViewDataset(Dataset[ViewSample]):
         reading = read_item(self.reader, self.requests(index), views)
         error = reading.bad[0][1] if reading.bad else None
         return ViewSample(views, self.manifest.label(index), index, error)
+
+
+def views_of(
+    manifest: Manifest, data: DataConfig, *, num_clips: int, num_crops: int
+) -> ViewDataset:
+    """The test views of a list's videos, of clips like those of training."""
+    return ViewDataset(
+        manifest,
+        num_frames=data.num_frames,
+        frame_stride=data.frame_stride,
+        sampling=data.sampling,
+        crop_size=data.crop_size,
+        num_clips=num_clips,
+        num_crops=num_crops,
+        decoder=data.decoder,
+    )
 
 
 def read_middle_clip(
