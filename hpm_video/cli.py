@@ -57,6 +57,17 @@ def command_of(job: str) -> Any:
     return import_module(JOBS[job].module or f"hpm_video.commands.{job}")
 
 
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse words, among which a job's settings may stand anywhere."""
+    arguments, rest = parser.parse_known_args(words)
+    # argparse takes no positional words behind an option once there were none before it
+    if rest and not (hasattr(arguments, "settings") and all(map(is_setting, rest))):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    elif rest:
+        arguments.settings += rest
+    return arguments
+
+
 def _main(words: Sequence[str]) -> int:
     # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
     # loader workers share, that makes a training step several times slower; read at its import.
@@ -78,12 +89,7 @@ def _main(words: Sequence[str]) -> int:
         )
         if name in words:  # the others' arguments would only take time
             command_of(name).add_arguments(of_job)
-    arguments, rest = parser.parse_known_args(words)
-    # argparse takes no positional words behind an option once there were none before it
-    if rest and not (hasattr(arguments, "settings") and all(map(is_setting, rest))):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    elif rest:
-        arguments.settings += rest
+    arguments = parse(parser, words)
     try:
         with tell_torchrun():
             code: int = command_of(arguments.job).run(arguments)

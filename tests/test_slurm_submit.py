@@ -293,6 +293,18 @@ def test_mistakes_are_one_line_before_anything_is_made(
         (["evaluate", "none", "--manifest", "list.csv"], ["checkpoint (none) does not exist"]),
         (["evaluate", "run.yaml", "--manifest", "list.csv", "device=gpu"], ["device (gpu)"]),
         (["evaluate", "run.yaml", "--manifest", "x.csv"], ["manifest (x.csv) does not exist"]),
+        (
+            ["evaluate", "run.yaml", "--manifest", "list.csv", "--sweep", "precision=float32"],
+            ["sweep (precision=float32)", "-o DIR"],
+        ),
+        (["probe", "run.yaml", "--train", "list.csv", "--val", "x.csv"], ["val (x.csv) does not"]),
+        (["probe", "run.yaml", "--train", "x.csv", "--val", "list.csv"], ["train (x.csv) does"]),
+        (["features", "run.yaml", "--video", "x.mp4", "-o", "f.npz"], ["video (x.mp4) does not"]),
+        (
+            ["features", "run.yaml", "--video", "list.csv", "-o", "f.npz", "--sweep", "root=a,b"],
+            ["sweep (root=a,b)", "features"],
+        ),
+        (["features", "run.yaml", "--video", "list.csv", "-o", "f.npz", "--gpu=1"], ["--gpu=1"]),
         (["pretrain"], ["pretrain: ", "CONFIG.yaml"]),
         (["pretrain", "none.yaml"], ["config (none.yaml) does not exist"]),
     ],
@@ -306,6 +318,27 @@ def test_other_jobs_are_checked_too(
     line = _refusal(capsys, *words)
     for part in parts:
         assert part in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("finetune", "run.yaml", "data.manifest=list.csv", "run.output_dir=runs/fine"),
+        ("evaluate", "run.yaml", "--manifest", "list.csv", "-o", "out", "num_workers=2"),
+        ("probe", "run.yaml", "--train", "list.csv", "--val", "list.csv", "num_workers=2"),
+        ("features", "run.yaml", "--manifest", "list.csv", "-o", "f.npz", "num_workers=2"),
+        ("data", "check", "list.csv", "--workers", "2"),
+        ("data", "transcode", "list.csv", "-o", "small", "--workers", "2"),
+    ],
+)
+def test_every_job_can_be_submitted_as_it_is_called(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """Settings stand behind options too, as in the job's own command line."""
+    lines = _dry_run(capsys, *words)
+    (task,) = (line for line in lines if line.startswith("# task 0: "))
+    assert task.startswith(f"# task 0: hpm-video {words[0]} ")
+    assert ("#SBATCH --cpus-per-task=3" in lines) == (words[0] != "finetune")
 
 
 def test_without_slurm_there_is_a_way_out(
@@ -471,6 +504,17 @@ def _config_of(arguments: list[str]) -> tuple[str, list[str]]:
     job, config, *settings = arguments
     assert job == "pretrain"
     return config, settings
+
+
+def test_each_evaluation_of_a_sweep_has_results_of_its_own(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("evaluate", "run.yaml", "--manifest", "list.csv", "-o", "out")
+    lines = _dry_run(capsys, *words, "--sweep", "evaluation.num_clips=1,2")
+    for task in (0, 1):
+        (line,) = (line for line in lines if line.startswith(f"# task {task}: "))
+        number = f"num_clips={task + 1}"
+        assert line.endswith(f" evaluation.{number} --output-dir=out/{number}")
 
 
 # ---------------------------------------------------------------- the snapshot

@@ -108,7 +108,7 @@ def read_command(words: Sequence[str]) -> Command:
     parser = Parser(prog=f"hpm-video {job}", add_help=False, allow_abbrev=False)
     cli.command_of(job).add_arguments(parser)
     try:
-        namespace = parser.parse_args(rest)
+        namespace = cli.parse(parser, rest)
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
     if job == "data" and namespace.data_job not in _DATA_JOBS:
@@ -175,6 +175,7 @@ def _variants(command: Command, sweep: str | None, folder: str | None = None) ->
     """A task for each combination of a sweep, in folders within ``folder``; one without a sweep."""
     if sweep is None:
         return (Task(command.words, _absolute(folder) if folder else None),)
+    results = _results(command, sweep) if folder is None else None
     tasks = []
     for combination in combinations(sweep):
         if any(setting.startswith("run.output_dir=") for setting in combination.settings):
@@ -183,9 +184,20 @@ def _variants(command: Command, sweep: str | None, folder: str | None = None) ->
         if folder is not None:
             place = os.path.join(folder, combination.name)
             words.append(f"run.output_dir={place}")
+        elif results is not None:
+            words.append(f"--output-dir={os.path.join(results, combination.name)}")
         where = _absolute(place) if place else None
         tasks.append(Task(tuple(words), where, " ".join(combination.settings)))
     return tuple(tasks)
+
+
+def _results(command: Command, sweep: str) -> str | None:
+    """Where the results of a sweep's tasks go, side by side; None for a job that writes none."""
+    if command.job == "features":
+        raise ValueError(f"sweep ({sweep}) must not be of features, whose output is one file")
+    if command.job == "evaluate" and command.namespace.output_dir is None:
+        raise ValueError(f"sweep ({sweep}) of evaluate needs -o DIR: each task has a folder there")
+    return getattr(command.namespace, "output_dir", None)
 
 
 def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
@@ -211,7 +223,8 @@ def _workers(command: Command) -> int | None:
 
 def _settings(task: Task, command: Command) -> list[str]:
     """The settings of a task: those of the command and, after all its words, its own."""
-    return [*command.settings, *task.arguments[len(command.words) :]]
+    own = task.arguments[len(command.words) :]
+    return [*command.settings, *(word for word in own if not word.startswith("-"))]
 
 
 def _check_run(config: Any, must_exist: bool) -> None:
@@ -223,14 +236,14 @@ def _check_run(config: Any, must_exist: bool) -> None:
     if must_exist:
         for key in _INPUTS:
             group, _, name = key.partition(".")
-            value = getattr(getattr(config, group), name, None) or []
+            value = getattr(getattr(config, group, None), name, None) or []  # not every job has it
             _check_exist(key, [value] if isinstance(value, str) else value)
     check_run_folder(config)
 
 
 def _check_words(command: Command) -> None:
     """Files named by arguments: what is missing now would be missing in the queue."""
-    for name in ("checkpoint", "manifest"):
+    for name in ("checkpoint", "manifest", "train", "val", "video"):
         value = getattr(command.namespace, name, None) or []
         paths = [value] if isinstance(value, str) else value
         _check_exist(name, [path for path in paths if not is_setting(path)])
