@@ -153,6 +153,14 @@ def test_defaults_and_what_follows_from_an_option(
     assert not [line for line in head if absent in line]
 
 
+def test_cores_by_default_are_no_more_than_a_node_has(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (*JOB, "data.num_workers=8")
+    assert "#SBATCH --cpus-per-task=9" in _dry_run(capsys, *settings, "--gpus-per-node", "1")
+    assert "#SBATCH --cpus-per-task=2" in _dry_run(capsys, *settings, "--gpus-per-node", "8")
+
+
 def test_options_may_stand_before_and_after_the_job(
     slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:

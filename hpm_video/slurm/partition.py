@@ -78,19 +78,36 @@ def check_request(request: Request, partitions: Sequence[Partition], *, wanted: 
 
     wanted: names with commas between them, or None for the default one.
     """
-    if not partitions:
-        return
-    known = {partition.name: partition for partition in partitions}
-    if wanted is None:
-        names = [partition.name for partition in partitions if partition.is_default]
-    else:
-        names = wanted.split(",")
-    for name in names:
-        if name not in known:
-            raise ValueError(f"slurm.partition ({name}) must be one of {', '.join(sorted(known))}")
-    refusals = [_refusal(request, known[name]) for name in names]
+    refusals = [_refusal(request, partition) for partition in _chosen(partitions, wanted)]
     if refusals and None not in refusals:
         raise ValueError(refusals[0])
+
+
+def most_cpus_per_task(
+    request: Request, partitions: Sequence[Partition], *, wanted: str | None
+) -> int | None:
+    """The cores that a process of the job can have at most; None where SLURM does not tell.
+
+    wanted: as in `check_request`.
+    """
+    cores = [
+        node.cpus // request.tasks_per_node
+        for partition in _chosen(partitions, wanted)
+        for node in partition.nodes
+        if node.gpus >= request.gpus_per_node
+    ]
+    return max(1, *cores) if cores else None
+
+
+def _chosen(partitions: Sequence[Partition], wanted: str | None) -> list[Partition]:
+    """The partitions that a job may run in; ValueError where one does not exist."""
+    if wanted is None or not partitions:
+        return [partition for partition in partitions if partition.is_default]
+    known = {partition.name: partition for partition in partitions}
+    for name in wanted.split(","):
+        if name not in known:
+            raise ValueError(f"slurm.partition ({name}) must be one of {', '.join(sorted(known))}")
+    return [known[name] for name in wanted.split(",")]
 
 
 def _refusal(request: Request, partition: Partition) -> str | None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from hpm_video.slurm.options import SlurmConfig, add_options, slurm_config
 from hpm_video.slurm.orders import CARRY_OUT, SHOW, Order, Say
-from hpm_video.slurm.partition import Request, check_request, read_partitions
+from hpm_video.slurm.partition import (
+    Request,
+    check_request,
+    most_cpus_per_task,
+    read_partitions,
+)
 from hpm_video.slurm.plan import JOBS, Parser, Plan, make_plan, read_command
 from hpm_video.slurm.records import folders_of_user, read_records
 from hpm_video.slurm.snapshot import Snapshot
@@ -71,7 +77,13 @@ def run(arguments: argparse.Namespace, say: Say = print) -> int:
     request = _request(plan, config)
     folder = _folder(arguments.folder, plan)
     if arguments.cluster == "slurm":
-        check_request(request, read_partitions(), wanted=config.partition)
+        partitions = read_partitions()
+        if config.cpus_per_task is None and request.cpus_per_task is not None:
+            most = most_cpus_per_task(request, partitions, wanted=config.partition)
+            if most is not None:  # else one would be refused for what one did not ask for
+                fitting = min(most, request.cpus_per_task)
+                request = replace(request, cpus_per_task=fitting)
+        check_request(request, partitions, wanted=config.partition)
     else:
         _check_local(arguments.cluster, plan, request)
     if not arguments.dry_run:
