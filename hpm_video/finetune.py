@@ -13,7 +13,7 @@ from hpm_video.checkpoint import load_weights
 from hpm_video.config import FinetuneConfig
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.directions import check_flip
-from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
+from hpm_video.data.loader import clip_batches, steps_per_epoch
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World, join_world, share_from_main, sync_gradients
 from hpm_video.ema import average_of, follow
@@ -146,7 +146,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             total = torch.zeros((), device=world.device)
             for micro_batch in range(accumulation):
                 batch = run.next(batches, clips_per_step // accumulation)
-                clips = to_clips(batch.clips, world.device)
+                clips = batch.on(world.device)
                 targets = batch.labels.to(world.device, non_blocking=True)
                 if mixing.is_on:
                     # Follows (seed, step) and the clips' place in the step's whole batch

@@ -11,7 +11,7 @@ from hpm_video.bad_steps import step_unless
 from hpm_video.checkpoint import load_weights
 from hpm_video.config import PretrainConfig
 from hpm_video.data.bad_videos import BadVideos
-from hpm_video.data.loader import clip_batches, steps_per_epoch, to_clips
+from hpm_video.data.loader import clip_batches, steps_per_epoch
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World, join_world, sync_gradients
 from hpm_video.health import ema_distance, mean_figures
@@ -145,7 +145,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             parts = []
             for micro_batch in range(accumulation):
                 batch = run.next(batches, clips_per_step // accumulation)
-                clips = to_clips(batch.clips, world.device)
+                clips = batch.on(world.device)
                 # Masks follow (seed, step) and the clip's place in the step's whole batch.
                 generator.manual_seed(seed_of(config.run.seed, step))
                 first = (micro_batch * world.size + world.rank) * len(clips)

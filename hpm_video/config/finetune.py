@@ -126,6 +126,12 @@ class FinetuneConfig:
                 f"data.batch_size ({self.data.batch_size}) must be even: pairs of videos are mixed "
                 "(mixing.mixup=0 mixing.cutmix=0: not)"
             )
+        if self.data.crop_on == "device" and max(self.augment.num_operations, self.augment.erasing):
+            raise ValueError(
+                "data.crop_on (device) must be workers while augment.num_operations "
+                f"({self.augment.num_operations}) or augment.erasing ({self.augment.erasing}) is "
+                "above 0: these work on crops"
+            )
         if self.model.name != "videomae" and self.optim.layer_decay not in (None, 1):
             raise ValueError(
                 f"optim.layer_decay ({self.optim.layer_decay}) must be 1 or null with "

@@ -51,6 +51,8 @@ class DataConfig:
     sampling: Literal["dense", "uniform"] = "dense"  # one window, or a frame of each segment
     crop: Literal["multi_scale", "random_resized"] = "multi_scale"  # kind of random crop
     crop_size: int = 224  # side of a clip in pixels
+    crop_on: Literal["workers", "device"] = "workers"  # device: workers only decode
+    frame_pixels: int = 116_736  # of a frame on its way to the device (256 x 456); larger: scaled
     flip: bool = False  # mirror half of the clips; never where direction is meaning
     repeats: int = 1  # crops taken of each decoded video
     windows: int = 1  # windows in time that these crops are taken from, in turns
@@ -61,7 +63,14 @@ class DataConfig:
     max_bad_fraction: float = 0.05  # more unreadable videos than this share stop the run
 
     def __post_init__(self) -> None:
-        for name in ("num_frames", "frame_stride", "crop_size", "repeats", "batch_size"):
+        for name in (
+            "num_frames",
+            "frame_stride",
+            "crop_size",
+            "repeats",
+            "batch_size",
+            "frame_pixels",
+        ):
             at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.num_workers", self.num_workers, 0)
         at_least("data.decode_timeout_s", self.decode_timeout_s or 0, 0)

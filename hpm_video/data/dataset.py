@@ -144,16 +144,33 @@ class ClipReader:
         """Read R crops of one video into `out`, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
         video = request.open(self.decoder)
+        parts = self.read_windows(video, rng)
+        for clip, part in zip(out, itertools.cycle(parts), strict=False):
+            box, flip = self.draw_box(part.shape[1], part.shape[2], rng)
+            crop = transforms.resize_crop(part, box, self.crop_size, flip=flip)
+            clip.copy_(crop if self.augment is None else augment(crop, self.augment, rng=rng))
+        return video.note
+
+    def read_windows(self, video: Video, rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
+        """Frames (T, H, W, 3) of each window, drawn at random."""
         windows = [self._indices(video.num_frames, rng) for _ in range(self.windows)]
         if len(windows) == 1:
-            parts = [video.read(windows[0])]
-        else:  # they may overlap: every frame is decoded once
-            unique, positions = np.unique(windows, return_inverse=True)
-            frames = video.read(unique)
-            parts = [frames[place] for place in positions.reshape(len(windows), -1)]
-        for clip, part in zip(out, itertools.cycle(parts), strict=False):
-            clip.copy_(self._crop(part, rng))
-        return video.note
+            return [video.read(windows[0])]
+        # They may overlap: every frame is decoded once
+        unique, positions = np.unique(windows, return_inverse=True)
+        frames = video.read(unique)
+        return [frames[place] for place in positions.reshape(len(windows), -1)]
+
+    def draw_box(
+        self, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[transforms.Box, bool]:
+        """A random box of frames of this size, and whether it is mirrored."""
+        random_crop = {
+            "multi_scale": transforms.multi_scale_crop,
+            "random_resized": transforms.random_resized_crop,
+        }[self.crop]
+        box = random_crop(height, width, rng=rng)
+        return box, self.flip and bool(rng.random() < 0.5)
 
     def _indices(self, num_frames: int, rng: np.random.Generator) -> clips.Indices:
         if self.sampling == "dense":
@@ -161,16 +178,6 @@ class ClipReader:
                 num_frames, clip_frames=self.num_frames, stride=self.frame_stride, rng=rng
             )
         return clips.random_uniform_indices(num_frames, clip_frames=self.num_frames, rng=rng)
-
-    def _crop(self, frames: npt.NDArray[np.uint8], rng: np.random.Generator) -> torch.Tensor:
-        random_crop = {
-            "multi_scale": transforms.multi_scale_crop,
-            "random_resized": transforms.random_resized_crop,
-        }[self.crop]
-        box = random_crop(*frames.shape[1:3], rng=rng)
-        flip = self.flip and bool(rng.random() < 0.5)
-        crop = transforms.resize_crop(frames, box, self.crop_size, flip=flip)
-        return crop if self.augment is None else augment(crop, self.augment, rng=rng)
 
 
 class ClipDataset(Dataset[ClipSample]):
@@ -209,7 +216,8 @@ class ClipDataset(Dataset[ClipSample]):
     ) -> None:
         self.manifest = manifest
         self.seed = seed
-        self.reader = ClipReader(
+        self.repeats = repeats
+        self.reader: Reader = ClipReader(
             num_frames=num_frames,
             frame_stride=frame_stride,
             sampling=sampling,

@@ -10,7 +10,8 @@ from torch.utils.data import Sampler, Subset
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.batches import read_batches
-from hpm_video.data.dataset import MAX_UNREADABLE_IN_A_ROW, ClipDataset
+from hpm_video.data.dataset import MAX_UNREADABLE_IN_A_ROW, ClipDataset, ClipReader
+from hpm_video.data.device_crops import FrameReader
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.video import NO_SUCH_FILE, check_decoder
 from hpm_video.data.views import ViewDataset, ViewSample
@@ -22,11 +23,12 @@ class ClipBatch:
     """A micro-batch of B videos with R crops each; the R crops of a video are neighbours.
 
     Attributes:
-        clips: (B * R, T, S, S, 3) uint8.
+        clips: (B * R, T, S, S, 3) uint8; or (B, bytes), rows of `frames`.
         labels: (B * R,) int64.
         indices: (B * R,) int64, places in the manifest.
         bad: (manifest index, reason) of the unreadable videos met for this batch.
         notes: (manifest index, `Video.note`) of those that another decoder read than the chosen.
+        frames: what makes crops of whole frames on the device, where workers do not.
     """
 
     clips: torch.Tensor
@@ -34,6 +36,13 @@ class ClipBatch:
     indices: torch.Tensor
     bad: list[tuple[int, str]]
     notes: list[tuple[int, str]]
+    frames: FrameReader | None = None
+
+    def on(self, device: torch.device | str) -> torch.Tensor:
+        """The clips (B * R, 3, T, S, S) float32 in [0, 1], on a device."""
+        if self.frames is None:
+            return to_clips(self.clips, device)
+        return self.frames.crop(self.clips, device)
 
 
 @dataclass(frozen=True)
@@ -172,13 +181,15 @@ def train_loader(
                 f"the last {dataset.manifest.path(index)}: {reason}",
                 bad,
             )
-        repeats = clips.shape[1]
-        indices = torch.tensor(found).repeat_interleave(repeats)
+        indices = torch.tensor(found).repeat_interleave(dataset.repeats)
         labels = torch.from_numpy(dataset.manifest.labels[indices.numpy()])
         if pin_memory:
             indices, labels = indices.pin_memory(), labels.pin_memory()
         notes = [(r.index, r.note) for r in readings if r.index is not None and r.note]
-        yield ClipBatch(clips.flatten(0, 1), labels, indices, bad, notes)
+        if isinstance(dataset.reader, FrameReader):
+            yield ClipBatch(clips, labels, indices, bad, notes, dataset.reader)
+        else:
+            yield ClipBatch(clips.flatten(0, 1), labels, indices, bad, notes)
 
 
 def clip_batches(
@@ -216,6 +227,9 @@ def clip_batches(
         windows=data.windows,
         augment=augment,
     )
+    if data.crop_on == "device":
+        assert isinstance(dataset.reader, ClipReader)
+        dataset.reader = FrameReader(dataset.reader, data.frame_pixels)
     sampler = StepSampler(
         len(manifest),
         batch_size=data.batch_size,
