@@ -223,7 +223,7 @@ def test_bench_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["--videos=1", "--rounds=1", "--crop-size=16", "--decoder", "decord", "pyav"]
     assert main(["bench", "loader", *arguments, f"--json={tmp_path / 'out.json'}"]) == 0
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert len(rows) == 2 * 2 * (1 + 2 * 3)
+    assert len(rows) == 2 * 2 * (1 + 2 * 5)
     for row in rows:
         base = [r for r in rows if r["videos"] == row["videos"] and r["loader"] == "classic"]
         assert row["vs_classic"] == pytest.approx(row["clips_per_s"] / base[0]["clips_per_s"])

@@ -18,7 +18,8 @@ from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.videos import KINDS, Kind, read_sources, write_raw, write_transcoded
 from hpm_video.data.clips import random_dense_indices
-from hpm_video.data.dataset import ClipDataset
+from hpm_video.data.dataset import ClipDataset, ClipReader
+from hpm_video.data.device_crops import FrameReader
 from hpm_video.data.manifest import read_manifest, write_manifest
 from hpm_video.data.readers import Decoder
 from hpm_video.data.transforms import multi_scale_crop
@@ -72,7 +73,7 @@ def bench_loader(
             "vs_bare: over bare decoding of the same files with the same decoder; "
             "vs_classic: over the classic loader on the raw files",
             "classic and ours crop and resize; the classic one also makes normalised floats of "
-            "them, which ours leaves to the device",
+            "them, which ours leaves to the device; ours with device crops: what workers do then",
         ],
     )
 
@@ -157,8 +158,8 @@ def _loaders(
         for path, window, _ in windows(epoch):
             _BARE[decoder](path, window)
 
-    def ours(decoder: Decoder, repeats: int, epoch: int) -> None:
-        dataset = ClipDataset(
+    def data_set(decoder: Decoder, repeats: int) -> ClipDataset:
+        return ClipDataset(
             manifest,
             num_frames=16,
             frame_stride=kind.stride,
@@ -170,8 +171,20 @@ def _loaders(
             seed=_SEED,
             decoder=decoder,
         )
+
+    def ours(decoder: Decoder, repeats: int, epoch: int) -> None:
+        dataset = data_set(decoder, repeats)
         for index in indices:
             assert not dataset[epoch, index].bad
+
+    def decoding(decoder: Decoder, repeats: int, epoch: int) -> None:
+        """What is left for a worker where crops are made on the device."""
+        dataset = data_set(decoder, repeats)
+        assert isinstance(dataset.reader, ClipReader)
+        reader = FrameReader(dataset.reader, frame_pixels=kind.size[0] * kind.size[1])
+        row = torch.empty(reader.shape, dtype=torch.uint8)
+        for index in indices:
+            reader.read(next(dataset.requests((epoch, index))), row)
 
     if "decord" in decoders:
         yield "classic", "decord", 1, _epoch_by_epoch(classic)
@@ -179,6 +192,8 @@ def _loaders(
         yield "bare", decoder, 1, _epoch_by_epoch(partial(bare, decoder))
         for repeats in (1, 4):
             yield "ours", decoder, repeats, _epoch_by_epoch(partial(ours, decoder, repeats))
+            read = _epoch_by_epoch(partial(decoding, decoder, repeats))
+            yield "ours, device crops", decoder, repeats, read
 
 
 def _epoch_by_epoch(read: Callable[[int], None]) -> Callable[[], int]:

@@ -61,8 +61,9 @@ class FrameReader:
         for _ in range(self.clips.repeats):
             box, flip = self.clips.draw_box(height, width, rng)
             numbers += [*box, int(flip)]
-        frames = torch.cat(parts).flatten()
-        out[: len(frames)] = frames
+        shape = (len(parts), *parts[0].shape)
+        for room, part in zip(out[: math.prod(shape)].view(shape), parts, strict=True):
+            room.copy_(part)
         out[self._frame_bytes :].view(torch.int32).copy_(torch.tensor(numbers, dtype=torch.int32))
         return video.note
 
