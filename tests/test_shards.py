@@ -117,6 +117,11 @@ def _evil_entry(path: Path) -> None:
     save({"model/a": _Evil()}, storage_writer=FileSystemWriter(path), no_dist=True)
 
 
+def _evil_attribute(path: Path) -> None:
+    """Of getattr, which some versions of Python write for enums, nothing else is to be had."""
+    (path / METADATA).write_bytes(b"cbuiltins\ngetattr\n(ctorch\nSize\nVmro\ntR.")
+
+
 def _evil_place(path: Path) -> None:
     """Parts in a file of another folder, where there is one."""
     shutil.copy(path / "__0_0.distcp", path.parent / "0_.distcp")
@@ -125,7 +130,10 @@ def _evil_place(path: Path) -> None:
     (path / METADATA).write_bytes(data.replace(b"__0_0.distcp", b"../0_.distcp"))
 
 
-@pytest.mark.parametrize("spoil", [_evil_metadata, _evil_rest, _evil_entry, _evil_place])
+@pytest.mark.parametrize(
+    "spoil",
+    [_evil_metadata, _evil_rest, _evil_entry, _evil_attribute, _evil_place],
+)
 def test_reading_executes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
 ) -> None:
