@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpm_video import finetune as finetuning
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.config import ClassifierConfig
+from hpm_video.data.loader import ClipBatch
 from hpm_video.evaluate import load_classifier
 from hpm_video.logs import read_records
 from hpm_video.models import Baseline, build_classifier
@@ -78,14 +78,14 @@ def test_a_bad_step_leaves_batch_norms_as_they_are(
     tmp_path: Path, arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their running means move with the forward pass, before anything is known of the loss."""
-    to_clips, count = finetuning.to_clips, 0
+    on, count = ClipBatch.on, 0
 
-    def spoiling(*given: object) -> torch.Tensor:
+    def spoiling(batch: ClipBatch, device: torch.device | str) -> torch.Tensor:
         nonlocal count
         count += 1
-        return to_clips(*given) * (torch.nan if count == 2 else 1)
+        return on(batch, device) * (torch.nan if count == 2 else 1)
 
-    monkeypatch.setattr(finetuning, "to_clips", spoiling)
+    monkeypatch.setattr(ClipBatch, "on", spoiling)
     settings = ("model.name=x3d_xs", "data.num_frames=4", "data.crop_size=32", "optim.epochs=2")
     settings += (
         "optim.ema_momentum=0.5",
