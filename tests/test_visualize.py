@@ -20,7 +20,6 @@ from hpm_video.pretrain import pretrain
 from hpm_video.settings import load_config
 from hpm_video.visualize import (
     Row,
-    _unique_stems,
     figure,
     heat,
     outline,
@@ -28,6 +27,7 @@ from hpm_video.visualize import (
     read_clip,
     visualize,
 )
+from hpm_video.visualize.videos import _unique_stems
 
 SETTINGS = [
     "data.num_frames=4", "data.crop_size=32", "data.frame_stride=2", "data.batch_size=4",

@@ -1,4 +1,4 @@
-"""Pictures of what a pre-training checkpoint finds hard and how it reconstructs."""
+"""Pictures and a page of videos, as a pre-training checkpoint sees them."""
 
 from __future__ import annotations
 
@@ -7,45 +7,28 @@ import html
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from matplotlib import colormaps
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from hpm_video import mining
-from hpm_video.config import MaskingConfig, PretrainConfig
-from hpm_video.data.batches import read_guarded
+from hpm_video.config import MaskingConfig
 from hpm_video.data.files import OURS, check_is_ours, printable
-from hpm_video.data.loader import to_clips
 from hpm_video.data.video import VideoReadError
-from hpm_video.data.views import read_middle_clip
 from hpm_video.distributed import join_world
 from hpm_video.mining import Pretrained
 from hpm_video.run_folder import check_can_be_folder, make_folder
 from hpm_video.settings import config_to_yaml
-
-Floats = npt.NDArray[np.float32]
+from hpm_video.visualize.figures import GREY, Floats, Row, enlarge, figure, heat, shares
+from hpm_video.visualize.reading import read_clip
 
 MAX_COLUMNS = 8
 NUM_MASKS = 8  # random masks behind a measured loss
 NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
-GREY = 0.5  # masked pixels
 _DIM = 0.25  # brightness of what is not chosen
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a figure: images (K, S, S, 3) in [0, 1]; outlined tokens (K, rows, columns)."""
-
-    label: str
-    images: Floats
-    outlined: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,26 +40,6 @@ class Result:
     rank_accuracy: float | None = None
     spearman: float | None = None
     error: str | None = None
-
-
-def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """The middle clip of a video as pre-training would sample it, cropped to the centre square.
-
-    Returns clips (1, 3, T, S, S) in [0, 1], and which frames of the video they are, (T,).
-    Raises VideoReadError.
-    """
-    data = config.data
-    read = partial(
-        read_middle_clip,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-    )
-    frames, indices = read_guarded(
-        read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
-    )
-    return to_clips(torch.from_numpy(frames)[None], "cpu"), indices
 
 
 def picture(
@@ -143,45 +106,6 @@ def picture(
         rows.append(Row(label, images(filled)))
     columns = [f"frame {index}" for index in indices[shown]]
     return figure(rows, title=title, columns=columns), result
-
-
-def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure:
-    """Draw rows of K images, each row under its label; the names of the columns are at the end."""
-    size = max(1.3 * len(columns), 7.0), 1.6 * len(rows) + 0.6  # inches
-    result = Figure(figsize=size, dpi=150, layout="constrained")
-    result.suptitle(title, x=0.01, ha="left", size=10, parse_math=False)
-    for axes, row in zip(result.subplots(len(rows), squeeze=False).flat, rows, strict=True):
-        side = row.images.shape[1]
-        step = side + max(1, side // 24)  # from image to image
-        strip = np.pad(row.images, ((0, 0), (0, 0), (0, step - side), (0, 0)), constant_values=1)
-        axes.imshow(np.concatenate(list(strip), axis=1).clip(0, 1), interpolation="nearest")
-        axes.set_anchor("W")
-        axes.set_title(row.label, loc="left", size=8, parse_math=False)
-        axes.set_frame_on(False)
-        axes.set_yticks([])
-        ticks = range(side // 2, strip.shape[2] * len(strip), step) if row is rows[-1] else []
-        axes.set_xticks(list(ticks), columns if ticks else [], size=7)
-        axes.tick_params(length=0)
-        if row.outlined is not None:
-            for x, cells in enumerate(row.outlined):
-                lines = np.add(outline(cells, patch_size=side // len(cells)), (x * step, 0))
-                axes.add_collection(LineCollection(list(lines), colors="#ffd400", linewidths=1))
-    return result
-
-
-def heat(frames: Floats, values: npt.NDArray[np.generic]) -> Floats:
-    """Blend frames (K, S, S, 3) with the colours of values in [0, 1], (K, rows, columns)."""
-    colours = colormaps["inferno"](enlarge(values, frames)[..., 0])[..., :3]
-    return np.asarray(0.4 * frames.mean(axis=-1, keepdims=True) + 0.6 * colours, dtype=np.float32)
-
-
-def outline(cells: npt.NDArray[np.generic], *, patch_size: int) -> npt.NDArray[np.float64]:
-    """Where cells (rows, columns) differ: line segments (L, 2 ends, x and y), in pixels."""
-    padded = np.pad(cells, 1)
-    upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])[:, None, ::-1]  # (L, 1, 2)
-    level = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])[:, None, ::-1]
-    ends = np.concatenate([np.add(upright, [[0, 0], [0, 1]]), np.add(level, [[0, 0], [1, 0]])])
-    return np.asarray(ends * patch_size - 0.5)  # the border before pixel 0 is at -0.5
 
 
 def visualize(
@@ -264,17 +188,6 @@ def _unique_stems(videos: Sequence[str | Path]) -> list[str]:
             name = f"{stem}_{(number := number + 1)}"
         stems.append(name)
     return stems
-
-
-def shares(values: Tensor) -> Tensor:
-    """The share of its clip's tokens below each value, in [0, 1]: (B, N) -> (B, N)."""
-    return values.argsort(dim=1).argsort(dim=1) / max(1, values.shape[1] - 1)
-
-
-def enlarge(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.generic]:
-    """Cells (K, rows, columns) enlarged to the size of frames (K, S, S, 3) -> (K, S, S, 1)."""
-    patch = frames.shape[1] // cells.shape[1]
-    return cells.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
 
 
 _HEAD = "<tr><th>video<th>rank accuracy<th>Spearman"
