@@ -155,6 +155,7 @@ def test_ranking_needs_little_memory_and_has_the_same_gradient(tmp_path: Path) -
         (["mask", "--rounds=2", "--batch-size=2", "--crop-size=64"], 4),
         (["flops", "--size", "tiny", "--frames=4", "--crop-size=64", *SPARSE], 3),
         (["step", *SMALL_STEP, *SPARSE, "--precision=float32"], 4),
+        (["pictures", *SMALL_STEP, "--precision=float32"], 2),
     ],
 )
 def test_each_bench_prints_a_table_and_writes_it(

@@ -19,6 +19,7 @@ BENCHES = {
     "eval": "reading all views of a video at once, against a video read anew for every view",
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
     "checkpoint": "size of a checkpoint, and how long it stops training and is written",
+    "pictures": "the pictures of a pre-training in TensorBoard against its steps",
 }
 VIEWS = ("tokens", "tubes", "frames", "spread")
 DECODERS = ("decord", "torchcodec", "pyav")
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             continue
         _add(bench, "--frames", 16, "per clip")
         _add(bench, "--crop-size", 224, "pixels")
-        if name == "mask":
+        if name in ("mask", "pictures"):
             continue
         bench.add_argument(
             "--token-ratio",
@@ -94,8 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="blocks of the predictor, one or several to compare (default %(default)s)",
         )
     step, flops = jobs.choices["step"], jobs.choices["flops"]
-    step.add_argument("--size", choices=SIZES, default="base")
-    step.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
+    for bench in (step, jobs.choices["pictures"]):
+        bench.add_argument("--size", choices=SIZES, default="base")
+        bench.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     step.add_argument("--compile", action="store_true", help="torch.compile every model")
     flops.add_argument(
         "--size", choices=SIZES, nargs="+", default=["small", "base", "large"], help="one or more"
@@ -165,6 +167,20 @@ def _flops(arguments: argparse.Namespace) -> Report:
         predictor_inputs=arguments.predictor_input,
         token_ratios=arguments.token_ratio,
         predictor_depths=arguments.predictor_depth,
+    )
+
+
+def _pictures(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.pictures import bench_pictures
+
+    return bench_pictures(
+        size=arguments.size,
+        batch_size=arguments.batch_size,
+        num_frames=arguments.frames,
+        crop_size=arguments.crop_size,
+        rounds=arguments.rounds,
+        precision=arguments.precision,
+        device=arguments.device,
     )
 
 
@@ -260,6 +276,7 @@ _MEASURE = {
     "eval": _eval,
     "ranking": _ranking,
     "checkpoint": _checkpoint,
+    "pictures": _pictures,
 }
 
 

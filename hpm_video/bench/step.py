@@ -28,7 +28,7 @@ MOMENTUM = 0.999
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """What all sides share: frames (B, T, H, W, 3) uint8, made once, on the host."""
 
     model: ModelConfig
@@ -66,7 +66,7 @@ def bench_step(
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, num_frames, crop_size, crop_size, 3)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    setting = _Setting(model, grid, frames, place, precision, compile_models)
+    setting = Setting(model, grid, frames, place, precision, compile_models)
 
     steps: dict[str, Callable[[], float]] = {"VideoMAE": our_step(setting, None)}
     steps |= {variant.name: our_step(setting, variant) for variant in wanted}
@@ -103,7 +103,7 @@ def bench_step(
     )
 
 
-def our_step(setting: _Setting, variant: Variant | None) -> Callable[[], float]:
+def our_step(setting: Setting, variant: Variant | None) -> Callable[[], float]:
     """A function that does one step, in the order of the pre-training loop, and returns its loss.
 
     ``variant`` None: plain VideoMAE.
@@ -151,7 +151,7 @@ def our_step(setting: _Setting, variant: Variant | None) -> Callable[[], float]:
     return step
 
 
-def transformers_step(setting: _Setting) -> tuple[Callable[[], float], str]:
+def transformers_step(setting: Setting) -> tuple[Callable[[], float], str]:
     """One step of `transformers`' plain VideoMAE, and the attention it uses."""
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
