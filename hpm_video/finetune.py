@@ -117,6 +117,9 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         state=start.state,
     ) as run:
         run.log.line(start.line)
+        if isinstance(model, Classifier):
+            for line in start.describe_fit(model.encoder):
+                run.log.line(line)
         run.log.line(
             f"{num_classes} classes, {len(manifest)} videos, {epoch_steps} steps per epoch, "
             f"{total_steps} steps in all"
