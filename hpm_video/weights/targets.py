@@ -31,4 +31,6 @@ TARGETS = {
         parts=("all", "weights-only", "encoder"),
     ),
     "safetensors": Target("tensors and settings", "hpm_video.weights.to_safetensors"),
+    "onnx": Target("a graph and its weights", "hpm_video.weights.to_onnx"),
+    "torch-export": Target("a program for torch.export.load", "hpm_video.weights.to_torch_export"),
 }
