@@ -26,6 +26,7 @@ class Classifier(nn.Module):
         drop_path: float = 0.0,
         head_dropout: float = 0.0,
         trained_grid: TokenGrid | None = None,
+        stored_positions: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -41,6 +42,7 @@ class Classifier(nn.Module):
             drop_path=drop_path,
             final_norm=False,
             trained_grid=trained_grid,
+            stored_positions=stored_positions,
         )
         self.norm = LayerNorm(width)
         self.dropout = nn.Dropout(head_dropout)
