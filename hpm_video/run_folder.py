@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,16 @@ from hpm_video.checkpoint import (
 )
 from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects
+from hpm_video.models import heads_of
 from hpm_video.models.grids import describe_fit
 from hpm_video.models.vit import Encoder
 from hpm_video.optimizer_state import load_optimizer_state
 from hpm_video.run_lock import FolderInUse, lock_folder
 from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
 from hpm_video.tokens import TokenGrid
+from hpm_video.weights.architecture import Assumptions
+from hpm_video.weights.importing import import_weights
+from hpm_video.weights.table import in_a_line
 
 # Settings that may change between two starts of one run without changing its results.
 _FREE_TO_CHANGE = (
@@ -146,17 +150,18 @@ class Start:
     """Where a run starts from.
 
     state: the checkpoint it continues, if any. init: the one whose encoder it takes, if any.
-    source: the file of either. line: all this in words.
+    source: the file of either. line: all this in words. allow_missing: what init may lack.
     """
 
     state: dict[str, Any] | None
     init: dict[str, Any] | None
     source: str | Path | None
     line: str
+    allow_missing: Sequence[str] = ()
 
-    def load_into(self, model: nn.Module) -> None:
+    def load_into(self, model: nn.Module) -> list[str]:
         """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
-        do not fit."""
+        do not fit. Returns the names of what was allowed to be missing, and is."""
         if self.state is not None:
             # Where an average of the weights is what a checkpoint's model is, training goes on
             # with the weights themselves.
@@ -165,7 +170,13 @@ class Start:
         elif self.init is not None:
             encoder = model.get_submodule("encoder")
             assert isinstance(encoder, Encoder)
-            load_encoder(encoder, self.init, source=self.source or "")
+            return load_encoder(
+                encoder,
+                self.init,
+                source=self.source or "",
+                allow_missing=self.allow_missing,
+            )
+        return []
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         """Load the state of the optimizer of ``model``, which may be spread over processes by now;
@@ -227,11 +238,35 @@ def find_start(
             )
         line = f"continues after step {step} of {source}" + (f", but {changes}" if changes else "")
         return Start(state, None, source, line)
-    source = config.model.init
+    model = config.model
+    source = model.init
     if source is not None:
-        state = load_checkpoint(source)
-        line = f"starts with the encoder of step {state['step']} of {source}"
-        return Start(None, state, source, line)
+        found = import_weights(
+            source,
+            assumptions=Assumptions(
+                image_frames=config.data.num_frames,
+                tubelet_size=model.tubelet_size,
+                heads=heads_of(model.size, model.heads),
+            ),
+            allow_missing=model.allow_missing,
+            fill=False,
+            encoder_only=True,
+        )
+        trained = found.state["config"]["model"]
+        heads = heads_of(trained["size"], trained["heads"])
+        if heads != heads_of(model.size, model.heads):  # shapes do not tell
+            raise ValueError(
+                f"model.heads ({heads_of(model.size, model.heads)}) must be {heads}, as in the "
+                f"weights of model.init ({source})"
+            )
+        positions = trained.get("positions", model.positions)
+        if positions != model.positions:
+            raise ValueError(
+                f"model.positions ({model.positions}) must be {positions}, as in the weights of "
+                f"model.init ({source})"
+            )
+        line = f"starts with the encoder of {in_a_line(found)} of {source}"
+        return Start(None, found.state, source, line, allow_missing=model.allow_missing)
     return Start(None, None, None, "starts from scratch")
 
 

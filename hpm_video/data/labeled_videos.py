@@ -19,7 +19,7 @@ class LabeledVideos(IterableDataset[dict[str, Any]]):
 
     Each is a dict of ``video``, float32 (3, T, S, S) in [0, 255], ``label`` (-1: none),
     ``video_name``, ``video_index``, its place in the list, ``clip_index``, which window in time,
-    and ``aug_index``, which crop of it. Workers of a `torch.utils.data.DataLoader` share the videos.
+    and ``aug_index``, which crop of it. Workers of a torch data loader share the videos.
 
     Args:
         dataset: random clips, or the fixed views of an evaluation.
@@ -46,7 +46,9 @@ class LabeledVideos(IterableDataset[dict[str, Any]]):
             windows, crops = self.dataset.windows, len(clips) // self.dataset.windows
             error = sample.bad[-1][1] if len(clips) == 0 else None
             # Crops are of the windows in turns
-            order = [(crop * windows + window) for window in range(windows) for crop in range(crops)]
+            order = [
+                (crop * windows + window) for window in range(windows) for crop in range(crops)
+            ]
         else:
             views = self.dataset[index]
             clips, place, label, error = views.views, index, views.label, views.error

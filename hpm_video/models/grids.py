@@ -26,6 +26,11 @@ class TokenShape:
     tubelet_size: int
     patch_size: int
 
+    @property
+    def num_values(self) -> int:
+        """Pixel values of a token, P."""
+        return self.tubelet_size * self.patch_size**2 * 3
+
     def grid(self, *, num_frames: int, crop_size: int) -> TokenGrid:
         """The grid of such tokens in a square clip; ValueError where it does not divide evenly."""
         return TokenGrid.of_clip(
@@ -65,16 +70,13 @@ def resample_embedding(weight: Tensor, old: TokenShape, new: TokenShape) -> Tens
     (FlexiViT, arXiv 2212.08013, here along time too). Frames or pixels interpolated like an image
     would instead multiply what the embedding gives by the change of P.
     """
-    channels = 3
-    if weight.shape[1] != old.tubelet_size * old.patch_size**2 * channels:
+    if weight.shape[1] != old.num_values:
         raise ValueError(f"weight {tuple(weight.shape)} is none of an embedding of {old}")
     if old == new:
         return weight
     time = _fold_back(old.tubelet_size, new.tubelet_size)
     side = _fold_back(old.patch_size, new.patch_size)
-    kernel = weight.double().unflatten(
-        1, (old.tubelet_size, old.patch_size, old.patch_size, channels)
-    )
+    kernel = weight.double().unflatten(1, (old.tubelet_size, old.patch_size, old.patch_size, 3))
     # The resizing is a product of one matrix along each axis, and so is its pseudo-inverse
     kernel = torch.einsum("dtyxc,at,by,ex->dabec", kernel, time, side, side)
     return kernel.flatten(1).to(weight.dtype)
@@ -91,14 +93,15 @@ class Tokens:
 def fit_tokens(weights: Mapping[str, Tensor], prefix: str, old: Tokens, new: Tokens) -> Weights:
     """Weights of an encoder, whose names begin with ``prefix``, for other tokens than before.
 
-    The patch embedding is resampled, a table of positions interpolated, where they are there.
+    The patch embedding is resampled, a table of positions interpolated, where they are there and
+    differ. What is not as ``old`` says is left as it is, for a strict loading to refuse.
     """
     fitting = dict(weights)
-    embedding, positions = f"{prefix}embed.weight", f"{prefix}positions"
-    if embedding in weights:
-        fitting[embedding] = resample_embedding(weights[embedding], old.shape, new.shape)
-    if positions in weights:
-        fitting[positions] = interpolate_tokens(weights[positions], old.grid, new.grid)
+    embedding, positions = weights.get(f"{prefix}embed.weight"), weights.get(f"{prefix}positions")
+    if embedding is not None and embedding.shape[1:] == (old.shape.num_values,):
+        fitting[f"{prefix}embed.weight"] = resample_embedding(embedding, old.shape, new.shape)
+    if positions is not None and len(positions) == old.grid.num_tokens:
+        fitting[f"{prefix}positions"] = interpolate_tokens(positions, old.grid, new.grid)
     return fitting
 
 

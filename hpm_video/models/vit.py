@@ -133,7 +133,10 @@ class Encoder(nn.Module):
         drop_path: float = 0.0,
         final_norm: bool = True,
         trained_grid: TokenGrid | None = None,
+        stored_positions: bool = False,
     ) -> None:
+        """``stored_positions``: the table belongs to the weights, as one that an image model has
+        learnt; else it is that of `position_table`."""
         super().__init__()
         self.grid = grid
         self.tokens = Tokens(grid, TokenShape(tubelet_size, patch_size))
@@ -142,7 +145,7 @@ class Encoder(nn.Module):
         self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
         self.norm: nn.Module = LayerNorm(width) if final_norm else nn.Identity()
         positions = position_table(grid, width, trained_grid=trained_grid)
-        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("positions", positions, persistent=stored_positions)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
 

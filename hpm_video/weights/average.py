@@ -41,7 +41,9 @@ def average_checkpoints(
         before, state = state, load_checkpoint(files[step])
         model = state["model"]
         if before and (before["kind"], _shapes(before)) != (state["kind"], _shapes(state)):
-            raise ValueError(f"checkpoint ({files[step]}) must be of the same model as those before")
+            raise ValueError(
+                f"checkpoint ({files[step]}) must be of the same model as those before"
+            )
         for name, value in model.items():
             if value.is_floating_point():
                 value = value.double()  # noqa: PLW2901

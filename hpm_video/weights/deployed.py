@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from hpm_video.backbone import encoder_of
+from hpm_video.config import DataConfig
 from hpm_video.evaluate import classifier_of
 from hpm_video.models import Classifier
 from hpm_video.models.vit import Encoder
@@ -59,6 +60,7 @@ def deployed(state: Mapping[str, Any]) -> Deployed:
     Raises ValueError where the weights do not fit, or are of a baseline.
     """
     module: nn.Module
+    data: DataConfig
     facts = {"kind": str(state["kind"]), "step": str(state["step"])}
     if "head.weight" in state["model"]:
         model, config, classes = classifier_of(state, source="export")

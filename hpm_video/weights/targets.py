@@ -15,7 +15,8 @@ class Target:
     """A format to write.
 
     module: has ``write(state, output)``, which writes the parts of a checkpoint, as
-    `hpm_video.checkpoint` describes them, to the file or new folder ``output``.
+    `hpm_video.checkpoint` describes them, to the file or new folder ``output``, and returns lines
+    to say about what was left out or changed.
     parts: those it can hold, the usual one first.
     """
 
@@ -31,6 +32,9 @@ TARGETS = {
         parts=("all", "weights-only", "encoder"),
     ),
     "safetensors": Target("tensors and settings", "hpm_video.weights.to_safetensors"),
+    "huggingface": Target("a folder for transformers", "hpm_video.weights.to_huggingface"),
+    "official": Target("as VideoMAE's own code", "hpm_video.weights.to_official"),
+    "timm": Target("timm's image transformer", "hpm_video.weights.to_timm"),
     "onnx": Target("a graph and its weights", "hpm_video.weights.to_onnx"),
     "torch-export": Target("a program for torch.export.load", "hpm_video.weights.to_torch_export"),
 }

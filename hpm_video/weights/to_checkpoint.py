@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 
-def write(state: Mapping[str, Any], output: Path) -> None:
+def write(state: Mapping[str, Any], output: Path) -> list[str]:
     """Write a checkpoint, or what is left of it, to one file."""
     torch.save(dict(state), output)
+    return []
