@@ -66,10 +66,11 @@ def test_weights_alone(
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_an_encoder_is_what_fine_tuning_starts_from(
-    tmp_path: Path, sharded: Path, finetune_arguments: Arguments
+    tmp_path: Path, sharded: Path, finetune_arguments: Arguments, suffix: str
 ) -> None:
-    output = tmp_path / "encoder.pt"
+    output = tmp_path / f"encoder.{suffix}"
     assert main(["weights", "export", str(sharded), "-o", str(output), "--encoder"]) == 0
     assert main(finetune_arguments(tmp_path / "run", f"model.init={output}", "optim.epochs=1")) == 0
     assert "starts with the encoder of step 12" in (tmp_path / "run" / "log.txt").read_text()

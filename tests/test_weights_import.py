@@ -296,6 +296,53 @@ def test_image_autoencoders(tmp_path: Path, with_predictor: bool) -> None:
     assert {row.theirs for row in found.rows} == weights.keys()
 
 
+def test_an_image_classifier_with_a_class_token_gives_its_encoder(tmp_path: Path) -> None:
+    theirs = _timm(class_token=True, global_pool="token")
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    found = import_weights(tmp_path / "timm.pth", assumptions=TOLD)
+    assert found.state["kind"] == "pretrain"
+    unused = {row.theirs: row.note for row in found.rows if row.status == "unused"}
+    assert unused.keys() == {"cls_token", "head.weight", "head.bias"}
+    assert "looks at one token" in unused["head.bias"]
+    table = theirs.state_dict()["pos_embed"][0, 1:]
+    assert torch.equal(found.state["model"]["encoder.positions"], table.repeat(2, 1))
+    with pytest.raises(ValueError, match=r"no place in huggingface: encoder\.positions"):
+        write_output(found.state, tmp_path / "folder", to="huggingface")
+
+
+def test_interpolated_positions_are_not_exported_as_fresh_ones(tmp_path: Path) -> None:
+    state = import_weights(
+        _write(foreign.official_finetuned(), tmp_path / "file"), assumptions=TOLD
+    ).state
+    state["trained_grid"] = [8, 4, 4]
+    for to in ("huggingface", "official"):
+        with pytest.raises(ValueError, match=r"positions of 8 x 4 x 4 tokens, interpolated to 2"):
+            write_output(state, tmp_path / to, to=to)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"hidden_act": "relu"}, "found hidden_act relu, expected gelu"),
+        ({"num_frames": "many"}, "found num_frames many, expected a whole number"),
+        ({"qkv_bias": False}, "found qkv_bias False, expected True"),
+        ({"image_mean": [0.5]}, "found image_mean"),
+        ({"num_attention_heads": 5}, "heads that divide it"),
+    ],
+)
+def test_settings_that_are_not_ours(tmp_path: Path, settings: Any, words: str) -> None:
+    state = import_weights(
+        _write(foreign.official_finetuned(), tmp_path / "file"), assumptions=TOLD
+    ).state
+    write_output(state, tmp_path / "folder", to="huggingface")
+    file = tmp_path / "folder" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    with pytest.raises(ValueError, match=words) as caught:
+        import_weights(tmp_path / "folder")
+    assert "\n" not in str(caught.value)
+
+
 def test_official_there_and_back(tmp_path: Path) -> None:
     for kind in ("pretrained", "finetuned"):
         weights = getattr(foreign, f"official_{kind}")()

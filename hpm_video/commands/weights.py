@@ -154,9 +154,10 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from hpm_video.weights.export import write_output
+    from hpm_video.weights.export import check_output, write_output
     from hpm_video.weights.table import in_a_line, key_table
 
+    check_output(arguments.output)
     found = _found(arguments)
     written = write_output(found.state, arguments.output, to="checkpoint")
     print("\n".join([*key_table(found), "", in_a_line(found), *written]))

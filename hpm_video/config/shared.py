@@ -92,7 +92,7 @@ class EncoderConfig:
     tubelet_size: int = 2  # frames of a token
     positions: Literal["sinusoid", "stored"] = "sinusoid"  # stored: a table beside the weights
     init: str | None = None  # checkpoint, or file of others, whose encoder to start from
-    allow_missing: list[str] = field(default_factory=list)  # tensors that init may lack, as blocks*
+    allow_missing: list[str] = field(default_factory=list)  # names that init may lack, * is any
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "patch_size", "tubelet_size"):

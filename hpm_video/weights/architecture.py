@@ -30,6 +30,12 @@ from hpm_video.weights.rules import Inflation, Part, Rule, Shape
 
 _NORMS = r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias"
 
+# What our models have, of the settings of a Hugging Face folder
+_ONLY = {"hidden_act": "gelu", "num_channels": 3, "qv_bias": True, "qkv_bias": True}
+_WHOLE_NUMBERS = (
+    "num_frames", "image_size", "num_attention_heads", "decoder_num_attention_heads",
+)  # fmt: skip
+
 Colour = tuple[float, float, float]
 
 
@@ -108,7 +114,7 @@ def architecture_of(
         num_frames = 16
         assumed.append("16 frames")
     if image_size is None:
-        image_size = 16 * patch_size if patch_size == 14 else 224
+        image_size = 224
         assumed.append(f"{image_size} pixels")
     width = _usual(tensors, _NORMS, embed.shape[0])
     stacks: tuple[Part, ...] = ("encoder", "decoder")
@@ -213,8 +219,25 @@ def _known(
 
 
 def _check_config(config: Mapping[str, Any], *, path: str | Path) -> None:
-    """Refuse what our models do not have."""
-    for name, usual in (("hidden_act", "gelu"), ("num_channels", 3), ("qv_bias", True)):
+    """Refuse what our models do not have, and what is no setting at all."""
+    for name in _WHOLE_NUMBERS:
+        value = config.get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"weights ({path}): found {name} {value}, expected a whole number")
+    for name in ("image_mean", "image_std"):
+        value = config.get(name)
+        if value is not None and not (
+            isinstance(value, list)
+            and len(value) == 3
+            and all(isinstance(number, int | float) for number in value)
+        ):
+            raise ValueError(f"weights ({path}): found {name} {value}, expected three numbers")
+    for name, usual in (
+        ("hidden_act", "gelu"),
+        ("num_channels", 3),
+        ("qv_bias", True),
+        ("qkv_bias", True),
+    ):
         if config.get(name, usual) != usual:
             raise ValueError(f"weights ({path}): found {name} {config[name]}, expected {usual}")
 
