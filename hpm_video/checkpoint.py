@@ -28,7 +28,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hpm_video.models.grids import Tokens, TokenShape, fit_tokens
+from hpm_video.models.vit import Encoder
 from hpm_video.shards import METADATA, read_shards, stored_shapes, write_shards
+from hpm_video.tokens import TokenGrid
 
 # What torch.load raises for files that are damaged, foreign, or would need to run code.
 UNREADABLE = (
@@ -234,8 +237,22 @@ def load_weights(
     return kept
 
 
+def tokens_of(state: Mapping[str, Any]) -> Tokens:
+    """The tokens of the clips that a checkpoint's model is for."""
+    model, data = state["config"]["model"], state["config"]["data"]
+    shape = TokenShape(model["tubelet_size"], model["patch_size"])
+    return Tokens(shape.grid(num_frames=data["num_frames"], crop_size=data["crop_size"]), shape)
+
+
+def trained_grid(state: Mapping[str, Any]) -> TokenGrid | None:
+    """The grid whose position table a checkpoint's weights were trained with; None: of none."""
+    if "trained_grid" in state:
+        return state["trained_grid"] and TokenGrid(*state["trained_grid"])
+    return tokens_of(state).grid
+
+
 def load_encoder(
-    encoder: nn.Module,
+    encoder: Encoder,
     state: Mapping[str, Any],
     *,
     source: str | Path,
@@ -244,6 +261,8 @@ def load_encoder(
     """Load the encoder's part of a checkpoint; a final norm the encoder lacks is left out.
 
     ``allow_missing``: as in `load_weights`, names begin with ``encoder.``; so do those returned.
+    The patch embedding is resampled, and a stored table of positions interpolated, where tokens
+    of the encoder are others than the checkpoint's.
     """
     weights = {
         name.removeprefix("encoder."): value
@@ -252,6 +271,7 @@ def load_encoder(
     }
     if not any(name.startswith("norm.") for name in encoder.state_dict()):
         weights = {name: value for name, value in weights.items() if not name.startswith("norm.")}
+    weights = fit_tokens(weights, "", tokens_of(state), encoder.tokens)
     patterns = [pattern.removeprefix("encoder.") for pattern in allow_missing]
     kept = load_weights(encoder, weights, source=source, allow_missing=patterns)
     return [f"encoder.{name}" for name in kept]

@@ -117,6 +117,9 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         state=start.state,
     ) as run:
         run.log.line(start.line)
+        if isinstance(model, Classifier):
+            for line in start.describe_fit(model.encoder):
+                run.log.line(line)
         if initialised:
             run.log.line(f"not in it, so as initialised: {', '.join(initialised)}")
         run.log.line(

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,14 @@ from hpm_video.checkpoint import (
     load_checkpoint,
     load_encoder,
     load_weights,
+    tokens_of,
+    trained_grid,
 )
 from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects
 from hpm_video.models import heads_of
+from hpm_video.models.grids import describe_fit
+from hpm_video.models.vit import Encoder
 from hpm_video.optimizer_state import load_optimizer_state
 from hpm_video.run_lock import FolderInUse, lock_folder
 from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
@@ -164,8 +168,10 @@ class Start:
             weights = self.state.get("trained_model") or self.state["model"]
             load_weights(model, weights, source=self.source or "")
         elif self.init is not None:
+            encoder = model.get_submodule("encoder")
+            assert isinstance(encoder, Encoder)
             return load_encoder(
-                model.get_submodule("encoder"),
+                encoder,
                 self.init,
                 source=self.source or "",
                 allow_missing=self.allow_missing,
@@ -183,15 +189,14 @@ class Start:
         state = self.state or self.init
         if state is None:
             return None
-        if "trained_grid" in state:
-            return state["trained_grid"] and TokenGrid(*state["trained_grid"])
-        model, data = state["config"]["model"], state["config"]["data"]
-        return TokenGrid.of_clip(
-            num_frames=data["num_frames"],
-            crop_size=data["crop_size"],
-            tubelet_size=model["tubelet_size"],
-            patch_size=model["patch_size"],
-        )
+        return trained_grid(state)
+
+    def describe_fit(self, encoder: Encoder) -> list[str]:
+        """How the encoder's weights are changed for other tokens than they were trained with."""
+        if self.init is None:
+            return []
+        before = replace(tokens_of(self.init), grid=self.trained_grid() or encoder.grid)
+        return describe_fit(before, encoder.tokens)
 
 
 def find_start(

@@ -1,4 +1,4 @@
-"""``hpm-video weights inspect|import|export``."""
+"""``hpm-video weights inspect|import|export|average|ema``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    words = "inspect|import|export"
+    words = "inspect|import|export|average|ema"
     jobs = parser.add_subparsers(dest="weights_job", required=True, metavar=words)
     text = "what a file of weights is, of any known format, and what is in it"
     inspect = jobs.add_parser("inspect", help=text, description=text)
@@ -28,6 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export = jobs.add_parser("export", help=text, description=text)
     _add_export_arguments(export)
     export.set_defaults(run_weights=_export)
+    text = "the mean weights of a range of a run's checkpoints, as a checkpoint to be used"
+    average = jobs.add_parser("average", help=text, description=text)
+    average.add_argument("run", metavar="RUN", help="a run folder, or one of checkpoints")
+    text = "step of the {} checkpoint to average (default: the {} there is)"
+    for end, default in (("first", "oldest"), ("last", "newest")):
+        words = text.format(end, default)
+        average.add_argument(f"--{end}", type=int, metavar="STEP", help=words)
+    average.add_argument("-o", "--output", required=True, help="FILE.pt to write")
+    average.set_defaults(run_weights=_average)
+    text = "the moving average of its weights that a run keeps, as a checkpoint to be used"
+    ema = jobs.add_parser("ema", help=text, description=text)
+    ema.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder")
+    ema.add_argument("-o", "--output", required=True, help="FILE.pt to write")
+    ema.set_defaults(run_weights=_ema)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,6 +71,27 @@ def _export(arguments: argparse.Namespace) -> int:
 
     words = export(arguments.checkpoint, arguments.output, to=arguments.to, part=arguments.part)
     print("\n".join(words))
+    return 0
+
+
+def _average(arguments: argparse.Namespace) -> int:
+    from hpm_video.weights.average import average_checkpoints
+    from hpm_video.weights.export import check_output, write_output
+
+    check_output(arguments.output)
+    state = average_checkpoints(arguments.run, first=arguments.first, last=arguments.last)
+    print(f"mean of the steps {', '.join(map(str, state['averaged']))}")
+    print("\n".join(write_output(state, arguments.output, to="checkpoint")))
+    return 0
+
+
+def _ema(arguments: argparse.Namespace) -> int:
+    from hpm_video.weights.average import moving_average
+    from hpm_video.weights.export import check_output, write_output
+
+    check_output(arguments.output)
+    state = moving_average(arguments.checkpoint)
+    print("\n".join(write_output(state, arguments.output, to="checkpoint")))
     return 0
 
 

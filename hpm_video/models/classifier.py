@@ -46,11 +46,12 @@ class Classifier(nn.Module):
         )
         self.norm = LayerNorm(width)
         self.dropout = nn.Dropout(head_dropout)
-        self.head = nn.Linear(width, num_classes)
+        head = nn.Linear(width, num_classes)
+        self.head: nn.Module = head
         self.apply(init_weights)
         # A head near zero lets the first steps train it before they disturb the encoder.
-        trunc_normal_(self.head.weight, std=0.02)
-        self.head.weight.data.mul_(0.001)
+        trunc_normal_(head.weight, std=0.02)
+        head.weight.data.mul_(0.001)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes)."""

@@ -14,6 +14,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hpm_video.models.grids import Tokens, TokenShape, interpolate_tokens
 from hpm_video.tokens import TokenGrid
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -36,12 +37,7 @@ def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | Non
     column = torch.arange(width)
     angle = position / 10000 ** (2 * (column // 2).double() / width)
     table = torch.where(column % 2 == 0, angle.sin(), angle.cos())
-    if grid != trained:
-        volume = table.T.reshape(1, width, trained.time, trained.height, trained.width)
-        volume = F.interpolate(
-            volume, size=(grid.time, grid.height, grid.width), mode="trilinear", align_corners=False
-        )
-        table = volume.reshape(width, grid.num_tokens).T
+    table = interpolate_tokens(table, trained, grid)
     return table.float().contiguous()
 
 
@@ -143,6 +139,7 @@ class Encoder(nn.Module):
         learnt; else it is that of `position_table`."""
         super().__init__()
         self.grid = grid
+        self.tokens = Tokens(grid, TokenShape(tubelet_size, patch_size))
         self.width = width
         self.embed = nn.Linear(tubelet_size * patch_size * patch_size * 3, width)
         self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio, drop_path=drop_path)

@@ -35,4 +35,6 @@ TARGETS = {
     "huggingface": Target("a folder for transformers", "hpm_video.weights.to_huggingface"),
     "official": Target("as VideoMAE's own code", "hpm_video.weights.to_official"),
     "timm": Target("timm's image transformer", "hpm_video.weights.to_timm"),
+    "onnx": Target("a graph and its weights", "hpm_video.weights.to_onnx"),
+    "torch-export": Target("a program for torch.export.load", "hpm_video.weights.to_torch_export"),
 }
