@@ -26,13 +26,18 @@ from transformers import (
 from hpm_video.backbone import load_backbone
 from hpm_video.checkpoint import load_weights, write_checkpoint
 from hpm_video.cli import main
-from hpm_video.config import PretrainConfig
+from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
 from hpm_video.evaluate import classifier_of
-from hpm_video.models import HPM, build_model, token_grid
-from hpm_video.settings import config_from_dict
-from hpm_video.weights.architecture import Assumptions
+from hpm_video.models import HPM, build_model, heads_of, token_grid
+from hpm_video.settings import config_from_dict, config_to_dict
+from hpm_video.tokens import TokenGrid
+from hpm_video.weights.architecture import Assumptions, architecture_of
 from hpm_video.weights.export import write_output
+from hpm_video.weights.exporting import export_tensors
 from hpm_video.weights.importing import Imported, import_weights
+from hpm_video.weights.layouts import OFFICIAL_PRETRAINED
+from hpm_video.weights.read import Source
+from hpm_video.weights.recognise import recognise
 
 TOLERANCE = 1e-5
 TOLD = Assumptions(
@@ -361,6 +366,40 @@ def test_our_own_come_as_they_are(tmp_path: Path) -> None:
         assert {name: found.state[name] for name in state if name != "model"} == {
             name: value for name, value in state.items() if name != "model"
         }
+
+
+@pytest.mark.parametrize(
+    ("size", "patch_size", "decoder", "heads", "decoder_heads"),
+    [
+        ("small", 16, 192, 6, 3),
+        ("base", 16, 384, 12, 6),
+        ("large", 16, 512, 16, 8),
+        ("huge", 16, 640, 16, 8),
+        ("huge", 16, 512, 16, 8),  # of VideoMAE V2
+        ("giant", 14, 512, 16, 8),
+    ],
+)
+def test_released_sizes_are_known(
+    size: Any, patch_size: int, decoder: int, heads: int, decoder_heads: int
+) -> None:
+    """Without being told: of tensors that have shapes alone."""
+    model = ModelConfig(
+        size=size, patch_size=patch_size, decoder_width=decoder, decoder_heads=decoder_heads
+    )
+    no_prediction = (LossConfig(prediction="none"), MaskingConfig(hard_ratio_end=0))
+    config = PretrainConfig(model=model, loss=no_prediction[0], masking=no_prediction[1])
+    with torch.device("meta"):
+        ours = build_model(model, TokenGrid(8, 16, 16), predict_loss=False)
+    state = {"kind": "pretrain", "config": config_to_dict(config), "model": ours.state_dict()}
+    tensors = export_tensors(state, OFFICIAL_PRETRAINED).tensors
+    found = recognise(Source(Path("file"), tensors))
+    known = architecture_of(found, {}, Assumptions(), path="file").config.model
+    assert isinstance(known, ModelConfig)
+    assert (known.size, known.width, known.depth, known.patch_size) == (
+        *(size, None, None, patch_size),
+    )
+    assert (heads_of(known.size, known.heads), known.decoder_heads) == (heads, decoder_heads)
+    assert known.decoder_width == decoder
 
 
 def test_what_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
