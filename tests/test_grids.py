@@ -1,5 +1,6 @@
 """Weights on other clips than they were trained with."""
 
+import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,13 @@ from hpm_video.cli import main
 from hpm_video.config import ClipConfig
 from hpm_video.evaluate import load_classifier
 from hpm_video.models.classifier import Classifier
-from hpm_video.models.grids import TokenShape, interpolate_tokens, resample_embedding
+from hpm_video.models.grids import (
+    Tokens,
+    TokenShape,
+    fit_tokens,
+    interpolate_tokens,
+    resample_embedding,
+)
 from hpm_video.models.vit import position_table
 from hpm_video.predictions import read_predictions
 from hpm_video.tokens import TokenGrid, patchify
@@ -191,7 +198,7 @@ def test_fine_tuning_starts_on_another_grid(
     tmp_path: Path, pretrained: Path, finetune_arguments: Arguments
 ) -> None:
     settings = (
-        f"model.init={pretrained}", "optim.epochs=1", "data.num_frames=6", "data.crop_size=48",
+        f"model.init={pretrained}", "optim.epochs=1", "data.num_frames=6", "data.crop_size=60",
         "model.patch_size=12", "model.tubelet_size=3", "optim.base_lr=0", "optim.min_lr=0",
         "optim.warmup_lr=0",
     )  # fmt: skip
@@ -207,5 +214,39 @@ def test_fine_tuning_starts_on_another_grid(
     assert torch.equal(state["model"][name], theirs[name])
     again, _, _ = load_classifier(tmp_path / "run")
     assert isinstance(again, Classifier)
-    clips = patchify(torch.rand(1, 3, 6, 48, 48), again.grid)
-    assert again.encoder(clips).shape == (1, 32, 32)
+    clips = patchify(torch.rand(1, 3, 6, 60, 60), again.grid)
+    assert again.encoder(clips).shape == (1, 50, 32)
+    grid = TokenGrid(2, 5, 5)
+    expected = position_table(grid, 32, trained_grid=TokenGrid(2, 4, 4))
+    assert again.grid == grid and torch.equal(again.encoder.positions, expected)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "positions of 2 x 4 x 4 tokens interpolated to 2 x 5 x 5 tokens" in log
+    assert "patch embedding of 2 x 8 x 8 pixels resampled to 3 x 12 x 12 pixels" in log
+
+
+def test_a_stored_table_is_interpolated_and_what_is_of_no_known_shape_is_left() -> None:
+    generator = torch.Generator().manual_seed(0)
+    old = Tokens(TokenGrid(2, 3, 4), TokenShape(2, 4))
+    new = Tokens(TokenGrid(4, 3, 2), TokenShape(2, 4))
+    weights = {
+        "encoder.positions": torch.randn(24, 5, generator=generator),
+        "encoder.embed.weight": torch.randn(5, 7, generator=generator),
+        "positions": torch.randn(24, 5, generator=generator),
+    }
+    fitting = fit_tokens(weights, "encoder.", old, new)
+    expected = interpolate_tokens(weights["encoder.positions"], old.grid, new.grid)
+    assert torch.equal(fitting["encoder.positions"], expected)
+    for name in ("encoder.embed.weight", "positions"):
+        assert fitting[name] is weights[name]
+
+
+def test_the_script_of_the_table_in_the_docs(finetuned: Path, toy: Path) -> None:
+    file = Path(__file__).parents[1] / "docs" / "grids.py"
+    spec = importlib.util.spec_from_file_location("grids_of_docs", file)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    cells = script.row(finetuned, toy, ClipConfig(crop_size=48)).split(" | ")
+    assert cells[:3] == ["| 4 frames, 48 x 48", "2 x 8 x 8 pixels", "2 x 6 x 6 tokens"]
+    same = script.row(finetuned, toy, ClipConfig()).removesuffix(" |").split(" | ")
+    assert same[3] == same[4], "on the trained grid both tables are the same"
