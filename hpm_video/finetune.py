@@ -75,6 +75,8 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
     initialised = start.load_into(model)
     claim_run_folder(folder, config, world)
+    if world.is_main:
+        start.write_table(folder, model, initialised)
     average = average_of(model) if optim.ema_momentum is not None else None
     if average is not None:
         if start.state is not None:

@@ -80,6 +80,8 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
     probe = RunProbe(config, student.encoder, world)
     claim_run_folder(folder, config, world)
+    if world.is_main:
+        start.write_table(folder, student, initialised)
     teacher = Teacher(student) if masking.mines else None
     if teacher is not None:
         if start.state is not None:

@@ -25,15 +25,14 @@ from hpm_video.checkpoint import (
 )
 from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects
-from hpm_video.models import heads_of
-from hpm_video.models.grids import describe_fit
+from hpm_video.models.grids import Tokens, describe_fit
 from hpm_video.models.vit import Encoder
 from hpm_video.optimizer_state import load_optimizer_state
 from hpm_video.run_lock import FolderInUse, lock_folder
 from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
 from hpm_video.tokens import TokenGrid
-from hpm_video.weights.architecture import Assumptions
-from hpm_video.weights.importing import import_weights
+from hpm_video.weights.importing import Imported
+from hpm_video.weights.init import init_weights, write_init_table
 from hpm_video.weights.table import in_a_line
 
 # Settings that may change between two starts of one run without changing its results.
@@ -149,12 +148,12 @@ def _claim(folder: Path, config: Any) -> str | None:
 class Start:
     """Where a run starts from.
 
-    state: the checkpoint it continues, if any. init: the one whose encoder it takes, if any.
+    state: the checkpoint it continues, if any. init: what it takes its encoder from, if anything.
     source: the file of either. line: all this in words. allow_missing: what init may lack.
     """
 
     state: dict[str, Any] | None
-    init: dict[str, Any] | None
+    init: Imported | None
     source: str | Path | None
     line: str
     allow_missing: Sequence[str] = ()
@@ -172,7 +171,7 @@ class Start:
             assert isinstance(encoder, Encoder)
             return load_encoder(
                 encoder,
-                self.init,
+                self.init.state,
                 source=self.source or "",
                 allow_missing=self.allow_missing,
             )
@@ -186,17 +185,26 @@ class Start:
 
     def trained_grid(self) -> TokenGrid | None:
         """The grid whose position table the encoder's weights were trained with, if any."""
-        state = self.state or self.init
-        if state is None:
-            return None
-        return trained_grid(state)
+        if self.state is not None:
+            return trained_grid(self.state)
+        return None if self.init is None else trained_grid(self.init.state)
 
     def describe_fit(self, encoder: Encoder) -> list[str]:
         """How the encoder's weights are changed for other tokens than they were trained with."""
-        if self.init is None:
-            return []
-        before = replace(tokens_of(self.init), grid=self.trained_grid() or encoder.grid)
-        return describe_fit(before, encoder.tokens)
+        return [] if self.init is None else describe_fit(self._tokens(encoder), encoder.tokens)
+
+    def write_table(self, folder: Path, model: nn.Module, initialised: Sequence[str]) -> None:
+        """Write to the run's folder what became of every tensor of ``init``, if there is one."""
+        if self.init is not None:
+            encoder = model.get_submodule("encoder")
+            assert isinstance(encoder, Encoder)
+            before = self._tokens(encoder)
+            write_init_table(folder, self.init, encoder, before=before, initialised=initialised)
+
+    def _tokens(self, encoder: Encoder) -> Tokens:
+        """Those that the weights of ``init`` were trained with."""
+        assert self.init is not None
+        return replace(tokens_of(self.init.state), grid=self.trained_grid() or encoder.grid)
 
 
 def find_start(
@@ -238,35 +246,11 @@ def find_start(
             )
         line = f"continues after step {step} of {source}" + (f", but {changes}" if changes else "")
         return Start(state, None, source, line)
-    model = config.model
-    source = model.init
+    source = config.model.init
     if source is not None:
-        found = import_weights(
-            source,
-            assumptions=Assumptions(
-                image_frames=config.data.num_frames,
-                tubelet_size=model.tubelet_size,
-                heads=heads_of(model.size, model.heads),
-            ),
-            allow_missing=model.allow_missing,
-            fill=False,
-            encoder_only=True,
-        )
-        trained = found.state["config"]["model"]
-        heads = heads_of(trained["size"], trained["heads"])
-        if heads != heads_of(model.size, model.heads):  # shapes do not tell
-            raise ValueError(
-                f"model.heads ({heads_of(model.size, model.heads)}) must be {heads}, as in the "
-                f"weights of model.init ({source})"
-            )
-        positions = trained.get("positions", model.positions)
-        if positions != model.positions:
-            raise ValueError(
-                f"model.positions ({model.positions}) must be {positions}, as in the weights of "
-                f"model.init ({source})"
-            )
+        found = init_weights(config.model, config.data)
         line = f"starts with the encoder of {in_a_line(found)} of {source}"
-        return Start(None, found.state, source, line, allow_missing=model.allow_missing)
+        return Start(None, found, source, line, config.model.allow_missing)
     return Start(None, None, None, "starts from scratch")
 
 

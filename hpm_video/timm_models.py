@@ -21,7 +21,7 @@ from hpm_video.models import SIZES, heads_of
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.grids import TokenShape, fit_tokens
 from hpm_video.tokens import TokenGrid, patchify
-from hpm_video.weights.architecture import Assumptions
+from hpm_video.weights.assumptions import Assumptions
 from hpm_video.weights.importing import import_weights
 
 Size = Literal["tiny", "small", "base", "large", "huge", "giant"]

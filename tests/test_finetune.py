@@ -52,7 +52,8 @@ def _untimed(folder: Path) -> list[dict[str, float]]:
 
 def test_a_run_leaves_its_files_and_records(finetuned: Path) -> None:
     assert sorted(os.listdir(finetuned)) == [
-        *("checkpoints", "config.yaml", "log.txt", "metrics.jsonl", "run.lock", "tensorboard")
+        *("checkpoints", "config.yaml", "init.txt", "log.txt", "metrics.jsonl", "run.lock"),
+        "tensorboard",
     ]
     records = read_records(finetuned)
     training = [record for record in records if "loss" in record]

@@ -392,7 +392,7 @@ def test_weights_to_start_from_may_be_of_either_kind(
     config = replace(config, model=replace(config.model, init=str(tmp_path / "init")))
     found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
     assert found.state is None
-    assert found.init is not None and found.init["kind"] == kind
+    assert found.init is not None and found.init.state["kind"] == kind
 
 
 DATA = {"videos": "abc", "num_videos": 24, "videos_per_step": 8}

@@ -31,7 +31,8 @@ from hpm_video.evaluate import classifier_of
 from hpm_video.models import HPM, build_model, heads_of, token_grid
 from hpm_video.settings import config_from_dict, config_to_dict
 from hpm_video.tokens import TokenGrid
-from hpm_video.weights.architecture import Assumptions, architecture_of
+from hpm_video.weights.architecture import architecture_of
+from hpm_video.weights.assumptions import Assumptions
 from hpm_video.weights.export import write_output
 from hpm_video.weights.exporting import export_tensors
 from hpm_video.weights.importing import Imported, import_weights

@@ -16,13 +16,14 @@ import foreign_weights as foreign
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from foreign_weights import HEADS, Weights
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
-from hpm_video.weights.architecture import Assumptions
+from hpm_video.weights.assumptions import Assumptions
 from hpm_video.weights.exporting import export_tensors
 from hpm_video.weights.importing import import_weights
 from hpm_video.weights.layouts import HUGGING_FACE, HUGGING_FACE_ENCODER
@@ -253,6 +254,11 @@ def _trained(tmp_path: Path, arguments: Callable[..., list[str]], *more: str) ->
     return main(arguments(tmp_path / "run", init, *frozen, *more))
 
 
+def _table(run: Path) -> list[list[str]]:
+    """The lines of a run's init.txt, word by word."""
+    return [line.split() for line in (run / "init.txt").read_text().splitlines()[1:]]
+
+
 def test_a_fine_tuning_starts_from_them(
     tmp_path: Path,
     finetune_arguments: Callable[..., list[str]],
@@ -269,6 +275,17 @@ def test_a_fine_tuning_starts_from_them(
         assert torch.equal(model[name], value)
     # That of the released files, not of this run
     assert load_checkpoint(tmp_path / "run")["trained_grid"] == [8, 28, 28]
+    table = _table(tmp_path / "run")
+    assert {line[1] for line in table} - {"-"} == weights.keys()
+    assert {line[2] for line in table} - {"-"} == {
+        *(name for name in model if name.startswith("encoder.")), "encoder.positions",
+    }  # fmt: skip
+    assert {line[1] for line in table if line[0] == "unused"} == {
+        name for name in weights if not name.startswith(("encoder.patch", "encoder.blocks"))
+    }
+    assert [line[:3] for line in table if line[0] == "interpolated"] == [
+        ["interpolated", "-", "encoder.positions"]
+    ]
 
     del weights["encoder.blocks.1.attn.v_bias"]
     torch.save({"model": weights}, os.environ["WEIGHTS"])
@@ -280,6 +297,8 @@ def test_a_fine_tuning_starts_from_them(
     assert not (lacking / "run").exists()
     allowed = "model.allow_missing=[encoder.blocks.1.attn.v_bias]"
     assert _trained(lacking, finetune_arguments, allowed) == 0
+    initialised = [line for line in _table(lacking / "run") if line[0] == "initialised"]
+    assert [line[1:3] for line in initialised] == [["-", "encoder.blocks.1.attn.v_bias"]]
     log = (lacking / "run" / "log.txt").read_text()
     assert "not in it, so as initialised: encoder.blocks.1.attn.v_bias" in log
 
@@ -302,6 +321,27 @@ def test_an_image_model_is_where_a_run_starts(
     expected: Tensor = weights["pos_embed"][0, 1:].repeat(2, 1)
     assert torch.equal(model["encoder.positions"], expected)
     assert main(["weights", "inspect", str(tmp_path / "run")]) == 0
+
+    larger = ("model.positions=stored", "data.crop_size=64")
+    assert _trained(tmp_path / "larger", finetune_arguments, *larger) == 0
+    found = load_checkpoint(tmp_path / "larger" / "run")["model"]["encoder.positions"]
+    changed = [line[:3] for line in _table(tmp_path / "larger" / "run") if "inter" in line[0]]
+    assert changed == [["interpolated", "pos_embed", "encoder.positions"]]
+    image = weights["pos_embed"][0, 1:].T.reshape(1, 32, 4, 4)
+    image = F.interpolate(image, size=(8, 8), mode="bilinear").flatten(2)[0].T
+    assert (found - image.repeat(2, 1)).abs().max() < 1e-6
+
+
+def test_a_pre_training_starts_from_an_image_model(
+    tmp_path: Path, pretrain_arguments: Callable[..., list[str]]
+) -> None:
+    weights = foreign.image_mae(with_predictor=True)
+    torch.save({"model": weights}, os.environ["WEIGHTS"])
+    assert _trained(tmp_path, pretrain_arguments, "model.positions=stored") == 0
+    model = load_checkpoint(tmp_path / "run", kind="pretrain")["model"]
+    for name in ("blocks.1.mlp.fc2.weight", "norm.bias"):
+        assert torch.equal(model[f"encoder.{name}"], weights[name])
+    assert torch.equal(model["encoder.positions"][16:], weights["pos_embed"][0, 1:])
 
 
 def test_other_heads_are_refused(

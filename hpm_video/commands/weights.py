@@ -124,7 +124,7 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _found(arguments: argparse.Namespace) -> Imported:
-    from hpm_video.weights.architecture import Assumptions
+    from hpm_video.weights.assumptions import Assumptions
     from hpm_video.weights.importing import import_weights
 
     assumptions = Assumptions(

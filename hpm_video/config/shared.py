@@ -91,7 +91,7 @@ class EncoderConfig:
     patch_size: int = 16  # side of a token in pixels
     tubelet_size: int = 2  # frames of a token
     positions: Literal["sinusoid", "stored"] = "sinusoid"  # stored: a table beside the weights
-    init: str | None = None  # checkpoint, or file of others, whose encoder to start from
+    init: str | None = None  # file of weights, ours or of others, to start from
     allow_missing: list[str] = field(default_factory=list)  # names that init may lack, * is any
 
     def __post_init__(self) -> None:

@@ -24,38 +24,12 @@ from hpm_video.config import (
 from hpm_video.models import SIZES
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.tokens import TokenGrid
+from hpm_video.weights.assumptions import Assumptions, Colour, check_config, known
 from hpm_video.weights.layouts import Layout
 from hpm_video.weights.recognise import Recognised
-from hpm_video.weights.rules import Inflation, Part, Rule, Shape
+from hpm_video.weights.rules import Part, Rule, Shape
 
 _NORMS = r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias"
-
-# What our models have, of the settings of a Hugging Face folder
-_ONLY = {"hidden_act": "gelu", "num_channels": 3, "qv_bias": True, "qkv_bias": True}
-_WHOLE_NUMBERS = (
-    "num_frames", "image_size", "num_attention_heads", "decoder_num_attention_heads",
-)  # fmt: skip
-
-Colour = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What files do not say themselves; what is None follows from them, or is the usual.
-
-    image_frames: of clips where the weights are of images, unless num_frames is given.
-    mean, std: with which the pixels that the weights were trained on were normalised.
-    """
-
-    num_frames: int | None = None
-    image_frames: int | None = None
-    image_size: int | None = None
-    tubelet_size: int | None = None
-    heads: int | None = None
-    decoder_heads: int | None = None
-    inflation: Inflation = "mean"
-    mean: Colour | None = None
-    std: Colour | None = None
 
 
 @dataclass(frozen=True)
@@ -90,9 +64,9 @@ def architecture_of(
 
     Raises ValueError where sizes are missing, contradict each other, or are none of our models'.
     """
-    _check_config(config, path=path)
+    check_config(config, path=path)
     layout, tensors = found.layout, found.tensors
-    known = _known(layout, config, assumptions, path=path)
+    told = known(layout, config, assumptions, path=path)
     parts = parts_of(layout, tensors)
     if encoder_only:
         parts -= {"decoder", "head"}
@@ -103,13 +77,13 @@ def architecture_of(
             + ("(D, 3, y, x)" if layout.is_image else "(D, 3, t, y, x)")
         )
     assumed = []
-    tubelet_size = embed.shape[2] if not layout.is_image else known.tubelet_size or 2
+    tubelet_size = embed.shape[2] if not layout.is_image else told.tubelet_size or 2
     patch_size = embed.shape[-1]
-    num_frames, image_size = known.num_frames, known.image_size
+    num_frames, image_size = told.num_frames, told.image_size
     if layout.is_image:
         rows = _image_rows(layout, tensors, path=path)
         image_size = rows * patch_size
-        num_frames = num_frames or known.image_frames
+        num_frames = num_frames or told.image_frames
     if num_frames is None:
         num_frames = 16
         assumed.append("16 frames")
@@ -119,7 +93,7 @@ def architecture_of(
     width = _usual(tensors, _NORMS, embed.shape[0])
     stacks: tuple[Part, ...] = ("encoder", "decoder")
     depths = {part: _num_blocks(layout, tensors, part) for part in stacks}
-    size = _size(width, depths["encoder"], tensors, known.heads, path=path)
+    size = _size(width, depths["encoder"], tensors, told.heads, path=path)
     shape = Shape(
         TokenGrid.of_clip(
             num_frames=num_frames,
@@ -129,7 +103,7 @@ def architecture_of(
         ),
         tubelet_size,
         patch_size,
-        known.inflation,
+        told.inflation,
     )
     encoder: dict[str, Any] = {
         **size, "patch_size": patch_size, "tubelet_size": tubelet_size,
@@ -150,7 +124,7 @@ def architecture_of(
             model = replace(
                 model,
                 decoder_width=decoder_width,
-                decoder_heads=_decoder_heads(decoder_width, known.decoder_heads, path=path),
+                decoder_heads=_decoder_heads(decoder_width, told.decoder_heads, path=path),
                 decoder_depth=depths["decoder"] or 1,
             )
         whole = PretrainConfig(
@@ -165,8 +139,8 @@ def architecture_of(
         depths,
         num_classes,
         shape,
-        known.mean or IMAGENET_MEAN,
-        known.std or IMAGENET_STD,
+        told.mean or IMAGENET_MEAN,
+        told.std or IMAGENET_STD,
         tuple(assumed),
     )
 
@@ -191,55 +165,6 @@ def parts_of(layout: Layout, names: Iterable[str]) -> frozenset[Part]:
         if has("decoder"):
             parts.add("decoder")
     return frozenset(parts)
-
-
-def _known(
-    layout: Layout, config: Mapping[str, Any], given: Assumptions, *, path: str | Path
-) -> Assumptions:
-    """What is given, else what the settings of a Hugging Face folder say."""
-    if layout.name != "huggingface":
-        return given
-    said = {
-        "num_frames": config.get("num_frames"),
-        "image_size": config.get("image_size"),
-        "heads": config.get("num_attention_heads"),
-        "decoder_heads": config.get("decoder_num_attention_heads"),
-        "mean": config.get("image_mean"),
-        "std": config.get("image_std"),
-    }
-    heads = (given.heads, said["heads"])
-    if None not in heads and heads[0] != heads[1]:
-        raise ValueError(f"weights ({path}): found {heads[1]} heads, expected {heads[0]}")
-    fill: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in said.items()
-        if getattr(given, name) is None and value is not None
-    }
-    return replace(given, **fill)
-
-
-def _check_config(config: Mapping[str, Any], *, path: str | Path) -> None:
-    """Refuse what our models do not have, and what is no setting at all."""
-    for name in _WHOLE_NUMBERS:
-        value = config.get(name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"weights ({path}): found {name} {value}, expected a whole number")
-    for name in ("image_mean", "image_std"):
-        value = config.get(name)
-        if value is not None and not (
-            isinstance(value, list)
-            and len(value) == 3
-            and all(isinstance(number, int | float) for number in value)
-        ):
-            raise ValueError(f"weights ({path}): found {name} {value}, expected three numbers")
-    for name, usual in (
-        ("hidden_act", "gelu"),
-        ("num_channels", 3),
-        ("qv_bias", True),
-        ("qkv_bias", True),
-    ):
-        if config.get(name, usual) != usual:
-            raise ValueError(f"weights ({path}): found {name} {config[name]}, expected {usual}")
 
 
 def _tensor(

@@ -15,12 +15,8 @@ from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.models import build_classifier, build_model, token_grid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.settings import config_to_dict
-from hpm_video.weights.architecture import (
-    Architecture,
-    Assumptions,
-    architecture_of,
-    rules_of,
-)
+from hpm_video.weights.architecture import Architecture, architecture_of, rules_of
+from hpm_video.weights.assumptions import Assumptions
 from hpm_video.weights.layouts import Layout
 from hpm_video.weights.read import Source, read_weights
 from hpm_video.weights.recognise import Recognised, recognise
