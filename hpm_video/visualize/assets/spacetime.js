@@ -102,7 +102,7 @@ const spaceTime = {
     const context = canvas.getContext("2d");
     const [time, rows, columns] = data.grid;
     const { width, height } = canvas;
-    const [left, right, low, top] = [64, width - 10, height - 34, 12];
+    const [left, right, low, top] = [80, width - 10, height - 34, 12];
     const steps = data.windows.length * time;
     const x = (step) => left + ((step + 0.5) / steps) * (right - left);
     const y = (value) => low - value * (low - top);
