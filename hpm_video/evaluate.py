@@ -35,7 +35,7 @@ from hpm_video.loop import autocast
 from hpm_video.models import Baseline, Classifier, build_classifier
 from hpm_video.models.grids import fit_tokens
 from hpm_video.predictions import Evaluation, check_results_folder, read_predictions
-from hpm_video.run_folder import make_folder
+from hpm_video.run_folder import make_folder, not_left_empty
 from hpm_video.settings import config_from_dict
 
 
@@ -107,12 +107,19 @@ def evaluate_classifier(
 
 
 def check_labels(manifest: Manifest, num_classes: int) -> None:
-    """Raise ValueError, naming the first, when a label is not in [0, num_classes)."""
+    """Raise ValueError, naming the first, when a label is not in [0, num_classes), or when the list
+    has names for another number of classes."""
     labels = np.asarray(manifest.labels)
     for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
+        label = "none" if labels[index] < 0 else labels[index]
         raise ValueError(
-            f"label ({labels[index]}) of {manifest.path(int(index))} must be in "
-            f"[0, {num_classes - 1}]: the model has {num_classes} classes"
+            f"label ({label}) of {manifest.path(int(index))} must be in [0, {num_classes - 1}], "
+            "the classes of the model"
+        )
+    if manifest.classes is not None and len(manifest.classes) != num_classes:
+        raise ValueError(
+            f"class names ({len(manifest.classes)}, of the list of {manifest.path(0)}) must be "
+            f"{num_classes}, one for each class of the model"
         )
 
 
@@ -163,9 +170,12 @@ def evaluate(
     file = find_checkpoint(checkpoint, _file_name(config.checkpoint))
     state = load_checkpoint(file, kind="finetune")
     model, trained, classes = classifier_of(state, source=file, clip=config.clip)
-    manifest = read_manifest(list(manifests), root=config.root, classes=classes)
+    manifest = read_manifest(
+        list(manifests), root=config.root, classes=classes, numbers_only=classes is None
+    )
+    check_labels(manifest, model.num_classes)
     folder = None if output_dir is None else _make_folder(output_dir)
-    with join_world(config.device, setting="device") as world:
+    with not_left_empty(folder), join_world(config.device, setting="device") as world:
         result = evaluate_classifier(
             model.to(world.device),
             manifest,
@@ -189,6 +199,8 @@ def evaluate(
             "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
             "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
         }
+        if again := manifest.num_repeated:
+            about["warning"] = f"rows that repeat a video: {again}; all of them count"
         result = replace(result, about=about)
         if folder is not None and world.is_main:
             _write(result, folder, config)

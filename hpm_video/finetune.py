@@ -51,7 +51,12 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     directed = check_flip(manifest.classes or ()) if data.flip else []
     validation = None
     if data.val_manifest:
-        validation = read_manifest(data.val_manifest, root=data.root, classes=manifest.classes)
+        validation = read_manifest(
+            data.val_manifest,
+            root=data.root,
+            classes=manifest.classes,
+            numbers_only=manifest.classes is None,
+        )
         check_labels(validation, num_classes)
     accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=world.size)
     videos_per_step = data.batch_size * accumulation * world.size

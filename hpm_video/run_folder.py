@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,18 @@ def make_folder(path: str | Path, *, name: str) -> Path:
     except OSError as error:
         raise ValueError(f"{name} ({folder}): {error.strerror}; must be writable") from error
     return folder
+
+
+@contextmanager
+def not_left_empty(folder: Path | None) -> Iterator[None]:
+    """Remove a folder that an error leaves empty."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty, or not there
+            if folder is not None:
+                folder.rmdir()
+        raise
 
 
 def claim_run_folder(folder: Path, config: Any, world: World) -> None:

@@ -418,7 +418,10 @@ def test_a_label_that_training_does_not_have_is_refused(
     assert main(finetune_arguments(tmp_path / "run", *settings, train)) == 2
     stderr = capsys.readouterr().err
     assert stderr.count("\n") == 1
-    assert f"label (8) of {toy.parent / first} must be in [0, 1]: the model has 2" in stderr
+    assert f"label (8) of {toy.parent / first} must be in [0, 1], " in stderr
+    (tmp_path / "val.csv").write_text(f"path,label\n{first},b\n{first},a\n")
+    assert main(finetune_arguments(tmp_path / "run", *settings, train)) == 2
+    assert "val.csv:2: label (b) must be a number: " in capsys.readouterr().err
 
 
 def test_weights_with_other_names_are_refused_by_name(

@@ -1,4 +1,4 @@
-"""The transformer: position table, attention, blocks, and the encoder of visible tokens.
+"""The transformer: position table, blocks, and the encoder of visible tokens.
 
 As in VideoMAE (arXiv 2203.12602): pre-norm blocks, LayerNorm eps 1e-6, exact GELU, biases on q and
 v but none on k, no class token, fixed sinusoid positions.
@@ -14,6 +14,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hpm_video.models.attention import attention
 from hpm_video.models.grids import Tokens, TokenShape, interpolate_tokens
 from hpm_video.tokens import TokenGrid
 
@@ -21,8 +22,6 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_LONGEST_PLAIN = 160  # tokens
 
 
 def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | None = None) -> Tensor:
@@ -39,18 +38,6 @@ def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | Non
     table = torch.where(column % 2 == 0, angle.sin(), angle.cos())
     table = interpolate_tokens(table, trained, grid)
     return table.float().contiguous()
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention over (B, heads, N, head width).
-
-    Fused, except on a CPU in training at short lengths: in trials of whole steps of
-    36 to 144 tokens plain matrix products were faster there, most clearly in bfloat16.
-    """
-    if q.device.type == "cpu" and q.requires_grad and q.shape[-2] <= _LONGEST_PLAIN:
-        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return weights.softmax(dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):
