@@ -1,4 +1,4 @@
-"""The transformer: position table, attention, blocks, and the encoder of visible tokens.
+"""The transformer: position table, blocks, and the encoder of visible tokens.
 
 As in VideoMAE (arXiv 2203.12602): pre-norm blocks, LayerNorm eps 1e-6, exact GELU, biases on q and
 v but none on k, no class token, fixed sinusoid positions.
@@ -14,14 +14,14 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hpm_video.models.attention import attention
+from hpm_video.models.grids import Tokens, TokenShape, interpolate_tokens
 from hpm_video.tokens import TokenGrid
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-_LONGEST_PLAIN = 160  # tokens
 
 
 def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | None = None) -> Tensor:
@@ -36,25 +36,8 @@ def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | Non
     column = torch.arange(width)
     angle = position / 10000 ** (2 * (column // 2).double() / width)
     table = torch.where(column % 2 == 0, angle.sin(), angle.cos())
-    if grid != trained:
-        volume = table.T.reshape(1, width, trained.time, trained.height, trained.width)
-        volume = F.interpolate(
-            volume, size=(grid.time, grid.height, grid.width), mode="trilinear", align_corners=False
-        )
-        table = volume.reshape(width, grid.num_tokens).T
+    table = interpolate_tokens(table, trained, grid)
     return table.float().contiguous()
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention over (B, heads, N, head width).
-
-    Fused, except on a CPU in training at short lengths: in trials of whole steps of
-    36 to 144 tokens plain matrix products were faster there, most clearly in bfloat16.
-    """
-    if q.device.type == "cpu" and q.requires_grad and q.shape[-2] <= _LONGEST_PLAIN:
-        weights = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return weights.softmax(dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 class Attention(nn.Module):
@@ -137,15 +120,19 @@ class Encoder(nn.Module):
         drop_path: float = 0.0,
         final_norm: bool = True,
         trained_grid: TokenGrid | None = None,
+        stored_positions: bool = False,
     ) -> None:
+        """``stored_positions``: the table belongs to the weights, as one that an image model has
+        learnt; else it is that of `position_table`."""
         super().__init__()
         self.grid = grid
+        self.tokens = Tokens(grid, TokenShape(tubelet_size, patch_size))
         self.width = width
         self.embed = nn.Linear(tubelet_size * patch_size * patch_size * 3, width)
         self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
         self.norm: nn.Module = LayerNorm(width) if final_norm else nn.Identity()
         positions = position_table(grid, width, trained_grid=trained_grid)
-        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("positions", positions, persistent=stored_positions)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
 
