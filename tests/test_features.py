@@ -290,10 +290,7 @@ def test_mistakes_are_one_line(
         ([*of_list, str(tmp_path / "x.npz"), "--stride", "4"], "x.npz) must be a folder: "),
         ([*of_list, str(videos.parent), "--stride", "4"], "its index.csv is not of ours"),
         (["features", str(pretrained), "--manifest", *SETTINGS, "-o", "x"], "--manifest must have"),
-        (
-            _windows(pretrained, long_video, tmp_path / "x.npz", "--window", "3"),
-            "clip.num_frames (3)",
-        ),
+        (_windows(pretrained, long_video, tmp_path / "x.npz", "--window", "3"), "num_frames (3)"),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "--stride", "0"), "stride (0)"),
         (_windows(tmp_path / "no.pt", long_video, tmp_path / "x.npz"), "does not exist"),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "batch_size=0"), "batch_size (0)"),
