@@ -173,6 +173,7 @@ def test_ranking_needs_little_memory_and_has_the_same_gradient(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "rows"),
     [
+        (["attention", "--rounds=1", "--batch-size=1", "--device=cpu"], 10),
         (["mask", "--rounds=2", "--batch-size=2", "--crop-size=64"], 4),
         (["flops", "--size", "tiny", "--frames=4", "--crop-size=64", *SPARSE], 3),
         (["step", *SMALL_STEP, *SPARSE, "--precision=float32"], 4),
@@ -216,6 +217,7 @@ def test_each_bench_prints_a_table_and_writes_it(
     [
         (["ranking", "--tokens=1"], "--tokens (1)"),
         (["ranking", "--json=nowhere/result.json"], "--json (nowhere/result.json)"),
+        (["attention", "--rounds=0"], "--rounds (0)"),
         (["mask", "--rounds=0"], "--rounds (0)"),
         (["mask", "--batch-size=0"], "--batch-size (0)"),
         (["flops", "--crop-size=30"], "(30)"),
