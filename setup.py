@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["hpm_video", "hpm_video.*"]),
+    package_data={"hpm_video.visualize": ["assets/*"]},
     install_requires=[
         "av>=14",
         # No wheels for other machines; without it PyAV reads
@@ -33,13 +34,18 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "onnx": ["onnx>=1.17", "onnxscript>=0.3"],  # to export to it
         "torchcodec": ["torchcodec>=0.7"],  # and FFmpeg's libraries on the system
         "dev": [
             "mypy",
+            "onnx>=1.17",
+            "onnxruntime",
+            "onnxscript>=0.3",
             "pytest",
             "pytest-xdist",
             "ruff",
             "scipy",
+            "selenium>=4.20",
             "torchcodec>=0.7",
             "transformers>=5",
         ],

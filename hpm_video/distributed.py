@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,21 +19,32 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from hpm_video.rendezvous import CommunicationError, Place, find_place, meet
 
 Module = TypeVar("Module", bound=nn.Module)
 
+_MEETING_S = 3600.0  # until all processes of a job without a limit of its own are there
+_PATIENT_S = 30 * 24 * 3600.0  # as good as no limit
+_LOOKS_S = 0.5  # from one look whether the main process is done to the next
+_turns = itertools.count()  # of `others_wait`, the same on all processes
+
 
 @dataclass(frozen=True)
 class World:
-    """The processes of this run, and this one's place and device among them."""
+    """The processes of this run, and this one's place and device among them.
+
+    store: texts by name that all of them see, where there are several.
+    """
 
     rank: int
     size: int
     device: torch.device
+    store: Store | None = None
 
     @property
     def is_main(self) -> bool:
@@ -40,12 +53,14 @@ class World:
 
 @contextmanager
 def join_world(
-    device: str, *, setting: str = "run.device", timeout_s: float = 3600.0
+    device: str, *, setting: str = "run.device", timeout_s: float | None = None
 ) -> Iterator[World]:
     """Join the process group that the environment describes; leave it at the end.
 
     ``device``: ``auto`` takes CUDA where there is one. ``setting``: what the user calls it.
-    ``timeout_s``: how long a process waits for the others in a collective. Raises ValueError for
+    ``timeout_s``, run.collective_timeout_s: how long a process waits for the others in a
+    collective. None is for jobs that share out videos and exchange results on the host: some have
+    done their share hours before the others, and wait as long as these live. Raises ValueError for
     cuda without one, and CommunicationError when another process has gone or does not come (with
     NCCL, PyTorch ends this process instead).
     """
@@ -57,27 +72,33 @@ def join_world(
     if use_cuda:
         own_device = _own_gpu(place)
         torch.cuda.set_device(own_device)
-    world = World(place.rank, place.size, own_device)
-    if world.size == 1:
-        yield world
+    if place.size == 1:
+        yield World(place.rank, place.size, own_device)
         return
-    backend, timeout = "nccl" if use_cuda else "gloo", timedelta(seconds=timeout_s)
+    # NCCL's collectives have kernels that hold the GPU while they wait
+    backend = "nccl" if use_cuda and timeout_s is not None else "gloo"
+    limit = "an hour" if timeout_s is None else f"run.collective_timeout_s ({timeout_s:g})"
+    meeting_s = _MEETING_S if timeout_s is None else timeout_s
     try:
         if place.host is None:
-            dist.init_process_group(backend, timeout=timeout)
+            store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=meeting_s)))
         else:
-            store = meet(place, timeout_s=timeout_s)
-            dist.init_process_group(
-                backend, timeout=timeout, store=store, rank=place.rank, world_size=place.size
-            )
-        yield world
+            store = meet(place, timeout_s=meeting_s, limit=limit)
+        dist.init_process_group(
+            backend,
+            timeout=timedelta(seconds=timeout_s or _PATIENT_S),
+            store=store,
+            rank=place.rank,
+            world_size=place.size,
+        )
+        yield World(place.rank, place.size, own_device, store)
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise CommunicationError(_what_happened(error, place, timeout_s)) from error
+            raise CommunicationError(_what_happened(error, place, limit)) from error
         raise
     finally:
         # With an error on its way, NCCL might wait here for what the others never send
-        if dist.is_initialized() and (sys.exc_info()[0] is None or not use_cuda):
+        if dist.is_initialized() and (sys.exc_info()[0] is None or backend == "gloo"):
             dist.destroy_process_group()
 
 
@@ -93,11 +114,11 @@ def _own_gpu(place: Place) -> torch.device:
     return torch.device("cuda", index)
 
 
-def _what_happened(error: RuntimeError, place: Place, timeout_s: float) -> str:
+def _what_happened(error: RuntimeError, place: Place, limit: str) -> str:
     me = f"rank {place.rank} of {place.size} on {socket.gethostname()}"
     if re.search("time[d -]*out", str(error), re.IGNORECASE):
         return (
-            f"{me} got no answer from the others within run.collective_timeout_s ({timeout_s:g}): "
+            f"{me} got no answer from the others within {limit}: "
             "one of them hangs; see their logs, and docs/slurm.md on what to do"
         )
     reason = str(error).strip().splitlines()[0]
@@ -177,3 +198,17 @@ def barrier(world: World) -> None:
     """Wait for all processes."""
     if world.size > 1:
         dist.barrier()
+
+
+@contextmanager
+def others_wait(world: World) -> Iterator[None]:
+    """Something that the main process alone works on, be it for hours: at its end the others wait
+    until it is done or has failed. No collective's time limit runs meanwhile."""
+    turn = f"hpm-video: the main process is done {next(_turns)}"
+    try:
+        yield
+    finally:
+        if world.store is not None and world.is_main:
+            world.store.set(turn, "")
+    while not (world.store is None or world.is_main or world.store.check([turn])):
+        time.sleep(_LOOKS_S)

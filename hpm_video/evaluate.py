@@ -11,8 +11,20 @@ import numpy as np
 import torch
 
 from hpm_video.best import BEST
-from hpm_video.checkpoint import find_checkpoint, load_checkpoint, load_weights
-from hpm_video.config import DataConfig, EvaluateConfig, EvaluationConfig, FinetuneConfig
+from hpm_video.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+    tokens_of,
+    trained_grid,
+)
+from hpm_video.config import (
+    ClipConfig,
+    DataConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    FinetuneConfig,
+)
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
@@ -21,10 +33,10 @@ from hpm_video.distributed import World, gather_objects, join_world
 from hpm_video.evaluation_page import write_evaluation
 from hpm_video.loop import autocast
 from hpm_video.models import Baseline, Classifier, build_classifier
+from hpm_video.models.grids import fit_tokens
 from hpm_video.predictions import Evaluation, check_results_folder, read_predictions
-from hpm_video.run_folder import make_folder
+from hpm_video.run_folder import make_folder, not_left_empty
 from hpm_video.settings import config_from_dict
-from hpm_video.tokens import TokenGrid
 
 
 @torch.no_grad()
@@ -95,36 +107,51 @@ def evaluate_classifier(
 
 
 def check_labels(manifest: Manifest, num_classes: int) -> None:
-    """Raise ValueError, naming the first, when a label is not in [0, num_classes)."""
+    """Raise ValueError, naming the first, when a label is not in [0, num_classes), or when the list
+    has names for another number of classes."""
     labels = np.asarray(manifest.labels)
     for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
+        label = "none" if labels[index] < 0 else labels[index]
         raise ValueError(
-            f"label ({labels[index]}) of {manifest.path(int(index))} must be in "
-            f"[0, {num_classes - 1}]: the model has {num_classes} classes"
+            f"label ({label}) of {manifest.path(int(index))} must be in [0, {num_classes - 1}], "
+            "the classes of the model"
+        )
+    if manifest.classes is not None and len(manifest.classes) != num_classes:
+        raise ValueError(
+            f"class names ({len(manifest.classes)}, of the list of {manifest.path(0)}) must be "
+            f"{num_classes}, one for each class of the model"
         )
 
 
 def load_classifier(
-    checkpoint: str | Path,
+    checkpoint: str | Path, clip: ClipConfig | None = None
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
-    """The model of a fine-tuning checkpoint, its settings, and its class names if known."""
-    return classifier_of(load_checkpoint(checkpoint, kind="finetune"), source=checkpoint)
+    """The model of a fine-tuning checkpoint, its settings, and its class names if known.
+
+    ``clip``: clips and tokens if not as in training; the settings then have them too.
+    """
+    return classifier_of(load_checkpoint(checkpoint, kind="finetune"), source=checkpoint, clip=clip)
 
 
 def classifier_of(
-    state: Mapping[str, Any], *, source: str | Path
+    state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
     """As `load_classifier`, of a checkpoint that has been read."""
     config = config_from_dict(FinetuneConfig, state["config"])
-    trained_grid = state["trained_grid"]
+    if clip is not None:
+        data, model_config = clip.of(config.data, config.model)
+        config = replace(config, data=data, model=model_config)
     model = build_classifier(
         config.model,
         num_frames=config.data.num_frames,
         crop_size=config.data.crop_size,
         num_classes=state["num_classes"],
-        trained_grid=trained_grid and TokenGrid(*trained_grid),
+        trained_grid=trained_grid(state),
     )
-    load_weights(model, state["model"], source=source)
+    weights = state["model"]
+    if isinstance(model, Classifier):
+        weights = fit_tokens(weights, "encoder.", tokens_of(state), model.encoder.tokens)
+    load_weights(model, weights, source=source)
     return model, config, state["classes"]
 
 
@@ -142,10 +169,13 @@ def evaluate(
     """
     file = find_checkpoint(checkpoint, _file_name(config.checkpoint))
     state = load_checkpoint(file, kind="finetune")
-    model, trained, classes = classifier_of(state, source=file)
-    manifest = read_manifest(list(manifests), root=config.root, classes=classes)
+    model, trained, classes = classifier_of(state, source=file, clip=config.clip)
+    manifest = read_manifest(
+        list(manifests), root=config.root, classes=classes, numbers_only=classes is None
+    )
+    check_labels(manifest, model.num_classes)
     folder = None if output_dir is None else _make_folder(output_dir)
-    with join_world(config.device, setting="device") as world:
+    with not_left_empty(folder), join_world(config.device, setting="device") as world:
         result = evaluate_classifier(
             model.to(world.device),
             manifest,
@@ -162,12 +192,15 @@ def evaluate(
                 f"none of {len(result.bad)} videos can be read, e.g. {result.paths[index]}: "
                 f"{reason}"
             )
-        views = config.evaluation
+        views, data = config.evaluation, trained.data
         about = {
             "checkpoint": f"{file}, step {state['step']}",
             "lists": ", ".join(manifests),
             "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
+            "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
         }
+        if again := manifest.num_repeated:
+            about["warning"] = f"rows that repeat a video: {again}; all of them count"
         result = replace(result, about=about)
         if folder is not None and world.is_main:
             _write(result, folder, config)

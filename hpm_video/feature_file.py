@@ -26,14 +26,6 @@ SUFFIXES = (".npz", ".safetensors")
 _METADATA = "metadata"
 
 
-def check_output(path: Path) -> None:
-    """Raise ValueError unless a path names a file of features that can be made."""
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"output ({path}) must end in {' or '.join(SUFFIXES)}")
-    if path.is_dir():
-        raise ValueError(f"output ({path}) is a folder: must be a file")
-
-
 def write_features(path: Path, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
     """Write arrays by name, and metadata (what JSON can hold), as the suffix of ``path`` says."""
     text = json.dumps(metadata)  # ASCII: names of files need not be UTF-8
@@ -115,6 +107,10 @@ class Parts:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
+
+    def remove_if_empty(self) -> None:
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{self._prefix}_{number:06d}.npz"

@@ -17,16 +17,13 @@ from hpm_video.backbone import Backbone, LoadedBackbone, load_backbone
 from hpm_video.checkpoint import find_checkpoint
 from hpm_video.config import FeaturesConfig
 from hpm_video.data.bad_videos import UnreadableDataError
+from hpm_video.data.files import printable
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
 from hpm_video.data.views import views_of
 from hpm_video.distributed import barrier, join_world
-from hpm_video.feature_file import (
-    Parts,
-    check_output,
-    fingerprint,
-    write_features,
-)
+from hpm_video.feature_file import SUFFIXES, Parts, fingerprint, write_features
+from hpm_video.run_folder import check_can_be_folder
 
 PART = 512  # videos or windows that are saved at a time
 
@@ -40,18 +37,52 @@ class Extracted:
     bad: tuple[tuple[str, str], ...]
 
 
+def output_file(output: Path, name: str) -> Path:
+    """The file of features that an output means: itself or, of a folder, NAME.npz in it.
+
+    A folder is what is one, or has no ending. Raises ValueError for another ending than ours.
+    """
+    if output.is_dir() or not output.suffix:
+        check_can_be_folder(output, name="output")
+        return output / f"{name}.npz"
+    if output.suffix not in SUFFIXES:
+        raise ValueError(
+            f"output ({output}) must end in {' or '.join(SUFFIXES)}, or be a folder: one that is "
+            "there, or a name without an ending"
+        )
+    return output
+
+
+def output_folder(output: Path) -> Path:
+    """The same path, where it is or can be a folder of features; else ValueError."""
+    if output.suffix in SUFFIXES and not output.is_dir():
+        raise ValueError(
+            f"output ({output}) must be a folder: of a list by windows each video has a file"
+        )
+    check_can_be_folder(output, name="output")
+    return output
+
+
+def stem_of(video: str | Path) -> str:
+    """What a file of a video's features is called after it."""
+    return printable(Path(video).stem).replace(os.sep, "_")[:100]
+
+
 def list_features(
     checkpoint: str | Path, manifests: Sequence[str], output: Path, config: FeaturesConfig
 ) -> Extracted:
-    """One feature of each video of lists, the mean over its views, into one file.
+    """One feature of each video of lists, the mean over its views, into one file (of a folder:
+    features.npz in it).
 
     Work is shared out over processes. Unreadable videos are NaN. Raises UnreadableDataError where
     none is readable.
     """
-    check_output(output)
+    output = output_file(output, "features")
     manifest = read_manifest(list(manifests), root=config.root)
     with join_world(config.device, setting="device") as world:
-        loaded = load_backbone(checkpoint, precision=config.precision, device=world.device)
+        loaded = load_backbone(
+            checkpoint, precision=config.precision, device=world.device, clip=config.clip
+        )
         names = [manifest.name(index) for index in range(len(manifest))]
         description = {
             **about(checkpoint, loaded, config),
@@ -75,6 +106,9 @@ def list_features(
         reasons = joined.pop("reason").tolist()
         bad = [index for index, reason in enumerate(reasons) if reason]
         if len(bad) == len(manifest):
+            barrier(world)  # all have read what is removed
+            if world.is_main:
+                parts.remove()  # lest the same command, with the videos back, finds none again
             raise UnreadableDataError(
                 f"none of {len(bad)} videos can be read, e.g. {manifest.path(0)}: {reasons[0]}"
             )
@@ -144,5 +178,6 @@ def about(checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig
         "precision": config.precision,
         "window": loaded.data.num_frames,
         "crop_size": loaded.data.crop_size,
+        "token": str(loaded.backbone.encoder.tokens.shape),
         "num_crops": config.num_crops,
     }

@@ -51,7 +51,12 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     directed = check_flip(manifest.classes or ()) if data.flip else []
     validation = None
     if data.val_manifest:
-        validation = read_manifest(data.val_manifest, root=data.root, classes=manifest.classes)
+        validation = read_manifest(
+            data.val_manifest,
+            root=data.root,
+            classes=manifest.classes,
+            numbers_only=manifest.classes is None,
+        )
         check_labels(validation, num_classes)
     accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=world.size)
     videos_per_step = data.batch_size * accumulation * world.size
@@ -73,8 +78,10 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         trained_grid=start.trained_grid(),
     )
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
-    start.load_into(model)
+    initialised = start.load_into(model)
     claim_run_folder(folder, config, world)
+    if world.is_main:
+        start.write_table(folder, model, initialised)
     average = average_of(model) if optim.ema_momentum is not None else None
     if average is not None:
         if start.state is not None:
@@ -117,6 +124,11 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         state=start.state,
     ) as run:
         run.log.line(start.line)
+        if isinstance(model, Classifier):
+            for line in start.describe_fit(model.encoder):
+                run.log.line(line)
+        if initialised:
+            run.log.line(f"not in it, so as initialised: {', '.join(initialised)}")
         run.log.line(
             f"{num_classes} classes, {len(manifest)} videos, {epoch_steps} steps per epoch, "
             f"{total_steps} steps in all"

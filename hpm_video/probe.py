@@ -24,7 +24,7 @@ from hpm_video.config import (
     check_probe_kinds,
 )
 from hpm_video.data.bad_videos import UnreadableDataError
-from hpm_video.distributed import World, join_world
+from hpm_video.distributed import World, join_world, others_wait
 from hpm_video.ema import average_of
 from hpm_video.logs import RunLog
 from hpm_video.models.vit import Encoder
@@ -104,9 +104,25 @@ def probe_backbone(
         )
         for manifest in (lists.train, lists.val)
     ]
-    train, val = parts
-    if train is None or val is None:
-        return None
+    # Learning may take longer than a process may wait for another one in a collective
+    with others_wait(world):
+        train, val = parts
+        if train is None or val is None:
+            return None
+        return _judge(train, val, kinds, lists, backbone=backbone, settings=settings, world=world)
+
+
+def _judge(
+    train: Encoded,
+    val: Encoded,
+    kinds: Sequence[str],
+    lists: ProbeLists,
+    *,
+    backbone: Backbone,
+    settings: ProbeConfig,
+    world: World,
+) -> ProbeReport:
+    """Learn from and judge by the features of both lists."""
     bad: list[tuple[str, str, str]] = []
     for part, manifest, what in (
         (train, lists.train, "not learnt from"),
@@ -209,7 +225,9 @@ def probe(
     check_probe_kinds("kind", kinds)
     lists = read_probe_lists(train, val, root=config.root, names=("--train", "--val"))
     with join_world(config.device, setting="device") as world:
-        loaded = load_backbone(checkpoint, precision=config.precision, device=world.device)
+        loaded = load_backbone(
+            checkpoint, precision=config.precision, device=world.device, clip=config.clip
+        )
         backbone = loaded.backbone
         check_token_memory(lists, kinds, config.probe, grid=backbone.grid, width=backbone.width)
         return probe_backbone(

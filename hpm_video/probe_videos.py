@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,9 @@ def read_probe_lists(
     num_classes = learnt.num_classes
     if num_classes == 0:
         raise ValueError(f"{names[0]} ({', '.join(train)}) must have labels: has none")
-    judged = read_manifest(list(val), root=root, classes=learnt.classes)
+    judged = read_manifest(
+        list(val), root=root, classes=learnt.classes, numbers_only=learnt.classes is None
+    )
     for manifest, name in ((learnt, names[0]), (judged, names[1])):
         labels = np.asarray(manifest.labels)
         for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
@@ -74,9 +77,9 @@ def check_token_memory(
     needed = num_videos * views * grid.num_tokens * width * torch.float16.itemsize / 1e9
     if "attentive" in kinds and needed > settings.most_token_gb:
         raise ValueError(
-            f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least {needed:.1f}, the "
-            f"GB that the tokens of {num_videos} videos take, for the attentive probe: or shorter "
-            "lists, fewer views, another kind"
+            f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
+            f"{math.ceil(needed * 10) / 10}, the GB that the tokens of {num_videos} videos take, "
+            "for the attentive probe: or shorter lists, fewer views, another kind"
         )
 
 

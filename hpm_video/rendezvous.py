@@ -89,13 +89,13 @@ def first_host(nodes: str) -> str:
     return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", found[0])
 
 
-def meet(place: Place, *, timeout_s: float) -> Store:
+def meet(place: Place, *, timeout_s: float, limit: str) -> Store:
     """Return what the processes of a job exchange addresses through: served by rank 0, on a port
     that is free there.
 
     Which one that is, the others ask at ports that all know, as their order follows the name of
     this start of the job: neither another job nor what is left of a former start has the same name.
-    Raises CommunicationError.
+    ``limit``: what the user calls ``timeout_s``. Raises CommunicationError.
     """
     assert place.host is not None
     ports = random.Random(place.name).sample(_PORTS, _NUM_PORTS)
@@ -119,7 +119,7 @@ def meet(place: Place, *, timeout_s: float) -> Store:
         time.sleep(0.2)
     raise CommunicationError(
         f"rank {place.rank} on {socket.gethostname()} did not reach rank 0 on {place.host} within "
-        f"run.collective_timeout_s ({timeout_s:g}): see the log of rank 0"
+        f"{limit}: see the log of rank 0"
     )
 
 

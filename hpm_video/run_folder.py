@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,20 @@ from hpm_video.checkpoint import (
     load_checkpoint,
     load_encoder,
     load_weights,
+    tokens_of,
+    trained_grid,
 )
 from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects
+from hpm_video.models.grids import Tokens, describe_fit
+from hpm_video.models.vit import Encoder
 from hpm_video.optimizer_state import load_optimizer_state
 from hpm_video.run_lock import FolderInUse, lock_folder
 from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
 from hpm_video.tokens import TokenGrid
+from hpm_video.weights.importing import Imported
+from hpm_video.weights.init import init_weights, write_init_table
+from hpm_video.weights.table import in_a_line
 
 # Settings that may change between two starts of one run without changing its results.
 _FREE_TO_CHANGE = (
@@ -99,6 +107,18 @@ def make_folder(path: str | Path, *, name: str) -> Path:
     return folder
 
 
+@contextmanager
+def not_left_empty(folder: Path | None) -> Iterator[None]:
+    """Remove a folder that an error leaves empty."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty, or not there
+            if folder is not None:
+                folder.rmdir()
+        raise
+
+
 def claim_run_folder(folder: Path, config: Any, world: World) -> None:
     """Make the folder, lock it and write its config.yaml, once every process has checked it.
 
@@ -141,25 +161,34 @@ def _claim(folder: Path, config: Any) -> str | None:
 class Start:
     """Where a run starts from.
 
-    state: the checkpoint it continues, if any. init: the one whose encoder it takes, if any.
-    source: the file of either. line: all this in words.
+    state: the checkpoint it continues, if any. init: what it takes its encoder from, if anything.
+    source: the file of either. line: all this in words. allow_missing: what init may lack.
     """
 
     state: dict[str, Any] | None
-    init: dict[str, Any] | None
+    init: Imported | None
     source: str | Path | None
     line: str
+    allow_missing: Sequence[str] = ()
 
-    def load_into(self, model: nn.Module) -> None:
+    def load_into(self, model: nn.Module) -> list[str]:
         """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
-        do not fit."""
+        do not fit. Returns the names of what was allowed to be missing, and is."""
         if self.state is not None:
             # Where an average of the weights is what a checkpoint's model is, training goes on
             # with the weights themselves.
             weights = self.state.get("trained_model") or self.state["model"]
             load_weights(model, weights, source=self.source or "")
         elif self.init is not None:
-            load_encoder(model.get_submodule("encoder"), self.init, source=self.source or "")
+            encoder = model.get_submodule("encoder")
+            assert isinstance(encoder, Encoder)
+            return load_encoder(
+                encoder,
+                self.init.state,
+                source=self.source or "",
+                allow_missing=self.allow_missing,
+            )
+        return []
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         """Load the state of the optimizer of ``model``, which may be spread over processes by now;
@@ -169,18 +198,26 @@ class Start:
 
     def trained_grid(self) -> TokenGrid | None:
         """The grid whose position table the encoder's weights were trained with, if any."""
-        state = self.state or self.init
-        if state is None:
-            return None
-        if "trained_grid" in state:
-            return state["trained_grid"] and TokenGrid(*state["trained_grid"])
-        model, data = state["config"]["model"], state["config"]["data"]
-        return TokenGrid.of_clip(
-            num_frames=data["num_frames"],
-            crop_size=data["crop_size"],
-            tubelet_size=model["tubelet_size"],
-            patch_size=model["patch_size"],
-        )
+        if self.state is not None:
+            return trained_grid(self.state)
+        return None if self.init is None else trained_grid(self.init.state)
+
+    def describe_fit(self, encoder: Encoder) -> list[str]:
+        """How the encoder's weights are changed for other tokens than they were trained with."""
+        return [] if self.init is None else describe_fit(self._tokens(encoder), encoder.tokens)
+
+    def write_table(self, folder: Path, model: nn.Module, initialised: Sequence[str]) -> None:
+        """Write to the run's folder what became of every tensor of ``init``, if there is one."""
+        if self.init is not None:
+            encoder = model.get_submodule("encoder")
+            assert isinstance(encoder, Encoder)
+            before = self._tokens(encoder)
+            write_init_table(folder, self.init, encoder, before=before, initialised=initialised)
+
+    def _tokens(self, encoder: Encoder) -> Tokens:
+        """Those that the weights of ``init`` were trained with."""
+        assert self.init is not None
+        return replace(tokens_of(self.init.state), grid=self.trained_grid() or encoder.grid)
 
 
 def find_start(
@@ -224,9 +261,9 @@ def find_start(
         return Start(state, None, source, line)
     source = config.model.init
     if source is not None:
-        state = load_checkpoint(source)
-        line = f"starts with the encoder of step {state['step']} of {source}"
-        return Start(None, state, source, line)
+        found = init_weights(config.model, config.data)
+        line = f"starts with the encoder of {in_a_line(found)} of {source}"
+        return Start(None, found, source, line, config.model.allow_missing)
     return Start(None, None, None, "starts from scratch")
 
 

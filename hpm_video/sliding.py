@@ -4,8 +4,8 @@ docs/features.md."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ from hpm_video.backbone import LoadedBackbone, load_backbone
 from hpm_video.config import FeaturesConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.bad_videos import UnreadableDataError
-from hpm_video.data.files import printable
+from hpm_video.data.guarded_windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.loader import to_clips
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
-from hpm_video.data.video import VideoReadError
-from hpm_video.data.windows import LongVideo, read_windows, window_indices
+from hpm_video.data.video import VideoReadError, check_is_file
 from hpm_video.distributed import World, barrier, gather_objects, join_world
-from hpm_video.feature_file import Parts, check_output, fingerprint, read_metadata, write_features
-from hpm_video.features import PART, Extracted, about
+from hpm_video.feature_file import Parts, fingerprint, read_metadata, write_features
+from hpm_video.features import PART, Extracted, about, output_file, output_folder, stem_of
+
+_INDEX = ("path", "label", "features")  # first columns of a folder's index.csv
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,12 @@ def video_features(
     sliding: Sliding,
     config: FeaturesConfig,
 ) -> Extracted:
-    """Features of windows that slide over one video, however long, into one file.
+    """Features of windows that slide over one video, however long, into one file (of a folder: one
+    called after the video in it).
 
     Raises VideoReadError.
     """
-    check_output(output)
+    output = output_file(output, stem_of(video))
     with join_world(config.device, setting="device") as world:
         if world.size > 1:
             raise ValueError(f"processes ({world.size}) must be 1 for a single video")
@@ -77,6 +79,10 @@ def sliding_list_features(
     have no file, and the reason stands in the index. Raises UnreadableDataError where none is
     readable.
     """
+    folder = output_folder(folder)
+    index_file = folder / "index.csv"
+    if index_file.is_file() and not index_file.read_bytes().startswith(",".join(_INDEX).encode()):
+        raise ValueError(f"output ({folder}) must be another folder: its index.csv is not of ours")
     manifest = read_manifest(list(manifests), root=config.root)
     with join_world(config.device, setting="device") as world:
         loaded = _load_for(checkpoint, sliding, config, world)
@@ -112,9 +118,9 @@ def sliding_list_features(
             for index in range(len(manifest))
         ]
         if world.is_main:
-            write_manifest(folder / "index.csv", rows, columns=("path", "label", "features"))
+            write_manifest(index_file, rows, columns=_INDEX)
         barrier(world)
-    return Extracted(folder / "index.csv", len(manifest), bad)
+    return Extracted(index_file, len(manifest), bad)
 
 
 def _slide(
@@ -127,31 +133,37 @@ def _slide(
     description: dict[str, Any],
 ) -> None:
     """Write the features of a video's windows, unless they are there; goes on where it stopped."""
-    video = LongVideo(path)
-    frame_stride, stride = description["frame_stride"], description["stride"]
+    check_is_file(os.fspath(path))
     stat = os.stat(path)
     described = fingerprint([description, os.path.abspath(path), stat.st_size, stat.st_mtime_ns])
     if (read_metadata(output) or {}).get("fingerprint") == described:
         return
-    parts = Parts(output, described=described)
-    parts.clean()
-    indices = window_indices(
-        video.num_frames,
+    settings = WindowSettings(
         clip_frames=loaded.data.num_frames,
-        frame_stride=frame_stride,
-        stride=stride,
+        frame_stride=description["frame_stride"],
+        stride=description["stride"],
+        crop_size=loaded.data.crop_size,
+        num_crops=config.num_crops,
+        batch_size=config.batch_size,
+        part=PART,
     )
-    count = -(-len(indices) // PART)
-    first = next((part for part in range(count) if not parts.has(part)), count)
-    rest = _encode_windows(loaded, video, indices[first * PART :], sliding, config)
-    for part in range(first, count):
-        parts.write(part, next(rest))
-    tubelet = loaded.tubelet_size
+    with GuardedWindows(
+        WindowReader(os.fspath(path), settings),
+        num_workers=config.num_workers,
+        timeout_s=config.decode_timeout_s or None,
+    ) as video:
+        parts = Parts(output, described=described)
+        parts.clean()
+        try:
+            joined = _encode_windows(loaded, video, parts, sliding)
+        except VideoReadError:
+            parts.remove_if_empty()
+            raise
+    indices, tubelet = video.indices, loaded.tubelet_size
     times = {"start_s": video.times[indices[:, 0]], "end_s": video.times[indices[:, -1] + 1]}
     if sliding.per_step:
         times["step_start_s"] = video.times[indices[:, ::tubelet]]
         times["step_end_s"] = video.times[indices[:, tubelet - 1 :: tubelet] + 1]
-    arrays = {**parts.joined(count), "frames": indices, **times}
     metadata = {
         **description,
         "fingerprint": described,
@@ -160,52 +172,44 @@ def _slide(
         "fps": video.fps,
         "end_s": None if np.isnan(video.times[-1]) else float(video.times[-1]),
     }
-    write_features(output, arrays, metadata)
+    write_features(output, {**joined, "frames": indices, **times}, metadata)
     parts.remove()
 
 
 def _encode_windows(
-    loaded: LoadedBackbone,
-    video: LongVideo,
-    indices: npt.NDArray[np.int64],
-    sliding: Sliding,
-    config: FeaturesConfig,
-) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """Features of windows (W, T), PART of them at a time: of each (W, D), and of their steps."""
-    backbone, crops = loaded.backbone, config.num_crops
+    loaded: LoadedBackbone, video: GuardedWindows, parts: Parts, sliding: Sliding
+) -> dict[str, npt.NDArray[Any]]:
+    """Features of all windows of a video, and of their steps, part by part; those that are done
+    are not done again."""
+    backbone = loaded.backbone
     device = backbone.encoder.mean.device
+    count = -(-len(video.indices) // PART)
+    first = next((part for part in range(count) if not parts.has(part)), count)
     kept: dict[str, list[npt.NDArray[Any]]] = {}
-    num_kept = num_done = 0
-    if len(indices) == 0:
-        return
-    for windows in read_windows(
-        video,
-        indices,
-        crop_size=loaded.data.crop_size,
-        num_crops=crops,
-        batch_size=config.batch_size,
-        part=PART,
-    ):
+    num_done = first * PART
+    for windows in video.batches(num_done):
         tokens = backbone.encode(to_clips(windows.flatten(0, 1), device))
         found = {"features": backbone.pooled(tokens)}
         if sliding.per_step:
             found["step_features"] = backbone.steps(tokens)
         for name, features in found.items():
-            mean = features.unflatten(0, (-1, crops)).mean(dim=1)
+            mean = features.unflatten(0, windows.shape[:2]).mean(dim=1)  # over crops
             kept.setdefault(name, []).append(mean.cpu().numpy())
-        num_kept += len(windows)
         num_done += len(windows)
-        if num_kept == PART or num_done == len(indices):
-            yield {name: np.concatenate(values) for name, values in kept.items()}
-            kept, num_kept = {}, 0
+        if num_done % PART == 0 or num_done == len(video.indices):
+            whole = {name: np.concatenate(values) for name, values in kept.items()}
+            parts.write((num_done - 1) // PART, whole)
+            kept = {}
+    return parts.joined(count)
 
 
 def _load_for(
     checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
 ) -> LoadedBackbone:
-    return load_backbone(
-        checkpoint, precision=config.precision, device=world.device, num_frames=sliding.window
-    )
+    clip = config.clip
+    if sliding.window is not None:
+        clip = replace(clip, num_frames=sliding.window)
+    return load_backbone(checkpoint, precision=config.precision, device=world.device, clip=clip)
 
 
 def _about_windows(
@@ -231,5 +235,4 @@ def _label(manifest: Manifest, index: int) -> str:
 
 def _file_of(folder: Path, manifest: Manifest, index: int) -> Path:
     """The file of a video of a list: its number keeps videos of one name apart."""
-    stem = printable(Path(manifest.name(index)).stem).replace(os.sep, "_")[:100]
-    return folder / f"{index:06d}_{stem}.npz"
+    return folder / f"{index:06d}_{stem_of(manifest.name(index))}.npz"

@@ -214,6 +214,7 @@ def test_weights_that_went_wrong_have_no_accuracy(
     command = ["evaluate", str(tmp_path / "nan.pt"), "--manifest", str(videos), *SETTINGS]
     assert main(command) == 1
     assert re.search(r"scores of \S+clip.mp4 are not finite\n$", capsys.readouterr().err)
+    assert not list((tmp_path / "evaluation").iterdir())
 
 
 def test_every_forward_pass_has_the_same_shape(
@@ -280,7 +281,7 @@ def test_class_names_of_the_checkpoint_give_the_labels(
     ("lines", "words"),
     [
         (["a/clip.mp4,0", "b/clip.mp4,8"], ["(8)", "8"]),
-        (["a/clip.mp4,0", "b/clip.mp4"], ["b/clip.mp4", "-1"]),
+        (["a/clip.mp4,0", "b/clip.mp4"], ["b/clip.mp4", "label (none)"]),
         (["a/clip.mp4,running"], ["running"]),
     ],
 )
@@ -300,6 +301,33 @@ def test_labels_the_model_does_not_have_are_refused(
     assert stderr.count("\n") == 1
     for word in words:
         assert word in stderr
+    assert not (checkpoint / "evaluation" / "bad").exists()
+
+
+def test_a_model_without_class_names_takes_numbers(
+    checkpoint: Path, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names would get the numbers of their sorted order, and all figures be wrong."""
+    torch.save({**load_checkpoint(checkpoint), "classes": None}, tmp_path / "unnamed.pt")
+    (tmp_path / "list.csv").write_text(f"path,label\n{videos.parent / 'a/clip.mp4'},up\n")
+    command = ["evaluate", str(tmp_path / "unnamed.pt"), "--manifest", str(tmp_path / "list.csv")]
+    assert main([*command, *SETTINGS]) == 2
+    assert "list.csv:2: label (up) must be a number: " in capsys.readouterr().err
+    (tmp_path / "classes.txt").write_text("down\nup\n")
+    assert main([*command, *SETTINGS]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hpm-video evaluate: class names (2, of the list of ")
+    assert line.endswith(") must be 8, one for each class of the model")
+
+
+def test_repeated_videos_are_said(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
+    config = load_config(EvaluateConfig, None, [*SETTINGS, f"root={videos.parent}"])
+    for times, words in ((3, "rows that repeat a video: 2; all of them count"), (1, None)):
+        rows = "a/clip.mp4,0\n" * times + "b/clip.mp4,3\n"
+        (tmp_path / "list.csv").write_text(f"path,label\n{rows}")
+        result = evaluate(checkpoint, [str(tmp_path / "list.csv")], config)
+        assert len(result.labels) == times + 1
+        assert result.about.get("warning") == words
 
 
 def test_a_pre_training_checkpoint_cannot_classify(

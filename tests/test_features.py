@@ -18,9 +18,11 @@ import hpm_video
 from hpm_video import features, sliding
 from hpm_video.backbone import load_backbone
 from hpm_video.cli import main
+from hpm_video.config import ClipConfig
 from hpm_video.data import transforms
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.video import VideoReadError, read_frames
+from hpm_video.data.windows import LongVideo
 from hpm_video.evaluate import load_classifier
 from hpm_video.feature_file import Parts, read_features
 from hpm_video.models.vit import position_table
@@ -92,7 +94,7 @@ def test_windows_of_a_long_video(pretrained: Path, long_video: Path, tmp_path: P
         torch.testing.assert_close(torch.tensor(arrays["features"][row]), expected)
         expected = torch.stack([tokens[0, :16].mean(dim=0), tokens[0, 16:].mean(dim=0)])
         torch.testing.assert_close(torch.tensor(arrays["step_features"][row]), expected)
-    times = sliding.LongVideo(long_video).times
+    times = LongVideo(long_video).times
     assert arrays["start_s"].tolist() == [times[s] for s in starts]
     assert arrays["end_s"].tolist() == [times[s + 7] for s in starts]
     assert arrays["step_start_s"].tolist() == [[times[s], times[s + 4]] for s in starts]
@@ -181,8 +183,10 @@ def test_a_longer_window_than_in_training(
     assert main(_windows(pretrained, long_video, output, "--window", "8", "--stride", "20")) == 0
     arrays, _ = read_features(output)
     assert arrays["frames"].shape == (4, 8) and arrays["frames"][-1].tolist() == [60] * 8
-    assert arrays["end_s"][-1] == sliding.LongVideo(long_video).times[-1]
-    backbone = load_backbone(pretrained, precision="float32", num_frames=8).backbone
+    assert arrays["end_s"][-1] == LongVideo(long_video).times[-1]
+    backbone = load_backbone(
+        pretrained, precision="float32", clip=ClipConfig(num_frames=8)
+    ).backbone
     assert backbone.grid == TokenGrid(4, 4, 4)
     expected = position_table(TokenGrid(4, 4, 4), 32, trained_grid=TokenGrid(2, 4, 4))
     assert torch.equal(backbone.encoder.positions, expected)
@@ -272,12 +276,24 @@ def test_windows_of_a_list_are_a_file_for_each_video(
 def test_mistakes_are_one_line(
     pretrained: Path,
     long_video: Path,
+    videos: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    (videos.parent / "index.csv").write_text("path,label\nof-mine.mp4,0\n")
+    of_list = ["features", str(pretrained), "--manifest", str(videos), *SETTINGS, "-o"]
     for arguments, words in (
         (_windows(pretrained, long_video, tmp_path / "x.csv"), "must end in .npz or .safetensors"),
-        (_windows(pretrained, long_video, tmp_path / "x.npz", "--window", "3"), "window (3)"),
+        (_windows(pretrained, long_video, taken), f"output ({taken}) is a file: must be a folder"),
+        ([*of_list, str(tmp_path / "x.npz"), "--stride", "4"], "x.npz) must be a folder: "),
+        ([*of_list, str(videos.parent), "--stride", "4"], "its index.csv is not of ours"),
+        (["features", str(pretrained), "--manifest", *SETTINGS, "-o", "x"], "--manifest must have"),
+        (
+            _windows(pretrained, long_video, tmp_path / "x.npz", "--window", "3"),
+            "clip.num_frames (3)",
+        ),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "--stride", "0"), "stride (0)"),
         (_windows(tmp_path / "no.pt", long_video, tmp_path / "x.npz"), "does not exist"),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "batch_size=0"), "batch_size (0)"),
@@ -296,6 +312,39 @@ def test_mistakes_are_one_line(
         assert main([*arguments, "-o", str(tmp_path / output), *more, *SETTINGS]) == 1
         assert "none of 2 videos can be read" in capsys.readouterr().err
     assert not (tmp_path / "x.npz").exists()
+
+
+def test_an_output_may_be_a_folder(
+    pretrained: Path,
+    long_video: Path,
+    videos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "v1.0").mkdir()
+    of_list = ["features", str(pretrained), "--manifest", str(videos), *SETTINGS, "-o"]
+    for arguments, name in (
+        ([*of_list, str(tmp_path / "new")], "new/features.npz"),
+        ([*of_list, str(tmp_path / "v1.0")], "v1.0/features.npz"),
+        (_windows(pretrained, long_video, tmp_path / "new"), f"new/{long_video.stem}.npz"),
+    ):
+        capsys.readouterr()
+        assert main(arguments) == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f"{tmp_path / name}  videos ")
+        assert len(read_features(tmp_path / name)[0]["features"]) > 1
+    assert sorted(os.listdir(tmp_path / "new")) == ["features.npz", f"{long_video.stem}.npz"]
+
+
+def test_videos_that_were_not_there_are_looked_for_again(
+    pretrained: Path, videos: Path, tmp_path: Path
+) -> None:
+    """As when a drive was not mounted."""
+    (tmp_path / "list.csv").write_text("path\nx.mp4\n")
+    arguments = ["features", str(pretrained), "--manifest", str(tmp_path / "list.csv"), *SETTINGS]
+    assert main([*arguments, "-o", str(tmp_path / "x.npz")]) == 1
+    shutil.copy(videos.parent / "c.mp4", tmp_path / "x.mp4")
+    assert main([*arguments, "-o", str(tmp_path / "x.npz")]) == 0
+    assert np.isfinite(read_features(tmp_path / "x.npz")[0]["features"]).all()
 
 
 def test_embed_and_classify(classifier: Path, videos: Path) -> None:

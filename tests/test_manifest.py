@@ -157,7 +157,7 @@ def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
         ("path,num_frames\na.mp4,-4\n", None, r"list.csv:2: num_frames \(-4\)"),
         ("a.mp4 0\nb.mp4 -2\n", None, r"list.csv:2: label \(-2\) must be at least 0"),
         ("a.mp4 0\nb.mp4 2\n", ["x", "y"], r"list.csv:2: label \(2\) must be below .*\(2, "),
-        ("a.mp4,x\nb.mp4,z\n", ["x", "y"], r"list.csv:2: label \(z\) must be one of the classes"),
+        ("a.mp4,x\nb.mp4,z\n", ["x", "y"], r"list.csv:2: label \(z\) must be one of the .*: x, y$"),
         ('path\n"a.mp4\nb.mp4\n', None, r"list.csv: malformed CSV"),
     ],
 )
@@ -167,6 +167,17 @@ def test_mistakes_name_file_and_line(
     with pytest.raises(ValueError, match=message) as caught:
         read_manifest(_list(tmp_path, text), classes=classes)
     assert "\n" not in str(caught.value)
+
+
+def test_names_are_not_guessed_to_be_somebodys_numbers(tmp_path: Path) -> None:
+    """Sorted, b would be 1, whatever number it has in the list that gives numbers only."""
+    named = _list(tmp_path, "a.mp4,b\nb.mp4,a\n")
+    with pytest.raises(ValueError, match=r"list.csv:1: label \(b\) must be a number: "):
+        read_manifest(named, numbers_only=True)
+    (tmp_path / "classes.txt").write_text("b\na\n")
+    assert read_manifest(named, numbers_only=True).labels.tolist() == [0, 1]
+    numbers = _list(tmp_path, "a.mp4,1\nb.mp4,0\n")
+    assert read_manifest(numbers, numbers_only=True).labels.tolist() == [1, 0]
 
 
 def test_files_that_are_no_lists(tmp_path: Path) -> None:

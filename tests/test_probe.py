@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpm_video import probe
 from hpm_video.backbone import Backbone, load_backbone
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
@@ -25,6 +27,7 @@ from hpm_video.data.video import read_frames
 from hpm_video.distributed import World
 from hpm_video.logs import read_records
 from hpm_video.probe import accuracies
+from hpm_video.probe_heads import knn_scores
 from hpm_video.probe_videos import encode_videos
 
 Arguments = Callable[..., list[str]]
@@ -163,6 +166,28 @@ def test_the_command_judges_by_every_kind(
     assert _lines(capsys.readouterr().out) == said
 
 
+def test_others_wait_outside_of_collectives_while_probes_learn(
+    pretrained: Path, lists: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may take longer than a process may wait in a collective."""
+    happened = []
+
+    @contextmanager
+    def spied(world: World) -> Iterator[None]:
+        happened.append("begins")
+        yield
+        happened.append("ends")
+
+    def learns(*arguments: Any, **named: Any) -> Any:
+        happened.append("learns")
+        return knn_scores(*arguments, **named)
+
+    monkeypatch.setattr(probe, "others_wait", spied)
+    monkeypatch.setattr(probe, "knn_scores", learns)
+    assert main(_probe_arguments(pretrained, lists, "knn")) == 0
+    assert happened == ["begins", "learns", "ends"]
+
+
 def test_two_processes_find_the_same(
     pretrained: Path, lists: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,11 +245,14 @@ def test_what_cannot_be_probed_is_one_line(
     assert "label (none) of" in line(tmp_path / "some.csv", val)
     refused = line(tmp_path / "two.csv", tmp_path / "more.csv")
     assert "label (9) of" in refused and "in --val must be in [0, 1]" in refused
+    (tmp_path / "named.csv").write_text(f"path,label\n{video},b\n{video},a\n")
+    refused = line(tmp_path / "two.csv", tmp_path / "named.csv")
+    assert "named.csv:2: label (b) must be a number: " in refused
     assert "probe.knn_temperature (0.0)" in line(train, val, "probe.knn_temperature=0")
     arguments = _probe_arguments(pretrained, lists, "nearest")
     assert "kind (nearest) must be one of knn, linear, attentive" in _refusal(arguments, capsys)
     arguments = [*_probe_arguments(pretrained, lists, "attentive"), "probe.most_token_gb=1e-5"]
-    assert "probe.most_token_gb (1e-05) must be at least 0.0" in _refusal(arguments, capsys)
+    assert "probe.most_token_gb (1e-05) must be at least 0.1," in _refusal(arguments, capsys)
 
 
 def test_nothing_readable_is_no_accuracy(

@@ -101,9 +101,11 @@ def test_processes_meet_though_others_have_their_ports(
             listener = socket.create_server(("", port))  # as long as this process lives
             arguments = (listener, words)
             threading.Thread(target=rendezvous._answer, args=arguments, daemon=True).start()
-        early = threads.submit(meet, places[2], timeout_s=60)  # before there is anybody to meet
-        main = meet(places[0], timeout_s=60)
-        late = meet(places[1], timeout_s=60)
+        early = threads.submit(
+            meet, places[2], timeout_s=60, limit="60 s"
+        )  # before there is anybody to meet
+        main = meet(places[0], timeout_s=60, limit="60 s")
+        late = meet(places[1], timeout_s=60, limit="60 s")
         main.set("word", "yes")
         for found in (late, early.result()):
             assert found.get("word") == b"yes"
@@ -114,5 +116,8 @@ def test_processes_meet_though_others_have_their_ports(
 
 def test_nobody_to_meet_is_said(free_name: str) -> None:
     place = Place(1, 2, 0, "localhost", free_name)
-    with pytest.raises(CommunicationError, match=r"rank 1 on .* did not reach rank 0 on localhost"):
-        meet(place, timeout_s=0.5)
+    with pytest.raises(
+        CommunicationError,
+        match=r"rank 1 on .* did not reach rank 0 on localhost within a moment: ",
+    ):
+        meet(place, timeout_s=0.5, limit="a moment")

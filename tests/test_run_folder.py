@@ -355,7 +355,7 @@ def test_what_a_start_names_must_be_there(tmp_path: Path, config: PretrainConfig
         replace(config, run=replace(config.run, resume="nowhere")),
         replace(config, model=replace(config.model, init="nowhere")),
     ):
-        with pytest.raises(FileNotFoundError, match=r"checkpoint \(nowhere\) does not exist"):
+        with pytest.raises(FileNotFoundError, match=r"\(nowhere\) do(es)? not exist"):
             find_start(changed, tmp_path / "run", kind="pretrain", total_steps=7)
 
 
@@ -392,7 +392,7 @@ def test_weights_to_start_from_may_be_of_either_kind(
     config = replace(config, model=replace(config.model, init=str(tmp_path / "init")))
     found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
     assert found.state is None
-    assert found.init is not None and found.init["kind"] == kind
+    assert found.init is not None and found.init.state["kind"] == kind
 
 
 DATA = {"videos": "abc", "num_videos": 24, "videos_per_step": 8}

@@ -38,7 +38,7 @@ def _rows(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, list[str
     assert main(["jobs", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
-    assert cells[0] == ["ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "RUN FOLDER"]
+    assert cells[0] == ["ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "OUTPUT"]
     return {row[0]: row[1:] for row in cells[1:]}
 
 
@@ -87,6 +87,30 @@ def test_the_list_joins_the_queue_and_the_run_folders(
     assert rows["43_1"][1:] == ["PENDING (Dependency)", "-", "-", "-", "-", "runs/two/seed=2"]
     assert list(_rows(capsys, "list", "43_1", "42")) == ["42", "43_0", "43_1"]
     assert list(_rows(capsys, "list", "42")) == ["42"]
+
+
+def test_jobs_without_a_run_folder_show_where_they_write(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation's default, what -o says, the log of what is only printed."""
+    Path("runs/one/checkpoints").mkdir(parents=True, exist_ok=True)
+    Path("runs/one/checkpoints/last").write_bytes(b"")
+    lists = ("--manifest", "list.csv")
+    for number, job, place in (
+        (50, ("evaluate", "runs/one", *lists), "runs/one/evaluation/list"),
+        (51, ("evaluate", "runs/one", *lists, "-o", "there"), "there"),
+        (52, ("features", "runs/one", *lists, "-o", "f.npz"), "f.npz"),
+        (53, ("probe", "runs/one", "--train", "list.csv", "--val", "list.csv"), None),
+    ):
+        slurm.say("sbatch", f"Submitted batch job {number}\n")
+        capsys.readouterr()
+        assert main(["submit", *job]) == 0
+        said = capsys.readouterr().out
+        row = _rows(capsys)[str(number)]
+        if place is None:
+            assert "output  " not in said and row[-1].endswith(f"{number}_0_log.out")
+        else:
+            assert f"output      {place}\n" in said and row[-1] == place
 
 
 def test_time_to_go_is_that_of_the_latest_start(tmp_path: Path) -> None:

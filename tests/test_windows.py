@@ -5,8 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from killable_doubles import WindowDouble
 from numbered_videos import Recipe, _times, numbers, write_video
 
+from hpm_video.data.batches import GIVEN_UP
+from hpm_video.data.guarded_windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.readers import pyav
 from hpm_video.data.video import VideoReadError
 from hpm_video.data.windows import LongVideo, read_windows, window_indices
@@ -120,3 +124,52 @@ def test_a_damaged_video_is_not_cut_short_in_silence(tmp_path: Path) -> None:
         list(video.frames(range(61)))
     with pytest.raises(VideoReadError, match="no such file"):
         LongVideo(tmp_path / "none.mp4")
+
+
+GUARDED = WindowSettings(
+    clip_frames=4, frame_stride=3, stride=5, crop_size=32, num_crops=2, batch_size=3, part=4
+)
+
+
+def test_a_process_of_its_own_gives_the_same_windows(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video", RECIPES["variable"])
+    video = LongVideo(path)
+    indices = window_indices(61, clip_frames=4, frame_stride=3, stride=5)
+    expected = list(read_windows(video, indices, crop_size=32, num_crops=2, batch_size=3, part=4))
+    for num_workers in (0, 1):
+        reader = WindowReader(str(path), GUARDED)
+        with GuardedWindows(reader, num_workers=num_workers, timeout_s=None) as guarded:
+            assert (guarded.num_frames, guarded.fps) == (61, video.fps)
+            assert np.array_equal(guarded.times, video.times)
+            assert np.array_equal(guarded.indices, indices)
+            batches = list(guarded.batches())
+            assert [len(batch) for batch in batches] == [3, 1, 3, 1, 3, 1]
+            assert all(map(torch.equal, batches, expected))
+            assert all(map(torch.equal, guarded.batches(8), expected[4:]))
+            assert list(guarded.batches(12)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("hangs", GIVEN_UP + "reading took longer than data.decode_timeout_s (2)"),
+        ("crashes", GIVEN_UP + "its reader crashed (SIGABRT)"),
+        ("crashes_once", None),
+    ],
+)
+def test_reading_that_hangs_or_crashes_is_given_up(
+    tmp_path: Path, name: str, reason: str | None
+) -> None:
+    path = write_video(tmp_path / name, RECIPES["plain"])
+    batches: list[torch.Tensor] = []
+    with GuardedWindows(WindowDouble(str(path), GUARDED), num_workers=1, timeout_s=2) as video:
+        try:
+            for batch in video.batches():
+                batches.append(batch)
+        except VideoReadError as error:
+            assert (error.path, error.reason) == (str(path), reason)
+    whole = WindowReader(str(path), GUARDED)
+    expected = [whole(first) for first in (0, 3, 4, 7, 8, 11)]
+    assert len(batches) == (6 if reason is None else 3)
+    assert all(map(np.array_equal, batches, expected))
+    assert len((tmp_path / "tried.txt").read_text().split()) == (2 if name == "crashes" else 1)

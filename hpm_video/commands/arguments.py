@@ -31,6 +31,10 @@ def is_setting(word: str) -> bool:
     return "=" in word and not word.startswith("-") and not os.path.exists(word)
 
 
-def without_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Lists, and the settings that argparse took for lists because they follow them."""
-    return [w for w in words if not is_setting(w)], [w for w in words if is_setting(w)]
+def without_settings(words: Sequence[str], *, name: str) -> tuple[list[str], list[str]]:
+    """The values of the option ``name``, and the settings that argparse took for values because
+    they follow these. Raises ValueError where there are settings only."""
+    values = [word for word in words if not is_setting(word)]
+    if words and not values:
+        raise ValueError(f"{name} must have a value: only settings follow it ({' '.join(words)})")
+    return values, [word for word in words if is_setting(word)]

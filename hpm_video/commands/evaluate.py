@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    manifests, settings = without_settings(arguments.manifest)
+    manifests, settings = without_settings(arguments.manifest, name="--manifest")
     config = load_config(EvaluateConfig, None, settings + arguments.settings)
     from hpm_video.evaluate import evaluate, recompute, results_folder
     from hpm_video.predictions import figures_line

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         required=True,
-        metavar="FILE",
-        help=".npz or .safetensors; of a list by windows a folder",
+        metavar="PLACE",
+        help="a file, .npz or .safetensors, or a folder for it; of a list by windows a folder",
     )
     windows = parser.add_argument_group("sliding windows (of a list: if one of these is given)")
     text = "frames of a window (default: of a clip in training)"
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    manifests, settings = without_settings(arguments.manifest or [])
+    manifests, settings = without_settings(arguments.manifest or [], name="--manifest")
     config = load_config(FeaturesConfig, None, settings + arguments.settings)
     from hpm_video.data.bad_videos import UnreadableDataError
     from hpm_video.data.video import VideoReadError

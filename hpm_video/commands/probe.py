@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    train, settings = without_settings(arguments.train)
-    val, more = without_settings(arguments.val)
-    kinds, others = without_settings(arguments.kind)
+    train, settings = without_settings(arguments.train, name="--train")
+    val, more = without_settings(arguments.val, name="--val")
+    kinds, others = without_settings(arguments.kind, name="--kind")
     config = load_config(ProbeJobConfig, None, settings + more + others + arguments.settings)
     from hpm_video.probe import probe
 

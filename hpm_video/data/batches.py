@@ -111,7 +111,7 @@ def read_guarded(
         return read(path)
     ((_, outcome),) = run_killable(read, [path], num_workers=1, timeout_s=timeout_s)
     if isinstance(outcome, ItemTimeout | WorkerDied):
-        raise VideoReadError(path, _why_given_up(outcome))
+        raise VideoReadError(path, why_given_up(outcome))
     return outcome
 
 
@@ -248,7 +248,7 @@ class _Dispatcher:
                 row.has_lost_worker = True  # which need not have been the video's fault
                 self.waiting.appendleft(row)
                 return
-            reason = self.given_up[row.request.path] = _why_given_up(error)
+            reason = self.given_up[row.request.path] = why_given_up(error)
         if reason is None:
             row.batch.readings[row.place] = Reading(row.request.index, tuple(row.bad), note)
         else:
@@ -291,7 +291,8 @@ def _new_tensor(size: int, shape: Sequence[int], *, pin_memory: bool) -> torch.T
     return torch.empty((size, *shape), dtype=torch.uint8, pin_memory=pin_memory)
 
 
-def _why_given_up(error: ItemTimeout | WorkerDied) -> str:
+def why_given_up(error: ItemTimeout | WorkerDied) -> str:
+    """The reason for which a video counts as unreadable whose reader came to such an end."""
     if isinstance(error, ItemTimeout):
         reason = f"reading took longer than data.decode_timeout_s ({error.timeout_s:g})"
     elif error.exitcode == -signal.SIGKILL:

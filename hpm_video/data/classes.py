@@ -17,6 +17,8 @@ import numpy.typing as npt
 from hpm_video.data.files import write_atomically
 from hpm_video.data.lists import INTEGER, is_no_label, shown
 
+_SHOWN = 5  # class names in a message
+
 
 @dataclass(frozen=True)
 class ClassNames:
@@ -92,11 +94,13 @@ def label_values(
     vocabulary: Mapping[str, tuple[int, str]],
     known: ClassNames | None,
     beside: ClassNames | None,
+    *,
+    numbers_only: bool = False,
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
     """Return the label of every code of the vocabulary, and the class names.
 
     ``vocabulary``: text of a label -> (its code, where it first stood). ``known``: the class names
-    to use; ``beside``: those by the lists.
+    to use; ``beside``: those by the lists. ``numbers_only``: whether names must be known.
 
     Raises:
         ValueError: labels are not of one kind, not whole numbers, or not among the classes.
@@ -128,11 +132,21 @@ def label_values(
             values[code] = min(value, np.iinfo(np.int64).max - 1)
         return values, known.names if known is not None else None
 
+    if known is None and numbers_only:
+        text, (_, where) = next(iter(given.items()))
+        raise ValueError(
+            f"{where}: label ({shown(text)}) must be a number: the classes that it is compared "
+            "with have no names (classes.txt beside a list, a name a line, gives them)"
+        )
     names, source = (known.names, known.source) if known is not None else (tuple(sorted(given)), "")
     index = {name: i for i, name in enumerate(names)}
     for text, (code, where) in given.items():
         if text not in index:
-            raise ValueError(f"{where}: label ({shown(text)}) must be one of {source}")
+            some = ", ".join(map(shown, names[:_SHOWN]))
+            more = ", ..." if len(names) > _SHOWN else ""
+            raise ValueError(
+                f"{where}: label ({shown(text)}) must be one of {source}: {some}{more}"
+            )
         values[code] = index[text]
     return values, names
 

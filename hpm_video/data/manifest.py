@@ -148,6 +148,7 @@ def read_manifest(
     root: str | None = None,
     classes: Sequence[str] | None = None,
     labels: bool = True,
+    numbers_only: bool = False,
 ) -> Manifest:
     """Read one list of videos, or several joined in the order given.
 
@@ -165,6 +166,8 @@ def read_manifest(
         classes: class names in the order of their labels.
         labels: False ignores every label, as pre-training does: lists with different classes
             can then be joined.
+        numbers_only: refuse class names of which nothing but their sorted order says the numbers:
+            for a list whose labels have to be those of another one that gives no names.
 
     Raises:
         FileNotFoundError: a list does not exist.
@@ -206,7 +209,7 @@ def read_manifest(
             raise ValueError(f"{file} lists no videos (or none with status ok)")
         names.append(Names(data, ends))
 
-    values, class_names = label_values(vocabulary, known, beside)
+    values, class_names = label_values(vocabulary, known, beside, numbers_only=numbers_only)
     if folders is not None:
         folders.check()
     return Manifest(

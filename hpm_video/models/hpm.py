@@ -119,6 +119,7 @@ class HPM(nn.Module):
         predictor_depth: int = 1,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
+        stored_positions: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -132,6 +133,7 @@ class HPM(nn.Module):
             heads=heads,
             mlp_ratio=mlp_ratio,
             drop_path=drop_path,
+            stored_positions=stored_positions,
         )
         self.decoder_input = DecoderInput(grid, encoder_width=width, width=decoder_width)
         self.reconstructor = Decoder(

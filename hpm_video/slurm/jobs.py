@@ -105,7 +105,7 @@ def _list(submissions: list[Submission], say: Say, *, everything: bool, as_json:
         if everything or one.id in recent or states[task.id].is_active
     ]
     rows: list[tuple[str, ...]] = [
-        ("ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "RUN FOLDER")
+        ("ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "OUTPUT")
     ]
     for one, task in tasks:
         state = states[task.id]
@@ -146,8 +146,15 @@ def _row(one: Submission, task: TaskRecord, state: State, progress: Progress) ->
         "-" if progress.loss is None else f"{progress.loss:.4g}",
         "-" if progress.clips_per_second is None else f"{progress.clips_per_second:.4g}",
         eta,
-        shown(task.run_folder) if task.run_folder else task.label or "-",
+        _place(task),
     )
+
+
+def _place(task: TaskRecord) -> str:
+    """Where a task writes; of one that only prints, what sets it apart or else its log."""
+    if (place := task.run_folder or task.output) is not None:
+        return shown(place)
+    return task.label or shown(task.log)
 
 
 def follow(submission: Submission, task: TaskRecord, write: Callable[[str], object]) -> int:

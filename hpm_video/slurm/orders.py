@@ -112,7 +112,13 @@ def _note(order: Order, jobs: list[tuple[str, Path]], cluster: str, size: str, s
     """Write the record of what is on its way, and tell about it."""
     plan = order.plan
     tasks = [
-        TaskRecord(name, str(task.run_folder) if task.run_folder else None, task.label, str(log))
+        TaskRecord(
+            name,
+            str(task.run_folder) if task.run_folder else None,
+            task.label,
+            str(log),
+            str(task.output) if task.output else None,
+        )
         for (name, log), task in zip(jobs, plan.tasks, strict=True)
     ]
     number = tasks[0].id.partition("_")[0]
@@ -135,6 +141,8 @@ def _note(order: Order, jobs: list[tuple[str, Path]], cluster: str, size: str, s
     say(f"job         {number}: {plan.command.name}, {size}{count}")
     if plan.run_folder is not None:
         say(f"run folder  {shown(str(plan.run_folder))}")
+    elif len(tasks) == 1 and tasks[0].output:
+        say(f"output      {shown(tasks[0].output)}")
     if plan.videos_per_step is not None:
         processes = order.request.nodes * order.request.tasks_per_node
         say(f"videos      {plan.videos_per_step * processes:,} per step of the optimizer")

@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hpm_video.commands.arguments import is_setting
+from hpm_video.commands.arguments import is_setting, without_settings
 from hpm_video.config import (
     EvaluateConfig,
     FeaturesConfig,
@@ -45,11 +46,13 @@ _INPUTS = (
 
 @dataclass(frozen=True)
 class Task:
-    """One run. arguments: of hpm-video. label: what sets it apart from its siblings."""
+    """One run. arguments: of hpm-video. label: what sets it apart from its siblings. output: where
+    a job without a run folder writes, as far as that can be told."""
 
     arguments: tuple[str, ...]
     run_folder: Path | None
     label: str = ""
+    output: Path | None = None
 
     def with_config(self, yaml: str | None, copy: Path | None) -> list[str]:
         """The arguments with a copy in the place of the YAML."""
@@ -147,7 +150,8 @@ def make_plan(
     if schema is None:
         if sweep is not None:
             raise ValueError(f"sweep ({sweep}) must be of a job with settings, not {command.name}")
-        return Plan(command, (Task(command.words, None),), loader_workers=_workers(command))
+        task = Task(command.words, None, output=_output(command))
+        return Plan(command, (task,), loader_workers=_workers(command))
     config = load_config(schema, command.yaml, command.settings)
     workers = getattr(config, "num_workers", None)
     if workers is None:
@@ -174,20 +178,23 @@ def make_plan(
 def _variants(command: Command, sweep: str | None, folder: str | None = None) -> tuple[Task, ...]:
     """A task for each combination of a sweep, in folders within ``folder``; one without a sweep."""
     if sweep is None:
-        return (Task(command.words, _absolute(folder) if folder else None),)
+        if folder is None:
+            return (Task(command.words, None, output=_output(command)),)
+        return (Task(command.words, _absolute(folder)),)
     results = _results(command, sweep) if folder is None else None
     tasks = []
     for combination in combinations(sweep):
         if any(setting.startswith("run.output_dir=") for setting in combination.settings):
             raise ValueError("sweep (run.output_dir) must be without it: each run gets its own")
-        words, place = [*command.words, *combination.settings], None
+        words, label = [*command.words, *combination.settings], " ".join(combination.settings)
+        run_folder = output = None
         if folder is not None:
-            place = os.path.join(folder, combination.name)
-            words.append(f"run.output_dir={place}")
+            run_folder = _absolute(os.path.join(folder, combination.name))
+            words.append(f"run.output_dir={os.path.join(folder, combination.name)}")
         elif results is not None:
+            output = _absolute(os.path.join(results, combination.name))
             words.append(f"--output-dir={os.path.join(results, combination.name)}")
-        where = _absolute(place) if place else None
-        tasks.append(Task(tuple(words), where, " ".join(combination.settings)))
+        tasks.append(Task(tuple(words), run_folder, label, output))
     return tuple(tasks)
 
 
@@ -200,6 +207,24 @@ def _results(command: Command, sweep: str) -> str | None:
     return getattr(command.namespace, "output_dir", None)
 
 
+def _output(command: Command) -> Path | None:
+    """Where a job without a run folder writes; None where it only prints, or nobody can tell yet
+    as its checkpoint is still to come."""
+    given = command.namespace
+    place = getattr(given, "output_dir", None) or getattr(given, "output", None)
+    if command.job == "evaluate" and place is None:
+        if given.recompute:
+            place = given.checkpoint
+        else:
+            from hpm_video.evaluate import results_folder
+
+            lists, settings = without_settings(given.manifest, name="--manifest")
+            config = load_config(EvaluateConfig, None, [*settings, *given.settings])
+            with suppress(FileNotFoundError):
+                place = results_folder(given.checkpoint, lists, config.checkpoint)
+    return _absolute(place) if place else None
+
+
 def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
     if command.name != "data transcode" or sweep is not None:
         raise ValueError(
@@ -209,7 +234,12 @@ def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
     if command.namespace.part != "1/1":
         raise ValueError(f"part ({command.namespace.part}) must be left out: slurm.array sets it")
     tasks = [
-        Task((*command.words, "--part", f"{part}/{num_parts}"), None, f"part {part}/{num_parts}")
+        Task(
+            (*command.words, "--part", f"{part}/{num_parts}"),
+            None,
+            f"part {part}/{num_parts}",
+            _output(command),
+        )
         for part in range(1, num_parts + 1)
     ]
     return Plan(command, tuple(tasks), loader_workers=_workers(command))
@@ -260,6 +290,6 @@ def _check_sweep_folder(folder: Path) -> None:
         raise ValueError(f"run.output_dir ({folder}) holds a run: must be another one for a sweep")
 
 
-def _absolute(folder: str) -> Path:
+def _absolute(folder: str | Path) -> Path:
     """Without resolving links: what is a link stays one, wherever it points by then."""
     return Path(os.path.abspath(folder))

@@ -18,13 +18,15 @@ _FILE = "jobs.jsonl"
 class TaskRecord:
     """One task of a submission, which is the whole job unless it is an array.
 
-    id: JOB or JOB_TASK, as SLURM has it. label: what sets it apart from its siblings.
+    id: JOB or JOB_TASK, as SLURM has it. label: what sets it apart from its siblings. output: where
+    a job without a run folder writes, if that is known.
     """
 
     id: str
     run_folder: str | None
     label: str
     log: str
+    output: str | None = None
 
 
 @dataclass(frozen=True)
