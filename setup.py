@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["hpm_video", "hpm_video.*"]),
+    package_data={"hpm_video.visualize": ["assets/*"]},
     install_requires=[
         "av>=14",
         # No wheels for other machines; without it PyAV reads
@@ -44,6 +45,7 @@ setup(
             "pytest-xdist",
             "ruff",
             "scipy",
+            "selenium>=4.20",
             "torchcodec>=0.7",
             "transformers>=5",
         ],

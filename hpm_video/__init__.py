@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from hpm_video.visualize.scores import HardTubes
+
 __version__ = "0.1.0"
 
 
@@ -57,4 +59,38 @@ def classify(
 
     return classify_video(
         path, checkpoint=checkpoint, num_clips=num_clips, num_crops=num_crops, device=device
+    )
+
+
+def hard_tubes(
+    checkpoint: str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    whole_frame: bool = False,
+    num_masks: int = 8,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> HardTubes:
+    """Return what a checkpoint of pre-training finds hard in the middle clip of a video.
+
+    Among its fields and properties: ``scores`` (time, rows, columns), ``hard`` and ``mask`` of the
+    same shape, bool, and ``frames`` (T, H, W, 3) uint8 as the video shows them, in which ``place``
+    is where the scores belong. See `hpm_video.visualize.scores.HardTubes`.
+
+    Args:
+        checkpoint: a file or a run folder; the last one used stays in memory.
+        path: the video.
+        whole_frame: look at the whole picture, resized to a square, not at the centre square.
+        num_masks: random masks behind the measured loss.
+        seed: of these masks.
+        device: where the model runs.
+
+    Raises:
+        VideoReadError: the video is unreadable, or shorter than a clip.
+        FileNotFoundError, ValueError: there is no such checkpoint, or it is not of pre-training.
+    """
+    from hpm_video.visualize.scores import hard_tubes_of_video
+
+    return hard_tubes_of_video(
+        checkpoint, path, whole_frame=whole_frame, num_masks=num_masks, seed=seed, device=device
     )

@@ -25,13 +25,9 @@ from hpm_video.models import Classifier, build_classifier
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, micro_batches, set_lr
 from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, gathered, spread, whole_weights
-from hpm_video.run_folder import (
-    check_run_folder,
-    claim_run_folder,
-    describe_data,
-    find_start,
-)
+from hpm_video.run_folder import check_run_folder, claim_run_folder
 from hpm_video.settings import config_to_dict
+from hpm_video.start import describe_data, find_start
 
 
 def finetune(config: FinetuneConfig) -> bool:

@@ -211,8 +211,15 @@ def reconstruct(
     from the clip's visible tokens, per channel the mean of their means and of their deviations,
     or, with ``true_statistics``, from each masked token itself, which no model can know.
     """
-    config, grid = pretrained.config, pretrained.grid
     output = run_student(pretrained, clips, mask)
+    return completed(pretrained, clips, output, true_statistics=true_statistics)
+
+
+def completed(
+    pretrained: Pretrained, clips: Tensor, output: HPMOutput, *, true_statistics: bool = False
+) -> Tensor:
+    """`reconstruct`, of what `run_student` gave for these clips."""
+    config, grid = pretrained.config, pretrained.grid
     predicted, patches = output.reconstruction.float(), patchify(clips, grid)
     if config.loss.normalize_targets:
         index = output.masked if true_statistics else output.visible

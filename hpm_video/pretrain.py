@@ -26,13 +26,9 @@ from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, spread
 from hpm_video.pictures import Pictures
 from hpm_video.probe import RunProbe
-from hpm_video.run_folder import (
-    check_run_folder,
-    claim_run_folder,
-    describe_data,
-    find_start,
-)
+from hpm_video.run_folder import check_run_folder, claim_run_folder
 from hpm_video.settings import config_to_dict
+from hpm_video.start import describe_data, find_start
 from hpm_video.step import pretrain_step, step_figures
 from hpm_video.teacher import Teacher, momentum_at, num_seen, update_teacher
 

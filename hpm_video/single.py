@@ -33,7 +33,7 @@ def embed_video(
     device: str,
 ) -> npt.NDArray[np.float32]:
     """See `hpm_video.embed`."""
-    loaded = _backbone(*_version(checkpoint), device)
+    loaded = _backbone(*version_of(checkpoint), device)
     views = _views(path, loaded.data, num_clips=num_clips, num_crops=num_crops)
     backbone = loaded.backbone
     tokens = backbone.encode(to_clips(views, backbone.encoder.mean.device))
@@ -51,7 +51,7 @@ def classify_video(
     device: str,
 ) -> dict[str, float]:
     """See `hpm_video.classify`."""
-    model, config, classes = _classifier(*_version(checkpoint), device)
+    model, config, classes = _classifier(*version_of(checkpoint), device)
     own = config.evaluation
     views = _views(
         path,
@@ -86,7 +86,7 @@ def _views(
     return views
 
 
-def _version(checkpoint: str | PathLike[str]) -> tuple[Path, int]:
+def version_of(checkpoint: str | PathLike[str]) -> tuple[Path, int]:
     """The file of a checkpoint, and when it was written: a run that goes on is read again."""
     file = find_checkpoint(Path(checkpoint)).resolve()
     return file, file.stat().st_mtime_ns
@@ -94,7 +94,7 @@ def _version(checkpoint: str | PathLike[str]) -> tuple[Path, int]:
 
 @lru_cache(maxsize=1)
 def _backbone(file: Path, written_ns: int, device: str) -> LoadedBackbone:
-    return load_backbone(file, precision="float32", device=_device(device))
+    return load_backbone(file, precision="float32", device=device_of(device))
 
 
 @lru_cache(maxsize=1)
@@ -102,10 +102,10 @@ def _classifier(
     file: Path, written_ns: int, device: str
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
     model, config, classes = load_classifier(file)
-    return model.requires_grad_(False).eval().to(_device(device)), config, classes
+    return model.requires_grad_(False).eval().to(device_of(device)), config, classes
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
     """The device a setting means; ValueError for cuda without one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

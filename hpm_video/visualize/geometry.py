@@ -1,0 +1,88 @@
+"""Where a square clip lies in the picture of its video."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.data import transforms
+from hpm_video.data.transforms import Box
+
+
+class Place(NamedTuple):
+    """A rectangle as shares of a picture's height and width, so that it holds at any scale."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+    @classmethod
+    def of_box(cls, box: Box, height: int, width: int) -> Place:
+        """A box in pixels of a picture (height, width)."""
+        return cls(box.top / height, box.left / width, box.height / height, box.width / width)
+
+    def pixels(self, height: int, width: int) -> Box:
+        """The nearest box of whole pixels of a picture (height, width)."""
+        top, left = round(self.top * height), round(self.left * width)
+        bottom = round((self.top + self.height) * height)
+        right = round((self.left + self.width) * width)
+        return Box(top, left, bottom - top, right - left)
+
+
+def clip_boxes(height: int, width: int, *, num_crops: int, whole_frame: bool) -> list[Box]:
+    """What is cut out of frames (height, width) and scaled to the square that a model sees.
+
+    Squares of the short side, spread along the longer one; with ``whole_frame`` everything at
+    once, which changes its shape.
+    """
+    if whole_frame:
+        return [Box(0, 0, height, width)]
+    if height == width:  # several would be the same
+        num_crops = 1
+    return transforms.view_crops(height, width, num_crops=num_crops)
+
+
+def token_pixels(
+    place: Place, height: int, width: int, *, rows: int, columns: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which row, and which column, of the tokens of a clip each pixel's centre lies in.
+
+    For a picture (height, width): (height,) and (width,), -1 outside of the clip's place.
+    """
+    return (
+        _tokens(height, place.top, place.height, rows),
+        _tokens(width, place.left, place.width, columns),
+    )
+
+
+def owned(places: list[Place]) -> list[Place]:
+    """The part of each place that is shown of it, where places overlap: up to half-way.
+
+    Places are spread along one direction, in order.
+    """
+    parts = []
+    for index, place in enumerate(places):
+        top, left, bottom, right = place.top, place.left, place[0] + place[2], place[1] + place[3]
+        if index > 0:
+            before = places[index - 1]
+            if before.top != place.top:
+                top = max(top, (before.top + before.height + place.top) / 2)
+            else:
+                left = max(left, (before.left + before.width + place.left) / 2)
+        if index + 1 < len(places):
+            after = places[index + 1]
+            if after.top != place.top:
+                bottom = min(bottom, (after.top + bottom) / 2)
+            else:
+                right = min(right, (after.left + right) / 2)
+        parts.append(Place(top, left, bottom - top, right - left))
+    return parts
+
+
+def _tokens(size: int, start: float, length: float, count: int) -> npt.NDArray[np.int64]:
+    position = ((np.arange(size) + 0.5) / size - start) / length  # 0 to 1 within the place
+    inside = (position >= 0) & (position < 1)
+    return np.where(inside, np.floor(position * count), -1).astype(np.int64)

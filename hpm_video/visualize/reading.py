@@ -1,0 +1,181 @@
+"""Clips of a video as a model sees them and as the video shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from hpm_video.config import DataConfig, PretrainConfig
+from hpm_video.config.limits import at_least
+from hpm_video.data import clips, transforms
+from hpm_video.data.batches import read_guarded
+from hpm_video.data.loader import to_clips
+from hpm_video.data.video import VideoReadError, open_video
+from hpm_video.data.views import read_middle_clip
+from hpm_video.visualize.geometry import Place, clip_boxes
+
+Frames = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a video is looked at.
+
+    num_crops: squares of the short side, spread along the longer one; one is the centre.
+    whole_frame: the whole picture instead, resized to a square, which changes its shape.
+    whole_video: windows side by side from the first frame to the last, instead of the clip in the
+        middle; of more than ``max_windows``, as many, evenly picked.
+    """
+
+    num_crops: int = 1
+    whole_frame: bool = False
+    whole_video: bool = False
+    max_windows: int = 64
+
+    def __post_init__(self) -> None:
+        at_least("num_crops", self.num_crops, 1)
+        at_least("max_windows", self.max_windows, 1)
+        if self.whole_frame and self.num_crops != 1:
+            raise ValueError(f"num_crops ({self.num_crops}) must be 1 with whole_frame")
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames of a video as it shows them, and what a model sees of them.
+
+    frames: (T, H, W, 3), at the video's own size or, where asked for, scaled down.
+    crops: (K, T, S, S, 3), of the places in ``places``.
+    indices: (T,), which frames of the video they are.
+    """
+
+    frames: Frames
+    crops: Frames
+    places: tuple[Place, ...]
+    indices: clips.Indices
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How many frames a video holds, and how many it shows per second (0: it does not say)."""
+
+    num_frames: int
+    fps: float
+
+
+def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """The middle clip of a video as pre-training would sample it, cropped to the centre square.
+
+    Returns clips (1, 3, T, S, S) in [0, 1], and which frames of the video they are, (T,).
+    Raises VideoReadError.
+    """
+    data = config.data
+    read = partial(
+        read_middle_clip,
+        num_frames=data.num_frames,
+        frame_stride=data.frame_stride,
+        sampling=data.sampling,
+        crop_size=data.crop_size,
+    )
+    frames, indices = read_guarded(
+        read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
+    )
+    return to_clips(torch.from_numpy(frames)[None], "cpu"), indices
+
+
+def read_facts(path: str | Path, data: DataConfig) -> Facts:
+    """Raises VideoReadError, also where a video holds fewer frames than a clip takes."""
+    facts = read_guarded(
+        _facts, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
+    )
+    if facts.num_frames < data.num_frames:
+        raise VideoReadError(
+            str(path),
+            f"too short: holds {facts.num_frames} frames, a clip takes {data.num_frames}",
+        )
+    return facts
+
+
+def window_indices(num_frames: int, data: DataConfig, view: View) -> clips.Indices:
+    """The frames (W, T) of the windows of a video of ``num_frames`` frames.
+
+    Without ``view.whole_video`` the middle clip, as pre-training would sample it. With it, windows
+    side by side, whose frames are ``data.frame_stride`` apart; the last ends at the end.
+    """
+    length, stride = data.num_frames, data.frame_stride
+    if not view.whole_video:
+        if data.sampling == "uniform":
+            return clips.uniform_view_indices(num_frames, clip_frames=length, num_clips=1)
+        return clips.dense_view_indices(num_frames, clip_frames=length, stride=stride, num_clips=1)
+    last = max(0, num_frames - ((length - 1) * stride + 1))  # where the last one starts
+    starts = [*range(0, last, length * stride), last]
+    if len(starts) > view.max_windows:
+        picked = np.linspace(0, len(starts) - 1, view.max_windows).round().astype(int)
+        starts = [starts[i] for i in picked]
+    return np.stack(
+        [
+            clips.dense_indices(num_frames, clip_frames=length, stride=stride, start=start)
+            for start in starts
+        ]
+    )
+
+
+def read_window(
+    path: str | Path,
+    indices: clips.Indices,
+    data: DataConfig,
+    view: View,
+    *,
+    most_short_side: int | None = None,
+) -> Window:
+    """The frames (T,) of a video, shown with a short side of at most ``most_short_side`` pixels.
+
+    Raises VideoReadError.
+    """
+    read = partial(
+        _window,
+        indices=indices,
+        crop_size=data.crop_size,
+        view=view,
+        most_short_side=most_short_side,
+    )
+    return read_guarded(
+        read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
+    )
+
+
+def _facts(path: str) -> Facts:
+    video = open_video(path)
+    return Facts(video.num_frames, video.fps)
+
+
+def _window(
+    path: str,
+    *,
+    indices: clips.Indices,
+    crop_size: int,
+    view: View,
+    most_short_side: int | None,
+) -> Window:
+    frames = open_video(path).read(indices)
+    height, width = frames.shape[1:3]
+    boxes = clip_boxes(height, width, num_crops=view.num_crops, whole_frame=view.whole_frame)
+    crops = np.stack([transforms.resize_crop(frames, box, crop_size).numpy() for box in boxes])
+    places = tuple(Place.of_box(box, height, width) for box in boxes)
+    return Window(_shrunk(frames, most_short_side), crops, places, indices)
+
+
+def _shrunk(frames: Frames, most_short_side: int | None) -> Frames:
+    height, width = frames.shape[1:3]
+    scale = (most_short_side or min(height, width)) / min(height, width)
+    if scale >= 1:
+        return frames
+    size = [max(1, round(height * scale)), max(1, round(width * scale))]
+    planes = functional.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), size, antialias=True)
+    return planes.permute(0, 2, 3, 1).contiguous().numpy()

@@ -1,0 +1,210 @@
+"""What a checkpoint finds hard in one clip of one video: scores, masks and reconstructions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hpm_video import mining
+from hpm_video.config import MaskingConfig
+from hpm_video.data.loader import to_clips
+from hpm_video.masking import hard_mask, num_hard_units, unit_scores, units_to_tokens
+from hpm_video.mining import Pretrained
+from hpm_video.single import device_of, version_of
+from hpm_video.tokens import TokenGrid
+from hpm_video.visualize.geometry import Place
+from hpm_video.visualize.reading import Frames, View, Window, read_facts, read_window
+from hpm_video.visualize.reading import window_indices as frames_of_windows
+
+Scores = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+NUM_MASKS = 8  # random masks behind a measured loss
+NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
+
+
+@dataclass(frozen=True)
+class HardTubes:
+    """What a checkpoint finds hard in a clip. Tokens are (time, rows, columns), see ``grid``.
+
+    frames: (T, H, W, 3) uint8, as the video shows them.
+    place: where in them the square lies that the model sees; crop: its pixels, (T, S, S, 3) uint8.
+    indices: (T,), which frames of the video they are.
+    predicted: loss of every token, of which only the order has a meaning; None for plain VideoMAE.
+    measured: reconstruction loss of every token, mean over the random masks that hide it.
+    random_mask: of the reconstruction: honest (T, S, S, 3) uint8 is what the model makes of the
+        rest alone; flattering adds the true mean and variance of every token, which no model can
+        know. It is None where the model predicts pixels as they are.
+    spearman: rank correlation of predicted and measured loss over tubes, 0 is chance;
+        rank_accuracy: share of pairs of masked tokens ordered right, .5 is chance. None for plain
+        VideoMAE.
+    mask_ratio, hard_ratio: of the run's masks at its end; tube_length: grid steps of a tube.
+    """
+
+    frames: Frames
+    place: Place
+    crop: Frames
+    indices: npt.NDArray[np.int64]
+    grid: TokenGrid
+    predicted: Scores | None
+    measured: Scores
+    random_mask: Mask
+    honest: Frames
+    flattering: Frames | None
+    spearman: float | None
+    rank_accuracy: float | None
+    mask_ratio: float
+    hard_ratio: float
+    tube_length: int
+    seed: int = 0
+
+    @property
+    def scores(self) -> Scores:
+        """What says what is hard: the loss predicted, or measured where there is no predictor."""
+        return self.measured if self.predicted is None else self.predicted
+
+    @property
+    def hard(self) -> Mask:
+        """The hard tubes of the run's masks at its end: `hardest` at its own ratios."""
+        return self.hardest()
+
+    @cached_property
+    def mask(self) -> Mask:
+        """A mask of the run's end: the hard tubes, and random others up to ``mask_ratio``."""
+        tokens = hard_mask(
+            torch.from_numpy(self.scores).reshape(1, -1),
+            self.grid,
+            mask_ratio=self.mask_ratio,
+            hard_ratio=self.hard_ratio,
+            tube_length=self.tube_length,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+        return tokens.reshape(self.measured.shape).numpy()
+
+    def hardest(self, *, mask_ratio: float | None = None, hard_ratio: float | None = None) -> Mask:
+        """The tokens that a mask of these ratios is sure to hide; of equals, the first tubes.
+
+        These are the floor(hard_ratio * masked) tubes of highest mean score, masked being
+        floor(mask_ratio * tubes); see `hpm_video.masking.hard_mask`.
+        """
+        count = num_hard_units(
+            self.grid,
+            mask_ratio=self.mask_ratio if mask_ratio is None else mask_ratio,
+            tube_length=self.tube_length,
+            hard_ratio=self.hard_ratio if hard_ratio is None else hard_ratio,
+        )
+        per_tube = self.per_tube(self.scores)
+        order = (-torch.from_numpy(per_tube)).argsort(stable=True)[:count]
+        chosen = torch.zeros(1, len(per_tube), dtype=torch.bool)
+        chosen[0, order] = True
+        tokens = units_to_tokens(chosen, self.grid, self.tube_length)
+        return tokens.reshape(self.measured.shape).numpy()
+
+    def per_tube(self, values: Scores) -> Scores:
+        """Mean of every tube, (U,) in order of (place in time, row, column), of tokens' values."""
+        tokens = torch.from_numpy(values).reshape(1, -1)
+        return unit_scores(tokens, self.grid, self.tube_length)[0].numpy()
+
+    def covered(self, chosen: Mask) -> float:
+        """The share of the measured loss that the chosen tokens hold, in [0, 1]."""
+        total = float(self.measured.sum(dtype=np.float64))
+        return float(self.measured[chosen].sum(dtype=np.float64)) / total if total > 0 else 0.0
+
+
+@torch.no_grad()
+def ask(
+    pretrained: Pretrained,
+    window: Window,
+    *,
+    crop: int = 0,
+    seed: int = 0,
+    num_masks: int = NUM_MASKS,
+) -> HardTubes:
+    """Ask a checkpoint about a crop of a window; ValueError if a loss is not finite."""
+    config, grid = pretrained.config, pretrained.grid
+    pixels = window.crops[crop]
+    clips = to_clips(torch.from_numpy(pixels)[None], pretrained.student.encoder.mean.device)
+    predicted = spearman = accuracy = None
+    if pretrained.scorer is None:
+        measured = mining.measured_loss(pretrained, clips, num_masks=num_masks, seed=seed)
+    else:
+        report = mining.measure_mining(
+            pretrained, clips, num_masks=num_masks, num_views=NUM_VIEWS, seed=seed
+        )
+        predicted, measured = report.predicted, report.measured
+        spearman, accuracy = report.spearman, report.rank_accuracy
+    for name, losses in (("predicted", predicted), ("measured", measured)):
+        if losses is not None and not bool(losses.isfinite().all()):
+            raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
+    mask = next(mining.even_masks(pretrained, clips, num_masks=1, seed=seed))
+    output = mining.run_student(pretrained, clips, mask)
+    honest = mining.completed(pretrained, clips, output)
+    flattering = None
+    if config.loss.normalize_targets:
+        flattering = _pixels(mining.completed(pretrained, clips, output, true_statistics=True))
+    shape = grid.time, grid.height, grid.width
+    return HardTubes(
+        frames=window.frames,
+        place=window.places[crop],
+        crop=pixels,
+        indices=window.indices,
+        grid=grid,
+        predicted=None if predicted is None else _tokens(predicted, shape),
+        measured=_tokens(measured, shape),
+        random_mask=mask.reshape(shape).cpu().numpy(),
+        honest=_pixels(honest),
+        flattering=flattering,
+        spearman=spearman,
+        rank_accuracy=accuracy,
+        mask_ratio=config.masking.mask_ratio,
+        hard_ratio=hard_ratio_of(pretrained),
+        tube_length=pretrained.tube_length,
+        seed=seed,
+    )
+
+
+def hard_ratio_of(pretrained: Pretrained) -> float:
+    """The hard ratio of the run's masks at its end; the default where it masked at random."""
+    return pretrained.config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
+
+
+def hard_tubes_of_video(
+    checkpoint: str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    whole_frame: bool,
+    num_masks: int,
+    seed: int,
+    device: str,
+) -> HardTubes:
+    """See `hpm_video.hard_tubes`."""
+    pretrained = _pretrained(*version_of(checkpoint), device)
+    data, view = pretrained.config.data, View(whole_frame=whole_frame)
+    video = str(path)
+    facts = read_facts(video, data)
+    (indices,) = frames_of_windows(facts.num_frames, data, view)
+    window = read_window(video, indices, data, view)
+    return ask(pretrained, window, seed=seed, num_masks=num_masks)
+
+
+@lru_cache(maxsize=1)
+def _pretrained(file: Path, written_ns: int, device: str) -> Pretrained:
+    return mining.load_pretrained(file, device=device_of(device))
+
+
+def _tokens(values: Tensor, shape: tuple[int, int, int]) -> Scores:
+    """(1, N) -> (time, rows, columns)."""
+    return values.float().reshape(shape).cpu().numpy()
+
+
+def _pixels(clips: Tensor) -> Frames:
+    """(1, 3, T, S, S) in [0, 1] -> (T, S, S, 3) uint8."""
+    pixels = (clips[0].float().clamp(0, 1) * 255).round().byte()
+    return pixels.permute(1, 2, 3, 0).contiguous().cpu().numpy()
