@@ -1,13 +1,14 @@
 # make demo   toy videos -> pre-train -> fine-tune -> evaluate -> visualise
 # make test   the test suite
-# Both create .venv when needed and install exactly what constraints.txt pins.
+# make bench  time of a step, small and base, batch 4 and 8; tables on screen, JSON in outputs/bench
+# All create .venv when needed and install exactly what constraints.txt pins.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/hpm-video demo
@@ -19,6 +20,18 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	mkdir -p outputs/bench
+	for size in small base; do for batch in 4 8; do \
+		$(BIN)/hpm-video bench step --size $$size --batch-size $$batch --token-ratio 0.25 \
+			--json outputs/bench/step-$$size-$$batch.json || exit 1; \
+	done; done
+	$(BIN)/hpm-video bench attention --json outputs/bench/attention.json
+	$(BIN)/hpm-video bench step --size small --precision float32 --token-ratio 0.25 \
+		--json outputs/bench/step-small-float32.json
+	$(BIN)/hpm-video bench step --size small --compile --token-ratio 0.25 \
+		--json outputs/bench/step-small-compiled.json
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -34,13 +34,18 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "onnx": ["onnx>=1.17", "onnxscript>=0.3"],  # to export to it
         "torchcodec": ["torchcodec>=0.7"],  # and FFmpeg's libraries on the system
         "dev": [
             "mypy",
+            "onnx>=1.17",
+            "onnxruntime",
+            "onnxscript>=0.3",
             "pytest",
             "pytest-xdist",
             "ruff",
             "scipy",
+            "selenium>=4.20",
             "torchcodec>=0.7",
             "transformers>=5",
         ],

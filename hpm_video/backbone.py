@@ -5,18 +5,24 @@ Notation as in `hpm_video.tokens`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hpm_video.checkpoint import load_checkpoint, load_encoder
-from hpm_video.config import DataConfig, EncoderConfig, PretrainConfig
-from hpm_video.evaluate import classifier_of
+from hpm_video.checkpoint import load_checkpoint, load_encoder, load_weights, trained_grid
+from hpm_video.config import (
+    ClipConfig,
+    DataConfig,
+    FinetuneConfig,
+    PretrainConfig,
+)
 from hpm_video.loop import autocast
-from hpm_video.models import Classifier, build_model, token_grid
-from hpm_video.models.vit import Block, Encoder, position_table
+from hpm_video.models import Classifier, build_classifier, build_model, token_grid
+from hpm_video.models.vit import Block, Encoder, LayerNorm, position_table
 from hpm_video.settings import config_from_dict
 from hpm_video.tokens import TokenGrid, patchify
 
@@ -86,49 +92,64 @@ class LoadedBackbone:
     step: int
 
 
+def encoder_of(
+    state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
+) -> tuple[Encoder, DataConfig]:
+    """The encoder of a checkpoint that holds at least that, and how its clips are sampled.
+
+    ``clip`` as in `load_backbone`. Raises ValueError when the weights do not fit, or are of a
+    baseline.
+    """
+    clip, trained = clip or ClipConfig(), trained_grid(state)
+    data: DataConfig
+    if state["kind"] == "pretrain":
+        pretrain = config_from_dict(PretrainConfig, state["config"])
+        data, model = clip.of(pretrain.data, pretrain.model)
+        grid = token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size)
+        encoder = build_model(model, grid, predict_loss=False).encoder
+        encoder.positions = position_table(grid, encoder.width, trained_grid=trained)
+    else:
+        finetune = config_from_dict(FinetuneConfig, state["config"])
+        data, classifier_config = clip.of(finetune.data, finetune.model)
+        classifier = build_classifier(
+            classifier_config,
+            num_frames=data.num_frames,
+            crop_size=data.crop_size,
+            num_classes=1,  # the head is not asked
+            trained_grid=trained,
+        )
+        if not isinstance(classifier, Classifier):
+            raise ValueError(
+                f"checkpoint ({source}) is of the baseline {finetune.model.name}: features, probes "
+                "and exports of an encoder need one of VideoMAE's kind"
+            )
+        encoder = classifier.encoder
+    load_encoder(encoder, state, source=source)
+    return encoder, data
+
+
 def load_backbone(
     checkpoint: str | Path,
     *,
     precision: str,
     device: torch.device | str = "cpu",
-    num_frames: int | None = None,
+    clip: ClipConfig | None = None,
 ) -> LoadedBackbone:
     """The encoder of a checkpoint of pre-training (the student's) or of fine-tuning.
 
-    ``num_frames``: of its clips, if not as in training; positions are then interpolated in time.
+    ``clip``: clips and tokens if not as in training; the weights are interpolated to fit them.
     Raises FileNotFoundError, or ValueError when it is no checkpoint of ours.
     """
     state = load_checkpoint(checkpoint)
-    kind, step, trained = str(state["kind"]), int(state["step"]), state.get("trained_grid")
-    model_config: EncoderConfig
-    norm: nn.Module
-    data: DataConfig
-    if kind == "pretrain":
-        pretrain = config_from_dict(PretrainConfig, state["config"])
-        model_config, data, norm = pretrain.model, pretrain.data, nn.Identity()
-        grid = token_grid(model_config, num_frames=data.num_frames, crop_size=data.crop_size)
-        encoder = build_model(model_config, grid, predict_loss=False).encoder
-        load_encoder(encoder, state, source=checkpoint)
-    else:
-        model, config, _ = classifier_of(state, source=checkpoint)
-        if not isinstance(model, Classifier):
-            raise ValueError(
-                f"checkpoint ({checkpoint}) is of the baseline {config.model.name}: features and "
-                "probes need an encoder of VideoMAE's kind"
-            )
-        encoder, norm, data, model_config = model.encoder, model.norm, config.data, config.model
-    if num_frames is not None and num_frames != data.num_frames:
-        if num_frames % model_config.tubelet_size:
-            raise ValueError(
-                f"window ({num_frames}) must be a multiple of the checkpoint's tubelet_size "
-                f"({model_config.tubelet_size})"
-            )
-        data = replace(data, num_frames=num_frames)
-        grid = token_grid(model_config, num_frames=num_frames, crop_size=data.crop_size)
-        trained_grid = encoder.grid if trained is None else TokenGrid(*trained)
-        encoder.positions = position_table(grid, encoder.width, trained_grid=trained_grid)
-        encoder.grid = grid
+    encoder, data = encoder_of(state, source=checkpoint, clip=clip)
+    norm: nn.Module = nn.Identity()
+    if state["kind"] != "pretrain":
+        norm = LayerNorm(encoder.width)
+        weights = state["model"].items()
+        own = {n.removeprefix("norm."): value for n, value in weights if n.startswith("norm.")}
+        load_weights(norm, own, source=checkpoint)
     for module in (encoder, norm):
         module.requires_grad_(False).eval().to(device)
     backbone = Backbone(encoder, norm, precision)
-    return LoadedBackbone(backbone, data, model_config.tubelet_size, kind, step)
+    kind, step = str(state["kind"]), int(state["step"])
+    return LoadedBackbone(backbone, data, encoder.tokens.shape.tubelet_size, kind, step)

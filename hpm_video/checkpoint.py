@@ -19,7 +19,8 @@ import os
 import pickle
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hpm_video.models.grids import Tokens, TokenShape, fit_tokens
+from hpm_video.models.vit import Encoder
 from hpm_video.shards import METADATA, read_shards, stored_shapes, write_shards
+from hpm_video.tokens import TokenGrid
 
 # What torch.load raises for files that are damaged, foreign, or would need to run code.
-_UNREADABLE = (
+UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError,
     KeyError, IndexError, struct.error,
 )  # fmt: skip
@@ -128,7 +132,7 @@ def load_checkpoint(
             state = torch.load(place / _REST, map_location="cpu", weights_only=True)
             names = {n for n in stored_shapes(place) if optimizer or not n.startswith("optimizer/")}
             state |= _nested(read_shards(place, names))
-    except (*_UNREADABLE, FileNotFoundError) as error:
+    except (*UNREADABLE, FileNotFoundError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):
             reason = "it is no checkpoint, or could only be read by running code from it"
@@ -197,9 +201,26 @@ def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
     return tree
 
 
-def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: str | Path) -> None:
-    """Load weights strictly; raises ValueError naming the first keys that do not fit."""
+def load_weights(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    allow_missing: Sequence[str] = (),
+) -> list[str]:
+    """Load weights strictly; raises ValueError naming the first keys that do not fit.
+
+    Those of the module's keys that a pattern of ``allow_missing`` names keep their values where
+    there are none that fit; returns these keys.
+    """
     own = module.state_dict()
+    kept = [
+        name
+        for name in own
+        if any(fnmatchcase(name, pattern) for pattern in allow_missing)
+        and (name not in weights or weights[name].shape != own[name].shape)
+    ]
+    weights = {**weights, **{name: own[name] for name in kept}}
     misfits = [f"{name} is missing" for name in own if name not in weights]
     misfits += [f"{name} is not in the model" for name in weights if name not in own]
     misfits += [
@@ -213,10 +234,36 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: st
             shown += f"; and {len(more)} more"
         raise ValueError(f"checkpoint ({source}) does not fit the model of these settings: {shown}")
     module.load_state_dict(dict(weights))
+    return kept
 
 
-def load_encoder(encoder: nn.Module, state: Mapping[str, Any], *, source: str | Path) -> None:
-    """Load the encoder's part of a checkpoint; a final norm the encoder lacks is left out."""
+def tokens_of(state: Mapping[str, Any]) -> Tokens:
+    """The tokens of the clips that a checkpoint's model is for."""
+    model, data = state["config"]["model"], state["config"]["data"]
+    shape = TokenShape(model["tubelet_size"], model["patch_size"])
+    return Tokens(shape.grid(num_frames=data["num_frames"], crop_size=data["crop_size"]), shape)
+
+
+def trained_grid(state: Mapping[str, Any]) -> TokenGrid | None:
+    """The grid whose position table a checkpoint's weights were trained with; None: of none."""
+    if "trained_grid" in state:
+        return state["trained_grid"] and TokenGrid(*state["trained_grid"])
+    return tokens_of(state).grid
+
+
+def load_encoder(
+    encoder: Encoder,
+    state: Mapping[str, Any],
+    *,
+    source: str | Path,
+    allow_missing: Sequence[str] = (),
+) -> list[str]:
+    """Load the encoder's part of a checkpoint; a final norm the encoder lacks is left out.
+
+    ``allow_missing``: as in `load_weights`, names begin with ``encoder.``; so do those returned.
+    The patch embedding is resampled, and a stored table of positions interpolated, where tokens
+    of the encoder are others than the checkpoint's.
+    """
     weights = {
         name.removeprefix("encoder."): value
         for name, value in state["model"].items()
@@ -224,4 +271,7 @@ def load_encoder(encoder: nn.Module, state: Mapping[str, Any], *, source: str | 
     }
     if not any(name.startswith("norm.") for name in encoder.state_dict()):
         weights = {name: value for name, value in weights.items() if not name.startswith("norm.")}
-    load_weights(encoder, weights, source=source)
+    weights = fit_tokens(weights, "", tokens_of(state), encoder.tokens)
+    patterns = [pattern.removeprefix("encoder.") for pattern in allow_missing]
+    kept = load_weights(encoder, weights, source=source, allow_missing=patterns)
+    return [f"encoder.{name}" for name in kept]

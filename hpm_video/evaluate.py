@@ -11,8 +11,20 @@ import numpy as np
 import torch
 
 from hpm_video.best import BEST
-from hpm_video.checkpoint import find_checkpoint, load_checkpoint, load_weights
-from hpm_video.config import DataConfig, EvaluateConfig, EvaluationConfig, FinetuneConfig
+from hpm_video.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+    tokens_of,
+    trained_grid,
+)
+from hpm_video.config import (
+    ClipConfig,
+    DataConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    FinetuneConfig,
+)
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
@@ -21,10 +33,10 @@ from hpm_video.distributed import World, gather_objects, join_world
 from hpm_video.evaluation_page import write_evaluation
 from hpm_video.loop import autocast
 from hpm_video.models import Baseline, Classifier, build_classifier
+from hpm_video.models.grids import fit_tokens
 from hpm_video.predictions import Evaluation, check_results_folder, read_predictions
 from hpm_video.run_folder import make_folder, not_left_empty
 from hpm_video.settings import config_from_dict
-from hpm_video.tokens import TokenGrid
 
 
 @torch.no_grad()
@@ -112,26 +124,34 @@ def check_labels(manifest: Manifest, num_classes: int) -> None:
 
 
 def load_classifier(
-    checkpoint: str | Path,
+    checkpoint: str | Path, clip: ClipConfig | None = None
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
-    """The model of a fine-tuning checkpoint, its settings, and its class names if known."""
-    return classifier_of(load_checkpoint(checkpoint, kind="finetune"), source=checkpoint)
+    """The model of a fine-tuning checkpoint, its settings, and its class names if known.
+
+    ``clip``: clips and tokens if not as in training; the settings then have them too.
+    """
+    return classifier_of(load_checkpoint(checkpoint, kind="finetune"), source=checkpoint, clip=clip)
 
 
 def classifier_of(
-    state: Mapping[str, Any], *, source: str | Path
+    state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
     """As `load_classifier`, of a checkpoint that has been read."""
     config = config_from_dict(FinetuneConfig, state["config"])
-    trained_grid = state["trained_grid"]
+    if clip is not None:
+        data, model_config = clip.of(config.data, config.model)
+        config = replace(config, data=data, model=model_config)
     model = build_classifier(
         config.model,
         num_frames=config.data.num_frames,
         crop_size=config.data.crop_size,
         num_classes=state["num_classes"],
-        trained_grid=trained_grid and TokenGrid(*trained_grid),
+        trained_grid=trained_grid(state),
     )
-    load_weights(model, state["model"], source=source)
+    weights = state["model"]
+    if isinstance(model, Classifier):
+        weights = fit_tokens(weights, "encoder.", tokens_of(state), model.encoder.tokens)
+    load_weights(model, weights, source=source)
     return model, config, state["classes"]
 
 
@@ -149,7 +169,7 @@ def evaluate(
     """
     file = find_checkpoint(checkpoint, _file_name(config.checkpoint))
     state = load_checkpoint(file, kind="finetune")
-    model, trained, classes = classifier_of(state, source=file)
+    model, trained, classes = classifier_of(state, source=file, clip=config.clip)
     manifest = read_manifest(
         list(manifests), root=config.root, classes=classes, numbers_only=classes is None
     )
@@ -172,11 +192,12 @@ def evaluate(
                 f"none of {len(result.bad)} videos can be read, e.g. {result.paths[index]}: "
                 f"{reason}"
             )
-        views = config.evaluation
+        views, data = config.evaluation, trained.data
         about = {
             "checkpoint": f"{file}, step {state['step']}",
             "lists": ", ".join(manifests),
             "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
+            "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
         }
         if again := manifest.num_repeated:
             about["warning"] = f"rows that repeat a video: {again}; all of them count"

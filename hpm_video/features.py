@@ -80,7 +80,9 @@ def list_features(
     output = output_file(output, "features")
     manifest = read_manifest(list(manifests), root=config.root)
     with join_world(config.device, setting="device") as world:
-        loaded = load_backbone(checkpoint, precision=config.precision, device=world.device)
+        loaded = load_backbone(
+            checkpoint, precision=config.precision, device=world.device, clip=config.clip
+        )
         names = [manifest.name(index) for index in range(len(manifest))]
         description = {
             **about(checkpoint, loaded, config),
@@ -176,5 +178,6 @@ def about(checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig
         "precision": config.precision,
         "window": loaded.data.num_frames,
         "crop_size": loaded.data.crop_size,
+        "token": str(loaded.backbone.encoder.tokens.shape),
         "num_crops": config.num_crops,
     }

@@ -25,13 +25,9 @@ from hpm_video.models import Classifier, build_classifier
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, micro_batches, set_lr
 from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, gathered, spread, whole_weights
-from hpm_video.run_folder import (
-    check_run_folder,
-    claim_run_folder,
-    describe_data,
-    find_start,
-)
+from hpm_video.run_folder import check_run_folder, claim_run_folder
 from hpm_video.settings import config_to_dict
+from hpm_video.start import describe_data, find_start
 
 
 def finetune(config: FinetuneConfig) -> bool:
@@ -78,8 +74,10 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         trained_grid=start.trained_grid(),
     )
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
-    start.load_into(model)
+    initialised = start.load_into(model)
     claim_run_folder(folder, config, world)
+    if world.is_main:
+        start.write_table(folder, model, initialised)
     average = average_of(model) if optim.ema_momentum is not None else None
     if average is not None:
         if start.state is not None:
@@ -122,6 +120,11 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         state=start.state,
     ) as run:
         run.log.line(start.line)
+        if isinstance(model, Classifier):
+            for line in start.describe_fit(model.encoder):
+                run.log.line(line)
+        if initialised:
+            run.log.line(f"not in it, so as initialised: {', '.join(initialised)}")
         run.log.line(
             f"{num_classes} classes, {len(manifest)} videos, {epoch_steps} steps per epoch, "
             f"{total_steps} steps in all"

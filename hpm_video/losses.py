@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hpm_video.tokens import gather_tokens, normalize_targets
+
 # The M x M comparison of a clip is made in chunks of so many rows, for several clips at once as
 # long as a block has no more elements than the second number: five float32 blocks are alive at a
 # time, 84 MB at most. Larger blocks mean fewer kernels to launch, smaller ones less memory.
@@ -23,6 +25,15 @@ _BLOCK = 2**22
 def reconstruction_loss(reconstruction: Tensor, targets: Tensor) -> Tensor:
     """Mean squared error of each token: (B, M, P), (B, M, P) -> (B, M) float32."""
     return (reconstruction.float() - targets.float()).square().mean(dim=-1)
+
+
+def patch_loss(
+    reconstruction: Tensor, patches: Tensor, index: Tensor, *, normalize: bool
+) -> Tensor:
+    """`reconstruction_loss` of tokens (B, M, P) against patches (B, N, P) at index (B, M), as they
+    are or normalised (see `normalize_targets`) -> (B, M) float32. Only the tokens get a gradient.
+    """
+    return _PatchLoss.apply(reconstruction, patches, index, normalize)
 
 
 def ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:
@@ -54,6 +65,38 @@ def rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
         right += (harder * (margin.sign() + 1) / 2).sum(dtype=torch.float64)
         pairs += harder.sum()
     return right / pairs.clamp(min=1)
+
+
+class _PatchLoss(torch.autograd.Function):
+    """`patch_loss`; on a CPU a few tokens at a time, all of whose steps find them in the cache."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, reconstruction: Tensor, patches: Tensor, index: Tensor, normalize: bool
+    ) -> Tensor:
+        batch, num_tokens = index.shape
+        difference = reconstruction.new_empty(reconstruction.shape, dtype=torch.float32)
+        losses = difference.new_empty(batch, num_tokens)
+        clips, rows = (1, _CHUNK) if reconstruction.device.type == "cpu" else (batch, num_tokens)
+        for first in range(0, batch, clips):
+            for row in range(0, num_tokens, rows):
+                part = (slice(first, first + clips), slice(row, row + rows))
+                targets = gather_tokens(patches[part[0]], index[part])
+                if normalize:
+                    targets = normalize_targets(targets)
+                torch.sub(reconstruction[part].float(), targets.float(), out=difference[part])
+                losses[part] = difference[part].square().mean(dim=-1)
+        ctx.save_for_backward(difference)
+        ctx.dtype = reconstruction.dtype
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (difference,) = ctx.saved_tensors
+        scale = grad_outputs[0][..., None] * (2 / difference.shape[-1])
+        gradient = torch.empty_like(difference, dtype=ctx.dtype)
+        torch.mul(difference, scale, out=gradient)
+        return gradient, None, None, None
 
 
 class _RankingLoss(torch.autograd.Function):

@@ -212,10 +212,10 @@ def reconstruct(
     or, with ``true_statistics``, from each masked token itself, which no model can know.
     """
     output = run_student(pretrained, clips, mask)
-    return fill_in(pretrained, clips, output, true_statistics=true_statistics)
+    return completed(pretrained, clips, output, true_statistics=true_statistics)
 
 
-def fill_in(
+def completed(
     pretrained: Pretrained, clips: Tensor, output: HPMOutput, *, true_statistics: bool = False
 ) -> Tensor:
     """`reconstruct`, of what `run_student` gave for these clips."""

@@ -26,13 +26,9 @@ from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, spread
 from hpm_video.pictures import Pictures
 from hpm_video.probe import RunProbe
-from hpm_video.run_folder import (
-    check_run_folder,
-    claim_run_folder,
-    describe_data,
-    find_start,
-)
+from hpm_video.run_folder import check_run_folder, claim_run_folder
 from hpm_video.settings import config_to_dict
+from hpm_video.start import describe_data, find_start
 from hpm_video.step import pretrain_step, step_figures
 from hpm_video.teacher import Teacher, momentum_at, num_seen, update_teacher
 
@@ -75,11 +71,13 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             f"checkpoint ({start.source}) was trained on a grid of {start.trained_grid()}: "
             f"pre-training can only go on with the same one, not {grid}"
         )
-    start.load_into(student)
+    initialised = start.load_into(student)
     if start.state is not None and masking.mines and start.state["teacher"] is None:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
     probe = RunProbe(config, student.encoder, world)
     claim_run_folder(folder, config, world)
+    if world.is_main:
+        start.write_table(folder, student, initialised)
     teacher = Teacher(student) if masking.mines else None
     if teacher is not None:
         if start.state is not None:
@@ -111,6 +109,8 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
         state=start.state,
     ) as run:
         run.log.line(start.line)
+        if initialised:
+            run.log.line(f"not in it, so as initialised: {', '.join(initialised)}")
         run.log.line(
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "
             f"{epoch_steps} steps per epoch, {total_steps} steps in all"

@@ -225,7 +225,9 @@ def probe(
     check_probe_kinds("kind", kinds)
     lists = read_probe_lists(train, val, root=config.root, names=("--train", "--val"))
     with join_world(config.device, setting="device") as world:
-        loaded = load_backbone(checkpoint, precision=config.precision, device=world.device)
+        loaded = load_backbone(
+            checkpoint, precision=config.precision, device=world.device, clip=config.clip
+        )
         backbone = loaded.backbone
         check_token_memory(lists, kinds, config.probe, grid=backbone.grid, width=backbone.width)
         return probe_backbone(

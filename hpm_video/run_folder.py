@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and where a run that writes there starts from."""
+"""The folder of a run: whether a run may write there, and which process holds it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,14 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from torch import nn
 
-from hpm_video.checkpoint import (
-    find_checkpoint,
-    is_checkpoint,
-    load_checkpoint,
-    load_encoder,
-    load_weights,
-)
-from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects
-from hpm_video.optimizer_state import load_optimizer_state
 from hpm_video.run_lock import FolderInUse, lock_folder
 from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
-from hpm_video.tokens import TokenGrid
 
 # Settings that may change between two starts of one run without changing its results.
 _FREE_TO_CHANGE = (
@@ -36,7 +23,7 @@ _FREE_TO_CHANGE = (
     "run.compile", "run.parallel", "run.shard_processes", "run.activation_checkpointing",
     "run.save_in_background", "run.collective_timeout_s", "evaluation.batch_size", "probe",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
-    # Videos per step matter, however they are divided: see `find_start`
+    # Videos per step matter, however they are divided: see `hpm_video.start`
     "data.batch_size", "optim.accumulation", "optim.total_batch",
 )  # fmt: skip
 
@@ -150,133 +137,27 @@ def _claim(folder: Path, config: Any) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class Start:
-    """Where a run starts from.
-
-    state: the checkpoint it continues, if any. init: the one whose encoder it takes, if any.
-    source: the file of either. line: all this in words.
-    """
-
-    state: dict[str, Any] | None
-    init: dict[str, Any] | None
-    source: str | Path | None
-    line: str
-
-    def load_into(self, model: nn.Module) -> None:
-        """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
-        do not fit."""
-        if self.state is not None:
-            # Where an average of the weights is what a checkpoint's model is, training goes on
-            # with the weights themselves.
-            weights = self.state.get("trained_model") or self.state["model"]
-            load_weights(model, weights, source=self.source or "")
-        elif self.init is not None:
-            load_encoder(model.get_submodule("encoder"), self.init, source=self.source or "")
-
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Load the state of the optimizer of ``model``, which may be spread over processes by now;
-        ValueError if it does not fit."""
-        if self.state is not None:
-            load_optimizer_state(optimizer, model, self.state, source=self.source or "")
-
-    def trained_grid(self) -> TokenGrid | None:
-        """The grid whose position table the encoder's weights were trained with, if any."""
-        state = self.state or self.init
-        if state is None:
-            return None
-        if "trained_grid" in state:
-            return state["trained_grid"] and TokenGrid(*state["trained_grid"])
-        model, data = state["config"]["model"], state["config"]["data"]
-        return TokenGrid.of_clip(
-            num_frames=data["num_frames"],
-            crop_size=data["crop_size"],
-            tubelet_size=model["tubelet_size"],
-            patch_size=model["patch_size"],
-        )
-
-
-def find_start(
-    config: Any,
-    folder: Path,
-    *,
-    kind: str,
-    total_steps: int,
-    data: Mapping[str, Any] | None = None,
-) -> Start:
-    """In this order: the run folder's own last checkpoint, run.resume, model.init, scratch.
-
-    ``data`` tells which videos make up which step, as `describe_data` does. What was done with
-    other data is no part of this run: its own checkpoint is refused then, one to resume is not.
-
-    Raises ValueError or FileNotFoundError when what is named is missing, damaged, of another kind,
-    or further than this run goes.
-    """
-    own = folder / "checkpoints" / "last"
-    if own.is_symlink() and not is_checkpoint(own):
-        raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {os.readlink(own)}")
-    source = own if own.is_symlink() else config.run.resume
-    if source is not None:
-        state = load_checkpoint(source, kind=kind)
-        if find_checkpoint(source).is_file() and "optimizer" not in state:
-            raise ValueError(
-                f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"
-            )
-        step = state["step"]
-        changes = _changes(state.get("data"), data)
-        if changes and source == own:
-            raise ValueError(
-                f"run.output_dir ({folder}) cannot go on after step {step}, as {changes}: must be "
-                f"as before, or go on with run.resume={source} in another folder"
-            )
-        if step > total_steps:
-            raise ValueError(
-                f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
-            )
-        line = f"continues after step {step} of {source}" + (f", but {changes}" if changes else "")
-        return Start(state, None, source, line)
-    source = config.model.init
-    if source is not None:
-        state = load_checkpoint(source)
-        line = f"starts with the encoder of step {state['step']} of {source}"
-        return Start(None, state, source, line)
-    return Start(None, None, None, "starts from scratch")
-
-
-def describe_data(manifest: Manifest, *, videos_per_step: int) -> dict[str, Any]:
-    """What decides which videos make up which step, as a part of checkpoints."""
-    return {
-        "videos": manifest.digest(),
-        "num_videos": len(manifest),
-        "videos_per_step": videos_per_step,
-    }
-
-
-def _changes(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
-    """What differs between two results of `describe_data`, in words; empty if nothing does."""
-    found = []
-    if before is not None and now is not None:
-        if before["videos"] != now["videos"]:
-            found.append(
-                f"the list of videos has changed ({before['num_videos']} then, "
-                f"{now['num_videos']} now)"
-            )
-        if before["videos_per_step"] != now["videos_per_step"]:
-            found.append(
-                f"a step had {before['videos_per_step']} videos and now has "
-                f"{now['videos_per_step']} (data.batch_size x optim.accumulation x processes)"
-            )
-    return " and ".join(found)
-
-
 def _kind(config: Mapping[str, Any]) -> str:
     """Which job the settings are of, as a plain dict."""
     return "pretrain" if "masking" in config else "finetune"
 
 
 def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:
-    """Settings that change results and differ from those of a config.yaml, as a plain dict."""
-    return [key for key in differing_keys(there, config_to_dict(config)) if _matters(key)]
+    """Settings that change results and differ from those of a config.yaml, as a plain dict.
+
+    One that is younger than the config.yaml had the effect of its default there.
+    """
+    before = _completed(there, config_to_dict(type(config)()))
+    return [key for key in differing_keys(before, config_to_dict(config)) if _matters(key)]
+
+
+def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, and the defaults of what they leave out."""
+    result = {**defaults, **values}
+    for key, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(result[key], Mapping):
+            result[key] = _completed(result[key], default)
+    return result
 
 
 def _matters(key: str) -> bool:

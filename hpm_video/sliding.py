@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -206,9 +206,10 @@ def _encode_windows(
 def _load_for(
     checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
 ) -> LoadedBackbone:
-    return load_backbone(
-        checkpoint, precision=config.precision, device=world.device, num_frames=sliding.window
-    )
+    clip = config.clip
+    if sliding.window is not None:
+        clip = replace(clip, num_frames=sliding.window)
+    return load_backbone(checkpoint, precision=config.precision, device=world.device, clip=clip)
 
 
 def _about_windows(

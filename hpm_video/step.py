@@ -25,8 +25,6 @@ from hpm_video.models.hpm import HPMOutput, PredictorInput
 from hpm_video.teacher import Teacher, View, score_tokens
 from hpm_video.tokens import (
     TokenGrid,
-    gather_tokens,
-    normalize_targets,
     patchify,
     scatter_tokens,
     split_mask,
@@ -89,11 +87,12 @@ def pretrain_step(
     tube_length = masking.tube_length or grid.time
     mask_ratio = masking.mask_ratio
     scores = None
+    patches = patchify(clips, grid)  # once, for the teacher, the student and the targets
     with autocast(clips.device, precision):
         if teacher is not None and hard_ratio > 0:
             scores = score_tokens(
                 teacher,
-                clips,
+                patches,
                 token_ratio=token_ratio,
                 view=view,
                 draws=draws,
@@ -148,12 +147,11 @@ def pretrain_step(
                 generator=generator,
                 rows=rows,
             )
-        output: HPMOutput = student(clips, mask, num_visible, kept, ranked)
+        output: HPMOutput = student(patches, mask, num_visible, kept, ranked)
 
-    targets = gather_tokens(patchify(clips, grid), output.masked)
-    if loss.normalize_targets:
-        targets = normalize_targets(targets)
-    token_losses = losses.reconstruction_loss(output.reconstruction, targets)  # (B, M)
+    token_losses = losses.patch_loss(
+        output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
+    )  # (B, M)
     reconstruction = token_losses.mean()
     measured = token_losses.detach()
     ranked_losses = measured

@@ -14,7 +14,7 @@ from hpm_video.masking import Rows, batch_noise
 from hpm_video.models.hpm import HPM, EncodedPredictor, PixelPredictor, no_autocast
 from hpm_video.models.videomae import DecoderInput
 from hpm_video.models.vit import Encoder
-from hpm_video.tokens import TokenGrid, gather_tokens, patchify
+from hpm_video.tokens import TokenGrid, as_patches, gather_tokens
 
 View = Literal["tokens", "tubes", "frames", "spread"]
 
@@ -95,7 +95,8 @@ def score_tokens(
     generator: torch.Generator,
     rows: Rows | None = None,
 ) -> Tensor:
-    """Predicted loss of every token: clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32.
+    """Predicted loss of every token: clips (B, 3, T, H, W) in [0, 1], or their patches (B, N, P)
+    -> (B, N) float32.
 
     At ``token_ratio`` 1 the teacher sees the whole clip, as in the paper. Below, it sees only about
     that share of the tokens, which ones says ``view`` (see `draw_tokens`), afresh for each clip and
@@ -103,7 +104,7 @@ def score_tokens(
     `PixelPredictor` by `fill_in`. ``draws`` such passes, over different tokens, are averaged.
     ``rows`` as in `hpm_video.masking.random_mask`.
     """
-    patches = patchify(clips, teacher.grid)
+    patches = as_patches(clips, teacher.grid)
     batch, num_tokens, _ = patches.shape
     if num_seen(teacher.grid, token_ratio=token_ratio, view=view) == num_tokens:
         everything = torch.arange(num_tokens, device=clips.device).expand(batch, -1)

@@ -13,6 +13,7 @@ Tokens are in raster order (time, row, column) everywhere. In a mask, True means
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,11 @@ def patchify(clips: Tensor, grid: TokenGrid) -> Tensor:
     return patches.reshape(batch, grid.num_tokens, t * y * x * channels)
 
 
+def as_patches(clips: Tensor, grid: TokenGrid) -> Tensor:
+    """Clips (B, C, T, H, W), or what `patchify` made of them already -> patches (B, N, P)."""
+    return clips if clips.dim() == 3 else patchify(clips, grid)
+
+
 def unpatchify(patches: Tensor, grid: TokenGrid, *, tubelet_size: int, channels: int = 3) -> Tensor:
     """Put tokens (B, N, P) back together into clips (B, C, T, H, W); inverse of `patchify`.
 
@@ -133,7 +139,19 @@ def normalize_targets(patches: Tensor, channels: int = 3, eps: float = 1e-6) -> 
     (x - mean) / (sqrt(var) + eps) with the unbiased variance over the channel's pixels. VideoMAE
     adds eps to the standard deviation; the image MAE pools channels and adds it to the variance.
     """
-    pixels = patches.float().unflatten(-1, (-1, channels))  # (..., pixels, C)
-    mean = pixels.mean(dim=-2, keepdim=True)
-    deviation = pixels.std(dim=-2, keepdim=True, unbiased=True)
-    return ((pixels - mean) / (deviation + eps)).flatten(-2)
+    count = patches.shape[-1] // channels
+    # Sums over a dimension of three colours use no vector instructions: sum groups of pixels first.
+    group = math.gcd(count, 16)
+    pixels = patches.float().unflatten(-1, (-1, group * channels))  # (..., groups, group * C)
+
+    def sum_per_channel(values: Tensor) -> Tensor:
+        """(..., groups, group * C) -> (..., 1, C)."""
+        return values.sum(dim=-2).unflatten(-1, (group, channels)).sum(dim=-2, keepdim=True)
+
+    def spread(statistic: Tensor) -> Tensor:
+        """(..., 1, C) -> (..., 1, group * C)."""
+        return statistic.expand(*statistic.shape[:-2], group, channels).flatten(-2).unsqueeze(-2)
+
+    centred = pixels - spread(sum_per_channel(pixels) / count)
+    deviation = (sum_per_channel(centred.square()) / (count - 1)).sqrt()
+    return (centred * spread(1 / (deviation + eps))).flatten(-2)

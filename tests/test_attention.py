@@ -58,7 +58,7 @@ def test_blocks_cover_every_row_once(monkeypatch: pytest.MonkeyPatch) -> None:
         pieces = forms._row_blocks(tokens)
         assert [row for rows in pieces for row in range(rows.start, rows.stop)] == list(range(1000))
         assert all(0 < rows.stop - rows.start <= max(1, block / 1000) for rows in pieces)
-        assert forms._block(tokens).shape == (1, pieces[0].stop, 1000)
+        assert forms._block(tokens).shape == (pieces[0].stop, 1000)
 
 
 def test_blocked_attention_is_an_operator_that_compilers_can_use() -> None:

@@ -12,10 +12,11 @@ import torch
 from numbered_videos import Recipe, write_video
 
 from hpm_video.bench import loader, views
+from hpm_video.bench import step as step_bench
 from hpm_video.bench.classic import _MEAN, _STD, classic_clip
 from hpm_video.bench.flops import LITERAL, Variant, default_variant, step_cost, variants
 from hpm_video.bench.mask import loop_hard_mask, loop_random_mask
-from hpm_video.bench.measure import median_seconds
+from hpm_video.bench.measure import median_seconds, spread
 from hpm_video.cli import main
 from hpm_video.config import ModelConfig
 from hpm_video.data.transforms import Box, resize_crop
@@ -137,6 +138,26 @@ def test_rounds_are_interleaved_and_turn_round() -> None:
     assert set(result) == {"a", "b"}
 
 
+def test_spread_is_half_the_quartiles_distance() -> None:
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(1 / 3)
+    assert spread([2.0]) == 0
+
+
+def test_a_step_that_computes_something_else_is_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = step_bench.our_step
+    monkeypatch.setattr(
+        step_bench,
+        "our_step",
+        lambda setting, variant: (
+            (lambda: 3.0) if setting.precision == "bfloat16" else original(setting, variant)
+        ),
+    )
+    with pytest.raises(RuntimeError, match="VideoMAE: first loss 3, but"):
+        main(["bench", "step", *SMALL_STEP])
+
+
 def test_ranking_needs_little_memory_and_has_the_same_gradient(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     arguments = ["--batch-size=2", "--rounds=1", "--device=cpu", "--json", str(file)]
@@ -152,6 +173,7 @@ def test_ranking_needs_little_memory_and_has_the_same_gradient(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "rows"),
     [
+        (["attention", "--rounds=1", "--batch-size=1", "--device=cpu"], 10),
         (["mask", "--rounds=2", "--batch-size=2", "--crop-size=64"], 4),
         (["flops", "--size", "tiny", "--frames=4", "--crop-size=64", *SPARSE], 3),
         (["step", *SMALL_STEP, *SPARSE, "--precision=float32"], 4),
@@ -181,6 +203,14 @@ def test_each_bench_prints_a_table_and_writes_it(
         assert names[-1] == "transformers VideoMAE"
         assert "HPM pixels r=0.5 predictor 1" in names
         assert "attention: sdpa" in printed
+        assert "first losses are within" in printed
+        plain, *_, theirs = result["rows"]
+        assert theirs["multiply_adds_g"] == plain["multiply_adds_g"]
+        # Both rates are of the same product
+        rates = [row["multiply_adds_g"] * row["clips_per_s"] for row in (plain, theirs)]
+        used = [row["utilisation"] for row in (plain, theirs)]
+        assert rates[0] / rates[1] == pytest.approx(used[0] / used[1])
+        assert 0 < used[0] < 1
 
 
 @pytest.mark.parametrize(
@@ -188,6 +218,7 @@ def test_each_bench_prints_a_table_and_writes_it(
     [
         (["ranking", "--tokens=1"], "--tokens (1)"),
         (["ranking", "--json=nowhere/result.json"], "--json (nowhere/result.json)"),
+        (["attention", "--rounds=0"], "--rounds (0)"),
         (["mask", "--rounds=0"], "--rounds (0)"),
         (["mask", "--batch-size=0"], "--batch-size (0)"),
         (["flops", "--crop-size=30"], "(30)"),

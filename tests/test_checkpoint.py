@@ -16,6 +16,7 @@ from hpm_video.checkpoint import (
 )
 from hpm_video.config import ModelConfig
 from hpm_video.models import build_model
+from hpm_video.models.vit import Encoder
 from hpm_video.tokens import TokenGrid
 
 
@@ -179,14 +180,23 @@ def test_weights_of_another_size_are_refused_with_the_keys(tmp_path: Path) -> No
 
 
 def test_the_encoder_is_loaded_without_its_final_norm_where_there_is_none() -> None:
-    source = nn.Module()
-    source.encoder = nn.ModuleDict({"embed": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
-    source.decoder = nn.Linear(2, 2)
-    state = {"model": source.state_dict()}
-    with_norm = nn.ModuleDict({"embed": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
-    without = nn.ModuleDict({"embed": nn.Linear(2, 2), "norm": nn.Identity()})
-    for encoder in (with_norm, without):
-        load_encoder(encoder, state, source="some.pt")
-        assert torch.equal(encoder["embed"].weight, source.encoder["embed"].weight)
+    def encoder(*, final_norm: bool) -> Encoder:
+        tokens = {"tubelet_size": 2, "patch_size": 4, "width": 8, "depth": 1, "heads": 2}
+        return Encoder(TokenGrid(2, 2, 2), **tokens, final_norm=final_norm)
+
+    config = ModelConfig(patch_size=4, decoder_depth=1, width=8, depth=1, heads=2)
+    source = build_model(config, TokenGrid(2, 2, 2), predict_loss=False)
+    data = {"num_frames": 4, "crop_size": 8}
+    settings = {"model": {"tubelet_size": 2, "patch_size": 4}, "data": data}
+    state = {"model": source.state_dict(), "config": settings}
+    without = encoder(final_norm=False)
+    for loaded in (encoder(final_norm=True), without):
+        assert load_encoder(loaded, state, source="some.pt") == []
+        for name, value in loaded.state_dict().items():
+            assert torch.equal(value, source.encoder.state_dict()[name])
+    lacking = {**state, "model": {"other.weight": torch.zeros(1)}}
     with pytest.raises(ValueError, match=r"embed\.weight is missing"):
-        load_encoder(without, {"model": {"other.weight": torch.zeros(1)}}, source="some.pt")
+        load_encoder(without, lacking, source="some.pt")
+    kept = load_encoder(without, lacking, source="some.pt", allow_missing=["encoder.*"])
+    assert kept == [f"encoder.{name}" for name in without.state_dict()]
+    assert torch.equal(without.embed.weight, source.encoder.embed.weight)

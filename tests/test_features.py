@@ -18,6 +18,7 @@ import hpm_video
 from hpm_video import features, sliding
 from hpm_video.backbone import load_backbone
 from hpm_video.cli import main
+from hpm_video.config import ClipConfig
 from hpm_video.data import transforms
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.video import VideoReadError, read_frames
@@ -183,7 +184,9 @@ def test_a_longer_window_than_in_training(
     arrays, _ = read_features(output)
     assert arrays["frames"].shape == (4, 8) and arrays["frames"][-1].tolist() == [60] * 8
     assert arrays["end_s"][-1] == LongVideo(long_video).times[-1]
-    backbone = load_backbone(pretrained, precision="float32", num_frames=8).backbone
+    backbone = load_backbone(
+        pretrained, precision="float32", clip=ClipConfig(num_frames=8)
+    ).backbone
     assert backbone.grid == TokenGrid(4, 4, 4)
     expected = position_table(TokenGrid(4, 4, 4), 32, trained_grid=TokenGrid(2, 4, 4))
     assert torch.equal(backbone.encoder.positions, expected)
@@ -287,7 +290,7 @@ def test_mistakes_are_one_line(
         ([*of_list, str(tmp_path / "x.npz"), "--stride", "4"], "x.npz) must be a folder: "),
         ([*of_list, str(videos.parent), "--stride", "4"], "its index.csv is not of ours"),
         (["features", str(pretrained), "--manifest", *SETTINGS, "-o", "x"], "--manifest must have"),
-        (_windows(pretrained, long_video, tmp_path / "x.npz", "--window", "3"), "window (3)"),
+        (_windows(pretrained, long_video, tmp_path / "x.npz", "--window", "3"), "num_frames (3)"),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "--stride", "0"), "stride (0)"),
         (_windows(tmp_path / "no.pt", long_video, tmp_path / "x.npz"), "does not exist"),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "batch_size=0"), "batch_size (0)"),

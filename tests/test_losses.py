@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpm_video import losses
-from hpm_video.losses import absolute_loss, rank_accuracy, ranking_loss, reconstruction_loss
+from hpm_video.losses import (
+    absolute_loss,
+    patch_loss,
+    rank_accuracy,
+    ranking_loss,
+    reconstruction_loss,
+)
+from hpm_video.tokens import gather_tokens, normalize_targets
 
 # Token counts below, at, between and above the chunks that comparisons are made in.
 COUNTS = [1, 2, 7, 63, 64, 65, 130]
@@ -244,3 +251,26 @@ def test_balancing_weights_give_every_class_the_same_say() -> None:
     assert weights[labels].mean().item() == pytest.approx(1)
     assert losses.balancing_weights(torch.tensor([0, 1, 0, 1]), 2).tolist() == [1, 1]
     assert losses.balancing_weights(torch.zeros(3, dtype=torch.int64), 1).tolist() == [1]
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_patch_loss_is_the_loss_of_targets_made_at_once(
+    dtype: torch.dtype, normalize: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.rand(3, 200, 24, generator=generator)
+    # More tokens than are looked at together, and no multiple of it
+    index = torch.rand(3, 200, generator=generator).argsort(dim=1)[:, :150].sort(dim=1).values
+    ours = torch.randn(3, 150, 24, generator=generator).to(dtype).requires_grad_()
+    weights = torch.rand(3, 150, generator=generator)  # so that each token has its own gradient
+    losses = patch_loss(ours, patches, index, normalize=normalize)
+    (losses * weights).sum().backward()
+    plain = ours.detach().clone().requires_grad_()
+    targets = gather_tokens(patches, index)
+    expected = reconstruction_loss(plain, normalize_targets(targets) if normalize else targets)
+    (expected * weights).sum().backward()
+    assert losses.dtype == torch.float32
+    assert torch.allclose(losses, expected, rtol=1e-6)
+    assert ours.grad is not None and plain.grad is not None and ours.grad.dtype == dtype
+    assert torch.allclose(ours.grad, plain.grad, rtol=1e-6 if dtype == torch.float32 else 2**-7)

@@ -24,14 +24,10 @@ from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World
 from hpm_video.models import build_model
-from hpm_video.run_folder import (
-    check_run_folder,
-    claim_run_folder,
-    describe_data,
-    find_start,
-)
+from hpm_video.run_folder import check_run_folder, claim_run_folder
 from hpm_video.run_lock import unlock_folder
 from hpm_video.settings import config_to_dict, load_config
+from hpm_video.start import describe_data, find_start
 from hpm_video.tokens import TokenGrid
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -78,6 +74,20 @@ def test_a_folder_of_other_settings_is_refused_with_the_key(tmp_path: Path, over
     key = override.split("=", maxsplit=1)[0]
     assert f"({key})" in str(caught.value)
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_a_run_goes_on_with_settings_younger_than_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    _claim(_config(folder))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last").symlink_to("step_00000001.pt")
+    there = yaml.safe_load((folder / "config.yaml").read_text())
+    assert there["masking"].pop("decoder_mask") == "running_cell"
+    del there["loss"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(there))
+    check_run_folder(_config(folder))
+    with pytest.raises(ValueError, match=re.escape("(masking.decoder_mask)")):
+        check_run_folder(_config(folder, "masking.decoder_mask=random"))
 
 
 def test_a_start_that_saved_nothing_does_not_occupy_its_folder(tmp_path: Path) -> None:
@@ -355,7 +365,7 @@ def test_what_a_start_names_must_be_there(tmp_path: Path, config: PretrainConfig
         replace(config, run=replace(config.run, resume="nowhere")),
         replace(config, model=replace(config.model, init="nowhere")),
     ):
-        with pytest.raises(FileNotFoundError, match=r"checkpoint \(nowhere\) does not exist"):
+        with pytest.raises(FileNotFoundError, match=r"\(nowhere\) do(es)? not exist"):
             find_start(changed, tmp_path / "run", kind="pretrain", total_steps=7)
 
 
@@ -392,7 +402,7 @@ def test_weights_to_start_from_may_be_of_either_kind(
     config = replace(config, model=replace(config.model, init=str(tmp_path / "init")))
     found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
     assert found.state is None
-    assert found.init is not None and found.init["kind"] == kind
+    assert found.init is not None and found.init.state["kind"] == kind
 
 
 DATA = {"videos": "abc", "num_videos": 24, "videos_per_step": 8}

@@ -11,6 +11,9 @@ import torch
 from matplotlib.image import imread
 from videos import frame_numbers, write_indexed_video
 
+import hpm_video
+import hpm_video.visualize as visualize_package
+from hpm_video import mining
 from hpm_video.cli import main
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.toy import write_toy_videos
@@ -20,13 +23,16 @@ from hpm_video.pretrain import pretrain
 from hpm_video.settings import load_config
 from hpm_video.visualize import (
     Row,
+    View,
     figure,
     heat,
     outline,
     picture,
     read_clip,
     visualize,
+    watch,
 )
+from hpm_video.visualize.reading import window_indices
 from hpm_video.visualize.videos import _unique_stems
 
 SETTINGS = [
@@ -109,18 +115,18 @@ def test_figure_takes_any_text(tmp_path: Path) -> None:
 def test_names_are_unique() -> None:
     videos = ["a/x.mp4", "b/x.webm", "x_2.mp4", "X.mp4", "c/x.mp4"]
     assert _unique_stems(videos) == ["x", "x_2", "x_2_2", "X_3", "x_4"]
+    assert _unique_stems(["a/Index.mp4"]) == ["Index_2"]
 
 
 def test_rows_of_a_picture(mined: Path, plain: Path, toy: Path) -> None:
     labels = {}
     for run in (mined, plain):
-        pretrained = load_pretrained(run)
-        clip = read_clip(video(toy, "up"), pretrained.config)
-        image, result = picture(pretrained, *clip, name="up")
+        tubes = hpm_video.hard_tubes(run, video(toy, "up"), device="cpu")
+        image = picture(tubes, title="up")
         labels[run] = [axes.get_title("left") for axes in image.axes]
-        assert (result.spearman is None) == (run == plain)
+        assert (tubes.spearman is None) == (run == plain)
     starts = (
-        "frames", "loss predicted by the teacher", "loss measured", "hard tubes", "a random mask",
+        "the video", "loss predicted", "loss measured", "hard tubes", "a random mask",
         "reconstruction under that mask, from the model alone (", "adds the true mean and variance",
     )  # fmt: skip
     assert len(labels[mined]) == len(starts)
@@ -128,45 +134,122 @@ def test_rows_of_a_picture(mined: Path, plain: Path, toy: Path) -> None:
         assert label.startswith(start)
     # Plain VideoMAE with pixel targets: nothing is predicted, nothing is flattered.
     assert [label.split()[0] for label in labels[plain]] == [
-        "frames", "loss", "hard", "a", "reconstruction"
+        "the", "loss", "hard", "a", "reconstruction"
     ]  # fmt: skip
     assert labels[plain][1].startswith("loss measured")
     assert labels[plain][2].endswith("by the loss measured, as there is no predictor")
     assert labels[plain][4].endswith("from the model alone")
 
 
-def test_page(mined: Path, toy: Path, tmp_path: Path) -> None:
+def test_hard_tubes_of_a_video(mined: Path, tmp_path: Path) -> None:
+    path = write_indexed_video(tmp_path / "a.mp4", 41, size=(48, 64))
+    tubes = hpm_video.hard_tubes(mined, path, device="cpu")
+    assert tubes.frames.shape == (4, 48, 64, 3) and tubes.frames.dtype == np.uint8
+    assert tubes.indices.tolist() == frame_numbers(tubes.frames) == [16, 18, 20, 22]
+    assert tubes.place == (0, 0.125, 1, 0.75) and tubes.crop.shape == (4, 32, 32, 3)
+    assert tubes.scores.shape == tubes.mask.shape == tubes.hard.shape == (2, 4, 4)
+    # 0.7 of 16 tubes are masked, half of these by score
+    per_tube = tubes.scores.mean(axis=0)
+    assert tubes.mask[0].sum() == 11 and (tubes.mask[0] == tubes.mask[1]).all()
+    assert set(np.flatnonzero(tubes.hard[0])) == set(np.argsort(-per_tube.ravel())[:5])
+    assert (tubes.mask | ~tubes.hard).all()
+    # The scorer and the student see what pre-training would show them
+    pretrained = load_pretrained(mined)
+    clips, _ = read_clip(path, pretrained.config)
+    assert np.allclose(
+        tubes.predicted.ravel(), mining.predicted_loss(pretrained, clips, num_views=4), atol=1e-5
+    )
+    mask = next(mining.even_masks(pretrained, clips, num_masks=1, seed=0))
+    for true_statistics, pixels in ((False, tubes.honest), (True, tubes.flattering)):
+        other = mining.reconstruct(pretrained, clips, mask, true_statistics=true_statistics)
+        assert np.abs(pixels / 255 - other[0].permute(1, 2, 3, 0).numpy()).max() < 0.6 / 255
+    share = tubes.measured[tubes.hard].sum() / tubes.measured.sum()
+    assert tubes.covered(tubes.hard) == pytest.approx(share, rel=1e-5)
+    whole = hpm_video.hard_tubes(mined, path, device="cpu", whole_frame=True)
+    assert whole.place == (0, 0, 1, 1) and np.abs(whole.crop.astype(int) - tubes.crop).max() < 9
+
+
+def test_windows_side_by_side() -> None:
+    data = DataConfig(num_frames=4, frame_stride=2)
+    whole = View(whole_video=True)
+    for length in (4, 7, 8, 23, 41):
+        indices = window_indices(length, data, whole)
+        assert indices.max() == length - 1 if length >= 7 else indices.tolist() == [[0, 2, 3, 3]]
+        if length >= 7:
+            assert (np.diff(indices, axis=1) == 2).all() and (np.diff(indices[:, 0]) <= 8).all()
+    assert window_indices(41, data, whole)[:2].tolist() == [[0, 2, 4, 6], [8, 10, 12, 14]]
+    few = window_indices(41, data, View(whole_video=True, max_windows=3))
+    assert len(few) == 3 and few[0, 0] == 0 and few[-1, -1] == 40
+
+
+def test_a_whole_video_is_stitched_in_time(mined: Path, tmp_path: Path) -> None:
+    path = write_indexed_video(tmp_path / "a.mp4", 21, size=(48, 64))
+    pretrained = load_pretrained(mined)
+    film = watch(pretrained, path, view=View(whole_video=True, num_crops=2), num_masks=1)
+    assert [len(crops) for crops in film.windows] == [2, 2, 2]
+    shown = [film.windows[w][0].frames[t] for w, t in film.timeline()]
+    # The last window ends at the end; what it shares with the one before is shown once
+    assert frame_numbers(np.stack(shown)) == [*range(0, 16, 2), 16, 18, 20]
+    for tubes in film.windows[1]:  # each clip is asked about by itself
+        clips = torch.from_numpy(tubes.crop).permute(3, 0, 1, 2)[None] / 255
+        alone = mining.predicted_loss(pretrained, clips, num_views=4)
+        assert np.allclose(tubes.predicted.ravel(), alone, atol=1e-5)
+
+
+def test_pages(mined: Path, toy: Path, tmp_path: Path) -> None:
     odd = tmp_path / "<script>$x$ & \n.mp4"
     odd.write_bytes(video(toy, "left").read_bytes())
     broken = tmp_path / "broken <b>.mp4"
     broken.write_bytes(b"no video")
+    short = write_indexed_video(tmp_path / "short.mp4", 3)
+    named = tmp_path / "index.mp4"
+    named.write_bytes(odd.read_bytes())
     out = tmp_path / "new" / "out"
-    page, results = visualize(mined, [video(toy, "up"), broken, odd], out, device="cpu")
+    videos = [video(toy, "up"), broken, odd, short, named]
+    page, results = visualize(mined, videos, out, device="cpu")
 
     assert page == out / "index.html"
-    assert sorted(path.suffix for path in out.iterdir()) == [".html", ".png", ".png"]
-    assert [result.error is None for result in results] == [True, False, True]
-    assert results[1].png is None and results[0].png == out / f"{video(toy, 'up').stem}.png"
+    stem = video(toy, "up").stem
+    assert {path.name for path in out.iterdir()} == {"index.html"} | {
+        f"{name}.{end}"
+        for name in (stem, odd.stem, "index_2")
+        for end in ("html", "png", "mp4", "gif")
+    }
+    assert [result.error for result in results] == [
+        None, "is not a video, or its header is damaged", None,
+        "too short: holds 3 frames, a clip takes 4", None,
+    ]  # fmt: skip
     text = page.read_text(encoding="utf-8")
-    assert text.count("data:image/png;base64,") == 2 and "<script" not in text
+    assert text.count("data:image/jpeg;base64,") == 3 and "<script" not in text
     assert "&lt;script&gt;$x$ &amp; \\n.mp4" in text
+    assert 'href="%3Cscript%3E%24x%24%20%26%20%0A.html"' in text
     assert "broken &lt;b&gt;.mp4: " in text and "<b>" not in text
-    assert "Step 4" in text and "mask_ratio: 0.7" in text
+    assert "step 4" in text and "mask_ratio: 0.7" in text
     assert f"{results[0].rank_accuracy:.3f}" in text
-    assert "http" not in re.sub('base64,[^"]*', "", text)  # pictures may spell it by chance
+    for file in (page, results[0].page):
+        said = re.sub(r'http-equiv|base64,[^"]*', "", file.read_text(encoding="utf-8"))
+        assert "http" not in said  # pictures may spell it by chance
 
-    first = results[0].png.read_bytes()
+    first = (out / f"{stem}.png").read_bytes()
     _, again = visualize(mined, [video(toy, "up")], out, device="cpu")
-    assert again[0] == results[0] and results[0].png.read_bytes() == first
-    _, other = visualize(mined, [video(toy, "up")], out, device="cpu", seed=1)
+    assert again[0] == results[0] and (out / f"{stem}.png").read_bytes() == first
+    _, other = visualize(mined, [video(toy, "up")], out, device="cpu", seed=1, formats=[])
     assert other[0].rank_accuracy != results[0].rank_accuracy
 
 
 def test_plain_checkpoint_says_what_is_shown(plain: Path, toy: Path, tmp_path: Path) -> None:
-    page, (result,) = visualize(plain, [video(toy, "up")], tmp_path, device="cpu")
-    assert result.rank_accuracy is None and result.png is not None
-    text = page.read_text(encoding="utf-8")
-    assert "plain VideoMAE" in text and "<table>" not in text
+    page, (result,) = visualize(plain, [video(toy, "up")], tmp_path, device="cpu", formats=[])
+    assert result.rank_accuracy is None and result.page is not None
+    for file in (page, result.page):
+        assert "plain VideoMAE" in file.read_text(encoding="utf-8")
+
+
+def test_assets_come_with_the_package() -> None:
+    """An install copies what setup.py names, and nothing else beside the code."""
+    setup = (Path(__file__).parents[1] / "setup.py").read_text(encoding="utf-8")
+    assert 'package_data={"hpm_video.visualize": ["assets/*"]}' in setup
+    folder = Path(visualize_package.__file__).parent / "assets"
+    assert {path.suffix for path in folder.iterdir()} == {".html", ".css", ".js"}
 
 
 def test_mistakes_are_one_line(mined: Path, toy: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hpm_video.visualize import dataset as module
 from hpm_video.visualize.dataset import visualize_list
 
 Arguments = Callable[..., list[str]]
-OPTIONS = ("--workers", "0", "--device", "cpu", "--clips", "3", "--masks", "2")
+OPTIONS = ("--num-workers", "0", "--device", "cpu", "--num-shown", "3", "--num-masks", "2")
 
 
 def rows(file: Path) -> list[dict[str, str]]:
@@ -148,7 +148,7 @@ def test_an_interrupt_leaves_nothing(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--manifest", "LIST", "--masks", "-1"], "num_masks (-1) must be at least 0"),
+        (["--manifest", "LIST", "--num-masks", "-1"], "num_masks (-1) must be at least 0"),
         (["--manifest", "LIST", "--batch-size", "0"], "batch_size (0) must be at least 1"),
         (["--manifest", "gone.csv"], "gone.csv does not exist"),
         (["a.mp4", "--manifest", "LIST"], "--manifest (LIST) must come without VIDEO"),

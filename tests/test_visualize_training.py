@@ -83,8 +83,8 @@ def test_the_untrained_model_is_that_of_the_run(
 def test_each_moment_is_what_its_checkpoint_says(
     kept: Path, videos: list[str], tmp_path: Path
 ) -> None:
-    command = ["visualize", str(kept), *videos, "--through-training", "--checkpoints", "4"]
-    assert main([*command, "--masks", "3", "-o", str(tmp_path), "--device", "cpu"]) == 0
+    command = ["visualize", str(kept), *videos, "--through-training", "--num-checkpoints", "4"]
+    assert main([*command, "--num-masks", "3", "-o", str(tmp_path), "--device", "cpu"]) == 0
     data = data_of(tmp_path / "training.html")
     assert data["steps"] == [0, 1, 5, 8, 12]
     assert data["remade"] == [True, False, False, False, False]
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     broken.write_bytes(b"no video")
     out = tmp_path / "out"
     command = ["visualize", str(run), videos[0], str(broken), "--through-training", "-o", str(out)]
-    assert main([*command, "--masks", "2", "--device", "cpu"]) == 1
+    assert main([*command, "--num-masks", "2", "--device", "cpu"]) == 1
     said = capsys.readouterr().err
     assert "left out: step_00000005.pt: checkpoint (" in said and "unreadable: " in said
     text = (out / "training.html").read_text()
@@ -142,7 +142,7 @@ def test_too_few_checkpoints_are_called_so(
     pretrained: Path, videos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["visualize", str(pretrained), videos[0], "--through-training", "-o", str(tmp_path)]
-    assert main([*command, "--masks", "2", "--device", "cpu"]) == 0
+    assert main([*command, "--num-masks", "2", "--device", "cpu"]) == 0
     assert "show no training" in capsys.readouterr().out
     text = (tmp_path / "training.html").read_text()
     assert "too few to see when something was learnt" in text
@@ -175,8 +175,8 @@ def test_mistakes_are_one_line(
     for run, given, more, words in (
         (tmp_path / "none", videos, [], f"run folder ({tmp_path / 'none'}) does not exist"),
         (kept, ["gone.mp4"], [], "video (gone.mp4) does not exist"),
-        (kept, videos, ["--masks", "0"], "num_masks (0) must be at least 1"),
-        (kept, videos, ["--checkpoints", "0"], "num_checkpoints (0) must be at least 1"),
+        (kept, videos, ["--num-masks", "0"], "num_masks (0) must be at least 1"),
+        (kept, videos, ["--num-checkpoints", "0"], "num_checkpoints (0) must be at least 1"),
         (kept, [], [], "VIDEO (none) must name at least one file"),
     ):
         command = ["visualize", str(run), *given, "--through-training", "-o", str(out), *more]

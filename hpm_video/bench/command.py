@@ -18,6 +18,7 @@ BENCHES = {
     "loader": "clips per second on one thread, of each reader, beside the classic loader",
     "eval": "reading all views of a video at once, against a video read anew for every view",
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
+    "attention": "attention forward and backward: the form we choose, PyTorch's, plain products",
     "checkpoint": "size of a checkpoint, and how long it stops training and is written",
     "pictures": "the pictures of a pre-training in TensorBoard against its steps",
 }
@@ -51,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add(bench, "--rounds", {"mask": 50}.get(name, 5), "median of so many")
             bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
             bench.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
-            _add(bench, "--batch-size", {"step": 4, "teacher": 20}.get(name, 32), "clips")
+            _add(
+                bench,
+                "--batch-size",
+                {"step": 4, "attention": 4, "teacher": 20}.get(name, 32),
+                "clips",
+            )
         if name == "teacher":
             bench.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="or run folder")
             bench.add_argument("--manifest", nargs="+", required=True, help="list(s) of videos")
@@ -63,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 "--token-ratio", type=float, nargs="+", metavar="R", default=[0.5, 0.25, 0.1]
             )
             bench.add_argument("--draws", type=int, nargs="+", metavar="K", default=[1, 2])
+            continue
+        if name == "attention":
             continue
         if name == "ranking":
             _add(bench, "--tokens", 1408, "masked tokens per clip")
@@ -196,6 +204,14 @@ def _mask(arguments: argparse.Namespace) -> Report:
     )
 
 
+def _attention(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.attention import bench_attention
+
+    return bench_attention(
+        batch_size=arguments.batch_size, rounds=arguments.rounds, device=arguments.device
+    )
+
+
 def _ranking(arguments: argparse.Namespace) -> Report:
     from hpm_video.bench.ranking import bench_ranking
 
@@ -275,6 +291,7 @@ _MEASURE = {
     "loader": _loader,
     "eval": _eval,
     "ranking": _ranking,
+    "attention": _attention,
     "checkpoint": _checkpoint,
     "pictures": _pictures,
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 
 def pick_device(name: str) -> torch.device:
@@ -32,7 +33,20 @@ def median_seconds(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median time of each function over rounds that call all of them, every other one backwards.
+    """Median time of each function over the rounds of `round_seconds`."""
+    times = round_seconds(functions, rounds=rounds, warmup=warmup, device=device, clock=clock)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def round_seconds(
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    warmup: int = 1,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Times of each function, one per round; a round calls all of them, every other one backwards.
 
     Interleaved, so that a machine that slows down meanwhile slows all of them. `clock` returns
     seconds; ``time.process_time`` counts those at work, in all threads of this process.
@@ -47,7 +61,23 @@ def median_seconds(
             _wait(device)
             if index >= warmup:
                 seconds[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
+
+
+def matmul(device: torch.device, precision: str) -> tuple[Callable[[], Tensor], float]:
+    """A matrix product as large as suits the device, and its multiply-adds: for its rate."""
+    side = 8192 if device.type == "cuda" else 2048
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    one, other = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
+    return lambda: one @ other, float(side**3)
+
+
+def spread(times: Sequence[float]) -> float:
+    """Half of what lies between the quartiles, as a share of the median; 0 for one time alone."""
+    if len(times) == 1:
+        return 0.0
+    first, median, third = statistics.quantiles(times, n=4, method="inclusive")
+    return (third - first) / 2 / median
 
 
 def peak_extra_bytes(function: Callable[[], object], device: torch.device) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from hpm_video.bench.flops import Variant, variants
-from hpm_video.bench.measure import at_least, median_seconds, pick_device
+from hpm_video.bench.flops import Variant, step_cost, variants
+from hpm_video.bench.measure import at_least, matmul, pick_device, round_seconds, spread
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, OptimConfig, TeacherConfig
 from hpm_video.data.loader import to_clips
@@ -25,6 +26,10 @@ from hpm_video.tokens import TokenGrid
 
 HARD_RATIO = 0.5  # the default's at the end of a run; above 0 its value costs nothing
 MOMENTUM = 0.999
+# Largest relative difference of a first step's loss from that of float32, not compiled. Rounding
+# moves scores too, and with them the masks.
+_TOLERANCE = 0.01
+_MATMUL = "a matrix product"
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,12 @@ def bench_step(
     device: str,
 ) -> Report:
     """Frames to the device, scores, mask, forward, loss, backward, optimizer, EMA; ratios are to
-    our plain VideoMAE. Masks are tubes of ratio .9, AdamW is the same for all."""
+    our plain VideoMAE. Masks are tubes of ratio .9, AdamW is the same for all.
+
+    Our first losses are checked against float32 before anything is timed. ``utilisation``: the
+    rate of a step's multiply-adds, as `hpm_video.bench.flops` counts them, as a share of the rate
+    of a large matrix product timed in the same rounds.
+    """
     for name, value in [("batch-size", batch_size), ("frames", num_frames)]:
         at_least(name, value, 1)
     at_least("crop-size", crop_size, 1)
@@ -68,16 +78,29 @@ def bench_step(
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     setting = Setting(model, grid, frames, place, precision, compile_models)
 
-    steps: dict[str, Callable[[], float]] = {"VideoMAE": our_step(setting, None)}
-    steps |= {variant.name: our_step(setting, variant) for variant in wanted}
-    notes = [f"hard_ratio {HARD_RATIO}; ratio to our VideoMAE"]
+    sides = {"VideoMAE": None, **{variant.name: variant for variant in wanted}}
+    steps: dict[str, Callable[[], object]] = {}
+    furthest = 0.0
+    for name, variant in sides.items():
+        steps[name] = step = our_step(setting, variant)
+        furthest = max(furthest, _check(name, step(), setting, variant))
+    costs = {name: _multiply_adds(model, grid, variant) for name, variant in sides.items()}
+    notes = [
+        f"hard_ratio {HARD_RATIO}; ratio to our VideoMAE",
+        f"first losses are within {furthest:.1e} of float32's, not compiled",
+    ]
     try:
         steps["transformers VideoMAE"], attention = transformers_step(setting)
+        costs["transformers VideoMAE"] = costs["VideoMAE"]
         notes.append(f"transformers' attention: {attention}")
     except ImportError:
         notes.append("transformers is not installed: left out")
-    seconds = median_seconds(steps, rounds=rounds, warmup=2, device=place)
+    steps[_MATMUL], product_cost = matmul(place, precision)
+    times = round_seconds(steps, rounds=rounds, warmup=2, device=place)
+    seconds = {name: statistics.median(values) for name, values in times.items()}
     plain = seconds["VideoMAE"]
+    rate = product_cost / seconds.pop(_MATMUL)
+    notes.append(f"rate of {_MATMUL}: {rate / 1e9:.4g} x 10^9 multiply-adds a second")
     return Report(
         "step",
         machine_facts(place),
@@ -94,12 +117,47 @@ def bench_step(
             {
                 "step": name,
                 "median_s": value,
+                "spread": spread(times[name]),
                 "ratio": value / plain,
                 "clips_per_s": batch_size / value,
+                "multiply_adds_g": costs[name] / 1e9,
+                "utilisation": costs[name] * batch_size / value / rate,
             }
             for name, value in seconds.items()
         ],
         notes,
+    )
+
+
+def _check(name: str, loss: float, setting: Setting, variant: Variant | None) -> float:
+    """Relative difference of a first step's loss from that of float32, not compiled.
+
+    Raises RuntimeError where they are further apart than rounding explains.
+    """
+    expected = our_step(replace(setting, precision="float32", compile=False), variant)()
+    difference = abs(loss - expected) / expected
+    if not difference <= _TOLERANCE:
+        raise RuntimeError(f"{name}: first loss {loss:.6g}, but {expected:.6g} in float32")
+    return difference
+
+
+def _multiply_adds(model: ModelConfig, grid: TokenGrid, variant: Variant | None) -> float:
+    """Of one step, per clip."""
+    return step_cost(
+        _model_of(model, variant),
+        grid,
+        mask_ratio=MaskingConfig().mask_ratio,
+        token_ratio=None if variant is None else variant.token_ratio,
+    ).step
+
+
+def _model_of(model: ModelConfig, variant: Variant | None) -> ModelConfig:
+    if variant is None:
+        return model
+    return replace(
+        model,
+        predictor_input=variant.predictor_input,
+        predictor_depth=variant.predictor_depth,
     )
 
 
@@ -109,13 +167,7 @@ def our_step(setting: Setting, variant: Variant | None) -> Callable[[], float]:
     ``variant`` None: plain VideoMAE.
     """
     torch.manual_seed(0)
-    model = setting.model
-    if variant is not None:
-        model = ModelConfig(
-            size=model.size,
-            predictor_input=variant.predictor_input,
-            predictor_depth=variant.predictor_depth,
-        )
+    model = _model_of(setting.model, variant)
     student = build_model(model, setting.grid, predict_loss=variant is not None)
     student.to(setting.device)
     teacher = None if variant is None else Teacher(student)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Literal, TypeVar
 
 from hpm_video.config.limits import at_least
+from hpm_video.config.shared import DataConfig, EncoderConfig
+
+Data = TypeVar("Data", bound=DataConfig)
+Model = TypeVar("Model", bound=EncoderConfig)
 
 PROBE_KINDS = ("knn", "linear", "attentive")
 
@@ -46,6 +50,41 @@ class PretrainProbeConfig(ProbeConfig):
 
 
 @dataclass(frozen=True)
+class ClipConfig:
+    """Clips and tokens unlike those of training; the weights are interpolated to fit them."""
+
+    num_frames: int | None = None  # frames of a clip; null: as in training
+    frame_stride: int | None = None  # frames from one frame to the next; null: as in training
+    crop_size: int | None = None  # side of a clip in pixels; null: as in training
+    tubelet_size: int | None = None  # frames of a token; null: as in training
+    patch_size: int | None = None  # side of a token in pixels; null: as in training
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not None:
+                at_least(f"clip.{item.name}", value, 1)
+
+    def of(self, data: Data, model: Model) -> tuple[Data, Model]:
+        """The settings of a training with these clips and tokens in the place of its own.
+
+        Raises ValueError where the tokens do not divide the clips evenly.
+        """
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        given = {name: value for name, value in given.items() if value is not None}
+        tokens = {"tubelet_size", "patch_size"}
+        data = replace(data, **{n: v for n, v in given.items() if n not in tokens})
+        model = replace(model, **{n: v for n, v in given.items() if n in tokens})
+        for length, size in (("num_frames", "tubelet_size"), ("crop_size", "patch_size")):
+            long, short = getattr(data, length), getattr(model, size)
+            if given and long % short:
+                raise ValueError(
+                    f"clip.{length} ({long}) must be a multiple of the tokens' {size} ({short})"
+                )
+        return data, model
+
+
+@dataclass(frozen=True)
 class AskConfig:
     """What commands that ask a checkpoint have in common; it brings its own data rules."""
 
@@ -54,6 +93,7 @@ class AskConfig:
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass
     num_workers: int = 8  # decoding processes per process; 0: it decodes itself
     decode_timeout_s: float | None = 60.0  # a video that takes longer is bad; 0: no limit
+    clip: ClipConfig = field(default_factory=ClipConfig)  # if not as in training
 
     def __post_init__(self) -> None:
         at_least("num_workers", self.num_workers, 0)

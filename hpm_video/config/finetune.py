@@ -28,8 +28,9 @@ class ClassifierConfig(EncoderConfig):
         below_one("model.head_dropout", self.head_dropout)
         if self.name == "videomae":
             return
+        usual = EncoderConfig()
         for item in fields(EncoderConfig):
-            if getattr(self, item.name) != item.default:
+            if getattr(self, item.name) != getattr(usual, item.name):
                 raise ValueError(
                     f"model.{item.name} ({getattr(self, item.name)}) must be left out with "
                     f"model.name={self.name}: it is of VideoMAE's encoder"

@@ -90,7 +90,9 @@ class EncoderConfig:
     heads: int | None = None  # attention heads; of `size` unless given
     patch_size: int = 16  # side of a token in pixels
     tubelet_size: int = 2  # frames of a token
-    init: str | None = None  # checkpoint whose weights to start from
+    positions: Literal["sinusoid", "stored"] = "sinusoid"  # stored: a table beside the weights
+    init: str | None = None  # file of weights, ours or of others, to start from
+    allow_missing: list[str] = field(default_factory=list)  # names that init may lack, * is any
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "patch_size", "tubelet_size"):

@@ -217,6 +217,7 @@ class ClipDataset(Dataset[ClipSample]):
         self.manifest = manifest
         self.seed = seed
         self.repeats = repeats
+        self.windows = windows
         self.reader: Reader = ClipReader(
             num_frames=num_frames,
             frame_stride=frame_stride,

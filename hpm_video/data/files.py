@@ -47,12 +47,19 @@ def write_atomically(path: Path, lines: Iterable[str]) -> None:
 
 def check_is_ours(path: Path, *, name: str) -> None:
     """Raise ValueError where a page or picture, the setting ``name``, would replace a file that is
-    none of ours: those say so near their beginning."""
+    none of ours: those say so near their beginning, films at their end."""
     try:
-        if path.exists() and not (path.is_file() and OURS.encode() in path.open("rb").read(1024)):
+        if path.exists() and not (path.is_file() and _says_ours(path)):
             raise ValueError(f"{name} ({path}) must be a new file or one of {OURS}'s: is another")
     except OSError as error:
         raise ValueError(f"{name} ({path}) cannot be read: {error.strerror}") from error
+
+
+def _says_ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(1024)
+        file.seek(max(0, path.stat().st_size - 1024))
+        return OURS.encode() in head or OURS.encode() in file.read()
 
 
 def printable(text: str) -> str:

@@ -296,5 +296,6 @@ def to_clips(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
 
     The copy is of bytes, and does not wait where `frames` are pinned.
     """
+    # They stay in memory as frames lie, colour last, which is also how patches lie.
     clips = frames.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
-    return clips.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return clips.to(torch.float32).div_(255)

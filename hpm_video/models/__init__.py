@@ -61,6 +61,7 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
         predictor_depth=config.predictor_depth,
         mlp_ratio=size.mlp_ratio,
         drop_path=config.drop_path,
+        stored_positions=config.positions == "stored",
     )
 
 
@@ -100,6 +101,7 @@ def build_classifier(
         drop_path=drop_path,
         head_dropout=config.head_dropout,
         trained_grid=trained_grid,
+        stored_positions=config.positions == "stored",
     )
 
 
@@ -111,6 +113,16 @@ def _width_and_heads(
     if width % heads:
         raise ValueError(f"{prefix}width ({width}) must be a multiple of {prefix}heads ({heads})")
     return width, heads
+
+
+def heads_of(size: str, heads: int | None) -> int:
+    """Attention heads of an encoder: those that are set, else the size's."""
+    return heads or SIZES[size].heads
+
+
+def decoder_heads_of(size: str, heads: int | None) -> int:
+    """Attention heads of a decoder: those that are set, else the size's."""
+    return heads or SIZES[size].decoder_heads
 
 
 def token_grid(config: EncoderConfig, *, num_frames: int, crop_size: int) -> TokenGrid:

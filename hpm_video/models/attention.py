@@ -48,14 +48,12 @@ def _blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scaled, keys, values = _heads(q) * q.shape[-1] ** -0.5, _heads(k), _heads(v)
     result = torch.empty_like(scaled)
     weights = _block(scaled)  # one for all: new memory costs a CPU more than what is done in it
-    for head in range(len(scaled)):
-        one = slice(head, head + 1)
-        turned = keys[one].transpose(1, 2)
+    for query, key, value, out in zip(scaled, keys, values, result, strict=True):
         for rows in _row_blocks(scaled):
-            part = weights[:, : rows.stop - rows.start]
-            torch.bmm(scaled[one, rows], turned, out=part)
+            part = weights[: rows.stop - rows.start]
+            torch.mm(query[rows], key.T, out=part)
             torch.softmax(part, -1, out=part)
-            torch.bmm(part, values[one], out=result[one, rows])
+            torch.mm(part, value, out=out[rows])
     return result.view(q.shape)
 
 
@@ -69,21 +67,22 @@ def _blocked_attention_backward(
     of_q, of_k, of_v = (torch.empty_like(scaled) for _ in range(3))
     weights, slopes = _block(scaled), _block(scaled)
     # Sums over blocks of rows are rounded once, at their end
-    sums = torch.empty(2, *keys.shape[1:], device=q.device)
-    for head in range(len(scaled)):
-        one = slice(head, head + 1)
-        turned_keys, turned_values = keys[one].transpose(1, 2), values[one].transpose(1, 2)
-        sums.zero_()
+    sum_k, sum_v = torch.empty(2, *keys.shape[1:], device=q.device)
+    for head, (query, key, value, given) in enumerate(
+        zip(scaled, keys, values, outer, strict=True)
+    ):
+        sum_k.zero_()
+        sum_v.zero_()
         for rows in _row_blocks(scaled):
-            part, slope = (block[:, : rows.stop - rows.start] for block in (weights, slopes))
-            torch.bmm(scaled[one, rows], turned_keys, out=part)
+            part, slope = (block[: rows.stop - rows.start] for block in (weights, slopes))
+            torch.mm(query[rows], key.T, out=part)
             torch.softmax(part, -1, out=part)
-            sums[1] += torch.bmm(part.transpose(1, 2), outer[one, rows])[0]
-            torch.bmm(outer[one, rows], turned_values, out=slope)
+            sum_v += torch.mm(part.T, given[rows])
+            torch.mm(given[rows], value.T, out=slope)
             torch._softmax_backward_data(slope, part, -1, part.dtype, grad_input=slope)
-            torch.bmm(slope, keys[one], out=of_q[one, rows])
-            sums[0] += torch.bmm(slope.transpose(1, 2), scaled[one, rows])[0]
-        of_k[head], of_v[head] = sums
+            torch.mm(slope, key, out=of_q[head, rows])
+            sum_k += torch.mm(slope.T, query[rows])
+        of_k[head], of_v[head] = sum_k, sum_v
     of_q *= scale
     return of_q.view(q.shape), of_k.view(k.shape), of_v.view(v.shape)
 
@@ -101,8 +100,8 @@ def _row_blocks(tokens: Tensor) -> list[slice]:
 
 
 def _block(tokens: Tensor) -> Tensor:
-    """Memory for the attention weights of one piece: (1, rows, N)."""
-    return tokens.new_empty(1, _row_blocks(tokens)[0].stop, tokens.shape[1])
+    """Memory for the attention weights of one piece: (rows, N)."""
+    return tokens.new_empty(_row_blocks(tokens)[0].stop, tokens.shape[1])
 
 
 @_blocked_attention.register_fake

@@ -73,7 +73,8 @@ class Baseline(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes)."""
-        pixels = (clips - self.mean) / self.std
+        # Clips may lie in memory with the colour last, which is a slow layout for some convolutions
+        pixels = (clips.contiguous() - self.mean) / self.std
         if self.is_slowfast:
             return self.network([pixels[:, :, ::_SLOW], pixels])
         return self.network(pixels)

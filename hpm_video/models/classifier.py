@@ -26,6 +26,7 @@ class Classifier(nn.Module):
         drop_path: float = 0.0,
         head_dropout: float = 0.0,
         trained_grid: TokenGrid | None = None,
+        stored_positions: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -41,14 +42,16 @@ class Classifier(nn.Module):
             drop_path=drop_path,
             final_norm=False,
             trained_grid=trained_grid,
+            stored_positions=stored_positions,
         )
         self.norm = LayerNorm(width)
         self.dropout = nn.Dropout(head_dropout)
-        self.head = nn.Linear(width, num_classes)
+        head = nn.Linear(width, num_classes)
+        self.head: nn.Module = head
         self.apply(init_weights)
         # A head near zero lets the first steps train it before they disturb the encoder.
-        trunc_normal_(self.head.weight, std=0.02)
-        self.head.weight.data.mul_(0.001)
+        trunc_normal_(head.weight, std=0.02)
+        head.weight.data.mul_(0.001)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes)."""

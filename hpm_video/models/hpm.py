@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpm_video.models.videomae import Decoder, DecoderInput
 from hpm_video.models.vit import Encoder, init_weights
-from hpm_video.tokens import TokenGrid, gather_tokens, patchify, split_mask
+from hpm_video.tokens import TokenGrid, as_patches, gather_tokens, split_mask
 
 PredictorInput = Literal["pixels", "encoded"]
 
@@ -119,6 +119,7 @@ class HPM(nn.Module):
         predictor_depth: int = 1,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
+        stored_positions: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -132,6 +133,7 @@ class HPM(nn.Module):
             heads=heads,
             mlp_ratio=mlp_ratio,
             drop_path=drop_path,
+            stored_positions=stored_positions,
         )
         self.decoder_input = DecoderInput(grid, encoder_width=width, width=decoder_width)
         self.reconstructor = Decoder(
@@ -164,7 +166,8 @@ class HPM(nn.Module):
         kept: Tensor | None = None,
         ranked: Tensor | None = None,
     ) -> HPMOutput:
-        """Clips (B, 3, T, H, W) in [0, 1] and mask (B, N), True = masked -> `HPMOutput`.
+        """Clips (B, 3, T, H, W) in [0, 1], or their patches (B, N, P), and mask (B, N), True =
+        masked -> `HPMOutput`.
 
         ``num_visible``: tokens left visible in each row, if known (saves a sync, see `split_mask`).
         ``kept`` (B, K): index, ascending, of the masked tokens that the decoders see besides the
@@ -173,7 +176,7 @@ class HPM(nn.Module):
         that are reconstructed if not given.
         """
         visible, masked = split_mask(mask, num_visible)
-        patches = patchify(clips, self.grid)
+        patches = as_patches(clips, self.grid)
         encoded = self.encoder(gather_tokens(patches, visible), visible)
         sequence = self.decoder_input(encoded, visible, kept)
         features = self.reconstructor(sequence)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpm_video.models.attention import attention
+from hpm_video.models.grids import Tokens, TokenShape, interpolate_tokens
 from hpm_video.tokens import TokenGrid
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
@@ -35,12 +36,7 @@ def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | Non
     column = torch.arange(width)
     angle = position / 10000 ** (2 * (column // 2).double() / width)
     table = torch.where(column % 2 == 0, angle.sin(), angle.cos())
-    if grid != trained:
-        volume = table.T.reshape(1, width, trained.time, trained.height, trained.width)
-        volume = F.interpolate(
-            volume, size=(grid.time, grid.height, grid.width), mode="trilinear", align_corners=False
-        )
-        table = volume.reshape(width, grid.num_tokens).T
+    table = interpolate_tokens(table, trained, grid)
     return table.float().contiguous()
 
 
@@ -124,15 +120,19 @@ class Encoder(nn.Module):
         drop_path: float = 0.0,
         final_norm: bool = True,
         trained_grid: TokenGrid | None = None,
+        stored_positions: bool = False,
     ) -> None:
+        """``stored_positions``: the table belongs to the weights, as one that an image model has
+        learnt; else it is that of `position_table`."""
         super().__init__()
         self.grid = grid
+        self.tokens = Tokens(grid, TokenShape(tubelet_size, patch_size))
         self.width = width
         self.embed = nn.Linear(tubelet_size * patch_size * patch_size * 3, width)
         self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
         self.norm: nn.Module = LayerNorm(width) if final_norm else nn.Identity()
         positions = position_table(grid, width, trained_grid=trained_grid)
-        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("positions", positions, persistent=stored_positions)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
 

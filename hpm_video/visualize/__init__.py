@@ -10,21 +10,27 @@ from hpm_video.visualize.figures import (
     outline,
     shares,
 )
-from hpm_video.visualize.reading import read_clip
-from hpm_video.visualize.videos import Result, picture, render_page, visualize
+from hpm_video.visualize.picture import picture
+from hpm_video.visualize.reading import View, read_clip
+from hpm_video.visualize.scores import HardTubes, ask
+from hpm_video.visualize.videos import Result, visualize, watch, write_film
 
 __all__ = [
     "GREY",
     "Floats",
+    "HardTubes",
     "Result",
     "Row",
+    "View",
+    "ask",
     "enlarge",
     "figure",
     "heat",
     "outline",
     "picture",
     "read_clip",
-    "render_page",
     "shares",
     "visualize",
+    "watch",
+    "write_film",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ from hpm_video.visualize.hardness import (
     central_tubes,
     correlation_of_clips,
 )
-from hpm_video.visualize.overview import overview_page, text_block
+from hpm_video.visualize.overview import overview_page
 from hpm_video.visualize.plots import Line, curves, heat_map, histogram, spread
 
 MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
@@ -66,7 +67,7 @@ def dataset_page(
             (found.manifest.path(index), reason) for index, reason in found.bad[:MAX_BAD]
         ]),
         "<details><summary>Settings of the run</summary>"
-        f"<pre>{text_block(config_to_yaml(pretrained.config))}</pre></details>",
+        f"<pre>{html.escape(config_to_yaml(pretrained.config))}</pre></details>",
         script="dataset.js",
     )  # fmt: skip
 

@@ -7,45 +7,53 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from hpm_video.visualize.geometry import Place, token_pixels
+
 Floats = npt.NDArray[np.float32]
 
 GREY = 0.5  # masked pixels
+WHOLE = Place(0, 0, 1, 1)
+OUTSIDE = 0.5  # brightness of what a model does not see
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a figure: images (K, S, S, 3) in [0, 1]; outlined tokens (K, rows, columns)."""
+    """A row of a figure: images (K, H, W, 3) in [0, 1]; outlined tokens (K, rows, columns), of the
+    clip at a place in them, which is everything by default."""
 
     label: str
     images: Floats
     outlined: npt.NDArray[np.bool_] | None = None
+    place: Place = WHOLE
 
 
 def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure:
     """Draw rows of K images, each row under its label; the names of the columns are at the end."""
-    size = max(1.3 * len(columns), 7.0), 1.6 * len(rows) + 0.6  # inches
+    height, width = rows[0].images.shape[1:3]
+    size = max(1.3 * len(columns), 7.0), (1.3 * height / width + 0.3) * len(rows) + 0.6  # inches
     result = Figure(figsize=size, dpi=150, layout="constrained")
     result.suptitle(title, x=0.01, ha="left", size=10, parse_math=False)
     for axes, row in zip(result.subplots(len(rows), squeeze=False).flat, rows, strict=True):
-        side = row.images.shape[1]
-        step = side + max(1, side // 24)  # from image to image
-        strip = np.pad(row.images, ((0, 0), (0, 0), (0, step - side), (0, 0)), constant_values=1)
+        height, width = row.images.shape[1:3]
+        step = width + max(1, width // 24)  # from image to image
+        strip = np.pad(row.images, ((0, 0), (0, 0), (0, step - width), (0, 0)), constant_values=1)
         axes.imshow(np.concatenate(list(strip), axis=1).clip(0, 1), interpolation="nearest")
         axes.set_anchor("W")
         axes.set_title(row.label, loc="left", size=8, parse_math=False)
         axes.set_frame_on(False)
         axes.set_yticks([])
-        ticks = range(side // 2, strip.shape[2] * len(strip), step) if row is rows[-1] else []
+        ticks = range(width // 2, strip.shape[2] * len(strip), step) if row is rows[-1] else []
         axes.set_xticks(list(ticks), columns if ticks else [], size=7)
         axes.tick_params(length=0)
         if row.outlined is not None:
             for x, cells in enumerate(row.outlined):
-                lines = np.add(outline(cells, patch_size=side // len(cells)), (x * step, 0))
+                lines = np.add(lines_at(row.place, cells, height, width), (x * step, 0))
                 axes.add_collection(LineCollection(list(lines), colors="#ffd400", linewidths=1))
     return result
 
@@ -65,9 +73,55 @@ def outline(cells: npt.NDArray[np.generic], *, patch_size: int) -> npt.NDArray[n
     return np.asarray(ends * patch_size - 0.5)  # the border before pixel 0 is at -0.5
 
 
+def lines_at(
+    place: Place, cells: npt.NDArray[np.generic], height: int, width: int
+) -> npt.NDArray[np.float64]:
+    """`outline` of a clip's cells at its place in a picture (height, width)."""
+    rows, columns = cells.shape
+    token = place.width * width / columns, place.height * height / rows
+    corner = place.left * width - 0.5, place.top * height - 0.5
+    return (outline(cells, patch_size=1) + 0.5) * token + corner
+
+
+def heat_at(
+    frames: Floats, values: npt.NDArray[np.generic], place: Place, *, opacity: float = 0.6
+) -> Floats:
+    """Frames (K, H, W, 3), grey, under the colours of a clip's values in [0, 1] (K, rows, columns).
+
+    What lies outside of the clip's place is darker.
+    """
+    colours = colormaps["inferno"](spread(values, place, frames)[..., 0])[..., :3]
+    grey = frames.mean(axis=-1, keepdims=True)
+    return within(place, frames, (1 - opacity) * grey + opacity * colours)
+
+
+def within(place: Place, frames: Floats, inner: npt.NDArray[np.generic]) -> Floats:
+    """Pictures ``inner`` at a clip's place, around it darker frames, all (K, H, W, 3)."""
+    rows, columns = token_pixels(place, *frames.shape[1:3], rows=1, columns=1)
+    inside = (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
+    return np.where(inside, inner, OUTSIDE * frames).astype(np.float32)
+
+
+def spread(cells: npt.NDArray[np.generic], place: Place, frames: Floats) -> npt.NDArray[np.generic]:
+    """Cells (K, rows, columns) of a clip for each pixel of frames (K, H, W, 3) -> (K, H, W, 1).
+
+    Outside of the clip's place they have no meaning.
+    """
+    count_rows, count_columns = cells.shape[1:]
+    rows, columns = token_pixels(place, *frames.shape[1:3], rows=count_rows, columns=count_columns)
+    return cells[:, rows.clip(0)][:, :, columns.clip(0), None]
+
+
 def shares(values: Tensor) -> Tensor:
-    """The share of its clip's tokens below each value, in [0, 1]: (B, N) -> (B, N)."""
-    return values.argsort(dim=1).argsort(dim=1) / max(1, values.shape[1] - 1)
+    """The share of its clip's other tokens below each value, in [0, 1]: (B, N) -> (B, N).
+
+    Equal values share the mean of theirs; float64.
+    """
+    values = values.contiguous()
+    ordered = values.sort(dim=1).values
+    below = torch.searchsorted(ordered, values)
+    up_to = torch.searchsorted(ordered, values, right=True)
+    return (below + up_to - 1).double() / 2 / max(1, values.shape[1] - 1)
 
 
 def enlarge(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.generic]:

@@ -8,6 +8,7 @@ within a clip, and what it says of two clips was never compared.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from hpm_video.data.manifest import Manifest
 from hpm_video.health import rank_correlation
 from hpm_video.tokens import TokenGrid
+from hpm_video.visualize.figures import shares
 
 Array = npt.NDArray[np.float64]
 
@@ -142,17 +144,9 @@ def clip_numbers(found: Hardness) -> ClipNumbers:
 def rank_shares(values: npt.NDArray[np.floating]) -> Array:
     """The share of the others in its row below each value, equals counting half: (K, M) -> (K, M).
 
-    Their mean is 1/2, and rows of equals are 1/2 throughout.
+    Their mean is 1/2, and rows of equals are 1/2 throughout. See `figures.shares`.
     """
-    parts = []
-    for start in range(0, len(values), _AT_ONCE):
-        part = torch.from_numpy(np.ascontiguousarray(values[start : start + _AT_ONCE]))
-        ordered = part.sort(dim=1).values
-        below = torch.searchsorted(ordered, part)
-        up_to = torch.searchsorted(ordered, part, right=True)
-        others = max(1, part.shape[1] - 1)
-        parts.append(((below + up_to - 1).double() / 2 / others).numpy())
-    return np.concatenate(parts)
+    return _by_parts(shares, values)
 
 
 def centre_distance(grid: TokenGrid) -> Array:
@@ -214,13 +208,15 @@ def correlation_of_clips(one: Array, other: Array) -> float | None:
 
 
 def _correlation(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) -> Array:
+    return _by_parts(lambda *rows: rank_correlation(*(part.double() for part in rows)), one, other)
+
+
+def _by_parts(function: Callable[..., torch.Tensor], *arrays: npt.NDArray[np.floating]) -> Array:
+    """What a function of tensors makes of rows of arrays, a part at a time: memory stays small."""
     parts = [
-        rank_correlation(
-            *(
-                torch.from_numpy(np.ascontiguousarray(values[start : start + _AT_ONCE])).double()
-                for values in (one, other)
-            )
+        function(
+            *(torch.from_numpy(np.ascontiguousarray(a[start : start + _AT_ONCE])) for a in arrays)
         ).numpy()
-        for start in range(0, len(one), _AT_ONCE)
+        for start in range(0, len(arrays[0]), _AT_ONCE)
     ]
     return np.concatenate(parts)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import html
-import json
-from importlib.resources import files
 from typing import Any
 
 from hpm_video.data.page import text
+from hpm_video.visualize.page import as_json, asset, css, fill_page
 
 
 def overview_page(title: str, *parts: str, script: str, data: Any = None) -> str:
@@ -15,33 +13,14 @@ def overview_page(title: str, *parts: str, script: str, data: Any = None) -> str
 
     ``script``: its file in assets; it finds ``data`` as JSON in the element of that id.
     """
-    body = "\n".join(part for part in parts if part)
-    if data is not None:
-        # Of all that JSON may hold only "<" could end the element
-        given = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-        body += f'\n<script type="application/json" id="data">{given}</script>'
-    return _PAGE.format(
-        title=text(title), style=_asset("overview.css"), body=body, script=_asset(script)
+    given = "" if data is None else as_json(data)
+    return fill_page(
+        {
+            "title": text(title),
+            "css": css("overview"),
+            "body": "\n".join(part for part in parts if part),
+            "data": given and f'<script type="application/json" id="data">{given}</script>',
+            "script": asset("theme.js") + asset(script),
+        },
+        "overview.html",
     )
-
-
-def text_block(words: str) -> str:
-    """Several lines as text of a page."""
-    return html.escape(words)
-
-
-def _asset(name: str) -> str:
-    return (files("hpm_video.visualize") / "assets" / name).read_text(encoding="utf-8")
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="generator" content="hpm-video"><meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-{style}</style>
-<h1>{title}</h1>
-{body}
-<script>
-{script}</script>
-"""

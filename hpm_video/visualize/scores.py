@@ -145,10 +145,10 @@ def ask(
             raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
     mask = next(mining.even_masks(pretrained, clips, num_masks=1, seed=seed))
     output = mining.run_student(pretrained, clips, mask)
-    honest = mining.fill_in(pretrained, clips, output)
+    honest = mining.completed(pretrained, clips, output)
     flattering = None
     if config.loss.normalize_targets:
-        flattering = _pixels(mining.fill_in(pretrained, clips, output, true_statistics=True))
+        flattering = _pixels(mining.completed(pretrained, clips, output, true_statistics=True))
     shape = grid.time, grid.height, grid.width
     return HardTubes(
         frames=window.frames,
@@ -164,10 +164,15 @@ def ask(
         spearman=spearman,
         rank_accuracy=accuracy,
         mask_ratio=config.masking.mask_ratio,
-        hard_ratio=config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end,
+        hard_ratio=hard_ratio_of(pretrained),
         tube_length=pretrained.tube_length,
         seed=seed,
     )
+
+
+def hard_ratio_of(pretrained: Pretrained) -> float:
+    """The hard ratio of the run's masks at its end; the default where it masked at random."""
+    return pretrained.config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
 
 
 def hard_tubes_of_video(

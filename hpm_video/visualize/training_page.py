@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
+import html
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from PIL import Image
 
 from hpm_video.data.page import text
 from hpm_video.settings import config_to_yaml
-from hpm_video.visualize.overview import overview_page, text_block
+from hpm_video.visualize.overview import overview_page
+from hpm_video.visualize.page import jpeg, packed
 from hpm_video.visualize.plots import Line, colour, curves
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def training_page(history: History, *, run: str, num_masks: int) -> str:
         _know_table(history),
         _records(history),
         "<details><summary>Settings of the run</summary>"
-        f"<pre>{text_block(config_to_yaml(history.config))}</pre></details>",
+        f"<pre>{html.escape(config_to_yaml(history.config))}</pre></details>",
         script="training.js",
         data=_data(history),
     )
@@ -68,7 +67,7 @@ def _notes(history: History) -> list[str]:
     elif history.num_there - len(history.skipped) > len(read):
         said.append(
             f"{len(read)} of the run's {history.num_there} checkpoints were asked, evenly picked; "
-            "--checkpoints asks more."
+            "--num-checkpoints asks more."
         )
     if history.moments[0].is_remade:
         said.append(
@@ -211,10 +210,10 @@ def _data(history: History) -> dict[str, Any]:
         predicted = [m.predicted[place] for m in moments if m.predicted is not None]
         clips.append(
             {
-                "frames": [_jpeg(frame) for frame in clip.frames],
+                "frames": [jpeg(frame, quality=85) for frame in clip.frames],
                 "numbers": clip.numbers.tolist(),
-                "measured": _base64(np.stack([m.measured[place] for m in moments])),
-                "predicted": _base64(np.stack(predicted)) if predicted else None,
+                "measured": packed(np.stack([m.measured[place] for m in moments])),
+                "predicted": packed(np.stack(predicted)) if predicted else None,
                 "spearman": [_at(m.spearman, place) for m in moments],
                 "rank_accuracy": [_at(m.rank_accuracy, place) for m in moments],
             }
@@ -232,13 +231,3 @@ def _data(history: History) -> dict[str, Any]:
 
 def _at(values: npt.NDArray[np.float64] | None, place: int) -> float | None:
     return None if values is None else float(values[place])
-
-
-def _base64(values: npt.NDArray[np.float32]) -> str:
-    return base64.b64encode(values.astype("<f4").tobytes()).decode()
-
-
-def _jpeg(frame: npt.NDArray[np.uint8]) -> str:
-    file = io.BytesIO()
-    Image.fromarray(frame).save(file, format="jpeg", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

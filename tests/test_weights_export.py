@@ -30,7 +30,7 @@ def test_a_whole_checkpoint_goes_on(
     form: str,
 ) -> None:
     source, output = {"file": pretrained, "shards": sharded}[form], tmp_path / "new" / "all.pt"
-    assert main(["export", str(source), "-o", str(output)]) == 0
+    assert main(["weights", "export", str(source), "-o", str(output)]) == 0
     assert capsys.readouterr().out == f"{output}\n"
     mine, theirs = load_checkpoint(output), load_checkpoint(pretrained)
     assert mine.keys() == theirs.keys()
@@ -48,7 +48,7 @@ def test_weights_alone(
     tmp_path: Path, pretrained: Path, sharded: Path, option: str, suffix: str
 ) -> None:
     output = tmp_path / f"weights.{suffix}"
-    assert main(["export", str(sharded), "-o", str(output), option]) == 0
+    assert main(["weights", "export", str(sharded), "-o", str(output), option]) == 0
     theirs = {
         name: value
         for name, value in load_checkpoint(pretrained)["model"].items()
@@ -66,11 +66,12 @@ def test_weights_alone(
     assert all(torch.equal(value, theirs[name]) for name, value in mine.items())
 
 
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_an_encoder_is_what_fine_tuning_starts_from(
-    tmp_path: Path, sharded: Path, finetune_arguments: Arguments
+    tmp_path: Path, sharded: Path, finetune_arguments: Arguments, suffix: str
 ) -> None:
-    output = tmp_path / "encoder.pt"
-    assert main(["export", str(sharded), "-o", str(output), "--encoder"]) == 0
+    output = tmp_path / f"encoder.{suffix}"
+    assert main(["weights", "export", str(sharded), "-o", str(output), "--encoder"]) == 0
     assert main(finetune_arguments(tmp_path / "run", f"model.init={output}", "optim.epochs=1")) == 0
     assert "starts with the encoder of step 12" in (tmp_path / "run" / "log.txt").read_text()
 
@@ -78,14 +79,15 @@ def test_an_encoder_is_what_fine_tuning_starts_from(
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        ("all.safetensors", "safetensors files hold tensors only"),
-        (".", "is a folder: must name a file"),
+        (".", "is a folder: must name what does not exist yet"),
+        ("file/weights.pt", "folder of --output"),
     ],
 )
 def test_wrong_outputs_get_one_line(
     tmp_path: Path, sharded: Path, output: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["export", str(sharded), "-o", str(tmp_path / output)]) == 2
+    (tmp_path / "file").touch()
+    assert main(["weights", "export", str(sharded), "-o", str(tmp_path / output)]) == 2
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,102 @@
+"""Averages of weights: over a range of a run's checkpoints, or the moving one that a run keeps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpm_video.checkpoint import is_checkpoint, load_checkpoint
+
+
+def average_checkpoints(
+    run: str | Path, *, first: int | None = None, last: int | None = None
+) -> dict[str, Any]:
+    """The mean weights of a run's checkpoints from step ``first`` to ``last``, both with it.
+
+    Without them, of all that are there. The rest is the last one's, without what training needs;
+    ``averaged`` names the steps. Where a checkpoint's model is a moving average, that is averaged.
+
+    Raises FileNotFoundError, or ValueError where there are not at least two, or where they do not
+    belong to one run.
+    """
+    files = _checkpoints(Path(run))
+    steps = [
+        step
+        for step in sorted(files)
+        if (first is None or step >= first) and (last is None or step <= last)
+    ]
+    if len(steps) < 2:
+        there = ", ".join(map(str, sorted(files))) or "none"
+        raise ValueError(
+            f"steps to average ({', '.join(map(str, steps)) or 'none'}) must be at least two: "
+            f"{run} holds {there} (run.keep_checkpoints says how many are kept)"
+        )
+    sums: dict[str, Tensor] = {}
+    state: dict[str, Any] = {}
+    for step in steps:
+        before, state = state, load_checkpoint(files[step])
+        model = state["model"]
+        if before and (before["kind"], _shapes(before)) != (state["kind"], _shapes(state)):
+            raise ValueError(
+                f"checkpoint ({files[step]}) must be of the same model as those before"
+            )
+        for name, value in model.items():
+            if value.is_floating_point():
+                value = value.double()  # noqa: PLW2901
+                sums[name] = sums[name] + value if name in sums else value
+    weights = dict(state["model"])  # counters, as of batch norms, are the last one's
+    weights |= {name: (total / len(steps)).to(weights[name].dtype) for name, total in sums.items()}
+    return {**_to_be_used(state), "model": weights, "averaged": steps}
+
+
+def moving_average(checkpoint: str | Path) -> dict[str, Any]:
+    """The exponential moving average of a run, as a checkpoint to be used.
+
+    Of a fine-tuning with optim.ema_momentum it is what its model is. Of a pre-training it is the
+    encoder of the teacher, where it has one: with model.predictor_input=encoded.
+
+    Raises FileNotFoundError, or ValueError where the run keeps no average.
+    """
+    state = load_checkpoint(checkpoint)
+    if state["kind"] == "finetune":
+        if state["config"]["optim"].get("ema_momentum") is None:
+            raise ValueError(
+                f"checkpoint ({checkpoint}) must be of a run with optim.ema_momentum: this one "
+                "keeps no average of its weights"
+            )
+        return _to_be_used(state)
+    teacher = state.get("teacher") or {}
+    encoder = {name: value for name, value in teacher.items() if name.startswith("encoder.")}
+    if not encoder:
+        raise ValueError(
+            f"checkpoint ({checkpoint}) must have a teacher with an encoder, as runs with "
+            "masking.hard_ratio_end above 0 and model.predictor_input=encoded have: there is none"
+        )
+    return {**_to_be_used(state), "model": encoder}
+
+
+def _checkpoints(run: Path) -> dict[int, Path]:
+    """Those of a run folder, or of a folder of checkpoints, by their steps."""
+    for folder in (run / "checkpoints", run):
+        found = {
+            int(match[1]): path
+            for path in sorted(folder.glob("step_*"))  # of a step in both forms the file comes last
+            if (match := re.fullmatch(r"step_(\d+)(\.pt)?", path.name)) and is_checkpoint(path)
+        }
+        if found:
+            return found
+    raise FileNotFoundError(f"run ({run}) holds no checkpoints/step_*")
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state["model"].items()}
+
+
+def _to_be_used(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what only training needs."""
+    left_out = ("trained_model", "teacher", "optimizer", "window", "data")
+    return {name: value for name, value in state.items() if name not in left_out}
