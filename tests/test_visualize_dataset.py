@@ -152,6 +152,14 @@ def test_an_interrupt_leaves_nothing(
         (["--manifest", "LIST", "--batch-size", "0"], "batch_size (0) must be at least 1"),
         (["--manifest", "gone.csv"], "gone.csv does not exist"),
         (["a.mp4", "--manifest", "LIST"], "--manifest (LIST) must come without VIDEO"),
+        (["--manifest", "LIST", "--whole-video"], "--whole-video (True) must come without --mani"),
+        (
+            ["--manifest", "LIST", "--formats", "png", "gif"],
+            "--formats (png gif) must come without",
+        ),
+        (["a.mp4", "--num-workers", "0"], "--num-workers (0) must come with --manifest"),
+        (["a.mp4", "--num-checkpoints", "3"], "--num-checkpoints (3) must come with --through-tr"),
+        (["a.mp4", "--through-training", "--num-crops", "2"], "--num-crops (2) must come without"),
         ([], "VIDEO (none) must name at least one file, unless --manifest names a list"),
     ],
 )

@@ -49,13 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add_checkpoint(bench)
             continue
         if name != "flops":
-            _add(bench, "--rounds", {"mask": 50}.get(name, 5), "median of so many")
+            _add(bench, "--rounds", {"mask": 50, "pictures": 3}.get(name, 5), "median of so many")
             bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
             bench.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
             _add(
                 bench,
                 "--batch-size",
-                {"step": 4, "attention": 4, "teacher": 20}.get(name, 32),
+                {"step": 4, "attention": 4, "pictures": 4, "teacher": 20}.get(name, 32),
                 "clips",
             )
         if name == "teacher":

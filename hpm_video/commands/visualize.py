@@ -145,5 +145,7 @@ def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> dict[str, A
 
 
 def _refuse(arguments: argparse.Namespace, names: tuple[str, ...], rule: str) -> None:
+    """No option is given in vain."""
     for name, value in _given(arguments, names).items():
-        raise ValueError(f"--{name.replace('_', '-')} ({value}) must come {rule}")
+        shown = " ".join(value) if isinstance(value, list) else value
+        raise ValueError(f"--{name.replace('_', '-')} ({shown}) must come {rule}")

@@ -66,7 +66,6 @@ class Clip {
     }
     this.images = given.frames.map((source) => {
       const image = new Image();
-      image.onload = () => this.draw();
       image.src = source;
       return image;
     });
@@ -262,3 +261,7 @@ setInterval(() => {
 }, 900);
 showMoment(state.moment);
 showFrame(0);
+Promise.all(clips.flatMap((clip) => clip.images.map((image) => image.decode()))).then(() => {
+  draw();
+  document.documentElement.dataset.ready = "true";
+});
