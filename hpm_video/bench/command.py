@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add_checkpoint(bench)
             continue
         if name != "flops":
-            _add(bench, "--rounds", {"mask": 50, "pictures": 3}.get(name, 5), "median of so many")
+            _add(bench, "--rounds", {"mask": 50, "pictures": 1}.get(name, 5), "median of so many")
             bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
             bench.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
             _add(

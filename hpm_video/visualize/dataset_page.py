@@ -160,7 +160,7 @@ def _numbers(found: Hardness, numbers: ClipNumbers) -> str:
         for name, mean, deviation, says in rows
     )
     head = "<th>of a clip<th>mean<th>standard deviation<th>what it is"
-    return f'<div class="wide"><table><tr>{head}{lines}</table></div>'  # fmt: skip
+    return f'<div class="wide"><table class="facts"><tr>{head}{lines}</table></div>'  # fmt: skip
 
 
 def _places(found: Hardness) -> str:

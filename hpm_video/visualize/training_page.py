@@ -97,19 +97,19 @@ def _controls(history: History) -> str:
     layers = ([("predicted", "predicted loss")] if has_predictor else []) + layers
     options = "".join(f'<option value="{name}">{words}</option>' for name, words in layers)
     return f"""<form class="bar" id="controls" onsubmit="return false">
-<button id="play" type="button" aria-pressed="true">Pause</button>
-<label>frame <input id="frame" type="range" min="0" max="0" value="0" size="8"></label>
-<label>step <input id="moment" type="range" min="0" max="{last}" value="{last}">
-<output id="step" for="moment"></output></label>
+<label>step <input id="moment" type="range" min="0" max="{last}" value="{last}"></label>
+<output id="step" for="moment"></output>
 <button id="train" type="button" aria-pressed="false">Play training</button>
+<label>frame <input id="frame" type="range" min="0" max="0" value="0"></label>
+<button id="play" type="button" aria-pressed="true">Pause</button>
 <label>colour <select id="layer">{options}<option value="none">none</option></select></label>
 <label>by <select id="scale"><option value="rank">rank in the clip</option>
 <option value="value">value, one scale for all checkpoints</option></select></label>
 <label>opacity <input id="opacity" type="range" min="0" max="100" value="60"></label>
+<span>dark: the easiest, yellow: the hardest</span>
 </form>
-<p class="soft">Dark: the easiest, yellow: the hardest. Point at a tube, or move with the arrow keys
-in a picture, for its losses. By value, predicted losses are those of one clip: only their order has
-a meaning.</p>"""
+<p class="soft">By value, predicted losses are those of one clip: only their order has a
+meaning.</p>"""
 
 
 def _clip(history: History, place: int) -> str:
@@ -130,12 +130,13 @@ def _clip(history: History, place: int) -> str:
             Line(words, steps, [_at(getattr(m, key), place) for m in moments])
             for key, words in (("spearman", "Spearman"), ("rank_accuracy", "rank accuracy"))
         ]
-        plots.append(curves(lines, title="Knows:", x_name="step", low=0.0, high=1.0))
+        plots.append(curves(lines, title="How well it knows:", x_name="step", low=0.0, high=1.0))
     return f"""<section class="clip" id="clip{place}" aria-label="{text(name)}">
 <h2>{text(name)}</h2><div class="row">
 <div><canvas tabindex="0" role="img" aria-label="frames of {text(name)}, coloured by loss; arrow
 keys choose a tube"></canvas>
-<p class="told" aria-live="polite"></p></div>
+<p class="told" aria-live="polite">Point at a tube, or choose one with the arrow keys, for its
+losses.</p></div>
 <div>{"".join(plots)}<div class="of-tube"></div></div>
 <div class="lists"><p class="numbers"></p>
 <h3>Became easy <span class="soft">(share of the first loss that is left)</span></h3>

@@ -148,7 +148,8 @@ class Clip {
       const item = document.createElement("li");
       const button = document.createElement("button");
       button.type = "button";
-      button.textContent = `row ${row}, column ${column}: ${Math.round(100 * left[tube])} %`;
+      const share = Number((100 * left[tube]).toPrecision(2));
+      button.textContent = `row ${row}, column ${column}: ${share} %`;
       button.addEventListener("click", () => this.choose(row, column));
       item.append(button);
       return item;
