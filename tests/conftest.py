@@ -140,6 +140,6 @@ def browser() -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     opened = webdriver.Chrome(options=options, service=Service(driver))
     opened.set_page_load_timeout(240)
-    opened.set_script_timeout(240)
+    opened.set_script_timeout(60)
     yield opened
     opened.quit()

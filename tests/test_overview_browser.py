@@ -51,8 +51,8 @@ def test_training_page(
       const canvas = document.querySelector("#clip1 canvas");
       const picture = () => canvas.toDataURL();
       const text = (where) => document.querySelector(where).textContent;
-      const playing = picture(); await pause(700);
-      told.plays = picture() !== playing;
+      const playing = picture();
+      while (picture() === playing) await pause(20); // it plays, or the time for scripts is over
       document.getElementById("play").click();
       input("frame", 2); told.frame = picture();
       told.same = picture() === told.frame;
@@ -81,7 +81,8 @@ def test_training_page(
       input("scale", "rank"); input("frame", 2);
       told.coloured = picture();
       input("moment", 0); told.first = text("#step");
-      document.getElementById("train").click(); await pause(2000);
+      document.getElementById("train").click();
+      while (text("#step") === told.first) await pause(20);
       told.trained = text("#step");
       const all = [...document.querySelectorAll("input, select, button, canvas, svg")];
       const named = (one) => one.labels?.length || one.textContent.trim() || one.ariaLabel;
@@ -89,9 +90,9 @@ def test_training_page(
       const cursor = document.querySelector(".curve .cursor");
       told.cursor = cursor.getAttribute("visibility");
     """)  # fmt: skip
-    assert told["plays"] and told["same"] and told["scale"] and told["opacity"]
+    assert told["same"] and told["scale"] and told["opacity"]
     assert told["layers"] == 4 and told["unnamed"] == 0 and told["cursor"] == "visible"
-    assert told["step"] == "3" and told["first"] == "0 (untrained)" and told["trained"] in "12"
+    assert told["step"] == "3" and told["first"] == "0 (untrained)" and told["trained"] == "1"
     moments = history.moments
     clip = moments[3].measured[1].reshape(2, 4, 4)
     assert f"measured loss {clip.mean():.3g}"[:18] in told["numbers"]

@@ -89,7 +89,8 @@ def test_the_page_needs_nothing_else_and_escapes_names(made: Path) -> None:
     text = (made / "dataset.html").read_text(encoding="utf-8")
     assert "&lt;b&gt; broken.mp4" in text and "<b> broken" not in text
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
-    assert "http" not in re.sub('base64,[^"]*', "", text)
+    assert "http" not in re.sub(r"http-equiv|base64,[^\"]*", "", text)
+    assert "default-src 'none'" in text
     hardest, easiest = text.split("<h3>Easiest</h3>")
     for part in (hardest, easiest):
         assert part.count('class="card"') == 3

@@ -88,7 +88,8 @@ def bench_pictures(
             Path(name) / "videos", num_videos=NUM_CLIPS, num_frames=16, formats=("mp4",)
         )
         pictures = Pictures(config, read_manifest(manifest), grid)
-        with _TimedLog(Path(name) / "run", clock) as log:
+        log = _TimedLog(Path(name) / "run", clock)
+        with log:
             seconds = median_seconds(
                 {
                     "step": our_step(setting, default_variant()),
