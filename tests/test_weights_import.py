@@ -333,7 +333,7 @@ def test_interpolated_positions_are_not_exported_as_fresh_ones(tmp_path: Path) -
         ({"hidden_act": "relu"}, "found hidden_act relu, expected gelu"),
         ({"num_frames": "many"}, "found num_frames many, expected a whole number"),
         ({"qkv_bias": False}, "found qkv_bias False, expected True"),
-        ({"image_mean": [0.5]}, "found image_mean"),
+        ({"image_mean": [0.5]}, "found mean"),
         ({"num_attention_heads": 5}, "heads that divide it"),
     ],
 )
