@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from PIL import Image
 from videos import frame_numbers, write_indexed_video
 
 import hpm_video
@@ -31,7 +32,10 @@ from hpm_video.visualize import (
     read_clip,
     visualize,
     watch,
+    write_film,
 )
+from hpm_video.visualize.media import film_frames
+from hpm_video.visualize.page import Asked
 from hpm_video.visualize.reading import window_indices
 from hpm_video.visualize.videos import _unique_stems
 
@@ -196,6 +200,30 @@ def test_a_whole_video_is_stitched_in_time(mined: Path, tmp_path: Path) -> None:
         assert np.allclose(tubes.predicted.ravel(), alone, atol=1e-5)
 
 
+def test_a_gif_of_a_long_film_leaves_pictures_out(
+    mined: Path, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lasts as long as before, and is in its own colours."""
+    film = watch(load_pretrained(mined), video(toy, "up"), view=View(), num_masks=1)
+    lasts, colours = [], []
+    for most, expected in ((160, 4), (3, 2)):
+        monkeypatch.setattr("hpm_video.visualize.videos.MOST_GIF_PICTURES", most)
+        write_film(film, Asked("a", 0, "", 1), tmp_path / "a", ["gif"])
+        with Image.open(tmp_path / "a.gif") as gif:
+            assert gif.n_frames == expected
+            lasts.append(sum(gif_time(gif, number) for number in range(expected)))
+            gif.seek(0)
+            colours.append(np.asarray(gif.convert("RGB")).astype(int))
+    assert lasts[0] == pytest.approx(lasts[1], rel=0.05)
+    assert np.abs(colours[0] - next(film_frames(film))).mean() < 6
+
+
+def gif_time(gif: Image.Image, number: int) -> int:
+    """How long a picture is shown, in milliseconds."""
+    gif.seek(number)
+    return int(gif.info["duration"])
+
+
 def test_pages(mined: Path, toy: Path, tmp_path: Path) -> None:
     odd = tmp_path / "<script>$x$ & \n.mp4"
     odd.write_bytes(video(toy, "left").read_bytes())
@@ -204,23 +232,26 @@ def test_pages(mined: Path, toy: Path, tmp_path: Path) -> None:
     short = write_indexed_video(tmp_path / "short.mp4", 3)
     named = tmp_path / "index.mp4"
     named.write_bytes(odd.read_bytes())
+    no_text = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))  # a name that is not UTF-8
+    no_text.write_bytes(odd.read_bytes())
     out = tmp_path / "new" / "out"
-    videos = [video(toy, "up"), broken, odd, short, named]
+    videos = [video(toy, "up"), broken, odd, short, named, no_text]
     page, results = visualize(mined, videos, out, device="cpu")
 
     assert page == out / "index.html"
     stem = video(toy, "up").stem
     assert {path.name for path in out.iterdir()} == {"index.html"} | {
         f"{name}.{end}"
-        for name in (stem, odd.stem, "index_2")
+        for name in (stem, odd.stem, "index_2", no_text.stem)
         for end in ("html", "png", "mp4", "gif")
     }
     assert [result.error for result in results] == [
         None, "is not a video, or its header is damaged", None,
-        "too short: holds 3 frames, a clip takes 4", None,
+        "too short: holds 3 frames, a clip takes 4", None, None,
     ]  # fmt: skip
     text = page.read_text(encoding="utf-8")
-    assert text.count("data:image/jpeg;base64,") == 3 and "<script" not in text
+    assert text.count("data:image/jpeg;base64,") == 4 and "<script" not in text
+    assert 'href="%FF.html"' in text
     assert "&lt;script&gt;$x$ &amp; \\n.mp4" in text
     assert 'href="%3Cscript%3E%24x%24%20%26%20%0A.html"' in text
     assert "broken &lt;b&gt;.mp4: " in text and "<b>" not in text

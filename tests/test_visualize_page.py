@@ -265,6 +265,26 @@ def test_masks_of_the_page_are_those_of_python(browser: Any, tmp_path: Path) -> 
             assert np.array_equal(hard, full)
 
 
+@pytest.mark.browser
+def test_as_many_tubes_are_masked_at_any_ratio(browser: Any, tmp_path: Path) -> None:
+    """At 0.29 of 100 too, which is 28.999... for a computer."""
+    show(browser, film_of(moving_square(tmp_path / "a.mp4", "portrait")), tmp_path)
+    ratios, hard_ratios = ([n / 100 for n in range(*ends)] for ends in ((5, 96), (0, 101)))
+    for units in (49, 100, 196):
+        grid = TokenGrid(1, 1, units)
+        found = browser.execute_script(
+            "const [units, ratios, hard] = arguments; return ratios.map((ratio) => "
+            "hard.map((share) => Object.values(masks.counts(units, ratio, share))))",
+            units, ratios, hard_ratios,
+        )  # fmt: skip
+        for ratio, line in zip(ratios, found, strict=True):
+            count = num_masked_units(grid, mask_ratio=ratio, tube_length=1)
+            assert line == [
+                [count, num_hard_units(grid, mask_ratio=ratio, tube_length=1, hard_ratio=hard)]
+                for hard in hard_ratios
+            ]
+
+
 def num_share(count: int, units: torch.Tensor) -> float:
     return count / len(units)
 

@@ -110,7 +110,7 @@ def _through_training(arguments: argparse.Namespace) -> int:
     for name, reason in history.bad:
         print(f"unreadable: {name}: {reason}", file=sys.stderr)
     if history.is_short:
-        print(f"note: {history.num_asked} checkpoints show no training: see the page")
+        print(f"note: so few checkpoints ({history.num_asked}) show no training: see the page")
     print(page)
     return 1 if history.bad or history.skipped else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,8 @@ def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure
         height, width = row.images.shape[1:3]
         step = width + max(1, width // 24)  # from image to image
         strip = np.pad(row.images, ((0, 0), (0, 0), (0, step - width), (0, 0)), constant_values=1)
-        axes.imshow(np.concatenate(list(strip), axis=1).clip(0, 1), interpolation="nearest")
+        drawn = (np.concatenate(list(strip), axis=1).clip(0, 1) * 255).round().astype(np.uint8)
+        axes.imshow(drawn, interpolation="nearest")
         axes.set_anchor("W")
         axes.set_title(row.label, loc="left", size=8, parse_math=False)
         axes.set_frame_on(False)
@@ -90,7 +92,8 @@ def heat_at(
 
     What lies outside of the clip's place is darker.
     """
-    colours = colormaps["inferno"](spread(values, place, frames)[..., 0])[..., :3]
+    # Colours of tokens, spread, are those of pixels at a fraction of the cost
+    colours = _spread(colormaps["inferno"](values)[..., :3].astype(np.float32), place, frames)
     grey = frames.mean(axis=-1, keepdims=True)
     return within(place, frames, (1 - opacity) * grey + opacity * colours)
 
@@ -107,9 +110,14 @@ def spread(cells: npt.NDArray[np.generic], place: Place, frames: Floats) -> npt.
 
     Outside of the clip's place they have no meaning.
     """
-    count_rows, count_columns = cells.shape[1:]
+    return _spread(cells[..., None], place, frames)
+
+
+def _spread(cells: npt.NDArray[Any], place: Place, frames: Floats) -> npt.NDArray[Any]:
+    """`spread` of cells with C values each: (K, rows, columns, C) -> (K, H, W, C)."""
+    count_rows, count_columns = cells.shape[1:3]
     rows, columns = token_pixels(place, *frames.shape[1:3], rows=count_rows, columns=count_columns)
-    return cells[:, rows.clip(0)][:, :, columns.clip(0), None]
+    return cells[:, rows.clip(0)][:, :, columns.clip(0)]
 
 
 def shares(values: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from hpm_video.visualize.scores import HardTubes
 LABEL_HEIGHT = 24  # pixels above each panel
 GAP = 8  # pixels between panels
 SHORT_SIDE = 240  # of a panel
+_PALETTE_PICTURES = 8  # that the colours of a GIF are chosen from
 _YELLOW = np.array([1.0, 0.83, 0.0], dtype=np.float32)
 
 
@@ -78,7 +79,14 @@ def write_mp4(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
 
 def write_gif(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
     """Write pictures of one size as a GIF that goes round; ValueError where that fails."""
-    images = [Image.fromarray(picture) for picture in frames]
+    pictures = list(frames)
+    # One palette for all: quick to find, and colours stand still where the video does
+    picked = np.linspace(0, len(pictures) - 1, min(len(pictures), _PALETTE_PICTURES))
+    sample = np.concatenate([pictures[i][::2, ::2] for i in picked.round().astype(int)])
+    palette = Image.fromarray(sample).quantize(256)
+    images = [
+        Image.fromarray(one).quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures
+    ]
     with whole_file(path) as temporary:
         images[0].save(
             temporary,

@@ -10,20 +10,21 @@ from torchvision.transforms.v2 import functional
 
 from hpm_video.visualize.figures import GREY, Floats, Row, figure, heat_at, shares, spread, within
 from hpm_video.visualize.geometry import Place
-from hpm_video.visualize.reading import Frames
+from hpm_video.visualize.reading import Frames, shrunk
 from hpm_video.visualize.scores import HardTubes, Scores
 
 MAX_COLUMNS = 8
+MOST_SHORT_SIDE = 320  # pixels of a frame in a figure: enough for print, at any size of the video
 _DIM = 0.25  # brightness of what is not chosen
 
 
 def picture(tubes: HardTubes, *, title: str) -> Figure:
-    """Rows of at most MAX_COLUMNS frames, evenly picked."""
+    """Rows of at most MAX_COLUMNS frames, evenly picked, scaled down to MOST_SHORT_SIDE."""
     count = len(tubes.indices)
     shown = np.linspace(0, count - 1, min(count, MAX_COLUMNS)).round().astype(int)
     steps = shown // (count // tubes.grid.time)
     place = tubes.place
-    frames = tubes.frames[shown].astype(np.float32) / np.float32(255)
+    frames = shrunk(tubes.frames[shown], MOST_SHORT_SIDE).astype(np.float32) / np.float32(255)
     rows = [Row("the video", frames)]
     if tubes.predicted is not None:
         title += f"  (rank accuracy {tubes.rank_accuracy:.3f}, Spearman {tubes.spearman:.3f})"

@@ -168,10 +168,11 @@ def _window(
     boxes = clip_boxes(height, width, num_crops=view.num_crops, whole_frame=view.whole_frame)
     crops = np.stack([transforms.resize_crop(frames, box, crop_size).numpy() for box in boxes])
     places = tuple(Place.of_box(box, height, width) for box in boxes)
-    return Window(_shrunk(frames, most_short_side), crops, places, indices)
+    return Window(shrunk(frames, most_short_side), crops, places, indices)
 
 
-def _shrunk(frames: Frames, most_short_side: int | None) -> Frames:
+def shrunk(frames: Frames, most_short_side: int | None) -> Frames:
+    """Frames (T, H, W, 3), scaled down where their short side is longer than this."""
     height, width = frames.shape[1:3]
     scale = (most_short_side or min(height, width)) / min(height, width)
     if scale >= 1:

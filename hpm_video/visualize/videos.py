@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,6 +30,7 @@ from hpm_video.visualize.reading import View, read_facts, read_window, window_in
 from hpm_video.visualize.scores import NUM_MASKS, ask, hard_ratio_of
 
 FORMATS = ("png", "mp4", "gif")  # beside the page
+MOST_GIF_PICTURES = 160  # a GIF is large, and is in memory as a whole
 # The most pixels of a page's short side, by how many frames it may have: pages stay small
 _SHORT_SIDES = ((64, 480), (256, 320), (1 << 62, 200))
 _USUAL_FPS = 10.0  # where a video does not say
@@ -147,7 +150,7 @@ def write_film(film: Film, asked: Asked, path: Path, formats: Sequence[str] = FO
     write: dict[str, Callable[[Path], None]] = {
         "png": lambda file: _write_png(film, file),
         "mp4": lambda file: write_mp4(film_frames(film), file, fps=film.fps),
-        "gif": lambda file: write_gif(film_frames(film), file, fps=film.fps),
+        "gif": lambda file: _write_gif(film, file),
     }
     for name in formats:
         write[name](path.with_name(f"{path.name}.{name}"))
@@ -161,7 +164,7 @@ def index_page(results: Sequence[Result], asked: Asked, pretrained: Pretrained) 
         if result.page is None:
             bad.append(f"<li>{text(result.name)}: {text(result.error)}")
             continue
-        link = text(quote(result.page.name))
+        link = text(quote(os.fsencode(result.page.name)))  # names hold any byte
         covered = f"{result.covered:.0%} ({result.hard:.0%})"
         lines.append(
             f'<tr><td><a href="{link}"><img alt="" src="{result.thumbnail}">{text(result.name)}</a>'
@@ -181,6 +184,12 @@ def index_page(results: Sequence[Result], asked: Asked, pretrained: Pretrained) 
         },
         "index.html",
     )
+
+
+def _write_gif(film: Film, path: Path) -> None:
+    """A film, as fast as it is; of a long one every second, third, ... picture."""
+    step = math.ceil(len(film.timeline()) / MOST_GIF_PICTURES)
+    write_gif(islice(film_frames(film), 0, None, step), path, fps=film.fps / step)
 
 
 def _write_png(film: Film, path: Path) -> None:
