@@ -19,6 +19,7 @@ from scipy.stats import spearmanr
 
 ROOT = Path(__file__).parent.parent
 PROBES = ("linear", "attentive", "knn")
+CELLS = (4, 4, 4)  # signs differ by where the hands are, which a mean over all tokens hides
 Records = list[dict[str, float]]
 
 
@@ -79,6 +80,7 @@ def main() -> None:
     probes = (
         f"run.probe_every={arguments.every}",
         f"probe.kinds=[{','.join(PROBES)}]",
+        f"probe.cells=[{','.join(map(str, CELLS))}]",
         f"probe.train_manifest={arguments.train}",
         f"probe.val_manifest={arguments.val}",
     )

@@ -23,6 +23,7 @@ BENCHES = {
     "attention": "attention forward and backward: the form we choose, PyTorch's, plain products",
     "checkpoint": "size of a checkpoint, and how long it stops training and is written",
     "ablation": "a study: variants x seeds x data sets, resumable, compared with intervals",
+    "pictures": "the pictures of a pre-training in TensorBoard against its steps",
 }
 VIEWS = ("tokens", "tubes", "frames", "spread")
 DECODERS = ("decord", "torchcodec", "pyav")
@@ -54,13 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             _add_checkpoint(bench)
             continue
         if name != "flops":
-            _add(bench, "--rounds", {"mask": 50}.get(name, 5), "median of so many")
+            _add(bench, "--rounds", {"mask": 50, "pictures": 1}.get(name, 5), "median of so many")
             bench.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
             bench.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
             _add(
                 bench,
                 "--batch-size",
-                {"step": 4, "attention": 4, "teacher": 20}.get(name, 32),
+                {"step": 4, "attention": 4, "pictures": 4, "teacher": 20}.get(name, 32),
                 "clips",
             )
         if name == "teacher":
@@ -82,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             continue
         _add(bench, "--frames", 16, "per clip")
         _add(bench, "--crop-size", 224, "pixels")
-        if name == "mask":
+        if name in ("mask", "pictures"):
             continue
         bench.add_argument(
             "--token-ratio",
@@ -108,8 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="blocks of the predictor, one or several to compare (default %(default)s)",
         )
     step, flops = jobs.choices["step"], jobs.choices["flops"]
-    step.add_argument("--size", choices=SIZES, default="base")
-    step.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
+    for bench in (step, jobs.choices["pictures"]):
+        bench.add_argument("--size", choices=SIZES, default="base")
+        bench.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     step.add_argument("--compile", action="store_true", help="torch.compile every model")
     flops.add_argument(
         "--size", choices=SIZES, nargs="+", default=["small", "base", "large"], help="one or more"
@@ -181,6 +183,20 @@ def _flops(arguments: argparse.Namespace) -> Report:
         predictor_inputs=arguments.predictor_input,
         token_ratios=arguments.token_ratio,
         predictor_depths=arguments.predictor_depth,
+    )
+
+
+def _pictures(arguments: argparse.Namespace) -> Report:
+    from hpm_video.bench.pictures import bench_pictures
+
+    return bench_pictures(
+        size=arguments.size,
+        batch_size=arguments.batch_size,
+        num_frames=arguments.frames,
+        crop_size=arguments.crop_size,
+        rounds=arguments.rounds,
+        precision=arguments.precision,
+        device=arguments.device,
     )
 
 
@@ -285,6 +301,7 @@ _MEASURE = {
     "ranking": _ranking,
     "attention": _attention,
     "checkpoint": _checkpoint,
+    "pictures": _pictures,
 }
 
 

@@ -33,7 +33,7 @@ _MATMUL = "a matrix product"
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """What all sides share: frames (B, T, H, W, 3) uint8, made once, on the host."""
 
     model: ModelConfig
@@ -76,7 +76,7 @@ def bench_step(
     generator = torch.Generator().manual_seed(0)
     shape = (batch_size, num_frames, crop_size, crop_size, 3)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    setting = _Setting(model, grid, frames, place, precision, compile_models)
+    setting = Setting(model, grid, frames, place, precision, compile_models)
 
     sides = {"VideoMAE": None, **{variant.name: variant for variant in wanted}}
     steps: dict[str, Callable[[], object]] = {}
@@ -129,7 +129,7 @@ def bench_step(
     )
 
 
-def _check(name: str, loss: float, setting: _Setting, variant: Variant | None) -> float:
+def _check(name: str, loss: float, setting: Setting, variant: Variant | None) -> float:
     """Relative difference of a first step's loss from that of float32, not compiled.
 
     Raises RuntimeError where they are further apart than rounding explains.
@@ -161,7 +161,7 @@ def _model_of(model: ModelConfig, variant: Variant | None) -> ModelConfig:
     )
 
 
-def our_step(setting: _Setting, variant: Variant | None) -> Callable[[], float]:
+def our_step(setting: Setting, variant: Variant | None) -> Callable[[], float]:
     """A function that does one step, in the order of the pre-training loop, and returns its loss.
 
     ``variant`` None: plain VideoMAE.
@@ -203,7 +203,7 @@ def our_step(setting: _Setting, variant: Variant | None) -> Callable[[], float]:
     return step
 
 
-def transformers_step(setting: _Setting) -> tuple[Callable[[], float], str]:
+def transformers_step(setting: Setting) -> tuple[Callable[[], float], str]:
     """One step of `transformers`' plain VideoMAE, and the attention it uses."""
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
