@@ -32,6 +32,7 @@ from hpm_video.teacher import Teacher, update_teacher
 
 _WARMUP = 2  # rounds that do not count
 _LOADING = ""  # what no variant is called
+_SAME = 0.04  # steps whose times differ by less are taken to cost the same: it may be chance
 
 
 def calibrate(study: Study) -> None:
@@ -59,7 +60,8 @@ def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
 def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:
     """(data set, variant) -> epochs of pre-training that take as long as those of the base.
 
-    Rounded, and one more than those of warm-up at least.
+    Rounded, and one more than those of warm-up at least; those of the base where a step takes as
+    long as far as one can tell.
     """
     epochs = {}
     for data_set in study.config.sets:
@@ -69,6 +71,8 @@ def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:
             base = study.pretraining(data_set, study.base).optim
             # Compared with the base as measured in the same rounds: the machine has its moods
             ratio = entry["base_seconds_per_step"] / entry["seconds_per_step"]
+            if abs(ratio - 1) < _SAME:
+                ratio = 1.0
             epochs[data_set, variant] = max(base.warmup_epochs + 1, round(base.epochs * ratio))
     return epochs
 
