@@ -97,7 +97,7 @@ class StudyConfig:
     variants: dict[str, VariantConfig] = field(default_factory=dict)  # by name; the base first
     seeds: int = 3  # of each variant: 0, 1, ...
     comparisons: list[str] = field(default_factory=lambda: ["epochs"])  # epochs, time, or both
-    probes: list[str] = field(default_factory=lambda: ["knn", "linear", "attentive"])  # or none
+    probes: list[str] = field(default_factory=lambda: ["linear"])  # of knn, linear and attentive
     probe_every: int = 0  # epochs from one probe to the next; 0: only before and after
     mining_videos: int = 128  # of the lists `val`, to measure how well loss is predicted
     clock: Literal["process", "wall"] = "process"  # of the calibration; wall: for GPUs
