@@ -221,6 +221,10 @@ def test_what_was_calibrated_is_not_measured_again(
         ({"variants": {"hpm": {"seedz": 2}}}, ["variants.hpm.seedz", "unknown", "seeds"]),
         ({"variants": {"hpm": 3}}, ["variants.hpm (3)", "group"]),
         ({"variants": {"hpm": {}, "x": {"settings": "masking.mask_ratio=2"}}}, ["mask_ratio (2"]),
+        (
+            {"variants": {"hpm": {}, "odd": {"settings": "masking.tube_length=3"}}},
+            ["variants.odd", "masking.tube_length (3)"],  # found by calibrating
+        ),
         ({"sets": {"toy": {"train": "x.csv"}}}, ["sets.toy.pretrain"]),
         ({"comparisons": ["epoch"]}, ["comparisons (epoch)", "epochs, time"]),
         ({"seeds": 0}, ["seeds (0)"]),
@@ -239,7 +243,7 @@ def test_mistakes_are_one_line(
     complaint = capsys.readouterr().err.strip()
     assert len(complaint.splitlines()) == 1
     assert all(word in complaint for word in words), complaint
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "cells").exists()
 
 
 def test_lists_are_given_on_the_command_line(toy: Path, tmp_path: Path) -> None:
@@ -354,9 +358,7 @@ def test_the_summary_has_paired_differences_and_pictures(finished: tuple[Path, P
     assert "Difference to `hpm`" in text and "| plain |" in text
     pictures = sorted(path.name for path in (out / "plots").iterdir())
     kinds = ("curves", "differences", "values")
-    assert pictures == [
-        f"made_{kind}.{which}.png" for kind in ("epochs", "time") for which in kinds
-    ]
+    assert pictures == [f"made_epochs.{kind}.png" for kind in kinds]
     assert all(f"plots/{name}" in text for name in pictures)
 
 

@@ -30,7 +30,7 @@ from hpm_video.optim import micro_batches, pretrain_optimizer
 from hpm_video.step import pretrain_step
 from hpm_video.teacher import Teacher, update_teacher
 
-_WARMUP = 2  # rounds that do not count
+_WARMUP = 1  # rounds that do not count
 _LOADING = ""  # what no variant is called
 _SAME = 0.04  # steps whose times differ by less are taken to cost the same: it may be chance
 
@@ -91,7 +91,11 @@ def _measure(study: Study, data_set: str, names: list[str]) -> dict[str, dict[st
         batch = next(batches)
         functions: dict[str, Callable[[], object]] = {_LOADING: lambda: next(batches)}
         for name, config in configs.items():
-            functions[name] = training_step(config, batch, world)
+            functions[name] = step = training_step(config, batch, world)
+            try:
+                step()
+            except ValueError as error:
+                raise ValueError(f"variants.{name}: {error}") from error
         times = round_seconds(
             functions, rounds=rounds, warmup=_WARMUP, device=world.device, clock=clock
         )
