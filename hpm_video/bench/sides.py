@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from hpm_video.bench.flops import Variant, step_cost
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, OptimConfig, TeacherConfig
 from hpm_video.data.loader import to_clips
+from hpm_video.distributed import World, replicate
 from hpm_video.loop import autocast
 from hpm_video.masking import random_mask
-from hpm_video.models import SIZES, build_model, token_grid
+from hpm_video.models import HPM, SIZES, build_model, token_grid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.optim import pretrain_optimizer
 from hpm_video.step import pretrain_step
@@ -77,26 +78,40 @@ def _model_of(model: ModelConfig, variant: Variant | None) -> ModelConfig:
     )
 
 
-def our_step(setting: Setting, variant: Variant | None) -> Callable[[], Tensor]:
+def build_student(setting: Setting, variant: Variant | None) -> HPM:
+    """The model of a side, on the CPU or the device of a context."""
+    model = _model_of(setting.model, variant)
+    return build_model(model, setting.grid, predict_loss=variant is not None)
+
+
+def our_step(
+    setting: Setting,
+    variant: Variant | None,
+    student: HPM | None = None,
+    *,
+    world: World | None = None,
+) -> Callable[[], Tensor]:
     """A function that does one step, in the order of the pre-training loop, and returns its loss,
     a scalar, for which nobody waits.
 
-    ``variant`` None: plain VideoMAE.
+    ``variant`` None: plain VideoMAE. ``student``: where it is built already, on the device.
+    ``world``: processes that share the step under DDP.
     """
     torch.manual_seed(0)
     model = _model_of(setting.model, variant)
-    student = build_model(model, setting.grid, predict_loss=variant is not None)
-    student.to(setting.device)
+    if student is None:
+        student = build_student(setting, variant).to(setting.device)
     teacher = None if variant is None else Teacher(student)
     loss_config = LossConfig(prediction="none" if variant is None else "ranking")
     generator = torch.Generator(setting.device).manual_seed(0)
     optimizer = pretrain_optimizer(student, OptimConfig())
     if setting.compile:
         student.compile()
+    called = student if world is None else replicate(student, world)
 
     def step() -> Tensor:
         result = pretrain_step(
-            student,
+            called,
             teacher,
             to_clips(setting.frames, setting.device),
             grid=setting.grid,
