@@ -11,6 +11,7 @@ BENCHES = {
     "transformers' VideoMAE",
     "flops": "multiply-adds of a step, counted with fvcore; no timing",
     "memory": "memory of a step, fixed and per clip, and the largest batch of a GPU",
+    "train": "clips per second of a real pre-training with real videos, and what limits it",
     "mask": "time of mask making against a loop over clips",
     "teacher": "how well sparse teachers stand in for one that sees all, and at what cost",
     "loader": "clips per second on one thread, of each reader, beside the classic loader",

@@ -5,9 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from hpm_video.commands.arguments import is_setting
+
 DECODERS = ("decord", "torchcodec", "pyav")
 SIZES = ("tiny", "small", "base", "large", "huge", "giant")
 ALL = "(default: all)"
+
+
+def split_settings(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """A config, if a word names one, and settings, in any order; ValueError for two configs."""
+    configs = [word for word in words if not is_setting(word)]
+    if len(configs) > 1:
+        raise ValueError(f"config ({' '.join(configs)}) must be one file")
+    return (configs[0] if configs else None), [word for word in words if is_setting(word)]
 
 
 def add_number(parser: argparse.ArgumentParser, name: str, default: int, what: str) -> None:
