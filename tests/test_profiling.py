@@ -17,7 +17,10 @@ Arguments = Callable[..., list[str]]
 
 
 def test_a_run_that_is_traced_is_the_same_run(
-    pretrained: Path, pretrain_arguments: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    pretrained: Path,
+    pretrain_arguments: Arguments,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert main(pretrain_arguments(tmp_path / "run", "run.profile_steps=2")) == 0
     assert_same_run(pretrained, tmp_path / "run")
