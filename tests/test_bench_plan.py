@@ -156,6 +156,17 @@ def test_bench_plan_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [row["gpus"] for row in _plan(tmp_path, "--videos=168913")["rows"]] == COUNTS
 
 
+def test_gpus_that_cannot_share_a_step_are_left_out(tmp_path: Path) -> None:
+    rows = _plan(tmp_path, "--videos=9537", "optim.total_batch=192")["rows"]
+    assert [(row["gpus"], row["videos_per_step"]) for row in rows] == [
+        (2**power, 192) for power in range(7)
+    ]
+    rows = _plan(tmp_path, "--videos=9537", "optim.total_batch=null", "data.batch_size=4")["rows"]
+    assert [(row["gpus"], row["videos_per_step"]) for row in rows] == [
+        (count, 4 * count) for count in COUNTS
+    ]
+
+
 def test_bench_plan_takes_measured_figures(tmp_path: Path) -> None:
     step, loader = tmp_path / "step.json", tmp_path / "loader.json"
     settings = {"size": "base", "frames": 16, "crop_size": 224}
@@ -181,7 +192,7 @@ def test_bench_plan_takes_measured_figures(tmp_path: Path) -> None:
         ([], "--videos (none) must say how many"),
         (["--videos=9"], "--videos (9) must be at least 1024"),
         (["--videos=9999", "--gpus", "0"], "--gpus (0) must be at least 1"),
-        (["--videos=9999", "--gpus", "2048"], "--gpus (2048) must be at most optim.total_batch"),
+        (["--videos=9999", "--gpus", "2048"], "--gpus (2048) must divide optim.total_batch (1024)"),
         (["--videos=9999", "--overlap=2"], "--overlap (2.0) must be in [0, 1]"),
         (["--videos=9999", "--network-gb-s=0"], "--network-gb-s (0.0) must be above 0"),
         (["--videos=9999", "--step-json=nowhere"], "--step-json (nowhere) does not exist"),

@@ -171,12 +171,12 @@ def _on_gpu(
     def fits(batch: int) -> bool:
         try:
             peak(batch)
+            has_room = True
         except torch.OutOfMemoryError:
-            return False
-        finally:
-            gc.collect()
-            torch.cuda.empty_cache()
-        return True
+            has_room = False
+        gc.collect()  # only now is the error gone, and what it held
+        torch.cuda.empty_cache()
+        return has_room
 
     line = Line.through(_LARGE, [peak(batch) for batch in _LARGE])
     free, _ = torch.cuda.mem_get_info(place)

@@ -41,15 +41,13 @@ class Job:
     saves_in_background: bool
     is_sharded: bool = False
 
-    def videos_per_gpu(self, gpus: int) -> float:
-        """Per step; ValueError where there are more GPUs than videos."""
+    def videos_per_gpu(self, gpus: int) -> int:
+        """Per step; ValueError where they cannot be shared out evenly."""
         if self.total_batch is None:
             return self.batch_size * self.accumulation
-        if self.total_batch < gpus:
-            raise ValueError(
-                f"--gpus ({gpus}) must be at most optim.total_batch ({self.total_batch})"
-            )
-        return self.total_batch / gpus
+        if self.total_batch % gpus:
+            raise ValueError(f"--gpus ({gpus}) must divide optim.total_batch ({self.total_batch})")
+        return self.total_batch // gpus
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Prediction:
     """
 
     gpus: int
-    videos_per_step: float
+    videos_per_step: int
     compute_s: float
     all_reduce_s: float
     waited_s: float

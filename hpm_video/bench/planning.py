@@ -19,11 +19,13 @@ from hpm_video.data.manifest import read_manifest
 from hpm_video.models import build_model, token_grid
 from hpm_video.teacher import Teacher
 
+COUNTS = tuple(2**power for power in range(10))  # GPUs
+
 
 def bench_plan(
     config: PretrainConfig,
     *,
-    gpus: Sequence[int],
+    gpus: Sequence[int] | None,
     num_videos: int | None,
     clips_per_s: float | None,
     step_json: str | None,
@@ -36,14 +38,14 @@ def bench_plan(
     cores_per_gpu: float | None,
     **assumed: Any,
 ) -> Report:
-    """Predict a pre-training on each number of GPUs.
+    """Predict a pre-training on each number of GPUs, by default 1 to 512.
 
     The rate of one GPU is ``clips_per_s``, else that in the JSON of `bench step` or `bench train`,
     else from ``utilisation`` of ``teraflops``. That of a core is that in the JSON of `bench loader`
     for the config's decoder and repeats (videos ``like`` those of a data set, ``files`` raw or
     transcoded), else ``clips_per_core``. ``assumed``: the other fields of `Machine`.
     """
-    for count in gpus:
+    for count in gpus or ():
         at_least("gpus", count, 1)
     if not (teraflops > 0 and 0 < utilisation <= 1):
         raise ValueError(
@@ -65,13 +67,13 @@ def bench_plan(
         cores_per_gpu=max(1, config.data.num_workers) if cores_per_gpu is None else cores_per_gpu,
         **assumed,
     )
+    job = job_of(config, num_videos)
+    if gpus is None:
+        gpus = [count for count in COUNTS if not (job.total_batch or 0) % count]
     return Report(
         "plan",
         machine_facts(torch.device("cpu")),
-        {
-            **asdict(job := job_of(config, num_videos)),
-            **asdict(machine),
-        },
+        {**asdict(job), **asdict(machine)},
         table(job, machine, sorted(set(gpus))),
         [
             f"clips_per_s of one GPU: {source}; clips_per_core: {source_of_core}",

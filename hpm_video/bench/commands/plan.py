@@ -23,8 +23,7 @@ _MACHINE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG.yaml", help="of a pre-training")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="override the file's")
-    counts = [2**power for power in range(10)]
-    parser.add_argument("--gpus", type=int, nargs="+", default=counts, help="(default: 1 to 512)")
+    parser.add_argument("--gpus", type=int, nargs="+", help="one or more (default: 1 to 512)")
     parser.add_argument("--gpus-per-node", type=int, default=8, help="(default %(default)s)")
     parser.add_argument("--videos", type=int, help="in the data set (default: in data.manifest)")
     rate = parser.add_argument_group("one GPU: the first that is given")
