@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpm_video.checkpoint import load_checkpoint, load_encoder, load_weights, trained_grid
@@ -66,9 +67,16 @@ class Backbone:
         return tokens.float()
 
     @torch.no_grad()
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N, D) -> one feature of each clip (B, D)."""
-        return self.norm(tokens.mean(dim=1))
+    def pooled(self, tokens: Tensor, cells: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
+        """Tokens (B, N, D) -> one feature of each clip (B, C * D).
+
+        The grid is cut into C cells, so many along (time, height, width), none above the grid's. A
+        feature is the mean over the tokens of each, one after the other, width running fastest.
+        """
+        grid = self.grid
+        volume = tokens.unflatten(1, (grid.time, grid.height, grid.width)).movedim(-1, 1)
+        means = F.adaptive_avg_pool3d(volume, cells).flatten(2).mT
+        return self.norm(means).flatten(1)
 
     @torch.no_grad()
     def steps(self, tokens: Tensor) -> Tensor:

@@ -78,6 +78,18 @@ def hard_units(
     return hard & hidden & (per_unit >= highest_visible)
 
 
+@torch.no_grad()
+def feature_variation(encoded: Tensor) -> Tensor:
+    """Share of the energy of features (B, V, D) that is not common to the V tokens of a clip.
+
+    Mean over clips, scalar in [0, 1]. Near 0 the encoder says the same of every token, whatever it
+    is shown.
+    """
+    encoded = encoded.float()
+    common = encoded.mean(dim=1).square().sum(dim=1)  # (B,)
+    return 1 - (common / encoded.square().sum(dim=2).mean(dim=1).clamp(min=1e-12)).mean()
+
+
 def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
     """Spearman's correlation of each row: (B, K), (B, K) -> (B,).
 

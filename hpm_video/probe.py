@@ -33,7 +33,7 @@ from hpm_video.probe_heads import attentive_scores, knn_scores, linear_scores, n
 from hpm_video.probe_videos import (
     Encoded,
     ProbeLists,
-    check_token_memory,
+    check_probe,
     encode_videos,
     read_probe_lists,
 )
@@ -229,7 +229,7 @@ def probe(
             checkpoint, precision=config.precision, device=world.device, clip=config.clip
         )
         backbone = loaded.backbone
-        check_token_memory(lists, kinds, config.probe, grid=backbone.grid, width=backbone.width)
+        check_probe(lists, kinds, config.probe, grid=backbone.grid, width=backbone.width)
         return probe_backbone(
             backbone,
             lists,
@@ -262,7 +262,7 @@ class RunProbe:
                 root=config.data.root,
                 names=("probe.train_manifest", "probe.val_manifest"),
             )
-            check_token_memory(
+            check_probe(
                 self._lists, settings.kinds, settings, grid=encoder.grid, width=encoder.width
             )
 

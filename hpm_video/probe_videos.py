@@ -32,9 +32,9 @@ class ProbeLists:
 class Encoded:
     """Features of the readable videos of a list.
 
-    features (K, D) float32: means over tokens and views. tokens (K, views * N, D) float16, if they
-    were asked for. labels (K,). bad: (manifest index, reason) of the videos that are left out.
-    All on the CPU.
+    features (K, C * D) float32: means over tokens and views, of each of C cells of the grid.
+    tokens (K, views * N, D) float16, if they were asked for. labels (K,). bad: (manifest index,
+    reason) of the videos that are left out. All on the CPU.
     """
 
     features: Tensor
@@ -68,11 +68,23 @@ def read_probe_lists(
     return ProbeLists(learnt, judged, num_classes)
 
 
-def check_token_memory(
+def check_probe(
     lists: ProbeLists, kinds: Sequence[str], settings: ProbeConfig, *, grid: TokenGrid, width: int
 ) -> None:
-    """Raise ValueError where the attentive probe would keep more tokens than it may."""
+    """Raise ValueError where there are more cells than tokens, or more to keep than may be."""
+    for cells, size in zip(settings.cells, (grid.time, grid.height, grid.width), strict=True):
+        if cells > size:
+            raise ValueError(
+                f"probe.cells ({list(settings.cells)}) must not be finer than the grid, {grid}"
+            )
     num_videos = len(lists.train) + len(lists.val)
+    features = num_videos * math.prod(settings.cells) * width * torch.float32.itemsize / 1e9
+    if features > settings.most_token_gb:
+        raise ValueError(
+            f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
+            f"{math.ceil(features * 10) / 10}, the GB that the cells of {num_videos} videos take: "
+            "or shorter lists, fewer probe.cells"
+        )
     views = settings.num_clips * settings.num_crops
     needed = num_videos * views * grid.num_tokens * width * torch.float16.itemsize / 1e9
     if "attentive" in kinds and needed > settings.most_token_gb:
@@ -109,7 +121,8 @@ def encode_videos(
         timeout_s=decode_timeout_s or None,
     )
     count, width = len(manifest), backbone.width
-    features = torch.empty(count if world.is_main else 0, width)
+    num_features = math.prod(settings.cells) * width
+    features = torch.empty(count if world.is_main else 0, num_features)
     tokens = None
     if with_tokens and world.is_main:
         num_tokens = views * backbone.grid.num_tokens
@@ -120,8 +133,9 @@ def encode_videos(
         batch, mine = next(batches, None), None
         if batch is not None:
             encoded = backbone.encode(to_clips(batch.views.flatten(0, 1), world.device))
-            # (B * views, D) -> (B, D)
-            pooled = backbone.pooled(encoded).unflatten(0, (-1, views)).mean(dim=1).cpu()
+            pooled = backbone.pooled(encoded, settings.cells)
+            # (B * views, C * D) -> (B, C * D)
+            pooled = pooled.unflatten(0, (-1, views)).mean(dim=1).cpu()
             each = None
             if with_tokens:  # (B * views, N, D) -> (B, views * N, D)
                 each = backbone.tokens(encoded).unflatten(0, (-1, views)).flatten(1, 2)

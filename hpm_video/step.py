@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hpm_video import losses
 from hpm_video.config import LossConfig, MaskingConfig
-from hpm_video.health import mask_figures
+from hpm_video.health import feature_variation, mask_figures
 from hpm_video.loop import autocast
 from hpm_video.masking import (
     Rows,
@@ -42,6 +42,7 @@ class PretrainStep:
     masked (B, M): the tokens whose loss was measured, token_losses (B, M).
     ranked (B, K): those of them whose loss was predicted, ranked_losses (B, K) as measured and
     ranked_predictions (B, K), which are None without a predictor.
+    encoded (B, V, D): what the encoder made of the visible tokens.
     """
 
     loss: Tensor
@@ -56,6 +57,7 @@ class PretrainStep:
     ranked: Tensor
     ranked_losses: Tensor
     ranked_predictions: Tensor | None
+    encoded: Tensor
 
 
 def pretrain_step(
@@ -172,6 +174,7 @@ def pretrain_step(
             ranked=output.ranked,
             ranked_losses=ranked_losses,
             ranked_predictions=None,
+            encoded=output.encoded.detach(),
         )
 
     predictions = output.predicted_loss.gather(1, output.ranked)
@@ -195,6 +198,7 @@ def pretrain_step(
         ranked=output.ranked,
         ranked_losses=ranked_losses,
         ranked_predictions=predictions.detach(),
+        encoded=output.encoded.detach(),
     )
 
 
@@ -213,7 +217,7 @@ def _mean_per_masked_unit(
 def step_figures(
     step: PretrainStep, *, grid: TokenGrid, masking: MaskingConfig, hard_ratio: float
 ) -> dict[str, Tensor | None]:
-    """Rank accuracy and `mask_figures` of a step: scalars on its device."""
+    """Rank accuracy, `mask_figures` and `feature_variation` of a step: scalars on its device."""
     tube_length = masking.tube_length or grid.time
     accuracy = None
     if step.predicted is not None and step.measured is not None:
@@ -235,4 +239,5 @@ def step_figures(
             hard_ratio=hard_ratio,
         ),
     )
-    return {"rank_accuracy": accuracy, **figures}
+    variation = feature_variation(step.encoded)
+    return {"rank_accuracy": accuracy, **figures, "feature_variation": variation}

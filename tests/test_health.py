@@ -13,7 +13,14 @@ from torch import Tensor
 from hpm_video import pretrain as module
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
-from hpm_video.health import ema_distance, hard_units, mask_figures, mean_figures, rank_correlation
+from hpm_video.health import (
+    ema_distance,
+    feature_variation,
+    hard_units,
+    mask_figures,
+    mean_figures,
+    rank_correlation,
+)
 from hpm_video.logs import read_records
 from hpm_video.masking import hard_mask, random_mask
 from hpm_video.step import PretrainStep
@@ -104,6 +111,17 @@ def test_figures_are_those_of_a_slow_loop(tube_length: int, hard_ratio: float | 
     for name, value in slow.items():
         assert figures[name].item() == pytest.approx(value, rel=1e-5, nan_ok=True), name
     assert figures["spearman"].item() > 0.3
+
+
+def test_features_vary_by_what_they_do_not_share() -> None:
+    """Noise of mean square 1 upon a constant of 3, 1 of 9 + 1; one clip of each."""
+    noise = torch.randn(1, 900, 400, generator=_generator())
+    assert feature_variation(noise).item() == pytest.approx(1, abs=0.01)
+    assert feature_variation(noise + 3).item() == pytest.approx(0.1, rel=0.02)
+    both = torch.cat([noise, noise + 3])
+    assert feature_variation(both).item() == pytest.approx(0.55, rel=0.02)
+    assert feature_variation(torch.full((2, 3, 4), 5.0)).item() == pytest.approx(0, abs=1e-6)
+    assert feature_variation(torch.zeros(2, 3, 4)).item() == 1
 
 
 def test_tokens_without_a_measurement_are_left_out() -> None:

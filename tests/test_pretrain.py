@@ -41,7 +41,8 @@ ENVIRONMENT = {
 RECORD = [
     *("step", "epoch", "hard_ratio", "momentum", "lr"),
     *("loss", "reconstruction_loss", "prediction_loss", "grad_norm", "grad_norm_max"),
-    *("rank_accuracy", "spearman", "hard_share", "hard_loss", "random_loss", "ema_distance"),
+    *("rank_accuracy", "spearman", "hard_share", "hard_loss", "random_loss"),
+    *("feature_variation", "ema_distance"),
     *("skipped_steps", "clips_per_second", "data_wait_fraction"),
 ]
 

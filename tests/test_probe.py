@@ -135,6 +135,32 @@ def test_steps_are_means_over_the_tokens_of_their_time(pretrained: Path) -> None
     torch.testing.assert_close(steps.mean(dim=1), backbone.pooled(tokens))
 
 
+def test_cells_are_means_of_where_and_when(pretrained: Path, lists: tuple[Path, Path]) -> None:
+    """A grid of 2 x 4 x 4 tokens in 2 x 1 x 2 cells: halves of the time, left and right."""
+    loaded = load_backbone(pretrained, precision="float32")
+    tokens = loaded.backbone.encode(torch.rand(2, 3, 4, 32, 32))
+    pooled = loaded.backbone.pooled(tokens, (2, 1, 2))
+    assert pooled.shape == (2, 4 * 32)
+    cells = [
+        [tokens[1, 16 * t + 4 * y + x] for y in range(4) for x in columns]
+        for t in range(2)
+        for columns in ((0, 1), (2, 3))
+    ]
+    slow = torch.cat([torch.stack(cell).mean(dim=0) for cell in cells])
+    torch.testing.assert_close(pooled[1], slow)
+    encoded = encode_videos(
+        loaded.backbone,
+        read_manifest(lists[1]),
+        data=loaded.data,
+        settings=ProbeConfig(num_clips=2, cells=(2, 1, 2)),
+        with_tokens=False,
+        num_workers=0,
+        decode_timeout_s=None,
+        world=ALONE,
+    )
+    assert encoded is not None and encoded.features.shape == (9, 4 * 32)
+
+
 def test_unreadable_videos_count_as_wrong() -> None:
     right, labels = np.array([True, True, False]), np.array([0, 0, 1])
     top1, balanced = accuracies(right, labels, np.array([0, 0, 1, 1, 3]))
@@ -253,6 +279,11 @@ def test_what_cannot_be_probed_is_one_line(
     assert "kind (nearest) must be one of knn, linear, attentive" in _refusal(arguments, capsys)
     arguments = [*_probe_arguments(pretrained, lists, "attentive"), "probe.most_token_gb=1e-5"]
     assert "probe.most_token_gb (1e-05) must be at least 0.1," in _refusal(arguments, capsys)
+    assert "of cells along time, height" in line(train, val, "probe.cells=[0, 1, 1]")
+    refused = line(train, val, "probe.cells=[2, 5, 1]")
+    assert "probe.cells ([2, 5, 1]) must not be finer than the grid, 2 x 4 x 4 tokens" in refused
+    refused = line(train, val, "probe.cells=[2, 4, 4]", "probe.most_token_gb=1e-5")
+    assert "that the cells of" in refused
 
 
 def test_nothing_readable_is_no_accuracy(

@@ -21,17 +21,23 @@ class ProbeConfig:
     num_clips: int = 1  # clips in time per video
     num_crops: int = 1  # crops in space per clip
     batch_size: int = 8  # videos encoded at a time
+    cells: tuple[int, int, int] = (1, 1, 1)  # of a clip, of which knn and linear see a mean each
     knn_neighbours: int = 20  # at most so many vote, fewer where classes have fewer videos
     knn_temperature: float = 0.07  # a vote weighs exp(cosine similarity / temperature)
     linear_epochs: int = 100  # passes over the features, at every learning rate at once
     attentive_epochs: int = 20  # passes over the tokens
     attentive_lr: float = 1e-3  # of AdamW
-    most_token_gb: float = 16.0  # memory that the attentive probe may take for tokens
+    most_token_gb: float = 16.0  # memory that tokens, or cells, of all videos may take
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "num_crops", "batch_size", "knn_neighbours", "linear_epochs"):
             at_least(f"probe.{name}", getattr(self, name), 1)
         at_least("probe.attentive_epochs", self.attentive_epochs, 1)
+        if len(self.cells) != 3 or min(self.cells) < 1:
+            raise ValueError(
+                f"probe.cells ({list(self.cells)}) must be three numbers from 1, of cells along "
+                "time, height and width"
+            )
         for name in ("knn_temperature", "attentive_lr", "most_token_gb"):
             value = getattr(self, name)
             if not 0 < value < math.inf:

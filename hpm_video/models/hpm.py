@@ -25,6 +25,7 @@ class HPMOutput:
     masked (B, M), visible (B, V): token indices, ascending. With decoder masking the masked tokens
         that are left out, and not reconstructed, are in neither.
     ranked (B, K): those of the masked tokens whose loss is predicted, ascending.
+    encoded (B, V, D): what the encoder made of the visible tokens.
     """
 
     reconstruction: Tensor
@@ -32,6 +33,7 @@ class HPMOutput:
     masked: Tensor
     visible: Tensor
     ranked: Tensor
+    encoded: Tensor
 
 
 class EncodedPredictor(Decoder):
@@ -198,6 +200,7 @@ class HPM(nn.Module):
             masked=masked,
             visible=visible,
             ranked=masked if ranked is None else ranked,
+            encoded=encoded,
         )
 
 
