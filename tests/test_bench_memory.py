@@ -109,6 +109,11 @@ def test_bench_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(memory, "_in_own_process", lambda batch_size, **_: 3e9 + 2e6 * batch_size)
+    monkeypatch.setattr(
+        memory,
+        "modelled_bytes",
+        lambda setting, variant, as_on_gpu: 4e9 + (1e6 + 2e6 * as_on_gpu) * len(setting.frames),
+    )
     file = tmp_path / "result.json"
     settings = ["--size=tiny", "--measured-size=tiny", "--frames=2", "--crop-size=64"]
     assert main(["bench", "memory", *settings, "--device=cpu", "--json", str(file)]) == 0

@@ -12,6 +12,7 @@ BENCHES = {
     "flops": "multiply-adds of a step, counted with fvcore; no timing",
     "memory": "memory of a step, fixed and per clip, and the largest batch of a GPU",
     "train": "clips per second of a real pre-training with real videos, and what limits it",
+    "growth": "time and memory of a step against frames, resolution, mask ratio and batch",
     "plan": "what 1 to 512 GPUs need for a config: hours, cores, bandwidth; names the bottleneck",
     "scaling": "the cost model of plan against two real processes on this machine",
     "mask": "time of mask making against a loop over clips",

@@ -63,7 +63,8 @@ def bench_memory(
 
     On CUDA both are measured at every size (PyTorch's allocations), and the largest batch on that
     GPU is found by trying. On a CPU, ``measured_size`` is measured (resident memory of processes of
-    their own), beside a model of the same; rows about GPUs are modelled, see `modelled_bytes`.
+    their own), unless it is ``none``, beside a model of the same; rows about GPUs are modelled, see
+    `modelled_bytes`.
 
     ``reserve_gb``: left free when batches are worked out: CUDA's own, workspaces, fragments.
     """
@@ -102,7 +103,7 @@ def bench_memory(
             rows.append(_row(size, form, "modelled, CUDA", line, reserve_gb))
             if place.type == "cuda":
                 rows.append(_on_gpu(setting(size, 1), variant, place, rows[-1], reserve_gb))
-    if place.type == "cpu":
+    if place.type == "cpu" and measured_size != "none":
         for form in (*forms, *([OTHERS] if find_spec("transformers") else [])):
             measure = partial(
                 _in_own_process,

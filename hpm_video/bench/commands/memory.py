@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--measured-size",
-        choices=SIZES,
+        choices=[*SIZES, "none"],
         default="small",
         help="what a CPU measures (default %(default)s); a GPU measures every --size",
     )
