@@ -36,7 +36,7 @@ from hpm_video.tokens import TokenGrid
 # What torch.load raises for files that are damaged, foreign, or would need to run code.
 UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError,
-    KeyError, IndexError, struct.error,
+    KeyError, IndexError, AssertionError, OSError, struct.error,
 )  # fmt: skip
 _MAX_SHOWN = 12  # keys that do not fit, in an error
 
@@ -132,7 +132,7 @@ def load_checkpoint(
             state = torch.load(place / _REST, map_location="cpu", weights_only=True)
             names = {n for n in stored_shapes(place) if optimizer or not n.startswith("optimizer/")}
             state |= _nested(read_shards(place, names))
-    except (*UNREADABLE, FileNotFoundError) as error:
+    except UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError):
             reason = "it is no checkpoint, or could only be read by running code from it"

@@ -35,7 +35,7 @@ JOBS = {
     "probe": Job("how good features are: simple classifiers on a frozen encoder"),
     "features": Job("features of videos, or of windows that slide over long ones, as files"),
     "visualize": Job("pictures of what a pre-trained model finds hard"),
-    "weights": Job("weights in and out: inspect, import, export, average"),
+    "weights": Job("weights in and out: inspect, import, export, average, ema"),
     "demo": Job("toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes"),
     "bench": Job(
         "what steps, masks, losses, loaders and checkpoints cost", "hpm_video.bench.command"

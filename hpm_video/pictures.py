@@ -34,6 +34,7 @@ NUM_CLIPS = 4
 NUM_MASKS = 8  # random masks behind a measured loss
 NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
 _COLUMNS = 4
+_DPI = 100  # making and compressing pixels is most of what a figure costs
 _MAX_UNREADABLE = 20  # then there are fewer clips
 
 
@@ -163,7 +164,9 @@ def draw_clips(
         rows.append(Row(label, masked, outlined=outlined))
         rows.append(Row("reconstruction under it, from the model alone", images(reconstruction[i])))
         columns = [f"frame {number}" for number in numbers[shown]]
-        figures.append(figure(rows, title=f"{title}, step {pretrained.step}", columns=columns))
+        drawn = figure(rows, title=f"{title}, step {pretrained.step}", columns=columns)
+        drawn.set_dpi(_DPI)
+        figures.append(drawn)
     return figures
 
 

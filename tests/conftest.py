@@ -1,6 +1,7 @@
 """What several test files share: threads, a small set of toy videos, and the smallest settings."""
 
 import os
+import shutil
 import signal
 
 # Read when torch is imported: threads that spin while they wait starve each other on few cores.
@@ -8,6 +9,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,3 +122,24 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Arg
     folder = tmp_path_factory.mktemp("pretrained") / "run"
     assert main(pretrain_arguments(folder)) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real browser, for the pages that we write; what it complains of is in its log."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium.webdriver.chrome.service import Service
+
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("needs Debian's chromium and chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1300,1600"):
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options=options, service=Service(driver))
+    opened.set_page_load_timeout(240)
+    opened.set_script_timeout(60)
+    yield opened
+    opened.quit()

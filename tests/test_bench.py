@@ -179,6 +179,7 @@ def test_ranking_needs_little_memory_and_has_the_same_gradient(tmp_path: Path) -
         (["mask", "--rounds=2", "--batch-size=2", "--crop-size=64"], 4),
         (["flops", "--size", "tiny", "--frames=4", "--crop-size=64", *SPARSE], 3),
         (["step", *SMALL_STEP, *SPARSE, "--precision=float32"], 4),
+        (["pictures", *SMALL_STEP, "--precision=float32"], 3),
     ],
 )
 def test_each_bench_prints_a_table_and_writes_it(
@@ -198,6 +199,11 @@ def test_each_bench_prints_a_table_and_writes_it(
     for row in result["rows"]:
         for cell in row.values():
             assert isinstance(cell, str) is False or cell in printed
+    if arguments[0] == "pictures":
+        step, pictures, figures = (row["median_s"] for row in result["rows"])
+        assert 0 < figures < pictures
+        share = pictures / (1000 * step)
+        assert f"every 1000 steps (run.picture_every) take {share:.2%} of the time" in printed
     if arguments[0] == "step":
         names = [row["step"] for row in result["rows"]]
         assert names[0] == "VideoMAE"

@@ -26,7 +26,8 @@ from hpm_video.data.manifest import read_manifest
 from hpm_video.data.video import VideoReadError
 from hpm_video.data.views import ViewDataset
 from hpm_video.evaluate import load_classifier
-from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
+from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD, position_table
+from hpm_video.tokens import TokenGrid
 
 Arguments = Callable[..., list[str]]
 
@@ -86,6 +87,8 @@ def test_timm_creates_a_checkpoint(finetuned: Path) -> None:
     settings |= {"num_frames": 8, "img_size": 48}
     larger = timm.create_model(TINY, **settings).eval()
     assert larger(_clips(8, 48)).shape == (2, 8)
+    positions = position_table(larger.grid, 192, trained_grid=TokenGrid(2, 2, 2))
+    assert torch.equal(larger.encoder.positions, positions)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,26 +31,6 @@ TUBELET = 2
 CROP = 64  # pixels: tokens of 8
 ASKED = Asked("outputs/<pre>", step=7, settings="run: {}\n", num_masks=8)
 SIZES = {"landscape": (96, 160), "portrait": (160, 96), "odd": (97, 131), "rotated": (96, 160)}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("needs Debian's chromium and chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for word in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1300,1600"):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
-    opened.set_page_load_timeout(240)
-    opened.set_script_timeout(240)
-    yield opened
-    opened.quit()
 
 
 def show(browser: Any, film: Film, folder: Path) -> None:

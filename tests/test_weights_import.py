@@ -155,6 +155,7 @@ def test_an_encoder_alone_deep_speed_halves_and_another_container(tmp_path: Path
         found_there = import_weights(place, assumptions=TOLD)
         bias = found_there.state["model"]["reconstructor.head.bias"]
         assert torch.equal(bias, halves["decoder.head.bias"].float())
+        assert bias.dtype == torch.float32
         assert all("was float16" in row.note for row in found_there.rows)
 
     file = _write(weights, tmp_path / "two", model_ema={n: v + 1 for n, v in weights.items()})
@@ -333,7 +334,7 @@ def test_interpolated_positions_are_not_exported_as_fresh_ones(tmp_path: Path) -
         ({"hidden_act": "relu"}, "found hidden_act relu, expected gelu"),
         ({"num_frames": "many"}, "found num_frames many, expected a whole number"),
         ({"qkv_bias": False}, "found qkv_bias False, expected True"),
-        ({"image_mean": [0.5]}, "found image_mean"),
+        ({"image_mean": [0.5]}, "found mean"),
         ({"num_attention_heads": 5}, "heads that divide it"),
     ],
 )

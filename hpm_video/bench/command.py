@@ -22,6 +22,7 @@ BENCHES = {
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
     "attention": "attention forward and backward: the form we choose, PyTorch's, plain products",
     "checkpoint": "size of a checkpoint, and how long it stops training and is written",
+    "pictures": "the pictures of a pre-training in TensorBoard against its steps",
 }
 
 

@@ -108,6 +108,7 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
     told = parser.add_argument_group("what files do not say")
     told.add_argument("--num-frames", type=int, metavar="N", help="of a clip (default 16)")
     told.add_argument("--image-size", type=int, metavar="N", help="in pixels (default 224)")
+    told.add_argument("--depth", type=int, metavar="N", help="blocks (default: the size's)")
     told.add_argument("--heads", type=int, metavar="N", help="of attention (default: the size's)")
     told.add_argument("--decoder-heads", type=int, metavar="N", help="the same of the decoder")
     for name in ("mean", "std"):
@@ -131,6 +132,7 @@ def _found(arguments: argparse.Namespace) -> Imported:
         num_frames=arguments.num_frames,
         image_size=arguments.image_size,
         tubelet_size=arguments.tubelet_size,
+        depth=arguments.depth,
         heads=arguments.heads,
         decoder_heads=arguments.decoder_heads,
         inflation=arguments.inflate,
@@ -157,7 +159,7 @@ def _import(arguments: argparse.Namespace) -> int:
     from hpm_video.weights.export import check_output, write_output
     from hpm_video.weights.table import in_a_line, key_table
 
-    check_output(arguments.output)
+    check_output(arguments.output, source=arguments.file)
     found = _found(arguments)
     written = write_output(found.state, arguments.output, to="checkpoint")
     print("\n".join([*key_table(found), "", in_a_line(found), *written]))

@@ -115,13 +115,13 @@ def spread(cells: npt.NDArray[np.generic], place: Place, frames: Floats) -> npt.
 def shares(values: Tensor) -> Tensor:
     """The share of its clip's other tokens below each value, in [0, 1]: (B, N) -> (B, N).
 
-    Equal values share the mean of theirs.
+    Equal values share the mean of theirs; float64.
     """
     values = values.contiguous()
     ordered = values.sort(dim=1).values
     below = torch.searchsorted(ordered, values)
     up_to = torch.searchsorted(ordered, values, right=True)
-    return (below + up_to - 1) / 2 / max(1, values.shape[1] - 1)
+    return (below + up_to - 1).double() / 2 / max(1, values.shape[1] - 1)
 
 
 def enlarge(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.generic]:

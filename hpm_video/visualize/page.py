@@ -96,7 +96,7 @@ def video_page(film: Film, asked: Asked) -> str:
             "step": str(asked.step),
             "settings": html.escape(asked.settings),
             "data": as_json(_data(film)),
-            "css": asset("page.css"),
+            "css": css("page"),
             "script": "\n".join(asset(f"{name}.js") for name in _SCRIPTS),
         }
     )
@@ -110,6 +110,11 @@ def fill_page(parts: Mapping[str, str], template: str = "page.html") -> str:
 def asset(name: str) -> str:
     """The text of a file that comes with the package."""
     return (resources.files("hpm_video.visualize") / "assets" / name).read_text(encoding="utf-8")
+
+
+def css(name: str) -> str:
+    """The style of a page: what all of ours share, and its own."""
+    return asset("base.css") + asset(f"{name}.css")
 
 
 def as_json(value: Any) -> str:
@@ -152,7 +157,7 @@ def _data(film: Film) -> dict[str, Any]:
         "owned": owned(places),
         "timeline": timeline,
         "times": [[index, index / fps if fps > 0 else None] for index, fps in seconds],
-        "palette": _packed(palette),
+        "palette": packed(palette),
         "windows": [
             {
                 "frames": [jpeg(frame, quality=85) for frame in crops[0].frames],
@@ -167,7 +172,7 @@ def _crop(tubes: HardTubes) -> dict[str, Any]:
     def losses(values: npt.NDArray[np.float32] | None) -> dict[str, str] | None:
         if values is None:
             return None
-        return {"tokens": _packed(values), "tubes": _packed(tubes.per_tube(values))}
+        return {"tokens": packed(values), "tubes": packed(tubes.per_tube(values))}
 
     def pictures(frames: Frames | None) -> Sequence[str] | None:
         return None if frames is None else [jpeg(frame, quality=85) for frame in frames]
@@ -175,7 +180,7 @@ def _crop(tubes: HardTubes) -> dict[str, Any]:
     return {
         "predicted": losses(tubes.predicted),
         "measured": losses(tubes.measured),
-        "seen": _packed(tubes.random_mask.astype(np.uint8)),
+        "seen": packed(tubes.random_mask.astype(np.uint8)),
         "honest": pictures(tubes.honest),
         "flattering": pictures(tubes.flattering),
         "spearman": _finite(tubes.spearman),
@@ -187,6 +192,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
 
 
-def _packed(values: npt.NDArray[Any]) -> str:
+def packed(values: npt.NDArray[Any]) -> str:
+    """The bytes of numbers, little ones first, as base64."""
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
     return base64.b64encode(np.ascontiguousarray(little).tobytes()).decode()

@@ -54,7 +54,7 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
     return figure(rows, title=title, columns=columns)
 
 
-def ranks(values: Scores) -> npt.NDArray[np.float32]:
+def ranks(values: Scores) -> npt.NDArray[np.float64]:
     """The share of the clip's tokens below each value, in [0, 1], of the same shape."""
     return shares(torch.from_numpy(values).reshape(1, -1)).reshape(values.shape).numpy()
 

@@ -22,7 +22,7 @@ from hpm_video.mining import Pretrained
 from hpm_video.run_folder import check_can_be_folder, make_folder
 from hpm_video.settings import config_to_yaml
 from hpm_video.visualize.media import film_frames, write_gif, write_mp4
-from hpm_video.visualize.page import PLAIN, Asked, Film, asset, fill_page, jpeg, video_page
+from hpm_video.visualize.page import PLAIN, Asked, Film, css, fill_page, jpeg, video_page
 from hpm_video.visualize.picture import picture
 from hpm_video.visualize.reading import View, read_facts, read_window, window_indices
 from hpm_video.visualize.scores import NUM_MASKS, ask, hard_ratio_of
@@ -177,7 +177,7 @@ def index_page(results: Sequence[Result], asked: Asked, pretrained: Pretrained) 
             "bad": f"<h2>Unreadable</h2><ul>{''.join(bad)}</ul>" if bad else "",
             "step": str(asked.step),
             "settings": html.escape(asked.settings),
-            "css": asset("page.css"),
+            "css": css("page"),
         },
         "index.html",
     )

@@ -93,7 +93,12 @@ def architecture_of(
     width = _usual(tensors, _NORMS, embed.shape[0])
     stacks: tuple[Part, ...] = ("encoder", "decoder")
     depths = {part: _num_blocks(layout, tensors, part) for part in stacks}
-    size = _size(width, depths["encoder"], tensors, told.heads, path=path)
+    size = _size(width, depths["encoder"], tensors, told, path=path)
+    depths["encoder"] = told.depth or depths["encoder"]
+    depths["decoder"] = told.decoder_depth or max(depths["decoder"], 1)
+    _check_sizes(
+        config, hidden_size=width, patch_size=patch_size, tubelet_size=tubelet_size, path=path
+    )
     shape = Shape(
         TokenGrid.of_clip(
             num_frames=num_frames,
@@ -125,12 +130,14 @@ def architecture_of(
                 model,
                 decoder_width=decoder_width,
                 decoder_heads=_decoder_heads(decoder_width, told.decoder_heads, path=path),
-                decoder_depth=depths["decoder"] or 1,
+                decoder_depth=depths["decoder"],
             )
         whole = PretrainConfig(
             data=DataConfig(num_frames=num_frames, crop_size=image_size),
             model=model,
-            loss=LossConfig(prediction="none"),
+            loss=LossConfig(
+                prediction="none", normalize_targets=bool(config.get("norm_pix_loss", True))
+            ),
             masking=MaskingConfig(hard_ratio_end=0),
         )
     return Architecture(
@@ -202,9 +209,9 @@ def _usual(
 
 
 def _size(
-    width: int, depth: int, tensors: Mapping[str, Tensor], heads: int | None, *, path: str | Path
+    width: int, found: int, tensors: Mapping[str, Tensor], told: Assumptions, *, path: str | Path
 ) -> dict[str, Any]:
-    """The size of ours, and what is unlike it."""
+    """The size of ours, and what is unlike it; ``found`` blocks are in the file."""
     hidden = _usual(tensors, r".*mlp\.fc1\.bias|.*intermediate\.dense\.bias", 4 * width)
     fitting = [n for n, size in SIZES.items() if round(width * size.mlp_ratio) == hidden]
     if not fitting:
@@ -216,7 +223,13 @@ def _size(
     same = [name for name in fitting if SIZES[name].width == width]
     name = (same or [name for name in ("base", "giant") if name in fitting])[0]
     size = SIZES[name]
-    heads = heads or (size.heads if same else None)
+    if same and told.depth is None and found != size.depth:
+        raise ValueError(
+            f"weights ({path}): found {found} blocks of the encoder at width {width}, expected "
+            f"{size.depth} as {name} has, or to be told depth {found}"
+        )
+    depth = told.depth or found
+    heads = told.heads or (size.heads if same else None)
     if heads is None or width % heads:
         raise ValueError(
             f"weights ({path}): found width {width}, expected to be told heads that divide it "
@@ -229,6 +242,15 @@ def _size(
         if value != usual:
             result[key] = value
     return result
+
+
+def _check_sizes(config: Mapping[str, Any], *, path: str | Path, **found: int) -> None:
+    """Refuse settings of a folder that are not those of the tensors beside them."""
+    for name, value in found.items():
+        if config.get(name, value) != value:
+            raise ValueError(
+                f"weights ({path}): found {name} {config[name]}, expected {value} as in the tensors"
+            )
 
 
 def _decoder_heads(width: int, heads: int | None, *, path: str | Path) -> int:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.checkpoint import load_checkpoint
-from hpm_video.run_folder import check_can_be_folder
+from hpm_video.run_folder import check_can_be_folder, make_folder
+from hpm_video.weights.account import is_finite
+from hpm_video.weights.own import account_of
 from hpm_video.weights.targets import TARGETS, Part
 
 _OF_TRAINING = ("trained_model", "teacher", "optimizer", "window", "data")
@@ -31,8 +33,9 @@ def export(
     part = part or parts[0]
     if part not in parts:
         raise ValueError(f"part ({part}) must be one of {', '.join(parts)} with --to {to}")
-    check_output(output)
+    check_output(output, source=checkpoint)
     state = load_checkpoint(checkpoint, optimizer=part == "all")
+    account_of(state, source=checkpoint)
     if part != "all":
         state = {name: value for name, value in state.items() if name not in _OF_TRAINING}
     if part == "encoder":
@@ -41,27 +44,49 @@ def export(
     return write_output(state, output, to=to)
 
 
-def check_output(output: str | Path) -> None:
-    """Raise ValueError unless a file, or a new folder, can be written there."""
-    if Path(output).is_dir():
-        raise ValueError(f"--output ({output}) is a folder: must name what does not exist yet")
+def check_output(output: str | Path, *, source: str | Path | None = None) -> None:
+    """Raise ValueError unless a file, or a new folder, can be written there.
+
+    A file that is there is replaced, if it is not ``source``; a folder, a pipe or a device is not.
+    """
+    there = source is not None and Path(output).exists() and Path(source).exists()
+    if there and Path(output).samefile(source or ""):
+        raise ValueError(f"--output ({output}) must be another file than what is read")
+    if Path(output).exists() and not Path(output).is_file():
+        kind = "a folder" if Path(output).is_dir() else "a device or a pipe"
+        raise ValueError(f"--output ({output}) is {kind}: must name what does not exist yet")
     check_can_be_folder(Path(output).parent, name="folder of --output")
 
 
 def write_output(state: Mapping[str, Any], output: str | Path, *, to: str) -> list[str]:
     """Write a checkpoint, or what is left of it, as one of `TARGETS`; it appears when complete.
 
-    Returns lines to say, the last one its name.
+    Returns lines to say, the last one its name. Raises ValueError where it cannot be written, or
+    where a number is not finite.
     """
     output = Path(output)
     check_output(output)
+    for name, value in state["model"].items():
+        if not is_finite(value):
+            raise ValueError(f"weights to write: {name} must be finite")
     write: Callable[[Mapping[str, Any], Path], list[str]] = import_module(TARGETS[to].module).write
-    output.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(output.parent, name="folder of --output")
     unfinished = output.with_name(f"{output.name}.part")
-    if unfinished.is_dir():
-        shutil.rmtree(unfinished)
-    words = write(state, unfinished)
+    _remove(unfinished)
+    try:
+        words = write(state, unfinished)
+    except BaseException:
+        _remove(unfinished)
+        raise
     if unfinished.is_dir():
         output.unlink(missing_ok=True)
     os.replace(unfinished, output)
     return [*words, str(output)]
+
+
+def _remove(path: Path) -> None:
+    """Remove what a writing that did not come to its end has left, if anything."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

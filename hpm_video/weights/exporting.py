@@ -15,7 +15,7 @@ from hpm_video.models import token_grid
 from hpm_video.models.vit import position_table
 from hpm_video.settings import config_from_dict
 from hpm_video.tokens import TokenGrid
-from hpm_video.weights.importing import shown
+from hpm_video.weights.account import shown
 from hpm_video.weights.layouts import Layout
 from hpm_video.weights.rules import Shape
 

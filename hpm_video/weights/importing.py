@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +14,14 @@ from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.models import build_classifier, build_model, token_grid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.settings import config_to_dict
+from hpm_video.weights.account import Row, Status, is_allowed, is_finite, misfit, shown
 from hpm_video.weights.architecture import Architecture, architecture_of, rules_of
 from hpm_video.weights.assumptions import Assumptions
 from hpm_video.weights.layouts import Layout
+from hpm_video.weights.own import account_of, completed
 from hpm_video.weights.read import Source, read_weights
 from hpm_video.weights.recognise import Recognised, recognise
 from hpm_video.weights.rules import Rule
-
-Status = Literal["loaded", "renamed", "interpolated", "initialised", "unused"]
-_MAX_SHOWN = 12  # names that do not fit, in an error
-
-
-@dataclass(frozen=True)
-class Row:
-    """What became of a tensor: ``theirs`` in the file, ``ours`` in the model; either may be ""."""
-
-    theirs: str
-    ours: str
-    status: Status
-    shape: tuple[int, ...]
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,9 +58,12 @@ def import_weights(
     """
     source = read_weights(path, container=container)
     if source.state is not None:
-        rows = [Row(n, n, "loaded", tuple(t.shape)) for n, t in source.tensors.items()]
+        rows = account_of(
+            source.state, source=path, allow_missing=allow_missing, encoder_only=encoder_only
+        )
         words = f"hpm_video, {source.state['kind']}, step {source.state['step']}"
-        return Imported(source.state, tuple(rows), words, source, None)
+        state = completed(source.state, rows, fill=fill)
+        return Imported(state, tuple(rows), words, source, None)
     found = _without_class_token(recognise(source))
     given = assumptions or Assumptions()
     architecture = architecture_of(
@@ -86,7 +76,7 @@ def import_weights(
             torch.manual_seed(0)
             fresh = _build(architecture).state_dict()
         weights |= {r.ours: fresh[r.ours] for r in rows if r.status == "initialised"}
-    state = _state(architecture, weights, source.config)
+    state = _state(architecture, weights, source)
     return Imported(state, tuple(rows), found.layout.words, source, architecture)
 
 
@@ -105,15 +95,18 @@ def _convert(
         wrong = _misfits(rule, found, expected, architecture)
         if wrong:
             for name, why in wrong.items():
-                if not _is_allowed(allow_missing, name, found.names.get(name, ""), *rule.ours):
+                if not is_allowed(allow_missing, name, found.names.get(name, ""), *rule.ours):
                     misfits.append(f"{found.names.get(name, name)} {why}")
             why = "; ".join(f"{name} {word}" for name, word in wrong.items())
             rows += [Row("", o, "initialised", tuple(expected[o].shape), why) for o in rule.ours]
             rows += [
-                Row(found.names[n], "", "unused", tuple(tensors[n].shape), "allowed")
+                Row(
+                    found.names[n], "", "unused", tuple(tensors[n].shape),
+                    "allowed" if n in wrong else f"of no use without {', '.join(wrong)}",
+                )
                 for n in rule.theirs
                 if n in tensors
-            ]
+            ]  # fmt: skip
             continue
         theirs = [tensors[name].float() for name in rule.theirs]
         for name, value in zip(
@@ -121,7 +114,7 @@ def _convert(
         ):
             weights[name] = value.contiguous().clone()
         names = ", ".join(found.names[name] for name in rule.theirs)
-        if not all(torch.isfinite(value).all() for value in theirs):
+        if not all(map(is_finite, theirs)):
             misfits.append(f"{names} holds numbers that are not finite")
         rows += [_row(found, rule, name, names, weights[name]) for name in rule.ours]
     for name, tensor in tensors.items():
@@ -129,7 +122,7 @@ def _convert(
             continue
         reason = _why_unused(layout, name, architecture)
         if reason is None:
-            if not _is_allowed(allow_missing, name, found.names[name]):
+            if not is_allowed(allow_missing, name, found.names[name]):
                 misfits.append(f"{found.names[name]} is unknown")
             reason = "unknown, allowed"
         rows.append(Row(found.names[name], "", "unused", tuple(tensor.shape), reason))
@@ -155,15 +148,13 @@ def _misfits(
     expected: Mapping[str, Tensor],
     architecture: Architecture,
 ) -> dict[str, str]:
-    """Names of a rule's tensors that are missing or of another shape, and which it is."""
+    """Names of a rule's tensors that do not fit, and why."""
     like = rule.change.to_theirs([expected[name] for name in rule.ours], architecture.shape)
-    wrong = {}
-    for name, wanted in zip(rule.theirs, like, strict=True):
-        if name not in found.tensors:
-            wrong[name] = "is missing"
-        elif (shape := tuple(found.tensors[name].shape)) != tuple(wanted.shape):
-            wrong[name] = f"is {shape}, must be {tuple(wanted.shape)}"
-    return wrong
+    whys = {
+        name: misfit(found.tensors.get(name), wanted)
+        for name, wanted in zip(rule.theirs, like, strict=True)
+    }
+    return {name: why for name, why in whys.items() if why}
 
 
 def _why_unused(layout: Layout, name: str, architecture: Architecture) -> str | None:
@@ -175,16 +166,6 @@ def _why_unused(layout: Layout, name: str, architecture: Architecture) -> str | 
     if part == "head" and "norm" in architecture.parts:
         return "of a classifier that looks at one token: ours looks at the mean of all"
     return f"of the {part}"
-
-
-def _is_allowed(patterns: Sequence[str], *names: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names if name for pattern in patterns)
-
-
-def shown(misfits: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    text = "; ".join(misfits[:_MAX_SHOWN])
-    return text + (f"; and {len(misfits) - _MAX_SHOWN} more" if len(misfits) > _MAX_SHOWN else "")
 
 
 def _without_class_token(found: Recognised) -> Recognised:
@@ -227,6 +208,8 @@ def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str,
             (architecture.mean, architecture.std),
         )
     )
+    if missing := {"encoder.embed.weight", "encoder.embed.bias"} - weights.keys():
+        raise ValueError(f"mean and std other than ImageNet's need {', '.join(sorted(missing))}")
     weight = weights["encoder.embed.weight"].double().unflatten(1, (-1, 3))
     bias = weights["encoder.embed.bias"].double()
     bias = bias + (weight * (ours[0] - theirs[0]) / theirs[1]).sum(dim=(1, 2))
@@ -239,7 +222,7 @@ def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str,
 
 
 def _state(
-    architecture: Architecture, weights: dict[str, Tensor], said: Mapping[str, Any]
+    architecture: Architecture, weights: dict[str, Tensor], source: Source
 ) -> dict[str, Any]:
     config = architecture.config
     kind = "pretrain" if isinstance(config, PretrainConfig) else "finetune"
@@ -248,16 +231,23 @@ def _state(
         grid = architecture.shape.grid
         state |= {
             "num_classes": architecture.num_classes,
-            "classes": _classes(said, architecture.num_classes),
+            "classes": _classes(source.config, architecture.num_classes, path=source.path),
             "trained_grid": [grid.time, grid.height, grid.width],
         }
     return state
 
 
-def _classes(config: Mapping[str, Any], num_classes: int) -> list[str] | None:
+def _classes(config: Mapping[str, Any], num_classes: int, *, path: Path) -> list[str] | None:
     """Class names, of the settings of a Hugging Face folder, where it has any of its own."""
     names = config.get("id2label") or {}
-    classes = [str(names.get(str(number), "")) for number in range(num_classes)]
-    if len(names) != num_classes or all(n.startswith("LABEL_") for n in classes):
+    if not isinstance(names, Mapping):
+        raise ValueError(f"weights ({path}): found no names in id2label, expected {{number: name}}")
+    classes = [str(name) for name in names.values()]
+    if all(name.startswith("LABEL_") for name in classes):  # what transformers calls those unnamed
         return None
-    return classes
+    if names.keys() != set(map(str, range(num_classes))):
+        raise ValueError(
+            f"weights ({path}): found {len(names)} names in id2label, expected those of the "
+            f"classes 0 to {num_classes - 1}"
+        )
+    return [str(names[str(number)]) for number in range(num_classes)]

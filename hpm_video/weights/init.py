@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpm_video.config import DataConfig, EncoderConfig
-from hpm_video.models import heads_of
+from hpm_video.models import SIZES, heads_of
 from hpm_video.models.grids import Tokens
 from hpm_video.models.vit import Encoder
+from hpm_video.weights.account import Row
 from hpm_video.weights.assumptions import Assumptions
-from hpm_video.weights.importing import Imported, Row, import_weights
+from hpm_video.weights.importing import Imported, import_weights
 from hpm_video.weights.table import key_table
 
 TABLE = "init.txt"  # in a run's folder
@@ -28,7 +29,10 @@ def init_weights(model: EncoderConfig, data: DataConfig) -> Imported:
     found = import_weights(
         model.init,
         assumptions=Assumptions(
-            image_frames=data.num_frames, tubelet_size=model.tubelet_size, heads=heads
+            image_frames=data.num_frames,
+            tubelet_size=model.tubelet_size,
+            depth=model.depth or SIZES[model.size].depth,
+            heads=heads,
         ),
         allow_missing=model.allow_missing,
         fill=False,

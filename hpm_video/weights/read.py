@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
+import zlib
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +63,27 @@ def read_weights(path: str | Path, *, container: str | None = None) -> Source:
     Raises FileNotFoundError, or ValueError that says what was found and what was expected.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path, container)
+    source = _read_folder(path, container) if path.is_dir() else _read_file(path, container)
+    if container is not None and source.container != container:
+        raise ValueError(f"container ({container}) must be left out: {path} has none to choose")
+    for name in source.tensors:
+        if not name.isprintable():  # it would be printed
+            raise ValueError(
+                f"weights ({path}): found a tensor {name!r}, expected a printable name"
+            )
+    return source
+
+
+def _read_file(path: Path, container: str | None) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"weights ({path}) do not exist")
-    with path.open("rb") as file:
-        start = file.read(64)
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"weights ({path}): found a device or a pipe, expected a file or a folder")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except PermissionError as error:
+        raise ValueError(f"weights ({path}) must be readable: {error.strerror}") from error
     if _is_safetensors(start, path.stat().st_size):
         return _read_safetensors([path], path)
     return _read_torch(path, start, container)
@@ -81,22 +98,18 @@ def _read_folder(path: Path, container: str | None) -> Source:
         if files := sorted(path.glob("*.safetensors")):
             source = _read_safetensors(files, path)
         elif (file := path / "pytorch_model.bin").is_file():
-            source = read_weights(file)
+            source = _read_file(file, container)
         else:
             raise ValueError(
                 f"weights ({path}): found config.json alone, expected *.safetensors or "
                 "pytorch_model.bin beside it"
             )
-        return Source(path, source.tensors, config=config)
+        return replace(source, path=path, config=config)
     latest = path / "latest"
-    for file in (
-        path / _DEEPSPEED,
-        path / latest.read_text(encoding="utf-8").strip() / _DEEPSPEED
-        if latest.is_file()
-        else path / _DEEPSPEED,
-    ):
+    name = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
+    for file in (path / _DEEPSPEED, path / name / _DEEPSPEED):
         if file.is_file():
-            return read_weights(file, container=container)
+            return _read_file(file, container)
     try:
         return _ours(find_checkpoint(path), load_checkpoint(path))
     except FileNotFoundError as error:
@@ -113,11 +126,17 @@ def _read_safetensors(files: list[Path], path: Path) -> Source:
         try:
             with safe_open(name, framework="pt") as file:
                 header |= file.metadata() or {}
-                tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise _unreadable(
                 name, f"a safetensors file that is damaged or half-written ({error})"
             ) from error
+        if twice := tensors.keys() & found.keys():
+            raise ValueError(
+                f"weights ({path}): found {min(twice)} in {name.name} and in another file, "
+                "expected each tensor once"
+            )
+        tensors |= found
     if {"kind", "step", "config"} <= header.keys():
         try:
             rest = {k: v if k == "kind" else json.loads(v) for k, v in header.items()}
@@ -134,6 +153,8 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise _unreadable(path, _words(path, start, error)) from error
+    if start.startswith(_ZIP) and (damaged := _damaged_part(path)):
+        raise _unreadable(path, f"{damaged}, which is damaged")
     if isinstance(found, dict) and {"kind", "config", "step", "model"} <= found.keys():
         return _ours(path, found)
     if not isinstance(found, Mapping):
@@ -155,8 +176,24 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
     return Source(path, {str(n): v for n, v in weights.items()}, container=inside, others=others)
 
 
+def _damaged_part(path: Path) -> str:
+    """What of a zip archive does not have its checksum, which PyTorch writes but does not look at;
+    empty if all is well."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() or ""
+    except (zipfile.BadZipFile, zlib.error, *UNREADABLE):
+        return "a zip archive"
+
+
 def _ours(path: Path, state: dict[str, Any]) -> Source:
-    others = tuple(name for name in state if name != "model")
+    model, config = state["model"], state["config"]
+    if not isinstance(config, Mapping) or not isinstance(model, Mapping) or not model:
+        raise _unreadable(path, "no weights in model, or no settings in config")
+    for name, value in model.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise _unreadable(path, f"{name} in model, a {type(value).__name__}")
+    others = tuple(str(name) for name in state if name != "model")
     return Source(path, dict(state["model"]), container="model", others=others, state=state)
 
 
@@ -171,8 +208,10 @@ def _words(path: Path, start: bytes, error: Exception) -> str:
     if not start:
         return "an empty file"
     if start.startswith(_ZIP):
-        if "central directory" in str(error):
+        if not zipfile.is_zipfile(path):
             return "a zip archive without its end: half-written, or not wholly downloaded"
+        if re.search(r"data\.pkl|not in a subdirectory", str(error)):
+            return "a zip archive without weights, as programs of torch.export are"
     else:
         for beginning, words in _BEGINNINGS.items():
             if start.lstrip().startswith(beginning):
@@ -183,6 +222,8 @@ def _words(path: Path, start: bytes, error: Exception) -> str:
         name = found[1].strip(".,`'\"")
         return f"a Python object ({name}), which can only be read by running code from the file"
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if first.startswith("Weights only"):  # long words on how to read it in spite of that
+        first = "neither its zip archive nor a pickle of tensors"
     return f"what PyTorch cannot read ({first[:120]})"
 
 

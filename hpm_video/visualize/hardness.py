@@ -1,0 +1,222 @@
+"""How hard the videos of a list are for a pre-training checkpoint, and where in them.
+
+Notation: K readable videos of the list, a clip of each; R x C tubes (row, column) and T steps in
+time of its grid. Clips are compared by the *measured* loss alone: a predictor learns the order
+within a clip, and what it says of two clips was never compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hpm_video.data.manifest import Manifest
+from hpm_video.health import rank_correlation
+from hpm_video.tokens import TokenGrid
+from hpm_video.visualize.figures import shares
+
+Array = npt.NDArray[np.float64]
+
+_AT_ONCE = 4096  # clips whose ranks are made at a time
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of K clips, predicted or measured: tubes (K, R, C), means over time; times (K, T),
+    means over tubes. Both float32."""
+
+    tubes: npt.NDArray[np.float32]
+    times: npt.NDArray[np.float32]
+
+    @property
+    def clips(self) -> Array:
+        """Mean loss of each clip (K,)."""
+        return self.tubes.mean(axis=(1, 2), dtype=np.float64)
+
+    def tube_ranks(self) -> Array:
+        """(K, R, C): see `rank_shares`, among the tubes of a clip."""
+        return rank_shares(self.tubes.reshape(len(self.tubes), -1)).reshape(self.tubes.shape)
+
+    def time_ranks(self) -> Array:
+        """(K, T): see `rank_shares`, among the time steps of a clip."""
+        return rank_shares(self.times)
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """Some frames (F, S, S, 3) uint8 of a clip, and the `rank_shares`, among all tokens of the
+    clip, of the losses of theirs (F, R, C)."""
+
+    frames: npt.NDArray[np.uint8]
+    predicted: Array | None
+    measured: Array | None
+
+
+@dataclass(frozen=True)
+class Hardness:
+    """What was found of a list.
+
+    indices (K,): places in the list of the readable videos, in order. labels (K,): -1 for none.
+    predicted: None for plain VideoMAE. measured: None where it was not asked for.
+    spearman (K,): rank correlation of both over the mining units of a clip; None without both.
+    shown: place in the list -> pictures, of the hardest and easiest clips.
+    bad: (place in the list, reason) of unreadable videos.
+    """
+
+    manifest: Manifest
+    grid: TokenGrid
+    indices: npt.NDArray[np.int64]
+    predicted: Losses | None
+    measured: Losses | None
+    spearman: Array | None
+    shown: dict[int, ShownClip] = field(default_factory=dict)
+    bad: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        return np.asarray(self.manifest.labels)[self.indices]
+
+    @property
+    def judged(self) -> Losses:
+        """What clips are ordered by: measured, or else predicted."""
+        losses = self.measured or self.predicted
+        assert losses is not None
+        return losses
+
+    def class_name(self, label: int) -> str:
+        """The name of a class, '' where there is none."""
+        classes = self.manifest.classes
+        return classes[label] if classes is not None and label >= 0 else ""
+
+    def hardest_first(self) -> npt.NDArray[np.int64]:
+        """(K,): rows of all arrays, of equals the first in the list first."""
+        return np.argsort(-self.judged.clips, kind="stable")
+
+
+@dataclass(frozen=True)
+class ClipNumbers:
+    """What is said of each of K clips, by the name of its column in clips.csv: (K,) or None."""
+
+    predicted_loss: Array | None
+    measured_loss: Array | None
+    spearman: Array | None
+    tube_spearman: Array | None
+    position_alone: Array | None
+    predicted_centre_bias: Array | None
+    measured_centre_bias: Array | None
+    predicted_central_share: Array | None
+    measured_central_share: Array | None
+
+
+def clip_numbers(found: Hardness) -> ClipNumbers:
+    """All numbers of the readable clips."""
+    predicted, measured = found.predicted, found.measured
+    both = None
+    if predicted is not None and measured is not None:
+        both = tube_spearman(predicted, measured)
+
+    def of(losses: Losses | None) -> tuple[Array | None, Array | None, Array | None]:
+        if losses is None:
+            return None, None, None
+        tubes = losses.tubes
+        return losses.clips, centre_bias(tubes), central_share(tubes, found.grid)
+
+    (predicted_loss, predicted_bias, predicted_share) = of(predicted)
+    (measured_loss, measured_bias, measured_share) = of(measured)
+    return ClipNumbers(
+        predicted_loss,
+        measured_loss,
+        found.spearman,
+        both,
+        None if measured is None else position_alone(measured),
+        predicted_bias,
+        measured_bias,
+        predicted_share,
+        measured_share,
+    )
+
+
+def rank_shares(values: npt.NDArray[np.floating]) -> Array:
+    """The share of the others in its row below each value, equals counting half: (K, M) -> (K, M).
+
+    Their mean is 1/2, and rows of equals are 1/2 throughout. See `figures.shares`.
+    """
+    return _by_parts(shares, values)
+
+
+def centre_distance(grid: TokenGrid) -> Array:
+    """(R, C): distance of each token's middle from that of the frame, whose half sides are 1."""
+    rows = (np.arange(grid.height) + 0.5) / grid.height * 2 - 1
+    columns = (np.arange(grid.width) + 0.5) / grid.width * 2 - 1
+    return np.hypot(rows[:, None], columns[None, :])
+
+
+def centre_bias(tubes: npt.NDArray[np.floating]) -> Array:
+    """Rank correlation, per clip, of the loss of tubes (K, R, C) with their nearness to the
+    middle of the frame -> (K,): 1 where the nearest are the hardest, 0 for no relation."""
+    clips, height, width = tubes.shape
+    nearness = -centre_distance(TokenGrid(1, height, width)).reshape(1, -1).repeat(clips, axis=0)
+    return _correlation(tubes.reshape(clips, -1), nearness)
+
+
+def central_tubes(grid: TokenGrid) -> npt.NDArray[np.bool_]:
+    """(R, C): whether a token's middle lies in the central rectangle of half the frame's area."""
+    side = math.sqrt(0.5)
+    rows = np.abs((np.arange(grid.height) + 0.5) / grid.height * 2 - 1) <= side
+    columns = np.abs((np.arange(grid.width) + 0.5) / grid.width * 2 - 1) <= side
+    return rows[:, None] & columns[None, :]
+
+
+def central_share(tubes: npt.NDArray[np.floating], grid: TokenGrid) -> Array:
+    """Which share of the hardest quarter of the tubes (K, R, C) of a clip is central -> (K,).
+
+    Chance is the share of all tubes that is; see `central_tubes`.
+    """
+    flat = tubes.reshape(len(tubes), -1)
+    quarter = max(1, flat.shape[1] // 4)
+    hardest = np.argsort(-flat, axis=1, kind="stable")[:, :quarter]
+    return central_tubes(grid).reshape(-1)[hardest].mean(axis=1, dtype=np.float64)
+
+
+def position_alone(measured: Losses) -> Array | None:
+    """How well the place of a tube alone tells its measured loss -> (K,); None of a single clip.
+
+    Rank correlation of a clip's tubes with the mean ranks that the tubes of all *other* clips have
+    in their places. A predictor that does no better knows places, and not what is in them.
+    """
+    ranks = measured.tube_ranks().reshape(len(measured.tubes), -1)
+    if len(ranks) < 2:
+        return None
+    others = (ranks.sum(axis=0) - ranks) / (len(ranks) - 1)
+    return _correlation(ranks, others.round(9))  # equal but for rounding: a tie
+
+
+def tube_spearman(predicted: Losses, measured: Losses) -> Array:
+    """Rank correlation of predicted with measured losses over the tubes of each clip -> (K,)."""
+    count = len(predicted.tubes)
+    return _correlation(predicted.tubes.reshape(count, -1), measured.tubes.reshape(count, -1))
+
+
+def correlation_of_clips(one: Array, other: Array) -> float | None:
+    """Rank correlation of two numbers of K clips, None below 3 of them."""
+    return None if len(one) < 3 else float(_correlation(one[None], other[None])[0])
+
+
+def _correlation(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) -> Array:
+    return _by_parts(lambda *rows: rank_correlation(*(part.double() for part in rows)), one, other)
+
+
+def _by_parts(function: Callable[..., torch.Tensor], *arrays: npt.NDArray[np.floating]) -> Array:
+    """What a function of tensors makes of rows of arrays, a part at a time: memory stays small."""
+    parts = [
+        function(
+            *(torch.from_numpy(np.ascontiguousarray(a[start : start + _AT_ONCE])) for a in arrays)
+        ).numpy()
+        for start in range(0, len(arrays[0]), _AT_ONCE)
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,146 @@
+"""The same clips asked of the checkpoints of a run: when does it know what is hard, and what
+becomes easy?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hpm_video import mining
+from hpm_video.checkpoint import is_checkpoint
+from hpm_video.config import PretrainConfig
+from hpm_video.mining import Pretrained
+from hpm_video.models import build_model, token_grid
+from hpm_video.teacher import Teacher
+
+FEW = 4  # checkpoints, fewer of which show no course of a training
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a run thought of V clips after ``step`` steps.
+
+    predicted, measured (V, N) float32; rank_accuracy, spearman (V,), see `MiningReport`. All but
+    the measured losses are None for plain VideoMAE. is_remade: no checkpoint, see `untrained`.
+    """
+
+    step: int
+    measured: npt.NDArray[np.float32]
+    predicted: npt.NDArray[np.float32] | None
+    rank_accuracy: npt.NDArray[np.float64] | None
+    spearman: npt.NDArray[np.float64] | None
+    is_remade: bool = False
+
+
+def run_checkpoints(run: str | Path) -> list[Path]:
+    """The checkpoints of a run folder, or of its folder checkpoints, by step.
+
+    Raises FileNotFoundError where there are none.
+    """
+    run = Path(run)
+    for folder in (run / "checkpoints", run):
+        # A step may be there in both forms; of a name with other letters the order is any
+        found = {
+            path.stem: path
+            for path in sorted(folder.glob("step_*"))
+            if path.suffix != ".part" and is_checkpoint(path)
+        }
+        if found:
+            return [found[stem] for stem in sorted(found)]
+    if run.exists() and not run.is_dir():
+        raise FileNotFoundError(f"run folder ({run}) is a file: must be the folder of a run")
+    there = "holds no checkpoints/step_*" if run.is_dir() else "does not exist"
+    raise FileNotFoundError(f"run folder ({run}) {there}")
+
+
+def evenly(checkpoints: Sequence[Path], most: int) -> list[Path]:
+    """At most so many of them, evenly picked, the last always among them."""
+    if len(checkpoints) <= most:
+        return list(checkpoints)
+    if most == 1:
+        return [checkpoints[-1]]
+    places = np.linspace(0, len(checkpoints) - 1, most).round().astype(int)
+    return [checkpoints[place] for place in places]
+
+
+def untrained(config: PretrainConfig, device: torch.device | str) -> Pretrained | None:
+    """The model that a run of these settings starts with, weight for weight, made from run.seed.
+
+    None where the run starts with weights from elsewhere.
+    """
+    if config.model.init is not None or config.run.resume is not None:
+        return None
+    grid = token_grid(
+        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+    student.requires_grad_(False).eval().to(device)
+    scorer = None if student.predictor is None else Teacher(student)
+    return Pretrained(student, scorer, config, grid, step=0)
+
+
+def read_moments(
+    checkpoints: Sequence[Path], device: torch.device | str, unreadable: list[tuple[Path, str]]
+) -> Iterator[Pretrained]:
+    """Read one checkpoint after the other; adds to ``unreadable`` (path, why) of those that cannot
+    be, or whose clips are of another size than those of the first."""
+    first: PretrainConfig | None = None
+    for path in checkpoints:
+        try:
+            pretrained = mining.load_pretrained(path, device=device)
+        except (ValueError, FileNotFoundError) as error:
+            unreadable.append((path, str(error)))
+            continue
+        if first is None:
+            first = pretrained.config
+        if _clips(pretrained.config) != _clips(first):
+            unreadable.append((path, "its clips are not those of the checkpoints before it"))
+            continue
+        yield pretrained
+
+
+def ask(
+    pretrained: Pretrained, clips: Tensor, *, num_masks: int, num_views: int, seed: int
+) -> Moment:
+    """Measure and predict the losses of clips (V, 3, T, H, W) in [0, 1].
+
+    Each clip is asked about alone, under the same masks at every checkpoint: what changes is the
+    model.
+    """
+    clips = clips.to(pretrained.student.encoder.mean.device)
+    if pretrained.scorer is None:
+        losses = [
+            mining.measured_loss(pretrained, clip[None], num_masks=num_masks, seed=seed)
+            for clip in clips
+        ]
+        return Moment(pretrained.step, torch.cat(losses).cpu().numpy(), None, None, None)
+    reports = [
+        mining.measure_mining(
+            pretrained, clip[None], num_masks=num_masks, num_views=num_views, seed=seed
+        )
+        for clip in clips
+    ]
+    return Moment(
+        pretrained.step,
+        torch.cat([report.measured for report in reports]).cpu().numpy(),
+        torch.cat([report.predicted for report in reports]).cpu().numpy(),
+        np.array([report.rank_accuracy for report in reports]),
+        np.array([report.spearman for report in reports]),
+    )
+
+
+def _clips(config: PretrainConfig) -> tuple[object, ...]:
+    """What must be the same for the same clips to be asked about, token for token."""
+    data, model = config.data, config.model
+    return (
+        *(data.num_frames, data.frame_stride, data.sampling, data.crop_size),
+        *(model.patch_size, model.tubelet_size, config.masking.tube_length),
+    )
