@@ -68,6 +68,12 @@ def check_run_folder(config: Any) -> Path:
     return folder
 
 
+def changed_settings(config: Any) -> list[str]:
+    """Settings that change results and are not those of the run that run.output_dir holds."""
+    file = Path(config.run.output_dir) / "config.yaml"
+    return _mattering_keys(yaml.safe_load(file.read_text(encoding="utf-8")), config)
+
+
 def check_can_be_folder(folder: Path, *, name: str) -> None:
     """Raise ValueError when a path, the setting ``name``, is a file or lies under one."""
     for path in (folder, *folder.parents):

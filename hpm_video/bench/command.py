@@ -6,6 +6,8 @@ import argparse
 from importlib import import_module
 from typing import Any
 
+from hpm_video.ablation import command as ablation
+
 BENCHES = {
     "step": "time of a whole pre-training step: VideoMAE, HPM literal, sparse and default, "
     "transformers' VideoMAE",
@@ -22,6 +24,7 @@ BENCHES = {
     "ranking": "time, memory and gradients of the ranking loss against the naive form",
     "attention": "attention forward and backward: the form we choose, PyTorch's, plain products",
     "checkpoint": "size of a checkpoint, and how long it stops training and is written",
+    "ablation": "a study: variants x seeds x data sets, resumable, compared with intervals",
     "pictures": "the pictures of a pre-training in TensorBoard against its steps",
 }
 
@@ -31,12 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     jobs = parser.add_subparsers(dest="bench", required=True, metavar="|".join(BENCHES))
     for name, what in BENCHES.items():
         bench = jobs.add_parser(name, help=what, description=what)
+        if name == "ablation":
+            ablation.add_arguments(bench)
+            continue
         bench.add_argument("--json", metavar="FILE", help="also write the result here")
         _module(name).add_arguments(bench)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the bench that was asked for, print its report and write it as JSON."""
+    if arguments.bench == "ablation":  # a folder of results, not one report
+        return ablation.run(arguments)
     import torch
 
     from hpm_video.bench.measure import at_least
