@@ -1,6 +1,6 @@
 # make demo   toy videos -> pre-train -> fine-tune -> evaluate -> visualise
 # make test   the test suite
-# make bench  time of a step, small and base, batch 4 and 8; tables on screen, JSON in outputs/bench
+# make bench  time of a step, its memory and growth, a real run, scale; tables, JSON in outputs/bench
 # All create .venv when needed and install exactly what constraints.txt pins.
 
 PYTHON ?= python3
@@ -33,6 +33,13 @@ bench: $(INSTALLED)
 		--json outputs/bench/step-small-float32.json
 	$(BIN)/hpm-video bench step --size small --compile --token-ratio 0.25 \
 		--json outputs/bench/step-small-compiled.json
+	$(BIN)/hpm-video bench memory --json outputs/bench/memory.json
+	$(BIN)/hpm-video bench growth --json outputs/bench/growth.json
+	$(BIN)/hpm-video bench train model.size=small data.batch_size=4 data.num_workers=2 \
+		--json outputs/bench/train.json
+	$(BIN)/hpm-video bench scaling --json outputs/bench/scaling.json
+	$(BIN)/hpm-video bench plan configs/pretrain/ssv2_base.yaml --videos 168913 \
+		--json outputs/bench/plan.json
 
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -26,6 +26,7 @@ setup(
         "pytorchvideo>=0.1.5",  # its models alone: its transforms do not import any more
         "pyyaml>=6",
         "safetensors>=0.4",
+        "scipy>=1.11",
         "submitit>=1.5.4",
         "tensorboard>=2.18",
         "timm>=1.0.15",
@@ -44,7 +45,6 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
-            "scipy",
             "selenium>=4.20",
             "torchcodec>=0.7",
             "transformers>=5",

@@ -33,8 +33,9 @@ class Backbone:
     """An encoder to be asked for features; gradients, dropout and stochastic depth are off.
 
     encoder: of all N tokens of a clip. norm: what follows the mean over tokens: nothing in
-    pre-training, whose encoder ends with a norm; in a classifier the norm before its head, so that
-    a pooled feature is just what the head sees. precision: of the forward pass.
+    pre-training, whose encoder ends with a norm, and in an encoder exported alone; in a classifier
+    the norm before its head, so that a pooled feature is just what the head sees. precision: of the
+    forward pass.
     """
 
     encoder: Encoder
@@ -151,7 +152,8 @@ def load_backbone(
     state = load_checkpoint(checkpoint)
     encoder, data = encoder_of(state, source=checkpoint, clip=clip)
     norm: nn.Module = nn.Identity()
-    if state["kind"] != "pretrain":
+    is_encoder_alone = all(name.startswith("encoder.") for name in state["model"])
+    if state["kind"] != "pretrain" and not is_encoder_alone:
         norm = LayerNorm(encoder.width)
         weights = state["model"].items()
         own = {n.removeprefix("norm."): value for n, value in weights if n.startswith("norm.")}

@@ -4,7 +4,6 @@ and from scratch with the same budget, evaluation, pictures, and one page with a
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import io
 import time
@@ -12,22 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from hpm_video.checkpoint import find_checkpoint
 from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
 from hpm_video.data.files import check_is_ours
-from hpm_video.data.manifest import read_manifest, write_manifest
-from hpm_video.data.toy import object_mask, read_positions, write_toy_videos
+from hpm_video.data.manifest import read_manifest
+from hpm_video.data.toy import first_videos, write_toy_videos
 from hpm_video.evaluate import evaluate
 from hpm_video.finetune import finetune
 from hpm_video.logs import read_records
-from hpm_video.mining import MiningReport, load_pretrained, measure_mining
+from hpm_video.mining_videos import measure_videos
 from hpm_video.pretrain import pretrain
 from hpm_video.settings import load_config
-from hpm_video.visualize import read_clip, visualize
+from hpm_video.visualize import visualize
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "demo"
 
@@ -78,7 +75,7 @@ def demo(output_dir: str | Path = "outputs/demo", *, quick: bool = False) -> Dem
     start = time.monotonic()
     train = _toy_set(folder / "videos" / "train", scale.unlabelled, seed=0)
     held_out = _toy_set(folder / "videos" / "held_out", scale.held_out, seed=1)
-    labelled = _first_videos(train, folder / "videos" / "labelled.csv", scale.labelled)
+    labelled = first_videos(train, folder / "videos" / "labelled.csv", scale.labelled)
 
     runs = {name: folder / name for name in ("pretrain", "finetune", "scratch")}
     config = load_config(
@@ -96,8 +93,8 @@ def demo(output_dir: str | Path = "outputs/demo", *, quick: bool = False) -> Dem
         if not finetune(load_config(FinetuneConfig, CONFIGS / "finetune.yaml", settings)):
             return None
 
-    report = _measure(runs["pretrain"], held_out)
-    assert report.coverage is not None
+    report = measure_videos(runs["pretrain"], [str(held_out)])
+    assert report is not None and report.coverage is not None
     views = EvaluateConfig(evaluation=EvaluationConfig(num_clips=3, num_crops=1), num_workers=2)
     top1 = {
         name: evaluate(runs[name], [str(held_out)], views).top(1)
@@ -136,43 +133,6 @@ def table(result: DemoResult) -> list[tuple[str, str, str]]:
 def _toy_set(folder: Path, num_videos: int, *, seed: int) -> Path:
     return write_toy_videos(
         folder, num_videos=num_videos, size=SIZE, num_frames=NUM_FRAMES, seed=seed, num_workers=2
-    )
-
-
-def _first_videos(manifest: Path, path: Path, count: int) -> Path:
-    """A list of the first ``count`` videos of a toy set, which are balanced over its classes."""
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))[:count]
-    for row in rows:
-        row["path"] = str((manifest.parent / row["path"]).resolve())
-    write_manifest(path, rows)
-    return path
-
-
-def _measure(run: Path, held_out: Path) -> MiningReport:
-    """Mining figures over the held-out clips, with the true place of the moving object."""
-    pretrained = load_pretrained(run)
-    grid, crop_size = pretrained.grid, pretrained.config.data.crop_size
-    manifest = read_manifest(held_out)
-    positions = read_positions(held_out.parent / "positions.csv")
-    scale = crop_size / SIZE  # the clip is the whole frame, resized
-    clips, moving = [], []
-    for index in range(len(manifest)):
-        clip, frames = read_clip(manifest.path(index), pretrained.config)
-        place = positions[manifest.name(index)][frames].astype(np.float64)
-        place[:, :2] = (place[:, :2] + 0.5) * scale - 0.5
-        place[:, 2] *= scale
-        mask = object_mask(
-            place.astype(np.float32),
-            crop_size,
-            grid_time=grid.time,
-            grid_height=grid.height,
-            grid_width=grid.width,
-        )
-        clips.append(clip)
-        moving.append(torch.from_numpy(mask).flatten())
-    return measure_mining(
-        pretrained, torch.cat(clips), num_masks=8, seed=0, num_views=4, moving=torch.stack(moving)
     )
 
 

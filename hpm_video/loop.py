@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from hpm_video.agreement import Agreement
 from hpm_video.bad_steps import BadSteps
@@ -23,6 +24,7 @@ from hpm_video.data.loader import ClipBatch
 from hpm_video.data.manifest import Manifest
 from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
 from hpm_video.logs import Record, RunLog
+from hpm_video.profiling import StepProfile
 from hpm_video.run_lock import unlock_folder
 from hpm_video.saving import Saver
 from hpm_video.signals import note_stop, stop_on_signal
@@ -117,6 +119,14 @@ class Run:
             )
         )
         self._signal = self._exit.enter_context(stop_on_signal())
+        self._profile = StepProfile(
+            self.folder / "profile",
+            num_steps=self.config.profile_steps if self.world.is_main else 0,
+            steps_done=self.steps_done,
+            device=self.world.device,
+            say=self.log.line,
+        )
+        self._exit.callback(self._profile.close)
         if again := self.manifest.num_repeated:
             self.log.line(
                 f"warning: {again} rows of data.manifest name a video that is there already"
@@ -136,6 +146,7 @@ class Run:
         self._saved_s = self._recorded_s = time.monotonic()
         self._saved_step = self.steps_done
         self._waited_s, self._clips = 0.0, 0
+        self._profile.start()
         while not self.is_complete and self._stopped_by is None:
             yield self.steps_done
         if not self.is_complete:
@@ -159,7 +170,8 @@ class Run:
         """The next batch, of ``num_clips`` over all processes; notes the wait and bad videos."""
         start = time.monotonic()
         try:
-            batch = next(batches)
+            with record_function("wait for videos"):
+                batch = next(batches)
         except UnreadableDataError as error:  # no step ends any more, where they are reported
             self.bad_videos.note(error.bad)
             self.bad_videos.keep(self.bad_videos.take_fresh(), write=self.world.is_main)
@@ -244,6 +256,7 @@ class Run:
         Raises FloatingPointError after too many bad steps in a row, saved as before the first.
         """
         self.steps_done += 1
+        self._profile.end_step()
         self._saver.check()
         self.log.progress(self._last_loss)
         stop, is_due = self._agreement.heard()

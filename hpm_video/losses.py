@@ -20,6 +20,8 @@ from hpm_video.tokens import gather_tokens, normalize_targets
 # time, 84 MB at most. Larger blocks mean fewer kernels to launch, smaller ones less memory.
 _CHUNK = 64
 _BLOCK = 2**22
+# Clips and tokens that `patch_loss` compares at a time, by kind of device; elsewhere all at once.
+PATCH_LOSS_PIECES = {"cpu": (1, _CHUNK)}  # whose steps all find them in the cache
 
 
 def reconstruction_loss(reconstruction: Tensor, targets: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ def rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
 
 
 class _PatchLoss(torch.autograd.Function):
-    """`patch_loss`; on a CPU a few tokens at a time, all of whose steps find them in the cache."""
+    """`patch_loss`, piece by piece."""
 
     @staticmethod
     def forward(
@@ -77,7 +79,8 @@ class _PatchLoss(torch.autograd.Function):
         batch, num_tokens = index.shape
         difference = reconstruction.new_empty(reconstruction.shape, dtype=torch.float32)
         losses = difference.new_empty(batch, num_tokens)
-        clips, rows = (1, _CHUNK) if reconstruction.device.type == "cpu" else (batch, num_tokens)
+        device = reconstruction.device.type
+        clips, rows = PATCH_LOSS_PIECES.get(device, (batch, num_tokens))
         for first in range(0, batch, clips):
             for row in range(0, num_tokens, rows):
                 part = (slice(first, first + clips), slice(row, row + rows))

@@ -21,7 +21,8 @@ _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.probe_every", "run.device",
     "run.compile", "run.parallel", "run.shard_processes", "run.activation_checkpointing",
-    "run.save_in_background", "run.collective_timeout_s", "evaluation.batch_size", "probe",
+    "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
+    "evaluation.batch_size",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
     # Videos per step matter, however they are divided: see `hpm_video.start`
     "data.batch_size", "optim.accumulation", "optim.total_batch",
@@ -65,6 +66,12 @@ def check_run_folder(config: Any) -> Path:
     elif folder.is_dir() and {path.name for path in folder.iterdir()} - _LEFTOVERS:
         raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
     return folder
+
+
+def changed_settings(config: Any) -> list[str]:
+    """Settings that change results and are not those of the run that run.output_dir holds."""
+    file = Path(config.run.output_dir) / "config.yaml"
+    return _mattering_keys(yaml.safe_load(file.read_text(encoding="utf-8")), config)
 
 
 def check_can_be_folder(folder: Path, *, name: str) -> None:

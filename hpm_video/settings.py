@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -135,6 +135,9 @@ def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
         if is_dataclass(value) and not isinstance(value, type):
             yield from describe_settings(type(value), f"{key}.")
             continue
+        if (entry := _entry(types[item.name])) is not None:
+            yield from describe_settings(entry, f"{key}.NAME.")
+            continue
         shown = list(value) if isinstance(value, tuple) else value
         yield Setting(
             key,
@@ -181,6 +184,14 @@ def check_settings(
                 raise ValueError(f"{key} ({_as_yaml(value)}) must be a group: {key}.SETTING=value")
             check_settings(types[name], value, group=f"{key}.", root=root)
             continue
+        if (entry := _entry(types[name])) is not None:
+            groups = value.items() if isinstance(value, Mapping) else [("NAME", value)]
+            for inner, settings in groups:
+                if not isinstance(settings, Mapping):
+                    given = f"{key}.{inner} ({_as_yaml(settings)})"
+                    raise ValueError(f"{given} must be a group: {key}.{inner}.SETTING=value")
+                check_settings(entry, settings, group=f"{key}.{inner}.", root=root)
+            continue
         try:
             if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
                 raise TypeError("no setting is a list of lists")  # which OmegaConf lets pass
@@ -218,6 +229,14 @@ def _in_words(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return f"a list of {len(arguments)} numbers: [{', '.join('ab'[: len(arguments)])}]"
     return _IN_WORDS[kind]
+
+
+def _entry(kind: Any) -> type[Any] | None:
+    """The schema of each entry of a group with free names, dict[str, schema]; else None."""
+    arguments = get_args(kind)
+    if get_origin(kind) is dict and is_dataclass(arguments[1]):
+        return cast(type[Any], arguments[1])
+    return None
 
 
 def _is_literal(kind: Any) -> bool:
@@ -263,6 +282,12 @@ def _with_lists(schema: type[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
         kind = types.get(name)
         if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
             result[name] = _with_lists(kind, value)
+        elif (entry := _entry(kind)) is not None and isinstance(value, Mapping):
+            groups = {inner: {} if group is None else group for inner, group in value.items()}
+            result[name] = {
+                inner: _with_lists(entry, group) if isinstance(group, Mapping) else group
+                for inner, group in groups.items()
+            }
         elif kind == list[str] and isinstance(value, str):
             result[name] = [value] if value else []
     return result

@@ -19,7 +19,7 @@ from hpm_video.teacher import Teacher, momentum_at, update_teacher
 
 FOLDER = Path(__file__).parents[1] / "configs" / "ablation"
 BASE = "hpm_ranking.yaml"
-FILES = sorted(path.name for path in FOLDER.glob("*.yaml"))
+FILES = sorted(path.name for path in FOLDER.glob("*.yaml") if not path.match("study_*"))
 
 # The same 8 time steps as the real runs, so that every tube_length fits, with 4 x 4 tubes of tokens
 # of 1 x 8 x 8 pixels; one block each, but several where a file sets the depth.

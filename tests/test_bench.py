@@ -151,7 +151,9 @@ def test_a_step_that_computes_something_else_is_not_timed(
         step_bench,
         "our_step",
         lambda setting, variant: (
-            (lambda: 3.0) if setting.precision == "bfloat16" else original(setting, variant)
+            (lambda: torch.tensor(3.0))
+            if setting.precision == "bfloat16"
+            else original(setting, variant)
         ),
     )
     with pytest.raises(RuntimeError, match="VideoMAE: first loss 3, but"):

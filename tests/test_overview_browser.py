@@ -43,7 +43,9 @@ def test_training_page(
 ) -> None:
     often = ("run.keep_checkpoints=0", "run.checkpoint_every_minutes=0")
     assert main(pretrain_arguments(tmp_path / "run", *often)) == 0
-    page, history = visualize_training(tmp_path / "run", videos, tmp_path, device="cpu")
+    page, history = visualize_training(
+        tmp_path / "run", videos, tmp_path, num_checkpoints=4, num_masks=2, device="cpu"
+    )
     told = ask(browser, page, """
       while (document.documentElement.dataset.ready !== "true") await pause(20);
       const input = (id, value) => { const one = document.getElementById(id); one.value = value;
@@ -92,7 +94,7 @@ def test_training_page(
     """)  # fmt: skip
     assert told["same"] and told["scale"] and told["opacity"]
     assert told["layers"] == 4 and told["unnamed"] == 0 and told["cursor"] == "visible"
-    assert told["step"] == "3" and told["first"] == "0 (untrained)" and told["trained"] == "1"
+    assert told["step"] == "8" and told["first"] == "0 (untrained)" and told["trained"] == "1"
     moments = history.moments
     clip = moments[3].measured[1].reshape(2, 4, 4)
     assert f"measured loss {clip.mean():.3g}"[:18] in told["numbers"]

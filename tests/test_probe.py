@@ -125,6 +125,14 @@ def test_the_pooled_feature_of_a_classifier_is_what_its_head_sees(
         torch.testing.assert_close(model.head(pooled), model.eval()(clip))
     assert loaded.kind == "finetune" and loaded.backbone.tokens(pooled[:, None]).shape == (2, 1, 32)
 
+    alone = tmp_path / "encoder.pt"
+    export = ["weights", "export", str(tmp_path / "run"), "--to", "checkpoint", "--encoder"]
+    assert main([*export, "-o", str(alone)]) == 0
+    backbone = load_backbone(alone, precision="float32").backbone
+    means = backbone.encode(clip).mean(dim=1)
+    torch.testing.assert_close(backbone.pooled(backbone.encode(clip)), means)
+    torch.testing.assert_close(model.norm(means), pooled)  # the norm that it has left behind
+
 
 def test_steps_are_means_over_the_tokens_of_their_time(pretrained: Path) -> None:
     backbone: Backbone = load_backbone(pretrained, precision="float32").backbone

@@ -23,7 +23,7 @@ from hpm_video.checkpoint import save_checkpoint
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World
-from hpm_video.models import build_model
+from hpm_video.models import build_classifier, build_model
 from hpm_video.run_folder import check_run_folder, claim_run_folder
 from hpm_video.run_lock import unlock_folder
 from hpm_video.settings import config_to_dict, load_config
@@ -304,6 +304,7 @@ def config(tmp_path: Path) -> PretrainConfig:
 
 
 Save = Callable[..., Path]
+ENCODER = ("size", "width", "depth", "heads", "patch_size", "tubelet_size")
 
 
 @pytest.fixture
@@ -398,7 +399,15 @@ def test_a_start_of_another_kind_is_refused(
 def test_weights_to_start_from_may_be_of_either_kind(
     tmp_path: Path, config: PretrainConfig, save: Save, kind: str
 ) -> None:
-    save("init", 3, kind=kind)
+    changes: dict[str, Any] = {}
+    if kind == "finetune":
+        of, clip = FinetuneConfig(), {"num_frames": 4, "crop_size": 8}
+        like = {name: getattr(config.model, name) for name in ENCODER}
+        of = replace(of, data=replace(of.data, **clip), model=replace(of.model, **like))
+        model = build_classifier(of.model, **clip, num_classes=3)
+        changes = {"kind": kind, "config": config_to_dict(of), "num_classes": 3}
+        changes["model"] = model.state_dict()
+    save("init", 3, **changes)
     config = replace(config, model=replace(config.model, init=str(tmp_path / "init")))
     found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
     assert found.state is None

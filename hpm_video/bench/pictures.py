@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from hpm_video.bench.flops import default_variant
 from hpm_video.bench.measure import at_least, median_seconds, pick_device
 from hpm_video.bench.report import Report, machine_facts
-from hpm_video.bench.step import HARD_RATIO, Setting, our_step
+from hpm_video.bench.sides import HARD_RATIO, Setting, our_step
 from hpm_video.config import DataConfig, ModelConfig, PretrainConfig, RunConfig
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.toy import write_toy_videos

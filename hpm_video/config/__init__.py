@@ -40,14 +40,23 @@ from hpm_video.config.shared import (
     OptimConfig,
     RunConfig,
 )
+from hpm_video.config.study import (
+    BaseRunConfig,
+    DataSetConfig,
+    StudyConfig,
+    ToySetConfig,
+    VariantConfig,
+)
 
 __all__ = [
     "PROBE_KINDS",
     "AskConfig",
     "AugmentConfig",
+    "BaseRunConfig",
     "ClassifierConfig",
     "ClipConfig",
     "DataConfig",
+    "DataSetConfig",
     "EncoderConfig",
     "EvaluateConfig",
     "EvaluationConfig",
@@ -66,6 +75,9 @@ __all__ = [
     "ProbeConfig",
     "ProbeJobConfig",
     "RunConfig",
+    "StudyConfig",
     "TeacherConfig",
+    "ToySetConfig",
+    "VariantConfig",
     "check_probe_kinds",
 ]

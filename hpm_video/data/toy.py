@@ -29,6 +29,8 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from hpm_video.data.manifest import write_manifest
+
 Floats = NDArray[np.float32]
 
 # Label k moves at k eighths of a full turn, clockwise from right.
@@ -128,6 +130,16 @@ def write_toy_videos(
     _write(output_dir / "positions.csv", "\n".join(positions) + "\n")
     _write(manifest, "\n".join(rows) + "\n")
     return manifest
+
+
+def first_videos(manifest: Path, path: Path, count: int) -> Path:
+    """Write a list of the first ``count`` videos of a toy set, balanced over its classes."""
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[:count]
+    for row in rows:
+        row["path"] = str((manifest.parent / row["path"]).resolve())
+    write_manifest(path, rows)
+    return path
 
 
 def toy_positions(seed: int, index: int, *, size: int, num_frames: int) -> Floats:

@@ -36,7 +36,9 @@ class SlurmConfig:
     account: str | None = None  # who pays
     qos: str | None = None  # quality of service
     constraint: str | None = None  # features that nodes must have, as a100
-    array: str | None = None  # N parts of `data transcode`; %M: at most M tasks of an array at once
+    array: str | None = (
+        None  # N parts of `data transcode` or `bench ablation`; %M: at most M at once
+    )
     dependency: str | None = None  # what to wait for, as afterok:JOBID
     comment: str | None = None  # shown by squeue and sacct
     max_timeouts: int = 100  # time limits after which the job goes on

@@ -30,8 +30,11 @@ JOBS: dict[str, type[Any] | None] = {
     "probe": ProbeJobConfig,
     "features": FeaturesConfig,
     "data": None,
+    "bench": None,
 }
-_DATA_JOBS = ("check", "transcode")
+# Of jobs that are several: those that can be submitted, and those that an array splits.
+_KINDS = {"data": ("check", "transcode"), "bench": ("ablation",)}
+_SPLIT = ("data transcode", "bench ablation")
 
 # Settings that name files which must be there before the job starts.
 _INPUTS = (
@@ -75,7 +78,8 @@ class Command:
     @property
     def name(self) -> str:
         """As one would call it: pretrain, data transcode."""
-        return " ".join([self.job, *filter(None, [getattr(self.namespace, "data_job", None)])])
+        kinds = (getattr(self.namespace, name, None) for name in ("data_job", "bench"))
+        return " ".join([self.job, *filter(None, kinds)])
 
 
 @dataclass(frozen=True)
@@ -114,12 +118,13 @@ def read_command(words: Sequence[str]) -> Command:
         namespace = cli.parse(parser, rest)
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
-    if job == "data" and namespace.data_job not in _DATA_JOBS:
-        raise ValueError(f"job (data {namespace.data_job}) must be data {' or '.join(_DATA_JOBS)}")
     yaml = getattr(namespace, "config", None)
     has_settings = JOBS[job] is not None
     settings = [word for word in rest if word != yaml and is_setting(word)] if has_settings else []
-    return Command(job, tuple(words), namespace, yaml, tuple(settings))
+    command = Command(job, tuple(words), namespace, yaml, tuple(settings))
+    if job in _KINDS and command.name not in [f"{job} {kind}" for kind in _KINDS[job]]:
+        raise ValueError(f"job ({command.name}) must be {job} {' or '.join(_KINDS[job])}")
+    return command
 
 
 def make_plan(
@@ -134,7 +139,7 @@ def make_plan(
     Args:
         command: of `read_command`.
         sweep: as ``"a.b=1,2 c.d=x,y"``: a run for each combination, in folders of their own.
-        num_parts: of a transcoding, which are tasks of their own.
+        num_parts: of a transcoding or a study, which are tasks of their own.
         wait_for_inputs: whether files that it reads must be there now.
 
     Raises:
@@ -226,10 +231,10 @@ def _output(command: Command) -> Path | None:
 
 
 def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
-    if command.name != "data transcode" or sweep is not None:
+    if command.name not in _SPLIT or sweep is not None:
         raise ValueError(
             f"slurm.array ({num_parts}) must be left out of {command.name}: it splits "
-            "data transcode; a sweep sets its own, of which %M limits how many run at once"
+            f"{' and '.join(_SPLIT)}; a sweep sets its own, of which %M limits how many run at once"
         )
     if command.namespace.part != "1/1":
         raise ValueError(f"part ({command.namespace.part}) must be left out: slurm.array sets it")

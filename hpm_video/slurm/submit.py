@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs=argparse.REMAINDER,
         metavar="JOB ...",
-        help=f"{', '.join(JOBS)}, with its own arguments; data is data check or transcode",
+        help=f"{', '.join(JOBS)}, with its own arguments; data is data check or "
+        "transcode, bench is bench ablation",
     )
 
 
@@ -106,7 +107,7 @@ def _request(plan: Plan, config: SlurmConfig) -> Request:
     if cpus is None and plan.loader_workers is not None:
         cpus = plan.loader_workers + 1
     tasks = config.tasks_per_node or max(gpus, 1)
-    if plan.command.job == "data" and tasks * config.nodes > 1:
+    if plan.command.job in ("data", "bench") and tasks * config.nodes > 1:
         raise ValueError(
             f"slurm.nodes ({config.nodes}) x {tasks} tasks must be 1 for {plan.command.name}: it "
             "is one process with workers"

@@ -1,0 +1,188 @@
+"""What a pre-training step of each variant takes, so that trainings of equal time can be planned.
+
+Measured once and kept: equal time must mean the same epochs after a restart, and a reader must see
+what it was decided on.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hpm_video.ablation.plan import Study
+from hpm_video.bench.measure import round_seconds
+from hpm_video.bench.report import machine_facts
+from hpm_video.config import PretrainConfig
+from hpm_video.data.files import write_atomically
+from hpm_video.data.loader import ClipBatch, clip_batches
+from hpm_video.data.manifest import read_manifest
+from hpm_video.distributed import World, join_world
+from hpm_video.masking import hard_ratio_at
+from hpm_video.models import build_model, token_grid
+from hpm_video.optim import micro_batches, pretrain_optimizer
+from hpm_video.step import pretrain_step
+from hpm_video.teacher import Teacher, update_teacher
+
+_WARMUP = 1  # rounds that do not count
+_LOADING = ""  # what no variant is called
+_SAME = 0.04  # steps whose times differ by less are taken to cost the same: it may be chance
+
+
+def calibrate(study: Study) -> None:
+    """Measure, and write, what is not known of the study's variants yet."""
+    for data_set in study.config.sets:
+        known = _read(study, data_set)
+        missing = [
+            name
+            for name, variant in study.config.variants.items()
+            if variant.pretrain and name not in known
+        ]
+        if missing:
+            _write(study, data_set, {**known, **_measure(study, data_set, missing)})
+
+
+def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
+    """(data set, variant) -> what a step takes, as measured; what was not yet is left out."""
+    return {
+        (data_set, variant): entry["seconds_per_step"]
+        for data_set in study.config.sets
+        for variant, entry in _read(study, data_set).items()
+    }
+
+
+def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:
+    """(data set, variant) -> epochs of pre-training that take as long as those of the base.
+
+    Rounded, and one more than those of warm-up at least; those of the base where a step takes as
+    long as far as one can tell.
+    """
+    epochs = {}
+    for data_set in study.config.sets:
+        for variant, entry in _read(study, data_set).items():
+            if variant not in study.config.variants:
+                continue
+            base = study.pretraining(data_set, study.base).optim
+            # Compared with the base as measured in the same rounds: the machine has its moods
+            ratio = entry["base_seconds_per_step"] / entry["seconds_per_step"]
+            if abs(ratio - 1) < _SAME:
+                ratio = 1.0
+            epochs[data_set, variant] = max(base.warmup_epochs + 1, round(base.epochs * ratio))
+    return epochs
+
+
+def calibration_file(study: Study, data_set: str) -> Path:
+    return study.folder / "preparation" / f"calibration_{data_set}.json"
+
+
+def _measure(study: Study, data_set: str, names: list[str]) -> dict[str, dict[str, object]]:
+    """Entries of these variants, measured in turns with the base."""
+    configs = {name: study.pretraining(data_set, name) for name in [study.base, *names]}
+    base, rounds = configs[study.base], study.config.calibration_rounds
+    clock = time.process_time if study.config.clock == "process" else time.perf_counter
+    with join_world(base.run.device) as world:
+        batches = _batches(base, world, rounds + _WARMUP)
+        batch = next(batches)
+        functions: dict[str, Callable[[], object]] = {_LOADING: lambda: next(batches)}
+        for name, config in configs.items():
+            functions[name] = step = training_step(config, batch, world)
+            try:
+                step()
+            except ValueError as error:
+                raise ValueError(f"variants.{name}: {error}") from error
+        times = round_seconds(
+            functions, rounds=rounds, warmup=_WARMUP, device=world.device, clock=clock
+        )
+        machine = machine_facts(world.device)
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    loading = seconds.pop(_LOADING)
+    if study.config.clock == "wall":
+        loading = 0.0  # other processes do it meanwhile
+    return {
+        name: {
+            "seconds_per_step": seconds[name] + loading,
+            "base_seconds_per_step": seconds[study.base] + loading,
+            "loading_seconds_per_step": loading,
+            "clock": study.config.clock,
+            "rounds": rounds,
+            "machine": machine,
+        }
+        for name in names
+    }
+
+
+def _batches(config: PretrainConfig, world: World, count: int) -> Iterator[ClipBatch]:
+    """So many batches of the pre-training, and one more. They are read in this process: the time
+    of others does not show on its clock."""
+    manifest = read_manifest(config.data.manifest, root=config.data.root, labels=False)
+    return clip_batches(
+        manifest,
+        replace(config.data, num_workers=0),
+        accumulation=1,
+        world=world,
+        seed=config.run.seed,
+        start_step=0,
+        num_steps=count + 1,
+    )
+
+
+def training_step(config: PretrainConfig, batch: ClipBatch, world: World) -> Callable[[], object]:
+    """A function that does what the loop of pre-training does in a step, halfway through a run."""
+    grid = token_grid(
+        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
+    )
+    torch.manual_seed(0)
+    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+    student.to(world.device)
+    teacher = Teacher(student) if config.masking.mines else None
+    optimizer = pretrain_optimizer(student, config.optim)
+    generator = torch.Generator(world.device).manual_seed(0)
+    masking = config.masking
+    hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
+    accumulation = micro_batches(
+        config.optim, batch_size=config.data.batch_size, num_processes=world.size
+    )
+
+    def step() -> None:
+        for _ in range(accumulation):
+            result = pretrain_step(
+                student,
+                teacher,
+                batch.on(world.device),
+                grid=grid,
+                masking=masking,
+                loss=config.loss,
+                predictor_input=config.model.predictor_input,
+                hard_ratio=hard_ratio,
+                token_ratio=config.teacher.token_ratio,
+                view=config.teacher.view,
+                draws=config.teacher.draws,
+                generator=generator,
+                precision=config.run.precision,
+            )
+            (result.loss / accumulation).backward()
+        nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip_grad or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        if teacher is not None:
+            update_teacher(teacher, student, config.teacher.momentum_start)
+
+    return step
+
+
+def _read(study: Study, data_set: str) -> dict[str, dict[str, float]]:
+    file = calibration_file(study, data_set)
+    if not file.is_file():
+        return {}
+    entries: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
+    return entries
+
+
+def _write(study: Study, data_set: str, entries: Mapping[str, object]) -> None:
+    write_atomically(calibration_file(study, data_set), [json.dumps(entries, indent=1) + "\n"])

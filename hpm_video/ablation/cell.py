@@ -1,0 +1,162 @@
+"""One cell of a study: pre-training, fine-tuning, and a row of all that was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from hpm_video.ablation.plan import Cell
+from hpm_video.bench.measure import pick_device
+from hpm_video.bench.report import machine_facts
+from hpm_video.config import PretrainConfig, ProbeJobConfig, StudyConfig
+from hpm_video.data.files import write_atomically
+from hpm_video.finetune import finetune
+from hpm_video.logs import read_records
+from hpm_video.mining_videos import measure_videos
+from hpm_video.pretrain import pretrain
+from hpm_video.probe import probe
+from hpm_video.run_folder import changed_settings
+
+Row = dict[str, Any]
+
+# Of the last record of a pre-training that has them.
+_OF_PRETRAINING = ("reconstruction_loss", "feature_variation")
+
+
+class Stopped(Exception):  # noqa: N818 - it is an answer
+    """A signal stopped a cell, whose runs have saved."""
+
+
+def read_row(cell: Cell) -> Row | None:
+    """The row of a finished cell; None for one that is not."""
+    file = _row_file(cell)
+    if not file.is_file():
+        return None
+    row: Row = json.loads(file.read_text(encoding="utf-8"))
+    return row
+
+
+def check_cell(cell: Cell) -> None:
+    """Raise ValueError where a cell was done with other settings than the study has now."""
+    if not _row_file(cell).is_file():
+        return  # its runs look themselves
+    for config in (cell.pretrain, cell.finetune):
+        if config is not None and (changed := changed_settings(config)):
+            raise ValueError(
+                f"--output-dir holds the cell {cell.name} of a study with other settings "
+                f"({', '.join(changed)}): choose another folder"
+            )
+
+
+def run_cell(cell: Cell, study: StudyConfig, *, seconds_per_step: float | None) -> None:
+    """Do what is left of a cell and write its row. Raises Stopped, and what its runs raise.
+
+    seconds_per_step: of pre-training, as calibrated.
+    """
+    # What runs say is in their log.txt
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        if cell.pretrain is not None and not pretrain(cell.pretrain):
+            raise Stopped
+        if not finetune(cell.finetune):
+            raise Stopped
+        row = _measure(cell, study, seconds_per_step)
+    write_atomically(_row_file(cell), [json.dumps(row, indent=1) + "\n"])
+    if not study.keep_checkpoints:
+        for job in ("pretrain", "finetune"):
+            shutil.rmtree(cell.folder / job / "checkpoints", ignore_errors=True)
+
+
+def _row_file(cell: Cell) -> Path:
+    return cell.folder / "row.json"
+
+
+def _measure(cell: Cell, study: StudyConfig, seconds_per_step: float | None) -> Row:
+    """The row of a cell whose runs are complete. Figures without unit are shares."""
+    records = read_records(cell.folder / "finetune")
+    evaluation = next(record for record in reversed(records) if "top1" in record)
+    row: Row = {
+        "data_set": cell.data_set,
+        "variant": cell.variant,
+        "seed": cell.seed,
+        "epochs": cell.epochs,
+        "folder": cell.name,
+        "settings": [] if cell.pretrain is None else list(study.variants[cell.variant].settings),
+        "machine": machine_facts(pick_device(cell.finetune.run.device)),
+        "finetune_step": evaluation["step"],
+        "top1": evaluation["top1"],
+        "balanced_accuracy": evaluation["balanced_accuracy"],
+        "unreadable": evaluation["unreadable"],
+    }
+    if cell.pretrain is not None:
+        row |= _of_pretraining(cell, cell.pretrain, seconds_per_step)
+        row |= _hard_probe(cell, cell.pretrain, study.probes)
+        report = measure_videos(
+            cell.folder / "pretrain",
+            cell.lists.val,
+            root=cell.lists.root,
+            most=study.mining_videos,
+        )
+        if report is not None:
+            row["rank_accuracy"] = report.rank_accuracy
+            row["spearman"] = report.spearman
+            row["object_coverage"] = report.coverage
+            row["mining_videos"] = len(report.measured)
+    return row
+
+
+def _of_pretraining(cell: Cell, config: PretrainConfig, seconds_per_step: float | None) -> Row:
+    """What its records say."""
+    records = read_records(cell.folder / "pretrain")
+    training = [record for record in records if "loss" in record]
+    last = training[-1]
+    # Some periods have a probe or the start of the readers in them
+    rate = statistics.median(record["clips_per_second"] for record in training)
+    optim, data = config.optim, config.data
+    videos = optim.total_batch or data.batch_size * optim.accumulation
+    row: Row = {"steps": last["step"], **{name: last[name] for name in _OF_PRETRAINING}}
+    row["clips_per_second"] = rate
+    row["training_seconds"] = last["step"] * videos * data.repeats / rate
+    if seconds_per_step is not None:
+        row["compute_seconds"] = last["step"] * seconds_per_step
+    probes = [record for record in records if "unreadable" in record]
+    for record in probes[-1:]:
+        row |= {name: value for name, value in record.items() if _is_accuracy(name)}
+    row["probe_epochs"] = [record["epoch"] for record in probes]
+    for name in probes[-1] if probes else ():
+        if _is_accuracy(name):
+            row[f"{name}_curve"] = [record[name] for record in probes]
+    return row
+
+
+def _hard_probe(cell: Cell, config: PretrainConfig, kinds: Sequence[str]) -> Row:
+    """Accuracies of the second, harder probe, if there is one."""
+    lists, run, data = cell.lists, config.run, config.data
+    if not lists.hard_val or not kinds:
+        return {}
+    report = probe(
+        cell.folder / "pretrain",
+        train=lists.hard_train,
+        val=lists.hard_val,
+        kinds=kinds,
+        config=ProbeJobConfig(
+            root=lists.root,
+            device=run.device,
+            precision=run.precision,
+            num_workers=data.num_workers,
+            decode_timeout_s=data.decode_timeout_s,
+            probe=config.probe,
+        ),
+    )
+    assert report is not None
+    figures = report.record()
+    return {f"hard_{name}": value for name, value in figures.items() if _is_accuracy(name)}
+
+
+def _is_accuracy(name: str) -> bool:
+    return name.endswith(("_top1", "_balanced_accuracy"))

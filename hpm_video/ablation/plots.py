@@ -1,0 +1,137 @@
+"""Pictures of a comparison: variants with their intervals, and probes as pre-training goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hpm_video.ablation.report import ACCURACIES, MINING, Comparison, Measure
+from hpm_video.ablation.statistics import Estimate, estimate
+from hpm_video.data.files import whole_file
+
+_CURVES = ("linear", "attentive", "knn")
+
+
+def write_plots(comparison: Comparison, folder: Path) -> list[str]:
+    """Write what there is to show of a comparison into plots/; returns names within ``folder``."""
+    if not comparison.rows:
+        return []
+    figures = {
+        "values": _values(comparison),
+        "differences": _differences(comparison),
+        "curves": _curves(comparison),
+    }
+    names = []
+    for kind, figure in figures.items():
+        if figure is None:
+            continue
+        names.append(f"plots/{comparison.name}.{kind}.png")
+        with whole_file(folder / names[-1]) as temporary:
+            figure.savefig(temporary, format="png", dpi=100)
+    return names
+
+
+def _values(comparison: Comparison) -> Figure | None:
+    """Every cell as a dot, means with intervals."""
+
+    def draw(axes: Axes, place: int, variant: str, key: str) -> None:
+        dots = list(comparison.values(variant, key).values())
+        axes.plot(dots, [place] * len(dots), ".", color="grey", alpha=0.6)
+        _mark(axes, place, comparison.estimate(variant, key))
+
+    title = f"{comparison.data_set}, equal {comparison.kind}: seeds, mean, 95 % interval"
+    return _panels(comparison, comparison.variants, draw, title)
+
+
+def _differences(comparison: Comparison) -> Figure | None:
+    """Paired differences to the base with their intervals."""
+
+    def draw(axes: Axes, place: int, variant: str, key: str) -> None:
+        axes.axvline(0, color="black", linewidth=0.5)
+        _mark(axes, place, comparison.difference(variant, key))
+
+    others = [variant for variant in comparison.variants if variant != comparison.base]
+    title = (
+        f"{comparison.data_set}, equal {comparison.kind}: difference to {comparison.base}, paired "
+        "by seed, 95 % interval"
+    )
+    return _panels(comparison, others, draw, title)
+
+
+def _panels(
+    comparison: Comparison,
+    variants: list[str],
+    draw: Callable[[Axes, int, str, str], None],
+    title: str,
+) -> Figure | None:
+    """A panel for each measure that there is, a line for each variant, the first on top."""
+    measures = [
+        measure
+        for measure in (*ACCURACIES, *MINING)
+        if any(comparison.values(variant, measure.key) for variant in variants)
+    ]
+    if not measures:
+        return None
+    size = (1.5 + 2.1 * len(measures), 1.2 + 0.3 * len(variants))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for axes, measure in zip(panels, measures, strict=True):
+        for place, variant in enumerate(variants):
+            draw(axes, place, variant, measure.key)
+        _label(axes, measure)
+    panels[0].set_yticks(range(len(variants)), variants)
+    panels[0].invert_yaxis()
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _curves(comparison: Comparison) -> Figure | None:
+    """Balanced accuracy of probes during pre-training: means over seeds, intervals as bands; of the
+    variants with the most seeds."""
+    counts = {name: len(comparison.values(name, "epochs")) for name in comparison.variants}
+    main = [name for name, count in counts.items() if count == max(counts.values())]
+    kinds = [
+        kind
+        for kind in _CURVES
+        if any(f"{kind}_balanced_accuracy_curve" in row for row in comparison.rows)
+    ]
+    if not kinds:
+        return None
+    figure = Figure(figsize=(4 * len(kinds), 3.2), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        for variant in main:
+            rows = [
+                row
+                for row in comparison.rows
+                if row["variant"] == variant and f"{kind}_balanced_accuracy_curve" in row
+            ]
+            if not rows:
+                continue
+            curves = [row[f"{kind}_balanced_accuracy_curve"] for row in rows]
+            points = [estimate(values) for values in zip(*curves, strict=True)]
+            epochs = rows[0]["probe_epochs"]
+            (line,) = axes.plot(epochs, [point.mean for point in points], label=variant)
+            low, high = [point.low for point in points], [point.high for point in points]
+            axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.15)
+        axes.set(title=f"probe: {kind}", xlabel="epoch of pre-training")
+        axes.legend(fontsize=7)
+    return figure
+
+
+def _mark(axes: Axes, place: int, value: Estimate | None) -> None:
+    """A mean, and its interval if there is one."""
+    if value is None:
+        return
+    axes.plot([value.mean], [place], "o", color="C0", markersize=4)
+    if not math.isnan(value.low):
+        axes.plot([value.low, value.high], [place, place], color="C0", linewidth=1.5)
+
+
+def _label(axes: Axes, measure: Measure) -> None:
+    axes.set_title(measure.title, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(axis="x", alpha=0.3)

@@ -1,0 +1,176 @@
+"""Runs a study, or what is left of it, alone or beside other processes that do the same."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpm_video.ablation.calibration import calibrate, epochs_of_equal_time, seconds_per_step
+from hpm_video.ablation.cell import Stopped, check_cell, read_row, run_cell
+from hpm_video.ablation.plan import Cell, Study
+from hpm_video.data.files import printable, write_atomically
+from hpm_video.data.loader import steps_per_epoch
+from hpm_video.data.manifest import read_manifest
+from hpm_video.data.toy import first_videos, write_toy_videos
+from hpm_video.run_folder import make_folder
+from hpm_video.run_lock import FolderInUse, lock_folder, unlock_folder
+from hpm_video.settings import config_to_yaml
+
+Say = Callable[[str], None]
+
+_WAIT_S = 5.0
+# What a training may end with: the user's mistakes, files, numbers, PyTorch's errors.
+_FAILURES = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one start. is_stopped: a signal came. elsewhere: cells that other processes hold."""
+
+    failed: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    is_stopped: bool = False
+
+
+def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outcome:
+    """Run the k-th of n parts of the cells; all of them, (1, 1), may be shared by any number of
+    processes, each of which takes what is not finished and in work nowhere.
+
+    A cell that fails is named, and its traceback kept in failed.txt; the others still run.
+    """
+    _begin(study, say)
+    cells = study.cells(epochs_of_equal_time(study))
+    for cell in cells:
+        check_cell(cell)
+    todo = [cell for cell in cells[part[0] - 1 :: part[1]] if read_row(cell) is None]
+    say(f"{len(cells)} cells, {len(todo)} of them to be done here")
+    failed: list[str] = []
+    is_worth_it = True
+    while todo and is_worth_it:
+        is_worth_it, held = False, []
+        for cell in todo:
+            with _holding(cell.folder) as is_ours:
+                if not is_ours:
+                    held.append(cell)
+                elif read_row(cell) is None:  # else another process has just finished it
+                    is_worth_it = True  # the others had time to go on, or to die
+                    try:
+                        error = _run(cell, study, say)
+                    except Stopped:
+                        return Outcome(tuple(failed), is_stopped=True)
+                    if error is not None:
+                        failed.append(cell.name)
+        todo = held
+    return Outcome(tuple(failed), tuple(cell.name for cell in todo))
+
+
+def plan_study(study: Study, *, say: Say) -> None:
+    """Prepare a study, and say how long the pre-training of its cells takes as calibrated."""
+    _begin(study, say)
+    cells = study.cells(epochs_of_equal_time(study))
+    seconds, total_s = seconds_per_step(study), 0.0
+    for cell in cells:
+        if cell.pretrain is None:
+            continue
+        config, a_step = cell.pretrain, seconds[cell.data_set, cell.variant]
+        videos = read_manifest(config.data.manifest, root=config.data.root, labels=False)
+        per_step = config.optim.total_batch or config.data.batch_size * config.optim.accumulation
+        cell_s = cell.epochs * steps_per_epoch(len(videos), per_step) * a_step
+        total_s += cell_s
+        if cell.seed == 0:
+            say(
+                f"{cell.name.removesuffix('/seed0')}: {cell.epochs} epochs, "
+                f"{1000 * a_step:.0f} ms a step, {cell_s / 60:.1f} min of pre-training"
+            )
+    say(
+        f"{len(cells)} cells, {total_s / 3600:.1f} h of pre-training; fine-tuning and probes beside"
+    )
+
+
+def _run(cell: Cell, study: Study, say: Say) -> str | None:
+    """Run a cell; returns why it failed, if so. Raises Stopped."""
+    seconds = seconds_per_step(study).get((cell.data_set, cell.variant))
+    note, start = cell.folder / "failed.txt", time.monotonic()
+    try:
+        run_cell(cell, study.config, seconds_per_step=seconds)
+    except _FAILURES as error:
+        write_atomically(note, [traceback.format_exc()])
+        reason = printable(f"{type(error).__name__}: {error}")
+        say(f"failed: {cell.name}: {reason}")
+        return reason
+    note.unlink(missing_ok=True)
+    say(f"done: {cell.name} in {(time.monotonic() - start) / 60:.1f} min")
+    return None
+
+
+def _claim(folder: Path) -> None:
+    """Make the study's folder; ValueError where it holds something else."""
+    make_folder(folder, name="--output-dir")
+    names = {path.name for path in folder.iterdir()}
+    if names - {"preparation", "slurm"} and "study.yaml" not in names:
+        raise ValueError(f"--output-dir ({folder}) holds other files: must be empty or a study")
+
+
+def _begin(study: Study, say: Say) -> None:
+    """Check and prepare the study, or wait until another process has."""
+    study.cells()  # refuses what is wrong before anything is made
+    study.check_lists()
+    _claim(study.folder)
+    with _preparing(study, say):
+        _prepare(study, say)
+
+
+def _prepare(study: Study, say: Say) -> None:
+    """Write the settings, make toy videos and measure steps, as far as that was not done yet."""
+    write_atomically(study.folder / "study.yaml", [config_to_yaml(study.config)])
+    for name, data_set in study.config.sets.items():
+        toy = data_set.toy
+        if not toy.unlabelled:
+            continue
+        folder = study.folder / "data" / name
+        say(f"toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
+        for part, count, seed in (("train", toy.unlabelled, 0), ("held_out", toy.held_out, 1)):
+            write_toy_videos(
+                folder / part,
+                num_videos=count,
+                size=toy.size,
+                num_frames=toy.num_frames,
+                seed=seed,
+            )
+        whole, labelled = study.lists[name].pretrain[0], study.lists[name].train[0]
+        first_videos(Path(whole), Path(labelled), toy.labelled)
+    calibrate(study)
+
+
+@contextmanager
+def _preparing(study: Study, say: Say) -> Iterator[None]:
+    """The lock of the preparation, for which one waits: nothing can be done before it."""
+    folder, is_waiting = study.folder / "preparation", False
+    while True:
+        with _holding(folder) as is_ours:
+            if is_ours:
+                yield
+                return
+        if not is_waiting:
+            say("another process prepares the study: waiting for it")
+        is_waiting = True
+        time.sleep(_WAIT_S)
+
+
+@contextmanager
+def _holding(folder: Path) -> Iterator[bool]:
+    """The lock of a folder, which is made; False where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock_folder(folder)
+    except FolderInUse:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        unlock_folder(folder)

@@ -1,0 +1,178 @@
+"""``hpm-video bench plan``: a config and measured figures, put into the cost model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpm_video.bench.flops import Variant, step_cost
+from hpm_video.bench.measure import at_least
+from hpm_video.bench.plan import Job, Machine, table
+from hpm_video.bench.report import Report, machine_facts
+from hpm_video.config import PretrainConfig
+from hpm_video.data.manifest import read_manifest
+from hpm_video.models import build_model, token_grid
+from hpm_video.teacher import Teacher
+
+COUNTS = tuple(2**power for power in range(10))  # GPUs
+
+
+def bench_plan(
+    config: PretrainConfig,
+    *,
+    gpus: Sequence[int] | None,
+    num_videos: int | None,
+    clips_per_s: float | None,
+    step_json: str | None,
+    teraflops: float,
+    utilisation: float,
+    clips_per_core: float,
+    loader_json: str | None,
+    like: str,
+    files: str,
+    cores_per_gpu: float | None,
+    **assumed: Any,
+) -> Report:
+    """Predict a pre-training on each number of GPUs, by default 1 to 512.
+
+    The rate of one GPU is ``clips_per_s``, else that in the JSON of `bench step` or `bench train`,
+    else from ``utilisation`` of ``teraflops``. That of a core is that in the JSON of `bench loader`
+    for the config's decoder and repeats (videos ``like`` those of a data set, ``files`` raw or
+    transcoded), else ``clips_per_core``. ``assumed``: the other fields of `Machine`.
+    """
+    for count in gpus or ():
+        at_least("gpus", count, 1)
+    if not (teraflops > 0 and 0 < utilisation <= 1):
+        raise ValueError(
+            f"--teraflops ({teraflops}) must be above 0, --utilisation ({utilisation}) in (0, 1]"
+        )
+    source = "--clips-per-s"
+    if clips_per_s is None and step_json is not None:
+        clips_per_s, source = measured_rate(config, step_json), step_json
+    if clips_per_s is None:
+        clips_per_s = teraflops * 1e12 * utilisation / (2 * _multiply_adds(config))
+        source = f"assumed: {utilisation:.0%} of {teraflops:g} TFLOP/s"
+    source_of_core = "--clips-per-core"
+    if loader_json is not None:
+        clips_per_core = measured_core(config, loader_json, like=like, files=files)
+        source_of_core = loader_json
+    machine = Machine(
+        clips_per_s=clips_per_s,
+        clips_per_core=clips_per_core,
+        cores_per_gpu=max(1, config.data.num_workers) if cores_per_gpu is None else cores_per_gpu,
+        **assumed,
+    )
+    job = job_of(config, num_videos)
+    if gpus is None:
+        gpus = [count for count in COUNTS if not (job.total_batch or 0) % count]
+    return Report(
+        "plan",
+        machine_facts(torch.device("cpu")),
+        {**asdict(job), **asdict(machine)},
+        table(job, machine, sorted(set(gpus))),
+        [
+            f"clips_per_s of one GPU: {source}; clips_per_core: {source_of_core}",
+            "per step: compute, all_reduce, of which waited is not hidden, beside the loader; "
+            "needed: per GPU, that loader and gradients are not waited for; all settings above are "
+            "options or the config's",
+        ],
+    )
+
+
+def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
+    """What the config asks for; ValueError if nothing says how many videos there are."""
+    data, optim, run = config.data, config.optim, config.run
+    if num_videos is None:
+        if not data.manifest:
+            raise ValueError("--videos (none) must say how many there are, or data.manifest a list")
+        num_videos = len(read_manifest(data.manifest, root=data.root, labels=False))
+    at_least("videos", num_videos, optim.total_batch or 1)
+    grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
+    with torch.device("meta"):
+        student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+        averaged = 0
+        if config.masking.mines:
+            averaged = sum(p.numel() for p in Teacher(student).parameters())
+    weights = sum(p.numel() for p in student.parameters())
+    return Job(
+        num_videos=num_videos,
+        epochs=optim.epochs,
+        repeats=data.repeats,
+        batch_size=data.batch_size,
+        accumulation=optim.accumulation,
+        total_batch=optim.total_batch,
+        gradient_bytes=4 * weights,
+        checkpoint_bytes=4 * (3 * weights + averaged),
+        checkpoint_minutes=run.checkpoint_every_minutes,
+        saves_in_background=run.save_in_background,
+        is_sharded=run.parallel == "fsdp",
+    )
+
+
+def measured_rate(config: PretrainConfig, path: str) -> float:
+    """Clips per second of one device, as `bench step` or `bench train` wrote them."""
+    report = _read(path, ("step", "train"), option="--step-json")
+    settings, model, data = report["settings"], config.model, config.data
+    wanted = {"size": model.size, "frames": data.num_frames, "crop_size": data.crop_size}
+    for name, value in wanted.items():
+        if settings[name] != value:
+            raise ValueError(
+                f"--step-json ({path}) is of {name} {settings[name]}: must be of {value}, "
+                "as in the config"
+            )
+    name, column = "step alone", "what"
+    if report["bench"] == "step":
+        column, name = "step", "VideoMAE"
+        if config.loss.prediction != "none":
+            ratio = config.teacher.token_ratio
+            name = Variant(model.predictor_input, ratio, model.predictor_depth).name
+    for row in report["rows"]:
+        if row[column] == name:
+            return float(row["clips_per_s"])
+    raise ValueError(f"--step-json ({path}) must have a row {name}, which is what the config asks")
+
+
+def measured_core(config: PretrainConfig, path: str, *, like: str, files: str) -> float:
+    """Clips per second of a core, as `bench loader` wrote them."""
+    report, data = _read(path, ("loader",), option="--loader-json"), config.data
+    wanted = {
+        "videos": like,
+        "files": files,
+        "loader": "ours, device crops" if data.crop_on == "device" else "ours",
+        "decoder": data.decoder,
+        "repeats": data.repeats,
+    }
+    for row in report["rows"]:
+        if all(row[key] == value for key, value in wanted.items()):
+            return float(row["clips_per_s"])
+    named = ", ".join(f"{key} {value}" for key, value in wanted.items())
+    raise ValueError(f"--loader-json ({path}) must have a row of {named}")
+
+
+def _read(path: str, benches: Sequence[str], *, option: str) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{option} ({path}) does not exist")
+    rule = f"must be what bench {' or '.join(benches)} wrote with --json"
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{option} ({path}) is not JSON: {rule}") from error
+    if not isinstance(report, dict) or report.get("bench") not in benches:
+        raise ValueError(f"{option} ({path}) {rule}")
+    return report
+
+
+def _multiply_adds(config: PretrainConfig) -> float:
+    """Of a step, per clip."""
+    data = config.data
+    return step_cost(
+        config.model,
+        token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size),
+        mask_ratio=config.masking.mask_ratio,
+        token_ratio=None if config.loss.prediction == "none" else config.teacher.token_ratio,
+    ).step

@@ -1,0 +1,175 @@
+"""A real pre-training with real videos: how fast it is, and whether loader or step limits it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from hpm_video.bench.flops import Variant
+from hpm_video.bench.measure import at_least, pick_device, round_seconds
+from hpm_video.bench.report import Cell, Report, machine_facts
+from hpm_video.bench.sides import Setting, our_step
+from hpm_video.config import PretrainConfig
+from hpm_video.data.loader import clip_batches
+from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
+from hpm_video.data.toy import write_toy_videos
+from hpm_video.distributed import World
+from hpm_video.logs import read_records
+from hpm_video.models import token_grid
+from hpm_video.optim import micro_batches
+from hpm_video.pretrain import pretrain
+
+# data_wait_fraction from which on the loader is what limits
+_MUCH_WAITING = 0.1
+_PERIODS = 3  # of a run; the first, in which workers and memory get going, does not count
+_SIDE = 256  # of toy videos, pixels
+
+
+def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Report:
+    """Run ``steps`` optimizer steps of a config, in a temporary folder, by one process.
+
+    Without data.manifest it reads ``num_videos`` toy videos. Beside the run: the step alone, with
+    one batch again and again, and the loader alone. ``limit`` says which of them the run waits for.
+    """
+    at_least("steps", steps, _PERIODS)
+    at_least("videos", num_videos, 1)
+    device = pick_device(config.run.device)
+    data = config.data
+    accumulation = micro_batches(config.optim, batch_size=data.batch_size, num_processes=1)
+    steps -= steps % _PERIODS
+    with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
+        folder = Path(name)
+        videos = data.manifest or [str(_toy_videos(folder, num_videos))]
+        manifest = read_manifest(videos, root=data.root, labels=False)
+        # A list of exactly so many steps, however many videos there are
+        listed = folder / "train.csv"
+        _repeat(manifest, listed, count=steps * accumulation * data.batch_size)
+        config = replace(
+            config,
+            run=replace(
+                config.run,
+                output_dir=str(folder / "run"),
+                log_every=steps // _PERIODS,
+                checkpoint_every_minutes=1e6,
+                picture_every=0,
+                probe_every=0,
+                resume=None,
+            ),
+            data=replace(data, manifest=[str(listed)], root=None),
+            optim=replace(config.optim, epochs=1, warmup_epochs=0),
+        )
+        pretrain(config)
+        clips_per_s, waited = rates(read_records(folder / "run")[1:])
+        loader = _loader_alone(config, steps * accumulation)
+    step = _step_alone(config, device)
+    rows: list[dict[str, Cell]] = [
+        {"what": "run", "clips_per_s": clips_per_s, "data_wait_fraction": waited},
+        {"what": "step alone", "clips_per_s": step, "data_wait_fraction": None},
+        {"what": "loader alone", "clips_per_s": loader, "data_wait_fraction": None},
+    ]
+    limit = "loader" if waited >= _MUCH_WAITING else "step"
+    return Report(
+        "train",
+        machine_facts(device),
+        {
+            "size": config.model.size,
+            "videos": ", ".join(data.manifest) or f"{num_videos} toy videos of {_SIDE} pixels",
+            "frames": data.num_frames,
+            "crop_size": data.crop_size,
+            "batch_size": data.batch_size,
+            "accumulation": accumulation,
+            "repeats": data.repeats,
+            "workers": data.num_workers,
+            "decoder": data.decoder,
+            "precision": config.run.precision,
+            "compile": config.run.compile,
+            "steps": steps,
+        },
+        [{**row, "vs_run": _over(row["clips_per_s"], clips_per_s)} for row in rows],
+        [
+            f"limit: {limit} (the run waits for videos {waited:.0%} of its time)",
+            f"the run's first {steps // _PERIODS} steps do not count; on a CPU its workers and its "
+            "step share the cores, so that neither is as fast as alone",
+        ],
+    )
+
+
+def rates(records: Sequence[dict[str, float]]) -> tuple[float, float]:
+    """Clips per second and data_wait_fraction over several periods of as many clips each."""
+    times = [1 / record["clips_per_second"] for record in records]  # per clip
+    waits = [record["data_wait_fraction"] for record in records]
+    waited = sum(time * wait for time, wait in zip(times, waits, strict=True))
+    return len(times) / sum(times), waited / sum(times)
+
+
+def _over(value: Cell, base: float) -> float:
+    assert isinstance(value, float)
+    return value / base
+
+
+def _toy_videos(folder: Path, num_videos: int) -> Path:
+    return write_toy_videos(
+        folder / "toy", num_videos=num_videos, size=_SIDE, num_frames=64, formats=("mp4",)
+    )
+
+
+def _repeat(manifest: Manifest, path: Path, *, count: int) -> None:
+    """Write a list of ``count`` videos: those of another, over and over."""
+    places = itertools.islice(itertools.cycle(range(len(manifest))), count)
+    rows = [
+        {"path": manifest.path(place), "num_frames": manifest.num_frames(place) or None}
+        for place in places
+    ]
+    write_manifest(path, rows)
+
+
+def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
+    """Clips per second of the config's workers when nobody else wants to work."""
+    data = config.data
+    first = num_batches // _PERIODS
+    batches = clip_batches(
+        read_manifest(data.manifest, labels=False),
+        data,
+        accumulation=1,
+        world=World(0, 1, torch.device("cpu")),
+        seed=config.run.seed,
+        start_step=0,
+        num_steps=num_batches,
+    )
+    start = 0.0
+    for place, _ in enumerate(batches, start=1):
+        if place == first:
+            start = time.perf_counter()
+    elapsed = time.perf_counter() - start
+    return (num_batches - first) * data.batch_size * data.repeats / elapsed
+
+
+def _step_alone(config: PretrainConfig, device: torch.device) -> float:
+    """Clips per second of micro-batches, each with an optimizer's step."""
+    data, model = config.data, config.model
+    num_clips = data.batch_size * data.repeats
+    shape = (num_clips, data.num_frames, data.crop_size, data.crop_size, 3)
+    setting = Setting(
+        model=model,
+        grid=token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size),
+        frames=torch.randint(0, 256, shape, dtype=torch.uint8),
+        device=device,
+        precision=config.run.precision,
+        compile=config.run.compile,
+        mask_ratio=config.masking.mask_ratio,
+    )
+    variant = None
+    if config.loss.prediction != "none":
+        ratio = config.teacher.token_ratio
+        variant = Variant(model.predictor_input, ratio, model.predictor_depth)
+    times = round_seconds({"step": our_step(setting, variant)}, rounds=3, warmup=2, device=device)
+    return num_clips / statistics.median(times["step"])

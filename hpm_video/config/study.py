@@ -1,0 +1,140 @@
+"""Settings of ``hpm-video bench ablation``: a study of variants over data sets and seeds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hpm_video.config.ask import check_probe_kinds
+from hpm_video.config.limits import at_least
+
+COMPARISONS = ("epochs", "time")
+
+# Settings that the runner itself gives to each cell.
+_OF_THE_RUNNER = (
+    "run.output_dir", "run.seed", "run.probe_every", "data.manifest", "data.val_manifest",
+    "data.root", "model.init", "probe.kinds", "probe.train_manifest", "probe.val_manifest",
+)  # fmt: skip
+# ... and those that a variant must share with the base, or their steps would not compare.
+_SHARED = ("data", "optim.accumulation", "optim.total_batch")
+
+
+@dataclass(frozen=True)
+class BaseRunConfig:
+    """What all runs of a kind share."""
+
+    config: str | None = None  # a file of settings, relative to the study's
+    settings: list[str] = field(default_factory=list)  # group.key=value, before the file's
+
+    def __post_init__(self) -> None:
+        _check_words(self.settings)
+
+
+@dataclass(frozen=True)
+class ToySetConfig:
+    unlabelled: int = 0  # toy videos to make for pre-training; 0: lists are given
+    labelled: int = 480  # of them have labels, for fine-tuning and probes
+    held_out: int = 400  # other toy videos, on which all is judged
+    size: int = 64  # side in pixels
+    num_frames: int = 16  # of a video
+
+    def __post_init__(self) -> None:
+        at_least("toy.unlabelled", self.unlabelled, 0)
+        at_least("toy.labelled", self.labelled, 1)
+        at_least("toy.held_out", self.held_out, 1)
+        if self.unlabelled and self.labelled > self.unlabelled:
+            raise ValueError(
+                f"toy.labelled ({self.labelled}) must be at most toy.unlabelled ({self.unlabelled})"
+            )
+
+
+@dataclass(frozen=True)
+class DataSetConfig:
+    toy: ToySetConfig = field(default_factory=ToySetConfig)
+    pretrain: list[str] = field(default_factory=list)  # lists of videos to pre-train on
+    train: list[str] = field(default_factory=list)  # labelled lists for fine-tuning and probes
+    val: list[str] = field(default_factory=list)  # labelled lists on which all is judged
+    hard_train: list[str] = field(default_factory=list)  # for a second, harder probe, if any
+    hard_val: list[str] = field(default_factory=list)  # ... and to judge it on
+    root: str | None = None  # where relative paths of the lists start; default: their own folder
+
+    def __post_init__(self) -> None:
+        if bool(self.hard_train) != bool(self.hard_val):
+            raise ValueError("hard_train and hard_val of a data set must both be given, or none")
+
+
+@dataclass(frozen=True)
+class VariantConfig:
+    settings: list[str] = field(default_factory=list)  # of pre-training: what differs from the base
+    seeds: int | None = None  # default: those of the study
+    pretrain: bool = True  # false: fine-tuned from scratch, at equal epochs only
+
+    def __post_init__(self) -> None:
+        _check_words(self.settings)
+        for word in words_of(self.settings):
+            if any(re.match(rf"{re.escape(key)}\b", word) for key in _SHARED):
+                raise ValueError(
+                    f"setting ({word}) of a variant must be left out: all have the same data"
+                )
+        if self.seeds is not None:
+            at_least("seeds of a variant", self.seeds, 1)
+        if not self.pretrain and self.settings:
+            raise ValueError(
+                f"settings of a variant ({' '.join(self.settings)}) must be left out with "
+                "pretrain: false"
+            )
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Settings of ``hpm-video bench ablation``; the first variant is the base of comparison."""
+
+    pretrain: BaseRunConfig = field(default_factory=BaseRunConfig)
+    finetune: BaseRunConfig = field(default_factory=BaseRunConfig)
+    sets: dict[str, DataSetConfig] = field(default_factory=dict)  # by name
+    variants: dict[str, VariantConfig] = field(default_factory=dict)  # by name; the base first
+    seeds: int = 3  # of each variant: 0, 1, ...
+    comparisons: list[str] = field(default_factory=lambda: ["epochs"])  # epochs, time, or both
+    probes: list[str] = field(default_factory=lambda: ["linear"])  # of knn, linear and attentive
+    probe_every: int = 0  # epochs from one probe to the next; 0: only before and after
+    mining_videos: int = 128  # of the lists `val`, to measure how well loss is predicted
+    clock: Literal["process", "wall"] = "process"  # of the calibration; wall: for GPUs
+    calibration_rounds: int = 9  # steps of each variant, in turns; the median counts
+    keep_checkpoints: bool = False  # of finished cells
+
+    def __post_init__(self) -> None:
+        at_least("seeds", self.seeds, 1)
+        at_least("probe_every", self.probe_every, 0)
+        at_least("mining_videos", self.mining_videos, 1)
+        at_least("calibration_rounds", self.calibration_rounds, 1)
+        if self.probes:
+            check_probe_kinds("probes", self.probes)
+        for comparison in self.comparisons or [""]:
+            if comparison not in COMPARISONS:
+                raise ValueError(f"comparisons ({comparison}) must be of {', '.join(COMPARISONS)}")
+        for group in ("sets", "variants"):
+            names = list(getattr(self, group))
+            for name in names:
+                if not re.fullmatch(r"\w[\w.+-]*", name):
+                    raise ValueError(
+                        f"{group} ({name}) must be of letters, digits, _, ., + and -: it names "
+                        "folders"
+                    )
+
+    def num_seeds(self, variant: str) -> int:
+        """How many seeds a variant has."""
+        return self.variants[variant].seeds or self.seeds
+
+
+def words_of(settings: list[str]) -> list[str]:
+    """``group.key=value`` each, of texts that may hold several."""
+    return [word for text in settings for word in shlex.split(text)]
+
+
+def _check_words(settings: list[str]) -> None:
+    for word in words_of(settings):
+        key = word.partition("=")[0]
+        if key in _OF_THE_RUNNER:
+            raise ValueError(f"setting ({word}) must be left out: the study gives it to each cell")
