@@ -17,7 +17,8 @@ from hpm_video.visualize.geometry import Place
 from hpm_video.visualize.page import Asked, video_page
 from hpm_video.visualize.reading import Window
 
-VARIANTS = sorted((Path(__file__).parents[1] / "configs" / "ablation").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "configs" / "ablation"
+VARIANTS = sorted(path for path in FOLDER.glob("*.yaml") if not path.match("study_*"))
 SMALL = [
     "data.num_frames=8", "data.frame_stride=1", "data.crop_size=32", "data.num_workers=0",
     "model.size=tiny", "model.width=32", "model.depth=2", "model.heads=2", "model.patch_size=8",
