@@ -32,7 +32,8 @@ def cluster() -> Iterator[Mapping[str, str]]:
     tool = str(HERE / "mini-slurm")
     proctrack = os.environ.get("MINI_SLURM_PROCTRACK", "linuxproc")
     started = subprocess.run(
-        [tool, "start", "--nodes", "2", "--proctrack", proctrack],
+        # Time to say why, on machines that are busy, between SIGTERM and SIGKILL
+        [tool, "start", "--nodes", "2", "--proctrack", proctrack, "--kill-wait", "20"],
         stdout=subprocess.PIPE,
         text=True,
         timeout=180,
