@@ -170,9 +170,13 @@ def test_in_parts(tmp_path: Path) -> None:
     """As the tasks of a job array do, each without knowing of the others."""
     manifest = _folder_of_slow_ones(tmp_path / "in", 4)
     out = tmp_path / "out"
+    out.mkdir()
+    starting = out / ".transcode.json.1.tmp"  # a third part is just writing its settings
+    starting.touch()
     for part in ((1, 2), (2, 2)):
         done = transcode_manifest(manifest, out, QUICK, part=part)
         assert not done.rows and not done.manifest.exists()
+    starting.unlink()
     assert _files(out) == {f"slow{k:02d}.mp4" for k in range(4)}
     done = transcode_manifest(manifest, out, QUICK)
     assert (done.num_before, done.num_new) == (5, 0)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, cast
 
@@ -219,6 +220,9 @@ def _prepare(
     classes, stored = manifest.parent / "classes.txt", folder / _SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Another part may start at this moment, and writes its settings before all else: what was
+        # there before they are looked for, and not after, is not its own.
+        names = [path.name for path in folder.iterdir()]
         if stored.exists():
             found = json.loads(stored.read_text(encoding="utf-8"))
             if other := {k: v for k, v in described.items() if found.get(k) != v}:
@@ -226,7 +230,7 @@ def _prepare(
                 raise ValueError(
                     f"output_dir ({folder}) holds videos of other settings: {', '.join(texts)}"
                 )
-        elif any(folder.iterdir()):
+        elif any(not fnmatch(name, f".{_SETTINGS}.*.tmp") for name in names):
             raise ValueError(f"output_dir ({folder}) holds other files: must be empty or new")
         write_atomically(stored, [json.dumps(described) + "\n"])
         if classes.is_file():
