@@ -134,7 +134,7 @@ class Study:
         finetune = replace(finetune, run=run, model=replace(finetune.model, init=init))
         return Cell(data_set, variant, seed, epochs, comparisons, folder, pretrain, finetune, lists)
 
-    @cache  # noqa: B019
+    @cache  # noqa: B019 - as above
     def _finetuning(self, data_set: str) -> FinetuneConfig:
         lists, base = self.lists[data_set], self.config.finetune
         words = [*words_of(base.settings), _listing("data.manifest", lists.train)]
