@@ -1,11 +1,10 @@
-"""The frame of the pages over a training and over a data set: they need no other file."""
+"""The pages over a training and over a data set: parts under a title."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hpm_video.data.page import text
-from hpm_video.visualize.page import as_json, asset, css, fill_page
+from hpm_video.visualize.page import asset, framed
 
 
 def overview_page(title: str, *parts: str, script: str, data: Any = None) -> str:
@@ -13,14 +12,6 @@ def overview_page(title: str, *parts: str, script: str, data: Any = None) -> str
 
     ``script``: its file in assets; it finds ``data`` as JSON in the element of that id.
     """
-    given = "" if data is None else as_json(data)
-    return fill_page(
-        {
-            "title": text(title),
-            "css": css("overview"),
-            "body": "\n".join(part for part in parts if part),
-            "data": given and f'<script type="application/json" id="data">{given}</script>',
-            "script": asset("theme.js") + asset(script),
-        },
-        "overview.html",
-    )
+    body = "\n".join(part for part in parts if part)
+    scripts = asset("theme.js") + asset(script)
+    return framed(title, body, style="overview", script=scripts, data=data)

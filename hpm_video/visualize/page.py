@@ -83,9 +83,8 @@ def video_page(film: Film, asked: Asked) -> str:
         f"{len(film.windows)} {'clip' if len(film.windows) == 1 else 'clips in a row'} of "
         f"{len(first.indices)} frames, {first.grid}"
     )
-    return fill_page(
+    body = fill_page(
         {
-            "title": text(Path(film.name).name),
             "about": text(about),
             "notes": note + (PLAIN if plain else ""),
             "gradient": gradient(),
@@ -95,15 +94,34 @@ def video_page(film: Film, asked: Asked) -> str:
             "forms": _ONE if first.flattering is None else _BOTH,
             "step": str(asked.step),
             "settings": html.escape(asked.settings),
-            "data": as_json(_data(film)),
-            "css": css("page"),
-            "script": "\n".join(asset(f"{name}.js") for name in _SCRIPTS),
-        }
+        },
+        "page.html",
+    )
+    scripts = "\n".join(asset(f"{name}.js") for name in _SCRIPTS)
+    return framed(Path(film.name).name, body, style="page", script=scripts, data=_data(film))
+
+
+def framed(title: str, body: str, *, style: str, script: str, data: Any = None) -> str:
+    """A page that needs no other file: HTML under a title, which is plain text.
+
+    ``style``: its CSS file in assets, beside what all pages share. ``script`` finds ``data``, as
+    JSON, in the element of that id.
+    """
+    given = "" if data is None else as_json(data)
+    return fill_page(
+        {
+            "title": text(title),
+            "css": css(style),
+            "body": body,
+            "data": given and f'<script type="application/json" id="data">{given}</script>',
+            "script": script,
+        },
+        "frame.html",
     )
 
 
-def fill_page(parts: Mapping[str, str], template: str = "page.html") -> str:
-    """A page's template with its ``{{parts}}``, which are HTML already."""
+def fill_page(parts: Mapping[str, str], template: str) -> str:
+    """A template with its ``{{parts}}``, which are HTML already."""
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], asset(template))
 
 
