@@ -24,6 +24,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from hpm_video.host_memory import keep_freed_memory
 from hpm_video.rendezvous import CommunicationError, Place, find_place, meet
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -72,6 +73,8 @@ def join_world(
     if use_cuda:
         own_device = _own_gpu(place)
         torch.cuda.set_device(own_device)
+    else:
+        keep_freed_memory()
     if place.size == 1:
         yield World(place.rank, place.size, own_device)
         return

@@ -20,8 +20,8 @@ from hpm_video.tokens import gather_tokens, normalize_targets
 # time, 84 MB at most. Larger blocks mean fewer kernels to launch, smaller ones less memory.
 _CHUNK = 64
 _BLOCK = 2**22
-# Clips and tokens that `patch_loss` compares at a time, by kind of device; elsewhere all at once.
-PATCH_LOSS_PIECES = {"cpu": (1, _CHUNK)}  # whose steps all find them in the cache
+# Clips that `patch_loss` compares at a time, by kind of device; elsewhere all at once.
+PATCH_LOSS_CLIPS = {"cpu": 1}  # whose cache then holds what the next operation reads
 
 
 def reconstruction_loss(reconstruction: Tensor, targets: Tensor) -> Tensor:
@@ -70,28 +70,25 @@ def rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
 
 
 class _PatchLoss(torch.autograd.Function):
-    """`patch_loss`, piece by piece."""
+    """`patch_loss`, some clips at a time."""
 
     @staticmethod
     def forward(
         ctx: Any, reconstruction: Tensor, patches: Tensor, index: Tensor, normalize: bool
     ) -> Tensor:
-        batch, num_tokens = index.shape
         difference = reconstruction.new_empty(reconstruction.shape, dtype=torch.float32)
-        losses = difference.new_empty(batch, num_tokens)
-        device = reconstruction.device.type
-        clips, rows = PATCH_LOSS_PIECES.get(device, (batch, num_tokens))
-        for first in range(0, batch, clips):
-            for row in range(0, num_tokens, rows):
-                part = (slice(first, first + clips), slice(row, row + rows))
-                targets = gather_tokens(patches[part[0]], index[part])
-                if normalize:
-                    targets = normalize_targets(targets)
-                torch.sub(reconstruction[part].float(), targets.float(), out=difference[part])
-                losses[part] = difference[part].square().mean(dim=-1)
+        at_once = PATCH_LOSS_CLIPS.get(reconstruction.device.type, len(index))
+        losses = []
+        for first in range(0, len(index), at_once):
+            clips = slice(first, first + at_once)
+            targets = gather_tokens(patches[clips], index[clips])
+            if normalize:
+                targets = normalize_targets(targets)
+            torch.sub(reconstruction[clips].float(), targets.float(), out=difference[clips])
+            losses.append(difference[clips].square().mean(dim=-1))
         ctx.save_for_backward(difference)
         ctx.dtype = reconstruction.dtype
-        return losses
+        return torch.cat(losses)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:

@@ -207,12 +207,15 @@ def test_each_bench_prints_a_table_and_writes_it(
     if arguments[0] == "step":
         names = [row["step"] for row in result["rows"]]
         assert names[0] == "VideoMAE"
-        assert names[-1] == "transformers VideoMAE"
+        assert names[-2:] == [
+            "transformers VideoMAE",
+            "transformers VideoMAE, freed memory given back",
+        ]
         assert "HPM pixels r=0.5 predictor 1" in names
         assert "attention: sdpa" in printed
         assert "first losses are within" in printed
         plain, *_, theirs = result["rows"]
-        assert theirs["multiply_adds_g"] == plain["multiply_adds_g"]
+        assert theirs["multiply_adds_g"] == plain["multiply_adds_g"] > 0
         # Both rates are of the same product
         rates = [row["multiply_adds_g"] * row["clips_per_s"] for row in (plain, theirs)]
         used = [row["utilisation"] for row in (plain, theirs)]

@@ -88,5 +88,5 @@ def _forms(*, as_on_gpu: bool) -> Iterator[None]:
             yield
             return
         fused = patch.object(vit, "attention", F.scaled_dot_product_attention)
-        with fused, patch.dict(losses.PATCH_LOSS_PIECES, clear=True):
+        with fused, patch.dict(losses.PATCH_LOSS_CLIPS, clear=True):
             yield

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +17,10 @@ import torch
 from hpm_video.bench.flops import Variant, default_variant
 from hpm_video.bench.live import modelled_bytes
 from hpm_video.bench.measure import at_least, peak_extra_bytes, pick_device
+from hpm_video.bench.own_process import python
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.sides import Setting, make_setting, our_step, transformers_step
+from hpm_video.host_memory import keep_freed_memory
 
 GPUS = (24, 40, 80, 141)  # GB
 # Names of the steps, in the table and for processes of their own.
@@ -210,15 +210,8 @@ def _in_own_process(**settings: Any) -> int:
 
     A process of its own: memory that another step has left behind cannot hide any.
     """
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     settings["threads"] = torch.get_num_threads()
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, json.dumps(settings)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run(**python(__name__, settings), capture_output=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring memory failed: {done.stderr[-2000:]}")
     return int(done.stdout)
@@ -241,6 +234,8 @@ def _own_process(words: str) -> None:
     tiny = {"size": "tiny", "num_frames": 2, "crop_size": 64, "batch_size": 1}
     _two_steps_here(**{**settings, **tiny})  # loads what first calls load
     gc.collect()
+    if settings["form"] != OTHERS:
+        keep_freed_memory()  # only now: what is kept of before would not be counted
     sys.stdout.write(str(peak_extra_bytes(partial(_two_steps_here, **settings), _CPU)))
 
 

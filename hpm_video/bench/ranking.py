@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hpm_video.bench.measure import at_least, median_seconds, peak_extra_bytes, pick_device
+from hpm_video.bench.own_process import python
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.losses import ranking_loss
 
@@ -85,26 +85,27 @@ def _call(
 
 def _extra_in_own_process(side: str, batch_size: int, num_tokens: int) -> int:
     """Peak extra bytes of a first call: memory kept by the other side cannot hide any."""
-    package = Path(__file__).parents[2]
-    paths = [str(package), os.environ.get("PYTHONPATH", "")]
-    threads = str(torch.get_num_threads())
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, side, str(batch_size), str(num_tokens), threads],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    settings = {
+        "side": side,
+        "batch_size": batch_size,
+        "num_tokens": num_tokens,
+        "threads": torch.get_num_threads(),
+    }
+    done = subprocess.run(**python(__name__, settings), capture_output=True, check=False)
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {side} failed: {done.stderr[-2000:]}")
     return int(done.stdout)
 
 
-def _own_process(side: str, batch_size: str, num_tokens: str, threads: str) -> None:
-    torch.set_num_threads(int(threads))
+def _own_process(words: str) -> None:
+    _print_extra(**json.loads(words))
+
+
+def _print_extra(side: str, batch_size: int, num_tokens: int, threads: int) -> None:
+    torch.set_num_threads(threads)
     cpu = torch.device("cpu")
     _call(SIDES[side], *_example(1, 64, cpu))()  # loads what first calls load
-    call = _call(SIDES[side], *_example(int(batch_size), int(num_tokens), cpu))
+    call = _call(SIDES[side], *_example(batch_size, num_tokens, cpu))
     sys.stdout.write(str(peak_extra_bytes(call, cpu)))
 
 

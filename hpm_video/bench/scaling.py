@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import statistics
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ import torch.distributed as dist
 
 from hpm_video.bench.flops import default_variant
 from hpm_video.bench.measure import at_least, pick_device, round_seconds
+from hpm_video.bench.own_process import python
 from hpm_video.bench.plan import Job, Machine, predict
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.sides import build_student, make_setting, our_step
@@ -125,10 +124,7 @@ def _together(processes: int, **settings: Any) -> dict[str, float]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "OMP_NUM_THREADS": "1",
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
@@ -136,11 +132,9 @@ def _together(processes: int, **settings: Any) -> dict[str, float]:
     }
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(settings)],
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            **python(__name__, settings, **environment, RANK=str(rank), LOCAL_RANK=str(rank)),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
         for rank in range(processes)
     ]
