@@ -20,10 +20,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention: 3 x (B, heads, N, head width) -> the same shape.
 
     PyTorch's fused form, except for bfloat16 on a CPU, where that one is slow, most of all its
-    backward pass. Measured there, forward and backward on an AVX-512 core: plain matrix products
-    take 0.15 to 0.5 of the fused form's time for 36 to 352 tokens, `_blocked_attention` 0.7 for 784
-    and 1,568. With AMX the fused form is the fastest at 1,568 tokens, and the plain one up to 160.
-    Both round the scores to bfloat16, as autocast does, which the fused form keeps in float32.
+    backward pass. Measured there, forward and backward on AVX-512 cores: plain matrix products
+    take 0.4 to 0.6 of the fused form's time, and keep N x N weights per head; up to 512 tokens
+    these are small. `_blocked_attention`, which does not, takes 0.7 to 0.85 from there on. With
+    AMX the fused form is the fastest at 1,568 tokens, and the plain one up to 160. Both round the
+    scores to bfloat16, as autocast does, which the fused form keeps in float32.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v)
@@ -41,13 +42,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 # An operator of its own, so that compiled models do not unroll its loops.
 @torch.library.custom_op("hpm_video::blocked_attention", mutates_args=())
 def _blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Matrix products and softmax, rows by rows of one head: what is at work stays in the cache.
+    """Matrix products and softmax of one head at a time: what is at work stays in the cache.
 
     Attention weights are never kept: the backward pass makes them again, in memory linear in N.
     """
     scaled, keys, values = _heads(q) * q.shape[-1] ** -0.5, _heads(k), _heads(v)
     result = torch.empty_like(scaled)
-    weights = _block(scaled)  # one for all: new memory costs a CPU more than what is done in it
+    weights = _block(scaled)  # one for all
     for query, key, value, out in zip(scaled, keys, values, result, strict=True):
         for rows in _row_blocks(scaled):
             part = weights[: rows.stop - rows.start]
