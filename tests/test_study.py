@@ -143,7 +143,7 @@ def test_a_comparison_leaves_out_what_a_cell_does_not_have() -> None:
 # The plan
 
 
-def test_cells_come_seed_by_seed_and_at_equal_time_with_other_epochs(
+def test_rows_of_many_seeds_come_first_and_at_equal_time_with_other_epochs(
     toy: Path, tmp_path: Path
 ) -> None:
     variants = {
@@ -159,12 +159,12 @@ def test_cells_come_seed_by_seed_and_at_equal_time_with_other_epochs(
     cells = study.cells(calibration.epochs_of_equal_time(study))
     assert [(one.variant, one.seed, one.epochs, one.comparisons) for one in cells] == [
         ("hpm", 0, 20, ("epochs", "time")),
-        ("plain", 0, 20, ("epochs",)),
-        ("plain", 0, 27, ("time",)),  # 20 * .2 / .15
-        ("same", 0, 20, ("epochs", "time")),
         ("scratch", 0, 0, ("epochs",)),
         ("hpm", 1, 20, ("epochs", "time")),
         ("scratch", 1, 0, ("epochs",)),
+        ("plain", 0, 20, ("epochs",)),
+        ("plain", 0, 27, ("time",)),  # 20 * .2 / .15
+        ("same", 0, 20, ("epochs", "time")),
     ]
     assert len({one.folder for one in cells}) == len(cells)
     for one in cells:
@@ -176,7 +176,7 @@ def test_cells_come_seed_by_seed_and_at_equal_time_with_other_epochs(
             assert one.pretrain.optim.epochs == one.epochs
             assert one.pretrain.run.seed == one.seed
             assert one.pretrain.probe.val_manifest == [str(toy)]
-    assert cells[1].pretrain and cells[1].pretrain.loss.prediction == "none"
+    assert cells[4].pretrain and cells[4].pretrain.loss.prediction == "none"
 
 
 def test_a_dear_variant_still_gets_past_its_warm_up(toy: Path, tmp_path: Path) -> None:
@@ -267,8 +267,8 @@ def test_the_committed_studies_have_the_seeds_that_evidence_needs(
     for variant in config.variants:
         is_main = variant in ("hpm", "videomae", "loss_prediction", "scratch")
         assert config.num_seeds(variant) >= (5 if is_main else 3)
-    for one in study.cells():  # every cell's settings are valid, and its lr the one that helps
-        if one.pretrain is not None:
+    for one in study.cells():  # every cell's settings are valid
+        if name == "study_signs" and one.pretrain is not None:  # and its lr the one that helps
             optim, data = one.pretrain.optim, one.pretrain.data
             assert optim.base_lr * data.batch_size / 256 < 5e-4
             assert one.pretrain.loss.normalize_targets

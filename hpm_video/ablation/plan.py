@@ -81,18 +81,20 @@ class Study:
         self.lists = {name: self._lists(name) for name in config.sets}
 
     def cells(self, rates: Rates | None = None) -> list[Cell]:
-        """All cells, seed by seed, so that an unfinished study has few seeds of all variants.
+        """All cells: those of variants with the most seeds, which the study is about, come first;
+        among these, seed by seed, so that an unfinished study has few seeds of all of them.
 
         rates: (data set, variant) -> epochs that take as long as the base's; None: not known yet,
         and cells that need them are left out.
         """
-        seeds = range(max(map(self.config.num_seeds, self.config.variants)))
+        counts = {variant: self.config.num_seeds(variant) for variant in self.config.variants}
         return [
             cell
-            for seed in seeds
+            for count in sorted(set(counts.values()), reverse=True)
+            for seed in range(count)
             for data_set in self.config.sets
-            for variant in self.config.variants
-            if seed < self.config.num_seeds(variant)
+            for variant in counts
+            if counts[variant] == count
             for cell in self._cells(data_set, variant, seed, rates)
         ]
 
