@@ -56,7 +56,8 @@ class World:
 def join_world(
     device: str, *, setting: str = "run.device", timeout_s: float | None = None
 ) -> Iterator[World]:
-    """Join the process group that the environment describes; leave it at the end.
+    """Join the process group that the environment describes; leave it at the end. On a CPU this
+    process keeps freed memory from then on, see `hpm_video.host_memory`.
 
     ``device``: ``auto`` takes CUDA where there is one. ``setting``: what the user calls it.
     ``timeout_s``, run.collective_timeout_s: how long a process waits for the others in a

@@ -129,6 +129,7 @@ def test_bench_memory(
     assert "modelled, CUDA" in printed and "measured, CUDA" not in printed
 
 
-def test_bench_memory_refuses(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "memory", "--reserve-gb=-1"]) == 2
-    assert "--reserve-gb (-1.0) must be at least 0" in capsys.readouterr().err
+@pytest.mark.parametrize("value", ["-1.0", "inf", "nan"])
+def test_bench_memory_refuses(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "memory", f"--reserve-gb={value}"]) == 2
+    assert f"--reserve-gb ({value}) must be at least 0" in capsys.readouterr().err

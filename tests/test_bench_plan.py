@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -165,6 +166,8 @@ def test_gpus_that_cannot_share_a_step_are_left_out(tmp_path: Path) -> None:
     assert [(row["gpus"], row["videos_per_step"]) for row in rows] == [
         (count, 4 * count) for count in COUNTS
     ]
+    rows = _plan(tmp_path, "--videos=99", "optim.total_batch=null", "data.batch_size=4")["rows"]
+    assert [row["gpus"] for row in rows] == [1, 2, 4, 8, 16]  # of more, not one step is full
 
 
 def test_bench_plan_takes_measured_figures(tmp_path: Path) -> None:
@@ -186,6 +189,39 @@ def test_bench_plan_takes_measured_figures(tmp_path: Path) -> None:
     assert (found["settings"]["clips_per_s"], found["settings"]["clips_per_core"]) == (500, 90)
 
 
+@pytest.mark.parametrize("option", ["--step-json", "--loader-json"])
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"settings": None}, "lacks settings or rows: must be what bench"),
+        ({"rows": [None]}, "lacks settings or rows: must be what bench"),
+        ({"settings": {}, "rows": [{}]}, ""),
+        ({"rate": None}, "has clips_per_s None: must be a number above 0"),
+        ({"rate": 0}, "has clips_per_s 0: must be a number above 0"),
+    ],
+)
+def test_damaged_figures_are_refused(
+    option: str,
+    changed: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    others = dict(changed)
+    rate = others.pop("rate", 20)
+    of_core = {"videos": "ssv2", "files": "raw", "loader": "ours", "decoder": "pyav", "repeats": 1}
+    row = {"step": default_variant().name, **of_core, "clips_per_s": rate}
+    settings = {"size": "base", "frames": 16, "crop_size": 224}
+    bench = option.removeprefix("--").removesuffix("-json")
+    report = {"bench": bench, "settings": settings, "rows": [row], **others}
+    file = tmp_path / "figures.json"
+    file.write_text(json.dumps(report))
+    assert main(["bench", "plan", CONFIG, "--videos=9999", f"{option}={file}"]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"hpm-video bench: {option} ({file})") and said in complaint
+    assert complaint.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -197,6 +233,15 @@ def test_bench_plan_takes_measured_figures(tmp_path: Path) -> None:
         (["--videos=9999", "--network-gb-s=0"], "--network-gb-s (0.0) must be above 0"),
         (["--videos=9999", "--step-json=nowhere"], "--step-json (nowhere) does not exist"),
         (["--videos=9999", f"--step-json={CONFIG}"], "is not JSON: must be what bench step"),
+        (["--videos=9999", "--clips-per-s=inf"], "--clips-per-s (inf) must be above 0, and finite"),
+        (["--videos=9999", "--launch-ms=inf"], "--launch-ms (inf) must be at least 0, and finite"),
+        (["--videos=9999", "--teraflops=inf"], "--teraflops (inf) must be above 0, and finite"),
+        (["--videos=9999", "--utilisation=1.5"], "--utilisation (1.5) must be in (0, 1]"),
+        (
+            ["--videos=99", "optim.total_batch=null", "data.batch_size=8", "--gpus", "8", "16"],
+            "--videos (99) must be at least 128, those of one step on 16 GPUs",
+        ),
+        (["--videos=9", "optim.total_batch=null", "data.batch_size=16"], "must be at least 16"),
     ],
 )
 def test_bench_plan_refuses(

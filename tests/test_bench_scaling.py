@@ -1,7 +1,11 @@
 """The cost model beside real processes: what it is fed with, and that they run."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +43,37 @@ def test_what_hides_is_worked_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert [row["measured_over_predicted"] for row in rows] == pytest.approx([0.7 / 0.8, 0.7 / 0.6])
 
 
-def test_it_takes_two(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "scaling", "--processes=1"]) == 2
-    assert "--processes (1) must be at least 2" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--processes=1"], "--processes (1) must be at least 2"),
+        (["--frames=0"], "--frames (0) must be at least 1"),
+        (["--frames=3"], "num_frames (3) must be a multiple of model.tubelet_size (2)"),
+        (["--crop-size=65"], "crop_size (65) must be a multiple of model.patch_size (16)"),
+    ],
+)
+def test_it_refuses_before_it_starts_anything(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr(scaling, "_together")
+    assert main(["bench", "scaling", *SMALL, *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_others_end_with_one_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Noted(subprocess.Popen[str]):
+        def __init__(self, **how: Any) -> None:
+            super().__init__(**how)
+            started.append(self)
+
+    def waits_or_fails(module: str, settings: object, *, RANK: str, **_: str) -> dict[str, Any]:
+        code = ["import time; time.sleep(600)", "raise SystemExit('no room')"][int(RANK)]
+        return {"args": [sys.executable, "-c", code], "text": True}
+
+    monkeypatch.setattr(scaling.subprocess, "Popen", Noted)
+    monkeypatch.setattr(scaling, "python", waits_or_fails)
+    with pytest.raises(RuntimeError, match=r"\(exit code 1\): no room"):
+        scaling._together(2)
+    assert [process.returncode for process in started] == [-signal.SIGKILL, 1]

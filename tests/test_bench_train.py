@@ -54,13 +54,15 @@ def test_bench_train_runs_and_names_what_limits(
     )
     _, _, *settings = pretrain_arguments(tmp_path / "unused")
     file = tmp_path / "result.json"
-    words = [*settings, "optim.accumulation=2", "--steps=10", f"--json={file}"]
+    words = [*settings, "optim.accumulation=2", "run.profile_steps=1", "--steps=10"]
+    words.append(f"--json={file}")
     assert main(["bench", "train", *words]) == 0
     (config,) = seen
     (videos,) = lists
     # 9 steps of 2 micro-batches of 4 videos, of which there are 24
     assert len(videos) == 9 * 2 * 4 and videos[:24] == videos[24:48] and len(set(videos)) == 24
     assert all(Path(video).is_relative_to(toy.parent) for video in videos)
+    assert config.run.profile_steps == 0  # whose trace would go with the folder
     assert config.run.log_every == 3 and not Path(config.run.output_dir or "").exists()
     assert not (tmp_path / "unused").exists()
     result = json.loads(file.read_text())
@@ -71,6 +73,16 @@ def test_bench_train_runs_and_names_what_limits(
     captured = capsys.readouterr()
     assert f"limit: {limit} (the run waits for videos {waiting:.0%}" in captured.out
     assert "9 steps in all" in captured.err and "9 steps in all" not in captured.out
+
+
+def test_a_stopped_run_has_no_result(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "pretrain", lambda config: False)  # as after Ctrl-C
+    file = tmp_path / "result.json"
+    assert main(["bench", "train", f"data.manifest={toy}", f"--json={file}"]) == 1
+    assert capsys.readouterr().err == "hpm-video bench: interrupted\n"
+    assert not file.exists()
 
 
 def _records(folder: Path, count: int) -> list[dict[str, float]]:

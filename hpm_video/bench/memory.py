@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
-import subprocess
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import torch
 from hpm_video.bench.flops import Variant, default_variant
 from hpm_video.bench.live import modelled_bytes
 from hpm_video.bench.measure import at_least, peak_extra_bytes, pick_device
-from hpm_video.bench.own_process import python
+from hpm_video.bench.own_process import given_settings, output_of
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.sides import Setting, make_setting, our_step, transformers_step
 from hpm_video.host_memory import keep_freed_memory
@@ -70,8 +69,8 @@ def bench_memory(
     """
     at_least("frames", num_frames, 1)
     at_least("crop-size", crop_size, 1)
-    if not reserve_gb >= 0:
-        raise ValueError(f"--reserve-gb ({reserve_gb}) must be at least 0")
+    if not 0 <= reserve_gb < math.inf:
+        raise ValueError(f"--reserve-gb ({reserve_gb}) must be at least 0, and finite")
     place = pick_device(device)
     forms: dict[str, Variant | None] = {PLAIN: None, default_variant().name: default_variant()}
 
@@ -211,10 +210,7 @@ def _in_own_process(**settings: Any) -> int:
     A process of its own: memory that another step has left behind cannot hide any.
     """
     settings["threads"] = torch.get_num_threads()
-    done = subprocess.run(**python(__name__, settings), capture_output=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"measuring memory failed: {done.stderr[-2000:]}")
-    return int(done.stdout)
+    return int(output_of(__name__, settings))
 
 
 def _two_steps_here(form: str, **settings: Any) -> None:
@@ -228,8 +224,8 @@ def _two_steps_here(form: str, **settings: Any) -> None:
         step()
 
 
-def _own_process(words: str) -> None:
-    settings = json.loads(words)
+def _own_process() -> None:
+    settings = given_settings()
     torch.set_num_threads(settings.pop("threads"))
     tiny = {"size": "tiny", "num_frames": 2, "crop_size": 64, "batch_size": 1}
     _two_steps_here(**{**settings, **tiny})  # loads what first calls load
@@ -240,4 +236,4 @@ def _own_process(words: str) -> None:
 
 
 if __name__ == "__main__":
-    _own_process(*sys.argv[1:])
+    _own_process()

@@ -1,9 +1,11 @@
-"""Benches that need a Python process of their own."""
+"""Benches that need a Python process of their own, which ends with the one that started it."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,13 +14,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+
 
 def python(module: str, settings: Mapping[str, Any], **environment: str) -> dict[str, Any]:
-    """What `subprocess` is to start: ``python -m module SETTINGS`` (JSON), with this package and
-    this process's environment, some of it replaced."""
+    """What `subprocess` is to start: ``python -m module``, with this package and this process's
+    environment, some of it replaced. The module gets the settings from `given_settings`."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {
-        "args": [sys.executable, "-m", module, json.dumps(settings)],
+        "args": [sys.executable, "-m", module, json.dumps(settings), str(os.getpid())],
         "env": {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -28,12 +32,41 @@ def python(module: str, settings: Mapping[str, Any], **environment: str) -> dict
     }
 
 
+def given_settings() -> dict[str, Any]:
+    """The settings with which `python` started this process, which ends with its parent from now
+    on, however that ends; at once if the parent has gone already."""
+    settings: dict[str, Any] = json.loads(sys.argv[1])
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[2]):
+        sys.exit(1)
+    return settings
+
+
+def output_of(module: str, settings: Mapping[str, Any]) -> str:
+    """What a module, started with ``settings`` in a process of its own, prints. RuntimeError, with
+    how the process ended and what it complained about, if it failed."""
+    done = subprocess.run(**python(module, settings), capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(how_it_ended(done.returncode, done.stderr))
+    return done.stdout
+
+
+def how_it_ended(returncode: int, complaints: str) -> str:
+    """Of a process of its own that failed, which says nothing itself where a signal ended it."""
+    how = f"exit code {returncode}"
+    if returncode < 0:
+        how = signal.Signals(-returncode).name
+        how += ", as where memory runs out" if returncode == -signal.SIGKILL else ""
+    return f"a process of its own ended ({how}): {complaints[-2000:]}".rstrip(": ")
+
+
 @contextmanager
 def apart(module: str, settings: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
     """Calls of a function that lives in a process of its own, one at a time.
 
     The module, started with ``settings``, is to hand its function to `answer_calls`. A call raises
-    RuntimeError, with what the process complained about, when it has ended.
+    RuntimeError, with how the process ended and what it complained about, when it has.
     """
     # A file: a pipe of complaints that nobody reads fills up.
     with (
@@ -50,12 +83,11 @@ def apart(module: str, settings: Mapping[str, Any]) -> Iterator[Callable[[], Non
         assert answers is not None
 
         def call() -> None:
-            with suppress(BrokenPipeError):
-                questions.write("\n")
-                questions.flush()
+            with suppress(BrokenPipeError):  # past the stream, which would try again at its end
+                os.write(questions.fileno(), b"\n")
             if not answers.readline():
                 complaints.seek(0)
-                raise RuntimeError(f"a process of its own ended: {complaints.read()[-2000:]}")
+                raise RuntimeError(how_it_ended(process.wait(), complaints.read()))
 
         try:
             yield call

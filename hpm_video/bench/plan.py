@@ -15,6 +15,7 @@ written when the next one is due.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -42,9 +43,15 @@ class Job:
     is_sharded: bool = False
 
     def videos_per_gpu(self, gpus: int) -> int:
-        """Per step; ValueError where they cannot be shared out evenly."""
+        """Per step; ValueError where they cannot be shared out evenly, or do not make a step."""
         if self.total_batch is None:
-            return self.batch_size * self.accumulation
+            videos = self.batch_size * self.accumulation
+            if videos * gpus > self.num_videos:
+                raise ValueError(
+                    f"--videos ({self.num_videos}) must be at least {videos * gpus}, those of one "
+                    f"step on {gpus} GPUs"
+                )
+            return videos
         if self.total_batch % gpus:
             raise ValueError(f"--gpus ({gpus}) must divide optim.total_batch ({self.total_batch})")
         return self.total_batch // gpus
@@ -79,10 +86,10 @@ class Machine:
                 if not 0 <= value <= 1:
                     raise ValueError(f"--overlap ({value}) must be in [0, 1]")
             elif item.name in ("launch_ms", "video_kb"):
-                if not value >= 0:
-                    raise ValueError(f"--{option} ({value}) must be at least 0")
-            elif not value > 0:
-                raise ValueError(f"--{option} ({value}) must be above 0")
+                if not 0 <= value < math.inf:
+                    raise ValueError(f"--{option} ({value}) must be at least 0, and finite")
+            elif not 0 < value < math.inf:
+                raise ValueError(f"--{option} ({value}) must be above 0, and finite")
 
     def link_gb_s(self, gpus: int) -> float:
         """Of the slowest link in a ring of so many GPUs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -47,10 +48,10 @@ def bench_plan(
     """
     for count in gpus or ():
         at_least("gpus", count, 1)
-    if not (teraflops > 0 and 0 < utilisation <= 1):
-        raise ValueError(
-            f"--teraflops ({teraflops}) must be above 0, --utilisation ({utilisation}) in (0, 1]"
-        )
+    if not 0 < teraflops < math.inf:
+        raise ValueError(f"--teraflops ({teraflops}) must be above 0, and finite")
+    if not 0 < utilisation <= 1:
+        raise ValueError(f"--utilisation ({utilisation}) must be in (0, 1]")
     source = "--clips-per-s"
     if clips_per_s is None and step_json is not None:
         clips_per_s, source = measured_rate(config, step_json), step_json
@@ -69,7 +70,7 @@ def bench_plan(
     )
     job = job_of(config, num_videos)
     if gpus is None:
-        gpus = [count for count in COUNTS if not (job.total_batch or 0) % count]
+        gpus = [count for count in COUNTS if _has_steps(job, count)]
     return Report(
         "plan",
         machine_facts(torch.device("cpu")),
@@ -84,6 +85,14 @@ def bench_plan(
     )
 
 
+def _has_steps(job: Job, gpus: int) -> bool:
+    try:
+        job.videos_per_gpu(gpus)
+    except ValueError:
+        return False
+    return True
+
+
 def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
     """What the config asks for; ValueError if nothing says how many videos there are."""
     data, optim, run = config.data, config.optim, config.run
@@ -91,7 +100,7 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
         if not data.manifest:
             raise ValueError("--videos (none) must say how many there are, or data.manifest a list")
         num_videos = len(read_manifest(data.manifest, root=data.root, labels=False))
-    at_least("videos", num_videos, optim.total_batch or 1)
+    at_least("videos", num_videos, optim.total_batch or data.batch_size * optim.accumulation)
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     with torch.device("meta"):
         student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
@@ -120,9 +129,9 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
     settings, model, data = report["settings"], config.model, config.data
     wanted = {"size": model.size, "frames": data.num_frames, "crop_size": data.crop_size}
     for name, value in wanted.items():
-        if settings[name] != value:
+        if settings.get(name) != value:
             raise ValueError(
-                f"--step-json ({path}) is of {name} {settings[name]}: must be of {value}, "
+                f"--step-json ({path}) is of {name} {settings.get(name)}: must be of {value}, "
                 "as in the config"
             )
     name, column = "step alone", "what"
@@ -132,8 +141,8 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
             ratio = config.teacher.token_ratio
             name = Variant(model.predictor_input, ratio, model.predictor_depth).name
     for row in report["rows"]:
-        if row[column] == name:
-            return float(row["clips_per_s"])
+        if row.get(column) == name:
+            return _rate(row, path, option="--step-json")
     raise ValueError(f"--step-json ({path}) must have a row {name}, which is what the config asks")
 
 
@@ -148,8 +157,8 @@ def measured_core(config: PretrainConfig, path: str, *, like: str, files: str) -
         "repeats": data.repeats,
     }
     for row in report["rows"]:
-        if all(row[key] == value for key, value in wanted.items()):
-            return float(row["clips_per_s"])
+        if all(row.get(key) == value for key, value in wanted.items()):
+            return _rate(row, path, option="--loader-json")
     named = ", ".join(f"{key} {value}" for key, value in wanted.items())
     raise ValueError(f"--loader-json ({path}) must have a row of {named}")
 
@@ -164,7 +173,18 @@ def _read(path: str, benches: Sequence[str], *, option: str) -> Any:
         raise ValueError(f"{option} ({path}) is not JSON: {rule}") from error
     if not isinstance(report, dict) or report.get("bench") not in benches:
         raise ValueError(f"{option} ({path}) {rule}")
+    rows = report.get("rows")
+    has_rows = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    if not has_rows or not isinstance(report.get("settings"), dict):
+        raise ValueError(f"{option} ({path}) lacks settings or rows: {rule}")
     return report
+
+
+def _rate(row: dict[str, Any], path: str, *, option: str) -> float:
+    rate = row.get("clips_per_s")
+    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise ValueError(f"{option} ({path}) has clips_per_s {rate}: must be a number above 0")
+    return float(rate)
 
 
 def _multiply_adds(config: PretrainConfig) -> float:

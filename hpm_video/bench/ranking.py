@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -12,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hpm_video.bench.measure import at_least, median_seconds, peak_extra_bytes, pick_device
-from hpm_video.bench.own_process import python
+from hpm_video.bench.own_process import given_settings, output_of
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.losses import ranking_loss
 
@@ -91,14 +89,7 @@ def _extra_in_own_process(side: str, batch_size: int, num_tokens: int) -> int:
         "num_tokens": num_tokens,
         "threads": torch.get_num_threads(),
     }
-    done = subprocess.run(**python(__name__, settings), capture_output=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"measuring the memory of {side} failed: {done.stderr[-2000:]}")
-    return int(done.stdout)
-
-
-def _own_process(words: str) -> None:
-    _print_extra(**json.loads(words))
+    return int(output_of(__name__, settings))
 
 
 def _print_extra(side: str, batch_size: int, num_tokens: int, threads: int) -> None:
@@ -110,4 +101,4 @@ def _print_extra(side: str, batch_size: int, num_tokens: int, threads: int) -> N
 
 
 if __name__ == "__main__":
-    _own_process(*sys.argv[1:])
+    _print_extra(**given_settings())

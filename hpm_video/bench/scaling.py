@@ -7,6 +7,9 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +18,13 @@ import torch.distributed as dist
 
 from hpm_video.bench.flops import default_variant
 from hpm_video.bench.measure import at_least, pick_device, round_seconds
-from hpm_video.bench.own_process import python
+from hpm_video.bench.own_process import given_settings, how_it_ended, python
 from hpm_video.bench.plan import Job, Machine, predict
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.sides import build_student, make_setting, our_step
+from hpm_video.config import ModelConfig
 from hpm_video.distributed import World, join_world
+from hpm_video.models import token_grid
 
 _MUCH = 1e12  # of what is not asked here: loader, checkpoints
 
@@ -44,8 +49,11 @@ def bench_scaling(
         ("processes", processes, 2),
         ("rounds", rounds, 1),
         ("batch-size", batch_size, 1),
+        ("frames", num_frames, 1),
+        ("crop-size", crop_size, 1),
     ):
         at_least(name, value, lowest)
+    token_grid(ModelConfig(), num_frames=num_frames, crop_size=crop_size)  # or refuse
     place = pick_device(device)
     measured = _together(
         processes,
@@ -120,7 +128,8 @@ def bench_scaling(
 
 
 def _together(processes: int, **settings: Any) -> dict[str, float]:
-    """What the main one of so many processes measured."""
+    """What the main one of so many processes measured. As soon as one fails, all end: RuntimeError
+    says what that one complained about."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -130,23 +139,27 @@ def _together(processes: int, **settings: Any) -> dict[str, float]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    running = [
-        subprocess.Popen(
-            **python(__name__, settings, **environment, RANK=str(rank), LOCAL_RANK=str(rank)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(processes)
-    ]
-    try:
-        results = [process.communicate() for process in running]
-    finally:
-        for process in running:
-            process.kill()
-    for process, (_, complaint) in zip(running, results, strict=True):
-        if process.returncode:
-            raise RuntimeError(f"a process of {processes} failed: {complaint[-2000:]}")
-    found: dict[str, float] = json.loads(results[0][0].splitlines()[-1])
+    with ExitStack() as stack:
+        running: list[subprocess.Popen[str]] = []
+        complaints = []
+        for rank in range(processes):
+            complaints.append(stack.enter_context(tempfile.TemporaryFile("w+")))
+            process = subprocess.Popen(
+                **python(__name__, settings, **environment, RANK=str(rank), LOCAL_RANK=str(rank)),
+                stdout=subprocess.PIPE,
+                stderr=complaints[-1],
+            )
+            running.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        while None in (codes := [process.poll() for process in running]) and not any(codes):
+            time.sleep(0.1)
+        for code, complaint in zip(codes, complaints, strict=True):
+            if code:
+                complaint.seek(0)
+                raise RuntimeError(how_it_ended(code, complaint.read()))
+        answer = running[0].stdout
+        assert answer is not None
+        found: dict[str, float] = json.loads(answer.read().splitlines()[-1])
     return found
 
 
@@ -169,8 +182,8 @@ def _measure(world: World, *, rounds: int, device: str, **settings: Any) -> dict
     return {**medians, "gradient_bytes": 4 * weights}
 
 
-def _own_process(words: str) -> None:
-    settings = json.loads(words)
+def _own_process() -> None:
+    settings = given_settings()
     with join_world(settings["device"], timeout_s=600) as world:
         if world.device.type == "cpu":
             torch.set_num_threads(1)
@@ -180,4 +193,4 @@ def _own_process(words: str) -> None:
 
 
 if __name__ == "__main__":
-    _own_process(*sys.argv[1:])
+    _own_process()

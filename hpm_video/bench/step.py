@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -13,7 +11,7 @@ import torch
 
 from hpm_video.bench.flops import Variant, variants
 from hpm_video.bench.measure import at_least, matmul, pick_device, round_seconds, spread
-from hpm_video.bench.own_process import answer_calls, apart
+from hpm_video.bench.own_process import answer_calls, apart, given_settings
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.sides import (
     HARD_RATIO,
@@ -143,8 +141,8 @@ def _transformers_apart(setting: Setting) -> AbstractContextManager[Callable[[],
     )
 
 
-def _own_process(words: str) -> None:
-    settings = json.loads(words)
+def _own_process() -> None:
+    settings = given_settings()
     torch.set_num_threads(settings.pop("threads"))
     step, _ = transformers_step(make_setting(device=torch.device("cpu"), **settings))
     answer_calls(step)
@@ -163,4 +161,4 @@ def _check(name: str, loss: float, setting: Setting, variant: Variant | None) ->
 
 
 if __name__ == "__main__":
-    _own_process(*sys.argv[1:])
+    _own_process()

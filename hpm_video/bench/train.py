@@ -62,12 +62,14 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
                 checkpoint_every_minutes=1e6,
                 picture_every=0,
                 probe_every=0,
+                profile_steps=0,
                 resume=None,
             ),
             data=replace(data, manifest=[str(listed)], root=None),
             optim=replace(config.optim, epochs=1, warmup_epochs=0),
         )
-        pretrain(config)
+        if not pretrain(config):  # a signal stopped it
+            raise KeyboardInterrupt
         clips_per_s, waited = rates(read_records(folder / "run")[1:])
         loader = _loader_alone(config, steps * accumulation)
     step = _step_alone(config, device)
