@@ -18,6 +18,7 @@ from typing import Any
 from hpm_video.commands.arguments import is_setting
 from hpm_video.console import lasting_output
 from hpm_video.failures import say_failure, tell_torchrun
+from hpm_video.host_memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def _main(words: Sequence[str]) -> int:
         if name in words:  # the others' arguments would only take time
             command_of(name).add_arguments(of_job)
     arguments = parse(parser, words)
+    keep_freed_memory()
     try:
         with tell_torchrun():
             code: int = command_of(arguments.job).run(arguments)

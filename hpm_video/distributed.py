@@ -24,7 +24,6 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from hpm_video.host_memory import keep_freed_memory
 from hpm_video.rendezvous import CommunicationError, Place, find_place, meet
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -56,8 +55,7 @@ class World:
 def join_world(
     device: str, *, setting: str = "run.device", timeout_s: float | None = None
 ) -> Iterator[World]:
-    """Join the process group that the environment describes; leave it at the end. On a CPU this
-    process keeps freed memory from then on, see `hpm_video.host_memory`.
+    """Join the process group that the environment describes; leave it at the end.
 
     ``device``: ``auto`` takes CUDA where there is one. ``setting``: what the user calls it.
     ``timeout_s``, run.collective_timeout_s: how long a process waits for the others in a
@@ -74,8 +72,6 @@ def join_world(
     if use_cuda:
         own_device = _own_gpu(place)
         torch.cuda.set_device(own_device)
-    else:
-        keep_freed_memory()
     if place.size == 1:
         yield World(place.rank, place.size, own_device)
         return

@@ -15,7 +15,8 @@ def keep_freed_memory() -> None:
     The GNU C library gives large blocks back to the system at once and asks for them again in the
     next step; the system then clears every page when it is first touched, which takes longer than
     most of what a step does with it (measured: docs/performance.md). Memory in use stays at its
-    peak from then on. Does nothing with other C libraries.
+    peak from then on, so this is for processes of our own: the commands call it, functions that
+    others import do not. Does nothing with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

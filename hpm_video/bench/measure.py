@@ -11,20 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hpm_video.host_memory import keep_freed_memory
-
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes CUDA where there is one; ValueError for cuda without one.
-
-    On a CPU this process keeps freed memory from then on, as those of our other commands do.
-    """
+    """``auto`` takes CUDA where there is one; ValueError for cuda without one."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device (cuda) needs a CUDA device; there is none here: use cpu")
-    if name != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda")
-    keep_freed_memory()
-    return torch.device("cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def at_least(name: str, value: int, lowest: int) -> None:

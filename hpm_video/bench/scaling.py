@@ -24,6 +24,7 @@ from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.sides import build_student, make_setting, our_step
 from hpm_video.config import ModelConfig
 from hpm_video.distributed import World, join_world
+from hpm_video.host_memory import keep_freed_memory
 from hpm_video.models import token_grid
 
 _MUCH = 1e12  # of what is not asked here: loader, checkpoints
@@ -184,6 +185,7 @@ def _measure(world: World, *, rounds: int, device: str, **settings: Any) -> dict
 
 def _own_process() -> None:
     settings = given_settings()
+    keep_freed_memory()
     with join_world(settings["device"], timeout_s=600) as world:
         if world.device.type == "cpu":
             torch.set_num_threads(1)
