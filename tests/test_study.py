@@ -151,11 +151,14 @@ def test_rows_of_many_seeds_come_first_and_at_equal_time_with_other_epochs(
         "plain": {"settings": _VIDEOMAE},
         "same": {"settings": "teacher.draws=2"},
         "scratch": {"pretrain": False, "seeds": 2},
+        "epochs_only": {"settings": _VIDEOMAE, "comparisons": ["epochs"]},
+        "time_only": {"settings": _VIDEOMAE, "comparisons": ["time"]},
     }
     settings = _settings(toy, variants=variants, comparisons=["epochs", "time"])
     settings["pretrain"] = {"settings": f"{_PRETRAIN} optim.epochs=20"}
     study = _study(tmp_path, settings)
-    _calibrated(study, "toy", {"hpm": 0.2, "plain": 0.15, "same": 0.207})
+    seconds = {"hpm": 0.2, "plain": 0.15, "same": 0.207, "epochs_only": 0.15, "time_only": 0.15}
+    _calibrated(study, "toy", seconds)
     cells = study.cells(calibration.epochs_of_equal_time(study))
     assert [(one.variant, one.seed, one.epochs, one.comparisons) for one in cells] == [
         ("hpm", 0, 20, ("epochs", "time")),
@@ -165,6 +168,8 @@ def test_rows_of_many_seeds_come_first_and_at_equal_time_with_other_epochs(
         ("plain", 0, 20, ("epochs",)),
         ("plain", 0, 27, ("time",)),  # 20 * .2 / .15
         ("same", 0, 20, ("epochs", "time")),
+        ("epochs_only", 0, 20, ("epochs",)),
+        ("time_only", 0, 27, ("time",)),
     ]
     assert len({one.folder for one in cells}) == len(cells)
     for one in cells:
@@ -227,6 +232,14 @@ def test_what_was_calibrated_is_not_measured_again(
         ),
         ({"sets": {"toy": {"train": "x.csv"}}}, ["sets.toy.pretrain"]),
         ({"comparisons": ["epoch"]}, ["comparisons (epoch)", "epochs, time"]),
+        (
+            {"variants": {"hpm": {}, "x": {"comparisons": ["speed"]}}},
+            ["comparisons of a variant (speed)", "epochs, time"],
+        ),
+        (
+            {"variants": {"hpm": {"comparisons": ["time"]}}},
+            ["variants (hpm)", "without settings or comparisons"],
+        ),
         ({"seeds": 0}, ["seeds (0)"]),
         ({"probes": ["svm"]}, ["probes (svm)"]),
     ],

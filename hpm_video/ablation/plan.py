@@ -73,10 +73,11 @@ class Study:
             if not getattr(config, group):
                 raise ValueError(f"{group} ({{}}) must name at least one")
         self.base = next(iter(config.variants))
-        if not config.variants[self.base].pretrain or config.variants[self.base].settings:
+        base = config.variants[self.base]
+        if not base.pretrain or base.settings or base.comparisons:
             raise ValueError(
-                f"variants ({self.base}) must be pre-trained and without settings of its own: the "
-                "first is the base of comparison"
+                f"variants ({self.base}) must be pre-trained and without settings or comparisons "
+                "of its own: the first is the base of comparison"
             )
         self.lists = {name: self._lists(name) for name in config.sets}
 
@@ -109,7 +110,8 @@ class Study:
 
     def _cells(self, data_set: str, variant: str, seed: int, rates: Rates | None) -> Iterator[Cell]:
         """One or two of a variant and seed."""
-        wanted = self.config.comparisons
+        of_study, own = self.config.comparisons, self.config.variants[variant].comparisons
+        wanted = [kind for kind in of_study if not own or kind in own]
         if not self.config.variants[variant].pretrain:
             yield self._cell(data_set, variant, seed, 0, ("epochs",))
             return

@@ -70,9 +70,11 @@ class VariantConfig:
     settings: list[str] = field(default_factory=list)  # of pre-training: what differs from the base
     seeds: int | None = None  # default: those of the study
     pretrain: bool = True  # false: fine-tuned from scratch, at equal epochs only
+    comparisons: list[str] = field(default_factory=list)  # default: those of the study
 
     def __post_init__(self) -> None:
         _check_words(self.settings)
+        _check_comparisons("comparisons of a variant", self.comparisons)
         for word in words_of(self.settings):
             if any(re.match(rf"{re.escape(key)}\b", word) for key in _SHARED):
                 raise ValueError(
@@ -111,9 +113,7 @@ class StudyConfig:
         at_least("calibration_rounds", self.calibration_rounds, 1)
         if self.probes:
             check_probe_kinds("probes", self.probes)
-        for comparison in self.comparisons or [""]:
-            if comparison not in COMPARISONS:
-                raise ValueError(f"comparisons ({comparison}) must be of {', '.join(COMPARISONS)}")
+        _check_comparisons("comparisons", self.comparisons or [""])
         for group in ("sets", "variants"):
             names = list(getattr(self, group))
             for name in names:
@@ -131,6 +131,12 @@ class StudyConfig:
 def words_of(settings: list[str]) -> list[str]:
     """``group.key=value`` each, of texts that may hold several."""
     return [word for text in settings for word in shlex.split(text)]
+
+
+def _check_comparisons(name: str, comparisons: list[str]) -> None:
+    for comparison in comparisons:
+        if comparison not in COMPARISONS:
+            raise ValueError(f"{name} ({comparison}) must be of {', '.join(COMPARISONS)}")
 
 
 def _check_words(settings: list[str]) -> None:
