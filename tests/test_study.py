@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -407,6 +408,27 @@ def test_a_study_with_other_settings_needs_another_folder(
     words = [f"pretrain.settings={_PRETRAIN} optim.base_lr=0.5"]
     assert main(["bench", "ablation", str(file), "-o", str(out), *words]) == 2
     assert "optim.base_lr" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_finished_cell_needs_only_its_row(
+    finished: tuple[Path, Path, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, finished_folder, _ = finished
+    out = shutil.copytree(finished_folder, tmp_path / "out")
+    for job in ("pretrain", "finetune"):
+        for folder in list((out / "cells").rglob(job)):
+            shutil.rmtree(folder)
+    done: list[str] = []
+    monkeypatch.setattr(cell, "pretrain", lambda config: done.append(config.run.output_dir))
+    command = ["bench", "ablation", str(file), "-o", str(out)]
+    assert main(command) == 1
+    assert [Path(folder).parts[-3] for folder in done] == ["broken"]
+    assert main([*command, f"pretrain.settings={_PRETRAIN} optim.epochs=3"]) == 2
+    assert "other settings (optim.epochs)" in capsys.readouterr().err
 
 
 _HOLD = """

@@ -27,6 +27,7 @@ from hpm_video.distributed import World, join_world
 from hpm_video.masking import hard_ratio_at
 from hpm_video.models import build_model, token_grid
 from hpm_video.optim import micro_batches, pretrain_optimizer
+from hpm_video.parallel import spread
 from hpm_video.step import pretrain_step
 from hpm_video.teacher import Teacher, update_teacher
 
@@ -139,7 +140,7 @@ def training_step(config: PretrainConfig, batch: ClipBatch, world: World) -> Cal
     )
     torch.manual_seed(0)
     student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
-    student.to(world.device)
+    called = spread(student, world, config.run)  # compiled where the run is
     teacher = Teacher(student) if config.masking.mines else None
     optimizer = pretrain_optimizer(student, config.optim)
     generator = torch.Generator(world.device).manual_seed(0)
@@ -152,7 +153,7 @@ def training_step(config: PretrainConfig, batch: ClipBatch, world: World) -> Cal
     def step() -> None:
         for _ in range(accumulation):
             result = pretrain_step(
-                student,
+                called,
                 teacher,
                 batch.on(world.device),
                 grid=grid,

@@ -43,15 +43,23 @@ def read_row(cell: Cell) -> Row | None:
 
 
 def check_cell(cell: Cell) -> None:
-    """Raise ValueError where a cell was done with other settings than the study has now."""
-    if not _row_file(cell).is_file():
+    """Raise ValueError where a cell was done with other settings than the study has now.
+
+    Of a finished cell the row is enough: its run folders may have been removed, or left on another
+    machine. Then only the epochs can be compared.
+    """
+    row = read_row(cell)
+    if row is None:
         return  # its runs look themselves
-    for config in (cell.pretrain, cell.finetune):
-        if config is not None and (changed := changed_settings(config)):
-            raise ValueError(
-                f"--output-dir holds the cell {cell.name} of a study with other settings "
-                f"({', '.join(changed)}): choose another folder"
-            )
+    changed = [] if row["epochs"] == cell.epochs else ["optim.epochs"]
+    for job, config in (("pretrain", cell.pretrain), ("finetune", cell.finetune)):
+        if config is not None and (cell.folder / job / "config.yaml").is_file():
+            changed += changed_settings(config)
+    if changed:
+        raise ValueError(
+            f"--output-dir holds the cell {cell.name} of a study with other settings "
+            f"({', '.join(dict.fromkeys(changed))}): choose another folder"
+        )
 
 
 def run_cell(cell: Cell, study: StudyConfig, *, seconds_per_step: float | None) -> None:
