@@ -25,13 +25,13 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	mkdir -p outputs/bench
 	for size in small base; do for batch in 4 8; do \
-		$(BIN)/hpm-video bench step --size $$size --batch-size $$batch --token-ratio 0.25 \
+		$(BIN)/hpm-video bench step --size $$size --batch-size $$batch \
 			--json outputs/bench/step-$$size-$$batch.json || exit 1; \
 	done; done
 	$(BIN)/hpm-video bench attention --json outputs/bench/attention.json
-	$(BIN)/hpm-video bench step --size small --precision float32 --token-ratio 0.25 \
+	$(BIN)/hpm-video bench step --size small --precision float32 \
 		--json outputs/bench/step-small-float32.json
-	$(BIN)/hpm-video bench step --size small --compile --token-ratio 0.25 \
+	$(BIN)/hpm-video bench step --size small --compile \
 		--json outputs/bench/step-small-compiled.json
 	$(BIN)/hpm-video bench memory --json outputs/bench/memory.json
 	$(BIN)/hpm-video bench growth --json outputs/bench/growth.json

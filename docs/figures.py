@@ -49,7 +49,7 @@ def step() -> Figure:
     _lane(axes, (2.2, 0.12, 9.7, 3.28), STUDENT, "student", at_bottom=True)
 
     _box(axes, (0.15, 2.65, 1.55, 1.0), "clip\n16 frames,\n1,568 tokens", INK)
-    _box(axes, (2.45, 4.1, 2.1, 0.9), "pixels of a\nquarter of the\ntokens", INK)
+    _box(axes, (2.45, 4.1, 2.1, 0.9), "encoder\nsees a random\ntenth", TEACHER)
     _box(axes, (5.1, 4.1, 1.75, 0.9), "predictor", TEACHER)
     _box(axes, (7.4, 4.1, 1.9, 0.9), "predicted loss\nof every token", INK)
     _box(axes, (9.85, 4.1, 1.85, 0.9), "mask\nhardest units,\nand random ones", HARD)
@@ -58,14 +58,12 @@ def step() -> Figure:
     _box(axes, (5.1, 1.95, 1.75, 0.9), "encoded tokens,\nmask tokens,\npositions", INK)
     _box(axes, (7.4, 2.0, 1.75, 0.8), "reconstructor", STUDENT)
     _box(axes, (9.75, 2.0, 1.95, 0.8), "reconstruction\nloss of each token", LOSS)
-    _box(axes, (2.45, 0.65, 2.1, 0.9), "pixels of a\nquarter of the\nmasked tokens", INK)
-    _box(axes, (5.1, 0.7, 1.75, 0.8), "predictor", STUDENT)
+    _box(axes, (7.4, 0.7, 1.75, 0.8), "predictor", STUDENT)
     _box(axes, (9.75, 0.7, 1.95, 0.8), "ranking loss", LOSS)
 
     _arrow(axes, (1.7, 3.3), (2.45, 4.4), INK)
-    _arrow(axes, (1.7, 3.1), (2.45, 2.4), INK)
-    _arrow(axes, (1.7, 2.8), (2.45, 1.1), INK)
-    _arrow(axes, (4.55, 4.55), (5.1, 4.55), INK)
+    _arrow(axes, (1.7, 3.0), (2.45, 2.4), INK)
+    _arrow(axes, (4.55, 4.55), (5.1, 4.55), TEACHER)
     _arrow(axes, (6.85, 4.55), (7.4, 4.55), TEACHER)
     _arrow(axes, (9.3, 4.55), (9.85, 4.55), INK)
     # The mask goes back to the left, between the lanes, to decide what the student sees.
@@ -74,20 +72,18 @@ def step() -> Figure:
     axes.text(8.9, 3.14, "which tokens are visible", ha="center", va="bottom", fontsize=9)
     _arrow(axes, (4.55, 2.4), (5.1, 2.4), STUDENT)
     _arrow(axes, (6.85, 2.4), (7.4, 2.4), STUDENT)
+    _arrow(axes, (6.85, 2.15), (7.4, 1.3), STUDENT)
     _arrow(axes, (9.15, 2.4), (9.75, 2.4), STUDENT)
-    _arrow(axes, (4.55, 1.1), (5.1, 1.1), INK)
-    _arrow(axes, (6.85, 1.0), (9.75, 1.0), STUDENT)
+    _arrow(axes, (9.15, 1.1), (9.75, 1.1), STUDENT)
     _arrow(axes, (10.72, 2.0), (10.72, 1.5), LOSS, dashed=True)
     axes.text(10.62, 1.75, "measured order", ha="right", va="center", fontsize=9)
-    # Around the box above it, up to the teacher's predictor.
-    path = ([6.85, 7.12, 7.12, 6.2], [1.3, 1.3, 3.55, 3.55])
-    axes.plot(*path, color=TEACHER, lw=2.2, linestyle="--")
-    _arrow(axes, (6.2, 3.55), (6.2, 4.1), TEACHER, dashed=True)
+    # From lane to lane: of all weights that the teacher has.
+    _arrow(axes, (6.2, 3.32), (6.2, 3.86), TEACHER, dashed=True)
     axes.text(6.1, 3.56, "EMA, after each step", ha="right", va="center", fontsize=9)
     axes.text(
         7.05,
         0.3,
-        "gradients go back along the blue arrows only, so the predictor learns by itself",
+        "gradients go back along the blue arrows, so the encoder learns what is hard, too",
         ha="center",
         va="center",
         fontsize=9,

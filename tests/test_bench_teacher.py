@@ -97,8 +97,8 @@ def test_the_command_prints_a_row_per_candidate(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("bench teacher: ")
     assert [line.split()[1:4] for line in lines[3:5]] == [
-        ["pixels", "tokens", "1"],
-        ["pixels", "spread", "0.5"],
+        ["encoded", "tokens", "1"],
+        ["encoded", "spread", "0.5"],
     ]
 
 

@@ -141,7 +141,7 @@ def test_a_run_may_go_on_with_other_logging(
     ("settings", "words"),
     [
         (("model.width=64",), ["does not fit", "(32, 384)", "(64, 384)"]),
-        (("model.predictor_depth=2",), ["does not fit", "predictor.encoder.blocks.1"]),
+        (("model.predictor_depth=2",), ["does not fit", "predictor.blocks.1"]),
         (("optim.epochs=1",), ["is of step 12", "only 6 steps"]),
     ],
 )

@@ -178,7 +178,6 @@ def test_values_of_every_kind() -> None:
         ("optim.epochs=0", ["optim.epochs (0)", "at least 1"]),
         ("optim.warmup_epochs=800", ["optim.warmup_epochs (800)", "optim.epochs (800)"]),
         ("loss.prediction=none", ["loss.prediction (none)", "hard_ratio_end"]),
-        ("loss.ranking_level=unit", ["loss.ranking_level (unit)", "token_ratio (0.25)"]),
         ("model.predictor_input=all", ["model.predictor_input", "all", "pixels"]),
         ("run.log_every=0", ["run.log_every (0)", "at least 1"]),
         ("run.seed=-1", ["run.seed (-1)", "must be in"]),
@@ -235,8 +234,11 @@ def test_units_are_not_ranked_by_parts() -> None:
         load_config(PretrainConfig, None, settings)
     assert "\n" not in str(caught.value)
     load_config(PretrainConfig, None, settings[1:])
-    load_config(PretrainConfig, None, [settings[0], "teacher.token_ratio=1"])
-    load_config(PretrainConfig, None, [settings[0], "model.predictor_input=encoded"])
+    load_config(PretrainConfig, None, settings[:1])
+    pixels = [settings[0], "model.predictor_input=pixels"]
+    with pytest.raises(ValueError, match=r"loss.ranking_level \(unit\).*token_ratio \(0.1\)"):
+        load_config(PretrainConfig, None, pixels)
+    load_config(PretrainConfig, None, [*pixels, "teacher.token_ratio=1"])
 
 
 @pytest.mark.parametrize(

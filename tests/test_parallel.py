@@ -29,7 +29,7 @@ Arguments = Callable[..., list[str]]
 # the start and a teacher that moves, gradients added up over two parts, and clipped.
 SETTINGS = (
     *("optim.epochs=2", "run.log_every=1", "optim.accumulation=2", "optim.clip_grad=0.5"),
-    *("masking.hard_ratio_start=0.5", "teacher.token_ratio=0.5", "model.predictor_input=encoded"),
+    *("masking.hard_ratio_start=0.5", "teacher.token_ratio=0.5"),
     *("teacher.momentum_start=0.5", "teacher.momentum_end=0.5"),
     *("run.checkpoint_every_minutes=0", "run.keep_checkpoints=0"),
 )

@@ -16,7 +16,7 @@ class ModelConfig(EncoderConfig):
     decoder_width: int | None = None  # numbers per token; of `size` unless given
     decoder_heads: int | None = None  # attention heads; of `size` unless given
     decoder_depth: int = 4  # blocks that reconstruct
-    predictor_input: Literal["pixels", "encoded"] = "pixels"  # where it looks; encoded: the paper's
+    predictor_input: Literal["encoded", "pixels"] = "encoded"  # what it looks at
     predictor_depth: int = 1  # blocks that predict the loss
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    token_ratio: float = 0.25  # share of tokens it sees, and a predictor from pixels ranks
+    token_ratio: float = 0.1  # share of tokens it sees, and a predictor from pixels ranks
     view: Literal["tokens", "tubes", "frames", "spread"] = "spread"  # which ones, if not all
     draws: int = 1  # views of different tokens whose scores are averaged
     momentum_start: float = 0.999  # share of itself the teacher keeps per step, at the start

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_timing(parser, batch_size=4)
     add_clip(parser)
-    add_variants(parser, token_ratios=[0.1], predictor_inputs=["pixels"], predictor_depths=[1])
+    add_variants(parser, token_ratios=[0.25], predictor_inputs=["pixels"], predictor_depths=[1])
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile every model")
