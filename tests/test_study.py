@@ -238,6 +238,10 @@ def test_what_was_calibrated_is_not_measured_again(
             ["comparisons of a variant (speed)", "epochs, time"],
         ),
         (
+            {"variants": {"hpm": {}, "x": {"pretrain": False, "comparisons": ["time"]}}},
+            ["comparisons of a variant (time)", "pretrain: false"],
+        ),
+        (
             {"variants": {"hpm": {"comparisons": ["time"]}}},
             ["variants (hpm)", "without settings or comparisons"],
         ),

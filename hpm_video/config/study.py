@@ -82,11 +82,12 @@ class VariantConfig:
                 )
         if self.seeds is not None:
             at_least("seeds of a variant", self.seeds, 1)
-        if not self.pretrain and self.settings:
-            raise ValueError(
-                f"settings of a variant ({' '.join(self.settings)}) must be left out with "
-                "pretrain: false"
-            )
+        for name in ("settings", "comparisons"):
+            given = getattr(self, name)
+            if given and not self.pretrain:
+                raise ValueError(
+                    f"{name} of a variant ({' '.join(given)}) must be left out with pretrain: false"
+                )
 
 
 @dataclass(frozen=True)
