@@ -272,7 +272,7 @@ def test_lists_are_given_on_the_command_line(toy: Path, tmp_path: Path) -> None:
     assert study.lists["signs"].train == (str(toy),)
 
 
-@pytest.mark.parametrize("name", ["study_toy", "study_signs"])
+@pytest.mark.parametrize("name", ["study_toy", "study_signs", "study_gpu"])
 def test_the_committed_studies_have_the_seeds_that_evidence_needs(
     name: str, tmp_path: Path
 ) -> None:
