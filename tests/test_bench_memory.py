@@ -97,7 +97,7 @@ def test_the_largest_is_found_by_trying(size: int, guess: int) -> None:
 
 def test_a_process_grows_by_what_is_counted() -> None:
     clip = {"num_frames": 16, "crop_size": 112, "precision": "bfloat16"}
-    words = {**clip, "size": "tiny", "batch_size": 8}
+    words = {**clip, "size": "tiny", "batch_size": 16}  # with few, what was there before shows
     modelled = modelled_bytes(
         make_setting(**words, device=torch.device("cpu")), default_variant(), as_on_gpu=False
     )
