@@ -22,7 +22,11 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
-    """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; a second Ctrl-C interrupts at once."""
+    """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; a second Ctrl-C interrupts at once.
+
+    After an error, SIGTERM stays without effect: once one process has ended, `torchrun` sends it to
+    the others, which may be about to say that they lost that one.
+    """
     note_stop(None)
     flag = StopFlag()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -32,11 +36,14 @@ def stop_on_signal() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.name = signal.Signals(number).name
 
-    before = [signal.signal(number, handler) for number in numbers]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield flag
+    except Exception:
+        del before[signal.SIGTERM]
+        raise
     finally:
-        for number, old in zip(numbers, before, strict=True):
+        for number, old in before.items():
             signal.signal(number, old)
 
 

@@ -437,6 +437,39 @@ def test_several_processes_continue_as_if_nothing_had_happened(
     assert_same_run(folder, whole)
 
 
+# The command that fails after its first step, and gets SIGTERM when it is about to say so.
+FAILING = """
+import os, signal, sys
+from hpm_video import cli, loop
+from hpm_video.rendezvous import CommunicationError
+
+def is_log_step(run):
+    raise CommunicationError("lost another process")
+loop.Run.is_log_step = property(is_log_step)
+say_failure = cli.say_failure
+def say_failure_late(job, error):
+    os.kill(os.getpid(), signal.SIGTERM)
+    say_failure(job, error)
+cli.say_failure = say_failure_late
+sys.exit(cli.main())
+"""
+
+
+def test_a_failure_is_said_although_the_launcher_ends_the_process(
+    tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, *pretrain_arguments(tmp_path / "run")],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        timeout=180,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "hpm-video pretrain: lost another process\n")
+
+
 def test_two_processes_started_by_torchrun_say_what_is_wrong_last(
     tmp_path: Path, pretrain_arguments: Arguments
 ) -> None:
