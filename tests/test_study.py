@@ -21,7 +21,7 @@ from scipy import stats
 from hpm_video.ablation import calibration, cell
 from hpm_video.ablation.plan import Study
 from hpm_video.ablation.report import Comparison
-from hpm_video.ablation.statistics import estimate, paired_difference
+from hpm_video.ablation.statistics import estimate, paired_differences
 from hpm_video.cli import main
 from hpm_video.config import StudyConfig
 from hpm_video.logs import read_records
@@ -110,8 +110,7 @@ def test_an_interval_by_hand() -> None:
 def test_differences_are_paired_by_seed() -> None:
     ours = {0: 0.9, 1: 0.5, 2: 0.7, 7: 0.1}
     base = {2: 0.66, 1: 0.44, 0: 0.85, 3: 0.0}
-    found = paired_difference(ours, base)
-    assert found is not None
+    found = estimate(list(paired_differences(ours, base).values()))
     shared = ([0.9, 0.5, 0.7], [0.85, 0.44, 0.66])
     expected = stats.ttest_rel(*shared).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
@@ -125,7 +124,7 @@ def test_one_value_has_no_interval_and_none_no_difference() -> None:
     found = estimate([0.3])
     assert (found.count, found.mean) == (1, 0.3)
     assert math.isnan(found.low) and math.isnan(found.spread) and not found.excludes_zero
-    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+    assert not paired_differences({0: 1.0}, {1: 1.0})
 
 
 def test_a_comparison_leaves_out_what_a_cell_does_not_have() -> None:
@@ -214,6 +213,9 @@ def test_what_was_calibrated_is_not_measured_again(
     assert measured == [["new"]]
     epochs = calibration.epochs_of_equal_time(study)
     assert epochs == {("toy", "hpm"): 2, ("toy", "plain"): 1, ("toy", "new"): 4}
+    # On a machine ten times as slow by then, it took half as long as the base
+    seconds = calibration.seconds_per_step(study)
+    assert seconds == {("toy", "hpm"): 0.1, ("toy", "plain"): 0.2, ("toy", "new"): 0.05}
 
 
 @pytest.mark.parametrize(
@@ -457,9 +459,10 @@ def test_a_cell_in_work_by_another_process_is_left_to_it(
     _calibrated(study, "toy", {"hpm": 0.1, "plain": 0.2})
     tried: list[str] = []
 
-    def runs(one: cell.Cell, config: StudyConfig, **_: Any) -> None:
+    def runs(one: cell.Cell, config: StudyConfig) -> None:
         tried.append(one.variant)
-        (one.folder / "row.json").write_text(json.dumps({"variant": one.variant, "seed": 0}))
+        row = {"variant": one.variant, "seed": 0, "steps": 4}
+        (one.folder / "row.json").write_text(json.dumps(row))
 
     monkeypatch.setattr("hpm_video.ablation.runner.run_cell", runs)
     monkeypatch.setattr("hpm_video.ablation.runner.check_cell", lambda cell: None)

@@ -50,12 +50,20 @@ def calibrate(study: Study) -> None:
 
 
 def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
-    """(data set, variant) -> what a step takes, as measured; what was not yet is left out."""
-    return {
-        (data_set, variant): entry["seconds_per_step"]
-        for data_set in study.config.sets
-        for variant, entry in _read(study, data_set).items()
-    }
+    """(data set, variant) -> what a step takes, as measured; what was not yet is left out.
+
+    A variant that was measured later, with the base on a faster or slower day, is as much slower
+    than the base as it was then.
+    """
+    seconds = {}
+    for data_set in study.config.sets:
+        entries = _read(study, data_set)
+        if study.base not in entries:
+            continue
+        for variant, entry in entries.items():
+            ratio = entry["seconds_per_step"] / entry["base_seconds_per_step"]
+            seconds[data_set, variant] = ratio * entries[study.base]["seconds_per_step"]
+    return seconds
 
 
 def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:

@@ -62,18 +62,15 @@ def check_cell(cell: Cell) -> None:
         )
 
 
-def run_cell(cell: Cell, study: StudyConfig, *, seconds_per_step: float | None) -> None:
-    """Do what is left of a cell and write its row. Raises Stopped, and what its runs raise.
-
-    seconds_per_step: of pre-training, as calibrated.
-    """
+def run_cell(cell: Cell, study: StudyConfig) -> None:
+    """Do what is left of a cell and write its row. Raises Stopped, and what its runs raise."""
     # What runs say is in their log.txt
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         if cell.pretrain is not None and not pretrain(cell.pretrain):
             raise Stopped
         if not finetune(cell.finetune):
             raise Stopped
-        row = _measure(cell, study, seconds_per_step)
+        row = _measure(cell, study)
     write_atomically(_row_file(cell), [json.dumps(row, indent=1) + "\n"])
     if not study.keep_checkpoints:
         for job in ("pretrain", "finetune"):
@@ -84,7 +81,7 @@ def _row_file(cell: Cell) -> Path:
     return cell.folder / "row.json"
 
 
-def _measure(cell: Cell, study: StudyConfig, seconds_per_step: float | None) -> Row:
+def _measure(cell: Cell, study: StudyConfig) -> Row:
     """The row of a cell whose runs are complete. Figures without unit are shares."""
     records = read_records(cell.folder / "finetune")
     evaluation = next(record for record in reversed(records) if "top1" in record)
@@ -102,7 +99,7 @@ def _measure(cell: Cell, study: StudyConfig, seconds_per_step: float | None) -> 
         "unreadable": evaluation["unreadable"],
     }
     if cell.pretrain is not None:
-        row |= _of_pretraining(cell, cell.pretrain, seconds_per_step)
+        row |= _of_pretraining(cell, cell.pretrain)
         row |= _hard_probe(cell, cell.pretrain, study.probes)
         report = measure_videos(
             cell.folder / "pretrain",
@@ -118,7 +115,7 @@ def _measure(cell: Cell, study: StudyConfig, seconds_per_step: float | None) -> 
     return row
 
 
-def _of_pretraining(cell: Cell, config: PretrainConfig, seconds_per_step: float | None) -> Row:
+def _of_pretraining(cell: Cell, config: PretrainConfig) -> Row:
     """What its records say."""
     records = read_records(cell.folder / "pretrain")
     training = [record for record in records if "loss" in record]
@@ -130,8 +127,6 @@ def _of_pretraining(cell: Cell, config: PretrainConfig, seconds_per_step: float 
     row: Row = {"steps": last["step"], **{name: last[name] for name in _OF_PRETRAINING}}
     row["clips_per_second"] = rate
     row["training_seconds"] = last["step"] * videos * data.repeats / rate
-    if seconds_per_step is not None:
-        row["compute_seconds"] = last["step"] * seconds_per_step
     probes = [record for record in records if "unreadable" in record]
     for record in probes[-1:]:
         row |= {name: value for name, value in record.items() if _is_accuracy(name)}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from hpm_video.ablation.report import ACCURACIES, MINING, Comparison, Measure
 from hpm_video.ablation.statistics import Estimate, estimate
@@ -37,63 +39,69 @@ def write_plots(comparison: Comparison, folder: Path) -> list[str]:
 
 def _values(comparison: Comparison) -> Figure | None:
     """Every cell as a dot, means with intervals."""
-
-    def draw(axes: Axes, place: int, variant: str, key: str) -> None:
-        dots = list(comparison.values(variant, key).values())
-        axes.plot(dots, [place] * len(dots), ".", color="grey", alpha=0.6)
-        _mark(axes, place, comparison.estimate(variant, key))
-
     title = f"{comparison.data_set}, equal {comparison.kind}: seeds, mean, 95 % interval"
-    return _panels(comparison, comparison.variants, draw, title)
+    return _panels(comparison, comparison.variants, title, comparison.values, comparison.estimate)
 
 
 def _differences(comparison: Comparison) -> Figure | None:
     """Paired differences to the base with their intervals."""
-
-    def draw(axes: Axes, place: int, variant: str, key: str) -> None:
-        axes.axvline(0, color="black", linewidth=0.5)
-        _mark(axes, place, comparison.difference(variant, key))
-
     others = [variant for variant in comparison.variants if variant != comparison.base]
     title = (
         f"{comparison.data_set}, equal {comparison.kind}: difference to {comparison.base}, paired "
         "by seed, 95 % interval"
     )
-    return _panels(comparison, others, draw, title)
+    return _panels(
+        comparison, others, title, comparison.differences, comparison.difference, mark_zero=True
+    )
 
 
 def _panels(
     comparison: Comparison,
     variants: list[str],
-    draw: Callable[[Axes, int, str, str], None],
     title: str,
+    dots: Callable[[str, str], Mapping[int, float]],
+    mean: Callable[[str, str], Estimate | None],
+    *,
+    mark_zero: bool = False,
 ) -> Figure | None:
     """A panel for each measure that there is, a line for each variant, the first on top."""
-    measures = [
-        measure
-        for measure in (*ACCURACIES, *MINING)
-        if any(comparison.values(variant, measure.key) for variant in variants)
+    kinds = [
+        [
+            measure
+            for measure in measures
+            if any(comparison.values(variant, measure.key) for variant in variants)
+        ]
+        for measures in (ACCURACIES, MINING)
     ]
-    if not measures:
+    kinds = [measures for measures in kinds if measures]
+    if not kinds:
         return None
-    size = (1.5 + 2.1 * len(measures), 1.2 + 0.3 * len(variants))
+    columns = max(len(measures) for measures in kinds)
+    size = (1.5 + 2.1 * columns, 0.5 + len(kinds) * (0.6 + 0.3 * len(variants)))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
-    for axes, measure in zip(panels, measures, strict=True):
-        for place, variant in enumerate(variants):
-            draw(axes, place, variant, measure.key)
-        _label(axes, measure)
-    panels[0].set_yticks(range(len(variants)), variants)
-    panels[0].invert_yaxis()
+    panels = figure.subplots(len(kinds), columns, sharey=True, squeeze=False)
+    for row, measures in zip(panels, kinds, strict=True):
+        for axes in row[len(measures) :]:
+            axes.set_visible(False)
+        for axes, measure in zip(row, measures, strict=False):
+            for place, variant in enumerate(variants):
+                values = list(dots(variant, measure.key).values())
+                axes.plot(values, [place] * len(values), ".", color="grey", alpha=0.6)
+                _mark(axes, place, mean(variant, measure.key))
+            _label(axes, measure)
+            if mark_zero:
+                axes.axvline(0, color="black", linewidth=0.5)
+    panels[0][0].set_yticks(range(len(variants)), variants)
+    panels[0][0].invert_yaxis()
     figure.suptitle(title, fontsize=10)
     return figure
 
 
 def _curves(comparison: Comparison) -> Figure | None:
     """Balanced accuracy of probes during pre-training: means over seeds, intervals as bands; of the
-    variants with the most seeds."""
-    counts = {name: len(comparison.values(name, "epochs")) for name in comparison.variants}
-    main = [name for name, count in counts.items() if count == max(counts.values())]
+    variants with the most seeds, or one less, as in an unfinished study."""
+    counts = Counter(row["variant"] for row in comparison.rows if row.get("probe_epochs"))
+    main = [name for name, count in counts.items() if count >= max(counts.values()) - 1]
     kinds = [
         kind
         for kind in _CURVES
@@ -123,15 +131,18 @@ def _curves(comparison: Comparison) -> Figure | None:
 
 
 def _mark(axes: Axes, place: int, value: Estimate | None) -> None:
-    """A mean, and its interval if there is one."""
+    """A mean, and its interval if there is one, which may end beyond the panel: with two seeds it
+    is ten times as wide as all that was measured."""
     if value is None:
         return
     axes.plot([value.mean], [place], "o", color="C0", markersize=4)
     if not math.isnan(value.low):
-        axes.plot([value.low, value.high], [place, place], color="C0", linewidth=1.5)
+        line = Line2D([value.low, value.high], [place, place], color="C0", linewidth=1.5)
+        axes.add_artist(line)  # without a say in what the panel shows
 
 
 def _label(axes: Axes, measure: Measure) -> None:
     axes.set_title(measure.title, fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(axis="x", alpha=0.3)
+    axes.margins(x=0.3)

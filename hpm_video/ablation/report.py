@@ -10,10 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hpm_video.ablation.calibration import calibration_file, epochs_of_equal_time
+from hpm_video.ablation.calibration import (
+    calibration_file,
+    epochs_of_equal_time,
+    seconds_per_step,
+)
 from hpm_video.ablation.cell import Row, read_row
 from hpm_video.ablation.plan import Study
-from hpm_video.ablation.statistics import Estimate, estimate, paired_difference
+from hpm_video.ablation.statistics import Estimate, estimate, paired_differences
 from hpm_video.data.files import write_atomically
 from hpm_video.settings import config_to_dict
 
@@ -81,16 +85,19 @@ class Comparison:
         values = list(self.values(variant, key).values())
         return estimate(values) if values else None
 
+    def differences(self, variant: str, key: str) -> dict[int, float]:
+        """Seed -> difference to the base with the same seed, where both have the figure."""
+        return paired_differences(self.values(variant, key), self.values(self.base, key))
+
     def difference(self, variant: str, key: str) -> Estimate | None:
-        """To the base, paired by seed; None of the base itself."""
-        if variant == self.base:
-            return None
-        return paired_difference(self.values(variant, key), self.values(self.base, key))
+        """Mean of the differences; None of the base itself, and without any."""
+        values = [] if variant == self.base else list(self.differences(variant, key).values())
+        return estimate(values) if values else None
 
 
 def comparisons(study: Study) -> list[Comparison]:
     """All that the study compares, as far as it is done."""
-    cells = study.cells(epochs_of_equal_time(study))
+    cells, seconds = study.cells(epochs_of_equal_time(study)), seconds_per_step(study)
     order = list(study.config.variants)
     found = []
     for data_set in study.config.sets:
@@ -103,6 +110,10 @@ def comparisons(study: Study) -> list[Comparison]:
                 and (kind in cell.comparisons or cell.pretrain is None)
                 and (row := read_row(cell)) is not None
             ]
+            for row in rows:
+                # Of all cells by one calibration, on whatever machine each of them ran
+                if (a_step := seconds.get((data_set, row["variant"]))) is not None:
+                    row["compute_seconds"] = row["steps"] * a_step
             rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
             found.append(Comparison(data_set, kind, study.base, tuple(rows)))
     return found

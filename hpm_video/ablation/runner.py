@@ -93,10 +93,9 @@ def plan_study(study: Study, *, say: Say) -> None:
 
 def _run(cell: Cell, study: Study, say: Say) -> str | None:
     """Run a cell; returns why it failed, if so. Raises Stopped."""
-    seconds = seconds_per_step(study).get((cell.data_set, cell.variant))
     note, start = cell.folder / "failed.txt", time.monotonic()
     try:
-        run_cell(cell, study.config, seconds_per_step=seconds)
+        run_cell(cell, study.config)
     except _FAILURES as error:
         write_atomically(note, [traceback.format_exc()])
         reason = printable(f"{type(error).__name__}: {error}")

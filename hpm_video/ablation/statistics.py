@@ -42,10 +42,9 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(count, mean, spread, mean - half, mean + half)
 
 
-def paired_difference(ours: Mapping[int, float], base: Mapping[int, float]) -> Estimate | None:
-    """Mean of ours - base over the seeds that both have (seed -> value); None without any.
+def paired_differences(ours: Mapping[int, float], base: Mapping[int, float]) -> dict[int, float]:
+    """Seed -> ours - base, for the seeds that both have (seed -> value).
 
     Both of a pair start from the same seed, so that what the seed does to both drops out.
     """
-    differences = [ours[seed] - base[seed] for seed in sorted(ours.keys() & base.keys())]
-    return estimate(differences) if differences else None
+    return {seed: ours[seed] - base[seed] for seed in sorted(ours.keys() & base.keys())}
