@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hpm_video.data.files import writing
 from hpm_video.models.grids import Tokens, TokenShape, fit_tokens
 from hpm_video.models.vit import Encoder
 from hpm_video.shards import METADATA, read_shards, stored_shapes, write_shards
@@ -54,16 +55,24 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Pat
     path = folder / f"step_{state['step']:08d}.pt"
     _clear(folder)
     write_checkpoint(path, state)
-    _publish(path, keep=keep)
+    with writing(path):
+        _publish(path, keep=keep)
     return path
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write ``state``; the file appears under its name only when it is complete and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write ``state``; the file appears under its name only when it is complete and on disk.
+
+    Raises ValueError when it cannot be written.
+    """
     part = path.with_suffix(".part")
-    _write(part, state)
-    os.replace(part, path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(part, state)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)  # a full disk is needed for something else
 
 
 def save_sharded(
@@ -72,27 +81,30 @@ def save_sharded(
     """As `save_checkpoint`, to a folder step_<step> in which each process writes its own parts.
 
     Every process of ``group`` calls; without a group there is only one. The folder appears under
-    its name only when all have written and everything is on disk.
+    its name only when all have written and everything is on disk. Raises ValueError when this
+    process cannot write.
     """
     path = folder / f"step_{state['step']:08d}"
     part = path.with_suffix(".part")
     trees = {name: state[name] for name in _PARTS if state.get(name) is not None}
     is_main = group is None or group.rank() == 0
-    if is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        _clear(folder)
-        part.mkdir()
-        _write(part / _REST, {name: value for name, value in state.items() if name not in trees})
-    if group is not None:
-        dist.barrier(group)
-    write_shards(part, dict(_flat(trees)), group)
-    if is_main:
-        if path.exists() and path.samefile(folder / "last"):
-            _remove(part)  # a step of a run is always the same, and this one must never be missing
-        else:
-            _remove(path)
-            os.replace(part, path)
-        _publish(path, keep=keep)
+    with writing(path):
+        if is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear(folder)
+            part.mkdir()
+            rest = {name: value for name, value in state.items() if name not in trees}
+            _write(part / _REST, rest)
+        if group is not None:
+            dist.barrier(group)
+        write_shards(part, dict(_flat(trees)), group)
+        if is_main:
+            if path.exists() and path.samefile(folder / "last"):
+                _remove(part)  # a run's step is always the same; this one must never be missing
+            else:
+                _remove(path)
+                os.replace(part, path)
+            _publish(path, keep=keep)
     return path
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from hpm_video.data.files import printable
+from hpm_video.data.files import printable, writing
 
 Record = Mapping[str, float | int | None]
 
@@ -34,6 +35,7 @@ class RunLog:
         if not is_main:
             return
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         metrics = folder / "metrics.jsonl"
         _drop_records_after(metrics, start_step)
         self._metrics = metrics.open("a", encoding="utf-8")
@@ -60,13 +62,16 @@ class RunLog:
     ) -> None:
         if not self.is_main:
             return
-        if error is not None:
-            # On screen the command line says it, or a traceback does.
-            self._write(f"stopped: {type(error).__name__}: {error}")
         self._bar.close()
-        self._tensorboard.close()
-        self._metrics.close()
-        self._text.close()
+        with ExitStack() as files:
+            if error is not None:
+                # On screen the command line says it, or a traceback does. It may be the full disk.
+                files.enter_context(suppress(OSError, ValueError))
+            files.callback(self._text.close)
+            files.callback(self._metrics.close)
+            files.callback(self._tensorboard.close)
+            if error is not None:
+                self._write(f"stopped: {type(error).__name__}: {error}")
 
     def line(self, text: str, *, details: str = "") -> None:
         """One line of plain text, on screen and, with the time and details, in log.txt."""
@@ -77,18 +82,20 @@ class RunLog:
         self._write(text + details)
 
     def _write(self, text: str) -> None:
-        self._text.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
-        self._text.flush()
+        with writing(self._folder):
+            self._text.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
+            self._text.flush()
 
     def record(self, values: Record, *, prefix: str) -> None:
         """Append one record (it has a ``step``) to metrics.jsonl and TensorBoard, and show it."""
         if not self.is_main:
             return
-        self._metrics.write(json.dumps(values) + "\n")
-        self._metrics.flush()
-        for name, value in values.items():
-            if value is not None and name not in ("step", "epoch"):
-                self._tensorboard.add_scalar(f"{prefix}/{name}", value, values["step"])
+        with writing(self._folder):
+            self._metrics.write(json.dumps(values) + "\n")
+            self._metrics.flush()
+            for name, value in values.items():
+                if value is not None and name not in ("step", "epoch"):
+                    self._tensorboard.add_scalar(f"{prefix}/{name}", value, values["step"])
         self.line(format_record(values))
 
     def pictures(self, figures: Mapping[str, Figure], *, step: int) -> None:

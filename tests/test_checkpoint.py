@@ -13,6 +13,7 @@ from hpm_video.checkpoint import (
     load_encoder,
     load_weights,
     save_checkpoint,
+    write_checkpoint,
 )
 from hpm_video.config import ModelConfig
 from hpm_video.models import build_model
@@ -71,7 +72,7 @@ def test_a_failed_save_leaves_the_last_checkpoint_whole(
             patch.setattr(torch, "save", fail_half_way)
         else:
             patch.setattr(os, {"fsync": "fsync", "rename": "replace"}[moment], fail)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(ValueError, match=r"step_00000002.pt cannot be written: no space"):
             save_checkpoint(tmp_path, _state(2), keep=1)
     assert load_checkpoint(tmp_path)["step"] == 1
     assert [path.name for path in tmp_path.glob("step_*.pt")] == ["step_00000001.pt"]
@@ -79,6 +80,14 @@ def test_a_failed_save_leaves_the_last_checkpoint_whole(
     save_checkpoint(tmp_path, _state(3), keep=1)
     assert load_checkpoint(tmp_path)["step"] == 3
     assert [path.name for path in tmp_path.glob("step_*.pt")] == ["step_00000003.pt"]
+
+
+def test_a_full_disk_is_said_in_one_line_and_not_filled_further(tmp_path: Path) -> None:
+    # torch.save itself says only that its position is not the expected one
+    (tmp_path / "step_00000001.part").symlink_to("/dev/full")
+    with pytest.raises(ValueError, match=r"step_00000001.pt cannot be written: No space left"):
+        write_checkpoint(tmp_path / "step_00000001.pt", _state(1))
+    assert not list(tmp_path.iterdir())
 
 
 class _Evil:

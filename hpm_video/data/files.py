@@ -16,7 +16,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         ValueError: it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -25,8 +25,22 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What the system has against writing a file (a full disk, a quota), as a ValueError that names
+    ``path``."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch.save says of a failed write only that the file has not the length it should have
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise ValueError(f"{path} cannot be written: {cause.strerror or cause}") from error
 
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
