@@ -362,8 +362,12 @@ def _launch(
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
         *("--no-python", *command),
     ]
+    return _run([*launch, *arguments])
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*launch, *arguments],
+        command,
         env=ENVIRONMENT,
         cwd=ROOT,
         timeout=180,
@@ -458,15 +462,7 @@ sys.exit(cli.main())
 def test_a_failure_is_said_although_the_launcher_ends_the_process(
     tmp_path: Path, pretrain_arguments: Arguments
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FAILING, *pretrain_arguments(tmp_path / "run")],
-        env=ENVIRONMENT,
-        cwd=ROOT,
-        timeout=180,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = _run([sys.executable, "-c", FAILING, *pretrain_arguments(tmp_path / "run")])
     assert (done.returncode, done.stderr) == (1, "hpm-video pretrain: lost another process\n")
 
 
