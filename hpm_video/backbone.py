@@ -21,9 +21,9 @@ from hpm_video.config import (
     FinetuneConfig,
     PretrainConfig,
 )
-from hpm_video.loop import autocast
 from hpm_video.models import Classifier, build_classifier, build_model, token_grid
 from hpm_video.models.vit import Block, Encoder, LayerNorm, position_table
+from hpm_video.precision import autocast
 from hpm_video.settings import config_from_dict
 from hpm_video.tokens import TokenGrid, patchify
 

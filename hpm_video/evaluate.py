@@ -31,9 +31,9 @@ from hpm_video.data.manifest import Manifest, read_manifest
 from hpm_video.data.views import views_of
 from hpm_video.distributed import World, gather_objects, join_world
 from hpm_video.evaluation_page import write_evaluation
-from hpm_video.loop import autocast
 from hpm_video.models import Baseline, Classifier, build_classifier
 from hpm_video.models.grids import fit_tokens
+from hpm_video.precision import autocast
 from hpm_video.predictions import Evaluation, check_results_folder, read_predictions
 from hpm_video.run_folder import make_folder, not_left_empty
 from hpm_video.settings import config_from_dict

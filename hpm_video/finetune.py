@@ -18,14 +18,16 @@ from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World, join_world, share_from_main, sync_gradients
 from hpm_video.ema import average_of, follow
 from hpm_video.evaluate import check_labels, evaluate_classifier
-from hpm_video.loop import Run, autocast, seed_of
+from hpm_video.loop import Run
 from hpm_video.losses import balancing_weights, classification_loss
 from hpm_video.mixing import mix_batch
 from hpm_video.models import Classifier, build_classifier
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, micro_batches, set_lr
 from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, gathered, spread, whole_weights
+from hpm_video.precision import autocast
 from hpm_video.run_folder import check_run_folder, claim_run_folder
+from hpm_video.seeds import seed_of
 from hpm_video.settings import config_to_dict
 from hpm_video.start import describe_data, find_start
 

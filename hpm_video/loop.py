@@ -1,9 +1,8 @@
-"""The bookkeeping that the loops of pre-training and fine-tuning share: metrics, rates, seeds,
-and when to log, save and stop. What is computed stays in the loops themselves."""
+"""The bookkeeping that the loops of pre-training and fine-tuning share: what goes wrong, and
+when to log, save and stop. What is computed stays in the loops themselves."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.profiler import record_function
@@ -22,8 +20,9 @@ from hpm_video.config import RunConfig
 from hpm_video.data.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loader import ClipBatch
 from hpm_video.data.manifest import Manifest
-from hpm_video.distributed import World, barrier, gather_objects, mean_over_processes
+from hpm_video.distributed import World, barrier, gather_objects
 from hpm_video.logs import Record, RunLog
+from hpm_video.period import Period, own_rows
 from hpm_video.profiling import StepProfile
 from hpm_video.run_lock import unlock_folder
 from hpm_video.saving import Saver
@@ -38,19 +37,9 @@ _WAITING = (
 )
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which models run: bfloat16 where asked for, else float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
 def can_look_at_once(device: torch.device) -> bool:
     """Whether reading a number of the device right after a step costs no wait."""
     return device.type == "cpu"
-
-
-def seed_of(*parts: int) -> int:
-    """A 63-bit seed that depends on every part, e.g. (seed, step): nothing to save for a resume."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Run:
@@ -90,14 +79,8 @@ class Run:
         self.manifest, self.bad_videos = manifest, bad_videos
         self.total_steps = total_steps
         self.steps_done: int = state["step"] if state else 0
-        # Of the steps since the last record: metrics and whether skipped (one row a step), the
-        # videos, and, as far as the host has looked, whether skipped.
-        window = _own_window(state["window"], world) if state else []
-        self._window = [row.to(world.device) for row in window]
-        self._skipped = [bool(row[-1]) for row in window]
-        self._videos: list[list[int]] = [[] for _ in self._window]
-        self._step_videos: list[int] = []
-        self._window_start = self.steps_done - len(self._window)
+        rows = own_rows(state["window"], world) if state else []
+        self._period = Period(self.steps_done, rows)
         self._noted: set[str] = set()  # why videos were read with another decoder than the chosen
         self._bad = BadSteps(world.device, max_in_a_row=config.max_bad_steps)
         self._agreement = Agreement(world, self._wishes)
@@ -143,9 +126,8 @@ class Run:
 
     def steps(self) -> Iterator[int]:
         """Number of steps done before each step of the run; ends early when asked to stop."""
-        self._saved_s = self._recorded_s = time.monotonic()
-        self._saved_step = self.steps_done
-        self._waited_s, self._clips = 0.0, 0
+        self._saved_s, self._saved_step = time.monotonic(), self.steps_done
+        self._period.start_clock()
         self._profile.start()
         while not self.is_complete and self._stopped_by is None:
             yield self.steps_done
@@ -176,9 +158,9 @@ class Run:
             self.bad_videos.note(error.bad)
             self.bad_videos.keep(self.bad_videos.take_fresh(), write=self.world.is_main)
             raise
-        self._waited_s += time.monotonic() - start
-        self._clips += num_clips
-        self._step_videos += batch.indices.tolist()
+        self._period.note_batch(
+            batch.indices.tolist(), num_clips=num_clips, waited_s=time.monotonic() - start
+        )
         self.bad_videos.note(batch.bad)
         for index, note in batch.notes:
             if note not in self._noted:
@@ -195,9 +177,7 @@ class Run:
         """
         row = torch.stack([value.detach().float() for value in values])
         skip = self._bad.judge(self._agreement.exchange(row.sum()))
-        self._window.append(torch.cat([row, skip[None]]))
-        self._videos.append(self._step_videos)
-        self._step_videos = []
+        self._period.end_step(torch.cat([row, skip[None]]))
         if can_look_at_once(self.world.device):
             self._look()
         return skip
@@ -212,38 +192,15 @@ class Run:
         where that step was skipped. Means are over the steps that were not skipped.
         """
         self._look()
-        figures = figures or {}
-        steps = zip(self._window, self._skipped, strict=True)
-        rows = [row for row, skipped in steps if not skipped]
-        table = torch.stack(rows or [torch.full_like(self._window[0], math.nan)])[:, :-1]
-        highest_norm = table[:, self.metrics.index("grad_norm")].max()
-        known = {name: value for name, value in figures.items() if value is not None}
-        numbers = torch.stack([*table.mean(dim=0), highest_norm, *known.values()])
-        means = {
-            name: number if math.isfinite(number) else None
-            for name, number in zip(
-                [*self.metrics, "grad_norm_max", *known],
-                mean_over_processes(numbers, self.world).tolist(),
-                strict=True,
-            )
-        }
-        if self._skipped[-1]:
-            known = {}
-        about_step = {name: means[name] if name in known else None for name in figures}
-        counts = {"skipped_steps": sum(self._skipped)}
+        means = self._period.means(self.metrics, figures or {}, self.world)
         self._last_loss = means["loss"]
-        self._window, self._videos, self._skipped = [], [], []
-        self._window_start = self.steps_done + 1
-        elapsed_s = max(time.monotonic() - self._recorded_s, 1e-9)
-        waited = self._waited_s / elapsed_s
-        rates = {
-            "clips_per_second": round(self._clips / elapsed_s, 2),
-            "data_wait_fraction": round(waited, 4),
-        }
-        self._recorded_s, self._waited_s, self._clips = time.monotonic(), 0.0, 0
+        counts = {"skipped_steps": sum(self._period.skipped)}
+        rates = self._period.rates()
         # Rates come last: everything before them is identical in a repeated or resumed run.
-        record = {"step": self.steps_done + 1, **values, **means, **about_step, **counts, **rates}
+        record = {"step": self.steps_done + 1, **values, **means, **counts, **rates}
+        self._period = Period(self.steps_done + 1)
         self.log.record(record, prefix=prefix)
+        waited = rates["data_wait_fraction"]
         # Not for the first period, in which readers and caches start
         if self._has_recorded and waited > _MUCH_WAITING and not self._has_warned:
             self.log.line(_WAITING.format(waited=waited))
@@ -279,13 +236,13 @@ class Run:
     def _save(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
         """Save the run as it is or, among bad steps, which moved nothing, as it was before them."""
         self._look()
-        step, window = self.steps_done, self._window
+        step, rows = self.steps_done, self._period.rows
         if self._bad.in_a_row and (self._bad.is_over or not self.is_complete):
             if not (self._bad.is_over or self._stopped_by):
                 return  # no hurry: it is done as soon as the bad steps are over
-            step, window = self._bad.before
-        windows = gather_objects([row.cpu() for row in window], self.world)
-        self._saver.save({**checkpoint(), "step": step, "window": windows})
+            step, rows = self._bad.before
+        window = gather_objects([row.cpu() for row in rows], self.world)
+        self._saver.save({**checkpoint(), "step": step, "window": window})
         if self.is_complete or self._stopped_by or self._bad.is_over:
             self._saver.wait()
         self._agreement.forget()
@@ -293,15 +250,16 @@ class Run:
 
     def _look(self) -> None:
         """See which of the latest steps the device skipped, and say so; waits for the device."""
-        num_seen = len(self._skipped)
-        if num_seen == len(self._window):
+        period = self._period
+        num_seen = len(period.skipped)
+        if num_seen == len(period.rows):
             return
-        flags = torch.stack(self._window[num_seen:])[:, -1].tolist()
+        flags = torch.stack(period.rows[num_seen:])[:, -1].tolist()
         for place, flag in enumerate(flags, start=num_seen):
-            self._skipped.append(bool(flag))
-            done = self._window_start + place
-            if self._bad.note(skipped=bool(flag), steps_done=done, rows=self._window[:place]):
-                parts = gather_objects(self._videos[place], self.world)
+            period.skipped.append(bool(flag))
+            done = period.first_step + place
+            if self._bad.note(skipped=bool(flag), steps_done=done, rows=period.rows[:place]):
+                parts = gather_objects(period.videos[place], self.world)
                 videos = dict.fromkeys(index for part in parts for index in part)
                 self.log.line(
                     f"step {done + 1} skipped: its loss or gradient is not finite "
@@ -326,10 +284,3 @@ class Run:
 
     def _is_log_step(self, steps_done: int) -> bool:
         return steps_done % self.config.log_every == 0 or steps_done == self.total_steps
-
-
-def _own_window(windows: list[list[Tensor]], world: World) -> list[Tensor]:
-    """This process's rows of a checkpoint's; their means if there were more or fewer processes."""
-    if len(windows) == world.size:
-        return windows[world.rank]
-    return [torch.stack(rows).mean(dim=0) for rows in zip(*windows, strict=True)]

@@ -17,7 +17,6 @@ from torch import Tensor
 from hpm_video.checkpoint import load_checkpoint, load_weights
 from hpm_video.config import PretrainConfig
 from hpm_video.health import rank_correlation
-from hpm_video.loop import autocast
 from hpm_video.losses import rank_accuracy, reconstruction_loss
 from hpm_video.masking import (
     hard_mask,
@@ -28,6 +27,7 @@ from hpm_video.masking import (
     units_to_tokens,
 )
 from hpm_video.models import HPM, HPMOutput, build_model, token_grid
+from hpm_video.precision import autocast
 from hpm_video.settings import config_from_dict
 from hpm_video.teacher import Teacher, score_tokens
 from hpm_video.tokens import (

@@ -15,7 +15,7 @@ from hpm_video.data.loader import clip_batches, steps_per_epoch
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World, join_world, sync_gradients
 from hpm_video.health import ema_distance, mean_figures
-from hpm_video.loop import Run, seed_of
+from hpm_video.loop import Run
 from hpm_video.masking import (
     hard_ratio_at,
     num_reconstructed_tokens,
@@ -27,6 +27,7 @@ from hpm_video.parallel import clip_gradients, spread
 from hpm_video.pictures import Pictures
 from hpm_video.probe import RunProbe
 from hpm_video.run_folder import check_run_folder, claim_run_folder
+from hpm_video.seeds import seed_of
 from hpm_video.settings import config_to_dict
 from hpm_video.start import describe_data, find_start
 from hpm_video.step import pretrain_step, step_figures

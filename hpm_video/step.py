@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from hpm_video import losses
 from hpm_video.config import LossConfig, MaskingConfig
 from hpm_video.health import feature_variation, mask_figures
-from hpm_video.loop import autocast
 from hpm_video.masking import (
     Rows,
     hard_mask,
@@ -22,6 +21,7 @@ from hpm_video.masking import (
     unit_scores,
 )
 from hpm_video.models.hpm import HPMOutput, PredictorInput
+from hpm_video.precision import autocast
 from hpm_video.teacher import Teacher, View, score_tokens
 from hpm_video.tokens import (
     TokenGrid,

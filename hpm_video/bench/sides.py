@@ -12,11 +12,11 @@ from hpm_video.bench.flops import Variant, step_cost
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, OptimConfig, TeacherConfig
 from hpm_video.data.loader import to_clips
 from hpm_video.distributed import World, replicate
-from hpm_video.loop import autocast
 from hpm_video.masking import random_mask
 from hpm_video.models import HPM, SIZES, build_model, token_grid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.optim import pretrain_optimizer
+from hpm_video.precision import autocast
 from hpm_video.step import pretrain_step
 from hpm_video.teacher import Teacher, update_teacher
 from hpm_video.tokens import TokenGrid

@@ -20,7 +20,6 @@ from hpm_video.data.loader import to_clips, view_loader
 from hpm_video.data.manifest import Manifest, read_manifest
 from hpm_video.data.views import ViewDataset
 from hpm_video.health import rank_correlation
-from hpm_video.loop import autocast
 from hpm_video.masking import unit_scores
 from hpm_video.mining import (
     Pretrained,
@@ -29,6 +28,7 @@ from hpm_video.mining import (
     measured_loss,
     require_scorer,
 )
+from hpm_video.precision import autocast
 from hpm_video.teacher import View, num_seen, score_tokens
 
 TOKEN_RATIOS = (0.5, 0.25, 0.1)

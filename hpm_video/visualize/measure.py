@@ -18,9 +18,9 @@ from hpm_video.data.progress import Progress
 from hpm_video.data.views import views_of
 from hpm_video.distributed import World, gather_to_main
 from hpm_video.health import rank_correlation
-from hpm_video.loop import seed_of
 from hpm_video.masking import unit_scores
 from hpm_video.mining import Pretrained
+from hpm_video.seeds import seed_of
 from hpm_video.tokens import TokenGrid
 from hpm_video.visualize.hardness import Array, Hardness, Losses, ShownClip, rank_shares
 
