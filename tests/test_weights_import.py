@@ -370,6 +370,20 @@ def test_our_own_come_as_they_are(tmp_path: Path) -> None:
         }
 
 
+def test_our_own_are_not_told_what_they_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = import_weights(
+        _write(foreign.official_finetuned(), tmp_path / "theirs"), assumptions=TOLD
+    ).state
+    write_output(state, tmp_path / "ours.pt", to="checkpoint")
+    command = ["weights", "import", str(tmp_path / "ours.pt"), "-o", str(tmp_path / "out.pt")]
+    assert main([*command, "--heads", "1", "--inflate", "centre"]) == 2
+    said = capsys.readouterr().err
+    assert "heads (1), inflation (centre) must not be given" in said and said.count("\n") == 1
+    assert not (tmp_path / "out.pt").exists()
+
+
 @pytest.mark.parametrize(
     ("size", "patch_size", "decoder", "heads", "decoder_heads"),
     [

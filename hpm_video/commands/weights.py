@@ -139,12 +139,20 @@ def _found(arguments: argparse.Namespace) -> Imported:
         mean=arguments.mean and tuple(arguments.mean),
         std=arguments.std and tuple(arguments.std),
     )
-    return import_weights(
+    found = import_weights(
         arguments.file,
         assumptions=assumptions,
         allow_missing=arguments.allow_missing,
         container=arguments.container,
     )
+    usual = vars(Assumptions())
+    told = {name: value for name, value in vars(assumptions).items() if value != usual[name]}
+    if told and found.architecture is None:
+        words = ", ".join(f"{name} ({value})" for name, value in told.items())
+        raise ValueError(
+            f"{words} must not be given: {arguments.file} is one of hpm-video's own, which says so"
+        )
+    return found
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
