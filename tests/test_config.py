@@ -241,6 +241,12 @@ def test_units_are_not_ranked_by_parts() -> None:
     load_config(PretrainConfig, None, [*pixels, "teacher.token_ratio=1"])
 
 
+def test_a_teacher_that_sees_all_looks_once() -> None:
+    with pytest.raises(ValueError, match=r"teacher.draws \(2\) must be 1 while"):
+        load_config(PretrainConfig, None, ["teacher.draws=2", "teacher.token_ratio=1"])
+    load_config(PretrainConfig, None, ["teacher.draws=2", "teacher.token_ratio=0.9"])
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -63,6 +63,11 @@ class TeacherConfig:
         if not 0 < self.token_ratio <= 1:
             raise ValueError(f"teacher.token_ratio ({self.token_ratio}) must be in (0, 1]")
         at_least("teacher.draws", self.draws, 1)
+        if self.draws > 1 and self.token_ratio == 1:
+            raise ValueError(
+                f"teacher.draws ({self.draws}) must be 1 while teacher.token_ratio is 1: one draw "
+                "is all tokens"
+            )
         for name in ("momentum_start", "momentum_end", "ramp"):
             between(f"teacher.{name}", getattr(self, name), 0, 1)
 
