@@ -25,8 +25,8 @@ from hpm_video.optim import describe_lr, lr_schedule, micro_batches, pretrain_op
 from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, spread
 from hpm_video.pictures import Pictures
-from hpm_video.probe import RunProbe
 from hpm_video.run_folder import check_run_folder, claim_run_folder
+from hpm_video.run_probe import RunProbe
 from hpm_video.seeds import seed_of
 from hpm_video.settings import config_to_dict
 from hpm_video.start import describe_data, find_start

@@ -6,29 +6,22 @@ for all kinds of probes (`hpm_video.probe_heads`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from hpm_video.backbone import Backbone, load_backbone
 from hpm_video.config import (
     DataConfig,
-    PretrainConfig,
     ProbeConfig,
     ProbeJobConfig,
     check_probe_kinds,
 )
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.distributed import World, join_world, others_wait
-from hpm_video.ema import average_of
-from hpm_video.logs import RunLog
-from hpm_video.models.vit import Encoder
-from hpm_video.parallel import load_whole
 from hpm_video.probe_heads import attentive_scores, knn_scores, linear_scores, num_neighbours
 from hpm_video.probe_videos import (
     Encoded,
@@ -240,58 +233,3 @@ def probe(
             decode_timeout_s=config.decode_timeout_s,
             world=world,
         )
-
-
-class RunProbe:
-    """Probes a pre-training in progress every ``run.probe_every`` epochs and leaves no trace in it.
-
-    Lists are read, or refused, when it is made.
-    """
-
-    def __init__(self, config: PretrainConfig, encoder: Encoder, world: World) -> None:
-        self._config, self._world, self._lists = config, world, None
-        self._named: set[tuple[str, str]] = set()  # unreadable videos, named once for each list
-        self._whole: Encoder | None = None  # to probe in the place of one that is spread out
-        if config.run.probe_every and config.run.parallel == "fsdp":
-            self._whole = average_of(encoder)
-        if config.run.probe_every:
-            settings = config.probe
-            self._lists = read_probe_lists(
-                settings.train_manifest,
-                settings.val_manifest,
-                root=config.data.root,
-                names=("probe.train_manifest", "probe.val_manifest"),
-            )
-            check_probe(
-                self._lists, settings.kinds, settings, grid=encoder.grid, width=encoder.width
-            )
-
-    def is_due(self, *, steps_done: int, steps_per_epoch: int, total_steps: int) -> bool:
-        """Whether to probe after so many steps: before the first, every so often, at the end."""
-        every = self._config.run.probe_every * steps_per_epoch
-        return every > 0 and (steps_done % every == 0 or steps_done == total_steps)
-
-    def run(self, encoder: Encoder, *, step: int, epoch: float, log: RunLog) -> None:
-        """Probe the encoder as it is, and append a record."""
-        assert self._lists is not None
-        start, data = time.monotonic(), self._config.data
-        if self._whole is not None:
-            encoder = load_whole(self._whole.to(self._world.device), encoder)
-        report = probe_backbone(
-            Backbone(encoder, nn.Identity(), self._config.run.precision),
-            self._lists,
-            kinds=self._config.probe.kinds,
-            data=data,
-            settings=self._config.probe,
-            num_workers=data.num_workers,
-            decode_timeout_s=data.decode_timeout_s,
-            world=self._world,
-        )
-        if report is None:
-            return
-        for path, reason, what in report.bad:
-            if (path, what) not in self._named:
-                self._named.add((path, what))
-                log.line(f"unreadable in a probe, {what}: {path}: {reason}")
-        log.record({"step": step, "epoch": round(epoch, 4), **report.record()}, prefix="probe")
-        log.line(f"the probe took {time.monotonic() - start:.1f} s")

@@ -367,7 +367,7 @@ def test_an_interrupted_run_has_the_same_records_and_probes(
     """Stopped after the probe of epoch 1, and once more before the first checkpoint."""
     settings = ["model.drop_path=0.3", *_in_run(lists, "knn", "linear", "attentive")]
     arguments = pretrain_arguments(tmp_path / "run", *settings)
-    from hpm_video.probe import RunProbe
+    from hpm_video.run_probe import RunProbe
 
     original = RunProbe.run
 
