@@ -14,7 +14,7 @@ from hpm_video.config import FinetuneConfig
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.directions import check_flip
 from hpm_video.data.loader import clip_batches, steps_per_epoch
-from hpm_video.data.manifest import read_manifest
+from hpm_video.data.manifest import num_shared, read_manifest
 from hpm_video.distributed import World, join_world, share_from_main, sync_gradients
 from hpm_video.ema import average_of, follow
 from hpm_video.evaluate import check_labels, evaluate_classifier
@@ -131,6 +131,11 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
             f"{num_classes} classes, {len(manifest)} videos, {epoch_steps} steps per epoch, "
             f"{total_steps} steps in all"
         )
+        if validation is not None and (both := num_shared(manifest, validation)):
+            run.log.line(
+                f"warning: {both} of {len(validation)} videos of data.val_manifest are in "
+                "data.manifest too"
+            )
         run.log.line(describe_lr(optim, videos=videos_per_step, clips=clips_per_step))
         if data.flip and manifest.classes is None:
             run.log.line("data.flip: the list has no class names: mirroring must change no class")

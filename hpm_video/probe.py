@@ -21,6 +21,7 @@ from hpm_video.config import (
     check_probe_kinds,
 )
 from hpm_video.data.bad_videos import UnreadableDataError
+from hpm_video.data.manifest import num_shared
 from hpm_video.distributed import World, join_world, others_wait
 from hpm_video.probe_heads import attentive_scores, knn_scores, linear_scores, num_neighbours
 from hpm_video.probe_videos import (
@@ -50,12 +51,14 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """Results of all kinds; bad: (path, reason, what comes of it) of unreadable videos."""
+    """Results of all kinds; bad: (path, reason, what comes of it) of unreadable videos. num_shared:
+    videos to judge on that were learnt from, so that results say little."""
 
     results: tuple[ProbeResult, ...]
     num_train: int
     num_val: int
     bad: tuple[tuple[str, str, str], ...]
+    num_shared: int
 
     def record(self) -> dict[str, float]:
         """Figures by name, for a record."""
@@ -67,6 +70,14 @@ class ProbeReport:
                 figures[f"{result.kind}_lr"] = result.lr
         figures["unreadable"] = len(self.bad)
         return figures
+
+    def warning(self) -> str | None:
+        """What makes its results worth little, if anything does."""
+        if not self.num_shared:
+            return None
+        return (
+            f"warning: {self.num_shared} of {self.num_val} videos to judge on are learnt from too"
+        )
 
 
 def probe_backbone(
@@ -139,7 +150,13 @@ def _judge(
         )
         for kind in kinds
     )
-    return ProbeReport(results, len(lists.train), len(lists.val), tuple(bad))
+    return ProbeReport(
+        results,
+        len(lists.train),
+        len(lists.val),
+        tuple(bad),
+        num_shared=num_shared(lists.train, lists.val),
+    )
 
 
 def _probe(

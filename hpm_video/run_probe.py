@@ -25,6 +25,7 @@ class RunProbe:
 
     def __init__(self, config: PretrainConfig, encoder: Encoder, world: World) -> None:
         self._config, self._world, self._lists = config, world, None
+        self._has_warned = False
         self._named: set[tuple[str, str]] = set()  # unreadable videos, named once for each list
         self._whole: Encoder | None = None  # to probe in the place of one that is spread out
         if config.run.probe_every and config.run.parallel == "fsdp":
@@ -64,6 +65,9 @@ class RunProbe:
         )
         if report is None:
             return
+        if (warning := report.warning()) and not self._has_warned:
+            log.line(warning)
+            self._has_warned = True
         for path, reason, what in report.bad:
             if (path, what) not in self._named:
                 self._named.add((path, what))

@@ -68,6 +68,7 @@ def test_a_run_leaves_its_files_and_records(finetuned: Path) -> None:
     log = (finetuned / "log.txt").read_text()
     assert "starts with the encoder of step 12 of" in log
     assert "8 classes, 24 videos, 6 steps per epoch, 12 steps in all" in log
+    assert "warning: 24 of 24 videos of data.val_manifest are in data.manifest too" in log
 
 
 def test_a_checkpoint_says_what_it_tells_apart(finetuned: Path, toy: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from hpm_video.data.files import printable
 from hpm_video.data.lists import read_rows
-from hpm_video.data.manifest import COLUMNS, Manifest, read_manifest, write_manifest
+from hpm_video.data.manifest import COLUMNS, Manifest, num_shared, read_manifest, write_manifest
 
 
 def _list(tmp_path: Path, text: str, name: str = "list.csv") -> Path:
@@ -129,6 +129,15 @@ def test_rows_that_name_a_video_again_are_counted(tmp_path: Path) -> None:
     both = [tmp_path / "a.csv", tmp_path / "sub" / "b.csv"]
     assert read_manifest(both).num_repeated == 2  # sub/x.mp4 is another
     assert read_manifest(both, root=str(tmp_path)).num_repeated == 3
+
+
+def test_videos_of_two_lists_are_the_same_where_their_paths_are(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.csv").write_text("path\nx.mp4\nsub/y.mp4\n")
+    (tmp_path / "sub" / "b.csv").write_text(f"path\nx.mp4\ny.mp4\n../x.mp4\n{tmp_path}/x.mp4\n")
+    one, other = read_manifest(tmp_path / "a.csv"), read_manifest(tmp_path / "sub" / "b.csv")
+    assert num_shared(one, other) == 3  # all but sub/x.mp4
+    assert num_shared(other, one) == 2
 
 
 def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_the_command_judges_by_every_kind(
     assert main(arguments) == 0
     said = _lines(capsys.readouterr().out)
     assert [line.split()[0] for line in said] == [
-        *("unreadable,", "unreadable,", "knn", "linear", "attentive", "train")
+        *("unreadable,", "unreadable,", "knn", "linear", "attentive", "warning:", "train")
     ]
     assert "not learnt from" in said[0] and "counts as wrong" in said[1]
     assert all(": " in line and "broken.mp4" in line for line in said[:2])
@@ -195,6 +195,7 @@ def test_the_command_judges_by_every_kind(
         found = re.search(r"top1 (\S+)  balanced_accuracy (\S+)  \(.+\)$", line)
         assert found and 0 <= float(found[1]) <= 0.9 and 0 <= float(found[2]) <= 1
     assert "1 neighbours" in said[2]  # 15 videos of 8 classes
+    assert said[-2] == "warning: 1 of 10 videos to judge on are learnt from too"
     assert said[-1] == "train 16  val 10  unreadable 2"
     assert main(arguments) == 0
     assert _lines(capsys.readouterr().out) == said
@@ -346,6 +347,7 @@ def test_a_run_has_a_curve_of_its_probes(probed: Path) -> None:
     log = (probed / "log.txt").read_text()
     assert log.count("unreadable in a probe, not learnt from: ") == 1
     assert log.count("unreadable in a probe, counts as wrong: ") == 1
+    assert log.count("warning: 1 of 10 videos to judge on are learnt from too") == 1
 
 
 def test_a_run_does_not_notice_its_probes(

@@ -41,5 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"{result.kind:<9}  top1 {result.top1:.4f}  "
             f"balanced_accuracy {result.balanced_accuracy:.4f}  ({result.how})"
         )
+    if warning := report.warning():
+        print(warning)
     print(f"train {report.num_train}  val {report.num_val}  unreadable {len(report.bad)}")
     return 0

@@ -225,6 +225,12 @@ def read_manifest(
     )
 
 
+def num_shared(one: Manifest, other: Manifest) -> int:
+    """How many videos of ``other`` are in ``one`` too, by the paths at which they are opened."""
+    paths = {os.path.normpath(one.path(index)) for index in range(len(one))}
+    return sum(os.path.normpath(other.path(index)) in paths for index in range(len(other)))
+
+
 def write_manifest(
     path: str | Path,
     rows: Iterable[Mapping[str, object]],
