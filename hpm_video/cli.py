@@ -102,10 +102,12 @@ def _main(words: Sequence[str]) -> int:
         say_failure(arguments.job, error)
         return 2
     except (FloatingPointError, RuntimeError) as error:
+        from hpm_video.bench.own_process import KilledError
         from hpm_video.data.bad_videos import UnreadableDataError
         from hpm_video.rendezvous import CommunicationError
 
-        if not isinstance(error, FloatingPointError | UnreadableDataError | CommunicationError):
+        told = (FloatingPointError, UnreadableDataError, CommunicationError, KilledError)
+        if not isinstance(error, told):
             raise
         say_failure(arguments.job, error)
         return 1

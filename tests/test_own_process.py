@@ -12,6 +12,7 @@ import pytest
 from processes import LIMIT_S, is_gone
 
 from hpm_video.bench.own_process import apart, output_of
+from hpm_video.cli import main
 
 _HEAD = "import os, sys, time\nfrom hpm_video.bench.own_process import *\n"
 _STARTS_ONE = f"""{_HEAD}
@@ -58,7 +59,7 @@ def test_calls_are_answered_one_by_one(module: Module, tmp_path: Path) -> None:
     ("code", "said"),
     [
         ("sys.exit('no room')", r"own ended \(exit code 1\): no room"),
-        ("os.kill(os.getpid(), 9)", r"own ended \(SIGKILL, as where memory runs out\)$"),
+        ("os.kill(os.getpid(), 9)", r"own was killed \(SIGKILL\), as where memory runs out"),
     ],
 )
 def test_how_a_process_ended_is_said(module: Module, code: str, said: str) -> None:
@@ -67,6 +68,16 @@ def test_how_a_process_ended_is_said(module: Module, code: str, said: str) -> No
         output_of(name, {})
     with pytest.raises(RuntimeError, match=said), apart(name, {}) as call:
         call()
+
+
+def test_a_killed_process_is_one_line_of_the_command(
+    module: Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = module("dies", f"{_HEAD}os.kill(os.getpid(), 9)")
+    monkeypatch.setattr("hpm_video.bench.command.run", lambda _: output_of(name, {}))
+    assert main(["bench", "mask"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("hpm-video bench: ") and "was killed" in said and said.count("\n") == 1
 
 
 def test_a_call_of_a_process_that_has_long_ended(module: Module, tmp_path: Path) -> None:

@@ -48,17 +48,23 @@ def output_of(module: str, settings: Mapping[str, Any]) -> str:
     how the process ended and what it complained about, if it failed."""
     done = subprocess.run(**python(module, settings), capture_output=True, check=False)
     if done.returncode:
-        raise RuntimeError(how_it_ended(done.returncode, done.stderr))
+        raise failure_of(done.returncode, done.stderr)
     return done.stdout
 
 
-def how_it_ended(returncode: int, complaints: str) -> str:
-    """Of a process of its own that failed, which says nothing itself where a signal ended it."""
-    how = f"exit code {returncode}"
-    if returncode < 0:
-        how = signal.Signals(-returncode).name
-        how += ", as where memory runs out" if returncode == -signal.SIGKILL else ""
-    return f"a process of its own ended ({how}): {complaints[-2000:]}".rstrip(": ")
+class KilledError(RuntimeError):
+    """The system killed a process of its own, as it does where memory runs out: no bug of ours."""
+
+
+def failure_of(returncode: int, complaints: str) -> RuntimeError:
+    """What to raise of a process of its own that failed."""
+    if returncode == -signal.SIGKILL:
+        return KilledError(
+            "a process of its own was killed (SIGKILL), as where memory runs out: choose a smaller "
+            "batch, model or clip"
+        )
+    how = signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
+    return RuntimeError(f"a process of its own ended ({how}): {complaints[-2000:]}".rstrip(": "))
 
 
 @contextmanager
@@ -87,7 +93,7 @@ def apart(module: str, settings: Mapping[str, Any]) -> Iterator[Callable[[], Non
                 os.write(questions.fileno(), b"\n")
             if not answers.readline():
                 complaints.seek(0)
-                raise RuntimeError(how_it_ended(process.wait(), complaints.read()))
+                raise failure_of(process.wait(), complaints.read())
 
         try:
             yield call

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from hpm_video.bench.flops import default_variant
 from hpm_video.bench.measure import at_least, pick_device, round_seconds
-from hpm_video.bench.own_process import given_settings, how_it_ended, python
+from hpm_video.bench.own_process import failure_of, given_settings, python
 from hpm_video.bench.plan import Job, Machine, predict
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.sides import build_student, make_setting, our_step
@@ -157,7 +157,7 @@ def _together(processes: int, **settings: Any) -> dict[str, float]:
         for code, complaint in zip(codes, complaints, strict=True):
             if code:
                 complaint.seek(0)
-                raise RuntimeError(how_it_ended(code, complaint.read()))
+                raise failure_of(code, complaint.read())
         answer = running[0].stdout
         assert answer is not None
         found: dict[str, float] = json.loads(answer.read().splitlines()[-1])
