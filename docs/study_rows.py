@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from hpm_video.data.files import write_atomically
 
 _CALIBRATION = "calibration_*.json"
 
 
 def gather(folder: Path, file: Path) -> int:
     """Write the rows of a study and its calibration; returns how many rows."""
+    if file.exists():
+        _measured(file)  # nothing but what was gathered before is written over
     rows = [_read(path) for path in sorted((folder / "cells").rglob("row.json"))]
     if not rows:
         raise SystemExit(f"source ({folder}) must be a study with finished cells")
@@ -30,7 +36,7 @@ def lay_out(file: Path, folder: Path) -> int:
     """Write rows and calibration where a study looks for them; returns how many rows."""
     if folder.exists():
         raise SystemExit(f"target ({folder}) must not exist yet")
-    measured = _read(file)
+    measured = _measured(file)
     for name, steps in measured["preparation"].items():
         _write(folder / "preparation" / name, steps)
     for row in measured["rows"]:
@@ -39,13 +45,35 @@ def lay_out(file: Path, folder: Path) -> int:
     return len(measured["rows"])
 
 
+def _measured(file: Path) -> Any:
+    """What a file of rows holds; SystemExit where it is none, or names places outside a study."""
+    try:
+        measured = _read(file)
+        names = list(measured["preparation"])
+        folders = [row["folder"] for row in measured["rows"]]
+        are_inside = all(fnmatch(name, _CALIBRATION) and "/" not in name for name in names)
+        are_inside &= all(re.fullmatch(r"(\w[\w.+-]*/){3}seed\d+", name) for name in folders)
+    except (TypeError, KeyError, AttributeError):
+        are_inside = False
+    if not are_inside:
+        raise SystemExit(f"{file} must be a file of rows and calibrations, as this script writes")
+    return measured
+
+
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SystemExit(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SystemExit(f"{path} must be JSON: {error}") from error
 
 
 def _write(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    try:
+        write_atomically(path, [json.dumps(value, indent=1) + "\n"])
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -68,10 +68,27 @@ def check_run_folder(config: Any) -> Path:
     return folder
 
 
-def changed_settings(config: Any) -> list[str]:
-    """Settings that change results and are not those of the run that run.output_dir holds."""
+def changed_settings(config: Any, *, home: Path) -> list[str]:
+    """Settings that change results and are not those of the run that run.output_dir holds.
+
+    ``home``: a folder around the run. If it was moved since, paths within it are still the same.
+    """
     file = Path(config.run.output_dir) / "config.yaml"
-    return _mattering_keys(yaml.safe_load(file.read_text(encoding="utf-8")), config)
+    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    inside = Path(config.run.output_dir).relative_to(home)
+    before = str(stored["run"]["output_dir"]).removesuffix(f"/{inside}")
+    return _mattering_keys(_moved(stored, before, str(home)), config)
+
+
+def _moved(value: Any, before: str, now: str) -> Any:
+    """Settings with the paths below one folder below another one."""
+    if isinstance(value, dict):
+        return {key: _moved(entry, before, now) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_moved(entry, before, now) for entry in value]
+    if isinstance(value, str) and value.startswith(f"{before}/"):
+        return now + value[len(before) :]
+    return value
 
 
 def check_can_be_folder(folder: Path, *, name: str) -> None:

@@ -41,7 +41,8 @@ def load_config(
     merged = OmegaConf.structured(schema)
     if path is not None:
         if not Path(path).is_file():
-            raise FileNotFoundError(f"config ({path}) does not exist")
+            what = "must be a file: is a folder" if Path(path).is_dir() else "does not exist"
+            raise FileNotFoundError(f"config ({path}) {what}")
         with _yaml_errors(path):
             layer = OmegaConf.load(path)
         if not isinstance(layer, DictConfig):

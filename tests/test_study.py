@@ -224,6 +224,25 @@ def test_what_was_calibrated_is_not_measured_again(
         ({"variants": {}}, ["variants", "at least one"]),
         ({"variants": {"hpm": {"settings": "teacher.draws=2"}}}, ["hpm", "base"]),
         ({"variants": {"hpm": {}, "x": {"settings": "data.repeats=2"}}}, ["data.repeats=2"]),
+        (
+            {"variants": {"hpm": {}, "x": {"settings": "optim.epochs=9"}}},
+            ["variants.x.settings (optim.epochs=9)", "share"],
+        ),
+        (
+            {"variants": {"hpm": {}, "x": {"settings": "loss.prediction='none"}}},
+            ["variants.x.settings (loss.prediction='none)", "quotation marks"],
+        ),
+        (
+            {"variants": {"hpm": {}, "x": {"settings": "loss.predicton=none"}}},
+            ["variants.x", "loss.predicton", "loss.prediction"],
+        ),
+        ({"variants": {"hpm": {}, "x": {"seeds": 0}}}, ["variants.x.seeds (0)"]),
+        ({"comparisons": ["epochs", "epochs"]}, ["comparisons (epochs, epochs)", "each once"]),
+        ({"comparisons": []}, ["comparisons ()", "epochs, time"]),
+        (
+            {"comparisons": ["epochs"], "variants": {"hpm": {}, "x": {"comparisons": ["time"]}}},
+            ["variants.x.comparisons (time)", "of epochs"],
+        ),
         ({"variants": {"hpm": {}, "x": {"settings": "run.seed=2"}}}, ["run.seed=2", "left out"]),
         ({"variants": {"hpm": {}, "a/b": {}}}, ["a/b", "folders"]),
         ({"variants": {"hpm": {"seedz": 2}}}, ["variants.hpm.seedz", "unknown", "seeds"]),
@@ -237,14 +256,14 @@ def test_what_was_calibrated_is_not_measured_again(
         ({"comparisons": ["epoch"]}, ["comparisons (epoch)", "epochs, time"]),
         (
             {"variants": {"hpm": {}, "x": {"comparisons": ["speed"]}}},
-            ["comparisons of a variant (speed)", "epochs, time"],
+            ["variants.x.comparisons (speed)", "must be of epochs"],
         ),
         (
-            {"variants": {"hpm": {}, "x": {"pretrain": False, "comparisons": ["time"]}}},
-            ["comparisons of a variant (time)", "pretrain: false"],
+            {"variants": {"hpm": {}, "x": {"pretrain": False, "comparisons": ["epochs"]}}},
+            ["variants.x.comparisons (epochs)", "pretrain: false"],
         ),
         (
-            {"variants": {"hpm": {"comparisons": ["time"]}}},
+            {"variants": {"hpm": {"comparisons": ["epochs"]}}},
             ["variants (hpm)", "without settings or comparisons"],
         ),
         ({"seeds": 0}, ["seeds (0)"]),
@@ -353,8 +372,10 @@ def test_every_figure_is_that_of_a_run_folder(finished: tuple[Path, Path, int]) 
     _, out, _ = finished
     with (out / "summary.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    assert [row["variant"] for row in rows] == ["hpm", "plain", "scratch"]
-    for row in rows:
+    assert [row["variant"] for row in rows] == ["hpm", "plain", "scratch", "before training"]
+    first = next(r for r in read_records(out / "cells" / rows[-1]["folder"] / "pretrain"))
+    assert float(rows[-1]["knn_top1"]) == first["knn_top1"] and not rows[-1]["top1"]
+    for row in rows[:-1]:
         cell_folder = out / "cells" / row["folder"]
         evaluation = read_records(cell_folder / "finetune")[-1]
         assert float(row["top1"]) == evaluation["top1"]
@@ -381,7 +402,7 @@ def test_the_summary_has_paired_differences_and_pictures(finished: tuple[Path, P
     _, out, _ = finished
     summary = json.loads((out / "summary.json").read_text())
     found = summary["comparisons"][0]["estimates"]
-    top1 = {row["variant"]: row["top1"] for row in summary["comparisons"][0]["rows"]}
+    top1 = {row["variant"]: row.get("top1") for row in summary["comparisons"][0]["rows"]}
     difference = found["plain"]["top1"]["difference"]
     assert difference["mean"] == pytest.approx(top1["plain"] - top1["hpm"])
     assert difference["count"] == 1 and difference["low"] is None
@@ -444,8 +465,41 @@ def test_a_finished_cell_needs_only_its_row(
     command = ["bench", "ablation", str(file), "-o", str(out)]
     assert main(command) == 1
     assert [Path(folder).parts[-3] for folder in done] == ["broken"]
-    assert main([*command, f"pretrain.settings={_PRETRAIN} optim.epochs=3"]) == 2
-    assert "other settings (optim.epochs)" in capsys.readouterr().err
+    for words, said in (
+        (f"pretrain.settings={_PRETRAIN} optim.epochs=3", "other settings (optim.epochs)"),
+        ("variants.plain.settings=model.depth=2", "other settings (variants.plain.settings)"),
+        ("probes=[linear]", "probes (['linear']) must stay ['knn']"),
+        ("mining_videos=2", "mining_videos (2) must stay 6"),
+    ):
+        before = (out / "study.yaml").read_bytes()
+        for summary in ([], ["--summary"]):
+            assert main([*command, words, *summary]) == 2
+            assert said in capsys.readouterr().err
+        assert (out / "study.yaml").read_bytes() == before
+
+
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"variant": "hpm"', "\x80"])
+@pytest.mark.parametrize("name", ["row.json", "calibration_made.json"])
+def test_a_damaged_file_is_named(
+    name: str,
+    text: str,
+    finished: tuple[Path, Path, int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, finished_folder, _ = finished
+    out = shutil.copytree(finished_folder, tmp_path / "out")
+    damaged = next(out.rglob(name))
+    damaged.write_bytes(text.encode("latin-1"))
+    if name.startswith("calibration") and text == "{}":
+        # Nothing is known yet; and a study may be looked at wherever it was copied to
+        assert main(["bench", "ablation", str(file), "-o", str(out), "--summary"]) == 0
+        return
+    for summary in ([], ["--summary"]):
+        assert main(["bench", "ablation", str(file), "-o", str(out), *summary]) == 2
+        said = capsys.readouterr().err
+        assert f"{damaged} is damaged" in said and "removed" in said and said.count("\n") == 1
 
 
 _HOLD = """
@@ -472,11 +526,11 @@ def test_a_cell_in_work_by_another_process_is_left_to_it(
 
     def runs(one: cell.Cell, config: StudyConfig) -> None:
         tried.append(one.variant)
-        row = {"variant": one.variant, "seed": 0, "steps": 4}
+        row = {"variant": one.variant, "seed": 0, "epochs": 2, "steps": 4}
         (one.folder / "row.json").write_text(json.dumps(row))
 
     monkeypatch.setattr("hpm_video.ablation.runner.run_cell", runs)
-    monkeypatch.setattr("hpm_video.ablation.runner.check_cell", lambda cell: None)
+    monkeypatch.setattr("hpm_video.ablation.runner.check_cell", lambda cell, study: None)
     held = study.folder / "cells" / "toy" / "epochs" / "hpm" / "seed0"
     held.mkdir(parents=True)
     (study.folder / "study.yaml").touch()

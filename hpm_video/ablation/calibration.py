@@ -189,7 +189,15 @@ def _read(study: Study, data_set: str) -> dict[str, dict[str, float]]:
     file = calibration_file(study, data_set)
     if not file.is_file():
         return {}
-    entries: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        entries: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
+        for entry in entries.values():
+            entry["seconds_per_step"] / entry["base_seconds_per_step"]
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"{file} is damaged: must say what steps of variants take; where it is removed, they "
+            "are measured anew"
+        ) from error
     return entries
 
 

@@ -15,6 +15,7 @@ from hpm_video.ablation.plan import Cell
 from hpm_video.bench.measure import pick_device
 from hpm_video.bench.report import machine_facts
 from hpm_video.config import PretrainConfig, ProbeJobConfig, StudyConfig
+from hpm_video.config.study import words_of
 from hpm_video.data.files import write_atomically
 from hpm_video.finetune import finetune
 from hpm_video.logs import read_records
@@ -38,23 +39,33 @@ def read_row(cell: Cell) -> Row | None:
     file = _row_file(cell)
     if not file.is_file():
         return None
-    row: Row = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        row: Row = json.loads(file.read_text(encoding="utf-8"))
+        row["variant"], row["seed"], row["epochs"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file} is damaged: must be the row of a cell; where it is removed, the cell is done "
+            "again"
+        ) from error
     return row
 
 
-def check_cell(cell: Cell) -> None:
+def check_cell(cell: Cell, study: StudyConfig) -> None:
     """Raise ValueError where a cell was done with other settings than the study has now.
 
     Of a finished cell the row is enough: its run folders may have been removed, or left on another
-    machine. Then only the epochs can be compared.
+    machine. Then only epochs and the variant's settings can be compared.
     """
     row = read_row(cell)
     if row is None:
         return  # its runs look themselves
     changed = [] if row["epochs"] == cell.epochs else ["optim.epochs"]
+    own = [] if cell.pretrain is None else study.variants[cell.variant].settings
+    if sorted(words_of(row.get("settings", own))) != sorted(words_of(own)):
+        changed.append(f"variants.{cell.variant}.settings")
     for job, config in (("pretrain", cell.pretrain), ("finetune", cell.finetune)):
         if config is not None and (cell.folder / job / "config.yaml").is_file():
-            changed += changed_settings(config)
+            changed += changed_settings(config, home=cell.folder.parents[4])
     if changed:
         raise ValueError(
             f"--output-dir holds the cell {cell.name} of a study with other settings "

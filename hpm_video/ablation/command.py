@@ -39,12 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
     from hpm_video.ablation.plan import Study
     from hpm_video.ablation.plots import write_plots
     from hpm_video.ablation.report import comparisons, write_summary
-    from hpm_video.ablation.runner import Outcome, plan_study, run_study
+    from hpm_video.ablation.runner import Outcome, check_study, plan_study, run_study
 
     home = Path(arguments.study).resolve().parent
     study = Study(config, home=home, folder=Path(arguments.output_dir))
     if arguments.summary and not (study.folder / "study.yaml").is_file():
         raise ValueError(f"--output-dir ({study.folder}) must be the folder of a study")
+    if arguments.summary:
+        check_study(study)
     if arguments.plan:
         plan_study(study, say=_say)
         return 0
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _part(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"--part ({text}) must be K/N with 1 <= K <= N, as 1/8")
     return int(match[1]), int(match[2])

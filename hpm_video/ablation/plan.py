@@ -85,8 +85,8 @@ class Study:
         """All cells: those of variants with the most seeds, which the study is about, come first;
         among these, seed by seed, so that an unfinished study has few seeds of all of them.
 
-        rates: (data set, variant) -> epochs that take as long as the base's; None: not known yet,
-        and cells that need them are left out.
+        rates: (data set, variant) -> epochs that take as long as the base's; cells that need one
+        that is not known yet are left out.
         """
         counts = {variant: self.config.num_seeds(variant) for variant in self.config.variants}
         return [
@@ -106,7 +106,10 @@ class Study:
         words = [*words_of(base.settings), *words_of(self.config.variants[variant].settings)]
         words += [_listing("data.manifest", lists.pretrain), *_root(lists)]
         words += ["run.keep_checkpoints=1", "run.picture_every=0"]
-        return load_config(PretrainConfig, base.config, words)
+        try:
+            return load_config(PretrainConfig, base.config, words)
+        except ValueError as error:
+            raise ValueError(f"variants.{variant}: {error}") from error
 
     def _cells(self, data_set: str, variant: str, seed: int, rates: Rates | None) -> Iterator[Cell]:
         """One or two of a variant and seed."""
@@ -116,7 +119,7 @@ class Study:
             yield self._cell(data_set, variant, seed, 0, ("epochs",))
             return
         equal = self.pretraining(data_set, variant).optim.epochs
-        at_equal_time = None if rates is None else rates[data_set, variant]
+        at_equal_time = (rates or {}).get((data_set, variant))
         both = "time" in wanted and at_equal_time == equal
         if "epochs" in wanted or both:
             comparisons = ("epochs", "time") if both else ("epochs",)

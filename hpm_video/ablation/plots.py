@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from hpm_video.ablation.report import ACCURACIES, MINING, Comparison, Measure
 from hpm_video.ablation.statistics import Estimate, estimate
@@ -39,7 +40,10 @@ def write_plots(comparison: Comparison, folder: Path) -> list[str]:
 
 def _values(comparison: Comparison) -> Figure | None:
     """Every cell as a dot, means with intervals."""
-    title = f"{comparison.data_set}, equal {comparison.kind}: seeds, mean, 95 % interval"
+    title = (
+        f"{comparison.data_set}, equal {comparison.kind}: one grey dot for each seed, mean, 95 % "
+        "interval"
+    )
     return _panels(comparison, comparison.variants, title, comparison.values, comparison.estimate)
 
 
@@ -110,7 +114,8 @@ def _curves(comparison: Comparison) -> Figure | None:
     if not kinds:
         return None
     figure = Figure(figsize=(4 * len(kinds), 3.2), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    for axes, kind in zip(panels, kinds, strict=True):
         for variant in main:
             rows = [
                 row
@@ -127,6 +132,9 @@ def _curves(comparison: Comparison) -> Figure | None:
             axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.15)
         axes.set(title=f"probe: {kind}", xlabel="epoch of pre-training")
         axes.legend(fontsize=7)
+    panels[0].set_ylabel("balanced accuracy")
+    title = f"{comparison.data_set}, equal {comparison.kind}: frozen encoders, mean, 95 % interval"
+    figure.suptitle(title, fontsize=10)
     return figure
 
 
@@ -144,5 +152,6 @@ def _mark(axes: Axes, place: int, value: Estimate | None) -> None:
 def _label(axes: Axes, measure: Measure) -> None:
     axes.set_title(measure.title, fontsize=8)
     axes.tick_params(labelsize=7)
+    axes.xaxis.set_major_locator(MaxNLocator(3))  # more would run into each other
     axes.grid(axis="x", alpha=0.3)
     axes.margins(x=0.3)

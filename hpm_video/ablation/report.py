@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ ACCURACIES = (
 MINING = (
     Measure("rank_accuracy", "rank accuracy"),
     Measure("spearman", "Spearman"),
-    Measure("object_coverage", "object in the hardest quarter", 2),
+    Measure("object_coverage", "object in the hardest quarter"),
     Measure("feature_variation", "feature variation"),
 )
 COSTS = (
@@ -53,6 +53,10 @@ COSTS = (
     Measure("training_seconds", "training, s", 0),
     Measure("compute_seconds", "calibrated, s", 0),
 )
+
+
+# What encoders were before their first step, as far as probes say: no name that a variant can have.
+UNTRAINED = "before training"
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,19 @@ def comparisons(study: Study) -> list[Comparison]:
                 if (a_step := seconds.get((data_set, row["variant"]))) is not None:
                     row["compute_seconds"] = row["steps"] * a_step
             rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
+            rows += [*_before_training(row for row in rows if row["variant"] == study.base)]
             found.append(Comparison(data_set, kind, study.base, tuple(rows)))
     return found
+
+
+def _before_training(rows: Iterable[Row]) -> Iterator[Row]:
+    """What the first probes of cells found, if that was before their first step."""
+    for row in rows:
+        if row.get("probe_epochs", [])[:1] == [0]:
+            named = {key: row[key] for key in ("data_set", "seed", "folder")}
+            curves = [key for key in row if key.endswith("_curve")]
+            probes = {key.removesuffix("_curve"): row[key][0] for key in curves}
+            yield {**named, "variant": UNTRAINED, **probes}
 
 
 def write_summary(study: Study, found: Sequence[Comparison], *, pictures: Sequence[str]) -> None:
@@ -183,8 +198,9 @@ def _document(
     yield ""
     yield (
         "Mean ± sample standard deviation over seeds. Differences are to the base, paired by "
-        "seed, with a 95 % interval of Student's t; bold where it excludes 0. With many rows some "
-        "do so by chance."
+        "seed, with a 95 % interval of Student's t; bold where it excludes 0 and there are more "
+        "than two pairs. With many rows some do so by chance. Speeds are those of the machines on "
+        "which cells ran, beside whatever else ran there; calibrated seconds compare."
     )
     if missing:
         yield ""
@@ -219,7 +235,12 @@ def _tables(comparison: Comparison, title: str, measures: Sequence[Measure]) -> 
         return
     header = [measure.title for measure in known]
     yield from ("", f"### {title}", "", *_lines(["variant", "seeds", *header]))
-    for variant in comparison.variants:
+    variants = [
+        variant
+        for variant in comparison.variants
+        if any(comparison.values(variant, measure.key) for measure in known)
+    ]
+    for variant in variants:
         seeds = sum(row["variant"] == variant for row in comparison.rows)
         shown = [
             _value(comparison.estimate(variant, measure.key), measure.digits) for measure in known
@@ -227,22 +248,25 @@ def _tables(comparison: Comparison, title: str, measures: Sequence[Measure]) -> 
         yield _line([variant, str(seeds), *shown])
     if measures is COSTS:
         return
-    others = [variant for variant in comparison.variants if variant != comparison.base]
-    if not others or comparison.base not in comparison.variants:
+    others = [variant for variant in variants if variant != comparison.base]
+    if not others or comparison.base not in variants:
         return
-    yield from ("", f"Difference to `{comparison.base}`:", "", *_lines(["variant", *header]))
+    columns = ["variant", "pairs", *header]
+    yield from ("", f"Difference to `{comparison.base}`:", "", *_lines(columns))
     for variant in others:
-        differences = [
-            _difference(comparison.difference(variant, measure.key), measure.digits)
-            for measure in known
+        differences = [comparison.difference(variant, measure.key) for measure in known]
+        pairs = max((one.count for one in differences if one is not None), default=0)
+        shown = [
+            _difference(one, measure.digits)
+            for one, measure in zip(differences, known, strict=True)
         ]
-        yield _line([variant, *differences])
+        yield _line([variant, str(pairs), *shown])
 
 
 def _value(value: Estimate | None, digits: int) -> str:
     if value is None:
         return "-"
-    if math.isnan(value.spread):
+    if math.isnan(value.spread) or not value.spread:
         return f"{value.mean:.{digits}f}"
     return f"{value.mean:.{digits}f} ± {value.spread:.{digits}f}"
 
@@ -252,9 +276,9 @@ def _difference(value: Estimate | None, digits: int) -> str:
         return "-"
     mean = f"{value.mean:+.{digits}f}"
     if math.isnan(value.low):
-        return f"{mean} (1 pair)"
+        return mean
     text = f"{mean} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
-    return f"**{text}**" if value.excludes_zero else text
+    return f"**{text}**" if value.excludes_zero and value.count > 2 else text
 
 
 def _lines(cells: Sequence[str]) -> list[str]:

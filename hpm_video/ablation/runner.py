@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from hpm_video.ablation.calibration import calibrate, epochs_of_equal_time, seconds_per_step
 from hpm_video.ablation.cell import Stopped, check_cell, read_row, run_cell
 from hpm_video.ablation.plan import Cell, Study
@@ -23,6 +25,8 @@ from hpm_video.settings import config_to_yaml
 Say = Callable[[str], None]
 
 _WAIT_S = 5.0
+# Settings of the study itself that its tables could not tell apart.
+_OF_ALL_CELLS = ("probes", "mining_videos", "clock")
 # What a training may end with: the user's mistakes, files, numbers, PyTorch's errors.
 _FAILURES = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
 
@@ -44,8 +48,6 @@ def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outc
     """
     _begin(study, say)
     cells = study.cells(epochs_of_equal_time(study))
-    for cell in cells:
-        check_cell(cell)
     todo = [cell for cell in cells[part[0] - 1 :: part[1]] if read_row(cell) is None]
     say(f"{len(cells)} cells, {len(todo)} of them to be done here")
     failed: list[str] = []
@@ -66,6 +68,24 @@ def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outc
                         failed.append(cell.name)
         todo = held
     return Outcome(tuple(failed), tuple(cell.name for cell in todo))
+
+
+def check_study(study: Study) -> None:
+    """Raise ValueError where what is in the study's folder was done with other settings."""
+    cells = study.cells(epochs_of_equal_time(study))
+    for cell in cells:
+        check_cell(cell, study.config)
+    file = study.folder / "study.yaml"
+    before = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not isinstance(before, dict) or all(read_row(cell) is None for cell in cells):
+        return  # rows of another machine have no file; without any, all may change
+    for name in _OF_ALL_CELLS:
+        value = getattr(study.config, name)
+        if (used := before.get(name)) != value:
+            raise ValueError(
+                f"{name} ({value}) must stay {used}, with which cells in --output-dir were "
+                "done: choose another folder"
+            )
 
 
 def plan_study(study: Study, *, say: Say) -> None:
@@ -119,19 +139,23 @@ def _begin(study: Study, say: Say) -> None:
     study.cells()  # refuses what is wrong before anything is made
     study.check_lists()
     _claim(study.folder)
+    check_study(study)
     with _preparing(study, say):
         _prepare(study, say)
 
 
 def _prepare(study: Study, say: Say) -> None:
     """Write the settings, make toy videos and measure steps, as far as that was not done yet."""
-    write_atomically(study.folder / "study.yaml", [config_to_yaml(study.config)])
+    file, text = study.folder / "study.yaml", config_to_yaml(study.config)
+    if not file.is_file():
+        write_atomically(file, [text])  # so that what follows is known to be a study's
     for name, data_set in study.config.sets.items():
         toy = data_set.toy
         if not toy.unlabelled:
             continue
         folder = study.folder / "data" / name
-        say(f"toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
+        if not folder.is_dir():
+            say(f"makes toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
         for part, count, seed in (("train", toy.unlabelled, 0), ("held_out", toy.held_out, 1)):
             write_toy_videos(
                 folder / part,
@@ -143,6 +167,7 @@ def _prepare(study: Study, say: Say) -> None:
         whole, labelled = study.lists[name].pretrain[0], study.lists[name].train[0]
         first_videos(Path(whole), Path(labelled), toy.labelled)
     calibrate(study)
+    write_atomically(file, [text])
 
 
 @contextmanager

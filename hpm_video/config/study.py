@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,8 +18,8 @@ _OF_THE_RUNNER = (
     "run.output_dir", "run.seed", "run.probe_every", "data.manifest", "data.val_manifest",
     "data.root", "model.init", "probe.kinds", "probe.train_manifest", "probe.val_manifest",
 )  # fmt: skip
-# ... and those that a variant must share with the base, or their steps would not compare.
-_SHARED = ("data", "optim.accumulation", "optim.total_batch")
+# ... and those that a variant must share with the base, or they would not compare.
+_SHARED = ("data", "optim.epochs", "optim.accumulation", "optim.total_batch", "run.device")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class BaseRunConfig:
     settings: list[str] = field(default_factory=list)  # group.key=value, before the file's
 
     def __post_init__(self) -> None:
-        _check_words(self.settings)
+        _check_words("settings", self.settings)
 
 
 @dataclass(frozen=True)
@@ -72,23 +73,6 @@ class VariantConfig:
     pretrain: bool = True  # false: fine-tuned from scratch, at equal epochs only
     comparisons: list[str] = field(default_factory=list)  # default: those of the study
 
-    def __post_init__(self) -> None:
-        _check_words(self.settings)
-        _check_comparisons("comparisons of a variant", self.comparisons)
-        for word in words_of(self.settings):
-            if any(re.match(rf"{re.escape(key)}\b", word) for key in _SHARED):
-                raise ValueError(
-                    f"setting ({word}) of a variant must be left out: all have the same data"
-                )
-        if self.seeds is not None:
-            at_least("seeds of a variant", self.seeds, 1)
-        for name in ("settings", "comparisons"):
-            given = getattr(self, name)
-            if given and not self.pretrain:
-                raise ValueError(
-                    f"{name} of a variant ({' '.join(given)}) must be left out with pretrain: false"
-                )
-
 
 @dataclass(frozen=True)
 class StudyConfig:
@@ -114,7 +98,7 @@ class StudyConfig:
         at_least("calibration_rounds", self.calibration_rounds, 1)
         if self.probes:
             check_probe_kinds("probes", self.probes)
-        _check_comparisons("comparisons", self.comparisons or [""])
+        _check_comparisons("comparisons", self.comparisons, of=COMPARISONS)
         for group in ("sets", "variants"):
             names = list(getattr(self, group))
             for name in names:
@@ -123,6 +107,26 @@ class StudyConfig:
                         f"{group} ({name}) must be of letters, digits, _, ., + and -: it names "
                         "folders"
                     )
+        for name, variant in self.variants.items():
+            self._check_variant(f"variants.{name}", variant)
+
+    def _check_variant(self, name: str, variant: VariantConfig) -> None:
+        _check_words(f"{name}.settings", variant.settings)
+        for word in words_of(variant.settings):
+            if any(re.match(rf"{re.escape(key)}\b", word) for key in _SHARED):
+                raise ValueError(
+                    f"{name}.settings ({word}) must be left out: all variants share it"
+                )
+        if variant.seeds is not None:
+            at_least(f"{name}.seeds", variant.seeds, 1)
+        if variant.comparisons:
+            _check_comparisons(f"{name}.comparisons", variant.comparisons, of=self.comparisons)
+        for key in ("settings", "comparisons"):
+            given = getattr(variant, key)
+            if given and not variant.pretrain:
+                raise ValueError(
+                    f"{name}.{key} ({' '.join(given)}) must be left out with pretrain: false"
+                )
 
     def num_seeds(self, variant: str) -> int:
         """How many seeds a variant has."""
@@ -134,14 +138,20 @@ def words_of(settings: list[str]) -> list[str]:
     return [word for text in settings for word in shlex.split(text)]
 
 
-def _check_comparisons(name: str, comparisons: list[str]) -> None:
-    for comparison in comparisons:
-        if comparison not in COMPARISONS:
-            raise ValueError(f"{name} ({comparison}) must be of {', '.join(COMPARISONS)}")
+def _check_comparisons(name: str, comparisons: list[str], *, of: Sequence[str]) -> None:
+    if not comparisons or set(comparisons) - set(of) or len(set(comparisons)) < len(comparisons):
+        given = ", ".join(comparisons)
+        raise ValueError(f"{name} ({given}) must be of {', '.join(of)}, each once")
 
 
-def _check_words(settings: list[str]) -> None:
-    for word in words_of(settings):
-        key = word.partition("=")[0]
-        if key in _OF_THE_RUNNER:
-            raise ValueError(f"setting ({word}) must be left out: the study gives it to each cell")
+def _check_words(name: str, settings: list[str]) -> None:
+    for text in settings:
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise ValueError(f"{name} ({text}) must have its quotation marks in pairs") from error
+        for word in words:
+            if word.partition("=")[0] in _OF_THE_RUNNER:
+                raise ValueError(
+                    f"{name} ({word}) must be left out: the study gives it to each cell"
+                )
