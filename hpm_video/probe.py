@@ -21,7 +21,6 @@ from hpm_video.config import (
     check_probe_kinds,
 )
 from hpm_video.data.bad_videos import UnreadableDataError
-from hpm_video.data.manifest import num_shared
 from hpm_video.distributed import World, join_world, others_wait
 from hpm_video.probe_heads import attentive_scores, knn_scores, linear_scores, num_neighbours
 from hpm_video.probe_videos import (
@@ -155,7 +154,7 @@ def _judge(
         len(lists.train),
         len(lists.val),
         tuple(bad),
-        num_shared=num_shared(lists.train, lists.val),
+        num_shared=lists.num_shared,
     )
 
 

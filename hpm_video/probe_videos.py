@@ -13,7 +13,7 @@ from torch import Tensor
 from hpm_video.backbone import Backbone
 from hpm_video.config import DataConfig, ProbeConfig
 from hpm_video.data.loader import to_clips, view_loader
-from hpm_video.data.manifest import Manifest, read_manifest
+from hpm_video.data.manifest import Manifest, num_shared, read_manifest
 from hpm_video.data.views import views_of
 from hpm_video.distributed import World, gather_to_main
 from hpm_video.tokens import TokenGrid
@@ -21,11 +21,13 @@ from hpm_video.tokens import TokenGrid
 
 @dataclass(frozen=True)
 class ProbeLists:
-    """Labelled videos to learn from, others to judge, and the number of classes of the former."""
+    """Labelled videos to learn from, others to judge, the number of classes of the former, and how
+    many of the latter are learnt from too."""
 
     train: Manifest
     val: Manifest
     num_classes: int
+    num_shared: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def read_probe_lists(
                 f"label ({label}) of {manifest.path(int(index))} in {name} must be in "
                 f"[0, {num_classes - 1}], the classes of {names[0]}"
             )
-    return ProbeLists(learnt, judged, num_classes)
+    return ProbeLists(learnt, judged, num_classes, num_shared(learnt, judged))
 
 
 def check_probe(

@@ -40,9 +40,7 @@ def load_config(
     """
     merged = OmegaConf.structured(schema)
     if path is not None:
-        if not Path(path).is_file():
-            what = "must be a file: is a folder" if Path(path).is_dir() else "does not exist"
-            raise FileNotFoundError(f"config ({path}) {what}")
+        _check_is_file(path)
         with _yaml_errors(path):
             layer = OmegaConf.load(path)
         if not isinstance(layer, DictConfig):
@@ -72,13 +70,18 @@ def load_config(
     return config
 
 
+def _check_is_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        what = "must be a file: is a folder" if Path(path).is_dir() else "does not exist"
+        raise FileNotFoundError(f"config ({path}) {what}")
+
+
 def read_group(path: str | Path, group: str) -> Any:
     """One group of a YAML that is not the job's, with all scalars as the texts that stand there.
 
     Empty and null are None; a group that is not there is empty. Raises as `load_config` does.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"config ({path}) does not exist")
+    _check_is_file(path)
     with _yaml_errors(path):
         layer = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)
     group_of = layer.get(group) if isinstance(layer, dict) else None
