@@ -30,7 +30,7 @@ from hpm_video.run_probe import RunProbe
 from hpm_video.seeds import seed_of
 from hpm_video.settings import config_to_dict
 from hpm_video.start import describe_data, find_start
-from hpm_video.step import pretrain_step, step_figures
+from hpm_video.step import configured_step, step_figures
 from hpm_video.teacher import Teacher, momentum_at, num_seen, update_teacher
 
 METRICS = ("loss", "reconstruction_loss", "prediction_loss", "grad_norm")
@@ -132,6 +132,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
             num_steps=total_steps,
             given_up=run.bad_videos.given_up,
         )
+        compute = configured_step(config, grid)
         generator = torch.Generator(world.device)
         pictures = Pictures(config, manifest, grid)
         if run.steps_done == 0 and config.run.probe_every:
@@ -151,20 +152,12 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
                 generator.manual_seed(seed_of(config.run.seed, step))
                 first = (micro_batch * world.size + world.rank) * len(clips)
                 with sync_gradients(model, micro_batch + 1 == accumulation):
-                    result = pretrain_step(
+                    result = compute(
                         model,
                         teacher,
                         clips,
-                        grid=grid,
-                        masking=masking,
-                        loss=config.loss,
-                        predictor_input=config.model.predictor_input,
                         hard_ratio=hard_ratio,
-                        token_ratio=config.teacher.token_ratio,
-                        view=config.teacher.view,
-                        draws=config.teacher.draws,
                         generator=generator,
-                        precision=config.run.precision,
                         rows=(first, clips_per_step),
                     )
                     (result.loss / accumulation).backward()

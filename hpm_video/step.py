@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from hpm_video import losses
-from hpm_video.config import LossConfig, MaskingConfig
+from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig
 from hpm_video.health import feature_variation, mask_figures
 from hpm_video.masking import (
     Rows,
@@ -87,10 +89,9 @@ def pretrain_step(
     ``rows`` as in `random_mask`.
     """
     tube_length = masking.tube_length or grid.time
-    mask_ratio = masking.mask_ratio
-    scores = None
     patches = patchify(clips, grid)  # once, for the teacher, the student and the targets
     with autocast(clips.device, precision):
+        scores = None
         if teacher is not None and hard_ratio > 0:
             scores = score_tokens(
                 teacher,
@@ -101,10 +102,11 @@ def pretrain_step(
                 generator=generator,
                 rows=rows,
             )
+        if scores is not None:
             mask = hard_mask(
                 scores,
                 grid,
-                mask_ratio=mask_ratio,
+                mask_ratio=masking.mask_ratio,
                 hard_ratio=hard_ratio,
                 tube_length=tube_length,
                 generator=generator,
@@ -114,82 +116,49 @@ def pretrain_step(
             mask = random_mask(
                 len(clips),
                 grid,
-                mask_ratio=mask_ratio,
+                mask_ratio=masking.mask_ratio,
                 tube_length=tube_length,
                 generator=generator,
                 device=clips.device,
                 rows=rows,
             )
-        num_visible = num_visible_tokens(grid, mask_ratio=mask_ratio, tube_length=tube_length)
-        kept = None
-        if masking.decoder_mask_ratio > 0:
-            kept = reconstructed_tokens(
-                mask,
-                grid,
-                num_kept=num_reconstructed_tokens(
-                    grid,
-                    mask_ratio=mask_ratio,
-                    tube_length=tube_length,
-                    decoder_mask_ratio=masking.decoder_mask_ratio,
-                ),
-                pattern=masking.decoder_mask,
-                generator=generator,
-                rows=rows,
-            )
+        kept = _tokens_to_reconstruct(mask, grid, masking, generator=generator, rows=rows)
         ranked = None
         if loss.prediction != "none" and predictor_input == "pixels" and token_ratio < 1:
-            measured_there = mask if kept is None else torch.zeros_like(mask).scatter(1, kept, True)
-            num_measured = grid.num_tokens - num_visible if kept is None else kept.shape[1]
-            ranked = reconstructed_tokens(
-                measured_there,
-                grid,
-                # Two at least: one alone has no order
-                num_kept=min(num_measured, max(2, round(token_ratio * num_measured))),
-                pattern="random",
-                generator=generator,
-                rows=rows,
+            ranked = _tokens_to_rank(
+                mask, kept, grid, masking, token_ratio=token_ratio, generator=generator, rows=rows
             )
+        num_visible = num_visible_tokens(
+            grid, mask_ratio=masking.mask_ratio, tube_length=tube_length
+        )
         output: HPMOutput = student(patches, mask, num_visible, kept, ranked)
 
     token_losses = losses.patch_loss(
         output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
     )  # (B, M)
-    reconstruction = token_losses.mean()
+    total = reconstruction = token_losses.mean()
     measured = token_losses.detach()
     ranked_losses = measured
     if ranked is not None:
         everywhere = measured.new_zeros(mask.shape).scatter(1, output.masked, measured)
         ranked_losses = everywhere.gather(1, output.ranked)
-    if output.predicted_loss is None or loss.prediction == "none":
-        return PretrainStep(
-            loss=reconstruction,
-            reconstruction_loss=reconstruction,
-            prediction_loss=torch.zeros_like(reconstruction),
-            predicted=None,
-            measured=None,
-            mask=mask,
-            scores=scores,
-            masked=output.masked,
-            token_losses=measured,
-            ranked=output.ranked,
-            ranked_losses=ranked_losses,
-            ranked_predictions=None,
-            encoded=output.encoded.detach(),
-        )
-
-    predictions = output.predicted_loss.gather(1, output.ranked)
-    predicted, target = predictions, ranked_losses
-    if loss.ranking_level == "unit":
-        assert ranked is None and kept is None, "units are not compared by parts"
-        target = _mean_per_masked_unit(target, output.masked, mask, grid, tube_length)
-        predicted = _mean_per_masked_unit(predicted, output.masked, mask, grid, tube_length)
-    objective = losses.ranking_loss if loss.prediction == "ranking" else losses.absolute_loss
-    prediction = objective(predicted, target)
+    prediction = torch.zeros_like(reconstruction)
+    predictions = predicted = target = None
+    if output.predicted_loss is not None and loss.prediction != "none":
+        predictions = output.predicted_loss.gather(1, output.ranked)
+        predicted, target = predictions, ranked_losses
+        if loss.ranking_level == "unit":
+            assert ranked is None and kept is None, "units are not compared by parts"
+            target = _mean_per_masked_unit(target, output.masked, mask, grid, tube_length)
+            predicted = _mean_per_masked_unit(predicted, output.masked, mask, grid, tube_length)
+        objective = losses.ranking_loss if loss.prediction == "ranking" else losses.absolute_loss
+        prediction = objective(predicted, target)
+        total = reconstruction + loss.prediction_weight * prediction
     return PretrainStep(
-        loss=reconstruction + loss.prediction_weight * prediction,
+        loss=total,
         reconstruction_loss=reconstruction,
         prediction_loss=prediction,
-        predicted=predicted.detach(),
+        predicted=None if predicted is None else predicted.detach(),
         measured=target,
         mask=mask,
         scores=scores,
@@ -197,8 +166,80 @@ def pretrain_step(
         token_losses=measured,
         ranked=output.ranked,
         ranked_losses=ranked_losses,
-        ranked_predictions=predictions.detach(),
+        ranked_predictions=None if predictions is None else predictions.detach(),
         encoded=output.encoded.detach(),
+    )
+
+
+def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., PretrainStep]:
+    """`pretrain_step` with the settings of a config; what is left to give changes from step to
+    step: student, teacher, clips, hard_ratio, generator, rows."""
+    return partial(
+        pretrain_step,
+        grid=grid,
+        masking=config.masking,
+        loss=config.loss,
+        predictor_input=config.model.predictor_input,
+        token_ratio=config.teacher.token_ratio,
+        view=config.teacher.view,
+        draws=config.teacher.draws,
+        precision=config.run.precision,
+    )
+
+
+def _tokens_to_reconstruct(
+    mask: Tensor,
+    grid: TokenGrid,
+    masking: MaskingConfig,
+    *,
+    generator: torch.Generator,
+    rows: Rows | None,
+) -> Tensor | None:
+    """The masked tokens (B, K) that decoder masking leaves; None: all of them."""
+    if masking.decoder_mask_ratio == 0:
+        return None
+    num_kept = num_reconstructed_tokens(
+        grid,
+        mask_ratio=masking.mask_ratio,
+        tube_length=masking.tube_length or grid.time,
+        decoder_mask_ratio=masking.decoder_mask_ratio,
+    )
+    return reconstructed_tokens(
+        mask,
+        grid,
+        num_kept=num_kept,
+        pattern=masking.decoder_mask,
+        generator=generator,
+        rows=rows,
+    )
+
+
+def _tokens_to_rank(
+    mask: Tensor,
+    kept: Tensor | None,
+    grid: TokenGrid,
+    masking: MaskingConfig,
+    *,
+    token_ratio: float,
+    generator: torch.Generator,
+    rows: Rows | None,
+) -> Tensor:
+    """A random share ``token_ratio`` (B, K) of the tokens that are reconstructed, from which a
+    predictor from pixels learns: as many as its teacher sees."""
+    num_measured = num_reconstructed_tokens(
+        grid,
+        mask_ratio=masking.mask_ratio,
+        tube_length=masking.tube_length or grid.time,
+        decoder_mask_ratio=masking.decoder_mask_ratio,
+    )
+    return reconstructed_tokens(
+        mask if kept is None else torch.zeros_like(mask).scatter(1, kept, True),
+        grid,
+        # Two at least: one alone has no order
+        num_kept=min(num_measured, max(2, round(token_ratio * num_measured))),
+        pattern="random",
+        generator=generator,
+        rows=rows,
     )
 
 

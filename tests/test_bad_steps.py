@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hpm_video import loop
 from hpm_video import pretrain as pretraining
+from hpm_video import step as step_module
 from hpm_video.bad_steps import BadSteps, step_unless
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
@@ -42,7 +43,7 @@ def _spoilt(loss: Tensor, how: str) -> Tensor:
 
 def spoil(patch: pytest.MonkeyPatch, calls: set[int], how: str = "loss") -> None:
     """Spoil the loss of these calls, counted from 1, of `pretrain_step`."""
-    run_step, count = pretraining.pretrain_step, 0
+    run_step, count = step_module.pretrain_step, 0
 
     def spoiling(*arguments: Any, **named: Any) -> PretrainStep:
         nonlocal count
@@ -50,7 +51,7 @@ def spoil(patch: pytest.MonkeyPatch, calls: set[int], how: str = "loss") -> None
         step = run_step(*arguments, **named)
         return replace(step, loss=_spoilt(step.loss, how)) if count in calls else step
 
-    patch.setattr(pretraining, "pretrain_step", spoiling)
+    patch.setattr(step_module, "pretrain_step", spoiling)
 
 
 def leave_out_updates(patch: pytest.MonkeyPatch, steps: set[int]) -> None:
@@ -253,17 +254,17 @@ SPOILT = """
 import sys
 import torch
 from dataclasses import replace
-from hpm_video import pretrain
+from hpm_video import step as step_module
 from hpm_video.cli import main
 
-run_step, count = pretrain.pretrain_step, 0
+run_step, count = step_module.pretrain_step, 0
 def spoiling(*arguments, **named):
     global count
     count += 1
     step = run_step(*arguments, **named)
     is_bad = named["rows"][0] > 0 and count in STEPS
     return replace(step, loss=step.loss + torch.inf) if is_bad else step
-pretrain.pretrain_step = spoiling
+step_module.pretrain_step = spoiling
 sys.exit(main())
 """
 

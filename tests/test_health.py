@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from hpm_video import pretrain as module
+from hpm_video import step as module
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.health import (

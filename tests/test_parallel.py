@@ -43,8 +43,9 @@ BAD = """
 from dataclasses import replace
 import torch
 from hpm_video import pretrain as module
+from hpm_video import step as step_module
 
-run_all, run_step = module.pretrain, module.pretrain_step
+run_all, run_step = module.pretrain, step_module.pretrain_step
 count, name = 0, ""
 
 def pretrain(config):
@@ -60,7 +61,7 @@ def pretrain_step(*arguments, **named):
         step = replace(step, loss=step.loss * torch.inf)
     return step
 
-module.pretrain, module.pretrain_step = pretrain, pretrain_step
+module.pretrain, step_module.pretrain_step = pretrain, pretrain_step
 """
 
 # The second process is killed in the middle of its second save.

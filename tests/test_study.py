@@ -555,16 +555,16 @@ def test_a_cell_in_work_by_another_process_is_left_to_it(
 
 def _stop_in_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have this process get SIGTERM in the n-th step of pre-training from now."""
-    from hpm_video import pretrain
+    from hpm_video import step as step_module
 
-    steps, step = iter(range(number)), pretrain.pretrain_step
+    steps, step = iter(range(number)), step_module.pretrain_step
 
     def stopping(*arguments: Any, **settings: Any) -> Any:
         if next(steps, None) == number - 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments, **settings)
 
-    monkeypatch.setattr(pretrain, "pretrain_step", stopping)
+    monkeypatch.setattr(step_module, "pretrain_step", stopping)
 
 
 @pytest.mark.usefixtures("_no_pictures")

@@ -28,7 +28,7 @@ from hpm_video.masking import hard_ratio_at
 from hpm_video.models import build_model, token_grid
 from hpm_video.optim import micro_batches, pretrain_optimizer
 from hpm_video.parallel import spread
-from hpm_video.step import pretrain_step
+from hpm_video.step import configured_step
 from hpm_video.teacher import Teacher, update_teacher
 
 _WARMUP = 1  # rounds that do not count
@@ -153,6 +153,7 @@ def training_step(config: PretrainConfig, batch: ClipBatch, world: World) -> Cal
     optimizer = pretrain_optimizer(student, config.optim)
     generator = torch.Generator(world.device).manual_seed(0)
     masking = config.masking
+    compute = configured_step(config, grid)
     hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
     accumulation = micro_batches(
         config.optim, batch_size=config.data.batch_size, num_processes=world.size
@@ -160,20 +161,12 @@ def training_step(config: PretrainConfig, batch: ClipBatch, world: World) -> Cal
 
     def step() -> None:
         for _ in range(accumulation):
-            result = pretrain_step(
+            result = compute(
                 called,
                 teacher,
                 batch.on(world.device),
-                grid=grid,
-                masking=masking,
-                loss=config.loss,
-                predictor_input=config.model.predictor_input,
                 hard_ratio=hard_ratio,
-                token_ratio=config.teacher.token_ratio,
-                view=config.teacher.view,
-                draws=config.teacher.draws,
                 generator=generator,
-                precision=config.run.precision,
             )
             (result.loss / accumulation).backward()
         nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip_grad or float("inf"))
