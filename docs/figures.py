@@ -5,7 +5,7 @@ Masks, views and schedules come from the functions that training uses.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import matplotlib as mpl
@@ -364,4 +364,7 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images")
+    parser = argparse.ArgumentParser(description=__doc__)
+    images = Path(__file__).parent / "images"
+    parser.add_argument("folder", nargs="?", type=Path, default=images, help="where to draw")
+    draw(parser.parse_args().folder)

@@ -5,7 +5,7 @@ Toy videos, augmented and mixed by the functions that training uses.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,4 +110,7 @@ def draw(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images")
+    parser = argparse.ArgumentParser(description=__doc__)
+    images = Path(__file__).parent / "images"
+    parser.add_argument("folder", nargs="?", type=Path, default=images, help="where to draw")
+    draw(parser.parse_args().folder)

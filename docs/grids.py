@@ -6,6 +6,7 @@ others are named. One clip and one crop of each video, in float32.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def row(run: Path, manifest_file: Path, clip: ClipConfig) -> str:
     return f"| {clips_text} | {encoder.tokens.shape} | {model.grid} | {top1[0]} | {top1[1]} |"
 
 
-def main(run: Path = RUN, manifest: Path = MANIFEST) -> None:
+def main(run: Path, manifest: Path) -> None:
     """Print the table."""
     _, config, _ = load_classifier(run)
     sys.stdout.write("| clips | a token | grid | top-1, interpolated | top-1, flat table |\n")
@@ -70,4 +71,8 @@ def main(run: Path = RUN, manifest: Path = MANIFEST) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", nargs="?", type=Path, default=RUN, help="of fine-tuning")
+    parser.add_argument("manifest", nargs="?", type=Path, default=MANIFEST, help="labelled videos")
+    arguments = parser.parse_args()
+    main(arguments.run, arguments.manifest)

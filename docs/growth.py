@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,4 +63,6 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], label: str) -> None:
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]), Path(__file__).parent / "images")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("report", type=Path, help="what --json wrote")
+    draw(parser.parse_args().report, Path(__file__).parent / "images")
