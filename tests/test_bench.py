@@ -59,6 +59,20 @@ def test_multiply_adds_are_those_of_the_formula(token_ratio: float | None) -> No
         assert cost.step == 3 * (student + predict) + teacher
 
 
+def test_multiply_adds_of_masked_decoders_and_of_a_step_that_does_not_mine() -> None:
+    """Decoders see 8 visible tokens and half of the 64 masked ones; the teacher's see all."""
+    model = ModelConfig(size="tiny", decoder_depth=3, predictor_input="encoded", predictor_depth=2)
+    grid = token_grid(model, num_frames=4, crop_size=96)
+    patch, narrow = 2 * 16 * 16 * 3, 96
+    whole = step_cost(model, grid, mask_ratio=0.9, token_ratio=1.0)
+    half = step_cost(model, grid, mask_ratio=0.9, token_ratio=1.0, decoder_mask_ratio=0.5)
+    saved = _blocks(72, narrow, 5) - _blocks(40, narrow, 5) + 32 * narrow + 32 * narrow * patch
+    assert whole.student - half.student == saved
+    assert whole.teacher == half.teacher
+    alone = step_cost(model, grid, mask_ratio=0.9, token_ratio=1.0, has_teacher=False)
+    assert (alone.student, alone.teacher) == (whole.student, 0)
+
+
 @pytest.mark.parametrize("token_ratio", [1.0, 0.3])
 def test_multiply_adds_of_a_predictor_from_pixels(token_ratio: float) -> None:
     """Apart from the rest of the student: of the share of the masked tokens, and of all."""

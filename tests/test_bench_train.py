@@ -3,15 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hpm_video import step
 from hpm_video.bench import train
 from hpm_video.bench.options import split_settings
 from hpm_video.bench.train import rates
 from hpm_video.cli import main
 from hpm_video.config import PretrainConfig
 from hpm_video.data.manifest import read_manifest
+from hpm_video.settings import load_config
 
 Arguments = Callable[..., list[str]]
 
@@ -73,6 +76,32 @@ def test_bench_train_runs_and_names_what_limits(
     captured = capsys.readouterr()
     assert f"limit: {limit} (the run waits for videos {waiting:.0%}" in captured.out
     assert "9 steps in all" in captured.err and "9 steps in all" not in captured.out
+
+
+def test_the_step_alone_is_that_of_the_config(
+    pretrain_arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its micro-batches count, and all settings are the config's."""
+    calls: list[dict[str, object]] = []
+    compute = step.pretrain_step
+
+    def spy(*arguments: Any, **settings: Any) -> step.PretrainStep:
+        calls.append({**settings, "clips": len(arguments[2]), "teacher": arguments[1]})
+        return compute(*arguments, **settings)
+
+    monkeypatch.setattr(step, "pretrain_step", spy)
+    monkeypatch.setattr(
+        train,
+        "round_seconds",
+        lambda functions, **_: {name: [function() or 2.0] for name, function in functions.items()},
+    )
+    settings = ("optim.accumulation=3", "data.batch_size=2", "masking.decoder_mask_ratio=0.5")
+    _, file, *words = pretrain_arguments(tmp_path / "run", *settings)
+    config = load_config(PretrainConfig, file, words)
+    assert train._step_alone(config) == 3 * 2 * config.data.repeats / 2.0
+    assert [call["clips"] for call in calls] == 3 * [2 * config.data.repeats]
+    assert calls[0]["masking"] == config.masking and calls[0]["loss"] == config.loss
+    assert (calls[0]["teacher"] is None) != config.masking.mines
 
 
 def test_a_stopped_run_has_no_result(

@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import nn
-
 from hpm_video.ablation.plan import Study
+from hpm_video.bench.config_step import config_step
 from hpm_video.bench.measure import round_seconds
 from hpm_video.bench.report import machine_facts
 from hpm_video.config import PretrainConfig
@@ -24,12 +22,6 @@ from hpm_video.data.files import write_atomically
 from hpm_video.data.loader import ClipBatch, clip_batches
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World, join_world
-from hpm_video.masking import hard_ratio_at
-from hpm_video.models import build_model, token_grid
-from hpm_video.optim import micro_batches, pretrain_optimizer
-from hpm_video.parallel import spread
-from hpm_video.step import configured_step
-from hpm_video.teacher import Teacher, update_teacher
 
 _WARMUP = 1  # rounds that do not count
 _LOADING = ""  # what no variant is called
@@ -100,7 +92,7 @@ def _measure(study: Study, data_set: str, names: list[str]) -> dict[str, dict[st
         batch = next(batches)
         functions: dict[str, Callable[[], object]] = {_LOADING: lambda: next(batches)}
         for name, config in configs.items():
-            functions[name] = step = training_step(config, batch, world)
+            functions[name] = step = config_step(config, lambda: batch.on(world.device), world)
             try:
                 step()
             except ValueError as error:
@@ -139,43 +131,6 @@ def _batches(config: PretrainConfig, world: World, count: int) -> Iterator[ClipB
         start_step=0,
         num_steps=count + 1,
     )
-
-
-def training_step(config: PretrainConfig, batch: ClipBatch, world: World) -> Callable[[], object]:
-    """A function that does what the loop of pre-training does in a step, halfway through a run."""
-    grid = token_grid(
-        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
-    )
-    torch.manual_seed(0)
-    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
-    called = spread(student, world, config.run)  # compiled where the run is
-    teacher = Teacher(student) if config.masking.mines else None
-    optimizer = pretrain_optimizer(student, config.optim)
-    generator = torch.Generator(world.device).manual_seed(0)
-    masking = config.masking
-    compute = configured_step(config, grid)
-    hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
-    accumulation = micro_batches(
-        config.optim, batch_size=config.data.batch_size, num_processes=world.size
-    )
-
-    def step() -> None:
-        for _ in range(accumulation):
-            result = compute(
-                called,
-                teacher,
-                batch.on(world.device),
-                hard_ratio=hard_ratio,
-                generator=generator,
-            )
-            (result.loss / accumulation).backward()
-        nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip_grad or float("inf"))
-        optimizer.step()
-        optimizer.zero_grad()
-        if teacher is not None:
-            update_teacher(teacher, student, config.teacher.momentum_start)
-
-    return step
 
 
 def _read(study: Study, data_set: str) -> dict[str, dict[str, float]]:

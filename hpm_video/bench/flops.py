@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hpm_video.bench.measure import at_least
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.config import MaskingConfig, ModelConfig, TeacherConfig
-from hpm_video.masking import num_visible_tokens
+from hpm_video.masking import num_reconstructed_tokens, num_visible_tokens
 from hpm_video.models import HPM, build_model, token_grid
 from hpm_video.models.hpm import PredictorInput
 from hpm_video.teacher import Teacher
@@ -82,10 +82,24 @@ class StepCost:
 
 
 def step_cost(
-    model: ModelConfig, grid: TokenGrid, *, mask_ratio: float, token_ratio: float | None
+    model: ModelConfig,
+    grid: TokenGrid,
+    *,
+    mask_ratio: float,
+    token_ratio: float | None,
+    tube_length: int | None = None,
+    decoder_mask_ratio: float = 0.0,
+    has_teacher: bool = True,
 ) -> StepCost:
     """Count one step; ``token_ratio`` None: plain VideoMAE, without predictor and teacher."""
-    visible = num_visible_tokens(grid, mask_ratio=mask_ratio, tube_length=grid.time)
+    tube_length = tube_length or grid.time
+    visible = num_visible_tokens(grid, mask_ratio=mask_ratio, tube_length=tube_length)
+    reconstructed = num_reconstructed_tokens(
+        grid,
+        mask_ratio=mask_ratio,
+        tube_length=tube_length,
+        decoder_mask_ratio=decoder_mask_ratio,
+    )
 
     def index(share: float, count: int) -> Tensor:
         return torch.zeros(1, max(1, round(share * count)), dtype=torch.long)
@@ -96,9 +110,9 @@ def step_cost(
         clips = torch.zeros(1, 3, grid.time * model.tubelet_size, *_pixels(grid, side))
         mask = torch.zeros(1, grid.num_tokens, dtype=torch.bool)
         # What a predictor from pixels learns from; the other kind looks at all tokens anyway.
-        ranked = index(token_ratio or 1, grid.num_tokens - visible)
-        student_cost = count_multiply_adds(_Student(student, visible), clips, mask, ranked)
-        if token_ratio is None:
+        kept, ranked = index(1, reconstructed), index(token_ratio or 1, reconstructed)
+        student_cost = count_multiply_adds(_Student(student, visible), clips, mask, kept, ranked)
+        if token_ratio is None or not has_teacher:
             return StepCost(student_cost, 0)
         values = model.tubelet_size * side * side * 3
         patches = torch.zeros(1, grid.num_tokens, values)
@@ -174,8 +188,10 @@ class _Student(nn.Module):
         super().__init__()
         self.model, self.num_visible = model, num_visible
 
-    def forward(self, clips: Tensor, mask: Tensor, ranked: Tensor) -> tuple[Tensor, ...]:
-        output = self.model(clips, mask, self.num_visible, ranked=ranked)
+    def forward(
+        self, clips: Tensor, mask: Tensor, kept: Tensor, ranked: Tensor
+    ) -> tuple[Tensor, ...]:
+        output = self.model(clips, mask, self.num_visible, kept, ranked)
         if output.predicted_loss is None:
             return (output.reconstruction,)
         return output.reconstruction, output.predicted_loss

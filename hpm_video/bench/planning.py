@@ -195,4 +195,7 @@ def _multiply_adds(config: PretrainConfig) -> float:
         token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size),
         mask_ratio=config.masking.mask_ratio,
         token_ratio=None if config.loss.prediction == "none" else config.teacher.token_ratio,
+        tube_length=config.masking.tube_length,
+        decoder_mask_ratio=config.masking.decoder_mask_ratio,
+        has_teacher=config.masking.mines,
     ).step

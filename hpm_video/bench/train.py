@@ -14,17 +14,15 @@ from pathlib import Path
 
 import torch
 
-from hpm_video.bench.flops import Variant
+from hpm_video.bench.config_step import config_step
 from hpm_video.bench.measure import at_least, pick_device, round_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
-from hpm_video.bench.sides import Setting, our_step
 from hpm_video.config import PretrainConfig
-from hpm_video.data.loader import clip_batches
+from hpm_video.data.loader import clip_batches, to_clips
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.data.toy import write_toy_videos
-from hpm_video.distributed import World
+from hpm_video.distributed import World, join_world
 from hpm_video.logs import read_records
-from hpm_video.models import token_grid
 from hpm_video.optim import micro_batches
 from hpm_video.pretrain import pretrain
 
@@ -72,7 +70,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
             raise KeyboardInterrupt
         clips_per_s, waited = rates(read_records(folder / "run")[1:])
         loader = _loader_alone(config, steps * accumulation)
-    step = _step_alone(config, device)
+    step = _step_alone(config)
     rows: list[dict[str, Cell]] = [
         {"what": "run", "clips_per_s": clips_per_s, "data_wait_fraction": waited},
         {"what": "step alone", "clips_per_s": step, "data_wait_fraction": None},
@@ -155,23 +153,14 @@ def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
     return (num_batches - first) * data.batch_size * data.repeats / elapsed
 
 
-def _step_alone(config: PretrainConfig, device: torch.device) -> float:
-    """Clips per second of micro-batches, each with an optimizer's step."""
-    data, model = config.data, config.model
+def _step_alone(config: PretrainConfig) -> float:
+    """Clips per second of the config's steps on one batch again and again."""
+    data = config.data
     num_clips = data.batch_size * data.repeats
     shape = (num_clips, data.num_frames, data.crop_size, data.crop_size, 3)
-    setting = Setting(
-        model=model,
-        grid=token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size),
-        frames=torch.randint(0, 256, shape, dtype=torch.uint8),
-        device=device,
-        precision=config.run.precision,
-        compile=config.run.compile,
-        mask_ratio=config.masking.mask_ratio,
-    )
-    variant = None
-    if config.loss.prediction != "none":
-        ratio = config.teacher.token_ratio
-        variant = Variant(model.predictor_input, ratio, model.predictor_depth)
-    times = round_seconds({"step": our_step(setting, variant)}, rounds=3, warmup=2, device=device)
-    return num_clips / statistics.median(times["step"])
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8)
+    with join_world(config.run.device) as world:
+        step = config_step(config, lambda: to_clips(frames, world.device), world)
+        times = round_seconds({"step": step}, rounds=3, warmup=2, device=world.device)
+    accumulation = micro_batches(config.optim, batch_size=data.batch_size, num_processes=1)
+    return accumulation * num_clips / statistics.median(times["step"])

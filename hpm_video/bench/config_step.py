@@ -1,0 +1,51 @@
+"""A training step as a config asks for it: what `bench train` and calibrated studies time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hpm_video.config import PretrainConfig
+from hpm_video.distributed import World
+from hpm_video.masking import hard_ratio_at
+from hpm_video.models import build_model, token_grid
+from hpm_video.optim import micro_batches, pretrain_optimizer
+from hpm_video.parallel import spread
+from hpm_video.step import configured_step
+from hpm_video.teacher import Teacher, update_teacher
+
+
+def config_step(
+    config: PretrainConfig, clips: Callable[[], Tensor], world: World
+) -> Callable[[], object]:
+    """A function that does what the loop of pre-training does in an optimizer step, halfway
+    through a run. ``clips`` gives those of a micro-batch, on the device."""
+    grid = token_grid(
+        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
+    )
+    torch.manual_seed(0)
+    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+    called = spread(student, world, config.run)  # compiled where the run is
+    teacher = Teacher(student) if config.masking.mines else None
+    optimizer = pretrain_optimizer(student, config.optim)
+    compute = configured_step(config, grid)
+    generator = torch.Generator(world.device).manual_seed(0)
+    masking = config.masking
+    hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
+    accumulation = micro_batches(
+        config.optim, batch_size=config.data.batch_size, num_processes=world.size
+    )
+
+    def step() -> None:
+        for _ in range(accumulation):
+            result = compute(called, teacher, clips(), hard_ratio=hard_ratio, generator=generator)
+            (result.loss / accumulation).backward()
+        nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip_grad or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        if teacher is not None:
+            update_teacher(teacher, student, config.teacher.momentum_start)
+
+    return step
