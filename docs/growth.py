@@ -35,7 +35,7 @@ def draw(report: Path, folder: Path) -> Path:
     panels[2].legend(frameon=False, loc="upper left")
     machine, asked = result["machine"], result["settings"]
     figure.suptitle(
-        f"A step of default HPM, {asked['size']}, batch {asked['batch_size']}, "
+        f"A step of HPM, {asked['size']}, batch {asked['batch_size']}, "
         f"{asked['precision']}, {machine['device']}, threads {machine['threads']}",
         fontsize=10,
     )

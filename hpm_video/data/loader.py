@@ -70,8 +70,9 @@ def steps_per_epoch(num_videos: int, global_batch: int) -> int:
     """
     if global_batch > num_videos:
         raise ValueError(
-            f"data.batch_size x optim.accumulation x processes ({global_batch}) "
-            f"must be at most the number of videos ({num_videos})"
+            f"videos per step ({global_batch}) must be at most the number of videos "
+            f"({num_videos}): lower optim.total_batch, or data.batch_size x optim.accumulation "
+            "x processes"
         )
     return num_videos // global_batch
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     loader.add_argument("--loader-json", metavar="FILE", help="written by bench loader")
     loader.add_argument("--like", choices=["k400", "ssv2"], default="ssv2", help="row of that")
     loader.add_argument("--files", choices=["raw", "transcoded"], default="raw", help="row of that")
-    _add(loader, "--clips-per-core", 38.2, "a second, without --loader-json: docs/data.md, ssv2")
+    _add(loader, "--clips-per-core", 37.4, "a second, without --loader-json: docs/data.md, ssv2")
     loader.add_argument("--cores-per-gpu", type=float, help="(default: data.num_workers)")
     machine = parser.add_argument_group("machines")
     for name, default, what in _MACHINE:
