@@ -99,13 +99,20 @@ def save_sharded(
             dist.barrier(group)
         write_shards(part, dict(_flat(trees)), group)
         if is_main:
-            if path.exists() and path.samefile(folder / "last"):
+            last = folder / "last"
+            if path.exists() and last.exists() and path.samefile(last):
                 _remove(part)  # a run's step is always the same; this one must never be missing
             else:
                 _remove(path)
                 os.replace(part, path)
             _publish(path, keep=keep)
     return path
+
+
+def linked_checkpoint(run: Path) -> str | None:
+    """Name of the checkpoint that ``last`` of a run folder points to; None where there is none."""
+    last = run / "checkpoints" / "last"
+    return os.readlink(last) if last.is_symlink() else None
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -164,15 +171,18 @@ def _write(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _publish(path: Path, *, keep: int) -> None:
-    """Point ``last`` beside a checkpoint at it, and remove all but the newest ``keep``."""
+    """Point ``last`` beside a checkpoint at it, and remove others until there are ``keep``.
+
+    Those of later steps, which a run that was turned back has left, are the last to go: only this
+    one itself is never among them."""
     link = path.parent / "last.part"
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
     os.replace(link, path.parent / "last")
     if keep:
         there = {each for each in path.parent.glob("step_*") if each.suffix != ".part"}
-        # A step may be there in both forms
-        for old in sorted(there, key=lambda each: (each.stem, each == path))[:-keep]:
+        others = sorted(there - {path}, key=lambda each: each.stem)
+        for old in others[: max(0, len(there) - keep)]:
             _remove(old)
 
 
@@ -185,7 +195,9 @@ def _clear(folder: Path) -> None:
 def _remove(path: Path) -> None:
     """Remove a checkpoint of either form, if it is there; never part of one under its name."""
     if path.is_dir():
-        part = path.with_suffix(".part")
+        part = path.with_name(f"{path.stem}.old.part")  # new shards may lie in step_*.part
+        if part.exists():
+            shutil.rmtree(part)
         os.replace(path, part)
         shutil.rmtree(part)
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def read_features(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[s
         )
 
 
+# What reading an empty file, half of one or another one raises.
+_NOT_OURS = (
+    *(OSError, EOFError, zipfile.BadZipFile),
+    *(ValueError, KeyError, TypeError, safetensors.SafetensorError),
+)
+
+
 def read_metadata(path: Path) -> dict[str, Any] | None:
     """The metadata alone, None where there is no such file or another one."""
     try:
@@ -60,7 +68,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
         else:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = json.loads(file.metadata()[_METADATA])
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+    except _NOT_OURS:
         return None
     return metadata if isinstance(metadata, dict) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, micro_
 from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, gathered, spread, whole_weights
 from hpm_video.precision import autocast
-from hpm_video.run_folder import check_run_folder, claim_run_folder
+from hpm_video.run_folder import claim_run_folder, run_folder
 from hpm_video.seeds import seed_of
 from hpm_video.settings import config_to_dict
 from hpm_video.start import describe_data, find_start
@@ -34,13 +35,15 @@ from hpm_video.start import describe_data, find_start
 
 def finetune(config: FinetuneConfig) -> bool:
     """Run, or continue, the fine-tuning of a config; returns whether it is complete."""
-    with join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world:
-        return _finetune(config, world)
+    with (
+        join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world,
+        run_folder(config) as folder,
+    ):
+        return _finetune(config, folder, world)
 
 
-def _finetune(config: FinetuneConfig, world: World) -> bool:
+def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     data, optim, mixing = config.data, config.optim, config.mixing
-    folder = check_run_folder(config)
     manifest = read_manifest(data.manifest, root=data.root)
     num_classes = manifest.num_classes
     if num_classes == 0:
@@ -77,7 +80,7 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     )
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
     initialised = start.load_into(model)
-    claim_run_folder(folder, config, world)
+    claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
         start.write_table(folder, model, initialised)
     average = average_of(model) if optim.ema_momentum is not None else None
@@ -88,6 +91,8 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
     replica = spread(model, world, config.run)
     optimizer = finetune_optimizer(model, optim)
     start.load_optimizer(optimizer, model)
+    fit = start.describe_fit(model.encoder) if isinstance(model, Classifier) else []
+    start.forget_weights()
     moving = running_means(model)  # of baselines
     class_weights = None
     if optim.class_balance == "weights":
@@ -122,9 +127,8 @@ def _finetune(config: FinetuneConfig, world: World) -> bool:
         state=start.state,
     ) as run:
         run.log.line(start.line)
-        if isinstance(model, Classifier):
-            for line in start.describe_fit(model.encoder):
-                run.log.line(line)
+        for line in fit:
+            run.log.line(line)
         if initialised:
             run.log.line(f"not in it, so as initialised: {', '.join(initialised)}")
         run.log.line(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -16,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from hpm_video.data.files import printable, writing
+from hpm_video.data.files import printable, write_atomically, writing
 
 Record = Mapping[str, float | int | None]
 
@@ -28,9 +27,7 @@ class RunLog:
     start may have left: `metrics.jsonl` then reads as if nothing had happened.
     """
 
-    def __init__(
-        self, folder: Path, *, is_main: bool, start_step: int, total_steps: int, unit: str = "step"
-    ) -> None:
+    def __init__(self, folder: Path, *, is_main: bool, start_step: int, total_steps: int) -> None:
         self.is_main = is_main
         if not is_main:
             return
@@ -45,7 +42,7 @@ class RunLog:
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
-            unit=unit,
+            unit="step",
             dynamic_ncols=True,
             disable=not sys.stdout.isatty(),
             file=sys.stdout,
@@ -145,6 +142,4 @@ def _drop_records_after(path: Path, step: int) -> None:
             break  # half a line, the last thing an interrupted start wrote
         if step and record["step"] <= step:  # before the first step nothing has been
             kept.append(line + "\n")
-    part = path.with_suffix(".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    os.replace(part, path)
+    write_atomically(path, kept)

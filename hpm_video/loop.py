@@ -24,7 +24,6 @@ from hpm_video.distributed import World, barrier, gather_objects
 from hpm_video.logs import Record, RunLog
 from hpm_video.period import Period, own_rows
 from hpm_video.profiling import StepProfile
-from hpm_video.run_lock import unlock_folder
 from hpm_video.saving import Saver
 from hpm_video.signals import note_stop, stop_on_signal
 
@@ -46,12 +45,12 @@ class Run:
     """One training run in its folder, from its first or a later step to its last.
 
     for step in run.steps():
-        batch = run.next(batches)
+        batch = run.next(batches, num_clips)
         ...
         skip = run.add([loss, grad_norm])
         step_unless(skip, optimizer)
         if run.is_log_step:
-            run.record({...})
+            run.record({...}, prefix="pretrain")
         run.end_step(checkpoint)
 
     Per-step numbers stay on the device until a record is due: one sync per period. Those of an
@@ -81,7 +80,9 @@ class Run:
         self.steps_done: int = state["step"] if state else 0
         rows = own_rows(state["window"], world) if state else []
         self._period = Period(self.steps_done, rows)
-        self._noted: set[str] = set()  # why videos were read with another decoder than the chosen
+        # Why videos were read with another decoder than the chosen, (index, note): each note once
+        self._notes: list[tuple[int, str]] = []
+        self._noted: set[str] = set()
         self._bad = BadSteps(world.device, max_in_a_row=config.max_bad_steps)
         self._agreement = Agreement(world, self._wishes)
         self._stopped_by: str | None = None  # the signal, once all processes know of it
@@ -91,7 +92,6 @@ class Run:
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
-        self._exit.callback(unlock_folder, self.folder)
         self._exit.callback(self._saver.close)
         self.log = self._exit.enter_context(
             RunLog(
@@ -101,7 +101,7 @@ class Run:
                 total_steps=self.total_steps,
             )
         )
-        self._signal = self._exit.enter_context(stop_on_signal())
+        self._signal = self._exit.enter_context(stop_on_signal(is_alone=self.world.size == 1))
         self._profile = StepProfile(
             self.folder / "profile",
             num_steps=self.config.profile_steps if self.world.is_main else 0,
@@ -156,18 +156,18 @@ class Run:
                 batch = next(batches)
         except UnreadableDataError as error:  # no step ends any more, where they are reported
             self.bad_videos.note(error.bad)
-            self.bad_videos.keep(self.bad_videos.take_fresh(), write=self.world.is_main)
-            raise
+            new = self.bad_videos.keep(self.bad_videos.take_fresh(), write=self.world.is_main)
+            if self.world.is_main:
+                raise
+            # Nobody is there any more to write the list of another process
+            raise UnreadableDataError(
+                f"{error}; not in bad_videos.csv: {', '.join(new)}"
+            ) from error
         self._period.note_batch(
             batch.indices.tolist(), num_clips=num_clips, waited_s=time.monotonic() - start
         )
         self.bad_videos.note(batch.bad)
-        for index, note in batch.notes:
-            if note not in self._noted:
-                self._noted.add(note)
-                self.log.line(
-                    f"read with PyAV, as others like it: {self.manifest.path(index)}: {note}"
-                )
+        self._notes += [(index, note) for index, note in batch.notes if note not in self._noted]
         return batch
 
     def add(self, values: list[Tensor]) -> Tensor:
@@ -268,13 +268,20 @@ class Run:
                 )
 
     def _tell_each_other(self) -> None:
-        """Tell all processes which videos were bad and which signal asked this one to stop."""
-        mine = (self._signal.name, self.bad_videos.take_fresh())
-        for name, bad in gather_objects(mine, self.world):
+        """Tell all processes which videos were bad or read otherwise, and which signal asked this
+        one to stop."""
+        mine = (self._signal.name, self._notes, self.bad_videos.take_fresh())
+        self._notes = []
+        for name, notes, bad in gather_objects(mine, self.world):
             # Not what has come meanwhile: of that, the others do not know
             self._stopped_by = self._stopped_by or name
             for line in self.bad_videos.report(bad, write=self.world.is_main):
                 self.log.line(line)
+            for index, note in notes:
+                if note not in self._noted:
+                    self._noted.add(note)
+                    path = self.manifest.path(index)
+                    self.log.line(f"read with PyAV, as others like it: {path}: {note}")
 
     def _wishes(self) -> tuple[bool, bool]:
         """Whether this process was asked to stop, and wants a checkpoint (the main one's clock)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from hpm_video.optim import describe_lr, lr_schedule, micro_batches, pretrain_op
 from hpm_video.optimizer_state import optimizer_state
 from hpm_video.parallel import clip_gradients, spread
 from hpm_video.pictures import Pictures
-from hpm_video.run_folder import check_run_folder, claim_run_folder
+from hpm_video.run_folder import claim_run_folder, run_folder
 from hpm_video.run_probe import RunProbe
 from hpm_video.seeds import seed_of
 from hpm_video.settings import config_to_dict
@@ -38,13 +39,15 @@ METRICS = ("loss", "reconstruction_loss", "prediction_loss", "grad_norm")
 
 def pretrain(config: PretrainConfig) -> bool:
     """Run, or continue, the pre-training of a config; returns whether it is complete."""
-    with join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world:
-        return _pretrain(config, world)
+    with (
+        join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world,
+        run_folder(config) as folder,
+    ):
+        return _pretrain(config, folder, world)
 
 
-def _pretrain(config: PretrainConfig, world: World) -> bool:
+def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     data, optim, masking = config.data, config.optim, config.masking
-    folder = check_run_folder(config)
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     tube_length = masking.tube_length or grid.time
     num_reconstructed_tokens(  # or refuse
@@ -76,7 +79,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
     if start.state is not None and masking.mines and start.state["teacher"] is None:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
     probe = RunProbe(config, student.encoder, world)
-    claim_run_folder(folder, config, world)
+    claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
         start.write_table(folder, student, initialised)
     teacher = Teacher(student) if masking.mines else None
@@ -87,6 +90,7 @@ def _pretrain(config: PretrainConfig, world: World) -> bool:
     model = spread(student, world, config.run)
     optimizer = pretrain_optimizer(student, optim)
     start.load_optimizer(optimizer, student)
+    start.forget_weights()
 
     def checkpoint() -> dict[str, Any]:
         return {

@@ -9,6 +9,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
+from hpm_video.data.files import write_atomically
+
 # Of every start: the first steps take memory, choose kernels or compile. One more warms up the
 # profiler itself.
 _UNLIKE_OTHERS, _WARMUP = 2, 1
@@ -76,7 +78,7 @@ class StepProfile:
         self._folder.mkdir(exist_ok=True)
         name = f"steps_{self._first}-{self._steps_done}"
         trace, table = self._folder / f"{name}.json.gz", self._folder / f"{name}.txt"
-        part = self._folder / f"{name}.part.json.gz"
+        part = self._folder / f"{name}.part.json.gz"  # whose ending says in which form
         traced.export_chrome_trace(str(part))
         os.replace(part, trace)
         text = traced.key_averages().table(
@@ -84,8 +86,7 @@ class StepProfile:
             row_limit=_MOST_KERNELS,
             max_name_column_width=80,
         )
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, table)
+        write_atomically(table, [text])
         self._say(
             f"steps {self._first} to {self._steps_done} traced: {trace} (open it in "
             f"https://ui.perfetto.dev or chrome://tracing); the longest kernels: {table.name}"

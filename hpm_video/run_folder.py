@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from hpm_video.distributed import World, barrier, gather_objects
-from hpm_video.run_lock import FolderInUse, lock_folder
-from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys
+from hpm_video.checkpoint import linked_checkpoint
+from hpm_video.data.files import write_atomically
+from hpm_video.distributed import World, gather_objects
+from hpm_video.run_lock import FolderInUse, lock_folder, unlock_folder
+from hpm_video.settings import config_to_dict, config_to_yaml, differing_keys, read_stored
 
 # Settings that may change between two starts of one run without changing its results.
 _FREE_TO_CHANGE = (
@@ -30,7 +30,17 @@ _FREE_TO_CHANGE = (
 
 # What a start that was interrupted early, or the submission of the run to a cluster, may leave in a
 # folder that belongs to nobody yet.
-_LEFTOVERS = {"run.lock", "config.part", "slurm"}
+_LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
+
+
+@contextmanager
+def run_folder(config: Any) -> Iterator[Path]:
+    """The folder of a run, as by `check_run_folder`; what is claimed of it is free at the end."""
+    folder = check_run_folder(config)
+    try:
+        yield folder
+    finally:
+        unlock_folder(folder)
 
 
 def check_run_folder(config: Any) -> Path:
@@ -45,12 +55,7 @@ def check_run_folder(config: Any) -> Path:
     file = folder / "config.yaml"
     check_can_be_folder(folder, name="run.output_dir")
     if file.is_file():
-        try:
-            there = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is not the config.yaml of a run") from error
-        if not isinstance(there, dict):
-            raise ValueError(f"{file} is not the config.yaml of a run")
+        there = read_stored(file)
         ours, theirs = _kind(config_to_dict(config)), _kind(there)
         if ours != theirs:
             raise ValueError(
@@ -63,7 +68,7 @@ def check_run_folder(config: Any) -> Path:
                 f"run.output_dir ({folder}) belongs to a run with other settings "
                 f"({', '.join(keys)}): choose another folder"
             )
-    elif folder.is_dir() and {path.name for path in folder.iterdir()} - _LEFTOVERS:
+    elif folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
         raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
     return folder
 
@@ -74,7 +79,7 @@ def changed_settings(config: Any, *, home: Path) -> list[str]:
     ``home``: a folder around the run. If it was moved since, paths within it are still the same.
     """
     file = Path(config.run.output_dir) / "config.yaml"
-    stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    stored = read_stored(file)
     inside = Path(config.run.output_dir).relative_to(home)
     before = str(stored["run"]["output_dir"]).removesuffix(f"/{inside}")
     return _mattering_keys(_moved(stored, before, str(home)), config)
@@ -123,41 +128,45 @@ def not_left_empty(folder: Path | None) -> Iterator[None]:
         raise
 
 
-def claim_run_folder(folder: Path, config: Any, world: World) -> None:
+def claim_run_folder(folder: Path, config: Any, world: World, *, last: str | None) -> None:
     """Make the folder, lock it and write its config.yaml, once every process has checked it.
 
-    The main process holds the lock for all until `unlock_folder`, or its own end. Raises
-    ValueError when another start of the run, which still goes on, holds it.
+    ``last``: the run's own checkpoint that this process goes on from, if any. The main process
+    holds the lock for all until `unlock_folder`, or its own end. Raises ValueError when another
+    start of the run holds it, or has saved since, or the folder cannot be written to.
     """
-    barrier(world)
-    refusal = _claim(folder, config) if world.is_main else None
+    lasts = gather_objects(last, world)
+    refusal = _claim(folder, config, lasts) if world.is_main else None
     # All of them say it, instead of losing the main one without a word
     refusal = gather_objects(refusal, world)[0]
     if refusal is not None:
         raise ValueError(refusal)
 
 
-def _claim(folder: Path, config: Any) -> str | None:
+def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None:
     """Make, lock and label the folder; returns why that cannot be done, if so."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return f"run.output_dir ({folder}) cannot be made: {error.strerror}"
-    try:
         lock_folder(folder)
+        if any(last != linked_checkpoint(folder) for last in lasts):
+            return (
+                f"run.output_dir ({folder}) went on in another process while this one started: "
+                "start again"
+            )
+        file = folder / "config.yaml"
+        if file.is_file() and _mattering_keys(read_stored(file), config):
+            # A mistaken start, see check_run_folder
+            (folder / "bad_videos.csv").unlink(missing_ok=True)
+        write_atomically(file, [config_to_yaml(config)])
     except FolderInUse as error:
         return (
             f"run.output_dir ({folder}) is in use by another process ({error}): "
             "must be stopped first, or choose another folder"
         )
-    file = folder / "config.yaml"
-    if file.is_file():
-        there = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if _mattering_keys(there, config):  # a mistaken start, see check_run_folder
-            (folder / "bad_videos.csv").unlink(missing_ok=True)
-    part = folder / "config.part"
-    part.write_text(config_to_yaml(config), encoding="utf-8")
-    os.replace(part, file)
+    except OSError as error:
+        return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"
+    except ValueError as error:  # of what was to be written
+        return str(error)
     return None
 
 

@@ -55,12 +55,8 @@ def load_config(
         key, _, value = override.partition("=")
         if "=" not in override or not all(key.split(".")):
             raise ValueError(f"setting ({override}) must have the form group.key=value")
-        if _is_list(schema, key) and not value.startswith("[") and value != "null":
-            # One path, with any characters, is a list of one.
-            layer = OmegaConf.create()
-            OmegaConf.update(layer, key, [value] if value else [])
-        else:
-            layer = _parse(override)
+        text = _verbatim(schema, key, value)
+        layer = _parse(override) if text is None else text
         merged = OmegaConf.merge(merged, _checked(schema, layer))
     try:
         config = OmegaConf.to_object(merged)
@@ -107,6 +103,20 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def config_to_yaml(config: Any) -> str:
     """All settings, resolved, in the order they are declared."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """Plain nested settings out of a file that holds the text of `config_to_yaml`.
+
+    Raises ValueError where it holds something else, OSError where it cannot be read.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} does not hold the settings of a run or a study") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} does not hold the settings of a run or a study")
+    return values
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -304,12 +314,26 @@ def _parse(override: str) -> Any:
         raise ValueError(f"setting ({override}) cannot be read: {_one_line(error)}") from error
 
 
-def _is_list(schema: type[Any], key: str) -> bool:
-    """Whether the default of a dotted key is a list."""
-    value: Any = schema()
+def _verbatim(schema: type[Any], key: str, value: str) -> DictConfig | None:
+    """A layer of one setting that is a text, with any characters, or a list of one text; None where
+    YAML has to say what the value is: "run #2" would be "run" to it, and 007 a 7."""
+    if value == "null":
+        return None
+    kind: Any = schema
     for part in key.split("."):
-        value = getattr(value, part, None)
-    return isinstance(value, list)
+        hints = get_type_hints(kind) if is_dataclass(kind) else {}
+        kind = _entry(kind) or hints.get(part)
+    arguments = get_args(kind)
+    is_text = kind is str or (NoneType in arguments and str in arguments)
+    if kind == list[str] and not value.startswith("["):
+        given: Any = [value] if value else []
+    elif is_text and value and value[0] not in "[{\"'":
+        given = value
+    else:
+        return None
+    layer = OmegaConf.create()
+    OmegaConf.update(layer, key, given)
+    return layer
 
 
 def _one_line(error: Exception) -> str:

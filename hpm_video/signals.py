@@ -21,11 +21,12 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[StopFlag]:
+def stop_on_signal(*, is_alone: bool) -> Iterator[StopFlag]:
     """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; a second Ctrl-C interrupts at once.
 
-    After an error, SIGTERM stays without effect: once one process has ended, `torchrun` sends it to
-    the others, which may be about to say that they lost that one.
+    After an error of one process of several (not ``is_alone``), SIGTERM stays without effect: once
+    one has ended, `torchrun` sends it to the others, which may be about to say that they lost that
+    one.
     """
     note_stop(None)
     flag = StopFlag()
@@ -40,7 +41,8 @@ def stop_on_signal() -> Iterator[StopFlag]:
     try:
         yield flag
     except Exception:
-        del before[signal.SIGTERM]
+        if not is_alone:
+            del before[signal.SIGTERM]
         raise
     finally:
         for number, old in before.items():

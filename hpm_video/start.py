@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 from hpm_video.checkpoint import (
     find_checkpoint,
     is_checkpoint,
+    linked_checkpoint,
     load_checkpoint,
     load_encoder,
     load_weights,
@@ -30,12 +30,13 @@ from hpm_video.weights.init import init_weights, write_init_table
 from hpm_video.weights.table import in_a_line
 
 
-@dataclass(frozen=True)
+@dataclass
 class Start:
     """Where a run starts from.
 
     state: the checkpoint it continues, if any. init: what it takes its encoder from, if anything.
-    source: the file of either. line: all this in words. allow_missing: what init may lack.
+    source: the file of either. line: all this in words. allow_missing: what init may lack. last:
+    name of the checkpoint, if it is the run's own.
     """
 
     state: dict[str, Any] | None
@@ -43,6 +44,7 @@ class Start:
     source: str | Path | None
     line: str
     allow_missing: Sequence[str] = ()
+    last: str | None = None
 
     def load_into(self, model: nn.Module) -> list[str]:
         """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
@@ -87,6 +89,12 @@ class Start:
             before = self._tokens(encoder)
             write_init_table(folder, self.init, encoder, before=before, initialised=initialised)
 
+    def forget_weights(self) -> None:
+        """Let go of what was loaded: only ``step`` and ``window`` of a state stay."""
+        if self.state is not None:
+            self.state = {name: self.state[name] for name in ("step", "window")}
+        self.init = None
+
     def _tokens(self, encoder: Encoder) -> Tokens:
         """Those that the weights of ``init`` were trained with."""
         assert self.init is not None
@@ -109,10 +117,10 @@ def find_start(
     Raises ValueError or FileNotFoundError when what is named is missing, damaged, of another kind,
     or further than this run goes.
     """
-    own = folder / "checkpoints" / "last"
-    if own.is_symlink() and not is_checkpoint(own):
-        raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {os.readlink(own)}")
-    source = own if own.is_symlink() else config.run.resume
+    own, last = folder / "checkpoints" / "last", linked_checkpoint(folder)
+    if last is not None and not is_checkpoint(own):
+        raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {last}")
+    source = own if last is not None else config.run.resume
     if source is not None:
         state = load_checkpoint(source, kind=kind)
         if find_checkpoint(source).is_file() and "optimizer" not in state:
@@ -131,7 +139,7 @@ def find_start(
                 f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
             )
         line = f"continues after step {step} of {source}" + (f", but {changes}" if changes else "")
-        return Start(state, None, source, line)
+        return Start(state, None, source, line, last=last)
     source = config.model.init
     if source is not None:
         found = init_weights(config.model, config.data)

@@ -225,7 +225,7 @@ def _tokens_to_rank(
     rows: Rows | None,
 ) -> Tensor:
     """A random share ``token_ratio`` (B, K) of the tokens that are reconstructed, from which a
-    predictor from pixels learns: as many as its teacher sees."""
+    predictor from pixels learns; its teacher sees the same share of all tokens."""
     num_measured = num_reconstructed_tokens(
         grid,
         mask_ratio=masking.mask_ratio,

@@ -147,9 +147,10 @@ def draw_tokens(
 
     ``tokens``: any, uniformly. ``tubes``: whole tubes, uniformly. ``frames``: whole time steps,
     evenly spaced from a random first one. ``spread``: random tokens, but of every tube equally
-    many and of every time step equally many (within one), so that below 1 / time some tubes show
-    one token and the others none. In all of them every token is seen equally often. The draws of
-    a clip share no token as long as there are others left. ``rows`` as in `random_mask`.
+    many and of every time step equally many (within one; in later draws within two), so that below
+    1 / time some tubes show one token and the others none. In all of them every token is seen
+    equally often. The draws of a clip share no token as long as there are others left. ``rows`` as
+    in `random_mask`.
     """
     if draws < 1:
         raise ValueError(f"teacher.draws ({draws}) must be at least 1")

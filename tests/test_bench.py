@@ -69,6 +69,8 @@ def test_multiply_adds_of_masked_decoders_and_of_a_step_that_does_not_mine() -> 
     saved = _blocks(72, narrow, 5) - _blocks(40, narrow, 5) + 32 * narrow + 32 * narrow * patch
     assert whole.student - half.student == saved
     assert whole.teacher == half.teacher
+    twice = step_cost(model, grid, mask_ratio=0.9, token_ratio=1.0, draws=2)
+    assert (twice.student, twice.teacher) == (whole.student, 2 * whole.teacher)
     alone = step_cost(model, grid, mask_ratio=0.9, token_ratio=1.0, has_teacher=False)
     assert (alone.student, alone.teacher) == (whole.student, 0)
 

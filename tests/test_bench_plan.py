@@ -189,6 +189,21 @@ def test_bench_plan_takes_measured_figures(tmp_path: Path) -> None:
     assert (found["settings"]["clips_per_s"], found["settings"]["clips_per_core"]) == (500, 90)
 
 
+@pytest.mark.parametrize(
+    "setting", ["masking.hard_ratio_end=0", "masking.decoder_mask_ratio=0.5", "teacher.draws=2"]
+)
+def test_a_step_that_bench_step_does_not_time_is_refused(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = tmp_path / "step.json"
+    settings = {"size": "base", "frames": 16, "crop_size": 224}
+    rows = [{"step": default_variant().name, "clips_per_s": 400.0}]
+    step.write_text(json.dumps({"bench": "step", "settings": settings, "rows": rows}))
+    words = [CONFIG, f"--step-json={step}", "--videos=100000", setting]
+    assert main(["bench", "plan", *words]) == 2
+    assert f"the config's {setting.partition('=')[0]}: must be of bench" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["--step-json", "--loader-json"])
 @pytest.mark.parametrize(
     ("changed", "said"),

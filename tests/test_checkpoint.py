@@ -48,6 +48,18 @@ def test_the_newest_are_kept_and_last_is_the_newest(
     assert sorted(os.listdir(tmp_path)) == ["last", *(f"step_0000000{k}.pt" for k in left)]
 
 
+@pytest.mark.parametrize(("keep", "left"), [(1, []), (2, [9]), (3, [8, 9])])
+def test_what_was_just_saved_stays_where_later_steps_lie(
+    tmp_path: Path, keep: int, left: list[int]
+) -> None:
+    """As after a crash before the first link, or in a run that was turned back by hand."""
+    for step in (8, 9):
+        save_checkpoint(tmp_path, _state(step), keep=0)
+    save_checkpoint(tmp_path, _state(1), keep=keep)
+    assert load_checkpoint(tmp_path)["step"] == 1
+    assert sorted(os.listdir(tmp_path)) == ["last", *(f"step_0000000{k}.pt" for k in [1, *left])]
+
+
 def test_last_moves_with_the_folder(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "one", _state(1), keep=2)
     (tmp_path / "one").rename(tmp_path / "other")

@@ -88,6 +88,31 @@ def test_defaults_below_yaml_below_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("outputs/run #2", "outputs/run #2"),
+        ("2026_11_22", "2026_11_22"),
+        ("007", "007"),
+        ("1e3", "1e3"),
+        ("12:30:00", "12:30:00"),
+        ("on", "on"),
+        ("a: b", "a: b"),
+        ("'quoted'", "quoted"),
+        ("null", None),
+        ("", None),
+    ],
+)
+def test_a_text_is_what_was_typed(typed: str, expected: str | None) -> None:
+    """Not what YAML makes of it: two folders would be one."""
+    assert load_config(PretrainConfig, None, [f"run.output_dir={typed}"]).run.output_dir == expected
+
+
+def test_a_text_of_a_group_with_a_free_name_is_what_was_typed() -> None:
+    config = load_config(StudyConfig, None, ["sets.one.train=a #1.csv", "sets.one.val=[b, c]"])
+    assert (config.sets["one"].train, config.sets["one"].val) == (["a #1.csv"], ["b", "c"])
+
+
+@pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("data.manifest=one.csv", ["one.csv"]),

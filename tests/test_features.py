@@ -24,7 +24,7 @@ from hpm_video.data.manifest import read_manifest
 from hpm_video.data.video import VideoReadError, read_frames
 from hpm_video.data.windows import LongVideo
 from hpm_video.evaluate import load_classifier
-from hpm_video.feature_file import Parts, read_features
+from hpm_video.feature_file import Parts, read_features, read_metadata
 from hpm_video.models.vit import position_table
 from hpm_video.tokens import TokenGrid
 
@@ -174,6 +174,13 @@ def test_parts_of_another_job_are_not_used(tmp_path: Path) -> None:
     assert one.has(0) and not other.has(0)
     other.clean()
     assert not one.has(0)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"PK half", b"no such thing"])
+def test_another_file_has_no_metadata(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert read_metadata(tmp_path / name) is None
 
 
 def test_a_longer_window_than_in_training(

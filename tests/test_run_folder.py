@@ -19,7 +19,8 @@ import yaml
 from torch import nn
 
 from hpm_video import run_folder
-from hpm_video.checkpoint import save_checkpoint
+from hpm_video.checkpoint import linked_checkpoint, save_checkpoint
+from hpm_video.cli import main
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World
@@ -27,9 +28,10 @@ from hpm_video.models import build_classifier, build_model
 from hpm_video.run_folder import check_run_folder, claim_run_folder
 from hpm_video.run_lock import unlock_folder
 from hpm_video.settings import config_to_dict, load_config
-from hpm_video.start import describe_data, find_start
+from hpm_video.start import Start, describe_data, find_start
 from hpm_video.tokens import TokenGrid
 
+Arguments = Callable[..., list[str]]
 ALONE = World(0, 1, torch.device("cpu"))
 
 
@@ -41,7 +43,7 @@ def _config(folder: Path | None, *overrides: str) -> PretrainConfig:
 def _claim(config: PretrainConfig, world: World = ALONE) -> Path:
     """As the loops do: first look, then write."""
     folder = check_run_folder(config)
-    claim_run_folder(folder, config, world)
+    claim_run_folder(folder, config, world, last=linked_checkpoint(folder))
     return folder
 
 
@@ -137,12 +139,46 @@ def test_an_interrupted_claim_is_repeated(tmp_path: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="killed"):
+        with pytest.raises(ValueError, match=r"config.yaml cannot be written: killed"):
             _claim(_config(tmp_path / "run"))
     unlock_folder(tmp_path / "run")
-    assert set(os.listdir(tmp_path / "run")) == {"config.part", "run.lock"}
+    assert set(os.listdir(tmp_path / "run")) == {"run.lock"}
+    (tmp_path / "run" / ".config.yaml.123.tmp").touch()  # as SIGKILL leaves it
     _claim(_config(tmp_path / "run"))
-    assert set(os.listdir(tmp_path / "run")) == {"config.yaml", "run.lock"}
+    assert (tmp_path / "run" / "config.yaml").is_file()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run" / "run.lock").mkdir(parents=True)  # permissions do not stop everybody
+    with pytest.raises(ValueError, match=r"run.output_dir \(.*run\) cannot be written to: "):
+        _claim(_config(tmp_path / "run"))
+
+
+def test_a_start_that_read_an_older_checkpoint_than_the_last_is_refused(tmp_path: Path) -> None:
+    """Another process saved, and let go, while this one was reading."""
+    folder = _claim(_config(tmp_path / "run"))
+    unlock_folder(folder)
+    state = {"kind": "pretrain", "config": {}, "model": {}}
+    save_checkpoint(folder / "checkpoints", {**state, "step": 1}, keep=1)
+    read = linked_checkpoint(folder)
+    save_checkpoint(folder / "checkpoints", {**state, "step": 2}, keep=1)
+    for last in (read, None):
+        with pytest.raises(ValueError, match="went on in another process while this one started"):
+            claim_run_folder(folder, _config(folder), ALONE, last=last)
+    claim_run_folder(folder, _config(folder), ALONE, last="step_00000002.pt")
+
+
+@pytest.mark.parametrize("where", ["load_optimizer", "forget_weights"])
+def test_an_error_after_the_claim_lets_the_folder_go(
+    tmp_path: Path, pretrain_arguments: Arguments, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ValueError("does not fit")
+
+    monkeypatch.setattr(Start, where, fail)
+    with pytest.raises(ValueError, match="does not fit"):
+        main(pretrain_arguments(tmp_path / "run"))
+    assert (tmp_path / "run" / "run.lock").read_text() == ""
 
 
 HOLDER = """
@@ -156,7 +192,7 @@ from hpm_video.distributed import World
 from hpm_video.run_folder import claim_run_folder
 settings = [f"run.output_dir={sys.argv[1]}", "data.manifest=a.csv"]
 config = load_config(PretrainConfig, None, settings)
-claim_run_folder(Path(sys.argv[1]), config, World(0, 1, torch.device("cpu")))
+claim_run_folder(Path(sys.argv[1]), config, World(0, 1, torch.device("cpu")), last=None)
 child = os.fork()  # as the loader's workers are
 if child:
     print(os.getpid(), child, flush=True)
@@ -201,7 +237,6 @@ def test_a_folder_in_use_is_refused_and_left_as_it_is(
 def test_other_processes_of_the_same_job_do_not_lock(
     holder: tuple[Path, subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_folder, "barrier", lambda world: None)
     monkeypatch.setattr(run_folder, "gather_objects", lambda value, world: [None, value])
     _claim(_config(holder[0]), World(1, 2, torch.device("cpu")))
 
@@ -261,7 +296,6 @@ def test_the_main_process_writes_after_all_have_looked_and_before_any_goes_on(
         found.append(folder.exists())
         return [None, None]
 
-    monkeypatch.setattr(run_folder, "barrier", lambda world: found.append(folder.exists()))
     monkeypatch.setattr(run_folder, "gather_objects", gather)
     _claim(_config(folder), World(rank, 2, torch.device("cpu")))
     assert found == [False, rank == 0]
@@ -271,7 +305,7 @@ def test_the_main_process_writes_after_all_have_looked_and_before_any_goes_on(
 def test_a_broken_config_in_the_folder_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_bytes(content)
-    with pytest.raises(ValueError, match=r"config.yaml is not the config.yaml of a run"):
+    with pytest.raises(ValueError, match=r"config.yaml does not hold the settings of a run"):
         check_run_folder(_config(tmp_path / "run"))
     assert (tmp_path / "run" / "config.yaml").read_bytes() == content
 

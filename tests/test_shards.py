@@ -58,6 +58,21 @@ def test_the_newest_are_kept_of_both_forms(tmp_path: Path, keep: int, left: list
     assert sorted(os.listdir(tmp_path)) == ["last", *names]
 
 
+@pytest.mark.parametrize("last", ["step_00000001", None])
+def test_a_step_is_saved_again_where_a_crash_came_before_its_link(
+    tmp_path: Path, last: str | None
+) -> None:
+    _save(tmp_path, 1)
+    _save(tmp_path, 2)
+    (tmp_path / "last").unlink()
+    if last is not None:
+        (tmp_path / "last").symlink_to(last)
+    _save(tmp_path, 2, config={"x": 2})
+    loaded = load_checkpoint(tmp_path)
+    assert (loaded["step"], loaded["config"]) == (2, {"x": 2})
+    assert sorted(os.listdir(tmp_path)) == ["last", "step_00000001", "step_00000002"]
+
+
 @pytest.mark.parametrize("moment", ["write", "rename", "link"])
 def test_a_failed_save_leaves_the_last_checkpoint_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str

@@ -218,6 +218,34 @@ def test_what_was_calibrated_is_not_measured_again(
     assert seconds == {("toy", "hpm"): 0.1, ("toy", "plain"): 0.2, ("toy", "new"): 0.05}
 
 
+def test_loading_counts_for_every_micro_batch(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _settings(toy)
+    pretraining = {**settings["pretrain"]}
+    pretraining["settings"] = f"{pretraining['settings']} optim.accumulation=3"
+    study = _study(tmp_path, {**settings, "pretrain": pretraining})
+
+    def seconds(functions: dict[str, Callable[[], object]], **_: Any) -> dict[str, list[float]]:
+        return {name: [0.5 if name == calibration._LOADING else 1.0] for name in functions}
+
+    monkeypatch.setattr(calibration, "round_seconds", seconds)
+    monkeypatch.setattr(calibration, "config_step", lambda *_: lambda: None)
+    entry = calibration._measure(study, "toy", ["plain"])["plain"]
+    assert (entry["loading_seconds_per_step"], entry["seconds_per_step"]) == (1.5, 2.5)
+
+
+def test_several_processes_of_one_job_are_refused(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    file = _file(tmp_path, _settings(toy))
+    assert main(["bench", "ablation", str(file), "-o", str(tmp_path / "out")]) == 2
+    assert "processes of one job (2) must be 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -470,6 +498,7 @@ def test_a_finished_cell_needs_only_its_row(
         ("variants.plain.settings=model.depth=2", "other settings (variants.plain.settings)"),
         ("probes=[linear]", "probes (['linear']) must stay ['knn']"),
         ("mining_videos=2", "mining_videos (2) must stay 6"),
+        ("probe_every=3", "probe_every (3) must stay"),
     ):
         before = (out / "study.yaml").read_bytes()
         for summary in ([], ["--summary"]):

@@ -22,6 +22,7 @@ from hpm_video.data.files import write_atomically
 from hpm_video.data.loader import ClipBatch, clip_batches
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World, join_world
+from hpm_video.optim import micro_batches
 
 _WARMUP = 1  # rounds that do not count
 _LOADING = ""  # what no variant is called
@@ -102,14 +103,19 @@ def _measure(study: Study, data_set: str, names: list[str]) -> dict[str, dict[st
         )
         machine = machine_facts(world.device)
     seconds = {name: statistics.median(values) for name, values in times.items()}
-    loading = seconds.pop(_LOADING)
+    per_batch = seconds.pop(_LOADING)
     if study.config.clock == "wall":
-        loading = 0.0  # other processes do it meanwhile
+        per_batch = 0.0  # other processes do it meanwhile
+    loading = {
+        name: per_batch
+        * micro_batches(config.optim, batch_size=config.data.batch_size, num_processes=1)
+        for name, config in configs.items()
+    }
     return {
         name: {
-            "seconds_per_step": seconds[name] + loading,
-            "base_seconds_per_step": seconds[study.base] + loading,
-            "loading_seconds_per_step": loading,
+            "seconds_per_step": seconds[name] + loading[name],
+            "base_seconds_per_step": seconds[study.base] + loading[study.base],
+            "loading_seconds_per_step": loading[name],
             "clock": study.config.clock,
             "rounds": rounds,
             "machine": machine,

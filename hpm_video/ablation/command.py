@@ -40,7 +40,13 @@ def run(arguments: argparse.Namespace) -> int:
     from hpm_video.ablation.plots import write_plots
     from hpm_video.ablation.report import comparisons, write_summary
     from hpm_video.ablation.runner import Outcome, check_study, plan_study, run_study
+    from hpm_video.rendezvous import find_place
 
+    if (size := find_place().size) > 1:
+        raise ValueError(
+            f"processes of one job ({size}) must be 1: a study is started as often as there are "
+            "processes for it, or with submit --array, and these share its cells"
+        )
     home = Path(arguments.study).resolve().parent
     study = Study(config, home=home, folder=Path(arguments.output_dir))
     if arguments.summary and not (study.folder / "study.yaml").is_file():

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from hpm_video.ablation.calibration import calibrate, epochs_of_equal_time, seconds_per_step
 from hpm_video.ablation.cell import Stopped, check_cell, read_row, run_cell
 from hpm_video.ablation.plan import Cell, Study
@@ -20,13 +18,13 @@ from hpm_video.data.manifest import read_manifest
 from hpm_video.data.toy import first_videos, write_toy_videos
 from hpm_video.run_folder import make_folder
 from hpm_video.run_lock import FolderInUse, lock_folder, unlock_folder
-from hpm_video.settings import config_to_yaml
+from hpm_video.settings import config_to_yaml, read_stored
 
 Say = Callable[[str], None]
 
 _WAIT_S = 5.0
 # Settings of the study itself that its tables could not tell apart.
-_OF_ALL_CELLS = ("probes", "mining_videos", "clock")
+_OF_ALL_CELLS = ("probes", "probe_every", "mining_videos", "clock")
 # What a training may end with: the user's mistakes, files, numbers, PyTorch's errors.
 _FAILURES = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
 
@@ -76,9 +74,10 @@ def check_study(study: Study) -> None:
     for cell in cells:
         check_cell(cell, study.config)
     file = study.folder / "study.yaml"
-    before = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    if not isinstance(before, dict) or all(read_row(cell) is None for cell in cells):
-        return  # rows of another machine have no file; without any, all may change
+    is_told = file.is_file() and file.stat().st_size > 0  # not of rows of another machine
+    if not is_told or all(read_row(cell) is None for cell in cells):
+        return  # without any row all may change
+    before = read_stored(file)
     for name in _OF_ALL_CELLS:
         value = getattr(study.config, name)
         if (used := before.get(name)) != value:

@@ -90,6 +90,7 @@ def step_cost(
     tube_length: int | None = None,
     decoder_mask_ratio: float = 0.0,
     has_teacher: bool = True,
+    draws: int = 1,
 ) -> StepCost:
     """Count one step; ``token_ratio`` None: plain VideoMAE, without predictor and teacher."""
     tube_length = tube_length or grid.time
@@ -117,7 +118,7 @@ def step_cost(
         values = model.tubelet_size * side * side * 3
         patches = torch.zeros(1, grid.num_tokens, values)
         seen = index(token_ratio, grid.num_tokens)
-        teacher_cost = count_multiply_adds(Teacher(student), patches, seen)
+        teacher_cost = draws * count_multiply_adds(Teacher(student), patches, seen)
     return StepCost(student_cost, teacher_cost)
 
 

@@ -137,6 +137,12 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
     name, column = "step alone", "what"
     if report["bench"] == "step":
         column, name = "step", "VideoMAE"
+        for key, is_timed in _forms_of_bench_step(config).items():
+            if not is_timed:
+                raise ValueError(
+                    f"--step-json ({path}) is of bench step, which times no step with the config's "
+                    f"{key}: must be of bench train"
+                )
         if config.loss.prediction != "none":
             ratio = config.teacher.token_ratio
             name = Variant(model.predictor_input, ratio, model.predictor_depth).name
@@ -144,6 +150,17 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
         if row.get(column) == name:
             return _rate(row, path, option="--step-json")
     raise ValueError(f"--step-json ({path}) must have a row {name}, which is what the config asks")
+
+
+def _forms_of_bench_step(config: PretrainConfig) -> dict[str, bool]:
+    """Settings that decide what a step costs, and whether `bench step` times it with that value."""
+    masking, default = config.masking, PretrainConfig()
+    return {
+        "masking.hard_ratio_end": masking.mines or config.loss.prediction == "none",
+        "masking.mask_ratio": masking.mask_ratio == default.masking.mask_ratio,
+        "masking.decoder_mask_ratio": masking.decoder_mask_ratio == 0,
+        "teacher.draws": config.teacher.draws == 1,
+    }
 
 
 def measured_core(config: PretrainConfig, path: str, *, like: str, files: str) -> float:
@@ -198,4 +215,5 @@ def _multiply_adds(config: PretrainConfig) -> float:
         tube_length=config.masking.tube_length,
         decoder_mask_ratio=config.masking.decoder_mask_ratio,
         has_teacher=config.masking.mines,
+        draws=config.teacher.draws,
     ).step

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from hpm_video.data.files import write_atomically
+
 Cell = str | int | float | None
 
 
@@ -70,9 +72,7 @@ def check_json_path(path: str | None) -> None:
 
 def write_json(report: Report, path: str | Path) -> None:
     """Write the report; the file appears whole or not at all."""
-    part = Path(f"{path}.part")
-    part.write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_atomically(Path(path), [json.dumps(asdict(report), indent=1) + "\n"])
 
 
 def _text(cell: Cell) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpm_video.data.batches import GIVEN_UP
+from hpm_video.data.files import write_atomically
 from hpm_video.data.manifest import Manifest
 from hpm_video.data.video import NO_SUCH_FILE
 
@@ -86,11 +87,10 @@ class BadVideos:
         new = {path: reason for path, reason in found.items() if path not in self._known}
         self._known |= new
         if write and (new or self._is_stale):
-            part = self._file.with_suffix(".part")
-            with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as lines:
-                writer = csv.writer(lines)
-                writer.writerow(["path", "reason"])
-                writer.writerows(self._known.items())
-            os.replace(part, self._file)
+            lines = io.StringIO(newline="")
+            writer = csv.writer(lines)
+            writer.writerow(["path", "reason"])
+            writer.writerows(self._known.items())
+            write_atomically(self._file, [lines.getvalue()])
             self._is_stale = False
         return new

@@ -125,7 +125,6 @@ class HPM(nn.Module):
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.tubelet_size = tubelet_size
         self.encoder = Encoder(
             grid,
             tubelet_size=tubelet_size,

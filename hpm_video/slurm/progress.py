@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
+from hpm_video.settings import read_stored
 from hpm_video.slurm.queue import tail
 
 _NUM_BYTES = 64 * 1024  # some hundred records
@@ -60,9 +59,8 @@ def _last_record(text: str) -> dict[str, float] | None:
 def _epochs(folder: Path) -> int | None:
     """How many epochs the run is to have."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        return int(config["optim"]["epochs"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return int(read_stored(folder / "config.yaml")["optim"]["epochs"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
