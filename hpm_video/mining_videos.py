@@ -14,7 +14,8 @@ from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.manifest import Manifest, read_manifest
 from hpm_video.data.toy import object_mask, read_positions
 from hpm_video.data.video import VideoReadError
-from hpm_video.mining import MiningReport, Pretrained, load_pretrained, measure_mining
+from hpm_video.mining import MiningReport, measure_mining
+from hpm_video.pretrained import Pretrained, load_pretrained
 from hpm_video.visualize.reading import read_clip
 
 _NUM_MASKS = 8  # random masks that measure the loss of a clip

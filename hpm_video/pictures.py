@@ -22,10 +22,11 @@ from hpm_video.data.manifest import Manifest
 from hpm_video.data.video import VideoReadError
 from hpm_video.logs import RunLog
 from hpm_video.masking import hard_mask, random_mask, unit_scores
-from hpm_video.mining import Pretrained
 from hpm_video.models import build_model
 from hpm_video.models.hpm import HPM
 from hpm_video.parallel import load_whole
+from hpm_video.pretrained import Pretrained
+from hpm_video.reconstruction import reconstruct
 from hpm_video.teacher import Teacher
 from hpm_video.tokens import TokenGrid
 from hpm_video.visualize import GREY, Floats, Row, enlarge, figure, heat, read_clip, shares
@@ -138,7 +139,7 @@ def draw_clips(
     """
     grid, config = pretrained.grid, pretrained.config
     mask, hard = make_mask(pretrained, clips, predicted, hard_ratio=hard_ratio)
-    reconstruction = mining.reconstruct(pretrained, clips, mask)
+    reconstruction = reconstruct(pretrained, clips, mask)
     steps = np.linspace(0, grid.time - 1, min(grid.time, _COLUMNS)).round().astype(int)
     shown = steps * config.model.tubelet_size
 

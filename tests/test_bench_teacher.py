@@ -22,8 +22,9 @@ from hpm_video.cli import main
 from hpm_video.data.loader import to_clips
 from hpm_video.data.manifest import read_manifest
 from hpm_video.masking import unit_scores
-from hpm_video.mining import load_pretrained, measured_loss
+from hpm_video.mining import measured_loss
 from hpm_video.models.hpm import HPM
+from hpm_video.pretrained import load_pretrained
 from hpm_video.teacher import score_tokens
 
 Arguments = Callable[..., list[str]]

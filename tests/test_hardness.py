@@ -13,7 +13,7 @@ from scipy.stats import rankdata, spearmanr
 from hpm_video import mining
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World
-from hpm_video.mining import load_pretrained
+from hpm_video.pretrained import load_pretrained
 from hpm_video.seeds import seed_of
 from hpm_video.tokens import TokenGrid
 from hpm_video.visualize.hardness import (

@@ -14,17 +14,15 @@ from hpm_video.config import PretrainConfig
 from hpm_video.losses import reconstruction_loss
 from hpm_video.masking import unit_scores
 from hpm_video.mining import (
-    Pretrained,
     even_masks,
     hardest_tokens,
-    load_pretrained,
     measure_mining,
     measured_loss,
     predicted_loss,
-    reconstruct,
-    run_student,
 )
 from hpm_video.models import build_model, token_grid
+from hpm_video.pretrained import Pretrained, load_pretrained, run_student
+from hpm_video.reconstruction import reconstruct
 from hpm_video.settings import config_to_dict, load_config
 from hpm_video.teacher import Teacher, score_tokens
 from hpm_video.tokens import gather_tokens, normalize_targets, patchify

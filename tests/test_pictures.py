@@ -15,8 +15,8 @@ from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
 from hpm_video.logs import read_records
 from hpm_video.masking import unit_scores
-from hpm_video.mining import load_pretrained
 from hpm_video.pictures import draw_clips, make_mask
+from hpm_video.pretrained import load_pretrained
 from hpm_video.visualize import read_clip
 
 Arguments = Callable[..., list[str]]

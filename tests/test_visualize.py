@@ -19,8 +19,9 @@ from hpm_video.cli import main
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.toy import write_toy_videos
 from hpm_video.data.video import VideoReadError
-from hpm_video.mining import load_pretrained
 from hpm_video.pretrain import pretrain
+from hpm_video.pretrained import load_pretrained
+from hpm_video.reconstruction import reconstruct
 from hpm_video.settings import load_config
 from hpm_video.visualize import (
     Row,
@@ -165,7 +166,7 @@ def test_hard_tubes_of_a_video(mined: Path, tmp_path: Path) -> None:
     )
     mask = next(mining.even_masks(pretrained, clips, num_masks=1, seed=0))
     for true_statistics, pixels in ((False, tubes.honest), (True, tubes.flattering)):
-        other = mining.reconstruct(pretrained, clips, mask, true_statistics=true_statistics)
+        other = reconstruct(pretrained, clips, mask, true_statistics=true_statistics)
         assert np.abs(pixels / 255 - other[0].permute(1, 2, 3, 0).numpy()).max() < 0.6 / 255
     share = tubes.measured[tubes.hard].sum() / tubes.measured.sum()
     assert tubes.covered(tubes.hard) == pytest.approx(share, rel=1e-5)

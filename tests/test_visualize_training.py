@@ -17,7 +17,7 @@ import torch
 from hpm_video import mining
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
-from hpm_video.mining import load_pretrained
+from hpm_video.pretrained import load_pretrained
 from hpm_video.visualize.history import evenly, run_checkpoints, untrained
 from hpm_video.visualize.reading import read_clip
 from hpm_video.visualize.training import visualize_training

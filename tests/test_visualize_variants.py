@@ -8,8 +8,8 @@ import torch
 
 from hpm_video.config import PretrainConfig
 from hpm_video.data.toy import write_toy_videos
-from hpm_video.mining import Pretrained
 from hpm_video.models import build_model, token_grid
+from hpm_video.pretrained import Pretrained
 from hpm_video.settings import load_config
 from hpm_video.teacher import Teacher
 from hpm_video.visualize import View, ask, watch

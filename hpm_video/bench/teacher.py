@@ -21,14 +21,9 @@ from hpm_video.data.manifest import Manifest, read_manifest
 from hpm_video.data.views import ViewDataset
 from hpm_video.health import rank_correlation
 from hpm_video.masking import unit_scores
-from hpm_video.mining import (
-    Pretrained,
-    hardest_tokens,
-    load_pretrained,
-    measured_loss,
-    require_scorer,
-)
+from hpm_video.mining import hardest_tokens, measured_loss
 from hpm_video.precision import autocast
+from hpm_video.pretrained import Pretrained, load_pretrained, require_scorer
 from hpm_video.teacher import View, num_seen, score_tokens
 
 TOKEN_RATIOS = (0.5, 0.25, 0.1)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hpm_video import mining
 from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.files import check_is_ours, printable, write_atomically
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import join_world
+from hpm_video.pretrained import load_pretrained
 from hpm_video.run_folder import check_can_be_folder, make_folder
 from hpm_video.visualize.dataset_page import dataset_page
 from hpm_video.visualize.hardness import Array, ClipNumbers, Hardness, clip_numbers
@@ -65,7 +65,7 @@ def visualize_list(
         check_table(folder / name, columns, name="output_dir")
     manifest = read_manifest([str(path) for path in manifests], root=root)
     with join_world(device, setting="device") as world:
-        pretrained = mining.load_pretrained(checkpoint, device=world.device)
+        pretrained = load_pretrained(checkpoint, device=world.device)
         if world.is_main:
             make_folder(output_dir, name="output_dir")
         found = measure_list(

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from hpm_video.data.page import picture, table, text
-from hpm_video.mining import Pretrained
+from hpm_video.pretrained import Pretrained
 from hpm_video.settings import config_to_yaml
 from hpm_video.visualize.figures import heat
 from hpm_video.visualize.hardness import (

@@ -15,8 +15,8 @@ from torch import Tensor
 from hpm_video import mining
 from hpm_video.checkpoint import is_checkpoint
 from hpm_video.config import PretrainConfig
-from hpm_video.mining import Pretrained
 from hpm_video.models import build_model, token_grid
+from hpm_video.pretrained import Pretrained, load_pretrained
 from hpm_video.teacher import Teacher
 
 FEW = 4  # checkpoints, fewer of which show no course of a training
@@ -95,7 +95,7 @@ def read_moments(
     first: PretrainConfig | None = None
     for path in checkpoints:
         try:
-            pretrained = mining.load_pretrained(path, device=device)
+            pretrained = load_pretrained(path, device=device)
         except (ValueError, FileNotFoundError) as error:
             unreadable.append((path, str(error)))
             continue

@@ -19,7 +19,7 @@ from hpm_video.data.views import views_of
 from hpm_video.distributed import World, gather_to_main
 from hpm_video.health import rank_correlation
 from hpm_video.masking import unit_scores
-from hpm_video.mining import Pretrained
+from hpm_video.pretrained import Pretrained, require_scorer
 from hpm_video.seeds import seed_of
 from hpm_video.tokens import TokenGrid
 from hpm_video.visualize.hardness import Array, Hardness, Losses, ShownClip, rank_shares
@@ -51,7 +51,7 @@ def measure_list(
         FloatingPointError: a loss is not finite: the weights are not those of a working model.
     """
     if num_masks == 0:
-        mining.require_scorer(pretrained)
+        require_scorer(pretrained)
     grid, data = pretrained.grid, pretrained.config.data
     batches = view_loader(
         views_of(manifest, data, num_clips=1, num_crops=1),

@@ -16,7 +16,8 @@ from hpm_video import mining
 from hpm_video.config import MaskingConfig
 from hpm_video.data.loader import to_clips
 from hpm_video.masking import hard_mask, num_hard_units, unit_scores, units_to_tokens
-from hpm_video.mining import Pretrained
+from hpm_video.pretrained import Pretrained, load_pretrained, run_student
+from hpm_video.reconstruction import completed
 from hpm_video.single import device_of, version_of
 from hpm_video.tokens import TokenGrid
 from hpm_video.visualize.geometry import Place
@@ -144,11 +145,11 @@ def ask(
         if losses is not None and not bool(losses.isfinite().all()):
             raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
     mask = next(mining.even_masks(pretrained, clips, num_masks=1, seed=seed))
-    output = mining.run_student(pretrained, clips, mask)
-    honest = mining.completed(pretrained, clips, output)
+    output = run_student(pretrained, clips, mask)
+    honest = completed(pretrained, clips, output)
     flattering = None
     if config.loss.normalize_targets:
-        flattering = _pixels(mining.completed(pretrained, clips, output, true_statistics=True))
+        flattering = _pixels(completed(pretrained, clips, output, true_statistics=True))
     shape = grid.time, grid.height, grid.width
     return HardTubes(
         frames=window.frames,
@@ -196,7 +197,7 @@ def hard_tubes_of_video(
 
 @lru_cache(maxsize=1)
 def _pretrained(file: Path, written_ns: int, device: str) -> Pretrained:
-    return mining.load_pretrained(file, device=device_of(device))
+    return load_pretrained(file, device=device_of(device))
 
 
 def _tokens(values: Tensor, shape: tuple[int, int, int]) -> Scores:

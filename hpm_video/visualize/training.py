@@ -17,7 +17,7 @@ from hpm_video.data.bad_videos import UnreadableDataError
 from hpm_video.data.files import check_is_ours, printable, write_atomically
 from hpm_video.data.video import VideoReadError
 from hpm_video.distributed import join_world
-from hpm_video.mining import Pretrained
+from hpm_video.pretrained import Pretrained
 from hpm_video.run_folder import check_can_be_folder, make_folder
 from hpm_video.tokens import TokenGrid
 from hpm_video.visualize.history import (

@@ -13,14 +13,13 @@ from urllib.parse import quote
 
 import numpy as np
 
-from hpm_video import mining
 from hpm_video.config.limits import at_least
 from hpm_video.data.clips import Indices
 from hpm_video.data.files import OURS, check_is_ours, printable, whole_file, write_atomically
 from hpm_video.data.page import text
 from hpm_video.data.video import VideoReadError
 from hpm_video.distributed import join_world
-from hpm_video.mining import Pretrained
+from hpm_video.pretrained import Pretrained, load_pretrained
 from hpm_video.run_folder import check_can_be_folder, make_folder
 from hpm_video.settings import config_to_yaml
 from hpm_video.visualize.media import film_frames, write_gif, write_mp4
@@ -88,7 +87,7 @@ def visualize(
     for file in ("index.html", *(f"{s}.{end}" for s in stems for end in ("html", *formats))):
         check_is_ours(folder / file, name="output_dir")
     with join_world(device, setting="device") as world:
-        pretrained = mining.load_pretrained(checkpoint, device=world.device)
+        pretrained = load_pretrained(checkpoint, device=world.device)
         make_folder(output_dir, name="output_dir")
         asked = Asked(
             checkpoint=printable(str(checkpoint)),
