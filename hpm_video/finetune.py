@@ -9,24 +9,24 @@ import numpy as np
 import torch
 
 from hpm_video.bad_steps import restore_if, running_means, step_unless
-from hpm_video.best import BEST, BestCheckpoint
 from hpm_video.checkpoint import load_weights
 from hpm_video.config import FinetuneConfig
 from hpm_video.data.bad_videos import BadVideos
 from hpm_video.data.directions import check_flip
 from hpm_video.data.loader import clip_batches, steps_per_epoch
-from hpm_video.data.manifest import num_shared, read_manifest
-from hpm_video.distributed import World, join_world, share_from_main, sync_gradients
+from hpm_video.data.manifest import read_manifest
+from hpm_video.distributed import World, join_world, sync_gradients
 from hpm_video.ema import average_of, follow
-from hpm_video.evaluate import check_labels, evaluate_classifier
+from hpm_video.evaluate import check_labels
 from hpm_video.loop import Run
 from hpm_video.losses import balancing_weights, classification_loss
 from hpm_video.mixing import mix_batch
 from hpm_video.models import Classifier, build_classifier
 from hpm_video.optim import describe_lr, finetune_optimizer, lr_schedule, micro_batches, set_lr
 from hpm_video.optimizer_state import optimizer_state
-from hpm_video.parallel import clip_gradients, gathered, spread, whole_weights
+from hpm_video.parallel import clip_gradients, spread
 from hpm_video.precision import autocast
+from hpm_video.run_evaluation import RunEvaluation
 from hpm_video.run_folder import claim_run_folder, run_folder
 from hpm_video.seeds import seed_of
 from hpm_video.settings import config_to_dict
@@ -50,15 +50,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
         raise ValueError(f"data.manifest ({', '.join(data.manifest)}) must have labels: has none")
     check_labels(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []
-    validation = None
-    if data.val_manifest:
-        validation = read_manifest(
-            data.val_manifest,
-            root=data.root,
-            classes=manifest.classes,
-            numbers_only=manifest.classes is None,
-        )
-        check_labels(validation, num_classes)
+    evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
     accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=world.size)
     videos_per_step = data.batch_size * accumulation * world.size
     clips_per_step = videos_per_step * data.repeats
@@ -98,9 +90,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     if optim.class_balance == "weights":
         weights = balancing_weights(torch.from_numpy(manifest.labels), num_classes)
         class_weights = weights.to(world.device)
-    best = None
-    if world.is_main and config.evaluation.every_epochs:
-        best = BestCheckpoint(folder / "checkpoints", is_new=start.state is None)
+    evaluation.keep_best(folder / "checkpoints", is_new=start.state is None)
 
     def checkpoint() -> dict[str, Any]:
         return {
@@ -135,9 +125,9 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             f"{num_classes} classes, {len(manifest)} videos, {epoch_steps} steps per epoch, "
             f"{total_steps} steps in all"
         )
-        if validation is not None and (both := num_shared(manifest, validation)):
+        if both := evaluation.num_shared:
             run.log.line(
-                f"warning: {both} of {len(validation)} videos of data.val_manifest are in "
+                f"warning: {both} of {len(evaluation)} videos of data.val_manifest are in "
                 "data.manifest too"
             )
         run.log.line(describe_lr(optim, videos=videos_per_step, clips=clips_per_step))
@@ -200,28 +190,10 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             epoch = (step + 1) / epoch_steps
             if run.is_log_step:
                 run.record({"epoch": round(epoch, 4), "lr": lr}, prefix="finetune")
-            every = config.evaluation.every_epochs
-            is_last = step + 1 == total_steps
-            if validation is not None and (is_last or (every and epoch % every == 0)):
+            if evaluation.is_due(
+                steps_done=step + 1, steps_per_epoch=epoch_steps, total_steps=total_steps
+            ):
                 evaluated = model if average is None else average
-                share_from_main(running_means(evaluated), world)
-                with gathered(evaluated):  # processes have different numbers of batches
-                    result = evaluate_classifier(
-                        evaluated,
-                        validation,
-                        data=data,
-                        evaluation=config.evaluation,
-                        precision=config.run.precision,
-                        num_workers=data.num_workers,
-                        decode_timeout_s=data.decode_timeout_s,
-                        world=world,
-                    )
-                for index, reason in result.bad:
-                    run.log.line(f"unreadable, counts as wrong: {validation.path(index)}: {reason}")
-                done = {"step": step + 1, "epoch": round(epoch, 4)}
-                run.log.record({**done, **result.figures()}, prefix="evaluation")
-                to_keep = {**checkpoint(), "model": whole_weights(evaluated)}
-                if best and best.offer(to_keep, step=step + 1, top1=result.top(1)):
-                    run.log.line(f"the best so far, kept: checkpoints/{BEST}")
+                evaluation.run(evaluated, checkpoint, step=step + 1, epoch=epoch, log=run.log)
             run.end_step(checkpoint)
         return run.is_complete

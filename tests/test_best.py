@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hpm_video import finetune as module
+from hpm_video import run_evaluation
 from hpm_video.best import BestCheckpoint
 from hpm_video.checkpoint import load_checkpoint
 from hpm_video.cli import main
@@ -65,7 +66,7 @@ def _evaluations_with(top1s: list[float], patch: pytest.MonkeyPatch) -> None:
         scores = np.eye(8, dtype=np.float32)[[0] * right + [1] * (4 - right)]
         return Evaluation(scores, np.zeros(4, dtype=np.int64), ("x",) * 4, ())
 
-    patch.setattr(module, "evaluate_classifier", evaluated)
+    patch.setattr(run_evaluation, "evaluate_classifier", evaluated)
 
 
 def test_an_interrupted_run_keeps_the_same_best(
