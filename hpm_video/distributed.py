@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ Module = TypeVar("Module", bound=nn.Module)
 _MEETING_S = 3600.0  # until all processes of a job without a limit of its own are there
 _PATIENT_S = 30 * 24 * 3600.0  # as good as no limit
 _LOOKS_S = 0.5  # from one look whether the main process is done to the next
+_worlds = itertools.count()  # that this process joined, as many on all processes
 _turns = itertools.count()  # of `others_wait`, the same on all processes
 
 
@@ -51,6 +52,14 @@ class World:
         return self.rank == 0
 
 
+def pick_device(name: str, *, setting: str) -> torch.device:
+    """``auto`` takes CUDA where there is one; ValueError, with what the user calls it, for cuda
+    without one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{setting} (cuda) needs a CUDA device; there is none here: use cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 @contextmanager
 def join_world(
     device: str, *, setting: str = "run.device", timeout_s: float | None = None
@@ -64,9 +73,7 @@ def join_world(
     cuda without one, and CommunicationError when another process has gone or does not come (with
     NCCL, PyTorch ends this process instead).
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"{setting} (cuda) needs a CUDA device; there is none here: use cpu")
-    use_cuda = device != "cpu" and torch.cuda.is_available()
+    use_cuda = pick_device(device, setting=setting).type == "cuda"
     place = find_place()
     own_device = torch.device("cpu")
     if use_cuda:
@@ -83,7 +90,9 @@ def join_world(
         if place.host is None:
             store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=meeting_s)))
         else:
-            store = meet(place, timeout_s=meeting_s, limit=limit)
+            # What answers for an earlier world of this process is not asked
+            this = replace(place, name=f"{place.name} {next(_worlds)}")
+            store = meet(this, timeout_s=meeting_s, limit=limit)
         dist.init_process_group(
             backend,
             timeout=timedelta(seconds=timeout_s or _PATIENT_S),

@@ -19,6 +19,7 @@ from hpm_video.config.limits import at_least
 from hpm_video.data.dataset import Request
 from hpm_video.data.loader import to_clips
 from hpm_video.data.views import ViewReader
+from hpm_video.distributed import pick_device
 from hpm_video.evaluate import load_classifier
 from hpm_video.models import Classifier
 from hpm_video.models.baselines import Baseline
@@ -94,7 +95,7 @@ def version_of(checkpoint: str | PathLike[str]) -> tuple[Path, int]:
 
 @lru_cache(maxsize=1)
 def _backbone(file: Path, written_ns: int, device: str) -> LoadedBackbone:
-    return load_backbone(file, precision="float32", device=device_of(device))
+    return load_backbone(file, precision="float32", device=pick_device(device, setting="device"))
 
 
 @lru_cache(maxsize=1)
@@ -102,13 +103,5 @@ def _classifier(
     file: Path, written_ns: int, device: str
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
     model, config, classes = load_classifier(file)
-    return model.requires_grad_(False).eval().to(device_of(device)), config, classes
-
-
-def device_of(name: str) -> str:
-    """The device a setting means; ValueError for cuda without one."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device (cuda) needs a CUDA device; there is none here: use cpu")
-    return name
+    model.requires_grad_(False).eval().to(pick_device(device, setting="device"))
+    return model, config, classes

@@ -1,8 +1,11 @@
 """How the processes of a job find each other, whoever started them."""
 
 import contextlib
+import os
 import random
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,3 +124,36 @@ def test_nobody_to_meet_is_said(free_name: str) -> None:
         match=r"rank 1 on .* did not reach rank 0 on localhost within a moment: ",
     ):
         meet(place, timeout_s=0.5, limit="a moment")
+
+
+TWICE = """
+from hpm_video.distributed import gather_objects, join_world
+
+for number in range(2):
+    with join_world("cpu", timeout_s=60) as world:
+        print(gather_objects((number, world.rank), world), flush=True)
+"""
+
+
+def test_one_process_may_join_worlds_one_after_another() -> None:
+    """With processes that nothing but submitit's numbers tell of each other."""
+    of_job = {
+        **{name: value for name, value in os.environ.items() if name != "RANK"},
+        **{"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_NTASKS": "2"},
+        "SUBMITIT_LOCAL_JOB_ID": str(os.getpid()),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWICE],
+            env={
+                **of_job,
+                **{"SUBMITIT_LOCAL_GLOBALID": str(rank), "SUBMITIT_LOCAL_LOCALID": str(rank)},
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        said, _ = process.communicate(timeout=180)
+        assert said.splitlines() == [f"[({number}, 0), ({number}, 1)]" for number in range(2)]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.ablation.plan import Cell
-from hpm_video.bench.measure import pick_device
 from hpm_video.bench.report import machine_facts
 from hpm_video.config import PretrainConfig, ProbeJobConfig, StudyConfig
 from hpm_video.config.study import words_of
 from hpm_video.data.files import write_atomically
+from hpm_video.distributed import pick_device
 from hpm_video.finetune import finetune
 from hpm_video.logs import read_records
 from hpm_video.mining_videos import measure_videos
@@ -103,7 +103,7 @@ def _measure(cell: Cell, study: StudyConfig) -> Row:
         "epochs": cell.epochs,
         "folder": cell.name,
         "settings": [] if cell.pretrain is None else list(study.variants[cell.variant].settings),
-        "machine": machine_facts(pick_device(cell.finetune.run.device)),
+        "machine": machine_facts(pick_device(cell.finetune.run.device, setting="run.device")),
         "finetune_step": evaluation["step"],
         "top1": evaluation["top1"],
         "balanced_accuracy": evaluation["balanced_accuracy"],

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpm_video.bench.measure import at_least, median_seconds, pick_device
+from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
+from hpm_video.distributed import pick_device
 from hpm_video.models.attention import attention
 
 _LENGTHS = (36, 160, 352, 784, 1568)  # tokens
@@ -21,7 +22,7 @@ def bench_attention(*, batch_size: int, rounds: int, device: str) -> Report:
     """Both precisions at several lengths; ratios are to PyTorch's fused form."""
     at_least("batch-size", batch_size, 1)
     at_least("rounds", rounds, 1)
-    place = pick_device(device)
+    place = pick_device(device, setting="--device")
     rows: list[dict[str, Cell]] = []
     for precision in (torch.bfloat16, torch.float32):
         for num_tokens in _LENGTHS:

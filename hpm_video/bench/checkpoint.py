@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from hpm_video.bench.measure import at_least, pick_device
+from hpm_video.bench.measure import at_least
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.checkpoint import load_checkpoint, save_checkpoint, save_sharded
 from hpm_video.config import ModelConfig, OptimConfig
+from hpm_video.distributed import pick_device
 from hpm_video.models import build_model, token_grid
 from hpm_video.optim import pretrain_optimizer
 from hpm_video.optimizer_state import optimizer_state
@@ -39,7 +40,7 @@ def bench_checkpoint(
     ``folder``: where to write, a folder that may be made; what is written is removed.
     """
     at_least("rounds", rounds, 1)
-    place = pick_device(device)
+    place = pick_device(device, setting="--device")
     if folder is not None:
         check_can_be_folder(Path(folder), name="--folder")
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,10 @@ import torch
 
 from hpm_video.bench.flops import default_variant
 from hpm_video.bench.live import modelled_bytes
-from hpm_video.bench.measure import at_least, peak_extra_bytes, pick_device, round_seconds
+from hpm_video.bench.measure import at_least, peak_extra_bytes, round_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.sides import Setting, make_setting, multiply_adds, our_step
+from hpm_video.distributed import pick_device
 
 # What is varied, one at a time, from the base: 16 frames, 224 pixels, mask ratio 0.9.
 GRID: dict[str, tuple[float, ...]] = {
@@ -43,7 +44,7 @@ def bench_growth(
     """
     at_least("batch-size", batch_size, 1)
     at_least("rounds", rounds, 1)
-    place = pick_device(device)
+    place = pick_device(device, setting="--device")
     rows: list[dict[str, Cell]] = []
     for name, values in grid.items():
         before: dict[str, float] = {}

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpm_video.bench.measure import at_least, median_seconds, pick_device
+from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.config import EncoderConfig
+from hpm_video.distributed import pick_device
 from hpm_video.masking import hard_mask, num_masked_units, random_mask
 from hpm_video.models import token_grid
 from hpm_video.tokens import TokenGrid
@@ -56,7 +57,7 @@ def bench_mask(
     at_least("frames", num_frames, 1)
     at_least("crop-size", crop_size, 1)
     at_least("rounds", rounds, 1)
-    place = pick_device(device)
+    place = pick_device(device, setting="--device")
     grid = token_grid(EncoderConfig(), num_frames=num_frames, crop_size=crop_size)
     generator = torch.Generator(place).manual_seed(0)
     scores = torch.rand(batch_size, grid.num_tokens, generator=generator, device=place)

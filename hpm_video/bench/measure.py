@@ -12,13 +12,6 @@ import torch
 from torch import Tensor
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto`` takes CUDA where there is one; ValueError for cuda without one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device (cuda) needs a CUDA device; there is none here: use cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def at_least(name: str, value: int, lowest: int) -> None:
     """Raise ValueError for an option below ``lowest``."""
     if value < lowest:

@@ -15,10 +15,11 @@ import torch
 
 from hpm_video.bench.flops import Variant, default_variant
 from hpm_video.bench.live import modelled_bytes
-from hpm_video.bench.measure import at_least, peak_extra_bytes, pick_device
+from hpm_video.bench.measure import at_least, peak_extra_bytes
 from hpm_video.bench.own_process import given_settings, output_of
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.sides import Setting, make_setting, our_step, transformers_step
+from hpm_video.distributed import pick_device
 from hpm_video.host_memory import keep_freed_memory
 
 GPUS = (24, 40, 80, 141)  # GB
@@ -71,7 +72,7 @@ def bench_memory(
     at_least("crop-size", crop_size, 1)
     if not 0 <= reserve_gb < math.inf:
         raise ValueError(f"--reserve-gb ({reserve_gb}) must be at least 0, and finite")
-    place = pick_device(device)
+    place = pick_device(device, setting="--device")
     forms: dict[str, Variant | None] = {PLAIN: None, default_variant().name: default_variant()}
 
     def setting(size: str, batch_size: int) -> Setting:

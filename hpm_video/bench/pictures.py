@@ -12,12 +12,13 @@ import torch
 from matplotlib.figure import Figure
 
 from hpm_video.bench.flops import default_variant
-from hpm_video.bench.measure import at_least, median_seconds, pick_device
+from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.sides import HARD_RATIO, Setting, our_step
 from hpm_video.config import DataConfig, ModelConfig, PretrainConfig, RunConfig
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.toy import write_toy_videos
+from hpm_video.distributed import pick_device
 from hpm_video.logs import RunLog
 from hpm_video.models import build_model, token_grid
 from hpm_video.pictures import NUM_CLIPS, Pictures
@@ -62,7 +63,7 @@ def bench_pictures(
     for name, value in [("batch-size", batch_size), ("frames", num_frames), ("rounds", rounds)]:
         at_least(name, value, 1)
     at_least("crop-size", crop_size, 1)
-    place = pick_device(device)
+    place = pick_device(device, setting="--device")
     config = PretrainConfig(
         run=RunConfig(precision=precision),  # type: ignore[arg-type]
         data=DataConfig(

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpm_video.bench.measure import at_least, median_seconds, peak_extra_bytes, pick_device
+from hpm_video.bench.measure import at_least, median_seconds, peak_extra_bytes
 from hpm_video.bench.own_process import given_settings, output_of
 from hpm_video.bench.report import Report, machine_facts
+from hpm_video.distributed import pick_device
 from hpm_video.losses import ranking_loss
 
 
@@ -30,7 +31,7 @@ def bench_ranking(*, batch_size: int, num_tokens: int, rounds: int, device: str)
     at_least("batch-size", batch_size, 1)
     at_least("tokens", num_tokens, 2)
     at_least("rounds", rounds, 1)
-    place = pick_device(device)
+    place = pick_device(device, setting="--device")
     example = _example(batch_size, num_tokens, place)
     calls = {name: _call(side, *example) for name, side in SIDES.items()}
     gradients = {name: call() for name, call in calls.items()}

@@ -17,13 +17,13 @@ import torch
 import torch.distributed as dist
 
 from hpm_video.bench.flops import default_variant
-from hpm_video.bench.measure import at_least, pick_device, round_seconds
+from hpm_video.bench.measure import at_least, round_seconds
 from hpm_video.bench.own_process import failure_of, given_settings, python
 from hpm_video.bench.plan import Job, Machine, predict
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.sides import build_student, make_setting, our_step
 from hpm_video.config import ModelConfig
-from hpm_video.distributed import World, join_world
+from hpm_video.distributed import World, join_world, pick_device
 from hpm_video.host_memory import keep_freed_memory
 from hpm_video.models import token_grid
 
@@ -55,7 +55,7 @@ def bench_scaling(
     ):
         at_least(name, value, lowest)
     token_grid(ModelConfig(), num_frames=num_frames, crop_size=crop_size)  # or refuse
-    place = pick_device(device)
+    place = pick_device(device, setting="--device")
     measured = _together(
         processes,
         size=size,

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from hpm_video.bench.flops import Variant, variants
-from hpm_video.bench.measure import at_least, matmul, pick_device, round_seconds, spread
+from hpm_video.bench.measure import at_least, matmul, round_seconds, spread
 from hpm_video.bench.own_process import answer_calls, apart, given_settings
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.sides import (
@@ -21,6 +21,7 @@ from hpm_video.bench.sides import (
     our_step,
     transformers_step,
 )
+from hpm_video.distributed import pick_device
 from hpm_video.models.hpm import PredictorInput
 
 # Largest relative difference of a first step's loss from that of float32, not compiled. Rounding
@@ -58,7 +59,7 @@ def bench_step(
     at_least("crop-size", crop_size, 1)
     at_least("rounds", rounds, 1)
     wanted = variants(predictor_inputs, token_ratios, predictor_depths)
-    place = pick_device(device)
+    place = pick_device(device, setting="--device")
     setting = make_setting(
         size=size,
         batch_size=batch_size,

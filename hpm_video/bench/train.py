@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 from hpm_video.bench.config_step import config_step
-from hpm_video.bench.measure import at_least, pick_device, round_seconds
+from hpm_video.bench.measure import at_least, round_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.config import PretrainConfig
 from hpm_video.data.loader import clip_batches, to_clips
 from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.data.toy import write_toy_videos
-from hpm_video.distributed import World, join_world
+from hpm_video.distributed import World, join_world, pick_device
 from hpm_video.logs import read_records
 from hpm_video.optim import micro_batches
 from hpm_video.pretrain import pretrain
@@ -40,7 +40,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
     """
     at_least("steps", steps, _PERIODS)
     at_least("videos", num_videos, 1)
-    device = pick_device(config.run.device)
+    device = pick_device(config.run.device, setting="run.device")
     data = config.data
     accumulation = micro_batches(config.optim, batch_size=data.batch_size, num_processes=1)
     steps -= steps % _PERIODS

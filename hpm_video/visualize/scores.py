@@ -15,10 +15,11 @@ from torch import Tensor
 from hpm_video import mining
 from hpm_video.config import MaskingConfig
 from hpm_video.data.loader import to_clips
+from hpm_video.distributed import pick_device
 from hpm_video.masking import hard_mask, num_hard_units, unit_scores, units_to_tokens
 from hpm_video.pretrained import Pretrained, load_pretrained, run_student
 from hpm_video.reconstruction import completed
-from hpm_video.single import device_of, version_of
+from hpm_video.single import version_of
 from hpm_video.tokens import TokenGrid
 from hpm_video.visualize.geometry import Place
 from hpm_video.visualize.reading import Frames, View, Window, read_facts, read_window
@@ -197,7 +198,7 @@ def hard_tubes_of_video(
 
 @lru_cache(maxsize=1)
 def _pretrained(file: Path, written_ns: int, device: str) -> Pretrained:
-    return load_pretrained(file, device=device_of(device))
+    return load_pretrained(file, device=pick_device(device, setting="device"))
 
 
 def _tokens(values: Tensor, shape: tuple[int, int, int]) -> Scores:

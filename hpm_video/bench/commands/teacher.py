@@ -29,13 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(arguments: argparse.Namespace) -> Report:
-    from hpm_video.bench.measure import pick_device
     from hpm_video.bench.teacher import report_teachers, study_teachers
+    from hpm_video.distributed import pick_device
 
     def say(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
-    device = pick_device(arguments.device)
+    device = pick_device(arguments.device, setting="--device")
     rows = study_teachers(
         arguments.checkpoints,
         arguments.manifest,
