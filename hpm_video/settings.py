@@ -1,33 +1,28 @@
-"""Settings of any schema of nested dataclasses: read, checked, described.
+"""Settings of any schema of nested dataclasses, out of defaults, a YAML and words of a command.
 
-The only module that reads YAML. Meanings are the comments behind the fields, so that a setting is
-declared and explained on one line; what a value must be is said in plain words.
+The only module that reads YAML.
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
-import re
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from hpm_video.schema import check_settings, entry_of
+
 Config = TypeVar("Config")
 
-_FIELD = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
 # Groups of a YAML that tell other commands where and how a job goes on: no settings of its own.
 _NOT_OF_JOBS = ("slurm",)
 _NULLS = ("", "~", "null", "Null", "NULL")
-_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def load_config(
@@ -131,143 +126,6 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str
     return keys
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting. key: with its groups, dotted. default: as YAML. choices: if only some words."""
-
-    key: str
-    default: str
-    meaning: str
-    choices: tuple[str, ...]
-
-
-def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
-    """All settings of a schema, in the order they are declared."""
-    default, types, meanings = schema(), get_type_hints(schema), _meanings(schema)
-    for item in fields(schema):
-        key, value = f"{prefix}{item.name}", getattr(default, item.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            yield from describe_settings(type(value), f"{key}.")
-            continue
-        if (entry := _entry(types[item.name])) is not None:
-            yield from describe_settings(entry, f"{key}.NAME.")
-            continue
-        shown = list(value) if isinstance(value, tuple) else value
-        yield Setting(
-            key,
-            default=_as_yaml(shown),
-            meaning=meanings.get(item.name, ""),
-            choices=get_args(types[item.name]) if _is_literal(types[item.name]) else (),
-        )
-
-
-def settings_table(schema: type[Any], *, columns: int) -> str:
-    """All settings with default, meaning and choices, in lines of at most so many characters."""
-    settings = list(describe_settings(schema))
-    key_width = max(len(setting.key) for setting in settings)
-    default_width = max(len(setting.default) for setting in settings)
-    lines: list[str] = []
-    for setting in settings:
-        text = setting.meaning
-        if setting.choices:
-            text += f" ({' | '.join(setting.choices)})"
-        start = f"  {setting.key:<{key_width}}  {setting.default:<{default_width}}  "
-        # Below a narrow terminal's width the lines are longer than it, but not unreadable.
-        room = max(columns, len(start) + 30)
-        indent = " " * len(start)
-        lines += textwrap.wrap(
-            text, room, initial_indent=start, subsequent_indent=indent, break_on_hyphens=False
-        )
-    return "\n".join(lines)
-
-
-def check_settings(
-    schema: type[Any], values: Mapping[Any, Any], *, group: str = "", root: type[Any] | None = None
-) -> None:
-    """Raise ValueError, one plain line, for the first unknown key or value of the wrong type.
-
-    ``values``: nested, as YAML gives them. ``group`` and ``root``: where in which schema we are.
-    """
-    root, types = root or schema, get_type_hints(schema)
-    for name, value in values.items():
-        key = f"{group}{name}"
-        if name not in types:
-            raise ValueError(f"setting {key} is unknown{_suggestion(key, root)}")
-        if is_dataclass(types[name]):
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{key} ({_as_yaml(value)}) must be a group: {key}.SETTING=value")
-            check_settings(types[name], value, group=f"{key}.", root=root)
-            continue
-        if (entry := _entry(types[name])) is not None:
-            groups = value.items() if isinstance(value, Mapping) else [("NAME", value)]
-            for inner, settings in groups:
-                if not isinstance(settings, Mapping):
-                    given = f"{key}.{inner} ({_as_yaml(settings)})"
-                    raise ValueError(f"{given} must be a group: {key}.{inner}.SETTING=value")
-                check_settings(entry, settings, group=f"{key}.{inner}.", root=root)
-            continue
-        try:
-            if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
-                raise TypeError("no setting is a list of lists")  # which OmegaConf lets pass
-            OmegaConf.merge(OmegaConf.structured(schema), {name: value})
-        except (OmegaConfBaseException, TypeError) as error:
-            rule = _in_words(types[name])
-            raise ValueError(f"{key} ({_as_yaml(value)}) must be {rule}") from error
-
-
-def _meanings(schema: type[Any]) -> dict[str, str]:
-    """The comments behind the fields of a dataclass; of an inherited one, its ancestor's."""
-    meanings: dict[str, str] = {}
-    for ancestor in reversed(schema.__mro__):
-        if is_dataclass(ancestor):
-            meanings |= dict(_FIELD.findall(inspect.getsource(ancestor)))
-    return meanings
-
-
-def _suggestion(key: str, root: type[Any]) -> str:
-    keys = [setting.key for setting in describe_settings(root)]
-    groups = {known.rpartition(".")[0] for known in keys} - {""}
-    close = difflib.get_close_matches(key, [*keys, *sorted(groups)], n=1)
-    return f": did you mean {close[0]}?" if close else ""
-
-
-def _in_words(kind: Any) -> str:
-    """A type as what a value must be."""
-    arguments = get_args(kind)
-    if _is_literal(kind):
-        return f"one of {', '.join(arguments)}"
-    if NoneType in arguments:
-        return f"{_in_words(arguments[0])}, or null"
-    if get_origin(kind) is list:
-        return "a list: [a, b], or one text"
-    if get_origin(kind) is tuple:
-        return f"a list of {len(arguments)} numbers: [{', '.join('ab'[: len(arguments)])}]"
-    return _IN_WORDS[kind]
-
-
-def _entry(kind: Any) -> type[Any] | None:
-    """The schema of each entry of a group with free names, dict[str, schema]; else None."""
-    arguments = get_args(kind)
-    if get_origin(kind) is dict and is_dataclass(arguments[1]):
-        return cast(type[Any], arguments[1])
-    return None
-
-
-def _is_literal(kind: Any) -> bool:
-    return get_origin(kind) is Literal
-
-
-def _as_yaml(value: Any) -> str:
-    """A value as one would type it."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_as_yaml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_as_yaml, value)) + "]"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return str(value)
-
-
 @contextmanager
 def _yaml_errors(path: str | Path) -> Iterator[None]:
     """Turn what reading a YAML raises into one line."""
@@ -296,7 +154,7 @@ def _with_lists(schema: type[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
         kind = types.get(name)
         if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
             result[name] = _with_lists(kind, value)
-        elif (entry := _entry(kind)) is not None and isinstance(value, Mapping):
+        elif (entry := entry_of(kind)) is not None and isinstance(value, Mapping):
             groups = {inner: {} if group is None else group for inner, group in value.items()}
             result[name] = {
                 inner: _with_lists(entry, group) if isinstance(group, Mapping) else group
@@ -322,7 +180,7 @@ def _verbatim(schema: type[Any], key: str, value: str) -> DictConfig | None:
     kind: Any = schema
     for part in key.split("."):
         hints = get_type_hints(kind) if is_dataclass(kind) else {}
-        kind = _entry(kind) or hints.get(part)
+        kind = entry_of(kind) or hints.get(part)
     arguments = get_args(kind)
     is_text = kind is str or (NoneType in arguments and str in arguments)
     if kind == list[str] and not value.startswith("["):

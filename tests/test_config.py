@@ -6,14 +6,13 @@ import pytest
 import yaml
 
 from hpm_video.config import EvaluateConfig, FinetuneConfig, PretrainConfig, StudyConfig
+from hpm_video.schema import describe_settings, settings_table
 from hpm_video.settings import (
     config_from_dict,
     config_to_dict,
     config_to_yaml,
-    describe_settings,
     differing_keys,
     load_config,
-    settings_table,
 )
 from hpm_video.slurm.options import SlurmConfig
 

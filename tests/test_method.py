@@ -5,7 +5,7 @@ import runpy
 from pathlib import Path
 
 from hpm_video.config import PretrainConfig
-from hpm_video.settings import describe_settings
+from hpm_video.schema import describe_settings
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "method.md").read_text()

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from hpm_video.settings import settings_table
+from hpm_video.schema import settings_table
 
 SETTINGS = "key=value"
 
