@@ -124,7 +124,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Arg
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real browser, for the pages that we write; what it complains of is in its log."""
     webdriver = pytest.importorskip("selenium.webdriver")

@@ -441,7 +441,8 @@ def test_several_processes_continue_as_if_nothing_had_happened(
     assert_same_run(folder, whole)
 
 
-# The command that fails after its first step, and gets SIGTERM when it is about to say so.
+# The command, as one process of several, that fails after its first step and gets SIGTERM when it
+# is about to say so.
 FAILING = """
 import os, signal, sys
 from hpm_video import cli, loop
@@ -450,6 +451,8 @@ from hpm_video.rendezvous import CommunicationError
 def is_log_step(run):
     raise CommunicationError("lost another process")
 loop.Run.is_log_step = property(is_log_step)
+stop_on_signal = loop.stop_on_signal
+loop.stop_on_signal = lambda is_alone: stop_on_signal(is_alone=False)
 say_failure = cli.say_failure
 def say_failure_late(job, error):
     os.kill(os.getpid(), signal.SIGTERM)
