@@ -61,7 +61,7 @@ def check_run_folder(config: Any) -> Path:
             raise ValueError(
                 f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
             )
-        keys = _mattering_keys(there, config)
+        keys = _changed_keys(there, config)
         # Nothing is lost where nothing was saved: a mistaken first start may be corrected.
         if keys and (folder / "checkpoints" / "last").is_symlink():
             raise ValueError(
@@ -73,16 +73,27 @@ def check_run_folder(config: Any) -> Path:
     return folder
 
 
-def changed_settings(config: Any, *, home: Path) -> list[str]:
-    """Settings that change results and are not those of the run that run.output_dir holds.
+def changed_settings(config: Any) -> list[str]:
+    """Settings that change results and are not those of the run that run.output_dir holds,
+    wherever that was then."""
+    return _changed_keys(read_stored(Path(config.run.output_dir) / "config.yaml"), config)
 
-    ``home``: a folder around the run. If it was moved since, paths within it are still the same.
+
+def _changed_keys(there: Mapping[str, Any], config: Any) -> list[str]:
+    """Settings that matter and differ from those of a run's config.yaml, wherever that was then.
+
+    The run may have been moved alone, or with folders around it: paths that were moved with it are
+    the same.
     """
-    file = Path(config.run.output_dir) / "config.yaml"
-    stored = read_stored(file)
-    inside = Path(config.run.output_dir).relative_to(home)
-    before = str(stored["run"]["output_dir"]).removesuffix(f"/{inside}")
-    return _mattering_keys(_moved(stored, before, str(home)), config)
+    keys = _mattering_keys(there, config)
+    run = there.get("run")
+    if not keys or not isinstance(run, Mapping):
+        return keys
+    before, now = Path(str(run.get("output_dir"))), Path(config.run.output_dir)
+    while before.name == now.name and before.name:
+        before, now = before.parent, now.parent
+    moved = _mattering_keys(_moved(there, str(before), str(now)), config)
+    return [key for key in keys if key in moved]
 
 
 def _moved(value: Any, before: str, now: str) -> Any:
@@ -154,7 +165,7 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
                 "start again"
             )
         file = folder / "config.yaml"
-        if file.is_file() and _mattering_keys(read_stored(file), config):
+        if file.is_file() and _changed_keys(read_stored(file), config):
             # A mistaken start, see check_run_folder
             (folder / "bad_videos.csv").unlink(missing_ok=True)
         write_atomically(file, [config_to_yaml(config)])

@@ -43,7 +43,11 @@ def lock_folder(folder: Path) -> None:
         if now not in (holder, ""):
             os.close(descriptor)
             raise FolderInUse(_who(now))
-    _locks[folder.resolve()] = _Lock(descriptor)
+    try:
+        _locks[folder.resolve()] = _Lock(descriptor)
+    except OSError:
+        os.close(descriptor)
+        raise
 
 
 def unlock_folder(folder: Path) -> None:

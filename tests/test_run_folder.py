@@ -120,6 +120,25 @@ def test_a_moved_folder_is_still_the_run(tmp_path: Path) -> None:
     _claim(_config(tmp_path / "moved"))
 
 
+def test_paths_that_were_moved_with_the_run_are_the_same(tmp_path: Path) -> None:
+    def settings(home: Path, init: str, epochs: int = 300) -> PretrainConfig:
+        words = (f"model.init={home / init}", f"data.manifest={tmp_path}/a.csv")
+        return _config(home / "fine", *words, f"optim.epochs={epochs}")
+
+    folder = _claim(settings(tmp_path / "study", "pre"))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last").symlink_to("step_00000001.pt")
+    unlock_folder(folder)
+    (tmp_path / "study").rename(tmp_path / "elsewhere")
+    check_run_folder(settings(tmp_path / "elsewhere", "pre"))
+    for changed, key in (
+        (settings(tmp_path / "elsewhere", "other"), "model.init"),
+        (settings(tmp_path / "elsewhere", "pre", epochs=400), "optim.epochs"),
+    ):
+        with pytest.raises(ValueError, match=rf"other settings \({key}\)"):
+            check_run_folder(changed)
+
+
 def test_folders_that_are_not_for_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"run.output_dir \(null\) must name a folder"):
         check_run_folder(_config(None))

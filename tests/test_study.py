@@ -2,6 +2,7 @@
 real: finished, failed, stopped, shared with another process."""
 
 import csv
+import errno
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import pytest
 from runs import assert_same_run
 from scipy import stats
 
-from hpm_video.ablation import calibration, cell
+from hpm_video.ablation import calibration, cell, runner
 from hpm_video.ablation.plan import Study
 from hpm_video.ablation.report import Comparison
 from hpm_video.ablation.statistics import estimate, paired_differences
@@ -199,17 +200,17 @@ def test_what_was_calibrated_is_not_measured_again(
     _calibrated(study, "toy", {"hpm": 0.1, "plain": 0.2})
     measured: list[list[str]] = []
 
-    def measure(study: Study, data_set: str, names: list[str]) -> dict[str, dict[str, object]]:
+    def measure(study: Study, data_set: str, names: list[str], say: object) -> dict[str, Any]:
         measured.append(names)
         return {name: {"seconds_per_step": 1.0, "base_seconds_per_step": 2.0} for name in names}
 
     monkeypatch.setattr(calibration, "_measure", measure)
-    calibration.calibrate(study)
+    calibration.calibrate(study, print)
     assert not measured
     # A variant that comes later is measured beside the base, and leaves the others alone
     variants = {"hpm": {}, "plain": {"settings": _VIDEOMAE}, "new": {"settings": "teacher.draws=2"}}
     study = _study(tmp_path, _settings(toy, variants=variants))
-    calibration.calibrate(study)
+    calibration.calibrate(study, print)
     assert measured == [["new"]]
     epochs = calibration.epochs_of_equal_time(study)
     assert epochs == {("toy", "hpm"): 2, ("toy", "plain"): 1, ("toy", "new"): 4}
@@ -231,7 +232,7 @@ def test_loading_counts_for_every_micro_batch(
 
     monkeypatch.setattr(calibration, "round_seconds", seconds)
     monkeypatch.setattr(calibration, "config_step", lambda *_: lambda: None)
-    entry = calibration._measure(study, "toy", ["plain"])["plain"]
+    entry = calibration._measure(study, "toy", ["plain"], print)["plain"]
     assert (entry["loading_seconds_per_step"], entry["seconds_per_step"]) == (1.5, 2.5)
 
 
@@ -363,6 +364,66 @@ def test_parts_of_an_array_are_tasks_that_run_each_cell_once(toy: Path, tmp_path
         read_command(["bench", "mask"])
 
 
+def test_parts_hold_all_cells_once_and_all_variants(toy: Path, tmp_path: Path) -> None:
+    cells = _study(tmp_path, _settings(toy, seeds=4)).cells()
+    for num_parts in (1, 2, 3, 5):
+        parts = [runner._of_part(cells, part + 1, num_parts) for part in range(num_parts)]
+        assert sorted(cell.name for part in parts for cell in part) == sorted(
+            cell.name for cell in cells
+        )
+    for part in (1, 2):
+        found = {cell.variant for cell in runner._of_part(cells, part, 2)}
+        assert found == {"hpm", "plain"}
+
+
+def test_a_variant_that_cannot_do_a_step_is_said_and_left_out(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = _study(tmp_path, _settings(toy, comparisons=["epochs", "time"]))
+
+    def too_large(config: Any, *_: Any) -> Callable[[], object]:
+        if config.loss.prediction == "none":
+            raise RuntimeError("can't allocate memory")
+        return lambda: None
+
+    said: list[str] = []
+    monkeypatch.setattr(calibration, "config_step", too_large)
+    monkeypatch.setattr(
+        calibration, "round_seconds", lambda functions, **_: {name: [1.0] for name in functions}
+    )
+    calibration.calibrate(study, said.append)
+    assert said == ["variants.plain cannot do a step of toy: can't allocate memory"]
+    assert calibration.epochs_of_equal_time(study) == {("toy", "hpm"): 2}
+
+
+def test_what_an_interrupted_start_left_is_no_foreign_file(tmp_path: Path) -> None:
+    for name in (".study.yaml.123.tmp", "tmpabc"):
+        (tmp_path / name).touch()
+    (tmp_path / "preparation").mkdir()
+    runner._claim(tmp_path)
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(ValueError, match="holds other files"):
+        runner._claim(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_no_lock_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with (
+            pytest.raises(ValueError, match=r"run.lock cannot be written: No space left"),
+            runner._holding(tmp_path),
+        ):
+            pass
+    claim = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    command = [sys.executable, "-c", claim, str(tmp_path / "run.lock")]
+    assert subprocess.run(command, check=False).returncode == 0
+
+
 # Studies that run
 
 
@@ -488,11 +549,14 @@ def test_a_finished_cell_needs_only_its_row(
     for job in ("pretrain", "finetune"):
         for folder in list((out / "cells").rglob(job)):
             shutil.rmtree(folder)
+    left = out / "cells" / "made" / "epochs" / "plain" / "seed0" / "pretrain" / "checkpoints"
+    left.mkdir(parents=True)  # as a kill leaves it right after the row was written
     done: list[str] = []
     monkeypatch.setattr(cell, "pretrain", lambda config: done.append(config.run.output_dir))
     command = ["bench", "ablation", str(file), "-o", str(out)]
     assert main(command) == 1
     assert [Path(folder).parts[-3] for folder in done] == ["broken"]
+    assert not left.exists()
     for words, said in (
         (f"pretrain.settings={_PRETRAIN} optim.epochs=3", "other settings (optim.epochs)"),
         ("variants.plain.settings=model.depth=2", "other settings (variants.plain.settings)"),
@@ -617,7 +681,9 @@ def test_a_stopped_study_goes_on_where_it_stopped(
     assert run("stopped") == 1
     cells = {name: tmp_path / name / "cells/toy/epochs/hpm/seed0" for name in ("whole", "stopped")}
     assert not (cells["stopped"] / "row.json").exists()
-    assert run("stopped") == 0
+    (tmp_path / "stopped").rename(tmp_path / "moved")
+    assert run("moved") == 0
+    cells["stopped"] = tmp_path / "moved/cells/toy/epochs/hpm/seed0"
     rows = {name: json.loads((cells[name] / "row.json").read_text()) for name in cells}
     for key in ("top1", "spearman", "steps", "feature_variation"):
         assert rows["whole"][key] == rows["stopped"][key]

@@ -18,7 +18,8 @@ from hpm_video.bench.config_step import config_step
 from hpm_video.bench.measure import round_seconds
 from hpm_video.bench.report import machine_facts
 from hpm_video.config import PretrainConfig
-from hpm_video.data.files import write_atomically
+from hpm_video.data.bad_videos import UnreadableDataError
+from hpm_video.data.files import printable, write_atomically
 from hpm_video.data.loader import ClipBatch, clip_batches
 from hpm_video.data.manifest import read_manifest
 from hpm_video.distributed import World, join_world
@@ -29,8 +30,12 @@ _LOADING = ""  # what no variant is called
 _SAME = 0.04  # steps whose times differ by less are taken to cost the same: it may be chance
 
 
-def calibrate(study: Study) -> None:
-    """Measure, and write, what is not known of the study's variants yet."""
+def calibrate(study: Study, say: Callable[[str], None]) -> None:
+    """Measure, and write, what is not known of the study's variants yet.
+
+    A variant, or a set, that cannot do a step for want of memory or videos is named and left out:
+    it has no cells of equal time, and those of equal epochs fail by themselves.
+    """
     for data_set in study.config.sets:
         known = _read(study, data_set)
         missing = [
@@ -39,7 +44,12 @@ def calibrate(study: Study) -> None:
             if variant.pretrain and name not in known
         ]
         if missing:
-            _write(study, data_set, {**known, **_measure(study, data_set, missing)})
+            try:
+                measured = _measure(study, data_set, missing, say)
+            except UnreadableDataError as error:
+                say(f"sets.{data_set} has no step to measure: {printable(str(error))}")
+                continue
+            _write(study, data_set, {**known, **measured})
 
 
 def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
@@ -83,7 +93,9 @@ def calibration_file(study: Study, data_set: str) -> Path:
     return study.folder / "preparation" / f"calibration_{data_set}.json"
 
 
-def _measure(study: Study, data_set: str, names: list[str]) -> dict[str, dict[str, object]]:
+def _measure(
+    study: Study, data_set: str, names: list[str], say: Callable[[str], None]
+) -> dict[str, dict[str, object]]:
     """Entries of these variants, measured in turns with the base."""
     configs = {name: study.pretraining(data_set, name) for name in [study.base, *names]}
     base, rounds = configs[study.base], study.config.calibration_rounds
@@ -93,11 +105,18 @@ def _measure(study: Study, data_set: str, names: list[str]) -> dict[str, dict[st
         batch = next(batches)
         functions: dict[str, Callable[[], object]] = {_LOADING: lambda: next(batches)}
         for name, config in configs.items():
-            functions[name] = step = config_step(config, lambda: batch.on(world.device), world)
             try:
+                step = config_step(config, lambda: batch.on(world.device), world)
                 step()
             except ValueError as error:
                 raise ValueError(f"variants.{name}: {error}") from error
+            except (RuntimeError, MemoryError, ArithmeticError) as error:
+                reason = printable(str(error)).strip() or type(error).__name__
+                say(f"variants.{name} cannot do a step of {data_set}: {reason}")
+                continue
+            functions[name] = step
+        if study.base not in functions:
+            return {}
         times = round_seconds(
             functions, rounds=rounds, warmup=_WARMUP, device=world.device, clock=clock
         )
@@ -110,6 +129,7 @@ def _measure(study: Study, data_set: str, names: list[str]) -> dict[str, dict[st
         name: per_batch
         * micro_batches(config.optim, batch_size=config.data.batch_size, num_processes=1)
         for name, config in configs.items()
+        if name in seconds
     }
     return {
         name: {
@@ -121,6 +141,7 @@ def _measure(study: Study, data_set: str, names: list[str]) -> dict[str, dict[st
             "machine": machine,
         }
         for name in names
+        if name in seconds
     }
 
 

@@ -65,7 +65,7 @@ def check_cell(cell: Cell, study: StudyConfig) -> None:
         changed.append(f"variants.{cell.variant}.settings")
     for job, config in (("pretrain", cell.pretrain), ("finetune", cell.finetune)):
         if config is not None and (cell.folder / job / "config.yaml").is_file():
-            changed += changed_settings(config, home=cell.folder.parents[4])
+            changed += changed_settings(config)
     if changed:
         raise ValueError(
             f"--output-dir holds the cell {cell.name} of a study with other settings "
@@ -84,8 +84,21 @@ def run_cell(cell: Cell, study: StudyConfig) -> None:
         row = _measure(cell, study)
     write_atomically(_row_file(cell), [json.dumps(row, indent=1) + "\n"])
     if not study.keep_checkpoints:
-        for job in ("pretrain", "finetune"):
-            shutil.rmtree(cell.folder / job / "checkpoints", ignore_errors=True)
+        remove_checkpoints(cell)
+
+
+def has_checkpoints(cell: Cell) -> bool:
+    return any(folder.is_dir() for folder in _checkpoints(cell))
+
+
+def remove_checkpoints(cell: Cell) -> None:
+    """Remove what nobody needs of a cell that has its row."""
+    for folder in _checkpoints(cell):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checkpoints(cell: Cell) -> list[Path]:
+    return [cell.folder / job / "checkpoints" for job in ("pretrain", "finetune")]
 
 
 def _row_file(cell: Cell) -> Path:

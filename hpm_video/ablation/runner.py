@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from hpm_video.ablation.calibration import calibrate, epochs_of_equal_time, seconds_per_step
-from hpm_video.ablation.cell import Stopped, check_cell, read_row, run_cell
+from hpm_video.ablation.cell import (
+    Stopped,
+    check_cell,
+    has_checkpoints,
+    read_row,
+    remove_checkpoints,
+    run_cell,
+)
 from hpm_video.ablation.plan import Cell, Study
-from hpm_video.data.files import printable, write_atomically
+from hpm_video.data.files import printable, write_atomically, writing
 from hpm_video.data.loader import steps_per_epoch
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.toy import first_videos, write_toy_videos
@@ -25,6 +33,8 @@ Say = Callable[[str], None]
 _WAIT_S = 5.0
 # Settings of the study itself that its tables could not tell apart.
 _OF_ALL_CELLS = ("probes", "probe_every", "mining_videos", "clock")
+# What a start that has not written study.yaml yet, or never came to it, has in the folder.
+_LEFTOVERS = re.compile(r"preparation|slurm|\.study\.yaml\..*|tmp.*")
 # What a training may end with: the user's mistakes, files, numbers, PyTorch's errors.
 _FAILURES = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
 
@@ -46,7 +56,14 @@ def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outc
     """
     _begin(study, say)
     cells = study.cells(epochs_of_equal_time(study))
-    todo = [cell for cell in cells[part[0] - 1 :: part[1]] if read_row(cell) is None]
+    todo = []
+    for cell in _of_part(cells, *part):
+        if read_row(cell) is None:
+            todo.append(cell)
+        elif has_checkpoints(cell) and not study.config.keep_checkpoints:
+            with _holding(cell.folder) as is_ours:
+                if is_ours:
+                    remove_checkpoints(cell)
     say(f"{len(cells)} cells, {len(todo)} of them to be done here")
     failed: list[str] = []
     is_worth_it = True
@@ -68,6 +85,15 @@ def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outc
     return Outcome(tuple(failed), tuple(cell.name for cell in todo))
 
 
+def _of_part(cells: Sequence[Cell], part: int, num_parts: int) -> list[Cell]:
+    """Every num_parts-th cell, moved on by one each round: or a part might be all of a variant."""
+    return [
+        cell
+        for number, cell in enumerate(cells)
+        if (number + number // num_parts) % num_parts == part - 1
+    ]
+
+
 def check_study(study: Study) -> None:
     """Raise ValueError where what is in the study's folder was done with other settings."""
     cells = study.cells(epochs_of_equal_time(study))
@@ -79,8 +105,10 @@ def check_study(study: Study) -> None:
         return  # without any row all may change
     before = read_stored(file)
     for name in _OF_ALL_CELLS:
+        if name not in before:
+            raise ValueError(f"{file} is damaged: where it is emptied, it is written anew")
         value = getattr(study.config, name)
-        if (used := before.get(name)) != value:
+        if (used := before[name]) != value:
             raise ValueError(
                 f"{name} ({value}) must stay {used}, with which cells in --output-dir were "
                 "done: choose another folder"
@@ -95,7 +123,9 @@ def plan_study(study: Study, *, say: Say) -> None:
     for cell in cells:
         if cell.pretrain is None:
             continue
-        config, a_step = cell.pretrain, seconds[cell.data_set, cell.variant]
+        config, a_step = cell.pretrain, seconds.get((cell.data_set, cell.variant))
+        if a_step is None:
+            continue
         videos = read_manifest(config.data.manifest, root=config.data.root, labels=False)
         per_step = config.optim.total_batch or config.data.batch_size * config.optim.accumulation
         cell_s = cell.epochs * steps_per_epoch(len(videos), per_step) * a_step
@@ -128,8 +158,8 @@ def _run(cell: Cell, study: Study, say: Say) -> str | None:
 def _claim(folder: Path) -> None:
     """Make the study's folder; ValueError where it holds something else."""
     make_folder(folder, name="--output-dir")
-    names = {path.name for path in folder.iterdir()}
-    if names - {"preparation", "slurm"} and "study.yaml" not in names:
+    others = [path for path in folder.iterdir() if not _LEFTOVERS.fullmatch(path.name)]
+    if others and not (folder / "study.yaml").is_file():
         raise ValueError(f"--output-dir ({folder}) holds other files: must be empty or a study")
 
 
@@ -165,7 +195,7 @@ def _prepare(study: Study, say: Say) -> None:
             )
         whole, labelled = study.lists[name].pretrain[0], study.lists[name].train[0]
         first_videos(Path(whole), Path(labelled), toy.labelled)
-    calibrate(study)
+    calibrate(study, say)
     write_atomically(file, [text])
 
 
@@ -189,7 +219,8 @@ def _holding(folder: Path) -> Iterator[bool]:
     """The lock of a folder, which is made; False where another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock_folder(folder)
+        with writing(folder / "run.lock"):
+            lock_folder(folder)
     except FolderInUse:
         yield False
         return

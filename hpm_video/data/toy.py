@@ -103,12 +103,13 @@ def write_toy_videos(
             raise ValueError(f"output_dir ({output_dir}) holds a set with other settings: {other}")
         if manifest.exists():
             return manifest
-    elif output_dir.is_dir() and any(output_dir.iterdir()):
+    elif output_dir.is_dir() and any(path.name != ".toy.json.tmp" for path in output_dir.iterdir()):
         raise ValueError(f"output_dir ({output_dir}) holds other files: must be empty or new")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    _write(stored, json.dumps(described) + "\n")  # first: it says whose an unfinished folder is
     for name in CLASSES[:num_videos]:
         (output_dir / "videos" / name).mkdir(parents=True, exist_ok=True)
     paths = [_video_path(index, formats) for index in range(num_videos)]
-    _write(stored, json.dumps(described) + "\n")
     _write(output_dir / "classes.txt", "\n".join(CLASSES) + "\n")
 
     def write_video(index: int) -> Floats:
@@ -137,7 +138,7 @@ def first_videos(manifest: Path, path: Path, count: int) -> Path:
     with manifest.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))[:count]
     for row in rows:
-        row["path"] = str((manifest.parent / row["path"]).resolve())
+        row["path"] = os.path.relpath(manifest.parent / row["path"], path.parent)  # moves along
     write_manifest(path, rows)
     return path
 
