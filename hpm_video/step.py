@@ -122,11 +122,32 @@ def pretrain_step(
                 device=clips.device,
                 rows=rows,
             )
-        kept = _tokens_to_reconstruct(mask, grid, masking, generator=generator, rows=rows)
-        ranked = None
+        num_measured = num_reconstructed_tokens(
+            grid,
+            mask_ratio=masking.mask_ratio,
+            tube_length=tube_length,
+            decoder_mask_ratio=masking.decoder_mask_ratio,
+        )
+        kept = ranked = None
+        if masking.decoder_mask_ratio > 0:
+            kept = reconstructed_tokens(
+                mask,
+                grid,
+                num_kept=num_measured,
+                pattern=masking.decoder_mask,
+                generator=generator,
+                rows=rows,
+            )
         if loss.prediction != "none" and predictor_input == "pixels" and token_ratio < 1:
-            ranked = _tokens_to_rank(
-                mask, kept, grid, masking, token_ratio=token_ratio, generator=generator, rows=rows
+            # A share of the tokens that are reconstructed, as the teacher sees of all
+            ranked = reconstructed_tokens(
+                mask if kept is None else torch.zeros_like(mask).scatter(1, kept, True),
+                grid,
+                # Two at least: one alone has no order
+                num_kept=min(num_measured, max(2, round(token_ratio * num_measured))),
+                pattern="random",
+                generator=generator,
+                rows=rows,
             )
         num_visible = num_visible_tokens(
             grid, mask_ratio=masking.mask_ratio, tube_length=tube_length
@@ -184,62 +205,6 @@ def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., Pr
         view=config.teacher.view,
         draws=config.teacher.draws,
         precision=config.run.precision,
-    )
-
-
-def _tokens_to_reconstruct(
-    mask: Tensor,
-    grid: TokenGrid,
-    masking: MaskingConfig,
-    *,
-    generator: torch.Generator,
-    rows: Rows | None,
-) -> Tensor | None:
-    """The masked tokens (B, K) that decoder masking leaves; None: all of them."""
-    if masking.decoder_mask_ratio == 0:
-        return None
-    num_kept = num_reconstructed_tokens(
-        grid,
-        mask_ratio=masking.mask_ratio,
-        tube_length=masking.tube_length or grid.time,
-        decoder_mask_ratio=masking.decoder_mask_ratio,
-    )
-    return reconstructed_tokens(
-        mask,
-        grid,
-        num_kept=num_kept,
-        pattern=masking.decoder_mask,
-        generator=generator,
-        rows=rows,
-    )
-
-
-def _tokens_to_rank(
-    mask: Tensor,
-    kept: Tensor | None,
-    grid: TokenGrid,
-    masking: MaskingConfig,
-    *,
-    token_ratio: float,
-    generator: torch.Generator,
-    rows: Rows | None,
-) -> Tensor:
-    """A random share ``token_ratio`` (B, K) of the tokens that are reconstructed, from which a
-    predictor from pixels learns; its teacher sees the same share of all tokens."""
-    num_measured = num_reconstructed_tokens(
-        grid,
-        mask_ratio=masking.mask_ratio,
-        tube_length=masking.tube_length or grid.time,
-        decoder_mask_ratio=masking.decoder_mask_ratio,
-    )
-    return reconstructed_tokens(
-        mask if kept is None else torch.zeros_like(mask).scatter(1, kept, True),
-        grid,
-        # Two at least: one alone has no order
-        num_kept=min(num_measured, max(2, round(token_ratio * num_measured))),
-        pattern="random",
-        generator=generator,
-        rows=rows,
     )
 
 
