@@ -93,7 +93,9 @@ def test_the_step_alone_is_that_of_the_config(
     monkeypatch.setattr(
         train,
         "round_seconds",
-        lambda functions, **_: {name: [function() or 2.0] for name, function in functions.items()},
+        lambda functions, **_: {
+            name: [(function(), 2.0)[1]] for name, function in functions.items()
+        },
     )
     settings = ("optim.accumulation=3", "data.batch_size=2", "masking.decoder_mask_ratio=0.5")
     _, file, *words = pretrain_arguments(tmp_path / "run", *settings)

@@ -1,4 +1,4 @@
-"""A training step as a config asks for it: what `bench train` and calibrated studies time."""
+"""A training step as a config asks for it: what benches and calibrated studies time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hpm_video.config import PretrainConfig
 from hpm_video.distributed import World
 from hpm_video.masking import hard_ratio_at
-from hpm_video.models import build_model, token_grid
+from hpm_video.models import HPM, build_model, token_grid
 from hpm_video.optim import micro_batches, pretrain_optimizer
 from hpm_video.parallel import spread
 from hpm_video.step import configured_step
@@ -18,16 +18,26 @@ from hpm_video.teacher import Teacher, update_teacher
 
 
 def config_step(
-    config: PretrainConfig, clips: Callable[[], Tensor], world: World
-) -> Callable[[], object]:
+    config: PretrainConfig,
+    clips: Callable[[], Tensor],
+    world: World,
+    student: HPM | None = None,
+) -> Callable[[], Tensor]:
     """A function that does what the loop of pre-training does in an optimizer step, halfway
-    through a run. ``clips`` gives those of a micro-batch, on the device."""
+    through a run, and returns the loss of its last micro-batch, a scalar, for which nobody waits.
+
+    ``clips`` gives those of a micro-batch, on the device. ``student``: where it is there already.
+    """
     grid = token_grid(
         config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
     )
     torch.manual_seed(0)
-    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
-    called = spread(student, world, config.run)  # compiled where the run is
+    called: nn.Module
+    if student is None:
+        student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+        called = spread(student, world, config.run)  # compiled where the run is
+    else:
+        called = student
     teacher = Teacher(student) if config.masking.mines else None
     optimizer = pretrain_optimizer(student, config.optim)
     compute = configured_step(config, grid)
@@ -38,7 +48,7 @@ def config_step(
         config.optim, batch_size=config.data.batch_size, num_processes=world.size
     )
 
-    def step() -> None:
+    def step() -> Tensor:
         for _ in range(accumulation):
             result = compute(called, teacher, clips(), hard_ratio=hard_ratio, generator=generator)
             (result.loss / accumulation).backward()
@@ -47,5 +57,6 @@ def config_step(
         optimizer.zero_grad()
         if teacher is not None:
             update_teacher(teacher, student, config.teacher.momentum_start)
+        return result.loss.detach()
 
     return step

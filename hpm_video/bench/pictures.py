@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from hpm_video.bench.flops import default_variant
 from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Report, machine_facts
-from hpm_video.bench.sides import HARD_RATIO, Setting, our_step
+from hpm_video.bench.sides import Setting, our_step
 from hpm_video.config import DataConfig, ModelConfig, PretrainConfig, RunConfig
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.toy import write_toy_videos
@@ -95,7 +95,7 @@ def bench_pictures(
                 {
                     "step": our_step(setting, default_variant()),
                     "pictures": lambda: pictures.draw(
-                        student, teacher, hard_ratio=HARD_RATIO, step=1, log=log
+                        student, teacher, hard_ratio=config.masking.hard_ratio_end, step=1, log=log
                     ),
                 },
                 rounds=rounds,

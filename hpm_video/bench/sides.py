@@ -8,21 +8,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from hpm_video.bench.config_step import config_step
 from hpm_video.bench.flops import Variant, step_cost
-from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, OptimConfig, TeacherConfig
+from hpm_video.config import (
+    DataConfig,
+    LossConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+    TeacherConfig,
+)
 from hpm_video.data.loader import to_clips
-from hpm_video.distributed import World, replicate
+from hpm_video.distributed import World
 from hpm_video.masking import random_mask
 from hpm_video.models import HPM, SIZES, build_model, token_grid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.optim import pretrain_optimizer
 from hpm_video.precision import autocast
-from hpm_video.step import pretrain_step
-from hpm_video.teacher import Teacher, update_teacher
 from hpm_video.tokens import TokenGrid
-
-HARD_RATIO = 0.5  # the default's at the end of a run; above 0 its value costs nothing
-MOMENTUM = 0.999
 
 
 @dataclass(frozen=True)
@@ -58,30 +63,50 @@ def make_setting(
     return Setting(model, grid, frames, device, precision, compile_models, mask_ratio)
 
 
+def config_of(setting: Setting, variant: Variant | None) -> PretrainConfig:
+    """The settings that a side stands for; ``variant`` None: plain VideoMAE."""
+    batch_size, num_frames, crop_size = setting.frames.shape[:3]
+    config = PretrainConfig(
+        run=RunConfig(
+            precision=setting.precision,  # type: ignore[arg-type]
+            compile=setting.compile,
+        ),
+        data=DataConfig(batch_size=batch_size, num_frames=num_frames, crop_size=crop_size),
+        model=setting.model,
+        masking=MaskingConfig(mask_ratio=setting.mask_ratio),
+    )
+    if variant is None:
+        return replace(
+            config,
+            masking=replace(config.masking, hard_ratio_end=0),
+            loss=LossConfig(prediction="none"),
+        )
+    return replace(
+        config,
+        model=replace(
+            config.model,
+            predictor_input=variant.predictor_input,
+            predictor_depth=variant.predictor_depth,
+        ),
+        teacher=TeacherConfig(token_ratio=variant.token_ratio),
+    )
+
+
 def multiply_adds(setting: Setting, variant: Variant | None) -> float:
     """Of one step, per clip."""
+    config = config_of(setting, variant)
     return step_cost(
-        _model_of(setting.model, variant),
+        config.model,
         setting.grid,
         mask_ratio=setting.mask_ratio,
         token_ratio=None if variant is None else variant.token_ratio,
     ).step
 
 
-def _model_of(model: ModelConfig, variant: Variant | None) -> ModelConfig:
-    if variant is None:
-        return model
-    return replace(
-        model,
-        predictor_input=variant.predictor_input,
-        predictor_depth=variant.predictor_depth,
-    )
-
-
 def build_student(setting: Setting, variant: Variant | None) -> HPM:
     """The model of a side, on the CPU or the device of a context."""
-    model = _model_of(setting.model, variant)
-    return build_model(model, setting.grid, predict_loss=variant is not None)
+    config = config_of(setting, variant)
+    return build_model(config.model, setting.grid, predict_loss=variant is not None)
 
 
 def our_step(
@@ -91,48 +116,17 @@ def our_step(
     *,
     world: World | None = None,
 ) -> Callable[[], Tensor]:
-    """A function that does one step, in the order of the pre-training loop, and returns its loss,
-    a scalar, for which nobody waits.
+    """A function that does one step of pre-training and returns its loss, as `config_step`.
 
-    ``variant`` None: plain VideoMAE. ``student``: where it is built already, on the device.
-    ``world``: processes that share the step under DDP.
+    ``student``: where it is there already. ``world``: processes that share the step
+    under DDP.
     """
-    torch.manual_seed(0)
-    model = _model_of(setting.model, variant)
-    if student is None:
-        student = build_student(setting, variant).to(setting.device)
-    teacher = None if variant is None else Teacher(student)
-    loss_config = LossConfig(prediction="none" if variant is None else "ranking")
-    generator = torch.Generator(setting.device).manual_seed(0)
-    optimizer = pretrain_optimizer(student, OptimConfig())
-    if setting.compile:
-        student.compile()
-    called = student if world is None else replicate(student, world)
-
-    def step() -> Tensor:
-        result = pretrain_step(
-            called,
-            teacher,
-            to_clips(setting.frames, setting.device),
-            grid=setting.grid,
-            masking=MaskingConfig(mask_ratio=setting.mask_ratio),
-            loss=loss_config,
-            hard_ratio=0.0 if variant is None else HARD_RATIO,
-            predictor_input=model.predictor_input,
-            token_ratio=1.0 if variant is None else variant.token_ratio,
-            view=TeacherConfig().view,
-            generator=generator,
-            precision=setting.precision,
-        )
-        result.loss.backward()
-        nn.utils.clip_grad_norm_(student.parameters(), float("inf"))
-        optimizer.step()
-        optimizer.zero_grad()
-        if teacher is not None:
-            update_teacher(teacher, student, MOMENTUM)
-        return result.loss.detach()
-
-    return step
+    return config_step(
+        config_of(setting, variant),
+        lambda: to_clips(setting.frames, setting.device),
+        world or World(rank=0, size=1, device=setting.device),
+        student,
+    )
 
 
 def transformers_step(setting: Setting) -> tuple[Callable[[], Tensor], str]:
