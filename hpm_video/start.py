@@ -134,7 +134,8 @@ def find_start(
                 f"run.output_dir ({folder}) cannot go on after step {step}, as {changes}: must be "
                 f"as before, or go on with run.resume={source} in another folder"
             )
-        if step > total_steps:
+        # Its own last step may be left to be evaluated; of another run's nothing is left to be done
+        if step > total_steps or (step == total_steps and source != own):
             raise ValueError(
                 f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
             )

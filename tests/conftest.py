@@ -30,7 +30,6 @@ _SHARED = (
     "run.device=cpu",
     "run.precision=float32",
     "run.log_every=2",
-    "run.picture_every=0",
     "run.save_in_background=false",  # what is saved is there after the step
     "data.num_frames=4",
     "data.frame_stride=1",
@@ -46,6 +45,7 @@ _SHARED = (
 )
 _PRETRAIN = (
     *_SHARED,
+    "run.picture_every=0",
     "model.decoder_width=32",
     "model.decoder_heads=2",
     "model.decoder_depth=1",

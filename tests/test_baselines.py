@@ -18,7 +18,7 @@ from hpm_video.models import Baseline, build_classifier
 SIZES = {"x3d_s": (5, 33), "slowfast_r50": (8, 32), "mvit_base_16x4": (4, 32)}
 
 SETTINGS = (
-    *("run.device=cpu", "run.precision=float32", "run.log_every=1", "run.picture_every=0"),
+    *("run.device=cpu", "run.precision=float32", "run.log_every=1"),
     *("data.frame_stride=1", "data.batch_size=4", "data.num_workers=0"),
     *("optim.epochs=1", "optim.warmup_epochs=0", "optim.base_lr=0.064"),
     *("evaluation.num_clips=1", "evaluation.num_crops=1"),

@@ -143,6 +143,7 @@ def test_a_run_may_go_on_with_other_logging(
         (("model.width=64",), ["does not fit", "(32, 384)", "(64, 384)"]),
         (("model.predictor_depth=2",), ["does not fit", "predictor.blocks.1"]),
         (("optim.epochs=1",), ["is of step 12", "only 6 steps"]),
+        (("optim.epochs=2",), ["is of step 12", "only 12 steps"]),  # nothing is left to train
     ],
 )
 def test_a_checkpoint_that_does_not_fit(
@@ -153,7 +154,8 @@ def test_a_checkpoint_that_does_not_fit(
     words: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = pretrain_arguments(tmp_path / "run", f"run.resume={pretrained}", *settings)
+    resume = ("optim.epochs=3", f"run.resume={pretrained}")
+    arguments = pretrain_arguments(tmp_path / "run", *resume, *settings)
     line = _refusal(arguments, capsys)
     for word in words:
         assert word in line
@@ -193,8 +195,8 @@ def test_pre_training_goes_on_with_its_own_grid_only(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Their weights may fit, but they were trained with other positions."""
-    arguments = pretrain_arguments(tmp_path / "run", f"{key}={pretrained}", setting)
-    line = _refusal(arguments, capsys)
+    settings = ("optim.epochs=3", f"{key}={pretrained}", setting)
+    line = _refusal(pretrain_arguments(tmp_path / "run", *settings), capsys)
     assert f"({pretrained})" in line
     assert "2 x 4 x 4 tokens" in line
     assert grid in line

@@ -37,7 +37,8 @@ def test_a_whole_checkpoint_goes_on(
     for name, moments in theirs["optimizer"].items():
         assert torch.equal(mine["model"][name], theirs["model"][name])
         assert all(torch.equal(mine["optimizer"][name][key], moments[key]) for key in moments)
-    assert main(pretrain_arguments(tmp_path / "run", f"run.resume={output}")) == 0
+    longer = pretrain_arguments(tmp_path / "run", f"run.resume={output}", "optim.epochs=3")
+    assert main(longer) == 0
     assert "continues after step" in (tmp_path / "run" / "log.txt").read_text()
     assert [path.name for path in output.parent.iterdir()] == ["all.pt"]
 

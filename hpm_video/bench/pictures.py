@@ -15,7 +15,7 @@ from hpm_video.bench.flops import default_variant
 from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.sides import Setting, our_step
-from hpm_video.config import DataConfig, ModelConfig, PretrainConfig, RunConfig
+from hpm_video.config import DataConfig, ModelConfig, PretrainConfig, PretrainRunConfig
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.toy import write_toy_videos
 from hpm_video.distributed import pick_device
@@ -65,7 +65,7 @@ def bench_pictures(
     at_least("crop-size", crop_size, 1)
     place = pick_device(device, setting="--device")
     config = PretrainConfig(
-        run=RunConfig(precision=precision),  # type: ignore[arg-type]
+        run=PretrainRunConfig(precision=precision),  # type: ignore[arg-type]
         data=DataConfig(
             num_frames=num_frames, crop_size=crop_size, sampling="uniform", num_workers=0
         ),

@@ -17,7 +17,7 @@ from hpm_video.config import (
     ModelConfig,
     OptimConfig,
     PretrainConfig,
-    RunConfig,
+    PretrainRunConfig,
     TeacherConfig,
 )
 from hpm_video.data.loader import to_clips
@@ -67,7 +67,7 @@ def config_of(setting: Setting, variant: Variant | None) -> PretrainConfig:
     """The settings that a side stands for; ``variant`` None: plain VideoMAE."""
     batch_size, num_frames, crop_size = setting.frames.shape[:3]
     config = PretrainConfig(
-        run=RunConfig(
+        run=PretrainRunConfig(
             precision=setting.precision,  # type: ignore[arg-type]
             compile=setting.compile,
         ),

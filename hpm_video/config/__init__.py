@@ -32,6 +32,7 @@ from hpm_video.config.pretrain import (
     MaskingConfig,
     ModelConfig,
     PretrainConfig,
+    PretrainRunConfig,
     TeacherConfig,
 )
 from hpm_video.config.shared import (
@@ -72,6 +73,7 @@ __all__ = [
     "OptimConfig",
     "PretrainConfig",
     "PretrainProbeConfig",
+    "PretrainRunConfig",
     "ProbeConfig",
     "ProbeJobConfig",
     "RunConfig",

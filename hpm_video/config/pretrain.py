@@ -11,6 +11,17 @@ from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunC
 
 
 @dataclass(frozen=True)
+class PretrainRunConfig(RunConfig):
+    picture_every: int = 1000  # steps between pictures in TensorBoard; 0 = never
+    probe_every: int = 0  # epochs from one probe to the next; 0 = never
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("run.picture_every", self.picture_every, 0)
+        at_least("run.probe_every", self.probe_every, 0)
+
+
+@dataclass(frozen=True)
 class ModelConfig(EncoderConfig):
     drop_path: float = 0.0  # stochastic depth: chance to skip the last block; earlier ones less
     decoder_width: int | None = None  # numbers per token; of `size` unless given
@@ -87,7 +98,7 @@ class LossConfig:
 class PretrainConfig:
     """Settings of ``hpm-video pretrain``."""
 
-    run: RunConfig = field(default_factory=RunConfig)
+    run: PretrainRunConfig = field(default_factory=PretrainRunConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)

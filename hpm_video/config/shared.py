@@ -26,9 +26,7 @@ class RunConfig:
     resume: str | None = None  # checkpoint to go on from when the run folder has none
     max_bad_steps: int = 10  # so many steps in a row that are not finite stop the run
     collective_timeout_s: float = 600.0  # longer than this no process waits for another one
-    picture_every: int = 1000  # steps between pictures in TensorBoard (pre-training); 0 = never
     profile_steps: int = 0  # so many steps of every start are traced into profile/; 0 = none
-    probe_every: int = 0  # epochs from one probe to the next (pre-training); 0 = never
 
     def __post_init__(self) -> None:
         at_least("run.log_every", self.log_every, 1)
@@ -38,9 +36,7 @@ class RunConfig:
         if self.shard_processes is not None:
             at_least("run.shard_processes", self.shard_processes, 1)
         at_least("run.collective_timeout_s", self.collective_timeout_s, 1)
-        at_least("run.picture_every", self.picture_every, 0)
         at_least("run.profile_steps", self.profile_steps, 0)
-        at_least("run.probe_every", self.probe_every, 0)
         between("run.seed", self.seed, 0, 2**63 - 1)
 
 
