@@ -42,8 +42,8 @@ def ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:
     """How badly predictions (B, M) order the measured losses (B, M) -> scalar.
 
     Per clip -sum over ordered pairs with L_i > L_j of log sigmoid(p_i - p_j), divided by the number
-    of such pairs, then the mean over clips (HPM, arXiv 2304.05919, eq. 6). Ties count in neither
-    direction; a clip of ties only adds 0. ``measured`` gets no gradient.
+    of such pairs, then the mean over clips (HPM, arXiv 2304.05919: the relative loss). Ties count
+    in neither direction; a clip of ties only adds 0. ``measured`` gets no gradient.
     """
     return _RankingLoss.apply(predicted.float(), measured.detach().float())
 

@@ -3,7 +3,7 @@
 Pure tensor functions: batched, on the device of their inputs, driven by an explicit generator.
 A *mining unit* is one (row, column) over ``tube_length`` grid steps in time: the whole clip gives
 tube masking, 1 gives single-token masking. One rule serves all: the share ``hard_ratio`` of the
-masked units is the hardest ones, the others are drawn uniformly (METHOD: HPM, arXiv 2304.05919).
+masked units is the hardest ones, the others are drawn uniformly (HPM, arXiv 2304.05919).
 """
 
 from __future__ import annotations
