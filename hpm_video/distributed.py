@@ -212,7 +212,8 @@ def barrier(world: World) -> None:
 @contextmanager
 def others_wait(world: World) -> Iterator[None]:
     """Something that the main process alone works on, be it for hours: at its end the others wait
-    until it is done or has failed. No collective's time limit runs meanwhile."""
+    until it is done; where it has failed, they learn that it has gone. No collective's time limit
+    runs meanwhile."""
     turn = f"hpm-video: the main process is done {next(_turns)}"
     try:
         yield
@@ -221,3 +222,4 @@ def others_wait(world: World) -> Iterator[None]:
             world.store.set(turn, "")
     while not (world.store is None or world.is_main or world.store.check([turn])):
         time.sleep(_LOOKS_S)
+    barrier(world)  # the store may end with the main process: all have seen it by then

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import run_together
 from torch import Tensor
 
 from hpm_video import loop
@@ -27,7 +26,6 @@ from hpm_video.logs import read_records
 from hpm_video.step import PretrainStep
 
 Arguments = Callable[..., list[str]]
-ROOT = Path(__file__).parents[1]
 HARD = ("masking.hard_ratio_start=0.5", "teacher.momentum_start=0.9", "teacher.momentum_end=0.9")
 
 
@@ -249,13 +247,11 @@ def test_a_signal_among_bad_steps_saves_the_state_before_them(
     assert "stopped and saved after step 5 of 12" in (tmp_path / "run" / "log.txt").read_text()
 
 
-# The command, with a loss that is not a number on rank 1 alone, at these steps.
+# A loss that is not a number on rank 1 alone, at these steps.
 SPOILT = """
-import sys
 import torch
 from dataclasses import replace
 from hpm_video import step as step_module
-from hpm_video.cli import main
 
 run_step, count = step_module.pretrain_step, 0
 def spoiling(*arguments, **named):
@@ -265,7 +261,6 @@ def spoiling(*arguments, **named):
     is_bad = named["rows"][0] > 0 and count in STEPS
     return replace(step, loss=step.loss + torch.inf) if is_bad else step
 step_module.pretrain_step = spoiling
-sys.exit(main())
 """
 
 
@@ -274,22 +269,9 @@ def test_all_processes_skip_and_stop_together(
 ) -> None:
     settings = (*HARD, "optim.epochs=3", "run.log_every=4", "run.max_bad_steps=2")
     arguments = pretrain_arguments(tmp_path / "run", *settings)  # 9 steps
-    script = SPOILT.replace("STEPS", "(2, 6, 7)")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-            *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-            *("--no-python", sys.executable, "-c", script, *arguments),
-        ],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        timeout=180,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert "stopped after 2 steps in a row" in done.stderr
+    for done in run_together(2, [arguments], before=SPOILT.replace("STEPS", "(2, 6, 7)")):
+        assert done.returncode == 1, done.stderr
+        assert "stopped after 2 steps in a row" in done.stderr
     assert load_checkpoint(tmp_path / "run")["step"] == 5
     videos = videos_of_steps(toy, batch_size=8, steps=9)
     assert said_skipped(tmp_path / "run") == {step: videos[step - 1] for step in (2, 6, 7)}

@@ -3,14 +3,13 @@
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import run_together
 
 from hpm_video import evaluate as module
 from hpm_video.checkpoint import load_checkpoint
@@ -26,7 +25,6 @@ from hpm_video.predictions import Evaluation, read_predictions
 from hpm_video.settings import load_config
 
 Arguments = Callable[..., list[str]]
-ROOT = Path(__file__).parents[1]
 SETTINGS = ["device=cpu", "precision=float32", "num_workers=0"]
 
 
@@ -244,25 +242,9 @@ def test_two_processes_find_the_same(
     alone = capsys.readouterr().out
     predictions = (folder / "predictions.csv").read_bytes()
     shutil.rmtree(folder)
-    command = "import sys; from hpm_video.cli import main; sys.exit(main())"
-    launch = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-        *("--no-python", sys.executable, "-c", command),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, *arguments],
-        env=environment,
-        cwd=ROOT,
-        timeout=180,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = [line for line in done.stdout.splitlines() if line]  # the launcher adds empty lines
-    assert said == alone.splitlines(), "only one process should speak"
+    first, second = run_together(2, [arguments])
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert (first.stdout, second.stdout) == (alone, ""), "only one process should speak"
     assert (folder / "predictions.csv").read_bytes() == predictions
 
 

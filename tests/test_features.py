@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numbered_videos import Recipe, write_video
+from processes import run_together
 
 import hpm_video
 from hpm_video import features, sliding
@@ -231,26 +232,10 @@ def test_two_processes_write_the_same(
     monkeypatch.setattr(features, "PART", 2)
     arguments = ["features", str(pretrained), "--manifest", str(videos), *SETTINGS, "-o"]
     assert main([*arguments, str(tmp_path / "one.npz")]) == 0
-    command = (
-        "import sys; from hpm_video.cli import main; import hpm_video.features as f; f.PART = 2; "
-        "sys.exit(main())"
-    )
-    launch = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-        *("--no-python", sys.executable, "-c", command),
-    ]
-    done = subprocess.run(
-        [*launch, *arguments, str(tmp_path / "two.npz")],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        timeout=180,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert sum("unreadable 1" in line for line in done.stdout.splitlines()) == 1
+    job = [*arguments, str(tmp_path / "two.npz")]
+    first, second = run_together(2, [job], before="import hpm_video.features as f; f.PART = 2")
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert first.stdout.count("unreadable 1") == 1 and not second.stdout
     one, two = read_features(tmp_path / "one.npz"), read_features(tmp_path / "two.npz")
     assert one[1] == two[1]
     assert all(np.array_equal(one[0][n], two[0][n], equal_nan=n != "label") for n in one[0])

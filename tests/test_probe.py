@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import run_together
 
 from hpm_video import probe
 from hpm_video.backbone import Backbone, load_backbone
@@ -31,7 +30,6 @@ from hpm_video.probe_heads import knn_scores
 from hpm_video.probe_videos import encode_videos
 
 Arguments = Callable[..., list[str]]
-ROOT = Path(__file__).parents[1]
 SETTINGS = ["device=cpu", "precision=float32", "num_workers=0"]
 ALONE = World(0, 1, torch.device("cpu"))
 TIMING = ("clips_per_second", "data_wait_fraction")
@@ -231,23 +229,9 @@ def test_two_processes_find_the_same(
     arguments.append("probe.batch_size=3")
     assert main(arguments) == 0
     alone = _lines(capsys.readouterr().out)
-    command = "import sys; from hpm_video.cli import main; sys.exit(main())"
-    launch = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-        *("--no-python", sys.executable, "-c", command),
-    ]
-    done = subprocess.run(
-        [*launch, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        timeout=180,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert _lines(done.stdout) == alone
+    first, second = run_together(2, [arguments])
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert _lines(first.stdout) == alone and not second.stdout
 
 
 def _refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -430,22 +414,8 @@ def test_two_processes_probe_their_run_together(
 ) -> None:
     """Half a batch each; what is probed before the first step is the same model as on one."""
     settings = ["data.batch_size=2", "model.drop_path=0.3", *_in_run(lists, "knn", "linear")]
-    command = "import sys; from hpm_video.cli import main; sys.exit(main())"
-    launch = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"),
-        *("--no-python", sys.executable, "-c", command),
-    ]
-    done = subprocess.run(
-        [*launch, *pretrain_arguments(tmp_path / "run", *settings)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        timeout=180,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    for done in run_together(2, [pretrain_arguments(tmp_path / "run", *settings)]):
+        assert done.returncode == 0, done.stderr
     alone, together = _untimed(probed)[1], _untimed(tmp_path / "run")[1]
     assert [record["step"] for record in together] == [0, 6, 12]
     assert together[0] == {name: alone[0][name] for name in together[0]}
