@@ -26,7 +26,8 @@ def config_step(
     """A function that does what the loop of pre-training does in an optimizer step, halfway
     through a run, and returns the loss of its last micro-batch, a scalar, for which nobody waits.
 
-    ``clips`` gives those of a micro-batch, on the device. ``student``: where it is there already.
+    ``clips`` gives those of a micro-batch, on the device. ``student``: where it is there
+    already, trained as it is.
     """
     grid = token_grid(
         config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size

@@ -118,8 +118,7 @@ def our_step(
 ) -> Callable[[], Tensor]:
     """A function that does one step of pre-training and returns its loss, as `config_step`.
 
-    ``student``: where it is there already. ``world``: processes that share the step
-    under DDP.
+    ``student``: where it is there already. ``world``: processes that share the step under DDP.
     """
     return config_step(
         config_of(setting, variant),
