@@ -19,7 +19,7 @@ from torch import Tensor
 from hpm_video.config import AugmentConfig, MixingConfig
 from hpm_video.data.augment import OPERATIONS, augment
 from hpm_video.data.loader import to_clips
-from hpm_video.data.toy import render_toy_video
+from hpm_video.data.toy_drawing import render_toy_video
 from hpm_video.data.transforms import random_resized_crop, resize_crop
 from hpm_video.mixing import Mix, draw_mix, mix_clips
 

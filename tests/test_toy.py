@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hpm_video.data import toy
+from hpm_video.data import toy, toy_drawing
 
 SIZE, NUM_FRAMES = 64, 24
 
@@ -46,7 +46,9 @@ def videos(written: Path) -> dict[str, NDArray[np.uint8]]:
 @pytest.fixture(scope="module")
 def tracks() -> NDArray[np.float32]:
     """Simulated tracks: (videos, classes, T, 3)."""
-    every = [toy.toy_positions(5, i, size=SIZE, num_frames=NUM_FRAMES) for i in range(8 * 400)]
+    every = [
+        toy_drawing.toy_positions(5, i, size=SIZE, num_frames=NUM_FRAMES) for i in range(8 * 400)
+    ]
     return np.stack(every).reshape(400, 8, NUM_FRAMES, 3)
 
 
@@ -54,7 +56,7 @@ def test_manifest_and_layout(written: Path) -> None:
     rows = list(csv.DictReader(written.read_text().splitlines()))
     names = (written.parent / "classes.txt").read_text().split()
     assert list(rows[0]) == ["path", "label", "num_frames", "fps", "width", "height"]
-    assert names == list(toy.CLASSES) and len(rows) == 24
+    assert names == list(toy_drawing.CLASSES) and len(rows) == 24
     for index, row in enumerate(rows):
         path = Path(row["path"])
         assert int(row["label"]) == index % 8 == names.index(path.parent.name)
@@ -72,7 +74,7 @@ def test_decoded_frames_are_the_drawn_ones(
 ) -> None:
     for index, (path, frames) in enumerate(videos.items()):
         if path.endswith(suffix):
-            drawn, _ = toy.render_toy_video(0, index, size=SIZE, num_frames=NUM_FRAMES)
+            drawn, _ = toy_drawing.render_toy_video(0, index, size=SIZE, num_frames=NUM_FRAMES)
             assert frames.shape == drawn.shape == (NUM_FRAMES, SIZE, SIZE, 3)
             error = np.abs(frames.mean(axis=3) - drawn.mean(axis=3))  # of the grey value
             assert error.mean() < 6 and (error.mean(axis=(1, 2)) < 9).all(), path
@@ -115,17 +117,18 @@ def test_positions_agree_with_the_frames(
 def test_stored_positions_are_the_simulated_ones(written: Path) -> None:
     stored = toy.read_positions(written.parent / "positions.csv")
     for index, track in enumerate(stored.values()):
-        expected = toy.toy_positions(0, index, size=SIZE, num_frames=NUM_FRAMES)
+        expected = toy_drawing.toy_positions(0, index, size=SIZE, num_frames=NUM_FRAMES)
         np.testing.assert_array_equal(track, expected)
 
 
 def test_objects_are_drawn_where_the_position_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toy, "_SHAPES", toy._SHAPES[:1])  # a disc: its centre is its centroid
-    patch = toy._draw_object(np.random.default_rng(0), 5.3)
+    disc = toy_drawing._SHAPES[:1]  # its centre is its centroid
+    monkeypatch.setattr(toy_drawing, "_SHAPES", disc)
+    patch = toy_drawing._draw_object(np.random.default_rng(0), 5.3)
     patch[..., :3] = patch[..., 3:]  # white
     centres = np.array([[12, 20], [0.25, 31.75], [31.5, 3.1]])
     frames = np.zeros((3, 32, 32, 3), dtype=np.float32)
-    toy._paste(frames, patch, centres)
+    toy_drawing._paste(frames, patch, centres)
     np.testing.assert_allclose(frames[..., 0].sum(axis=(1, 2)), np.pi * 5.3**2, rtol=0.02)
     for frame, centre in zip(frames[..., 0], centres, strict=True):
         for axis in (0, 1):
@@ -135,7 +138,7 @@ def test_objects_are_drawn_where_the_position_says(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_any_two_frames_show_the_class(tracks: NDArray[np.float32], stride: int) -> None:
-    for label, name in enumerate(toy.CLASSES):
+    for label, name in enumerate(toy_drawing.CLASSES):
         for track in tracks[:100, label, :, :2]:
             for first in range(NUM_FRAMES - stride):
                 assert classify(track[first : first + stride + 1 : stride]) == name
@@ -150,7 +153,7 @@ def test_a_single_frame_does_not_show_the_class(tracks: NDArray[np.float32]) -> 
             chi_square = ((counts - 25) ** 2 / 25).sum()  # 15 degrees of freedom
             assert chi_square < 44  # one in 10,000 by chance; 32 cases
     radius = tracks[:, :, 0, 2].mean(axis=0) / SIZE
-    assert np.ptp(radius) < 0.004 and abs(radius.mean() - np.mean(toy.RADIUS)) < 0.001
+    assert np.ptp(radius) < 0.004 and abs(radius.mean() - np.mean(toy_drawing.RADIUS)) < 0.001
 
 
 def test_speed_does_not_show_the_class(tracks: NDArray[np.float32]) -> None:
@@ -161,10 +164,10 @@ def test_speed_does_not_show_the_class(tracks: NDArray[np.float32]) -> None:
 
 
 def test_looks_are_drawn_without_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, positions = toy.render_toy_video(0, 3, size=SIZE, num_frames=2)
-    draw_track = toy._draw_track
-    monkeypatch.setattr(toy, "_draw_track", lambda rng, _, *rest: draw_track(rng, "up", *rest))
-    other, moved = toy.render_toy_video(0, 3, size=SIZE, num_frames=2)
+    first, positions = toy_drawing.render_toy_video(0, 3, size=SIZE, num_frames=2)
+    draw = toy_drawing._draw_track
+    monkeypatch.setattr(toy_drawing, "_draw_track", lambda rng, _, *rest: draw(rng, "up", *rest))
+    other, moved = toy_drawing.render_toy_video(0, 3, size=SIZE, num_frames=2)
     assert positions[0, 2] == moved[0, 2] and not np.array_equal(positions[1], moved[1])
     still = toy.object_mask(positions[:1], SIZE, grid_time=1, grid_height=64, grid_width=64)[0] == 0
     still &= toy.object_mask(moved[:1], SIZE, grid_time=1, grid_height=64, grid_width=64)[0] == 0
@@ -186,12 +189,12 @@ def test_same_seed_same_bytes_and_first_videos_of_a_larger_set(
 
 
 def test_distractors_and_length() -> None:
-    none, positions = toy.render_toy_video(0, 0, size=32, num_frames=5, distractors=0)
-    two, same = toy.render_toy_video(0, 0, size=32, num_frames=5, distractors=2)
+    none, positions = toy_drawing.render_toy_video(0, 0, size=32, num_frames=5, distractors=0)
+    two, same = toy_drawing.render_toy_video(0, 0, size=32, num_frames=5, distractors=2)
     np.testing.assert_array_equal(positions, same)
     changed = np.abs(none.astype(int) - two).max(axis=3) > 8
     assert 0.02 < changed.mean() < 0.25
-    longer, _ = toy.render_toy_video(0, 0, size=32, num_frames=9, distractors=0)
+    longer, _ = toy_drawing.render_toy_video(0, 0, size=32, num_frames=9, distractors=0)
     np.testing.assert_array_equal(longer[:5], none)
 
 

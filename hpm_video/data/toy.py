@@ -1,22 +1,10 @@
-"""Toy videos: a textured object moves over a textured background; its direction is the label.
+"""Sets of toy videos: files, a list with labels, and where the object is in every frame.
 
-What must not give the class away, and how it is kept silent:
-
-* Position. The world is a torus of the frame's size: an object that leaves one side enters at the
-  other and is drawn on both. With a start drawn uniformly, its position in every single frame is
-  then uniform for every class. A start chosen so that the path stays inside would leak the class
-  (seen at the right edge, it came from the left); on a larger canvas it would be lost from view.
-* Speed. It is constant, and drawn from one range for all classes.
-* Looks. Shape, colours, background, flicker and format are drawn without regard to the class;
-  still distractors are drawn like the moving object. What is left: compression's faint traces.
-
-Mirroring a video changes the class of most of them, so a classifier must be trained without random
-flips.
+`hpm_video.data.toy_drawing` says what such a video shows.
 """
 
 import csv
 import json
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,22 +18,13 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from hpm_video.data.manifest import write_manifest
+from hpm_video.data.toy_drawing import CLASSES, Floats, render_toy_video
 
-Floats = NDArray[np.float32]
-
-# Label k moves at k eighths of a full turn, clockwise from right.
-CLASSES = ("right", "down_right", "down", "down_left", "left", "up_left", "up", "up_right")
 FORMATS = ("mp4", "webm", "avi")
 MANIFEST_HEADER = "path,label,num_frames,fps,width,height"
 POSITION_HEADER = "path,frame,y,x,radius"
 
-SPEED = (0.04, 0.06)  # path length per frame, share of the side
-RADIUS = (0.16, 0.2)  # of the moving object, share of the side
-STILL_RADIUS = (0.1, 0.14)  # of a distractor: small enough not to hide the object
 KEYFRAME_INTERVAL = 12  # frames
-
-# Outlines as (corners, inner radius / outer radius): disc, square, bulging triangle, star.
-_SHAPES = ((32, math.cos(math.pi / 32)), (4, math.cos(math.pi / 4)), (3, 0.62), (5, 0.58))
 
 # Encoder, its options. The bytes repeat: one thread, no dates or random ids, and no x264 mbtree,
 # whose result for frames this small changes from run to run.
@@ -143,40 +122,11 @@ def first_videos(manifest: Path, path: Path, count: int) -> Path:
     return path
 
 
-def toy_positions(seed: int, index: int, *, size: int, num_frames: int) -> Floats:
-    """Where the object of video `index` is: (T, 3) float32 of y, x, radius in pixels.
-
-    The centre lies in [0, size) on the torus; y = 0 is the middle of the first row of pixels.
-    """
-    rng = np.random.default_rng((seed, index))
-    return _draw_track(rng, CLASSES[index % 8], size, num_frames)
-
-
-def render_toy_video(
-    seed: int, index: int, *, size: int, num_frames: int, distractors: int = 1
-) -> tuple[NDArray[np.uint8], Floats]:
-    """Draw video `index`: frames (T, size, size, 3) uint8 and positions as `toy_positions`."""
-    rng = np.random.default_rng((seed, index))
-    positions = _draw_track(rng, CLASSES[index % 8], size, num_frames)
-    moving = _draw_object(rng, float(positions[0, 2]))
-    flicker_period, flicker_phase = rng.uniform(20, 60), rng.uniform()
-    still = _draw_background(rng, size)[None]  # (1, H, W, 3)
-    for _ in range(distractors):
-        distractor = _draw_object(rng, size * rng.uniform(*STILL_RADIUS))
-        _paste(still, distractor, rng.uniform(0, size, (1, 2)))
-
-    frames = np.repeat(still, num_frames, axis=0)  # (T, H, W, 3)
-    _paste(frames, moving, positions[:, :2].astype(np.float64))
-    turn = np.arange(num_frames) / flicker_period + flicker_phase
-    gain = (1 + 0.05 * np.sin(2 * np.pi * turn)).astype(np.float32)
-    frames *= 255 * gain[:, None, None, None]
-    return np.clip(np.rint(frames), 0, 255).astype(np.uint8), positions
-
-
 def read_positions(path: str | Path) -> dict[str, Floats]:
     """Read a positions.csv: video path as in the manifest -> (T, 3) float32 of y, x, radius.
 
-    Units as in `toy_positions`. Raises ValueError if the file has other columns or a gap.
+    Units as in `hpm_video.data.toy_drawing.toy_positions`. Raises ValueError if the file has other
+    columns or a gap.
     """
     rows: dict[str, list[tuple[float, float, float]]] = {}
     with open(path, newline="", encoding="utf-8") as file:
@@ -214,68 +164,6 @@ def object_mask(
     area = size // grid_height, grid_width, size // grid_width
     shares = covered.reshape(grid_time, -1, grid_height, *area)  # (t, frames, h, y, w, x)
     return np.asarray(shares.mean(axis=(1, 3, 5)), dtype=np.float32)
-
-
-def _draw_track(rng: np.random.Generator, name: str, size: int, num_frames: int) -> Floats:
-    # Every class draws the same numbers in the same order; the name only turns the path.
-    start = rng.uniform(0, size, 2)
-    radius, speed = size * rng.uniform(*RADIUS), size * rng.uniform(*SPEED)
-    angle = 2 * np.pi * CLASSES.index(name) / len(CLASSES)  # y points down: clockwise
-    path = speed * np.arange(num_frames)[:, None] * np.array([np.sin(angle), np.cos(angle)])
-    centres = np.round(start + path, 3) % size  # as exact as positions.csv
-    return np.column_stack([centres, np.full(num_frames, round(radius, 3))]).astype(np.float32)
-
-
-def _draw_background(rng: np.random.Generator, size: int) -> Floats:
-    # Smooth colour noise: random grids of 2, 4 and 8 cells, interpolated round the torus.
-    image = np.zeros((3, size, size))
-    for cells, weight in ((2, 1.0), (4, 0.6), (8, 0.2)):
-        at = np.arange(size) * cells / size
-        left, share = at.astype(int), (1 - np.cos(np.pi * (at % 1))) / 2
-        spread = np.zeros((size, cells))
-        spread[np.arange(size), left] = 1 - share
-        spread[np.arange(size), (left + 1) % cells] += share
-        image += weight * (spread @ rng.uniform(-1, 1, (3, cells, cells)) @ spread.T)
-    image = rng.uniform(0.35, 0.65, (3, 1, 1)) + 0.12 * image
-    return np.clip(image, 0.05, 0.95).transpose(1, 2, 0).astype(np.float32)
-
-
-def _draw_object(rng: np.random.Generator, radius: float) -> Floats:
-    # A patch (n, n, 4) of colour times coverage, and coverage; drawn 4x finer, then averaged.
-    (corners, inner), turn = _SHAPES[rng.integers(len(_SHAPES))], rng.uniform(0, 2 * np.pi)
-    # Two shades of a colour: an object's inside can be guessed from a part of it, so that what is
-    # left to learn for a model that fills in hidden parts is where the object is and goes.
-    bright = rng.uniform(0.15, 1, 3)
-    dark = 0.8 * bright
-    mosaic = rng.permutation(16).reshape(4, 4) < 8  # not periodic: motion stays unambiguous
-    half, fine = math.ceil(radius) + 1, 4
-    axis = ((np.arange((2 * half + 1) * fine) + 0.5) / fine - half - 0.5) / radius
-    y, x, sin, cos = axis[:, None], axis[None, :], np.sin(turn), np.cos(turn)
-    u, v = x * cos + y * sin, y * cos - x * sin
-    wedge = np.pi / corners
-    angle = np.abs((np.arctan2(v, u) + wedge) % (2 * wedge) - wedge)  # from the nearest corner
-    edge = inner * np.sin(wedge) / (np.sin(angle) + inner * np.sin(wedge - angle))
-    row, column = (np.clip((2 + 2 * w).astype(int), 0, 3) for w in (v, u))
-    colour = np.where(mosaic[row, column][..., None], bright, dark)
-    patch = np.concatenate([colour, np.ones_like(colour[..., :1])], axis=2)
-    patch *= (np.hypot(u, v) <= edge)[..., None]
-    n = 2 * half + 1
-    return np.asarray(patch.reshape(n, fine, n, fine, 4).mean(axis=(1, 3)), dtype=np.float32)
-
-
-def _paste(frames: Floats, patch: Floats, centres: NDArray[np.float64]) -> None:
-    # Draw the patch into (T, H, W, 3) in place, centred at (T, 2) between pixels, round the torus.
-    size, n = frames.shape[1], len(patch)
-    whole = np.floor(centres).astype(int)
-    fy, fx = np.moveaxis((centres - whole).astype(np.float32), 1, 0)[:, :, None, None, None]
-    tall = np.pad(patch, ((1, 1), (0, 0), (0, 0)))
-    moved = (1 - fy) * tall[1:] + fy * tall[:-1]  # (T, n + 1, n, 4)
-    wide = np.pad(moved, ((0, 0), (0, 0), (1, 1), (0, 0)))
-    moved = (1 - fx) * wide[:, :, 1:] + fx * wide[:, :, :-1]  # (T, n + 1, n + 1, 4)
-    reach = np.arange(n + 1) - n // 2
-    rows, columns = ((whole[:, axis, None] + reach) % size for axis in (0, 1))
-    place = np.arange(len(frames))[:, None, None], rows[:, :, None], columns[:, None, :]
-    frames[place] = frames[place] * (1 - moved[..., 3:]) + moved[..., :3]
 
 
 def _encode(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
