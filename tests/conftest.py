@@ -67,6 +67,12 @@ _FINETUNE = (
 Arguments = Callable[..., list[str]]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, as tests on a cluster mostly wait."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _records_of_submissions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What tests submit is none of the user's jobs."""

@@ -1,14 +1,18 @@
 """Which processes there are, asked by tests that start and end some."""
 
-import json
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+
+import torch
 
 LIMIT_S = 60  # for what must happen: long, so that a slow machine fails no test
 
@@ -47,58 +51,67 @@ def until(condition: Callable[[], bool]) -> bool:
     return True
 
 
-# Several commands one after the other, as process RANK of some that know of each other.
-_JOBS = """
-import json, os, sys
-BEFORE
-from hpm_video.cli import main
-
-codes = []
-for port, arguments in json.loads(os.environ["JOBS"]):
-    os.environ["MASTER_PORT"] = str(port)
-    codes.append(main(arguments))
-sys.exit(max(codes))
-"""
+# Processes begin as copies of one that has imported what takes seconds.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["torch._dynamo", "hpm_video.pretrain", "hpm_video.finetune"])
 
 
 def run_together(
     number: int, jobs: list[list[str]], *, before: str = "", timeout_s: float = 240
 ) -> list[subprocess.CompletedProcess[str]]:
-    """The arguments of commands, run one after the other in so many processes; their results.
+    """The arguments of commands, run one after the other in so many processes that know of each
+    other, without a launcher; their results.
 
     ``before``: lines of Python that they execute first.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "PYTHONWARNINGS": "ignore",
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": str(number),
-        "MASTER_ADDR": "127.0.0.1",
-        "JOBS": json.dumps(list(zip(_free_ports(len(jobs)), jobs, strict=True))),
-    }
-    command = [sys.executable, "-c", _JOBS.replace("BEFORE", before)]
-    running = [
-        subprocess.Popen(
-            command,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(number)
+    ports = _free_ports(len(jobs))
+    with tempfile.TemporaryDirectory() as folder:
+        files = [(f"{folder}/{rank}.out", f"{folder}/{rank}.err") for rank in range(number)]
+        running = [
+            _FORKS.Process(target=_be_one_of, args=(rank, number, ports, jobs, before, files[rank]))
+            for rank in range(number)
+        ]
+        end = time.monotonic() + timeout_s
+        try:
+            for process in running:
+                process.start()
+            for process in running:
+                process.join(max(0, end - time.monotonic()))
+        finally:
+            for process in running:
+                process.kill()
+                process.join()
+        said = [[Path(file).read_text() for file in pair] for pair in files]
+    assert time.monotonic() < end, f"not within {timeout_s} s: {said}"
+    return [
+        subprocess.CompletedProcess(jobs[-1], code, out, error)
+        for code, (out, error) in zip([p.exitcode or 0 for p in running], said, strict=True)
     ]
-    results = []
-    try:
-        for process in running:
-            said, complained = process.communicate(timeout=timeout_s)
-            results.append(
-                subprocess.CompletedProcess(command, process.returncode, said, complained)
-            )
-    finally:
-        for process in running:
-            process.kill()
-    return results
+
+
+def _be_one_of(
+    rank: int,
+    number: int,
+    ports: list[int],
+    jobs: list[list[str]],
+    before: str,
+    files: tuple[str, str],
+) -> None:
+    """What a process of `run_together` does."""
+    for descriptor, file in zip((1, 2), files, strict=True):
+        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
+    os.environ |= {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    exec(before, {})
+    from hpm_video.cli import main
+
+    codes = []
+    for port, arguments in zip(ports, jobs, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        codes.append(main(arguments))
+    sys.exit(max(codes))
 
 
 def _free_ports(number: int) -> list[int]:

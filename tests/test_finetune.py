@@ -4,13 +4,12 @@ import itertools
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_together
 
 from hpm_video import finetune as module
 from hpm_video.checkpoint import load_checkpoint
@@ -22,8 +21,6 @@ from hpm_video.models.vit import position_table
 from hpm_video.tokens import TokenGrid
 
 Arguments = Callable[..., list[str]]
-
-TOOLS = Path(__file__).parents[1] / "tools"
 
 
 @pytest.fixture(scope="module")
@@ -245,12 +242,9 @@ def test_two_processes_are_a_larger_batch(tmp_path: Path, finetune_arguments: Ar
     """Also when clips are mixed."""
     shared = ("optim.epochs=1", "run.log_every=1", *EVERYTHING)
     assert main(finetune_arguments(tmp_path / "one", *shared, "data.batch_size=8")) == 0
-    launch = (
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(TOOLS / "finetune.py")),
-    )
-    arguments = finetune_arguments(tmp_path / "two", *shared, "optim.total_batch=8")[1:]
-    subprocess.run([*launch, *arguments], check=True, timeout=200, capture_output=True)
+    arguments = finetune_arguments(tmp_path / "two", *shared, "optim.total_batch=8")
+    for done in run_together(2, [arguments]):
+        assert done.returncode == 0, done.stderr
     one, two = (read_records(tmp_path / name) for name in ("one", "two"))
     assert len(one) == 3
     assert [r["loss"] for r in one] == pytest.approx([r["loss"] for r in two], rel=1e-4)

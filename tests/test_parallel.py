@@ -40,6 +40,7 @@ FIGURES = ("loss", "reconstruction_loss", "prediction_loss", "grad_norm", "ema_d
 
 # Losses become infinite in the second step of runs of this name, on the second process.
 BAD = """
+import os
 from dataclasses import replace
 import torch
 from hpm_video import pretrain as module
@@ -66,7 +67,7 @@ module.pretrain, step_module.pretrain_step = pretrain, pretrain_step
 
 # The second process is killed in the middle of its second save.
 KILLED = """
-import signal, time
+import os, signal, time
 from hpm_video import checkpoint, shards
 
 saves, write = 0, checkpoint.write_shards

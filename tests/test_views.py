@@ -79,7 +79,7 @@ def _slow_views(
             for index in window:
                 pixels = frames[index].astype(float)
                 if short != size:
-                    pixels = np.einsum("ih,hwc,jw->ijc", down, pixels, across)
+                    pixels = np.einsum("ih,hwc,jw->ijc", down, pixels, across, optimize=True)
                 view.append(pixels[top : top + size, left : left + size])
             views.append(np.stack(view))
     return views
