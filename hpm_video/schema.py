@@ -12,10 +12,11 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from types import NoneType
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 _FIELD = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
@@ -100,10 +101,18 @@ def check_settings(
         try:
             if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
                 raise TypeError("no setting is a list of lists")  # which OmegaConf lets pass
-            OmegaConf.merge(OmegaConf.structured(schema), {name: value})
+            OmegaConf.update(_typed(cast(Any, schema)), name, value)
         except (OmegaConfBaseException, TypeError) as error:
             rule = _in_words(types[name])
             raise ValueError(f"{key} ({_as_yaml(value)}) must be {rule}") from error
+
+
+@cache
+def _typed(schema: type[Any]) -> DictConfig:
+    """A config that takes a value for a setting if it is of the right type, and says so if not."""
+    typed: DictConfig = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(typed, False)
+    return typed
 
 
 def _meanings(schema: type[Any]) -> dict[str, str]:

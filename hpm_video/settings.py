@@ -33,7 +33,7 @@ def load_config(
     Raises ValueError, one line, for an unknown key (with a suggestion), a wrong type or value;
     FileNotFoundError when the YAML is missing.
     """
-    merged = OmegaConf.structured(schema)
+    layers: list[Any] = [OmegaConf.structured(schema)]
     if path is not None:
         _check_is_file(path)
         with _yaml_errors(path):
@@ -43,7 +43,7 @@ def load_config(
         for group in _NOT_OF_JOBS:
             layer.pop(group, None)
         try:
-            merged = OmegaConf.merge(merged, _checked(schema, layer))
+            layers.append(_checked(schema, layer))
         except ValueError as error:
             raise ValueError(f"config ({path}): {error}") from error
     for override in overrides:
@@ -52,9 +52,9 @@ def load_config(
             raise ValueError(f"setting ({override}) must have the form group.key=value")
         text = _verbatim(schema, key, value)
         layer = _parse(override) if text is None else text
-        merged = OmegaConf.merge(merged, _checked(schema, layer))
+        layers.append(_checked(schema, layer))
     try:
-        config = OmegaConf.to_object(merged)
+        config = OmegaConf.to_object(OmegaConf.merge(*layers))
     except OmegaConfBaseException as error:
         raise ValueError(f"settings cannot be resolved: {_one_line(error)}") from error
     assert isinstance(config, schema)
