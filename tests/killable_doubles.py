@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpm_video.data.check import Inspect
-from hpm_video.data.guarded_windows import WindowReader
 from hpm_video.data.transcode_video import Transcode, Work, part_name
 from hpm_video.data.verdict import Verdict
 
@@ -48,16 +47,6 @@ class TranscodeDouble(Transcode):
             raise ValueError(f"{work.target} cannot be written: No space left on device")
         misbehave(work.source)
         return super().__call__(work)
-
-
-class WindowDouble(WindowReader):
-    """Reads the first seven windows of any video."""
-
-    def __call__(self, first: int | None):  # type: ignore[no-untyped-def]
-        tried = Path(self.path).with_name("tried.txt")
-        if first is not None and first >= 7 and not ("once" in self.path and tried.exists()):
-            misbehave(self.path)
-        return super().__call__(first)
 
 
 def main() -> None:

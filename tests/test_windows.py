@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from killable_doubles import WindowDouble
+from killable_windows import WindowDouble
 from numbered_videos import Recipe, _times, numbers, write_video
 
 from hpm_video.data.batches import GIVEN_UP
