@@ -12,8 +12,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 LIMIT_S = 60  # for what must happen: long, so that a slow machine fails no test
 
 
@@ -98,6 +96,8 @@ def _be_one_of(
     files: tuple[str, str],
 ) -> None:
     """What a process of `run_together` does."""
+    import torch  # which others who ask for processes do without
+
     for descriptor, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
     os.environ |= {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1"}

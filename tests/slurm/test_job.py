@@ -26,8 +26,10 @@ PACE_S = 0.15
 # Nothing but signals saves, and mostly not where a record is due
 SETTINGS = (
     *("optim.epochs=20", "run.log_every=7", "model.drop_path=0.2", "teacher.token_ratio=0.5"),
-    *("run.checkpoint_every_minutes=1000", "data.num_workers=1"),
+    "run.checkpoint_every_minutes=1000",
 )
+# In a process of its own, which SLURM tells to end too. It takes as long to start as the task.
+WITH_WORKER = "data.num_workers=1"
 
 
 @pytest.fixture(autouse=True)
@@ -185,7 +187,8 @@ def test_usr2_saves_requeues_and_goes_on(
 ) -> None:
     """As at a time limit; and as if only the task that is not the first one heard of it."""
     folder = tmp_path / "run"
-    job = _submit(folder, arguments(folder))
+    workers = [] if whom == "one" else [WITH_WORKER]
+    job = _submit(folder, arguments(folder, *workers))
     _until_under_way(folder, job)
     if whom == "one":
         os.kill(_tasks(job)[1], signal.SIGUSR2)
@@ -225,7 +228,7 @@ def test_requeued_from_outside(tmp_path: Path, arguments: Arguments, undisturbed
 
 def test_preempted(tmp_path: Path, arguments: Arguments, undisturbed: Path) -> None:
     folder = tmp_path / "run"
-    job = _submit(folder, arguments(folder), exclusive=True)
+    job = _submit(folder, arguments(folder, WITH_WORKER), exclusive=True)
     _until_under_way(folder, job)
     prior = subprocess.run(
         ["srun", "--partition=high", "--nodes=2", "--exclusive", "true"],
