@@ -65,14 +65,14 @@ def run_together(
     ports = _free_ports(len(jobs))
     with tempfile.TemporaryDirectory() as folder:
         files = [(f"{folder}/{rank}.out", f"{folder}/{rank}.err") for rank in range(number)]
-        running = [
-            _FORKS.Process(target=_be_one_of, args=(rank, number, ports, jobs, before, files[rank]))
-            for rank in range(number)
-        ]
+        running = []
         end = time.monotonic() + timeout_s
         try:
-            for process in running:
+            for rank in range(number):
+                arguments = (rank, number, ports, jobs, before, files[rank])
+                process = _FORKS.Process(target=_be_one_of, args=arguments)
                 process.start()
+                running.append(process)
             for process in running:
                 process.join(max(0, end - time.monotonic()))
         finally:
