@@ -32,7 +32,7 @@ from hpm_video.seeds import seed_of
 from hpm_video.settings import config_to_dict
 from hpm_video.start import describe_data, find_start
 from hpm_video.step import configured_step, step_figures
-from hpm_video.teacher import Teacher, momentum_at, num_seen, update_teacher
+from hpm_video.teacher import Teacher, describe_view, momentum_at, update_teacher
 
 METRICS = ("loss", "reconstruction_loss", "prediction_loss", "grad_norm")
 
@@ -121,10 +121,12 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"{epoch_steps} steps per epoch, {total_steps} steps in all"
         )
         if teacher is not None:
-            num_looked_at = num_seen(
-                grid, token_ratio=config.teacher.token_ratio, view=config.teacher.view
+            sight = config.teacher
+            run.log.line(
+                describe_view(
+                    grid, token_ratio=sight.token_ratio, view=sight.view, draws=sight.draws
+                )
             )
-            run.log.line(f"the teacher sees {num_looked_at} of {grid.num_tokens} tokens of a clip")
         run.log.line(describe_lr(optim, videos=videos_per_step, clips=clips_per_step))
         batches = clip_batches(
             manifest,

@@ -528,6 +528,31 @@ def test_what_is_finished_is_never_done_again(
     assert (out / "summary.csv").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["val=x.csv"], "sets.made.val (['{here}/x.csv']) must be left out with toy videos"),
+        (["toy.size=30"], "sets.made.toy: size (30) must be at least 32"),
+    ],
+)
+def test_toy_videos_are_what_a_set_says_or_refused(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "study.yaml"
+    jobs = f"pretrain: {{settings: {_PRETRAIN}}}\nfinetune: {{settings: {_FINETUNE}}}\n"
+    file.write_text(
+        f"{jobs}sets: {{made: {{toy: {{unlabelled: 500}}}}}}\nvariants: {{hpm: {{}}}}\n"
+    )
+    changes = [f"sets.made.{word}" for word in words]
+    assert main(["bench", "ablation", str(file), "-o", str(tmp_path / "out"), *changes]) == 2
+    assert said.format(here=tmp_path) in capsys.readouterr().err
+
+
 def test_a_study_with_other_settings_needs_another_folder(
     finished: tuple[Path, Path, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -595,6 +620,39 @@ def test_a_damaged_file_is_named(
         assert f"{damaged} is damaged" in said and "removed" in said and said.count("\n") == 1
 
 
+@pytest.mark.usefixtures("_no_pictures")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 7},
+        {"variant": "another"},
+        {"data_set": "another"},
+        {"folder": "made/epochs/hpm/seed7"},
+        {"steps": None},
+        {"top1": "0.5"},
+        {"spearman": math.nan},
+        {"probe_epochs": 0},
+        {"linear_top1_curve": []},
+        {"linear_top1_curve": [None, 0.5]},
+    ],
+    ids=str,
+)
+def test_a_row_of_something_else_is_named(
+    change: dict[str, object],
+    finished: tuple[Path, Path, int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, finished_folder, _ = finished
+    out = shutil.copytree(finished_folder, tmp_path / "out")
+    damaged = next(path for path in out.rglob("row.json") if "/hpm/" in str(path))
+    row = json.loads(damaged.read_text())
+    damaged.write_text(json.dumps({**row, "probe_epochs": [0, 2], **change}))
+    assert main(["bench", "ablation", str(file), "-o", str(out), "--summary"]) == 2
+    said = capsys.readouterr().err
+    assert f"{damaged} is damaged: must be the row of" in said and said.count("\n") == 1
+
+
 _HOLD = """
 import sys
 from pathlib import Path
@@ -619,7 +677,8 @@ def test_a_cell_in_work_by_another_process_is_left_to_it(
 
     def runs(one: cell.Cell, config: StudyConfig) -> None:
         tried.append(one.variant)
-        row = {"variant": one.variant, "seed": 0, "epochs": 2, "steps": 4}
+        row = {"data_set": "toy", "variant": one.variant, "seed": 0, "folder": one.name}
+        row |= {"epochs": 2, "steps": 4, "top1": 0.5, "balanced_accuracy": 0.5}
         (one.folder / "row.json").write_text(json.dumps(row))
 
     monkeypatch.setattr("hpm_video.ablation.runner.run_cell", runs)

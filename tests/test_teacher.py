@@ -9,6 +9,7 @@ from torch import Tensor
 from hpm_video.models.hpm import HPM, PredictorInput
 from hpm_video.teacher import (
     Teacher,
+    describe_view,
     draw_tokens,
     fill_in,
     momentum_at,
@@ -274,6 +275,28 @@ def _counts(values: list[int], num_kinds: int) -> list[int]:
     """How often each of 0 .. num_kinds - 1 comes, most often first."""
     counter = Counter(values)
     return sorted((counter[kind] for kind in range(num_kinds)), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("grid", "ratio", "draws", "expected"),
+    [
+        (TokenGrid(8, 14, 14), 0.1, 1, "157 of 1568 tokens of a clip"),  # 196 tubes
+        (TokenGrid(2, 6, 6), 0.25, 1, "18 of 72 tokens of a clip"),  # 36 tubes
+        (TokenGrid(2, 6, 6), 0.1, 3, "7 of 72 tokens of a clip"),
+        (
+            TokenGrid(2, 6, 6),
+            0.1,
+            2,
+            "7 of 72 tokens of a clip; warning: nothing of most of its 36 tubes: "
+            "teacher.token_ratio (0.1) should be higher on so small a grid, such as 0.25",
+        ),
+    ],
+)
+def test_a_run_is_told_when_most_tubes_show_the_teacher_nothing(
+    grid: TokenGrid, ratio: float, draws: int, expected: str
+) -> None:
+    line = describe_view(grid, token_ratio=ratio, view="spread", draws=draws)
+    assert line == f"the teacher sees {expected}"
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

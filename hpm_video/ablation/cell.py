@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -41,13 +42,39 @@ def read_row(cell: Cell) -> Row | None:
         return None
     try:
         row: Row = json.loads(file.read_text(encoding="utf-8"))
-        row["variant"], row["seed"], row["epochs"]
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError:
+        row = {}
+    if not isinstance(row, dict) or not _is_row_of(cell, row):
         raise ValueError(
-            f"{file} is damaged: must be the row of a cell; where it is removed, the cell is done "
-            "again"
-        ) from error
+            f"{file} is damaged: must be the row of {cell.name}; where it is removed, the cell is "
+            "done again"
+        )
     return row
+
+
+def _is_row_of(cell: Cell, row: Row) -> bool:
+    """Whether a row names its cell, and all else in it is of the kind that `_measure` writes."""
+    names = {"data_set": cell.data_set, "variant": cell.variant, "seed": cell.seed}
+    names["folder"] = cell.name
+    needed = {"epochs", "top1", "balanced_accuracy"} | ({"steps"} if cell.pretrain else set())
+    if any(row.get(key) != value for key, value in names.items()) or not needed <= row.keys():
+        return False
+    figures = []
+    curves = [row["probe_epochs"]] if "probe_epochs" in row else []
+    for key in row.keys() - {*names, "settings", "machine", "probe_epochs"}:
+        if key.endswith("_curve"):
+            curves.append(row[key])
+        elif key in needed or row[key] is not None:  # what could not be measured is None
+            figures.append(row[key])
+    if not all(isinstance(values, list) for values in curves):
+        return False
+    if len({len(values) for values in curves}) > 1:
+        return False
+    return all(map(_is_finite, figures)) and all(_is_finite(x) for xs in curves for x in xs)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def check_cell(cell: Cell, study: StudyConfig) -> None:

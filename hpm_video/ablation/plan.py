@@ -179,6 +179,12 @@ class Study:
         """The lists of a data set; those of toy videos are still to be made."""
         given = self.config.sets[name]
         if given.toy.unlabelled:
+            for kind in ("pretrain", "train", "val", "hard_train", "hard_val"):
+                if paths := getattr(given, kind):
+                    raise ValueError(
+                        f"sets.{name}.{kind} ({paths}) must be left out with toy videos, "
+                        f"sets.{name}.toy.unlabelled={given.toy.unlabelled}"
+                    )
             folder = self.folder / "data" / name
             whole, held_out = (
                 folder / "train" / "manifest.csv",

@@ -186,13 +186,16 @@ def _prepare(study: Study, say: Say) -> None:
         if not folder.is_dir():
             say(f"makes toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
         for part, count, seed in (("train", toy.unlabelled, 0), ("held_out", toy.held_out, 1)):
-            write_toy_videos(
-                folder / part,
-                num_videos=count,
-                size=toy.size,
-                num_frames=toy.num_frames,
-                seed=seed,
-            )
+            try:
+                write_toy_videos(
+                    folder / part,
+                    num_videos=count,
+                    size=toy.size,
+                    num_frames=toy.num_frames,
+                    seed=seed,
+                )
+            except ValueError as error:
+                raise ValueError(f"sets.{name}.toy: {error}") from error
         whole, labelled = study.lists[name].pretrain[0], study.lists[name].train[0]
         first_videos(Path(whole), Path(labelled), toy.labelled)
     calibrate(study, say)
