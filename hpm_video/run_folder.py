@@ -73,10 +73,12 @@ def check_run_folder(config: Any) -> Path:
     return folder
 
 
-def changed_settings(config: Any) -> list[str]:
-    """Settings that change results and are not those of the run that run.output_dir holds,
-    wherever that was then."""
-    return _changed_keys(read_stored(Path(config.run.output_dir) / "config.yaml"), config)
+def changed_settings(config: Any, before: Mapping[str, Any] | None = None) -> list[str]:
+    """Settings that change results and are not those of the run that run.output_dir holds, or of
+    ``before``, a run's settings as a plain dict; wherever that was then."""
+    if before is None:
+        before = read_stored(Path(config.run.output_dir) / "config.yaml")
+    return _changed_keys(before, config)
 
 
 def _changed_keys(there: Mapping[str, Any], config: Any) -> list[str]:

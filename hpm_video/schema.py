@@ -93,6 +93,11 @@ def check_settings(
         if (entry := entry_of(types[name])) is not None:
             groups = value.items() if isinstance(value, Mapping) else [("NAME", value)]
             for inner, settings in groups:
+                if not isinstance(inner, str):
+                    raise ValueError(
+                        f"{key} ({_as_yaml(inner)}) must have texts as names: quotation marks "
+                        "around a number or a word of YAML make it one"
+                    )
                 if not isinstance(settings, Mapping):
                     given = f"{key}.{inner} ({_as_yaml(settings)})"
                     raise ValueError(f"{given} must be a group: {key}.{inner}.SETTING=value")

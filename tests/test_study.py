@@ -531,11 +531,18 @@ def test_what_is_finished_is_never_done_again(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["val=x.csv"], "sets.made.val (['{here}/x.csv']) must be left out with toy videos"),
-        (["toy.size=30"], "sets.made.toy: size (30) must be at least 32"),
+        (
+            ["sets.made.val=x.csv"],
+            "sets.made.val (['{here}/x.csv']) must be left out with toy videos",
+        ),
+        (["sets.made.toy.size=30"], "sets.made.toy: size (30) must be at least 32"),
+        (
+            ["variants.deep.settings=model.depth=2"],
+            "model.depth (1) of finetune must be 2, as in the pre-training of variants.deep",
+        ),
     ],
 )
-def test_toy_videos_are_what_a_set_says_or_refused(
+def test_what_a_study_cannot_do_is_said_before_it_begins(
     words: list[str],
     said: str,
     tmp_path: Path,
@@ -548,9 +555,47 @@ def test_toy_videos_are_what_a_set_says_or_refused(
     file.write_text(
         f"{jobs}sets: {{made: {{toy: {{unlabelled: 500}}}}}}\nvariants: {{hpm: {{}}}}\n"
     )
-    changes = [f"sets.made.{word}" for word in words]
-    assert main(["bench", "ablation", str(file), "-o", str(tmp_path / "out"), *changes]) == 2
+    assert main(["bench", "ablation", str(file), "-o", str(tmp_path / "out"), *words]) == 2
     assert said.format(here=tmp_path) in capsys.readouterr().err
+
+
+def test_a_variant_named_by_a_number_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("variants: {hpm: {}, 0.1: {settings: teacher.token_ratio=0.1}}\n")
+    assert main(["bench", "ablation", str(file), "-o", str(tmp_path / "out")]) == 2
+    said = f"config ({file}): variants (0.1) must have texts as names"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_row_that_does_not_fit_a_new_calibration_is_refused(
+    finished: tuple[Path, Path, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A start that measures steps anew must not take a row of other epochs for the cell's."""
+    file, finished_folder, _ = finished
+    out = shutil.copytree(finished_folder, tmp_path / "out")
+    command = ["bench", "ablation", str(file), "-o", str(out), "comparisons=[epochs,time]"]
+    row = json.loads(
+        (out / "cells" / "made" / "epochs" / "plain" / "seed0" / "row.json").read_text()
+    )
+    at_equal_time = out / "cells" / "made" / "time" / "plain" / "seed0"
+    at_equal_time.mkdir(parents=True)
+    row |= {"folder": "made/time/plain/seed0", "epochs": 3}
+    (at_equal_time / "row.json").write_text(json.dumps(row))
+    (out / "preparation" / "calibration_made.json").unlink()
+
+    def measured(study: Study, say: object) -> None:
+        _calibrated(study, "made", {"hpm": 0.2, "broken": 0.2, "plain": 0.1})  # 4 epochs of plain
+
+    monkeypatch.setattr(runner, "calibrate", measured)
+    assert main(command) == 2
+    said = "holds the cell made/time/plain/seed0 of a study with other settings (optim.epochs)"
+    assert said in capsys.readouterr().err
 
 
 def test_a_study_with_other_settings_needs_another_folder(
@@ -584,10 +629,16 @@ def test_a_finished_cell_needs_only_its_row(
     assert not left.exists()
     for words, said in (
         (f"pretrain.settings={_PRETRAIN} optim.epochs=3", "other settings (optim.epochs)"),
-        ("variants.plain.settings=model.depth=2", "other settings (variants.plain.settings)"),
+        (
+            "variants.plain.settings=model.predictor_depth=2",
+            "settings (variants.plain.settings, model.predictor_depth",
+        ),
         ("probes=[linear]", "probes (['linear']) must stay ['knn']"),
         ("mining_videos=2", "mining_videos (2) must stay 6"),
         ("probe_every=3", "probe_every (3) must stay"),
+        (f"pretrain.settings={_PRETRAIN} optim.base_lr=0.5", "other settings (optim.base_lr)"),
+        (f"finetune.settings={_FINETUNE} optim.epochs=9", "other settings (optim.epochs)"),
+        ("sets.made.toy.held_out=16", "sets.made.toy ({'unlabelled': 16"),
     ):
         before = (out / "study.yaml").read_bytes()
         for summary in ([], ["--summary"]):
@@ -682,7 +733,7 @@ def test_a_cell_in_work_by_another_process_is_left_to_it(
         (one.folder / "row.json").write_text(json.dumps(row))
 
     monkeypatch.setattr("hpm_video.ablation.runner.run_cell", runs)
-    monkeypatch.setattr("hpm_video.ablation.runner.check_cell", lambda cell, study: None)
+    monkeypatch.setattr("hpm_video.ablation.runner.check_cell", lambda cell, study, before: None)
     held = study.folder / "cells" / "toy" / "epochs" / "hpm" / "seed0"
     held.mkdir(parents=True)
     (study.folder / "study.yaml").touch()

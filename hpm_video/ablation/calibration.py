@@ -171,7 +171,7 @@ def _read(study: Study, data_set: str) -> dict[str, dict[str, float]]:
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ValueError(
             f"{file} is damaged: must say what steps of variants take; where it is removed, they "
-            "are measured anew"
+            "are measured anew, to which cells at equal time that are finished may not fit"
         ) from error
     return entries
 

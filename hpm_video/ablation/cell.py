@@ -24,6 +24,7 @@ from hpm_video.mining_videos import measure_videos
 from hpm_video.pretrain import pretrain
 from hpm_video.probe import probe
 from hpm_video.run_folder import changed_settings
+from hpm_video.settings import config_to_dict
 
 Row = dict[str, Any]
 
@@ -77,11 +78,12 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def check_cell(cell: Cell, study: StudyConfig) -> None:
+def check_cell(cell: Cell, study: StudyConfig, *, before: Cell | None = None) -> None:
     """Raise ValueError where a cell was done with other settings than the study has now.
 
     Of a finished cell the row is enough: its run folders may have been removed, or left on another
-    machine. Then only epochs and the variant's settings can be compared.
+    machine. Then epochs and the variant's settings are compared, and the others with those of
+    ``before``, the same cell as the study was, if that is known.
     """
     row = read_row(cell)
     if row is None:
@@ -90,9 +92,12 @@ def check_cell(cell: Cell, study: StudyConfig) -> None:
     own = [] if cell.pretrain is None else study.variants[cell.variant].settings
     if sorted(words_of(row.get("settings", own))) != sorted(words_of(own)):
         changed.append(f"variants.{cell.variant}.settings")
-    for job, config in (("pretrain", cell.pretrain), ("finetune", cell.finetune)):
+    for job in ("pretrain", "finetune"):
+        config, other = getattr(cell, job), getattr(before, job, None)
         if config is not None and (cell.folder / job / "config.yaml").is_file():
             changed += changed_settings(config)
+        elif config is not None and other is not None:
+            changed += changed_settings(config, config_to_dict(other))
     if changed:
         raise ValueError(
             f"--output-dir holds the cell {cell.name} of a study with other settings "

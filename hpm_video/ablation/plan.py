@@ -16,6 +16,7 @@ from hpm_video.config import (
     StudyConfig,
 )
 from hpm_video.config.study import words_of
+from hpm_video.models import SIZES, heads_of
 from hpm_video.settings import load_config
 
 Rates = Mapping[tuple[str, str], float]
@@ -137,9 +138,29 @@ class Study:
         pretrain = self._with_seed(data_set, variant, seed, epochs, folder) if epochs else None
         finetune = self._finetuning(data_set)
         run = replace(finetune.run, seed=seed, output_dir=str(folder / "finetune"))
+        if pretrain is not None:
+            self._check_same_encoder(variant, pretrain, finetune)
         init = None if pretrain is None else pretrain.run.output_dir
         finetune = replace(finetune, run=run, model=replace(finetune.model, init=init))
         return Cell(data_set, variant, seed, epochs, comparisons, folder, pretrain, finetune, lists)
+
+    @staticmethod
+    def _check_same_encoder(
+        variant: str, pretrain: PretrainConfig, finetune: FinetuneConfig
+    ) -> None:
+        """Raise ValueError now for what fine-tuning would refuse after hours of pre-training."""
+        if finetune.model.allow_missing:
+            return
+        for name, of in (
+            ("width", lambda model: model.width or SIZES[model.size].width),
+            ("depth", lambda model: model.depth or SIZES[model.size].depth),
+            ("heads", lambda model: heads_of(model.size, model.heads)),
+        ):
+            if (mine := of(finetune.model)) != (theirs := of(pretrain.model)):
+                raise ValueError(
+                    f"model.{name} ({mine}) of finetune must be {theirs}, as in the pre-training "
+                    f"of variants.{variant}"
+                )
 
     @cache  # noqa: B019 - as above
     def _finetuning(self, data_set: str) -> FinetuneConfig:

@@ -20,17 +20,19 @@ from hpm_video.ablation.cell import (
     run_cell,
 )
 from hpm_video.ablation.plan import Cell, Study
+from hpm_video.config import StudyConfig
 from hpm_video.data.files import printable, write_atomically, writing
 from hpm_video.data.loader import steps_per_epoch
 from hpm_video.data.manifest import read_manifest
 from hpm_video.data.toy import first_videos, write_toy_videos
 from hpm_video.run_folder import make_folder
 from hpm_video.run_lock import FolderInUse, lock_folder, unlock_folder
-from hpm_video.settings import config_to_yaml, read_stored
+from hpm_video.settings import config_to_dict, config_to_yaml, load_config, read_stored
 
 Say = Callable[[str], None]
 
 _WAIT_S = 5.0
+_EMPTIED = "where it is emptied, it is written anew"
 # Settings of the study itself that its tables could not tell apart.
 _OF_ALL_CELLS = ("probes", "probe_every", "mining_videos", "clock")
 # What a start that has not written study.yaml yet, or never came to it, has in the folder.
@@ -96,23 +98,44 @@ def _of_part(cells: Sequence[Cell], part: int, num_parts: int) -> list[Cell]:
 
 def check_study(study: Study) -> None:
     """Raise ValueError where what is in the study's folder was done with other settings."""
-    cells = study.cells(epochs_of_equal_time(study))
-    for cell in cells:
-        check_cell(cell, study.config)
+    done = [cell for cell in study.cells(epochs_of_equal_time(study)) if read_row(cell) is not None]
+    if not done:
+        return  # without any row all may change
     file = study.folder / "study.yaml"
     is_told = file.is_file() and file.stat().st_size > 0  # not of rows of another machine
-    if not is_told or all(read_row(cell) is None for cell in cells):
-        return  # without any row all may change
-    before = read_stored(file)
+    cells_before = _cells_of(file, study.folder) if is_told else {}
+    for cell in done:
+        check_cell(cell, study.config, before=cells_before.get(cell.name))
+    if not is_told:
+        return
+    before, now = read_stored(file), config_to_dict(study.config)
     for name in _OF_ALL_CELLS:
         if name not in before:
-            raise ValueError(f"{file} is damaged: where it is emptied, it is written anew")
-        value = getattr(study.config, name)
-        if (used := before[name]) != value:
-            raise ValueError(
-                f"{name} ({value}) must stay {used}, with which cells in --output-dir were "
-                "done: choose another folder"
-            )
+            raise ValueError(f"{file} is damaged: {_EMPTIED}")
+        _check_same(name, now[name], before[name])
+    for name in sorted({cell.data_set for cell in done} & before.get("sets", {}).keys()):
+        _check_same(f"sets.{name}.toy", now["sets"][name]["toy"], before["sets"][name]["toy"])
+
+
+def _cells_of(file: Path, folder: Path) -> dict[str, Cell]:
+    """Cells by name, as a study's folder has their settings; none where files of settings that it
+    names are not there, as on another machine."""
+    try:
+        before = Study(load_config(StudyConfig, file), home=folder, folder=folder)
+        cells = before.cells(epochs_of_equal_time(before))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}; {_EMPTIED}") from error
+    return {cell.name: cell for cell in cells}
+
+
+def _check_same(name: str, value: object, used: object) -> None:
+    if used != value:
+        raise ValueError(
+            f"{name} ({value}) must stay {used}, with which cells in --output-dir were done: "
+            "choose another folder"
+        )
 
 
 def plan_study(study: Study, *, say: Say) -> None:
@@ -171,6 +194,7 @@ def _begin(study: Study, say: Say) -> None:
     check_study(study)
     with _preparing(study, say):
         _prepare(study, say)
+    check_study(study)  # of cells at equal time, whose epochs are known now
 
 
 def _prepare(study: Study, say: Say) -> None:
