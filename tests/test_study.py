@@ -445,6 +445,13 @@ def finished(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return file, folder / "out", main(["bench", "ablation", str(file), "-o", str(folder / "out")])
 
 
+@pytest.fixture
+def copied(finished: tuple[Path, Path, int], tmp_path: Path) -> tuple[Path, Path]:
+    """The same study file, and a copy of its folder to change."""
+    file, out, _ = finished
+    return file, shutil.copytree(out, tmp_path / "out")
+
+
 def test_a_cell_that_fails_is_named_and_the_others_run(finished: tuple[Path, Path, int]) -> None:
     _, out, code = finished
     assert code == 1
@@ -540,6 +547,10 @@ def test_what_is_finished_is_never_done_again(
             ["variants.deep.settings=model.depth=2"],
             "model.depth (1) of finetune must be 2, as in the pre-training of variants.deep",
         ),
+        (
+            ["variants.own.settings=model.positions=stored"],
+            "model.positions (sinusoid) of finetune must be stored, as in the pre-training of",
+        ),
     ],
 )
 def test_what_a_study_cannot_do_is_said_before_it_begins(
@@ -571,14 +582,12 @@ def test_a_variant_named_by_a_number_is_refused(
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_row_that_does_not_fit_a_new_calibration_is_refused(
-    finished: tuple[Path, Path, int],
-    tmp_path: Path,
+    copied: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A start that measures steps anew must not take a row of other epochs for the cell's."""
-    file, finished_folder, _ = finished
-    out = shutil.copytree(finished_folder, tmp_path / "out")
+    file, out = copied
     command = ["bench", "ablation", str(file), "-o", str(out), "comparisons=[epochs,time]"]
     row = json.loads(
         (out / "cells" / "made" / "epochs" / "plain" / "seed0" / "row.json").read_text()
@@ -609,13 +618,11 @@ def test_a_study_with_other_settings_needs_another_folder(
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_finished_cell_needs_only_its_row(
-    finished: tuple[Path, Path, int],
-    tmp_path: Path,
+    copied: tuple[Path, Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file, finished_folder, _ = finished
-    out = shutil.copytree(finished_folder, tmp_path / "out")
+    file, out = copied
     for job in ("pretrain", "finetune"):
         for folder in list((out / "cells").rglob(job)):
             shutil.rmtree(folder)
@@ -653,12 +660,10 @@ def test_a_finished_cell_needs_only_its_row(
 def test_a_damaged_file_is_named(
     name: str,
     text: str,
-    finished: tuple[Path, Path, int],
-    tmp_path: Path,
+    copied: tuple[Path, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file, finished_folder, _ = finished
-    out = shutil.copytree(finished_folder, tmp_path / "out")
+    file, out = copied
     damaged = next(out.rglob(name))
     damaged.write_bytes(text.encode("latin-1"))
     if name.startswith("calibration") and text == "{}":
@@ -690,12 +695,10 @@ def test_a_damaged_file_is_named(
 )
 def test_a_row_of_something_else_is_named(
     change: dict[str, object],
-    finished: tuple[Path, Path, int],
-    tmp_path: Path,
+    copied: tuple[Path, Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file, finished_folder, _ = finished
-    out = shutil.copytree(finished_folder, tmp_path / "out")
+    file, out = copied
     damaged = next(path for path in out.rglob("row.json") if "/hpm/" in str(path))
     row = json.loads(damaged.read_text())
     damaged.write_text(json.dumps({**row, "probe_epochs": [0, 2], **change}))

@@ -155,6 +155,7 @@ class Study:
             ("width", lambda model: model.width or SIZES[model.size].width),
             ("depth", lambda model: model.depth or SIZES[model.size].depth),
             ("heads", lambda model: heads_of(model.size, model.heads)),
+            ("positions", lambda model: model.positions),
         ):
             if (mine := of(finetune.model)) != (theirs := of(pretrain.model)):
                 raise ValueError(
