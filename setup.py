@@ -19,6 +19,7 @@ setup(
         # No wheels for other machines; without it PyAV reads
         "decord>=0.6.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
         "fvcore>=0.1.5.post20221221",
+        "jinja2>=3.1",
         "matplotlib>=3.9",
         "numpy>=1.26",
         "omegaconf>=2.4",
@@ -38,6 +39,7 @@ setup(
         "onnx": ["onnx>=1.17", "onnxscript>=0.3"],  # to export to it
         "torchcodec": ["torchcodec>=0.7"],  # and FFmpeg's libraries on the system
         "dev": [
+            "import-linter>=2.11",
             "mypy",
             "onnx>=1.17",
             "onnxruntime",
