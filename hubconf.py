@@ -1,7 +1,7 @@
 """Entry points of ``torch.hub``: ``torch.hub.load(FOLDER, ENTRY, source="local", …)``.
 
-The models of `hpm_video.timm_models`, from scratch or with ``checkpoint=``; `encoder` and
-`classifier` are those of a checkpoint with its own settings.
+The models of `hpm_video.weights.export.timm_models`, from scratch or with ``checkpoint=``;
+`encoder` and `classifier` are those of a checkpoint with its own settings.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ dependencies = ["torch", "timm", "omegaconf", "safetensors"]
 # Public names are entry points, hence the underscores.
 from torch import nn as _nn  # noqa: E402 (torch.hub reads the line above first)
 
-from hpm_video.backbone import encoder_of as _encoder_of  # noqa: E402
-from hpm_video.checkpoint import load_checkpoint as _load  # noqa: E402
 from hpm_video.config import ClipConfig as _ClipConfig  # noqa: E402
-from hpm_video.evaluate import load_classifier as _load_classifier  # noqa: E402
-from hpm_video.timm_models import (  # noqa: E402, F401
+from hpm_video.evaluate.backbone import encoder_of as _encoder_of  # noqa: E402
+from hpm_video.evaluate.classification import load_classifier as _load_classifier  # noqa: E402
+from hpm_video.weights.checkpoint import load_checkpoint as _load  # noqa: E402
+from hpm_video.weights.export.program import ClipEncoder as _ClipEncoder  # noqa: E402
+from hpm_video.weights.export.timm_models import (  # noqa: E402, F401
     hpm_vit_base_patch16_224,
     hpm_vit_giant_patch14_224,
     hpm_vit_huge_patch16_224,
@@ -25,7 +26,6 @@ from hpm_video.timm_models import (  # noqa: E402, F401
     hpm_vit_small_patch16_224,
     hpm_vit_tiny_patch16_224,
 )
-from hpm_video.weights.deployed import ClipEncoder as _ClipEncoder  # noqa: E402
 
 
 def encoder(checkpoint: str, **clip: _Any) -> _nn.Module:

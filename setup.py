@@ -52,5 +52,5 @@ setup(
             "transformers>=5",
         ],
     },
-    entry_points={"console_scripts": ["hpm-video=hpm_video.cli:entry"]},
+    entry_points={"console_scripts": ["hpm-video=hpm_video.cli.main:entry"]},
 )

@@ -18,9 +18,9 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig
-from hpm_video.masking import hard_mask, hard_ratio_at, num_masked_units
-from hpm_video.teacher import View, draw_tokens, momentum_at
-from hpm_video.tokens import TokenGrid
+from hpm_video.method.masking import hard_mask, hard_ratio_at, num_masked_units
+from hpm_video.method.teacher import View, draw_tokens, momentum_at
+from hpm_video.models.tokens import TokenGrid
 
 # Okabe and Ito's colours, which colour-blind people can tell apart; the same meaning everywhere.
 VISIBLE, RANDOM, HARD = "#F3F3F3", "#8FBFDF", "#E69F00"

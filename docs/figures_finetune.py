@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hpm_video.config import AugmentConfig, MixingConfig
-from hpm_video.data.augment import OPERATIONS, augment
-from hpm_video.data.loader import to_clips
-from hpm_video.data.toy_drawing import render_toy_video
-from hpm_video.data.transforms import random_resized_crop, resize_crop
-from hpm_video.mixing import Mix, draw_mix, mix_clips
+from hpm_video.data.loading.loader import to_clips
+from hpm_video.data.prepare.toy_drawing import render_toy_video
+from hpm_video.data.samples.augment import OPERATIONS, augment
+from hpm_video.data.video.crops import random_resized_crop, resize_crop
+from hpm_video.train.mixing import Mix, draw_mix, mix_clips
 
 _SIZE = 112  # pixels
 _FRAMES = (0, 5, 10, 15)

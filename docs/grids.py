@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from hpm_video.config import ClipConfig
-from hpm_video.data.loader import to_clips
-from hpm_video.data.manifest import read_manifest
-from hpm_video.data.views import views_of
-from hpm_video.evaluate import load_classifier
-from hpm_video.models import Classifier
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.loader import to_clips
+from hpm_video.data.samples.views import views_of
+from hpm_video.evaluate.classification import load_classifier
+from hpm_video.models.build import Classifier
 from hpm_video.models.vit import position_table
 
 RUN = Path("outputs/demo/finetune")

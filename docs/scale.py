@@ -16,9 +16,9 @@ import torch
 
 from hpm_video.bench.flops import step_cost
 from hpm_video.config import MaskingConfig, ModelConfig, OptimConfig, TeacherConfig
-from hpm_video.models import build_model, token_grid
-from hpm_video.optim import scaled
-from hpm_video.teacher import Teacher
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.build import build_model, token_grid
+from hpm_video.train.optim import scaled
 
 Size = Literal["base", "large", "huge", "giant"]
 SIZES: tuple[Size, ...] = ("base", "large", "huge", "giant")

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from hpm_video.data.files import write_atomically
+from hpm_video.runtime.files import write_atomically
 
 _CALIBRATION = "calibration_*.json"
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpm_video.data.toy import write_toy_videos
+from hpm_video.data.prepare.toy import write_toy_videos
 
 torch.set_num_threads(1)
 
@@ -123,7 +123,7 @@ def finetune_arguments(toy: Path, empty_config: Path) -> Arguments:
 @pytest.fixture(scope="session")
 def pretrained(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Arguments) -> Path:
     """The folder of a finished pre-training with hard masks."""
-    from hpm_video.cli import main
+    from hpm_video.cli.main import main
 
     folder = tmp_path_factory.mktemp("pretrained") / "run"
     assert main(pretrain_arguments(folder)) == 0

@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpm_video.data.check import Inspect
-from hpm_video.data.transcode_video import Transcode, Work, part_name
-from hpm_video.data.verdict import Verdict
+from hpm_video.data.prepare.check import Inspect
+from hpm_video.data.prepare.transcode_video import Transcode, Work, part_name
+from hpm_video.data.prepare.verdict import Verdict
 
 
 def misbehave(path: str) -> None:
@@ -56,8 +56,8 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     import killable_doubles
 
-    from hpm_video.cli import main
-    from hpm_video.data import check, transcode
+    from hpm_video.cli.main import main
+    from hpm_video.data.prepare import check, transcode
 
     check.Inspect = killable_doubles.InspectDouble  # type: ignore[misc]
     transcode.Transcode = killable_doubles.TranscodeDouble  # type: ignore[misc]

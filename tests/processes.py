@@ -51,7 +51,9 @@ def until(condition: Callable[[], bool]) -> bool:
 
 # Processes begin as copies of one that has imported what takes seconds.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["torch._dynamo", "hpm_video.pretrain", "hpm_video.finetune"])
+_FORKS.set_forkserver_preload(
+    ["torch._dynamo", "hpm_video.train.pretrain", "hpm_video.train.finetune"]
+)
 
 
 def run_together(
@@ -105,7 +107,7 @@ def _be_one_of(
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     exec(before, {})
-    from hpm_video.cli import main
+    from hpm_video.cli.main import main
 
     codes = []
     for port, arguments in zip(ports, jobs, strict=True):

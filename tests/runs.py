@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpm_video.checkpoint import load_checkpoint
+from hpm_video.weights.checkpoint import load_checkpoint
 
 _TIMING = re.compile(r', "clips_per_second": [^,]+, "data_wait_fraction": [^,]+}$')
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from hpm_video.cli import main
+from hpm_video.cli.main import main
 
 sys.exit(main(["probe", *sys.argv[1:]]))

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
-from hpm_video.distributed import pick_device
+from hpm_video.bench.timing import at_least, median_seconds
 from hpm_video.models.attention import attention
+from hpm_video.runtime.distributed import pick_device
 
 _LENGTHS = (36, 160, 352, 784, 1568)  # tokens
 _HEADS = 3

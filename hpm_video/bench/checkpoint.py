@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 
-from hpm_video.bench.measure import at_least
 from hpm_video.bench.report import Cell, Report, machine_facts
-from hpm_video.checkpoint import load_checkpoint, save_checkpoint, save_sharded
+from hpm_video.bench.timing import at_least
 from hpm_video.config import ModelConfig, OptimConfig
-from hpm_video.distributed import pick_device
-from hpm_video.models import build_model, token_grid
-from hpm_video.optim import pretrain_optimizer
-from hpm_video.optimizer_state import optimizer_state
-from hpm_video.run_folder import check_can_be_folder
-from hpm_video.saving import copy_to_host
-from hpm_video.teacher import Teacher
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.build import build_model, token_grid
+from hpm_video.runtime.distributed import pick_device
+from hpm_video.train.optim import pretrain_optimizer
+from hpm_video.train.run.folder import check_can_be_folder
+from hpm_video.train.run.optimizer_state import optimizer_state
+from hpm_video.train.run.saving import copy_to_host
+from hpm_video.weights.checkpoint import load_checkpoint, save_checkpoint, save_sharded
 
 _FORMS: Mapping[str, Callable[..., Path]] = {
     "file": save_checkpoint,

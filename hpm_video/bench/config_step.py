@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig
-from hpm_video.distributed import World
-from hpm_video.masking import hard_ratio_at
-from hpm_video.models import HPM, build_model, token_grid
-from hpm_video.optim import micro_batches, pretrain_optimizer
-from hpm_video.parallel import spread
-from hpm_video.step import configured_step
-from hpm_video.teacher import Teacher, update_teacher
+from hpm_video.method.masking import hard_ratio_at
+from hpm_video.method.step import configured_step
+from hpm_video.method.teacher import Teacher, update_teacher
+from hpm_video.models.build import HPM, build_model, token_grid
+from hpm_video.models.parallel import spread
+from hpm_video.runtime.distributed import World
+from hpm_video.train.optim import micro_batches, pretrain_optimizer
 
 
 def config_step(

@@ -17,14 +17,14 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-from hpm_video.bench.measure import at_least
 from hpm_video.bench.report import Cell, Report, machine_facts
+from hpm_video.bench.timing import at_least
 from hpm_video.config import MaskingConfig, ModelConfig, TeacherConfig
-from hpm_video.masking import num_reconstructed_tokens, num_visible_tokens
-from hpm_video.models import HPM, build_model, token_grid
+from hpm_video.method.masking import num_reconstructed_tokens, num_visible_tokens
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.build import HPM, build_model, token_grid
 from hpm_video.models.hpm import PredictorInput
-from hpm_video.teacher import Teacher
-from hpm_video.tokens import TokenGrid
+from hpm_video.models.tokens import TokenGrid
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import torch
 
+from hpm_video.bench.compared_steps import Setting, make_setting, multiply_adds, our_step
 from hpm_video.bench.flops import default_variant
-from hpm_video.bench.live import modelled_bytes
-from hpm_video.bench.measure import at_least, peak_extra_bytes, round_seconds
+from hpm_video.bench.live_tensors import modelled_bytes
 from hpm_video.bench.report import Cell, Report, machine_facts
-from hpm_video.bench.sides import Setting, make_setting, multiply_adds, our_step
-from hpm_video.distributed import pick_device
+from hpm_video.bench.timing import at_least, peak_extra_bytes, round_seconds
+from hpm_video.runtime.distributed import pick_device
 
 # What is varied, one at a time, from the base: 16 frames, 224 pixels, mask ratio 0.9.
 GRID: dict[str, tuple[float, ...]] = {

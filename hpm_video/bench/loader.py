@@ -14,16 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
+from hpm_video.bench.timing import at_least, median_seconds
 from hpm_video.bench.videos import KINDS, Kind, read_sources, write_raw, write_transcoded
-from hpm_video.data.clips import random_dense_indices
-from hpm_video.data.dataset import ClipDataset, ClipReader
-from hpm_video.data.device_crops import FrameReader
-from hpm_video.data.manifest import read_manifest, write_manifest
-from hpm_video.data.readers import Decoder
-from hpm_video.data.transforms import multi_scale_crop
-from hpm_video.data.video import missing, open_video
+from hpm_video.data.lists.manifest import read_manifest, write_manifest
+from hpm_video.data.samples.clips import ClipDataset, ClipReader
+from hpm_video.data.samples.device_crops import FrameReader
+from hpm_video.data.video.crops import multi_scale_crop
+from hpm_video.data.video.frame_indices import random_dense_indices
+from hpm_video.data.video.frames import missing, open_video
+from hpm_video.data.video.readers import Decoder
 
 _SEED = 0
 
@@ -148,7 +148,7 @@ def _loaders(
             yield manifest.path(index), window.tolist(), rng
 
     def classic(epoch: int) -> None:
-        from hpm_video.bench.classic import classic_clip
+        from hpm_video.bench.classic_loader import classic_clip
 
         height, width = _size_of(paths[0])
         for path, window, rng in windows(epoch):

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Report, machine_facts
+from hpm_video.bench.timing import at_least, median_seconds
 from hpm_video.config import EncoderConfig
-from hpm_video.distributed import pick_device
-from hpm_video.masking import hard_mask, num_masked_units, random_mask
-from hpm_video.models import token_grid
-from hpm_video.tokens import TokenGrid
+from hpm_video.method.masking import hard_mask, num_masked_units, random_mask
+from hpm_video.models.build import token_grid
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.runtime.distributed import pick_device
 
 
 def loop_random_mask(

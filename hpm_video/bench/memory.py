@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
+from hpm_video.bench.compared_steps import Setting, make_setting, our_step, transformers_step
 from hpm_video.bench.flops import Variant, default_variant
-from hpm_video.bench.live import modelled_bytes
-from hpm_video.bench.measure import at_least, peak_extra_bytes
-from hpm_video.bench.own_process import given_settings, output_of
+from hpm_video.bench.live_tensors import modelled_bytes
 from hpm_video.bench.report import Cell, Report, machine_facts
-from hpm_video.bench.sides import Setting, make_setting, our_step, transformers_step
-from hpm_video.distributed import pick_device
-from hpm_video.host_memory import keep_freed_memory
+from hpm_video.bench.timing import at_least, peak_extra_bytes
+from hpm_video.runtime.distributed import pick_device
+from hpm_video.runtime.host_memory import keep_freed_memory
+from hpm_video.runtime.subprocesses import given_settings, output_of
 
 GPUS = (24, 40, 80, 141)  # GB
 # Names of the steps, in the table and for processes of their own.

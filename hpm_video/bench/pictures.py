@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from hpm_video.bench.compared_steps import Setting, our_step
 from hpm_video.bench.flops import default_variant
-from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Report, machine_facts
-from hpm_video.bench.sides import Setting, our_step
+from hpm_video.bench.timing import at_least, median_seconds
 from hpm_video.config import DataConfig, ModelConfig, PretrainConfig, PretrainRunConfig
-from hpm_video.data.manifest import read_manifest
-from hpm_video.data.toy import write_toy_videos
-from hpm_video.distributed import pick_device
-from hpm_video.logs import RunLog
-from hpm_video.models import build_model, token_grid
-from hpm_video.pictures import NUM_CLIPS, Pictures
-from hpm_video.teacher import Teacher
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.prepare.toy import write_toy_videos
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.build import build_model, token_grid
+from hpm_video.runtime.distributed import pick_device
+from hpm_video.train.run.logs import RunLog
+from hpm_video.train.run.pictures import NUM_CLIPS, Pictures
 
 _NAMES = {
     "step": "a step",

@@ -1,206 +1,219 @@
-"""A cost model of pre-training on many GPUs: how fast, how long, and what it waits for.
-
-Of a step on g GPUs, with v videos each:
-
-- compute: v x repeats clips at the rate of one GPU, but no less than the time that the host takes
-  to start the kernels of its micro-batches;
-- gradients: an all-reduce in a ring sends 2 (g - 1) / g times their bytes over the slowest link
-  (FSDP: 3 (g - 1) / g times those of the weights: two gathers and a scatter). It hides behind a
-  share of the last micro-batch's backward pass, two thirds of its compute; the rest is waited for;
-- loader: v x repeats clips at the rate of the cores, beside all that: the slower one decides.
-
-Checkpoints stop training for their copy to the host's memory, and for writing what has not been
-written when the next one is due.
-"""
+"""``hpm-video bench plan``: a config and measured figures, put into the cost model."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-from hpm_video.bench.report import Cell
+import torch
+
+from hpm_video.bench.cost_model import Job, Machine, table
+from hpm_video.bench.flops import Variant, step_cost
+from hpm_video.bench.report import Report, machine_facts
+from hpm_video.bench.timing import at_least
+from hpm_video.config import PretrainConfig
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.build import build_model, token_grid
+
+COUNTS = tuple(2**power for power in range(10))  # GPUs
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a config asks for.
+def bench_plan(
+    config: PretrainConfig,
+    *,
+    gpus: Sequence[int] | None,
+    num_videos: int | None,
+    clips_per_s: float | None,
+    step_json: str | None,
+    teraflops: float,
+    utilisation: float,
+    clips_per_core: float,
+    loader_json: str | None,
+    like: str,
+    files: str,
+    cores_per_gpu: float | None,
+    **assumed: Any,
+) -> Report:
+    """Predict a pre-training on each number of GPUs, by default 1 to 512.
 
-    total_batch: videos per step, if given: then GPUs share them out; else it grows with the GPUs,
-    accumulation x batch_size each. batch_size: videos of a micro-batch, at most.
+    The rate of one GPU is ``clips_per_s``, else that in the JSON of `bench step` or `bench train`,
+    else from ``utilisation`` of ``teraflops``. That of a core is that in the JSON of `bench loader`
+    for the config's decoder and repeats (videos ``like`` those of a data set, ``files`` raw or
+    transcoded), else ``clips_per_core``. ``assumed``: the other fields of `Machine`.
     """
-
-    num_videos: int
-    epochs: int
-    repeats: int
-    batch_size: int
-    accumulation: int
-    total_batch: int | None
-    gradient_bytes: float
-    checkpoint_bytes: float
-    checkpoint_minutes: float
-    saves_in_background: bool
-    is_sharded: bool = False
-
-    def videos_per_gpu(self, gpus: int) -> int:
-        """Per step; ValueError where they cannot be shared out evenly, or do not make a step."""
-        if self.total_batch is None:
-            videos = self.batch_size * self.accumulation
-            if videos * gpus > self.num_videos:
-                raise ValueError(
-                    f"--videos ({self.num_videos}) must be at least {videos * gpus}, those of one "
-                    f"step on {gpus} GPUs"
-                )
-            return videos
-        if self.total_batch % gpus:
-            raise ValueError(f"--gpus ({gpus}) must divide optim.total_batch ({self.total_batch})")
-        return self.total_batch // gpus
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What is measured or assumed of the machines.
-
-    clips_per_s: of one GPU. node_gb_s, network_gb_s: that an all-reduce reaches per GPU, within a
-    node and between nodes. overlap: share of the last backward pass behind which it can hide.
-    launch_ms: least time of a micro-batch. cores_per_gpu: that decode, clips_per_core a second
-    each. video_kb: of a file. copy_gb_s: from a GPU to the host. storage_gb_s: that a node writes.
-    """
-
-    clips_per_s: float
-    gpus_per_node: int
-    node_gb_s: float
-    network_gb_s: float
-    overlap: float
-    launch_ms: float
-    cores_per_gpu: float
-    clips_per_core: float
-    video_kb: float
-    copy_gb_s: float
-    storage_gb_s: float
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            value, option = getattr(self, item.name), item.name.replace("_", "-")
-            if item.name == "overlap":
-                if not 0 <= value <= 1:
-                    raise ValueError(f"--overlap ({value}) must be in [0, 1]")
-            elif item.name in ("launch_ms", "video_kb"):
-                if not 0 <= value < math.inf:
-                    raise ValueError(f"--{option} ({value}) must be at least 0, and finite")
-            elif not 0 < value < math.inf:
-                raise ValueError(f"--{option} ({value}) must be above 0, and finite")
-
-    def link_gb_s(self, gpus: int) -> float:
-        """Of the slowest link in a ring of so many GPUs."""
-        return self.node_gb_s if gpus <= self.gpus_per_node else self.network_gb_s
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Of a job on so many GPUs; seconds are per optimizer step.
-
-    waited_s: for gradients, after what hides. efficiency: clips_per_s over GPUs x that of one.
-    needed_cores: per GPU, that it does not wait for them. needed_gb_s: per GPU, that all of the
-    all-reduce hides; None where there is nothing to hide behind. read_gb_s: of all GPUs together.
-    """
-
-    gpus: int
-    videos_per_step: int
-    compute_s: float
-    all_reduce_s: float
-    waited_s: float
-    loader_s: float
-    step_s: float
-    clips_per_s: float
-    efficiency: float
-    bottleneck: str
-    hours: float
-    needed_cores: float
-    needed_gb_s: float | None
-    read_gb_s: float
-
-
-def predict(job: Job, machine: Machine, gpus: int) -> Prediction:
-    """The cost model, see the top of this file."""
-    videos = job.videos_per_gpu(gpus)
-    clips = videos * job.repeats
-    micro_batches = -(-videos // job.batch_size)
-    work_s, launch_s = clips / machine.clips_per_s, micro_batches * machine.launch_ms / 1e3
-    compute_s = max(work_s, launch_s)
-    sent = (3 if job.is_sharded else 2) * (gpus - 1) / gpus * job.gradient_bytes
-    all_reduce_s = sent / (machine.link_gb_s(gpus) * 1e9)
-    room_s = machine.overlap * compute_s / micro_batches * 2 / 3
-    waited_s = max(0.0, all_reduce_s - room_s)
-    gpu_s = compute_s + waited_s
-    loader_s = clips / (machine.cores_per_gpu * machine.clips_per_core)
-    step_s = max(gpu_s, loader_s)
-
-    steps = job.epochs * (job.num_videos // (videos * gpus))
-    nodes_that_write = -(-gpus // machine.gpus_per_node) if job.is_sharded else 1
-    copied = job.checkpoint_bytes / (gpus if job.is_sharded else 1)
-    copy_s = copied / (machine.copy_gb_s * 1e9)
-    write_s = job.checkpoint_bytes / (machine.storage_gb_s * 1e9 * nodes_that_write)
-    interval_s = max(job.checkpoint_minutes * 60, step_s)
-    unhidden_s = max(0.0, write_s - interval_s) if job.saves_in_background else write_s
-    stopped = (copy_s * job.saves_in_background + unhidden_s) / interval_s
-
-    rate = gpus * clips / step_s / (1 + stopped)
-    return Prediction(
-        gpus=gpus,
-        videos_per_step=videos * gpus,
-        compute_s=compute_s,
-        all_reduce_s=all_reduce_s,
-        waited_s=waited_s,
-        loader_s=loader_s,
-        step_s=step_s,
-        clips_per_s=rate,
-        efficiency=rate / (gpus * machine.clips_per_s),
-        bottleneck=_bottleneck(
-            loader=loader_s - gpu_s,
-            gradients=waited_s - compute_s,
-            launch=launch_s - work_s,
-            checkpoints=stopped - 1,
-        ),
-        hours=steps * step_s * (1 + stopped) / 3600,
-        needed_cores=clips / gpu_s / machine.clips_per_core,
-        needed_gb_s=sent / room_s / 1e9 if room_s > 0 else None,
-        read_gb_s=gpus * videos / step_s * machine.video_kb / 1e6,
+    for count in gpus or ():
+        at_least("gpus", count, 1)
+    if not 0 < teraflops < math.inf:
+        raise ValueError(f"--teraflops ({teraflops}) must be above 0, and finite")
+    if not 0 < utilisation <= 1:
+        raise ValueError(f"--utilisation ({utilisation}) must be in (0, 1]")
+    source = "--clips-per-s"
+    if clips_per_s is None and step_json is not None:
+        clips_per_s, source = measured_rate(config, step_json), step_json
+    if clips_per_s is None:
+        clips_per_s = teraflops * 1e12 * utilisation / (2 * _multiply_adds(config))
+        source = f"assumed: {utilisation:.0%} of {teraflops:g} TFLOP/s"
+    source_of_core = "--clips-per-core"
+    if loader_json is not None:
+        clips_per_core = measured_core(config, loader_json, like=like, files=files)
+        source_of_core = loader_json
+    machine = Machine(
+        clips_per_s=clips_per_s,
+        clips_per_core=clips_per_core,
+        cores_per_gpu=max(1, config.data.num_workers) if cores_per_gpu is None else cores_per_gpu,
+        **assumed,
+    )
+    job = job_of(config, num_videos)
+    if gpus is None:
+        gpus = [count for count in COUNTS if _has_steps(job, count)]
+    return Report(
+        "plan",
+        machine_facts(torch.device("cpu")),
+        {**asdict(job), **asdict(machine)},
+        table(job, machine, sorted(set(gpus))),
+        [
+            f"clips_per_s of one GPU: {source}; clips_per_core: {source_of_core}",
+            "per step: compute, all_reduce, of which waited is not hidden, beside the loader; "
+            "needed: per GPU, that loader and gradients are not waited for; all settings above are "
+            "options or the config's",
+        ],
     )
 
 
-def _bottleneck(*, loader: float, gradients: float, launch: float, checkpoints: float) -> str:
-    """The name of what takes longer than all else, given by how much each takes longer."""
-    if checkpoints > 0:
-        return "checkpoints"
-    if loader > 0:
-        return "loader"
-    if gradients > 0:
-        return "gradients"
-    return "kernel launches" if launch > 0 else "compute"
+def _has_steps(job: Job, gpus: int) -> bool:
+    try:
+        job.videos_per_gpu(gpus)
+    except ValueError:
+        return False
+    return True
 
 
-def table(job: Job, machine: Machine, gpus: Sequence[int]) -> list[dict[str, Cell]]:
-    """A row for each number of GPUs."""
-    rows: list[dict[str, Cell]] = []
-    for count in gpus:
-        found = predict(job, machine, count)
-        rows.append(
-            {
-                "gpus": count,
-                "videos_per_step": found.videos_per_step,
-                "step_ms": found.step_s * 1e3,
-                "compute_ms": found.compute_s * 1e3,
-                "all_reduce_ms": found.all_reduce_s * 1e3,
-                "waited_ms": found.waited_s * 1e3,
-                "loader_ms": found.loader_s * 1e3,
-                "clips_per_s": found.clips_per_s,
-                "efficiency": found.efficiency,
-                "bottleneck": found.bottleneck,
-                "hours": found.hours,
-                "cores_per_gpu_needed": found.needed_cores,
-                "gb_s_per_gpu_needed": found.needed_gb_s,
-                "gb_s_read": found.read_gb_s,
-            }
-        )
-    return rows
+def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
+    """What the config asks for; ValueError if nothing says how many videos there are."""
+    data, optim, run = config.data, config.optim, config.run
+    if num_videos is None:
+        if not data.manifest:
+            raise ValueError("--videos (none) must say how many there are, or data.manifest a list")
+        num_videos = len(read_manifest(data.manifest, root=data.root, labels=False))
+    at_least("videos", num_videos, optim.total_batch or data.batch_size * optim.accumulation)
+    grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
+    with torch.device("meta"):
+        student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+        averaged = 0
+        if config.masking.mines:
+            averaged = sum(p.numel() for p in Teacher(student).parameters())
+    weights = sum(p.numel() for p in student.parameters())
+    return Job(
+        num_videos=num_videos,
+        epochs=optim.epochs,
+        repeats=data.repeats,
+        batch_size=data.batch_size,
+        accumulation=optim.accumulation,
+        total_batch=optim.total_batch,
+        gradient_bytes=4 * weights,
+        checkpoint_bytes=4 * (3 * weights + averaged),
+        checkpoint_minutes=run.checkpoint_every_minutes,
+        saves_in_background=run.save_in_background,
+        is_sharded=run.parallel == "fsdp",
+    )
+
+
+def measured_rate(config: PretrainConfig, path: str) -> float:
+    """Clips per second of one device, as `bench step` or `bench train` wrote them."""
+    report = _read(path, ("step", "train"), option="--step-json")
+    settings, model, data = report["settings"], config.model, config.data
+    wanted = {"size": model.size, "frames": data.num_frames, "crop_size": data.crop_size}
+    for name, value in wanted.items():
+        if settings.get(name) != value:
+            raise ValueError(
+                f"--step-json ({path}) is of {name} {settings.get(name)}: must be of {value}, "
+                "as in the config"
+            )
+    name, column = "step alone", "what"
+    if report["bench"] == "step":
+        column, name = "step", "VideoMAE"
+        for key, is_timed in _forms_of_bench_step(config).items():
+            if not is_timed:
+                raise ValueError(
+                    f"--step-json ({path}) is of bench step, which times no step with the config's "
+                    f"{key}: must be of bench train"
+                )
+        if config.loss.prediction != "none":
+            ratio = config.teacher.token_ratio
+            name = Variant(model.predictor_input, ratio, model.predictor_depth).name
+    for row in report["rows"]:
+        if row.get(column) == name:
+            return _rate(row, path, option="--step-json")
+    raise ValueError(f"--step-json ({path}) must have a row {name}, which is what the config asks")
+
+
+def _forms_of_bench_step(config: PretrainConfig) -> dict[str, bool]:
+    """Settings that decide what a step costs, and whether `bench step` times it with that value."""
+    masking, default = config.masking, PretrainConfig()
+    return {
+        "masking.hard_ratio_end": masking.mines or config.loss.prediction == "none",
+        "masking.mask_ratio": masking.mask_ratio == default.masking.mask_ratio,
+        "masking.decoder_mask_ratio": masking.decoder_mask_ratio == 0,
+        "teacher.draws": config.teacher.draws == 1,
+    }
+
+
+def measured_core(config: PretrainConfig, path: str, *, like: str, files: str) -> float:
+    """Clips per second of a core, as `bench loader` wrote them."""
+    report, data = _read(path, ("loader",), option="--loader-json"), config.data
+    wanted = {
+        "videos": like,
+        "files": files,
+        "loader": "ours, device crops" if data.crop_on == "device" else "ours",
+        "decoder": data.decoder,
+        "repeats": data.repeats,
+    }
+    for row in report["rows"]:
+        if all(row.get(key) == value for key, value in wanted.items()):
+            return _rate(row, path, option="--loader-json")
+    named = ", ".join(f"{key} {value}" for key, value in wanted.items())
+    raise ValueError(f"--loader-json ({path}) must have a row of {named}")
+
+
+def _read(path: str, benches: Sequence[str], *, option: str) -> Any:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{option} ({path}) does not exist")
+    rule = f"must be what bench {' or '.join(benches)} wrote with --json"
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{option} ({path}) is not JSON: {rule}") from error
+    if not isinstance(report, dict) or report.get("bench") not in benches:
+        raise ValueError(f"{option} ({path}) {rule}")
+    rows = report.get("rows")
+    has_rows = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    if not has_rows or not isinstance(report.get("settings"), dict):
+        raise ValueError(f"{option} ({path}) lacks settings or rows: {rule}")
+    return report
+
+
+def _rate(row: dict[str, Any], path: str, *, option: str) -> float:
+    rate = row.get("clips_per_s")
+    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+        raise ValueError(f"{option} ({path}) has clips_per_s {rate}: must be a number above 0")
+    return float(rate)
+
+
+def _multiply_adds(config: PretrainConfig) -> float:
+    """Of a step, per clip."""
+    data = config.data
+    return step_cost(
+        config.model,
+        token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size),
+        mask_ratio=config.masking.mask_ratio,
+        token_ratio=None if config.loss.prediction == "none" else config.teacher.token_ratio,
+        tube_length=config.masking.tube_length,
+        decoder_mask_ratio=config.masking.decoder_mask_ratio,
+        has_teacher=config.masking.mines,
+        draws=config.teacher.draws,
+    ).step

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpm_video.bench.measure import at_least, median_seconds, peak_extra_bytes
-from hpm_video.bench.own_process import given_settings, output_of
 from hpm_video.bench.report import Report, machine_facts
-from hpm_video.distributed import pick_device
-from hpm_video.losses import ranking_loss
+from hpm_video.bench.timing import at_least, median_seconds, peak_extra_bytes
+from hpm_video.method.losses import ranking_loss
+from hpm_video.runtime.distributed import pick_device
+from hpm_video.runtime.subprocesses import given_settings, output_of
 
 
 def naive_ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:

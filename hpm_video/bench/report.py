@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from hpm_video.data.files import write_atomically
+from hpm_video.runtime.files import write_atomically
 
 Cell = str | int | float | None
 

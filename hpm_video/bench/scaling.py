@@ -16,16 +16,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from hpm_video.bench.compared_steps import build_student, make_setting, our_step
+from hpm_video.bench.cost_model import Job, Machine, predict
 from hpm_video.bench.flops import default_variant
-from hpm_video.bench.measure import at_least, round_seconds
-from hpm_video.bench.own_process import failure_of, given_settings, python
-from hpm_video.bench.plan import Job, Machine, predict
 from hpm_video.bench.report import Report, machine_facts
-from hpm_video.bench.sides import build_student, make_setting, our_step
+from hpm_video.bench.timing import at_least, round_seconds
 from hpm_video.config import ModelConfig
-from hpm_video.distributed import World, join_world, pick_device
-from hpm_video.host_memory import keep_freed_memory
-from hpm_video.models import token_grid
+from hpm_video.models.build import token_grid
+from hpm_video.runtime.distributed import World, join_world, pick_device
+from hpm_video.runtime.host_memory import keep_freed_memory
+from hpm_video.runtime.subprocesses import failure_of, given_settings, python
 
 _MUCH = 1e12  # of what is not asked here: loader, checkpoints
 

@@ -9,19 +9,19 @@ from dataclasses import replace
 
 import torch
 
-from hpm_video.bench.flops import Variant, variants
-from hpm_video.bench.measure import at_least, matmul, round_seconds, spread
-from hpm_video.bench.own_process import answer_calls, apart, given_settings
-from hpm_video.bench.report import Report, machine_facts
-from hpm_video.bench.sides import (
+from hpm_video.bench.compared_steps import (
     Setting,
     make_setting,
     multiply_adds,
     our_step,
     transformers_step,
 )
-from hpm_video.distributed import pick_device
+from hpm_video.bench.flops import Variant, variants
+from hpm_video.bench.report import Report, machine_facts
+from hpm_video.bench.timing import at_least, matmul, round_seconds, spread
 from hpm_video.models.hpm import PredictorInput
+from hpm_video.runtime.distributed import pick_device
+from hpm_video.runtime.subprocesses import answer_calls, apart, given_settings
 
 # Largest relative difference of a first step's loss from that of float32, not compiled. Rounding
 # moves scores too, and with them the masks.

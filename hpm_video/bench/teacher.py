@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.utils.data import Subset
 from torch.utils.flop_counter import FlopCounterMode
 
-from hpm_video.bench.measure import median_seconds
 from hpm_video.bench.report import Report, machine_facts
+from hpm_video.bench.timing import median_seconds
 from hpm_video.config import DataConfig, MaskingConfig
-from hpm_video.data.loader import to_clips, view_loader
-from hpm_video.data.manifest import Manifest, read_manifest
-from hpm_video.data.views import ViewDataset
-from hpm_video.health import rank_correlation
-from hpm_video.masking import unit_scores
-from hpm_video.mining import hardest_tokens, measured_loss
-from hpm_video.precision import autocast
-from hpm_video.pretrained import Pretrained, load_pretrained, require_scorer
-from hpm_video.teacher import View, num_seen, score_tokens
+from hpm_video.data.lists.manifest import Manifest, read_manifest
+from hpm_video.data.loading.loader import to_clips, view_loader
+from hpm_video.data.samples.views import ViewDataset
+from hpm_video.evaluate.mining_quality import hardest_tokens, measured_loss
+from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_scorer
+from hpm_video.method.diagnostics import rank_correlation
+from hpm_video.method.masking import unit_scores
+from hpm_video.method.teacher import View, num_seen, score_tokens
+from hpm_video.models.precision import autocast
 
 TOKEN_RATIOS = (0.5, 0.25, 0.1)
 DRAWS = (1, 2)

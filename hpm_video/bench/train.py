@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 
 from hpm_video.bench.config_step import config_step
-from hpm_video.bench.measure import at_least, round_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
+from hpm_video.bench.timing import at_least, round_seconds
 from hpm_video.config import PretrainConfig
-from hpm_video.data.loader import clip_batches, to_clips
-from hpm_video.data.manifest import Manifest, read_manifest, write_manifest
-from hpm_video.data.toy import write_toy_videos
-from hpm_video.distributed import World, join_world, pick_device
-from hpm_video.logs import read_records
-from hpm_video.optim import micro_batches
-from hpm_video.pretrain import pretrain
+from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
+from hpm_video.data.loading.loader import clip_batches, to_clips
+from hpm_video.data.prepare.toy import write_toy_videos
+from hpm_video.runtime.distributed import World, join_world, pick_device
+from hpm_video.train.optim import micro_batches
+from hpm_video.train.pretrain import pretrain
+from hpm_video.train.run.logs import read_records
 
 # data_wait_fraction from which on the loader is what limits
 _MUCH_WAITING = 0.1

@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torchvision.transforms.v2 import functional
 
-from hpm_video.data.encode import Encoding, encode_video
-from hpm_video.data.manifest import read_manifest
-from hpm_video.data.toy import write_toy_videos
-from hpm_video.data.video import Video, VideoReadError, open_video
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.prepare.encode import Encoding, encode_video
+from hpm_video.data.prepare.toy import write_toy_videos
+from hpm_video.data.video.frames import Video, VideoReadError, open_video
 
 _FRAMES_OF_SOURCE = 150  # at most; shown there and back again they fill the longest video
 

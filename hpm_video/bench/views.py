@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hpm_video.bench.measure import at_least, median_seconds
 from hpm_video.bench.report import Cell, Report, machine_facts
+from hpm_video.bench.timing import at_least, median_seconds
 from hpm_video.bench.videos import KINDS, Kind, read_sources, write_raw
-from hpm_video.data.clips import Indices
-from hpm_video.data.dataset import Request, Sampling
-from hpm_video.data.readers import Decoder
-from hpm_video.data.transforms import resize_crop, resize_short_side, view_crops
-from hpm_video.data.video import Video, missing
-from hpm_video.data.views import ViewReader
+from hpm_video.data.samples.clips import Request, Sampling
+from hpm_video.data.samples.views import ViewReader
+from hpm_video.data.video.crops import resize_crop, resize_short_side, view_crops
+from hpm_video.data.video.frame_indices import Indices
+from hpm_video.data.video.frames import Video, missing
+from hpm_video.data.video.readers import Decoder
 
 # The standard views of the two data sets: sampling, clips, crops
 VIEWS: dict[str, tuple[Sampling, int, int]] = {"k400": ("dense", 5, 3), "ssv2": ("uniform", 2, 3)}

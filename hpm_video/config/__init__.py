@@ -1,4 +1,4 @@
-"""Every setting, its type, default and meaning; `hpm_video.settings` reads them.
+"""Every setting, its type, default and meaning; `hpm_video.config.settings` reads them.
 
 The comment behind a setting is its meaning in ``--help``, so each has one, on the same line.
 
@@ -6,7 +6,7 @@ Groups by consequence: ``model masking teacher loss data optim`` change results,
 (``run.seed`` and ``run.precision`` excepted).
 """
 
-from hpm_video.config.ask import (
+from hpm_video.config.evaluation import (
     PROBE_KINDS,
     AskConfig,
     ClipConfig,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from hpm_video.config.ask import EvaluationConfig
+from hpm_video.config.evaluation import EvaluationConfig
 from hpm_video.config.limits import at_least, below_one, between
 from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
 

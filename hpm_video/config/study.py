@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from hpm_video.config.ask import check_probe_kinds
+from hpm_video.config.evaluation import check_probe_kinds
 from hpm_video.config.limits import at_least
 
 COMPARISONS = ("epochs", "time")

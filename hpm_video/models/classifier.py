@@ -5,8 +5,8 @@ from __future__ import annotations
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import Encoder, LayerNorm, init_weights
-from hpm_video.tokens import TokenGrid, patchify
 
 
 class Classifier(nn.Module):

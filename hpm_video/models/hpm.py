@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hpm_video.models.videomae import Decoder, DecoderInput
+from hpm_video.models.decoder import Decoder, DecoderInput
+from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens, split_mask
 from hpm_video.models.vit import Encoder, init_weights
-from hpm_video.tokens import TokenGrid, as_patches, gather_tokens, split_mask
 
 PredictorInput = Literal["pixels", "encoded"]
 
@@ -172,7 +172,7 @@ class HPM(nn.Module):
 
         ``num_visible``: tokens left visible in each row, if known (saves a sync, see `split_mask`).
         ``kept`` (B, K): index, ascending, of the masked tokens that the decoders see besides the
-        visible ones (see `hpm_video.masking.reconstructed_tokens`); all of them if not given.
+        visible ones (see `reconstructed_tokens` in method.masking); all of them if not given.
         ``ranked`` (B, K): index, ascending, of those whose loss a `PixelPredictor` predicts; all
         that are reconstructed if not given.
         """

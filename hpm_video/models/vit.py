@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpm_video.models.attention import attention
-from hpm_video.models.grids import Tokens, TokenShape, interpolate_tokens
-from hpm_video.tokens import TokenGrid
+from hpm_video.models.resample import Tokens, TokenShape, interpolate_tokens
+from hpm_video.models.tokens import TokenGrid
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 

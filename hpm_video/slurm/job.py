@@ -11,7 +11,7 @@ import submitit
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission
 
-from hpm_video.signals import stopped_by
+from hpm_video.runtime.signals import stopped_by
 
 # Where the processes of another job stand, which this one may have been submitted from: sbatch
 # hands all of its environment down.
@@ -41,7 +41,7 @@ class Job:
         # An earlier start of this job may have left what it died of
         environment.paths.result_pickle.unlink(missing_ok=True)
         # Imported here, as unpickling must work, and answer signals, before PyTorch is there
-        from hpm_video.cli import main
+        from hpm_video.cli.main import main
 
         code = main(self.arguments)
         stopped = stopped_by()

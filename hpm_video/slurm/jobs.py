@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hpm_video.data.files import printable
+from hpm_video.runtime.files import printable
 from hpm_video.slurm.orders import Say, shown
 from hpm_video.slurm.progress import Progress, read_progress
 from hpm_video.slurm.queue import State, control, local_process, read_states

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from hpm_video.schema import check_settings, describe_settings
-from hpm_video.settings import read_group
+from hpm_video.config.schema import check_settings, describe_settings
+from hpm_video.config.settings import read_group
 from hpm_video.slurm.times import minutes_of
 
 GROUP = "slurm"

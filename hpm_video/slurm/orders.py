@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpm_video.slurm.command import Plan
 from hpm_video.slurm.options import SlurmConfig
 from hpm_video.slurm.partition import Request
-from hpm_video.slurm.plan import Plan
 from hpm_video.slurm.records import Submission, TaskRecord, add_record, now
 from hpm_video.slurm.snapshot import Snapshot
 

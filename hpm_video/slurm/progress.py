@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from hpm_video.settings import read_stored
+from hpm_video.config.settings import read_stored
 from hpm_video.slurm.queue import tail
 
 _NUM_BYTES = 64 * 1024  # some hundred records

@@ -8,6 +8,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from hpm_video.slurm.command import JOBS, Parser, Plan, make_plan, read_command
 from hpm_video.slurm.options import SlurmConfig, add_options, slurm_config
 from hpm_video.slurm.orders import CARRY_OUT, SHOW, Order, Say
 from hpm_video.slurm.partition import (
@@ -16,7 +17,6 @@ from hpm_video.slurm.partition import (
     most_cpus_per_task,
     read_partitions,
 )
-from hpm_video.slurm.plan import JOBS, Parser, Plan, make_plan, read_command
 from hpm_video.slurm.records import folders_of_user, read_records
 from hpm_video.slurm.snapshot import Snapshot
 

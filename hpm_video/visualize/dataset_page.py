@@ -12,9 +12,9 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from hpm_video.data.page import picture, table, text
-from hpm_video.pretrained import Pretrained
-from hpm_video.settings import config_to_yaml
+from hpm_video.config.settings import config_to_yaml
+from hpm_video.evaluate.pretrained import Pretrained
+from hpm_video.runtime.pages import picture, table, text
 from hpm_video.visualize.figures import heat
 from hpm_video.visualize.hardness import (
     Array,

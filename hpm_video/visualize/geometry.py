@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data import transforms
-from hpm_video.data.transforms import Box
+from hpm_video.data.video import crops
+from hpm_video.data.video.crops import Box
 
 
 class Place(NamedTuple):
@@ -42,7 +42,7 @@ def clip_boxes(height: int, width: int, *, num_crops: int, whole_frame: bool) ->
         return [Box(0, 0, height, width)]
     if height == width:  # several would be the same
         num_crops = 1
-    return transforms.view_crops(height, width, num_crops=num_crops)
+    return crops.view_crops(height, width, num_crops=num_crops)
 
 
 def token_pixels(

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpm_video import mining
-from hpm_video.checkpoint import is_checkpoint
 from hpm_video.config import PretrainConfig
-from hpm_video.models import build_model, token_grid
-from hpm_video.pretrained import Pretrained, load_pretrained
-from hpm_video.teacher import Teacher
+from hpm_video.evaluate import mining_quality
+from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.build import build_model, token_grid
+from hpm_video.weights.checkpoint import is_checkpoint
 
 FEW = 4  # checkpoints, fewer of which show no course of a training
 
@@ -118,12 +118,12 @@ def ask(
     clips = clips.to(pretrained.student.encoder.mean.device)
     if pretrained.scorer is None:
         losses = [
-            mining.measured_loss(pretrained, clip[None], num_masks=num_masks, seed=seed)
+            mining_quality.measured_loss(pretrained, clip[None], num_masks=num_masks, seed=seed)
             for clip in clips
         ]
         return Moment(pretrained.step, torch.cat(losses).cpu().numpy(), None, None, None)
     reports = [
-        mining.measure_mining(
+        mining_quality.measure_mining(
             pretrained, clip[None], num_masks=num_masks, num_views=num_views, seed=seed
         )
         for clip in clips

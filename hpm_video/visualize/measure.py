@@ -11,17 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpm_video import mining
-from hpm_video.data.loader import to_clips, view_loader
-from hpm_video.data.manifest import Manifest
-from hpm_video.data.progress import Progress
-from hpm_video.data.views import views_of
-from hpm_video.distributed import World, gather_to_main
-from hpm_video.health import rank_correlation
-from hpm_video.masking import unit_scores
-from hpm_video.pretrained import Pretrained, require_scorer
-from hpm_video.seeds import seed_of
-from hpm_video.tokens import TokenGrid
+from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.loading.loader import to_clips, view_loader
+from hpm_video.data.samples.views import views_of
+from hpm_video.evaluate import mining_quality
+from hpm_video.evaluate.pretrained import Pretrained, require_scorer
+from hpm_video.method.diagnostics import rank_correlation
+from hpm_video.method.masking import unit_scores
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.runtime.distributed import World, gather_to_main
+from hpm_video.runtime.progress import Progress
+from hpm_video.runtime.seeds import seed_of
 from hpm_video.visualize.hardness import Array, Hardness, Losses, ShownClip, rank_shares
 
 NUM_FRAMES = 4  # of a clip among the hardest or easiest
@@ -162,9 +162,9 @@ def _ask(
     grid, tube_length = pretrained.grid, pretrained.tube_length
     predicted = measured = None
     if pretrained.scorer is not None:
-        predicted = mining.predicted_loss(pretrained, clips, seed=seed, num_views=num_views)
+        predicted = mining_quality.predicted_loss(pretrained, clips, seed=seed, num_views=num_views)
     if num_masks:
-        measured = mining.measured_loss(pretrained, clips, num_masks=num_masks, seed=seed)
+        measured = mining_quality.measured_loss(pretrained, clips, num_masks=num_masks, seed=seed)
     spearman = None
     if predicted is not None and measured is not None:
         units = [unit_scores(losses, grid, tube_length) for losses in (predicted, measured)]

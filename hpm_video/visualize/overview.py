@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpm_video.visualize.page import asset, framed
+from hpm_video.visualize.video_page import asset, framed
 
 
 def overview_page(title: str, *parts: str, script: str, data: Any = None) -> str:

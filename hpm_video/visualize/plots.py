@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from hpm_video.data.page import text
+from hpm_video.runtime.pages import text
 
 _LEFT, _TOP, _BOTTOM = 46, 8, 18  # room for numbers beside and below a curve
 _WIDTH, _HEIGHT = 330, 120

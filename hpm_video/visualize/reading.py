@@ -14,11 +14,11 @@ from torchvision.transforms.v2 import functional
 
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.config.limits import at_least
-from hpm_video.data import clips, transforms
-from hpm_video.data.batches import read_guarded
-from hpm_video.data.loader import to_clips
-from hpm_video.data.video import VideoReadError, open_video
-from hpm_video.data.views import read_middle_clip
+from hpm_video.data.loading.batches import read_guarded
+from hpm_video.data.loading.loader import to_clips
+from hpm_video.data.samples.views import read_middle_clip
+from hpm_video.data.video import crops, frame_indices
+from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.visualize.geometry import Place, clip_boxes
 
 Frames = npt.NDArray[np.uint8]
@@ -58,7 +58,7 @@ class Window:
     frames: Frames
     crops: Frames
     places: tuple[Place, ...]
-    indices: clips.Indices
+    indices: frame_indices.Indices
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def read_facts(path: str | Path, data: DataConfig) -> Facts:
     return facts
 
 
-def window_indices(num_frames: int, data: DataConfig, view: View) -> clips.Indices:
+def window_indices(num_frames: int, data: DataConfig, view: View) -> frame_indices.Indices:
     """The frames (W, T) of the windows of a video of ``num_frames`` frames.
 
     Without ``view.whole_video`` the middle clip, as pre-training would sample it. With it, windows
@@ -111,8 +111,10 @@ def window_indices(num_frames: int, data: DataConfig, view: View) -> clips.Indic
     length, stride = data.num_frames, data.frame_stride
     if not view.whole_video:
         if data.sampling == "uniform":
-            return clips.uniform_view_indices(num_frames, clip_frames=length, num_clips=1)
-        return clips.dense_view_indices(num_frames, clip_frames=length, stride=stride, num_clips=1)
+            return frame_indices.uniform_view_indices(num_frames, clip_frames=length, num_clips=1)
+        return frame_indices.dense_view_indices(
+            num_frames, clip_frames=length, stride=stride, num_clips=1
+        )
     last = max(0, num_frames - ((length - 1) * stride + 1))  # where the last one starts
     starts = [*range(0, last, length * stride), last]
     if len(starts) > view.max_windows:
@@ -120,7 +122,7 @@ def window_indices(num_frames: int, data: DataConfig, view: View) -> clips.Indic
         starts = [starts[i] for i in picked]
     return np.stack(
         [
-            clips.dense_indices(num_frames, clip_frames=length, stride=stride, start=start)
+            frame_indices.dense_indices(num_frames, clip_frames=length, stride=stride, start=start)
             for start in starts
         ]
     )
@@ -128,7 +130,7 @@ def window_indices(num_frames: int, data: DataConfig, view: View) -> clips.Indic
 
 def read_window(
     path: str | Path,
-    indices: clips.Indices,
+    indices: frame_indices.Indices,
     data: DataConfig,
     view: View,
     *,
@@ -158,7 +160,7 @@ def _facts(path: str) -> Facts:
 def _window(
     path: str,
     *,
-    indices: clips.Indices,
+    indices: frame_indices.Indices,
     crop_size: int,
     view: View,
     most_short_side: int | None,
@@ -166,7 +168,7 @@ def _window(
     frames = open_video(path).read(indices)
     height, width = frames.shape[1:3]
     boxes = clip_boxes(height, width, num_crops=view.num_crops, whole_frame=view.whole_frame)
-    crops = np.stack([transforms.resize_crop(frames, box, crop_size).numpy() for box in boxes])
+    crops = np.stack([crops.resize_crop(frames, box, crop_size).numpy() for box in boxes])
     places = tuple(Place.of_box(box, height, width) for box in boxes)
     return Window(shrunk(frames, most_short_side), crops, places, indices)
 

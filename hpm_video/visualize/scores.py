@@ -12,15 +12,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpm_video import mining
 from hpm_video.config import MaskingConfig
-from hpm_video.data.loader import to_clips
-from hpm_video.distributed import pick_device
-from hpm_video.masking import hard_mask, num_hard_units, unit_scores, units_to_tokens
-from hpm_video.pretrained import Pretrained, load_pretrained, run_student
-from hpm_video.reconstruction import completed
-from hpm_video.single import version_of
-from hpm_video.tokens import TokenGrid
+from hpm_video.data.loading.loader import to_clips
+from hpm_video.evaluate import mining_quality
+from hpm_video.evaluate.one_video import version_of
+from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, run_student
+from hpm_video.evaluate.reconstruction import completed
+from hpm_video.method.masking import hard_mask, num_hard_units, unit_scores, units_to_tokens
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.runtime.distributed import pick_device
 from hpm_video.visualize.geometry import Place
 from hpm_video.visualize.reading import Frames, View, Window, read_facts, read_window
 from hpm_video.visualize.reading import window_indices as frames_of_windows
@@ -94,7 +94,7 @@ class HardTubes:
         """The tokens that a mask of these ratios is sure to hide; of equals, the first tubes.
 
         These are the floor(hard_ratio * masked) tubes of highest mean score, masked being
-        floor(mask_ratio * tubes); see `hpm_video.masking.hard_mask`.
+        floor(mask_ratio * tubes); see `hpm_video.method.masking.hard_mask`.
         """
         count = num_hard_units(
             self.grid,
@@ -135,9 +135,9 @@ def ask(
     clips = to_clips(torch.from_numpy(pixels)[None], pretrained.student.encoder.mean.device)
     predicted = spearman = accuracy = None
     if pretrained.scorer is None:
-        measured = mining.measured_loss(pretrained, clips, num_masks=num_masks, seed=seed)
+        measured = mining_quality.measured_loss(pretrained, clips, num_masks=num_masks, seed=seed)
     else:
-        report = mining.measure_mining(
+        report = mining_quality.measure_mining(
             pretrained, clips, num_masks=num_masks, num_views=NUM_VIEWS, seed=seed
         )
         predicted, measured = report.predicted, report.measured
@@ -145,7 +145,7 @@ def ask(
     for name, losses in (("predicted", predicted), ("measured", measured)):
         if losses is not None and not bool(losses.isfinite().all()):
             raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
-    mask = next(mining.even_masks(pretrained, clips, num_masks=1, seed=seed))
+    mask = next(mining_quality.even_masks(pretrained, clips, num_masks=1, seed=seed))
     output = run_student(pretrained, clips, mask)
     honest = completed(pretrained, clips, output)
     flattering = None

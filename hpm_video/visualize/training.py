@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 
 from hpm_video.config import PretrainConfig
-from hpm_video.data.bad_videos import UnreadableDataError
-from hpm_video.data.files import check_is_ours, printable, write_atomically
-from hpm_video.data.video import VideoReadError
-from hpm_video.distributed import join_world
-from hpm_video.pretrained import Pretrained
-from hpm_video.run_folder import check_can_be_folder, make_folder
-from hpm_video.tokens import TokenGrid
+from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.video.frames import VideoReadError
+from hpm_video.evaluate.pretrained import Pretrained
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.runtime.distributed import join_world
+from hpm_video.runtime.files import check_is_ours, printable, write_atomically
+from hpm_video.train.run.folder import check_can_be_folder, make_folder
 from hpm_video.visualize.history import (
     FEW,
     Moment,

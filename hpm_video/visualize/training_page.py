@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 
-from hpm_video.data.page import text
-from hpm_video.settings import config_to_yaml
+from hpm_video.config.settings import config_to_yaml
+from hpm_video.runtime.pages import text
 from hpm_video.visualize.overview import overview_page
-from hpm_video.visualize.page import jpeg, packed
 from hpm_video.visualize.plots import Line, colour, curves
+from hpm_video.visualize.video_page import jpeg, packed
 
 if TYPE_CHECKING:
     from hpm_video.visualize.training import History

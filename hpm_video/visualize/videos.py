@@ -14,19 +14,19 @@ from urllib.parse import quote
 import numpy as np
 
 from hpm_video.config.limits import at_least
-from hpm_video.data.clips import Indices
-from hpm_video.data.files import OURS, check_is_ours, printable, whole_file, write_atomically
-from hpm_video.data.page import text
-from hpm_video.data.video import VideoReadError
-from hpm_video.distributed import join_world
-from hpm_video.pretrained import Pretrained, load_pretrained
-from hpm_video.run_folder import check_can_be_folder, make_folder
-from hpm_video.settings import config_to_yaml
-from hpm_video.visualize.media import film_frames, write_gif, write_mp4
-from hpm_video.visualize.page import PLAIN, Asked, Film, css, fill_page, jpeg, video_page
+from hpm_video.config.settings import config_to_yaml
+from hpm_video.data.video.frame_indices import Indices
+from hpm_video.data.video.frames import VideoReadError
+from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
+from hpm_video.runtime.distributed import join_world
+from hpm_video.runtime.files import OURS, check_is_ours, printable, whole_file, write_atomically
+from hpm_video.runtime.pages import text
+from hpm_video.train.run.folder import check_can_be_folder, make_folder
+from hpm_video.visualize.films import film_frames, write_gif, write_mp4
 from hpm_video.visualize.picture import picture
 from hpm_video.visualize.reading import View, read_facts, read_window, window_indices
 from hpm_video.visualize.scores import NUM_MASKS, ask, hard_ratio_of
+from hpm_video.visualize.video_page import PLAIN, Asked, Film, css, fill_page, jpeg, video_page
 
 FORMATS = ("png", "mp4", "gif")  # beside the page
 MOST_GIF_PICTURES = 160  # a GIF is large, and is in memory as a whole

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpm_video.checkpoint import is_checkpoint, load_checkpoint
+from hpm_video.weights.checkpoint import is_checkpoint, load_checkpoint
 
 
 def average_checkpoints(

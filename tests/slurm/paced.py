@@ -15,7 +15,7 @@ class PacedJob(Job):
         self.pace_s = pace_s
 
     def __call__(self) -> int:
-        from hpm_video.loop import Run
+        from hpm_video.train.run.loop import Run
 
         end_step = Run.end_step
 

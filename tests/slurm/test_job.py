@@ -17,7 +17,11 @@ from paced import PacedJob
 from runs import assert_same_run
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-c", "import sys; from hpm_video.cli import main; sys.exit(main())"]
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; from hpm_video.cli.main import main; sys.exit(main())",
+]
 Arguments = Callable[..., list[str]]
 LIMIT_S = 240  # for what must happen: long, so that a slow machine fails no test
 NUM_STEPS = 60  # of two processes with four clips each, of 24 videos: three an epoch

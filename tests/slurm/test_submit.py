@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 import hpm_video
-from hpm_video.data.manifest import read_manifest
-from hpm_video.logs import read_records
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.train.run.logs import read_records
 
 Arguments = Callable[..., list[str]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 LIMIT_S = 240  # for what must happen: long, so that a slow machine fails no test
 ON_CPU = ("--gpus-per-node", "0", "--time", "60")
-PROGRAM = "import sys; from hpm_video.cli import main; sys.exit(main())"
+PROGRAM = "import sys; from hpm_video.cli.main import main; sys.exit(main())"
 
 
 @pytest.fixture

@@ -1,0 +1,92 @@
+"""Memory of a step by counting tensors that are alive, with or without computing anything."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from hpm_video.bench.compared_steps import Setting, build_student, our_step
+from hpm_video.bench.flops import Variant
+from hpm_video.method import losses
+from hpm_video.models import vit
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors made within it for as long as they live.
+
+    ``live``: now. ``peak``: the most so far. What an operator needs for itself while it works, and
+    what an allocator rounds up or cannot reuse, is not in it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known = WeakIdKeyDictionary(ref_type=weakref.ref)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self.count(value)
+        return result
+
+    def count(self, tensor: Tensor) -> None:
+        """Count a tensor made before; views of what is known add nothing."""
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        size = storage.nbytes()
+        self._known[storage] = size
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.live -= size
+
+
+def modelled_bytes(setting: Setting, variant: Variant | None, *, as_on_gpu: bool) -> int:
+    """Most bytes alive in a step of a training under way, inputs and state included.
+
+    Tensors have shapes but no contents, so that no memory is taken and nothing computed: the size
+    of the machine does not matter. ``as_on_gpu``: in the forms that CUDA takes, else the CPU's.
+    """
+    assert setting.device.type == "cpu", "of tensors without contents"
+    with torch.device("meta"):
+        student = build_student(setting, variant)
+    live = LiveBytes()
+    with _forms(as_on_gpu=as_on_gpu), FakeTensorMode(allow_non_fake_inputs=True), live:
+        student.to_empty(device="cpu")
+        for tensor in (*student.parameters(), *student.buffers()):
+            live.count(tensor)
+        live.count(setting.frames)
+        step = our_step(setting, variant, student)
+        step()  # makes the optimizer's state
+        live.peak = live.live
+        step()
+    return live.peak
+
+
+@contextmanager
+def _forms(*, as_on_gpu: bool) -> Iterator[None]:
+    """Where the code chooses by device, let it choose as for CUDA."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+        if not as_on_gpu:
+            yield
+            return
+        fused = patch.object(vit, "attention", F.scaled_dot_product_attention)
+        with fused, patch.dict(losses.PATCH_LOSS_CLIPS, clear=True):
+            yield

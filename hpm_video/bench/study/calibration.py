@@ -1,0 +1,180 @@
+"""What a pre-training step of each variant takes, so that trainings of equal time can be planned.
+
+Measured once and kept: equal time must mean the same epochs after a restart, and a reader must see
+what it was decided on.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from hpm_video.bench.config_step import config_step
+from hpm_video.bench.report import machine_facts
+from hpm_video.bench.study.cells import Study
+from hpm_video.bench.timing import round_seconds
+from hpm_video.config import PretrainConfig
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.loader import ClipBatch, clip_batches
+from hpm_video.runtime.distributed import World, join_world
+from hpm_video.runtime.files import printable, write_atomically
+from hpm_video.train.optim import micro_batches
+
+_WARMUP = 1  # rounds that do not count
+_LOADING = ""  # what no variant is called
+_SAME = 0.04  # steps whose times differ by less are taken to cost the same: it may be chance
+
+
+def calibrate(study: Study, say: Callable[[str], None]) -> None:
+    """Measure, and write, what is not known of the study's variants yet.
+
+    A variant, or a set, that cannot do a step for want of memory or videos is named and left out:
+    it has no cells of equal time, and those of equal epochs fail by themselves.
+    """
+    for data_set in study.config.sets:
+        known = _read(study, data_set)
+        missing = [
+            name
+            for name, variant in study.config.variants.items()
+            if variant.pretrain and name not in known
+        ]
+        if missing:
+            try:
+                measured = _measure(study, data_set, missing, say)
+            except UnreadableDataError as error:
+                say(f"sets.{data_set} has no step to measure: {printable(str(error))}")
+                continue
+            _write(study, data_set, {**known, **measured})
+
+
+def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
+    """(data set, variant) -> what a step takes, as measured; what was not yet is left out.
+
+    A variant that was measured later, with the base on a faster or slower day, is as much slower
+    than the base as it was then.
+    """
+    seconds = {}
+    for data_set in study.config.sets:
+        entries = _read(study, data_set)
+        if study.base not in entries:
+            continue
+        for variant, entry in entries.items():
+            ratio = entry["seconds_per_step"] / entry["base_seconds_per_step"]
+            seconds[data_set, variant] = ratio * entries[study.base]["seconds_per_step"]
+    return seconds
+
+
+def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:
+    """(data set, variant) -> epochs of pre-training that take as long as those of the base.
+
+    Rounded, and one more than those of warm-up at least; those of the base where a step takes as
+    long as far as one can tell.
+    """
+    epochs = {}
+    for data_set in study.config.sets:
+        for variant, entry in _read(study, data_set).items():
+            if variant not in study.config.variants:
+                continue
+            base = study.pretraining(data_set, study.base).optim
+            # Compared with the base as measured in the same rounds: the machine has its moods
+            ratio = entry["base_seconds_per_step"] / entry["seconds_per_step"]
+            if abs(ratio - 1) < _SAME:
+                ratio = 1.0
+            epochs[data_set, variant] = max(base.warmup_epochs + 1, round(base.epochs * ratio))
+    return epochs
+
+
+def calibration_file(study: Study, data_set: str) -> Path:
+    return study.folder / "preparation" / f"calibration_{data_set}.json"
+
+
+def _measure(
+    study: Study, data_set: str, names: list[str], say: Callable[[str], None]
+) -> dict[str, dict[str, object]]:
+    """Entries of these variants, measured in turns with the base."""
+    configs = {name: study.pretraining(data_set, name) for name in [study.base, *names]}
+    base, rounds = configs[study.base], study.config.calibration_rounds
+    clock = time.process_time if study.config.clock == "process" else time.perf_counter
+    with join_world(base.run.device) as world:
+        batches = _batches(base, world, rounds + _WARMUP)
+        batch = next(batches)
+        functions: dict[str, Callable[[], object]] = {_LOADING: lambda: next(batches)}
+        for name, config in configs.items():
+            try:
+                step = config_step(config, lambda: batch.on(world.device), world)
+                step()
+            except ValueError as error:
+                raise ValueError(f"variants.{name}: {error}") from error
+            except (RuntimeError, MemoryError, ArithmeticError) as error:
+                reason = printable(str(error)).strip() or type(error).__name__
+                say(f"variants.{name} cannot do a step of {data_set}: {reason}")
+                continue
+            functions[name] = step
+        if study.base not in functions:
+            return {}
+        times = round_seconds(
+            functions, rounds=rounds, warmup=_WARMUP, device=world.device, clock=clock
+        )
+        machine = machine_facts(world.device)
+    seconds = {name: statistics.median(values) for name, values in times.items()}
+    per_batch = seconds.pop(_LOADING)
+    if study.config.clock == "wall":
+        per_batch = 0.0  # other processes do it meanwhile
+    loading = {
+        name: per_batch
+        * micro_batches(config.optim, batch_size=config.data.batch_size, num_processes=1)
+        for name, config in configs.items()
+        if name in seconds
+    }
+    return {
+        name: {
+            "seconds_per_step": seconds[name] + loading[name],
+            "base_seconds_per_step": seconds[study.base] + loading[study.base],
+            "loading_seconds_per_step": loading[name],
+            "clock": study.config.clock,
+            "rounds": rounds,
+            "machine": machine,
+        }
+        for name in names
+        if name in seconds
+    }
+
+
+def _batches(config: PretrainConfig, world: World, count: int) -> Iterator[ClipBatch]:
+    """So many batches of the pre-training, and one more. They are read in this process: the time
+    of others does not show on its clock."""
+    manifest = read_manifest(config.data.manifest, root=config.data.root, labels=False)
+    return clip_batches(
+        manifest,
+        replace(config.data, num_workers=0),
+        accumulation=1,
+        world=world,
+        seed=config.run.seed,
+        start_step=0,
+        num_steps=count + 1,
+    )
+
+
+def _read(study: Study, data_set: str) -> dict[str, dict[str, float]]:
+    file = calibration_file(study, data_set)
+    if not file.is_file():
+        return {}
+    try:
+        entries: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
+        for entry in entries.values():
+            entry["seconds_per_step"] / entry["base_seconds_per_step"]
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise ValueError(
+            f"{file} is damaged: must say what steps of variants take; where it is removed, they "
+            "are measured anew, to which cells at equal time that are finished may not fit"
+        ) from error
+    return entries
+
+
+def _write(study: Study, data_set: str, entries: Mapping[str, object]) -> None:
+    write_atomically(calibration_file(study, data_set), [json.dumps(entries, indent=1) + "\n"])

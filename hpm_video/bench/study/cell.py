@@ -1,0 +1,221 @@
+"""One cell of a study: pre-training, fine-tuning, and a row of all that was measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import statistics
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from hpm_video.bench.report import machine_facts
+from hpm_video.bench.study.cells import Cell
+from hpm_video.config import PretrainConfig, ProbeJobConfig, StudyConfig
+from hpm_video.config.settings import config_to_dict
+from hpm_video.config.study import words_of
+from hpm_video.evaluate.mining_videos import measure_videos
+from hpm_video.evaluate.probe import probe
+from hpm_video.runtime.distributed import pick_device
+from hpm_video.runtime.files import write_atomically
+from hpm_video.train.finetune import finetune
+from hpm_video.train.pretrain import pretrain
+from hpm_video.train.run.folder import changed_settings
+from hpm_video.train.run.logs import read_records
+
+Row = dict[str, Any]
+
+# Of the last record of a pre-training that has them.
+_OF_PRETRAINING = ("reconstruction_loss", "feature_variation")
+
+
+class Stopped(Exception):  # noqa: N818 - it is an answer
+    """A signal stopped a cell, whose runs have saved."""
+
+
+def read_row(cell: Cell) -> Row | None:
+    """The row of a finished cell; None for one that is not."""
+    file = _row_file(cell)
+    if not file.is_file():
+        return None
+    try:
+        row: Row = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        row = {}
+    if not isinstance(row, dict) or not _is_row_of(cell, row):
+        raise ValueError(
+            f"{file} is damaged: must be the row of {cell.name}; where it is removed, the cell is "
+            "done again"
+        )
+    return row
+
+
+def _is_row_of(cell: Cell, row: Row) -> bool:
+    """Whether a row names its cell, and all else in it is of the kind that `_measure` writes."""
+    names = {"data_set": cell.data_set, "variant": cell.variant, "seed": cell.seed}
+    names["folder"] = cell.name
+    needed = {"epochs", "top1", "balanced_accuracy"} | ({"steps"} if cell.pretrain else set())
+    if any(row.get(key) != value for key, value in names.items()) or not needed <= row.keys():
+        return False
+    figures = []
+    curves = [row["probe_epochs"]] if "probe_epochs" in row else []
+    for key in row.keys() - {*names, "settings", "machine", "probe_epochs"}:
+        if key.endswith("_curve"):
+            curves.append(row[key])
+        elif key in needed or row[key] is not None:  # what could not be measured is None
+            figures.append(row[key])
+    if not all(isinstance(values, list) for values in curves):
+        return False
+    if len({len(values) for values in curves}) > 1:
+        return False
+    return all(map(_is_finite, figures)) and all(_is_finite(x) for xs in curves for x in xs)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def check_cell(cell: Cell, study: StudyConfig, *, before: Cell | None = None) -> None:
+    """Raise ValueError where a cell was done with other settings than the study has now.
+
+    Of a finished cell the row is enough: its run folders may have been removed, or left on another
+    machine. Then epochs and the variant's settings are compared, and the others with those of
+    ``before``, the same cell as the study was, if that is known.
+    """
+    row = read_row(cell)
+    if row is None:
+        return  # its runs look themselves
+    changed = [] if row["epochs"] == cell.epochs else ["optim.epochs"]
+    own = [] if cell.pretrain is None else study.variants[cell.variant].settings
+    if sorted(words_of(row.get("settings", own))) != sorted(words_of(own)):
+        changed.append(f"variants.{cell.variant}.settings")
+    for job in ("pretrain", "finetune"):
+        config, other = getattr(cell, job), getattr(before, job, None)
+        if config is not None and (cell.folder / job / "config.yaml").is_file():
+            changed += changed_settings(config)
+        elif config is not None and other is not None:
+            changed += changed_settings(config, config_to_dict(other))
+    if changed:
+        raise ValueError(
+            f"--output-dir holds the cell {cell.name} of a study with other settings "
+            f"({', '.join(dict.fromkeys(changed))}): choose another folder"
+        )
+
+
+def run_cell(cell: Cell, study: StudyConfig) -> None:
+    """Do what is left of a cell and write its row. Raises Stopped, and what its runs raise."""
+    # What runs say is in their log.txt
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        if cell.pretrain is not None and not pretrain(cell.pretrain):
+            raise Stopped
+        if not finetune(cell.finetune):
+            raise Stopped
+        row = _measure(cell, study)
+    write_atomically(_row_file(cell), [json.dumps(row, indent=1) + "\n"])
+    if not study.keep_checkpoints:
+        remove_checkpoints(cell)
+
+
+def has_checkpoints(cell: Cell) -> bool:
+    return any(folder.is_dir() for folder in _checkpoints(cell))
+
+
+def remove_checkpoints(cell: Cell) -> None:
+    """Remove what nobody needs of a cell that has its row."""
+    for folder in _checkpoints(cell):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checkpoints(cell: Cell) -> list[Path]:
+    return [cell.folder / job / "checkpoints" for job in ("pretrain", "finetune")]
+
+
+def _row_file(cell: Cell) -> Path:
+    return cell.folder / "row.json"
+
+
+def _measure(cell: Cell, study: StudyConfig) -> Row:
+    """The row of a cell whose runs are complete. Figures without unit are shares."""
+    records = read_records(cell.folder / "finetune")
+    evaluation = next(record for record in reversed(records) if "top1" in record)
+    row: Row = {
+        "data_set": cell.data_set,
+        "variant": cell.variant,
+        "seed": cell.seed,
+        "epochs": cell.epochs,
+        "folder": cell.name,
+        "settings": [] if cell.pretrain is None else list(study.variants[cell.variant].settings),
+        "machine": machine_facts(pick_device(cell.finetune.run.device, setting="run.device")),
+        "finetune_step": evaluation["step"],
+        "top1": evaluation["top1"],
+        "balanced_accuracy": evaluation["balanced_accuracy"],
+        "unreadable": evaluation["unreadable"],
+    }
+    if cell.pretrain is not None:
+        row |= _of_pretraining(cell, cell.pretrain)
+        row |= _hard_probe(cell, cell.pretrain, study.probes)
+        report = measure_videos(
+            cell.folder / "pretrain",
+            cell.lists.val,
+            root=cell.lists.root,
+            most=study.mining_videos,
+        )
+        if report is not None:
+            row["rank_accuracy"] = report.rank_accuracy
+            row["spearman"] = report.spearman
+            row["object_coverage"] = report.coverage
+            row["mining_videos"] = len(report.measured)
+    return row
+
+
+def _of_pretraining(cell: Cell, config: PretrainConfig) -> Row:
+    """What its records say."""
+    records = read_records(cell.folder / "pretrain")
+    training = [record for record in records if "loss" in record]
+    last = training[-1]
+    # Some periods have a probe or the start of the readers in them
+    rate = statistics.median(record["clips_per_second"] for record in training)
+    optim, data = config.optim, config.data
+    videos = optim.total_batch or data.batch_size * optim.accumulation
+    row: Row = {"steps": last["step"], **{name: last[name] for name in _OF_PRETRAINING}}
+    row["clips_per_second"] = rate
+    row["training_seconds"] = last["step"] * videos * data.repeats / rate
+    probes = [record for record in records if "unreadable" in record]
+    for record in probes[-1:]:
+        row |= {name: value for name, value in record.items() if _is_accuracy(name)}
+    row["probe_epochs"] = [record["epoch"] for record in probes]
+    for name in probes[-1] if probes else ():
+        if _is_accuracy(name):
+            row[f"{name}_curve"] = [record[name] for record in probes]
+    return row
+
+
+def _hard_probe(cell: Cell, config: PretrainConfig, kinds: Sequence[str]) -> Row:
+    """Accuracies of the second, harder probe, if there is one."""
+    lists, run, data = cell.lists, config.run, config.data
+    if not lists.hard_val or not kinds:
+        return {}
+    report = probe(
+        cell.folder / "pretrain",
+        train=lists.hard_train,
+        val=lists.hard_val,
+        kinds=kinds,
+        config=ProbeJobConfig(
+            root=lists.root,
+            device=run.device,
+            precision=run.precision,
+            num_workers=data.num_workers,
+            decode_timeout_s=data.decode_timeout_s,
+            probe=config.probe,
+        ),
+    )
+    assert report is not None
+    figures = report.record()
+    return {f"hard_{name}": value for name, value in figures.items() if _is_accuracy(name)}
+
+
+def _is_accuracy(name: str) -> bool:
+    return name.endswith(("_top1", "_balanced_accuracy"))

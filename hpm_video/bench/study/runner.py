@@ -1,0 +1,257 @@
+"""Runs a study, or what is left of it, alone or beside other processes that do the same."""
+
+from __future__ import annotations
+
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpm_video.bench.study.calibration import calibrate, epochs_of_equal_time, seconds_per_step
+from hpm_video.bench.study.cell import (
+    Stopped,
+    check_cell,
+    has_checkpoints,
+    read_row,
+    remove_checkpoints,
+    run_cell,
+)
+from hpm_video.bench.study.cells import Cell, Study
+from hpm_video.config import StudyConfig
+from hpm_video.config.settings import config_to_dict, config_to_yaml, load_config, read_stored
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.loader import steps_per_epoch
+from hpm_video.data.prepare.toy import first_videos, write_toy_videos
+from hpm_video.runtime.files import printable, write_atomically, writing
+from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
+from hpm_video.train.run.folder import make_folder
+
+Say = Callable[[str], None]
+
+_WAIT_S = 5.0
+_EMPTIED = "where it is emptied, it is written anew"
+# Settings of the study itself that its tables could not tell apart.
+_OF_ALL_CELLS = ("probes", "probe_every", "mining_videos", "clock")
+# What a start that has not written study.yaml yet, or never came to it, has in the folder.
+_LEFTOVERS = re.compile(r"preparation|slurm|\.study\.yaml\..*|tmp.*")
+# What a training may end with: the user's mistakes, files, numbers, PyTorch's errors.
+_FAILURES = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one start. is_stopped: a signal came. elsewhere: cells that other processes hold."""
+
+    failed: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    is_stopped: bool = False
+
+
+def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outcome:
+    """Run the k-th of n parts of the cells; all of them, (1, 1), may be shared by any number of
+    processes, each of which takes what is not finished and in work nowhere.
+
+    A cell that fails is named, and its traceback kept in failed.txt; the others still run.
+    """
+    _begin(study, say)
+    cells = study.cells(epochs_of_equal_time(study))
+    todo = []
+    for cell in _of_part(cells, *part):
+        if read_row(cell) is None:
+            todo.append(cell)
+        elif has_checkpoints(cell) and not study.config.keep_checkpoints:
+            with _holding(cell.folder) as is_ours:
+                if is_ours:
+                    remove_checkpoints(cell)
+    say(f"{len(cells)} cells, {len(todo)} of them to be done here")
+    failed: list[str] = []
+    is_worth_it = True
+    while todo and is_worth_it:
+        is_worth_it, held = False, []
+        for cell in todo:
+            with _holding(cell.folder) as is_ours:
+                if not is_ours:
+                    held.append(cell)
+                elif read_row(cell) is None:  # else another process has just finished it
+                    is_worth_it = True  # the others had time to go on, or to die
+                    try:
+                        error = _run(cell, study, say)
+                    except Stopped:
+                        return Outcome(tuple(failed), is_stopped=True)
+                    if error is not None:
+                        failed.append(cell.name)
+        todo = held
+    return Outcome(tuple(failed), tuple(cell.name for cell in todo))
+
+
+def _of_part(cells: Sequence[Cell], part: int, num_parts: int) -> list[Cell]:
+    """Every num_parts-th cell, moved on by one each round: or a part might be all of a variant."""
+    return [
+        cell
+        for number, cell in enumerate(cells)
+        if (number + number // num_parts) % num_parts == part - 1
+    ]
+
+
+def check_study(study: Study) -> None:
+    """Raise ValueError where what is in the study's folder was done with other settings."""
+    done = [cell for cell in study.cells(epochs_of_equal_time(study)) if read_row(cell) is not None]
+    if not done:
+        return  # without any row all may change
+    file = study.folder / "study.yaml"
+    is_told = file.is_file() and file.stat().st_size > 0  # not of rows of another machine
+    cells_before = _cells_of(file, study.folder) if is_told else {}
+    for cell in done:
+        check_cell(cell, study.config, before=cells_before.get(cell.name))
+    if not is_told:
+        return
+    before, now = read_stored(file), config_to_dict(study.config)
+    for name in _OF_ALL_CELLS:
+        if name not in before:
+            raise ValueError(f"{file} is damaged: {_EMPTIED}")
+        _check_same(name, now[name], before[name])
+    for name in sorted({cell.data_set for cell in done} & before.get("sets", {}).keys()):
+        _check_same(f"sets.{name}.toy", now["sets"][name]["toy"], before["sets"][name]["toy"])
+
+
+def _cells_of(file: Path, folder: Path) -> dict[str, Cell]:
+    """Cells by name, as a study's folder has their settings; none where files of settings that it
+    names are not there, as on another machine."""
+    try:
+        before = Study(load_config(StudyConfig, file), home=folder, folder=folder)
+        cells = before.cells(epochs_of_equal_time(before))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}; {_EMPTIED}") from error
+    return {cell.name: cell for cell in cells}
+
+
+def _check_same(name: str, value: object, used: object) -> None:
+    if used != value:
+        raise ValueError(
+            f"{name} ({value}) must stay {used}, with which cells in --output-dir were done: "
+            "choose another folder"
+        )
+
+
+def plan_study(study: Study, *, say: Say) -> None:
+    """Prepare a study, and say how long the pre-training of its cells takes as calibrated."""
+    _begin(study, say)
+    cells = study.cells(epochs_of_equal_time(study))
+    seconds, total_s = seconds_per_step(study), 0.0
+    for cell in cells:
+        if cell.pretrain is None:
+            continue
+        config, a_step = cell.pretrain, seconds.get((cell.data_set, cell.variant))
+        if a_step is None:
+            continue
+        videos = read_manifest(config.data.manifest, root=config.data.root, labels=False)
+        per_step = config.optim.total_batch or config.data.batch_size * config.optim.accumulation
+        cell_s = cell.epochs * steps_per_epoch(len(videos), per_step) * a_step
+        total_s += cell_s
+        if cell.seed == 0:
+            say(
+                f"{cell.name.removesuffix('/seed0')}: {cell.epochs} epochs, "
+                f"{1000 * a_step:.0f} ms a step, {cell_s / 60:.1f} min of pre-training"
+            )
+    say(
+        f"{len(cells)} cells, {total_s / 3600:.1f} h of pre-training; fine-tuning and probes beside"
+    )
+
+
+def _run(cell: Cell, study: Study, say: Say) -> str | None:
+    """Run a cell; returns why it failed, if so. Raises Stopped."""
+    note, start = cell.folder / "failed.txt", time.monotonic()
+    try:
+        run_cell(cell, study.config)
+    except _FAILURES as error:
+        write_atomically(note, [traceback.format_exc()])
+        reason = printable(f"{type(error).__name__}: {error}")
+        say(f"failed: {cell.name}: {reason}")
+        return reason
+    note.unlink(missing_ok=True)
+    say(f"done: {cell.name} in {(time.monotonic() - start) / 60:.1f} min")
+    return None
+
+
+def _claim(folder: Path) -> None:
+    """Make the study's folder; ValueError where it holds something else."""
+    make_folder(folder, name="--output-dir")
+    others = [path for path in folder.iterdir() if not _LEFTOVERS.fullmatch(path.name)]
+    if others and not (folder / "study.yaml").is_file():
+        raise ValueError(f"--output-dir ({folder}) holds other files: must be empty or a study")
+
+
+def _begin(study: Study, say: Say) -> None:
+    """Check and prepare the study, or wait until another process has."""
+    study.cells()  # refuses what is wrong before anything is made
+    study.check_lists()
+    _claim(study.folder)
+    check_study(study)
+    with _preparing(study, say):
+        _prepare(study, say)
+    check_study(study)  # of cells at equal time, whose epochs are known now
+
+
+def _prepare(study: Study, say: Say) -> None:
+    """Write the settings, make toy videos and measure steps, as far as that was not done yet."""
+    file, text = study.folder / "study.yaml", config_to_yaml(study.config)
+    if not file.is_file():
+        write_atomically(file, [text])  # so that what follows is known to be a study's
+    for name, data_set in study.config.sets.items():
+        toy = data_set.toy
+        if not toy.unlabelled:
+            continue
+        folder = study.folder / "data" / name
+        if not folder.is_dir():
+            say(f"makes toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
+        for part, count, seed in (("train", toy.unlabelled, 0), ("held_out", toy.held_out, 1)):
+            try:
+                write_toy_videos(
+                    folder / part,
+                    num_videos=count,
+                    size=toy.size,
+                    num_frames=toy.num_frames,
+                    seed=seed,
+                )
+            except ValueError as error:
+                raise ValueError(f"sets.{name}.toy: {error}") from error
+        whole, labelled = study.lists[name].pretrain[0], study.lists[name].train[0]
+        first_videos(Path(whole), Path(labelled), toy.labelled)
+    calibrate(study, say)
+    write_atomically(file, [text])
+
+
+@contextmanager
+def _preparing(study: Study, say: Say) -> Iterator[None]:
+    """The lock of the preparation, for which one waits: nothing can be done before it."""
+    folder, is_waiting = study.folder / "preparation", False
+    while True:
+        with _holding(folder) as is_ours:
+            if is_ours:
+                yield
+                return
+        if not is_waiting:
+            say("another process prepares the study: waiting for it")
+        is_waiting = True
+        time.sleep(_WAIT_S)
+
+
+@contextmanager
+def _holding(folder: Path) -> Iterator[bool]:
+    """The lock of a folder, which is made; False where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with writing(folder / "run.lock"):
+            lock_folder(folder)
+    except FolderInUse:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        unlock_folder(folder)

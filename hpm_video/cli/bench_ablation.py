@@ -1,0 +1,82 @@
+"""``hpm-video bench ablation``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from hpm_video.config import StudyConfig
+from hpm_video.config.settings import load_config
+from hpm_video.config.words import SETTINGS, settings_help
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("study", metavar="STUDY.yaml", help="a file of settings of a study")
+    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="override the file's")
+    parser.add_argument("-o", "--output-dir", required=True, metavar="FOLDER", help="of results")
+    parser.add_argument(
+        "--part",
+        default="1/1",
+        metavar="K/N",
+        help="only the K-th of N parts of the cells (default: all that no other process works on)",
+    )
+    parser.add_argument(
+        "--summary", action="store_true", help="run nothing, only summarise what is done"
+    )
+    parser.add_argument(
+        "--plan", action="store_true", help="prepare, say what a cell of each variant takes, stop"
+    )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = settings_help(StudyConfig)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a study and summarise it; returns 1 where a cell failed or a signal came, else 0."""
+    part = _part(arguments.part)
+    config = load_config(StudyConfig, arguments.study, arguments.settings)
+    from hpm_video.bench.study.cells import Study
+    from hpm_video.bench.study.plots import write_plots
+    from hpm_video.bench.study.report import comparisons, write_summary
+    from hpm_video.bench.study.runner import Outcome, check_study, plan_study, run_study
+    from hpm_video.runtime.rendezvous import find_place
+
+    if (size := find_place().size) > 1:
+        raise ValueError(
+            f"processes of one job ({size}) must be 1: a study is started as often as there are "
+            "processes for it, or with submit --array, and these share its cells"
+        )
+    home = Path(arguments.study).resolve().parent
+    study = Study(config, home=home, folder=Path(arguments.output_dir))
+    if arguments.summary and not (study.folder / "study.yaml").is_file():
+        raise ValueError(f"--output-dir ({study.folder}) must be the folder of a study")
+    if arguments.summary:
+        check_study(study)
+    if arguments.plan:
+        plan_study(study, say=_say)
+        return 0
+    outcome = Outcome() if arguments.summary else run_study(study, part=part, say=_say)
+    found = comparisons(study)
+    pictures = [name for comparison in found for name in write_plots(comparison, study.folder)]
+    write_summary(study, found, pictures=pictures)
+    for name in outcome.elsewhere:
+        _say(f"in work elsewhere: {name}")
+    if outcome.is_stopped:
+        _say("stopped; the same command continues")
+    if outcome.failed:
+        _say(f"{len(outcome.failed)} cells failed; the same command tries them again")
+    _say(f"{study.folder / 'summary.md'}")
+    return 1 if outcome.failed or outcome.is_stopped else 0
+
+
+def _part(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"--part ({text}) must be K/N with 1 <= K <= N, as 1/8")
+    return int(match[1]), int(match[2])
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

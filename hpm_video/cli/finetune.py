@@ -1,0 +1,20 @@
+"""``hpm-video finetune``."""
+
+from __future__ import annotations
+
+import argparse
+
+from hpm_video.config import FinetuneConfig
+from hpm_video.config.settings import load_config
+from hpm_video.config.words import add_config_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config_arguments(parser, FinetuneConfig)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config = load_config(FinetuneConfig, arguments.config, arguments.settings)
+    from hpm_video.train.finetune import finetune
+
+    return 0 if finetune(config) else 1

@@ -1,0 +1,129 @@
+"""The commands: ``hpm-video JOB ...``, which is ``python tools/JOB.py ...``.
+
+Exit code 0: done. 1: failed or stopped before the end. 2: the user's mistake, one clear line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import TracebackType
+from typing import Any
+
+from hpm_video.cli.failures import say_failure, tell_torchrun
+from hpm_video.cli.terminal import lasting_output
+from hpm_video.config.words import is_setting
+from hpm_video.runtime.host_memory import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command, and its module if that is not the one of its name in `hpm_video.cli`."""
+
+    help: str
+    module: str | None = None
+
+
+JOBS = {
+    "pretrain": Job("pre-train a model on unlabelled videos"),
+    "finetune": Job("fine-tune a classifier on labelled videos"),
+    "evaluate": Job("figures, predictions and a page of a fine-tuned classifier"),
+    "probe": Job("how good features are: simple classifiers on a frozen encoder"),
+    "features": Job("features of videos, or of windows that slide over long ones, as files"),
+    "visualize": Job("pictures of what a pre-trained model finds hard"),
+    "weights": Job("weights in and out: inspect, import, export, average, ema"),
+    "demo": Job("toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes"),
+    "bench": Job("what steps, masks, losses, loaders and checkpoints cost", "hpm_video.cli.bench"),
+    "data": Job("make lists, check and transcode videos, toy videos"),
+    "submit": Job("any of these jobs onto a SLURM cluster", "hpm_video.slurm.submit"),
+    "jobs": Job("what was submitted: list, follow, cancel, requeue", "hpm_video.slurm.jobs"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one job; returns the exit code."""
+    with lasting_output():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def command_of(job: str) -> Any:
+    """The module of a job: ``add_arguments(parser)``, ``run(arguments) -> exit code``."""
+    return import_module(JOBS[job].module or f"hpm_video.cli.{job}")
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse words, among which a job's settings may stand anywhere."""
+    arguments, rest = parser.parse_known_args(words)
+    # argparse takes no positional words behind an option once there were none before it
+    if rest and not (hasattr(arguments, "settings") and all(map(is_setting, rest))):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    elif rest:
+        arguments.settings += rest
+    return arguments
+
+
+def _main(words: Sequence[str]) -> int:
+    # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
+    # loader workers share, that makes a training step several times slower; read at its import.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # Said by libraries that we import, about themselves.
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+    parser = argparse.ArgumentParser(
+        prog="hpm-video",
+        description="Self-supervised video pre-training by masked autoencoding that finds out "
+        "what is hard and masks that.",
+    )
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    for name, job in JOBS.items():
+        of_job = jobs.add_parser(
+            name,
+            help=job.help,
+            description=job.help,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name in words:  # the others' arguments would only take time
+            command_of(name).add_arguments(of_job)
+    arguments = parse(parser, words)
+    keep_freed_memory()
+    try:
+        with tell_torchrun():
+            code: int = command_of(arguments.job).run(arguments)
+            return code
+    except (ValueError, FileNotFoundError) as error:
+        if not _is_ours(error.__traceback__):
+            raise
+        say_failure(arguments.job, error)
+        return 2
+    except (FloatingPointError, RuntimeError) as error:
+        from hpm_video.data.loading.bad_videos import UnreadableDataError
+        from hpm_video.runtime.rendezvous import CommunicationError
+        from hpm_video.runtime.subprocesses import KilledError
+
+        told = (FloatingPointError, UnreadableDataError, CommunicationError, KilledError)
+        if not isinstance(error, told):
+            raise
+        say_failure(arguments.job, error)
+        return 1
+    except KeyboardInterrupt:
+        print(f"hpm-video {arguments.job}: interrupted", file=sys.stderr)
+        return 1
+
+
+def _is_ours(trace: TracebackType | None) -> bool:
+    """Whether an error was raised by a line of this package: those are the user's to mend. One
+    from inside a library is a bug of ours and keeps its traceback."""
+    module = ""
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    return module.split(".")[0] == "hpm_video"
+
+
+def entry() -> None:
+    """The console command."""
+    sys.exit(main())

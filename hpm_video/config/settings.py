@@ -1,0 +1,200 @@
+"""Settings of any schema of nested dataclasses, out of defaults, a YAML and words of a command.
+
+The only module that reads YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hpm_video.config.schema import check_settings, entry_of
+
+Config = TypeVar("Config")
+
+# Groups of a YAML that tell other commands where and how a job goes on: no settings of its own.
+_NOT_OF_JOBS = ("slurm",)
+_NULLS = ("", "~", "null", "Null", "NULL")
+
+
+def load_config(
+    schema: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Defaults of ``schema`` < the YAML at ``path`` < overrides ``group.key=value``.
+
+    Raises ValueError, one line, for an unknown key (with a suggestion), a wrong type or value;
+    FileNotFoundError when the YAML is missing.
+    """
+    layers: list[Any] = [OmegaConf.structured(schema)]
+    if path is not None:
+        _check_is_file(path)
+        with _yaml_errors(path):
+            layer = OmegaConf.load(path)
+        if not isinstance(layer, DictConfig):
+            raise ValueError(f"config ({path}) must hold groups of settings, key: value")
+        for group in _NOT_OF_JOBS:
+            layer.pop(group, None)
+        try:
+            layers.append(_checked(schema, layer))
+        except ValueError as error:
+            raise ValueError(f"config ({path}): {error}") from error
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if "=" not in override or not all(key.split(".")):
+            raise ValueError(f"setting ({override}) must have the form group.key=value")
+        text = _verbatim(schema, key, value)
+        layer = _parse(override) if text is None else text
+        layers.append(_checked(schema, layer))
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(*layers))
+    except OmegaConfBaseException as error:
+        raise ValueError(f"settings cannot be resolved: {_one_line(error)}") from error
+    assert isinstance(config, schema)
+    return config
+
+
+def _check_is_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        what = "must be a file: is a folder" if Path(path).is_dir() else "does not exist"
+        raise FileNotFoundError(f"config ({path}) {what}")
+
+
+def read_group(path: str | Path, group: str) -> Any:
+    """One group of a YAML that is not the job's, with all scalars as the texts that stand there.
+
+    Empty and null are None; a group that is not there is empty. Raises as `load_config` does.
+    """
+    _check_is_file(path)
+    with _yaml_errors(path):
+        layer = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)
+    group_of = layer.get(group) if isinstance(layer, dict) else None
+    if isinstance(group_of, dict):
+        return {key: None if value in _NULLS else value for key, value in group_of.items()}
+    return group_of or {}
+
+
+def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config from the plain dict that `config_to_dict` gave, e.g. out of a checkpoint."""
+    layer = _checked(schema, OmegaConf.create(dict(values)))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
+    assert isinstance(config, schema)
+    return config
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dict of numbers, strings and lists."""
+    values: dict[str, Any] = yaml.safe_load(config_to_yaml(config))
+    return values
+
+
+def config_to_yaml(config: Any) -> str:
+    """All settings, resolved, in the order they are declared."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """Plain nested settings out of a file that holds the text of `config_to_yaml`.
+
+    Raises ValueError where it holds something else, OSError where it cannot be read.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} does not hold the settings of a run or a study") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} does not hold the settings of a run or a study")
+    return values
+
+
+def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two plain config dicts."""
+    keys: list[str] = []
+    for key in {**one, **other}:
+        mine, theirs = one.get(key), other.get(key)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            keys += differing_keys(mine, theirs, f"{prefix}{key}.")
+        elif mine != theirs:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
+@contextmanager
+def _yaml_errors(path: str | Path) -> Iterator[None]:
+    """Turn what reading a YAML raises into one line."""
+    try:
+        yield
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}{line}") from error
+
+
+def _checked(schema: type[Any], layer: Any) -> Any:
+    """A layer of settings; ValueError in plain words where it does not fit the schema."""
+    values = OmegaConf.to_container(layer, resolve=False)
+    assert isinstance(values, dict)
+    values = _with_lists(schema, values)
+    check_settings(schema, values)
+    return OmegaConf.create(values)
+
+
+def _with_lists(schema: type[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same values, but a text where a list of texts is due as a list of one."""
+    types = get_type_hints(schema)
+    result = dict(values)
+    for name, value in values.items():
+        kind = types.get(name)
+        if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
+            result[name] = _with_lists(kind, value)
+        elif (entry := entry_of(kind)) is not None and isinstance(value, Mapping):
+            groups = {inner: {} if group is None else group for inner, group in value.items()}
+            result[name] = {
+                inner: _with_lists(entry, group) if isinstance(group, Mapping) else group
+                for inner, group in groups.items()
+            }
+        elif kind == list[str] and isinstance(value, str):
+            result[name] = [value] if value else []
+    return result
+
+
+def _parse(override: str) -> Any:
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ValueError(f"setting ({override}) cannot be read: {_one_line(error)}") from error
+
+
+def _verbatim(schema: type[Any], key: str, value: str) -> DictConfig | None:
+    """A layer of one setting that is a text, with any characters, or a list of one text; None where
+    YAML has to say what the value is: "run #2" would be "run" to it, and 007 a 7."""
+    if value == "null":
+        return None
+    kind: Any = schema
+    for part in key.split("."):
+        hints = get_type_hints(kind) if is_dataclass(kind) else {}
+        kind = entry_of(kind) or hints.get(part)
+    arguments = get_args(kind)
+    is_text = kind is str or (NoneType in arguments and str in arguments)
+    if kind == list[str] and not value.startswith("["):
+        given: Any = [value] if value else []
+    elif is_text and value and value[0] not in "[{\"'":
+        given = value
+    else:
+        return None
+    layer = OmegaConf.create()
+    OmegaConf.update(layer, key, given)
+    return layer
+
+
+def _one_line(error: Exception) -> str:
+    """What a library says is wrong: what follows is internals such as reference types."""
+    problem = getattr(error, "problem", None) or str(error)  # of YAML: without an excerpt
+    return problem.strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""Lists of videos: manifests, other people's lists, class names."""

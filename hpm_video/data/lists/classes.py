@@ -1,0 +1,195 @@
+"""Class names and labels: `classes.txt`, one name a line in the order of the labels.
+
+Labels that do not fit their class names give a model that learns, without any error, to call one
+thing by the name of another. So all that can tell is looked at: the range, names known from
+elsewhere, and the folders that videos lie in.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.data.lists.rows import INTEGER, is_no_label, shown
+from hpm_video.runtime.files import write_atomically
+
+_SHOWN = 5  # class names in a message
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Class names in the order of their labels, and where they are from."""
+
+    names: tuple[str, ...]
+    source: str
+
+
+def read_classes(file: str | Path) -> ClassNames:
+    """Read a file with a class name on each line.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        ValueError: it names no class, or one twice.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"{file} does not exist (expected a class name a line)")
+    text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
+    names = tuple(line.strip() for line in text.split("\n") if line.strip())
+    if not names:
+        raise ValueError(f"{file}: must have a class name on each line: is empty")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{file}: the class '{shown(name)}' is there more than once")
+    return ClassNames(names, str(file))
+
+
+def write_classes(file: Path, names: Sequence[str]) -> None:
+    """Write class names, unless the same are there already; the file appears at once or not at all.
+
+    Raises:
+        ValueError: the file holds other classes, or a name cannot be one line of text.
+    """
+    for name in names:
+        if not name or name != name.strip() or {"\n", "\r"} & set(name):
+            raise ValueError(f"class name ('{shown(name)}') must be one line without outer spaces")
+    if file.exists():
+        check_same_classes(read_classes(file), ClassNames(tuple(names), "this data set"))
+    else:
+        write_atomically(file, (f"{name}\n" for name in names))
+
+
+def check_same_classes(one: ClassNames, other: ClassNames) -> None:
+    """Raise ValueError, naming the first difference, unless both have the same names in order."""
+    if one.names == other.names:
+        return
+    shared = min(len(one.names), len(other.names))
+    label = next((i for i in range(shared) if one.names[i] != other.names[i]), shared)
+    first, second = (
+        f"'{shown(names[label])}'" if label < len(names) else "not there"
+        for names in (one.names, other.names)
+    )
+    raise ValueError(
+        f"{one.source} differs from {other.source}: must have the same classes in the same order, "
+        f"but label {label} is {first}, there {second}"
+    )
+
+
+def classes_beside(files: Sequence[Path]) -> ClassNames | None:
+    """Class names of the classes.txt beside the lists."""
+    found: ClassNames | None = None
+    for folder in dict.fromkeys(file.parent for file in files):
+        if (folder / "classes.txt").is_file():
+            classes = read_classes(folder / "classes.txt")
+            if found is not None:
+                check_same_classes(classes, found)
+            found = classes
+    return found
+
+
+def label_values(
+    vocabulary: Mapping[str, tuple[int, str]],
+    known: ClassNames | None,
+    beside: ClassNames | None,
+    *,
+    numbers_only: bool = False,
+) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
+    """Return the label of every code of the vocabulary, and the class names.
+
+    ``vocabulary``: text of a label -> (its code, where it first stood). ``known``: the class names
+    to use; ``beside``: those by the lists. ``numbers_only``: whether names must be known.
+
+    Raises:
+        ValueError: labels are not of one kind, not whole numbers, or not among the classes.
+    """
+    values = np.full(len(vocabulary), -1, dtype=np.int64)
+    given = {text: entry for text, entry in vocabulary.items() if text}
+    for text, (_, where) in given.items():
+        if is_no_label(text):
+            raise ValueError(f"{where}: label ({text}) must be a whole number or a class name")
+    integers = [text for text in given if INTEGER.fullmatch(text)]
+    if 0 < len(integers) < len(given) and known is None:
+        name = next(text for text in given if text not in integers)
+        raise ValueError(
+            f"{given[integers[0]][1]}: label ({integers[0]}) is a number and '{shown(name)}' "
+            f"({given[name][1]}) a name: labels must be all of one kind"
+        )
+    if len(integers) == len(given):
+        if known is not None and beside is not None:
+            check_same_classes(beside, known)
+        for text, (code, where) in given.items():
+            value = int(text[:4000])  # Python reads no more digits
+            if value < -1:
+                raise ValueError(f"{where}: label ({text}) must be at least 0, or -1 for none")
+            if known is not None and value >= len(known.names):
+                raise ValueError(
+                    f"{where}: label ({text}) must be below the number of classes "
+                    f"({len(known.names)}, {known.source})"
+                )
+            values[code] = min(value, np.iinfo(np.int64).max - 1)
+        return values, known.names if known is not None else None
+
+    if known is None and numbers_only:
+        text, (_, where) = next(iter(given.items()))
+        raise ValueError(
+            f"{where}: label ({shown(text)}) must be a number: the classes that it is compared "
+            "with have no names (classes.txt beside a list, a name a line, gives them)"
+        )
+    names, source = (known.names, known.source) if known is not None else (tuple(sorted(given)), "")
+    index = {name: i for i, name in enumerate(names)}
+    for text, (code, where) in given.items():
+        if text not in index:
+            some = ", ".join(map(shown, names[:_SHOWN]))
+            more = ", ..." if len(names) > _SHOWN else ""
+            raise ValueError(
+                f"{where}: label ({shown(text)}) must be one of {source}: {some}{more}"
+            )
+        values[code] = index[text]
+    return values, names
+
+
+class FolderCheck:
+    """Finds numbers for labels that disagree with folders named like the classes.
+
+    A folder named like a class most of whose videos have another label shows that the numbers were
+    given in another order. A few videos may have been moved to a better class by hand; and where a
+    video's folder is no class, folders say nothing about labels.
+    """
+
+    def __init__(self, classes: ClassNames) -> None:
+        self._classes = classes
+        self._index = {name: i for i, name in enumerate(classes.names)}
+        self._counts: dict[tuple[str, str], int] | None = {}  # (folder, label's text) -> videos
+        self._where: dict[tuple[str, str], str] = {}
+
+    def add(self, path: str, label: str, where: str) -> None:
+        """Note a row of a list."""
+        if self._counts is None or not label:
+            return
+        key = os.path.basename(os.path.dirname(path)), label
+        if key[0] not in self._index:
+            self._counts = None
+            return
+        self._counts[key] = self._counts.get(key, 0) + 1
+        self._where.setdefault(key, where)
+
+    def check(self) -> None:
+        """Raise ValueError for the first folder whose videos mostly have another class's number."""
+        counts = self._counts or {}
+        most: dict[str, str] = {}  # folder -> its most frequent label
+        for (folder, label), count in counts.items():
+            if count > counts.get((folder, most.get(folder, "")), 0):
+                most[folder] = label
+        if len(most) < 2:  # one folder for all is not a folder per class
+            return
+        for folder, label in most.items():
+            right = self._index[folder]
+            if INTEGER.fullmatch(label) and int(label) not in (right, -1):
+                raise ValueError(
+                    f"{self._where[folder, label]}: label ({label}) must be {right} as the folder "
+                    f"'{shown(folder)}' is that class ({self._classes.source}): "
+                    "wrong order of classes?"
+                )

@@ -1,0 +1,272 @@
+"""Lists of videos: reading every usual kind of list, and writing our own.
+
+A `Manifest` keeps its rows in NumPy buffers, never as Python objects. Data-loading workers are
+forked, and merely looking at a Python object writes its reference count: a list of two million
+strings would slowly be copied, page by page, into every worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.data.lists.classes import ClassNames, FolderCheck, classes_beside, label_values
+from hpm_video.data.lists.rows import read_rows, shown
+from hpm_video.runtime.files import write_atomically
+
+COLUMNS = ("path", "label", "num_frames", "fps", "width", "height", "status")
+MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
+
+
+class Names:
+    """File names as bytes, one after the other in one buffer; those not UTF-8 stay what they are.
+
+    Args:
+        data: the bytes of all names, of one at least.
+        ends: (number of names,) int64, where each name ends.
+    """
+
+    def __init__(self, data: bytearray, ends: array[int]) -> None:
+        self._data = np.frombuffer(data, dtype=np.uint8)
+        self._ends = np.frombuffer(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = int(self._ends[index - 1]) if index else 0
+        name = self._data[start : int(self._ends[index])].tobytes()
+        return name.decode("utf-8", "surrogateescape")
+
+    def update(self, digest: hashlib._Hash) -> None:
+        """Add all names to a hash."""
+        digest.update(self._data.tobytes())
+        digest.update(self._ends.tobytes())
+
+
+class Manifest:
+    """An immutable list of videos with labels; made by `read_manifest`.
+
+    Attributes:
+        classes: class names in the order of their labels, or None where no names are known.
+        labels: (number of videos,) int64, -1 where a video has none.
+        num_repeated: how many rows name a video that an earlier one names.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[Names],
+        roots: Sequence[str],
+        labels: npt.NDArray[np.int64],
+        frame_counts: npt.NDArray[np.int64],
+        *,
+        classes: tuple[str, ...] | None,
+        largest_label_where: str,
+        num_repeated: int = 0,
+    ) -> None:
+        """Join one block of `names` per list; block k is relative to `roots[k]`.
+
+        ``largest_label_where``: the file and line in which the largest label first stands.
+        """
+        self._names = tuple(names)
+        self._roots = tuple(roots)
+        self._ends = np.cumsum([len(block) for block in names])
+        self._frame_counts = frame_counts
+        self.labels = labels
+        self.classes = classes
+        self.num_repeated = num_repeated
+        self._largest_label_where = largest_label_where
+        assert len(labels) == len(frame_counts) == len(self)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        assert 0 <= index < len(self), f"video {index} of {len(self)}"
+        block = int(np.searchsorted(self._ends, index, side="right"))
+        return block, index - (int(self._ends[block - 1]) if block else 0)
+
+    def name(self, index: int) -> str:
+        """Return the path as written in the list."""
+        block, row = self._locate(index)
+        return self._names[block][row]
+
+    def path(self, index: int) -> str:
+        """Return the path to open: absolute, or joined to the root of the list it came from."""
+        block, row = self._locate(index)
+        return os.path.join(self._roots[block], self._names[block][row])
+
+    def label(self, index: int) -> int:
+        """Return the class index, -1 where the video has none."""
+        return int(self.labels[index])
+
+    def num_frames(self, index: int) -> int:
+        """Return the number of frames the list claims, 0 where it says nothing."""
+        return int(self._frame_counts[index])
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the videos, as named in the lists and in their order, and labels."""
+        digest = hashlib.sha256()
+        for names in self._names:
+            names.update(digest)
+        digest.update(self.labels.tobytes())
+        digest.update("\n".join(self.classes or ()).encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    @property
+    def num_classes(self) -> int:
+        """The number of class names, else the largest label + 1 (0 without any label).
+
+        Raises:
+            ValueError: without class names, more than `MAX_LABEL_GAP` labels in a row do not occur:
+                a stray number would silently make as many classes.
+        """
+        if self.classes is not None:
+            return len(self.classes)
+        used = np.unique(np.append(self.labels, -1))  # sorted
+        for before, after in itertools.pairwise(used):
+            if after - before - 1 > MAX_LABEL_GAP:
+                raise ValueError(
+                    f"{self._largest_label_where}: label ({used[-1]}) must leave out at most "
+                    f"{MAX_LABEL_GAP} labels in a row, as no classes.txt beside the list names the "
+                    f"classes: {before + 1} to {after - 1} do not occur"
+                )
+        return int(used[-1]) + 1
+
+
+def read_manifest(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    root: str | None = None,
+    classes: Sequence[str] | None = None,
+    labels: bool = True,
+    numbers_only: bool = False,
+) -> Manifest:
+    """Read one list of videos, or several joined in the order given.
+
+    A list is our CSV (see `COLUMNS`; rows whose status is neither empty nor `ok` are left out), or
+    lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or a tab,
+    with or without a header. Labels are integers (-1 or nothing: no label) or class names.
+
+    Names become integers by `classes`, else by the `classes.txt` beside the list (one name a line),
+    else by their sorted order. That last order depends on which names occur, so give a validation
+    list the `classes` of its training list.
+
+    Args:
+        paths: the list or lists.
+        root: folder where relative paths start; by default each list's own folder.
+        classes: class names in the order of their labels.
+        labels: False ignores every label, as pre-training does: lists with different classes
+            can then be joined.
+        numbers_only: refuse class names of which nothing but their sorted order says the numbers:
+            for a list whose labels have to be those of another one that gives no names.
+
+    Raises:
+        FileNotFoundError: a list does not exist.
+        ValueError: a list is a folder or without videos, a row is malformed, or a label is not
+            among the classes; says which file and line.
+    """
+    files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not files:
+        raise ValueError("data.manifest ([]) must name at least one list of videos")
+
+    beside = classes_beside(files) if labels else None
+    given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
+    known = given or beside
+    folders = FolderCheck(known) if known is not None else None
+
+    names: list[Names] = []
+    frame_counts, codes, hashes = array("q"), array("q"), array("q")
+    vocabulary: dict[str, tuple[int, str]] = {}  # label text -> its code, where it first stood
+    roots = [os.path.abspath(root if root is not None else file.parent) for file in files]
+    for file, start in zip(files, roots, strict=True):
+        data, ends = bytearray(), array("q")
+        for line, row in read_rows(file):
+            where = f"{file}:{line}"
+            if row.get("status", "").strip() not in ("", "ok"):
+                continue
+            if not row["path"].strip():
+                raise ValueError(f"{where}: the path is empty")
+            if "\0" in row["path"]:
+                raise ValueError(f"{where}: path ({shown(row['path'])}) must be text")
+            data += row["path"].encode("utf-8", "surrogateescape")
+            ends.append(len(data))
+            hashes.append(hash(os.path.join(start, row["path"])))
+            frame_counts.append(_frame_count(row.get("num_frames", "").strip(), where))
+            text = row.get("label", "").strip() if labels else ""
+            codes.append(vocabulary.setdefault(text, (len(vocabulary), where))[0])
+            if folders is not None:
+                folders.add(row["path"], text, where)
+        if not ends:
+            raise ValueError(f"{file} lists no videos (or none with status ok)")
+        names.append(Names(data, ends))
+
+    values, class_names = label_values(vocabulary, known, beside, numbers_only=numbers_only)
+    if folders is not None:
+        folders.check()
+    return Manifest(
+        names,
+        roots,
+        values[np.frombuffer(codes, dtype=np.int64)],
+        np.frombuffer(frame_counts, dtype=np.int64),
+        classes=class_names,
+        largest_label_where=next(
+            where for code, where in vocabulary.values() if values[code] == values.max()
+        ),
+        num_repeated=len(hashes) - len(np.unique(np.frombuffer(hashes, dtype=np.int64))),
+    )
+
+
+def num_shared(one: Manifest, other: Manifest) -> int:
+    """How many videos of ``other`` are in ``one`` too, by the paths at which they are opened."""
+    paths = {os.path.normpath(one.path(index)) for index in range(len(one))}
+    return sum(os.path.normpath(other.path(index)) in paths for index in range(len(other)))
+
+
+def write_manifest(
+    path: str | Path,
+    rows: Iterable[Mapping[str, object]],
+    *,
+    columns: Sequence[str] | None = None,
+) -> None:
+    """Write our CSV of `rows`: `path` first, then the other `COLUMNS` that occur, then any others.
+
+    With `columns` these come first, in that order. The file appears at once or not at all. A value
+    of None counts as absent. Names that are not UTF-8 are written as the bytes they are.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    rows = list(rows)
+    seen = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
+    assert all(row.get("path") for row in rows), "every row needs a path"
+    known = [c for c in COLUMNS if c in seen]
+    columns = list(dict.fromkeys([*(columns or ("path",)), *known, *seen]))
+
+    def lines() -> Iterator[str]:
+        yield ",".join(map(quoted, columns)) + "\n"
+        for row in rows:
+            yield ",".join(quoted(row.get(c)) for c in columns) + "\n"
+
+    write_atomically(Path(path), lines())
+
+
+def quoted(value: object) -> str:
+    """A value as a field of our CSV; nothing for None."""
+    # Not csv.writer: with "\n" as line end it leaves "\r" unquoted, which its reader then splits at
+    text = "" if value is None else str(value)
+    return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text
+
+
+def _frame_count(text: str, where: str) -> int:
+    if text and not (text.isascii() and text.isdigit() and len(text) < 12):
+        raise ValueError(f"{where}: num_frames ({shown(text)}) must be an integer of at least 0")
+    return int(text or 0)

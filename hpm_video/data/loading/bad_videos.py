@@ -1,0 +1,96 @@
+"""The record of videos that could not be read: each named once, all bounded."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.loading.batches import GIVEN_UP
+from hpm_video.data.video.frames import NO_SUCH_FILE
+from hpm_video.runtime.files import write_atomically
+
+
+class UnreadableDataError(RuntimeError):
+    """More videos are unreadable than a run may replace.
+
+    Attributes:
+        bad: (manifest index, reason) of those found since the last batch.
+    """
+
+    def __init__(self, message: str, bad: Sequence[tuple[int, str]] = ()) -> None:
+        super().__init__(message)
+        self.bad = tuple(bad)
+
+
+class BadVideos:
+    """Collects unreadable videos of a run and keeps them in bad_videos.csv of its folder.
+
+    A run that continues reads the file first, so that nothing is named twice. It forgets files that
+    were missing then: where the data lie may have been mended, and to find out anew costs little.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, *, max_fraction: float) -> None:
+        file = folder / "bad_videos.csv"
+        self._file = file
+        self._manifest = manifest
+        self._max_fraction = max_fraction
+        self._known: dict[str, str] = {}  # path -> reason
+        self._is_stale = False  # whether the file has rows that are no longer known
+        self._fresh: list[tuple[int, str]] = []
+        if file.is_file():
+            with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+                rows = list(csv.DictReader(lines))
+            self._known = {r["path"]: r["reason"] for r in rows if r["reason"] != NO_SUCH_FILE}
+            self._is_stale = len(self._known) < len(rows)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def given_up(self) -> dict[str, str]:
+        """Path -> reason of the videos that are not to be tried again."""
+        return {p: reason for p, reason in self._known.items() if reason.startswith(GIVEN_UP)}
+
+    def note(self, bad: Iterable[tuple[int, str]]) -> None:
+        """Remember (manifest index, reason) pairs that came with a batch."""
+        self._fresh += bad
+
+    def take_fresh(self) -> list[tuple[int, str]]:
+        """What was noted since the last call."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def report(self, bad: Iterable[tuple[int, str]], *, write: bool) -> list[str]:
+        """Add the pairs of all processes, write the new ones, return a line for each of those.
+
+        Raises UnreadableDataError when the known ones exceed the allowed share.
+        """
+        new = self.keep(bad, write=write)
+        share = len(self._known) / len(self._manifest)
+        if share > self._max_fraction:
+            raise UnreadableDataError(
+                f"{len(self._known)} of {len(self._manifest)} videos are unreadable ({share:.1%}): "
+                f"more than data.max_bad_fraction ({self._max_fraction:g}) allows; "
+                f"they are listed in {self._file}"
+            )
+        return [
+            f"unreadable video, replaced by another: {path}: {reason}"
+            for path, reason in new.items()
+        ]
+
+    def keep(self, bad: Iterable[tuple[int, str]], *, write: bool) -> dict[str, str]:
+        """Add pairs to what is known and write the file; returns the new ones, path -> reason."""
+        found = {self._manifest.path(index): reason for index, reason in bad}
+        new = {path: reason for path, reason in found.items() if path not in self._known}
+        self._known |= new
+        if write and (new or self._is_stale):
+            lines = io.StringIO(newline="")
+            writer = csv.writer(lines)
+            writer.writerow(["path", "reason"])
+            writer.writerows(self._known.items())
+            write_atomically(self._file, [lines.getvalue()])
+            self._is_stale = False
+        return new

@@ -1,0 +1,304 @@
+"""Batches of videos, read by processes that may hang or crash without harm.
+
+One thread of this process hands requests, in exact order, to the worker that is free next, and
+takes finished batches, in exact order again, out of memory that it shares with the workers:
+
+    requests -> workers -> shared memory (rows of open batches) -> tensor of its own (pinned)
+
+So what a batch holds depends neither on the number of workers nor on how long each of them takes.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+import torch
+
+from hpm_video.data.loading.shared_rows import RowReader, rows_of, shared_file
+from hpm_video.data.samples.clips import Reading, Request, VideoDataset, read_item
+from hpm_video.data.video.frames import VideoReadError
+from hpm_video.runtime.workers import (
+    ItemTimeout,
+    KillableWorker,
+    WorkerDied,
+    run_killable,
+    wait_for_workers,
+)
+
+Value = TypeVar("Value")
+
+# Reasons that begin so are of videos that are not tried again as long as the run knows them:
+# each attempt would cost the whole time limit.
+GIVEN_UP = "given up: "
+
+_FINISHED_BATCHES = 2  # so many wait to be taken
+_OPEN_ROWS_PER_WORKER = 8  # beyond the oldest open batch: for videos that take longer than others
+_QUEUED_PER_WORKER = 2  # one is read, the next one is there when it is done
+
+
+def read_batches(
+    dataset: VideoDataset,
+    keys: Iterable[Sequence[Any]],
+    *,
+    num_workers: int,
+    timeout_s: float | None,
+    pin_memory: bool = False,
+    given_up: Mapping[str, str] | None = None,
+) -> Iterator[tuple[torch.Tensor, list[Reading]]]:
+    """Yield (B, *shape of an item) uint8, and what came of each item, for every batch of B keys.
+
+    Rows of which nothing could be read are zeros. With `num_workers` 0 the calling process reads,
+    and nothing can be abandoned.
+
+    Args:
+        dataset: see `VideoDataset`.
+        keys: of the items, batch by batch; taken as they are needed, some batches in advance.
+        num_workers: processes that read.
+        timeout_s: seconds after which a video counts as unreadable, None: never.
+        pin_memory: whether the tensors are in page-locked memory, as copies to CUDA like it.
+        given_up: path -> reason of videos not to try, see `GIVEN_UP`.
+    """
+    if num_workers == 0:
+        for batch_keys in keys:
+            out = _new_tensor(len(batch_keys), dataset.reader.shape, pin_memory=pin_memory)
+            rows = zip(batch_keys, out, strict=True)
+            readings = [read_item(dataset.reader, dataset.requests(key), row) for key, row in rows]
+            yield out, readings
+        return
+    ours, theirs = Pipe(duplex=False)
+    finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    dispatcher = _Dispatcher(
+        dataset,
+        iter(keys),
+        num_workers=num_workers,
+        timeout_s=timeout_s,
+        cuda_device=torch.cuda.current_device() if pin_memory else None,
+        given_up=dict(given_up or {}),
+        finished=finished,
+        taken=ours,
+    )
+    # A daemon, as nothing may keep a process from leaving
+    thread = threading.Thread(target=dispatcher.run, name="batches", daemon=True)
+    thread.start()
+    try:
+        while (batch := finished.get()) is not None:
+            if isinstance(batch, BaseException):
+                raise batch
+            theirs.send_bytes(b"1")  # makes room for another
+            yield batch
+    finally:
+        theirs.close()  # tells the thread to end
+        thread.join()
+
+
+def read_guarded(
+    read: Callable[[str], Value], path: str, *, num_workers: int, timeout_s: float | None
+) -> Value:
+    """Return `read(path)`, called in a process of its own, unless `num_workers` is 0.
+
+    Raises:
+        VideoReadError: by `read`, or it hung or crashed.
+    """
+    if num_workers == 0:
+        return read(path)
+    ((_, outcome),) = run_killable(read, [path], num_workers=1, timeout_s=timeout_s)
+    if isinstance(outcome, ItemTimeout | WorkerDied):
+        raise VideoReadError(path, why_given_up(outcome))
+    return outcome
+
+
+@dataclass
+class _Batch:
+    """A batch some of whose rows are still to be read."""
+
+    slot: int
+    readings: list[Reading | None]
+
+
+@dataclass
+class _Row:
+    """An item on its way."""
+
+    batch: _Batch
+    place: int
+    requests: Iterator[Request]
+    request: Request
+    bad: list[tuple[int, str]] = field(default_factory=list)
+    has_lost_worker: bool = False
+
+
+class _Dispatcher:
+    def __init__(
+        self,
+        dataset: VideoDataset,
+        keys: Iterator[Sequence[Any]],
+        *,
+        num_workers: int,
+        timeout_s: float | None,
+        cuda_device: int | None,
+        given_up: dict[str, str],
+        finished: queue.SimpleQueue[Any],
+        taken: Connection,
+    ) -> None:
+        self.dataset = dataset
+        self.keys = keys
+        self.num_workers = num_workers
+        self.timeout_s = timeout_s
+        self.cuda_device = cuda_device
+        self.given_up = given_up
+        self.finished, self.num_finished = finished, 0
+        self.taken = taken
+        self.open: deque[_Batch] = deque()
+        self.waiting: deque[_Row] = deque()
+
+    def run(self) -> None:
+        """Feed the queue until there are no keys any more (then None) or nobody takes batches."""
+        try:
+            # A thread starts on device 0, whose memory is not ours to use
+            if self.cuda_device is not None:
+                torch.cuda.set_device(self.cuda_device)
+            first = next(self.keys, None)
+            if first is not None:
+                self._run(first)
+            self.finished.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again by who takes the batches
+            self.finished.put(error)
+
+    def _run(self, first: Sequence[Any]) -> None:
+        shape = self.dataset.reader.shape
+        size = len(first)  # no later batch is larger
+        num_slots = 2 + _OPEN_ROWS_PER_WORKER * self.num_workers // size
+        with shared_file(num_slots * size * torch.Size(shape).numel()) as file:
+            self.slots = rows_of(file.fileno(), shape).unflatten(0, (num_slots, size))
+            self.free = list(range(num_slots))
+            function = RowReader(self.dataset.reader)
+            self.workers = {
+                KillableWorker(function, files=[file.fileno()]): deque[_Row]()
+                for _ in range(self.num_workers)
+            }
+            try:
+                self._open(first)
+                while self._is_wanted():
+                    self._open_more()
+                    self._submit()
+                    self._finish()
+                    if not self.open:
+                        return
+                    for worker in wait_for_workers(self.workers, self.taken):
+                        self._take(worker)
+            finally:
+                for worker in self.workers:
+                    worker.kill()
+
+    def _is_wanted(self) -> bool:
+        """Note which batches were taken; whether there is still somebody to take more."""
+        try:
+            while self.taken.poll():
+                self.taken.recv_bytes()
+                self.num_finished -= 1
+        except EOFError:
+            return False
+        return True
+
+    def _open_more(self) -> None:
+        while self.free and (keys := next(self.keys, None)) is not None:
+            self._open(keys)
+
+    def _open(self, keys: Sequence[Any]) -> None:
+        batch = _Batch(self.free.pop(), [None] * len(keys))
+        assert len(keys) <= self.slots.shape[1], "batches must not grow"
+        self.open.append(batch)
+        for place, key in enumerate(keys):
+            requests = self.dataset.requests(key)
+            self.waiting.append(_Row(batch, place, requests, next(requests)))
+
+    def _submit(self) -> None:
+        # Every worker gets a first row before any of them gets a second one
+        for depth in range(_QUEUED_PER_WORKER):
+            for worker, rows in self.workers.items():
+                if len(rows) == depth and (row := self._next_row()) is not None:
+                    rows.append(row)
+                    place = row.batch.slot * self.slots.shape[1] + row.place
+                    worker.submit((row.request, place), self.timeout_s)
+
+    def _next_row(self) -> _Row | None:
+        """Take the oldest row that waits, unless its video has been given up."""
+        while self.waiting:
+            row = self.waiting.popleft()
+            if row.request.path not in self.given_up:
+                return row
+            self._replace(row, self.given_up[row.request.path])
+        return None
+
+    def _take(self, worker: KillableWorker) -> None:
+        row = self.workers[worker].popleft()
+        note = None
+        try:
+            reason, note = worker.result()
+        except (ItemTimeout, WorkerDied) as error:
+            if isinstance(error, WorkerDied) and not row.has_lost_worker:
+                row.has_lost_worker = True  # which need not have been the video's fault
+                self.waiting.appendleft(row)
+                return
+            reason = self.given_up[row.request.path] = why_given_up(error)
+        if reason is None:
+            row.batch.readings[row.place] = Reading(row.request.index, tuple(row.bad), note)
+        else:
+            self._replace(row, reason)
+
+    def _replace(self, row: _Row, reason: str) -> None:
+        """Go on with the next request of a row whose video is unreadable."""
+        row.bad.append((row.request.index, reason))
+        request = next(row.requests, None)
+        if request is None:
+            row.batch.readings[row.place] = Reading(None, tuple(row.bad))
+        else:
+            row.request, row.has_lost_worker = request, False
+            self.waiting.appendleft(row)  # what waits was asked for later
+
+    def _finish(self) -> None:
+        """Hand over the oldest batches, as far as they are complete and there is room for them."""
+        while self.open and self.num_finished < _FINISHED_BATCHES:
+            batch = self.open[0]
+            readings = [reading for reading in batch.readings if reading is not None]
+            if len(readings) < len(batch.readings):
+                return
+            self.open.popleft()
+            out = _new_tensor(
+                len(readings), self.slots.shape[2:], pin_memory=self.cuda_device is not None
+            )
+            # NumPy copies without PyTorch's threads, which would be started for this thread alone
+            out.numpy()[:] = self.slots[batch.slot, : len(readings)].numpy()
+            for place, reading in enumerate(readings):
+                if reading.index is None:
+                    out[place] = 0
+            self.free.append(batch.slot)
+            self.finished.put((out, readings))
+            self.num_finished += 1
+            self._open_more()
+            self._submit()
+
+
+def _new_tensor(size: int, shape: Sequence[int], *, pin_memory: bool) -> torch.Tensor:
+    return torch.empty((size, *shape), dtype=torch.uint8, pin_memory=pin_memory)
+
+
+def why_given_up(error: ItemTimeout | WorkerDied) -> str:
+    """The reason for which a video counts as unreadable whose reader came to such an end."""
+    if isinstance(error, ItemTimeout):
+        reason = f"reading took longer than data.decode_timeout_s ({error.timeout_s:g})"
+    elif error.exitcode == -signal.SIGKILL:
+        reason = "its reader was killed (SIGKILL), perhaps for want of memory"
+    elif error.exitcode is not None and error.exitcode < 0:
+        reason = f"its reader crashed ({signal.Signals(-error.exitcode).name})"
+    else:
+        reason = f"its reader ended (exit code {error.exitcode})"
+    return GIVEN_UP + reason

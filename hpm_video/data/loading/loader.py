@@ -1,0 +1,302 @@
+"""From items to batches: which clip comes when, and what is in a batch."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler, Subset
+
+from hpm_video.config import AugmentConfig, DataConfig
+from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.batches import read_batches
+from hpm_video.data.samples.clips import MAX_UNREADABLE_IN_A_ROW, ClipDataset, ClipReader
+from hpm_video.data.samples.device_crops import FrameReader
+from hpm_video.data.samples.views import ViewDataset, ViewSample
+from hpm_video.data.video.frames import NO_SUCH_FILE, check_decoder
+from hpm_video.runtime.distributed import World
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """A micro-batch of B videos with R crops each; the R crops of a video are neighbours.
+
+    Attributes:
+        clips: (B * R, T, S, S, 3) uint8; or (B, bytes), rows of `frames`.
+        labels: (B * R,) int64.
+        indices: (B * R,) int64, places in the manifest.
+        bad: (manifest index, reason) of the unreadable videos met for this batch.
+        notes: (manifest index, `Video.note`) of those that another decoder read than the chosen.
+        frames: what makes crops of whole frames on the device, where workers do not.
+    """
+
+    clips: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    bad: list[tuple[int, str]]
+    notes: list[tuple[int, str]]
+    frames: FrameReader | None = None
+
+    def on(self, device: torch.device | str) -> torch.Tensor:
+        """The clips (B * R, 3, T, S, S) float32 in [0, 1], on a device."""
+        if self.frames is None:
+            return to_clips(self.clips, device)
+        return self.frames.crop(self.clips, device)
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """All V views of each of B videos.
+
+    Attributes:
+        views: (B, V, T, S, S, 3) uint8, zeros for an unreadable video.
+        labels: (B,) int64.
+        indices: (B,) int64, places in the manifest.
+        errors: per video, why it is unreadable, else None.
+    """
+
+    views: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    errors: list[str | None]
+
+
+def steps_per_epoch(num_videos: int, global_batch: int) -> int:
+    """Return how many whole batches of `global_batch` videos an epoch has; the rest is dropped.
+
+    Raises:
+        ValueError: not even one batch can be filled.
+    """
+    if global_batch > num_videos:
+        raise ValueError(
+            f"videos per step ({global_batch}) must be at most the number of videos "
+            f"({num_videos}): lower optim.total_batch, or data.batch_size x optim.accumulation "
+            "x processes"
+        )
+    return num_videos // global_batch
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) keys of this process, micro-batch by micro-batch, over the whole run.
+
+    Every step takes the next batch_size * accumulation * world_size videos of its epoch's random
+    order, laid out as [micro-batch][process][position]. Hence what is in a step, and in which
+    order, depends on the product only, not on how it is shared out; and a run that starts at
+    `start_step` goes on exactly as one that never stopped.
+
+    Args:
+        num_videos: size of the data set.
+        batch_size: videos per process and micro-batch.
+        accumulation: micro-batches per step.
+        world_size: number of processes.
+        rank: of this process.
+        seed: of the order, at least 0; the same in all processes.
+        start_step: the first step to yield.
+        num_steps: the step to stop before, counted from the start of the run.
+
+    Raises:
+        ValueError: the data set is smaller than one step.
+    """
+
+    def __init__(
+        self,
+        num_videos: int,
+        *,
+        batch_size: int,
+        accumulation: int,
+        world_size: int,
+        rank: int,
+        seed: int,
+        start_step: int,
+        num_steps: int,
+    ) -> None:
+        assert 0 <= rank < world_size and 0 <= start_step <= num_steps
+        self.num_videos = num_videos
+        self.batch_size = batch_size
+        self.accumulation = accumulation
+        self.world_size = world_size
+        self.rank = rank
+        self.seed = seed
+        self.start_step = start_step
+        self.num_steps = num_steps
+        self.global_batch = batch_size * accumulation * world_size
+        self.steps_per_epoch = steps_per_epoch(num_videos, self.global_batch)
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches to come."""
+        return (self.num_steps - self.start_step) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order_epoch, order = -1, torch.empty(0)
+        for step in range(self.start_step, self.num_steps):
+            epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+            if epoch != order_epoch:
+                order_epoch, order = epoch, self._order(epoch)
+            start = step_in_epoch * self.global_batch
+            chosen = order[start : start + self.global_batch]
+            # (G,) -> (accumulation, world_size, batch_size) -> ours
+            layout = chosen.view(self.accumulation, self.world_size, self.batch_size)
+            for indices in layout[:, self.rank].tolist():
+                yield [(epoch, index) for index in indices]
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        # SeedSequence mixes: with seed + epoch, run 0's epoch 1 would be run 1's epoch 0
+        (seed,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(seed))
+        return torch.randperm(self.num_videos, generator=generator)
+
+
+def train_loader(
+    dataset: ClipDataset,
+    sampler: StepSampler,
+    *,
+    num_workers: int,
+    timeout_s: float | None = None,
+    pin_memory: bool,
+    given_up: Mapping[str, str] | None = None,
+) -> Iterator[ClipBatch]:
+    """Iterate over a `ClipBatch` per micro-batch: in a single go over the whole run.
+
+    As the sampler goes through all epochs, workers never stop and refill between two of them. For
+    the other settings see `read_batches`.
+
+    Raises:
+        UnreadableDataError: 20 videos in a row are unreadable.
+    """
+    batches = read_batches(
+        dataset,
+        sampler,
+        num_workers=num_workers,
+        timeout_s=timeout_s,
+        pin_memory=pin_memory,
+        given_up=given_up,
+    )
+    for clips, readings in batches:
+        bad = [entry for reading in readings for entry in reading.bad]
+        found = [reading.index for reading in readings if reading.index is not None]
+        if len(found) < len(readings):
+            index, reason = next(r.bad[-1] for r in readings if r.index is None)
+            raise UnreadableDataError(
+                f"{MAX_UNREADABLE_IN_A_ROW} videos in a row are unreadable, "
+                f"the last {dataset.manifest.path(index)}: {reason}",
+                bad,
+            )
+        indices = torch.tensor(found).repeat_interleave(dataset.repeats)
+        labels = torch.from_numpy(dataset.manifest.labels[indices.numpy()])
+        if pin_memory:
+            indices, labels = indices.pin_memory(), labels.pin_memory()
+        notes = [(r.index, r.note) for r in readings if r.index is not None and r.note]
+        if isinstance(dataset.reader, FrameReader):
+            yield ClipBatch(clips, labels, indices, bad, notes, dataset.reader)
+        else:
+            yield ClipBatch(clips.flatten(0, 1), labels, indices, bad, notes)
+
+
+def clip_batches(
+    manifest: Manifest,
+    data: DataConfig,
+    *,
+    accumulation: int,
+    world: World,
+    seed: int,
+    start_step: int,
+    num_steps: int,
+    given_up: Mapping[str, str] | None = None,
+    augment: AugmentConfig | None = None,
+) -> Iterator[ClipBatch]:
+    """Iterate over this process's micro-batches of steps start_step to num_steps of a run.
+
+    Videos in given_up, path -> reason, count as unreadable.
+
+    Raises:
+        UnreadableDataError: 20 videos in a row are unreadable.
+        ValueError: data.decoder is not installed.
+    """
+    check_decoder(data.decoder)
+    dataset = ClipDataset(
+        manifest,
+        num_frames=data.num_frames,
+        frame_stride=data.frame_stride,
+        sampling=data.sampling,
+        crop_size=data.crop_size,
+        crop=data.crop,
+        flip=data.flip,
+        repeats=data.repeats,
+        seed=seed,
+        decoder=data.decoder,
+        windows=data.windows,
+        augment=augment,
+    )
+    if data.crop_on == "device":
+        assert isinstance(dataset.reader, ClipReader)
+        dataset.reader = FrameReader(dataset.reader, data.frame_pixels)
+    sampler = StepSampler(
+        len(manifest),
+        batch_size=data.batch_size,
+        accumulation=accumulation,
+        world_size=world.size,
+        rank=world.rank,
+        seed=seed,
+        start_step=start_step,
+        num_steps=num_steps,
+    )
+    try:
+        yield from train_loader(
+            dataset,
+            sampler,
+            num_workers=data.num_workers,
+            timeout_s=data.decode_timeout_s or None,
+            pin_memory=world.device.type == "cuda",
+            given_up=given_up,
+        )
+    except UnreadableDataError as error:
+        if any(reason != NO_SUCH_FILE for _, reason in error.bad):
+            raise
+        root = "null, which means the list's own folder" if data.root is None else data.root
+        raise UnreadableDataError(
+            f"{error}; not one file was there: is data.root ({root}) right?", error.bad
+        ) from None
+
+
+def view_loader(
+    dataset: ViewDataset | Subset[ViewSample],
+    *,
+    batch_size: int,
+    num_workers: int,
+    rank: int,
+    world_size: int,
+    timeout_s: float | None = None,
+) -> Iterator[ViewBatch]:
+    """Iterate over this process's share of the videos, a `ViewBatch` at a time.
+
+    Process r gets the videos r, r + world_size, ...: shares are disjoint, cover everything, and
+    are not padded, so that their sizes, and the last batch of each, may be smaller. For num_workers
+    and timeout_s see `read_batches`.
+    """
+    videos = dataset.dataset if isinstance(dataset, Subset) else dataset
+    assert isinstance(videos, ViewDataset)
+    order = dataset.indices if isinstance(dataset, Subset) else range(len(videos))
+    share = order[rank::world_size]
+    keys = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
+    pin_memory = torch.cuda.is_available()
+    batches = read_batches(
+        videos, keys, num_workers=num_workers, timeout_s=timeout_s, pin_memory=pin_memory
+    )
+    for batch_keys, (views, readings) in zip(keys, batches, strict=True):
+        indices = torch.tensor(batch_keys)
+        labels = torch.from_numpy(videos.manifest.labels[indices.numpy()])
+        errors = [reading.bad[0][1] if reading.bad else None for reading in readings]
+        if pin_memory:
+            indices, labels = indices.pin_memory(), labels.pin_memory()
+        yield ViewBatch(views, labels, indices, errors)
+
+
+def to_clips(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Move frames (B, T, H, W, 3) uint8 to the device as clips (B, 3, T, H, W) float32 in [0, 1].
+
+    The copy is of bytes, and does not wait where `frames` are pinned.
+    """
+    # They stay in memory as frames lie, colour last, which is also how patches lie.
+    clips = frames.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
+    return clips.to(torch.float32).div_(255)

@@ -1,0 +1,1 @@
+"""Before training: lists made, videos checked and transcoded, toy videos."""

@@ -1,0 +1,255 @@
+"""``hpm-video data check``: every video of a list decoded, and what came of it written into it.
+
+Videos are decoded in processes that can be killed. Verdicts go to a journal beside the list as they
+come, so that a run that was killed goes on where it was; the list is written at the end, at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.lists.rows import read_rows
+from hpm_video.data.prepare.encode import count_frames
+from hpm_video.data.prepare.verdict import (
+    BAD,
+    OK,
+    Verdict,
+    file_identity,
+    inspect_video,
+    silence_native_code,
+)
+from hpm_video.data.video.frames import check_decoder
+from hpm_video.data.video.readers import Decoder
+from hpm_video.runtime.journal import Journal
+from hpm_video.runtime.progress import Progress
+from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
+
+Rows = list[dict[str, str]]
+
+# Any other status is the user's own word for a video to be left out, and stays
+_OURS = ("", OK, BAD, "missing")
+_LONGEST_HEADER = 100_000  # characters, fewer than the csv module's limit of a field
+_FOUND = ("num_frames", "fps", "width", "height", "num_bytes", "duration_s", "status", "reason")
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """`inspect_video` as a function of the path alone, for a process of its own."""
+
+    quick: bool
+    decoder: Decoder
+
+    def __call__(self, path: str) -> Verdict:
+        silence_native_code()
+        return inspect_video(path, quick=self.quick, decoder=self.decoder)
+
+
+def count_frames_silently(path: str) -> int:
+    """`count_frames` for a process of its own."""
+    silence_native_code()
+    return count_frames(path)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A checked list.
+
+    Attributes:
+        rows: those of the list in its order, with what was found out.
+        manifest: where they were written.
+        original: the list as it was, where it had another format.
+        num_before: how many videos an interrupted run had checked.
+    """
+
+    rows: Rows
+    manifest: Path
+    original: Path | None
+    num_before: int
+
+    @property
+    def num_bad(self) -> int:
+        """The number of rows whose video is bad."""
+        return Counter(row["status"] for row in self.rows)[BAD]
+
+
+def check_manifest(
+    manifest: str | Path,
+    *,
+    output: str | Path | None = None,
+    root: str | Path | None = None,
+    quick: bool = False,
+    decoder: Decoder = "decord",
+    num_workers: int = 1,
+    timeout_s: float = 120.0,
+) -> Checked:
+    """Decode every video of a list and write the list with what was found out.
+
+    Columns `num_frames`, `fps`, `width`, `height`, `num_bytes`, `duration_s`, `status` and `reason`
+    are set, see `inspect_video`; all others, and the order of rows and columns, stay. Rows with a
+    status other than `ok`, `bad`, `missing` or nothing are left as they are. A list that is no CSV
+    with a header becomes one, and is kept beside it as `<name>.orig`.
+
+    Args:
+        manifest: any list that `read_rows` reads.
+        output: where to write, by default over the list itself.
+        root: folder where relative paths start, by default that of the list.
+        quick: decode only the head, the tail and a few places between.
+        decoder: of training's reader, see `open_video`.
+        num_workers: videos decoded at once.
+        timeout_s: how long a video may take; one that takes longer is bad.
+
+    Raises:
+        FileNotFoundError: the list does not exist.
+        ValueError: a setting is out of range; the list is malformed, without videos, was changed
+            meanwhile or is being checked already; the output cannot be written.
+    """
+    check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
+    inspect = Inspect(quick, decoder)
+    manifest = Path(manifest)
+    rows = read_videos(manifest)
+    identity = file_identity(str(manifest))
+    output = Path(output) if output is not None else manifest
+    if not output.parent.is_dir() or output.is_dir():
+        raise ValueError(f"output ({output}) must be a file in a folder that exists")
+    is_over = output.exists() and output.samefile(manifest)
+    if output.exists() and not (is_over or (output.is_file() and _is_ours(output))):
+        raise ValueError(f"output ({output}) must be a new file or a manifest: is another")
+    start = os.path.abspath(root if root is not None else manifest.parent)
+    paths = [os.path.join(start, row["path"]) for row in rows]
+    due = [
+        path
+        for path, row in zip(paths, rows, strict=True)
+        if row.get("status", "").strip() in _OURS
+    ]
+
+    with Journal(output.with_name(f".{output.name}.check.jsonl")) as journal:
+        verdicts = {
+            path: verdict
+            for path in dict.fromkeys(due)
+            if (verdict := _known(journal, path, inspect, timeout_s)) is not None
+        }
+        num_before = len(verdicts)
+        new = [path for path in dict.fromkeys(due) if path not in verdicts]
+        with Progress("checked", total=num_before + len(new), done=num_before) as progress:
+            for path, verdict, limit_s in _inspect_all(
+                inspect, new, num_workers=num_workers, timeout_s=timeout_s
+            ):
+                journal.add(path, {**asdict(verdict), **asdict(inspect), "timeout_s": limit_s})
+                verdicts[path] = verdict
+                progress.step(bad=verdict.status == BAD)
+        if file_identity(str(manifest)) != identity:
+            raise ValueError(
+                f"{manifest} was changed while it was checked: run again, which goes on from here"
+            )
+        original = None
+        if is_over and not _is_ours(manifest):
+            original = _keep(manifest)
+        checked = [
+            {**row, **verdict_columns(verdicts[path])} if path in verdicts else row
+            for path, row in zip(paths, rows, strict=True)
+        ]
+        write_manifest(output, checked, columns=list(rows[0]))
+        journal.remove()
+    return Checked(checked, output, original, num_before)
+
+
+def read_videos(manifest: Path) -> Rows:
+    """Return all rows of a list, bad ones too.
+
+    Raises what `read_rows` does, and ValueError for a list without videos or an empty path.
+    """
+    rows: Rows = []
+    for line, row in read_rows(manifest):
+        if not row["path"].strip():
+            raise ValueError(f"{manifest}:{line}: the path is empty")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{manifest} lists no videos")
+    return rows
+
+
+def check_settings(*, decoder: Decoder, num_workers: int, timeout_s: float) -> None:
+    """Raise ValueError for a decoder that is not here, or a number out of range."""
+    check_decoder(decoder)
+    if num_workers < 1:
+        raise ValueError(f"workers ({num_workers}) must be at least 1")
+    if not timeout_s > 0:
+        raise ValueError(f"timeout ({timeout_s:g}) must be above 0 seconds")
+
+
+def failure_reason(outcome: ItemTimeout | WorkerDied) -> str:
+    """In one line, what became of a process that was lost over a video."""
+    if isinstance(outcome, ItemTimeout):
+        return f"took longer than {outcome.timeout_s:g} s"
+    return f"crashed its decoder: {outcome}"
+
+
+def verdict_columns(verdict: Verdict) -> dict[str, str]:
+    """A verdict as columns of a list; what is not known is empty."""
+    rounded = replace(verdict, fps=_round(verdict.fps))
+    values = {**asdict(rounded), "duration_s": _round(verdict.duration_s)}
+    return {name: "" if values[name] is None else str(values[name]) for name in _FOUND}
+
+
+def _inspect_all(
+    inspect: Inspect, paths: Sequence[str], *, num_workers: int, timeout_s: float
+) -> Iterator[tuple[str, Verdict, float | None]]:
+    """Yield (path, verdict, the time limit if it was reached) as they come."""
+    lost: dict[str, ItemTimeout | WorkerDied] = {}
+    for path, outcome in run_killable(inspect, paths, num_workers=num_workers, timeout_s=timeout_s):
+        if isinstance(outcome, Verdict):
+            yield path, outcome, None
+        else:
+            lost[path] = outcome
+    # A reader that never comes back leaves open how many frames there are; another may tell
+    for path, count in run_killable(
+        count_frames_silently, lost, num_workers=num_workers, timeout_s=timeout_s
+    ):
+        num_frames = count if isinstance(count, int) else None
+        num_bytes, mtime_ns = file_identity(path)
+        verdict = Verdict(
+            BAD, failure_reason(lost[path]), num_frames, num_bytes=num_bytes, mtime_ns=mtime_ns
+        )
+        yield path, verdict, getattr(lost[path], "timeout_s", None)
+
+
+def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> Verdict | None:
+    """The verdict of an earlier run, if it still holds: same file, as thorough, as patient."""
+    entry: dict[str, Any] = dict(journal.entries.get(path, {}))
+    if not entry or any(entry.pop(name) != value for name, value in asdict(inspect).items()):
+        return None
+    if entry.pop("timeout_s") not in (None, timeout_s):
+        return None
+    verdict = Verdict(**entry)
+    same = (verdict.num_bytes, verdict.mtime_ns) == file_identity(path)
+    return verdict if same else None
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _is_ours(manifest: Path) -> bool:
+    """Whether a list is a CSV with a header of the names that are written."""
+    with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        line = file.readline(_LONGEST_HEADER)
+        while line.isspace():
+            line = file.readline(_LONGEST_HEADER)
+    return "path" in next(csv.reader([line.strip()]), [])
+
+
+def _keep(manifest: Path) -> Path:
+    """Copy a list beside itself, under a name that is free."""
+    copy, number = manifest.with_name(f"{manifest.name}.orig"), 1
+    while copy.exists():
+        copy = manifest.with_name(f"{manifest.name}.orig{(number := number + 1)}")
+    shutil.copy2(manifest, copy)
+    return copy

@@ -1,0 +1,227 @@
+"""`hpm-video data list`: a manifest of a data set as it lies there.
+
+What is written, and where: `hpm_video.data.prepare.written_list`.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hpm_video.data.lists.classes import (
+    ClassNames,
+    FolderCheck,
+    label_values,
+    read_classes,
+)
+from hpm_video.data.lists.rows import INTEGER, read_rows, shown
+from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
+from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.data.prepare.written_list import Listed, Row, check_output, write_list
+
+# Folders of these names hold parts of a data set, not its classes
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
+
+
+def list_official(
+    data_set: str,
+    folder: str | Path,
+    output: str | Path,
+    *,
+    split: str = "train",
+    fold: int = 1,
+    annotations: str | Path | None = None,
+    classes: str | Path | None = None,
+) -> Listed:
+    """List a split of a data set by its official files.
+
+    Args:
+        data_set: a key of `DATA_SETS`.
+        folder: the videos, in any folders below it.
+        output: the manifest to write.
+        split: "train", "test", and "val" where there is one.
+        fold: 1 to 3, of those that have three pairs of splits.
+        annotations: where the official files lie, by default somewhere below `folder`.
+        classes: a file of class names whose order to number them by, instead of the official one.
+
+    Raises:
+        FileNotFoundError: something needed is not there.
+        ValueError: a list is malformed, labels do not fit the classes, or no video is there.
+    """
+    kind = DATA_SETS[data_set]
+    if split not in kind.splits:
+        raise ValueError(f"split ({split}) of {kind.title} must be one of {', '.join(kind.splits)}")
+    if fold not in FOLDS or (fold != 1 and not kind.has_folds):
+        raise ValueError(
+            f"fold ({fold}) of {kind.title} must be {'1, 2 or 3' if kind.has_folds else '1'}"
+        )
+    tree = VideoTree(folder)
+    listing = kind.read(tree if annotations is None else VideoTree(annotations), split, fold)
+    check_output(output, listing.files)
+    known = ClassNames(listing.classes, f"the order of {kind.title}")
+    if classes is not None:
+        known = read_classes(classes)
+    numbers = {name: label for label, name in enumerate(known.names)}
+    rows: list[Row] = []
+    missing: list[Row] = []
+    listed: dict[str, Video] = {}
+    again: list[Video] = []
+    for video in listing.videos:
+        name = listing.classes[video.label] if video.label >= 0 else None
+        if name is not None and name not in numbers:
+            raise ValueError(f"{video.where}: class ({shown(name)}) must be one of {known.source}")
+        label = numbers[name] if name is not None else None
+        if listed.setdefault(video.names[0], video) is not video:
+            again.append(video)
+            continue
+        found = (tree.find(name, folder=video.folder) for name in video.names)
+        path = next((path for path in found if path is not None), None)
+        if path is not None:
+            rows.append({"path": os.path.abspath(path), "label": label})
+        else:
+            wanted = os.path.join(video.folder, video.names[0])
+            missing.append({"path": wanted, "label": label, "status": "missing"})
+    notes = []
+    if again:
+        notes.append(f"{len(again)} videos are named again, the last in {again[-1].where}: ignored")
+    names = known.names if listing.classes else ()
+    source = f"named in {listing.files[-1]}"
+    return write_list(output, rows, missing, classes=names, source=source, notes=notes)
+
+
+def list_folder(
+    folder: str | Path, output: str | Path, *, classes: str | Path | None = None
+) -> Listed:
+    """List a folder that has a folder of videos per class, or videos only (without labels then).
+
+    Classes are numbered by `classes`, else the `classes.txt` in the folder, else that beside the
+    manifest, else in the order of their names (whole numbers in the order of their values).
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        ValueError: it has no videos, videos beside class folders, folders of splits, or of classes
+            that are not among the known ones.
+    """
+    tree = VideoTree(folder)
+    check_output(output, ())
+    parts = [os.path.relpath(path, folder).split(os.sep) for path in tree.videos]
+    folders = {part[0] for part in parts if len(part) > 1}
+    if not parts:
+        raise ValueError(f"{folder} must hold videos in a folder per class: has none")
+    if folders and len(folders) <= 3 and {name.lower() for name in folders} <= _SPLITS:
+        raise ValueError(
+            f"{folder} must hold a folder per class: has those of splits "
+            f"({', '.join(sorted(folders))}): list each of them"
+        )
+    loose = next((part[0] for part in parts if len(part) == 1), None)
+    if folders and loose is not None:
+        raise ValueError(
+            f"{folder} must hold videos in class folders, or no class folders: "
+            f"{shown(loose)} lies beside {shown(min(folders))}"
+        )
+    known = _known_classes(classes, Path(folder), Path(output).parent)
+    if known is None:
+        known = ClassNames(tuple(_in_order(folders)), "the folders")
+    numbers = {name: label for label, name in enumerate(known.names)}
+    for name in sorted(folders):
+        if name not in numbers:
+            raise ValueError(
+                f"{folder}: folder ({shown(name)}) must be one of the classes of {known.source}"
+            )
+    rows: list[Row] = [
+        {"path": os.path.abspath(path), "label": numbers[part[0]] if folders else None}
+        for path, part in zip(tree.videos, parts, strict=True)
+    ]
+    notes = []
+    without = [name for name in known.names if folders and name not in folders]
+    if without:
+        notes.append(f"{len(without)} classes have no videos: {_some(without)}")
+    skipped = tree.num_others + len(tree.texts)
+    if skipped:
+        notes.append(f"{skipped} other files were left out")
+    names = known.names if folders else ()
+    return write_list(output, rows, [], classes=names, source=f"in {folder}", notes=notes)
+
+
+def list_own(
+    file: str | Path,
+    output: str | Path,
+    *,
+    root: str | Path | None = None,
+    classes: str | Path | None = None,
+) -> Listed:
+    """Turn any list that `read_manifest` reads into a manifest of the videos that are there.
+
+    Args:
+        file: the list.
+        output: the manifest to write.
+        root: where the list's relative paths start, by default its own folder.
+        classes: a file of class names in the order of their labels; by default the `classes.txt`
+            beside the list, or else beside the manifest.
+
+    Raises:
+        FileNotFoundError: the list does not exist.
+        ValueError: it is malformed, its labels do not fit the classes, a video has two labels, or
+            no video is there.
+    """
+    check_output(output, (str(file),))
+    known = _known_classes(classes, Path(file).parent, Path(output).parent)
+    folders = FolderCheck(known) if known is not None else None
+    vocabulary: dict[str, tuple[int, str]] = {}
+    listed: dict[str, tuple[str, str]] = {}
+    lines: list[tuple[str, dict[str, str]]] = []
+    for line, row in read_rows(file):
+        where = f"{file}:{line}"
+        if not row["path"].strip():
+            raise ValueError(f"{where}: the path is empty")
+        label = row.get("label", "").strip()
+        vocabulary.setdefault(label, (len(vocabulary), where))
+        other, other_where = listed.setdefault(row["path"], (label, where))
+        if other != label:
+            raise ValueError(
+                f"{where}: label ({shown(label)}) of {shown(row['path'])} must be one, but is "
+                f"({shown(other)}) in {other_where}"
+            )
+        if folders is not None:
+            folders.add(row["path"], label, where)
+        lines.append((where, row))
+    if not lines:
+        raise ValueError(f"{file} lists no videos")
+    values, names = label_values(vocabulary, known, None)
+    if folders is not None:
+        folders.check()
+    start = os.path.abspath(root if root is not None else Path(file).parent)
+    rows: list[Row] = []
+    missing: list[Row] = []
+    for _, row in lines:
+        label_value = int(values[vocabulary[row.get("label", "").strip()][0]])
+        path = os.path.join(start, row["path"])
+        kept: Row = {key: value or None for key, value in row.items()}
+        kept |= {"path": path, "label": label_value if label_value >= 0 else None}
+        if os.path.isfile(path):
+            rows.append(kept)
+        else:
+            missing.append({**kept, "path": row["path"], "status": "missing"})
+    notes = []
+    if len(listed) < len(lines):
+        notes.append(f"{len(lines) - len(listed)} rows name a video again")
+    source = f"in {file} below {start}"
+    return write_list(output, rows, missing, classes=names or (), source=source, notes=notes)
+
+
+def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | None:
+    """Class names of a file given, else of the first classes.txt in the folders."""
+    if given is not None:
+        return read_classes(given)
+    files = (folder / "classes.txt" for folder in folders)
+    return next((read_classes(file) for file in files if file.is_file()), None)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    names = sorted(names)
+    if all(INTEGER.fullmatch(name) for name in names):
+        names.sort(key=int)
+    return names
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")

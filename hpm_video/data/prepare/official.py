@@ -1,0 +1,284 @@
+"""The official lists of Something-Something V2, Kinetics, UCF101 and HMDB51, as they come.
+
+Each function reads one split and gives every video that belongs to it, there or not.
+"""
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpm_video.data.lists.rows import shown
+from hpm_video.data.prepare.tree import VideoTree
+
+FOLDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video that a list names. names: what its file may be called; label: -1 if not known."""
+
+    names: tuple[str, ...]
+    folder: str  # where it is expected, "" if anywhere
+    label: int
+    where: str  # file and line
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The videos of a split, the class names in the order of the labels, the files read."""
+
+    videos: list[Video]
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """How the lists of a data set are read. has_folds: whether it has three pairs of splits."""
+
+    title: str
+    splits: tuple[str, ...]
+    has_folds: bool
+    read: Callable[[VideoTree, str, int], Listing]
+
+
+def read_ssv2(tree: VideoTree, split: str, fold: int) -> Listing:
+    """Something-Something V2: json lists of `id` and `template`; `labels.json` numbers templates.
+
+    The labels of the test split are in `test-answers.csv` (id;template), and -1 without it.
+    """
+    labels_file = _one(tree, r"(something-something-v2-)?labels\.json", "labels.json")
+    labels = _json(labels_file, dict)
+    numbers: dict[str, int] = {}
+    for template, text in labels.items():
+        if not str(text).isdecimal():
+            raise ValueError(f"{labels_file}: '{shown(template)}' ({text}) must be a class index")
+        numbers[_template(template)] = int(text)
+    if sorted(numbers.values()) != list(range(len(labels))):
+        raise ValueError(
+            f"{labels_file}: the classes must be numbered 0 to {len(labels) - 1}, each number once"
+        )
+    name = {"train": "train", "val": "validation", "test": "test"}[split]
+    file = _one(tree, rf"(something-something-v2-)?{name}\.json", f"{name}.json")
+    files, answers = [labels_file, file], {}
+    if split == "test":
+        found = _all(tree, r"(something-something-v2-)?test-answers\.csv")
+        for answer_file in found[:1]:
+            files.append(answer_file)
+            answers = {
+                fields[0]: (_template(fields[1]), f"{answer_file}:{line}")
+                for line, fields in _csv(answer_file, ";")
+                if len(fields) == 2
+            }
+    videos: list[Video] = []
+    for position, entry in enumerate(_json(file, list)):
+        where = f"{file}: entry {position}"
+        if not isinstance(entry, dict) or not str(entry.get("id", "")):
+            raise ValueError(f"{where}: must have an id")
+        name = str(entry["id"])
+        template = _template(str(entry["template"])) if "template" in entry else None
+        if template is None and name in answers:
+            template, where = answers[name]
+        if template is None and split != "test":
+            raise ValueError(f"{where}: must have a template")
+        if template is not None and template not in numbers:
+            raise ValueError(f"{where}: template ({shown(template)}) must be one of {labels_file}")
+        label = numbers[template] if template is not None else -1
+        videos.append(Video((f"{name}.webm",), "", label, where))
+    return Listing(videos, tuple(sorted(numbers, key=lambda name: numbers[name])), tuple(files))
+
+
+def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
+    """Kinetics-400, 600 or 700: csv of `label`, `youtube_id`, `time_start`, `time_end`, `split`.
+
+    Classes are numbered by name, those of the training list where it is there. Test lists may be
+    without labels.
+    """
+    words = {"train": "train", "val": "val|validate|validation", "test": "test|holdout_test"}
+    form = r"(kinetics[-_]?\d*(_2020)?[-_])?({})\.(csv|txt)"
+
+    def lists(split: str) -> list[str]:
+        return [p for p in _all(tree, form.format(words[split])) if "youtube_id" in _header(p)]
+
+    file = _single(lists(split), f"{split}.csv of Kinetics", tree)
+    training = [file] if split == "train" else lists("train")
+    if len(training) > 1:
+        _single(training, "train.csv of Kinetics", tree)
+    class_file = (training or [file])[0]
+    classes = sorted({row["label"] for _, row in _table(class_file)} - {""})
+    numbers = {name: label for label, name in enumerate(classes)}
+    uses = Counter(row["youtube_id"] for _, row in _table(file))
+    videos: list[Video] = []
+    for line, row in _table(file):
+        where = f"{file}:{line}"
+        if row["label"] and row["label"] not in numbers:
+            raise ValueError(
+                f"{where}: label ({shown(row['label'])}) must be a class of {class_file}"
+            )
+        try:
+            start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
+        except ValueError:
+            times = f"{row['time_start']}, {row['time_end']}"
+            raise ValueError(f"{where}: time ({shown(times)}) must be two numbers") from None
+        identity = row["youtube_id"]
+        names = [f"{identity}_{start:06d}_{end:06d}.mp4"]
+        if uses[identity] == 1:  # some copies leave the times out
+            names.append(f"{identity}.mp4")
+        label = numbers.get(row["label"], -1)
+        videos.append(Video(tuple(names), row["label"], label, where))
+    return Listing(videos, tuple(classes), tuple(dict.fromkeys((class_file, file))))
+
+
+def read_ucf101(tree: VideoTree, split: str, fold: int) -> Listing:
+    """UCF101: `classInd.txt` ("1 Class"), `trainlist01.txt` ("Class/video.avi 1"), `testlist01.txt`
+    ("Class/video.avi")."""
+    class_file = _one(tree, r"classind\.txt", "classInd.txt")
+    classes: list[str] = []
+    for where, (number, name) in _words(class_file, 2):
+        if number != str(len(classes) + 1) or name in classes:
+            raise ValueError(
+                f"{where}: ({shown(f'{number} {name}')}) must be number {len(classes) + 1} and "
+                "another class"
+            )
+        classes.append(name)
+    file = _one(tree, rf"{split}list0?{fold}\.txt", f"{split}list{fold:02d}.txt")
+    videos: list[Video] = []
+    for where, (path, *rest) in _words(file, 1, 2):
+        folder = os.path.dirname(path)
+        if folder not in classes:
+            raise ValueError(
+                f"{where}: the folder of {shown(path)} must be a class of {class_file}"
+            )
+        label = classes.index(folder)
+        if rest and rest[0] != str(label + 1):
+            raise ValueError(
+                f"{where}: label ({shown(rest[0])}) must be {label + 1}, the number of {folder} in "
+                f"{class_file}"
+            )
+        videos.append(Video((os.path.basename(path),), folder, label, where))
+    return Listing(videos, tuple(classes), (class_file, file))
+
+
+def read_hmdb51(tree: VideoTree, split: str, fold: int) -> Listing:
+    """HMDB51: a list `<class>_test_split1.txt` per class, 1 = train, 2 = test, 0 = neither.
+
+    Classes are numbered by name.
+    """
+    form = re.compile(r"(.+)_test_split([123])\.txt")
+    found: dict[str, dict[int, str]] = {}  # class -> fold -> file
+    for path in tree.texts:
+        match = form.fullmatch(os.path.basename(path))
+        if match:
+            other = found.setdefault(match[1], {}).setdefault(int(match[2]), path)
+            if other != path:
+                raise ValueError(f"{other} and {path} are the same list: give the folder of one")
+    if not found:
+        raise FileNotFoundError(
+            f"{tree.folder} has no list of HMDB51 (<class>_test_split{fold}.txt) below it"
+        )
+    videos: list[Video] = []
+    for label, name in enumerate(sorted(found)):
+        if fold not in found[name]:
+            raise FileNotFoundError(
+                f"{tree.folder} has no {name}_test_split{fold}.txt below it, but other folds of it"
+            )
+        for where, (video, use) in _words(found[name][fold], 2):
+            if use not in ("0", "1", "2"):
+                raise ValueError(f"{where}: use ({shown(use)}) must be 0, 1 or 2")
+            if use == {"train": "1", "test": "2"}[split]:
+                videos.append(Video((video,), name, label, where))
+    return Listing(videos, tuple(sorted(found)), tuple(files[fold] for files in found.values()))
+
+
+DATA_SETS = {
+    "ssv2": DataSet("Something-Something V2", ("train", "val", "test"), False, read_ssv2),
+    "kinetics": DataSet("Kinetics-400, 600 or 700", ("train", "val", "test"), False, read_kinetics),
+    "ucf101": DataSet("UCF101", ("train", "test"), True, read_ucf101),
+    "hmdb51": DataSet("HMDB51", ("train", "test"), True, read_hmdb51),
+}
+
+
+def _template(text: str) -> str:
+    return text.replace("[", "").replace("]", "").strip()
+
+
+def _all(tree: VideoTree, form: str) -> list[str]:
+    """Paths of the texts of a tree whose name has the form."""
+    return [p for p in tree.texts if re.fullmatch(form, os.path.basename(p), re.IGNORECASE)]
+
+
+def _one(tree: VideoTree, form: str, name: str) -> str:
+    return _single(_all(tree, form), name, tree)
+
+
+def _single(found: Sequence[str], name: str, tree: VideoTree) -> str:
+    if not found:
+        raise FileNotFoundError(f"{tree.folder} has no {name} below it")
+    if len(found) > 1:
+        raise ValueError(
+            f"{tree.folder} has several {name} below it ({', '.join(map(shown, found))}): "
+            "choose by --annotations FOLDER"
+        )
+    return found[0]
+
+
+def _json(file: str, kind: type[Any]) -> Any:
+    with open(file, encoding="utf-8-sig") as text:
+        try:
+            value = json.load(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}:{error.lineno}: is not JSON: {error.msg}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file}: is not UTF-8 text: {error.reason}") from error
+    if not isinstance(value, kind):
+        raise ValueError(f"{file}: must hold a JSON {'object' if kind is dict else 'list'}")
+    return value
+
+
+def _csv(file: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter)
+        try:
+            for fields in reader:
+                if any(fields):
+                    yield reader.line_num, [field.strip() for field in fields]
+        except csv.Error as error:
+            raise ValueError(f"{file}:{reader.line_num}: malformed CSV: {error}") from error
+
+
+def _header(file: str) -> list[str]:
+    return next(_csv(file), (0, list[str]()))[1]
+
+
+def _table(file: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line, row) of a csv of Kinetics."""
+    rows = _csv(file)
+    _, header = next(rows)
+    for column in ("youtube_id", "time_start", "time_end"):
+        if column not in header:
+            raise ValueError(f"{file}:1: the header ({shown(','.join(header))}) must have {column}")
+    for line, fields in rows:
+        if len(fields) != len(header):
+            raise ValueError(
+                f"{file}:{line}: {len(fields)} columns, expected {len(header)}, as in the header"
+            )
+        yield line, {"label": "", **dict(zip(header, fields, strict=True))}
+
+
+def _words(file: str, *counts: int) -> Iterator[tuple[str, list[str]]]:
+    """Yield (where, words) of the lines of a text, which have one of ``counts`` words."""
+    with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        for number, line in enumerate(lines, start=1):
+            words = line.rsplit(None, max(counts) - 1)  # names may hold spaces
+            if words and len(words) not in counts:
+                raise ValueError(
+                    f"{file}:{number}: ({shown(line.strip())}) must have "
+                    f"{' or '.join(map(str, counts))} words"
+                )
+            if words:
+                yield f"{file}:{number}", words

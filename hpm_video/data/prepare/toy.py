@@ -1,0 +1,209 @@
+"""Sets of toy videos: files, a list with labels, and where the object is in every frame.
+
+`hpm_video.data.prepare.toy_drawing` says what such a video shows.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.prepare.toy_drawing import CLASSES, Floats, render_toy_video
+
+FORMATS = ("mp4", "webm", "avi")
+MANIFEST_HEADER = "path,label,num_frames,fps,width,height"
+POSITION_HEADER = "path,frame,y,x,radius"
+
+KEYFRAME_INTERVAL = 12  # frames
+
+# Encoder, its options. The bytes repeat: one thread, no dates or random ids, and no x264 mbtree,
+# whose result for frames this small changes from run to run.
+_ENCODERS = {
+    "mp4": ("libx264", {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}),
+    "webm": ("libvpx-vp9", {"crf": "20", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
+    "avi": ("mpeg4", {"qmin": "2", "qmax": "3"}),
+}
+
+_LEAST = {"num_videos": 1, "size": 32, "num_frames": 2, "seed": 0, "fps": 1, "distractors": 0}
+
+
+def write_toy_videos(
+    output_dir: str | Path,
+    *,
+    num_videos: int,
+    size: int = 64,
+    num_frames: int = 24,
+    seed: int = 0,
+    formats: Sequence[str] = FORMATS,
+    fps: int = 12,
+    num_workers: int = 1,
+    distractors: int = 1,
+) -> Path:
+    """Write a balanced set of toy videos and return the path of its manifest.
+
+    Video i has class i % 8 and format (i // 8) % len(formats), and its content depends on
+    (seed, i) alone: the first videos of a larger set are the same, and training and validation
+    sets differ by seed. `size` is the side in pixels (even, at least 32), `num_workers` the number
+    of threads. Written are `videos/<class>/<class>_00012.<format>`, `classes.txt` (a name per
+    line, in label order), `positions.csv` (see `read_positions`), `toy.json` (the settings) and,
+    last, `manifest.csv` (path, label, num_frames, fps, width, height; paths relative to it).
+
+    A finished set with the same settings is left as it is; an interrupted one is written again.
+    Raises ValueError for a setting out of range, and for a folder that holds another set.
+    """
+    numbers = (num_videos, size, num_frames, seed, fps, distractors)  # in the order of _LEAST
+    settings = dict(zip(_LEAST, numbers, strict=True))
+    for name, value in {**settings, "num_workers": num_workers}.items():
+        if value < _LEAST.get(name, 1):
+            raise ValueError(f"{name} ({value}) must be at least {_LEAST.get(name, 1)}")
+    if size % 2 or size == 48:
+        raise ValueError(f"size ({size}) must be even, and not 48, which decord cannot read")
+    if isinstance(formats, str) or not formats or not set(formats) <= set(FORMATS):
+        raise ValueError(f"formats ({formats!r}) must be one or more of {', '.join(FORMATS)}")
+
+    output_dir = Path(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"output_dir ({output_dir}) is a file: must be a folder")
+    manifest, stored = output_dir / "manifest.csv", output_dir / "toy.json"
+    described = {**settings, "formats": list(formats), "classes": list(CLASSES)}
+    if stored.exists() or manifest.exists():
+        other = _differences(stored, described)
+        if other:
+            raise ValueError(f"output_dir ({output_dir}) holds a set with other settings: {other}")
+        if manifest.exists():
+            return manifest
+    elif output_dir.is_dir() and any(path.name != ".toy.json.tmp" for path in output_dir.iterdir()):
+        raise ValueError(f"output_dir ({output_dir}) holds other files: must be empty or new")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    _write(stored, json.dumps(described) + "\n")  # first: it says whose an unfinished folder is
+    for name in CLASSES[:num_videos]:
+        (output_dir / "videos" / name).mkdir(parents=True, exist_ok=True)
+    paths = [_video_path(index, formats) for index in range(num_videos)]
+    _write(output_dir / "classes.txt", "\n".join(CLASSES) + "\n")
+
+    def write_video(index: int) -> Floats:
+        frames, positions = render_toy_video(
+            seed, index, size=size, num_frames=num_frames, distractors=distractors
+        )
+        _encode(output_dir / paths[index], frames, fps)
+        return positions
+
+    # Threads suffice: encoding, most of the work, runs outside the interpreter's lock.
+    with ThreadPoolExecutor(num_workers) as pool:
+        tracks = list(pool.map(write_video, range(num_videos)))
+
+    positions, rows = [POSITION_HEADER], [MANIFEST_HEADER]
+    for index, (path, track) in enumerate(zip(paths, tracks, strict=True)):
+        rows.append(f"{path},{index % 8},{num_frames},{fps},{size},{size}")
+        for frame, (y, x, radius) in enumerate(track):
+            positions.append(f"{path},{frame},{y:.3f},{x:.3f},{radius:.3f}")
+    _write(output_dir / "positions.csv", "\n".join(positions) + "\n")
+    _write(manifest, "\n".join(rows) + "\n")
+    return manifest
+
+
+def first_videos(manifest: Path, path: Path, count: int) -> Path:
+    """Write a list of the first ``count`` videos of a toy set, balanced over its classes."""
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))[:count]
+    for row in rows:
+        row["path"] = os.path.relpath(manifest.parent / row["path"], path.parent)  # moves along
+    write_manifest(path, rows)
+    return path
+
+
+def read_positions(path: str | Path) -> dict[str, Floats]:
+    """Read a positions.csv: video path as in the manifest -> (T, 3) float32 of y, x, radius.
+
+    Units as in `hpm_video.data.prepare.toy_drawing.toy_positions`. Raises ValueError if the file
+    has other columns or a gap.
+    """
+    rows: dict[str, list[tuple[float, float, float]]] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        header = ",".join(next(reader, []))
+        if header != POSITION_HEADER:
+            raise ValueError(f"header of {path} ({header}) must be {POSITION_HEADER}")
+        for video, frame, y, x, radius in reader:
+            track = rows.setdefault(video, [])
+            if int(frame) != len(track):
+                raise ValueError(f"frame ({frame}) of {video} in {path} must be {len(track)}")
+            track.append((float(y), float(x), float(radius)))
+    return {video: np.array(track, dtype=np.float32) for video, track in rows.items()}
+
+
+def object_mask(
+    positions: Floats, size: int, *, grid_time: int, grid_height: int, grid_width: int
+) -> Floats:
+    """Share of every token covered by the moving object's disc, over its area and its frames.
+
+    `positions` (T, 3) holds y, x, radius in pixels of the uncropped frame of side `size`, for the
+    frames of the clip in their order (index it with the clip's frame indices). Returns
+    (grid_time, grid_height, grid_width) float32 in [0, 1]. Raises ValueError if the grid does not
+    divide the clip.
+    """
+    if positions.ndim != 2 or positions.shape[1] != 3 or not len(positions):
+        raise ValueError(f"shape of positions {positions.shape} must be (T, 3)")
+    grid = {"time": grid_time, "height": grid_height, "width": grid_width}
+    for (name, cells), length in zip(grid.items(), (len(positions), size, size), strict=True):
+        if cells < 1 or length % cells:
+            raise ValueError(f"grid_{name} ({cells}) must divide {length}")
+    gaps = np.arange(size) - positions[:, :2, None] + size / 2  # (T, 2, size)
+    gaps = gaps % size - size / 2  # signed, the shorter way round the torus
+    covered = np.hypot(gaps[:, 0, :, None], gaps[:, 1, None, :]) <= positions[:, 2, None, None]
+    area = size // grid_height, grid_width, size // grid_width
+    shares = covered.reshape(grid_time, -1, grid_height, *area)  # (t, frames, h, y, w, x)
+    return np.asarray(shares.mean(axis=(1, 3, 5)), dtype=np.float32)
+
+
+def _encode(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
+    codec, options = _ENCODERS[path.suffix[1:]]
+    temporary, exact = str(path.with_name(f".{path.name}.tmp")), {"fflags": "bitexact"}
+    with av.open(temporary, "w", format=path.suffix[1:], container_options=exact) as container:
+        stream = container.add_stream(codec, rate=fps, options=options)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = KEYFRAME_INTERVAL
+        stream.thread_count = 1
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    os.replace(temporary, path)
+
+
+def _video_path(index: int, formats: Sequence[str]) -> str:
+    # A format per round of 8: every class gets the same ones, as codecs show in single frames.
+    name = CLASSES[index % 8]
+    return f"videos/{name}/{name}_{index:05d}.{formats[index // 8 % len(formats)]}"
+
+
+def _differences(stored: Path, described: dict[str, Any]) -> str:
+    """In which settings the set of a toy.json differs; nothing if in none."""
+    try:
+        found = json.loads(stored.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "without a readable toy.json"
+    return ", ".join(
+        f"{name} ({found.get(name)}, not {value})"
+        for name, value in described.items()
+        if found.get(name) != value
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, path)

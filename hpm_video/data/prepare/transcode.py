@@ -1,0 +1,300 @@
+"""``hpm-video data transcode``: the videos of a list encoded anew for training, and a new list.
+
+Each video is encoded in a process that can be killed, see `transcode_video`. A journal in the
+folder tells the next run what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from hpm_video.data.lists.classes import read_classes, write_classes
+from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.prepare.check import (
+    Rows,
+    check_settings,
+    failure_reason,
+    read_videos,
+    verdict_columns,
+)
+from hpm_video.data.prepare.encode import Encoding
+from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
+from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity
+from hpm_video.data.video.readers import Decoder
+from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.journal import Journal, read_journal
+from hpm_video.runtime.progress import Progress
+from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
+
+_SETTINGS = "transcode.json"
+_SAMPLE = 8  # videos whose reading is timed
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What encoding brought, on the videos that are ok.
+
+    Attributes:
+        source_bytes: of the sources, all together.
+        num_bytes: of what they were encoded as.
+        clip_s: seconds to read a clip of a source and of its encoded self, means over a sample.
+        num_timed: videos in that sample.
+    """
+
+    source_bytes: int
+    num_bytes: int
+    clip_s: tuple[float, float]
+    num_timed: int
+
+
+@dataclass(frozen=True)
+class Transcoded:
+    """What was made of a list.
+
+    Attributes:
+        rows: of the new list, in the old order; empty for a part of the work.
+        manifest: the new list, which a part of the work does not write.
+        num_before: how many videos earlier runs had encoded.
+        num_new: how many this one was to encode.
+        gain: None for a part of the work, and where no video is ok.
+    """
+
+    rows: Rows
+    manifest: Path
+    num_before: int
+    num_new: int
+    gain: Gain | None
+
+
+def transcode_manifest(
+    manifest: str | Path,
+    output_dir: str | Path,
+    encoding: Encoding,
+    *,
+    root: str | Path | None = None,
+    decoder: Decoder = "decord",
+    num_workers: int = 1,
+    timeout_s: float = 600.0,
+    part: tuple[int, int] = (1, 1),
+) -> Transcoded:
+    """Encode every video of a list into a folder, and write a list of the results there.
+
+    The new list has the name of the old one, its rows, labels and order, and a column `source`;
+    `status` and `reason` tell which videos could not be encoded. Rows that are not ok in the old
+    list stay left out. A classes.txt beside the old list is copied. What an earlier run encoded
+    with the same settings stays, if its source did.
+
+    Args:
+        manifest: any list that `read_rows` reads.
+        output_dir: folder to fill. Relative paths are kept, with the ending mp4.
+        encoding: how.
+        root: folder where relative paths start, by default that of the list.
+        decoder: of training's reader, which must be able to read the results.
+        num_workers: videos encoded at once.
+        timeout_s: how long a video may take; one that takes longer is bad.
+        part: (k, n) encodes the k-th of n parts of the list, and writes no list; once all are done,
+            (1, 1) finds nothing left to encode, and writes it.
+
+    Raises:
+        FileNotFoundError: the list does not exist.
+        ValueError: a setting is out of range; the list is malformed or without videos; the folder
+            holds the sources or videos of other settings, is in use or cannot be written.
+    """
+    check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
+    if not 1 <= part[0] <= part[1]:
+        raise ValueError(f"part ({part[0]}/{part[1]}) must be K/N with 1 <= K <= N")
+    is_whole = part[1] == 1
+    manifest, output_dir = Path(manifest), Path(output_dir).absolute()
+    rows = read_videos(manifest)
+    start = os.path.abspath(root if root is not None else manifest.parent)
+    names = target_names([row["path"] for row in rows], start)
+    works = [_work(row, name, start, output_dir) for row, name in zip(rows, names, strict=True)]
+    due = {w.target: w for w, row in zip(works, rows, strict=True) if _is_wanted(row)}
+    new_manifest = output_dir / manifest.with_suffix(".csv").name
+    _prepare(output_dir, encoding, manifest, new_manifest, works)
+
+    suffix = "" if is_whole else f"-{part[0]}-of-{part[1]}"
+    with Journal(output_dir / f".transcode{suffix}.jsonl") as journal:
+        known: dict[str, dict[str, Any]] = {}
+        for other in sorted(output_dir.glob(".transcode*.jsonl")):
+            known |= read_journal(other)
+        verdicts = {
+            work.target: verdict
+            for name, work in zip(names, works, strict=True)
+            if work.target in due and (verdict := _known(known.get(name), work, timeout_s))
+        }
+        num_before = len(verdicts)
+        mine = list(due.values())[part[0] - 1 :: part[1]]
+        new = [work for work in mine if work.target not in verdicts]
+        outcomes = cast(
+            "Generator[tuple[Work, Verdict | ItemTimeout | WorkerDied]]",
+            run_killable(
+                Transcode(encoding, decoder), new, num_workers=num_workers, timeout_s=timeout_s
+            ),
+        )
+        progress = Progress("encoded", total=len(mine), done=len(mine) - len(new))
+        # Closed in this order: what was under way is ended first, then what it wrote deleted
+        with _no_parts_left(new, verdicts), progress, closing(outcomes):
+            for work, outcome in outcomes:
+                verdict = _verdict(work, outcome)
+                limit_s = timeout_s if isinstance(outcome, ItemTimeout) else None
+                identity = file_identity(work.source)
+                entry = {"source": work.source, "identity": identity, "timeout_s": limit_s}
+                name = os.path.relpath(work.target, output_dir)
+                journal.add(name, {**entry, **asdict(verdict)})
+                verdicts[work.target] = verdict
+                progress.step(bad=verdict.status == BAD)
+    if not is_whole:
+        return Transcoded([], new_manifest, num_before, len(new), None)
+    new_rows = [
+        _new_row(row, name, verdicts.get(work.target))
+        for row, name, work in zip(rows, names, works, strict=True)
+    ]
+    write_manifest(new_manifest, new_rows, columns=list(rows[0]))
+    good = [work for work in due.values() if verdicts[work.target].status == OK]
+    return Transcoded(new_rows, new_manifest, num_before, len(new), _gain(good, decoder, timeout_s))
+
+
+def target_names(names: Sequence[str], root: str) -> list[str]:
+    """The relative path of what each video is encoded as.
+
+    Its own, with the ending mp4; one outside of `root` starts where all of these have parted. Where
+    two videos would become one file, those of other endings keep these before the new one.
+
+    Args:
+        names: paths as in the list.
+        root: absolute folder where relative ones start.
+    """
+    paths = [os.path.normpath(os.path.join(root, name)) for name in names]
+    inside = [os.path.commonpath([root, path]) == root for path in paths]
+    outside = {os.path.dirname(p) for p, is_in in zip(paths, inside, strict=True) if not is_in}
+    common = os.path.commonpath(outside) if outside else root
+    relative = {
+        path: os.path.relpath(path, root if is_in else common)
+        for path, is_in in zip(paths, inside, strict=True)
+    }
+    parts = {path: os.path.splitext(name) for path, name in relative.items()}
+    uses = Counter(stem for stem, _ in parts.values())
+    targets: dict[str, str] = {}
+    taken: set[str] = set()
+    for path, (name, ending) in parts.items():
+        stem = name if uses[name] == 1 or ending == ".mp4" else name + ending
+        target, number = f"{stem}.mp4", 1
+        while target in taken:
+            target = f"{stem}_{(number := number + 1)}.mp4"
+        taken.add(target)
+        targets[path] = target
+    return [targets[path] for path in paths]
+
+
+def _work(row: Mapping[str, str], name: str, root: str, output_dir: Path) -> Work:
+    is_checked = row.get("status", "").strip() == OK and row.get("num_frames", "").isdigit()
+    num_frames = int(row["num_frames"]) if is_checked else None
+    return Work(os.path.join(root, row["path"]), os.path.join(output_dir, name), num_frames)
+
+
+def _is_wanted(row: Mapping[str, str]) -> bool:
+    return row.get("status", "").strip() in ("", OK)
+
+
+def _prepare(
+    folder: Path, encoding: Encoding, manifest: Path, new_manifest: Path, works: Sequence[Work]
+) -> None:
+    """Make the folder, and refuse one whose content would be lost or mixed with ours."""
+    sources = {os.path.realpath(work.source) for work in works}
+    if new_manifest.resolve() == manifest.resolve() or any(
+        os.path.realpath(work.target) in sources for work in works
+    ):
+        raise ValueError(f"output_dir ({folder}) must be another folder than that of the videos")
+    described = asdict(encoding)
+    classes, stored = manifest.parent / "classes.txt", folder / _SETTINGS
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another part may start at this moment, and writes its settings before all else: what was
+        # there before they are looked for, and not after, is not its own.
+        names = [path.name for path in folder.iterdir()]
+        if stored.exists():
+            found = json.loads(stored.read_text(encoding="utf-8"))
+            if other := {k: v for k, v in described.items() if found.get(k) != v}:
+                texts = (f"{name} {found.get(name)}, not {value}" for name, value in other.items())
+                raise ValueError(
+                    f"output_dir ({folder}) holds videos of other settings: {', '.join(texts)}"
+                )
+        elif any(not fnmatch(name, f".{_SETTINGS}.*.tmp") for name in names):
+            raise ValueError(f"output_dir ({folder}) holds other files: must be empty or new")
+        write_atomically(stored, [json.dumps(described) + "\n"])
+        if classes.is_file():
+            write_classes(folder / "classes.txt", read_classes(classes).names)
+    except OSError as error:
+        raise ValueError(f"output_dir ({folder}) cannot be written: {error.strerror}") from error
+
+
+def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Verdict | None:
+    """What an earlier run made of a video, if that still holds."""
+    if entry is None or entry["timeout_s"] not in (None, timeout_s):
+        return None
+    verdict = Verdict(**{name: entry[name] for name in Verdict.__dataclass_fields__})
+    is_there = verdict.status == OK and file_identity(work.target)[0] == verdict.num_bytes
+    if entry["identity"] == list(file_identity(work.source)):  # if only moved, it is the same
+        return verdict if is_there or verdict.status != OK else None
+    if is_there and entry["source"] != work.source:
+        raise ValueError(
+            f"{work.target} was made of {entry['source']}, not of {work.source}: "
+            "lists that name other videos alike must not share a folder"
+        )
+    return None
+
+
+def _verdict(work: Work, outcome: Verdict | ItemTimeout | WorkerDied) -> Verdict:
+    if isinstance(outcome, Verdict):
+        return outcome
+    _delete_part(work)
+    return Verdict(BAD, failure_reason(outcome))
+
+
+@contextmanager
+def _no_parts_left(works: Sequence[Work], done: Container[str]) -> Iterator[None]:
+    """Delete what was written under temporary names, should this end before all is `done`."""
+    try:
+        yield
+    finally:
+        for work in works:
+            if work.target not in done:
+                _delete_part(work)
+
+
+def _delete_part(work: Work) -> None:
+    with suppress(OSError):
+        os.unlink(part_name(work.target))
+
+
+def _new_row(row: Mapping[str, str], name: str, verdict: Verdict | None) -> dict[str, str]:
+    found = {} if verdict is None else verdict_columns(verdict)
+    return {**row, **found, "path": name, "source": row["path"]}
+
+
+def _gain(good: Sequence[Work], decoder: Decoder, timeout_s: float) -> Gain | None:
+    """Compare the videos that are ok with their sources."""
+    if not good:
+        return None
+    chosen = np.unique(np.linspace(0, len(good) - 1, _SAMPLE).astype(int))
+    pairs = [(good[k].source, good[k].target) for k in chosen]
+    timed = run_killable(TimeReading(decoder), pairs, num_workers=1, timeout_s=timeout_s)
+    seconds = [outcome for _, outcome in timed if isinstance(outcome, tuple)]
+    means = np.mean(seconds, axis=0) if seconds else (np.nan, np.nan)
+    return Gain(
+        source_bytes=sum(file_identity(work.source)[0] or 0 for work in good),
+        num_bytes=sum(file_identity(work.target)[0] or 0 for work in good),
+        clip_s=(float(means[0]), float(means[1])),
+        num_timed=len(seconds),
+    )

@@ -1,0 +1,56 @@
+"""Reading with decord 0.6, whose FFmpeg is of 2018."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import decord
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.data.video.readers import UnreadableError
+
+# FFmpeg's complaints, several for every damaged file, would drown the log of a run
+decord.logging.set_level(decord.logging.QUIET)
+
+# A foreign file is a RuntimeError, one without frames an AssertionError
+_ERRORS = (decord.DECORDError, RuntimeError, AssertionError)
+_SOURCE_LOCATION = re.compile(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ")
+
+
+class DecordReader:
+    """An open file, see `Reader`.
+
+    Raises:
+        UnreadableError: decord does not open it, which need not mean that nothing does.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            # One thread: the work is shared out by clips, not by frames
+            self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+        except _ERRORS as error:
+            raise _unreadable(error) from error
+        self.num_frames = len(self._reader)
+        if self.num_frames < 1:
+            raise UnreadableError("has no frames")
+
+    @property
+    def fps(self) -> float:
+        """Frames per second on average, 0 where the file does not say."""
+        fps = float(self._reader.get_avg_fps())
+        return fps if np.isfinite(fps) else 0.0
+
+    def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Return frames (T, H, W, 3); see `Reader.read`."""
+        try:
+            frames: npt.NDArray[np.uint8] = self._reader.get_batch(indices).asnumpy()
+        except _ERRORS as error:
+            raise _unreadable(error) from error
+        return frames
+
+
+def _unreadable(error: Exception) -> UnreadableError:
+    # decord's text starts with the time of day and its own source file
+    return UnreadableError(" ".join(_SOURCE_LOCATION.sub("", str(error)).split()))

@@ -1,0 +1,54 @@
+"""Reading with torchcodec, which uses the FFmpeg of the system."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from torchcodec import ffmpeg_major_version
+from torchcodec.decoders import VideoDecoder
+
+from hpm_video.data.video.readers import UnreadableError
+
+if ffmpeg_major_version is None:
+    raise ImportError("torchcodec finds no FFmpeg libraries on this system")
+
+
+class TorchcodecReader:
+    """An open file, see `Reader`.
+
+    Raises:
+        UnreadableError: torchcodec does not open it, which need not mean that nothing does.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            # "exact" goes through the file once: by the header alone ("approximate") it guesses,
+            # and returns other frames where their times vary. One thread: the work is shared out
+            # by clips, not by frames
+            self._decoder = VideoDecoder(
+                path, dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu", seek_mode="exact"
+            )
+            self.num_frames = len(self._decoder)
+        except (RuntimeError, ValueError) as error:
+            raise _unreadable(error) from error
+        if self.num_frames < 1:
+            raise UnreadableError("has no frames")
+
+    @property
+    def fps(self) -> float:
+        """Frames per second on average, 0 where the file does not say."""
+        return float(self._decoder.metadata.average_fps or 0)
+
+    def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+        """Return frames (T, H, W, 3); see `Reader.read`."""
+        try:
+            frames: npt.NDArray[np.uint8] = self._decoder.get_frames_at(list(indices)).data.numpy()
+        except (RuntimeError, IndexError) as error:
+            raise _unreadable(error) from error
+        return frames
+
+
+def _unreadable(error: Exception) -> UnreadableError:
+    return UnreadableError(" ".join(str(error).splitlines()[0].split()))

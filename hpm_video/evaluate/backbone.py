@@ -1,0 +1,165 @@
+"""A frozen encoder, without masks: what probes and features look at.
+
+Notation as in `hpm_video.models.tokens`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpm_video.config import (
+    ClipConfig,
+    DataConfig,
+    FinetuneConfig,
+    PretrainConfig,
+)
+from hpm_video.config.settings import config_from_dict
+from hpm_video.models.build import Classifier, build_classifier, build_model, token_grid
+from hpm_video.models.precision import autocast
+from hpm_video.models.tokens import TokenGrid, patchify
+from hpm_video.models.vit import Block, Encoder, LayerNorm, position_table
+from hpm_video.weights.checkpoint import load_checkpoint, load_encoder, load_weights, trained_grid
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An encoder to be asked for features; gradients, dropout and stochastic depth are off.
+
+    encoder: of all N tokens of a clip. norm: what follows the mean over tokens: nothing in
+    pre-training, whose encoder ends with a norm, and in an encoder exported alone; in a classifier
+    the norm before its head, so that a pooled feature is just what the head sees. precision: of the
+    forward pass.
+    """
+
+    encoder: Encoder
+    norm: nn.Module
+    precision: str
+
+    @property
+    def grid(self) -> TokenGrid:
+        return self.encoder.grid
+
+    @property
+    def width(self) -> int:
+        return self.encoder.width
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of a block."""
+        block = self.encoder.blocks[0]
+        assert isinstance(block, Block)
+        return block.attn.heads
+
+    @torch.no_grad()
+    def encode(self, clips: Tensor) -> Tensor:
+        """Clips (B, 3, T, H, W) in [0, 1] -> tokens (B, N, D) float32, for the methods below."""
+        was_training = self.encoder.training
+        self.encoder.eval()
+        with autocast(clips.device, self.precision):
+            tokens: Tensor = self.encoder(patchify(clips, self.grid))
+        self.encoder.train(was_training)
+        return tokens.float()
+
+    @torch.no_grad()
+    def pooled(self, tokens: Tensor, cells: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
+        """Tokens (B, N, D) -> one feature of each clip (B, C * D).
+
+        The grid is cut into C cells, so many along (time, height, width), none above the grid's. A
+        feature is the mean over the tokens of each, one after the other, width running fastest.
+        """
+        grid = self.grid
+        volume = tokens.unflatten(1, (grid.time, grid.height, grid.width)).movedim(-1, 1)
+        means = F.adaptive_avg_pool3d(volume, cells).flatten(2).mT
+        return self.norm(means).flatten(1)
+
+    @torch.no_grad()
+    def steps(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, D) -> a feature of each step of the grid in time (B, time, D)."""
+        return self.norm(tokens.unflatten(1, (self.grid.time, -1)).mean(dim=2))
+
+    @torch.no_grad()
+    def tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, D) -> features of each of them (B, N, D)."""
+        return self.norm(tokens)
+
+
+@dataclass(frozen=True)
+class LoadedBackbone:
+    """A backbone from a checkpoint, how its clips were sampled, and where it is from."""
+
+    backbone: Backbone
+    data: DataConfig
+    tubelet_size: int
+    kind: str
+    step: int
+
+
+def encoder_of(
+    state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
+) -> tuple[Encoder, DataConfig]:
+    """The encoder of a checkpoint that holds at least that, and how its clips are sampled.
+
+    ``clip`` as in `load_backbone`. Raises ValueError when the weights do not fit, or are of a
+    baseline.
+    """
+    clip, trained = clip or ClipConfig(), trained_grid(state)
+    data: DataConfig
+    if state["kind"] == "pretrain":
+        pretrain = config_from_dict(PretrainConfig, state["config"])
+        data, model = clip.of(pretrain.data, pretrain.model)
+        grid = token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size)
+        encoder = build_model(model, grid, predict_loss=False).encoder
+        encoder.positions = position_table(grid, encoder.width, trained_grid=trained)
+    else:
+        finetune = config_from_dict(FinetuneConfig, state["config"])
+        data, classifier_config = clip.of(finetune.data, finetune.model)
+        classifier = build_classifier(
+            classifier_config,
+            num_frames=data.num_frames,
+            crop_size=data.crop_size,
+            num_classes=1,  # the head is not asked
+            trained_grid=trained,
+        )
+        if not isinstance(classifier, Classifier):
+            raise ValueError(
+                f"checkpoint ({source}) is of the baseline {finetune.model.name}: features, probes "
+                "and exports of an encoder need one of VideoMAE's kind"
+            )
+        encoder = classifier.encoder
+    load_encoder(encoder, state, source=source)
+    return encoder, data
+
+
+def load_backbone(
+    checkpoint: str | Path,
+    *,
+    precision: str,
+    device: torch.device | str = "cpu",
+    clip: ClipConfig | None = None,
+) -> LoadedBackbone:
+    """The encoder of a checkpoint of pre-training (the student's) or of fine-tuning.
+
+    ``clip``: clips and tokens if not as in training; the weights are interpolated to fit them.
+    Raises FileNotFoundError, or ValueError when it is no checkpoint of ours.
+    """
+    state = load_checkpoint(checkpoint)
+    encoder, data = encoder_of(state, source=checkpoint, clip=clip)
+    norm: nn.Module = nn.Identity()
+    is_encoder_alone = all(name.startswith("encoder.") for name in state["model"])
+    if state["kind"] != "pretrain" and not is_encoder_alone:
+        norm = LayerNorm(encoder.width)
+        weights = state["model"].items()
+        own = {n.removeprefix("norm."): value for n, value in weights if n.startswith("norm.")}
+        load_weights(norm, own, source=checkpoint)
+    for module in (encoder, norm):
+        module.requires_grad_(False).eval().to(device)
+    backbone = Backbone(encoder, norm, precision)
+    kind, step = str(state["kind"]), int(state["step"])
+    return LoadedBackbone(backbone, data, encoder.tokens.shape.tubelet_size, kind, step)

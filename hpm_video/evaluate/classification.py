@@ -1,0 +1,242 @@
+"""Evaluation of a classifier: several views per video, decoded once, one verdict per video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hpm_video.config import (
+    ClipConfig,
+    DataConfig,
+    EvaluateConfig,
+    EvaluationConfig,
+    FinetuneConfig,
+)
+from hpm_video.config.settings import config_from_dict
+from hpm_video.data.lists.manifest import Manifest, read_manifest
+from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.loader import to_clips, view_loader
+from hpm_video.data.samples.views import views_of
+from hpm_video.evaluate.classification_page import write_evaluation
+from hpm_video.evaluate.predictions import Evaluation, check_results_folder, read_predictions
+from hpm_video.models.build import Baseline, Classifier, build_classifier
+from hpm_video.models.precision import autocast
+from hpm_video.models.resample import fit_tokens
+from hpm_video.runtime.distributed import World, gather_objects, join_world
+from hpm_video.train.run.best import BEST
+from hpm_video.train.run.folder import make_folder, not_left_empty
+from hpm_video.weights.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+    tokens_of,
+    trained_grid,
+)
+
+
+@torch.no_grad()
+def evaluate_classifier(
+    model: Classifier | Baseline,
+    manifest: Manifest,
+    *,
+    data: DataConfig,
+    evaluation: EvaluationConfig,
+    precision: str,
+    num_workers: int,
+    decode_timeout_s: float | None,
+    world: World,
+) -> Evaluation:
+    """Score every video of a manifest; the result does not depend on the number of processes.
+
+    Raises:
+        FloatingPointError: a score is not finite: the weights are not those of a working model.
+    """
+    num_classes = model.num_classes
+    check_labels(manifest, num_classes)
+    dataset = views_of(
+        manifest, data, num_clips=evaluation.num_clips, num_crops=evaluation.num_crops
+    )
+    batch_size = min(evaluation.batch_size, len(manifest))
+    loader = view_loader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        rank=world.rank,
+        world_size=world.size,
+        timeout_s=decode_timeout_s or None,
+    )
+    was_training = model.training
+    model.eval()
+    mine: list[tuple[int, np.ndarray, str | None]] = []
+    for batch in loader:
+        num_videos, num_views = batch.views.shape[:2]
+        views = batch.views.flatten(0, 1)  # (B * views, T, S, S, 3)
+        # A smaller last batch is filled up: kernels round differently for another shape, and how
+        # many videos the last batch has depends on the number of processes
+        filling = views.new_zeros((batch_size - num_videos) * num_views, *views.shape[1:])
+        if len(filling):
+            views = torch.cat([views, filling])
+        with autocast(world.device, precision):
+            logits = model(to_clips(views, world.device))[: num_videos * num_views]
+        probability = logits.float().softmax(dim=-1).unflatten(0, (num_videos, num_views))
+        for index, row, error in zip(
+            batch.indices.tolist(), probability.mean(dim=1).cpu().numpy(), batch.errors, strict=True
+        ):
+            mine.append((index, row, error))
+    model.train(was_training)
+
+    scores = np.zeros((len(manifest), num_classes), dtype=np.float32)
+    bad: list[tuple[int, str]] = []
+    for part in gather_objects(mine, world):
+        for index, row, error in part:
+            if error is None:
+                scores[index] = row
+            else:
+                bad.append((index, error))
+    paths = tuple(manifest.path(index) for index in range(len(manifest)))
+    for index in np.flatnonzero(~np.isfinite(scores).all(axis=1))[:1]:
+        raise FloatingPointError(f"the model's scores of {paths[index]} are not finite")
+    return Evaluation(
+        scores, np.asarray(manifest.labels), paths, tuple(sorted(bad)), manifest.classes
+    )
+
+
+def check_labels(manifest: Manifest, num_classes: int) -> None:
+    """Raise ValueError, naming the first, when a label is not in [0, num_classes), or when the list
+    has names for another number of classes."""
+    labels = np.asarray(manifest.labels)
+    for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
+        label = "none" if labels[index] < 0 else labels[index]
+        raise ValueError(
+            f"label ({label}) of {manifest.path(int(index))} must be in [0, {num_classes - 1}], "
+            "the classes of the model"
+        )
+    if manifest.classes is not None and len(manifest.classes) != num_classes:
+        raise ValueError(
+            f"class names ({len(manifest.classes)}, of the list of {manifest.path(0)}) must be "
+            f"{num_classes}, one for each class of the model"
+        )
+
+
+def load_classifier(
+    checkpoint: str | Path, clip: ClipConfig | None = None
+) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
+    """The model of a fine-tuning checkpoint, its settings, and its class names if known.
+
+    ``clip``: clips and tokens if not as in training; the settings then have them too.
+    """
+    return classifier_of(load_checkpoint(checkpoint, kind="finetune"), source=checkpoint, clip=clip)
+
+
+def classifier_of(
+    state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
+) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
+    """As `load_classifier`, of a checkpoint that has been read."""
+    config = config_from_dict(FinetuneConfig, state["config"])
+    if clip is not None:
+        data, model_config = clip.of(config.data, config.model)
+        config = replace(config, data=data, model=model_config)
+    model = build_classifier(
+        config.model,
+        num_frames=config.data.num_frames,
+        crop_size=config.data.crop_size,
+        num_classes=state["num_classes"],
+        trained_grid=trained_grid(state),
+    )
+    weights = state["model"]
+    if isinstance(model, Classifier):
+        weights = fit_tokens(weights, "encoder.", tokens_of(state), model.encoder.tokens)
+    load_weights(model, weights, source=source)
+    return model, config, state["classes"]
+
+
+def evaluate(
+    checkpoint: str | Path,
+    manifests: Sequence[str],
+    config: EvaluateConfig,
+    *,
+    output_dir: str | Path | None = None,
+) -> Evaluation:
+    """Evaluate a fine-tuning checkpoint on lists of videos, with the views of ``config``.
+
+    Of a run folder it is the last checkpoint, or the best one; ``Evaluation.about`` says which.
+    With ``output_dir`` the main process writes there what `write_evaluation` does.
+    """
+    file = find_checkpoint(checkpoint, _file_name(config.checkpoint))
+    state = load_checkpoint(file, kind="finetune")
+    model, trained, classes = classifier_of(state, source=file, clip=config.clip)
+    manifest = read_manifest(
+        list(manifests), root=config.root, classes=classes, numbers_only=classes is None
+    )
+    check_labels(manifest, model.num_classes)
+    folder = None if output_dir is None else _make_folder(output_dir)
+    with not_left_empty(folder), join_world(config.device, setting="device") as world:
+        result = evaluate_classifier(
+            model.to(world.device),
+            manifest,
+            data=trained.data,
+            evaluation=config.evaluation,
+            precision=config.precision,
+            num_workers=config.num_workers,
+            decode_timeout_s=config.decode_timeout_s,
+            world=world,
+        )
+        if len(result.bad) == len(result.labels):
+            index, reason = result.bad[0]
+            raise UnreadableDataError(
+                f"none of {len(result.bad)} videos can be read, e.g. {result.paths[index]}: "
+                f"{reason}"
+            )
+        views, data = config.evaluation, trained.data
+        about = {
+            "checkpoint": f"{file}, step {state['step']}",
+            "lists": ", ".join(manifests),
+            "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
+            "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
+        }
+        if again := manifest.num_repeated:
+            about["warning"] = f"rows that repeat a video: {again}; all of them count"
+        result = replace(result, about=about)
+        if folder is not None and world.is_main:
+            _write(result, folder, config)
+    return result
+
+
+def recompute(folder: str | Path, config: EvaluateConfig, *, output_dir: str | Path) -> Evaluation:
+    """The evaluation whose results are in a folder, without a model; pages and tables anew."""
+    result = read_predictions(folder)
+    _write(result, _make_folder(output_dir), config)
+    return result
+
+
+def results_folder(
+    checkpoint: str | Path, manifests: Sequence[str], which: Literal["last", "best"]
+) -> Path:
+    """Where results are put unless one says otherwise: evaluation/<first list>[_best] in the run
+    folder, or beside a checkpoint that lies in none."""
+    folder = find_checkpoint(checkpoint, _file_name(which)).parent
+    if folder.name == "checkpoints":
+        folder = folder.parent
+    name = Path(manifests[0]).stem
+    return folder / "evaluation" / (f"{name}_best" if which == "best" else name)
+
+
+def _file_name(which: Literal["last", "best"]) -> str:
+    return BEST if which == "best" else "last"
+
+
+def _make_folder(path: str | Path) -> Path:
+    """A folder for results: new, empty, or to be replaced; else ValueError."""
+    check_results_folder(Path(path), name="--output-dir")
+    return make_folder(path, name="--output-dir")
+
+
+def _write(result: Evaluation, folder: Path, config: EvaluateConfig) -> None:
+    write_evaluation(
+        result, folder, num_workers=config.num_workers, timeout_s=config.decode_timeout_s or None
+    )

@@ -1,0 +1,236 @@
+"""What a classifier confuses: a page, and tables as CSV, made of the results of an evaluation."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
+from hpm_video.data.lists.manifest import quoted
+from hpm_video.data.loading.batches import read_guarded
+from hpm_video.data.video.frame_indices import uniform_view_indices
+from hpm_video.data.video.frames import VideoReadError, open_video
+from hpm_video.evaluate.predictions import Evaluation, figures_line, write_predictions
+from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.pages import page, picture, png, table, text
+
+MAX_CELLS = 30  # classes of a matrix whose cells are written out; a larger one is a picture
+MAX_WORST = 20  # clips shown
+_MAX_PAIRS = 50  # pairs of classes listed
+_MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
+_STRIP_FRAMES = 8
+_STRIP_HEIGHT = 96  # pixels
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """Of the videos of one class: how many, how many are right and unreadable, and the wrong class
+    that most of them were called (of equals the first, None without any), how often."""
+
+    label: int
+    videos: int
+    right: int
+    unreadable: int
+    confused_with: int | None
+    confused: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share that is right; None without videos."""
+        return self.right / self.videos if self.videos else None
+
+
+def class_results(confusion: npt.NDArray[np.int64]) -> list[ClassResult]:
+    """One for each class, from `Evaluation.confusion`."""
+    results = []
+    for label, counts in enumerate(confusion):
+        wrong = counts[:-1].copy()
+        wrong[label] = 0
+        other = int(wrong.argmax())
+        results.append(
+            ClassResult(
+                label,
+                videos=int(counts.sum()),
+                right=int(counts[label]),
+                unreadable=int(counts[-1]),
+                confused_with=other if wrong[other] else None,
+                confused=int(wrong[other]),
+            )
+        )
+    return results
+
+
+def confused_pairs(confusion: npt.NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """(class, other class it was called, how often), most frequent first, then by class."""
+    wrong = confusion[:, :-1].copy()
+    np.fill_diagonal(wrong, 0)
+    pairs = [(int(i), int(j), int(wrong[i, j])) for i, j in np.argwhere(wrong)]
+    return sorted(pairs, key=lambda pair: -pair[2])
+
+
+def worst(result: Evaluation, most: int) -> list[int]:
+    """The wrong videos that the model was surest of, the surest first; unreadable ones are none."""
+    predicted = result.predicted
+    wrong = np.flatnonzero((predicted >= 0) & (predicted != result.labels))
+    sure = result.scores[wrong, predicted[wrong]]
+    return [int(index) for index in wrong[np.argsort(-sure, kind="stable")][:most]]
+
+
+def write_evaluation(
+    result: Evaluation, folder: Path, *, num_workers: int, timeout_s: float | None
+) -> Path:
+    """Write predictions.csv, per_class.csv, confusion.csv and index.html; returns the page.
+
+    The worst clips are read again for it: in a process of their own, unless `num_workers` is 0.
+
+    Raises:
+        ValueError: a file cannot be written.
+    """
+    write_predictions(result, folder)
+    confusion = result.confusion()
+    names = [result.class_name(label) for label in range(result.num_classes)]
+    head = ["label", "name", "videos", "right", "accuracy", "unreadable", "confused_with", "times"]
+    rows = [
+        (
+            *(r.label, result.classes[r.label] if result.classes else "", r.videos, r.right),
+            *(_share(r.accuracy), r.unreadable, r.confused_with, r.confused or None),
+        )
+        for r in class_results(confusion)
+    ]
+    write_atomically(folder / "per_class.csv", _csv(head, rows))
+    matrix_rows = zip(names, *confusion.T.tolist(), strict=True)
+    head = ["class", *(f"called {name}" for name in names), "unreadable"]
+    write_atomically(folder / "confusion.csv", _csv(head, matrix_rows))
+    strips = {
+        index: _strip(result.paths[index], num_workers=num_workers, timeout_s=timeout_s)
+        for index in worst(result, MAX_WORST)
+    }
+    write_atomically(folder / "index.html", [evaluation_page(result, strips)])
+    return folder / "index.html"
+
+
+def evaluation_page(result: Evaluation, strips: dict[int, bytes | str]) -> str:
+    """The page; `strips`: video -> JPEG of some of its frames, or why there is none."""
+    confusion = result.confusion()
+    per_class = sorted(
+        class_results(confusion), key=lambda r: (r.accuracy is None, r.accuracy, -r.videos)
+    )
+    named = result.class_name
+    figures = result.figures()
+    has_bad = confusion[:, -1].any()
+    return page(
+        f"Evaluation of {result.about.get('checkpoint', 'a classifier')}",
+        *(f"<p>{text(name)}: {text(words)}</p>" for name, words in result.about.items()),
+        f"<p><b>{text(figures_line(result))}</b></p>",
+        "<p>Unreadable videos count as wrong.</p>" if figures["unreadable"] else "",
+        "<h2>Confusion matrix</h2>",
+        _matrix(confusion if has_bad else confusion[:, :-1], result),
+        table("Most frequent confusions", ("videos", "of", "class", "called"), [
+            (count, confusion[one].sum(), named(one), named(other))
+            for one, other, count in confused_pairs(confusion)[:_MAX_PAIRS]
+        ]),
+        table(
+            "Classes, the worst first",
+            ("accuracy", "videos", "class", "unreadable", "most confused with"),
+            [
+                (_share(r.accuracy), r.videos, named(r.label), r.unreadable or "",
+                 "" if r.confused_with is None else f"{named(r.confused_with)} ({r.confused})")
+                for r in per_class
+            ],
+        ),
+        f"<h2>Worst clips: wrong, and the model is sure ({len(strips)})</h2>" if strips else "",
+        *(_worst_clip(result, index, strip) for index, strip in strips.items()),
+        table("Unreadable videos", ("video", "reason"), [
+            (result.paths[index], reason) for index, reason in result.bad[:_MAX_BAD]
+        ]),
+    )  # fmt: skip
+
+
+def _worst_clip(result: Evaluation, index: int, strip: bytes | str) -> str:
+    label, predicted = int(result.labels[index]), int(result.predicted[index])
+    scores = result.scores[index]
+    words = (
+        f"called {result.class_name(predicted)} ({scores[predicted]:.3f}), "
+        f"is {result.class_name(label)} ({scores[label]:.3f})"
+    )
+    name = result.paths[index]
+    shown = text(strip) if isinstance(strip, str) else picture(strip, alt=name, kind="jpeg")
+    return f"<p>{text(words)}<br>{text(name)}<br>{shown}</p>"
+
+
+def _matrix(counts: npt.NDArray[np.int64], result: Evaluation) -> str:
+    """Counts (classes, classes or one more for unreadable): cells, or a picture of many classes."""
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    says = "Rows are the classes as labelled, columns what the videos were called; darker: a "
+    says += "larger share of the row."
+    if len(counts) > MAX_CELLS:
+        drawn = picture(png(_matrix_figure(shares), dpi=100), alt="confusion matrix")
+        return f"<p>{says} Names and counts: confusion.csv.</p>{drawn}"
+    columns = [*range(result.num_classes), "unreadable"][: counts.shape[1]]
+    lines = ["<tr><th>" + "".join(f"<th>{column}" for column in columns)]
+    for label, (row, row_shares) in enumerate(zip(counts, shares, strict=True)):
+        cells = (
+            f'<td style="background: rgba(59, 110, 165, {share:.3f})'
+            f'{"; color: #fff" if share > 0.6 else ""}">{count or ""}'
+            for count, share in zip(row, row_shares, strict=True)
+        )
+        lines.append(f"<tr><th>{text(result.class_name(label))}{''.join(cells)}")
+    body = "\n".join(lines)
+    return f'<p>{says}</p><div class="cells"><table>{body}</table></div>'
+
+
+def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
+    """A picture in which every cell is a square of whole pixels, at 100 dots per inch."""
+    rows, columns = shares.shape
+    side = max(2, 800 // rows)
+    margin = 60  # pixels for the numbers
+    width, height = columns * side + 2 * margin, rows * side + 2 * margin
+    drawn = Figure(figsize=(width / 100, height / 100), dpi=100)
+    box = (margin / width, margin / height, columns * side / width, rows * side / height)
+    axes = drawn.add_axes(box)
+    # The root, so that a few confusions among many videos can be seen
+    axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.set(xlabel="called", ylabel="class")
+    return drawn
+
+
+def _strip(path: str, *, num_workers: int, timeout_s: float | None) -> bytes | str:
+    try:
+        return read_guarded(frame_strip, path, num_workers=num_workers, timeout_s=timeout_s)
+    except VideoReadError as error:
+        return f"cannot be read any more: {error.reason}"
+
+
+def frame_strip(path: str) -> bytes:
+    """The JPEG of frames spread evenly over a whole video, side by side.
+
+    Raises:
+        VideoReadError: it is unreadable.
+    """
+    video = open_video(path)
+    indices = uniform_view_indices(video.num_frames, clip_frames=_STRIP_FRAMES, num_clips=1)[0]
+    frames = torch.from_numpy(video.read(indices)).permute(0, 3, 1, 2)  # (T, 3, H, W)
+    width = max(1, round(frames.shape[3] * _STRIP_HEIGHT / frames.shape[2]))
+    small = functional.resize(frames, [_STRIP_HEIGHT, width], antialias=True)
+    # (T, 3, H, W) -> (H, T, W, 3) -> side by side
+    strip = small.permute(2, 0, 3, 1).reshape(_STRIP_HEIGHT, -1, 3).contiguous()
+    file = io.BytesIO()
+    Image.fromarray(strip.numpy()).save(file, format="jpeg", quality=80)
+    return file.getvalue()
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _csv(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Iterable[str]:
+    for row in (head, *rows):
+        yield ",".join(map(quoted, row)) + "\n"

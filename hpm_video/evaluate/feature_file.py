@@ -1,0 +1,124 @@
+"""Files of features, as npz or safetensors; and the parts of one that is still in work.
+
+A file appears whole or not at all. What a long job has done so far lies in parts beside it, so
+that the same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from hpm_video.runtime.files import whole_file
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+SUFFIXES = (".npz", ".safetensors")
+_METADATA = "metadata"
+
+
+def write_features(path: Path, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
+    """Write arrays by name, and metadata (what JSON can hold), as the suffix of ``path`` says."""
+    text = json.dumps(metadata)  # ASCII: names of files need not be UTF-8
+    with whole_file(path) as temporary:
+        if path.suffix == ".npz":
+            with temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **{_METADATA: np.array(text)}, **dict(arrays))
+        else:
+            whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+            safetensors.numpy.save_file(whole, temporary, metadata={_METADATA: text})
+
+
+def read_features(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """The arrays and the metadata of a file that `write_features` wrote; executes nothing."""
+    path = Path(path)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if name != _METADATA}
+            return arrays, json.loads(str(file[_METADATA]))
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(  # noqa: SIM118
+            file.metadata()[_METADATA]
+        )
+
+
+# What reading an empty file, half of one or another one raises.
+_NOT_OURS = (
+    *(OSError, EOFError, zipfile.BadZipFile),
+    *(ValueError, KeyError, TypeError, safetensors.SafetensorError),
+)
+
+
+def read_metadata(path: Path) -> dict[str, Any] | None:
+    """The metadata alone, None where there is no such file or another one."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                metadata = json.loads(str(file[_METADATA]))
+        else:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                metadata = json.loads(file.metadata()[_METADATA])
+    except _NOT_OURS:
+        return None
+    return metadata if isinstance(metadata, dict) else None
+
+
+def fingerprint(values: Any) -> str:
+    """A short text that differs where values (what JSON can hold) do."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Parts:
+    """The parts of an output that are done, each a file in the folder OUTPUT.parts.
+
+    They belong to what ``described`` them: where that has changed nothing is done.
+    """
+
+    def __init__(self, output: Path, *, described: str) -> None:
+        self.folder = output.with_name(f"{output.name}.parts")
+        self._prefix = described
+
+    def clean(self) -> None:
+        """Make the folder, and remove what belongs to something else."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be made: {error.strerror}") from error
+        for file in self.folder.iterdir():
+            if not file.name.startswith(f"{self._prefix}_") or file.suffix != ".npz":
+                file.unlink()
+
+    def has(self, number: int) -> bool:
+        return self._file(number).exists()
+
+    def write(self, number: int, arrays: Arrays) -> None:
+        with whole_file(self._file(number)) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **dict(arrays))
+
+    def joined(self, count: int) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of parts 0 to count - 1, joined along their first axis."""
+        parts = []
+        for number in range(count):
+            with np.load(self._file(number), allow_pickle=False) as file:
+                parts.append({name: file[name] for name in file.files})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+    def remove_if_empty(self) -> None:
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{self._prefix}_{number:06d}.npz"

@@ -1,0 +1,199 @@
+"""What a pre-training checkpoint thinks is hard, and what is hard: as numbers.
+
+A predictor is judged against the reconstruction loss measured under random masks: does it order
+the tokens of a clip as the student's own losses do, and do the tubes it would mask hold what moves?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpm_video.evaluate.pretrained import Pretrained, require_scorer, run_student
+from hpm_video.method.diagnostics import rank_correlation
+from hpm_video.method.losses import rank_accuracy, reconstruction_loss
+from hpm_video.method.masking import (
+    hard_mask,
+    num_hard_units,
+    num_masked_units,
+    num_units,
+    unit_scores,
+    units_to_tokens,
+)
+from hpm_video.method.teacher import score_tokens
+from hpm_video.models.precision import autocast
+from hpm_video.models.tokens import gather_tokens, normalize_targets, patchify
+
+
+@dataclass(frozen=True)
+class MiningReport:
+    """How well a checkpoint knows what is hard for it, over B clips.
+
+    rank_accuracy: share of the pairs of masked tokens of a clip whose losses the student orders
+        right; 0.5 is chance.
+    spearman: rank correlation, per clip, of the scorer's predictions with the measured losses over
+        mining units, mean over clips; 0 is chance.
+    coverage: how much of the moving object the hardest quarter of the units holds, relative to all
+        units; 1 is chance. None if it is not known where the object is.
+    predicted, measured (B, N): loss of every token; see `predicted_loss`, `measured_loss`.
+    """
+
+    rank_accuracy: float
+    spearman: float
+    coverage: float | None
+    predicted: Tensor
+    measured: Tensor
+
+
+@torch.no_grad()
+def predicted_loss(
+    pretrained: Pretrained, clips: Tensor, *, seed: int = 0, num_views: int = 1
+) -> Tensor:
+    """The scorer's prediction for every token: clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32.
+
+    The scorer sees what the run's teacher saw: all tokens, or the share ``teacher.token_ratio``;
+    then ``num_views`` such scorings are averaged. Only the order within a clip has a meaning.
+    Raises ValueError for a checkpoint without a predictor.
+    """
+    if num_views < 1:
+        raise ValueError(f"num_views ({num_views}) must be at least 1")
+    scorer = require_scorer(pretrained)
+    teacher = pretrained.config.teacher
+    generator = _generator(seed, clips)
+    views = num_views if teacher.token_ratio < 1 else 1  # without a draw they would all be the same
+    scores = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
+    with autocast(clips.device, pretrained.config.run.precision):
+        for _ in range(views):
+            scores += score_tokens(
+                scorer,
+                clips,
+                token_ratio=teacher.token_ratio,
+                view=teacher.view,
+                draws=teacher.draws,
+                generator=generator,
+            )
+    return scores / views
+
+
+def measured_loss(pretrained: Pretrained, clips: Tensor, *, num_masks: int, seed: int) -> Tensor:
+    """Mean reconstruction loss of every token over the random masks that hide it.
+
+    Clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32. Masks and targets are those of the
+    checkpoint's settings. There are ``num_masks`` masks, or as many more as it takes to hide every
+    token once.
+    """
+    return _measure(pretrained, clips, num_masks=num_masks, seed=seed)[0]
+
+
+def measure_mining(
+    pretrained: Pretrained,
+    clips: Tensor,
+    *,
+    num_masks: int,
+    seed: int,
+    num_views: int = 1,
+    moving: Tensor | None = None,
+) -> MiningReport:
+    """Compare predicted with measured losses of clips (B, 3, T, H, W) in [0, 1].
+
+    moving (B, N): share of each token that the moving object covers, where it is known.
+    Raises ValueError for a checkpoint without a predictor, or ``moving`` that does not fit.
+    """
+    require_scorer(pretrained)
+    measured, accuracy = _measure(pretrained, clips, num_masks=num_masks, seed=seed)
+    assert accuracy is not None
+    predicted = predicted_loss(pretrained, clips, seed=seed, num_views=num_views)
+    grid, tube_length = pretrained.grid, pretrained.tube_length
+    scores = unit_scores(predicted, grid, tube_length)  # (B, U)
+    correlation = rank_correlation(scores, unit_scores(measured, grid, tube_length))
+    coverage = None
+    if moving is not None:
+        if moving.shape != predicted.shape:
+            raise ValueError(
+                f"moving of shape {tuple(moving.shape)} must be {tuple(predicted.shape)}"
+            )
+        covered = unit_scores(moving.to(scores), grid, tube_length)
+        if not bool(covered.any()):
+            raise ValueError("moving must cover a part of at least one token; it is all 0")
+        quarter = max(1, scores.shape[1] // 4)
+        hardest = covered.gather(1, scores.topk(quarter, dim=1).indices)
+        coverage = (hardest.mean() / covered.mean()).item()
+    return MiningReport(accuracy, correlation.mean().item(), coverage, predicted, measured)
+
+
+def hardest_tokens(pretrained: Pretrained, scores: Tensor, *, hard_ratio: float) -> Tensor:
+    """The tokens that a mask with this ``hard_ratio`` takes first: (B, N) -> (B, N) bool.
+
+    These are the floor(hard_ratio * masked units) units with the highest mean score.
+    """
+    grid, tube_length = pretrained.grid, pretrained.tube_length
+    num_hard = num_hard_units(
+        grid,
+        mask_ratio=pretrained.config.masking.mask_ratio,
+        tube_length=tube_length,
+        hard_ratio=hard_ratio,
+    )
+    per_unit = unit_scores(scores, grid, tube_length)
+    chosen = per_unit.topk(num_hard, dim=1).indices
+    units = torch.zeros_like(per_unit, dtype=torch.bool).scatter(1, chosen, True)
+    return units_to_tokens(units, grid, tube_length)
+
+
+@torch.no_grad()
+def _measure(
+    pretrained: Pretrained, clips: Tensor, *, num_masks: int, seed: int
+) -> tuple[Tensor, float | None]:
+    """`measured_loss`, and the student's mean rank accuracy if it has a predictor."""
+    total = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
+    count = torch.zeros_like(total)
+    targets = patchify(clips, pretrained.grid)
+    if pretrained.config.loss.normalize_targets:
+        targets = normalize_targets(targets)
+    accuracies: list[Tensor] = []
+    for mask in even_masks(pretrained, clips, num_masks=num_masks, seed=seed):
+        output = run_student(pretrained, clips, mask)
+        target = gather_tokens(targets, output.masked)
+        losses = reconstruction_loss(output.reconstruction, target)  # (B, M)
+        total.scatter_add_(1, output.masked, losses)
+        count += mask
+        if output.predicted_loss is not None:
+            predicted = output.predicted_loss.gather(1, output.masked)
+            accuracies.append(rank_accuracy(predicted, losses))
+    accuracy = torch.stack(accuracies).mean().item() if accuracies else None
+    return total / count, accuracy
+
+
+def even_masks(
+    pretrained: Pretrained, clips: Tensor, *, num_masks: int, seed: int
+) -> Iterator[Tensor]:
+    """Random masks (B, N) that hide every unit equally often, within one, and at least once.
+
+    Each takes the units hidden least often so far, ties at random. By symmetry every mask, seen
+    alone, is distributed like any random mask.
+    """
+    if num_masks < 1:
+        raise ValueError(f"num_masks ({num_masks}) must be at least 1")
+    grid, tube_length = pretrained.grid, pretrained.tube_length
+    mask_ratio = pretrained.config.masking.mask_ratio
+    masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
+    generator = _generator(seed, clips)
+    count = torch.zeros(len(clips), grid.num_tokens, device=clips.device)
+    for _ in range(max(num_masks, math.ceil(num_units(grid, tube_length) / masked))):
+        mask = hard_mask(
+            -count,
+            grid,
+            mask_ratio=mask_ratio,
+            hard_ratio=1.0,
+            tube_length=tube_length,
+            generator=generator,
+        )
+        count += mask
+        yield mask
+
+
+def _generator(seed: int, clips: Tensor) -> torch.Generator:
+    return torch.Generator(clips.device).manual_seed(seed)

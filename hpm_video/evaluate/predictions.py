@@ -1,0 +1,209 @@
+"""What an evaluation found, video by video: the figures, and the file that holds all they need."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.data.lists.classes import read_classes
+from hpm_video.data.lists.manifest import quoted
+from hpm_video.runtime.files import write_atomically
+
+PREDICTIONS = "predictions.csv"
+_COLUMNS = ("path", "label", "predicted", "error")  # then the scores: score_0, score_1, ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of one pass over a manifest.
+
+    scores (videos, classes): mean softmax over a video's views; zero rows for unreadable videos.
+    labels (videos,), paths: of the videos.
+    bad: (manifest index, reason) of unreadable videos; they count as wrong.
+    classes: their names where they are known. about: what was evaluated, name -> words.
+    """
+
+    scores: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    paths: tuple[str, ...]
+    bad: tuple[tuple[int, str], ...]
+    classes: tuple[str, ...] | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return self.scores.shape[1]
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """(videos,): the class of the highest score, of equals the first; -1: unreadable."""
+        predicted = self.scores.argmax(axis=1)
+        predicted[[index for index, _ in self.bad]] = -1
+        return predicted
+
+    def top(self, k: int) -> float:
+        """Share of all videos whose label is among the k highest scores."""
+        k = min(k, self.num_classes)
+        best = np.argsort(-self.scores, axis=1, kind="stable")[:, :k]
+        right = (best == self.labels[:, None]).any(axis=1)
+        right[[index for index, _ in self.bad]] = False
+        return float(right.mean())
+
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """(classes, classes + 1): videos of class i called class j; in the last column, those of
+        class i that are unreadable."""
+        counts = np.zeros((self.num_classes, self.num_classes + 1), dtype=np.int64)
+        np.add.at(counts, (self.labels, self.predicted), 1)  # -1 is the last column
+        return counts
+
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes that have videos of the share of each that is right."""
+        counts = self.confusion()
+        videos = counts.sum(axis=1)
+        return float((counts.diagonal()[videos > 0] / videos[videos > 0]).mean())
+
+    def figures(self) -> dict[str, float | int | None]:
+        """What is said of an evaluation; top5 is None where 5 classes are all there are."""
+        return {
+            "top1": self.top(1),
+            "top5": self.top(5) if self.num_classes > 5 else None,
+            "balanced_accuracy": self.balanced_accuracy(),
+            "unreadable": len(self.bad),
+        }
+
+    def class_name(self, label: int) -> str:
+        """A class as it is shown: its number and its name."""
+        return f"{label} {self.classes[label]}" if self.classes is not None else str(label)
+
+
+def figures_line(result: Evaluation) -> str:
+    """The figures on one line, for a terminal."""
+    figures = result.figures()
+    figures["videos"] = len(result.labels)
+    order = ("top1", "top5", "balanced_accuracy", "videos", "unreadable")
+    shown = ((name, figures[name]) for name in order if figures[name] is not None)
+    return "  ".join(
+        f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in shown
+    )
+
+
+def check_results_folder(folder: Path, *, name: str) -> None:
+    """Raise ValueError where the folder, the setting ``name``, holds other files than results."""
+    file = folder / PREDICTIONS
+    if file.is_file():
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            if lines.read(100).startswith(",".join(_COLUMNS)):
+                return
+    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise ValueError(f"{name} ({folder}) holds other files: must be empty or an evaluation")
+
+
+def write_predictions(result: Evaluation, folder: Path) -> None:
+    """Write all that `read_predictions` needs to make the same of it.
+
+    predictions.csv has a row for every row of the list, in its order: path, label, predicted class
+    (empty: unreadable), error, and the scores, whose digits give back the same float32.
+
+    Raises:
+        ValueError: a file cannot be written.
+    """
+    errors = dict(result.bad)
+    predicted = result.predicted
+
+    def lines() -> Iterator[str]:
+        names = [f"score_{label}" for label in range(result.num_classes)]
+        yield ",".join([*_COLUMNS, *names]) + "\n"
+        for index, scores in enumerate(result.scores):
+            known = "" if index in errors else int(predicted[index])
+            row = (result.paths[index], result.labels[index], known, errors.get(index))
+            numbers = map("{:.9g}".format, scores.tolist())
+            yield ",".join([*map(quoted, row), *numbers]) + "\n"
+
+    write_atomically(folder / PREDICTIONS, lines())
+    write_atomically(folder / "about.json", [json.dumps(dict(result.about), indent=1) + "\n"])
+    if result.classes is None:
+        (folder / "classes.txt").unlink(missing_ok=True)
+    else:
+        write_atomically(folder / "classes.txt", (f"{name}\n" for name in result.classes))
+
+
+def read_predictions(folder: str | Path) -> Evaluation:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        FileNotFoundError: there is no predictions.csv.
+        ValueError: it is not as we write it; says which line.
+    """
+    folder = Path(folder)
+    file = folder / PREDICTIONS
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist: {folder} is no folder of an evaluation")
+    paths: list[str] = []
+    labels: list[int] = []
+    scores: list[npt.NDArray[np.float32]] = []
+    bad: list[tuple[int, str]] = []
+    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
+        rows = csv.reader(lines)
+        head = next(rows, [])
+        num_classes = len(head) - len(_COLUMNS)
+        names = [*_COLUMNS, *(f"score_{label}" for label in range(num_classes))]
+        if num_classes < 1 or head != names:
+            raise ValueError(f"{file}: must have the columns {','.join(_COLUMNS)},score_0,...")
+        for row in rows:
+            where = f"{file}:{rows.line_num}"
+            if len(row) != len(head):
+                raise ValueError(f"{where}: must have {len(head)} fields: has {len(row)}")
+            path, label, _, error = row[: len(_COLUMNS)]
+            if not label.isdecimal() or int(label) >= num_classes:
+                raise ValueError(f"{where}: label ({label}) must be in [0, {num_classes - 1}]")
+            if error:
+                bad.append((len(paths), error))
+            paths.append(path)
+            labels.append(int(label))
+            scores.append(_numbers(row[len(_COLUMNS) :], where))
+    if not paths:
+        raise ValueError(f"{file}: must have a row for every video: has none")
+    return Evaluation(
+        np.stack(scores),
+        np.array(labels, dtype=np.int64),
+        tuple(paths),
+        tuple(bad),
+        _class_names(folder / "classes.txt", num_classes),
+        _about(folder / "about.json"),
+    )
+
+
+def _numbers(texts: list[str], where: str) -> npt.NDArray[np.float32]:
+    try:
+        numbers = np.array(texts, dtype=np.float32)
+    except ValueError as error:
+        raise ValueError(f"{where}: scores must be numbers") from error
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{where}: scores must be finite")
+    return numbers
+
+
+def _class_names(file: Path, num_classes: int) -> tuple[str, ...] | None:
+    if not file.is_file():
+        return None
+    names = read_classes(file).names
+    if len(names) != num_classes:
+        raise ValueError(f"{file} has {len(names)} classes: must have {num_classes}, as the scores")
+    return names
+
+
+def _about(file: Path) -> dict[str, str]:
+    if not file.is_file():
+        return {}
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        return {str(name): str(words) for name, words in about.items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} must be JSON as an evaluation writes it") from error

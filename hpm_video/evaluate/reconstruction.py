@@ -1,0 +1,39 @@
+"""What a pre-trained student makes of masked clips, as pixels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hpm_video.evaluate.pretrained import Pretrained, run_student
+from hpm_video.models.build import HPMOutput
+from hpm_video.models.tokens import gather_tokens, patchify, scatter_tokens, unpatchify
+
+
+def reconstruct(
+    pretrained: Pretrained, clips: Tensor, mask: Tensor, *, true_statistics: bool = False
+) -> Tensor:
+    """Clips (B, 3, T, H, W) with the tokens of mask (B, N) replaced by what the student predicts.
+
+    A student of normalised targets predicts no brightness, colour and contrast. They are taken
+    from the clip's visible tokens, per channel the mean of their means and of their deviations,
+    or, with ``true_statistics``, from each masked token itself, which no model can know.
+    """
+    output = run_student(pretrained, clips, mask)
+    return completed(pretrained, clips, output, true_statistics=true_statistics)
+
+
+def completed(
+    pretrained: Pretrained, clips: Tensor, output: HPMOutput, *, true_statistics: bool = False
+) -> Tensor:
+    """`reconstruct`, of what `run_student` gave for these clips."""
+    config, grid = pretrained.config, pretrained.grid
+    predicted, patches = output.reconstruction.float(), patchify(clips, grid)
+    if config.loss.normalize_targets:
+        index = output.masked if true_statistics else output.visible
+        pixels = gather_tokens(patches, index).unflatten(-1, (-1, 3))  # (B, K, pixels, 3)
+        mean, std = pixels.mean(dim=2, keepdim=True), pixels.std(dim=2, keepdim=True)
+        if not true_statistics:
+            mean, std = mean.mean(dim=1, keepdim=True), std.mean(dim=1, keepdim=True)
+        predicted = (predicted.unflatten(-1, (-1, 3)) * std + mean).flatten(2)
+    patches = scatter_tokens(patches, output.masked, predicted.clamp(0, 1))
+    return unpatchify(patches, grid, tubelet_size=config.model.tubelet_size)

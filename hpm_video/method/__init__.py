@@ -1,0 +1,1 @@
+"""The papers: masking, losses, the teacher, and the step that joins them."""

@@ -1,0 +1,141 @@
+"""Is a pre-training healthy? Figures about one step, for its record: scalar tensors on the device.
+
+Notation as in `hpm_video.models.tokens`; U mining units. A *hard* unit is one that the mask took
+for its predicted loss, a *random* one any other that it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hpm_video.method.masking import unit_scores
+from hpm_video.models.parallel import whole
+from hpm_video.models.tokens import TokenGrid
+
+Figures = Mapping[str, Tensor | None]
+
+
+@torch.no_grad()
+def mask_figures(
+    *,
+    mask: Tensor,
+    scores: Tensor | None,
+    masked: Tensor,
+    measured: Tensor,
+    ranked: Tensor,
+    ranked_losses: Tensor,
+    ranked_predictions: Tensor | None,
+    grid: TokenGrid,
+    tube_length: int,
+    num_hard: int,
+) -> dict[str, Tensor | None]:
+    """How well the losses of masked units were predicted, and how hard the hard ones were.
+
+    mask (B, N), made from the teacher's scores (B, N), or at random (None), with ``num_hard`` hard
+    units a clip; masked (B, M): tokens whose loss was measured (B, M); ranked (B, K): those with
+    ranked_losses (B, K) and ranked_predictions (B, K), if there are any.
+
+    spearman: rank correlation of predicted with measured loss over the masked units with ranked
+        tokens, mean over clips; None without predictions.
+    hard_share: share of the masked units that are hard.
+    hard_loss, random_loss: mean measured loss of hard and of random units; NaN where there are
+        none.
+    """
+    unit_losses = _unit_means(measured, masked, grid, tube_length)  # (B, U), NaN if not measured
+    hidden = unit_scores(mask.float(), grid, tube_length) > 0.5  # (B, U)
+    hard = torch.zeros_like(hidden)
+    if scores is not None:
+        hard = hard_units(mask, scores, grid, tube_length=tube_length, num_hard=num_hard)
+    correlation = None
+    if ranked_predictions is not None:
+        predictions = _unit_means(ranked_predictions, ranked, grid, tube_length)
+        losses = _unit_means(ranked_losses, ranked, grid, tube_length)
+        correlation = rank_correlation(predictions, losses).mean()
+    return {
+        "spearman": correlation,
+        "hard_share": hard.sum() / hidden.sum(),
+        "hard_loss": unit_losses.where(hard, torch.nan).nanmean(),
+        "random_loss": unit_losses.where(hidden & ~hard, torch.nan).nanmean(),
+    }
+
+
+def hard_units(
+    mask: Tensor, scores: Tensor, grid: TokenGrid, *, tube_length: int, num_hard: int
+) -> Tensor:
+    """Which units a mask (B, N) took for their scores (B, N) -> (B, U) bool.
+
+    They are the ``num_hard`` masked units of highest mean score. One that scores below a visible
+    unit cannot have been taken for its score and does not count.
+    """
+    hidden = unit_scores(mask.float(), grid, tube_length) > 0.5
+    per_unit = unit_scores(scores, grid, tube_length)
+    best = per_unit.masked_fill(~hidden, -torch.inf).topk(num_hard, dim=1).indices
+    hard = torch.zeros_like(hidden).scatter(1, best, True)
+    highest_visible = per_unit.masked_fill(hidden, -torch.inf).amax(dim=1, keepdim=True)
+    return hard & hidden & (per_unit >= highest_visible)
+
+
+@torch.no_grad()
+def feature_variation(encoded: Tensor) -> Tensor:
+    """Share of the energy of features (B, V, D) that is not common to the V tokens of a clip.
+
+    Mean over clips, scalar in [0, 1]. Near 0 the encoder says the same of every token, whatever it
+    is shown.
+    """
+    encoded = encoded.float()
+    common = encoded.mean(dim=1).square().sum(dim=1)  # (B,)
+    return 1 - (common / encoded.square().sum(dim=2).mean(dim=1).clamp(min=1e-12)).mean()
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Spearman's correlation of each row: (B, K), (B, K) -> (B,).
+
+    Ties share their mean rank. What is NaN in either is left out. 0 where a row has no order, as
+    the predictions of a dead predictor.
+    """
+    left_out = one.isnan() | other.isnan()
+    a, b = (_centred_ranks(values.masked_fill(left_out, torch.inf)) for values in (one, other))
+    scale = (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+    return (a * b).sum(dim=1) / scale.clamp(min=1e-9)
+
+
+@torch.no_grad()
+def ema_distance(teacher: nn.Module, student: nn.Module) -> Tensor:
+    """|teacher - student| / |student|, L2 norms over all the parameters that both have."""
+    theirs = dict(student.named_parameters())
+    pairs = [(mine, theirs[name]) for name, mine in teacher.named_parameters()]
+    apart = torch.stack([torch.linalg.vector_norm(mine - other) for mine, other in pairs])
+    size = torch.stack([torch.linalg.vector_norm(other) for _, other in pairs])
+    return whole(torch.linalg.vector_norm(apart)) / whole(torch.linalg.vector_norm(size))
+
+
+def mean_figures(parts: Sequence[Figures]) -> dict[str, Tensor | None]:
+    """The mean of every figure over the parts of a step, which have the same ones."""
+    columns = {name: [part[name] for part in parts] for name in parts[0]}
+    return {
+        name: torch.stack([value for value in values if value is not None]).mean()
+        if values[0] is not None
+        else None
+        for name, values in columns.items()
+    }
+
+
+def _unit_means(values: Tensor, index: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:
+    """Mean over each unit's tokens among index: (B, M) at (B, M) -> (B, U), NaN without any."""
+    zeros = values.new_zeros(len(values), grid.num_tokens)
+    total = unit_scores(zeros.scatter(1, index, values), grid, tube_length)
+    return total / unit_scores(zeros.scatter(1, index, 1.0), grid, tube_length)
+
+
+def _centred_ranks(values: Tensor) -> Tensor:
+    """Mean rank minus the row's mean, and 0 for what is infinite: (B, K) -> (B, K) float64."""
+    counts = values.isfinite()
+    ordered = values.sort(dim=1).values
+    below = torch.searchsorted(ordered, values)
+    up_to = torch.searchsorted(ordered, values, right=True)
+    ranks = (below + up_to).double() / 2 * counts
+    mean = ranks.sum(dim=1, keepdim=True) / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    return (ranks - mean) * counts

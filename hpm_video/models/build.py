@@ -1,0 +1,135 @@
+"""Models: sizes, and how a model is built from its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpm_video.config import ClassifierConfig, EncoderConfig, ModelConfig
+from hpm_video.models.baselines import Baseline
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.hpm import HPM, HPMOutput
+from hpm_video.models.tokens import TokenGrid
+
+__all__ = ["HPM", "Baseline", "Classifier", "HPMOutput", "build_classifier", "build_model"]
+
+DROP_PATH = 0.1  # of classifiers that are transformers, unless model.drop_path says otherwise
+
+
+@dataclass(frozen=True)
+class Size:
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_heads: int
+    mlp_ratio: float = 4.0
+
+
+# Small to large are VideoMAE's, huge and giant VideoMAE V2's; tiny is ours.
+SIZES = {
+    "tiny": Size(192, 12, 3, 96, 3),
+    "small": Size(384, 12, 6, 192, 3),
+    "base": Size(768, 12, 12, 384, 6),
+    "large": Size(1024, 24, 16, 512, 8),
+    "huge": Size(1280, 32, 16, 640, 8),
+    "giant": Size(1408, 40, 16, 512, 8, mlp_ratio=48 / 11),
+}
+
+
+def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> HPM:
+    """The model to pre-train; without ``predict_loss`` it is plain VideoMAE."""
+    size = SIZES[config.size]
+    width, heads = _width_and_heads("model.", config.width, config.heads, size.width, size.heads)
+    decoder_width, decoder_heads = _width_and_heads(
+        "model.decoder_",
+        config.decoder_width,
+        config.decoder_heads,
+        size.decoder_width,
+        size.decoder_heads,
+    )
+    return HPM(
+        grid,
+        tubelet_size=config.tubelet_size,
+        patch_size=config.patch_size,
+        width=width,
+        depth=config.depth or size.depth,
+        heads=heads,
+        decoder_width=decoder_width,
+        decoder_heads=decoder_heads,
+        decoder_depth=config.decoder_depth,
+        predictor_input=config.predictor_input if predict_loss else None,
+        predictor_depth=config.predictor_depth,
+        mlp_ratio=size.mlp_ratio,
+        drop_path=config.drop_path,
+        stored_positions=config.positions == "stored",
+    )
+
+
+def build_classifier(
+    config: ClassifierConfig,
+    *,
+    num_frames: int,
+    crop_size: int,
+    num_classes: int,
+    trained_grid: TokenGrid | None = None,
+) -> Classifier | Baseline:
+    """The model to fine-tune, for clips of num_frames frames of crop_size x crop_size pixels.
+
+    ``trained_grid``: the grid of the weights it will start from, of VideoMAE only.
+    """
+    drop_path = DROP_PATH if config.drop_path is None else config.drop_path
+    if config.name != "videomae":
+        return Baseline(
+            config.name,
+            num_frames=num_frames,
+            crop_size=crop_size,
+            num_classes=num_classes,
+            head_dropout=config.head_dropout,
+            drop_path=drop_path,
+        )
+    size = SIZES[config.size]
+    width, heads = _width_and_heads("model.", config.width, config.heads, size.width, size.heads)
+    return Classifier(
+        token_grid(config, num_frames=num_frames, crop_size=crop_size),
+        num_classes=num_classes,
+        tubelet_size=config.tubelet_size,
+        patch_size=config.patch_size,
+        width=width,
+        depth=config.depth or size.depth,
+        heads=heads,
+        mlp_ratio=size.mlp_ratio,
+        drop_path=drop_path,
+        head_dropout=config.head_dropout,
+        trained_grid=trained_grid,
+        stored_positions=config.positions == "stored",
+    )
+
+
+def _width_and_heads(
+    prefix: str, width: int | None, heads: int | None, usual_width: int, usual_heads: int
+) -> tuple[int, int]:
+    """What is set, else the size's; raises ValueError where heads do not divide the width."""
+    width, heads = width or usual_width, heads or usual_heads
+    if width % heads:
+        raise ValueError(f"{prefix}width ({width}) must be a multiple of {prefix}heads ({heads})")
+    return width, heads
+
+
+def heads_of(size: str, heads: int | None) -> int:
+    """Attention heads of an encoder: those that are set, else the size's."""
+    return heads or SIZES[size].heads
+
+
+def decoder_heads_of(size: str, heads: int | None) -> int:
+    """Attention heads of a decoder: those that are set, else the size's."""
+    return heads or SIZES[size].decoder_heads
+
+
+def token_grid(config: EncoderConfig, *, num_frames: int, crop_size: int) -> TokenGrid:
+    """The grid these settings give; raises ValueError where it does not divide evenly."""
+    return TokenGrid.of_clip(
+        num_frames=num_frames,
+        crop_size=crop_size,
+        tubelet_size=config.tubelet_size,
+        patch_size=config.patch_size,
+    )

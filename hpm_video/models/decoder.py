@@ -1,0 +1,64 @@
+"""The two ends of a masked autoencoder beside its encoder: mask tokens, and the decoder stack.
+
+VideoMAE is encoder + one decoder that reconstructs pixels. The paper's hard patches mining adds a
+second decoder over the same sequence (see `hpm_video.models.hpm`).
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from hpm_video.models.tokens import TokenGrid, scatter_tokens
+from hpm_video.models.vit import LayerNorm, make_blocks, position_table
+
+
+class DecoderInput(nn.Module):
+    """From encoded visible tokens to the sequence the decoders see.
+
+    Linear to decoder width without bias, a learnt mask token in every masked place, positions.
+    With decoder masking (VideoMAE V2, arXiv 2303.16727), in some of the masked places only.
+    """
+
+    positions: Tensor
+
+    def __init__(self, grid: TokenGrid, *, encoder_width: int, width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(encoder_width, width, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        trunc_normal_(self.mask_token, std=0.02)
+        self.register_buffer("positions", position_table(grid, width), persistent=False)
+
+    def forward(self, encoded: Tensor, visible: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Encoded tokens (B, V, D) at index visible (B, V) -> sequence (B, N, decoder width).
+
+        With an index ``kept`` (B, K) of masked tokens, the sequence holds those and the visible
+        ones only: (B, K + V, decoder width), the kept ones first.
+        """
+        tokens = self.project(encoded)
+        batch, num_tokens = len(tokens), len(self.positions)
+        mask_token = self.mask_token.to(tokens.dtype)
+        if kept is None:
+            canvas = mask_token.expand(batch, num_tokens, -1)
+            return scatter_tokens(canvas, visible, tokens) + self.positions
+        sequence = torch.cat([mask_token.expand(*kept.shape, -1), tokens], dim=1)
+        return sequence + self.positions[torch.cat([kept, visible], dim=1)]
+
+
+class Decoder(nn.Module):
+    """Transformer blocks over the whole sequence, a norm, and a linear head."""
+
+    def __init__(
+        self, *, width: int, depth: int, heads: int, outputs: int, mlp_ratio: float = 4.0
+    ) -> None:
+        super().__init__()
+        self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio)
+        self.norm = LayerNorm(width)
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        """Sequence (B, N, width) -> normalised features (B, N, width), ready for `head`."""
+        for block in self.blocks:
+            sequence = block(sequence)
+        return self.norm(sequence)

@@ -1,0 +1,1 @@
+"""This process, its machine and its files, and the other processes of a job."""

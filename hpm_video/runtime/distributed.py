@@ -1,0 +1,225 @@
+"""One process or several: who am I, and the few collectives the loops need.
+
+`torchrun` or `srun` set the environment; without them there is one process and every call is local.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from hpm_video.runtime.rendezvous import CommunicationError, Place, find_place, meet
+
+Module = TypeVar("Module", bound=nn.Module)
+
+_MEETING_S = 3600.0  # until all processes of a job without a limit of its own are there
+_PATIENT_S = 30 * 24 * 3600.0  # as good as no limit
+_LOOKS_S = 0.5  # from one look whether the main process is done to the next
+_worlds = itertools.count()  # that this process joined, as many on all processes
+_turns = itertools.count()  # of `others_wait`, the same on all processes
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this run, and this one's place and device among them.
+
+    store: texts by name that all of them see, where there are several.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    store: Store | None = None
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def pick_device(name: str, *, setting: str) -> torch.device:
+    """``auto`` takes CUDA where there is one; ValueError, with what the user calls it, for cuda
+    without one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{setting} (cuda) needs a CUDA device; there is none here: use cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def join_world(
+    device: str, *, setting: str = "run.device", timeout_s: float | None = None
+) -> Iterator[World]:
+    """Join the process group that the environment describes; leave it at the end.
+
+    ``device``: ``auto`` takes CUDA where there is one. ``setting``: what the user calls it.
+    ``timeout_s``, run.collective_timeout_s: how long a process waits for the others in a
+    collective. None is for jobs that share out videos and exchange results on the host: some have
+    done their share hours before the others, and wait as long as these live. Raises ValueError for
+    cuda without one, and CommunicationError when another process has gone or does not come (with
+    NCCL, PyTorch ends this process instead).
+    """
+    use_cuda = pick_device(device, setting=setting).type == "cuda"
+    place = find_place()
+    own_device = torch.device("cpu")
+    if use_cuda:
+        own_device = _own_gpu(place)
+        torch.cuda.set_device(own_device)
+    if place.size == 1:
+        yield World(place.rank, place.size, own_device)
+        return
+    # NCCL's collectives have kernels that hold the GPU while they wait
+    backend = "nccl" if use_cuda and timeout_s is not None else "gloo"
+    limit = "an hour" if timeout_s is None else f"run.collective_timeout_s ({timeout_s:g})"
+    meeting_s = _MEETING_S if timeout_s is None else timeout_s
+    try:
+        if place.host is None:
+            store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=meeting_s)))
+        else:
+            # What answers for an earlier world of this process is not asked
+            this = replace(place, name=f"{place.name} {next(_worlds)}")
+            store = meet(this, timeout_s=meeting_s, limit=limit)
+        dist.init_process_group(
+            backend,
+            timeout=timedelta(seconds=timeout_s or _PATIENT_S),
+            store=store,
+            rank=place.rank,
+            world_size=place.size,
+        )
+        yield World(place.rank, place.size, own_device, store)
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise CommunicationError(_what_happened(error, place, limit)) from error
+        raise
+    finally:
+        # With an error on its way, NCCL might wait here for what the others never send
+        if dist.is_initialized() and (sys.exc_info()[0] is None or backend == "gloo"):
+            dist.destroy_process_group()
+
+
+def _own_gpu(place: Place) -> torch.device:
+    """This process's GPU: the only one it sees where SLURM shows each process just its own."""
+    count = torch.cuda.device_count()
+    index = 0 if count == 1 else place.local_rank
+    if index >= count:
+        raise ValueError(
+            f"process {index} of {socket.gethostname()} has no GPU, as there are {count}: "
+            "there must be at most as many processes on a machine as GPUs"
+        )
+    return torch.device("cuda", index)
+
+
+def _what_happened(error: RuntimeError, place: Place, limit: str) -> str:
+    me = f"rank {place.rank} of {place.size} on {socket.gethostname()}"
+    if re.search("time[d -]*out", str(error), re.IGNORECASE):
+        return (
+            f"{me} got no answer from the others within {limit}: "
+            "one of them hangs; see their logs, and docs/slurm.md on what to do"
+        )
+    reason = str(error).strip().splitlines()[0]
+    return f"{me} lost another process, which has ended: see the others' logs ({reason})"
+
+
+class _Replicated(nn.Module):
+    """A module as it is; called without arguments, the sum of all that it learns."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        if arguments or named:
+            return self.module(*arguments, **named)
+        return sum(p.sum() for p in self.module.parameters() if p.requires_grad)
+
+
+def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
+    """The module itself, or its wrapper that averages gradients over processes."""
+    if world.size == 1:
+        return module
+    devices = [world.device] if world.device.type == "cuda" else None
+    replica = DistributedDataParallel(_Replicated(module), device_ids=devices)
+    # It sums gradients by groups, which it forms anew by what it sees in its first backward pass.
+    # How more than two numbers are rounded depends on their place there: if that pass were the
+    # run's first step, a run that is continued would not be the same, bit for bit.
+    replica().backward()
+    module.zero_grad()
+    return replica
+
+
+def sync_gradients(module: nn.Module, sync: bool) -> AbstractContextManager[None]:
+    """Context of a micro-batch that averages gradients over processes only if ``sync``."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(sync)
+    if isinstance(module, DistributedDataParallel) and not sync:
+        return module.no_sync()
+    return nullcontext()
+
+
+def mean_over_processes(values: Tensor, world: World) -> Tensor:
+    """Mean of a tensor over all processes, on each of them."""
+    if world.size > 1:
+        dist.all_reduce(values)
+        values = values / world.size
+    return values
+
+
+def gather_objects(value: Any, world: World) -> list[Any]:
+    """One picklable value per process, in rank order, on each of them."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def gather_to_main(value: Any, world: World) -> list[Any]:
+    """One picklable value per process, in rank order, on the main process; nothing on others."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size if world.is_main else []
+    dist.gather_object(value, values if world.is_main else None)
+    return values
+
+
+def share_from_main(values: Iterable[Tensor], world: World) -> None:
+    """Give all processes the main one's tensors, in place."""
+    if world.size > 1:
+        for value in values:
+            dist.broadcast(value, 0)
+
+
+def barrier(world: World) -> None:
+    """Wait for all processes."""
+    if world.size > 1:
+        dist.barrier()
+
+
+@contextmanager
+def others_wait(world: World) -> Iterator[None]:
+    """Something that the main process alone works on, be it for hours: at its end the others wait
+    until it is done; where it has failed, they learn that it has gone. No collective's time limit
+    runs meanwhile."""
+    turn = f"hpm-video: the main process is done {next(_turns)}"
+    try:
+        yield
+    finally:
+        if world.store is not None and world.is_main:
+            world.store.set(turn, "")
+    while not (world.store is None or world.is_main or world.store.check([turn])):
+        time.sleep(_LOOKS_S)
+    barrier(world)  # the store may end with the main process: all have seen it by then

@@ -1,0 +1,300 @@
+"""What a command line asks to be run: the job, checked as far as that can be done before it runs,
+and each of its tasks."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hpm_video.config import (
+    EvaluateConfig,
+    FeaturesConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeJobConfig,
+)
+from hpm_video.config.settings import load_config
+from hpm_video.config.words import is_setting, without_settings
+from hpm_video.slurm.sweep import combinations
+
+# Jobs that can be submitted and the settings they take: one line for each job.
+JOBS: dict[str, type[Any] | None] = {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+    "probe": ProbeJobConfig,
+    "features": FeaturesConfig,
+    "data": None,
+    "bench": None,
+}
+# Of jobs that are several: those that can be submitted, and those that an array splits.
+_KINDS = {"data": ("check", "transcode"), "bench": ("ablation",)}
+_SPLIT = ("data transcode", "bench ablation")
+
+# Settings that name files which must be there before the job starts.
+_INPUTS = (
+    "data.manifest",
+    "data.val_manifest",
+    "model.init",
+    "run.resume",
+    "probe.train_manifest",
+    "probe.val_manifest",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run. arguments: of hpm-video. label: what sets it apart from its siblings. output: where
+    a job without a run folder writes, as far as that can be told."""
+
+    arguments: tuple[str, ...]
+    run_folder: Path | None
+    label: str = ""
+    output: Path | None = None
+
+    def with_config(self, yaml: str | None, copy: Path | None) -> list[str]:
+        """The arguments with a copy in the place of the YAML."""
+        arguments = list(self.arguments)
+        if yaml is not None:
+            arguments[arguments.index(yaml, 1)] = str(copy)
+        return arguments
+
+
+@dataclass(frozen=True)
+class Command:
+    """The words of one job. yaml: its file of settings, if it has one. settings: key=value."""
+
+    job: str
+    words: tuple[str, ...]
+    namespace: argparse.Namespace
+    yaml: str | None
+    settings: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As one would call it: pretrain, data transcode."""
+        kinds = (getattr(self.namespace, name, None) for name in ("data_job", "bench"))
+        return " ".join([self.job, *filter(None, kinds)])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be submitted.
+
+    loader_workers, videos_per_step: of each process, where the settings tell.
+    """
+
+    command: Command
+    tasks: tuple[Task, ...]
+    run_folder: Path | None = None
+    loader_workers: int | None = None
+    videos_per_step: int | None = None
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ValueError, one line, instead of printing how it is used."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def read_command(words: Sequence[str]) -> Command:
+    """Parse a job's own command line; ValueError for one that cannot be submitted."""
+    from hpm_video.cli import main
+
+    known = [job for job in JOBS if job in main.JOBS]
+    if not words or words[0] not in known:
+        given = words[0] if words else ""
+        raise ValueError(f"job ({given}) must be one of {', '.join(known)}")
+    job, *rest = words
+    parser = Parser(prog=f"hpm-video {job}", add_help=False, allow_abbrev=False)
+    main.command_of(job).add_arguments(parser)
+    try:
+        namespace = main.parse(parser, rest)
+    except ValueError as error:
+        raise ValueError(f"{job}: {error}") from error
+    yaml = getattr(namespace, "config", None)
+    has_settings = JOBS[job] is not None
+    settings = [word for word in rest if word != yaml and is_setting(word)] if has_settings else []
+    command = Command(job, tuple(words), namespace, yaml, tuple(settings))
+    if job in _KINDS and command.name not in [f"{job} {kind}" for kind in _KINDS[job]]:
+        raise ValueError(f"job ({command.name}) must be {job} {' or '.join(_KINDS[job])}")
+    return command
+
+
+def make_plan(
+    command: Command,
+    *,
+    sweep: str | None = None,
+    num_parts: int | None = None,
+    wait_for_inputs: bool = True,
+) -> Plan:
+    """All tasks of a command, whose settings are checked.
+
+    Args:
+        command: of `read_command`.
+        sweep: as ``"a.b=1,2 c.d=x,y"``: a run for each combination, in folders of their own.
+        num_parts: of a transcoding or a study, which are tasks of their own.
+        wait_for_inputs: whether files that it reads must be there now.
+
+    Raises:
+        ValueError: settings are unknown or do not fit, a run folder is that of another run, or the
+            job cannot be swept or split.
+        FileNotFoundError: something to read does not exist.
+    """
+    if wait_for_inputs:
+        _check_words(command)
+    if num_parts is not None:
+        return _parts(command, num_parts, sweep=sweep)
+    schema = JOBS[command.job]
+    if schema is None:
+        if sweep is not None:
+            raise ValueError(f"sweep ({sweep}) must be of a job with settings, not {command.name}")
+        task = Task(command.words, None, output=_output(command))
+        return Plan(command, (task,), loader_workers=_workers(command))
+    config = load_config(schema, command.yaml, command.settings)
+    workers = getattr(config, "num_workers", None)
+    if workers is None:
+        workers = config.data.num_workers
+    if not hasattr(config, "run"):
+        tasks = _variants(command, sweep)
+        for task in tasks:
+            load_config(schema, command.yaml, _settings(task, command))
+        return Plan(command, tasks, loader_workers=workers)
+    folder = config.run.output_dir
+    if not folder:
+        raise ValueError("run.output_dir (null) must name a folder for the run")
+    if "%" in folder:
+        raise ValueError(f"run.output_dir ({folder}) must be without %, which SLURM replaces")
+    tasks = _variants(command, sweep, folder=folder)
+    for task in tasks:
+        _check_run(load_config(schema, command.yaml, _settings(task, command)), wait_for_inputs)
+    if sweep is not None:
+        _check_sweep_folder(Path(folder))
+    videos = config.data.batch_size * config.optim.accumulation
+    return Plan(command, tasks, _absolute(folder), workers, None if sweep else videos)
+
+
+def _variants(command: Command, sweep: str | None, folder: str | None = None) -> tuple[Task, ...]:
+    """A task for each combination of a sweep, in folders within ``folder``; one without a sweep."""
+    if sweep is None:
+        if folder is None:
+            return (Task(command.words, None, output=_output(command)),)
+        return (Task(command.words, _absolute(folder)),)
+    results = _results(command, sweep) if folder is None else None
+    tasks = []
+    for combination in combinations(sweep):
+        if any(setting.startswith("run.output_dir=") for setting in combination.settings):
+            raise ValueError("sweep (run.output_dir) must be without it: each run gets its own")
+        words, label = [*command.words, *combination.settings], " ".join(combination.settings)
+        run_folder = output = None
+        if folder is not None:
+            run_folder = _absolute(os.path.join(folder, combination.name))
+            words.append(f"run.output_dir={os.path.join(folder, combination.name)}")
+        elif results is not None:
+            output = _absolute(os.path.join(results, combination.name))
+            words.append(f"--output-dir={os.path.join(results, combination.name)}")
+        tasks.append(Task(tuple(words), run_folder, label, output))
+    return tuple(tasks)
+
+
+def _results(command: Command, sweep: str) -> str | None:
+    """Where the results of a sweep's tasks go, side by side; None for a job that writes none."""
+    if command.job == "features":
+        raise ValueError(f"sweep ({sweep}) must not be of features, whose output is one file")
+    if command.job == "evaluate" and command.namespace.output_dir is None:
+        raise ValueError(f"sweep ({sweep}) of evaluate needs -o DIR: each task has a folder there")
+    return getattr(command.namespace, "output_dir", None)
+
+
+def _output(command: Command) -> Path | None:
+    """Where a job without a run folder writes; None where it only prints, or nobody can tell yet
+    as its checkpoint is still to come."""
+    given = command.namespace
+    place = getattr(given, "output_dir", None) or getattr(given, "output", None)
+    if command.job == "evaluate" and place is None:
+        if given.recompute:
+            place = given.checkpoint
+        else:
+            from hpm_video.evaluate.classification import results_folder
+
+            lists, settings = without_settings(given.manifest, name="--manifest")
+            config = load_config(EvaluateConfig, None, [*settings, *given.settings])
+            with suppress(FileNotFoundError):
+                place = results_folder(given.checkpoint, lists, config.checkpoint)
+    return _absolute(place) if place else None
+
+
+def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
+    if command.name not in _SPLIT or sweep is not None:
+        raise ValueError(
+            f"slurm.array ({num_parts}) must be left out of {command.name}: it splits "
+            f"{' and '.join(_SPLIT)}; a sweep sets its own, of which %M limits how many run at once"
+        )
+    if command.namespace.part != "1/1":
+        raise ValueError(f"part ({command.namespace.part}) must be left out: slurm.array sets it")
+    tasks = [
+        Task(
+            (*command.words, "--part", f"{part}/{num_parts}"),
+            None,
+            f"part {part}/{num_parts}",
+            _output(command),
+        )
+        for part in range(1, num_parts + 1)
+    ]
+    return Plan(command, tuple(tasks), loader_workers=_workers(command))
+
+
+def _workers(command: Command) -> int | None:
+    """Of a job without settings, if given: its own default is as many as it gets cores."""
+    is_given = any(word.partition("=")[0] == "--workers" for word in command.words)
+    return int(command.namespace.workers) if is_given else None
+
+
+def _settings(task: Task, command: Command) -> list[str]:
+    """The settings of a task: those of the command and, after all its words, its own."""
+    own = task.arguments[len(command.words) :]
+    return [*command.settings, *(word for word in own if not word.startswith("-"))]
+
+
+def _check_run(config: Any, must_exist: bool) -> None:
+    """What a run would refuse as soon as it starts."""
+    from hpm_video.train.run.folder import check_run_folder
+
+    if not config.data.manifest:
+        raise ValueError("data.manifest ([]) must name a list of videos")
+    if must_exist:
+        for key in _INPUTS:
+            group, _, name = key.partition(".")
+            value = getattr(getattr(config, group, None), name, None) or []  # not every job has it
+            _check_exist(key, [value] if isinstance(value, str) else value)
+    check_run_folder(config)
+
+
+def _check_words(command: Command) -> None:
+    """Files named by arguments: what is missing now would be missing in the queue."""
+    for name in ("checkpoint", "manifest", "train", "val", "video"):
+        value = getattr(command.namespace, name, None) or []
+        paths = [value] if isinstance(value, str) else value
+        _check_exist(name, [path for path in paths if not is_setting(path)])
+
+
+def _check_exist(name: str, paths: Iterable[str]) -> None:
+    for path in paths:
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{name} ({path}) does not exist")
+
+
+def _check_sweep_folder(folder: Path) -> None:
+    if (folder / "config.yaml").exists():
+        raise ValueError(f"run.output_dir ({folder}) holds a run: must be another one for a sweep")
+
+
+def _absolute(folder: str | Path) -> Path:
+    """Without resolving links: what is a link stays one, wherever it points by then."""
+    return Path(os.path.abspath(folder))

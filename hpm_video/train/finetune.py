@@ -1,0 +1,205 @@
+"""Fine-tuning for action recognition, from a pre-trained encoder or from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hpm_video.config import FinetuneConfig
+from hpm_video.config.settings import config_to_dict
+from hpm_video.data.lists.directions import check_flip
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.bad_videos import BadVideos
+from hpm_video.data.loading.loader import clip_batches, steps_per_epoch
+from hpm_video.evaluate.classification import check_labels
+from hpm_video.method.losses import balancing_weights, classification_loss
+from hpm_video.models.build import Classifier, build_classifier
+from hpm_video.models.ema import average_of, follow
+from hpm_video.models.parallel import clip_gradients, spread
+from hpm_video.models.precision import autocast
+from hpm_video.runtime.distributed import World, join_world, sync_gradients
+from hpm_video.runtime.seeds import seed_of
+from hpm_video.train.mixing import mix_batch
+from hpm_video.train.optim import (
+    describe_lr,
+    finetune_optimizer,
+    lr_schedule,
+    micro_batches,
+    set_lr,
+)
+from hpm_video.train.run.bad_steps import restore_if, running_means, step_unless
+from hpm_video.train.run.evaluation import RunEvaluation
+from hpm_video.train.run.folder import claim_run_folder, run_folder
+from hpm_video.train.run.loop import Run
+from hpm_video.train.run.optimizer_state import optimizer_state
+from hpm_video.train.run.start import describe_data, find_start
+from hpm_video.weights.checkpoint import load_weights
+
+
+def finetune(config: FinetuneConfig) -> bool:
+    """Run, or continue, the fine-tuning of a config; returns whether it is complete."""
+    with (
+        join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world,
+        run_folder(config) as folder,
+    ):
+        return _finetune(config, folder, world)
+
+
+def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
+    data, optim, mixing = config.data, config.optim, config.mixing
+    manifest = read_manifest(data.manifest, root=data.root)
+    num_classes = manifest.num_classes
+    if num_classes == 0:
+        raise ValueError(f"data.manifest ({', '.join(data.manifest)}) must have labels: has none")
+    check_labels(manifest, num_classes)
+    directed = check_flip(manifest.classes or ()) if data.flip else []
+    evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
+    accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=world.size)
+    videos_per_step = data.batch_size * accumulation * world.size
+    clips_per_step = videos_per_step * data.repeats
+    epoch_steps = steps_per_epoch(len(manifest), videos_per_step)
+    total_steps = optim.epochs * epoch_steps
+    lr_at = lr_schedule(
+        optim, videos=videos_per_step, clips=clips_per_step, steps_per_epoch=epoch_steps
+    )
+
+    torch.manual_seed(config.run.seed)
+    data_of_steps = describe_data(manifest, videos_per_step=videos_per_step)
+    start = find_start(config, folder, kind="finetune", total_steps=total_steps, data=data_of_steps)
+    model = build_classifier(
+        config.model,
+        num_frames=data.num_frames,
+        crop_size=data.crop_size,
+        num_classes=num_classes,
+        trained_grid=start.trained_grid(),
+    )
+    trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
+    initialised = start.load_into(model)
+    claim_run_folder(folder, config, world, last=start.last)
+    if world.is_main:
+        start.write_table(folder, model, initialised)
+    average = average_of(model) if optim.ema_momentum is not None else None
+    if average is not None:
+        if start.state is not None:
+            load_weights(average, start.state["model"], source=start.source or "")
+        spread(average, world, config.run)
+    replica = spread(model, world, config.run)
+    optimizer = finetune_optimizer(model, optim)
+    start.load_optimizer(optimizer, model)
+    fit = start.describe_fit(model.encoder) if isinstance(model, Classifier) else []
+    start.forget_weights()
+    moving = running_means(model)  # of baselines
+    class_weights = None
+    if optim.class_balance == "weights":
+        weights = balancing_weights(torch.from_numpy(manifest.labels), num_classes)
+        class_weights = weights.to(world.device)
+    evaluation.keep_best(folder / "checkpoints", is_new=start.state is None)
+
+    def checkpoint() -> dict[str, Any]:
+        return {
+            "kind": "finetune",
+            "config": config_to_dict(config),
+            "data": data_of_steps,
+            "model": (model if average is None else average).state_dict(),
+            "trained_model": None if average is None else model.state_dict(),
+            "optimizer": optimizer_state(optimizer, model),
+            "num_classes": num_classes,
+            "classes": None if manifest.classes is None else list(manifest.classes),
+            "trained_grid": trained_grid
+            and [trained_grid.time, trained_grid.height, trained_grid.width],
+        }
+
+    with Run(
+        config.run,
+        folder,
+        world,
+        metrics=("loss", "grad_norm"),
+        manifest=manifest,
+        bad_videos=BadVideos(folder, manifest, max_fraction=data.max_bad_fraction),
+        total_steps=total_steps,
+        state=start.state,
+    ) as run:
+        run.log.line(start.line)
+        for line in fit:
+            run.log.line(line)
+        if initialised:
+            run.log.line(f"not in it, so as initialised: {', '.join(initialised)}")
+        run.log.line(
+            f"{num_classes} classes, {len(manifest)} videos, {epoch_steps} steps per epoch, "
+            f"{total_steps} steps in all"
+        )
+        if both := evaluation.num_shared:
+            run.log.line(
+                f"warning: {both} of {len(evaluation)} videos of data.val_manifest are in "
+                "data.manifest too"
+            )
+        run.log.line(describe_lr(optim, videos=videos_per_step, clips=clips_per_step))
+        if data.flip and manifest.classes is None:
+            run.log.line("data.flip: the list has no class names: mirroring must change no class")
+        if directed:
+            run.log.line(f"data.flip: {len(directed)} classes name a direction: {directed[0]}, ...")
+        batches = clip_batches(
+            manifest,
+            data,
+            accumulation=accumulation,
+            world=world,
+            seed=config.run.seed,
+            start_step=run.steps_done,
+            num_steps=total_steps,
+            given_up=run.bad_videos.given_up,
+            augment=config.augment,
+        )
+        model.train()
+        for step in run.steps():
+            set_lr(optimizer, lr := lr_at(step))
+            # Dropout and stochastic depth follow (seed, step, rank): nothing to save for a resume.
+            torch.manual_seed(seed_of(config.run.seed, step, world.rank))
+            before = [value.clone() for value in moving]
+            total = torch.zeros((), device=world.device)
+            for micro_batch in range(accumulation):
+                batch = run.next(batches, clips_per_step // accumulation)
+                clips = batch.on(world.device)
+                targets = batch.labels.to(world.device, non_blocking=True)
+                if mixing.is_on:
+                    # Follows (seed, step) and the clips' place in the step's whole batch
+                    first = (micro_batch * world.size + world.rank) * len(clips)
+                    clips, targets = mix_batch(
+                        clips,
+                        targets,
+                        mixing=mixing,
+                        repeats=data.repeats,
+                        num_classes=num_classes,
+                        rng=np.random.default_rng((config.run.seed, step)),
+                        rows=(first, clips_per_step),
+                    )
+                with sync_gradients(replica, micro_batch + 1 == accumulation):
+                    with autocast(world.device, config.run.precision):
+                        logits = replica(clips)
+                    loss = classification_loss(
+                        logits,
+                        targets,
+                        label_smoothing=optim.label_smoothing,
+                        class_weights=class_weights,
+                    )
+                    (loss / accumulation).backward()
+                total += loss.detach() / accumulation
+            norm = clip_gradients(model, optim.clip_grad)
+            skip = run.add([total, norm])
+            step_unless(skip, optimizer)
+            restore_if(skip, moving, before)
+            optimizer.zero_grad()
+            if average is not None and optim.ema_momentum is not None:
+                follow(average, model, optim.ema_momentum, skip=skip)
+            epoch = (step + 1) / epoch_steps
+            if run.is_log_step:
+                run.record({"epoch": round(epoch, 4), "lr": lr}, prefix="finetune")
+            if evaluation.is_due(
+                steps_done=step + 1, steps_per_epoch=epoch_steps, total_steps=total_steps
+            ):
+                evaluated = model if average is None else average
+                evaluation.run(evaluated, checkpoint, step=step + 1, epoch=epoch, log=run.log)
+            run.end_step(checkpoint)
+        return run.is_complete

@@ -1,0 +1,1 @@
+"""A run's life around its steps: start, logs, checkpoints, stops, what goes wrong."""

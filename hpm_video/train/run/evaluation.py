@@ -1,0 +1,93 @@
+"""Evaluations of a fine-tuning in progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hpm_video.config import FinetuneConfig
+from hpm_video.data.lists.manifest import Manifest, num_shared, read_manifest
+from hpm_video.evaluate.classification import check_labels, evaluate_classifier
+from hpm_video.models.build import Baseline, Classifier
+from hpm_video.models.parallel import gathered, whole_weights
+from hpm_video.runtime.distributed import World, share_from_main
+from hpm_video.train.run.bad_steps import running_means
+from hpm_video.train.run.best import BEST, BestCheckpoint
+from hpm_video.train.run.logs import RunLog
+
+
+class RunEvaluation:
+    """Evaluates a fine-tuning every ``evaluation.every_epochs`` epochs and at its end, and keeps
+    the best of its weights.
+
+    The list ``data.val_manifest`` is read, or refused, when it is made; without one nothing is ever
+    due.
+    """
+
+    def __init__(
+        self, config: FinetuneConfig, manifest: Manifest, *, num_classes: int, world: World
+    ) -> None:
+        data = config.data
+        self._config, self._world, self._videos = config, world, None
+        self._best: BestCheckpoint | None = None
+        self.num_shared = 0  # videos that are learnt from, too
+        if data.val_manifest:
+            self._videos = read_manifest(
+                data.val_manifest,
+                root=data.root,
+                classes=manifest.classes,
+                numbers_only=manifest.classes is None,
+            )
+            check_labels(self._videos, num_classes)
+            self.num_shared = num_shared(manifest, self._videos)
+
+    def __len__(self) -> int:
+        return 0 if self._videos is None else len(self._videos)
+
+    def keep_best(self, checkpoints: Path, *, is_new: bool) -> None:
+        """Keep the best weights in this folder from now on, if there is more than one evaluation
+        to choose from."""
+        if self._world.is_main and self._config.evaluation.every_epochs:
+            self._best = BestCheckpoint(checkpoints, is_new=is_new)
+
+    def is_due(self, *, steps_done: int, steps_per_epoch: int, total_steps: int) -> bool:
+        """Whether to evaluate after so many steps."""
+        every = self._config.evaluation.every_epochs * steps_per_epoch
+        is_time = steps_done == total_steps or (every > 0 and steps_done % every == 0)
+        return self._videos is not None and is_time
+
+    def run(
+        self,
+        model: Classifier | Baseline,
+        checkpoint: Callable[[], dict[str, Any]],
+        *,
+        step: int,
+        epoch: float,
+        log: RunLog,
+    ) -> None:
+        """Evaluate the model as it is, append a record, and keep the ``checkpoint`` with its
+        weights if it is the best so far. All processes call."""
+        assert self._videos is not None
+        config, data = self._config, self._config.data
+        share_from_main(running_means(model), self._world)
+        with gathered(model):  # processes have different numbers of batches
+            result = evaluate_classifier(
+                model,
+                self._videos,
+                data=data,
+                evaluation=config.evaluation,
+                precision=config.run.precision,
+                num_workers=data.num_workers,
+                decode_timeout_s=data.decode_timeout_s,
+                world=self._world,
+            )
+        for index, reason in result.bad:
+            log.line(f"unreadable, counts as wrong: {self._videos.path(index)}: {reason}")
+        record = {"step": step, "epoch": round(epoch, 4), **result.figures()}
+        log.record(record, prefix="evaluation")
+        if not config.evaluation.every_epochs:
+            return
+        to_keep = {**checkpoint(), "model": whole_weights(model)}
+        if self._best and self._best.offer(to_keep, step=step, top1=result.top(1)):
+            log.line(f"the best so far, kept: checkpoints/{BEST}")

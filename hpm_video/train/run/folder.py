@@ -1,0 +1,211 @@
+"""The folder of a run: whether a run may write there, and which process holds it."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hpm_video.config.settings import config_to_dict, config_to_yaml, differing_keys, read_stored
+from hpm_video.runtime.distributed import World, gather_objects
+from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
+from hpm_video.weights.checkpoint import linked_checkpoint
+
+# Settings that may change between two starts of one run without changing its results.
+_FREE_TO_CHANGE = (
+    "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
+    "run.resume", "run.max_bad_steps", "run.picture_every", "run.probe_every", "run.device",
+    "run.compile", "run.parallel", "run.shard_processes", "run.activation_checkpointing",
+    "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
+    "evaluation.batch_size",
+    "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
+    # Videos per step matter, however they are divided: see `hpm_video.train.run.start`
+    "data.batch_size", "optim.accumulation", "optim.total_batch",
+)  # fmt: skip
+
+# What a start that was interrupted early, or the submission of the run to a cluster, may leave in a
+# folder that belongs to nobody yet.
+_LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
+
+
+@contextmanager
+def run_folder(config: Any) -> Iterator[Path]:
+    """The folder of a run, as by `check_run_folder`; what is claimed of it is free at the end."""
+    folder = check_run_folder(config)
+    try:
+        yield folder
+    finally:
+        unlock_folder(folder)
+
+
+def check_run_folder(config: Any) -> Path:
+    """The folder run.output_dir names, which is free or already belongs to this config.
+
+    Raises ValueError when it is not given, is no folder, holds something else, or belongs to a run
+    whose settings differ in what changes results.
+    """
+    if not config.run.output_dir:
+        raise ValueError("run.output_dir (null) must name a folder for the run")
+    folder = Path(config.run.output_dir)
+    file = folder / "config.yaml"
+    check_can_be_folder(folder, name="run.output_dir")
+    if file.is_file():
+        there = read_stored(file)
+        ours, theirs = _kind(config_to_dict(config)), _kind(there)
+        if ours != theirs:
+            raise ValueError(
+                f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
+            )
+        keys = _changed_keys(there, config)
+        # Nothing is lost where nothing was saved: a mistaken first start may be corrected.
+        if keys and (folder / "checkpoints" / "last").is_symlink():
+            raise ValueError(
+                f"run.output_dir ({folder}) belongs to a run with other settings "
+                f"({', '.join(keys)}): choose another folder"
+            )
+    elif folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
+        raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
+    return folder
+
+
+def changed_settings(config: Any, before: Mapping[str, Any] | None = None) -> list[str]:
+    """Settings that change results and are not those of the run that run.output_dir holds, or of
+    ``before``, a run's settings as a plain dict; wherever that was then."""
+    if before is None:
+        before = read_stored(Path(config.run.output_dir) / "config.yaml")
+    return _changed_keys(before, config)
+
+
+def _changed_keys(there: Mapping[str, Any], config: Any) -> list[str]:
+    """Settings that matter and differ from those of a run's config.yaml, wherever that was then.
+
+    The run may have been moved alone, or with folders around it: paths that were moved with it are
+    the same.
+    """
+    keys = _mattering_keys(there, config)
+    run = there.get("run")
+    if not keys or not isinstance(run, Mapping):
+        return keys
+    before, now = Path(str(run.get("output_dir"))), Path(config.run.output_dir)
+    while before.name == now.name and before.name:
+        before, now = before.parent, now.parent
+    moved = _mattering_keys(_moved(there, str(before), str(now)), config)
+    return [key for key in keys if key in moved]
+
+
+def _moved(value: Any, before: str, now: str) -> Any:
+    """Settings with the paths below one folder below another one."""
+    if isinstance(value, dict):
+        return {key: _moved(entry, before, now) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_moved(entry, before, now) for entry in value]
+    if isinstance(value, str) and value.startswith(f"{before}/"):
+        return now + value[len(before) :]
+    return value
+
+
+def check_can_be_folder(folder: Path, *, name: str) -> None:
+    """Raise ValueError when a path, the setting ``name``, is a file or lies under one."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            place = "is a file" if path == folder else f"lies under a file ({path})"
+            raise ValueError(f"{name} ({folder}) {place}: must be a folder")
+
+
+def make_folder(path: str | Path, *, name: str) -> Path:
+    """Make the folder that the setting ``name`` means; ValueError if it cannot be written to."""
+    folder = Path(path)
+    check_can_be_folder(folder, name=name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"{name} ({folder}): {error.strerror}; must be writable") from error
+    return folder
+
+
+@contextmanager
+def not_left_empty(folder: Path | None) -> Iterator[None]:
+    """Remove a folder that an error leaves empty."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty, or not there
+            if folder is not None:
+                folder.rmdir()
+        raise
+
+
+def claim_run_folder(folder: Path, config: Any, world: World, *, last: str | None) -> None:
+    """Make the folder, lock it and write its config.yaml, once every process has checked it.
+
+    ``last``: the run's own checkpoint that this process goes on from, if any. The main process
+    holds the lock for all until `unlock_folder`, or its own end. Raises ValueError when another
+    start of the run holds it, or has saved since, or the folder cannot be written to.
+    """
+    lasts = gather_objects(last, world)
+    refusal = _claim(folder, config, lasts) if world.is_main else None
+    # All of them say it, instead of losing the main one without a word
+    refusal = gather_objects(refusal, world)[0]
+    if refusal is not None:
+        raise ValueError(refusal)
+
+
+def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None:
+    """Make, lock and label the folder; returns why that cannot be done, if so."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock_folder(folder)
+        if any(last != linked_checkpoint(folder) for last in lasts):
+            return (
+                f"run.output_dir ({folder}) went on in another process while this one started: "
+                "start again"
+            )
+        file = folder / "config.yaml"
+        if file.is_file() and _changed_keys(read_stored(file), config):
+            # A mistaken start, see check_run_folder
+            (folder / "bad_videos.csv").unlink(missing_ok=True)
+        write_atomically(file, [config_to_yaml(config)])
+    except FolderInUse as error:
+        return (
+            f"run.output_dir ({folder}) is in use by another process ({error}): "
+            "must be stopped first, or choose another folder"
+        )
+    except OSError as error:
+        return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"
+    except ValueError as error:  # of what was to be written
+        return str(error)
+    return None
+
+
+def _kind(config: Mapping[str, Any]) -> str:
+    """Which job the settings are of, as a plain dict."""
+    return "pretrain" if "masking" in config else "finetune"
+
+
+def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:
+    """Settings that change results and differ from those of a config.yaml, as a plain dict.
+
+    One that is younger than the config.yaml had the effect of its default there.
+    """
+    before = _completed(there, config_to_dict(type(config)()))
+    return [key for key in differing_keys(before, config_to_dict(config)) if _matters(key)]
+
+
+def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, and the defaults of what they leave out."""
+    result = {**defaults, **values}
+    for key, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(result[key], Mapping):
+            result[key] = _completed(result[key], default)
+    return result
+
+
+def _matters(key: str) -> bool:
+    """Whether a setting changes results."""
+    return not any(re.fullmatch(rf"{re.escape(free)}(\..*)?", key) for free in _FREE_TO_CHANGE)

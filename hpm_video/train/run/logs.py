@@ -1,0 +1,145 @@
+"""What a run leaves to read: log.txt, metrics.jsonl, TensorBoard, and a line or bar on screen."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from hpm_video.runtime.files import printable, write_atomically, writing
+
+Record = Mapping[str, float | int | None]
+
+
+class RunLog:
+    """Writers of one run folder; every method does nothing on processes other than the main one.
+
+    A run that continues from ``start_step`` first drops the records after it, which an interrupted
+    start may have left: `metrics.jsonl` then reads as if nothing had happened.
+    """
+
+    def __init__(self, folder: Path, *, is_main: bool, start_step: int, total_steps: int) -> None:
+        self.is_main = is_main
+        if not is_main:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        metrics = folder / "metrics.jsonl"
+        _drop_records_after(metrics, start_step)
+        self._metrics = metrics.open("a", encoding="utf-8")
+        # Names of files may hold bytes that are not UTF-8
+        self._text = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self._bar = tqdm(
+            total=total_steps,
+            initial=start_step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stdout.isatty(),
+            file=sys.stdout,
+        )
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self.is_main:
+            return
+        self._bar.close()
+        with ExitStack() as files:
+            if error is not None:
+                # On screen the command line says it, or a traceback does. It may be the full disk.
+                files.enter_context(suppress(OSError, ValueError))
+            files.callback(self._text.close)
+            files.callback(self._metrics.close)
+            files.callback(self._tensorboard.close)
+            if error is not None:
+                self._write(f"stopped: {type(error).__name__}: {error}")
+
+    def line(self, text: str, *, details: str = "") -> None:
+        """One line of plain text, on screen and, with the time and details, in log.txt."""
+        if not self.is_main:
+            return
+        text = printable(text)
+        self._bar.write(text, file=sys.stdout) if not self._bar.disable else print(text, flush=True)
+        self._write(text + details)
+
+    def _write(self, text: str) -> None:
+        with writing(self._folder):
+            self._text.write(f"{datetime.now().isoformat(timespec='seconds')} {text}\n")
+            self._text.flush()
+
+    def record(self, values: Record, *, prefix: str) -> None:
+        """Append one record (it has a ``step``) to metrics.jsonl and TensorBoard, and show it."""
+        if not self.is_main:
+            return
+        with writing(self._folder):
+            self._metrics.write(json.dumps(values) + "\n")
+            self._metrics.flush()
+            for name, value in values.items():
+                if value is not None and name not in ("step", "epoch"):
+                    self._tensorboard.add_scalar(f"{prefix}/{name}", value, values["step"])
+        self.line(format_record(values))
+
+    def pictures(self, figures: Mapping[str, Figure], *, step: int) -> None:
+        """Figures by their tags, into TensorBoard."""
+        if self.is_main:
+            for tag, figure in figures.items():
+                self._tensorboard.add_figure(tag, figure, step)
+
+    def histograms(self, values: Mapping[str, Tensor], *, step: int) -> None:
+        """Distributions of finite values of any shape by their tags, into TensorBoard."""
+        if self.is_main:
+            for tag, tensor in values.items():
+                self._tensorboard.add_histogram(tag, tensor, step)
+
+    def progress(self, loss: float | None = None) -> None:
+        """One more step is done."""
+        if self.is_main and not self._bar.disable:
+            if loss is not None:
+                self._bar.set_postfix(loss=f"{loss:.4f}")
+            self._bar.update()
+
+
+def format_record(values: Record) -> str:
+    """``name value`` pairs on one line."""
+    shown = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+        if value is not None
+    )
+    return "  ".join(shown)
+
+
+def read_records(folder: Path) -> list[dict[str, float]]:
+    """All records of a run folder's metrics.jsonl, oldest first."""
+    with (folder / "metrics.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _drop_records_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break  # half a line, the last thing an interrupted start wrote
+        if step and record["step"] <= step:  # before the first step nothing has been
+            kept.append(line + "\n")
+    write_atomically(path, kept)

@@ -1,0 +1,293 @@
+"""The bookkeeping that the loops of pre-training and fine-tuning share: what goes wrong, and
+when to log, save and stop. What is computed stays in the loops themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import record_function
+
+from hpm_video.config import RunConfig
+from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.loading.bad_videos import BadVideos, UnreadableDataError
+from hpm_video.data.loading.loader import ClipBatch
+from hpm_video.runtime.distributed import World, barrier, gather_objects
+from hpm_video.runtime.signals import note_stop, stop_on_signal
+from hpm_video.train.run.agreement import Agreement
+from hpm_video.train.run.bad_steps import BadSteps
+from hpm_video.train.run.logs import Record, RunLog
+from hpm_video.train.run.period import Period, own_rows
+from hpm_video.train.run.profiling import StepProfile
+from hpm_video.train.run.saving import Saver
+
+# data_wait_fraction above which it is worth doing something about it.
+_MUCH_WAITING = 0.2
+_WAITING = (
+    "{waited:.0%} of the time goes into waiting for videos (data_wait_fraction): more "
+    "data.num_workers, videos re-encoded for training (hpm-video data transcode) or more "
+    "data.repeats would make this run faster"
+)
+
+
+def can_look_at_once(device: torch.device) -> bool:
+    """Whether reading a number of the device right after a step costs no wait."""
+    return device.type == "cpu"
+
+
+class Run:
+    """One training run in its folder, from its first or a later step to its last.
+
+    for step in run.steps():
+        batch = run.next(batches, num_clips)
+        ...
+        skip = run.add([loss, grad_norm])
+        step_unless(skip, optimizer)
+        if run.is_log_step:
+            run.record({...}, prefix="pretrain")
+        run.end_step(checkpoint)
+
+    Per-step numbers stay on the device until a record is due: one sync per period. Those of an
+    unfinished period, of all processes, are part of a checkpoint, so that a resume records the same
+    means.
+
+    A step whose numbers are not all finite is skipped; see `BadSteps`. The host learns of it at
+    the next record, on a CPU after the step.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        world: World,
+        *,
+        metrics: tuple[str, ...],
+        manifest: Manifest,
+        bad_videos: BadVideos,
+        total_steps: int,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.config, self.folder, self.world = config, folder, world
+        self.metrics = metrics
+        self.manifest, self.bad_videos = manifest, bad_videos
+        self.total_steps = total_steps
+        self.steps_done: int = state["step"] if state else 0
+        rows = own_rows(state["window"], world) if state else []
+        self._period = Period(self.steps_done, rows)
+        # Why videos were read with another decoder than the chosen, (index, note): each note once
+        self._notes: list[tuple[int, str]] = []
+        self._noted: set[str] = set()
+        self._bad = BadSteps(world.device, max_in_a_row=config.max_bad_steps)
+        self._agreement = Agreement(world, self._wishes)
+        self._stopped_by: str | None = None  # the signal, once all processes know of it
+        self._last_loss: float | None = None
+        self._has_recorded = self._has_warned = False
+        self._saver = Saver(folder / "checkpoints", config, world)
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Run:
+        self._exit.callback(self._saver.close)
+        self.log = self._exit.enter_context(
+            RunLog(
+                self.folder,
+                is_main=self.world.is_main,
+                start_step=self.steps_done,
+                total_steps=self.total_steps,
+            )
+        )
+        self._signal = self._exit.enter_context(stop_on_signal(is_alone=self.world.size == 1))
+        self._profile = StepProfile(
+            self.folder / "profile",
+            num_steps=self.config.profile_steps if self.world.is_main else 0,
+            steps_done=self.steps_done,
+            device=self.world.device,
+            say=self.log.line,
+        )
+        self._exit.callback(self._profile.close)
+        if again := self.manifest.num_repeated:
+            self.log.line(
+                f"warning: {again} rows of data.manifest name a video that is there already"
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._exit.__exit__(kind, error, trace)
+
+    def steps(self) -> Iterator[int]:
+        """Number of steps done before each step of the run; ends early when asked to stop."""
+        self._saved_s, self._saved_step = time.monotonic(), self.steps_done
+        self._period.start_clock()
+        self._profile.start()
+        while not self.is_complete and self._stopped_by is None:
+            yield self.steps_done
+        if not self.is_complete:
+            note_stop(self._stopped_by)
+            self.log.line(
+                f"{self._stopped_by}: stopped and saved after step "
+                f"{self._saved_step} of {self.total_steps}; the same command continues"
+            )
+        barrier(self.world)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.steps_done == self.total_steps
+
+    @property
+    def is_log_step(self) -> bool:
+        """Whether the step in progress ends with a record."""
+        return self._is_log_step(self.steps_done + 1)
+
+    def next(self, batches: Iterator[ClipBatch], num_clips: int) -> ClipBatch:
+        """The next batch, of ``num_clips`` over all processes; notes the wait and bad videos."""
+        start = time.monotonic()
+        try:
+            with record_function("wait for videos"):
+                batch = next(batches)
+        except UnreadableDataError as error:  # no step ends any more, where they are reported
+            self.bad_videos.note(error.bad)
+            new = self.bad_videos.keep(self.bad_videos.take_fresh(), write=self.world.is_main)
+            if self.world.is_main:
+                raise
+            # Nobody is there any more to write the list of another process
+            raise UnreadableDataError(
+                f"{error}; not in bad_videos.csv: {', '.join(new)}"
+            ) from error
+        self._period.note_batch(
+            batch.indices.tolist(), num_clips=num_clips, waited_s=time.monotonic() - start
+        )
+        self.bad_videos.note(batch.bad)
+        self._notes += [(index, note) for index, note in batch.notes if note not in self._noted]
+        return batch
+
+    def add(self, values: list[Tensor]) -> Tensor:
+        """One step's metrics, scalar tensors in the order of their names -> scalar ``skip``.
+
+        It is 1 where one of them is not finite on any process, else 0: for `step_unless`.
+        """
+        row = torch.stack([value.detach().float() for value in values])
+        skip = self._bad.judge(self._agreement.exchange(row.sum()))
+        self._period.end_step(torch.cat([row, skip[None]]))
+        if can_look_at_once(self.world.device):
+            self._look()
+        return skip
+
+    def record(
+        self, values: Record, *, prefix: str, figures: Mapping[str, Tensor | None] | None = None
+    ) -> None:
+        """Append a record of the period to the logs: step, values, figures, means and rates.
+
+        ``values`` are numbers as they are. ``figures``, scalar tensors about the step in progress
+        or None, are averaged over processes; they become null where they are not a number and
+        where that step was skipped. Means are over the steps that were not skipped.
+        """
+        self._look()
+        means = self._period.means(self.metrics, figures or {}, self.world)
+        self._last_loss = means["loss"]
+        counts = {"skipped_steps": sum(self._period.skipped)}
+        rates = self._period.rates()
+        # Rates come last: everything before them is identical in a repeated or resumed run.
+        record = {"step": self.steps_done + 1, **values, **means, **counts, **rates}
+        self._period = Period(self.steps_done + 1)
+        self.log.record(record, prefix=prefix)
+        waited = rates["data_wait_fraction"]
+        # Not for the first period, in which readers and caches start
+        if self._has_recorded and waited > _MUCH_WAITING and not self._has_warned:
+            self.log.line(_WAITING.format(waited=waited))
+            self._has_warned = True
+        self._has_recorded = True
+
+    def end_step(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
+        """Count the step; save when it is time, at the end, and before stopping.
+
+        Raises FloatingPointError after too many bad steps in a row, saved as before the first.
+        """
+        self.steps_done += 1
+        self._profile.end_step()
+        self._saver.check()
+        self.log.progress(self._last_loss)
+        stop, is_due = self._agreement.heard()
+        is_log_step = self._is_log_step(self.steps_done)
+        # Several processes take the time to tell each other more only where there is a reason
+        if self.world.size > 1 and not (is_log_step or stop or is_due or self._bad.is_over):
+            return
+        self._tell_each_other()
+        if is_due or self.is_complete or self._stopped_by or self._bad.is_over:
+            self._save(checkpoint)
+        if self._bad.is_over:
+            barrier(self.world)  # an error of one process ends the others, which may be saving
+            raise FloatingPointError(
+                f"stopped after {self.config.max_bad_steps} steps in a row whose loss or gradient "
+                f"was not finite; the newest checkpoint, of step {self._bad.before[0]}, is from "
+                "before them; a lower optim.base_lr, optim.clip_grad or run.precision=float32 may "
+                "help"
+            )
+
+    def _save(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
+        """Save the run as it is or, among bad steps, which moved nothing, as it was before them."""
+        self._look()
+        step, rows = self.steps_done, self._period.rows
+        if self._bad.in_a_row and (self._bad.is_over or not self.is_complete):
+            if not (self._bad.is_over or self._stopped_by):
+                return  # no hurry: it is done as soon as the bad steps are over
+            step, rows = self._bad.before
+        window = gather_objects([row.cpu() for row in rows], self.world)
+        self._saver.save({**checkpoint(), "step": step, "window": window})
+        if self.is_complete or self._stopped_by or self._bad.is_over:
+            self._saver.wait()
+        self._agreement.forget()
+        self._saved_s, self._saved_step = time.monotonic(), step
+
+    def _look(self) -> None:
+        """See which of the latest steps the device skipped, and say so; waits for the device."""
+        period = self._period
+        num_seen = len(period.skipped)
+        if num_seen == len(period.rows):
+            return
+        flags = torch.stack(period.rows[num_seen:])[:, -1].tolist()
+        for place, flag in enumerate(flags, start=num_seen):
+            period.skipped.append(bool(flag))
+            done = period.first_step + place
+            if self._bad.note(skipped=bool(flag), steps_done=done, rows=period.rows[:place]):
+                parts = gather_objects(period.videos[place], self.world)
+                videos = dict.fromkeys(index for part in parts for index in part)
+                self.log.line(
+                    f"step {done + 1} skipped: its loss or gradient is not finite "
+                    f"({len(videos)} videos, named in log.txt)",
+                    details=": " + ", ".join(self.manifest.name(index) for index in videos),
+                )
+
+    def _tell_each_other(self) -> None:
+        """Tell all processes which videos were bad or read otherwise, and which signal asked this
+        one to stop."""
+        mine = (self._signal.name, self._notes, self.bad_videos.take_fresh())
+        self._notes = []
+        for name, notes, bad in gather_objects(mine, self.world):
+            # Not what has come meanwhile: of that, the others do not know
+            self._stopped_by = self._stopped_by or name
+            for line in self.bad_videos.report(bad, write=self.world.is_main):
+                self.log.line(line)
+            for index, note in notes:
+                if note not in self._noted:
+                    self._noted.add(note)
+                    path = self.manifest.path(index)
+                    self.log.line(f"read with PyAV, as others like it: {path}: {note}")
+
+    def _wishes(self) -> tuple[bool, bool]:
+        """Whether this process was asked to stop, and wants a checkpoint (the main one's clock)."""
+        age_s = time.monotonic() - self._saved_s
+        is_due = self.world.is_main and age_s >= self.config.checkpoint_every_minutes * 60
+        return bool(self._signal), is_due
+
+    def _is_log_step(self, steps_done: int) -> bool:
+        return steps_done % self.config.log_every == 0 or steps_done == self.total_steps

@@ -1,0 +1,73 @@
+"""The state of an optimizer by names of parameters, whole or cut over processes as these are.
+
+By name, so that it fits whatever order and groups the optimizer keeps its parameters in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hpm_video.models.parallel import cut_like
+from hpm_video.weights.checkpoint import find_checkpoint
+from hpm_video.weights.shards import read_shards_into, stored_shapes
+
+_PREFIX = "optimizer/"  # of the names of shards
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> dict[str, dict[str, Tensor]]:
+    """Name of a parameter -> its moments and their counter; not copies."""
+    named = model.named_parameters()
+    return {name: dict(optimizer.state[each]) for name, each in named if each in optimizer.state}
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    state: Mapping[str, Any],
+    *,
+    source: str | Path,
+) -> None:
+    """Give a model's optimizer the state that a checkpoint holds.
+
+    ``state`` is what `load_checkpoint` made of ``source``. Of shards, from which that leaves the
+    optimizer's out, each process reads just its own parts. Raises ValueError, naming the first,
+    where the parameters are others.
+    """
+    parameters = dict(model.named_parameters())
+    if "optimizer" in state:
+        _check_names(state["optimizer"], parameters, source)
+        for name, values in state["optimizer"].items():
+            target = parameters[name]
+            optimizer.state[target] = {key: cut_like(values[key], target) for key in values}
+        return
+    folder = find_checkpoint(source)
+    stored = stored_shapes(folder)
+    shapes = {path: size for path, size in stored.items() if path.startswith(_PREFIX)}
+    owners = {path: path.split("/")[1] for path in shapes}
+    _check_names(owners.values(), parameters, source)
+    targets = {path: _zeros(parameters[owners[path]], size) for path, size in shapes.items()}
+    read_shards_into(folder, targets)
+    for path, value in targets.items():
+        optimizer.state[parameters[owners[path]]][path.split("/")[2]] = value
+
+
+def _zeros(parameter: Tensor, shape: torch.Size) -> Tensor:
+    """Zeros of a shape; cut as the parameter is where it has its shape."""
+    if shape == parameter.shape:
+        return torch.zeros_like(parameter)
+    return torch.zeros(shape, device=parameter.device)
+
+
+def _check_names(stored: Iterable[str], own: Iterable[str], source: str | Path) -> None:
+    for name in sorted(set(stored) ^ set(own))[:1]:
+        raise ValueError(
+            f"checkpoint ({source}) does not fit the optimizer of these settings: {name} is "
+            f"{'missing' if name in own else 'not in the model'}"
+        )

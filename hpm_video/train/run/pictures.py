@@ -1,0 +1,204 @@
+"""Pictures of a pre-training in progress, for TensorBoard: always of the same few clips.
+
+The clips are the middle ones of the first videos of the list, each decoded once. Nothing of the
+run is touched: models are asked as copies, randomness comes from generators with fixed seeds.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from hpm_video.config import PretrainConfig
+from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.video.frames import VideoReadError
+from hpm_video.evaluate import mining_quality
+from hpm_video.evaluate.pretrained import Pretrained
+from hpm_video.evaluate.reconstruction import reconstruct
+from hpm_video.method.masking import hard_mask, random_mask, unit_scores
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.build import build_model
+from hpm_video.models.hpm import HPM
+from hpm_video.models.parallel import load_whole
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.train.run.logs import RunLog
+from hpm_video.visualize import GREY, Floats, Row, enlarge, figure, heat, read_clip, shares
+
+NUM_CLIPS = 4
+NUM_MASKS = 8  # random masks behind a measured loss
+NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
+_COLUMNS = 4
+_DPI = 100  # making and compressing pixels is most of what a figure costs
+_MAX_UNREADABLE = 20  # then there are fewer clips
+
+
+class Pictures:
+    """Draws the fixed clips of a run whenever asked to, on the main process."""
+
+    def __init__(self, config: PretrainConfig, manifest: Manifest, grid: TokenGrid) -> None:
+        self._config, self._manifest, self._grid = config, manifest, grid
+        self._clips: Tensor | None = None  # (B, 3, T, S, S), read when first needed
+        self._frames: list[npt.NDArray[np.int64]] = []
+        self._names: list[str] = []
+
+    def are_due(self, *, steps_done: int, total_steps: int) -> bool:
+        """Whether to draw after so many steps: every ``run.picture_every``, and at the end."""
+        every = self._config.run.picture_every
+        return every > 0 and (steps_done % every == 0 or steps_done == total_steps)
+
+    def draw(
+        self, student: HPM, teacher: Teacher | None, *, hard_ratio: float, step: int, log: RunLog
+    ) -> None:
+        """Write a picture per clip and histograms of their tubes' losses to TensorBoard.
+
+        ``hard_ratio``: of the mask that is shown. Every process calls, as models may be spread.
+        """
+        if isinstance(student, FSDPModule):
+            student, teacher = self._put_together(student, teacher)
+        if not log.is_main:
+            return
+        if self._clips is None:
+            self._read(log)
+        if self._clips is None:
+            return
+        # A copy is in eval mode and not compiled, and the model in training stays as it is.
+        asked = copy.deepcopy(student).requires_grad_(False).eval()
+        scorer = teacher or (Teacher(asked) if asked.predictor is not None else None)
+        pretrained = Pretrained(asked, scorer, self._config, self._grid, step)
+        clips = self._clips.to(asked.encoder.mean.device)
+        measured = mining_quality.measured_loss(pretrained, clips, num_masks=NUM_MASKS, seed=0)
+        losses, predicted = {"measured": measured}, None
+        if scorer is not None:
+            predicted = mining_quality.predicted_loss(
+                pretrained, clips, seed=0, num_views=NUM_VIEWS
+            )
+            losses["predicted"] = predicted
+        drawn = draw_clips(
+            pretrained,
+            clips,
+            predicted=predicted,
+            measured=measured,
+            hard_ratio=hard_ratio if teacher is not None else 0.0,
+            titles=self._names,
+            frames=self._frames,
+        )
+        log.pictures({f"clips/{i}": image for i, image in enumerate(drawn, start=1)}, step=step)
+        tubes = {
+            f"tubes/{name}_loss": unit_scores(values, self._grid, pretrained.tube_length)
+            for name, values in losses.items()
+        }
+        # A histogram of what is not finite is an error of TensorBoard's.
+        log.histograms({tag: v for tag, v in tubes.items() if v.isfinite().all()}, step=step)
+
+    def _put_together(self, student: HPM, teacher: Teacher | None) -> tuple[HPM, Teacher | None]:
+        """Models of this process alone with the weights of such as are spread over all."""
+        model = self._config.model
+        device = student.encoder.mean.device
+        with torch.random.fork_rng(devices=[]):
+            whole = build_model(model, self._grid, predict_loss=student.predictor is not None)
+        load_whole(whole.to(device), student)
+        return whole, None if teacher is None else load_whole(Teacher(whole), teacher)
+
+    def _read(self, log: RunLog) -> None:
+        clips: list[Tensor] = []
+        for index in range(min(len(self._manifest), NUM_CLIPS + _MAX_UNREADABLE)):
+            if len(clips) == NUM_CLIPS:
+                break
+            path = self._manifest.path(index)
+            try:
+                clip, frames = read_clip(path, self._config)
+            except VideoReadError as error:
+                log.line(f"unreadable, not among the pictures: {path}: {error.reason}")
+                continue
+            clips.append(clip)
+            self._frames.append(frames)
+            self._names.append(Path(path).name[:60])
+        if clips:
+            self._clips = torch.cat(clips)
+
+
+def draw_clips(
+    pretrained: Pretrained,
+    clips: Tensor,
+    *,
+    predicted: Tensor | None,
+    measured: Tensor,
+    hard_ratio: float,
+    titles: list[str],
+    frames: list[npt.NDArray[np.int64]],
+) -> list[Figure]:
+    """One figure per clip of (B, 3, T, S, S) in [0, 1], given the losses (B, N) of its tokens.
+
+    Rows: frames; loss predicted, if it is, and measured, by rank; a mask of ``hard_ratio``, with
+    its hard tubes outlined; the reconstruction under it. frames: per clip, the frames' numbers.
+    """
+    grid, config = pretrained.grid, pretrained.config
+    mask, hard = make_mask(pretrained, clips, predicted, hard_ratio=hard_ratio)
+    reconstruction = reconstruct(pretrained, clips, mask)
+    steps = np.linspace(0, grid.time - 1, min(grid.time, _COLUMNS)).round().astype(int)
+    shown = steps * config.model.tubelet_size
+
+    def images(clip: Tensor) -> Floats:
+        """(3, T, S, S) -> (K, S, S, 3)."""
+        return clip.permute(1, 2, 3, 0).float().cpu().numpy()[shown]
+
+    def cells(tokens: Tensor) -> npt.NDArray[np.generic]:
+        """(N,) -> (K, rows, columns)."""
+        return tokens.reshape(grid.time, grid.height, grid.width).cpu().numpy()[steps]
+
+    figures = []
+    for i, (title, numbers) in enumerate(zip(titles, frames, strict=True)):
+        clip = images(clips[i])
+        rows = [Row("frames", clip)]
+        if predicted is not None:
+            ranks = cells(shares(predicted)[i])
+            rows.append(Row("loss predicted: dark = easiest, yellow = hardest", heat(clip, ranks)))
+        rows.append(Row("loss measured, same colours", heat(clip, cells(shares(measured)[i]))))
+        hidden, outlined = cells(mask[i]), cells(hard[i]).astype(bool)
+        masked = np.where(enlarge(hidden, clip), np.float32(GREY), clip)
+        label = f"mask of hard ratio {hard_ratio:.2f}, hard tubes outlined"
+        rows.append(Row(label, masked, outlined=outlined))
+        rows.append(Row("reconstruction under it, from the model alone", images(reconstruction[i])))
+        columns = [f"frame {number}" for number in numbers[shown]]
+        drawn = figure(rows, title=f"{title}, step {pretrained.step}", columns=columns)
+        drawn.set_dpi(_DPI)
+        figures.append(drawn)
+    return figures
+
+
+def make_mask(
+    pretrained: Pretrained, clips: Tensor, predicted: Tensor | None, *, hard_ratio: float
+) -> tuple[Tensor, Tensor]:
+    """The mask (B, N) of training at this hard ratio, and which of its tokens are hard (B, N).
+
+    The random part is the same in every call.
+    """
+    grid, tube_length = pretrained.grid, pretrained.tube_length
+    mask_ratio = pretrained.config.masking.mask_ratio
+    generator = torch.Generator(clips.device).manual_seed(0)
+    if predicted is None or hard_ratio == 0:
+        mask = random_mask(
+            len(clips),
+            grid,
+            mask_ratio=mask_ratio,
+            tube_length=tube_length,
+            generator=generator,
+            device=clips.device,
+        )
+        return mask, torch.zeros_like(mask)
+    mask = hard_mask(
+        predicted,
+        grid,
+        mask_ratio=mask_ratio,
+        hard_ratio=hard_ratio,
+        tube_length=tube_length,
+        generator=generator,
+    )
+    return mask, mask & mining_quality.hardest_tokens(pretrained, predicted, hard_ratio=hard_ratio)

@@ -1,0 +1,76 @@
+"""Probes of a pre-training in progress."""
+
+from __future__ import annotations
+
+import time
+
+from torch import nn
+
+from hpm_video.config import PretrainConfig
+from hpm_video.evaluate.backbone import Backbone
+from hpm_video.evaluate.probe import probe_backbone
+from hpm_video.evaluate.probe_videos import check_probe, read_probe_lists
+from hpm_video.models.ema import average_of
+from hpm_video.models.parallel import load_whole
+from hpm_video.models.vit import Encoder
+from hpm_video.runtime.distributed import World
+from hpm_video.train.run.logs import RunLog
+
+
+class RunProbe:
+    """Probes a pre-training in progress every ``run.probe_every`` epochs and leaves no trace in it.
+
+    Lists are read, or refused, when it is made.
+    """
+
+    def __init__(self, config: PretrainConfig, encoder: Encoder, world: World) -> None:
+        self._config, self._world, self._lists = config, world, None
+        self._has_warned = False
+        self._named: set[tuple[str, str]] = set()  # unreadable videos, named once for each list
+        self._whole: Encoder | None = None  # to probe in the place of one that is spread out
+        if config.run.probe_every and config.run.parallel == "fsdp":
+            self._whole = average_of(encoder)
+        if config.run.probe_every:
+            settings = config.probe
+            self._lists = read_probe_lists(
+                settings.train_manifest,
+                settings.val_manifest,
+                root=config.data.root,
+                names=("probe.train_manifest", "probe.val_manifest"),
+            )
+            check_probe(
+                self._lists, settings.kinds, settings, grid=encoder.grid, width=encoder.width
+            )
+
+    def is_due(self, *, steps_done: int, steps_per_epoch: int, total_steps: int) -> bool:
+        """Whether to probe after so many steps: before the first, every so often, at the end."""
+        every = self._config.run.probe_every * steps_per_epoch
+        return every > 0 and (steps_done % every == 0 or steps_done == total_steps)
+
+    def run(self, encoder: Encoder, *, step: int, epoch: float, log: RunLog) -> None:
+        """Probe the encoder as it is, and append a record."""
+        assert self._lists is not None
+        start, data = time.monotonic(), self._config.data
+        if self._whole is not None:
+            encoder = load_whole(self._whole.to(self._world.device), encoder)
+        report = probe_backbone(
+            Backbone(encoder, nn.Identity(), self._config.run.precision),
+            self._lists,
+            kinds=self._config.probe.kinds,
+            data=data,
+            settings=self._config.probe,
+            num_workers=data.num_workers,
+            decode_timeout_s=data.decode_timeout_s,
+            world=self._world,
+        )
+        if report is None:
+            return
+        if (warning := report.warning()) and not self._has_warned:
+            log.line(warning)
+            self._has_warned = True
+        for path, reason, what in report.bad:
+            if (path, what) not in self._named:
+                self._named.add((path, what))
+                log.line(f"unreadable in a probe, {what}: {path}: {reason}")
+        log.record({"step": step, "epoch": round(epoch, 4), **report.record()}, prefix="probe")
+        log.line(f"the probe took {time.monotonic() - start:.1f} s")

@@ -1,0 +1,175 @@
+"""Where a run starts from: its own last checkpoint, another one, weights, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpm_video.data.lists.manifest import Manifest
+from hpm_video.models.resample import Tokens, describe_fit
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.vit import Encoder
+from hpm_video.train.run.optimizer_state import load_optimizer_state
+from hpm_video.weights.checkpoint import (
+    find_checkpoint,
+    is_checkpoint,
+    linked_checkpoint,
+    load_checkpoint,
+    load_encoder,
+    load_weights,
+    tokens_of,
+    trained_grid,
+)
+from hpm_video.weights.foreign.init_encoder import init_weights, write_init_table
+from hpm_video.weights.foreign.table import in_a_line
+from hpm_video.weights.foreign.to_ours import Imported
+
+
+@dataclass
+class Start:
+    """Where a run starts from.
+
+    state: the checkpoint it continues, if any. init: what it takes its encoder from, if anything.
+    source: the file of either. line: all this in words. allow_missing: what init may lack. last:
+    name of the checkpoint, if it is the run's own.
+    """
+
+    state: dict[str, Any] | None
+    init: Imported | None
+    source: str | Path | None
+    line: str
+    allow_missing: Sequence[str] = ()
+    last: str | None = None
+
+    def load_into(self, model: nn.Module) -> list[str]:
+        """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
+        do not fit. Returns the names of what was allowed to be missing, and is."""
+        if self.state is not None:
+            # Where an average of the weights is what a checkpoint's model is, training goes on
+            # with the weights themselves.
+            weights = self.state.get("trained_model") or self.state["model"]
+            load_weights(model, weights, source=self.source or "")
+        elif self.init is not None:
+            encoder = model.get_submodule("encoder")
+            assert isinstance(encoder, Encoder)
+            return load_encoder(
+                encoder,
+                self.init.state,
+                source=self.source or "",
+                allow_missing=self.allow_missing,
+            )
+        return []
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """Load the state of the optimizer of ``model``, which may be spread over processes by now;
+        ValueError if it does not fit."""
+        if self.state is not None:
+            load_optimizer_state(optimizer, model, self.state, source=self.source or "")
+
+    def trained_grid(self) -> TokenGrid | None:
+        """The grid whose position table the encoder's weights were trained with, if any."""
+        if self.state is not None:
+            return trained_grid(self.state)
+        return None if self.init is None else trained_grid(self.init.state)
+
+    def describe_fit(self, encoder: Encoder) -> list[str]:
+        """How the encoder's weights are changed for other tokens than they were trained with."""
+        return [] if self.init is None else describe_fit(self._tokens(encoder), encoder.tokens)
+
+    def write_table(self, folder: Path, model: nn.Module, initialised: Sequence[str]) -> None:
+        """Write to the run's folder what became of every tensor of ``init``, if there is one."""
+        if self.init is not None:
+            encoder = model.get_submodule("encoder")
+            assert isinstance(encoder, Encoder)
+            before = self._tokens(encoder)
+            write_init_table(folder, self.init, encoder, before=before, initialised=initialised)
+
+    def forget_weights(self) -> None:
+        """Let go of what was loaded: only ``step`` and ``window`` of a state stay."""
+        if self.state is not None:
+            self.state = {name: self.state[name] for name in ("step", "window")}
+        self.init = None
+
+    def _tokens(self, encoder: Encoder) -> Tokens:
+        """Those that the weights of ``init`` were trained with."""
+        assert self.init is not None
+        return replace(tokens_of(self.init.state), grid=self.trained_grid() or encoder.grid)
+
+
+def find_start(
+    config: Any,
+    folder: Path,
+    *,
+    kind: str,
+    total_steps: int,
+    data: Mapping[str, Any] | None = None,
+) -> Start:
+    """In this order: the run folder's own last checkpoint, run.resume, model.init, scratch.
+
+    ``data`` tells which videos make up which step, as `describe_data` does. What was done with
+    other data is no part of this run: its own checkpoint is refused then, one to resume is not.
+
+    Raises ValueError or FileNotFoundError when what is named is missing, damaged, of another kind,
+    or further than this run goes.
+    """
+    own, last = folder / "checkpoints" / "last", linked_checkpoint(folder)
+    if last is not None and not is_checkpoint(own):
+        raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {last}")
+    source = own if last is not None else config.run.resume
+    if source is not None:
+        state = load_checkpoint(source, kind=kind)
+        if find_checkpoint(source).is_file() and "optimizer" not in state:
+            raise ValueError(
+                f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"
+            )
+        step = state["step"]
+        changes = _changes(state.get("data"), data)
+        if changes and source == own:
+            raise ValueError(
+                f"run.output_dir ({folder}) cannot go on after step {step}, as {changes}: must be "
+                f"as before, or go on with run.resume={source} in another folder"
+            )
+        # Its own last step may be left to be evaluated; of another run's nothing is left to be done
+        if step > total_steps or (step == total_steps and source != own):
+            raise ValueError(
+                f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
+            )
+        line = f"continues after step {step} of {source}" + (f", but {changes}" if changes else "")
+        return Start(state, None, source, line, last=last)
+    source = config.model.init
+    if source is not None:
+        found = init_weights(config.model, config.data)
+        line = f"starts with the encoder of {in_a_line(found)} of {source}"
+        return Start(None, found, source, line, config.model.allow_missing)
+    return Start(None, None, None, "starts from scratch")
+
+
+def describe_data(manifest: Manifest, *, videos_per_step: int) -> dict[str, Any]:
+    """What decides which videos make up which step, as a part of checkpoints."""
+    return {
+        "videos": manifest.digest(),
+        "num_videos": len(manifest),
+        "videos_per_step": videos_per_step,
+    }
+
+
+def _changes(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """What differs between two results of `describe_data`, in words; empty if nothing does."""
+    found = []
+    if before is not None and now is not None:
+        if before["videos"] != now["videos"]:
+            found.append(
+                f"the list of videos has changed ({before['num_videos']} then, "
+                f"{now['num_videos']} now)"
+            )
+        if before["videos_per_step"] != now["videos_per_step"]:
+            found.append(
+                f"a step had {before['videos_per_step']} videos and now has "
+                f"{now['videos_per_step']} (data.batch_size x optim.accumulation x processes)"
+            )
+    return " and ".join(found)

@@ -1,0 +1,154 @@
+"""Films of what is hard, for slides and papers: the video and what is drawn on it, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import torch
+from av.video.stream import VideoStream
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.transforms.v2 import functional
+
+from hpm_video.runtime.files import OURS, whole_file
+from hpm_video.visualize.figures import GREY, Floats, heat_at, spread, within
+from hpm_video.visualize.geometry import Place, owned, token_pixels
+from hpm_video.visualize.picture import placed, ranks
+from hpm_video.visualize.reading import Frames
+from hpm_video.visualize.scores import HardTubes
+from hpm_video.visualize.video_page import Film
+
+LABEL_HEIGHT = 24  # pixels above each panel
+GAP = 8  # pixels between panels
+SHORT_SIDE = 240  # of a panel
+_PALETTE_PICTURES = 8  # that the colours of a GIF are chosen from
+_YELLOW = np.array([1.0, 0.83, 0.0], dtype=np.float32)
+
+
+def panel_names(film: Film) -> list[str]:
+    """What stands side by side, from left to right."""
+    plain = film.windows[0][0].predicted is None
+    heats = ["loss measured"] if plain else ["loss predicted", "loss measured"]
+    return ["video", *heats, "mask: hard tubes", "reconstruction"]
+
+
+def panel_size(film: Film) -> tuple[int, int]:
+    """Height and width of a panel: the shape of the video."""
+    height, width = film.windows[0][0].frames.shape[1:3]
+    scale = SHORT_SIDE / min(height, width)
+    return round(height * scale), round(width * scale)
+
+
+def film_frames(film: Film) -> Iterator[Frames]:
+    """Yield the pictures (H, W, 3) of a film, H and W even."""
+    names, (height, width) = panel_names(film), panel_size(film)
+    labels = _labels(names, width)
+    drawn: dict[int, npt.NDArray[np.uint8]] = {}
+    for window, frame in film.timeline():
+        if window not in drawn:  # one at a time: films of long videos are long
+            drawn = {window: _panels(film.windows[window], height, width)}
+        panels = drawn[window][:, frame]  # (panels, H, W, 3)
+        gaps = ((0, 0), (0, 0), (0, GAP), (0, 0))
+        strip = np.concatenate(list(np.pad(panels, gaps, constant_values=255)), axis=1)
+        whole = np.concatenate([labels, strip[:, :-GAP]])
+        yield np.pad(whole, (*((0, size % 2) for size in whole.shape[:2]), (0, 0)), mode="edge")
+
+
+def write_mp4(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
+    """Write pictures of one size, both sides even, as H.264; ValueError where that fails."""
+    rate = Fraction(max(fps, 0.1)).limit_denominator(1000)
+    with (
+        whole_file(path) as temporary,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
+        container.metadata["comment"] = OURS
+        stream: VideoStream | None = None
+        for picture in frames:
+            if stream is None:
+                stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        assert stream is not None
+        container.mux(stream.encode(None))
+
+
+def write_gif(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
+    """Write pictures of one size as a GIF that goes round; ValueError where that fails."""
+    pictures = list(frames)
+    # One palette for all: quick to find, and colours stand still where the video does
+    picked = np.linspace(0, len(pictures) - 1, min(len(pictures), _PALETTE_PICTURES))
+    sample = np.concatenate([pictures[i][::2, ::2] for i in picked.round().astype(int)])
+    palette = Image.fromarray(sample).quantize(256)
+    images = [
+        Image.fromarray(one).quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures
+    ]
+    with whole_file(path) as temporary:
+        images[0].save(
+            temporary,
+            format="gif",
+            save_all=True,
+            append_images=images[1:],
+            duration=max(20, round(1000 / max(fps, 0.1))),
+            loop=0,
+            comment=OURS.encode(),
+        )
+
+
+def _panels(crops: tuple[HardTubes, ...], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """All panels of a window: (panels, T, H, W, 3); of each crop the part that it owns."""
+    planes = torch.from_numpy(crops[0].frames).permute(0, 3, 1, 2)
+    scaled = functional.resize(planes, [height, width], antialias=True)
+    frames = scaled.permute(0, 2, 3, 1).numpy() / np.float32(255)
+    result: npt.NDArray[np.float32] | None = None
+    for tubes, part in zip(crops, owned([t.place for t in crops]), strict=True):
+        panels = np.stack(_of_crop(tubes, frames))
+        if result is None:
+            result = panels
+            continue
+        rows, columns = token_pixels(part, height, width, rows=1, columns=1)
+        inside = (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
+        result = np.where(inside, panels, result)
+    assert result is not None
+    return (result.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _of_crop(tubes: HardTubes, frames: Floats) -> list[Floats]:
+    place, tubelet = tubes.place, len(tubes.indices) // tubes.grid.time
+    heats = [tubes.measured] if tubes.predicted is None else [tubes.predicted, tubes.measured]
+    panels = [frames]
+    panels += [heat_at(frames, ranks(values).repeat(tubelet, axis=0), place) for values in heats]
+    hidden = spread(tubes.mask.repeat(tubelet, axis=0), place, frames)
+    masked = within(place, frames, np.where(hidden, np.float32(GREY), frames))
+    panels.append(_outlined(masked, tubes.hard.repeat(tubelet, axis=0), place))
+    panels.append(placed(frames, tubes.honest, place))
+    return panels
+
+
+def _outlined(frames: Floats, hard: npt.NDArray[np.bool_], place: Place) -> Floats:
+    """Frames (K, H, W, 3) with a line of two pixels inside of the hard tokens' outline."""
+    inside = within(place, np.zeros_like(frames), np.ones_like(frames)) > 0
+    flags = (spread(hard, place, frames).astype(bool) & inside)[..., 0]
+    inner = flags.copy()
+    for axis in (1, 2):
+        for shift in (-2, -1, 1, 2):
+            moved = np.roll(flags, shift, axis=axis)
+            edge = [slice(None)] * 3
+            edge[axis] = slice(0, shift) if shift > 0 else slice(shift, None)
+            moved[tuple(edge)] = False  # what comes round from the other side
+            inner &= moved
+    return np.where((flags & ~inner)[..., None], _YELLOW, frames)
+
+
+def _labels(names: list[str], width: int) -> npt.NDArray[np.uint8]:
+    """A strip (LABEL_HEIGHT, all panels, 3) with their names."""
+    total = len(names) * (width + GAP) - GAP
+    image = Image.new("RGB", (total, LABEL_HEIGHT), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
+    for index, name in enumerate(names):
+        pen.text((index * (width + GAP) + 2, 2), name, fill="black", font=font)
+    return np.asarray(image)

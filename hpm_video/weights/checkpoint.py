@@ -1,0 +1,302 @@
+"""Checkpoints: written whole or not at all, read without executing anything, refused clearly.
+
+A checkpoint is one file, step_<step>.pt, of plain containers and tensors:
+
+    kind     "pretrain" or "finetune"
+    config   all settings, a plain dict
+    step     optimizer steps done
+    model    weights of the student or of the classifier: those to be used
+    ...      what the kind needs to go on (teacher, optimizer, logs; trained_model where `model` is
+             an average of it), or to be used (class names)
+
+or a folder, step_<step>, for models that are spread over processes: the tensors of `_PARTS` in the
+format of `hpm_video.weights.shards`, and everything else in a small file of the same kind beside
+them.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.vit import Encoder
+from hpm_video.runtime.files import writing
+from hpm_video.weights.shards import METADATA, read_shards, stored_shapes, write_shards
+
+# What torch.load raises for files that are damaged, foreign, or would need to run code.
+UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError,
+    KeyError, IndexError, AssertionError, OSError, struct.error,
+)  # fmt: skip
+_MAX_SHOWN = 12  # keys that do not fit, in an error
+
+
+# What of a checkpoint grows with the model, and the file of all the rest beside the shards.
+_PARTS = ("model", "trained_model", "teacher", "optimizer")
+_REST = "rest.pt"
+
+
+def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
+    """Write ``state`` to folder/step_<step>.pt, point folder/last at it, keep the newest ``keep``.
+
+    The file appears under its name only when it is complete and on disk.
+    """
+    path = folder / f"step_{state['step']:08d}.pt"
+    _clear(folder)
+    write_checkpoint(path, state)
+    with writing(path):
+        _publish(path, keep=keep)
+    return path
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state``; the file appears under its name only when it is complete and on disk.
+
+    Raises ValueError when it cannot be written.
+    """
+    part = path.with_suffix(".part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(part, state)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)  # a full disk is needed for something else
+
+
+def save_sharded(
+    folder: Path, state: Mapping[str, Any], *, keep: int, group: dist.ProcessGroup | None
+) -> Path:
+    """As `save_checkpoint`, to a folder step_<step> in which each process writes its own parts.
+
+    Every process of ``group`` calls; without a group there is only one. The folder appears under
+    its name only when all have written and everything is on disk. Raises ValueError when this
+    process cannot write.
+    """
+    path = folder / f"step_{state['step']:08d}"
+    part = path.with_suffix(".part")
+    trees = {name: state[name] for name in _PARTS if state.get(name) is not None}
+    is_main = group is None or group.rank() == 0
+    with writing(path):
+        if is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            _clear(folder)
+            part.mkdir()
+            rest = {name: value for name, value in state.items() if name not in trees}
+            _write(part / _REST, rest)
+        if group is not None:
+            dist.barrier(group)
+        write_shards(part, dict(_flat(trees)), group)
+        if is_main:
+            last = folder / "last"
+            if path.exists() and last.exists() and path.samefile(last):
+                _remove(part)  # a run's step is always the same; this one must never be missing
+            else:
+                _remove(path)
+                os.replace(part, path)
+            _publish(path, keep=keep)
+    return path
+
+
+def linked_checkpoint(run: Path) -> str | None:
+    """Name of the checkpoint that ``last`` of a run folder points to; None where there is none."""
+    last = run / "checkpoints" / "last"
+    return os.readlink(last) if last.is_symlink() else None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether there is a file, or a folder of shards."""
+    return path.is_file() or (path / METADATA).is_file()
+
+
+def find_checkpoint(path: str | Path, which: str = "last") -> Path:
+    """The checkpoint, of either form, meant by its own path, by a checkpoints folder, or by a run
+    folder.
+
+    ``which``: name of the one to take of a folder, ``last`` or ``best.pt``.
+    """
+    path = Path(path)
+    for candidate in (path, path / which, path / "checkpoints" / which):
+        if is_checkpoint(candidate):
+            return candidate
+    if path.is_dir():
+        raise FileNotFoundError(f"checkpoint ({path}): the folder holds no checkpoints/{which}")
+    raise FileNotFoundError(f"checkpoint ({path}) does not exist")
+
+
+def load_checkpoint(
+    path: str | Path, *, kind: str | None = None, optimizer: bool = False
+) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; nothing in it is executed.
+
+    Of shards the optimizer's state, half of it all, is read only where ``optimizer`` asks for it.
+    Raises FileNotFoundError, or ValueError when it is not one of ours or of another ``kind``.
+    """
+    place = find_checkpoint(path)
+    try:
+        if place.is_file():
+            state = torch.load(place, map_location="cpu", weights_only=True)
+        else:
+            state = torch.load(place / _REST, map_location="cpu", weights_only=True)
+            names = {n for n in stored_shapes(place) if optimizer or not n.startswith("optimizer/")}
+            state |= _nested(read_shards(place, names))
+    except UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it is no checkpoint, or could only be read by running code from it"
+        raise ValueError(f"checkpoint ({place}) cannot be read: {reason}") from error
+    if not isinstance(state, dict) or not {"kind", "config", "step", "model"} <= state.keys():
+        raise ValueError(f"checkpoint ({place}) was not written by hpm-video")
+    if kind is not None and state["kind"] != kind:
+        raise ValueError(f"checkpoint ({place}) is of kind {state['kind']}: must be {kind}")
+    return state
+
+
+def _write(path: Path, state: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(path: Path, *, keep: int) -> None:
+    """Point ``last`` beside a checkpoint at it, and remove others until there are ``keep``.
+
+    Those of later steps, which a run that was turned back has left, are the last to go: only this
+    one itself is never among them."""
+    link = path.parent / "last.part"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.name)
+    os.replace(link, path.parent / "last")
+    if keep:
+        there = {each for each in path.parent.glob("step_*") if each.suffix != ".part"}
+        others = sorted(there - {path}, key=lambda each: each.stem)
+        for old in others[: max(0, len(there) - keep)]:
+            _remove(old)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what saves that did not come to their end have left."""
+    for part in folder.glob("step_*.part"):
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint of either form, if it is there; never part of one under its name."""
+    if path.is_dir():
+        part = path.with_name(f"{path.stem}.old.part")  # new shards may lie in step_*.part
+        if part.exists():
+            shutil.rmtree(part)
+        os.replace(path, part)
+        shutil.rmtree(part)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors in nested dicts, whose keys have no slashes, with their path: "a/b/c"."""
+    for name, entry in tree.items():
+        if isinstance(entry, Mapping):
+            yield from _flat(entry, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", entry
+
+
+def _nested(flat: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The inverse of `_flat`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *folders, name = path.split("/")
+        branch = tree
+        for folder in folders:
+            branch = branch.setdefault(folder, {})
+        branch[name] = value
+    return tree
+
+
+def load_weights(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    allow_missing: Sequence[str] = (),
+) -> list[str]:
+    """Load weights strictly; raises ValueError naming the first keys that do not fit.
+
+    Those of the module's keys that a pattern of ``allow_missing`` names keep their values where
+    there are none that fit; returns these keys.
+    """
+    own = module.state_dict()
+    kept = [
+        name
+        for name in own
+        if any(fnmatchcase(name, pattern) for pattern in allow_missing)
+        and (name not in weights or weights[name].shape != own[name].shape)
+    ]
+    weights = {**weights, **{name: own[name] for name in kept}}
+    misfits = [f"{name} is missing" for name in own if name not in weights]
+    misfits += [f"{name} is not in the model" for name in weights if name not in own]
+    misfits += [
+        f"{name} is {tuple(weights[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if misfits:
+        shown = "; ".join(misfits[:_MAX_SHOWN])
+        if more := misfits[_MAX_SHOWN:]:
+            shown += f"; and {len(more)} more"
+        raise ValueError(f"checkpoint ({source}) does not fit the model of these settings: {shown}")
+    module.load_state_dict(dict(weights))
+    return kept
+
+
+def tokens_of(state: Mapping[str, Any]) -> Tokens:
+    """The tokens of the clips that a checkpoint's model is for."""
+    model, data = state["config"]["model"], state["config"]["data"]
+    shape = TokenShape(model["tubelet_size"], model["patch_size"])
+    return Tokens(shape.grid(num_frames=data["num_frames"], crop_size=data["crop_size"]), shape)
+
+
+def trained_grid(state: Mapping[str, Any]) -> TokenGrid | None:
+    """The grid whose position table a checkpoint's weights were trained with; None: of none."""
+    if "trained_grid" in state:
+        return state["trained_grid"] and TokenGrid(*state["trained_grid"])
+    return tokens_of(state).grid
+
+
+def load_encoder(
+    encoder: Encoder,
+    state: Mapping[str, Any],
+    *,
+    source: str | Path,
+    allow_missing: Sequence[str] = (),
+) -> list[str]:
+    """Load the encoder's part of a checkpoint; a final norm the encoder lacks is left out.
+
+    ``allow_missing``: as in `load_weights`, names begin with ``encoder.``; so do those returned.
+    The patch embedding is resampled, and a stored table of positions interpolated, where tokens
+    of the encoder are others than the checkpoint's.
+    """
+    weights = {
+        name.removeprefix("encoder."): value
+        for name, value in state["model"].items()
+        if name.startswith("encoder.")
+    }
+    if not any(name.startswith("norm.") for name in encoder.state_dict()):
+        weights = {name: value for name, value in weights.items() if not name.startswith("norm.")}
+    weights = fit_tokens(weights, "", tokens_of(state), encoder.tokens)
+    patterns = [pattern.removeprefix("encoder.") for pattern in allow_missing]
+    kept = load_weights(encoder, weights, source=source, allow_missing=patterns)
+    return [f"encoder.{name}" for name in kept]

@@ -1,0 +1,83 @@
+"""What leaves as a program, not as weights: one module of clips, which needs no code of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from hpm_video.config import DataConfig
+from hpm_video.evaluate.backbone import encoder_of
+from hpm_video.evaluate.classification import classifier_of
+from hpm_video.models.build import Classifier
+from hpm_video.models.tokens import patchify
+from hpm_video.models.vit import Encoder
+
+
+class ClipEncoder(nn.Module):
+    """An encoder of whole clips, without masks."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips (B, 3, T, H, W) in [0, 1] -> tokens (B, N, D)."""
+        tokens: Tensor = self.encoder(patchify(clips, self.encoder.grid))
+        return tokens
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A module of clips (B, 3, T, H, W) in [0, 1], which it normalises itself.
+
+    output: what it gives, ``logits`` (B, classes) or ``tokens`` (B, N, D).
+    clip_shape: (3, T, H, W). facts: about it, name -> words, for the file.
+    """
+
+    module: nn.Module
+    output: str
+    clip_shape: tuple[int, int, int, int]
+    facts: Mapping[str, str]
+
+    def program(self) -> ExportedProgram:
+        """It as a graph, for batches of any size."""
+        clips = torch.zeros(2, *self.clip_shape)  # two: of one, the size would be taken as fixed
+        with torch.no_grad():
+            return torch.export.export(
+                self.module, (clips,), dynamic_shapes={"clips": {0: Dim("batch")}}
+            )
+
+
+def deployed(state: Mapping[str, Any]) -> Deployed:
+    """The classifier of a checkpoint; of a pre-training, or where there is no more, its encoder.
+
+    Raises ValueError where the weights do not fit, or are of a baseline.
+    """
+    module: nn.Module
+    data: DataConfig
+    facts = {"kind": str(state["kind"]), "step": str(state["step"])}
+    if "head.weight" in state["model"]:
+        model, config, classes = classifier_of(state, source="export")
+        module, data, output = model, config.data, "logits"
+        if not isinstance(model, Classifier):
+            raise ValueError(f"model.name ({config.model.name}) must be videomae to be exported so")
+        if classes is not None:
+            facts["classes"] = json.dumps(classes)
+    else:
+        encoder, data = encoder_of(state, source="export")
+        module, output = ClipEncoder(encoder), "tokens"
+    facts["input"] = (
+        f"clips (batch, 3, {data.num_frames}, {data.crop_size}, {data.crop_size}), RGB in [0, 1]"
+    )
+    return Deployed(
+        module.requires_grad_(False).eval(),
+        output,
+        (3, data.num_frames, data.crop_size, data.crop_size),
+        facts,
+    )

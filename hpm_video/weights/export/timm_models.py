@@ -1,0 +1,180 @@
+"""Our encoders in timm's registry: import this module, then ``timm.create_model``.
+
+    timm.create_model("hpm_vit_base_patch16_224", checkpoint="outputs/pre", num_classes=174)
+
+Models take clips (B, 3, T, H, W) in [0, 1], which they normalise themselves: the mean of their
+``pretrained_cfg`` is 0 and the deviation 1. The tag ``.scratch`` says that there are no weights to
+download; weights come from ``checkpoint``, a file or folder that `hpm-video weights inspect` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from hpm_video.models.build import SIZES, heads_of
+from hpm_video.models.classifier import Classifier
+from hpm_video.models.resample import TokenShape, fit_tokens
+from hpm_video.models.tokens import TokenGrid, patchify
+from hpm_video.weights.checkpoint import load_encoder, load_weights, tokens_of, trained_grid
+from hpm_video.weights.foreign.assumptions import Assumptions
+from hpm_video.weights.foreign.to_ours import import_weights
+
+Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
+PATCH_SIZES: dict[Size, int] = {
+    "tiny": 16, "small": 16, "base": 16, "large": 16, "huge": 16, "giant": 14,
+}  # fmt: skip
+
+
+class TimmClassifier(Classifier):
+    """The classifier with the methods that users of timm expect.
+
+    Without classes (``num_classes=0``) it gives features (B, D), the head's input.
+    """
+
+    def __init__(self, grid: TokenGrid, *, num_classes: int, **settings: Any) -> None:
+        super().__init__(grid, num_classes=max(num_classes, 1), **settings)
+        self.num_features = self.head_hidden_size = self.encoder.width
+        self.pretrained_cfg = self.default_cfg = _config(self.encoder.tokens.shape, grid)
+        if num_classes == 0:
+            self.reset_classifier(0)
+
+    def forward_features(self, clips: Tensor) -> Tensor:
+        """Clips (B, 3, T, H, W) in [0, 1] -> tokens (B, N, D)."""
+        tokens: Tensor = self.encoder(patchify(clips, self.grid))
+        return tokens
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens (B, N, D) -> logits (B, classes), or the head's input (B, D)."""
+        features: Tensor = self.dropout(self.norm(tokens.mean(dim=1)))
+        return features if pre_logits else self.head(features)
+
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head; 0 classes: none."""
+        self.num_classes = num_classes
+        width = self.encoder.width
+        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+
+
+def build(
+    size: Size,
+    *,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    num_classes: int | None = None,
+    num_frames: int = 16,
+    img_size: int = 224,
+    patch_size: int | None = None,
+    tubelet_size: int = 2,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> TimmClassifier:
+    """The model of a size, from scratch or with the weights of ``checkpoint``.
+
+    Of a pre-training these are the encoder's. Of a classifier they are all, unless ``num_classes``
+    is given and another one: then its head stays new. They are interpolated to other clips and
+    tokens than they were trained with. num_classes: of the checkpoint's, else 0.
+
+    Raises ValueError where the weights do not fit, or ``pretrained`` asks for a download.
+    """
+    if pretrained:
+        raise ValueError(
+            "pretrained (True) must be False: no weights are published; checkpoint=FILE takes yours"
+        )
+    usual = SIZES[size]
+    state: dict[str, Any] | None = None
+    shape = TokenShape(tubelet_size, patch_size or PATCH_SIZES[size])
+    grid = shape.grid(num_frames=num_frames, crop_size=img_size)
+    if checkpoint is not None:
+        assumptions = Assumptions(image_frames=num_frames, tubelet_size=tubelet_size)
+        state = import_weights(checkpoint, assumptions=assumptions).state
+        trained = state["config"]["model"]
+        if trained.get("name", "videomae") != "videomae":
+            raise ValueError(f"checkpoint ({checkpoint}) is of the baseline {trained['name']}")
+        if heads_of(trained["size"], trained["heads"]) != usual.heads:  # shapes do not tell
+            raise ValueError(f"checkpoint ({checkpoint}) must have {usual.heads} heads, as {size}")
+    has_head = state is not None and "head.weight" in state["model"]
+    if num_classes is None:
+        num_classes = state["num_classes"] if state is not None and has_head else 0
+    model = TimmClassifier(
+        grid,
+        num_classes=num_classes,
+        tubelet_size=shape.tubelet_size,
+        patch_size=shape.patch_size,
+        width=usual.width,
+        depth=usual.depth,
+        heads=usual.heads,
+        mlp_ratio=usual.mlp_ratio,
+        drop_path=drop_path_rate,
+        head_dropout=drop_rate,
+        trained_grid=trained_grid(state) if state is not None else None,
+        stored_positions=state is not None and "encoder.positions" in state["model"],
+    )
+    if state is not None and has_head and state["num_classes"] == num_classes:
+        weights = fit_tokens(state["model"], "encoder.", tokens_of(state), model.encoder.tokens)
+        load_weights(model, weights, source=str(checkpoint))
+    elif state is not None:
+        load_encoder(model.encoder, state, source=str(checkpoint))
+        if has_head:
+            norm = {n: v for n, v in state["model"].items() if n.startswith("norm.")}
+            own = {n.removeprefix("norm."): v for n, v in norm.items()}
+            load_weights(model.norm, own, source=str(checkpoint))
+    return model
+
+
+def _config(shape: TokenShape, grid: TokenGrid) -> dict[str, Any]:
+    """What timm keeps of a model, its input first."""
+    frames, side = grid.time * shape.tubelet_size, grid.height * shape.patch_size
+    return {
+        "url": "",
+        "num_classes": 0,
+        "input_size": (3, frames, side, side),
+        "mean": (0.0, 0.0, 0.0),
+        "std": (1.0, 1.0, 1.0),
+        "interpolation": "bilinear",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
+
+
+def _entry(size: Size) -> Callable[..., TimmClassifier]:
+    """The function that timm's registry, and torch.hub, call for a size."""
+
+    def create(
+        pretrained: bool = False,
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: Any = None,
+        cache_dir: Any = None,
+        **settings: Any,
+    ) -> TimmClassifier:
+        if pretrained_cfg not in (None, "scratch"):
+            raise ValueError(f"tag ({pretrained_cfg}) must be scratch, or left out")
+        return build(size, pretrained=pretrained, **settings)
+
+    create.__name__ = f"hpm_vit_{size}_patch{PATCH_SIZES[size]}_224"
+    create.__module__ = __name__
+    create.__doc__ = f"A video transformer of size {size}; settings as in `{__name__}.build`."
+    return create
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"hpm_vit_{size}_patch{patch}_224.scratch": _config(
+            TokenShape(2, patch), TokenShape(2, patch).grid(num_frames=16, crop_size=224)
+        )
+        for size, patch in PATCH_SIZES.items()
+    }
+)
+hpm_vit_tiny_patch16_224 = register_model(_entry("tiny"))
+hpm_vit_small_patch16_224 = register_model(_entry("small"))
+hpm_vit_base_patch16_224 = register_model(_entry("base"))
+hpm_vit_large_patch16_224 = register_model(_entry("large"))
+hpm_vit_huge_patch16_224 = register_model(_entry("huge"))
+hpm_vit_giant_patch14_224 = register_model(_entry("giant"))

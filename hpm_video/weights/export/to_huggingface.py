@@ -1,0 +1,98 @@
+"""A folder that ``AutoModel.from_pretrained`` of transformers reads, as one of its VideoMAE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from hpm_video.config import PretrainConfig
+from hpm_video.models.build import decoder_heads_of, heads_of
+from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
+from hpm_video.weights.foreign.formats import HUGGING_FACE, HUGGING_FACE_ENCODER
+from hpm_video.weights.foreign.from_ours import config_of, export_tensors
+
+
+def write(state: Mapping[str, Any], output: Path) -> list[str]:
+    """Write weights, config.json and preprocessor_config.json; returns what to say about it."""
+    weights = state["model"]
+    is_whole = "head.weight" in weights or "decoder_input.mask_token" in weights
+    exported = export_tensors(state, HUGGING_FACE if is_whole else HUGGING_FACE_ENCODER)
+    settings = _settings(state)
+    output.mkdir()
+    save_file(exported.tensors, output / "model.safetensors", metadata={"format": "pt"})
+    _write_json(output / "config.json", settings)
+    _write_json(output / "preprocessor_config.json", _preprocessor(settings["image_size"]))
+    return exported.words
+
+
+def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The config.json of transformers' VideoMAE."""
+    config, weights = config_of(state), state["model"]
+    model, data = config.model, config.data
+    hidden, width = weights["encoder.blocks.0.mlp.fc1.weight"].shape
+    settings: dict[str, Any] = {
+        "model_type": "videomae",
+        "architectures": ["VideoMAEModel"],
+        "image_size": data.crop_size,
+        "patch_size": model.patch_size,
+        "num_channels": 3,
+        "num_frames": data.num_frames,
+        "tubelet_size": model.tubelet_size,
+        "hidden_size": width,
+        "intermediate_size": hidden,
+        "num_hidden_layers": len({n for n in weights if _is_a_block(n, "encoder")}),
+        "num_attention_heads": heads_of(model.size, model.heads),
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        # Whether the encoder goes without a norm at its end, besides what the name says
+        "use_mean_pooling": "encoder.norm.weight" not in weights,
+    }
+    if "decoder_input.mask_token" in weights and isinstance(config, PretrainConfig):
+        decoder_hidden, decoder_width = weights["reconstructor.blocks.0.mlp.fc1.weight"].shape
+        settings |= {
+            "architectures": ["VideoMAEForPreTraining"],
+            "decoder_hidden_size": decoder_width,
+            "decoder_intermediate_size": decoder_hidden,
+            "decoder_num_hidden_layers": len(
+                {n for n in weights if _is_a_block(n, "reconstructor")}
+            ),
+            "decoder_num_attention_heads": decoder_heads_of(model.size, config.model.decoder_heads),
+            "norm_pix_loss": config.loss.normalize_targets,
+        }
+    if "head.weight" in weights:
+        classes = state["classes"] or [f"LABEL_{n}" for n in range(state["num_classes"])]
+        settings |= {
+            "architectures": ["VideoMAEForVideoClassification"],
+            "id2label": {str(number): name for number, name in enumerate(classes)},
+            "label2id": {name: number for number, name in enumerate(classes)},
+        }
+    return settings
+
+
+def _is_a_block(name: str, stack: str) -> bool:
+    """One name for each block of a stack."""
+    return name.startswith(f"{stack}.blocks.") and name.endswith(".norm1.weight")
+
+
+def _preprocessor(image_size: int) -> dict[str, Any]:
+    return {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": image_size},
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+    }
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Weights of others: recognised, converted both ways, with an account of every tensor."""

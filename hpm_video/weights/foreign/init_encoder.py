@@ -1,0 +1,95 @@
+"""``model.init``: the encoder that a run starts with, and what became of every tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hpm_video.config import DataConfig, EncoderConfig
+from hpm_video.models.build import SIZES, heads_of
+from hpm_video.models.resample import Tokens
+from hpm_video.models.vit import Encoder
+from hpm_video.weights.foreign.account import Row
+from hpm_video.weights.foreign.assumptions import Assumptions
+from hpm_video.weights.foreign.table import key_table
+from hpm_video.weights.foreign.to_ours import Imported, import_weights
+
+TABLE = "init.txt"  # in a run's folder
+
+
+def init_weights(model: EncoderConfig, data: DataConfig) -> Imported:
+    """Read the file of ``model.init``, of any origin; what is allowed to be missing is left out.
+
+    Raises FileNotFoundError, or ValueError where it is refused, or where what no shape tells is
+    otherwise in the settings.
+    """
+    assert model.init is not None
+    heads = heads_of(model.size, model.heads)
+    found = import_weights(
+        model.init,
+        assumptions=Assumptions(
+            image_frames=data.num_frames,
+            tubelet_size=model.tubelet_size,
+            depth=model.depth or SIZES[model.size].depth,
+            heads=heads,
+        ),
+        allow_missing=model.allow_missing,
+        fill=False,
+        encoder_only=True,
+    )
+    trained = found.state["config"]["model"]
+    for name, mine, theirs in (
+        ("heads", heads, heads_of(trained["size"], trained["heads"])),
+        ("positions", model.positions, trained.get("positions", "sinusoid")),
+    ):
+        if mine != theirs:
+            raise ValueError(
+                f"model.{name} ({mine}) must be {theirs}, as in the weights of model.init "
+                f"({model.init})"
+            )
+    return found
+
+
+def write_init_table(
+    folder: Path, found: Imported, encoder: Encoder, *, before: Tokens, initialised: Sequence[str]
+) -> None:
+    """Write folder/init.txt: of every tensor of the file and of the encoder, what became of it.
+
+    ``before``: the tokens that the weights were trained with. ``initialised``: names of what was
+    allowed to be missing.
+    """
+    rows = init_rows(found.rows, encoder, before=before, initialised=initialised)
+    lines = key_table(replace(found, rows=tuple(rows)))
+    (folder / TABLE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def init_rows(
+    rows: Sequence[Row], encoder: Encoder, *, before: Tokens, initialised: Sequence[str]
+) -> list[Row]:
+    """Rows of an import, for what an encoder took of it."""
+    own = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    changed = {}
+    if before.grid != encoder.grid:
+        changed["encoder.positions"] = f"from {before.grid} to {encoder.grid}"
+    if before.shape != encoder.tokens.shape:
+        changed["encoder.embed.weight"] = f"from {before.shape} to {encoder.tokens.shape}"
+    result = []
+    for row in rows:
+        if not row.ours or row.status == "unused":
+            result.append(row)
+        elif row.ours not in own:
+            result.append(replace(row, ours="", status="unused", note="not of this encoder"))
+        elif row.ours in initialised:
+            if row.theirs:
+                result.append(replace(row, ours="", status="unused", note="allowed not to fit"))
+        elif row.ours in changed:
+            result.append(replace(row, status="interpolated", note=changed[row.ours]))
+        else:
+            result.append(row)
+    if "encoder.positions" in changed and "encoder.positions" not in own:
+        shape = tuple(encoder.positions.shape)
+        note = changed["encoder.positions"]
+        result.append(Row("", "encoder.positions", "interpolated", shape, f"computed, {note}"))
+    result += [Row("", n, "initialised", tuple(own[n].shape)) for n in initialised]
+    return result

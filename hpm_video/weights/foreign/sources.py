@@ -1,0 +1,247 @@
+"""Files of weights of any origin, read without executing anything from them."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+import zlib
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from hpm_video.weights.checkpoint import UNREADABLE, find_checkpoint, load_checkpoint
+
+# What files of weights call the weights among the other things they hold
+CONTAINERS = ("model", "module", "state_dict", "model_state_dict")
+
+_DEEPSPEED = "mp_rank_00_model_states.pt"
+_EXPECTED = "a checkpoint of PyTorch or a safetensors file"
+# How files that are sometimes taken for weights begin
+_BEGINNINGS = {
+    b"<": "a page of the web, as failed downloads leave",
+    b"version https://git-lfs": "a pointer of Git LFS: the file itself was not fetched",
+    b"\x89HDF": "an HDF5 file",
+    b"\x1f\x8b": "a gzip archive: must be unpacked first",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"RIFF": "a video or sound",
+    b"%PDF": "a PDF",
+}
+_ZIP = b"PK\x03\x04"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file or folder holds.
+
+    tensors: by the names in the file. container: what they lie in, empty if in nothing.
+    others: what else lies beside the container. config: of a Hugging Face folder, as there.
+    state: where it is a checkpoint of ours, all of it.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    container: str = ""
+    others: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    state: dict[str, Any] | None = None
+
+
+def read_weights(path: str | Path, *, container: str | None = None) -> Source:
+    """Read a file, or a folder (a run, Hugging Face's, DeepSpeed's), onto the CPU.
+
+    ``container``: which part of the file the weights are, if not the usual one.
+
+    Raises FileNotFoundError, or ValueError that says what was found and what was expected.
+    """
+    path = Path(path)
+    source = _read_folder(path, container) if path.is_dir() else _read_file(path, container)
+    if container is not None and source.container != container:
+        raise ValueError(f"container ({container}) must be left out: {path} has none to choose")
+    for name in source.tensors:
+        if not name.isprintable():  # it would be printed
+            raise ValueError(
+                f"weights ({path}): found a tensor {name!r}, expected a printable name"
+            )
+    return source
+
+
+def _read_file(path: Path, container: str | None) -> Source:
+    if not path.exists():
+        raise FileNotFoundError(f"weights ({path}) do not exist")
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise ValueError(f"weights ({path}): found a device or a pipe, expected a file or a folder")
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except PermissionError as error:
+        raise ValueError(f"weights ({path}) must be readable: {error.strerror}") from error
+    if _is_safetensors(start, path.stat().st_size):
+        return _read_safetensors([path], path)
+    return _read_torch(path, start, container)
+
+
+def _read_folder(path: Path, container: str | None) -> Source:
+    if (path / "config.json").is_file():
+        config = _read_json(path / "config.json")
+        preprocessor = path / "preprocessor_config.json"
+        if preprocessor.is_file():
+            config = {**_read_json(preprocessor), **config}
+        if files := sorted(path.glob("*.safetensors")):
+            source = _read_safetensors(files, path)
+        elif (file := path / "pytorch_model.bin").is_file():
+            source = _read_file(file, container)
+        else:
+            raise ValueError(
+                f"weights ({path}): found config.json alone, expected *.safetensors or "
+                "pytorch_model.bin beside it"
+            )
+        return replace(source, path=path, config=config)
+    latest = path / "latest"
+    name = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
+    for file in (path / _DEEPSPEED, path / name / _DEEPSPEED):
+        if file.is_file():
+            return _read_file(file, container)
+    try:
+        return _ours(find_checkpoint(path), load_checkpoint(path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"weights ({path}): found a folder of {_few(sorted(p.name for p in path.iterdir()))}, "
+            "expected a run, or a folder of Hugging Face or DeepSpeed"
+        ) from error
+
+
+def _read_safetensors(files: list[Path], path: Path) -> Source:
+    tensors: dict[str, Tensor] = {}
+    header: dict[str, str] = {}
+    for name in files:
+        try:
+            with safe_open(name, framework="pt") as file:
+                header |= file.metadata() or {}
+                found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(
+                name, f"a safetensors file that is damaged or half-written ({error})"
+            ) from error
+        if twice := tensors.keys() & found.keys():
+            raise ValueError(
+                f"weights ({path}): found {min(twice)} in {name.name} and in another file, "
+                "expected each tensor once"
+            )
+        tensors |= found
+    if {"kind", "step", "config"} <= header.keys():
+        try:
+            rest = {k: v if k == "kind" else json.loads(v) for k, v in header.items()}
+        except json.JSONDecodeError as error:
+            raise _unreadable(path, f"a header that is no JSON ({error})") from error
+        return _ours(path, {**rest, "model": tensors})
+    return Source(path, tensors)
+
+
+def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
+    try:
+        # Official files keep their options in one: a plain holder of values, which runs nothing
+        with torch.serialization.safe_globals([Namespace]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise _unreadable(path, _words(path, start, error)) from error
+    if start.startswith(_ZIP) and (damaged := _damaged_part(path)):
+        raise _unreadable(path, f"{damaged}, which is damaged")
+    if isinstance(found, dict) and {"kind", "config", "step", "model"} <= found.keys():
+        return _ours(path, found)
+    if not isinstance(found, Mapping):
+        raise _unreadable(path, f"a {type(found).__name__}")
+    names = tuple(map(str, found))
+    if container is not None and container not in found:
+        raise ValueError(f"container ({container}) must be one of {_few(names)} of {path}")
+    inside = container or next((n for n in CONTAINERS if isinstance(found.get(n), Mapping)), "")
+    weights = found[inside] if inside else found
+    if not isinstance(weights, Mapping) or not weights:
+        raise _unreadable(path, f"no weights in {inside or 'it'}")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"weights ({path}): found {name}, a {type(value).__name__}, expected tensors, or "
+                f"one of {', '.join(CONTAINERS)} that holds them"
+            )
+    others = tuple(name for name in names if name != inside) if inside else ()
+    return Source(path, {str(n): v for n, v in weights.items()}, container=inside, others=others)
+
+
+def _damaged_part(path: Path) -> str:
+    """What of a zip archive does not have its checksum, which PyTorch writes but does not look at;
+    empty if all is well."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() or ""
+    except (zipfile.BadZipFile, zlib.error, *UNREADABLE):
+        return "a zip archive"
+
+
+def _ours(path: Path, state: dict[str, Any]) -> Source:
+    model, config = state["model"], state["config"]
+    if not isinstance(config, Mapping) or not isinstance(model, Mapping) or not model:
+        raise _unreadable(path, "no weights in model, or no settings in config")
+    for name, value in model.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise _unreadable(path, f"{name} in model, a {type(value).__name__}")
+    others = tuple(str(name) for name in state if name != "model")
+    return Source(path, dict(state["model"]), container="model", others=others, state=state)
+
+
+def _is_safetensors(start: bytes, size: int) -> bool:
+    """Whether a file begins with the length of a header, and the header's brace."""
+    length = int.from_bytes(start[:8], "little")
+    return len(start) > 8 and start[8:9] == b"{" and 2 <= length < max(size, 1 << 24)
+
+
+def _words(path: Path, start: bytes, error: Exception) -> str:
+    """What it is that `torch.load` could not read."""
+    if not start:
+        return "an empty file"
+    if start.startswith(_ZIP):
+        if not zipfile.is_zipfile(path):
+            return "a zip archive without its end: half-written, or not wholly downloaded"
+        if re.search(r"data\.pkl|not in a subdirectory", str(error)):
+            return "a zip archive without weights, as programs of torch.export are"
+    else:
+        for beginning, words in _BEGINNINGS.items():
+            if start.lstrip().startswith(beginning):
+                return words
+    if isinstance(error, pickle.UnpicklingError) and (
+        found := re.search(r"GLOBAL (\S+)", str(error))
+    ):
+        name = found[1].strip(".,`'\"")
+        return f"a Python object ({name}), which can only be read by running code from the file"
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if first.startswith("Weights only"):  # long words on how to read it in spite of that
+        first = "neither its zip archive nor a pickle of tensors"
+    return f"what PyTorch cannot read ({first[:120]})"
+
+
+def _unreadable(path: Path, found: str) -> ValueError:
+    return ValueError(f"weights ({path}) cannot be read: found {found}, expected {_EXPECTED}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"weights ({path}): found no JSON ({error}), expected settings") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"weights ({path}): found a {type(found).__name__}, expected settings")
+    return found
+
+
+def _few(names: tuple[str, ...] | list[str]) -> str:
+    """Some of them, in words."""
+    shown = ", ".join(names[:6])
+    return (shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"

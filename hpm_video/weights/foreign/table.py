@@ -1,0 +1,71 @@
+"""What became of every tensor, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from torch import Tensor
+
+from hpm_video.models.build import heads_of
+from hpm_video.weights.foreign.to_ours import Imported
+
+_LISTED = 4  # unused tensors that a line names
+
+
+def in_a_line(found: Imported) -> str:
+    """What a file is and how many of its tensors became what; of ours, the step."""
+    if found.architecture is None:
+        return f"step {found.state['step']}"
+    counts = Counter(row.status for row in found.rows)
+    unused = [row.theirs for row in found.rows if row.status == "unused"]
+    named = ", ".join(unused[:_LISTED]) + (", …" if len(unused) > _LISTED else "")
+    told = [
+        f"{number} {status}" + (f" ({named})" if status == "unused" else "")
+        for status, number in sorted(counts.items())
+    ]
+    return f"{found.words} ({', '.join(told)})"
+
+
+def key_table(found: Imported) -> list[str]:
+    """A line for each tensor: what became of it, its name in the file and in the model."""
+    rows = [("what", "in the file", "in the model", "shape", "")]
+    for row in found.rows:
+        shape = " x ".join(map(str, row.shape)) or "number"
+        rows.append((row.status, row.theirs or "-", row.ours or "-", shape, row.note))
+    widths = [max(len(cells[column]) for cells in rows) for column in range(4)]
+    lines = []
+    for cells in rows:
+        padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+        lines.append("  ".join([*padded, cells[-1]]).rstrip())
+    return lines
+
+
+def overview(found: Imported) -> list[str]:
+    """What a file is: format, size, grid, classes, what else lies in it."""
+    state, source = found.state, found.source
+    config = state["config"]
+    model, data = config["model"], config["data"]
+    tensors: dict[str, Tensor] = source.tensors
+    types = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    number = sum(tensor.numel() for tensor in tensors.values())
+    lines = [
+        f"format   {found.words}",
+        f"tensors  {len(tensors)}, {number / 1e6:.1f} M numbers, {', '.join(types)}",
+    ]
+    if "size" in model and model.get("name", "videomae") == "videomae":
+        parts = [f"size {model['size']}"]
+        parts += [f"{key} {model[key]}" for key in ("width", "depth") if model[key]]
+        parts.append(f"{heads_of(model['size'], model['heads'])} heads")
+        lines.append(f"encoder  {', '.join(parts)}")
+        tokens = f"{model['tubelet_size']} x {model['patch_size']} x {model['patch_size']}"
+        lines.append(
+            f"clips    {data['num_frames']} frames of {data['crop_size']} x {data['crop_size']} "
+            f"pixels in tokens of {tokens}"
+        )
+    if found.architecture is not None and found.architecture.assumed:
+        lines.append(f"assumed  {', '.join(found.architecture.assumed)}: the file does not say")
+    if state["kind"] == "finetune":
+        lines.append(f"classes  {state['num_classes']}")
+    if source.others:
+        lines.append(f"beside   {', '.join(source.others)}")
+    return lines

@@ -1,0 +1,417 @@
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpm_video.data.lists.manifest import (
+    COLUMNS,
+    Manifest,
+    num_shared,
+    read_manifest,
+    write_manifest,
+)
+from hpm_video.data.lists.rows import read_rows
+from hpm_video.runtime.files import printable
+
+
+def _list(tmp_path: Path, text: str, name: str = "list.csv") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text.encode("utf-8"))
+    return path
+
+
+def _rows(manifest: Manifest) -> list[tuple[str, int, int]]:
+    return [
+        (manifest.name(i), manifest.num_frames(i), manifest.label(i)) for i in range(len(manifest))
+    ]
+
+
+AB = [("a b.mp4", 120, 3), ("c/d.mp4", 7, 0)]
+LABELS_ONLY = [("a b.mp4", 0, 3), ("c/d.mp4", 0, 0)]
+PATHS_ONLY = [("a b.mp4", 0, -1), ("c/d.mp4", 0, -1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # ours
+        (f"{','.join(COLUMNS)}\na b.mp4,3,120,25.0,9,9,ok\nc/d.mp4,0,7,,,,\n", AB),
+        ("label,path\n3,a b.mp4\n0,c/d.mp4", LABELS_ONLY),
+        ("path\na b.mp4\nc/d.mp4\n", PATHS_ONLY),
+        ('path\n"a, ""b"".mp4"\n', [('a, "b".mp4', 0, -1)]),
+        ("\ufeffpath,label\r\na b.mp4,3\r\n\r\nc/d.mp4,0\r\n", LABELS_ONLY),
+        # foreign, without header
+        ("a b.mp4 120 3\nc/d.mp4 7 0\n", AB),
+        ("a b.mp4 3\n\nc/d.mp4   0\n", LABELS_ONLY),
+        ("a b.mp4\nc/d.mp4\n", PATHS_ONLY),
+        ("a b.mp4,120,3\nc/d.mp4,7,0\n", AB),
+        ("a b.mp4, 120, 3\nc/d.mp4, 7, 0\n", AB),
+        ("a b.mp4,3\nc/d.mp4,0\n", LABELS_ONLY),
+        ("a b.mp4\t120\t3\nc/d.mp4\t7\t0\n", AB),
+        ("a b.mp4\t3\nc/d.mp4\t0\n", LABELS_ONLY),
+        ("a b.mp4 -1\nc/d.mp4 -1\n", PATHS_ONLY),
+        ("a b.mp4,-1\nc/d.mp4,-1\n", PATHS_ONLY),
+        # commas and numbers inside paths that are separated by spaces
+        ("a, b.mp4 3\nc,d.mp4 0\n", [("a, b.mp4", 0, 3), ("c,d.mp4", 0, 0)]),
+        ("c,d.mp4\na, b.mp4\n", [("c,d.mp4", 0, -1), ("a, b.mp4", 0, -1)]),
+        ("clip 7.mp4 3\ntake 2 of 9.mp4 5 0\n", [("clip 7.mp4", 0, 3), ("take 2 of 9.mp4", 5, 0)]),
+        # foreign, with header
+        ("path num_frames label\na b.mp4 120 3\nc/d.mp4 7 0\n", AB),
+        ("path label\na b.mp4 3\nc/d.mp4 0\n", LABELS_ONLY),
+        ("video_path\ttotal_frames\ttarget\na b.mp4\t120\t3\nc/d.mp4\t7\t0\n", AB),
+        ("filename,class\na b.mp4,3\nc/d.mp4,0\n", LABELS_ONLY),
+    ],
+)
+def test_reads_every_kind_of_list(
+    tmp_path: Path, text: str, expected: list[tuple[str, int, int]]
+) -> None:
+    manifest = read_manifest(_list(tmp_path, text))
+    assert _rows(manifest) == expected
+    assert manifest.labels.dtype == np.int64
+    assert manifest.labels.tolist() == [label for _, _, label in expected]
+    assert manifest.classes is None
+    assert manifest.num_classes == max(label for _, _, label in expected) + 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\na.mp4,run\nb c.mp4,jump\nd.mp4,run\n",
+        "a.mp4,run\nb c.mp4,jump\nd.mp4,run\n",
+        "a.mp4\trun\nb c.mp4\tjump\nd.mp4\trun\n",
+        "a.mp4 run\nb c.mp4 12 jump\nd.mp4 run\n",
+    ],
+)
+def test_class_names_become_labels(tmp_path: Path, text: str) -> None:
+    path = _list(tmp_path, text)
+    by_order = read_manifest(path)
+    assert by_order.labels.tolist() == [1, 0, 1] and by_order.classes == ("jump", "run")
+    _list(tmp_path, "run\nwalk\njump\n", "classes.txt")
+    beside = read_manifest(path)
+    assert beside.labels.tolist() == [0, 2, 0] and beside.classes == ("run", "walk", "jump")
+    given = read_manifest(path, classes=["jump", "x", "y", "run"])
+    assert given.labels.tolist() == [3, 0, 3] and given.num_classes == 4
+    assert read_manifest(path, labels=False).labels.tolist() == [-1, -1, -1]
+
+
+def test_names_for_integer_labels(tmp_path: Path) -> None:
+    path = _list(tmp_path, "a.mp4 1\n")
+    _list(tmp_path, "run\nwalk fast\njump\n", "classes.txt")
+    manifest = read_manifest(path)
+    assert manifest.classes == ("run", "walk fast", "jump") and manifest.num_classes == 3
+
+
+def test_rows_that_are_not_ok_are_left_out(tmp_path: Path) -> None:
+    path = _list(tmp_path, "path,status\na.mp4,ok\nb.mp4,no such file\nc.mp4,\n")
+    manifest = read_manifest(path)
+    assert [manifest.name(i) for i in range(len(manifest))] == ["a.mp4", "c.mp4"]
+    assert [row["status"] for _, row in read_rows(path)] == ["ok", "no such file", ""]
+
+
+def test_several_lists_keep_their_own_folders(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = _list(tmp_path / "one", "a.mp4 0\nb.mp4 2\n")
+    two = _list(tmp_path / "two", "path,label,num_frames\nc.mp4,1,9\n/abs/d.mp4,0,8\n")
+    manifest = read_manifest([one, str(two)])
+    folder = str(tmp_path)
+    expected = [f"{folder}/one/a.mp4", f"{folder}/one/b.mp4", f"{folder}/two/c.mp4", "/abs/d.mp4"]
+    assert [manifest.path(i) for i in range(4)] == expected
+    assert _rows(manifest)[2] == ("c.mp4", 9, 1)
+    assert manifest.labels.tolist() == [0, 2, 1, 0] and manifest.num_classes == 3
+    moved = read_manifest([one, two], root="/data set")
+    assert moved.path(0) == "/data set/a.mp4" and moved.path(3) == "/abs/d.mp4"
+    assert _rows(pickle.loads(pickle.dumps(manifest))) == _rows(manifest)
+
+
+def test_rows_that_name_a_video_again_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("path\nx.mp4\ny.mp4\nx.mp4\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.csv").write_text(f"path\nx.mp4\n{tmp_path}/y.mp4\n")
+    assert read_manifest(tmp_path / "a.csv").num_repeated == 1
+    assert read_manifest(tmp_path / "sub" / "b.csv").num_repeated == 0
+    both = [tmp_path / "a.csv", tmp_path / "sub" / "b.csv"]
+    assert read_manifest(both).num_repeated == 2  # sub/x.mp4 is another
+    assert read_manifest(both, root=str(tmp_path)).num_repeated == 3
+
+
+def test_videos_of_two_lists_are_the_same_where_their_paths_are(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.csv").write_text("path\nx.mp4\nsub/y.mp4\n")
+    (tmp_path / "sub" / "b.csv").write_text(f"path\nx.mp4\ny.mp4\n../x.mp4\n{tmp_path}/x.mp4\n")
+    one, other = read_manifest(tmp_path / "a.csv"), read_manifest(tmp_path / "sub" / "b.csv")
+    assert num_shared(one, other) == 3  # all but sub/x.mp4
+    assert num_shared(other, one) == 2
+
+
+def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
+    lists = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        lists.append(_list(tmp_path / name, "a.mp4 0\n"))
+        _list(tmp_path / name, f"{name}\n", "classes.txt")
+    with pytest.raises(ValueError, match=r"two/classes.txt differs from .*label 0"):
+        read_manifest(lists)
+    assert len(read_manifest(lists, labels=False)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "classes", "message"),
+    [
+        ("", None, r"list.csv lists no videos"),
+        ("path,label\n", None, r"list.csv lists no videos"),
+        ("path,status\na.mp4,broken\n", None, r"list.csv lists no videos"),
+        ("path,label\na.mp4,1\nb.mp4\n", None, r"list.csv:3: 1 columns, expected 2"),
+        ("a.mp4,1\nb.mp4,1,2,3\n", None, r"list.csv:2: 4 columns, expected 1 to 3"),
+        ("a.mp4,1,2,3\n", None, r"list.csv:1: 4 columns"),
+        ("label,id\nrun,abc\n", None, r"header \(label,id\) must have a column path"),
+        ("path,label\n,1\n", None, r"list.csv:2: the path is empty"),
+        ("path,num_frames\na.mp4,many\n", None, r"list.csv:2: num_frames \(many\)"),
+        ("path,num_frames\na.mp4,-4\n", None, r"list.csv:2: num_frames \(-4\)"),
+        ("a.mp4 0\nb.mp4 -2\n", None, r"list.csv:2: label \(-2\) must be at least 0"),
+        ("a.mp4 0\nb.mp4 2\n", ["x", "y"], r"list.csv:2: label \(2\) must be below .*\(2, "),
+        ("a.mp4,x\nb.mp4,z\n", ["x", "y"], r"list.csv:2: label \(z\) must be one of the .*: x, y$"),
+        ('path\n"a.mp4\nb.mp4\n', None, r"list.csv: malformed CSV"),
+    ],
+)
+def test_mistakes_name_file_and_line(
+    tmp_path: Path, text: str, classes: list[str] | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read_manifest(_list(tmp_path, text), classes=classes)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_are_not_guessed_to_be_somebodys_numbers(tmp_path: Path) -> None:
+    """Sorted, b would be 1, whatever number it has in the list that gives numbers only."""
+    named = _list(tmp_path, "a.mp4,b\nb.mp4,a\n")
+    with pytest.raises(ValueError, match=r"list.csv:1: label \(b\) must be a number: "):
+        read_manifest(named, numbers_only=True)
+    (tmp_path / "classes.txt").write_text("b\na\n")
+    assert read_manifest(named, numbers_only=True).labels.tolist() == [0, 1]
+    numbers = _list(tmp_path, "a.mp4,1\nb.mp4,0\n")
+    assert read_manifest(numbers, numbers_only=True).labels.tolist() == [1, 0]
+
+
+def test_files_that_are_no_lists(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"missing.csv does not exist"):
+        read_manifest(tmp_path / "missing.csv")
+    with pytest.raises(ValueError, match="is a folder"):
+        read_manifest(tmp_path)
+    with pytest.raises(ValueError, match="at least one list"):
+        read_manifest([])
+    _list(tmp_path, "run\nrun\n", "classes.txt")
+    with pytest.raises(ValueError, match="'run' is there more than once"):
+        read_manifest(_list(tmp_path, "a.mp4 0\n"))
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    names = ["plain.mp4", "a, b.mp4", 'c"d".mp4', " e\nf.mp4 ", "g\r.mp4", "視.mp4", '"g"']
+    path = tmp_path / "out.csv"
+    write_manifest(
+        path,
+        (
+            {"status": "ok", "label": i, "path": name, "fps": None, "source": "web, old"}
+            for i, name in enumerate(names)
+        ),
+    )
+    assert path.read_text(encoding="utf-8").splitlines()[0] == "path,label,status,source"
+    manifest = read_manifest(path)
+    assert [manifest.name(i) for i in range(len(manifest))] == names
+    assert manifest.labels.tolist() == list(range(7))
+    assert {row["source"] for _, row in read_rows(path)} == {"web, old"}
+
+
+def test_writing_replaces_the_old_list_or_leaves_it(tmp_path: Path) -> None:
+    path = _list(tmp_path, "a.mp4 0\n")
+    with pytest.raises(ValueError, match="is not text"):
+        write_manifest(path, [{"path": "good.mp4"}, {"path": "half a pair \ud800.mp4"}])
+    assert path.read_text() == "a.mp4 0\n"
+    write_manifest(path, [{"path": "good.mp4"}])
+    assert path.read_text() == "path\ngood.mp4\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["list.csv"]
+
+
+def test_rows_are_no_python_objects(tmp_path: Path) -> None:
+    """Looking rows up must not change memory shared with forked workers: no object per row."""
+    manifest = read_manifest(_list(tmp_path, "".join(f"{i}.mp4 {i % 5}\n" for i in range(5000))))
+    assert manifest.path(4321).endswith("/4321.mp4") and manifest.label(4321) == 1
+    containers = [v for v in vars(manifest).values() if isinstance(v, list | tuple | dict)]
+    assert sum(map(len, containers)) < 10
+
+
+def test_numbers_and_names_are_not_mixed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"list\.csv:1: label \(1\) is a number and 'dog' .*:2"):
+        read_manifest(_list(tmp_path, "a.mp4 1\nb.mp4 dog\n"))
+
+
+def test_a_list_of_other_classes_than_those_given_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("b\na\n")
+    path = _list(tmp_path, "a.mp4 1\nb.mp4 0\n")
+    assert read_manifest(path, classes=["b", "a"]).classes == ("b", "a")
+    with pytest.raises(ValueError, match=r"classes\.txt differs from the classes given"):
+        read_manifest(path, classes=["a", "b"])
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # another separator, or a label that was not understood, must not become part of a path
+        ("a.mp4;3\nb.mp4;1\n", r"list.csv:1: row \(a.mp4;3\) must be a video"),
+        ("path;label\na.mp4;1\n", r"list.csv:1: row \(path;label\)"),
+        ("a.mp4 0\nb.mp4;1\n", r"list.csv:2: row \(b.mp4;1\)"),
+        ("a.mp4 0\nb.mp4 1.5\n", r"list.csv:2: label \(1.5\) must be a whole number or a class"),
+        ("a.mp4,1.5\n", r"list.csv:1: label \(1.5\)"),
+        ("path,label\na.mp4,3.0\n", r"list.csv:2: label \(3.0\)"),
+        ("path,label\na.mp4,1e3\n", r"list.csv:2: label \(1e3\)"),
+        ("a.mp4 run fast\n", r"list.csv:1: row \(a.mp4 run fast\).*labels with spaces"),
+        ("path label\na.mp4 run fast\n", r"list.csv:2: row \(a.mp4 run fast\)"),
+        ("a.mp4 12 3 4\n", r"list.csv:1: row \(a.mp4 12 3 4\)"),
+        # what is no list of videos
+        ("clip_001 3\n", r"list.csv:1: row \(clip_001 3\).*header path,label"),
+        ("clip_001,3\n", r"list.csv:1: row \(clip_001,3\)"),
+        ("a.mp4,1\nclip_001,3\n", r"list.csv:2: path \(clip_001\) must end in"),
+        ("frames/clip_1 1 58\n", r"list.csv:1: row"),
+        ('{"videos": ["a.mp4"]}\n', r"list.csv:1: row"),
+        ("a.mp4 1\n\nSee also:\n", r"list.csv:3: row \(See also:\)"),
+        ("video_name,caption\nx.mp4,hello\n", r"list.csv:1: row"),
+        ("# only\n# comments\n", r"list.csv lists no videos"),
+        pytest.param("x" * 200_000, r"list.csv:1: row \(x+\.\.\.\)", id="one long word"),
+        pytest.param("a.mp4,,," * 50_000, r"list.csv:1: 150001 columns", id="one long row"),
+        ("path,label,label\na.mp4,1,2\n", r"list.csv:1: column label must be there once"),
+        ("video,file\na.mp4,b.mp4\n", r"list.csv:1: column path must be there once"),
+        ("a.mp4\0 3\n", r"list.csv:1: must be UTF-8 text"),
+        ("path,label\na.mp4,1\nb\0.mp4,1\n", r"list.csv:3: path \(b\\x00.mp4\) must be text"),
+        ("path,num_frames\na.mp4,99999999999999999999\n", r"list.csv:2: num_frames"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        read_manifest(_list(tmp_path, text))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("name", ["README.md", "setup.py", "configs/pretrain/ssv2_base.yaml"])
+def test_other_texts_are_no_lists(name: str) -> None:
+    with pytest.raises(ValueError, match=r":\d+: row"):
+        read_manifest(ROOT / name, labels=False)
+
+
+@pytest.mark.parametrize("text", ["a.mp4 1\n", "path,label\na.mp4,1\n"])
+def test_utf_16_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"list\.csv:1: must be UTF-8 text"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# path label\na.mp4 1\n  # gone.mp4 2\n#\nb.mp4 0\n", [("a.mp4", 1), ("b.mp4", 0)]),
+        ("#made by hand\na.mp4,1\n# x.mp4,2\nb.mp4,0\n", [("a.mp4", 1), ("b.mp4", 0)]),
+        ("# made\n\npath,label\n# a.mp4,1\n", [("# a.mp4", 1)]),  # below a header all are rows
+        ("#20_a.avi 1\n#b.avi 0\n", [("#20_a.avi", 1), ("#b.avi", 0)]),  # names of HMDB51
+        ("a.MP4 1\nb.3gp 0\n", [("a.MP4", 1), ("b.3gp", 0)]),
+        ("path,label\nclip_001,1\nframes/2,0\n", [("clip_001", 1), ("frames/2", 0)]),
+        ('"a, b.mp4",1\n', [("a, b.mp4", 1)]),
+        ("a.mp4 b.mp4 1\n", [("a.mp4 b.mp4", 1)]),
+    ],
+)
+def test_comments_and_odd_names(tmp_path: Path, text: str, expected: list[tuple[str, int]]) -> None:
+    manifest = read_manifest(_list(tmp_path, text))
+    assert [(name, label) for name, _, label in _rows(manifest)] == expected
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """A file name is bytes: those of the list are those of the file."""
+    name = b"caf\xe9 \xff.mp4"
+    for line in (name, b"path,label\n" + name + b",", name + b" 3", name + b"\t3"):
+        (tmp_path / "list.csv").write_bytes(line + b"\n")
+        manifest = read_manifest(tmp_path / "list.csv")
+        assert os.fsencode(manifest.path(0)) == os.fsencode(tmp_path) + b"/" + name
+        copy = pickle.loads(pickle.dumps(manifest))
+        assert os.fsencode(copy.name(0)) == name
+    write_manifest(tmp_path / "out.csv", [{"path": os.fsdecode(name)}])
+    assert (tmp_path / "out.csv").read_bytes() == b"path\n" + name + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes"),
+    [
+        ([0, 1, 2], 3),
+        ([1, 2, 3], 4),  # counted from 1: a class too many does no harm
+        ([0, 11], 12),
+        ([-1, -1], 0),
+        ([0, 12], None),
+        ([11, 12], None),
+        ([0, 1, 2, 999999], None),
+        ([0, 10**25], None),
+    ],
+)
+def test_a_stray_number_does_not_make_classes(
+    tmp_path: Path, labels: list[int], num_classes: int | None
+) -> None:
+    path = _list(tmp_path, "".join(f"{i}.mp4 {label}\n" for i, label in enumerate(labels)))
+    manifest = read_manifest(path)
+    if num_classes is not None:
+        assert manifest.num_classes == num_classes
+        return
+    with pytest.raises(ValueError, match=rf"list\.csv:{len(labels)}: label \(\d+\) must") as caught:
+        manifest.num_classes  # noqa: B018
+    assert "classes.txt" in str(caught.value) and "do not occur" in str(caught.value)
+    _list(tmp_path, "run\nwalk\n", "classes.txt")
+    with pytest.raises(ValueError, match=r"must be below the number of classes \(2, .*classes.txt"):
+        read_manifest(path)
+
+
+def _in_class_folders(tmp_path: Path, rows: list[tuple[str, int]]) -> Path:
+    return _list(tmp_path, "".join(f"{f}/{i}.mp4 {label}\n" for i, (f, label) in enumerate(rows)))
+
+
+def test_numbers_that_disagree_with_class_folders(tmp_path: Path) -> None:
+    _list(tmp_path, "run\nwalk\njump\n", "classes.txt")
+    right = [("run", 0), ("walk", 1), ("jump", 2), ("walk", 1), ("jump", 2)]
+    assert read_manifest(_in_class_folders(tmp_path, right)).labels.tolist() == [0, 1, 2, 1, 2]
+    alphabetical = [("run", 1), ("walk", 2), ("jump", 0)]
+    with pytest.raises(ValueError, match=r"list.csv:1: label \(1\) must be 0 .*'run'.*order"):
+        read_manifest(_in_class_folders(tmp_path, alphabetical))
+    two_swapped = [("run", 0), ("walk", 2), ("jump", 1)]
+    with pytest.raises(ValueError, match=r"list.csv:2: label \(2\) must be 1 .*'walk'"):
+        read_manifest(_in_class_folders(tmp_path, two_swapped))
+    with pytest.raises(ValueError, match=r"list.csv:2: label \(2\) must be 1 .*classes given"):
+        read_manifest(_in_class_folders(tmp_path, two_swapped), classes=["run", "walk", "jump"])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [*[("run", 0), ("walk", 1)] * 3, ("walk", 2)],  # moved to a better class by hand
+        [("run", 1), ("elsewhere", 2)],  # folders are not the classes
+        [("run", 2), ("run", 1), ("run", 1)],  # nor is one folder for all
+        [("run", -1), ("walk", -1)],
+        [("RUN", 2), ("Walk", 0)],
+    ],
+)
+def test_folders_that_say_nothing_about_labels(tmp_path: Path, rows: list[tuple[str, int]]) -> None:
+    _list(tmp_path, "run\nwalk\njump\n", "classes.txt")
+    path = _in_class_folders(tmp_path, rows)
+    assert read_manifest(path).labels.tolist() == [label for _, label in rows]
+
+
+def test_class_names_that_cannot_be_read(tmp_path: Path) -> None:
+    path = _list(tmp_path, "a.mp4 0\n")
+    _list(tmp_path, "\n  \n", "classes.txt")
+    with pytest.raises(ValueError, match=r"classes\.txt: must have a class name on each line"):
+        read_manifest(path)
+    (tmp_path / "classes.txt").write_bytes("\ufeffrün \r\n\r\nwalk\u2028fast\r\n".encode())
+    assert read_manifest(path).classes == ("rün", "walk\u2028fast")
+
+
+def test_names_of_files_are_shown_on_one_line() -> None:
+    assert printable("caf\u00e9 \udcff\n") == "caf\u00e9 \\udcff\\n"

@@ -1,0 +1,286 @@
+"""Every reader returns exactly the frames asked for, of every kind of file, or says why not."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numbered_videos import CODECS, Recipe, draw_recipe, mistakes, numbers, write_video
+
+from hpm_video.data.video import frames as video_module
+from hpm_video.data.video.frames import VideoReadError, check_decoder, open_video, read_frames
+from hpm_video.data.video.readers import Decoder, containers
+
+CLIPS = Path(os.environ.get("HPM_VIDEO_CLIPS", Path(__file__).parents[3] / "shared" / "clips"))
+H264 = Recipe("mp4", "libx264", 60, gop=12, b_frames=3, options={"preset": "veryfast"})
+
+
+@pytest.fixture(params=["decord", "torchcodec", "pyav"])
+def decoder(request: pytest.FixtureRequest) -> Decoder:
+    if reason := video_module.missing(request.param):
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture
+def _fresh_readers() -> Iterator[None]:
+    """Which decoders there are is found out anew, before and after."""
+
+    def forget() -> None:
+        video_module.missing.cache_clear()
+        video_module._reader_class.cache_clear()
+        for name in ("decord", "torchcodec"):
+            sys.modules.pop(f"hpm_video.data.video.readers.{name}", None)
+
+    forget()
+    yield
+    forget()
+
+
+def _one_of_each() -> list[Recipe]:
+    """The first recipe of each container and codec, with B-frames and without."""
+    kinds = {(suffix, codec, b) for suffix in CODECS for codec in CODECS[suffix] for b in (0, 1)}
+    recipes = []
+    for seed in range(2000):
+        recipe = draw_recipe(seed)
+        kind = (recipe.suffix, recipe.codec, int(recipe.b_frames > 0))
+        if kind in kinds and recipe.num_frames > 20:
+            kinds.remove(kind)
+            recipes.append(recipe)
+    return recipes
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Recipe]]:
+    """About 50 videos, each container with each of its codecs, and what they hold."""
+    folder = tmp_path_factory.mktemp("numbered")
+    return [(write_video(folder / str(recipe.seed), recipe), recipe) for recipe in _one_of_each()]
+
+
+def test_frames_of_every_container_and_codec(
+    numbered: list[tuple[Path, Recipe]], decoder: Decoder
+) -> None:
+    """`python tests/numbered_videos.py` does the same with 2,000 videos."""
+    assert {(r.suffix, r.codec) for _, r in numbered} == {
+        (suffix, codec) for suffix in CODECS for codec in CODECS[suffix]
+    }
+    wrong = {str(recipe): mistakes(path, recipe, decoder) for path, recipe in numbered}
+    assert {recipe: what for recipe, what in wrong.items() if what} == {}
+    own = [open_video(path, decoder).decoder == decoder for path, _ in numbered]
+    assert sum(own) > len(own) / 6  # else nothing but the fallback was tested
+
+
+def test_a_frame_does_not_depend_on_which_others_are_read(tmp_path: Path, decoder: Decoder) -> None:
+    """Frames nobody asked for may be left out of decoding only where nothing comes of it."""
+    path = write_video(tmp_path / "a", replace(H264, gop=250, num_frames=100))
+    every = read_frames(path, range(100), decoder)
+    some = [3, 17, 18, 40, 77, 99]
+    np.testing.assert_array_equal(read_frames(path, some, decoder), every[some])
+    np.testing.assert_array_equal(every[some], read_frames(path, some, "pyav"))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+def test_a_file_too_large_to_keep_is_gone_through_again(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(H264, suffix=suffix)
+    path = write_video(tmp_path / "a", recipe)
+    monkeypatch.setattr("hpm_video.data.video.readers.pyav._MOST_KEPT_BYTES", 1000)
+    video = open_video(path, "pyav")
+    assert video._reader._packets is None  # type: ignore[attr-defined]
+    assert mistakes(path, recipe, "pyav") is None
+
+
+@pytest.mark.parametrize("open_gop", [False, True])
+def test_decord_is_kept_from_open_groups_of_pictures(tmp_path: Path, open_gop: bool) -> None:
+    recipe = replace(H264, codec="libx265", open_gop=open_gop, options={"preset": "ultrafast"})
+    video = open_video(write_video(tmp_path / "a", recipe), "decord")
+    assert video.note == ("open groups of pictures" if open_gop else None)
+    assert video.decoder == ("pyav" if open_gop else "decord")
+    assert numbers(video.read(range(60))) == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "why"),
+    [
+        (replace(H264, container_options={"movflags": "frag_keyframe+empty_moov"}), "in fragments"),
+        (
+            replace(H264, b_frames=0, num_frames=110, options={"intra-refresh": "1"}),
+            "keyframes that are not whole",
+        ),
+        (replace(H264, suffix="mkv"), "codec that WebM has not"),
+        (replace(H264, suffix="ts"), "neither mp4 nor WebM"),
+        (Recipe("mp4", "libsvtav1", 5, (96, 128), options={"preset": "8"}), "mp4 with av01"),
+    ],
+)
+def test_what_is_known_to_go_wrong_is_not_tried(tmp_path: Path, recipe: Recipe, why: str) -> None:
+    path = write_video(tmp_path / "a", recipe)
+    video = open_video(path, "decord")
+    assert video.decoder == "pyav" and video.note and why in video.note
+    assert mistakes(path, recipe, "decord") is None
+
+
+def test_what_fails_is_read_by_another(tmp_path: Path) -> None:
+    """Some things go wrong that no table tells, as pictures of one pixel do with decord."""
+    path = write_video(tmp_path / "a", replace(H264, num_frames=3))
+    video = open_video(path, "decord")
+    assert video.decoder == "decord"
+
+    def fail(indices: list[int]) -> np.ndarray:
+        raise video_module.UnreadableError("out of order")
+
+    video._reader.read = fail  # type: ignore[method-assign]
+    assert numbers(video.read([2, 0])) == [2, 0]
+    assert (video.decoder, video.note) == ("pyav", "decord fails to read it")
+
+
+@pytest.mark.usefixtures("_fresh_readers")
+def test_without_decord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a", H264)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    check_decoder("decord")  # the default, which needs not be there
+    video = open_video(path)
+    assert (video.decoder, video.note) == ("pyav", "decord is not installed")
+    assert numbers(video.read([7, 3])) == [7, 3]
+
+
+def test_nothing_imports_a_decoder_before_it_is_used() -> None:
+    code = (
+        "import sys; sys.modules['decord'] = sys.modules['torchcodec'] = None; "
+        "import hpm_video.train.pretrain, hpm_video.train.finetune; "
+        "import hpm_video.evaluate.classification, hpm_video.visualize"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.usefixtures("_fresh_readers")
+def test_a_decoder_that_is_missing_is_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    with pytest.raises(ValueError, match=r"data.decoder \(torchcodec\) must .* not installed"):
+        check_decoder("torchcodec")
+
+
+def test_no_more_frames_than_known(tmp_path: Path, decoder: Decoder) -> None:
+    path = write_video(tmp_path / "a", H264)
+    assert open_video(path, decoder, most_frames=20).num_frames == 20
+    assert open_video(path, decoder, most_frames=100).num_frames == 60
+
+
+def test_a_file_that_is_cut_off_gives_what_is_there(tmp_path: Path, decoder: Decoder) -> None:
+    recipe = replace(H264, num_frames=120, container_options={"movflags": "faststart"})
+    whole = write_video(tmp_path / "a", recipe)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    video = open_video(cut, decoder)
+    if decoder == "pyav":
+        assert 40 < video.num_frames < 100
+    first = range(40)
+    assert numbers(video.read(first)) == list(first)
+
+
+@pytest.mark.parametrize(
+    "name", ["a:b.mp4", "with 'quotes\".mp4", "new\nline.mp4", b"\xff\xfe.mp4", "pipe:", "-"]
+)
+def test_any_name(tmp_path: Path, name: str | bytes, decoder: Decoder) -> None:
+    whole = write_video(tmp_path / "a", replace(H264, num_frames=5))
+    folder = os.fsencode(tmp_path / "names")
+    os.mkdir(folder)
+    path = os.path.join(folder, os.fsencode(name))
+    os.rename(whole, path)
+    assert numbers(read_frames(os.fsdecode(path), [4, 0], decoder)) == [4, 0]
+
+
+def test_reasons_are_plain_words_and_nothing_else_is_said(
+    tmp_path: Path, decoder: Decoder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Not on stderr either, where the decoders' own libraries print past Python."""
+    whole = write_video(tmp_path / "whole", H264).read_bytes()
+    (tmp_path / "text.mp4").write_text("no video at all\n" * 100)
+    (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])  # the index is at the end
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "empty.mp4").touch()
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    reasons = {
+        "missing.mp4": "no such file",
+        "empty.mp4": "is empty",
+        "folder.mp4": "is a folder, not a video",
+        "pipe.mp4": "is not a file",
+        "text.mp4": "is not a video, or its header is damaged",
+        "half.mp4": "is cut off: an mp4 cannot be read without the index at its end",
+        "sound.mp4": "has no video, only sound",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(VideoReadError) as caught:
+            open_video(tmp_path / name, decoder)
+        assert caught.value.reason == reason
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_index_that_makes_no_sense_is_left_to_pyav(tmp_path: Path) -> None:
+    """Whatever is in the tables: a sentence or None, never an exception."""
+    data = bytearray(write_video(tmp_path / "a", H264).read_bytes())
+    start = data.index(b"moov")
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        spoilt = bytearray(data)
+        for place in rng.integers(start, len(data), 3):
+            spoilt[place] = rng.integers(256)
+        file = tmp_path / "spoilt.mp4"
+        file.write_bytes(spoilt)
+        with file.open("rb") as opened:
+            why = containers.why_not(opened, opened.read(containers.HEAD_BYTES), av1=False)
+        assert why is None or (why and "\n" not in why)
+
+
+def _expected() -> list[dict[str, str]]:
+    table = CLIPS / "decode" / "expected.csv"
+    if not table.is_file():
+        return []
+    with table.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.skipif(not _expected(), reason="no real clips in HPM_VIDEO_CLIPS")
+@pytest.mark.parametrize("row", _expected(), ids=lambda row: Path(row["file"]).name)
+def test_real_files_as_ffmpeg_reads_them(row: dict[str, str], decoder: Decoder) -> None:
+    path = CLIPS / row["file"]
+    if row["decodable_frames"] == "0":
+        with pytest.raises(VideoReadError):
+            open_video(path, decoder)
+        return
+    video = open_video(path, decoder)
+    # One damaged frame is only found by decoding everything
+    claimed = row["header_frames"] if path.name == "corrupted.mp4" else row["decodable_frames"]
+    assert video.num_frames == int(claimed)
+    size = int(row["height"]), int(row["width"])
+    if row["rotation"] in ("90", "-90"):
+        size = size[::-1]
+    assert (video.height, video.width) == size
+    if size[0] > 400 or path.name == "corrupted.mp4":  # the slow form would take too long
+        return
+    last = video.num_frames - 1
+    picks = sorted({last, last // 2, last // 3, min(last, 5), 0}, reverse=True)
+    turns = round(int(row["rotation"] or 0) / 90)
+    slow = _decode_all(path, set(picks))
+    for index, frame in zip(picks, video.read(picks), strict=True):
+        difference = np.abs(frame.astype(int) - np.rot90(slow[index], turns)).mean()
+        assert difference < (4 if "10" in row["pix_fmt"] else 0.01), index
+
+
+def _decode_all(path: Path, picks: set[int]) -> dict[int, np.ndarray]:
+    """Frames in the order in which a decoder that reads from start to end gives them."""
+    with av.open(str(path)) as container:
+        frames = enumerate(container.decode(video=0))
+        return {k: frame.to_ndarray(format="rgb24") for k, frame in frames if k in picks}

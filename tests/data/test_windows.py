@@ -1,0 +1,175 @@
+"""Sliding windows against videos whose pixels say which frame they are."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from killable_windows import WindowDouble
+from numbered_videos import Recipe, _times, numbers, write_video
+
+from hpm_video.data.loading.batches import GIVEN_UP
+from hpm_video.data.loading.guarded_windows import GuardedWindows, WindowReader, WindowSettings
+from hpm_video.data.loading.windows import LongVideo, read_windows, window_indices
+from hpm_video.data.video.frames import VideoReadError
+from hpm_video.data.video.readers import pyav
+
+SQUARE = (96, 96)  # so that a crop is the whole frame and still says its number
+RECIPES = {
+    "plain": Recipe("mp4", "libx264", 61, size=SQUARE, gop=12),
+    "b-frames": Recipe("mp4", "libx264", 61, size=SQUARE, gop=16, b_frames=3, open_gop=True),
+    "variable": Recipe("mp4", "libx264", 61, size=SQUARE, variable=True, b_frames=2, seed=3),
+    "variable-webm": Recipe("webm", "libvpx-vp9", 61, size=SQUARE, variable=True, start=1.5,
+                            options={"deadline": "realtime", "cpu-used": "8"}, seed=4),
+    "late": Recipe("mkv", "libx264", 61, size=SQUARE, start=1.5),
+    "ts": Recipe("ts", "libx264", 61, size=SQUARE, b_frames=2),
+    "untimed": Recipe("avi", "mpeg4", 61, size=SQUARE, b_frames=2),
+    "rotated": Recipe("mp4", "libx264", 61, size=SQUARE, rotation=90),
+}  # fmt: skip
+
+
+def _slow_windows(num_frames: int, length: int, step: int, stride: int) -> list[list[int]]:
+    """Windows, one after the other, until one has reached the last frame."""
+    windows: list[list[int]] = []
+    for start in range(0, num_frames, stride):
+        windows.append([min(start + k * step, num_frames - 1) for k in range(length)])
+        if start + (length - 1) * step >= num_frames - 1:
+            break
+    return windows
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 7, 16, 31, 32, 61])
+def test_windows_cover_the_whole_video(num_frames: int) -> None:
+    for length, step, stride in [(16, 2, 32), (4, 1, 1), (4, 3, 2), (1, 1, 10), (4, 2, 100)]:
+        found = window_indices(num_frames, clip_frames=length, frame_stride=step, stride=stride)
+        assert found.tolist() == _slow_windows(num_frames, length, step, stride)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_windows_hold_the_frames_they_name_at_their_times(name: str, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    video = LongVideo(write_video(tmp_path / "video", recipe))
+    indices = window_indices(video.num_frames, clip_frames=4, frame_stride=3, stride=5)
+    windows = list(read_windows(video, indices, crop_size=96, num_crops=1, batch_size=3, part=8))
+    assert [len(batch) for batch in windows] == [3, 3, 2, 3, 1]  # 12 windows
+    read = [numbers(window[0].numpy()) for batch in windows for window in batch]
+    assert read == indices.tolist()
+    unit = 1000 if recipe.variable else recipe.fps
+    shown = np.array(_times(recipe, np.random.default_rng((recipe.seed, 2)))) / unit
+    assert video.times[:-1] == pytest.approx(shown - shown[0], abs=1.1e-3)
+    assert len(video.times) == recipe.num_frames + 1
+    assert 0 < video.times[-1] - video.times[-2] < 0.2
+    if recipe.variable:
+        assert np.ptp(np.diff(video.times)) > 0.02  # frames over fps would be wrong
+
+
+def test_every_frame_is_decoded_and_converted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "video", RECIPES["b-frames"])
+    decoded: list[int] = []
+    converted: list[int] = []
+    frames, write = pyav._frames, pyav._write_rgb
+
+    def count_decoded(*arguments: Any) -> Any:
+        for frame in frames(*arguments):
+            decoded.append(frame.pts)
+            yield frame
+
+    def count_converted(frame: Any, *arguments: Any) -> None:
+        converted.append(frame.pts)
+        write(frame, *arguments)
+
+    monkeypatch.setattr(pyav, "_frames", count_decoded)
+    monkeypatch.setattr(pyav, "_write_rgb", count_converted)
+    video = LongVideo(path)
+    indices = window_indices(video.num_frames, clip_frames=8, frame_stride=2, stride=2)
+    assert len(indices) * 8 > 3 * len(np.unique(indices))  # they overlap a lot
+    list(read_windows(video, indices, crop_size=32, num_crops=2, batch_size=4, part=512))
+    assert len(converted) == len(set(converted)) == len(np.unique(indices))
+    assert len(decoded) == len(set(decoded)) <= video.num_frames
+
+
+def test_only_the_windows_in_work_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the video: frames are resized no further ahead than a batch needs."""
+    path = write_video(tmp_path / "video", RECIPES["plain"])
+    video = LongVideo(path)
+    given: list[int] = []
+    original = LongVideo.frames
+
+    def counted(self: LongVideo, indices: Any) -> Any:
+        for index, frame in zip(indices, original(self, indices), strict=True):
+            given.append(index)
+            yield frame
+
+    monkeypatch.setattr(LongVideo, "frames", counted)
+    indices = window_indices(61, clip_frames=4, frame_stride=1, stride=4)
+    batches = read_windows(video, indices, crop_size=32, num_crops=1, batch_size=2, part=512)
+    next(batches)
+    assert given == list(range(8))
+
+
+def test_a_damaged_video_is_not_cut_short_in_silence(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video", Recipe("mkv", "libx264", 61, size=SQUARE, gop=10))
+    whole = path.read_bytes()
+    video = LongVideo(path)
+    path.write_bytes(b"")
+    with pytest.raises(VideoReadError, match="is empty"):
+        LongVideo(path)
+    path.write_bytes(whole)
+    # What the first pass has promised, decoding does not keep
+    video._reader._packets = video._reader._packets[:30]
+    with pytest.raises(VideoReadError, match=r"frame 30 of 61 cannot be decoded"):
+        list(video.frames(range(61)))
+    with pytest.raises(VideoReadError, match="no such file"):
+        LongVideo(tmp_path / "none.mp4")
+
+
+GUARDED = WindowSettings(
+    clip_frames=4, frame_stride=3, stride=5, crop_size=32, num_crops=2, batch_size=3, part=4
+)
+
+
+def test_a_process_of_its_own_gives_the_same_windows(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video", RECIPES["variable"])
+    video = LongVideo(path)
+    indices = window_indices(61, clip_frames=4, frame_stride=3, stride=5)
+    expected = list(read_windows(video, indices, crop_size=32, num_crops=2, batch_size=3, part=4))
+    for num_workers in (0, 1):
+        reader = WindowReader(str(path), GUARDED)
+        with GuardedWindows(reader, num_workers=num_workers, timeout_s=None) as guarded:
+            assert (guarded.num_frames, guarded.fps) == (61, video.fps)
+            assert np.array_equal(guarded.times, video.times)
+            assert np.array_equal(guarded.indices, indices)
+            batches = list(guarded.batches())
+            assert [len(batch) for batch in batches] == [3, 1, 3, 1, 3, 1]
+            assert all(map(torch.equal, batches, expected))
+            assert all(map(torch.equal, guarded.batches(8), expected[4:]))
+            assert list(guarded.batches(12)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("hangs", GIVEN_UP + "reading took longer than data.decode_timeout_s (2)"),
+        ("crashes", GIVEN_UP + "its reader crashed (SIGABRT)"),
+        ("crashes_once", None),
+    ],
+)
+def test_reading_that_hangs_or_crashes_is_given_up(
+    tmp_path: Path, name: str, reason: str | None
+) -> None:
+    path = write_video(tmp_path / name, RECIPES["plain"])
+    batches: list[torch.Tensor] = []
+    with GuardedWindows(WindowDouble(str(path), GUARDED), num_workers=1, timeout_s=2) as video:
+        try:
+            for batch in video.batches():
+                batches.append(batch)
+        except VideoReadError as error:
+            assert (error.path, error.reason) == (str(path), reason)
+    whole = WindowReader(str(path), GUARDED)
+    expected = [whole(first) for first in (0, 3, 4, 7, 8, 11)]
+    assert len(batches) == (6 if reason is None else 3)
+    assert all(map(np.array_equal, batches, expected))
+    assert len((tmp_path / "tried.txt").read_text().split()) == (2 if name == "crashes" else 1)

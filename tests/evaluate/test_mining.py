@@ -1,0 +1,196 @@
+"""Numbers about mining: predictions and measurements of checkpoints, and agreement of the two."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig
+from hpm_video.config.settings import config_to_dict, load_config
+from hpm_video.evaluate.mining_quality import (
+    even_masks,
+    hardest_tokens,
+    measure_mining,
+    measured_loss,
+    predicted_loss,
+)
+from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, run_student
+from hpm_video.evaluate.reconstruction import reconstruct
+from hpm_video.method.losses import reconstruction_loss
+from hpm_video.method.masking import unit_scores
+from hpm_video.method.teacher import Teacher, score_tokens
+from hpm_video.models.build import build_model, token_grid
+from hpm_video.models.tokens import gather_tokens, normalize_targets, patchify
+from hpm_video.weights.checkpoint import save_checkpoint
+
+TINY = [
+    "data.num_frames=4", "data.crop_size=32", "model.size=tiny", "model.width=32", "model.depth=2",
+    "model.heads=2", "model.decoder_width=32", "model.decoder_heads=2", "model.decoder_depth=1",
+    "model.predictor_depth=1", "model.patch_size=8", "masking.mask_ratio=0.7",
+    "run.precision=float32",
+]  # fmt: skip
+PLAIN = ["loss.prediction=none", "masking.hard_ratio_end=0"]
+
+
+def pretrained_with(folder: Path, *settings: str) -> Pretrained:
+    """What a checkpoint of an untrained model gives, its teacher unlike its student."""
+    config = load_config(PretrainConfig, None, [*TINY, *settings])
+    grid = token_grid(config.model, num_frames=4, crop_size=32)
+    torch.manual_seed(0)
+    predicts = config.loss.prediction != "none"
+    student = build_model(config.model, grid, predict_loss=predicts)
+    teacher = None
+    if config.masking.mines:
+        teacher = Teacher(build_model(config.model, grid, predict_loss=True)).state_dict()
+    state = {
+        "kind": "pretrain", "config": config_to_dict(config), "step": 3,
+        "model": student.state_dict(), "teacher": teacher,
+    }  # fmt: skip
+    return load_pretrained(save_checkpoint(folder, state, keep=0))
+
+
+@pytest.fixture
+def clips() -> Tensor:
+    return torch.rand(3, 3, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_scorer_is_the_teacher_then_the_student_then_none(tmp_path: Path, clips: Tensor) -> None:
+    pretrained = pretrained_with(tmp_path / "mines", "teacher.token_ratio=1")
+    assert pretrained.scorer is not None and pretrained.step == 3
+    assert not pretrained.student.training and not pretrained.scorer.training
+    generator = torch.Generator().manual_seed(0)
+    scores = score_tokens(pretrained.scorer, clips, token_ratio=1, generator=generator)
+    torch.testing.assert_close(predicted_loss(pretrained, clips), scores)
+
+    predicts = pretrained_with(tmp_path / "predicts", "masking.hard_ratio_end=0")
+    theirs = dict(predicts.student.named_parameters())
+    for name, parameter in predicts.scorer.named_parameters():
+        assert torch.equal(parameter, theirs[name])
+
+    plain = pretrained_with(tmp_path / "plain", *PLAIN)
+    assert plain.scorer is None
+    with pytest.raises(ValueError, match=r"no loss predictor.*must be ranking or absolute"):
+        predicted_loss(plain, clips)
+    with pytest.raises(ValueError, match="no loss predictor"):
+        measure_mining(plain, clips, num_masks=1, seed=0)
+    assert measured_loss(plain, clips, num_masks=2, seed=0).isfinite().all()
+
+
+def test_sparse_views_are_averaged_and_follow_the_seed(tmp_path: Path, clips: Tensor) -> None:
+    pretrained = pretrained_with(tmp_path, "teacher.token_ratio=0.25")
+    assert pretrained.scorer is not None
+    generator = torch.Generator().manual_seed(5)
+    draws = [
+        score_tokens(pretrained.scorer, clips, token_ratio=0.25, view="spread", generator=generator)
+        for _ in range(3)
+    ]
+    mean = predicted_loss(pretrained, clips, seed=5, num_views=3)
+    torch.testing.assert_close(mean, torch.stack(draws).mean(dim=0))
+    before = torch.get_rng_state()
+    assert not torch.equal(predicted_loss(pretrained, clips, seed=6), draws[0])
+    assert torch.equal(predicted_loss(pretrained, clips, seed=5), draws[0])
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ValueError, match=r"num_views \(0\) must be at least 1"):
+        predicted_loss(pretrained, clips, num_views=0)
+
+
+@pytest.mark.parametrize("ratio", ["0.1", "0.5", "0.9"])
+def test_masks_hide_every_unit_equally_often(tmp_path: Path, clips: Tensor, ratio: str) -> None:
+    settings = f"masking.mask_ratio={ratio}", "masking.tube_length=1"
+    pretrained = pretrained_with(tmp_path, *settings)
+    masks = torch.stack(list(even_masks(pretrained, clips, num_masks=4, seed=0)))
+    assert len(masks) == max(4, -(-32 // int(32 * float(ratio))))
+    assert (masks.sum(dim=2) == int(32 * float(ratio))).all()
+    counts = masks.sum(dim=0)  # (B, N)
+    assert counts.min() >= 1 and counts.max() - counts.min() <= 1
+    assert not torch.equal(masks[0, 0], masks[0, 1])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_measured_loss_is_the_mean_over_masks(
+    tmp_path: Path, clips: Tensor, normalize: bool
+) -> None:
+    pretrained = pretrained_with(tmp_path, f"loss.normalize_targets={normalize}")
+    targets = patchify(clips, pretrained.grid)
+    targets = normalize_targets(targets) if normalize else targets
+    losses: list[list[list[float]]] = [[[] for _ in range(32)] for _ in clips]
+    for mask in even_masks(pretrained, clips, num_masks=3, seed=7):
+        output = run_student(pretrained, clips, mask)
+        values = reconstruction_loss(output.reconstruction, gather_tokens(targets, output.masked))
+        for row, (tokens, token_losses) in enumerate(zip(output.masked, values, strict=True)):
+            for token, value in zip(tokens.tolist(), token_losses.tolist(), strict=True):
+                losses[row][token].append(value)
+    expected = torch.tensor([[np.mean(token) for token in row] for row in losses])
+    measured = measured_loss(pretrained, clips, num_masks=3, seed=7)
+    torch.testing.assert_close(measured, expected.float())
+    with pytest.raises(ValueError, match=r"num_masks \(0\) must be at least 1"):
+        measured_loss(pretrained, clips, num_masks=0, seed=0)
+
+
+def test_report(tmp_path: Path, clips: Tensor) -> None:
+    pretrained = pretrained_with(tmp_path, "masking.tube_length=1")
+    report = measure_mining(pretrained, clips, num_masks=3, seed=2)
+    assert 0 <= report.rank_accuracy <= 1 and report.coverage is None
+    torch.testing.assert_close(report.predicted, predicted_loss(pretrained, clips, seed=2))
+    pairs = zip(report.predicted.numpy(), report.measured.numpy(), strict=True)
+    expected = np.mean([scipy.stats.spearmanr(*pair).statistic for pair in pairs])
+    assert report.spearman == pytest.approx(expected)
+
+
+def test_coverage_is_1_by_chance_and_4_at_best(tmp_path: Path, clips: Tensor) -> None:
+    pretrained = pretrained_with(tmp_path)  # 16 tubes of 2 tokens
+    scores = unit_scores(predicted_loss(pretrained, clips), pretrained.grid, 2)
+    hardest = torch.zeros_like(scores).scatter(1, scores.topk(4, dim=1).indices, 1.0)
+    for moving, expected in ((torch.ones(3, 16), 1.0), (hardest, 4.0), (1 - hardest, 0.0)):
+        report = measure_mining(pretrained, clips, num_masks=1, seed=0, moving=moving.repeat(1, 2))
+        assert report.coverage == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"moving of shape \(3, 16\) must be \(3, 32\)"):
+        measure_mining(pretrained, clips, num_masks=1, seed=0, moving=hardest)
+    with pytest.raises(ValueError, match="moving must cover"):
+        measure_mining(pretrained, clips, num_masks=1, seed=0, moving=torch.zeros(3, 32))
+
+
+def test_hardest_tokens_are_whole_tubes_of_the_highest_scores(tmp_path: Path) -> None:
+    pretrained = pretrained_with(tmp_path)  # 11 of 16 tubes are masked
+    scores = torch.arange(32.0)[None]  # the tubes get harder in raster order
+    chosen = hardest_tokens(pretrained, scores, hard_ratio=0.5)
+    assert chosen.reshape(2, 16).tolist() == [[False] * 11 + [True] * 5] * 2
+    assert not hardest_tokens(pretrained, scores, hard_ratio=0.0).any()
+    config = pretrained.config
+    single = replace(config, masking=replace(config.masking, tube_length=1))
+    chosen = hardest_tokens(replace(pretrained, config=single), scores, hard_ratio=0.5)
+    assert chosen[0].nonzero().min() == 32 - 11
+
+
+def test_plain_reconstruction_is_the_prediction(tmp_path: Path, clips: Tensor) -> None:
+    pretrained = pretrained_with(tmp_path, "loss.normalize_targets=false")
+    mask = next(even_masks(pretrained, clips, num_masks=1, seed=0))
+    made = patchify(reconstruct(pretrained, clips, mask), pretrained.grid)
+    output = run_student(pretrained, clips, mask)
+    expected = output.reconstruction.clamp(0, 1)
+    torch.testing.assert_close(gather_tokens(made, output.masked), expected)
+    assert torch.equal(made[~mask], patchify(clips, pretrained.grid)[~mask])
+
+
+def test_honest_reconstruction_knows_nothing_of_what_is_masked(
+    tmp_path: Path, clips: Tensor
+) -> None:
+    pretrained = pretrained_with(tmp_path)
+    grid = pretrained.grid
+    mask = next(even_masks(pretrained, clips, num_masks=1, seed=0))
+    honest = patchify(reconstruct(pretrained, clips, mask), grid)
+    pixels = mask.reshape(3, 1, 2, 1, 4, 1, 4, 1).expand(-1, 3, -1, 2, -1, 8, -1, 8)
+    darker = torch.where(pixels.reshape(clips.shape), clips / 2, clips)
+    again = patchify(reconstruct(pretrained, darker, mask), grid)
+    assert torch.equal(honest, again)
+
+    # With the true statistics, a model that predicts 0 paints the true mean colour of each token.
+    torch.nn.init.zeros_(pretrained.student.reconstructor.head.weight)  # type: ignore[union-attr]
+    true = patchify(reconstruct(pretrained, clips, mask, true_statistics=True), grid)
+    colours = patchify(clips, grid).unflatten(-1, (-1, 3)).mean(dim=2, keepdim=True)
+    painted = true.unflatten(-1, (-1, 3))[mask]
+    torch.testing.assert_close(painted, colours[mask].expand_as(painted))

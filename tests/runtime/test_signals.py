@@ -1,0 +1,33 @@
+"""Signals that end jobs."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from hpm_video.runtime.signals import stop_on_signal
+
+
+@pytest.fixture(autouse=True)
+def _own_handler() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_after_an_error_of_one_process_of_several_sigterm_stays_without_effect(
+    is_alone: bool,
+) -> None:
+    with pytest.raises(ValueError, match="broken"), stop_on_signal(is_alone=is_alone):
+        raise ValueError("broken")
+    assert (signal.getsignal(signal.SIGTERM) == signal.SIG_IGN) == is_alone
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_signal_is_a_flag_and_its_handler_goes(is_alone: bool) -> None:
+    with stop_on_signal(is_alone=is_alone) as flag:
+        assert not flag
+        signal.raise_signal(signal.SIGTERM)
+        assert flag.name == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN

@@ -1,0 +1,630 @@
+"""`hpm-video submit`: what it asks of the cluster, what it refuses, and what it leaves."""
+
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+
+import fake_slurm
+import pytest
+import yaml
+
+import hpm_video
+from hpm_video.cli.main import main
+from hpm_video.config import PretrainConfig
+from hpm_video.config.settings import load_config
+from hpm_video.slurm.options import SlurmConfig
+from hpm_video.slurm.snapshot import Snapshot
+from hpm_video.slurm.sweep import combinations
+from hpm_video.slurm.times import duration, minutes_of
+from hpm_video.train.run.logs import read_records
+
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.FakeSlurm:
+    """A faked SLURM, and a working directory ``here`` with a list of videos and a YAML."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "list.csv").write_text("path\nvideo.mp4\n")
+    (here / "run.yaml").write_text("optim:\n  epochs: 100\n")
+    monkeypatch.chdir(here)
+    return fake_slurm.install(tmp_path, monkeypatch)
+
+
+JOB = ("pretrain", "run.yaml", "data.manifest=list.csv", "run.output_dir=runs/one")
+
+
+def _dry_run(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    capsys.readouterr()
+    assert main(["submit", "--dry-run", *words]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def _refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line of a refusal, which leaves nothing."""
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    assert main(["submit", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("hpm-video submit: ")
+    assert sorted(Path().rglob("*")) == before
+    return captured.err
+
+
+def _submitted_arguments(folder: Path) -> dict[str, list[str]]:
+    """What the jobs of a folder are to run, by their ids: what submitit wrote is ours."""
+    return {
+        file.name.removesuffix("_submitted.pkl"): pickle.loads(file.read_bytes()).function.arguments
+        for file in sorted(folder.glob("*_submitted.pkl"))
+    }
+
+
+# ---------------------------------------------------------------- the script
+
+
+def test_every_line_of_the_script_is_that_of_an_option(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [
+        *("--nodes", "2", "--gpus-per-node", "4", "--cpus-per-task", "10", "--mem", "400G"),
+        *("--time", "1-12:30", "--partition", "low", "--account", "lab", "--qos", "fast"),
+        *("--constraint", "a100", "--dependency", "afterok:7", "--comment", "mine"),
+        *("--signal-delay-s", "300", "--extra", "mail-user=me@lab", "--extra", "exclusive"),
+    ]
+    lines = _dry_run(capsys, *JOB, *options, "--setup", "module load a", "--setup", "echo $HOME")
+    folder = f"{os.getcwd()}/runs/one/slurm"
+    code = re.search(rf"{folder}/code/[0-9a-f]{{12}}", "\n".join(lines))[0]
+    config = re.search(rf"{folder}/configs/run-[0-9a-f]{{12}}.yaml", lines[-1])[0]
+    assert lines == [
+        "#!/bin/bash",
+        "",
+        "# Parameters",
+        "#SBATCH --account=lab",
+        "#SBATCH --comment=mine",
+        "#SBATCH --constraint=a100",
+        "#SBATCH --cpus-per-task=10",
+        "#SBATCH --dependency=afterok:7",
+        "#SBATCH --exclusive",
+        "#SBATCH --gpus-per-node=4",
+        "#SBATCH --job-name=pretrain-one",
+        "#SBATCH --mail-user=me@lab",
+        "#SBATCH --mem=400G",
+        "#SBATCH --nodes=2",
+        "#SBATCH --ntasks-per-node=4",
+        "#SBATCH --open-mode=append",
+        f"#SBATCH --output={folder}/%j_0_log.out",
+        "#SBATCH --partition=low",
+        "#SBATCH --qos=fast",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=USR2@300",
+        "#SBATCH --time=2190",
+        "",
+        "# setup",
+        "module load a",
+        "echo $HOME",
+        f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1",
+        "",
+        "# command",
+        "export SUBMITIT_EXECUTOR=slurm",
+        f"srun --unbuffered --output {folder}/%j_%t_log.out --cpus-per-task=10 "
+        f"--kill-on-bad-exit=1 {sys.executable} -u -m submitit.core._submit {folder}",
+        "",
+        f"# task 0: hpm-video pretrain {config} data.manifest=list.csv run.output_dir=runs/one",
+    ]
+    assert not Path("runs").exists()
+    assert slurm.calls("sbatch") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "there", "absent"),
+    [
+        ([], ["--nodes=1", "--gpus-per-node=1", "--ntasks-per-node=1", "--time=1440"], "--mem="),
+        (["--gpus-per-node", "0"], ["--ntasks-per-node=1"], "gpus"),
+        (["--gpus-per-node", "4"], ["--gpus-per-node=4", "--ntasks-per-node=4"], "--array"),
+        (["--gpus-per-node=4", "--tasks-per-node=1"], ["--ntasks-per-node=1"], "--array"),
+        (["data.num_workers=3"], ["--cpus-per-task=4"], "--partition"),
+        (["--mem", "0"], ["--mem=0"], "--wckey"),
+        (["--extra", "job-name=mine"], ["--job-name=mine"], "pretrain-one"),
+        (["--sweep", "run.seed=1,2,3"], ["--array=0-2%3", "%A_%a_0_log.out"], "%j"),
+        (["--sweep", "run.seed=1,2,3", "--array", "%2"], ["--array=0-2%2"], "%j"),
+    ],
+)
+def test_defaults_and_what_follows_from_an_option(
+    slurm: fake_slurm.FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    there: list[str],
+    absent: str,
+) -> None:
+    head = [line for line in _dry_run(capsys, *JOB, *words) if line.startswith("#SBATCH ")]
+    for text in there:
+        assert sum(text in line for line in head) == 1, (text, head)
+    assert not [line for line in head if absent in line]
+
+
+def test_cores_by_default_are_no_more_than_a_node_has(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (*JOB, "data.num_workers=8")
+    assert "#SBATCH --cpus-per-task=9" in _dry_run(capsys, *settings, "--gpus-per-node", "1")
+    assert "#SBATCH --cpus-per-task=2" in _dry_run(capsys, *settings, "--gpus-per-node", "8")
+
+
+def test_options_may_stand_before_and_after_the_job(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = _dry_run(capsys, *JOB, "--nodes", "2", "--setup", "a", "--setup", "b")
+    assert _dry_run(capsys, "--nodes", "2", "--setup", "a", *JOB, "--setup", "b") == expected
+
+
+def test_a_dry_run_needs_no_slurm(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.remove("sinfo", "sbatch", "srun", "squeue", "sacct")
+    assert "#SBATCH --nodes=500" in _dry_run(capsys, *JOB, "--nodes", "500")
+
+
+def test_a_transcoding_is_an_array_of_its_parts(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("data", "transcode", "list.csv", "-o", "small", "--timeout", "9", "--array", "3%2")
+    lines = _dry_run(capsys, *words)
+    assert "#SBATCH --array=0-2%2" in lines
+    assert not [line for line in lines if "gpus" in line or "cpus" in line]
+    assert "#SBATCH --cpus-per-task=8" in _dry_run(capsys, *words, "--workers", "7")
+    whole = "hpm-video data transcode list.csv -o small --timeout 9"
+    assert lines[-3:] == [f"# task {k}: {whole} --part {k + 1}/3" for k in range(3)]
+    main(["submit", *words])
+    told = capsys.readouterr().out
+    assert f"afterwards  {whole}\n" in told
+    assert list(_submitted_arguments(Path("outputs/slurm"))) == ["42_0", "42_1", "42_2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("90", 90),
+        ("90:00", 90),
+        ("1:01", 2),
+        ("00:30", 1),
+        ("12:30:00", 750),
+        ("2:00:01", 121),
+        ("3-0", 4320),
+        ("1-12", 2160),
+        ("1-12:30", 2190),
+        ("2-00:00:30", 2881),
+    ],
+)
+def test_times_are_read_as_slurm_does(text: str, minutes: int) -> None:
+    assert minutes_of(text) == minutes
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "soon", "1h", "1:2:3:4", "1-", "-1", "1-1:2:3:4", "0", "0:00", "1:60", "1-24", "1.5", "٣"],
+)
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^slurm\.time \(.*\) must be ") as caught:
+        minutes_of(text, name="slurm.time")
+    assert "\n" not in str(caught.value)
+
+
+def test_durations() -> None:
+    shown = [duration(seconds) for seconds in (-1, 42.4, 61, 3600, 11225, 86400, 1047600)]
+    assert shown == ["0:00", "0:42", "1:01", "1:00:00", "3:07:05", "1d 00h", "12d 03h"]
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--time", "soon"], ["slurm.time (soon)", "HH:MM:SS"]),
+        (["--time", "3-00:00:00"], ["slurm.time (3d 00h)", "2d 00h", "partition low"]),
+        (["--time", "1", "--signal-delay-s", "60"], ["slurm.signal_delay_s (60)", "(1)"]),
+        (["--gpus-per-node", "9"], ["slurm.gpus_per_node (9)", "8", "partition low"]),
+        (["--gpus-per-node", "1", "--partition", "high"], ["slurm.gpus_per_node (1)", "high"]),
+        (["--nodes", "4"], ["slurm.nodes (4)", "3", "partition low"]),
+        (["--nodes", "3", "--cpus-per-task", "30"], ["slurm.nodes (3)", "at most 2"]),
+        (["--gpus-per-node", "8", "--cpus-per-task", "3"], ["slurm.cpus_per_task (3)", "most 2"]),
+        (["--partition", "nowhere"], ["slurm.partition (nowhere)", "high, low"]),
+        (["--nodes", "two"], ["slurm.nodes (two)", "a whole number"]),
+        (["--nodes", "0"], ["slurm.nodes (0)", "at least 1"]),
+        (["--gpus-per-node", "-1"], ["slurm.gpus_per_node (-1)", "at least 0"]),
+        (["--mem", "much"], ["slurm.mem (much)", "400G"]),
+        (["--array", "x"], ["slurm.array (x)", "N%M"]),
+        (["--array", "4"], ["slurm.array (4)", "data transcode"]),
+        (["--extra", "nodes=4"], ["slurm.extra (nodes=4)", "slurm.nodes"]),
+        (["--extra", "ntasks-per-node=4"], ["slurm.tasks_per_node"]),
+        (["--extra", "array=0-3"], ["slurm.extra (array=0-3)"]),
+        (["--extra", "two words"], ["slurm.extra (two words)", "key=value"]),
+        (["--comment", "a\nb"], ["slurm.comment", "one line"]),
+        (["--cluster", "cloud"], ["cloud", "slurm", "local"]),
+        (["--cluster", "local", "--nodes", "2"], ["slurm.nodes (2)", "local"]),
+        (["--cluster", "local", "--sweep", "run.seed=1,2"], ["2 tasks", "debug"]),
+        (["--node", "2"], ["pretrain: ", "--node 2"]),
+        (["optim.epoch=3"], ["optim.epoch ", "optim.epochs"]),
+        (["masking.mask_ratio=2"], ["masking.mask_ratio (2"]),
+        (["run.output_dir=null"], ["run.output_dir (null)"]),
+        (["run.output_dir=a%b"], ["run.output_dir (a%b)"]),
+        (["run.output_dir=list.csv"], ["run.output_dir (list.csv)", "is a file"]),
+        (["data.manifest=none.csv"], ["data.manifest (none.csv)", "does not exist"]),
+        (["data.manifest=[]"], ["data.manifest ([])"]),
+        (["model.init=none.pt"], ["model.init (none.pt)", "does not exist"]),
+        (["--folder", "list.csv/x"], ["folder (list.csv/x)", "is a file"]),
+        (["--sweep", "optim.bas_lr=1,2"], ["optim.bas_lr", "optim.base_lr"]),
+        (["--sweep", "masking.hard_ratio_end=.5,2"], ["masking.hard_ratio_end (2"]),
+        (["--sweep", "run.seed"], ["sweep (run.seed)", "group.key=value"]),
+        (["--sweep", "run.seed=1,"], ["sweep (run.seed=1,)"]),
+        (["--sweep", "run.seed=1,1"], ["each value once"]),
+        (["--sweep", "run.seed=1 run.seed=2"], ["run.seed once"]),
+        (["--sweep", "run.output_dir=a,b"], ["run.output_dir"]),
+        (["--sweep", " "], ["sweep ()"]),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_is_made(
+    slurm: fake_slurm.FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    parts: list[str],
+) -> None:
+    line = _refusal(capsys, *JOB, *words)
+    for part in parts:
+        assert part in line
+    assert slurm.calls("sbatch") == []
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], ["job ()", "pretrain, finetune, evaluate", "data"]),
+        (["demo"], ["job (demo)"]),
+        (["data", "toy", "-o", "x"], ["job (data toy)", "check or transcode"]),
+        (["data", "check", "none.csv"], ["manifest (none.csv) does not exist"]),
+        (["data", "check", "list.csv", "--nodes", "2"], ["slurm.nodes (2)", "data check"]),
+        (["data", "check", "list.csv", "--array", "2"], ["slurm.array (2)", "data check"]),
+        (["data", "check", "list.csv", "--sweep", "a=1,2"], ["sweep (a=1,2)", "data check"]),
+        (["data", "transcode", "list.csv"], ["data: ", "-o"]),
+        (["data", "transcode", "list.csv", "-o", "x", "--part=1/2", "--array=2"], ["part (1/2)"]),
+        (["evaluate", "none", "--manifest", "list.csv"], ["checkpoint (none) does not exist"]),
+        (["evaluate", "run.yaml", "--manifest", "list.csv", "device=gpu"], ["device (gpu)"]),
+        (["evaluate", "run.yaml", "--manifest", "x.csv"], ["manifest (x.csv) does not exist"]),
+        (
+            ["evaluate", "run.yaml", "--manifest", "list.csv", "--sweep", "precision=float32"],
+            ["sweep (precision=float32)", "-o DIR"],
+        ),
+        (["probe", "run.yaml", "--train", "list.csv", "--val", "x.csv"], ["val (x.csv) does not"]),
+        (["probe", "run.yaml", "--train", "x.csv", "--val", "list.csv"], ["train (x.csv) does"]),
+        (["features", "run.yaml", "--video", "x.mp4", "-o", "f.npz"], ["video (x.mp4) does not"]),
+        (
+            ["features", "run.yaml", "--video", "list.csv", "-o", "f.npz", "--sweep", "root=a,b"],
+            ["sweep (root=a,b)", "features"],
+        ),
+        (["features", "run.yaml", "--video", "list.csv", "-o", "f.npz", "--gpu=1"], ["--gpu=1"]),
+        (["pretrain"], ["pretrain: ", "CONFIG.yaml"]),
+        (["pretrain", "none.yaml"], ["config (none.yaml) does not exist"]),
+    ],
+)
+def test_other_jobs_are_checked_too(
+    slurm: fake_slurm.FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    parts: list[str],
+) -> None:
+    line = _refusal(capsys, *words)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("finetune", "run.yaml", "data.manifest=list.csv", "run.output_dir=runs/fine"),
+        ("evaluate", "run.yaml", "--manifest", "list.csv", "-o", "out", "num_workers=2"),
+        ("probe", "run.yaml", "--train", "list.csv", "--val", "list.csv", "num_workers=2"),
+        ("features", "run.yaml", "--manifest", "list.csv", "-o", "f.npz", "num_workers=2"),
+        ("data", "check", "list.csv", "--workers", "2"),
+        ("data", "transcode", "list.csv", "-o", "small", "--workers", "2"),
+    ],
+)
+def test_every_job_can_be_submitted_as_it_is_called(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """Settings stand behind options too, as in the job's own command line."""
+    lines = _dry_run(capsys, *words)
+    (task,) = (line for line in lines if line.startswith("# task 0: "))
+    assert task.startswith(f"# task 0: hpm-video {words[0]} ")
+    assert ("#SBATCH --cpus-per-task=3" in lines) == (words[0] != "finetune")
+
+
+def test_without_slurm_there_is_a_way_out(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.remove("sinfo", "sbatch")
+    line = _refusal(capsys, *JOB)
+    for word in ("sbatch", "--cluster local", "--dry-run"):
+        assert word in line
+
+
+def test_what_sbatch_refuses_leaves_nothing(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.say("sbatch", "", error="sbatch: error: Invalid account\n", code=1)
+    line = _refusal(capsys, *JOB)
+    assert line == "hpm-video submit: sbatch refused the job: Invalid account\n"
+    folder = Path("runs/one/slurm")
+    folder.mkdir(parents=True)
+    (folder / "jobs.jsonl").write_text("")
+    _refusal(capsys, *JOB)
+    assert folder.is_dir()
+
+
+def test_what_another_job_is_to_make_need_not_be_there(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _dry_run(capsys, *JOB, "model.init=runs/none", "--dependency", "afterok:7")
+
+
+def test_a_run_is_not_queued_twice(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", *JOB]) == 0
+    slurm.say("squeue", "42|PENDING|Priority|N/A\n")
+    line = _refusal(capsys, *JOB)
+    assert "runs/one) is that of job 42 (PENDING)" in line
+    assert main(["submit", *JOB, "--dependency", "afterany:42"]) == 0
+    slurm.say("squeue", "42|TIMEOUT|None|N/A\n")
+    assert main(["submit", *JOB]) == 0
+
+
+# ---------------------------------------------------------------- the YAML
+
+
+def test_the_yaml_may_say_what_the_command_line_does(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """12:30:00 is a time, though YAML 1.1 would read a number of base 60; the rest as typed."""
+    Path("run.yaml").write_text(
+        "optim: {epochs: 100}\n"
+        "slurm:\n  nodes: 3\n  gpus_per_node: 4\n  time: 12:30:00\n  mem: null\n  partition:\n"
+        "  setup: [module load a, 'echo ${HOME}']\n  extra: mail-user=me\n"
+    )
+    lines = _dry_run(capsys, *JOB, "--nodes", "2")
+    for line in ("--nodes=2", "--gpus-per-node=4", "--time=750", "--mail-user=me"):
+        assert f"#SBATCH {line}" in lines
+    assert "echo ${HOME}" in lines
+    assert not [line for line in lines if "--mem" in line or "--partition" in line]
+
+
+@pytest.mark.parametrize(
+    ("section", "parts"),
+    [
+        ("{nods: 2}", ["slurm.nods", "slurm.nodes"]),
+        ("{nodes: [1]}", ["slurm.nodes", "a whole number"]),
+        ("{time: soon}", ["slurm.time (soon)"]),
+        ("[nodes]", ["slurm ([nodes]) must be a group"]),
+        ("{setup: {a: b}}", ["slurm.setup", "a list"]),
+    ],
+)
+def test_mistakes_in_the_section(
+    slurm: fake_slurm.FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    section: str,
+    parts: list[str],
+) -> None:
+    Path("run.yaml").write_text(f"slurm: {section}\n")
+    line = _refusal(capsys, *JOB)
+    for part in parts:
+        assert part in line
+
+
+def test_the_section_is_none_of_the_jobs_settings(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("slurm: {nodes: 3, time: 1:00}\noptim: {epochs: 100}\n")
+    (tmp_path / "b.yaml").write_text("optim: {epochs: 100}\n")
+    one, other = (load_config(PretrainConfig, tmp_path / name) for name in ("a.yaml", "b.yaml"))
+    assert one == other
+    with pytest.raises(ValueError, match="setting slurm is unknown"):
+        load_config(PretrainConfig, None, ["slurm.nodes=3"])
+
+
+@pytest.mark.parametrize("name", ["ssv2_base", "kinetics400_base"])
+def test_the_recipes_have_1024_videos_a_step(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    slurm.remove("sinfo")
+    file = Path(__file__).parents[2] / "configs" / "pretrain" / f"{name}.yaml"
+    assert main(["submit", "pretrain", str(file), *JOB[2:]]) == 0
+    told = capsys.readouterr().out
+    assert "8 nodes x 8 processes" in told
+    assert re.search(r"^videos +1,024 per step", told, re.MULTILINE)
+
+
+def test_every_option_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the documentation, and where one asks for help, before or after the job."""
+    text = (Path(__file__).parents[2] / "docs" / "slurm.md").read_text()
+    options = ["--" + item.name.replace("_", "-") for item in fields(SlurmConfig)]
+    for words in (["--help"], ["pretrain", "--help"]):
+        with suppress(SystemExit):
+            main(["submit", *words])
+        said = capsys.readouterr().out
+        for option in [*options, "--sweep", "--folder", "--cluster", "--dry-run"]:
+            assert option in text
+            assert option in said
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def test_a_sweep_is_all_combinations() -> None:
+    runs = combinations("optim.base_lr=1e-4,3e-4 optim.betas=[0.9,0.95],[0.8,0.9]")
+    assert [run.settings for run in runs] == [
+        ("optim.base_lr=1e-4", "optim.betas=[0.9,0.95]"),
+        ("optim.base_lr=1e-4", "optim.betas=[0.8,0.9]"),
+        ("optim.base_lr=3e-4", "optim.betas=[0.9,0.95]"),
+        ("optim.base_lr=3e-4", "optim.betas=[0.8,0.9]"),
+    ]
+    assert [run.name for run in runs][:2] == [
+        "base_lr=1e-4,betas=_0.9_0.95_",
+        "base_lr=1e-4,betas=_0.8_0.9_",
+    ]
+
+
+def test_names_of_folders_tell_runs_apart() -> None:
+    runs = combinations("data.root=a/b,a_b,'a b' optim.min_lr=1 model.init=x optim.warmup_lr=2")
+    assert len({run.name for run in runs}) == 3
+    assert all("/" not in run.name and " " not in run.name for run in runs)
+    (run,) = combinations("data.batch_size=2 evaluation.batch_size=3")
+    assert run.name == "data.batch_size=2,evaluation.batch_size=3"
+
+
+def test_each_run_of_a_sweep_has_a_folder_of_its_own(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", *JOB, "--sweep", "optim.base_lr=1e-4,3e-4 run.seed=1,2"]) == 0
+    told = capsys.readouterr().out
+    arguments = _submitted_arguments(Path("runs/one/slurm"))
+    rows = [("1e-4", "1"), ("1e-4", "2"), ("3e-4", "1"), ("3e-4", "2")]
+    for task, (lr, seed) in enumerate(rows):
+        name = f"runs/one/base_lr={lr},seed={seed}"
+        assert re.search(rf"^ +42_{task} +{name} +optim.base_lr={lr} run.seed={seed}$", told, re.M)
+        config = load_config(PretrainConfig, *_config_of(arguments[f"42_{task}"]))
+        assert config.run.output_dir == name
+        assert (config.optim.base_lr, config.run.seed) == (float(lr), int(seed))
+        assert config.optim.epochs == 100
+    (script,) = Path("runs/one/slurm").glob("42_submission.sh")
+    assert "#SBATCH --array=0-3%4\n" in script.read_text()
+    assert len(slurm.calls("sbatch")) == 1
+
+
+def _config_of(arguments: list[str]) -> tuple[str, list[str]]:
+    job, config, *settings = arguments
+    assert job == "pretrain"
+    return config, settings
+
+
+def test_each_evaluation_of_a_sweep_has_results_of_its_own(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("evaluate", "run.yaml", "--manifest", "list.csv", "-o", "out")
+    lines = _dry_run(capsys, *words, "--sweep", "evaluation.num_clips=1,2")
+    for task in (0, 1):
+        (line,) = (line for line in lines if line.startswith(f"# task {task}: "))
+        number = f"num_clips={task + 1}"
+        assert line.endswith(f" evaluation.{number} --output-dir=out/{number}")
+
+
+# ---------------------------------------------------------------- the snapshot
+
+
+def test_the_job_imports_the_copy_wherever_it_starts(
+    slurm: fake_slurm.FakeSlurm, tmp_path: Path
+) -> None:
+    """The working directory and PYTHONPATH may hold other versions of the package."""
+    assert main(["submit", *JOB]) == 0
+    other = Path("hpm_video")
+    other.mkdir()
+    (other / "__init__.py").write_text("raise SystemExit('the sources of today')")
+    srun = slurm.folder / "srun"
+    # -c puts the working directory first, as -m does, by which the script starts submitit
+    srun.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'import hpm_video; print(hpm_video.__file__)'\n"
+    )
+    (script,) = Path("runs/one/slurm").glob("42_submission.sh")
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    answer = subprocess.run(
+        ["/bin/bash", str(script)], env=environment, capture_output=True, text=True, check=True
+    )
+    assert Path(answer.stdout.strip()).is_relative_to(Path("runs/one/slurm/code").absolute())
+
+
+def test_the_job_reads_a_copy_of_the_yaml(slurm: fake_slurm.FakeSlurm) -> None:
+    assert main(["submit", *JOB]) == 0
+    Path("run.yaml").write_text("optim: {epochs: 3}\n")
+    ((_, config, *settings),) = _submitted_arguments(Path("runs/one/slurm")).values()
+    assert load_config(PretrainConfig, config, settings).optim.epochs == 100
+    # The same words as typed: relative paths start where they did
+    assert settings == list(JOB[2:])
+
+
+def test_a_copy_holds_contents_and_not_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "hpm_video"
+    (package / "data" / "__pycache__").mkdir(parents=True)
+    (package / "data" / "__pycache__" / "a.pyc").write_bytes(b"x")
+    (package / "__init__.py").write_text("one")
+    (tmp_path / "elsewhere.py").write_text("linked")
+    (package / "data" / "a.py").symlink_to(tmp_path / "elsewhere.py")
+    monkeypatch.setattr(hpm_video, "__file__", str(package / "__init__.py"))
+    snapshot = Snapshot(tmp_path / "slurm")
+    snapshot.write()
+    (tmp_path / "elsewhere.py").write_text("changed")
+    (package / "__init__.py").write_text("two")
+    files = {str(p.relative_to(snapshot.code)) for p in snapshot.code.rglob("*") if p.is_file()}
+    assert files == {"hpm_video/__init__.py", "hpm_video/data/a.py"}
+    assert (snapshot.code / "hpm_video/data/a.py").read_text() == "linked"
+    assert (snapshot.code / "hpm_video/__init__.py").read_text() == "one"
+    assert not (snapshot.code / "hpm_video/data/a.py").is_symlink()
+    assert Snapshot(tmp_path / "slurm").code != snapshot.code
+    again = Snapshot(tmp_path / "slurm")
+    again.write()
+    assert Snapshot(tmp_path / "slurm").code == again.code
+    assert len(list((tmp_path / "slurm" / "code").iterdir())) == 2
+
+
+def test_jobs_get_nothing_of_the_job_they_are_submitted_from(
+    slurm: fake_slurm.FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inherited = {"RANK": "3", "MASTER_PORT": "1", "SLURM_NTASKS": "9", "SUBMITIT_EXECUTOR": "x"}
+    kept = {"SLURM_CONF": "/etc/x", "RANKING": "1", "HOME": os.environ["HOME"]}
+    for name, value in {**inherited, **kept}.items():
+        monkeypatch.setenv(name, value)
+    dump = slurm.folder / "environment"
+    sbatch = slurm.folder / "sbatch"
+    sbatch.write_text(f"#!/bin/sh\n/usr/bin/env >{dump}\necho Submitted batch job 42\n")
+    assert main(["submit", *JOB]) == 0
+    there = dict(line.split("=", 1) for line in dump.read_text().splitlines() if "=" in line)
+    assert not inherited.keys() & there.keys()
+    assert kept.items() <= there.items()
+    assert os.environ["RANK"] == "3"
+
+
+# ---------------------------------------------------------------- without a cluster
+
+
+def test_debug_runs_here_and_now(
+    tmp_path: Path, pretrain_arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUBMITIT_FOLDER", "")
+    arguments = pretrain_arguments(tmp_path / "run", "optim.epochs=1")
+    assert main(["submit", *arguments, "--cluster", "debug", "--gpus-per-node", "0"]) == 0
+    assert read_records(tmp_path / "run")[-1]["step"] == 6
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["optim"]["epochs"] == 1
+
+
+def test_local_runs_in_the_background(
+    tmp_path: Path, pretrain_arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Followed to its end, and listed; a run folder that submission has touched is still free."""
+    arguments = pretrain_arguments(tmp_path / "run", "optim.epochs=1")
+    assert main(["submit", *arguments, "--cluster", "local", "--gpus-per-node", "0"]) == 0
+    job = re.search(r"^follow +hpm-video jobs follow (\d+)$", capsys.readouterr().out, re.M)[1]
+    root = ["--root", str(tmp_path)]
+    assert main(["jobs", "follow", job, *root]) == 0
+    assert "starts from scratch" in capsys.readouterr().out
+    assert main(["jobs", *root]) == 0
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row[:4] == [job, "pretrain", "COMPLETED", "1.00/1"]
+    assert not shutil.which("sbatch") or main(["jobs", "cancel", job, *root]) == 2

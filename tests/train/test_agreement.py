@@ -1,0 +1,91 @@
+"""What one process wishes for, all hear at the same step."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hpm_video.runtime.distributed import World
+from hpm_video.train.run import agreement
+from hpm_video.train.run.agreement import Agreement
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the other one of two processes sends: a number and two wishes."""
+    theirs = [0.0, 0.0, 0.0]
+    monkeypatch.setattr(
+        agreement,
+        "mean_over_processes",
+        lambda values, world: (values + torch.tensor(theirs, device=values.device)) / 2,
+    )
+    return theirs
+
+
+@pytest.mark.parametrize(("device", "delay"), [("cpu", 0), ("cuda", 1)])
+def test_wishes_are_heard_whoever_has_them(others: list[float], device: str, delay: int) -> None:
+    """On a GPU one step later, so that nobody waits for it."""
+    mine = [False, False]
+    ours = Agreement(World(1, 2, torch.device(device)), lambda: mine)
+    heard = []
+    for step in range(6):
+        mine[0] = step in (1, 4)
+        others[:] = [3.0, 0.0, float(step in (2, 4))]
+        assert ours.exchange(torch.tensor(1.0)).item() == 2
+        heard.append(tuple(ours.heard()))
+    spoken = [(False, False), (True, False), (False, True), (False, False), (True, True)]
+    assert heard[delay : delay + 5] == spoken
+    assert heard[:delay] == [(False, False)] * delay
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_was_granted_is_not_heard_again(others: list[float], device: str) -> None:
+    mine = [True]
+    ours = Agreement(World(0, 2, torch.device(device)), lambda: mine)
+    others[:] = [0.0, 0.0]
+    for _ in range(3):
+        ours.exchange(torch.tensor(1.0))
+    assert ours.heard() == [True]
+    ours.forget()
+    mine[0] = False
+    for _ in range(3):
+        assert ours.heard() == [False]
+        ours.exchange(torch.tensor(1.0))
+
+
+def test_a_number_that_is_none_spoils_no_wish(others: list[float]) -> None:
+    ours = Agreement(World(0, 2, CPU), lambda: [True, False])
+    assert ours.exchange(torch.tensor(torch.nan)).isnan()
+    assert ours.heard() == [True, False]
+
+
+def test_alone_one_hears_oneself_at_once() -> None:
+    mine = [False]
+    alone = Agreement(World(0, 1, CPU), lambda: mine)
+    number = torch.tensor(5.0)
+    assert alone.exchange(number) is number
+    mine[0] = True
+    assert alone.heard() == [True]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_nobody_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "mean_over_processes", lambda values, world: values)
+    mine = [True, False]
+    ours = Agreement(World(0, 2, torch.device("cuda")), lambda: mine)
+    number = torch.ones((), device="cuda")
+
+    def step() -> Tensor:
+        return ours.exchange(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "__bool__", lambda tensor: pytest.fail("waits"))
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert ours.heard() == [True, False]

@@ -1,0 +1,409 @@
+"""Pages in a real browser: its masks are Python's, its overlay lies on what it is about."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from PIL import Image
+
+from hpm_video.config import DataConfig
+from hpm_video.method.masking import hard_mask, num_hard_units, num_masked_units, unit_scores
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.visualize.figures import heat_at
+from hpm_video.visualize.films import GAP, LABEL_HEIGHT, film_frames, panel_size, write_mp4
+from hpm_video.visualize.geometry import Place
+from hpm_video.visualize.picture import picture
+from hpm_video.visualize.reading import View, read_window, window_indices
+from hpm_video.visualize.scores import HardTubes
+from hpm_video.visualize.video_page import Asked, Film, video_page
+
+GRID = TokenGrid(4, 8, 8)
+TUBELET = 2
+CROP = 64  # pixels: tokens of 8
+ASKED = Asked("outputs/<pre>", step=7, settings="run: {}\n", num_masks=8)
+SIZES = {"landscape": (96, 160), "portrait": (160, 96), "odd": (97, 131), "rotated": (96, 160)}
+
+
+def show(browser: Any, film: Film, folder: Path) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    path = folder / "page.html"
+    path.write_text(video_page(film, ASKED), encoding="utf-8")
+    browser.get(path.as_uri())
+    WebDriverWait(browser, 120).until(
+        lambda b: b.execute_script("return document.documentElement.dataset.ready === 'true'")
+    )
+
+
+def pixels(browser: Any, canvas: str = "picture") -> np.ndarray:
+    """A canvas of the page, (H, W, 3)."""
+    source = browser.execute_script(f"return document.getElementById('{canvas}').toDataURL()")
+    image = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
+    return np.asarray(image.convert("RGB")).astype(float)
+
+
+def moving_square(path: Path, kind: str, *, num_frames: int = 12) -> Path:
+    """A video as displayed of SIZES[kind]: a white square of 20 pixels crosses a dark picture."""
+    height, width = SIZES[kind]
+    turned = kind == "rotated"
+    with av.open(str(path), "w") as container:
+        codec = "ffv1" if kind == "odd" else "libx264"
+        stream = container.add_stream(codec, rate=10)
+        stream.height, stream.width = (width, height) if turned else (height, width)
+        stream.pix_fmt = "bgr0" if kind == "odd" else "yuv420p"
+        if turned:
+            stream.set_display_rotation(90)
+        for number in range(num_frames):
+            frame = np.full((height, width, 3), 40, dtype=np.uint8)
+            top, left = height // 2 - 24 + 3 * number, width // 2 - 30 + 4 * number
+            frame[top : top + 20, left : left + 20] = 230
+            # The player turns it counter-clockwise, so it is stored turned clockwise
+            stored = np.ascontiguousarray(np.rot90(frame, -1)) if turned else frame
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def film_of(path: Path, view: View | None = None) -> Film:
+    """Of a video's bright parts: as if the loss were the share of each token that they cover."""
+    data = DataConfig(num_frames=8, frame_stride=1, crop_size=CROP, num_workers=0, sampling="dense")
+    view = view or View()
+    (indices,) = window_indices(12, data, view)
+    window = read_window(path, indices, data, view)
+    tubes = []
+    for crop, place in zip(window.crops, window.places, strict=True):
+        bright = crop.mean(axis=-1) > 128  # (T, S, S)
+        shares = bright.reshape(4, TUBELET, 8, 8, 8, 8).mean(axis=(1, 3, 5)).astype(np.float32)
+        mask = np.zeros((4, 8, 8), dtype=bool)
+        mask[:, :4] = True
+        tubes.append(
+            HardTubes(
+                frames=window.frames,
+                place=place,
+                crop=crop,
+                indices=indices,
+                grid=GRID,
+                predicted=shares,
+                measured=shares[:, ::-1].copy() + 0.5,
+                random_mask=mask,
+                honest=crop,
+                flattering=255 - crop,
+                spearman=0.25,
+                rank_accuracy=0.75,
+                mask_ratio=0.5,
+                hard_ratio=0.5,
+                tube_length=4,
+            )
+        )
+    return Film(path.name, (tuple(tubes),), fps=10, video_fps=10, num_frames=12)
+
+
+def middle(flags: np.ndarray) -> np.ndarray:
+    """The mean place (y, x) of what is flagged, in shares of the picture."""
+    assert flags.any()
+    return (np.argwhere(flags).mean(axis=0) + 0.5) / flags.shape
+
+
+def check_on_object(hot: np.ndarray, frame: np.ndarray, place: Place, what: str) -> None:
+    """Hot pixels (H, W) lie within a token of the square in a frame (h, w, 3), and around it."""
+    height, width = frame.shape[:2]
+    token = np.array([place.height * height, place.width * width]) / 8
+    object_there = frame.mean(axis=-1) > 128
+    apart = (middle(hot) - middle(object_there)) * (height, width)
+    assert (np.abs(apart) < token).all(), f"{what}: {apart} pixels away, a token is {token}"
+    ends = np.array([np.argwhere(hot).min(axis=0), np.argwhere(hot).max(axis=0) + 1]) / hot.shape
+    inner = np.argwhere(object_there)
+    shape = np.array([height, width])
+    assert (np.abs(ends[0] * shape - inner.min(axis=0)) < 1.3 * token).all(), what
+    assert (np.abs(ends[1] * shape - inner.max(axis=0) - 1) < 1.3 * token).all(), what
+
+
+def is_hot(picture: np.ndarray) -> np.ndarray:
+    """Where the heat is yellow to white: more red and green than dark and purple have."""
+    return (picture[..., 0] > 150) & (picture[..., 1] > 90)
+
+
+def test_a_page_needs_nothing_and_escapes_names(tmp_path: Path) -> None:
+    film = film_of(moving_square(tmp_path / "a.mp4", "portrait"))
+    hostile = replace(film, name="</script><img src=x onerror=alert(1)>{{data}}")
+    page = video_page(hostile, ASKED)
+    assert "<img src=x" not in page and page.count("</script>") == 2
+    assert "outputs/&lt;pre&gt;" in page and "&lt;img src=x" in page
+    assert "http" not in re.sub(r"http-equiv|base64,[^\"]*", "", page)
+    assert "default-src 'none'" in page and len(page) < 10_000_000
+    assert not re.search(r"\b(NaN|Infinity)\b", page.split('id="data">')[1].split("</script>")[0])
+
+
+@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("view", [View(), View(whole_frame=True)], ids=["crop", "whole"])
+def test_figures_and_films_lie_on_the_object(tmp_path: Path, kind: str, view: View) -> None:
+    video = moving_square(tmp_path / ("a.mkv" if kind == "odd" else "a.mp4"), kind)
+    film = film_of(video, view)
+    (tubes,) = film.windows[0]
+    assert tubes.frames.shape[1:3] == SIZES[kind]
+    write_mp4(film_frames(film), tmp_path / "film.mp4", fps=10)
+    height, width = panel_size(film)
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(shown) == 8
+    for number in (0, 5):
+        left = width + GAP  # the second panel: the loss predicted
+        panel = shown[number][LABEL_HEIGHT : LABEL_HEIGHT + height, left : left + width]
+        check_on_object(is_hot(panel), tubes.frames[number], tubes.place, f"mp4 {kind} {number}")
+    figure = picture(tubes, title="a")
+    figure.savefig(tmp_path / "a.png", dpi=100)
+    drawn = imread(tmp_path / "a.png")[..., :3] * 255
+    axes = figure.axes[1]  # frames and the loss predicted are the first two rows
+    step = width_of(tubes) + max(1, width_of(tubes) // 24)
+    ends = [
+        axes.transData.transform((5 * step + x - 0.5, y - 0.5))
+        for x, y in ((0, 0), (width_of(tubes), tubes.frames.shape[1]))
+    ]
+    (x0, y0), (x1, y1) = (np.round(end * 100 / figure.dpi).astype(int) for end in ends)
+    part = drawn[len(drawn) - y0 : len(drawn) - y1, x0:x1]
+    check_on_object(is_hot(part), tubes.frames[5], tubes.place, f"png {kind}")
+
+
+def width_of(tubes: HardTubes) -> int:
+    return tubes.frames.shape[2]
+
+
+def test_heat_outside_of_the_crop_is_none() -> None:
+    frames = np.full((1, 8, 16, 3), 0.8, dtype=np.float32)
+    drawn = heat_at(frames, np.ones((1, 2, 2)), Place(0, 0.25, 1, 0.5))
+    assert np.allclose(drawn[0, :, :4], 0.4) and np.allclose(drawn[0, :, 12:], 0.4)
+    assert (drawn[0, :, 4:12, 0] > 0.85).all()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("kind", SIZES)
+def test_the_page_lies_on_the_object(browser: Any, tmp_path: Path, kind: str) -> None:
+    video = moving_square(tmp_path / ("a.mkv" if kind == "odd" else "a.mp4"), kind)
+    for view in (View(), View(whole_frame=True)):
+        film = film_of(video, view)
+        show(browser, film, tmp_path)
+        for number in (0, 5):
+            browser.execute_script(
+                f"state.opacity = 1; state.row = state.column = 0; show({number})"
+            )
+            drawn = pixels(browser)
+            height, width = SIZES[kind]
+            assert drawn.shape[0] / drawn.shape[1] == pytest.approx(height / width, rel=0.01)
+            # The chosen tube's white frame is at the corner, none of the heat
+            (tubes,) = film.windows[0]
+            top, left, high, wide = tubes.place.pixels(*drawn.shape[:2])
+            rows = slice(max(0, top - 8), top + high // 8 + 8)
+            drawn[rows, max(0, left - 8) : left + wide // 8 + 8] = 0
+            check_on_object(is_hot(drawn), tubes.frames[number], tubes.place, f"{kind} {number}")
+    assert errors(browser) == []
+
+
+def errors(browser: Any) -> list[Any]:
+    return browser.get_log("browser")
+
+
+@pytest.mark.browser
+def test_masks_of_the_page_are_those_of_python(browser: Any, tmp_path: Path) -> None:
+    show(browser, film_of(moving_square(tmp_path / "a.mp4", "portrait")), tmp_path)
+    rng = np.random.default_rng(0)
+    cases = []
+    for case in range(200):
+        grid = TokenGrid(4, int(rng.integers(2, 9)), int(rng.integers(2, 9)))
+        tube_length = int(rng.choice([1, 2, 4]))
+        scores = rng.normal(size=(1, grid.num_tokens)).astype(np.float32)
+        if case % 3 == 0:
+            scores = np.round(scores)  # with ties
+        units = unit_scores(torch.from_numpy(scores), grid, tube_length)[0]
+        cases.append((grid, tube_length, scores, units, *rng.integers(10, 91, 2) / 100))
+    given = [[c[3].tolist(), c[4], c[5], [c[0].time, c[0].height, c[0].width], c[1]] for c in cases]
+    found = browser.execute_script(
+        """return JSON.parse(arguments[0]).map(([units, maskRatio, hardRatio, grid, size], seed) =>
+        {
+          const mask = masks.hardMask(Float32Array.from(units), maskRatio, hardRatio, seed);
+          const tokens = (flags) => Array.from(masks.toTokens(flags, grid, size));
+          return [Array.from(mask.hard), tokens(mask.hard), tokens(mask.masked),
+            tokens(masks.randomMask(units.length, maskRatio, seed))];
+        })""",
+        json.dumps(given),
+    )
+    for (grid, tube_length, scores, units, mask_ratio, hard_ratio), answer in zip(
+        cases, found, strict=True
+    ):
+        of_units, hard, masked, random = (np.array(flags, dtype=bool) for flags in answer)
+        count = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
+        num_hard = num_hard_units(
+            grid, mask_ratio=mask_ratio, tube_length=tube_length, hard_ratio=hard_ratio
+        )
+        assert of_units.sum() == num_hard and hard.sum() == num_hard * tube_length
+        assert masked.sum() == random.sum() == count * tube_length and (masked | ~hard).all()
+        # Python's masks hide what is above the last hard score for sure, and no other for sure
+        ours = [
+            hard_mask(
+                torch.from_numpy(scores), grid, mask_ratio=mask_ratio, hard_ratio=hard_ratio,
+                tube_length=tube_length, generator=torch.Generator().manual_seed(seed),
+            )[0].numpy()
+            for seed in range(3)
+        ]  # fmt: skip
+        border = np.sort(units.numpy())[::-1][num_hard - 1] if num_hard else np.inf
+        sure = units.numpy() > border
+        assert (of_units[sure]).all() and (units.numpy()[of_units] >= border).all()
+        if len(np.unique(units.numpy())) == len(units):
+            assert all((mask | ~hard).all() for mask in ours)
+            full = hard_mask(
+                torch.from_numpy(scores), grid, mask_ratio=num_share(num_hard, units),
+                hard_ratio=1.0, tube_length=tube_length, generator=torch.Generator(),
+            )[0].numpy() if 0 < num_hard < len(units) else hard  # fmt: skip
+            assert np.array_equal(hard, full)
+
+
+@pytest.mark.browser
+def test_as_many_tubes_are_masked_at_any_ratio(browser: Any, tmp_path: Path) -> None:
+    """At 0.29 of 100 too, which is 28.999... for a computer."""
+    show(browser, film_of(moving_square(tmp_path / "a.mp4", "portrait")), tmp_path)
+    ratios, hard_ratios = ([n / 100 for n in range(*ends)] for ends in ((5, 96), (0, 101)))
+    for units in (49, 100, 196):
+        grid = TokenGrid(1, 1, units)
+        found = browser.execute_script(
+            "const [units, ratios, hard] = arguments; return ratios.map((ratio) => "
+            "hard.map((share) => Object.values(masks.counts(units, ratio, share))))",
+            units, ratios, hard_ratios,
+        )  # fmt: skip
+        for ratio, line in zip(ratios, found, strict=True):
+            count = num_masked_units(grid, mask_ratio=ratio, tube_length=1)
+            assert line == [
+                [count, num_hard_units(grid, mask_ratio=ratio, tube_length=1, hard_ratio=hard)]
+                for hard in hard_ratios
+            ]
+
+
+def num_share(count: int, units: torch.Tensor) -> float:
+    return count / len(units)
+
+
+@pytest.mark.browser
+def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    film = film_of(moving_square(tmp_path / "a.mp4", "landscape"))
+    show(browser, film, tmp_path)
+    (tubes,) = film.windows[0]
+
+    def slide(name: str, value: float) -> None:
+        browser.execute_script(
+            "const input = document.getElementById(arguments[0]); input.value = arguments[1];"
+            "input.dispatchEvent(new Event('input'))",
+            name, value,
+        )  # fmt: skip
+
+    def text(name: str) -> str:
+        return browser.execute_script(f"return document.getElementById('{name}').textContent")
+
+    before = pixels(browser)
+    slide("opacity", 0.1)
+    assert np.abs(pixels(browser) - before).mean() > 3
+    slide("opacity", 0.9)
+    # Every view differs from the others
+    views = browser.find_elements(By.CSS_SELECTOR, "[data-view]")
+    assert [view.get_attribute("data-view") for view in views] == [
+        "clip", "predicted", "measured", "hard", "random", "seen", "honest", "flattering"
+    ]  # fmt: skip
+    drawn = {}
+    for view in views:
+        view.click()
+        assert view.get_attribute("aria-pressed") == "true"
+        drawn[view.get_attribute("data-view")] = pixels(browser)
+        warned = browser.find_element(By.ID, "warning").is_displayed()
+        assert warned == (view.get_attribute("data-view") == "flattering")
+    names = list(drawn)
+    for one in names:
+        for other in names[names.index(one) + 1 :]:
+            if {one, other} != {"clip", "honest"}:  # here the reconstruction is perfect
+                assert np.abs(drawn[one] - drawn[other]).mean() > 1, (one, other)
+    # Masks follow their sliders, and numbers do
+    browser.execute_script("look('hard')")
+    half, covered = pixels(browser), text("covered")
+    slide("hard-ratio", 1.0)
+    assert text("covered") != covered and "32 of 64 tubes masked, 32 of them" in text("counts")
+    slide("mask-ratio", 0.9)
+    assert "57 of 64 tubes masked" in text("counts")
+    assert (pixels(browser) == 128).mean() > (half == 128).mean() + 0.1
+    share = tubes.covered(tubes.hardest(mask_ratio=0.9, hard_ratio=1.0))
+    assert text("covered") == f"{100 * share:.0f} %"
+    # The pointer shows the values of the tube under it
+    browser.execute_script("look('predicted'); show(5)")
+    step, row, column = 5 // TUBELET, 3, 6
+    place = browser.execute_script(
+        "const r = document.getElementById('picture').getBoundingClientRect();"
+        "return [r.left, r.top, r.width, r.height]"
+    )
+    top, left, high, wide = tubes.place
+    x = place[2] * (left + wide * (column + 0.5) / 8)
+    y = place[3] * (top + high * (row + 0.5) / 8)
+    canvas = browser.find_element(By.ID, "picture")
+    ActionChains(browser).move_to_element_with_offset(
+        canvas, round(x - place[2] / 2), round(y - place[3] / 2)
+    ).perform()
+    assert tubes.predicted is not None
+    assert text("tube").startswith("Tube in row 4 of 8, column 7 of 8; predicted score ")
+    assert f"predicted score {tubes.predicted[step, row, column]:.3f}" in text("tube")
+    assert f"measured loss {tubes.measured[step, row, column]:.3f}" in text("tube")
+    # So do keys, and what is said to screen readers follows
+    canvas.send_keys(Keys.ARROW_LEFT, Keys.ARROW_DOWN)
+    assert text("tube").startswith("Tube in row 5 of 8, column 6 of 8")
+    canvas.send_keys(".")
+    assert text("when").startswith("frame 8")
+    canvas.send_keys(" ")
+    assert text("play") == "Pause"
+    playing = text("when")
+    for _ in range(100):
+        if text("when") != playing:
+            break
+        browser.execute_async_script("setTimeout(arguments[0], 100)")
+    assert text("when") != playing
+    canvas.send_keys(" ")
+    assert text("play") == "Play"
+    browser.execute_async_script("setTimeout(arguments[0], 700)")
+    assert text("said").startswith("Tube in row 5")
+    # Every control has a name
+    assert browser.execute_script(
+        "return [...document.querySelectorAll('input, select, button, canvas[role]')].filter("
+        "(e) => !(e.ariaLabel || e.labels?.length || e.textContent.trim())).map((e) => e.id)"
+    ) == []  # fmt: skip
+    # Light and dark
+    paper = "return getComputedStyle(document.body).backgroundColor"
+    browser.execute_script(
+        "by('theme').value = 'light'; by('theme').dispatchEvent(new Event('change'))"
+    )
+    light = browser.execute_script(paper)
+    browser.execute_script(
+        "by('theme').value = 'dark'; by('theme').dispatchEvent(new Event('change'))"
+    )
+    assert browser.execute_script(paper) != light
+    assert errors(browser) == []
+
+
+@pytest.mark.browser
+def test_a_plain_checkpoint_shows_what_is_measured(browser: Any, tmp_path: Path) -> None:
+    film = film_of(moving_square(tmp_path / "a.mp4", "landscape"), View(num_crops=3))
+    plain = tuple(
+        replace(t, predicted=None, flattering=None, spearman=None, rank_accuracy=None)
+        for t in film.windows[0]
+    )
+    show(browser, replace(film, windows=(plain,)), tmp_path)
+    names = browser.execute_script(
+        "return [...document.querySelectorAll('[data-view]')].map((e) => e.dataset.view)"
+    )
+    assert names == ["clip", "measured", "hard", "random", "seen", "honest"]
+    assert "plain VideoMAE" in browser.execute_script("return document.body.textContent")
+    assert errors(browser) == []

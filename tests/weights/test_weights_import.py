@@ -1,0 +1,446 @@
+"""Weights of others: the same outputs as in their own models, there and back."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import foreign_weights as foreign
+import pytest
+import torch
+from foreign_weights import DEPTH, HEADS, NUM_TOKENS, PATCH, SIDE, WIDTH, Weights
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    VideoMAEConfig,
+    VideoMAEForPreTraining,
+    VideoMAEForVideoClassification,
+    VideoMAEModel,
+)
+
+from hpm_video.cli.main import main
+from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
+from hpm_video.config.settings import config_from_dict, config_to_dict
+from hpm_video.evaluate.backbone import load_backbone
+from hpm_video.evaluate.classification import classifier_of
+from hpm_video.models.build import HPM, build_model, heads_of, token_grid
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.weights.checkpoint import load_weights, write_checkpoint
+from hpm_video.weights.export.export import write_output
+from hpm_video.weights.foreign.architecture import architecture_of
+from hpm_video.weights.foreign.assumptions import Assumptions
+from hpm_video.weights.foreign.formats import OFFICIAL_PRETRAINED
+from hpm_video.weights.foreign.from_ours import export_tensors
+from hpm_video.weights.foreign.recognise import recognise
+from hpm_video.weights.foreign.sources import Source
+from hpm_video.weights.foreign.to_ours import Imported, import_weights
+
+TOLERANCE = 1e-5
+TOLD = Assumptions(
+    num_frames=foreign.NUM_FRAMES, image_size=SIDE, heads=HEADS, decoder_heads=foreign.DECODER_HEADS
+)
+
+
+def _clips(seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(3, 3, foreign.NUM_FRAMES, SIDE, SIDE, generator=generator)
+
+
+def _stills() -> Tensor:
+    """Clips that stand still."""
+    return _clips()[:, :, :1].expand(-1, -1, foreign.NUM_FRAMES, -1, -1).contiguous()
+
+
+def _mask() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    order = torch.rand(3, NUM_TOKENS, generator=generator).argsort(dim=1)
+    return order < 24
+
+
+def _hpm(state: dict[str, Any]) -> HPM:
+    """The pre-training model of a checkpoint."""
+    config = config_from_dict(PretrainConfig, state["config"])
+    data = config.data
+    grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
+    model = build_model(config.model, grid, predict_loss=False)
+    load_weights(model, state["model"], source="imported")
+    return model.eval()
+
+
+def _write(weights: Weights, path: Path, **others: Any) -> Path:
+    torch.save({"model": weights, **others}, path)
+    return path
+
+
+def _same(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+def _randomize(model: nn.Module) -> None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    model.load_state_dict(foreign.drawn(shapes, seed=3), strict=False)
+    model.eval()
+
+
+@torch.no_grad()
+def test_official_pre_training(tmp_path: Path) -> None:
+    weights = foreign.official_pretrained()
+    found = import_weights(_write(weights, tmp_path / "any.name"), assumptions=TOLD)
+    ours = _hpm(found.state)(_clips(), _mask()).reconstruction
+    expected = foreign.run_official_pretrained(weights, _clips(), _mask())
+    assert (ours - expected).abs().max() < TOLERANCE and expected.std() > 0.1
+    assert {row.status for row in found.rows} == {"loaded", "renamed"}
+    assert {row.theirs for row in found.rows} == weights.keys()
+
+
+@torch.no_grad()
+def test_official_fine_tuning(tmp_path: Path) -> None:
+    """Through the command, and as evaluation loads it."""
+    weights, file = foreign.official_finetuned(), tmp_path / "weights.pt"
+    torch.save(weights, file)
+    told = ["--num-frames", "4", "--image-size", str(SIDE), "--heads", str(HEADS)]
+    output = tmp_path / "ours.pt"
+    assert main(["weights", "import", str(file), "-o", str(output), *told]) == 0
+    model, _, classes = classifier_of(torch.load(output, weights_only=True), source=output)
+    assert classes is None
+    expected = foreign.run_official_finetuned(weights, _clips())
+    assert (model.eval()(_clips()) - expected).abs().max() < TOLERANCE and expected.std() > 0.1
+
+
+def _containers(weights: Weights) -> dict[str, Any]:
+    return {
+        "bare": weights,
+        "model and all else": {
+            "model": weights,
+            "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}},
+            "args": Namespace(model="vit_base", lr=1e-3),
+            "model_ema": {name: value + 1 for name, value in weights.items()},
+        },
+        "module": {"module": weights, "dp_world_size": 8},
+        "module. before": {"model": {f"module.{name}": v for name, v in weights.items()}},
+        "compiled": {"state_dict": {f"_orig_mod.{name}": v for name, v in weights.items()}},
+        "backbone. before": {f"backbone.{name}": v for name, v in weights.items()},
+        "model. before": {f"model.{name}": v for name, v in weights.items()},
+    }
+
+
+@pytest.mark.parametrize("name", _containers({}))
+@pytest.mark.parametrize("kind", ["pretrained", "finetuned"])
+def test_containers_and_prefixes(tmp_path: Path, name: str, kind: str) -> None:
+    weights = getattr(foreign, f"official_{kind}")()
+    expected = import_weights(_write(weights, tmp_path / "plain"), assumptions=TOLD).state["model"]
+    torch.save(_containers(weights)[name], tmp_path / "file")
+    assert _same(import_weights(tmp_path / "file", assumptions=TOLD).state["model"], expected)
+
+
+def test_an_encoder_alone_deep_speed_halves_and_another_container(tmp_path: Path) -> None:
+    weights = foreign.official_pretrained()
+    expected = import_weights(_write(weights, tmp_path / "plain"), assumptions=TOLD).state["model"]
+
+    encoder = {name: value for name, value in weights.items() if name.startswith("encoder.")}
+    found = import_weights(_write(encoder, tmp_path / "encoder"), assumptions=TOLD).state["model"]
+    assert _same(found, {n: v for n, v in expected.items() if n.startswith("encoder.")})
+
+    folder = tmp_path / "deepspeed" / "checkpoint-9"
+    folder.mkdir(parents=True)
+    (folder.parent / "latest").write_text("checkpoint-9")
+    halves = {name: value.to(torch.float16) for name, value in weights.items()}
+    torch.save({"module": halves, "optimizer": None}, folder / "mp_rank_00_model_states.pt")
+    for place in (folder, folder.parent):
+        found_there = import_weights(place, assumptions=TOLD)
+        bias = found_there.state["model"]["reconstructor.head.bias"]
+        assert torch.equal(bias, halves["decoder.head.bias"].float())
+        assert bias.dtype == torch.float32
+        assert all("was float16" in row.note for row in found_there.rows)
+
+    file = _write(weights, tmp_path / "two", model_ema={n: v + 1 for n, v in weights.items()})
+    average = import_weights(file, assumptions=TOLD, container="model_ema").state["model"]
+    name = "encoder.norm.bias"
+    assert torch.equal(average[name], expected[name] + 1)
+
+
+def _hugging_face(**changes: Any) -> VideoMAEConfig:
+    settings = {
+        "image_size": SIDE, "patch_size": PATCH, "num_frames": foreign.NUM_FRAMES,
+        "hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS,
+        "intermediate_size": 4 * WIDTH, "decoder_hidden_size": 24, "decoder_num_hidden_layers": 1,
+        "decoder_num_attention_heads": 3, "decoder_intermediate_size": 96,
+    }  # fmt: skip
+    return VideoMAEConfig(**{**settings, **changes})
+
+
+def _saved(model: Any, folder: Path) -> Imported:
+    _randomize(model)
+    model.save_pretrained(folder)
+    return import_weights(folder)
+
+
+def _frames(clips: Tensor) -> Tensor:
+    """(B, 3, T, H, W) -> what transformers takes, (B, T, 3, H, W), normalised."""
+    return foreign.normalised(clips).transpose(1, 2)
+
+
+@torch.no_grad()
+def test_hugging_face_pre_training_there_and_back(tmp_path: Path) -> None:
+    theirs = VideoMAEForPreTraining(_hugging_face(use_mean_pooling=False))
+    theirs.decoder.norm.eps = 1e-6  # theirs is 1e-5, the paper's and ours is not: 2e-5 apart here
+    found = _saved(theirs, tmp_path / "theirs")
+    ours = _hpm(found.state)(_clips(), _mask()).reconstruction
+    expected = theirs(_frames(_clips()), bool_masked_pos=_mask()).logits
+    assert (ours - expected).abs().max() < TOLERANCE and expected.std() > 0.1
+
+    write_output(found.state, tmp_path / "back", to="huggingface")
+    back = VideoMAEForPreTraining.from_pretrained(tmp_path / "back").eval()
+    back.decoder.norm.eps = 1e-6
+    assert _same(back.state_dict(), theirs.state_dict())
+    assert (back(_frames(_clips()), bool_masked_pos=_mask()).logits - ours).abs().max() < TOLERANCE
+    assert _same(import_weights(tmp_path / "back").state["model"], found.state["model"])
+
+
+@torch.no_grad()
+def test_hugging_face_classifier_there_and_back(tmp_path: Path) -> None:
+    names = {0: "push", 1: "pull", 2: "lift"}
+    config = _hugging_face(id2label=names, label2id={name: n for n, name in names.items()})
+    theirs = VideoMAEForVideoClassification(config)
+    found = _saved(theirs, tmp_path / "theirs")
+    model, _, classes = classifier_of(found.state, source="theirs")
+    assert classes == ["push", "pull", "lift"]
+    ours, expected = model.eval()(_clips()), theirs(_frames(_clips())).logits
+    # Theirs has an eps of 1e-5 in its last norm, ours the paper's 1e-6
+    assert (ours - expected).abs().max() < TOLERANCE and expected.std() > 0.1
+
+    write_output(found.state, tmp_path / "back", to="huggingface")
+    back = VideoMAEForVideoClassification.from_pretrained(tmp_path / "back").eval()
+    assert back.config.id2label == names
+    assert (back(_frames(_clips())).logits - ours).abs().max() < TOLERANCE
+    assert _same(back.state_dict(), theirs.state_dict())
+    auto = AutoModel.from_pretrained(tmp_path / "back")
+    assert isinstance(auto, VideoMAEModel)
+    name = "encoder.layer.1.attention.attention.query.bias"
+    assert torch.equal(auto.state_dict()[name], theirs.videomae.state_dict()[name])
+
+
+@torch.no_grad()
+def test_hugging_face_encoder_there_and_back(tmp_path: Path) -> None:
+    theirs = VideoMAEModel(_hugging_face(use_mean_pooling=False))
+    found = _saved(theirs, tmp_path / "theirs")
+    write_checkpoint(tmp_path / "ours.pt", found.state)
+    backbone = load_backbone(tmp_path / "ours.pt", precision="float32").backbone
+    expected = theirs(_frames(_clips())).last_hidden_state
+    assert (backbone.encode(_clips()) - expected).abs().max() < TOLERANCE
+
+    write_output(found.state, tmp_path / "back", to="huggingface")
+    back = AutoModel.from_pretrained(tmp_path / "back").eval()
+    assert (back(_frames(_clips())).last_hidden_state - expected).abs().max() < TOLERANCE
+
+
+def _timm(**changes: Any) -> VisionTransformer:
+    settings: dict[str, Any] = {
+        "img_size": SIDE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": DEPTH,
+        "num_heads": HEADS, "class_token": False, "global_pool": "avg", "num_classes": 5,
+    }  # fmt: skip
+    model = VisionTransformer(**{**settings, **changes})
+    _randomize(model)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("inflation", ["mean", "centre"])
+def test_timm_there_and_back(tmp_path: Path, inflation: Any) -> None:
+    """A clip that stands still is to the video model what its picture is to the image model."""
+    theirs = _timm()
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    told = Assumptions(num_frames=foreign.NUM_FRAMES, heads=HEADS, inflation=inflation)
+    found = import_weights(tmp_path / "timm.pth", assumptions=told)
+    model, _, _ = classifier_of(found.state, source="timm")
+    expected = theirs(foreign.normalised(_stills())[:, :, 0])
+    assert (model.eval()(_stills()) - expected).abs().max() < TOLERANCE and expected.std() > 0.1
+    assert (model(_clips()) - expected).abs().max() > 0.01  # moving ones are something else
+
+    write_output(found.state, tmp_path / "back.pth", to="timm")
+    back = _timm()
+    weights = torch.load(tmp_path / "back.pth", weights_only=True)
+    back.load_state_dict(weights)
+    assert (back(foreign.normalised(_stills())[:, :, 0]) - expected).abs().max() < TOLERANCE
+    again = import_weights(tmp_path / "back.pth", assumptions=told).state["model"]
+    assert _same(again, found.state["model"])
+
+
+@torch.no_grad()
+def test_a_bias_of_k_changes_nothing_and_other_normalisation_is_folded(tmp_path: Path) -> None:
+    theirs = _timm()
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    half = (0.5, 0.5, 0.5)
+    told = Assumptions(num_frames=4, heads=HEADS, mean=half, std=half)
+    found = import_weights(tmp_path / "timm.pth", assumptions=told)
+    model, _, _ = classifier_of(found.state, source="timm")
+    expected = theirs((_stills()[:, :, 0] - 0.5) / 0.5)
+    assert (model.eval()(_stills()) - expected).abs().max() < TOLERANCE
+    assert theirs.state_dict()["blocks.0.attn.qkv.bias"][WIDTH : 2 * WIDTH].abs().max() > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("with_predictor", [False, True], ids=["MAE", "HPM"])
+def test_image_autoencoders(tmp_path: Path, with_predictor: bool) -> None:
+    weights = foreign.image_mae(with_predictor=with_predictor)
+    found = import_weights(_write(weights, tmp_path / "mae.pth"), assumptions=TOLD)
+    write_checkpoint(tmp_path / "ours.pt", found.state)
+    backbone = load_backbone(tmp_path / "ours.pt", precision="float32").backbone
+    tokens = backbone.encode(_stills()).unflatten(1, (2, -1))
+    expected = foreign.run_image(weights, _stills()[:, :, 0])
+    for step in range(2):
+        assert (tokens[:, step] - expected).abs().max() < TOLERANCE
+    unused = {row.theirs: row.note for row in found.rows if row.status == "unused"}
+    assert "no class token" in unused["cls_token"]
+    assert {n for n in weights if n.startswith(("decoder_", "mask_"))} | {"cls_token"} == set(
+        unused
+    )
+    assert {row.theirs for row in found.rows} == weights.keys()
+
+
+def test_an_image_classifier_with_a_class_token_gives_its_encoder(tmp_path: Path) -> None:
+    theirs = _timm(class_token=True, global_pool="token")
+    torch.save(theirs.state_dict(), tmp_path / "timm.pth")
+    found = import_weights(tmp_path / "timm.pth", assumptions=TOLD)
+    assert found.state["kind"] == "pretrain"
+    unused = {row.theirs: row.note for row in found.rows if row.status == "unused"}
+    assert unused.keys() == {"cls_token", "head.weight", "head.bias"}
+    assert "looks at one token" in unused["head.bias"]
+    table = theirs.state_dict()["pos_embed"][0, 1:]
+    assert torch.equal(found.state["model"]["encoder.positions"], table.repeat(2, 1))
+    with pytest.raises(ValueError, match=r"no place in huggingface: encoder\.positions"):
+        write_output(found.state, tmp_path / "folder", to="huggingface")
+
+
+def test_interpolated_positions_are_not_exported_as_fresh_ones(tmp_path: Path) -> None:
+    state = import_weights(
+        _write(foreign.official_finetuned(), tmp_path / "file"), assumptions=TOLD
+    ).state
+    state["trained_grid"] = [8, 4, 4]
+    for to in ("huggingface", "official"):
+        with pytest.raises(ValueError, match=r"positions of 8 x 4 x 4 tokens, interpolated to 2"):
+            write_output(state, tmp_path / to, to=to)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"hidden_act": "relu"}, "found hidden_act relu, expected gelu"),
+        ({"num_frames": "many"}, "found num_frames many, expected a whole number"),
+        ({"qkv_bias": False}, "found qkv_bias False, expected True"),
+        ({"image_mean": [0.5]}, "found mean"),
+        ({"num_attention_heads": 5}, "heads that divide it"),
+    ],
+)
+def test_settings_that_are_not_ours(tmp_path: Path, settings: Any, words: str) -> None:
+    state = import_weights(
+        _write(foreign.official_finetuned(), tmp_path / "file"), assumptions=TOLD
+    ).state
+    write_output(state, tmp_path / "folder", to="huggingface")
+    file = tmp_path / "folder" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+    with pytest.raises(ValueError, match=words) as caught:
+        import_weights(tmp_path / "folder")
+    assert "\n" not in str(caught.value)
+
+
+def test_official_there_and_back(tmp_path: Path) -> None:
+    for kind in ("pretrained", "finetuned"):
+        weights = getattr(foreign, f"official_{kind}")()
+        found = import_weights(_write(weights, tmp_path / kind), assumptions=TOLD)
+        write_output(found.state, tmp_path / "back.pt", to="official")
+        assert _same(torch.load(tmp_path / "back.pt", weights_only=True)["model"], weights)
+
+
+def test_our_own_come_as_they_are(tmp_path: Path) -> None:
+    weights = foreign.official_finetuned()
+    state = import_weights(_write(weights, tmp_path / "theirs"), assumptions=TOLD).state
+    for to in ("checkpoint", "safetensors"):
+        write_output(state, tmp_path / to, to=to)
+        found = import_weights(tmp_path / to)
+        assert _same(found.state["model"], state["model"])
+        assert {name: found.state[name] for name in state if name != "model"} == {
+            name: value for name, value in state.items() if name != "model"
+        }
+
+
+def test_our_own_are_not_told_what_they_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = import_weights(
+        _write(foreign.official_finetuned(), tmp_path / "theirs"), assumptions=TOLD
+    ).state
+    write_output(state, tmp_path / "ours.pt", to="checkpoint")
+    command = ["weights", "import", str(tmp_path / "ours.pt"), "-o", str(tmp_path / "out.pt")]
+    assert main([*command, "--heads", "1", "--inflate", "centre"]) == 2
+    said = capsys.readouterr().err
+    assert "heads (1), inflation (centre) must not be given" in said and said.count("\n") == 1
+    assert not (tmp_path / "out.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "patch_size", "decoder", "heads", "decoder_heads"),
+    [
+        ("small", 16, 192, 6, 3),
+        ("base", 16, 384, 12, 6),
+        ("large", 16, 512, 16, 8),
+        ("huge", 16, 640, 16, 8),
+        ("huge", 16, 512, 16, 8),  # of VideoMAE V2
+        ("giant", 14, 512, 16, 8),
+    ],
+)
+def test_released_sizes_are_known(
+    size: Any, patch_size: int, decoder: int, heads: int, decoder_heads: int
+) -> None:
+    """Without being told: of tensors that have shapes alone."""
+    model = ModelConfig(
+        size=size, patch_size=patch_size, decoder_width=decoder, decoder_heads=decoder_heads
+    )
+    no_prediction = (LossConfig(prediction="none"), MaskingConfig(hard_ratio_end=0))
+    config = PretrainConfig(model=model, loss=no_prediction[0], masking=no_prediction[1])
+    with torch.device("meta"):
+        ours = build_model(model, TokenGrid(8, 16, 16), predict_loss=False)
+    state = {"kind": "pretrain", "config": config_to_dict(config), "model": ours.state_dict()}
+    tensors = export_tensors(state, OFFICIAL_PRETRAINED).tensors
+    found = recognise(Source(Path("file"), tensors))
+    known = architecture_of(found, {}, Assumptions(), path="file").config.model
+    assert isinstance(known, ModelConfig)
+    assert (known.size, known.width, known.depth, known.patch_size) == (
+        *(size, None, None, patch_size),
+    )
+    assert (heads_of(known.size, known.heads), known.decoder_heads) == (heads, decoder_heads)
+    assert known.decoder_width == decoder
+
+
+def test_what_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _write(foreign.official_finetuned(), tmp_path / "file", epoch=3)
+    assert main(["weights", "inspect", str(file), "--heads", str(HEADS)]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        *("official VideoMAE or VideoMAE V2, fine-tuned", "width 32, depth 2, 4 heads"),
+        *("16 frames of 224 x 224 pixels in tokens of 2 x 8 x 8", "assumed  16 frames, 224 pixels"),
+        *("classes  5", "beside   epoch", "encoder.embed.weight", "blocks.1.attn.q_bias"),
+    ):
+        assert words in said
+    assert main(["weights", "inspect", str(file)]) == 2  # how many heads?
+    error = capsys.readouterr().err
+    assert "expected to be told heads" in error and error.count("\n") == 1
+
+
+def test_exports_say_what_has_no_place(
+    tmp_path: Path, pretrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for to in ("official", "huggingface", "timm"):
+        arguments = ["weights", "export", str(pretrained), "--to", to, "-o", str(tmp_path / to)]
+        assert main(arguments) == 0
+        said = capsys.readouterr().out
+        assert "left out, as the format has no place for it: " in said and "predictor (" in said
+    settings = json.loads((tmp_path / "huggingface" / "config.json").read_text())
+    assert settings["architectures"] == ["VideoMAEForPreTraining"]
+    assert not list(tmp_path.glob("*.part"))
