@@ -14,8 +14,6 @@ dependencies = ["torch", "timm", "omegaconf", "safetensors"]
 from torch import nn as _nn  # noqa: E402 (torch.hub reads the line above first)
 
 from hpm_video.config import ClipConfig as _ClipConfig  # noqa: E402
-from hpm_video.evaluate.backbone import encoder_of as _encoder_of  # noqa: E402
-from hpm_video.evaluate.classification import load_classifier as _load_classifier  # noqa: E402
 from hpm_video.weights.checkpoint import load_checkpoint as _load  # noqa: E402
 from hpm_video.weights.export.program import ClipEncoder as _ClipEncoder  # noqa: E402
 from hpm_video.weights.export.timm_models import (  # noqa: E402, F401
@@ -26,6 +24,8 @@ from hpm_video.weights.export.timm_models import (  # noqa: E402, F401
     hpm_vit_small_patch16_224,
     hpm_vit_tiny_patch16_224,
 )
+from hpm_video.weights.load import encoder_of as _encoder_of  # noqa: E402
+from hpm_video.weights.load import load_classifier as _load_classifier  # noqa: E402
 
 
 def encoder(checkpoint: str, **clip: _Any) -> _nn.Module:

@@ -17,9 +17,9 @@ from hpm_video.config import ClipConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.samples.views import views_of
-from hpm_video.evaluate.classification import load_classifier
 from hpm_video.models.build import Classifier
 from hpm_video.models.vit import position_table
+from hpm_video.weights.load import load_classifier
 
 RUN = Path("outputs/demo/finetune")
 MANIFEST = Path("outputs/demo/videos/held_out/manifest.csv")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Literal
 
+from hpm_video.runtime.moved import find_moved_modules
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from hpm_video.visualize.scores import HardTubes
 
 __version__ = "0.1.0"
+
+find_moved_modules()
 
 
 def embed(

@@ -20,8 +20,8 @@ from hpm_video.config import ModelConfig, OptimConfig
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import build_model, token_grid
 from hpm_video.runtime.distributed import pick_device
+from hpm_video.runtime.files import check_can_be_folder
 from hpm_video.train.optim import pretrain_optimizer
-from hpm_video.train.run.folder import check_can_be_folder
 from hpm_video.train.run.optimizer_state import optimizer_state
 from hpm_video.train.run.saving import copy_to_host
 from hpm_video.weights.checkpoint import load_checkpoint, save_checkpoint, save_sharded

@@ -5,10 +5,8 @@ Notation as in `hpm_video.models.tokens`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +15,12 @@ from torch import Tensor, nn
 from hpm_video.config import (
     ClipConfig,
     DataConfig,
-    FinetuneConfig,
-    PretrainConfig,
 )
-from hpm_video.config.settings import config_from_dict
-from hpm_video.models.build import Classifier, build_classifier, build_model, token_grid
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid, patchify
-from hpm_video.models.vit import Block, Encoder, LayerNorm, position_table
-from hpm_video.weights.checkpoint import load_checkpoint, load_encoder, load_weights, trained_grid
+from hpm_video.models.vit import Block, Encoder, LayerNorm
+from hpm_video.weights.checkpoint import load_checkpoint, load_weights
+from hpm_video.weights.load import encoder_of
 
 
 @dataclass(frozen=True)
@@ -99,42 +94,6 @@ class LoadedBackbone:
     tubelet_size: int
     kind: str
     step: int
-
-
-def encoder_of(
-    state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
-) -> tuple[Encoder, DataConfig]:
-    """The encoder of a checkpoint that holds at least that, and how its clips are sampled.
-
-    ``clip`` as in `load_backbone`. Raises ValueError when the weights do not fit, or are of a
-    baseline.
-    """
-    clip, trained = clip or ClipConfig(), trained_grid(state)
-    data: DataConfig
-    if state["kind"] == "pretrain":
-        pretrain = config_from_dict(PretrainConfig, state["config"])
-        data, model = clip.of(pretrain.data, pretrain.model)
-        grid = token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size)
-        encoder = build_model(model, grid, predict_loss=False).encoder
-        encoder.positions = position_table(grid, encoder.width, trained_grid=trained)
-    else:
-        finetune = config_from_dict(FinetuneConfig, state["config"])
-        data, classifier_config = clip.of(finetune.data, finetune.model)
-        classifier = build_classifier(
-            classifier_config,
-            num_frames=data.num_frames,
-            crop_size=data.crop_size,
-            num_classes=1,  # the head is not asked
-            trained_grid=trained,
-        )
-        if not isinstance(classifier, Classifier):
-            raise ValueError(
-                f"checkpoint ({source}) is of the baseline {finetune.model.name}: features, probes "
-                "and exports of an encoder need one of VideoMAE's kind"
-            )
-        encoder = classifier.encoder
-    load_encoder(encoder, state, source=source)
-    return encoder, data
 
 
 def load_backbone(

@@ -2,41 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
 from hpm_video.config import (
-    ClipConfig,
     DataConfig,
     EvaluateConfig,
     EvaluationConfig,
-    FinetuneConfig,
 )
-from hpm_video.config.settings import config_from_dict
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import views_of
 from hpm_video.evaluate.classification_page import write_evaluation
 from hpm_video.evaluate.predictions import Evaluation, check_results_folder, read_predictions
-from hpm_video.models.build import Baseline, Classifier, build_classifier
+from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.precision import autocast
-from hpm_video.models.resample import fit_tokens
 from hpm_video.runtime.distributed import World, gather_objects, join_world
-from hpm_video.train.run.best import BEST
-from hpm_video.train.run.folder import make_folder, not_left_empty
+from hpm_video.runtime.files import make_folder, not_left_empty
 from hpm_video.weights.checkpoint import (
+    BEST,
     find_checkpoint,
     load_checkpoint,
-    load_weights,
-    tokens_of,
-    trained_grid,
 )
+from hpm_video.weights.load import classifier_of
 
 
 @torch.no_grad()
@@ -121,38 +115,6 @@ def check_labels(manifest: Manifest, num_classes: int) -> None:
             f"class names ({len(manifest.classes)}, of the list of {manifest.path(0)}) must be "
             f"{num_classes}, one for each class of the model"
         )
-
-
-def load_classifier(
-    checkpoint: str | Path, clip: ClipConfig | None = None
-) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
-    """The model of a fine-tuning checkpoint, its settings, and its class names if known.
-
-    ``clip``: clips and tokens if not as in training; the settings then have them too.
-    """
-    return classifier_of(load_checkpoint(checkpoint, kind="finetune"), source=checkpoint, clip=clip)
-
-
-def classifier_of(
-    state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
-) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
-    """As `load_classifier`, of a checkpoint that has been read."""
-    config = config_from_dict(FinetuneConfig, state["config"])
-    if clip is not None:
-        data, model_config = clip.of(config.data, config.model)
-        config = replace(config, data=data, model=model_config)
-    model = build_classifier(
-        config.model,
-        num_frames=config.data.num_frames,
-        crop_size=config.data.crop_size,
-        num_classes=state["num_classes"],
-        trained_grid=trained_grid(state),
-    )
-    weights = state["model"]
-    if isinstance(model, Classifier):
-        weights = fit_tokens(weights, "encoder.", tokens_of(state), model.encoder.tokens)
-    load_weights(model, weights, source=source)
-    return model, config, state["classes"]
 
 
 def evaluate(

@@ -14,12 +14,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from hpm_video.data.lists.manifest import quoted
 from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.video.frame_indices import uniform_view_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.evaluate.predictions import Evaluation, figures_line, write_predictions
-from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.files import quoted, write_atomically
 from hpm_video.runtime.pages import page, picture, png, table, text
 
 MAX_CELLS = 30  # classes of a matrix whose cells are written out; a larger one is a picture

@@ -21,8 +21,7 @@ from hpm_video.data.samples.views import views_of
 from hpm_video.evaluate.backbone import Backbone, LoadedBackbone, load_backbone
 from hpm_video.evaluate.feature_file import SUFFIXES, Parts, fingerprint, write_features
 from hpm_video.runtime.distributed import barrier, join_world
-from hpm_video.runtime.files import printable
-from hpm_video.train.run.folder import check_can_be_folder
+from hpm_video.runtime.files import check_can_be_folder, printable
 from hpm_video.weights.checkpoint import find_checkpoint
 
 PART = 512  # videos or windows that are saved at a time

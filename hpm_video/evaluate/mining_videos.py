@@ -12,11 +12,11 @@ from torch import Tensor
 
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.clip import read_clip
 from hpm_video.data.prepare.toy import object_mask, read_positions
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.mining_quality import MiningReport, measure_mining
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
-from hpm_video.visualize.reading import read_clip
 
 _NUM_MASKS = 8  # random masks that measure the loss of a clip
 _NUM_VIEWS = 4  # of a teacher that sees a share of the tokens

@@ -18,11 +18,11 @@ from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.samples.clips import Request
 from hpm_video.data.samples.views import ViewReader
 from hpm_video.evaluate.backbone import LoadedBackbone, load_backbone
-from hpm_video.evaluate.classification import load_classifier
 from hpm_video.models.baselines import Baseline
 from hpm_video.models.build import Classifier
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.weights.checkpoint import find_checkpoint
+from hpm_video.weights.load import load_classifier
 
 
 def embed_video(

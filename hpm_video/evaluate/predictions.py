@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.lists.classes import read_classes
-from hpm_video.data.lists.manifest import quoted
-from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.files import quoted, write_atomically
 
 PREDICTIONS = "predictions.csv"
 _COLUMNS = ("path", "label", "predicted", "error")  # then the scores: score_0, score_1, ...

@@ -139,3 +139,15 @@ def _centred_ranks(values: Tensor) -> Tensor:
     ranks = (below + up_to).double() / 2 * counts
     mean = ranks.sum(dim=1, keepdim=True) / counts.sum(dim=1, keepdim=True).clamp(min=1)
     return (ranks - mean) * counts
+
+
+def shares(values: Tensor) -> Tensor:
+    """The share of its clip's other tokens below each value, in [0, 1]: (B, N) -> (B, N).
+
+    Equal values share the mean of theirs; float64.
+    """
+    values = values.contiguous()
+    ordered = values.sort(dim=1).values
+    below = torch.searchsorted(ordered, values)
+    up_to = torch.searchsorted(ordered, values, right=True)
+    return (below + up_to - 1).double() / 2 / max(1, values.shape[1] - 1)

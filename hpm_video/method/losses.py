@@ -141,38 +141,6 @@ class _RankingLoss(torch.autograd.Function):
         return gradient * grad_outputs[0], None
 
 
-def classification_loss(
-    logits: Tensor,
-    targets: Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    class_weights: Tensor | None = None,
-) -> Tensor:
-    """Mean cross-entropy of logits (B, classes); each clip counts by the weight of its class.
-
-    ``targets``: classes (B,) int64, or shares of them (B, classes) float, whose weights are
-    averaged by their shares. ``class_weights`` (classes,), see `balancing_weights`. The mean is
-    over B, whatever the weights of a batch sum to, so that accumulated batches are one large one.
-    """
-    if class_weights is None:
-        return F.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing)
-    losses = F.cross_entropy(
-        logits.float(), targets, label_smoothing=label_smoothing, reduction="none"
-    )
-    weights = targets @ class_weights if targets.is_floating_point() else class_weights[targets]
-    return (losses * weights).mean()
-
-
-def balancing_weights(labels: Tensor, num_classes: int) -> Tensor:
-    """Weights (classes,) under which every class of labels (videos,) counts the same in all.
-
-    Their mean over the videos is 1; of a class without videos the weight is 0.
-    """
-    counts = torch.bincount(labels, minlength=num_classes).float()
-    weights = counts.sum() / (counts.count_nonzero() * counts)
-    return weights.where(counts > 0, 0)
-
-
 def _clip_chunks(batch: int, num_tokens: int) -> list[slice]:
     clips = max(1, _BLOCK // (_CHUNK * num_tokens))
     return [slice(first, first + clips) for first in range(0, batch, clips)]

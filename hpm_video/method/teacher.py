@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from hpm_video.method.masking import Rows, batch_noise
 from hpm_video.models.decoder import DecoderInput
 from hpm_video.models.ema import move_average
-from hpm_video.models.hpm import HPM, EncodedPredictor, PixelPredictor, no_autocast
+from hpm_video.models.hpm import HPM, EncodedPredictor, PixelPredictor
+from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens
 from hpm_video.models.vit import Encoder
 

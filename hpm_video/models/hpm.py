@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.models.decoder import Decoder, DecoderInput
+from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens, split_mask
 from hpm_video.models.vit import Encoder, init_weights
 
@@ -83,12 +84,6 @@ class PixelPredictor(nn.Module):
     def forward(self, patches: Tensor, index: Tensor) -> Tensor:
         """Patches (B, K, P), pixels in [0, 1], at index (B, K) -> predicted loss (B, K) float32."""
         return _loss_head(self.head, self.encoder(patches, index))
-
-
-def no_autocast(like: Tensor) -> torch.autocast:
-    """A context in which tensors on the device of ``like`` keep their precision."""
-    # By name: the meta device, on which costs are counted, knows no autocast.
-    return torch.autocast("cuda" if like.is_cuda else "cpu", enabled=False)
 
 
 def _loss_head(head: nn.Linear, features: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Files that appear whole or not at all, and text for people from names of files."""
 
 import os
+import re
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OURS = "hpm-video"  # in all pages and pictures that may replace each other
@@ -80,3 +82,42 @@ def printable(text: str) -> str:
     """The text on one line, with escapes for what cannot be shown: names of files hold any byte."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def check_can_be_folder(folder: Path, *, name: str) -> None:
+    """Raise ValueError when a path, the setting ``name``, is a file or lies under one."""
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            place = "is a file" if path == folder else f"lies under a file ({path})"
+            raise ValueError(f"{name} ({folder}) {place}: must be a folder")
+
+
+def make_folder(path: str | Path, *, name: str) -> Path:
+    """Make the folder that the setting ``name`` means; ValueError if it cannot be written to."""
+    folder = Path(path)
+    check_can_be_folder(folder, name=name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"{name} ({folder}): {error.strerror}; must be writable") from error
+    return folder
+
+
+@contextmanager
+def not_left_empty(folder: Path | None) -> Iterator[None]:
+    """Remove a folder that an error leaves empty."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty, or not there
+            if folder is not None:
+                folder.rmdir()
+        raise
+
+
+def quoted(value: object) -> str:
+    """A value as a field of our CSV; nothing for None."""
+    # Not csv.writer: with "\n" as line end it leaves "\r" unquoted, which its reader then splits at
+    text = "" if value is None else str(value)
+    return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text

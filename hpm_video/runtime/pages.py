@@ -7,9 +7,14 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from hpm_video.runtime.files import printable
+
+Frames = npt.NDArray[np.uint8]
+
 
 _MAX_OPEN = 30  # rows of a table that is shown before one asks for it
 

@@ -15,13 +15,13 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import BadVideos
 from hpm_video.data.loading.loader import clip_batches, steps_per_epoch
 from hpm_video.evaluate.classification import check_labels
-from hpm_video.method.losses import balancing_weights, classification_loss
 from hpm_video.models.build import Classifier, build_classifier
 from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
 from hpm_video.runtime.distributed import World, join_world, sync_gradients
 from hpm_video.runtime.seeds import seed_of
+from hpm_video.train.class_loss import balancing_weights, classification_loss
 from hpm_video.train.mixing import mix_batch
 from hpm_video.train.optim import (
     describe_lr,

@@ -11,8 +11,13 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.runtime.distributed import join_world
-from hpm_video.runtime.files import check_is_ours, printable, write_atomically
-from hpm_video.train.run.folder import check_can_be_folder, make_folder
+from hpm_video.runtime.files import (
+    check_can_be_folder,
+    check_is_ours,
+    make_folder,
+    printable,
+    write_atomically,
+)
 from hpm_video.visualize.dataset_page import dataset_page
 from hpm_video.visualize.hardness import Array, ClipNumbers, Hardness, clip_numbers
 from hpm_video.visualize.measure import measure_list

@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from hpm_video.visualize.geometry import Place, token_pixels
 
@@ -118,18 +116,6 @@ def _spread(cells: npt.NDArray[Any], place: Place, frames: Floats) -> npt.NDArra
     count_rows, count_columns = cells.shape[1:3]
     rows, columns = token_pixels(place, *frames.shape[1:3], rows=count_rows, columns=count_columns)
     return cells[:, rows.clip(0)][:, :, columns.clip(0)]
-
-
-def shares(values: Tensor) -> Tensor:
-    """The share of its clip's other tokens below each value, in [0, 1]: (B, N) -> (B, N).
-
-    Equal values share the mean of theirs; float64.
-    """
-    values = values.contiguous()
-    ordered = values.sort(dim=1).values
-    below = torch.searchsorted(ordered, values)
-    up_to = torch.searchsorted(ordered, values, right=True)
-    return (below + up_to - 1).double() / 2 / max(1, values.shape[1] - 1)
 
 
 def enlarge(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.generic]:

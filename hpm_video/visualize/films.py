@@ -15,10 +15,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.v2 import functional
 
 from hpm_video.runtime.files import OURS, whole_file
+from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.figures import GREY, Floats, heat_at, spread, within
 from hpm_video.visualize.geometry import Place, owned, token_pixels
 from hpm_video.visualize.picture import placed, ranks
-from hpm_video.visualize.reading import Frames
 from hpm_video.visualize.scores import HardTubes
 from hpm_video.visualize.video_page import Film
 

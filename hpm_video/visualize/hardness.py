@@ -16,9 +16,8 @@ import numpy.typing as npt
 import torch
 
 from hpm_video.data.lists.manifest import Manifest
-from hpm_video.method.diagnostics import rank_correlation
+from hpm_video.method.diagnostics import rank_correlation, shares
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.visualize.figures import shares
 
 Array = npt.NDArray[np.float64]
 

@@ -17,6 +17,7 @@ from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import build_model, token_grid
+from hpm_video.models.tokens import TokenGrid
 from hpm_video.weights.checkpoint import is_checkpoint
 
 FEW = 4  # checkpoints, fewer of which show no course of a training
@@ -144,3 +145,40 @@ def _clips(config: PretrainConfig) -> tuple[object, ...]:
         *(data.num_frames, data.frame_stride, data.sampling, data.crop_size),
         *(model.patch_size, model.tubelet_size, config.masking.tube_length),
     )
+
+
+@dataclass(frozen=True)
+class WatchedClip:
+    """A clip: the name of its video, frames (T, S, S, 3) uint8, their numbers in the video (T,)."""
+
+    name: str
+    frames: npt.NDArray[np.uint8]
+    numbers: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run thought of clips, moment by moment.
+
+    num_there: checkpoints in the run folder, of which some may not have been asked. skipped:
+    (checkpoint, why it could not be read). bad: (video, why). records: of metrics.jsonl.
+    """
+
+    config: PretrainConfig
+    grid: TokenGrid
+    clips: tuple[WatchedClip, ...]
+    moments: tuple[Moment, ...]
+    num_there: int
+    skipped: tuple[tuple[str, str], ...]
+    bad: tuple[tuple[str, str], ...]
+    records: tuple[dict[str, float], ...]
+
+    @property
+    def num_asked(self) -> int:
+        """How many checkpoints were asked."""
+        return sum(not moment.is_remade for moment in self.moments)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether these are too few to see a training."""
+        return self.num_asked < FEW

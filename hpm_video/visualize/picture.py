@@ -8,9 +8,11 @@ import torch
 from matplotlib.figure import Figure
 from torchvision.transforms.v2 import functional
 
-from hpm_video.visualize.figures import GREY, Floats, Row, figure, heat_at, shares, spread, within
+from hpm_video.method.diagnostics import shares
+from hpm_video.runtime.pages import Frames
+from hpm_video.visualize.figures import GREY, Floats, Row, figure, heat_at, spread, within
 from hpm_video.visualize.geometry import Place
-from hpm_video.visualize.reading import Frames, shrunk
+from hpm_video.visualize.reading import shrunk
 from hpm_video.visualize.scores import HardTubes, Scores
 
 MAX_COLUMNS = 8

@@ -7,21 +7,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from hpm_video.config import DataConfig, PretrainConfig
+from hpm_video.config import DataConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.loading.batches import read_guarded
-from hpm_video.data.loading.loader import to_clips
-from hpm_video.data.samples.views import read_middle_clip
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
+from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place, clip_boxes
-
-Frames = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -67,26 +62,6 @@ class Facts:
 
     num_frames: int
     fps: float
-
-
-def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """The middle clip of a video as pre-training would sample it, cropped to the centre square.
-
-    Returns clips (1, 3, T, S, S) in [0, 1], and which frames of the video they are, (T,).
-    Raises VideoReadError.
-    """
-    data = config.data
-    read = partial(
-        read_middle_clip,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-    )
-    frames, indices = read_guarded(
-        read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
-    )
-    return to_clips(torch.from_numpy(frames)[None], "cpu"), indices
 
 
 def read_facts(path: str | Path, data: DataConfig) -> Facts:

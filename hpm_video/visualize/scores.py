@@ -21,8 +21,9 @@ from hpm_video.evaluate.reconstruction import completed
 from hpm_video.method.masking import hard_mask, num_hard_units, unit_scores, units_to_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import pick_device
+from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place
-from hpm_video.visualize.reading import Frames, View, Window, read_facts, read_window
+from hpm_video.visualize.reading import View, Window, read_facts, read_window
 from hpm_video.visualize.reading import window_indices as frames_of_windows
 
 Scores = npt.NDArray[np.float32]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from hpm_video.data.lists.manifest import quoted
+from hpm_video.runtime.files import quoted
 
 
 def check_table(path: Path, columns: Sequence[str], *, name: str) -> None:

@@ -5,73 +5,40 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from hpm_video.config import PretrainConfig
 from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.clip import read_clip
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.pretrained import Pretrained
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import join_world
-from hpm_video.runtime.files import check_is_ours, printable, write_atomically
-from hpm_video.train.run.folder import check_can_be_folder, make_folder
+from hpm_video.runtime.files import (
+    check_can_be_folder,
+    check_is_ours,
+    make_folder,
+    printable,
+    write_atomically,
+)
 from hpm_video.visualize.history import (
-    FEW,
+    History,
     Moment,
+    WatchedClip,
     ask,
     evenly,
     read_moments,
     run_checkpoints,
     untrained,
 )
-from hpm_video.visualize.reading import read_clip
 from hpm_video.visualize.tables import check_table, csv_lines
 from hpm_video.visualize.training_page import training_page
 
 PAGE, TABLE = "training.html", "training.csv"
 COLUMNS = ("step", "video", "measured_loss", "predicted_loss", "spearman", "rank_accuracy")
-
-
-@dataclass(frozen=True)
-class WatchedClip:
-    """A clip: the name of its video, frames (T, S, S, 3) uint8, their numbers in the video (T,)."""
-
-    name: str
-    frames: npt.NDArray[np.uint8]
-    numbers: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class History:
-    """What a run thought of clips, moment by moment.
-
-    num_there: checkpoints in the run folder, of which some may not have been asked. skipped:
-    (checkpoint, why it could not be read). bad: (video, why). records: of metrics.jsonl.
-    """
-
-    config: PretrainConfig
-    grid: TokenGrid
-    clips: tuple[WatchedClip, ...]
-    moments: tuple[Moment, ...]
-    num_there: int
-    skipped: tuple[tuple[str, str], ...]
-    bad: tuple[tuple[str, str], ...]
-    records: tuple[dict[str, float], ...]
-
-    @property
-    def num_asked(self) -> int:
-        """How many checkpoints were asked."""
-        return sum(not moment.is_remade for moment in self.moments)
-
-    @property
-    def is_short(self) -> bool:
-        """Whether these are too few to see a training."""
-        return self.num_asked < FEW
 
 
 def visualize_training(

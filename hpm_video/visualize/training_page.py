@@ -16,7 +16,7 @@ from hpm_video.visualize.plots import Line, colour, curves
 from hpm_video.visualize.video_page import jpeg, packed
 
 if TYPE_CHECKING:
-    from hpm_video.visualize.training import History
+    from hpm_video.visualize.history import History
 
 _KNOWS = 0.9  # of the best Spearman of a training, from which a model counts as knowing
 _LEAST = 0.2  # ... if that best one is at least so much

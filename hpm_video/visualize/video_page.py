@@ -18,9 +18,8 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image
 
-from hpm_video.runtime.pages import text
+from hpm_video.runtime.pages import Frames, text
 from hpm_video.visualize.geometry import owned
-from hpm_video.visualize.reading import Frames
 from hpm_video.visualize.scores import HardTubes
 
 _SCRIPTS = ("masks", "data", "draw", "spacetime", "main", "controls")

@@ -19,9 +19,16 @@ from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
 from hpm_video.runtime.distributed import join_world
-from hpm_video.runtime.files import OURS, check_is_ours, printable, whole_file, write_atomically
+from hpm_video.runtime.files import (
+    OURS,
+    check_can_be_folder,
+    check_is_ours,
+    make_folder,
+    printable,
+    whole_file,
+    write_atomically,
+)
 from hpm_video.runtime.pages import text
-from hpm_video.train.run.folder import check_can_be_folder, make_folder
 from hpm_video.visualize.films import film_frames, write_gif, write_mp4
 from hpm_video.visualize.picture import picture
 from hpm_video.visualize.reading import View, read_facts, read_window, window_indices

@@ -35,6 +35,9 @@ from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import writing
 from hpm_video.weights.shards import METADATA, read_shards, stored_shapes, write_shards
 
+BEST = "best.pt"
+
+
 # What torch.load raises for files that are damaged, foreign, or would need to run code.
 UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError,

@@ -21,9 +21,10 @@ from hpm_video.data.video import crops as transforms
 from hpm_video.data.video import frame_indices as clips
 from hpm_video.data.video.frames import read_frames
 from hpm_video.evaluate import classification as module
-from hpm_video.evaluate.classification import evaluate, load_classifier
+from hpm_video.evaluate.classification import evaluate
 from hpm_video.evaluate.predictions import Evaluation, read_predictions
 from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.load import load_classifier
 
 Arguments = Callable[..., list[str]]
 SETTINGS = ["device=cpu", "precision=float32", "num_workers=0"]

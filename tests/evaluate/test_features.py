@@ -24,10 +24,10 @@ from hpm_video.data.video import crops as transforms
 from hpm_video.data.video.frames import VideoReadError, read_frames
 from hpm_video.evaluate import features, sliding
 from hpm_video.evaluate.backbone import load_backbone
-from hpm_video.evaluate.classification import load_classifier
 from hpm_video.evaluate.feature_file import Parts, read_features, read_metadata
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import position_table
+from hpm_video.weights.load import load_classifier
 
 Arguments = Callable[..., list[str]]
 ROOT = Path(__file__).parents[2]

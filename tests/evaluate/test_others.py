@@ -24,10 +24,10 @@ from hpm_video.data.samples.pytorchvideo import LabeledVideos
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.backbone import load_backbone
-from hpm_video.evaluate.classification import load_classifier
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD, position_table
 from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.load import load_classifier
 
 Arguments = Callable[..., list[str]]
 

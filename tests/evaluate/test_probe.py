@@ -113,7 +113,7 @@ def test_features_are_means_over_all_views(pretrained: Path, lists: tuple[Path, 
 def test_the_pooled_feature_of_a_classifier_is_what_its_head_sees(
     tmp_path: Path, finetune_arguments: Arguments
 ) -> None:
-    from hpm_video.evaluate.classification import load_classifier
+    from hpm_video.weights.load import load_classifier
 
     assert main(finetune_arguments(tmp_path / "run", "optim.epochs=1")) == 0
     loaded = load_backbone(tmp_path / "run", precision="float32")

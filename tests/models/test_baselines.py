@@ -9,10 +9,10 @@ import torch
 from hpm_video.cli.main import main
 from hpm_video.config import ClassifierConfig
 from hpm_video.data.loading.loader import ClipBatch
-from hpm_video.evaluate.classification import load_classifier
 from hpm_video.models.build import Baseline, build_classifier
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.load import load_classifier
 
 # The smallest clips that each takes; X3D's need not fit VideoMAE's grid.
 SIZES = {"x3d_s": (5, 33), "slowfast_r50": (8, 32), "mvit_base_16x4": (4, 32)}

@@ -13,7 +13,6 @@ from torch import Tensor
 from hpm_video.cli.main import main
 from hpm_video.config import ClipConfig
 from hpm_video.evaluate.backbone import load_backbone
-from hpm_video.evaluate.classification import load_classifier
 from hpm_video.evaluate.predictions import read_predictions
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.resample import (
@@ -26,6 +25,7 @@ from hpm_video.models.resample import (
 from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import position_table
 from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.load import load_classifier
 
 Arguments = Callable[..., list[str]]
 

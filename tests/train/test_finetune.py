@@ -13,12 +13,13 @@ from processes import run_together
 
 from hpm_video.cli.main import main
 from hpm_video.config import EvaluateConfig, EvaluationConfig
-from hpm_video.evaluate.classification import evaluate, load_classifier
+from hpm_video.evaluate.classification import evaluate
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import position_table
 from hpm_video.train import finetune as module
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.load import load_classifier
 
 Arguments = Callable[..., list[str]]
 

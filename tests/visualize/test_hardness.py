@@ -11,6 +11,7 @@ import torch
 from scipy.stats import rankdata, spearmanr
 
 from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.clip import read_clip
 from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.models.tokens import TokenGrid
@@ -28,7 +29,6 @@ from hpm_video.visualize.hardness import (
     tube_spearman,
 )
 from hpm_video.visualize.measure import measure_list
-from hpm_video.visualize.reading import read_clip
 
 WORLD = World(0, 1, torch.device("cpu"))
 

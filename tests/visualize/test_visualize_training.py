@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from hpm_video.cli.main import main
+from hpm_video.data.loading.clip import read_clip
 from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.visualize.history import evenly, run_checkpoints, untrained
-from hpm_video.visualize.reading import read_clip
 from hpm_video.visualize.training import visualize_training
 from hpm_video.visualize.training_page import knows_from
 from hpm_video.weights.checkpoint import load_checkpoint

@@ -27,7 +27,6 @@ from hpm_video.cli.main import main
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
 from hpm_video.config.settings import config_from_dict, config_to_dict
 from hpm_video.evaluate.backbone import load_backbone
-from hpm_video.evaluate.classification import classifier_of
 from hpm_video.models.build import HPM, build_model, heads_of, token_grid
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.weights.checkpoint import load_weights, write_checkpoint
@@ -39,6 +38,7 @@ from hpm_video.weights.foreign.from_ours import export_tensors
 from hpm_video.weights.foreign.recognise import recognise
 from hpm_video.weights.foreign.sources import Source
 from hpm_video.weights.foreign.to_ours import Imported, import_weights
+from hpm_video.weights.load import classifier_of
 
 TOLERANCE = 1e-5
 TOLD = Assumptions(

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from hpm_video.cli.main import main
 from hpm_video.evaluate.backbone import load_backbone
-from hpm_video.evaluate.classification import load_classifier
 from hpm_video.weights.checkpoint import load_checkpoint
 from hpm_video.weights.export import to_onnx
 from hpm_video.weights.export.to_torch_export import FACTS
+from hpm_video.weights.load import load_classifier
 
 Arguments = Callable[..., list[str]]
 Run = Callable[[Path, Tensor], np.ndarray]

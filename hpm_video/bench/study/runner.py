@@ -25,9 +25,8 @@ from hpm_video.config.settings import config_to_dict, config_to_yaml, load_confi
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import steps_per_epoch
 from hpm_video.data.prepare.toy import first_videos, write_toy_videos
-from hpm_video.runtime.files import printable, write_atomically, writing
+from hpm_video.runtime.files import make_folder, printable, write_atomically, writing
 from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
-from hpm_video.train.run.folder import make_folder
 
 Say = Callable[[str], None]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from hpm_video.data.lists.classes import ClassNames, FolderCheck, classes_beside, label_values
 from hpm_video.data.lists.rows import read_rows, shown
-from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.files import quoted, write_atomically
 
 COLUMNS = ("path", "label", "num_frames", "fps", "width", "height", "status")
 MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
@@ -257,13 +256,6 @@ def write_manifest(
             yield ",".join(quoted(row.get(c)) for c in columns) + "\n"
 
     write_atomically(Path(path), lines())
-
-
-def quoted(value: object) -> str:
-    """A value as a field of our CSV; nothing for None."""
-    # Not csv.writer: with "\n" as line end it leaves "\r" unquoted, which its reader then splits at
-    text = "" if value is None else str(value)
-    return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text
 
 
 def _frame_count(text: str, where: str) -> int:

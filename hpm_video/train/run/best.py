@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpm_video.weights.checkpoint import load_checkpoint, write_checkpoint
-
-BEST = "best.pt"
+from hpm_video.weights.checkpoint import BEST, load_checkpoint, write_checkpoint
 
 
 class BestCheckpoint:

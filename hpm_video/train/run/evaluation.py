@@ -13,8 +13,9 @@ from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.parallel import gathered, whole_weights
 from hpm_video.runtime.distributed import World, share_from_main
 from hpm_video.train.run.bad_steps import running_means
-from hpm_video.train.run.best import BEST, BestCheckpoint
+from hpm_video.train.run.best import BestCheckpoint
 from hpm_video.train.run.logs import RunLog
+from hpm_video.weights.checkpoint import BEST
 
 
 class RunEvaluation:

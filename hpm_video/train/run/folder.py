@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hpm_video.config.settings import config_to_dict, config_to_yaml, differing_keys, read_stored
 from hpm_video.runtime.distributed import World, gather_objects
-from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.files import check_can_be_folder, write_atomically
 from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
 from hpm_video.weights.checkpoint import linked_checkpoint
 
@@ -107,38 +106,6 @@ def _moved(value: Any, before: str, now: str) -> Any:
     if isinstance(value, str) and value.startswith(f"{before}/"):
         return now + value[len(before) :]
     return value
-
-
-def check_can_be_folder(folder: Path, *, name: str) -> None:
-    """Raise ValueError when a path, the setting ``name``, is a file or lies under one."""
-    for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            place = "is a file" if path == folder else f"lies under a file ({path})"
-            raise ValueError(f"{name} ({folder}) {place}: must be a folder")
-
-
-def make_folder(path: str | Path, *, name: str) -> Path:
-    """Make the folder that the setting ``name`` means; ValueError if it cannot be written to."""
-    folder = Path(path)
-    check_can_be_folder(folder, name=name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f"{name} ({folder}): {error.strerror}; must be writable") from error
-    return folder
-
-
-@contextmanager
-def not_left_empty(folder: Path | None) -> Iterator[None]:
-    """Remove a folder that an error leaves empty."""
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # it is not empty, or not there
-            if folder is not None:
-                folder.rmdir()
-        raise
 
 
 def claim_run_folder(folder: Path, config: Any, world: World, *, last: str | None) -> None:

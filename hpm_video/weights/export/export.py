@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hpm_video.train.run.folder import check_can_be_folder, make_folder
+from hpm_video.runtime.files import check_can_be_folder, make_folder
 from hpm_video.weights.checkpoint import load_checkpoint
 from hpm_video.weights.export.targets import TARGETS, Part
 from hpm_video.weights.foreign.account import is_finite

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from hpm_video.config import DataConfig
-from hpm_video.evaluate.backbone import encoder_of
-from hpm_video.evaluate.classification import classifier_of
 from hpm_video.models.build import Classifier
 from hpm_video.models.tokens import patchify
 from hpm_video.models.vit import Encoder
+from hpm_video.weights.load import classifier_of, encoder_of
 
 
 class ClipEncoder(nn.Module):

@@ -1,0 +1,36 @@
+"""One clip of one video, read safely: what pictures and figures look at."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hpm_video.config import PretrainConfig
+from hpm_video.data.loading.batches import read_guarded
+from hpm_video.data.loading.loader import to_clips
+from hpm_video.data.samples.views import read_middle_clip
+
+
+def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    """The middle clip of a video as pre-training would sample it, cropped to the centre square.
+
+    Returns clips (1, 3, T, S, S) in [0, 1], and which frames of the video they are, (T,).
+    Raises VideoReadError.
+    """
+    data = config.data
+    read = partial(
+        read_middle_clip,
+        num_frames=data.num_frames,
+        frame_stride=data.frame_stride,
+        sampling=data.sampling,
+        crop_size=data.crop_size,
+    )
+    frames, indices = read_guarded(
+        read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
+    )
+    return to_clips(torch.from_numpy(frames)[None], "cpu"), indices

@@ -1,0 +1,83 @@
+"""Old import paths: modules that have moved are still found there, with a DeprecationWarning.
+
+What is listed is what documentation and `hubconf.py` named. CHANGELOG.md says until when.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MODULES = {
+    "hpm_video.backbone": "hpm_video.evaluate.backbone",
+    "hpm_video.checkpoint": "hpm_video.weights.checkpoint",
+    "hpm_video.data.labeled_videos": "hpm_video.data.samples.pytorchvideo",
+    "hpm_video.data.toy": "hpm_video.data.prepare.toy",
+    "hpm_video.feature_file": "hpm_video.evaluate.feature_file",
+    "hpm_video.finetune": "hpm_video.train.finetune",
+    "hpm_video.health": "hpm_video.method.diagnostics",
+    "hpm_video.host_memory": "hpm_video.runtime.host_memory",
+    "hpm_video.losses": "hpm_video.method.losses",
+    "hpm_video.masking": "hpm_video.method.masking",
+    "hpm_video.mining": "hpm_video.evaluate.mining_quality",
+    "hpm_video.predictions": "hpm_video.evaluate.predictions",
+    "hpm_video.pretrain": "hpm_video.train.pretrain",
+    "hpm_video.pretrained": "hpm_video.evaluate.pretrained",
+    "hpm_video.reconstruction": "hpm_video.evaluate.reconstruction",
+    "hpm_video.settings": "hpm_video.config.settings",
+    "hpm_video.step": "hpm_video.method.step",
+    "hpm_video.teacher": "hpm_video.method.teacher",
+    "hpm_video.timm_models": "hpm_video.weights.export.timm_models",
+    "hpm_video.tokens": "hpm_video.models.tokens",
+    "hpm_video.weights.deployed": "hpm_video.weights.export.program",
+}
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Finds the modules above, and gives the module of their new place."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if fullname in MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = MODULES[spec.name]
+        _warn(spec.name, new)
+        old = ModuleType(spec.name, f"Moved to `{new}`.")
+        old.__dict__.update(
+            {name: value for name, value in vars(import_module(new)).items() if name[:2] != "__"}
+        )
+        return old
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing is left to run."""
+
+
+def _warn(old: str, new: str) -> None:
+    # past the finder and the import system, to the line that imports
+    warnings.warn(f"{old} has moved to {new}", DeprecationWarning, stacklevel=3)
+
+
+def names_moved(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a package that was a module: its old names, and where each is now."""
+
+    def getattr_of_package(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        _warn(f"{package}.{name}", f"{names[name]}.{name}")
+        return getattr(import_module(names[name]), name)
+
+    return getattr_of_package
+
+
+def find_moved_modules() -> None:
+    """Let the import system find what has moved."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())
