@@ -19,7 +19,8 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.method.masking import hard_mask, hard_ratio_at, num_masked_units
-from hpm_video.method.teacher import View, draw_tokens, momentum_at
+from hpm_video.method.teacher import momentum_at
+from hpm_video.method.teacher_views import View, draw_tokens
 from hpm_video.models.tokens import TokenGrid
 
 # Okabe and Ito's colours, which colour-blind people can tell apart; the same meaning everywhere.

@@ -23,7 +23,8 @@ from hpm_video.evaluate.mining_quality import hardest_tokens, measured_loss
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_scorer
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.masking import unit_scores
-from hpm_video.method.teacher import View, num_seen, score_tokens
+from hpm_video.method.teacher import score_tokens
+from hpm_video.method.teacher_views import View, num_seen
 from hpm_video.models.precision import autocast
 
 TOKEN_RATIOS = (0.5, 0.25, 0.1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from hpm_video.config import MaskingConfig
 from hpm_video.models.tokens import TokenGrid
 
 Rows = tuple[int, int]
-DecoderMask = Literal["running_cell", "random"]
 
 
 def num_units(grid: TokenGrid, tube_length: int) -> int:
@@ -175,60 +173,6 @@ def hard_mask(
         device=scores.device,
         rows=rows,
     ).mask
-
-
-def num_reconstructed_tokens(
-    grid: TokenGrid, *, mask_ratio: float, tube_length: int, decoder_mask_ratio: float
-) -> int:
-    """How many of the M masked tokens the decoders see: round((1 - decoder_mask_ratio) * M)."""
-    if not 0 <= decoder_mask_ratio < 1:
-        raise ValueError(f"masking.decoder_mask_ratio ({decoder_mask_ratio}) must be in [0, 1)")
-    masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length) * tube_length
-    kept = round((1 - decoder_mask_ratio) * masked)
-    if kept < 1:
-        raise ValueError(
-            f"masking.decoder_mask_ratio ({decoder_mask_ratio}) leaves 0 of {masked} masked tokens "
-            "to reconstruct: at least one must be"
-        )
-    return kept
-
-
-def reconstructed_tokens(
-    mask: Tensor,
-    grid: TokenGrid,
-    *,
-    num_kept: int,
-    pattern: DecoderMask,
-    generator: torch.Generator,
-    rows: Rows | None = None,
-) -> Tensor:
-    """The masked tokens that the decoders see (VideoMAE V2, arXiv 2303.16727): mask (B, N) -> index
-    (B, num_kept), ascending.
-
-    ``random``: any. ``running_cell``: 2 x 2 places make a cell, of which a run of neighbours is
-    seen (two for half of the tokens, three for three quarters) that moves on by one place with
-    every time step, so that over 4 of them each place is seen equally often; where it begins is
-    random per clip. Where that gives too many tokens or too few, random ones of the last place of
-    the run are left out, or random ones of the place after it come in. For ``rows`` see
-    `random_mask`.
-    """
-    batch = len(mask)
-    noise = batch_noise(
-        batch, grid.num_tokens + 1, generator=generator, device=mask.device, rows=rows
-    )
-    order = noise[:, 1:]
-    if pattern == "running_cell":
-        time, row, column = (
-            torch.arange(size, device=mask.device) for size in (grid.time, grid.height, grid.width)
-        )
-        # Places of a cell, going around it: 0 1 in its upper row, 3 2 below: (rows, columns)
-        place = (row[:, None] % 2 * 3) ^ (column % 2)
-        begin = time + (noise[:, :1] * 4).long()  # (B, time)
-        # Places from the begin of the run on, 0 to 3: (B, time, rows * columns) -> (B, N)
-        order = order + ((place.flatten() - begin[..., None]) % 4).flatten(1)
-    # Noise is below 1, so visible tokens come last.
-    order = order.masked_fill(~mask, 5.0)
-    return order.argsort(dim=1)[:, :num_kept].sort(dim=1).values
 
 
 def batch_noise(

@@ -10,16 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig
+from hpm_video.method.decoder_masking import draw_decoded
 from hpm_video.method.losses import OBJECTIVES, patch_loss
-from hpm_video.method.masking import (
-    Rows,
-    make_mask,
-    num_reconstructed_tokens,
-    num_visible_tokens,
-    reconstructed_tokens,
-    unit_scores,
-)
-from hpm_video.method.teacher import Teacher, View, score_tokens
+from hpm_video.method.masking import Rows, make_mask, num_visible_tokens, unit_scores
+from hpm_video.method.teacher import Teacher, score_tokens
+from hpm_video.method.teacher_views import View
 from hpm_video.models.hpm import HPMOutput, PredictorInput
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid, patchify, scatter_tokens, split_mask
@@ -111,7 +106,7 @@ def pretrain_step(
         )
         # A predictor from pixels ranks a share of the tokens, as large as what the teacher sees
         ranks_share = loss.prediction != "none" and predictor_input == "pixels"
-        kept, ranked = _subsets(
+        kept, ranked = draw_decoded(
             chosen.mask,
             grid,
             masking,
@@ -178,35 +173,6 @@ def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., Pr
         draws=config.teacher.draws,
         precision=config.run.precision,
     )
-
-
-def _subsets(
-    mask: Tensor,
-    grid: TokenGrid,
-    masking: MaskingConfig,
-    *,
-    ranked_ratio: float,
-    generator: torch.Generator,
-    rows: Rows | None,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Of the tokens of a mask (B, N): those that are decoded (decoder masking), and of them the
-    share whose loss is predicted, each (B, K) ascending; None where it is all of them."""
-    decoded = num_reconstructed_tokens(
-        grid,
-        mask_ratio=masking.mask_ratio,
-        tube_length=masking.tube_length or grid.time,
-        decoder_mask_ratio=masking.decoder_mask_ratio,
-    )
-    draw = partial(reconstructed_tokens, grid=grid, generator=generator, rows=rows)
-    kept = ranked = None
-    if masking.decoder_mask_ratio > 0:
-        kept = draw(mask, num_kept=decoded, pattern=masking.decoder_mask)
-    if ranked_ratio < 1:
-        among = mask if kept is None else torch.zeros_like(mask).scatter(1, kept, True)
-        # Two at least: one alone has no order
-        count = min(decoded, max(2, round(ranked_ratio * decoded)))
-        ranked = draw(among, num_kept=count, pattern="random")
-    return kept, ranked
 
 
 def _mean_per_masked_unit(

@@ -152,6 +152,8 @@ class HPM(nn.Module):
                 depth=predictor_depth,
                 heads=decoder_heads,
             )
+        elif predictor_input is not None:
+            raise ValueError(f"model.predictor_input ({predictor_input}) must be encoded or pixels")
         self.apply(init_weights)
 
     def forward(

@@ -13,7 +13,7 @@ from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.directions import check_flip
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import BadVideos
-from hpm_video.data.loading.loader import clip_batches, steps_per_epoch
+from hpm_video.data.loading.loader import clip_batches
 from hpm_video.evaluate.classification import check_labels
 from hpm_video.models.build import Classifier, build_classifier
 from hpm_video.models.ema import average_of, follow
@@ -26,16 +26,21 @@ from hpm_video.train.mixing import mix_batch
 from hpm_video.train.optim import (
     describe_lr,
     finetune_optimizer,
-    lr_schedule,
-    micro_batches,
+    plan_steps,
     set_lr,
 )
-from hpm_video.train.run.evaluation import RunEvaluation
-from hpm_video.train.run.folder import claim_run_folder, run_folder
-from hpm_video.train.run.loop import Run
-from hpm_video.train.run.optimizer_state import optimizer_state
-from hpm_video.train.run.starting_point import describe_data, find_start
-from hpm_video.train.run.steps import restore_if, running_means, step_unless
+from hpm_video.train.run import (
+    Run,
+    RunEvaluation,
+    claim_run_folder,
+    describe_data,
+    find_start,
+    optimizer_state,
+    restore_if,
+    run_folder,
+    running_means,
+    step_unless,
+)
 from hpm_video.weights.checkpoint import load_weights
 
 
@@ -57,18 +62,11 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     check_labels(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []
     evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
-    accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=world.size)
-    videos_per_step = data.batch_size * accumulation * world.size
-    clips_per_step = videos_per_step * data.repeats
-    epoch_steps = steps_per_epoch(len(manifest), videos_per_step)
-    total_steps = optim.epochs * epoch_steps
-    lr_at = lr_schedule(
-        optim, videos=videos_per_step, clips=clips_per_step, steps_per_epoch=epoch_steps
-    )
+    steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
 
     torch.manual_seed(config.run.seed)
-    data_of_steps = describe_data(manifest, videos_per_step=videos_per_step)
-    start = find_start(config, folder, kind="finetune", total_steps=total_steps, data=data_of_steps)
+    data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
+    start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
     model = build_classifier(
         config.model,
         num_frames=data.num_frames,
@@ -77,10 +75,10 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
         trained_grid=start.trained_grid(),
     )
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
-    initialised = start.load_into(model)
+    start.load_into(model)
     claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
-        start.write_table(folder, model, initialised)
+        start.write_table(folder, model)
     average = average_of(model) if optim.ema_momentum is not None else None
     if average is not None:
         if start.state is not None:
@@ -118,24 +116,22 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
         world,
         manifest=manifest,
         bad_videos=BadVideos(folder, manifest, max_fraction=data.max_bad_fraction),
-        total_steps=total_steps,
+        total_steps=steps.total,
         state=start.state,
     ) as run:
-        run.log.line(start.line)
-        for line in fit:
+        said, *missing = start.lines()
+        for line in (said, *fit, *missing):
             run.log.line(line)
-        if initialised:
-            run.log.line(f"not in it, so as initialised: {', '.join(initialised)}")
         run.log.line(
-            f"{num_classes} classes, {len(manifest)} videos, {epoch_steps} steps per epoch, "
-            f"{total_steps} steps in all"
+            f"{num_classes} classes, {len(manifest)} videos, {steps.per_epoch} steps per epoch, "
+            f"{steps.total} steps in all"
         )
         if both := evaluation.num_shared:
             run.log.line(
                 f"warning: {both} of {len(evaluation)} videos of data.val_manifest are in "
                 "data.manifest too"
             )
-        run.log.line(describe_lr(optim, videos=videos_per_step, clips=clips_per_step))
+        run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         if data.flip and manifest.classes is None:
             run.log.line("data.flip: the list has no class names: mirroring must change no class")
         if directed:
@@ -143,23 +139,23 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
         batches = clip_batches(
             manifest,
             data,
-            accumulation=accumulation,
+            accumulation=steps.accumulation,
             world=world,
             seed=config.run.seed,
             start_step=run.steps_done,
-            num_steps=total_steps,
+            num_steps=steps.total,
             given_up=run.bad_videos.given_up,
             augment=config.augment,
         )
         model.train()
         for step in run.steps():
-            set_lr(optimizer, lr := lr_at(step))
+            set_lr(optimizer, lr := steps.lr_at(step))
             # Dropout and stochastic depth follow (seed, step, rank): nothing to save for a resume.
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
             before = [value.clone() for value in moving]
             total = torch.zeros((), device=world.device)
-            for micro_batch in range(accumulation):
-                batch = run.next(batches, clips_per_step // accumulation)
+            for micro_batch in range(steps.accumulation):
+                batch = run.next(batches, steps.clips // steps.accumulation)
                 clips = batch.on(world.device)
                 targets = batch.labels.to(world.device, non_blocking=True)
                 if mixing.is_on:
@@ -172,9 +168,9 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
                         repeats=data.repeats,
                         num_classes=num_classes,
                         rng=np.random.default_rng((config.run.seed, step)),
-                        rows=(first, clips_per_step),
+                        rows=(first, steps.clips),
                     )
-                with sync_gradients(replica, micro_batch + 1 == accumulation):
+                with sync_gradients(replica, micro_batch + 1 == steps.accumulation):
                     with autocast(world.device, config.run.precision):
                         logits = replica(clips)
                     loss = classification_loss(
@@ -183,8 +179,8 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
                         label_smoothing=optim.label_smoothing,
                         class_weights=class_weights,
                     )
-                    (loss / accumulation).backward()
-                total += loss.detach() / accumulation
+                    (loss / steps.accumulation).backward()
+                total += loss.detach() / steps.accumulation
             norm = clip_gradients(model, optim.clip_grad)
             skip = run.add({"loss": total, "grad_norm": norm})
             step_unless(skip, optimizer)
@@ -192,12 +188,10 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             optimizer.zero_grad()
             if average is not None and optim.ema_momentum is not None:
                 follow(average, model, optim.ema_momentum, skip=skip)
-            epoch = (step + 1) / epoch_steps
+            epoch = (step + 1) / steps.per_epoch
             if run.is_log_step:
                 run.record({"epoch": round(epoch, 4), "lr": lr}, prefix="finetune")
-            if evaluation.is_due(
-                steps_done=step + 1, steps_per_epoch=epoch_steps, total_steps=total_steps
-            ):
+            if evaluation.is_due(step + 1, steps):
                 evaluated = model if average is None else average
                 evaluation.run(evaluated, checkpoint, step=step + 1, epoch=epoch, log=run.log)
             run.end_step(checkpoint)

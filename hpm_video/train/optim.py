@@ -1,8 +1,9 @@
-"""Learning rates and parameter groups of the recipes."""
+"""The steps of a run, their learning rates, and the parameter groups of the recipes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from fvcore.common.param_scheduler import (
@@ -14,7 +15,8 @@ from fvcore.common.param_scheduler import (
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from hpm_video.config import FinetuneOptimConfig, OptimConfig
+from hpm_video.config import DataConfig, FinetuneOptimConfig, OptimConfig
+from hpm_video.data.loading.loader import steps_per_epoch
 
 LAYER_DECAY = 0.75  # of VideoMAE's encoder, unless optim.layer_decay says otherwise
 
@@ -34,6 +36,38 @@ def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) ->
             f"processes ({batch_size} x {num_processes} = {at_once})"
         )
     return optim.total_batch // at_once
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How a run's videos make up steps, and the learning rate before each of them.
+
+    accumulation: micro-batches of a step. videos, clips: of a step, over all processes. per_epoch,
+    total: numbers of steps. lr_at: step 0, 1, ... -> learning rate.
+    """
+
+    accumulation: int
+    videos: int
+    clips: int
+    per_epoch: int
+    total: int
+    lr_at: Callable[[int], float]
+
+    def are_due(self, steps_done: int, *, every_epochs: int) -> bool:
+        """Whether it is time for what is done every so many epochs and at the end; 0: never."""
+        every = every_epochs * self.per_epoch
+        return every > 0 and (steps_done % every == 0 or steps_done == self.total)
+
+
+def plan_steps(
+    data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int
+) -> Steps:
+    """The steps that these settings make of so many videos; ValueError where they make none."""
+    accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=num_processes)
+    videos = data.batch_size * accumulation * num_processes
+    clips, per_epoch = videos * data.repeats, steps_per_epoch(num_videos, videos)
+    lr_at = lr_schedule(optim, videos=videos, clips=clips, steps_per_epoch=per_epoch)
+    return Steps(accumulation, videos, clips, per_epoch, optim.epochs * per_epoch, lr_at)
 
 
 def scaled(base: float, batch_size: int) -> float:

@@ -13,32 +13,34 @@ from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import BadVideos
-from hpm_video.data.loading.loader import clip_batches, steps_per_epoch
+from hpm_video.data.loading.loader import clip_batches
+from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import ema_distance, mean_figures, step_figures
-from hpm_video.method.masking import (
-    hard_ratio_at,
-    num_reconstructed_tokens,
-)
+from hpm_video.method.masking import hard_ratio_at
 from hpm_video.method.step import configured_step
-from hpm_video.method.teacher import Teacher, describe_view, momentum_at, update_teacher
+from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
+from hpm_video.method.teacher_views import describe_view
 from hpm_video.models.build import build_model, token_grid
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.runtime.distributed import World, join_world, sync_gradients
 from hpm_video.runtime.seeds import seed_of
 from hpm_video.train.optim import (
     describe_lr,
-    lr_schedule,
-    micro_batches,
+    plan_steps,
     pretrain_optimizer,
     set_lr,
 )
-from hpm_video.train.run.folder import claim_run_folder, run_folder
-from hpm_video.train.run.loop import Run
-from hpm_video.train.run.optimizer_state import optimizer_state
-from hpm_video.train.run.pictures import Pictures
-from hpm_video.train.run.probes import RunProbe
-from hpm_video.train.run.starting_point import describe_data, find_start
-from hpm_video.train.run.steps import step_unless
+from hpm_video.train.run import (
+    Pictures,
+    Run,
+    RunProbe,
+    claim_run_folder,
+    describe_data,
+    find_start,
+    optimizer_state,
+    run_folder,
+    step_unless,
+)
 from hpm_video.weights.checkpoint import load_weights
 
 
@@ -62,31 +64,24 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         decoder_mask_ratio=masking.decoder_mask_ratio,
     )
     manifest = read_manifest(data.manifest, root=data.root, labels=False)
-    accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=world.size)
-    videos_per_step = data.batch_size * accumulation * world.size
-    clips_per_step = videos_per_step * data.repeats
-    epoch_steps = steps_per_epoch(len(manifest), videos_per_step)
-    total_steps = optim.epochs * epoch_steps
-    lr_at = lr_schedule(
-        optim, videos=videos_per_step, clips=clips_per_step, steps_per_epoch=epoch_steps
-    )
+    steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
 
     torch.manual_seed(config.run.seed)
     student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
-    data_of_steps = describe_data(manifest, videos_per_step=videos_per_step)
-    start = find_start(config, folder, kind="pretrain", total_steps=total_steps, data=data_of_steps)
+    data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
+    start = find_start(config, folder, kind="pretrain", total_steps=steps.total, data=data_of_steps)
     if (start.trained_grid() or grid) != grid:
         raise ValueError(
             f"checkpoint ({start.source}) was trained on a grid of {start.trained_grid()}: "
             f"pre-training can only go on with the same one, not {grid}"
         )
-    initialised = start.load_into(student)
+    start.load_into(student)
     if start.state is not None and masking.mines and start.state["teacher"] is None:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
     probe = RunProbe(config, student.encoder, world)
     claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
-        start.write_table(folder, student, initialised)
+        start.write_table(folder, student)
     teacher = Teacher(student) if masking.mines else None
     if teacher is not None:
         if start.state is not None:
@@ -114,15 +109,14 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         world,
         manifest=manifest,
         bad_videos=bad_videos,
-        total_steps=total_steps,
+        total_steps=steps.total,
         state=start.state,
     ) as run:
-        run.log.line(start.line)
-        if initialised:
-            run.log.line(f"not in it, so as initialised: {', '.join(initialised)}")
+        for line in start.lines():
+            run.log.line(line)
         run.log.line(
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "
-            f"{epoch_steps} steps per epoch, {total_steps} steps in all"
+            f"{steps.per_epoch} steps per epoch, {steps.total} steps in all"
         )
         if teacher is not None:
             sight = config.teacher
@@ -131,15 +125,15 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                     grid, token_ratio=sight.token_ratio, view=sight.view, draws=sight.draws
                 )
             )
-        run.log.line(describe_lr(optim, videos=videos_per_step, clips=clips_per_step))
+        run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         batches = clip_batches(
             manifest,
             data,
-            accumulation=accumulation,
+            accumulation=steps.accumulation,
             world=world,
             seed=config.run.seed,
             start_step=run.steps_done,
-            num_steps=total_steps,
+            num_steps=steps.total,
             given_up=run.bad_videos.given_up,
         )
         compute = configured_step(config, grid)
@@ -148,31 +142,31 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         if run.steps_done == 0 and config.run.probe_every:
             probe.run(student.encoder, step=0, epoch=0, log=run.log)
         for step in run.steps():
-            progress = (step + 1) / total_steps
+            progress = (step + 1) / steps.total
             hard_ratio = hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
-            set_lr(optimizer, lr := lr_at(step))
+            set_lr(optimizer, lr := steps.lr_at(step))
             # Stochastic depth, the one user of the global generator, follows (seed, step, rank).
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
             losses: dict[str, Tensor] = {}
             figures = []
-            for micro_batch in range(accumulation):
-                batch = run.next(batches, clips_per_step // accumulation)
+            for micro_batch in range(steps.accumulation):
+                batch = run.next(batches, steps.clips // steps.accumulation)
                 clips = batch.on(world.device)
                 # Masks follow (seed, step) and the clip's place in the step's whole batch.
                 generator.manual_seed(seed_of(config.run.seed, step))
                 first = (micro_batch * world.size + world.rank) * len(clips)
-                with sync_gradients(model, micro_batch + 1 == accumulation):
+                with sync_gradients(model, micro_batch + 1 == steps.accumulation):
                     result = compute(
                         model,
                         teacher,
                         clips,
                         hard_ratio=hard_ratio,
                         generator=generator,
-                        rows=(first, clips_per_step),
+                        rows=(first, steps.clips),
                     )
-                    (result.loss / accumulation).backward()
+                    (result.loss / steps.accumulation).backward()
                 for name, loss in result.losses.items():
-                    losses[name] = losses.get(name, 0) + loss.detach() / accumulation
+                    losses[name] = losses.get(name, 0) + loss.detach() / steps.accumulation
                 if run.is_log_step:
                     figures.append(step_figures(result, grid, tube_length))
             norm = clip_gradients(student, optim.clip_grad)
@@ -192,7 +186,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                 distance = None if teacher is None else ema_distance(teacher, student)
                 run.record(
                     {
-                        "epoch": round((step + 1) / epoch_steps, 4),
+                        "epoch": round((step + 1) / steps.per_epoch, 4),
                         "hard_ratio": hard_ratio,
                         "momentum": momentum,
                         "lr": lr,
@@ -200,12 +194,10 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                     figures={**mean_figures(figures), "ema_distance": distance},
                     prefix="pretrain",
                 )
-            if pictures.are_due(steps_done=step + 1, total_steps=total_steps):
+            if pictures.are_due(steps_done=step + 1, total_steps=steps.total):
                 pictures.draw(student, teacher, hard_ratio=hard_ratio, step=step + 1, log=run.log)
-            if probe.is_due(
-                steps_done=step + 1, steps_per_epoch=epoch_steps, total_steps=total_steps
-            ):
-                epoch = (step + 1) / epoch_steps
+            if steps.are_due(step + 1, every_epochs=config.run.probe_every):
+                epoch = (step + 1) / steps.per_epoch
                 probe.run(student.encoder, step=step + 1, epoch=epoch, log=run.log)
             run.end_step(checkpoint)
         return run.is_complete

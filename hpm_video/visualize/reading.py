@@ -143,9 +143,9 @@ def _window(
     frames = open_video(path).read(indices)
     height, width = frames.shape[1:3]
     boxes = clip_boxes(height, width, num_crops=view.num_crops, whole_frame=view.whole_frame)
-    crops = np.stack([crops.resize_crop(frames, box, crop_size).numpy() for box in boxes])
+    pixels = np.stack([crops.resize_crop(frames, box, crop_size).numpy() for box in boxes])
     places = tuple(Place.of_box(box, height, width) for box in boxes)
-    return Window(shrunk(frames, most_short_side), crops, places, indices)
+    return Window(shrunk(frames, most_short_side), pixels, places, indices)
 
 
 def shrunk(frames: Frames, most_short_side: int | None) -> Frames:

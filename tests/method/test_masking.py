@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import MaskingConfig
+from hpm_video.method.decoder_masking import num_reconstructed_tokens, reconstructed_tokens
 from hpm_video.method.masking import (
     hard_mask,
     hard_ratio_at,
     make_mask,
     num_masked_units,
-    num_reconstructed_tokens,
     num_units,
     num_visible_tokens,
     random_mask,
-    reconstructed_tokens,
     unit_scores,
 )
 from hpm_video.models.tokens import TokenGrid

@@ -6,16 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpm_video.method.teacher import (
-    Teacher,
-    describe_view,
-    draw_tokens,
-    fill_in,
-    momentum_at,
-    num_seen,
-    score_tokens,
-    update_teacher,
-)
+from hpm_video.method.teacher import Teacher, fill_in, momentum_at, score_tokens, update_teacher
+from hpm_video.method.teacher_views import describe_view, draw_tokens, num_seen
 from hpm_video.models.hpm import HPM, PredictorInput
 from hpm_video.models.tokens import TokenGrid, patchify, unpatchify
 

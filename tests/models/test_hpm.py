@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig
-from hpm_video.method.masking import (
-    Rows,
-    hard_mask,
-    num_reconstructed_tokens,
-    random_mask,
-    reconstructed_tokens,
-)
+from hpm_video.method.decoder_masking import num_reconstructed_tokens, reconstructed_tokens
+from hpm_video.method.masking import Rows, hard_mask, random_mask
 from hpm_video.method.step import pretrain_step
 from hpm_video.method.teacher import Teacher, score_tokens
 from hpm_video.models.build import build_model

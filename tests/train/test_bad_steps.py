@@ -19,6 +19,7 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.method import step as step_module
 from hpm_video.method.step import PretrainStep
 from hpm_video.runtime.distributed import World
+from hpm_video.train import optim
 from hpm_video.train import pretrain as pretraining
 from hpm_video.train.run import loop
 from hpm_video.train.run.logs import read_records
@@ -47,7 +48,9 @@ def spoil(patch: pytest.MonkeyPatch, calls: set[int], how: str = "loss") -> None
         nonlocal count
         count += 1
         step = run_step(*arguments, **named)
-        return replace(step, loss=_spoilt(step.loss, how)) if count in calls else step
+        if count not in calls:
+            return step
+        return replace(step, losses={**step.losses, "loss": _spoilt(step.loss, how)})
 
     patch.setattr(step_module, "pretrain_step", spoiling)
 
@@ -224,7 +227,7 @@ def test_a_signal_among_bad_steps_saves_the_state_before_them(
     tmp_path: Path, pretrain_arguments: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, {6, 7})
-    schedule = pretraining.lr_schedule
+    schedule = optim.lr_schedule
 
     def signalling(*arguments: Any, **named: Any) -> Callable[[int], float]:
         lr_at = schedule(*arguments, **named)
@@ -239,7 +242,7 @@ def test_a_signal_among_bad_steps_saves_the_state_before_them(
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pretraining, "lr_schedule", signalling)
+            patch.setattr(optim, "lr_schedule", signalling)
             assert main(pretrain_arguments(tmp_path / "run", "run.log_every=4")) == 1
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -259,7 +262,8 @@ def spoiling(*arguments, **named):
     count += 1
     step = run_step(*arguments, **named)
     is_bad = named["rows"][0] > 0 and count in STEPS
-    return replace(step, loss=step.loss + torch.inf) if is_bad else step
+    losses = {**step.losses, "loss": step.loss + torch.inf}
+    return replace(step, losses=losses) if is_bad else step
 step_module.pretrain_step = spoiling
 """
 

@@ -13,7 +13,7 @@ import torch
 
 from hpm_video.cli.main import main
 from hpm_video.evaluate.predictions import Evaluation
-from hpm_video.train import finetune as module
+from hpm_video.train import optim
 from hpm_video.train.run import evaluation as run_evaluation
 from hpm_video.train.run.evaluation import BestCheckpoint
 from hpm_video.weights.checkpoint import load_checkpoint
@@ -82,7 +82,7 @@ def test_an_interrupted_run_keeps_the_same_best(
     assert main(finetune_arguments(tmp_path / "whole", *settings)) == 0
 
     _evaluations_with(top1s, monkeypatch)
-    run_schedule = module.lr_schedule
+    run_schedule = optim.lr_schedule
 
     def interrupting(*arguments: object, **named: object) -> Callable[[int], float]:
         lr_at = run_schedule(*arguments, **named)
@@ -98,7 +98,7 @@ def test_an_interrupted_run_keeps_the_same_best(
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "lr_schedule", interrupting)
+            patch.setattr(optim, "lr_schedule", interrupting)
             assert main(arguments) == 1
     finally:
         signal.signal(signal.SIGTERM, before)

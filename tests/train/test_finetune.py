@@ -16,7 +16,7 @@ from hpm_video.config import EvaluateConfig, EvaluationConfig
 from hpm_video.evaluate.classification import evaluate
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import position_table
-from hpm_video.train import finetune as module
+from hpm_video.train import optim
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint
 from hpm_video.weights.load import load_classifier
@@ -135,7 +135,7 @@ def test_a_stopped_run_continues_identically_without_the_weights_it_started_from
     assert main(finetune_arguments(tmp_path / "whole", *settings)) == 0
 
     step = 0
-    run_schedule = module.lr_schedule
+    run_schedule = optim.lr_schedule
 
     def interrupting(*arguments: object, **named: object) -> Callable[[int], float]:
         lr_at = run_schedule(*arguments, **named)
@@ -153,7 +153,7 @@ def test_a_stopped_run_continues_identically_without_the_weights_it_started_from
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "lr_schedule", interrupting)
+            patch.setattr(optim, "lr_schedule", interrupting)
             assert main(arguments) == 1
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -12,6 +12,7 @@ from hpm_video.evaluate.classification import check_labels, evaluate_classifier
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.parallel import gathered, whole_weights
 from hpm_video.runtime.distributed import World, share_from_main
+from hpm_video.train.optim import Steps
 from hpm_video.train.run.logs import RunLog
 from hpm_video.train.run.steps import running_means
 from hpm_video.weights.checkpoint import BEST, load_checkpoint, write_checkpoint
@@ -51,10 +52,10 @@ class RunEvaluation:
         if self._world.is_main and self._config.evaluation.every_epochs:
             self._best = BestCheckpoint(checkpoints, is_new=is_new)
 
-    def is_due(self, *, steps_done: int, steps_per_epoch: int, total_steps: int) -> bool:
+    def is_due(self, steps_done: int, steps: Steps) -> bool:
         """Whether to evaluate after so many steps."""
-        every = self._config.evaluation.every_epochs * steps_per_epoch
-        is_time = steps_done == total_steps or (every > 0 and steps_done % every == 0)
+        every = self._config.evaluation.every_epochs
+        is_time = steps_done == steps.total or steps.are_due(steps_done, every_epochs=every)
         return self._videos is not None and is_time
 
     def run(

@@ -42,11 +42,6 @@ class RunProbe:
                 self._lists, settings.kinds, settings, grid=encoder.grid, width=encoder.width
             )
 
-    def is_due(self, *, steps_done: int, steps_per_epoch: int, total_steps: int) -> bool:
-        """Whether to probe after so many steps: before the first, every so often, at the end."""
-        every = self._config.run.probe_every * steps_per_epoch
-        return every > 0 and (steps_done % every == 0 or steps_done == total_steps)
-
     def run(self, encoder: Encoder, *, step: int, epoch: float, log: RunLog) -> None:
         """Probe the encoder as it is, and append a record."""
         assert self._lists is not None

@@ -36,7 +36,7 @@ class Start:
 
     state: the checkpoint it continues, if any. init: what it takes its encoder from, if anything.
     source: the file of either. line: all this in words. allow_missing: what init may lack. last:
-    name of the checkpoint, if it is the run's own.
+    name of the checkpoint, if it is the run's own. initialised: names of what init did lack.
     """
 
     state: dict[str, Any] | None
@@ -45,10 +45,11 @@ class Start:
     line: str
     allow_missing: Sequence[str] = ()
     last: str | None = None
+    initialised: Sequence[str] = ()
 
-    def load_into(self, model: nn.Module) -> list[str]:
+    def load_into(self, model: nn.Module) -> None:
         """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
-        do not fit. Returns the names of what was allowed to be missing, and is."""
+        do not fit."""
         if self.state is not None:
             # Where an average of the weights is what a checkpoint's model is, training goes on
             # with the weights themselves.
@@ -57,13 +58,12 @@ class Start:
         elif self.init is not None:
             encoder = model.get_submodule("encoder")
             assert isinstance(encoder, Encoder)
-            return load_encoder(
+            self.initialised = load_encoder(
                 encoder,
                 self.init.state,
                 source=self.source or "",
                 allow_missing=self.allow_missing,
             )
-        return []
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         """Load the state of the optimizer of ``model``, which may be spread over processes by now;
@@ -81,13 +81,21 @@ class Start:
         """How the encoder's weights are changed for other tokens than they were trained with."""
         return [] if self.init is None else describe_fit(self._tokens(encoder), encoder.tokens)
 
-    def write_table(self, folder: Path, model: nn.Module, initialised: Sequence[str]) -> None:
+    def lines(self) -> list[str]:
+        """Where the run starts from, in words for its log."""
+        if not self.initialised:
+            return [self.line]
+        return [self.line, f"not in it, so as initialised: {', '.join(self.initialised)}"]
+
+    def write_table(self, folder: Path, model: nn.Module) -> None:
         """Write to the run's folder what became of every tensor of ``init``, if there is one."""
         if self.init is not None:
             encoder = model.get_submodule("encoder")
             assert isinstance(encoder, Encoder)
             before = self._tokens(encoder)
-            write_init_table(folder, self.init, encoder, before=before, initialised=initialised)
+            write_init_table(
+                folder, self.init, encoder, before=before, initialised=self.initialised
+            )
 
     def forget_weights(self) -> None:
         """Let go of what was loaded: only ``step`` and ``window`` of a state stay."""

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.runtime.distributed import World
-from hpm_video.train.run import agreement
+from hpm_video.train.run import shared_wishes
 from hpm_video.train.run.shared_wishes import Agreement
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the other one of two processes sends: a number and two wishes."""
     theirs = [0.0, 0.0, 0.0]
     monkeypatch.setattr(
-        agreement,
+        shared_wishes,
         "mean_over_processes",
         lambda values, world: (values + torch.tensor(theirs, device=values.device)) / 2,
     )
@@ -72,7 +72,7 @@ def test_alone_one_hears_oneself_at_once() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_nobody_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agreement, "mean_over_processes", lambda values, world: values)
+    monkeypatch.setattr(shared_wishes, "mean_over_processes", lambda values, world: values)
     mine = [True, False]
     ours = Agreement(World(0, 2, torch.device("cuda")), lambda: mine)
     number = torch.ones((), device="cuda")

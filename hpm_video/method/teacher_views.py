@@ -1,0 +1,104 @@
+"""What a sparse teacher sees: which tokens, and how many."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hpm_video.method.masking import Rows, batch_noise
+from hpm_video.models.tokens import TokenGrid
+
+View = Literal["tokens", "tubes", "frames", "spread"]
+
+
+def num_seen(grid: TokenGrid, *, token_ratio: float, view: View) -> int:
+    """How many tokens a teacher sees at once: the nearest number that the view can give, at least
+    one token, tube or time step. Raises ValueError for a ratio outside (0, 1]."""
+    if not 0 < token_ratio <= 1:
+        raise ValueError(f"teacher.token_ratio ({token_ratio}) must be in (0, 1]")
+    whole = {"tubes": grid.time, "frames": grid.num_tubes}.get(view, 1)  # tokens that come together
+    return whole * max(1, round(token_ratio * (grid.num_tokens // whole)))
+
+
+def describe_view(grid: TokenGrid, *, token_ratio: float, view: View, draws: int = 1) -> str:
+    """What a run's teacher sees, in a line, which warns where most tubes show it nothing: on toy
+    videos such a teacher ordered tubes worse with each seed (docs/results.md)."""
+    seen = num_seen(grid, token_ratio=token_ratio, view=view)
+    line = f"the teacher sees {seen} of {grid.num_tokens} tokens of a clip"
+    if 2 * seen * draws >= grid.num_tubes:
+        return line
+    return (
+        f"{line}; warning: nothing of most of its {grid.num_tubes} tubes: teacher.token_ratio "
+        f"({token_ratio:g}) should be higher on so small a grid, such as 0.25"
+    )
+
+
+def draw_tokens(
+    batch_size: int,
+    grid: TokenGrid,
+    *,
+    token_ratio: float,
+    view: View,
+    draws: int = 1,
+    generator: torch.Generator,
+    device: torch.device | str,
+    rows: Rows | None = None,
+) -> Tensor:
+    """The K = `num_seen` tokens that each draw of a sparse teacher sees: (B, draws, K), ascending.
+
+    ``tokens``: any, uniformly. ``tubes``: whole tubes, uniformly. ``frames``: whole time steps,
+    evenly spaced from a random first one. ``spread``: random tokens, but of every tube equally
+    many and of every time step equally many (within one; in later draws within two), so that below
+    1 / time some tubes show one token and the others none. In all of them every token is seen
+    equally often. The draws of a clip share no token as long as there are others left. ``rows`` as
+    in `random_mask`.
+    """
+    if draws < 1:
+        raise ValueError(f"teacher.draws ({draws}) must be at least 1")
+    seen = num_seen(grid, token_ratio=token_ratio, view=view)
+    time, tubes = grid.time, grid.num_tubes
+
+    def shuffled(*counts: int) -> list[Tensor]:
+        """A random permutation (B, count) for each count."""
+        noise = batch_noise(batch_size, sum(counts), generator=generator, device=device, rows=rows)
+        return [part.argsort(dim=1) for part in noise.split(counts, dim=1)]
+
+    def arange(count: int) -> Tensor:
+        return torch.arange(count, device=device)
+
+    if view == "tokens":
+        (order,) = shuffled(grid.num_tokens)
+        tokens = _share_out(order, draws, seen)
+    elif view == "tubes":
+        (order,) = shuffled(tubes)
+        chosen = _share_out(order, draws, seen // time)  # (B, draws, tubes seen)
+        tokens = (chosen[..., None] + tubes * arange(time)).flatten(2)
+    elif view == "frames":
+        (order,) = shuffled(time)
+        steps = seen // tubes
+        # Step i of k is floor((i * time + offset) / k): with a random offset in [0, time), all
+        # time steps are equally likely. Draws start as far from each other as they can.
+        offset = (order[:, :1] + arange(draws) * time // draws) % time  # (B, draws)
+        chosen = (arange(steps) * time + offset[..., None]) // steps  # (B, draws, steps)
+        tokens = (chosen[..., None] * tubes + arange(tubes)).flatten(2)
+    elif view == "spread":
+        tube_order, time_order = shuffled(tubes, time)
+        # Deal tubes and time steps in turn, like two cogwheels. Where they would come round to
+        # the same pairs, after lcm(tubes, time) tokens, the times skip one: each pair comes once.
+        place = arange(grid.num_tokens)
+        turn = (place + place // math.lcm(tubes, time)) % time
+        order = time_order[:, turn] * tubes + tube_order[:, place % tubes]  # (B, N)
+        tokens = _share_out(order, draws, seen)
+    else:
+        raise ValueError(f"teacher.view ({view}) must be one of {', '.join(get_args(View))}")
+    return tokens.sort(dim=2).values
+
+
+def _share_out(order: Tensor, draws: int, count: int) -> Tensor:
+    """Give each draw the next ``count`` of a clip's order, round and round: (B, K) -> (B, draws,
+    count)."""
+    place = torch.arange(draws * count, device=order.device) % order.shape[1]
+    return order[:, place].unflatten(1, (draws, count))
