@@ -59,7 +59,7 @@ def pretrain_step(*arguments, **named):
     count += 1
     step = run_step(*arguments, **named)
     if "bad" in name and count == 3 and os.environ["RANK"] == "1":
-        step = replace(step, loss=step.loss * torch.inf)
+        step = replace(step, losses={**step.losses, "loss": step.loss * torch.inf})
     return step
 
 module.pretrain, step_module.pretrain_step = pretrain, pretrain_step

@@ -22,8 +22,8 @@ from hpm_video.runtime.distributed import World, barrier, gather_objects
 from hpm_video.runtime.signals import note_stop, stop_on_signal
 from hpm_video.train.run.logs import Record, RunLog
 from hpm_video.train.run.profiling import StepProfile
+from hpm_video.train.run.rank_requests import RankRequests
 from hpm_video.train.run.saving import Saver
-from hpm_video.train.run.shared_wishes import Agreement
 from hpm_video.train.run.steps import BadSteps, Period, own_rows
 
 # data_wait_fraction above which it is worth doing something about it.
@@ -81,7 +81,7 @@ class Run:
         self._notes: list[tuple[int, str]] = []
         self._noted: set[str] = set()
         self._bad = BadSteps(world.device, max_in_a_row=config.max_bad_steps)
-        self._agreement = Agreement(world, self._wishes)
+        self._requests = RankRequests(world, self._own_requests)
         self._stopped_by: str | None = None  # the signal, once all processes know of it
         self._last_loss: float | None = None
         self._has_recorded = self._has_warned = False
@@ -174,7 +174,7 @@ class Run:
         ``grad_norm`` is one of them; its highest value of a period is logged too.
         """
         values = {name: value.detach().float() for name, value in numbers.items()}
-        skip = self._bad.judge(self._agreement.exchange(torch.stack([*values.values()]).sum()))
+        skip = self._bad.judge(self._requests.exchange(torch.stack([*values.values()]).sum()))
         self._period.end_step(values, skip)
         if can_look_at_once(self.world.device):
             self._look()
@@ -214,7 +214,7 @@ class Run:
         self._profile.end_step()
         self._saver.check()
         self.log.progress(self._last_loss)
-        stop, is_due = self._agreement.heard()
+        stop, is_due = self._requests.heard()
         is_log_step = self._is_log_step(self.steps_done)
         # Several processes take the time to tell each other more only where there is a reason
         if self.world.size > 1 and not (is_log_step or stop or is_due or self._bad.is_over):
@@ -243,7 +243,7 @@ class Run:
         self._saver.save({**checkpoint(), "step": step, "window": window})
         if self.is_complete or self._stopped_by or self._bad.is_over:
             self._saver.wait()
-        self._agreement.forget()
+        self._requests.forget()
         self._saved_s, self._saved_step = time.monotonic(), step
 
     def _look(self) -> None:
@@ -281,7 +281,7 @@ class Run:
                     path = self.manifest.path(index)
                     self.log.line(f"read with PyAV, as others like it: {path}: {note}")
 
-    def _wishes(self) -> tuple[bool, bool]:
+    def _own_requests(self) -> tuple[bool, bool]:
         """Whether this process was asked to stop, and wants a checkpoint (the main one's clock)."""
         age_s = time.monotonic() - self._saved_s
         is_due = self.world.is_main and age_s >= self.config.checkpoint_every_minutes * 60

@@ -1,22 +1,22 @@
-"""What one process wishes for, all hear at the same step."""
+"""What one process requests for, all hear at the same step."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from hpm_video.runtime.distributed import World
-from hpm_video.train.run import shared_wishes
-from hpm_video.train.run.shared_wishes import Agreement
+from hpm_video.train.run import rank_requests
+from hpm_video.train.run.rank_requests import RankRequests
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the other one of two processes sends: a number and two wishes."""
+    """What the other one of two processes sends: a number and two requests."""
     theirs = [0.0, 0.0, 0.0]
     monkeypatch.setattr(
-        shared_wishes,
+        rank_requests,
         "mean_over_processes",
         lambda values, world: (values + torch.tensor(theirs, device=values.device)) / 2,
     )
@@ -24,10 +24,10 @@ def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize(("device", "delay"), [("cpu", 0), ("cuda", 1)])
-def test_wishes_are_heard_whoever_has_them(others: list[float], device: str, delay: int) -> None:
+def test_requests_are_heard_whoever_makes_them(others: list[float], device: str, delay: int) -> None:
     """On a GPU one step later, so that nobody waits for it."""
     mine = [False, False]
-    ours = Agreement(World(1, 2, torch.device(device)), lambda: mine)
+    ours = RankRequests(World(1, 2, torch.device(device)), lambda: mine)
     heard = []
     for step in range(6):
         mine[0] = step in (1, 4)
@@ -42,7 +42,7 @@ def test_wishes_are_heard_whoever_has_them(others: list[float], device: str, del
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_was_granted_is_not_heard_again(others: list[float], device: str) -> None:
     mine = [True]
-    ours = Agreement(World(0, 2, torch.device(device)), lambda: mine)
+    ours = RankRequests(World(0, 2, torch.device(device)), lambda: mine)
     others[:] = [0.0, 0.0]
     for _ in range(3):
         ours.exchange(torch.tensor(1.0))
@@ -54,15 +54,15 @@ def test_what_was_granted_is_not_heard_again(others: list[float], device: str) -
         ours.exchange(torch.tensor(1.0))
 
 
-def test_a_number_that_is_none_spoils_no_wish(others: list[float]) -> None:
-    ours = Agreement(World(0, 2, CPU), lambda: [True, False])
+def test_a_number_that_is_none_spoils_no_request(others: list[float]) -> None:
+    ours = RankRequests(World(0, 2, CPU), lambda: [True, False])
     assert ours.exchange(torch.tensor(torch.nan)).isnan()
     assert ours.heard() == [True, False]
 
 
 def test_alone_one_hears_oneself_at_once() -> None:
     mine = [False]
-    alone = Agreement(World(0, 1, CPU), lambda: mine)
+    alone = RankRequests(World(0, 1, CPU), lambda: mine)
     number = torch.tensor(5.0)
     assert alone.exchange(number) is number
     mine[0] = True
@@ -72,9 +72,9 @@ def test_alone_one_hears_oneself_at_once() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_nobody_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared_wishes, "mean_over_processes", lambda values, world: values)
+    monkeypatch.setattr(rank_requests, "mean_over_processes", lambda values, world: values)
     mine = [True, False]
-    ours = Agreement(World(0, 2, torch.device("cuda")), lambda: mine)
+    ours = RankRequests(World(0, 2, torch.device("cuda")), lambda: mine)
     number = torch.ones((), device="cuda")
 
     def step() -> Tensor:
