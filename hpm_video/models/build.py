@@ -9,6 +9,7 @@ from hpm_video.models.baselines import Baseline
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM, HPMOutput
 from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.vit import ViTSize
 
 __all__ = ["HPM", "Baseline", "Classifier", "HPMOutput", "build_classifier", "build_model"]
 
@@ -39,7 +40,7 @@ SIZES = {
 def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> HPM:
     """The model to pre-train; without ``predict_loss`` it is plain VideoMAE."""
     size = SIZES[config.size]
-    width, heads = _width_and_heads("model.", config.width, config.heads, size.width, size.heads)
+    encoder = _encoder_size(config, config.drop_path)
     decoder_width, decoder_heads = _width_and_heads(
         "model.decoder_",
         config.decoder_width,
@@ -49,18 +50,12 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
     )
     return HPM(
         grid,
-        tubelet_size=config.tubelet_size,
-        patch_size=config.patch_size,
-        width=width,
-        depth=config.depth or size.depth,
-        heads=heads,
+        encoder,
         decoder_width=decoder_width,
         decoder_heads=decoder_heads,
         decoder_depth=config.decoder_depth,
         predictor_input=config.predictor_input if predict_loss else None,
         predictor_depth=config.predictor_depth,
-        mlp_ratio=size.mlp_ratio,
-        drop_path=config.drop_path,
         stored_positions=config.positions == "stored",
     )
 
@@ -87,11 +82,20 @@ def build_classifier(
             head_dropout=config.head_dropout,
             drop_path=drop_path,
         )
-    size = SIZES[config.size]
-    width, heads = _width_and_heads("model.", config.width, config.heads, size.width, size.heads)
     return Classifier(
         token_grid(config, num_frames=num_frames, crop_size=crop_size),
+        _encoder_size(config, drop_path),
         num_classes=num_classes,
+        head_dropout=config.head_dropout,
+        trained_grid=trained_grid,
+        stored_positions=config.positions == "stored",
+    )
+
+
+def _encoder_size(config: EncoderConfig, drop_path: float) -> ViTSize:
+    size = SIZES[config.size]
+    width, heads = _width_and_heads("model.", config.width, config.heads, size.width, size.heads)
+    return ViTSize(
         tubelet_size=config.tubelet_size,
         patch_size=config.patch_size,
         width=width,
@@ -99,9 +103,6 @@ def build_classifier(
         heads=heads,
         mlp_ratio=size.mlp_ratio,
         drop_path=drop_path,
-        head_dropout=config.head_dropout,
-        trained_grid=trained_grid,
-        stored_positions=config.positions == "stored",
     )
 
 

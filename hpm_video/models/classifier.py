@@ -6,7 +6,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from hpm_video.models.tokens import TokenGrid, patchify
-from hpm_video.models.vit import Encoder, LayerNorm, init_weights
+from hpm_video.models.vit import Encoder, LayerNorm, ViTSize, init_weights
 
 
 class Classifier(nn.Module):
@@ -15,15 +15,9 @@ class Classifier(nn.Module):
     def __init__(
         self,
         grid: TokenGrid,
+        size: ViTSize,
         *,
         num_classes: int,
-        tubelet_size: int,
-        patch_size: int,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
         head_dropout: float = 0.0,
         trained_grid: TokenGrid | None = None,
         stored_positions: bool = False,
@@ -33,20 +27,14 @@ class Classifier(nn.Module):
         self.grid = grid
         self.encoder = Encoder(
             grid,
-            tubelet_size=tubelet_size,
-            patch_size=patch_size,
-            width=width,
-            depth=depth,
-            heads=heads,
-            mlp_ratio=mlp_ratio,
-            drop_path=drop_path,
+            size,
             final_norm=False,
             trained_grid=trained_grid,
             stored_positions=stored_positions,
         )
-        self.norm = LayerNorm(width)
+        self.norm = LayerNorm(size.width)
         self.dropout = nn.Dropout(head_dropout)
-        head = nn.Linear(width, num_classes)
+        head = nn.Linear(size.width, num_classes)
         self.head: nn.Module = head
         self.apply(init_weights)
         # A head near zero lets the first steps train it before they disturb the encoder.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hpm_video.models.decoder import Decoder, DecoderInput
 from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens, split_mask
-from hpm_video.models.vit import Encoder, init_weights
+from hpm_video.models.vit import Encoder, ViTSize, init_weights
 
 PredictorInput = Literal["pixels", "encoded"]
 
@@ -60,26 +60,10 @@ class PixelPredictor(nn.Module):
     encoder, and works as well on a share of the tokens as on all.
     """
 
-    def __init__(
-        self,
-        grid: TokenGrid,
-        *,
-        tubelet_size: int,
-        patch_size: int,
-        width: int,
-        depth: int,
-        heads: int,
-    ) -> None:
+    def __init__(self, grid: TokenGrid, size: ViTSize) -> None:
         super().__init__()
-        self.encoder = Encoder(
-            grid,
-            tubelet_size=tubelet_size,
-            patch_size=patch_size,
-            width=width,
-            depth=depth,
-            heads=heads,
-        )
-        self.head = nn.Linear(width, 1)
+        self.encoder = Encoder(grid, size)
+        self.head = nn.Linear(size.width, 1)
 
     def forward(self, patches: Tensor, index: Tensor) -> Tensor:
         """Patches (B, K, P), pixels in [0, 1], at index (B, K) -> predicted loss (B, K) float32."""
@@ -103,40 +87,24 @@ class HPM(nn.Module):
     def __init__(
         self,
         grid: TokenGrid,
+        size: ViTSize,
         *,
-        tubelet_size: int,
-        patch_size: int,
-        width: int,
-        depth: int,
-        heads: int,
         decoder_width: int,
         decoder_heads: int,
         decoder_depth: int,
         predictor_input: PredictorInput | None,
         predictor_depth: int = 1,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
         stored_positions: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.encoder = Encoder(
-            grid,
-            tubelet_size=tubelet_size,
-            patch_size=patch_size,
-            width=width,
-            depth=depth,
-            heads=heads,
-            mlp_ratio=mlp_ratio,
-            drop_path=drop_path,
-            stored_positions=stored_positions,
-        )
-        self.decoder_input = DecoderInput(grid, encoder_width=width, width=decoder_width)
+        self.encoder = Encoder(grid, size, stored_positions=stored_positions)
+        self.decoder_input = DecoderInput(grid, encoder_width=size.width, width=decoder_width)
         self.reconstructor = Decoder(
             width=decoder_width,
             depth=decoder_depth,
             heads=decoder_heads,
-            outputs=tubelet_size * patch_size * patch_size * 3,
+            outputs=self.encoder.tokens.shape.num_values,
         )
         self.predictor: EncodedPredictor | PixelPredictor | None = None
         if predictor_input == "encoded":
@@ -146,11 +114,13 @@ class HPM(nn.Module):
         elif predictor_input == "pixels":
             self.predictor = PixelPredictor(
                 grid,
-                tubelet_size=tubelet_size,
-                patch_size=patch_size,
-                width=decoder_width,
-                depth=predictor_depth,
-                heads=decoder_heads,
+                ViTSize(
+                    tubelet_size=size.tubelet_size,
+                    patch_size=size.patch_size,
+                    width=decoder_width,
+                    depth=predictor_depth,
+                    heads=decoder_heads,
+                ),
             )
         elif predictor_input is not None:
             raise ValueError(f"model.predictor_input ({predictor_input}) must be encoded or pixels")

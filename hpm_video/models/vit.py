@@ -6,6 +6,7 @@ v but none on k, no class token, fixed sinusoid positions.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -96,6 +97,20 @@ def make_blocks(
     return nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, drop_path=rate) for rate in rates)
 
 
+@dataclass(frozen=True)
+class ViTSize:
+    """Sizes of an encoder: frames and pixels of a token, width D, blocks, attention heads, width of
+    the MLPs over D, and stochastic depth of the last block."""
+
+    tubelet_size: int
+    patch_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+
+
 class Encoder(nn.Module):
     """Vision transformer over chosen tokens of a clip.
 
@@ -110,14 +125,8 @@ class Encoder(nn.Module):
     def __init__(
         self,
         grid: TokenGrid,
+        size: ViTSize,
         *,
-        tubelet_size: int,
-        patch_size: int,
-        width: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
         final_norm: bool = True,
         trained_grid: TokenGrid | None = None,
         stored_positions: bool = False,
@@ -126,12 +135,14 @@ class Encoder(nn.Module):
         learnt; else it is that of `position_table`."""
         super().__init__()
         self.grid = grid
-        self.tokens = Tokens(grid, TokenShape(tubelet_size, patch_size))
-        self.width = width
-        self.embed = nn.Linear(tubelet_size * patch_size * patch_size * 3, width)
-        self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio, drop_path=drop_path)
-        self.norm: nn.Module = LayerNorm(width) if final_norm else nn.Identity()
-        positions = position_table(grid, width, trained_grid=trained_grid)
+        self.tokens = Tokens(grid, TokenShape(size.tubelet_size, size.patch_size))
+        self.width = size.width
+        self.embed = nn.Linear(self.tokens.shape.num_values, size.width)
+        self.blocks = make_blocks(
+            size.depth, size.width, size.heads, mlp_ratio=size.mlp_ratio, drop_path=size.drop_path
+        )
+        self.norm: nn.Module = LayerNorm(size.width) if final_norm else nn.Identity()
+        positions = position_table(grid, size.width, trained_grid=trained_grid)
         self.register_buffer("positions", positions, persistent=stored_positions)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)

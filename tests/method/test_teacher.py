@@ -10,6 +10,7 @@ from hpm_video.method.teacher import Teacher, fill_in, momentum_at, score_tokens
 from hpm_video.method.teacher_views import describe_view, draw_tokens, num_seen
 from hpm_video.models.hpm import HPM, PredictorInput
 from hpm_video.models.tokens import TokenGrid, patchify, unpatchify
+from hpm_video.models.vit import ViTSize
 
 GRID = TokenGrid(2, 3, 5)
 N = GRID.num_tokens
@@ -19,17 +20,12 @@ def _model(seed: int = 0, predictor_input: PredictorInput = "encoded") -> HPM:
     torch.manual_seed(seed)
     model = HPM(
         GRID,
-        tubelet_size=2,
-        patch_size=4,
-        width=16,
-        depth=2,
-        heads=2,
+        ViTSize(tubelet_size=2, patch_size=4, width=16, depth=2, heads=2, drop_path=0.5),
         decoder_width=12,
         decoder_heads=2,
         decoder_depth=1,
         predictor_input=predictor_input,
         predictor_depth=1,
-        drop_path=0.5,
     )
     with torch.no_grad():
         for parameter in model.parameters():

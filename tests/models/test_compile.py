@@ -9,6 +9,7 @@ from hpm_video.method.step import pretrain_step
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.hpm import HPM, PredictorInput
 from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.vit import ViTSize
 
 # Long enough, in the decoders, for attention in blocks
 GRID = TokenGrid(8, 9, 8)
@@ -22,11 +23,7 @@ def test_a_step_is_one_graph_and_stays_it_while_hard_ratio_moves(
     torch.manual_seed(0)
     student = HPM(
         GRID,
-        tubelet_size=2,
-        patch_size=4,
-        width=16,
-        depth=1,
-        heads=2,
+        ViTSize(tubelet_size=2, patch_size=4, width=16, depth=1, heads=2),
         decoder_width=16,
         decoder_heads=2,
         decoder_depth=1,

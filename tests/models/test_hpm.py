@@ -21,6 +21,7 @@ from hpm_video.models.tokens import (
     patchify,
     unpatchify,
 )
+from hpm_video.models.vit import ViTSize
 
 TUBELET, PATCH = 2, 4
 # grid, tube length, mask ratio
@@ -41,11 +42,7 @@ def _model(
     torch.manual_seed(seed)
     model = HPM(
         grid,
-        tubelet_size=TUBELET,
-        patch_size=PATCH,
-        width=16,
-        depth=2,
-        heads=2,
+        ViTSize(tubelet_size=TUBELET, patch_size=PATCH, width=16, depth=2, heads=2),
         decoder_width=12,
         decoder_heads=2,
         decoder_depth=1,

@@ -14,7 +14,7 @@ from hpm_video.method.losses import reconstruction_loss
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM
 from hpm_video.models.tokens import TokenGrid, gather_tokens, normalize_targets, patchify
-from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD, Encoder, position_table
+from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD, Encoder, ViTSize, position_table
 
 GRID = TokenGrid(2, 4, 4)  # 4 frames of 32 x 32 in tokens of 2 x 8 x 8
 TOLERANCE = 1e-4
@@ -126,11 +126,7 @@ def pair() -> tuple[VideoMAEForPreTraining, HPM]:
     _randomize(theirs)
     ours = HPM(
         GRID,
-        tubelet_size=2,
-        patch_size=8,
-        width=32,
-        depth=3,
-        heads=4,
+        ViTSize(tubelet_size=2, patch_size=8, width=32, depth=3, heads=4),
         decoder_width=24,
         decoder_heads=3,
         decoder_depth=2,
@@ -188,7 +184,7 @@ def test_classifier_is_that_of_transformers(training: bool) -> None:
     theirs.fc_norm.eps = 1e-6
     _randomize(theirs)
     ours = Classifier(
-        GRID, num_classes=5, tubelet_size=2, patch_size=8, width=32, depth=3, heads=4
+        GRID, ViTSize(tubelet_size=2, patch_size=8, width=32, depth=3, heads=4), num_classes=5
     ).eval()
     ours.load_state_dict(_convert(theirs.state_dict()))
     clips = _clips()
@@ -235,7 +231,10 @@ def test_position_tables_are_neither_parameters_nor_in_checkpoints(
 
 
 def test_stochastic_depth_rises_linearly() -> None:
-    encoder = Encoder(GRID, tubelet_size=2, patch_size=8, width=8, depth=5, heads=2, drop_path=0.2)
+    encoder = Encoder(
+        GRID,
+        ViTSize(tubelet_size=2, patch_size=8, width=8, depth=5, heads=2, drop_path=0.2),
+    )
     rates = [block.drop_path.drop_prob for block in encoder.blocks]
     assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
 
@@ -245,11 +244,7 @@ def test_initial_weights() -> None:
     torch.manual_seed(0)
     model = HPM(
         GRID,
-        tubelet_size=2,
-        patch_size=8,
-        width=64,
-        depth=1,
-        heads=2,
+        ViTSize(tubelet_size=2, patch_size=8, width=64, depth=1, heads=2),
         decoder_width=512,
         decoder_heads=2,
         decoder_depth=1,
@@ -265,7 +260,7 @@ def test_initial_weights() -> None:
             assert module.bias is None or not module.bias.any(), name
     assert model.decoder_input.mask_token.std().item() == pytest.approx(0.02, rel=0.1)
     classifier = Classifier(
-        GRID, num_classes=100, tubelet_size=2, patch_size=8, width=64, depth=1, heads=2
+        GRID, ViTSize(tubelet_size=2, patch_size=8, width=64, depth=1, heads=2), num_classes=100
     )
     assert classifier.head.weight.std().item() == pytest.approx(0.02 * 0.001, rel=0.1)
     assert not classifier.head.bias.any()

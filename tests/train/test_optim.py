@@ -9,6 +9,7 @@ from hpm_video.models.build import build_classifier
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM
 from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.vit import ViTSize
 from hpm_video.train.optim import (
     describe_lr,
     finetune_optimizer,
@@ -78,11 +79,7 @@ def _groups(
 def test_pretraining_decays_matrices_only() -> None:
     model = HPM(
         GRID,
-        tubelet_size=2,
-        patch_size=4,
-        width=16,
-        depth=2,
-        heads=2,
+        ViTSize(tubelet_size=2, patch_size=4, width=16, depth=2, heads=2),
         decoder_width=12,
         decoder_heads=2,
         decoder_depth=1,
@@ -105,7 +102,7 @@ def test_pretraining_decays_matrices_only() -> None:
 @pytest.mark.parametrize("decay", [0.7, 0.75, 1.0])
 def test_finetuning_decays_the_lr_layer_by_layer(depth: int, decay: float) -> None:
     model = Classifier(
-        GRID, num_classes=3, tubelet_size=2, patch_size=4, width=8, depth=depth, heads=2
+        GRID, ViTSize(tubelet_size=2, patch_size=4, width=8, depth=depth, heads=2), num_classes=3
     )
     optim = FinetuneOptimConfig(layer_decay=None if decay == 0.75 else decay, weight_decay=0.05)
     optimizer = finetune_optimizer(model, optim)
@@ -126,7 +123,9 @@ def test_finetuning_decays_the_lr_layer_by_layer(depth: int, decay: float) -> No
 
 def test_set_lr_moves_weights_by_what_it_says() -> None:
     """Adam's first step is lr in size, whatever the gradient: a group's own scale included."""
-    model = Classifier(GRID, num_classes=3, tubelet_size=2, patch_size=4, width=8, depth=2, heads=2)
+    model = Classifier(
+        GRID, ViTSize(tubelet_size=2, patch_size=4, width=8, depth=2, heads=2), num_classes=3
+    )
     optimizer = finetune_optimizer(model, FinetuneOptimConfig(layer_decay=0.5, weight_decay=0))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for parameter in model.parameters():

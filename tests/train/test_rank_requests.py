@@ -24,7 +24,9 @@ def others(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize(("device", "delay"), [("cpu", 0), ("cuda", 1)])
-def test_requests_are_heard_whoever_makes_them(others: list[float], device: str, delay: int) -> None:
+def test_requests_are_heard_whoever_makes_them(
+    others: list[float], device: str, delay: int
+) -> None:
     """On a GPU one step later, so that nobody waits for it."""
     mine = [False, False]
     ours = RankRequests(World(1, 2, torch.device(device)), lambda: mine)

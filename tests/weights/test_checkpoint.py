@@ -10,7 +10,7 @@ from torch import nn
 from hpm_video.config import ModelConfig
 from hpm_video.models.build import build_model
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.models.vit import Encoder
+from hpm_video.models.vit import Encoder, ViTSize
 from hpm_video.weights.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -202,8 +202,8 @@ def test_weights_of_another_size_are_refused_with_the_keys(tmp_path: Path) -> No
 
 def test_the_encoder_is_loaded_without_its_final_norm_where_there_is_none() -> None:
     def encoder(*, final_norm: bool) -> Encoder:
-        tokens = {"tubelet_size": 2, "patch_size": 4, "width": 8, "depth": 1, "heads": 2}
-        return Encoder(TokenGrid(2, 2, 2), **tokens, final_norm=final_norm)
+        size = ViTSize(tubelet_size=2, patch_size=4, width=8, depth=1, heads=2)
+        return Encoder(TokenGrid(2, 2, 2), size, final_norm=final_norm)
 
     config = ModelConfig(patch_size=4, decoder_depth=1, width=8, depth=1, heads=2)
     source = build_model(config, TokenGrid(2, 2, 2), predict_loss=False)
