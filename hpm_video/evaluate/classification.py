@@ -18,7 +18,7 @@ from hpm_video.config import (
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.loader import to_clips, view_loader
-from hpm_video.data.samples.views import views_of
+from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.classification_page import write_evaluation
 from hpm_video.evaluate.predictions import Evaluation, check_results_folder, read_predictions
 from hpm_video.models.build import Baseline, Classifier
@@ -52,7 +52,7 @@ def evaluate_classifier(
     """
     num_classes = model.num_classes
     check_labels(manifest, num_classes)
-    dataset = views_of(
+    dataset = ViewDataset(
         manifest, data, num_clips=evaluation.num_clips, num_crops=evaluation.num_crops
     )
     batch_size = min(evaluation.batch_size, len(manifest))

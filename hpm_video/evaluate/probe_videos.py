@@ -13,7 +13,7 @@ from torch import Tensor
 from hpm_video.config import DataConfig, ProbeConfig
 from hpm_video.data.lists.manifest import Manifest, num_shared, read_manifest
 from hpm_video.data.loading.loader import to_clips, view_loader
-from hpm_video.data.samples.views import views_of
+from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.backbone import Backbone
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import World, gather_to_main
@@ -113,7 +113,9 @@ def encode_videos(
     The main process gets everything, each video once and in its place; the others get None.
     """
     views = settings.num_clips * settings.num_crops
-    dataset = views_of(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops)
+    dataset = ViewDataset(
+        manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops
+    )
     batches = view_loader(
         dataset,
         batch_size=settings.batch_size,

@@ -17,7 +17,7 @@ from hpm_video.data.loading.loader import (
     train_loader,
     view_loader,
 )
-from hpm_video.data.samples.clips import ClipDataset
+from hpm_video.data.samples.clips import ClipDataset, ClipReader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import read_frames
 from hpm_video.runtime.distributed import World
@@ -37,29 +37,13 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 def _clips(manifest: Manifest, repeats: int = 1) -> ClipDataset:
-    return ClipDataset(
-        manifest,
-        num_frames=4,
-        frame_stride=2,
-        sampling="dense",
-        crop_size=16,
-        crop="multi_scale",
-        flip=True,
-        repeats=repeats,
-        seed=1,
-    )
+    data = DataConfig(num_frames=4, frame_stride=2, crop_size=16, flip=True, repeats=repeats)
+    return ClipDataset(manifest, ClipReader(data), seed=1)
 
 
 def _views(manifest: Manifest) -> ViewDataset:
-    return ViewDataset(
-        manifest,
-        num_frames=4,
-        frame_stride=2,
-        sampling="uniform",
-        crop_size=16,
-        num_clips=2,
-        num_crops=3,
-    )
+    data = DataConfig(num_frames=4, frame_stride=2, sampling="uniform", crop_size=16)
+    return ViewDataset(manifest, data, num_clips=2, num_crops=3)
 
 
 def _sampler(num_videos: int = 13, **changes: int) -> StepSampler:

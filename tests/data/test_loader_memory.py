@@ -10,9 +10,10 @@ import pytest
 from processes import children_of
 from videos import write_indexed_video
 
+from hpm_video.config import DataConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import StepSampler, train_loader
-from hpm_video.data.samples.clips import ClipDataset
+from hpm_video.data.samples.clips import ClipDataset, ClipReader
 
 NUM_CLIPS = 20_000
 BATCH = 20
@@ -38,17 +39,8 @@ def _clips(folder: Path, num_rows: int) -> ClipDataset:
         write_indexed_video(folder / f"video {k}.mp4", 12, size=(32, 32))
     names = "".join(f"video {k % 20}.mp4 {k % 7}\n" for k in range(num_rows))
     (folder / "list.txt").write_text(names)
-    return ClipDataset(
-        read_manifest(folder / "list.txt"),
-        num_frames=4,
-        frame_stride=2,
-        sampling="dense",
-        crop_size=32,
-        crop="multi_scale",
-        flip=False,
-        repeats=1,
-        seed=0,
-    )
+    data = DataConfig(num_frames=4, frame_stride=2, crop_size=32)
+    return ClipDataset(read_manifest(folder / "list.txt"), ClipReader(data), seed=0)
 
 
 def _sampler(num_videos: int, num_clips: int) -> StepSampler:

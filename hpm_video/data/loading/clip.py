@@ -23,13 +23,7 @@ def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDA
     Raises VideoReadError.
     """
     data = config.data
-    read = partial(
-        read_middle_clip,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-    )
+    read = partial(read_middle_clip, data=data)
     frames, indices = read_guarded(
         read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
     )

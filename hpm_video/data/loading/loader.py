@@ -1,11 +1,12 @@
 """From items to batches: which clip comes when, and what is in a batch."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import Sampler, Subset
+from torch.utils.data import Subset
 
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.lists.manifest import Manifest
@@ -77,15 +78,17 @@ def steps_per_epoch(num_videos: int, global_batch: int) -> int:
     return num_videos // global_batch
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """The (epoch, index) keys of this process, micro-batch by micro-batch, over the whole run.
+@dataclass(frozen=True)
+class StepSampler:
+    """Which clips, as lists of (epoch, index), each micro-batch of this process holds.
 
-    Every step takes the next batch_size * accumulation * world_size videos of its epoch's random
-    order, laid out as [micro-batch][process][position]. Hence what is in a step, and in which
+    The order of an epoch depends on seed and epoch alone, and its first `steps_per_epoch` batches
+    of `global_batch` videos are used, so no video is shown twice in an epoch. The slots of a step
+    are dealt in the order [micro-batch][process][position]. Hence what is in a step, and in which
     order, depends on the product only, not on how it is shared out; and a run that starts at
     `start_step` goes on exactly as one that never stopped.
 
-    Args:
+    Attributes:
         num_videos: size of the data set.
         batch_size: videos per process and micro-batch.
         accumulation: micro-batches per step.
@@ -99,29 +102,29 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         ValueError: the data set is smaller than one step.
     """
 
-    def __init__(
-        self,
-        num_videos: int,
-        *,
-        batch_size: int,
-        accumulation: int,
-        world_size: int,
-        rank: int,
-        seed: int,
-        start_step: int,
-        num_steps: int,
-    ) -> None:
-        assert 0 <= rank < world_size and 0 <= start_step <= num_steps
-        self.num_videos = num_videos
-        self.batch_size = batch_size
-        self.accumulation = accumulation
-        self.world_size = world_size
-        self.rank = rank
-        self.seed = seed
-        self.start_step = start_step
-        self.num_steps = num_steps
-        self.global_batch = batch_size * accumulation * world_size
-        self.steps_per_epoch = steps_per_epoch(num_videos, self.global_batch)
+    num_videos: int
+    _: KW_ONLY
+    batch_size: int
+    accumulation: int
+    world_size: int
+    rank: int
+    seed: int
+    start_step: int
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.world_size and 0 <= self.start_step <= self.num_steps
+        _ = self.steps_per_epoch
+
+    @property
+    def global_batch(self) -> int:
+        """Videos of a step, of all processes together."""
+        return self.batch_size * self.accumulation * self.world_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """See the function of that name."""
+        return steps_per_epoch(self.num_videos, self.global_batch)
 
     def __len__(self) -> int:
         """Return the number of micro-batches to come."""
@@ -172,6 +175,7 @@ def train_loader(
         pin_memory=pin_memory,
         given_up=given_up,
     )
+    reader = dataset.reader
     for clips, readings in batches:
         bad = [entry for reading in readings for entry in reading.bad]
         found = [reading.index for reading in readings if reading.index is not None]
@@ -182,15 +186,21 @@ def train_loader(
                 f"the last {dataset.manifest.path(index)}: {reason}",
                 bad,
             )
-        indices = torch.tensor(found).repeat_interleave(dataset.repeats)
-        labels = torch.from_numpy(dataset.manifest.labels[indices.numpy()])
-        if pin_memory:
-            indices, labels = indices.pin_memory(), labels.pin_memory()
+        indices, labels = _indices_and_labels(
+            np.repeat(found, reader.data.repeats), dataset.manifest, pin_memory=pin_memory
+        )
         notes = [(r.index, r.note) for r in readings if r.index is not None and r.note]
-        if isinstance(dataset.reader, FrameReader):
-            yield ClipBatch(clips, labels, indices, bad, notes, dataset.reader)
-        else:
-            yield ClipBatch(clips.flatten(0, 1), labels, indices, bad, notes)
+        frames = reader if isinstance(reader, FrameReader) else None
+        rows = clips if frames is not None else clips.flatten(0, 1)
+        yield ClipBatch(rows, labels, indices, bad, notes, frames)
+
+
+def _indices_and_labels(
+    places: Sequence[int] | npt.NDArray[np.int64], manifest: Manifest, *, pin_memory: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    indices = torch.tensor(places)
+    labels = torch.from_numpy(manifest.labels[indices.numpy()])
+    return (indices.pin_memory(), labels.pin_memory()) if pin_memory else (indices, labels)
 
 
 def clip_batches(
@@ -214,23 +224,7 @@ def clip_batches(
         ValueError: data.decoder is not installed.
     """
     check_decoder(data.decoder)
-    dataset = ClipDataset(
-        manifest,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-        crop=data.crop,
-        flip=data.flip,
-        repeats=data.repeats,
-        seed=seed,
-        decoder=data.decoder,
-        windows=data.windows,
-        augment=augment,
-    )
-    if data.crop_on == "device":
-        assert isinstance(dataset.reader, ClipReader)
-        dataset.reader = FrameReader(dataset.reader, data.frame_pixels)
+    reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment)
     sampler = StepSampler(
         len(manifest),
         batch_size=data.batch_size,
@@ -243,7 +237,7 @@ def clip_batches(
     )
     try:
         yield from train_loader(
-            dataset,
+            ClipDataset(manifest, reader, seed=seed),
             sampler,
             num_workers=data.num_workers,
             timeout_s=data.decode_timeout_s or None,
@@ -284,11 +278,8 @@ def view_loader(
         videos, keys, num_workers=num_workers, timeout_s=timeout_s, pin_memory=pin_memory
     )
     for batch_keys, (views, readings) in zip(keys, batches, strict=True):
-        indices = torch.tensor(batch_keys)
-        labels = torch.from_numpy(videos.manifest.labels[indices.numpy()])
+        indices, labels = _indices_and_labels(batch_keys, videos.manifest, pin_memory=pin_memory)
         errors = [reading.bad[0][1] if reading.bad else None for reading in readings]
-        if pin_memory:
-            indices, labels = indices.pin_memory(), labels.pin_memory()
         yield ViewBatch(views, labels, indices, errors)
 
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.encode import count_frames
@@ -27,7 +28,6 @@ from hpm_video.data.prepare.verdict import (
     silence_native_code,
 )
 from hpm_video.data.video.frames import check_decoder
-from hpm_video.data.video.readers import Decoder
 from hpm_video.runtime.journal import Journal
 from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable

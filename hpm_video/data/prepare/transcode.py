@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.lists.classes import read_classes, write_classes
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.prepare.check import (
@@ -30,7 +31,6 @@ from hpm_video.data.prepare.check import (
 from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity
-from hpm_video.data.video.readers import Decoder
 from hpm_video.runtime.files import write_atomically
 from hpm_video.runtime.journal import Journal, read_journal
 from hpm_video.runtime.progress import Progress

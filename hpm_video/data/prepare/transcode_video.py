@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.prepare.encode import Encoding, encode_video
 from hpm_video.data.prepare.verdict import (
     BAD,
@@ -21,7 +22,6 @@ from hpm_video.data.prepare.verdict import (
 )
 from hpm_video.data.video.frame_indices import random_dense_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
-from hpm_video.data.video.readers import Decoder
 
 # The folder's fault, not the video's
 _NOT_WRITABLE = (

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.prepare.encode import count_frames
 from hpm_video.data.video.frames import Video, VideoReadError, open_video
-from hpm_video.data.video.readers import Decoder
 
 OK, BAD = "ok", "bad"
 _BLOCK_BYTES = 128 << 20  # of frames held at once

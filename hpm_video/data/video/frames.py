@@ -6,16 +6,16 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data.video.readers import Decoder, Reader, UnreadableError, containers
+from hpm_video.config.values import Decoder
+from hpm_video.data.video.readers import Reader, UnreadableError, containers
 
 NO_SUCH_FILE = "no such file"
-_READERS = {"decord": "DecordReader", "torchcodec": "TorchcodecReader", "pyav": "PyavReader"}
 
 
 class VideoReadError(RuntimeError):
@@ -209,7 +209,19 @@ def missing(decoder: Decoder) -> str | None:
     return None
 
 
-@cache
 def _reader_class(decoder: Decoder) -> Callable[[str], Reader]:
-    module = import_module(f"hpm_video.data.video.readers.{decoder}")
-    return getattr(module, _READERS[decoder])
+    """What opens a file with a decoder. Imported here, as it need not be installed."""
+    match decoder:
+        case "decord":
+            from hpm_video.data.video.readers import decord  # noqa: PLC0415
+
+            return decord.DecordReader
+        case "torchcodec":
+            from hpm_video.data.video.readers import torchcodec  # noqa: PLC0415
+
+            return torchcodec.TorchcodecReader
+        case "pyav":
+            from hpm_video.data.video.readers import pyav  # noqa: PLC0415
+
+            return pyav.PyavReader
+    raise ValueError(f"data.decoder ({decoder}) must be one of {', '.join(get_args(Decoder))}")

@@ -5,12 +5,10 @@ PyAV reads everything that FFmpeg reads, and exactly. The other two are right fo
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-Decoder = Literal["decord", "torchcodec", "pyav"]
 
 
 class UnreadableError(Exception):
