@@ -36,8 +36,11 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return read_manifest(folder / "list.txt")
 
 
-def _clips(manifest: Manifest, repeats: int = 1) -> ClipDataset:
-    data = DataConfig(num_frames=4, frame_stride=2, crop_size=16, flip=True, repeats=repeats)
+def _clips(manifest: Manifest, repeats: int = 1, num_workers: int = 0) -> ClipDataset:
+    data = DataConfig(
+        num_frames=4, frame_stride=2, crop_size=16, flip=True, repeats=repeats,
+        num_workers=num_workers, decode_timeout_s=None,
+    )  # fmt: skip
     return ClipDataset(manifest, ClipReader(data), seed=1)
 
 
@@ -133,17 +136,16 @@ def test_more_in_a_batch_than_videos_is_a_mistake() -> None:
 
 def test_order_does_not_touch_the_global_generator(manifest: Manifest) -> None:
     state = torch.get_rng_state()
-    loader = train_loader(_clips(manifest), _sampler(num_steps=1), num_workers=0, pin_memory=False)
+    loader = train_loader(_clips(manifest), _sampler(num_steps=1))
     assert len(list(loader)) == 1
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_batches_do_not_depend_on_workers_or_start(manifest: Manifest) -> None:
-    dataset = _clips(manifest, repeats=2)
-
     def batches(num_workers: int, start_step: int) -> list[ClipBatch]:
+        dataset = _clips(manifest, repeats=2, num_workers=num_workers)
         sampler = _sampler(batch_size=2, accumulation=2, start_step=start_step, num_steps=5)
-        return list(train_loader(dataset, sampler, num_workers=num_workers, pin_memory=False))
+        return list(train_loader(dataset, sampler))
 
     alone = batches(0, 0)
     assert len(alone) == 10
@@ -156,7 +158,7 @@ def test_batches_do_not_depend_on_workers_or_start(manifest: Manifest) -> None:
 
 def test_a_batch_keeps_the_repeats_of_a_video_together(manifest: Manifest) -> None:
     sampler = _sampler(batch_size=6, num_steps=1)
-    (batch,) = train_loader(_clips(manifest, repeats=2), sampler, num_workers=0, pin_memory=False)
+    (batch,) = train_loader(_clips(manifest, repeats=2), sampler)
     assert batch.clips.shape == (12, 4, 16, 16, 3) and batch.clips.dtype == torch.uint8
     assert batch.indices.dtype == batch.labels.dtype == torch.int64
     pairs = batch.indices.view(6, 2)
@@ -237,7 +239,7 @@ def test_the_frame_count_of_the_list_is_never_exceeded(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path / "list.csv")
     highest = [0] * 6
     sampler = _sampler(6, batch_size=6, num_steps=60)
-    for batch in train_loader(_clips(manifest), sampler, num_workers=2, pin_memory=False):
+    for batch in train_loader(_clips(manifest, num_workers=2), sampler):
         for index, clip in zip(batch.indices.tolist(), batch.clips, strict=True):
             highest[index] = max(highest[index], *frame_numbers(clip))
     for number, limit in zip(highest, (1, 3, 20, 40, 40, 40), strict=True):
@@ -269,9 +271,9 @@ def test_no_good_clip_is_lost_among_bad_files(tmp_path: Path, num_workers: int) 
     is_bad = [name in bad for name in names]
     write_manifest(tmp_path / "list.csv", [{"path": name} for name in names])
     manifest = read_manifest(tmp_path / "list.csv")
-    dataset = _clips(manifest)
+    dataset = _clips(manifest, num_workers=num_workers)
     sampler = _sampler(len(names), batch_size=3, num_steps=14)
-    loader = train_loader(dataset, sampler, num_workers=num_workers, pin_memory=False)
+    loader = train_loader(dataset, sampler)
     found: set[int] = set()
     for keys, batch in zip(sampler, loader, strict=True):
         for (epoch, index), clip, shown in zip(

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from hpm_video.data.lists.classes import ClassNames, FolderCheck, classes_beside, label_values
 from hpm_video.data.lists.rows import read_rows, shown
-from hpm_video.runtime.files import quoted, write_atomically
+from hpm_video.runtime.files import write_csv
 
 COLUMNS = ("path", "label", "num_frames", "fps", "width", "height", "status")
 MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
@@ -230,6 +230,40 @@ def num_shared(one: Manifest, other: Manifest) -> int:
     return sum(os.path.normpath(other.path(index)) in paths for index in range(len(other)))
 
 
+def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> int:
+    """Return the number of classes; ValueError where the ``lists`` of the setting ``name`` have no
+    label at all, or what `Manifest.num_classes` raises."""
+    if not (num_classes := manifest.num_classes):
+        raise ValueError(f"{name} ({', '.join(lists)}) must have labels: has none")
+    return num_classes
+
+
+def check_labels(
+    manifest: Manifest, num_classes: int, *, classes_of: str = "the model", place: str = ""
+) -> None:
+    """Raise ValueError, naming the first video, when a label is not in [0, num_classes).
+
+    ``classes_of`` and ``place``, such as " in --val", say in the message what is compared.
+    """
+    labels = manifest.labels
+    for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1].tolist():
+        label = "none" if labels[index] < 0 else labels[index]
+        raise ValueError(
+            f"label ({label}) of {manifest.path(index)}{place} must be in [0, {num_classes - 1}], "
+            f"the classes of {classes_of}"
+        )
+
+
+def check_fits_model(manifest: Manifest, num_classes: int) -> None:
+    """Raise ValueError when labels, or the number of class names, are not those of a model."""
+    check_labels(manifest, num_classes)
+    if manifest.classes is not None and len(manifest.classes) != num_classes:
+        raise ValueError(
+            f"class names ({len(manifest.classes)}, of the list of {manifest.path(0)}) must be "
+            f"{num_classes}, one for each class of the model"
+        )
+
+
 def write_manifest(
     path: str | Path,
     rows: Iterable[Mapping[str, object]],
@@ -249,13 +283,7 @@ def write_manifest(
     assert all(row.get("path") for row in rows), "every row needs a path"
     known = [c for c in COLUMNS if c in seen]
     columns = list(dict.fromkeys([*(columns or ("path",)), *known, *seen]))
-
-    def lines() -> Iterator[str]:
-        yield ",".join(map(quoted, columns)) + "\n"
-        for row in rows:
-            yield ",".join(quoted(row.get(c)) for c in columns) + "\n"
-
-    write_atomically(Path(path), lines())
+    write_csv(Path(path), columns, ([row.get(c) for c in columns] for row in rows))
 
 
 def _frame_count(text: str, where: str) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.batches import GIVEN_UP
 from hpm_video.data.video.frames import NO_SUCH_FILE
-from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.files import write_csv
 
 
 class UnreadableDataError(RuntimeError):
@@ -87,10 +86,6 @@ class BadVideos:
         new = {path: reason for path, reason in found.items() if path not in self._known}
         self._known |= new
         if write and (new or self._is_stale):
-            lines = io.StringIO(newline="")
-            writer = csv.writer(lines)
-            writer.writerow(["path", "reason"])
-            writer.writerows(self._known.items())
-            write_atomically(self._file, [lines.getvalue()])
+            write_csv(self._file, ("path", "reason"), self._known.items())
             self._is_stale = False
         return new

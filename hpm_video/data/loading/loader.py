@@ -21,23 +21,14 @@ from hpm_video.runtime.distributed import World
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """A micro-batch of B videos with R crops each; the R crops of a video are neighbours.
+    """A micro-batch of B videos with R crops each; the R crops of a video are neighbours."""
 
-    Attributes:
-        clips: (B * R, T, S, S, 3) uint8; or (B, bytes), rows of `frames`.
-        labels: (B * R,) int64.
-        indices: (B * R,) int64, places in the manifest.
-        bad: (manifest index, reason) of the unreadable videos met for this batch.
-        notes: (manifest index, `Video.note`) of those that another decoder read than the chosen.
-        frames: what makes crops of whole frames on the device, where workers do not.
-    """
-
-    clips: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
-    bad: list[tuple[int, str]]
-    notes: list[tuple[int, str]]
-    frames: FrameReader | None = None
+    clips: torch.Tensor  # (B * R, T, S, S, 3) uint8; or (B, bytes), rows of `frames`
+    labels: torch.Tensor  # (B * R,) int64
+    indices: torch.Tensor  # (B * R,) int64, places in the manifest
+    bad: list[tuple[int, str]]  # (manifest index, reason) of the unreadable videos met
+    notes: list[tuple[int, str]]  # (manifest index, `Video.note`) of those not read as chosen
+    frames: FrameReader | None = None  # makes crops on the device, where workers do not
 
     def on(self, device: torch.device | str) -> torch.Tensor:
         """The clips (B * R, 3, T, S, S) float32 in [0, 1], on a device."""
@@ -48,19 +39,12 @@ class ClipBatch:
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """All V views of each of B videos.
+    """All V views of each of B videos."""
 
-    Attributes:
-        views: (B, V, T, S, S, 3) uint8, zeros for an unreadable video.
-        labels: (B,) int64.
-        indices: (B,) int64, places in the manifest.
-        errors: per video, why it is unreadable, else None.
-    """
-
-    views: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
-    errors: list[str | None]
+    views: torch.Tensor  # (B, V, T, S, S, 3) uint8, zeros for an unreadable video
+    labels: torch.Tensor  # (B,) int64
+    indices: torch.Tensor  # (B,) int64, places in the manifest
+    errors: list[str | None]  # per video, why it is unreadable
 
 
 def steps_per_epoch(num_videos: int, global_batch: int) -> int:
@@ -86,31 +70,19 @@ class StepSampler:
     of `global_batch` videos are used, so no video is shown twice in an epoch. The slots of a step
     are dealt in the order [micro-batch][process][position]. Hence what is in a step, and in which
     order, depends on the product only, not on how it is shared out; and a run that starts at
-    `start_step` goes on exactly as one that never stopped.
-
-    Attributes:
-        num_videos: size of the data set.
-        batch_size: videos per process and micro-batch.
-        accumulation: micro-batches per step.
-        world_size: number of processes.
-        rank: of this process.
-        seed: of the order, at least 0; the same in all processes.
-        start_step: the first step to yield.
-        num_steps: the step to stop before, counted from the start of the run.
-
-    Raises:
-        ValueError: the data set is smaller than one step.
+    `start_step` goes on exactly as one that never stopped. ValueError where the data set is smaller
+    than one step.
     """
 
     num_videos: int
     _: KW_ONLY
-    batch_size: int
-    accumulation: int
-    world_size: int
-    rank: int
-    seed: int
-    start_step: int
-    num_steps: int
+    batch_size: int  # videos per process and micro-batch
+    accumulation: int  # micro-batches per step
+    world_size: int  # number of processes
+    rank: int  # of this process
+    seed: int  # of the order, at least 0; the same in all processes
+    start_step: int  # the first one to yield
+    num_steps: int  # the step to stop before, counted from the start of the run
 
     def __post_init__(self) -> None:
         assert 0 <= self.rank < self.world_size and 0 <= self.start_step <= self.num_steps
@@ -118,12 +90,10 @@ class StepSampler:
 
     @property
     def global_batch(self) -> int:
-        """Videos of a step, of all processes together."""
         return self.batch_size * self.accumulation * self.world_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """See the function of that name."""
         return steps_per_epoch(self.num_videos, self.global_batch)
 
     def __len__(self) -> int:
@@ -154,28 +124,25 @@ def train_loader(
     dataset: ClipDataset,
     sampler: StepSampler,
     *,
-    num_workers: int,
-    timeout_s: float | None = None,
-    pin_memory: bool,
+    pin_memory: bool = False,
     given_up: Mapping[str, str] | None = None,
 ) -> Iterator[ClipBatch]:
     """Iterate over a `ClipBatch` per micro-batch: in a single go over the whole run.
 
-    As the sampler goes through all epochs, workers never stop and refill between two of them. For
-    the other settings see `read_batches`.
+    As the sampler goes through all epochs, workers never stop and refill between two of them.
 
     Raises:
         UnreadableDataError: 20 videos in a row are unreadable.
     """
+    reader = dataset.reader
     batches = read_batches(
         dataset,
         sampler,
-        num_workers=num_workers,
-        timeout_s=timeout_s,
+        num_workers=reader.data.num_workers,
+        timeout_s=reader.data.decode_timeout_s or None,
         pin_memory=pin_memory,
         given_up=given_up,
     )
-    reader = dataset.reader
     for clips, readings in batches:
         bad = [entry for reading in readings for entry in reading.bad]
         found = [reading.index for reading in readings if reading.index is not None]
@@ -235,15 +202,9 @@ def clip_batches(
         start_step=start_step,
         num_steps=num_steps,
     )
+    dataset, pin_memory = ClipDataset(manifest, reader, seed=seed), world.device.type == "cuda"
     try:
-        yield from train_loader(
-            ClipDataset(manifest, reader, seed=seed),
-            sampler,
-            num_workers=data.num_workers,
-            timeout_s=data.decode_timeout_s or None,
-            pin_memory=world.device.type == "cuda",
-            given_up=given_up,
-        )
+        yield from train_loader(dataset, sampler, pin_memory=pin_memory, given_up=given_up)
     except UnreadableDataError as error:
         if any(reason != NO_SUCH_FILE for _, reason in error.bad):
             raise

@@ -30,25 +30,15 @@ _SCANNED_BYTES = 100 * 2**20  # a file is gone through to open it: so much of it
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How windows slide and what is made of them.
+    """How windows slide and what is made of them."""
 
-    Attributes:
-        clip_frames: frames T of a window.
-        frame_stride: frames from one frame of a window to the next.
-        stride: frames from one window to the next.
-        crop_size: side S in pixels; a crop is the whole short side, scaled to S.
-        num_crops: crops of each window: one is the centre, more are spread along the longer side.
-        batch_size: windows at a time.
-        part: windows after which a new batch begins.
-    """
-
-    clip_frames: int
-    frame_stride: int
-    stride: int
-    crop_size: int
-    num_crops: int
-    batch_size: int
-    part: int
+    clip_frames: int  # frames T of a window
+    frame_stride: int  # frames from one frame of a window to the next
+    stride: int  # frames from one window to the next
+    crop_size: int  # side S in pixels; a crop is the whole short side, scaled to S
+    num_crops: int  # of each window: the centre, or spread along the longer side
+    batch_size: int  # windows at a time
+    part: int  # windows after which a new batch begins
 
 
 class LongVideo:

@@ -60,19 +60,12 @@ def count_frames_silently(path: str) -> int:
 
 @dataclass(frozen=True)
 class Checked:
-    """A checked list.
+    """A checked list."""
 
-    Attributes:
-        rows: those of the list in its order, with what was found out.
-        manifest: where they were written.
-        original: the list as it was, where it had another format.
-        num_before: how many videos an interrupted run had checked.
-    """
-
-    rows: Rows
-    manifest: Path
-    original: Path | None
-    num_before: int
+    rows: Rows  # those of the list in its order, with what was found out
+    manifest: Path  # where they were written
+    original: Path | None  # the list as it was, where it had another format
+    num_before: int  # videos that an interrupted run had checked
 
     @property
     def num_bad(self) -> int:

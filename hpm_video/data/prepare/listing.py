@@ -1,10 +1,13 @@
 """`hpm-video data list`: a manifest of a data set as it lies there.
 
-What is written, and where: `hpm_video.data.prepare.written_list`.
+Beside the manifest, `classes.txt` gets the class names in the order of their labels, and
+`<manifest>_missing.csv` the videos that are named but not there. All three appear at once or not at
+all, the manifest last.
 """
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpm_video.data.lists.classes import (
@@ -12,14 +15,40 @@ from hpm_video.data.lists.classes import (
     FolderCheck,
     label_values,
     read_classes,
+    write_classes,
 )
+from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.lists.rows import INTEGER, read_rows, shown
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
-from hpm_video.data.prepare.written_list import Listed, Row, check_output, write_list
 
 # Folders of these names hold parts of a data set, not its classes
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What was written. missing_file: None where no video is missing; notes: lines to show."""
+
+    manifest: Path
+    num_videos: int
+    num_classes: int
+    num_missing: int
+    missing_file: Path | None
+    notes: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Return one line."""
+        line = f"{shown(str(self.manifest))}: {self.num_videos} videos"
+        if self.num_classes:
+            line += f" of {self.num_classes} classes"
+        if self.missing_file is None:
+            return f"{line}, none missing"
+        return (
+            f"{line}; {self.num_missing} of {self.num_videos + self.num_missing} are missing, "
+            f"listed in {shown(str(self.missing_file))}"
+        )
 
 
 def list_official(
@@ -56,7 +85,7 @@ def list_official(
         )
     tree = VideoTree(folder)
     listing = kind.read(tree if annotations is None else VideoTree(annotations), split, fold)
-    check_output(output, listing.files)
+    _check_output(output, listing.files)
     known = ClassNames(listing.classes, f"the order of {kind.title}")
     if classes is not None:
         known = read_classes(classes)
@@ -85,7 +114,7 @@ def list_official(
         notes.append(f"{len(again)} videos are named again, the last in {again[-1].where}: ignored")
     names = known.names if listing.classes else ()
     source = f"named in {listing.files[-1]}"
-    return write_list(output, rows, missing, classes=names, source=source, notes=notes)
+    return _write_list(output, rows, missing, classes=names, source=source, notes=notes)
 
 
 def list_folder(
@@ -102,7 +131,7 @@ def list_folder(
             that are not among the known ones.
     """
     tree = VideoTree(folder)
-    check_output(output, ())
+    _check_output(output, ())
     parts = [os.path.relpath(path, folder).split(os.sep) for path in tree.videos]
     folders = {part[0] for part in parts if len(part) > 1}
     if not parts:
@@ -139,7 +168,7 @@ def list_folder(
     if skipped:
         notes.append(f"{skipped} other files were left out")
     names = known.names if folders else ()
-    return write_list(output, rows, [], classes=names, source=f"in {folder}", notes=notes)
+    return _write_list(output, rows, [], classes=names, source=f"in {folder}", notes=notes)
 
 
 def list_own(
@@ -163,7 +192,7 @@ def list_own(
         ValueError: it is malformed, its labels do not fit the classes, a video has two labels, or
             no video is there.
     """
-    check_output(output, (str(file),))
+    _check_output(output, (str(file),))
     known = _known_classes(classes, Path(file).parent, Path(output).parent)
     folders = FolderCheck(known) if known is not None else None
     vocabulary: dict[str, tuple[int, str]] = {}
@@ -205,7 +234,7 @@ def list_own(
     if len(listed) < len(lines):
         notes.append(f"{len(lines) - len(listed)} rows name a video again")
     source = f"in {file} below {start}"
-    return write_list(output, rows, missing, classes=names or (), source=source, notes=notes)
+    return _write_list(output, rows, missing, classes=names or (), source=source, notes=notes)
 
 
 def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | None:
@@ -225,3 +254,69 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+
+
+def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
+    """Raise ValueError where a manifest would replace a file that is none, or one of the inputs."""
+    output = Path(output)
+    if output.is_dir():
+        raise ValueError(f"output ({output}) must be a file, but is a folder")
+    for path in (output, _missing_file(output)):
+        if not path.exists():
+            continue
+        if any(os.path.samefile(path, file) for file in inputs if os.path.exists(file)):
+            raise ValueError(f"output ({path}) must be another file: it is read as a list")
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            if file.readline().strip().split(",")[0] != "path":
+                raise ValueError(f"output ({path}) must be a new file or a manifest: is another")
+
+
+def _write_list(
+    output: str | Path,
+    rows: Sequence[Row],
+    missing: Sequence[Row],
+    *,
+    classes: Sequence[str],
+    source: str,
+    notes: Sequence[str],
+) -> Listed:
+    """Write what was found. Paths of ``rows`` are absolute; ``source``: where they are named."""
+    output = Path(output)
+    if not rows:
+        raise ValueError(
+            f"none of the {len(missing)} videos {source} is there, e.g. "
+            f"{shown(str(missing[0]['path']))}"
+        )
+    base = os.path.join(os.path.abspath(output.parent), "")
+    # What lies below the manifest may be moved with it
+    written = [{**row, "path": str(row["path"]).removeprefix(base)} for row in rows]
+    if classes:
+        write_classes(output.parent / "classes.txt", classes)
+    missing_file = _missing_file(output)
+    if missing:
+        write_manifest(missing_file, missing)
+    write_manifest(output, written)
+    if not missing:
+        missing_file.unlink(missing_ok=True)
+    notes = [*notes]
+    unlabelled = sum(row["label"] is None for row in rows)
+    if unlabelled:
+        notes.append(f"{unlabelled} videos have no label")
+    manifest = read_manifest(output)  # which looks at the labels
+    try:
+        num_classes = manifest.num_classes
+    except ValueError as error:  # may be right for a part of a data set
+        num_classes = 0
+        notes.append(str(error))
+    return Listed(
+        output,
+        num_videos=len(rows),
+        num_classes=num_classes,
+        num_missing=len(missing),
+        missing_file=missing_file if missing else None,
+        notes=tuple(notes),
+    )
+
+
+def _missing_file(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_missing.csv")

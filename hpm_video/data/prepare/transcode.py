@@ -42,38 +42,23 @@ _SAMPLE = 8  # videos whose reading is timed
 
 @dataclass(frozen=True)
 class Gain:
-    """What encoding brought, on the videos that are ok.
+    """What encoding brought, on the videos that are ok."""
 
-    Attributes:
-        source_bytes: of the sources, all together.
-        num_bytes: of what they were encoded as.
-        clip_s: seconds to read a clip of a source and of its encoded self, means over a sample.
-        num_timed: videos in that sample.
-    """
-
-    source_bytes: int
-    num_bytes: int
-    clip_s: tuple[float, float]
-    num_timed: int
+    source_bytes: int  # of the sources, all together
+    num_bytes: int  # of what they were encoded as
+    clip_s: tuple[float, float]  # to read a clip of a source and of its encoded self, sample means
+    num_timed: int  # videos in that sample
 
 
 @dataclass(frozen=True)
 class Transcoded:
-    """What was made of a list.
+    """What was made of a list."""
 
-    Attributes:
-        rows: of the new list, in the old order; empty for a part of the work.
-        manifest: the new list, which a part of the work does not write.
-        num_before: how many videos earlier runs had encoded.
-        num_new: how many this one was to encode.
-        gain: None for a part of the work, and where no video is ok.
-    """
-
-    rows: Rows
-    manifest: Path
-    num_before: int
-    num_new: int
-    gain: Gain | None
+    rows: Rows  # of the new list, in the old order; empty for a part of the work
+    manifest: Path  # the new list, which a part of the work does not write
+    num_before: int  # videos that earlier runs had encoded
+    num_new: int  # videos that this one was to encode
+    gain: Gain | None  # None for a part of the work, and where no video is ok
 
 
 def transcode_manifest(

@@ -32,17 +32,11 @@ _CLIPS, _CLIP_FRAMES, _STRIDE = 4, 16, 4  # that are read to time a video
 
 @dataclass(frozen=True)
 class Work:
-    """One video to be encoded.
-
-    Attributes:
-        source: the video.
-        target: the file to write.
-        num_frames: how many frames the source has, if that was checked.
-    """
+    """One video to be encoded."""
 
     source: str
-    target: str
-    num_frames: int | None
+    target: str  # the file to write
+    num_frames: int | None  # of the source, if that was checked
 
 
 @dataclass(frozen=True)

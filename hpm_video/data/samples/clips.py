@@ -27,42 +27,25 @@ MAX_UNREADABLE_IN_A_ROW = 20
 
 @dataclass(frozen=True)
 class Request:
-    """What to read.
+    """What to read."""
 
-    Attributes:
-        index: the video's place in the manifest.
-        path: its file.
-        num_frames: the number of frames the list gives it, which is never exceeded; 0: unknown.
-        seed: of all that is random.
-    """
-
-    index: int
+    index: int  # the video's place in the manifest
     path: str
-    num_frames: int
-    seed: tuple[int, ...] = ()
+    num_frames: int  # as the list says, which is never exceeded; 0: unknown
+    seed: tuple[int, ...] = ()  # of all that is random
 
     def open(self, decoder: Decoder) -> Video:
-        """Open the video.
-
-        Raises:
-            VideoReadError: it is unreadable.
-        """
+        """Open the video. Raises VideoReadError."""
         return open_video(self.path, decoder, most_frames=self.num_frames or None)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of an item.
+    """What came of an item."""
 
-    Attributes:
-        index: the manifest place of the video that was read, None where none could be.
-        bad: (index, reason) of the unreadable videos that were tried before.
-        note: why another decoder read it than the one chosen, see `Video.note`.
-    """
-
-    index: int | None
-    bad: tuple[tuple[int, str], ...]
-    note: str | None = None
+    index: int | None  # the manifest place of the video that was read, None where none could be
+    bad: tuple[tuple[int, str], ...]  # (index, reason) of the unreadable videos tried before
+    note: str | None = None  # why another decoder read it than the one chosen, see `Video.note`
 
 
 class Reader(Protocol):
@@ -102,33 +85,23 @@ def read_item(reader: Reader, requests: Iterator[Request], out: torch.Tensor) ->
 
 @dataclass(frozen=True)
 class ClipSample:
-    """Crops of one clip of one video.
+    """R crops (R, T, S, S, 3) uint8 of one clip of one video.
 
-    Attributes:
-        clips: (R, T, S, S, 3) uint8, R crops of the same T frames; (0, T, S, S, 3) when 20 videos
-            in a row were unreadable, which is for the loader to report.
-        label: class index, -1 for none.
-        index: the video's place in the manifest (after any replacement).
-        bad: (index, reason) of every video that was found unreadable on the way here.
+    `clips` is (0, T, S, S, 3) when 20 videos in a row were unreadable, for the loader to report.
     """
 
     clips: torch.Tensor
-    label: int
-    index: int
-    bad: tuple[tuple[int, str], ...]
+    label: int  # class index, -1 for none
+    index: int  # the video's place in the manifest, after any replacement
+    bad: tuple[tuple[int, str], ...]  # (index, reason) of the videos found unreadable on the way
 
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads random clips.
-
-    Attributes:
-        data: says which frames and crops; `decoder` reads the videos, see `open_video`.
-        augment: what else is done to each crop, see `augment`.
-    """
+    """Reads random clips: the frames and crops of `data`."""
 
     data: DataConfig
-    augment: AugmentConfig | None = None
+    augment: AugmentConfig | None = None  # what else is done to each crop
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -175,13 +148,7 @@ class ClipReader:
 
 
 class ClipDataset(Dataset[ClipSample]):
-    """Random clips of the videos of a manifest, reproducible item by item.
-
-    Args:
-        manifest: the videos.
-        reader: of the clips.
-        seed: at least 0.
-    """
+    """Random clips of the videos of a manifest, reproducible item by item; `seed` is at least 0."""
 
     def __init__(self, manifest: Manifest, reader: ClipReader, *, seed: int) -> None:
         self.manifest = manifest

@@ -17,35 +17,24 @@ from hpm_video.data.video.frames import open_video
 
 @dataclass(frozen=True)
 class ViewSample:
-    """All test views of one video.
+    """All views of a video: (num_clips * num_crops, T, S, S, 3) uint8, clip by clip.
 
-    Attributes:
-        views: (num_clips * num_crops, T, S, S, 3) uint8, the crops of the first clip first; zeros
-            where the video is unreadable.
-        label: class index, -1 for none.
-        index: the video's place in the manifest.
-        error: why the video is unreadable, else None.
+    Zeros where it is unreadable.
     """
 
     views: torch.Tensor
-    label: int
-    index: int
-    error: str | None
+    label: int  # class index, -1 for none
+    index: int  # the video's place in the manifest
+    error: str | None  # why the video is unreadable
 
 
 @dataclass(frozen=True)
 class ViewReader:
-    """Reads test views.
-
-    Attributes:
-        data: frames and side of a view; a crop is the whole short side, scaled to `crop_size`.
-        num_clips: clips along time.
-        num_crops: crops along the longer side of each clip.
-    """
+    """Reads test views; a crop is the whole short side, scaled to `data.crop_size`."""
 
     data: DataConfig
-    num_clips: int
-    num_crops: int
+    num_clips: int  # along time
+    num_crops: int  # along the longer side, of each clip
 
     @property
     def shape(self) -> tuple[int, ...]:

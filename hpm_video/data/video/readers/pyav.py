@@ -29,11 +29,7 @@ _Run = tuple[int, int]  # first and last packet, in the file's order, of what is
 
 
 class PyavReader:
-    """An open file, see `Reader`.
-
-    Raises:
-        UnreadableError: FFmpeg finds no video in the file.
-    """
+    """An open file, see `Reader`. UnreadableError: FFmpeg finds no video in it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
