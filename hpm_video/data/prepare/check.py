@@ -7,11 +7,11 @@ come, so that a run that was killed goes on where it was; the list is written at
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,7 @@ class Inspect:
         return inspect_video(path, quick=self.quick, decoder=self.decoder)
 
 
-def count_frames_silently(path: str) -> int:
-    """`count_frames` for a process of its own."""
+def _count_frames(path: str) -> int:
     silence_native_code()
     return count_frames(path)
 
@@ -70,7 +69,7 @@ class Checked:
     @property
     def num_bad(self) -> int:
         """The number of rows whose video is bad."""
-        return Counter(row["status"] for row in self.rows)[BAD]
+        return sum(row["status"] == BAD for row in self.rows)
 
 
 def check_manifest(
@@ -117,21 +116,15 @@ def check_manifest(
         raise ValueError(f"output ({output}) must be a new file or a manifest: is another")
     start = os.path.abspath(root if root is not None else manifest.parent)
     paths = [os.path.join(start, row["path"]) for row in rows]
-    due = [
-        path
-        for path, row in zip(paths, rows, strict=True)
-        if row.get("status", "").strip() in _OURS
-    ]
+    is_ours = [row.get("status", "").strip() in _OURS for row in rows]
+    due = list(dict.fromkeys(itertools.compress(paths, is_ours)))
 
     with Journal(output.with_name(f".{output.name}.check.jsonl")) as journal:
-        verdicts = {
-            path: verdict
-            for path in dict.fromkeys(due)
-            if (verdict := _known(journal, path, inspect, timeout_s)) is not None
-        }
+        known = {path: _known(journal, path, inspect, timeout_s) for path in due}
+        verdicts = {path: verdict for path, verdict in known.items() if verdict is not None}
         num_before = len(verdicts)
-        new = [path for path in dict.fromkeys(due) if path not in verdicts]
-        with Progress("checked", total=num_before + len(new), done=num_before) as progress:
+        new = [path for path in due if path not in verdicts]
+        with Progress("checked", total=len(due), done=num_before) as progress:
             for path, verdict, limit_s in _inspect_all(
                 inspect, new, num_workers=num_workers, timeout_s=timeout_s
             ):
@@ -142,9 +135,7 @@ def check_manifest(
             raise ValueError(
                 f"{manifest} was changed while it was checked: run again, which goes on from here"
             )
-        original = None
-        if is_over and not _is_ours(manifest):
-            original = _keep(manifest)
+        original = _keep(manifest) if is_over and not _is_ours(manifest) else None
         checked = [
             {**row, **verdict_columns(verdicts[path])} if path in verdicts else row
             for path, row in zip(paths, rows, strict=True)
@@ -187,8 +178,9 @@ def failure_reason(outcome: ItemTimeout | WorkerDied) -> str:
 
 def verdict_columns(verdict: Verdict) -> dict[str, str]:
     """A verdict as columns of a list; what is not known is empty."""
-    rounded = replace(verdict, fps=_round(verdict.fps))
-    values = {**asdict(rounded), "duration_s": _round(verdict.duration_s)}
+    values = {**asdict(verdict), "duration_s": verdict.duration_s}
+    for name in ("fps", "duration_s"):
+        values[name] = values[name] and float(f"{values[name]:.6g}")
     return {name: "" if values[name] is None else str(values[name]) for name in _FOUND}
 
 
@@ -204,12 +196,11 @@ def _inspect_all(
             lost[path] = outcome
     # A reader that never comes back leaves open how many frames there are; another may tell
     for path, count in run_killable(
-        count_frames_silently, lost, num_workers=num_workers, timeout_s=timeout_s
+        _count_frames, lost, num_workers=num_workers, timeout_s=timeout_s
     ):
         num_frames = count if isinstance(count, int) else None
-        num_bytes, mtime_ns = file_identity(path)
         verdict = Verdict(
-            BAD, failure_reason(lost[path]), num_frames, num_bytes=num_bytes, mtime_ns=mtime_ns
+            BAD, failure_reason(lost[path]), num_frames, *[None] * 3, *file_identity(path)
         )
         yield path, verdict, getattr(lost[path], "timeout_s", None)
 
@@ -224,10 +215,6 @@ def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> V
     verdict = Verdict(**entry)
     same = (verdict.num_bytes, verdict.mtime_ns) == file_identity(path)
     return verdict if same else None
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
 
 
 def _is_ours(manifest: Path) -> bool:

@@ -182,8 +182,10 @@ class _Converter:
         width, height = self._size
         graph = av.filter.Graph()
         graph.threads = 1
-        form = {"width": frame.width, "height": frame.height, "format": frame.format}
-        nodes = [graph.add_buffer(**form, time_base=Fraction(1, 1000))]
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+        )
+        nodes = [source]
         turn = frame.rotation % 360
         if turn in _TURNS:
             nodes.append(graph.add("transpose", _TURNS[turn]))

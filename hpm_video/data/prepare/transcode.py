@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from itertools import compress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from hpm_video.data.prepare.check import (
     failure_reason,
     read_videos,
     verdict_columns,
-)
+)  # fmt: skip
 from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity
@@ -104,7 +105,8 @@ def transcode_manifest(
     start = os.path.abspath(root if root is not None else manifest.parent)
     names = target_names([row["path"] for row in rows], start)
     works = [_work(row, name, start, output_dir) for row, name in zip(rows, names, strict=True)]
-    due = {w.target: w for w, row in zip(works, rows, strict=True) if _is_wanted(row)}
+    is_due = [row.get("status", "").strip() in ("", OK) for row in rows]
+    due = {work.target: work for work in compress(works, is_due)}
     new_manifest = output_dir / manifest.with_suffix(".csv").name
     _prepare(output_dir, encoding, manifest, new_manifest, works)
 
@@ -121,15 +123,13 @@ def transcode_manifest(
         num_before = len(verdicts)
         mine = list(due.values())[part[0] - 1 :: part[1]]
         new = [work for work in mine if work.target not in verdicts]
-        outcomes = cast(
-            "Generator[tuple[Work, Verdict | ItemTimeout | WorkerDied]]",
-            run_killable(
-                Transcode(encoding, decoder), new, num_workers=num_workers, timeout_s=timeout_s
-            ),
-        )
-        progress = Progress("encoded", total=len(mine), done=len(mine) - len(new))
-        # Closed in this order: what was under way is ended first, then what it wrote deleted
-        with _no_parts_left(new, verdicts), progress, closing(outcomes):
+        encode = Transcode(encoding, decoder)
+        outcomes = run_killable(encode, new, num_workers=num_workers, timeout_s=timeout_s)
+        with (
+            _no_parts_left(new, verdicts),
+            Progress("encoded", total=len(mine), done=len(mine) - len(new)) as progress,
+            closing(outcomes),  # first of these: ends what is under way
+        ):
             for work, outcome in outcomes:
                 verdict = _verdict(work, outcome)
                 limit_s = timeout_s if isinstance(outcome, ItemTimeout) else None
@@ -141,10 +141,10 @@ def transcode_manifest(
                 progress.step(bad=verdict.status == BAD)
     if not is_whole:
         return Transcoded([], new_manifest, num_before, len(new), None)
-    new_rows = [
-        _new_row(row, name, verdicts.get(work.target))
-        for row, name, work in zip(rows, names, works, strict=True)
-    ]
+    new_rows: Rows = []
+    for row, name, work in zip(rows, names, works, strict=True):
+        found = verdict_columns(verdicts[work.target]) if work.target in verdicts else {}
+        new_rows.append({**row, **found, "path": name, "source": row["path"]})
     write_manifest(new_manifest, new_rows, columns=list(rows[0]))
     good = [work for work in due.values() if verdicts[work.target].status == OK]
     return Transcoded(new_rows, new_manifest, num_before, len(new), _gain(good, decoder, timeout_s))
@@ -161,13 +161,9 @@ def target_names(names: Sequence[str], root: str) -> list[str]:
         root: absolute folder where relative ones start.
     """
     paths = [os.path.normpath(os.path.join(root, name)) for name in names]
-    inside = [os.path.commonpath([root, path]) == root for path in paths]
-    outside = {os.path.dirname(p) for p, is_in in zip(paths, inside, strict=True) if not is_in}
-    common = os.path.commonpath(outside) if outside else root
-    relative = {
-        path: os.path.relpath(path, root if is_in else common)
-        for path, is_in in zip(paths, inside, strict=True)
-    }
+    outside = {path for path in paths if os.path.commonpath([root, path]) != root}
+    common = os.path.commonpath([os.path.dirname(path) for path in outside]) if outside else root
+    relative = {path: os.path.relpath(path, common if path in outside else root) for path in paths}
     parts = {path: os.path.splitext(name) for path, name in relative.items()}
     uses = Counter(stem for stem, _ in parts.values())
     targets: dict[str, str] = {}
@@ -186,10 +182,6 @@ def _work(row: Mapping[str, str], name: str, root: str, output_dir: Path) -> Wor
     is_checked = row.get("status", "").strip() == OK and row.get("num_frames", "").isdigit()
     num_frames = int(row["num_frames"]) if is_checked else None
     return Work(os.path.join(root, row["path"]), os.path.join(output_dir, name), num_frames)
-
-
-def _is_wanted(row: Mapping[str, str]) -> bool:
-    return row.get("status", "").strip() in ("", OK)
 
 
 def _prepare(
@@ -261,11 +253,6 @@ def _no_parts_left(works: Sequence[Work], done: Container[str]) -> Iterator[None
 def _delete_part(work: Work) -> None:
     with suppress(OSError):
         os.unlink(part_name(work.target))
-
-
-def _new_row(row: Mapping[str, str], name: str, verdict: Verdict | None) -> dict[str, str]:
-    found = {} if verdict is None else verdict_columns(verdict)
-    return {**row, **found, "path": name, "source": row["path"]}
 
 
 def _gain(good: Sequence[Work], decoder: Decoder, timeout_s: float) -> Gain | None:

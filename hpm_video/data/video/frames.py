@@ -213,15 +213,15 @@ def _reader_class(decoder: Decoder) -> Callable[[str], Reader]:
     """What opens a file with a decoder. Imported here, as it need not be installed."""
     match decoder:
         case "decord":
-            from hpm_video.data.video.readers import decord  # noqa: PLC0415
+            from hpm_video.data.video.readers.decord import DecordReader  # noqa: PLC0415
 
-            return decord.DecordReader
+            return DecordReader
         case "torchcodec":
-            from hpm_video.data.video.readers import torchcodec  # noqa: PLC0415
+            from hpm_video.data.video.readers.torchcodec import TorchcodecReader  # noqa: PLC0415
 
-            return torchcodec.TorchcodecReader
+            return TorchcodecReader
         case "pyav":
-            from hpm_video.data.video.readers import pyav  # noqa: PLC0415
+            from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415
 
-            return pyav.PyavReader
+            return PyavReader
     raise ValueError(f"data.decoder ({decoder}) must be one of {', '.join(get_args(Decoder))}")

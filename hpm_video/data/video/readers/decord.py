@@ -26,12 +26,12 @@ class DecordReader:
         try:
             # One thread: the work is shared out by clips, not by frames
             self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+            fps = float(self._reader.get_avg_fps())
         except _ERRORS as error:
             raise _unreadable(error) from error
         self.num_frames = len(self._reader)
         if self.num_frames < 1:
             raise UnreadableError("has no frames")
-        fps = float(self._reader.get_avg_fps())
         self.fps = fps if np.isfinite(fps) else 0.0
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:

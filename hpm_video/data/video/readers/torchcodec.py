@@ -27,11 +27,11 @@ class TorchcodecReader:
                 path, dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu", seek_mode="exact"
             )
             self.num_frames = len(self._decoder)
+            self.fps = float(self._decoder.metadata.average_fps or 0)
         except (RuntimeError, ValueError) as error:
             raise _unreadable(error) from error
         if self.num_frames < 1:
             raise UnreadableError("has no frames")
-        self.fps = float(self._decoder.metadata.average_fps or 0)
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Return frames (T, H, W, 3); see `Reader.read`."""
