@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,15 +80,12 @@ def check_same_classes(one: ClassNames, other: ClassNames) -> None:
 
 
 def classes_beside(files: Sequence[Path]) -> ClassNames | None:
-    """Class names of the classes.txt beside the lists."""
-    found: ClassNames | None = None
-    for folder in dict.fromkeys(file.parent for file in files):
-        if (folder / "classes.txt").is_file():
-            classes = read_classes(folder / "classes.txt")
-            if found is not None:
-                check_same_classes(classes, found)
-            found = classes
-    return found
+    """Class names of the classes.txt beside the lists, which must all have the same."""
+    beside = (folder / "classes.txt" for folder in dict.fromkeys(file.parent for file in files))
+    found = [read_classes(file) for file in beside if file.is_file()]
+    for one, other in pairwise(found):
+        check_same_classes(other, one)
+    return found[-1] if found else None
 
 
 def label_values(

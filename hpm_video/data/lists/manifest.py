@@ -26,14 +26,10 @@ MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where clas
 
 
 class Names:
-    """File names as bytes, one after the other in one buffer; those not UTF-8 stay what they are.
-
-    Args:
-        data: the bytes of all names, of one at least.
-        ends: (number of names,) int64, where each name ends.
-    """
+    """File names as bytes in one buffer, one after the other; any that are not UTF-8, too."""
 
     def __init__(self, data: bytearray, ends: array[int]) -> None:
+        """Take the bytes of all names, of one at least, and (int64) where each name ends."""
         self._data = np.frombuffer(data, dtype=np.uint8)
         self._ends = np.frombuffer(ends, dtype=np.int64)
 

@@ -13,15 +13,11 @@ from hpm_video.runtime.files import write_csv
 
 
 class UnreadableDataError(RuntimeError):
-    """More videos are unreadable than a run may replace.
-
-    Attributes:
-        bad: (manifest index, reason) of those found since the last batch.
-    """
+    """More videos are unreadable than a run may replace."""
 
     def __init__(self, message: str, bad: Sequence[tuple[int, str]] = ()) -> None:
         super().__init__(message)
-        self.bad = tuple(bad)
+        self.bad = tuple(bad)  # (manifest index, reason) of those found since the last batch
 
 
 class BadVideos:
@@ -75,10 +71,8 @@ class BadVideos:
                 f"more than data.max_bad_fraction ({self._max_fraction:g}) allows; "
                 f"they are listed in {self._file}"
             )
-        return [
-            f"unreadable video, replaced by another: {path}: {reason}"
-            for path, reason in new.items()
-        ]
+        text = "unreadable video, replaced by another"
+        return [f"{text}: {path}: {reason}" for path, reason in new.items()]
 
     def keep(self, bad: Iterable[tuple[int, str]], *, write: bool) -> dict[str, str]:
         """Add pairs to what is known and write the file; returns the new ones, path -> reason."""

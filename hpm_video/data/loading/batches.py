@@ -61,7 +61,7 @@ def read_batches(
     and nothing can be abandoned.
 
     Args:
-        dataset: see `VideoDataset`.
+        dataset: of the items.
         keys: of the items, batch by batch; taken as they are needed, some batches in advance.
         num_workers: processes that read.
         timeout_s: seconds after which a video counts as unreadable, None: never.
@@ -100,8 +100,7 @@ def read_guarded(
 ) -> Value:
     """Return `read(path)`, called in a process of its own, unless `num_workers` is 0.
 
-    Raises:
-        VideoReadError: by `read`, or it hung or crashed.
+    Raises VideoReadError where `read` does, or hangs or crashes.
     """
     if num_workers == 0:
         return read(path)
@@ -175,7 +174,8 @@ class _Dispatcher:
             try:
                 self._open(first)
                 while self._is_wanted():
-                    self._open_more()
+                    while self.free and (keys := next(self.keys, None)) is not None:
+                        self._open(keys)
                     self._submit()
                     self._finish()
                     if not self.open:
@@ -195,10 +195,6 @@ class _Dispatcher:
         except EOFError:
             return False
         return True
-
-    def _open_more(self) -> None:
-        while self.free and (keys := next(self.keys, None)) is not None:
-            self._open(keys)
 
     def _open(self, keys: Sequence[Any]) -> None:
         batch = _Batch(self.free.pop(), [None] * len(keys))

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,14 +45,12 @@ class LongVideo:
     """An open video, to be read from one end to the other.
 
     Attributes:
-        path: the file.
         num_frames: how many frames it holds, at least 1.
         fps: frames per second on average, 0 where the file does not say.
         times: (num_frames + 1,) when each frame appears and, at the end, when the last one goes,
             in seconds from the start of the file; NaN where the file has neither times nor fps.
 
-    Raises:
-        VideoReadError: the file does not exist, is no video, or holds no frames.
+    VideoReadError: the file does not exist, is no video, or holds no frames.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -68,11 +66,8 @@ class LongVideo:
         self.times = self._reader.times
 
     def frames(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield frames (H, W, 3), uint8 RGB, at rising indices, one by one.
-
-        Raises:
-            VideoReadError: one of them cannot be decoded.
-        """
+        """Yield frames (H, W, 3), uint8 RGB, at rising indices, one by one. VideoReadError: one of
+        them cannot be decoded."""
         try:
             yield from self._reader.stream(indices)
         except UnreadableError as error:
@@ -100,10 +95,7 @@ def read_windows(
 
     A batch never crosses a multiple of `part`: so what shares a batch does not depend on where a
     job that was interrupted goes on. Every frame is decoded and resized once, whichever windows
-    share it. `indices` (W, T) rise along T, and along W.
-
-    Raises:
-        VideoReadError: a frame cannot be decoded.
+    share it. `indices` (W, T) rise along T, and along W. VideoReadError: a frame cannot be decoded.
     """
     needed = np.unique(indices).tolist()
     kept: dict[int, torch.Tensor] = {}  # index -> (num_crops, S, S, 3)
@@ -163,17 +155,10 @@ def _read_alone(reader: WindowReader, first: int | None) -> _Answer:
 class GuardedWindows(AbstractContextManager["GuardedWindows"]):
     """A long video and its windows, read in a process of its own, unless `num_workers` is 0.
 
-    Attributes:
-        num_frames, fps, times: see `LongVideo`.
-        indices: (W, T), the frames of its windows.
+    Has `num_frames`, `fps` and `times` of `LongVideo`, and `indices` (W, T), the frames of windows.
+    ``timeout_s``: seconds for a window, and to open a file of 100 MB; None: no limit.
 
-    Args:
-        reader: of the video.
-        num_workers: 0 reads here, where nothing can be abandoned.
-        timeout_s: seconds for a window, and to open a file of 100 MB; None: no limit.
-
-    Raises:
-        VideoReadError: it cannot be opened.
+    VideoReadError: it cannot be opened.
     """
 
     def __init__(self, reader: WindowReader, *, num_workers: int, timeout_s: float | None) -> None:
@@ -181,57 +166,46 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
         self._reader, self._timeout_s = reader, timeout_s
         self._worker = KillableWorker(partial(_read_alone, reader)) if num_workers else None
         self._ask(None)
-        answer = self._answer(None)
-        assert isinstance(answer, tuple)
-        self.num_frames, self.fps, self.times = answer
+        self.num_frames, self.fps, self.times = self._answer(None)
         self.indices = window_indices(self.num_frames, reader.settings)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._worker is not None:
             self._worker.kill()
 
     def batches(self, first: int = 0) -> Iterator[torch.Tensor]:
         """Yield windows (B, num_crops, T, S, S, 3) from one on, the start of a part, to the last.
 
-        The next batch is read while this one is worked on.
-
-        Raises:
-            VideoReadError: a frame cannot be decoded, or reading hung or crashed.
+        The next batch is read while this one is worked on. VideoReadError: a frame cannot be
+        decoded, or reading hung or crashed.
         """
         if first < len(self.indices):
             self._ask(first)
         while first < len(self.indices):
-            answer = self._answer(first)
-            assert isinstance(answer, np.ndarray)
-            first += len(answer)
+            batch = self._answer(first)
+            first += len(batch)
             if first < len(self.indices):
                 self._ask(first)
-            yield torch.from_numpy(answer)
+            yield torch.from_numpy(batch)
 
     def _ask(self, first: int | None) -> None:
         if self._worker is not None:
             self._worker.submit(first, self._limit_s(first))
 
-    def _answer(self, first: int | None) -> _Answer:
+    def _answer(self, first: int | None) -> Any:
         if self._worker is None:
             return self._reader(first)
         try:
             try:
-                answer: _Answer = self._worker.result()
+                return self._worker.result()
             except WorkerDied:  # which need not have been the video's fault
                 self._ask(first)
-                answer = self._worker.result()
+                return self._worker.result()
         except ItemTimeout as error:
             reason = why_given_up(ItemTimeout(self._timeout_s or error.timeout_s))
             raise VideoReadError(self._reader.path, reason) from error
         except WorkerDied as error:
             raise VideoReadError(self._reader.path, why_given_up(error)) from error
-        return answer
 
     def _limit_s(self, first: int | None) -> float | None:
         if self._timeout_s is None:

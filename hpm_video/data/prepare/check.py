@@ -199,9 +199,8 @@ def _inspect_all(
         _count_frames, lost, num_workers=num_workers, timeout_s=timeout_s
     ):
         num_frames = count if isinstance(count, int) else None
-        verdict = Verdict(
-            BAD, failure_reason(lost[path]), num_frames, *[None] * 3, *file_identity(path)
-        )
+        reason = failure_reason(lost[path])
+        verdict = Verdict(BAD, reason, num_frames, None, None, None, *file_identity(path))
         yield path, verdict, getattr(lost[path], "timeout_s", None)
 
 

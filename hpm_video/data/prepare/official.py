@@ -103,7 +103,11 @@ def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
     form = r"(kinetics[-_]?\d*(_2020)?[-_])?({})\.(csv|txt)"
 
     def lists(split: str) -> list[str]:
-        return [p for p in _all(tree, form.format(words[split])) if "youtube_id" in _header(p)]
+        return [
+            p
+            for p in _all(tree, form.format(words[split]))
+            if "youtube_id" in next(_csv(p), (0, ""))[1]
+        ]
 
     file = _single(lists(split), f"{split}.csv of Kinetics", tree)
     training = [file] if split == "train" else lists("train")
@@ -249,10 +253,6 @@ def _csv(file: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, [field.strip() for field in fields]
         except csv.Error as error:
             raise ValueError(f"{file}:{reader.line_num}: malformed CSV: {error}") from error
-
-
-def _header(file: str) -> list[str]:
-    return next(_csv(file), (0, list[str]()))[1]
 
 
 def _table(file: str) -> Iterator[tuple[int, dict[str, str]]]:

@@ -34,7 +34,7 @@ _ENCODERS = {
     "avi": ("mpeg4", {"qmin": "2", "qmax": "3"}),
 }
 
-_LEAST = {"num_videos": 1, "size": 32, "num_frames": 2, "seed": 0, "fps": 1, "distractors": 0}
+_LEAST = {"size": 32, "num_frames": 2, "seed": 0, "distractors": 0}  # of others 1
 
 
 def write_toy_videos(
@@ -61,11 +61,13 @@ def write_toy_videos(
     A finished set with the same settings is left as it is; an interrupted one is written again.
     Raises ValueError for a setting out of range, and for a folder that holds another set.
     """
-    numbers = (num_videos, size, num_frames, seed, fps, distractors)  # in the order of _LEAST
-    settings = dict(zip(_LEAST, numbers, strict=True))
+    settings = {
+        "num_videos": num_videos, "size": size, "num_frames": num_frames, "seed": seed,
+        "fps": fps, "distractors": distractors,
+    }  # fmt: skip
     for name, value in {**settings, "num_workers": num_workers}.items():
-        if value < _LEAST.get(name, 1):
-            raise ValueError(f"{name} ({value}) must be at least {_LEAST.get(name, 1)}")
+        if value < (least := _LEAST.get(name, 1)):
+            raise ValueError(f"{name} ({value}) must be at least {least}")
     if size % 2 or size == 48:
         raise ValueError(f"size ({size}) must be even, and not 48, which decord cannot read")
     if isinstance(formats, str) or not formats or not set(formats) <= set(FORMATS):

@@ -19,17 +19,14 @@ NO_SUCH_FILE = "no such file"
 
 
 class VideoReadError(RuntimeError):
-    """A file that cannot be read as a video.
+    """A file (`path`) that cannot be read as a video.
 
-    Attributes:
-        path: the file.
-        reason: why, in one line; the same for the same file wherever and whenever it is read.
+    `reason` says why, in one line; the same for the same file wherever and whenever it is read.
     """
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)  # both in `args`: what pickling hands to the constructor
-        self.path = path
-        self.reason = reason
+        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -81,10 +78,7 @@ class Video:
         """Return the frames (T, H, W, 3), uint8 RGB, at `indices` in that order.
 
         Indices may repeat and come in any order; every frame is decoded once, going forward.
-        Pixels are as stored, square or not.
-
-        Raises:
-            VideoReadError: decoding fails.
+        Pixels are as stored, square or not. VideoReadError: decoding fails.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         assert wanted.ndim == 1 and len(wanted) > 0, f"indices of shape {wanted.shape}"
@@ -130,8 +124,7 @@ def open_video(
 
     Args:
         path: the file.
-        decoder: what to read it with, where that returns the right frames of such a file; see
-            `Video.decoder`.
+        decoder: reads it, where it returns the right frames of such a file; see `Video.decoder`.
         most_frames: how many frames it really has where that is known: no more are ever read.
 
     Raises:
