@@ -141,9 +141,9 @@ OPERATIONS: dict[str, Operation] = {
     "shear_x": lambda clip, level, sign: _moved(clip, shear=(sign * 0.3 * level, 0)),
     "shear_y": lambda clip, level, sign: _moved(clip, shear=(0, sign * 0.3 * level)),
     "move_x": lambda clip, level, sign: _moved(
-        clip, move=(-sign * _FAR * level * clip.shape[2], 0)
+        clip, move=(-sign * 0.45 * level * clip.shape[2], 0)
     ),
     "move_y": lambda clip, level, sign: _moved(
-        clip, move=(0, -sign * _FAR * level * clip.shape[1])
+        clip, move=(0, -sign * 0.45 * level * clip.shape[1])
     ),
 }
