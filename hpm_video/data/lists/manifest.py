@@ -12,6 +12,8 @@ import itertools
 import os
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -47,39 +49,21 @@ class Names:
         digest.update(self._ends.tobytes())
 
 
+@dataclass(frozen=True, eq=False)
 class Manifest:
-    """An immutable list of videos with labels; made by `read_manifest`.
+    """An immutable list of videos with labels; made by `read_manifest`."""
 
-    Attributes:
-        classes: class names in the order of their labels, or None where no names are known.
-        labels: (number of videos,) int64, -1 where a video has none.
-        num_repeated: how many rows name a video that an earlier one names.
-    """
+    names: tuple[Names, ...]  # a block per list
+    roots: tuple[str, ...]  # block k is relative to `roots[k]`
+    labels: npt.NDArray[np.int64]  # (number of videos,), -1 where a video has none
+    frame_counts: npt.NDArray[np.int64]  # (number of videos,), 0 where a list says nothing
+    classes: tuple[str, ...] | None  # names in the order of their labels, None where not known
+    largest_label_where: str  # the file and line in which the largest label first stands
+    num_repeated: int  # rows that name a video that an earlier one names
 
-    def __init__(
-        self,
-        names: Sequence[Names],
-        roots: Sequence[str],
-        labels: npt.NDArray[np.int64],
-        frame_counts: npt.NDArray[np.int64],
-        *,
-        classes: tuple[str, ...] | None,
-        largest_label_where: str,
-        num_repeated: int = 0,
-    ) -> None:
-        """Join one block of `names` per list; block k is relative to `roots[k]`.
-
-        ``largest_label_where``: the file and line in which the largest label first stands.
-        """
-        self._names = tuple(names)
-        self._roots = tuple(roots)
-        self._ends = np.cumsum([len(block) for block in names])
-        self._frame_counts = frame_counts
-        self.labels = labels
-        self.classes = classes
-        self.num_repeated = num_repeated
-        self._largest_label_where = largest_label_where
-        assert len(labels) == len(frame_counts) == len(self)
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        return np.cumsum([len(block) for block in self.names])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -92,12 +76,12 @@ class Manifest:
     def name(self, index: int) -> str:
         """Return the path as written in the list."""
         block, row = self._locate(index)
-        return self._names[block][row]
+        return self.names[block][row]
 
     def path(self, index: int) -> str:
         """Return the path to open: absolute, or joined to the root of the list it came from."""
         block, row = self._locate(index)
-        return os.path.join(self._roots[block], self._names[block][row])
+        return os.path.join(self.roots[block], self.names[block][row])
 
     def label(self, index: int) -> int:
         """Return the class index, -1 where the video has none."""
@@ -105,12 +89,12 @@ class Manifest:
 
     def num_frames(self, index: int) -> int:
         """Return the number of frames the list claims, 0 where it says nothing."""
-        return int(self._frame_counts[index])
+        return int(self.frame_counts[index])
 
     def digest(self) -> str:
         """Return a SHA-256 of the videos, as named in the lists and in their order, and labels."""
         digest = hashlib.sha256()
-        for names in self._names:
+        for names in self.names:
             names.update(digest)
         digest.update(self.labels.tobytes())
         digest.update("\n".join(self.classes or ()).encode(errors="surrogateescape"))
@@ -130,7 +114,7 @@ class Manifest:
         for before, after in itertools.pairwise(used):
             if after - before - 1 > MAX_LABEL_GAP:
                 raise ValueError(
-                    f"{self._largest_label_where}: label ({used[-1]}) must leave out at most "
+                    f"{self.largest_label_where}: label ({used[-1]}) must leave out at most "
                     f"{MAX_LABEL_GAP} labels in a row, as no classes.txt beside the list names the "
                     f"classes: {before + 1} to {after - 1} do not occur"
                 )
@@ -208,8 +192,8 @@ def read_manifest(
     if folders is not None:
         folders.check()
     return Manifest(
-        names,
-        roots,
+        tuple(names),
+        tuple(roots),
         values[np.frombuffer(codes, dtype=np.int64)],
         np.frombuffer(frame_counts, dtype=np.int64),
         classes=class_names,

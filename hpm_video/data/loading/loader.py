@@ -96,10 +96,6 @@ class StepSampler:
     def steps_per_epoch(self) -> int:
         return steps_per_epoch(self.num_videos, self.global_batch)
 
-    def __len__(self) -> int:
-        """Return the number of micro-batches to come."""
-        return (self.num_steps - self.start_step) * self.accumulation
-
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order_epoch, order = -1, torch.empty(0)
         for step in range(self.start_step, self.num_steps):

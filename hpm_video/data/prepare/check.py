@@ -66,11 +66,6 @@ class Checked:
     original: Path | None  # the list as it was, where it had another format
     num_before: int  # videos that an interrupted run had checked
 
-    @property
-    def num_bad(self) -> int:
-        """The number of rows whose video is bad."""
-        return sum(row["status"] == BAD for row in self.rows)
-
 
 def check_manifest(
     manifest: str | Path,

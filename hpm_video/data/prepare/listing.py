@@ -86,9 +86,8 @@ def list_official(
     tree = VideoTree(folder)
     listing = kind.read(tree if annotations is None else VideoTree(annotations), split, fold)
     _check_output(output, listing.files)
-    known = ClassNames(listing.classes, f"the order of {kind.title}")
-    if classes is not None:
-        known = read_classes(classes)
+    usual = ClassNames(listing.classes, f"the order of {kind.title}")
+    known = usual if classes is None else read_classes(classes)
     numbers = {name: label for label, name in enumerate(known.names)}
     rows: list[Row] = []
     missing: list[Row] = []
@@ -109,9 +108,8 @@ def list_official(
         else:
             wanted = os.path.join(video.folder, video.names[0])
             missing.append({"path": wanted, "label": label, "status": "missing"})
-    notes = []
-    if again:
-        notes.append(f"{len(again)} videos are named again, the last in {again[-1].where}: ignored")
+    last = f"the last in {again[-1].where}: ignored" if again else ""
+    notes = [f"{len(again)} videos are named again, {last}"] if again else []
     names = known.names if listing.classes else ()
     source = f"named in {listing.files[-1]}"
     return _write_list(output, rows, missing, classes=names, source=source, notes=notes)
@@ -149,13 +147,14 @@ def list_folder(
         )
     known = _known_classes(classes, Path(folder), Path(output).parent)
     if known is None:
-        known = ClassNames(tuple(_in_order(folders)), "the folders")
+        are_numbers = all(INTEGER.fullmatch(name) for name in folders)
+        order = sorted(sorted(folders), key=int if are_numbers else str)
+        known = ClassNames(tuple(order), "the folders")
     numbers = {name: label for label, name in enumerate(known.names)}
-    for name in sorted(folders):
-        if name not in numbers:
-            raise ValueError(
-                f"{folder}: folder ({shown(name)}) must be one of the classes of {known.source}"
-            )
+    for name in sorted(folders - set(numbers)):
+        raise ValueError(
+            f"{folder}: folder ({shown(name)}) must be one of the classes of {known.source}"
+        )
     rows: list[Row] = [
         {"path": os.path.abspath(path), "label": numbers[part[0]] if folders else None}
         for path, part in zip(tree.videos, parts, strict=True)
@@ -197,7 +196,7 @@ def list_own(
     folders = FolderCheck(known) if known is not None else None
     vocabulary: dict[str, tuple[int, str]] = {}
     listed: dict[str, tuple[str, str]] = {}
-    lines: list[tuple[str, dict[str, str]]] = []
+    lines: list[dict[str, str]] = []
     for line, row in read_rows(file):
         where = f"{file}:{line}"
         if not row["path"].strip():
@@ -212,7 +211,7 @@ def list_own(
             )
         if folders is not None:
             folders.add(row["path"], label, where)
-        lines.append((where, row))
+        lines.append(row)
     if not lines:
         raise ValueError(f"{file} lists no videos")
     values, names = label_values(vocabulary, known, None)
@@ -221,7 +220,7 @@ def list_own(
     start = os.path.abspath(root if root is not None else Path(file).parent)
     rows: list[Row] = []
     missing: list[Row] = []
-    for _, row in lines:
+    for row in lines:
         label_value = int(values[vocabulary[row.get("label", "").strip()][0]])
         path = os.path.join(start, row["path"])
         kept: Row = {key: value or None for key, value in row.items()}
@@ -230,9 +229,8 @@ def list_own(
             rows.append(kept)
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})
-    notes = []
-    if len(listed) < len(lines):
-        notes.append(f"{len(lines) - len(listed)} rows name a video again")
+    again = len(lines) - len(listed)
+    notes = [f"{again} rows name a video again"] if again else []
     source = f"in {file} below {start}"
     return _write_list(output, rows, missing, classes=names or (), source=source, notes=notes)
 
@@ -243,13 +241,6 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
         return read_classes(given)
     files = (folder / "classes.txt" for folder in folders)
     return next((read_classes(file) for file in files if file.is_file()), None)
-
-
-def _in_order(names: Iterable[str]) -> list[str]:
-    names = sorted(names)
-    if all(INTEGER.fullmatch(name) for name in names):
-        names.sort(key=int)
-    return names
 
 
 def _some(names: Sequence[str]) -> str:
@@ -283,10 +274,8 @@ def _write_list(
     """Write what was found. Paths of ``rows`` are absolute; ``source``: where they are named."""
     output = Path(output)
     if not rows:
-        raise ValueError(
-            f"none of the {len(missing)} videos {source} is there, e.g. "
-            f"{shown(str(missing[0]['path']))}"
-        )
+        example = shown(str(missing[0]["path"]))
+        raise ValueError(f"none of the {len(missing)} videos {source} is there, e.g. {example}")
     base = os.path.join(os.path.abspath(output.parent), "")
     # What lies below the manifest may be moved with it
     written = [{**row, "path": str(row["path"]).removeprefix(base)} for row in rows]
@@ -299,8 +288,7 @@ def _write_list(
     if not missing:
         missing_file.unlink(missing_ok=True)
     notes = [*notes]
-    unlabelled = sum(row["label"] is None for row in rows)
-    if unlabelled:
+    if unlabelled := sum(row["label"] is None for row in rows):
         notes.append(f"{unlabelled} videos have no label")
     manifest = read_manifest(output)  # which looks at the labels
     try:
@@ -308,14 +296,8 @@ def _write_list(
     except ValueError as error:  # may be right for a part of a data set
         num_classes = 0
         notes.append(str(error))
-    return Listed(
-        output,
-        num_videos=len(rows),
-        num_classes=num_classes,
-        num_missing=len(missing),
-        missing_file=missing_file if missing else None,
-        notes=tuple(notes),
-    )
+    named = missing_file if missing else None
+    return Listed(output, len(rows), num_classes, len(missing), named, tuple(notes))
 
 
 def _missing_file(output: Path) -> Path:
