@@ -255,8 +255,7 @@ def write_manifest(
     With `columns` these come first, in that order. The file appears at once or not at all. A value
     of None counts as absent. Names that are not UTF-8 are written as the bytes they are.
 
-    Raises:
-        ValueError: the file cannot be written.
+    Raises ValueError: the file cannot be written.
     """
     rows = list(rows)
     seen = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)

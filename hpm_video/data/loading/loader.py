@@ -50,8 +50,7 @@ class ViewBatch:
 def steps_per_epoch(num_videos: int, global_batch: int) -> int:
     """Return how many whole batches of `global_batch` videos an epoch has; the rest is dropped.
 
-    Raises:
-        ValueError: not even one batch can be filled.
+    Raises ValueError: not even one batch can be filled.
     """
     if global_batch > num_videos:
         raise ValueError(
@@ -127,8 +126,7 @@ def train_loader(
 
     As the sampler goes through all epochs, workers never stop and refill between two of them.
 
-    Raises:
-        UnreadableDataError: 20 videos in a row are unreadable.
+    Raises UnreadableDataError: 20 videos in a row are unreadable.
     """
     reader = dataset.reader
     batches = read_batches(

@@ -18,7 +18,7 @@ from hpm_video.data.lists.classes import (
     write_classes,
 )
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
-from hpm_video.data.lists.rows import INTEGER, read_rows, shown
+from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, shown
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
 
@@ -162,7 +162,7 @@ def list_folder(
     notes = []
     without = [name for name in known.names if folders and name not in folders]
     if without:
-        notes.append(f"{len(without)} classes have no videos: {_some(without)}")
+        notes.append(f"{len(without)} classes have no videos: {first_few(without, 3)}")
     skipped = tree.num_others + len(tree.texts)
     if skipped:
         notes.append(f"{skipped} other files were left out")
@@ -241,10 +241,6 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
         return read_classes(given)
     files = (folder / "classes.txt" for folder in folders)
     return next((read_classes(file) for file in files if file.is_file()), None)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def _check_output(output: str | Path, inputs: Iterable[str]) -> None:

@@ -35,7 +35,7 @@ from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity
 from hpm_video.runtime.files import write_atomically
 from hpm_video.runtime.journal import Journal, read_journal
 from hpm_video.runtime.progress import Progress
-from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
+from hpm_video.runtime.workers import ItemTimeout, run_killable
 
 _SETTINGS = "transcode.json"
 _SAMPLE = 8  # videos whose reading is timed
@@ -131,7 +131,11 @@ def transcode_manifest(
             closing(outcomes),  # first of these: ends what is under way
         ):
             for work, outcome in outcomes:
-                verdict = _verdict(work, outcome)
+                if isinstance(outcome, Verdict):
+                    verdict = outcome
+                else:
+                    _delete_part(work)
+                    verdict = Verdict(BAD, failure_reason(outcome))
                 limit_s = timeout_s if isinstance(outcome, ItemTimeout) else None
                 identity = file_identity(work.source)
                 entry = {"source": work.source, "identity": identity, "timeout_s": limit_s}
@@ -230,13 +234,6 @@ def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Ver
             "lists that name other videos alike must not share a folder"
         )
     return None
-
-
-def _verdict(work: Work, outcome: Verdict | ItemTimeout | WorkerDied) -> Verdict:
-    if isinstance(outcome, Verdict):
-        return outcome
-    _delete_part(work)
-    return Verdict(BAD, failure_reason(outcome))
 
 
 @contextmanager

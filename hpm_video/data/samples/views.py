@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
@@ -12,7 +11,6 @@ from hpm_video.config import DataConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.samples.clips import Request, read_item
 from hpm_video.data.video import crops, frame_indices
-from hpm_video.data.video.frames import open_video
 
 
 @dataclass(frozen=True)
@@ -94,18 +92,3 @@ def view_indices(num_frames: int, data: DataConfig, *, num_clips: int) -> frame_
         )
     assert data.sampling == "uniform", data.sampling
     return frame_indices.uniform_view_indices(num_frames, clip_frames=length, num_clips=num_clips)
-
-
-def read_middle_clip(
-    path: str, data: DataConfig
-) -> tuple[npt.NDArray[np.uint8], frame_indices.Indices]:
-    """Return the middle clip (T, S, S, 3) of a video, its centre, and the frames it is of, (T,).
-
-    Raises:
-        VideoReadError: the video is unreadable.
-    """
-    video = open_video(path)
-    (indices,) = view_indices(video.num_frames, data, num_clips=1)
-    frames = video.read(indices)
-    (box,) = crops.view_crops(*frames.shape[1:3], num_crops=1)
-    return crops.resize_crop(frames, box, data.crop_size).numpy(), indices

@@ -127,8 +127,7 @@ def open_video(
         decoder: reads it, where it returns the right frames of such a file; see `Video.decoder`.
         most_frames: how many frames it really has where that is known: no more are ever read.
 
-    Raises:
-        VideoReadError: the file does not exist, is no video, or holds no frames.
+    Raises VideoReadError: the file does not exist, is no video, or holds no frames.
     """
     return Video(path, decoder, most_frames)
 

@@ -29,7 +29,6 @@ class Reader(Protocol):
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Return frames (T, H, W, 3), RGB, upright, at rising indices without repeats.
 
-        Raises:
-            UnreadableError: one of them cannot be decoded.
+        Raises UnreadableError: one of them cannot be decoded.
         """
         ...

@@ -93,8 +93,7 @@ class PyavReader:
     def stream(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the frames (H, W, 3) at rising indices one by one, each decoded once.
 
-        Raises:
-            UnreadableError: one of them cannot be decoded; those before it have been given.
+        Raises UnreadableError: one of them cannot be decoded; those before it have been given.
         """
         missing = dict.fromkeys(indices)  # in order
         reformatter = VideoReformatter()
