@@ -174,8 +174,7 @@ class _Dispatcher:
             try:
                 self._open(first)
                 while self._is_wanted():
-                    while self.free and (keys := next(self.keys, None)) is not None:
-                        self._open(keys)
+                    self._open_more()
                     self._submit()
                     self._finish()
                     if not self.open:
@@ -195,6 +194,10 @@ class _Dispatcher:
         except EOFError:
             return False
         return True
+
+    def _open_more(self) -> None:
+        while self.free and (keys := next(self.keys, None)) is not None:
+            self._open(keys)
 
     def _open(self, keys: Sequence[Any]) -> None:
         batch = _Batch(self.free.pop(), [None] * len(keys))
