@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from hpm_video.data.lists.classes import write_classes
 from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.toy_drawing import CLASSES, Floats, render_toy_video
 from hpm_video.runtime.files import check_can_be_folder, write_atomically, write_csv
 
@@ -120,8 +122,7 @@ def write_toy_videos(
 
 def first_videos(manifest: Path, path: Path, count: int) -> Path:
     """Write a list of the first ``count`` videos of a toy set, balanced over its classes."""
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))[:count]
+    rows = [row for _, row in islice(read_rows(manifest), count)]
     for row in rows:
         row["path"] = os.path.relpath(manifest.parent / row["path"], path.parent)  # moves along
     write_manifest(path, rows)
