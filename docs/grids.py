@@ -16,7 +16,7 @@ import torch
 from hpm_video.config import ClipConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import to_clips
-from hpm_video.data.samples.views import views_of
+from hpm_video.data.samples.views import ViewDataset
 from hpm_video.models.build import Classifier
 from hpm_video.models.vit import position_table
 from hpm_video.weights.load import load_classifier
@@ -44,7 +44,7 @@ def row(run: Path, manifest_file: Path, clip: ClipConfig) -> str:
         raise ValueError(f"run ({run}) must be of VideoMAE's kind")
     data, encoder = config.data, model.eval().encoder
     manifest = read_manifest(manifest_file, classes=classes)
-    views = views_of(manifest, data, num_clips=1, num_crops=1)
+    views = ViewDataset(manifest, data, num_clips=1, num_crops=1)
     tables = (encoder.positions, position_table(model.grid, encoder.width))
     right = [0, 0]
     for start in range(0, len(manifest), BATCH):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from killable_doubles import misbehave
 
-from hpm_video.data.loading.guarded_windows import WindowReader
+from hpm_video.data.loading.windows import WindowReader
 
 
 class WindowDouble(WindowReader):

@@ -23,8 +23,8 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.video.frames import VideoReadError, open_video
-from hpm_video.data.video.readers import Decoder
 
 os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder says much on stderr
 

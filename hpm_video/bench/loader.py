@@ -17,13 +17,14 @@ import torch
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.timing import at_least, median_seconds
 from hpm_video.bench.videos import KINDS, Kind, read_sources, write_raw, write_transcoded
+from hpm_video.config import DataConfig
+from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.samples.clips import ClipDataset, ClipReader
 from hpm_video.data.samples.device_crops import FrameReader
 from hpm_video.data.video.crops import multi_scale_crop
 from hpm_video.data.video.frame_indices import random_dense_indices
 from hpm_video.data.video.frames import missing, open_video
-from hpm_video.data.video.readers import Decoder
 
 _SEED = 0
 
@@ -159,18 +160,11 @@ def _loaders(
             _BARE[decoder](path, window)
 
     def data_set(decoder: Decoder, repeats: int) -> ClipDataset:
-        return ClipDataset(
-            manifest,
-            num_frames=16,
-            frame_stride=kind.stride,
-            sampling="dense",
-            crop_size=crop_size,
-            crop="multi_scale",
-            flip=False,
-            repeats=repeats,
-            seed=_SEED,
-            decoder=decoder,
-        )
+        data = DataConfig(
+            frame_stride=kind.stride, crop_size=crop_size, repeats=repeats, decoder=decoder,
+            frame_pixels=kind.size[0] * kind.size[1],
+        )  # fmt: skip
+        return ClipDataset(manifest, ClipReader(data), seed=_SEED)
 
     def ours(decoder: Decoder, repeats: int, epoch: int) -> None:
         dataset = data_set(decoder, repeats)
@@ -180,8 +174,7 @@ def _loaders(
     def decoding(decoder: Decoder, repeats: int, epoch: int) -> None:
         """What is left for a worker where crops are made on the device."""
         dataset = data_set(decoder, repeats)
-        assert isinstance(dataset.reader, ClipReader)
-        reader = FrameReader(dataset.reader, frame_pixels=kind.size[0] * kind.size[1])
+        reader = FrameReader(dataset.reader.data)
         row = torch.empty(reader.shape, dtype=torch.uint8)
         for index in indices:
             reader.read(next(dataset.requests((epoch, index))), row)

@@ -216,15 +216,7 @@ def _batches(
     say: Callable[[str], None],
 ) -> Iterator[Tensor]:
     """One clip of each of ``num_clips`` readable videos: frames (B, T, S, S, 3) uint8."""
-    dataset = ViewDataset(
-        videos,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-        num_clips=1,
-        num_crops=1,
-    )
+    dataset = ViewDataset(videos, data, num_clips=1, num_crops=1)
     order = torch.randperm(len(videos), generator=torch.Generator().manual_seed(seed)).tolist()
     loader = view_loader(
         Subset(dataset, order),

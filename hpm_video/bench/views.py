@@ -17,12 +17,13 @@ import torch
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.timing import at_least, median_seconds
 from hpm_video.bench.videos import KINDS, Kind, read_sources, write_raw
-from hpm_video.data.samples.clips import Request, Sampling
-from hpm_video.data.samples.views import ViewReader
+from hpm_video.config import DataConfig
+from hpm_video.config.values import Decoder, Sampling
+from hpm_video.data.samples.clips import Request
+from hpm_video.data.samples.views import ViewReader, view_indices
 from hpm_video.data.video.crops import resize_crop, resize_short_side, view_crops
 from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frames import Video, missing
-from hpm_video.data.video.readers import Decoder
 
 # The standard views of the two data sets: sampling, clips, crops
 VIEWS: dict[str, tuple[Sampling, int, int]] = {"k400": ("dense", 5, 3), "ssv2": ("uniform", 2, 3)}
@@ -107,15 +108,10 @@ def _measure(
 ) -> list[dict[str, Cell]]:
     """The rows of a kind of videos."""
     sampling, num_clips, num_crops = VIEWS[kind.name]
-    reader = ViewReader(
-        num_frames=16,
-        frame_stride=kind.stride,
-        sampling=sampling,
-        crop_size=crop_size,
-        num_clips=num_clips,
-        num_crops=num_crops,
-        decoder=decoder,
+    data = DataConfig(
+        frame_stride=kind.stride, sampling=sampling, crop_size=crop_size, decoder=decoder
     )
+    reader = ViewReader(data, num_clips, num_crops)
     functions: dict[str, Callable[[Request, torch.Tensor], object]] = {
         "all at once": reader.read,
         "view by view": partial(read_view_by_view, reader, whole=False),
@@ -165,14 +161,15 @@ def read_view_by_view(
 
     `whole`: every frame_stride-th frame of the video is decoded for each view.
     """
+    data = reader.data
     for place in range(len(out)):
         clip, crop = divmod(place, reader.num_crops)
-        video = request.open(reader.decoder)
-        window = reader.indices(video.num_frames)[clip]
-        frames = _of_whole(video, window, reader.frame_stride) if whole else video.read(window)
-        small = resize_short_side(frames, reader.crop_size)
+        video = request.open(data.decoder)
+        window = view_indices(video.num_frames, data, num_clips=reader.num_clips)[clip]
+        frames = _of_whole(video, window, data.frame_stride) if whole else video.read(window)
+        small = resize_short_side(frames, data.crop_size)
         box = view_crops(*small.shape[1:3], num_crops=reader.num_crops)[crop]
-        out[place] = resize_crop(small, box, reader.crop_size)
+        out[place] = resize_crop(small, box, data.crop_size)
 
 
 def _of_whole(video: Video, window: Indices, stride: int) -> npt.NDArray[np.uint8]:

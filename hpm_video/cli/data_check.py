@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from hpm_video.data.video.readers import Decoder
+from hpm_video.config.values import Decoder
 from hpm_video.runtime.files import check_is_ours, printable, write_atomically
 
 # The jobs are imported when they run, so that --help and typing errors answer at once.

@@ -1,1 +1,6 @@
-"""From a list of videos to batches of uint8 clips: manifest, video, clips, transforms, loader."""
+"""All before the batch: lists of videos, reading frames, clips and views, loading, preparing.
+
+The way to a batch: `lists.manifest` (which videos) -> `video.frame_indices` (which frames) ->
+`video.frames` and `video.readers` (decoding) -> `video.crops` -> `samples.clips` (training) or
+`samples.views` (evaluation) -> `loading.batches` (worker processes) -> `loading.loader`.
+"""

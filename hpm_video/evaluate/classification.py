@@ -15,10 +15,10 @@ from hpm_video.config import (
     EvaluateConfig,
     EvaluationConfig,
 )
-from hpm_video.data.lists.manifest import Manifest, read_manifest
+from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.loader import to_clips, view_loader
-from hpm_video.data.samples.views import views_of
+from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.classification_page import write_evaluation
 from hpm_video.evaluate.predictions import Evaluation, check_results_folder, read_predictions
 from hpm_video.models.build import Baseline, Classifier
@@ -51,8 +51,8 @@ def evaluate_classifier(
         FloatingPointError: a score is not finite: the weights are not those of a working model.
     """
     num_classes = model.num_classes
-    check_labels(manifest, num_classes)
-    dataset = views_of(
+    check_fits_model(manifest, num_classes)
+    dataset = ViewDataset(
         manifest, data, num_clips=evaluation.num_clips, num_crops=evaluation.num_crops
     )
     batch_size = min(evaluation.batch_size, len(manifest))
@@ -100,23 +100,6 @@ def evaluate_classifier(
     )
 
 
-def check_labels(manifest: Manifest, num_classes: int) -> None:
-    """Raise ValueError, naming the first, when a label is not in [0, num_classes), or when the list
-    has names for another number of classes."""
-    labels = np.asarray(manifest.labels)
-    for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
-        label = "none" if labels[index] < 0 else labels[index]
-        raise ValueError(
-            f"label ({label}) of {manifest.path(int(index))} must be in [0, {num_classes - 1}], "
-            "the classes of the model"
-        )
-    if manifest.classes is not None and len(manifest.classes) != num_classes:
-        raise ValueError(
-            f"class names ({len(manifest.classes)}, of the list of {manifest.path(0)}) must be "
-            f"{num_classes}, one for each class of the model"
-        )
-
-
 def evaluate(
     checkpoint: str | Path,
     manifests: Sequence[str],
@@ -135,7 +118,7 @@ def evaluate(
     manifest = read_manifest(
         list(manifests), root=config.root, classes=classes, numbers_only=classes is None
     )
-    check_labels(manifest, model.num_classes)
+    check_fits_model(manifest, model.num_classes)
     folder = None if output_dir is None else _make_folder(output_dir)
     with not_left_empty(folder), join_world(config.device, setting="device") as world:
         result = evaluate_classifier(

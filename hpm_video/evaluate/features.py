@@ -17,7 +17,7 @@ from hpm_video.config import FeaturesConfig
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.loader import to_clips, view_loader
-from hpm_video.data.samples.views import views_of
+from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.backbone import Backbone, LoadedBackbone, load_backbone
 from hpm_video.evaluate.feature_file import SUFFIXES, Parts, fingerprint, write_features
 from hpm_video.runtime.distributed import barrier, join_world
@@ -136,7 +136,7 @@ def _encode_rows(
 ) -> dict[str, npt.NDArray[Any]]:
     """Features (K, D) and reasons (K,), '' for readable videos, of some rows of a list."""
     data, views = loaded.data, config.num_clips * config.num_crops
-    dataset = views_of(manifest, data, num_clips=config.num_clips, num_crops=config.num_crops)
+    dataset = ViewDataset(manifest, data, num_clips=config.num_clips, num_crops=config.num_crops)
     features = np.empty((len(rows), loaded.backbone.width), dtype=np.float32)
     reasons = [""] * len(rows)
     for batch in view_loader(

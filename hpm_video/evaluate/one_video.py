@@ -73,15 +73,7 @@ def _views(
     """The test views of a video (num_clips * num_crops, T, S, S, 3) uint8; or VideoReadError."""
     at_least("num_clips", num_clips, 1)
     at_least("num_crops", num_crops, 1)
-    reader = ViewReader(
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-        num_clips=num_clips,
-        num_crops=num_crops,
-        decoder=data.decoder,
-    )
+    reader = ViewReader(data, num_clips, num_crops)
     views = torch.empty(reader.shape, dtype=torch.uint8)
     reader.read(Request(0, os.fspath(path), 0), views)
     return views

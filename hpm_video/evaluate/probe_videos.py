@@ -11,9 +11,15 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import DataConfig, ProbeConfig
-from hpm_video.data.lists.manifest import Manifest, num_shared, read_manifest
+from hpm_video.data.lists.manifest import (
+    Manifest,
+    check_labels,
+    num_shared,
+    read_manifest,
+    require_labels,
+)
 from hpm_video.data.loading.loader import to_clips, view_loader
-from hpm_video.data.samples.views import views_of
+from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.backbone import Backbone
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import World, gather_to_main
@@ -53,20 +59,12 @@ def read_probe_lists(
     Raises ValueError for a video without a label, or with one the first list does not have.
     """
     learnt = read_manifest(list(train), root=root)
-    num_classes = learnt.num_classes
-    if num_classes == 0:
-        raise ValueError(f"{names[0]} ({', '.join(train)}) must have labels: has none")
+    num_classes = require_labels(learnt, name=names[0], lists=train)
     judged = read_manifest(
         list(val), root=root, classes=learnt.classes, numbers_only=learnt.classes is None
     )
     for manifest, name in ((learnt, names[0]), (judged, names[1])):
-        labels = np.asarray(manifest.labels)
-        for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
-            label = "none" if labels[index] < 0 else labels[index]
-            raise ValueError(
-                f"label ({label}) of {manifest.path(int(index))} in {name} must be in "
-                f"[0, {num_classes - 1}], the classes of {names[0]}"
-            )
+        check_labels(manifest, num_classes, classes_of=names[0], place=f" in {name}")
     return ProbeLists(learnt, judged, num_classes, num_shared(learnt, judged))
 
 
@@ -113,7 +111,9 @@ def encode_videos(
     The main process gets everything, each video once and in its place; the others get None.
     """
     views = settings.num_clips * settings.num_crops
-    dataset = views_of(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops)
+    dataset = ViewDataset(
+        manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops
+    )
     batches = view_loader(
         dataset,
         batch_size=settings.batch_size,

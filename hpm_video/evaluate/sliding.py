@@ -16,8 +16,8 @@ from hpm_video.config import FeaturesConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
-from hpm_video.data.loading.guarded_windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.loading.loader import to_clips
+from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.evaluate.backbone import LoadedBackbone, load_backbone
 from hpm_video.evaluate.feature_file import Parts, fingerprint, read_metadata, write_features

@@ -3,8 +3,9 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 OURS = "hpm-video"  # in all pages and pictures that may replace each other
@@ -59,6 +60,11 @@ def write_atomically(path: Path, lines: Iterable[str]) -> None:
             file.writelines(lines)
     except UnicodeEncodeError as error:
         raise ValueError(f"{path}: {error.object!r} is not text") from error
+
+
+def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV with a header, as `write_atomically` does; None is an empty field."""
+    write_atomically(path, (",".join(map(quoted, row)) + "\n" for row in chain([header], rows)))
 
 
 def check_is_ours(path: Path, *, name: str) -> None:

@@ -16,7 +16,7 @@ import pickle
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -210,7 +210,7 @@ def run_killable(
     *,
     num_workers: int,
     timeout_s: float | None,
-) -> Iterator[tuple[Item, Value | ItemTimeout | WorkerDied]]:
+) -> Generator[tuple[Item, Value | ItemTimeout | WorkerDied]]:
     """Yield every item with its result as they come, in any order, from num_workers processes.
 
     An item that takes longer than timeout_s seconds (None: no limit) comes with an `ItemTimeout`.

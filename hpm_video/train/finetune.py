@@ -11,10 +11,9 @@ import torch
 from hpm_video.config import FinetuneConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.directions import check_flip
-from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.lists.manifest import check_fits_model, read_manifest, require_labels
 from hpm_video.data.loading.bad_videos import BadVideos
 from hpm_video.data.loading.loader import clip_batches
-from hpm_video.evaluate.classification import check_labels
 from hpm_video.models.build import Classifier, build_classifier
 from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
@@ -56,10 +55,8 @@ def finetune(config: FinetuneConfig) -> bool:
 def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     data, optim, mixing = config.data, config.optim, config.mixing
     manifest = read_manifest(data.manifest, root=data.root)
-    num_classes = manifest.num_classes
-    if num_classes == 0:
-        raise ValueError(f"data.manifest ({', '.join(data.manifest)}) must have labels: has none")
-    check_labels(manifest, num_classes)
+    num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
+    check_fits_model(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []
     evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
     steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.loader import to_clips, view_loader
-from hpm_video.data.samples.views import views_of
+from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.pretrained import Pretrained, require_scorer
 from hpm_video.method.diagnostics import rank_correlation
@@ -54,7 +54,7 @@ def measure_list(
         require_scorer(pretrained)
     grid, data = pretrained.grid, pretrained.config.data
     batches = view_loader(
-        views_of(manifest, data, num_clips=1, num_crops=1),
+        ViewDataset(manifest, data, num_clips=1, num_crops=1),
         batch_size=batch_size,
         num_workers=num_workers,
         rank=world.rank,

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from hpm_video.cli.main import JOBS, main
-from hpm_video.data.samples import clips as dataset
+from hpm_video.data.loading import loader
 from hpm_video.data.samples.clips import ClipReader, Request
 from hpm_video.train.run.logs import read_records
 
@@ -288,7 +288,7 @@ def test_a_video_that_hangs_is_a_bad_video(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dataset, "ClipReader", HangingReader)
+    monkeypatch.setattr(loader, "ClipReader", HangingReader)
     manifest = _with_bad_videos(tmp_path, toy, 5)
     settings = ("data.max_bad_fraction=0.25", "data.num_workers=2", "data.decode_timeout_s=2")
     arguments = pretrain_arguments(tmp_path / "run", f"data.manifest={manifest}", *settings)

@@ -10,11 +10,11 @@ from PIL import Image
 from timm.data import auto_augment
 from videos import write_indexed_video
 
-from hpm_video.config import AugmentConfig
+from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.samples import augment as module
 from hpm_video.data.samples.augment import OPERATIONS, augment, erase
-from hpm_video.data.samples.clips import ClipDataset
+from hpm_video.data.samples.clips import ClipDataset, ClipReader
 
 TIMM = {
     "auto_contrast": "AutoContrast",
@@ -187,17 +187,14 @@ def test_a_quarter_of_the_clips_is_erased() -> None:
 def test_each_repeat_of_a_clip_is_augmented_afresh(tmp_path: Path) -> None:
     write_indexed_video(tmp_path / "one.mp4", 12)
     write_manifest(tmp_path / "list.csv", [{"path": "one.mp4", "label": 0}])
-    settings = {
-        **{"num_frames": 4, "frame_stride": 1, "sampling": "dense", "crop_size": 24},
-        **{"crop": "multi_scale", "flip": False, "repeats": 8, "seed": 5},
-        "augment": AugmentConfig(num_operations=0, erasing=1.0),
-    }
-    first, again = (
-        ClipDataset(read_manifest(tmp_path / "list.csv"), **settings)[3, 0].clips for _ in range(2)
+    data = DataConfig(num_frames=4, frame_stride=1, crop_size=24, repeats=8)
+    augment = AugmentConfig(num_operations=0, erasing=1.0)
+    manifest = read_manifest(tmp_path / "list.csv")
+    first, again, plain = (
+        ClipDataset(manifest, ClipReader(data, settings), seed=5)[3, 0].clips
+        for settings in (augment, augment, None)
     )
-    assert torch.equal(first, again)
-    plain = ClipDataset(read_manifest(tmp_path / "list.csv"), **{**settings, "augment": None})
-    assert not torch.equal(plain[3, 0].clips, first)
+    assert torch.equal(first, again) and not torch.equal(plain, first)
     # Where the noise is, neighbouring frames of this video are equal
     still = [(clip[0] == clip[1]).all(-1) & (clip[0] == clip[3]).all(-1) for clip in first]
     assert len({tuple(area.flatten().tolist()) for area in still}) == 8

@@ -7,8 +7,10 @@ import pytest
 import torch
 from videos import frame_numbers, write_indexed_video
 
+from hpm_video.config import DataConfig
+from hpm_video.config.values import Sampling
 from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
-from hpm_video.data.samples.clips import ClipDataset
+from hpm_video.data.samples.clips import ClipDataset, ClipReader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video import crops as transforms
 from hpm_video.data.video.crops import Box
@@ -38,30 +40,16 @@ def mostly_broken(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return read_manifest(folder / "list.txt")
 
 
-def _clips(manifest: Manifest, **changes: object) -> ClipDataset:
-    settings: dict[str, object] = {
-        "num_frames": 4,
-        "frame_stride": 3,
-        "sampling": "dense",
-        "crop_size": 24,
-        "crop": "multi_scale",
-        "flip": False,
-        "repeats": 1,
-        "seed": 5,
-    }
-    return ClipDataset(manifest, **{**settings, **changes})  # type: ignore[arg-type]
+def _clips(manifest: Manifest, seed: int = 5, **changes: object) -> ClipDataset:
+    data = DataConfig(num_frames=4, frame_stride=3, crop_size=24, **changes)  # type: ignore[arg-type]
+    return ClipDataset(manifest, ClipReader(data), seed=seed)
 
 
-def _views(manifest: Manifest, **changes: object) -> ViewDataset:
-    settings: dict[str, object] = {
-        "num_frames": 4,
-        "frame_stride": 3,
-        "sampling": "dense",
-        "crop_size": 24,
-        "num_clips": 3,
-        "num_crops": 3,
-    }
-    return ViewDataset(manifest, **{**settings, **changes})  # type: ignore[arg-type]
+def _views(
+    manifest: Manifest, sampling: Sampling = "dense", num_clips: int = 3, num_crops: int = 3
+) -> ViewDataset:
+    data = DataConfig(num_frames=4, frame_stride=3, crop_size=24, sampling=sampling)
+    return ViewDataset(manifest, data, num_clips=num_clips, num_crops=num_crops)
 
 
 def test_a_dense_clip_is_a_window_of_its_video(manifest: Manifest) -> None:

@@ -10,9 +10,10 @@ import pytest
 from processes import children_of
 from videos import write_indexed_video
 
+from hpm_video.config import DataConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import StepSampler, train_loader
-from hpm_video.data.samples.clips import ClipDataset
+from hpm_video.data.samples.clips import ClipDataset, ClipReader
 
 NUM_CLIPS = 20_000
 BATCH = 20
@@ -33,22 +34,13 @@ def memory_in_use(*pids: int, fields: tuple[str, ...] = ("Pss_Anon:", "Pss_Shmem
     return total
 
 
-def _clips(folder: Path, num_rows: int) -> ClipDataset:
+def _clips(folder: Path, num_rows: int, num_workers: int) -> ClipDataset:
     for k in range(20):
         write_indexed_video(folder / f"video {k}.mp4", 12, size=(32, 32))
     names = "".join(f"video {k % 20}.mp4 {k % 7}\n" for k in range(num_rows))
     (folder / "list.txt").write_text(names)
-    return ClipDataset(
-        read_manifest(folder / "list.txt"),
-        num_frames=4,
-        frame_stride=2,
-        sampling="dense",
-        crop_size=32,
-        crop="multi_scale",
-        flip=False,
-        repeats=1,
-        seed=0,
-    )
+    data = DataConfig(num_frames=4, frame_stride=2, crop_size=32, num_workers=num_workers)
+    return ClipDataset(read_manifest(folder / "list.txt"), ClipReader(data), seed=0)
 
 
 def _sampler(num_videos: int, num_clips: int) -> StepSampler:
@@ -67,10 +59,10 @@ def _sampler(num_videos: int, num_clips: int) -> StepSampler:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="asks Linux")
 def test_memory_is_flat_over_many_clips(tmp_path: Path) -> None:
-    dataset = _clips(tmp_path, num_rows=1000)
+    dataset = _clips(tmp_path, num_rows=1000, num_workers=2)
     sampler = _sampler(1000, NUM_CLIPS + 1000)  # the workers end with the last ones
     used: dict[int, int] = {}
-    loader = train_loader(dataset, sampler, num_workers=2, pin_memory=False)
+    loader = train_loader(dataset, sampler)
     for step, _ in zip(range(1, NUM_CLIPS // BATCH + 1), loader, strict=False):
         if step * BATCH % 2000 == 0:
             used[step * BATCH] = memory_in_use(os.getpid(), *children_of(os.getpid()))
@@ -84,8 +76,8 @@ def test_memory_is_flat_over_many_clips(tmp_path: Path) -> None:
 def test_a_long_list_stays_in_the_parent(tmp_path: Path) -> None:
     """Two million rows and 8 workers, beside what the libraries take in this process."""
     before = memory_in_use(os.getpid())
-    dataset = _clips(tmp_path, num_rows=2_000_000)
-    loader = train_loader(dataset, _sampler(2_000_000, 4000), num_workers=8, pin_memory=False)
+    dataset = _clips(tmp_path, num_rows=2_000_000, num_workers=8)
+    loader = train_loader(dataset, _sampler(2_000_000, 4000))
     for _ in zip(range(150), loader, strict=False):
         pass
     here = memory_in_use(os.getpid()) - before

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from numbered_videos import CODECS, Recipe, draw_recipe, mistakes, numbers, write_video
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.video import frames as video_module
 from hpm_video.data.video.frames import VideoReadError, check_decoder, open_video, read_frames
-from hpm_video.data.video.readers import Decoder, containers
+from hpm_video.data.video.readers import containers
 
 CLIPS = Path(os.environ.get("HPM_VIDEO_CLIPS", Path(__file__).parents[3] / "shared" / "clips"))
 H264 = Recipe("mp4", "libx264", 60, gop=12, b_frames=3, options={"preset": "veryfast"})
@@ -34,7 +35,6 @@ def _fresh_readers() -> Iterator[None]:
 
     def forget() -> None:
         video_module.missing.cache_clear()
-        video_module._reader_class.cache_clear()
         for name in ("decord", "torchcodec"):
             sys.modules.pop(f"hpm_video.data.video.readers.{name}", None)
 

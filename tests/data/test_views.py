@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from hpm_video.data.samples.clips import Request, Sampling
-from hpm_video.data.samples.views import ViewReader
+from hpm_video.config import DataConfig
+from hpm_video.config.values import Sampling
+from hpm_video.data.samples.clips import Request
+from hpm_video.data.samples.views import ViewReader, view_indices
 
 
 def _write(path: Path, num_frames: int, height: int, width: int) -> list[np.ndarray]:
@@ -104,17 +106,10 @@ def test_views_against_the_recipe(
     size, stride = 32, 4
     path = tmp_path / "video.mp4"
     frames = _write(path, num_frames, height, width)
-    reader = ViewReader(
-        num_frames=16,
-        frame_stride=stride,
-        sampling=sampling,
-        crop_size=size,
-        num_clips=num_clips,
-        num_crops=num_crops,
-        decoder="pyav",
-    )
+    data = DataConfig(frame_stride=stride, sampling=sampling, crop_size=size, decoder="pyav")
+    reader = ViewReader(data, num_clips, num_crops)
     clips = _clips(num_frames, sampling, num_clips, stride)
-    assert reader.indices(num_frames).tolist() == clips
+    assert view_indices(num_frames, data, num_clips=num_clips).tolist() == clips
     out = torch.empty(reader.shape, dtype=torch.uint8)
     reader.read(Request(0, str(path), 0), out)
     expected = _slow_views(frames, clips, num_crops, size)

@@ -10,8 +10,14 @@ from killable_windows import WindowDouble
 from numbered_videos import Recipe, _times, numbers, write_video
 
 from hpm_video.data.loading.batches import GIVEN_UP
-from hpm_video.data.loading.guarded_windows import GuardedWindows, WindowReader, WindowSettings
-from hpm_video.data.loading.windows import LongVideo, read_windows, window_indices
+from hpm_video.data.loading.windows import (
+    GuardedWindows,
+    LongVideo,
+    WindowReader,
+    WindowSettings,
+    read_windows,
+    window_indices,
+)
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.data.video.readers import pyav
 
@@ -29,6 +35,11 @@ RECIPES = {
 }  # fmt: skip
 
 
+def _windows(length: int, step: int, stride: int, **changes: int) -> WindowSettings:
+    settings = {"crop_size": 32, "num_crops": 1, "batch_size": 1, "part": 512, **changes}
+    return WindowSettings(clip_frames=length, frame_stride=step, stride=stride, **settings)
+
+
 def _slow_windows(num_frames: int, length: int, step: int, stride: int) -> list[list[int]]:
     """Windows, one after the other, until one has reached the last frame."""
     windows: list[list[int]] = []
@@ -42,7 +53,7 @@ def _slow_windows(num_frames: int, length: int, step: int, stride: int) -> list[
 @pytest.mark.parametrize("num_frames", [1, 2, 7, 16, 31, 32, 61])
 def test_windows_cover_the_whole_video(num_frames: int) -> None:
     for length, step, stride in [(16, 2, 32), (4, 1, 1), (4, 3, 2), (1, 1, 10), (4, 2, 100)]:
-        found = window_indices(num_frames, clip_frames=length, frame_stride=step, stride=stride)
+        found = window_indices(num_frames, _windows(length, step, stride))
         assert found.tolist() == _slow_windows(num_frames, length, step, stride)
 
 
@@ -50,8 +61,9 @@ def test_windows_cover_the_whole_video(num_frames: int) -> None:
 def test_windows_hold_the_frames_they_name_at_their_times(name: str, tmp_path: Path) -> None:
     recipe = RECIPES[name]
     video = LongVideo(write_video(tmp_path / "video", recipe))
-    indices = window_indices(video.num_frames, clip_frames=4, frame_stride=3, stride=5)
-    windows = list(read_windows(video, indices, crop_size=96, num_crops=1, batch_size=3, part=8))
+    settings = _windows(4, 3, 5, crop_size=96, batch_size=3, part=8)
+    indices = window_indices(video.num_frames, settings)
+    windows = list(read_windows(video, indices, settings))
     assert [len(batch) for batch in windows] == [3, 3, 2, 3, 1]  # 12 windows
     read = [numbers(window[0].numpy()) for batch in windows for window in batch]
     assert read == indices.tolist()
@@ -84,9 +96,10 @@ def test_every_frame_is_decoded_and_converted_once(
     monkeypatch.setattr(pyav, "_frames", count_decoded)
     monkeypatch.setattr(pyav, "_write_rgb", count_converted)
     video = LongVideo(path)
-    indices = window_indices(video.num_frames, clip_frames=8, frame_stride=2, stride=2)
+    settings = _windows(8, 2, 2, num_crops=2, batch_size=4)
+    indices = window_indices(video.num_frames, settings)
     assert len(indices) * 8 > 3 * len(np.unique(indices))  # they overlap a lot
-    list(read_windows(video, indices, crop_size=32, num_crops=2, batch_size=4, part=512))
+    list(read_windows(video, indices, settings))
     assert len(converted) == len(set(converted)) == len(np.unique(indices))
     assert len(decoded) == len(set(decoded)) <= video.num_frames
 
@@ -104,8 +117,8 @@ def test_only_the_windows_in_work_are_kept(tmp_path: Path, monkeypatch: pytest.M
             yield frame
 
     monkeypatch.setattr(LongVideo, "frames", counted)
-    indices = window_indices(61, clip_frames=4, frame_stride=1, stride=4)
-    batches = read_windows(video, indices, crop_size=32, num_crops=1, batch_size=2, part=512)
+    settings = _windows(4, 1, 4, batch_size=2)
+    batches = read_windows(video, window_indices(61, settings), settings)
     next(batches)
     assert given == list(range(8))
 
@@ -126,16 +139,14 @@ def test_a_damaged_video_is_not_cut_short_in_silence(tmp_path: Path) -> None:
         LongVideo(tmp_path / "none.mp4")
 
 
-GUARDED = WindowSettings(
-    clip_frames=4, frame_stride=3, stride=5, crop_size=32, num_crops=2, batch_size=3, part=4
-)
+GUARDED = _windows(4, 3, 5, num_crops=2, batch_size=3, part=4)
 
 
 def test_a_process_of_its_own_gives_the_same_windows(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video", RECIPES["variable"])
     video = LongVideo(path)
-    indices = window_indices(61, clip_frames=4, frame_stride=3, stride=5)
-    expected = list(read_windows(video, indices, crop_size=32, num_crops=2, batch_size=3, part=4))
+    indices = window_indices(61, GUARDED)
+    expected = list(read_windows(video, indices, GUARDED))
     for num_workers in (0, 1):
         reader = WindowReader(str(path), GUARDED)
         with GuardedWindows(reader, num_workers=num_workers, timeout_s=None) as guarded:

@@ -18,8 +18,9 @@ from transformers import AutoModel, AutoModelForVideoClassification
 
 import hpm_video.weights.export.timm_models
 from hpm_video.cli.main import main
+from hpm_video.config import DataConfig
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.samples.clips import ClipDataset
+from hpm_video.data.samples.clips import ClipDataset, ClipReader
 from hpm_video.data.samples.pytorchvideo import LabeledVideos
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import VideoReadError
@@ -152,11 +153,8 @@ def test_automodel_loads_an_exported_folder(
 
 
 def _clip_dataset(toy: Path, **changes: object) -> ClipDataset:
-    settings = {
-        "num_frames": 4, "frame_stride": 1, "sampling": "dense", "crop_size": 32,
-        "crop": "multi_scale", "flip": False, "repeats": 1, "seed": 0,
-    }  # fmt: skip
-    return ClipDataset(read_manifest(toy), **{**settings, **changes})
+    data = DataConfig(num_frames=4, frame_stride=1, crop_size=32, **changes)
+    return ClipDataset(read_manifest(toy), ClipReader(data), seed=0)
 
 
 def test_clips_as_pytorchvideo_gives_them(toy: Path) -> None:
@@ -192,7 +190,7 @@ def test_windows_and_crops_are_told_apart(toy: Path) -> None:
 
 def test_views_and_workers_share_the_videos(toy: Path) -> None:
     views = ViewDataset(
-        read_manifest(toy), num_frames=4, frame_stride=1, sampling="dense", crop_size=32,
+        read_manifest(toy), DataConfig(num_frames=4, frame_stride=1, crop_size=32),
         num_clips=2, num_crops=1,
     )  # fmt: skip
     batches = list(DataLoader(LabeledVideos(views), batch_size=6, num_workers=2))
@@ -205,8 +203,9 @@ def test_an_unreadable_view_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "list.csv").write_text("path,label\nbroken.mp4,0\n")
     views = ViewDataset(
-        read_manifest(tmp_path / "list.csv"), num_frames=4, frame_stride=1, sampling="dense",
-        crop_size=32, num_clips=1, num_crops=1,
+        read_manifest(tmp_path / "list.csv"),
+        DataConfig(num_frames=4, frame_stride=1, crop_size=32),
+        num_clips=1, num_crops=1,
     )  # fmt: skip
     with pytest.raises(VideoReadError, match=r"broken\.mp4"):
         list(LabeledVideos(views))

@@ -9,15 +9,14 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data.lists.rows import INTEGER, is_no_label, shown
+from hpm_video.data.lists.rows import INTEGER, first_few, is_no_label, shown
 from hpm_video.runtime.files import write_atomically
-
-_SHOWN = 5  # class names in a message
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ def read_classes(file: str | Path) -> ClassNames:
 def write_classes(file: Path, names: Sequence[str]) -> None:
     """Write class names, unless the same are there already; the file appears at once or not at all.
 
-    Raises:
-        ValueError: the file holds other classes, or a name cannot be one line of text.
+    Raises ValueError: the file holds other classes, or a name cannot be one line of text.
     """
     for name in names:
         if not name or name != name.strip() or {"\n", "\r"} & set(name):
@@ -79,15 +77,12 @@ def check_same_classes(one: ClassNames, other: ClassNames) -> None:
 
 
 def classes_beside(files: Sequence[Path]) -> ClassNames | None:
-    """Class names of the classes.txt beside the lists."""
-    found: ClassNames | None = None
-    for folder in dict.fromkeys(file.parent for file in files):
-        if (folder / "classes.txt").is_file():
-            classes = read_classes(folder / "classes.txt")
-            if found is not None:
-                check_same_classes(classes, found)
-            found = classes
-    return found
+    """Class names of the classes.txt beside the lists, which must all have the same."""
+    beside = (folder / "classes.txt" for folder in dict.fromkeys(file.parent for file in files))
+    found = [read_classes(file) for file in beside if file.is_file()]
+    for one, other in pairwise(found):
+        check_same_classes(other, one)
+    return found[-1] if found else None
 
 
 def label_values(
@@ -102,8 +97,7 @@ def label_values(
     ``vocabulary``: text of a label -> (its code, where it first stood). ``known``: the class names
     to use; ``beside``: those by the lists. ``numbers_only``: whether names must be known.
 
-    Raises:
-        ValueError: labels are not of one kind, not whole numbers, or not among the classes.
+    Raises ValueError: labels are not of one kind, not whole numbers, or not among the classes.
     """
     values = np.full(len(vocabulary), -1, dtype=np.int64)
     given = {text: entry for text, entry in vocabulary.items() if text}
@@ -131,7 +125,6 @@ def label_values(
                 )
             values[code] = min(value, np.iinfo(np.int64).max - 1)
         return values, known.names if known is not None else None
-
     if known is None and numbers_only:
         text, (_, where) = next(iter(given.items()))
         raise ValueError(
@@ -142,11 +135,8 @@ def label_values(
     index = {name: i for i, name in enumerate(names)}
     for text, (code, where) in given.items():
         if text not in index:
-            some = ", ".join(map(shown, names[:_SHOWN]))
-            more = ", ..." if len(names) > _SHOWN else ""
-            raise ValueError(
-                f"{where}: label ({shown(text)}) must be one of {source}: {some}{more}"
-            )
+            some = first_few(names, 5)
+            raise ValueError(f"{where}: label ({shown(text)}) must be one of {source}: {some}")
         values[code] = index[text]
     return values, names
 

@@ -18,8 +18,7 @@ _MIRRORED |= {right: left for left, right in _MIRRORED.items()}
 def check_flip(classes: Sequence[str]) -> list[str]:
     """Return the class names that speak of a direction, though none of them has a mirrored twin.
 
-    Raises:
-        ValueError: a class is another one in the mirror, as "from left to right" is.
+    Raises ValueError: a class is another one in the mirror, as "from left to right" is.
     """
     words = {_words(name): name for name in classes}
     directed = []

@@ -11,7 +11,9 @@ import hashlib
 import itertools
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +21,17 @@ import numpy.typing as npt
 
 from hpm_video.data.lists.classes import ClassNames, FolderCheck, classes_beside, label_values
 from hpm_video.data.lists.rows import read_rows, shown
-from hpm_video.runtime.files import quoted, write_atomically
+from hpm_video.runtime.files import write_csv
 
 COLUMNS = ("path", "label", "num_frames", "fps", "width", "height", "status")
 MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
 
 
 class Names:
-    """File names as bytes, one after the other in one buffer; those not UTF-8 stay what they are.
-
-    Args:
-        data: the bytes of all names, of one at least.
-        ends: (number of names,) int64, where each name ends.
-    """
+    """File names as bytes in one buffer, one after the other; any that are not UTF-8, too."""
 
     def __init__(self, data: bytearray, ends: array[int]) -> None:
+        """Take the bytes of all names, of one at least, and (int64) where each name ends."""
         self._data = np.frombuffer(data, dtype=np.uint8)
         self._ends = np.frombuffer(ends, dtype=np.int64)
 
@@ -51,39 +49,21 @@ class Names:
         digest.update(self._ends.tobytes())
 
 
+@dataclass(frozen=True, eq=False)
 class Manifest:
-    """An immutable list of videos with labels; made by `read_manifest`.
+    """An immutable list of videos with labels; made by `read_manifest`."""
 
-    Attributes:
-        classes: class names in the order of their labels, or None where no names are known.
-        labels: (number of videos,) int64, -1 where a video has none.
-        num_repeated: how many rows name a video that an earlier one names.
-    """
+    names: tuple[Names, ...]  # a block per list
+    roots: tuple[str, ...]  # block k is relative to `roots[k]`
+    labels: npt.NDArray[np.int64]  # (number of videos,), -1 where a video has none
+    frame_counts: npt.NDArray[np.int64]  # (number of videos,), 0 where a list says nothing
+    classes: tuple[str, ...] | None  # names in the order of their labels, None where not known
+    largest_label_where: str  # the file and line in which the largest label first stands
+    num_repeated: int  # rows that name a video that an earlier one names
 
-    def __init__(
-        self,
-        names: Sequence[Names],
-        roots: Sequence[str],
-        labels: npt.NDArray[np.int64],
-        frame_counts: npt.NDArray[np.int64],
-        *,
-        classes: tuple[str, ...] | None,
-        largest_label_where: str,
-        num_repeated: int = 0,
-    ) -> None:
-        """Join one block of `names` per list; block k is relative to `roots[k]`.
-
-        ``largest_label_where``: the file and line in which the largest label first stands.
-        """
-        self._names = tuple(names)
-        self._roots = tuple(roots)
-        self._ends = np.cumsum([len(block) for block in names])
-        self._frame_counts = frame_counts
-        self.labels = labels
-        self.classes = classes
-        self.num_repeated = num_repeated
-        self._largest_label_where = largest_label_where
-        assert len(labels) == len(frame_counts) == len(self)
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        return np.cumsum([len(block) for block in self.names])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -96,12 +76,12 @@ class Manifest:
     def name(self, index: int) -> str:
         """Return the path as written in the list."""
         block, row = self._locate(index)
-        return self._names[block][row]
+        return self.names[block][row]
 
     def path(self, index: int) -> str:
         """Return the path to open: absolute, or joined to the root of the list it came from."""
         block, row = self._locate(index)
-        return os.path.join(self._roots[block], self._names[block][row])
+        return os.path.join(self.roots[block], self.names[block][row])
 
     def label(self, index: int) -> int:
         """Return the class index, -1 where the video has none."""
@@ -109,12 +89,12 @@ class Manifest:
 
     def num_frames(self, index: int) -> int:
         """Return the number of frames the list claims, 0 where it says nothing."""
-        return int(self._frame_counts[index])
+        return int(self.frame_counts[index])
 
     def digest(self) -> str:
         """Return a SHA-256 of the videos, as named in the lists and in their order, and labels."""
         digest = hashlib.sha256()
-        for names in self._names:
+        for names in self.names:
             names.update(digest)
         digest.update(self.labels.tobytes())
         digest.update("\n".join(self.classes or ()).encode(errors="surrogateescape"))
@@ -134,7 +114,7 @@ class Manifest:
         for before, after in itertools.pairwise(used):
             if after - before - 1 > MAX_LABEL_GAP:
                 raise ValueError(
-                    f"{self._largest_label_where}: label ({used[-1]}) must leave out at most "
+                    f"{self.largest_label_where}: label ({used[-1]}) must leave out at most "
                     f"{MAX_LABEL_GAP} labels in a row, as no classes.txt beside the list names the "
                     f"classes: {before + 1} to {after - 1} do not occur"
                 )
@@ -212,8 +192,8 @@ def read_manifest(
     if folders is not None:
         folders.check()
     return Manifest(
-        names,
-        roots,
+        tuple(names),
+        tuple(roots),
         values[np.frombuffer(codes, dtype=np.int64)],
         np.frombuffer(frame_counts, dtype=np.int64),
         classes=class_names,
@@ -230,6 +210,40 @@ def num_shared(one: Manifest, other: Manifest) -> int:
     return sum(os.path.normpath(other.path(index)) in paths for index in range(len(other)))
 
 
+def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> int:
+    """Return the number of classes; ValueError where the ``lists`` of the setting ``name`` have no
+    label at all, or what `Manifest.num_classes` raises."""
+    if not (num_classes := manifest.num_classes):
+        raise ValueError(f"{name} ({', '.join(lists)}) must have labels: has none")
+    return num_classes
+
+
+def check_labels(
+    manifest: Manifest, num_classes: int, *, classes_of: str = "the model", place: str = ""
+) -> None:
+    """Raise ValueError, naming the first video, when a label is not in [0, num_classes).
+
+    ``classes_of`` and ``place``, such as " in --val", say in the message what is compared.
+    """
+    labels = manifest.labels
+    for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1].tolist():
+        label = "none" if labels[index] < 0 else labels[index]
+        raise ValueError(
+            f"label ({label}) of {manifest.path(index)}{place} must be in [0, {num_classes - 1}], "
+            f"the classes of {classes_of}"
+        )
+
+
+def check_fits_model(manifest: Manifest, num_classes: int) -> None:
+    """Raise ValueError when labels, or the number of class names, are not those of a model."""
+    check_labels(manifest, num_classes)
+    if manifest.classes is not None and len(manifest.classes) != num_classes:
+        raise ValueError(
+            f"class names ({len(manifest.classes)}, of the list of {manifest.path(0)}) must be "
+            f"{num_classes}, one for each class of the model"
+        )
+
+
 def write_manifest(
     path: str | Path,
     rows: Iterable[Mapping[str, object]],
@@ -241,21 +255,14 @@ def write_manifest(
     With `columns` these come first, in that order. The file appears at once or not at all. A value
     of None counts as absent. Names that are not UTF-8 are written as the bytes they are.
 
-    Raises:
-        ValueError: the file cannot be written.
+    Raises ValueError: the file cannot be written.
     """
     rows = list(rows)
     seen = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
     assert all(row.get("path") for row in rows), "every row needs a path"
     known = [c for c in COLUMNS if c in seen]
     columns = list(dict.fromkeys([*(columns or ("path",)), *known, *seen]))
-
-    def lines() -> Iterator[str]:
-        yield ",".join(map(quoted, columns)) + "\n"
-        for row in rows:
-            yield ",".join(quoted(row.get(c)) for c in columns) + "\n"
-
-    write_atomically(Path(path), lines())
+    write_csv(Path(path), columns, ([row.get(c) for c in columns] for row in rows))
 
 
 def _frame_count(text: str, where: str) -> int:

@@ -80,6 +80,11 @@ def shown(text: str) -> str:
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
+def first_few(names: Sequence[str], most: int) -> str:
+    """So many of the names as part of a message."""
+    return ", ".join(map(shown, names[:most])) + (", ..." if len(names) > most else "")
+
+
 def _is_comment(line: str) -> bool:
     # File names may begin with #, too
     text = line.strip()

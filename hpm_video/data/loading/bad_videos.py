@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.batches import GIVEN_UP
 from hpm_video.data.video.frames import NO_SUCH_FILE
-from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.files import write_csv
 
 
 class UnreadableDataError(RuntimeError):
-    """More videos are unreadable than a run may replace.
-
-    Attributes:
-        bad: (manifest index, reason) of those found since the last batch.
-    """
+    """More videos are unreadable than a run may replace."""
 
     def __init__(self, message: str, bad: Sequence[tuple[int, str]] = ()) -> None:
         super().__init__(message)
-        self.bad = tuple(bad)
+        self.bad = tuple(bad)  # (manifest index, reason) of those found since the last batch
 
 
 class BadVideos:
@@ -76,10 +71,8 @@ class BadVideos:
                 f"more than data.max_bad_fraction ({self._max_fraction:g}) allows; "
                 f"they are listed in {self._file}"
             )
-        return [
-            f"unreadable video, replaced by another: {path}: {reason}"
-            for path, reason in new.items()
-        ]
+        text = "unreadable video, replaced by another"
+        return [f"{text}: {path}: {reason}" for path, reason in new.items()]
 
     def keep(self, bad: Iterable[tuple[int, str]], *, write: bool) -> dict[str, str]:
         """Add pairs to what is known and write the file; returns the new ones, path -> reason."""
@@ -87,10 +80,6 @@ class BadVideos:
         new = {path: reason for path, reason in found.items() if path not in self._known}
         self._known |= new
         if write and (new or self._is_stale):
-            lines = io.StringIO(newline="")
-            writer = csv.writer(lines)
-            writer.writerow(["path", "reason"])
-            writer.writerows(self._known.items())
-            write_atomically(self._file, [lines.getvalue()])
+            write_csv(self._file, ("path", "reason"), self._known.items())
             self._is_stale = False
         return new

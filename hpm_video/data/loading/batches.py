@@ -10,8 +10,11 @@ So what a batch holds depends neither on the number of workers nor on how long e
 
 from __future__ import annotations
 
+import mmap
+import os
 import queue
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +25,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from hpm_video.data.loading.shared_rows import RowReader, rows_of, shared_file
-from hpm_video.data.samples.clips import Reading, Request, VideoDataset, read_item
+from hpm_video.data.samples.clips import Reader, Reading, Request, VideoDataset, read_item
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.runtime.workers import (
     ItemTimeout,
@@ -59,7 +61,7 @@ def read_batches(
     and nothing can be abandoned.
 
     Args:
-        dataset: see `VideoDataset`.
+        dataset: of the items.
         keys: of the items, batch by batch; taken as they are needed, some batches in advance.
         num_workers: processes that read.
         timeout_s: seconds after which a video counts as unreadable, None: never.
@@ -75,15 +77,9 @@ def read_batches(
         return
     ours, theirs = Pipe(duplex=False)
     finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    device = torch.cuda.current_device() if pin_memory else None
     dispatcher = _Dispatcher(
-        dataset,
-        iter(keys),
-        num_workers=num_workers,
-        timeout_s=timeout_s,
-        cuda_device=torch.cuda.current_device() if pin_memory else None,
-        given_up=dict(given_up or {}),
-        finished=finished,
-        taken=ours,
+        dataset, iter(keys), num_workers, timeout_s, device, dict(given_up or {}), finished, ours
     )
     # A daemon, as nothing may keep a process from leaving
     thread = threading.Thread(target=dispatcher.run, name="batches", daemon=True)
@@ -104,8 +100,7 @@ def read_guarded(
 ) -> Value:
     """Return `read(path)`, called in a process of its own, unless `num_workers` is 0.
 
-    Raises:
-        VideoReadError: by `read`, or it hung or crashed.
+    Raises VideoReadError where `read` does, or hangs or crashes.
     """
     if num_workers == 0:
         return read(path)
@@ -135,29 +130,21 @@ class _Row:
     has_lost_worker: bool = False
 
 
+@dataclass
 class _Dispatcher:
-    def __init__(
-        self,
-        dataset: VideoDataset,
-        keys: Iterator[Sequence[Any]],
-        *,
-        num_workers: int,
-        timeout_s: float | None,
-        cuda_device: int | None,
-        given_up: dict[str, str],
-        finished: queue.SimpleQueue[Any],
-        taken: Connection,
-    ) -> None:
-        self.dataset = dataset
-        self.keys = keys
-        self.num_workers = num_workers
-        self.timeout_s = timeout_s
-        self.cuda_device = cuda_device
-        self.given_up = given_up
-        self.finished, self.num_finished = finished, 0
-        self.taken = taken
-        self.open: deque[_Batch] = deque()
-        self.waiting: deque[_Row] = deque()
+    """What the thread runs; for the settings see `read_batches`."""
+
+    dataset: VideoDataset
+    keys: Iterator[Sequence[Any]]
+    num_workers: int
+    timeout_s: float | None
+    cuda_device: int | None  # pin memory for this one
+    given_up: dict[str, str]
+    finished: queue.SimpleQueue[Any]  # batches, then None or an error
+    taken: Connection  # gets a byte for each batch that was taken
+    num_finished: int = 0
+    open: deque[_Batch] = field(default_factory=deque)
+    waiting: deque[_Row] = field(default_factory=deque)
 
     def run(self) -> None:
         """Feed the queue until there are no keys any more (then None) or nobody takes batches."""
@@ -176,10 +163,10 @@ class _Dispatcher:
         shape = self.dataset.reader.shape
         size = len(first)  # no later batch is larger
         num_slots = 2 + _OPEN_ROWS_PER_WORKER * self.num_workers // size
-        with shared_file(num_slots * size * torch.Size(shape).numel()) as file:
-            self.slots = rows_of(file.fileno(), shape).unflatten(0, (num_slots, size))
+        with _shared_file(num_slots * size * torch.Size(shape).numel()) as file:
+            self.slots = _rows_of(file.fileno(), shape).unflatten(0, (num_slots, size))
             self.free = list(range(num_slots))
-            function = RowReader(self.dataset.reader)
+            function = _RowReader(self.dataset.reader)
             self.workers = {
                 KillableWorker(function, files=[file.fileno()]): deque[_Row]()
                 for _ in range(self.num_workers)
@@ -302,3 +289,40 @@ def why_given_up(error: ItemTimeout | WorkerDied) -> str:
     else:
         reason = f"its reader ended (exit code {error.exitcode})"
     return GIVEN_UP + reason
+
+
+class _RowReader:
+    """What workers run: reads a video into a row of the shared memory."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.rows: torch.Tensor | None = None
+
+    def __call__(self, item: tuple[Request, int], file: int) -> tuple[str | None, str | None]:
+        """Return why the video is unreadable, if it is, and `Video.note`."""
+        if self.rows is None:
+            torch.set_num_threads(1)
+            self.rows = _rows_of(file, self.reader.shape)
+        request, place = item
+        try:
+            return None, self.reader.read(request, self.rows[place])
+        except VideoReadError as error:
+            return error.reason, None
+
+
+def _shared_file(size: int) -> Any:
+    """A file in memory without a name, which thus ends with the last process that has it open.
+
+    It is no part of /dev/shm either, which containers often keep too small for a batch.
+    """
+    if hasattr(os, "memfd_create"):
+        file = os.fdopen(os.memfd_create("hpm-video batches"), "r+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.truncate(size)
+    return file
+
+
+def _rows_of(file: int, shape: Sequence[int]) -> torch.Tensor:
+    """The memory of a file as rows (number of rows, *shape), uint8."""
+    return torch.frombuffer(mmap.mmap(file, 0), dtype=torch.uint8).view(-1, *shape)

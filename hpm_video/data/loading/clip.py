@@ -10,10 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpm_video.config import PretrainConfig
+from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.loading.loader import to_clips
-from hpm_video.data.samples.views import read_middle_clip
+from hpm_video.data.samples.views import view_indices
+from hpm_video.data.video import crops
+from hpm_video.data.video.frames import open_video
 
 
 def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDArray[np.int64]]:
@@ -22,15 +24,18 @@ def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDA
     Returns clips (1, 3, T, S, S) in [0, 1], and which frames of the video they are, (T,).
     Raises VideoReadError.
     """
-    data = config.data
-    read = partial(
-        read_middle_clip,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-    )
+    data, read = config.data, partial(_read_middle, data=config.data)
     frames, indices = read_guarded(
         read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
     )
     return to_clips(torch.from_numpy(frames)[None], "cpu"), indices
+
+
+def _read_middle(
+    path: str, data: DataConfig
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    video = open_video(path)
+    (indices,) = view_indices(video.num_frames, data, num_clips=1)
+    frames = video.read(indices)
+    (box,) = crops.view_crops(*frames.shape[1:3], num_crops=1)
+    return crops.resize_crop(frames, box, data.crop_size).numpy(), indices

@@ -1,11 +1,12 @@
 """From items to batches: which clip comes when, and what is in a batch."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import Sampler, Subset
+from torch.utils.data import Subset
 
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.lists.manifest import Manifest
@@ -20,23 +21,14 @@ from hpm_video.runtime.distributed import World
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """A micro-batch of B videos with R crops each; the R crops of a video are neighbours.
+    """A micro-batch of B videos with R crops each; the R crops of a video are neighbours."""
 
-    Attributes:
-        clips: (B * R, T, S, S, 3) uint8; or (B, bytes), rows of `frames`.
-        labels: (B * R,) int64.
-        indices: (B * R,) int64, places in the manifest.
-        bad: (manifest index, reason) of the unreadable videos met for this batch.
-        notes: (manifest index, `Video.note`) of those that another decoder read than the chosen.
-        frames: what makes crops of whole frames on the device, where workers do not.
-    """
-
-    clips: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
-    bad: list[tuple[int, str]]
-    notes: list[tuple[int, str]]
-    frames: FrameReader | None = None
+    clips: torch.Tensor  # (B * R, T, S, S, 3) uint8; or (B, bytes), rows of `frames`
+    labels: torch.Tensor  # (B * R,) int64
+    indices: torch.Tensor  # (B * R,) int64, places in the manifest
+    bad: list[tuple[int, str]]  # (manifest index, reason) of the unreadable videos met
+    notes: list[tuple[int, str]]  # (manifest index, `Video.note`) of those not read as chosen
+    frames: FrameReader | None = None  # makes crops on the device, where workers do not
 
     def on(self, device: torch.device | str) -> torch.Tensor:
         """The clips (B * R, 3, T, S, S) float32 in [0, 1], on a device."""
@@ -47,26 +39,18 @@ class ClipBatch:
 
 @dataclass(frozen=True)
 class ViewBatch:
-    """All V views of each of B videos.
+    """All V views of each of B videos."""
 
-    Attributes:
-        views: (B, V, T, S, S, 3) uint8, zeros for an unreadable video.
-        labels: (B,) int64.
-        indices: (B,) int64, places in the manifest.
-        errors: per video, why it is unreadable, else None.
-    """
-
-    views: torch.Tensor
-    labels: torch.Tensor
-    indices: torch.Tensor
-    errors: list[str | None]
+    views: torch.Tensor  # (B, V, T, S, S, 3) uint8, zeros for an unreadable video
+    labels: torch.Tensor  # (B,) int64
+    indices: torch.Tensor  # (B,) int64, places in the manifest
+    errors: list[str | None]  # per video, why it is unreadable
 
 
 def steps_per_epoch(num_videos: int, global_batch: int) -> int:
     """Return how many whole batches of `global_batch` videos an epoch has; the rest is dropped.
 
-    Raises:
-        ValueError: not even one batch can be filled.
+    Raises ValueError: not even one batch can be filled.
     """
     if global_batch > num_videos:
         raise ValueError(
@@ -77,55 +61,39 @@ def steps_per_epoch(num_videos: int, global_batch: int) -> int:
     return num_videos // global_batch
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """The (epoch, index) keys of this process, micro-batch by micro-batch, over the whole run.
+@dataclass(frozen=True)
+class StepSampler:
+    """Which clips, as lists of (epoch, index), each micro-batch of this process holds.
 
-    Every step takes the next batch_size * accumulation * world_size videos of its epoch's random
-    order, laid out as [micro-batch][process][position]. Hence what is in a step, and in which
+    The order of an epoch depends on seed and epoch alone, and its first `steps_per_epoch` batches
+    of `global_batch` videos are used, so no video is shown twice in an epoch. The slots of a step
+    are dealt in the order [micro-batch][process][position]. Hence what is in a step, and in which
     order, depends on the product only, not on how it is shared out; and a run that starts at
-    `start_step` goes on exactly as one that never stopped.
-
-    Args:
-        num_videos: size of the data set.
-        batch_size: videos per process and micro-batch.
-        accumulation: micro-batches per step.
-        world_size: number of processes.
-        rank: of this process.
-        seed: of the order, at least 0; the same in all processes.
-        start_step: the first step to yield.
-        num_steps: the step to stop before, counted from the start of the run.
-
-    Raises:
-        ValueError: the data set is smaller than one step.
+    `start_step` goes on exactly as one that never stopped. ValueError where the data set is smaller
+    than one step.
     """
 
-    def __init__(
-        self,
-        num_videos: int,
-        *,
-        batch_size: int,
-        accumulation: int,
-        world_size: int,
-        rank: int,
-        seed: int,
-        start_step: int,
-        num_steps: int,
-    ) -> None:
-        assert 0 <= rank < world_size and 0 <= start_step <= num_steps
-        self.num_videos = num_videos
-        self.batch_size = batch_size
-        self.accumulation = accumulation
-        self.world_size = world_size
-        self.rank = rank
-        self.seed = seed
-        self.start_step = start_step
-        self.num_steps = num_steps
-        self.global_batch = batch_size * accumulation * world_size
-        self.steps_per_epoch = steps_per_epoch(num_videos, self.global_batch)
+    num_videos: int
+    _: KW_ONLY
+    batch_size: int  # videos per process and micro-batch
+    accumulation: int  # micro-batches per step
+    world_size: int  # number of processes
+    rank: int  # of this process
+    seed: int  # of the order, at least 0; the same in all processes
+    start_step: int  # the first one to yield
+    num_steps: int  # the step to stop before, counted from the start of the run
 
-    def __len__(self) -> int:
-        """Return the number of micro-batches to come."""
-        return (self.num_steps - self.start_step) * self.accumulation
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.world_size and 0 <= self.start_step <= self.num_steps
+        _ = self.steps_per_epoch
+
+    @property
+    def global_batch(self) -> int:
+        return self.batch_size * self.accumulation * self.world_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(self.num_videos, self.global_batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order_epoch, order = -1, torch.empty(0)
@@ -151,24 +119,21 @@ def train_loader(
     dataset: ClipDataset,
     sampler: StepSampler,
     *,
-    num_workers: int,
-    timeout_s: float | None = None,
-    pin_memory: bool,
+    pin_memory: bool = False,
     given_up: Mapping[str, str] | None = None,
 ) -> Iterator[ClipBatch]:
     """Iterate over a `ClipBatch` per micro-batch: in a single go over the whole run.
 
-    As the sampler goes through all epochs, workers never stop and refill between two of them. For
-    the other settings see `read_batches`.
+    As the sampler goes through all epochs, workers never stop and refill between two of them.
 
-    Raises:
-        UnreadableDataError: 20 videos in a row are unreadable.
+    Raises UnreadableDataError: 20 videos in a row are unreadable.
     """
+    reader = dataset.reader
     batches = read_batches(
         dataset,
         sampler,
-        num_workers=num_workers,
-        timeout_s=timeout_s,
+        num_workers=reader.data.num_workers,
+        timeout_s=reader.data.decode_timeout_s or None,
         pin_memory=pin_memory,
         given_up=given_up,
     )
@@ -182,15 +147,21 @@ def train_loader(
                 f"the last {dataset.manifest.path(index)}: {reason}",
                 bad,
             )
-        indices = torch.tensor(found).repeat_interleave(dataset.repeats)
-        labels = torch.from_numpy(dataset.manifest.labels[indices.numpy()])
-        if pin_memory:
-            indices, labels = indices.pin_memory(), labels.pin_memory()
+        indices, labels = _indices_and_labels(
+            np.repeat(found, reader.data.repeats), dataset.manifest, pin_memory=pin_memory
+        )
         notes = [(r.index, r.note) for r in readings if r.index is not None and r.note]
-        if isinstance(dataset.reader, FrameReader):
-            yield ClipBatch(clips, labels, indices, bad, notes, dataset.reader)
-        else:
-            yield ClipBatch(clips.flatten(0, 1), labels, indices, bad, notes)
+        frames = reader if isinstance(reader, FrameReader) else None
+        rows = clips if frames is not None else clips.flatten(0, 1)
+        yield ClipBatch(rows, labels, indices, bad, notes, frames)
+
+
+def _indices_and_labels(
+    places: Sequence[int] | npt.NDArray[np.int64], manifest: Manifest, *, pin_memory: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    indices = torch.tensor(places)
+    labels = torch.from_numpy(manifest.labels[indices.numpy()])
+    return (indices.pin_memory(), labels.pin_memory()) if pin_memory else (indices, labels)
 
 
 def clip_batches(
@@ -214,23 +185,7 @@ def clip_batches(
         ValueError: data.decoder is not installed.
     """
     check_decoder(data.decoder)
-    dataset = ClipDataset(
-        manifest,
-        num_frames=data.num_frames,
-        frame_stride=data.frame_stride,
-        sampling=data.sampling,
-        crop_size=data.crop_size,
-        crop=data.crop,
-        flip=data.flip,
-        repeats=data.repeats,
-        seed=seed,
-        decoder=data.decoder,
-        windows=data.windows,
-        augment=augment,
-    )
-    if data.crop_on == "device":
-        assert isinstance(dataset.reader, ClipReader)
-        dataset.reader = FrameReader(dataset.reader, data.frame_pixels)
+    reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment)
     sampler = StepSampler(
         len(manifest),
         batch_size=data.batch_size,
@@ -241,15 +196,9 @@ def clip_batches(
         start_step=start_step,
         num_steps=num_steps,
     )
+    dataset, pin_memory = ClipDataset(manifest, reader, seed=seed), world.device.type == "cuda"
     try:
-        yield from train_loader(
-            dataset,
-            sampler,
-            num_workers=data.num_workers,
-            timeout_s=data.decode_timeout_s or None,
-            pin_memory=world.device.type == "cuda",
-            given_up=given_up,
-        )
+        yield from train_loader(dataset, sampler, pin_memory=pin_memory, given_up=given_up)
     except UnreadableDataError as error:
         if any(reason != NO_SUCH_FILE for _, reason in error.bad):
             raise
@@ -284,11 +233,8 @@ def view_loader(
         videos, keys, num_workers=num_workers, timeout_s=timeout_s, pin_memory=pin_memory
     )
     for batch_keys, (views, readings) in zip(keys, batches, strict=True):
-        indices = torch.tensor(batch_keys)
-        labels = torch.from_numpy(videos.manifest.labels[indices.numpy()])
+        indices, labels = _indices_and_labels(batch_keys, videos.manifest, pin_memory=pin_memory)
         errors = [reading.bad[0][1] if reading.bad else None for reading in readings]
-        if pin_memory:
-            indices, labels = indices.pin_memory(), labels.pin_memory()
         yield ViewBatch(views, labels, indices, errors)
 
 

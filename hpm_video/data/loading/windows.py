@@ -1,34 +1,56 @@
 """Windows that slide over a video of any length: which frames, when, and their pixels.
 
 Frames are read once, in order, by PyAV, which knows when each of them is shown; only those of the
-windows in work are kept.
+windows in work are kept. `GuardedWindows` reads them in a process that may hang or crash without
+harm.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from hpm_video.data.loading.batches import why_given_up
 from hpm_video.data.video import crops
 from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError
+from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
+
+_Answer = tuple[int, float, npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
+_SCANNED_BYTES = 100 * 2**20  # a file is gone through to open it: so much of it in the time limit
+
+
+@dataclass(frozen=True)
+class WindowSettings:
+    """How windows slide and what is made of them."""
+
+    clip_frames: int  # frames T of a window
+    frame_stride: int  # frames from one frame of a window to the next
+    stride: int  # frames from one window to the next
+    crop_size: int  # side S in pixels; a crop is the whole short side, scaled to S
+    num_crops: int  # of each window: the centre, or spread along the longer side
+    batch_size: int  # windows at a time
+    part: int  # windows after which a new batch begins
 
 
 class LongVideo:
     """An open video, to be read from one end to the other.
 
     Attributes:
-        path: the file.
         num_frames: how many frames it holds, at least 1.
         fps: frames per second on average, 0 where the file does not say.
         times: (num_frames + 1,) when each frame appears and, at the end, when the last one goes,
             in seconds from the start of the file; NaN where the file has neither times nor fps.
 
-    Raises:
-        VideoReadError: the file does not exist, is no video, or holds no frames.
+    VideoReadError: the file does not exist, is no video, or holds no frames.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,66 +66,44 @@ class LongVideo:
         self.times = self._reader.times
 
     def frames(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield frames (H, W, 3), uint8 RGB, at rising indices, one by one.
-
-        Raises:
-            VideoReadError: one of them cannot be decoded.
-        """
+        """Yield frames (H, W, 3), uint8 RGB, at rising indices, one by one. VideoReadError: one of
+        them cannot be decoded."""
         try:
             yield from self._reader.stream(indices)
         except UnreadableError as error:
             raise VideoReadError(self.path, str(error)) from error
 
 
-def window_indices(num_frames: int, *, clip_frames: int, frame_stride: int, stride: int) -> Indices:
+def window_indices(num_frames: int, settings: WindowSettings) -> Indices:
     """Return the (W, clip_frames) frames of windows that begin at 0, stride, 2 * stride, ...
 
     A window holds every `frame_stride`-th frame. The last one is the first to reach the end of the
     video; past that the last frame repeats. None begins past the end.
     """
-    assert num_frames > 0 and min(clip_frames, frame_stride, stride) > 0
-    span = (clip_frames - 1) * frame_stride + 1
+    length, step, stride = settings.clip_frames, settings.frame_stride, settings.stride
+    assert num_frames > 0 and min(length, step, stride) > 0
+    span = (length - 1) * step + 1
     count = 1 + max(0, -((span - num_frames) // stride))  # rounded up
     starts = stride * np.arange(min(count, (num_frames - 1) // stride + 1))
-    indices = starts[:, None] + frame_stride * np.arange(clip_frames)
-    return np.minimum(indices, num_frames - 1)
+    return np.minimum(starts[:, None] + step * np.arange(length), num_frames - 1)
 
 
 def read_windows(
-    video: LongVideo,
-    indices: Indices,
-    *,
-    crop_size: int,
-    num_crops: int,
-    batch_size: int,
-    part: int,
+    video: LongVideo, indices: Indices, settings: WindowSettings
 ) -> Iterator[torch.Tensor]:
     """Yield windows (B, num_crops, T, S, S, 3) uint8 in order, up to `batch_size` at a time.
 
     A batch never crosses a multiple of `part`: so what shares a batch does not depend on where a
-    job that was interrupted goes on.
-
-    Every frame is decoded and resized once, whichever windows share it. A crop is the whole short
-    side; one is the centre, more are spread along the longer side.
-
-    Args:
-        video: an open one.
-        indices: (W, T), rising along T, and along W.
-        crop_size: side S in pixels.
-        num_crops: crops of each window.
-        batch_size: windows at a time.
-        part: windows after which a new batch begins.
-
-    Raises:
-        VideoReadError: a frame cannot be decoded.
+    job that was interrupted goes on. Every frame is decoded and resized once, whichever windows
+    share it. `indices` (W, T) rise along T, and along W. VideoReadError: a frame cannot be decoded.
     """
     needed = np.unique(indices).tolist()
     kept: dict[int, torch.Tensor] = {}  # index -> (num_crops, S, S, 3)
     batch: list[torch.Tensor] = []
-    window = 0
+    window, size = 0, settings.crop_size
     for index, frame in zip(needed, video.frames(needed), strict=True):
-        boxes = crops.view_crops(*frame.shape[:2], num_crops=num_crops)
-        kept[index] = torch.cat([crops.resize_crop(frame[None], box, crop_size) for box in boxes])
+        boxes = crops.view_crops(*frame.shape[:2], num_crops=settings.num_crops)
+        kept[index] = torch.cat([crops.resize_crop(frame[None], box, size) for box in boxes])
         while window < len(indices) and indices[window, -1] <= index:
             # T x (num_crops, S, S, 3) -> (num_crops, T, S, S, 3)
             batch.append(torch.stack([kept[i] for i in indices[window].tolist()], dim=1))
@@ -111,6 +111,105 @@ def read_windows(
             first = indices[window, 0] if window < len(indices) else len(video.times)
             for old in [i for i in kept if i < first]:
                 del kept[old]
-            if len(batch) == batch_size or window % part == 0 or window == len(indices):
+            is_last = window % settings.part == 0 or window == len(indices)
+            if is_last or len(batch) == settings.batch_size:
                 yield torch.stack(batch)
                 batch = []
+
+
+class WindowReader:
+    """Answers questions about one video: what it is like, and batch by batch its windows."""
+
+    def __init__(self, path: str, settings: WindowSettings) -> None:
+        self.path, self.settings = path, settings
+        self._video: LongVideo | None = None
+        self._batches: Iterator[torch.Tensor] = iter(())
+        self._next: int | None = None  # the window that the next batch begins with
+
+    def __call__(self, first: int | None) -> _Answer:
+        """None: (num_frames, fps, times). Else the batch (B, num_crops, T, S, S, 3) that begins
+        with a window; quick where that is the one after the batch before."""
+        settings = self.settings
+        if self._video is None:
+            self._video = LongVideo(self.path)
+        video = self._video
+        if first is None:
+            return video.num_frames, video.fps, video.times
+        if self._next != first:
+            self._next = first - first % settings.part
+            indices = window_indices(video.num_frames, settings)[self._next :]
+            self._batches = read_windows(video, indices, settings)
+        for batch in self._batches:
+            start, self._next = self._next, self._next + len(batch)
+            if start == first:
+                return batch.numpy()
+        raise AssertionError(f"no batch begins with window {first}")
+
+
+def _read_alone(reader: WindowReader, first: int | None) -> _Answer:
+    """What a worker runs: on one thread, as the process that waits for it computes too."""
+    torch.set_num_threads(1)
+    return reader(first)
+
+
+class GuardedWindows(AbstractContextManager["GuardedWindows"]):
+    """A long video and its windows, read in a process of its own, unless `num_workers` is 0.
+
+    Has `num_frames`, `fps` and `times` of `LongVideo`, and `indices` (W, T), the frames of windows.
+    ``timeout_s``: seconds for a window, and to open a file of 100 MB; None: no limit.
+
+    VideoReadError: it cannot be opened.
+    """
+
+    def __init__(self, reader: WindowReader, *, num_workers: int, timeout_s: float | None) -> None:
+        check_is_file(reader.path)
+        self._reader, self._timeout_s = reader, timeout_s
+        self._worker = KillableWorker(partial(_read_alone, reader)) if num_workers else None
+        self._ask(None)
+        self.num_frames, self.fps, self.times = self._answer(None)
+        self.indices = window_indices(self.num_frames, reader.settings)
+
+    def __exit__(self, *error: object) -> None:
+        if self._worker is not None:
+            self._worker.kill()
+
+    def batches(self, first: int = 0) -> Iterator[torch.Tensor]:
+        """Yield windows (B, num_crops, T, S, S, 3) from one on, the start of a part, to the last.
+
+        The next batch is read while this one is worked on. VideoReadError: a frame cannot be
+        decoded, or reading hung or crashed.
+        """
+        if first < len(self.indices):
+            self._ask(first)
+        while first < len(self.indices):
+            batch = self._answer(first)
+            first += len(batch)
+            if first < len(self.indices):
+                self._ask(first)
+            yield torch.from_numpy(batch)
+
+    def _ask(self, first: int | None) -> None:
+        if self._worker is not None:
+            self._worker.submit(first, self._limit_s(first))
+
+    def _answer(self, first: int | None) -> Any:
+        if self._worker is None:
+            return self._reader(first)
+        try:
+            try:
+                return self._worker.result()
+            except WorkerDied:  # which need not have been the video's fault
+                self._ask(first)
+                return self._worker.result()
+        except ItemTimeout as error:
+            reason = why_given_up(ItemTimeout(self._timeout_s or error.timeout_s))
+            raise VideoReadError(self._reader.path, reason) from error
+        except WorkerDied as error:
+            raise VideoReadError(self._reader.path, why_given_up(error)) from error
+
+    def _limit_s(self, first: int | None) -> float | None:
+        if self._timeout_s is None:
+            return None
+        if first is None:
+            return self._timeout_s * (1 + os.path.getsize(self._reader.path) // _SCANNED_BYTES)
+        return self._timeout_s * self._reader.settings.batch_size

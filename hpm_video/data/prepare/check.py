@@ -7,14 +7,15 @@ come, so that a run that was killed goes on where it was; the list is written at
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.encode import count_frames
@@ -27,7 +28,6 @@ from hpm_video.data.prepare.verdict import (
     silence_native_code,
 )
 from hpm_video.data.video.frames import check_decoder
-from hpm_video.data.video.readers import Decoder
 from hpm_video.runtime.journal import Journal
 from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
@@ -52,32 +52,19 @@ class Inspect:
         return inspect_video(path, quick=self.quick, decoder=self.decoder)
 
 
-def count_frames_silently(path: str) -> int:
-    """`count_frames` for a process of its own."""
+def _count_frames(path: str) -> int:
     silence_native_code()
     return count_frames(path)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A checked list.
+    """A checked list."""
 
-    Attributes:
-        rows: those of the list in its order, with what was found out.
-        manifest: where they were written.
-        original: the list as it was, where it had another format.
-        num_before: how many videos an interrupted run had checked.
-    """
-
-    rows: Rows
-    manifest: Path
-    original: Path | None
-    num_before: int
-
-    @property
-    def num_bad(self) -> int:
-        """The number of rows whose video is bad."""
-        return Counter(row["status"] for row in self.rows)[BAD]
+    rows: Rows  # those of the list in its order, with what was found out
+    manifest: Path  # where they were written
+    original: Path | None  # the list as it was, where it had another format
+    num_before: int  # videos that an interrupted run had checked
 
 
 def check_manifest(
@@ -124,21 +111,15 @@ def check_manifest(
         raise ValueError(f"output ({output}) must be a new file or a manifest: is another")
     start = os.path.abspath(root if root is not None else manifest.parent)
     paths = [os.path.join(start, row["path"]) for row in rows]
-    due = [
-        path
-        for path, row in zip(paths, rows, strict=True)
-        if row.get("status", "").strip() in _OURS
-    ]
+    is_ours = [row.get("status", "").strip() in _OURS for row in rows]
+    due = list(dict.fromkeys(itertools.compress(paths, is_ours)))
 
     with Journal(output.with_name(f".{output.name}.check.jsonl")) as journal:
-        verdicts = {
-            path: verdict
-            for path in dict.fromkeys(due)
-            if (verdict := _known(journal, path, inspect, timeout_s)) is not None
-        }
+        known = {path: _known(journal, path, inspect, timeout_s) for path in due}
+        verdicts = {path: verdict for path, verdict in known.items() if verdict is not None}
         num_before = len(verdicts)
-        new = [path for path in dict.fromkeys(due) if path not in verdicts]
-        with Progress("checked", total=num_before + len(new), done=num_before) as progress:
+        new = [path for path in due if path not in verdicts]
+        with Progress("checked", total=len(due), done=num_before) as progress:
             for path, verdict, limit_s in _inspect_all(
                 inspect, new, num_workers=num_workers, timeout_s=timeout_s
             ):
@@ -149,9 +130,7 @@ def check_manifest(
             raise ValueError(
                 f"{manifest} was changed while it was checked: run again, which goes on from here"
             )
-        original = None
-        if is_over and not _is_ours(manifest):
-            original = _keep(manifest)
+        original = _keep(manifest) if is_over and not _is_ours(manifest) else None
         checked = [
             {**row, **verdict_columns(verdicts[path])} if path in verdicts else row
             for path, row in zip(paths, rows, strict=True)
@@ -194,8 +173,9 @@ def failure_reason(outcome: ItemTimeout | WorkerDied) -> str:
 
 def verdict_columns(verdict: Verdict) -> dict[str, str]:
     """A verdict as columns of a list; what is not known is empty."""
-    rounded = replace(verdict, fps=_round(verdict.fps))
-    values = {**asdict(rounded), "duration_s": _round(verdict.duration_s)}
+    values = {**asdict(verdict), "duration_s": verdict.duration_s}
+    for name in ("fps", "duration_s"):
+        values[name] = values[name] and float(f"{values[name]:.6g}")
     return {name: "" if values[name] is None else str(values[name]) for name in _FOUND}
 
 
@@ -211,13 +191,11 @@ def _inspect_all(
             lost[path] = outcome
     # A reader that never comes back leaves open how many frames there are; another may tell
     for path, count in run_killable(
-        count_frames_silently, lost, num_workers=num_workers, timeout_s=timeout_s
+        _count_frames, lost, num_workers=num_workers, timeout_s=timeout_s
     ):
         num_frames = count if isinstance(count, int) else None
-        num_bytes, mtime_ns = file_identity(path)
-        verdict = Verdict(
-            BAD, failure_reason(lost[path]), num_frames, num_bytes=num_bytes, mtime_ns=mtime_ns
-        )
+        reason = failure_reason(lost[path])
+        verdict = Verdict(BAD, reason, num_frames, None, None, None, *file_identity(path))
         yield path, verdict, getattr(lost[path], "timeout_s", None)
 
 
@@ -231,10 +209,6 @@ def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> V
     verdict = Verdict(**entry)
     same = (verdict.num_bytes, verdict.mtime_ns) == file_identity(path)
     return verdict if same else None
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
 
 
 def _is_ours(manifest: Path) -> bool:

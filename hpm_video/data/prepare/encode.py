@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from math import floor
 
 import av
@@ -27,21 +28,13 @@ _TURNS = {90: "cclock", 270: "clock"}  # of the display matrix, counterclockwise
 
 @dataclass(frozen=True)
 class Encoding:
-    """How videos are encoded.
+    """How videos are encoded."""
 
-    Attributes:
-        short_side: pixels of the shorter side at most, even; smaller videos are not enlarged.
-        gop: frames from one keyframe to the next, at most.
-        crf: x264's constant quality in [0, 51], lower is better and larger.
-        preset: one of PRESETS.
-        fps: frames per second by repeating and dropping frames; None keeps all frames as they are.
-    """
-
-    short_side: int = 256
-    gop: int = 16
-    crf: int = 23
-    preset: str = "fast"
-    fps: float | None = None
+    short_side: int = 256  # pixels at most, even; smaller videos are not enlarged
+    gop: int = 16  # frames from one keyframe to the next, at most
+    crf: int = 23  # x264's constant quality in [0, 51], lower is better and larger
+    preset: str = "fast"  # one of PRESETS
+    fps: float | None = None  # by repeating and dropping frames; None keeps all frames as they are
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting out of range."""
@@ -87,7 +80,7 @@ def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
     width, height = _target_size(first, encoding.short_side)
     time_base = first.time_base if first.time_base else Fraction(1, 1000)
     rate = reader.rate or Fraction(25)
-    timed = _timed(_prepend(first, frames), max(1, round(1 / rate / time_base)))
+    timed = _timed(chain([first], frames), max(1, round(1 / rate / time_base)))
     shown: Iterator[tuple[VideoFrame, int]] = ((frame, start) for frame, start, _ in timed)
     if encoding.fps is not None:
         rate = Fraction(encoding.fps).limit_denominator(1001)
@@ -189,29 +182,19 @@ class _Converter:
         width, height = self._size
         graph = av.filter.Graph()
         graph.threads = 1
-        chain = [
-            graph.add_buffer(
-                width=frame.width,
-                height=frame.height,
-                format=frame.format,
-                time_base=Fraction(1, 1000),
-            )
-        ]
+        source = graph.add_buffer(
+            width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+        )
+        nodes = [source]
         turn = frame.rotation % 360
         if turn in _TURNS:
-            chain.append(graph.add("transpose", _TURNS[turn]))
+            nodes.append(graph.add("transpose", _TURNS[turn]))
         elif turn == 180:
-            chain += [graph.add("hflip"), graph.add("vflip")]
-        chain.append(graph.add("scale", f"{width}:{height}:flags=bicubic:out_range=tv"))
-        chain.append(graph.add("format", "yuv420p"))
-        chain.append(graph.add("buffersink"))
-        graph.link_nodes(*chain).configure()
+            nodes += [graph.add("hflip"), graph.add("vflip")]
+        nodes.append(graph.add("scale", f"{width}:{height}:flags=bicubic:out_range=tv"))
+        nodes += [graph.add("format", "yuv420p"), graph.add("buffersink")]
+        graph.link_nodes(*nodes).configure()
         return graph
-
-
-def _prepend(first: VideoFrame, others: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-    yield first
-    yield from others
 
 
 def _is_sideways(frame: VideoFrame) -> bool:

@@ -1,10 +1,13 @@
 """`hpm-video data list`: a manifest of a data set as it lies there.
 
-What is written, and where: `hpm_video.data.prepare.written_list`.
+Beside the manifest, `classes.txt` gets the class names in the order of their labels, and
+`<manifest>_missing.csv` the videos that are named but not there. All three appear at once or not at
+all, the manifest last.
 """
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpm_video.data.lists.classes import (
@@ -12,14 +15,40 @@ from hpm_video.data.lists.classes import (
     FolderCheck,
     label_values,
     read_classes,
+    write_classes,
 )
-from hpm_video.data.lists.rows import INTEGER, read_rows, shown
+from hpm_video.data.lists.manifest import read_manifest, write_manifest
+from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, shown
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
-from hpm_video.data.prepare.written_list import Listed, Row, check_output, write_list
 
 # Folders of these names hold parts of a data set, not its classes
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What was written. missing_file: None where no video is missing; notes: lines to show."""
+
+    manifest: Path
+    num_videos: int
+    num_classes: int
+    num_missing: int
+    missing_file: Path | None
+    notes: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Return one line."""
+        line = f"{shown(str(self.manifest))}: {self.num_videos} videos"
+        if self.num_classes:
+            line += f" of {self.num_classes} classes"
+        if self.missing_file is None:
+            return f"{line}, none missing"
+        return (
+            f"{line}; {self.num_missing} of {self.num_videos + self.num_missing} are missing, "
+            f"listed in {shown(str(self.missing_file))}"
+        )
 
 
 def list_official(
@@ -56,10 +85,9 @@ def list_official(
         )
     tree = VideoTree(folder)
     listing = kind.read(tree if annotations is None else VideoTree(annotations), split, fold)
-    check_output(output, listing.files)
-    known = ClassNames(listing.classes, f"the order of {kind.title}")
-    if classes is not None:
-        known = read_classes(classes)
+    _check_output(output, listing.files)
+    usual = ClassNames(listing.classes, f"the order of {kind.title}")
+    known = usual if classes is None else read_classes(classes)
     numbers = {name: label for label, name in enumerate(known.names)}
     rows: list[Row] = []
     missing: list[Row] = []
@@ -80,12 +108,11 @@ def list_official(
         else:
             wanted = os.path.join(video.folder, video.names[0])
             missing.append({"path": wanted, "label": label, "status": "missing"})
-    notes = []
-    if again:
-        notes.append(f"{len(again)} videos are named again, the last in {again[-1].where}: ignored")
+    last = f"the last in {again[-1].where}: ignored" if again else ""
+    notes = [f"{len(again)} videos are named again, {last}"] if again else []
     names = known.names if listing.classes else ()
     source = f"named in {listing.files[-1]}"
-    return write_list(output, rows, missing, classes=names, source=source, notes=notes)
+    return _write_list(output, rows, missing, classes=names, source=source, notes=notes)
 
 
 def list_folder(
@@ -102,7 +129,7 @@ def list_folder(
             that are not among the known ones.
     """
     tree = VideoTree(folder)
-    check_output(output, ())
+    _check_output(output, ())
     parts = [os.path.relpath(path, folder).split(os.sep) for path in tree.videos]
     folders = {part[0] for part in parts if len(part) > 1}
     if not parts:
@@ -120,13 +147,14 @@ def list_folder(
         )
     known = _known_classes(classes, Path(folder), Path(output).parent)
     if known is None:
-        known = ClassNames(tuple(_in_order(folders)), "the folders")
+        are_numbers = all(INTEGER.fullmatch(name) for name in folders)
+        order = sorted(sorted(folders), key=int if are_numbers else str)
+        known = ClassNames(tuple(order), "the folders")
     numbers = {name: label for label, name in enumerate(known.names)}
-    for name in sorted(folders):
-        if name not in numbers:
-            raise ValueError(
-                f"{folder}: folder ({shown(name)}) must be one of the classes of {known.source}"
-            )
+    for name in sorted(folders - set(numbers)):
+        raise ValueError(
+            f"{folder}: folder ({shown(name)}) must be one of the classes of {known.source}"
+        )
     rows: list[Row] = [
         {"path": os.path.abspath(path), "label": numbers[part[0]] if folders else None}
         for path, part in zip(tree.videos, parts, strict=True)
@@ -134,12 +162,12 @@ def list_folder(
     notes = []
     without = [name for name in known.names if folders and name not in folders]
     if without:
-        notes.append(f"{len(without)} classes have no videos: {_some(without)}")
+        notes.append(f"{len(without)} classes have no videos: {first_few(without, 3)}")
     skipped = tree.num_others + len(tree.texts)
     if skipped:
         notes.append(f"{skipped} other files were left out")
     names = known.names if folders else ()
-    return write_list(output, rows, [], classes=names, source=f"in {folder}", notes=notes)
+    return _write_list(output, rows, [], classes=names, source=f"in {folder}", notes=notes)
 
 
 def list_own(
@@ -163,12 +191,12 @@ def list_own(
         ValueError: it is malformed, its labels do not fit the classes, a video has two labels, or
             no video is there.
     """
-    check_output(output, (str(file),))
+    _check_output(output, (str(file),))
     known = _known_classes(classes, Path(file).parent, Path(output).parent)
     folders = FolderCheck(known) if known is not None else None
     vocabulary: dict[str, tuple[int, str]] = {}
     listed: dict[str, tuple[str, str]] = {}
-    lines: list[tuple[str, dict[str, str]]] = []
+    lines: list[dict[str, str]] = []
     for line, row in read_rows(file):
         where = f"{file}:{line}"
         if not row["path"].strip():
@@ -183,7 +211,7 @@ def list_own(
             )
         if folders is not None:
             folders.add(row["path"], label, where)
-        lines.append((where, row))
+        lines.append(row)
     if not lines:
         raise ValueError(f"{file} lists no videos")
     values, names = label_values(vocabulary, known, None)
@@ -192,7 +220,7 @@ def list_own(
     start = os.path.abspath(root if root is not None else Path(file).parent)
     rows: list[Row] = []
     missing: list[Row] = []
-    for _, row in lines:
+    for row in lines:
         label_value = int(values[vocabulary[row.get("label", "").strip()][0]])
         path = os.path.join(start, row["path"])
         kept: Row = {key: value or None for key, value in row.items()}
@@ -201,11 +229,10 @@ def list_own(
             rows.append(kept)
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})
-    notes = []
-    if len(listed) < len(lines):
-        notes.append(f"{len(lines) - len(listed)} rows name a video again")
+    again = len(lines) - len(listed)
+    notes = [f"{again} rows name a video again"] if again else []
     source = f"in {file} below {start}"
-    return write_list(output, rows, missing, classes=names or (), source=source, notes=notes)
+    return _write_list(output, rows, missing, classes=names or (), source=source, notes=notes)
 
 
 def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | None:
@@ -216,12 +243,58 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
     return next((read_classes(file) for file in files if file.is_file()), None)
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
-    names = sorted(names)
-    if all(INTEGER.fullmatch(name) for name in names):
-        names.sort(key=int)
-    return names
+def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
+    """Raise ValueError where a manifest would replace a file that is none, or one of the inputs."""
+    output = Path(output)
+    if output.is_dir():
+        raise ValueError(f"output ({output}) must be a file, but is a folder")
+    for path in (output, _missing_file(output)):
+        if not path.exists():
+            continue
+        if any(os.path.samefile(path, file) for file in inputs if os.path.exists(file)):
+            raise ValueError(f"output ({path}) must be another file: it is read as a list")
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            if file.readline().strip().split(",")[0] != "path":
+                raise ValueError(f"output ({path}) must be a new file or a manifest: is another")
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+def _write_list(
+    output: str | Path,
+    rows: Sequence[Row],
+    missing: Sequence[Row],
+    *,
+    classes: Sequence[str],
+    source: str,
+    notes: Sequence[str],
+) -> Listed:
+    """Write what was found. Paths of ``rows`` are absolute; ``source``: where they are named."""
+    output = Path(output)
+    if not rows:
+        example = shown(str(missing[0]["path"]))
+        raise ValueError(f"none of the {len(missing)} videos {source} is there, e.g. {example}")
+    base = os.path.join(os.path.abspath(output.parent), "")
+    # What lies below the manifest may be moved with it
+    written = [{**row, "path": str(row["path"]).removeprefix(base)} for row in rows]
+    if classes:
+        write_classes(output.parent / "classes.txt", classes)
+    missing_file = _missing_file(output)
+    if missing:
+        write_manifest(missing_file, missing)
+    write_manifest(output, written)
+    if not missing:
+        missing_file.unlink(missing_ok=True)
+    notes = [*notes]
+    if unlabelled := sum(row["label"] is None for row in rows):
+        notes.append(f"{unlabelled} videos have no label")
+    manifest = read_manifest(output)  # which looks at the labels
+    try:
+        num_classes = manifest.num_classes
+    except ValueError as error:  # may be right for a part of a data set
+        num_classes = 0
+        notes.append(str(error))
+    named = missing_file if missing else None
+    return Listed(output, len(rows), num_classes, len(missing), named, tuple(notes))
+
+
+def _missing_file(output: Path) -> Path:
+    return output.with_name(f"{output.stem}_missing.csv")

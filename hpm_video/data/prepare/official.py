@@ -103,7 +103,8 @@ def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
     form = r"(kinetics[-_]?\d*(_2020)?[-_])?({})\.(csv|txt)"
 
     def lists(split: str) -> list[str]:
-        return [p for p in _all(tree, form.format(words[split])) if "youtube_id" in _header(p)]
+        found = _all(tree, form.format(words[split]))
+        return [path for path in found if "youtube_id" in next(_csv(path), (0, ""))[1]]
 
     file = _single(lists(split), f"{split}.csv of Kinetics", tree)
     training = [file] if split == "train" else lists("train")
@@ -120,10 +121,10 @@ def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
             raise ValueError(
                 f"{where}: label ({shown(row['label'])}) must be a class of {class_file}"
             )
+        times = f"{row['time_start']}, {row['time_end']}"
         try:
             start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
         except ValueError:
-            times = f"{row['time_start']}, {row['time_end']}"
             raise ValueError(f"{where}: time ({shown(times)}) must be two numbers") from None
         identity = row["youtube_id"]
         names = [f"{identity}_{start:06d}_{end:06d}.mp4"]
@@ -178,9 +179,8 @@ def read_hmdb51(tree: VideoTree, split: str, fold: int) -> Listing:
             if other != path:
                 raise ValueError(f"{other} and {path} are the same list: give the folder of one")
     if not found:
-        raise FileNotFoundError(
-            f"{tree.folder} has no list of HMDB51 (<class>_test_split{fold}.txt) below it"
-        )
+        name = f"list of HMDB51 (<class>_test_split{fold}.txt)"
+        raise FileNotFoundError(f"{tree.folder} has no {name} below it")
     videos: list[Video] = []
     for label, name in enumerate(sorted(found)):
         if fold not in found[name]:
@@ -249,10 +249,6 @@ def _csv(file: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, [field.strip() for field in fields]
         except csv.Error as error:
             raise ValueError(f"{file}:{reader.line_num}: malformed CSV: {error}") from error
-
-
-def _header(file: str) -> list[str]:
-    return next(_csv(file), (0, list[str]()))[1]
 
 
 def _table(file: str) -> Iterator[tuple[int, dict[str, str]]]:

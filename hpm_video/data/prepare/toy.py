@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from hpm_video.data.lists.classes import write_classes
 from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.toy_drawing import CLASSES, Floats, render_toy_video
+from hpm_video.runtime.files import check_can_be_folder, write_atomically, write_csv
 
 FORMATS = ("mp4", "webm", "avi")
-MANIFEST_HEADER = "path,label,num_frames,fps,width,height"
-POSITION_HEADER = "path,frame,y,x,radius"
-
+POSITION_COLUMNS = ("path", "frame", "y", "x", "radius")
 KEYFRAME_INTERVAL = 12  # frames
 
 # Encoder, its options. The bytes repeat: one thread, no dates or random ids, and no x264 mbtree,
@@ -34,7 +36,7 @@ _ENCODERS = {
     "avi": ("mpeg4", {"qmin": "2", "qmax": "3"}),
 }
 
-_LEAST = {"num_videos": 1, "size": 32, "num_frames": 2, "seed": 0, "fps": 1, "distractors": 0}
+_LEAST = {"size": 32, "num_frames": 2, "seed": 0, "distractors": 0}  # of others 1
 
 
 def write_toy_videos(
@@ -61,19 +63,20 @@ def write_toy_videos(
     A finished set with the same settings is left as it is; an interrupted one is written again.
     Raises ValueError for a setting out of range, and for a folder that holds another set.
     """
-    numbers = (num_videos, size, num_frames, seed, fps, distractors)  # in the order of _LEAST
-    settings = dict(zip(_LEAST, numbers, strict=True))
+    settings = {
+        "num_videos": num_videos, "size": size, "num_frames": num_frames, "seed": seed,
+        "fps": fps, "distractors": distractors,
+    }  # fmt: skip
     for name, value in {**settings, "num_workers": num_workers}.items():
-        if value < _LEAST.get(name, 1):
-            raise ValueError(f"{name} ({value}) must be at least {_LEAST.get(name, 1)}")
+        if value < (least := _LEAST.get(name, 1)):
+            raise ValueError(f"{name} ({value}) must be at least {least}")
     if size % 2 or size == 48:
         raise ValueError(f"size ({size}) must be even, and not 48, which decord cannot read")
     if isinstance(formats, str) or not formats or not set(formats) <= set(FORMATS):
         raise ValueError(f"formats ({formats!r}) must be one or more of {', '.join(FORMATS)}")
 
     output_dir = Path(output_dir)
-    if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"output_dir ({output_dir}) is a file: must be a folder")
+    check_can_be_folder(output_dir, name="output_dir")
     manifest, stored = output_dir / "manifest.csv", output_dir / "toy.json"
     described = {**settings, "formats": list(formats), "classes": list(CLASSES)}
     if stored.exists() or manifest.exists():
@@ -82,14 +85,17 @@ def write_toy_videos(
             raise ValueError(f"output_dir ({output_dir}) holds a set with other settings: {other}")
         if manifest.exists():
             return manifest
-    elif output_dir.is_dir() and any(path.name != ".toy.json.tmp" for path in output_dir.iterdir()):
+    elif output_dir.is_dir() and any(
+        not path.name.startswith(".toy.json.") for path in output_dir.iterdir()
+    ):
         raise ValueError(f"output_dir ({output_dir}) holds other files: must be empty or new")
     output_dir.mkdir(parents=True, exist_ok=True)
-    _write(stored, json.dumps(described) + "\n")  # first: it says whose an unfinished folder is
+    # First, as it says whose an unfinished folder is
+    write_atomically(stored, [json.dumps(described) + "\n"])
     for name in CLASSES[:num_videos]:
         (output_dir / "videos" / name).mkdir(parents=True, exist_ok=True)
     paths = [_video_path(index, formats) for index in range(num_videos)]
-    _write(output_dir / "classes.txt", "\n".join(CLASSES) + "\n")
+    write_classes(output_dir / "classes.txt", CLASSES)
 
     def write_video(index: int) -> Floats:
         frames, positions = render_toy_video(
@@ -102,20 +108,21 @@ def write_toy_videos(
     with ThreadPoolExecutor(num_workers) as pool:
         tracks = list(pool.map(write_video, range(num_videos)))
 
-    positions, rows = [POSITION_HEADER], [MANIFEST_HEADER]
-    for index, (path, track) in enumerate(zip(paths, tracks, strict=True)):
-        rows.append(f"{path},{index % 8},{num_frames},{fps},{size},{size}")
-        for frame, (y, x, radius) in enumerate(track):
-            positions.append(f"{path},{frame},{y:.3f},{x:.3f},{radius:.3f}")
-    _write(output_dir / "positions.csv", "\n".join(positions) + "\n")
-    _write(manifest, "\n".join(rows) + "\n")
+    known = {"num_frames": num_frames, "fps": fps, "width": size, "height": size}
+    rows = [{"path": path, "label": index % 8, **known} for index, path in enumerate(paths)]
+    positions = (
+        (path, frame, *map("{:.3f}".format, place))
+        for path, track in zip(paths, tracks, strict=True)
+        for frame, place in enumerate(track)
+    )
+    write_csv(output_dir / "positions.csv", POSITION_COLUMNS, positions)
+    write_manifest(manifest, rows)
     return manifest
 
 
 def first_videos(manifest: Path, path: Path, count: int) -> Path:
     """Write a list of the first ``count`` videos of a toy set, balanced over its classes."""
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))[:count]
+    rows = [row for _, row in islice(read_rows(manifest), count)]
     for row in rows:
         row["path"] = os.path.relpath(manifest.parent / row["path"], path.parent)  # moves along
     write_manifest(path, rows)
@@ -131,9 +138,9 @@ def read_positions(path: str | Path) -> dict[str, Floats]:
     rows: dict[str, list[tuple[float, float, float]]] = {}
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
-        header = ",".join(next(reader, []))
-        if header != POSITION_HEADER:
-            raise ValueError(f"header of {path} ({header}) must be {POSITION_HEADER}")
+        header, wanted = ",".join(next(reader, [])), ",".join(POSITION_COLUMNS)
+        if header != wanted:
+            raise ValueError(f"header of {path} ({header}) must be {wanted}")
         for video, frame, y, x, radius in reader:
             track = rows.setdefault(video, [])
             if int(frame) != len(track):
@@ -201,9 +208,3 @@ def _differences(stored: Path, described: dict[str, Any]) -> str:
         for name, value in described.items()
         if found.get(name) != value
     )
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from itertools import compress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.lists.classes import read_classes, write_classes
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.prepare.check import (
@@ -26,15 +28,14 @@ from hpm_video.data.prepare.check import (
     failure_reason,
     read_videos,
     verdict_columns,
-)
+)  # fmt: skip
 from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity
-from hpm_video.data.video.readers import Decoder
 from hpm_video.runtime.files import write_atomically
 from hpm_video.runtime.journal import Journal, read_journal
 from hpm_video.runtime.progress import Progress
-from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
+from hpm_video.runtime.workers import ItemTimeout, run_killable
 
 _SETTINGS = "transcode.json"
 _SAMPLE = 8  # videos whose reading is timed
@@ -42,38 +43,23 @@ _SAMPLE = 8  # videos whose reading is timed
 
 @dataclass(frozen=True)
 class Gain:
-    """What encoding brought, on the videos that are ok.
+    """What encoding brought, on the videos that are ok."""
 
-    Attributes:
-        source_bytes: of the sources, all together.
-        num_bytes: of what they were encoded as.
-        clip_s: seconds to read a clip of a source and of its encoded self, means over a sample.
-        num_timed: videos in that sample.
-    """
-
-    source_bytes: int
-    num_bytes: int
-    clip_s: tuple[float, float]
-    num_timed: int
+    source_bytes: int  # of the sources, all together
+    num_bytes: int  # of what they were encoded as
+    clip_s: tuple[float, float]  # to read a clip of a source and of its encoded self, sample means
+    num_timed: int  # videos in that sample
 
 
 @dataclass(frozen=True)
 class Transcoded:
-    """What was made of a list.
+    """What was made of a list."""
 
-    Attributes:
-        rows: of the new list, in the old order; empty for a part of the work.
-        manifest: the new list, which a part of the work does not write.
-        num_before: how many videos earlier runs had encoded.
-        num_new: how many this one was to encode.
-        gain: None for a part of the work, and where no video is ok.
-    """
-
-    rows: Rows
-    manifest: Path
-    num_before: int
-    num_new: int
-    gain: Gain | None
+    rows: Rows  # of the new list, in the old order; empty for a part of the work
+    manifest: Path  # the new list, which a part of the work does not write
+    num_before: int  # videos that earlier runs had encoded
+    num_new: int  # videos that this one was to encode
+    gain: Gain | None  # None for a part of the work, and where no video is ok
 
 
 def transcode_manifest(
@@ -119,7 +105,8 @@ def transcode_manifest(
     start = os.path.abspath(root if root is not None else manifest.parent)
     names = target_names([row["path"] for row in rows], start)
     works = [_work(row, name, start, output_dir) for row, name in zip(rows, names, strict=True)]
-    due = {w.target: w for w, row in zip(works, rows, strict=True) if _is_wanted(row)}
+    is_due = [row.get("status", "").strip() in ("", OK) for row in rows]
+    due = {work.target: work for work in compress(works, is_due)}
     new_manifest = output_dir / manifest.with_suffix(".csv").name
     _prepare(output_dir, encoding, manifest, new_manifest, works)
 
@@ -136,17 +123,19 @@ def transcode_manifest(
         num_before = len(verdicts)
         mine = list(due.values())[part[0] - 1 :: part[1]]
         new = [work for work in mine if work.target not in verdicts]
-        outcomes = cast(
-            "Generator[tuple[Work, Verdict | ItemTimeout | WorkerDied]]",
-            run_killable(
-                Transcode(encoding, decoder), new, num_workers=num_workers, timeout_s=timeout_s
-            ),
-        )
-        progress = Progress("encoded", total=len(mine), done=len(mine) - len(new))
-        # Closed in this order: what was under way is ended first, then what it wrote deleted
-        with _no_parts_left(new, verdicts), progress, closing(outcomes):
+        encode = Transcode(encoding, decoder)
+        outcomes = run_killable(encode, new, num_workers=num_workers, timeout_s=timeout_s)
+        with (
+            _no_parts_left(new, verdicts),
+            Progress("encoded", total=len(mine), done=len(mine) - len(new)) as progress,
+            closing(outcomes),  # first of these: ends what is under way
+        ):
             for work, outcome in outcomes:
-                verdict = _verdict(work, outcome)
+                if isinstance(outcome, Verdict):
+                    verdict = outcome
+                else:
+                    _delete_part(work)
+                    verdict = Verdict(BAD, failure_reason(outcome))
                 limit_s = timeout_s if isinstance(outcome, ItemTimeout) else None
                 identity = file_identity(work.source)
                 entry = {"source": work.source, "identity": identity, "timeout_s": limit_s}
@@ -156,10 +145,10 @@ def transcode_manifest(
                 progress.step(bad=verdict.status == BAD)
     if not is_whole:
         return Transcoded([], new_manifest, num_before, len(new), None)
-    new_rows = [
-        _new_row(row, name, verdicts.get(work.target))
-        for row, name, work in zip(rows, names, works, strict=True)
-    ]
+    new_rows: Rows = []
+    for row, name, work in zip(rows, names, works, strict=True):
+        found = verdict_columns(verdicts[work.target]) if work.target in verdicts else {}
+        new_rows.append({**row, **found, "path": name, "source": row["path"]})
     write_manifest(new_manifest, new_rows, columns=list(rows[0]))
     good = [work for work in due.values() if verdicts[work.target].status == OK]
     return Transcoded(new_rows, new_manifest, num_before, len(new), _gain(good, decoder, timeout_s))
@@ -176,13 +165,9 @@ def target_names(names: Sequence[str], root: str) -> list[str]:
         root: absolute folder where relative ones start.
     """
     paths = [os.path.normpath(os.path.join(root, name)) for name in names]
-    inside = [os.path.commonpath([root, path]) == root for path in paths]
-    outside = {os.path.dirname(p) for p, is_in in zip(paths, inside, strict=True) if not is_in}
-    common = os.path.commonpath(outside) if outside else root
-    relative = {
-        path: os.path.relpath(path, root if is_in else common)
-        for path, is_in in zip(paths, inside, strict=True)
-    }
+    outside = {path for path in paths if os.path.commonpath([root, path]) != root}
+    common = os.path.commonpath([os.path.dirname(path) for path in outside]) if outside else root
+    relative = {path: os.path.relpath(path, common if path in outside else root) for path in paths}
     parts = {path: os.path.splitext(name) for path, name in relative.items()}
     uses = Counter(stem for stem, _ in parts.values())
     targets: dict[str, str] = {}
@@ -201,10 +186,6 @@ def _work(row: Mapping[str, str], name: str, root: str, output_dir: Path) -> Wor
     is_checked = row.get("status", "").strip() == OK and row.get("num_frames", "").isdigit()
     num_frames = int(row["num_frames"]) if is_checked else None
     return Work(os.path.join(root, row["path"]), os.path.join(output_dir, name), num_frames)
-
-
-def _is_wanted(row: Mapping[str, str]) -> bool:
-    return row.get("status", "").strip() in ("", OK)
 
 
 def _prepare(
@@ -255,13 +236,6 @@ def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Ver
     return None
 
 
-def _verdict(work: Work, outcome: Verdict | ItemTimeout | WorkerDied) -> Verdict:
-    if isinstance(outcome, Verdict):
-        return outcome
-    _delete_part(work)
-    return Verdict(BAD, failure_reason(outcome))
-
-
 @contextmanager
 def _no_parts_left(works: Sequence[Work], done: Container[str]) -> Iterator[None]:
     """Delete what was written under temporary names, should this end before all is `done`."""
@@ -276,11 +250,6 @@ def _no_parts_left(works: Sequence[Work], done: Container[str]) -> Iterator[None
 def _delete_part(work: Work) -> None:
     with suppress(OSError):
         os.unlink(part_name(work.target))
-
-
-def _new_row(row: Mapping[str, str], name: str, verdict: Verdict | None) -> dict[str, str]:
-    found = {} if verdict is None else verdict_columns(verdict)
-    return {**row, **found, "path": name, "source": row["path"]}
 
 
 def _gain(good: Sequence[Work], decoder: Decoder, timeout_s: float) -> Gain | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.prepare.encode import Encoding, encode_video
 from hpm_video.data.prepare.verdict import (
     BAD,
@@ -21,7 +22,6 @@ from hpm_video.data.prepare.verdict import (
 )
 from hpm_video.data.video.frame_indices import random_dense_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
-from hpm_video.data.video.readers import Decoder
 
 # The folder's fault, not the video's
 _NOT_WRITABLE = (
@@ -32,17 +32,11 @@ _CLIPS, _CLIP_FRAMES, _STRIDE = 4, 16, 4  # that are read to time a video
 
 @dataclass(frozen=True)
 class Work:
-    """One video to be encoded.
-
-    Attributes:
-        source: the video.
-        target: the file to write.
-        num_frames: how many frames the source has, if that was checked.
-    """
+    """One video to be encoded."""
 
     source: str
-    target: str
-    num_frames: int | None
+    target: str  # the file to write
+    num_frames: int | None  # of the source, if that was checked
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ class VideoTree:
         case, and from characters that are no letters or digits), then the first by path.
         """
         found = self._by_stem.get(_stem(name), ())
-        in_folder = (p for p in found if _plain(_folder_name(p)) == _plain(folder))
+        wanted = _plain(folder)
+        in_folder = (p for p in found if _plain(os.path.basename(os.path.dirname(p))) == wanted)
         return next(in_folder, found[0] if found else None)
 
 
@@ -61,10 +62,6 @@ def _stem(path: str) -> str:
     """A video's name without folder and kind: sets re-encoded to mp4 are found, too."""
     name = os.path.basename(path)
     return os.path.splitext(name)[0] if is_video_name(name) else name
-
-
-def _folder_name(path: str) -> str:
-    return os.path.basename(os.path.dirname(path))
 
 
 def _plain(text: str) -> str:

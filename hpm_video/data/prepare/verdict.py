@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hpm_video.config.values import Decoder
 from hpm_video.data.prepare.encode import count_frames
 from hpm_video.data.video.frames import Video, VideoReadError, open_video
-from hpm_video.data.video.readers import Decoder
 
 OK, BAD = "ok", "bad"
 _BLOCK_BYTES = 128 << 20  # of frames held at once
@@ -26,28 +26,16 @@ _QUICK_PLACES = 2
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found out about one file.
+    """What was found out about one file; what is not known is None."""
 
-    Attributes:
-        status: `ok` or `bad`.
-        reason: why it is bad, in one line; empty for ok.
-        num_frames: how many frames it has; of a bad one, how many ffmpeg makes out of it.
-        fps: average frames per second.
-        width: in pixels, as displayed.
-        height: in pixels, as displayed.
-        num_bytes: size of the file.
-        mtime_ns: when the file was last changed.
-        What is not known is None.
-    """
-
-    status: str
-    reason: str = ""
-    num_frames: int | None = None
-    fps: float | None = None
-    width: int | None = None
+    status: str  # `ok` or `bad`
+    reason: str = ""  # why it is bad, in one line; empty for ok
+    num_frames: int | None = None  # of a bad file, how many ffmpeg makes out of it
+    fps: float | None = None  # average frames per second
+    width: int | None = None  # in pixels, as displayed
     height: int | None = None
-    num_bytes: int | None = None
-    mtime_ns: int | None = None
+    num_bytes: int | None = None  # size of the file
+    mtime_ns: int | None = None  # when the file was last changed
 
     @property
     def duration_s(self) -> float | None:

@@ -8,6 +8,7 @@ equal pixels stay equal in all frames.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -50,11 +51,8 @@ def erase(
 ) -> torch.Tensor:
     """Return a clip (T, H, W, 3) uint8 in which a rectangle is noise, the same in every frame.
 
-    Args:
-        clip: left as it is.
-        rng: the only source of randomness.
-        area: range of rectangle area / frame area.
-        ratio: range of rectangle height / width, drawn on a logarithmic scale.
+    Drawn with `rng` alone: the rectangle's share of the frame's area, its height / width on a
+    logarithmic scale.
     """
     height, width = clip.shape[1:3]
     for _ in range(10):
@@ -70,14 +68,11 @@ def erase(
     return clip
 
 
-def _planes(clip: torch.Tensor) -> torch.Tensor:
-    """(T, H, W, 3) -> (T, 3, H, W): a picture a frame."""
-    return clip.permute(0, 3, 1, 2)
-
-
-def _frames(planes: torch.Tensor) -> torch.Tensor:
-    """(T, 3, H, W) -> (T, H, W, 3)."""
-    return planes.permute(0, 2, 3, 1)
+def _as_pictures(
+    clip: torch.Tensor, operation: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Apply an operation to the clip (T, H, W, 3) as pictures (T, 3, H, W), one for each frame."""
+    return operation(clip.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def _as_one_picture(
@@ -96,8 +91,8 @@ def _moved(
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> torch.Tensor:
     """Turn by degrees, move by pixels, or shear by shares of a pixel per pixel, (x, y) each."""
-    planes = functional.affine(
-        _planes(clip),
+    move_all = partial(
+        functional.affine,
         angle=angle,
         translate=list(move),
         scale=1.0,
@@ -106,7 +101,7 @@ def _moved(
         fill=_GREY,
         center=None if angle else [0.0, 0.0],  # shears keep the upper left corner
     )
-    return _frames(planes)
+    return _as_pictures(clip, move_all)
 
 
 def _factor(level: float, sign: int) -> float:
@@ -131,17 +126,17 @@ OPERATIONS: dict[str, Operation] = {
     "posterize": lambda clip, level, sign: functional.posterize(clip, max(1, 4 - int(4 * level))),
     "solarize": _solarize,
     "solarize_add": _solarize_add,
-    "colour": lambda clip, level, sign: _frames(
-        functional.adjust_saturation(_planes(clip), _factor(level, sign))
+    "colour": lambda clip, level, sign: _as_pictures(
+        clip, partial(functional.adjust_saturation, saturation_factor=_factor(level, sign))
     ),
     "contrast": lambda clip, level, sign: _as_one_picture(
-        clip, lambda picture: functional.adjust_contrast(picture, _factor(level, sign))
+        clip, partial(functional.adjust_contrast, contrast_factor=_factor(level, sign))
     ),
-    "brightness": lambda clip, level, sign: _frames(
-        functional.adjust_brightness(_planes(clip), _factor(level, sign))
+    "brightness": lambda clip, level, sign: _as_pictures(
+        clip, partial(functional.adjust_brightness, brightness_factor=_factor(level, sign))
     ),
-    "sharpness": lambda clip, level, sign: _frames(
-        functional.adjust_sharpness(_planes(clip), _factor(level, sign))
+    "sharpness": lambda clip, level, sign: _as_pictures(
+        clip, partial(functional.adjust_sharpness, sharpness_factor=_factor(level, sign))
     ),
     "shear_x": lambda clip, level, sign: _moved(clip, shear=(sign * 0.3 * level, 0)),
     "shear_y": lambda clip, level, sign: _moved(clip, shear=(0, sign * 0.3 * level)),

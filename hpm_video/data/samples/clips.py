@@ -1,28 +1,25 @@
-"""Videos as items: random clips for training; evaluation's are in `views`. Everything uint8.
+"""Training clips: windows in time and crops, drawn at random. Everything uint8.
 
-A data set knows the list and says what to read; a reader reads it. Readers are small and know
-nothing of the list, so that they can be sent to other processes.
+A data set knows the list and says what to read; a reader reads it, and can be sent to another
+process because it knows nothing of the list. `views` has the data set for evaluation.
 """
 
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from hpm_video.config import AugmentConfig
+from hpm_video.config import AugmentConfig, DataConfig
+from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.samples.augment import augment
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import Video, VideoReadError, open_video
-from hpm_video.data.video.readers import Decoder
-
-Sampling = Literal["dense", "uniform"]
-Crop = Literal["multi_scale", "random_resized"]
 
 # An isolated broken file is replaced; this many in a row mean that the data are not there
 MAX_UNREADABLE_IN_A_ROW = 20
@@ -30,42 +27,25 @@ MAX_UNREADABLE_IN_A_ROW = 20
 
 @dataclass(frozen=True)
 class Request:
-    """What to read.
+    """What to read."""
 
-    Attributes:
-        index: the video's place in the manifest.
-        path: its file.
-        num_frames: the number of frames the list gives it, which is never exceeded; 0: unknown.
-        seed: of all that is random.
-    """
-
-    index: int
+    index: int  # the video's place in the manifest
     path: str
-    num_frames: int
-    seed: tuple[int, ...] = ()
+    num_frames: int  # as the list says, which is never exceeded; 0: unknown
+    seed: tuple[int, ...] = ()  # of all that is random
 
     def open(self, decoder: Decoder) -> Video:
-        """Open the video.
-
-        Raises:
-            VideoReadError: it is unreadable.
-        """
+        """Open the video. Raises VideoReadError."""
         return open_video(self.path, decoder, most_frames=self.num_frames or None)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of an item.
+    """What came of an item."""
 
-    Attributes:
-        index: the manifest place of the video that was read, None where none could be.
-        bad: (index, reason) of the unreadable videos that were tried before.
-        note: why another decoder read it than the one chosen, see `Video.note`.
-    """
-
-    index: int | None
-    bad: tuple[tuple[int, str], ...]
-    note: str | None = None
+    index: int | None  # the manifest place of the video that was read, None where none could be
+    bad: tuple[tuple[int, str], ...]  # (index, reason) of the unreadable videos tried before
+    note: str | None = None  # why another decoder read it than the one chosen, see `Video.note`
 
 
 class Reader(Protocol):
@@ -105,58 +85,45 @@ def read_item(reader: Reader, requests: Iterator[Request], out: torch.Tensor) ->
 
 @dataclass(frozen=True)
 class ClipSample:
-    """Crops of one clip of one video.
+    """R crops (R, T, S, S, 3) uint8 of one clip of one video.
 
-    Attributes:
-        clips: (R, T, S, S, 3) uint8, R crops of the same T frames; (0, T, S, S, 3) when 20 videos
-            in a row were unreadable, which is for the loader to report.
-        label: class index, -1 for none.
-        index: the video's place in the manifest (after any replacement).
-        bad: (index, reason) of every video that was found unreadable on the way here.
+    `clips` is (0, T, S, S, 3) when 20 videos in a row were unreadable, for the loader to report.
     """
 
     clips: torch.Tensor
-    label: int
-    index: int
-    bad: tuple[tuple[int, str], ...]
+    label: int  # class index, -1 for none
+    index: int  # the video's place in the manifest, after any replacement
+    bad: tuple[tuple[int, str], ...]  # (index, reason) of the videos found unreadable on the way
 
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads random clips; settings as in `ClipDataset`."""
+    """Reads random clips: the frames and crops of `data`."""
 
-    num_frames: int
-    frame_stride: int
-    sampling: Sampling
-    crop_size: int
-    crop: Crop
-    flip: bool
-    repeats: int
-    decoder: Decoder
-    windows: int = 1
-    augment: AugmentConfig | None = None
+    data: DataConfig
+    augment: AugmentConfig | None = None  # what else is done to each crop
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.repeats, self.num_frames, self.crop_size, self.crop_size, 3
+        side = self.data.crop_size
+        return self.data.repeats, self.data.num_frames, side, side, 3
 
     def read(self, request: Request, out: torch.Tensor) -> str | None:
         """Read R crops of one video into `out`, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
-        video = request.open(self.decoder)
+        video = request.open(self.data.decoder)
         parts = self.read_windows(video, rng)
         for clip, part in zip(out, itertools.cycle(parts), strict=False):
             box, flip = self.draw_box(part.shape[1], part.shape[2], rng)
-            crop = crops.resize_crop(part, box, self.crop_size, flip=flip)
+            crop = crops.resize_crop(part, box, self.data.crop_size, flip=flip)
             clip.copy_(crop if self.augment is None else augment(crop, self.augment, rng=rng))
         return video.note
 
     def read_windows(self, video: Video, rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
-        """Frames (T, H, W, 3) of each window, drawn at random."""
-        windows = [self._indices(video.num_frames, rng) for _ in range(self.windows)]
+        """Frames (T, H, W, 3) of each window, drawn at random; each frame is decoded once."""
+        windows = [self._indices(video.num_frames, rng) for _ in range(self.data.windows)]
         if len(windows) == 1:
             return [video.read(windows[0])]
-        # They may overlap: every frame is decoded once
         unique, positions = np.unique(windows, return_inverse=True)
         frames = video.read(unique)
         return [frames[place] for place in positions.reshape(len(windows), -1)]
@@ -166,70 +133,27 @@ class ClipReader:
         random_crop = {
             "multi_scale": crops.multi_scale_crop,
             "random_resized": crops.random_resized_crop,
-        }[self.crop]
+        }[self.data.crop]
         box = random_crop(height, width, rng=rng)
-        return box, self.flip and bool(rng.random() < 0.5)
+        return box, self.data.flip and bool(rng.random() < 0.5)
 
     def _indices(self, num_frames: int, rng: np.random.Generator) -> frame_indices.Indices:
-        if self.sampling == "dense":
+        length = self.data.num_frames
+        if self.data.sampling == "dense":
             return frame_indices.random_dense_indices(
-                num_frames, clip_frames=self.num_frames, stride=self.frame_stride, rng=rng
+                num_frames, clip_frames=length, stride=self.data.frame_stride, rng=rng
             )
-        return frame_indices.random_uniform_indices(
-            num_frames, clip_frames=self.num_frames, rng=rng
-        )
+        assert self.data.sampling == "uniform", self.data.sampling
+        return frame_indices.random_uniform_indices(num_frames, clip_frames=length, rng=rng)
 
 
 class ClipDataset(Dataset[ClipSample]):
-    """Random clips of the videos of a manifest, reproducible item by item.
+    """Random clips of the videos of a manifest, reproducible item by item; `seed` is at least 0."""
 
-    Args:
-        manifest: the videos.
-        num_frames: frames T of a clip.
-        frame_stride: frames from one frame of a clip to the next ("dense" only).
-        sampling: "dense", one window; "uniform", one frame of each of T segments.
-        crop_size: side S of a crop in pixels.
-        crop: kind of random crop, see `transforms`.
-        flip: whether to mirror every other crop.
-        repeats: crops R of each video, which is decoded once.
-        windows: windows in time that the crops are taken from, in turns.
-        augment: what else is done to each of these crops, see `augment`.
-        seed: at least 0.
-        decoder: what reads the videos, see `open_video`.
-    """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        *,
-        num_frames: int,
-        frame_stride: int,
-        sampling: Sampling,
-        crop_size: int,
-        crop: Crop,
-        flip: bool,
-        repeats: int,
-        seed: int,
-        decoder: Decoder = "decord",
-        windows: int = 1,
-        augment: AugmentConfig | None = None,
-    ) -> None:
+    def __init__(self, manifest: Manifest, reader: ClipReader, *, seed: int) -> None:
         self.manifest = manifest
+        self.reader = reader
         self.seed = seed
-        self.repeats = repeats
-        self.windows = windows
-        self.reader: Reader = ClipReader(
-            num_frames=num_frames,
-            frame_stride=frame_stride,
-            sampling=sampling,
-            crop_size=crop_size,
-            crop=crop,
-            flip=flip,
-            repeats=repeats,
-            decoder=decoder,
-            windows=windows,
-            augment=augment,
-        )
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -239,16 +163,15 @@ class ClipDataset(Dataset[ClipSample]):
 
         They are functions of the key and the seed alone, not of what was wrong with the others.
         """
-        epoch, index = key
-        manifest = self.manifest
-        yield Request(
-            index, manifest.path(index), manifest.num_frames(index), (self.seed, epoch, index)
-        )
-        replacements = np.random.default_rng((self.seed, epoch, index, MAX_UNREADABLE_IN_A_ROW))
+        # The video asked for has a seed of three numbers, its replacements have one more
+        yield self._request(key[1], *key)
+        drawn = np.random.default_rng((self.seed, *key, MAX_UNREADABLE_IN_A_ROW))
         for attempt in range(1, MAX_UNREADABLE_IN_A_ROW):
-            other = int(replacements.integers(len(manifest)))
-            seed = (self.seed, epoch, index, attempt)
-            yield Request(other, manifest.path(other), manifest.num_frames(other), seed)
+            yield self._request(int(drawn.integers(len(self))), *key, attempt)
+
+    def _request(self, place: int, *seed: int) -> Request:
+        path, num_frames = self.manifest.path(place), self.manifest.num_frames(place)
+        return Request(place, path, num_frames, (self.seed, *seed))
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
         """Return the clip for key (epoch, index), a function of the key and the seed alone.

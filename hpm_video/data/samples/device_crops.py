@@ -4,14 +4,13 @@
     device: row -> crops, each by two matrix products
 
 A row has room for a fixed number of pixels a frame, whatever its shape. Crops are those of
-`transforms.resize_crop` but for its rounding to whole levels.
+`crops.resize_crop` but for its rounding to whole levels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,41 +24,31 @@ _NUMBERS_OF_BOX = 5  # top, left, height, width, whether mirrored
 _SIZE = np.dtype(np.int32).itemsize
 
 
-@dataclass(frozen=True)
-class FrameReader:
-    """Reads whole frames, and says what is to be cut out of them.
+class FrameReader(ClipReader):
+    """Reads whole frames, and says which boxes to cut out of them; see `DataConfig.frame_pixels`.
 
-    Attributes:
-        clips: what reads the crops where workers make them; here it only draws.
-        frame_pixels: room for a frame; larger ones are first scaled down.
+    Nothing augments these crops.
     """
-
-    clips: ClipReader
-    frame_pixels: int
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self._frame_bytes + _SIZE * self._num_numbers,)
+        return (self._frame_bytes + _SIZE * (2 + _NUMBERS_OF_BOX * self.data.repeats),)
 
     @property
     def _frame_bytes(self) -> int:
-        size = self.clips.windows * self.clips.num_frames * self.frame_pixels * 3
+        size = self.data.windows * self.data.num_frames * self.data.frame_pixels * 3
         return -(-size // _SIZE) * _SIZE  # numbers stand where they can be read as such
-
-    @property
-    def _num_numbers(self) -> int:
-        return 2 + _NUMBERS_OF_BOX * self.clips.repeats
 
     def read(self, request: Request, out: Tensor) -> str | None:
         """Fill a row, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
-        video = request.open(self.clips.decoder)
-        parts = [_fit(torch.from_numpy(part), self.frame_pixels)
-                 for part in self.clips.read_windows(video, rng)]  # fmt: skip
+        video = request.open(self.data.decoder)
+        parts = [_fit(torch.from_numpy(part), self.data.frame_pixels)
+                 for part in self.read_windows(video, rng)]  # fmt: skip
         height, width = parts[0].shape[1:3]
         numbers = [height, width]
-        for _ in range(self.clips.repeats):
-            box, flip = self.clips.draw_box(height, width, rng)
+        for _ in range(self.data.repeats):
+            box, flip = self.draw_box(height, width, rng)
             numbers += [*box, int(flip)]
         shape = (len(parts), *parts[0].shape)
         for room, part in zip(out[: math.prod(shape)].view(shape), parts, strict=True):
@@ -71,12 +60,12 @@ class FrameReader:
         """Rows (B, bytes) uint8 -> clips (B * R, 3, T, S, S) float32 in [0, 1] on the device."""
         numbers = rows[:, self._frame_bytes :].contiguous().view(torch.int32).tolist()
         rows = rows.to(device, non_blocking=True)
-        num_clips = len(rows) * self.clips.repeats
-        side, num_frames = self.clips.crop_size, self.clips.num_frames
+        num_clips = len(rows) * self.data.repeats
+        side, num_frames = self.data.crop_size, self.data.num_frames
         out = torch.empty(num_clips, 3, num_frames, side, side, device=device)
         place = 0
         for row, (height, width, *boxes) in zip(rows, numbers, strict=True):
-            shape = (self.clips.windows, num_frames, height, width, 3)
+            shape = (self.data.windows, num_frames, height, width, 3)
             windows = row[: math.prod(shape)].view(shape)
             for k, (box, flip) in enumerate(_boxes(boxes)):
                 out[place] = _crop(windows[k % len(windows)], box, side, flip=flip)

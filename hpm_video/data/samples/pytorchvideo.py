@@ -43,12 +43,10 @@ class LabeledVideos(IterableDataset[dict[str, Any]]):
         if isinstance(self.dataset, ClipDataset):
             sample = self.dataset[self.epoch, index]
             clips, place, label = sample.clips, sample.index, sample.label
-            windows, crops = self.dataset.windows, len(clips) // self.dataset.windows
+            windows = self.dataset.reader.data.windows
             error = sample.bad[-1][1] if len(clips) == 0 else None
-            # Crops are of the windows in turns
-            order = [
-                (crop * windows + window) for window in range(windows) for crop in range(crops)
-            ]
+            crops = len(clips) // windows
+            order = sorted(range(len(clips)), key=lambda row: row % windows)  # they take turns
         else:
             views = self.dataset[index]
             clips, place, label, error = views.views, index, views.label, views.error

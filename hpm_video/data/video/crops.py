@@ -50,14 +50,9 @@ def random_resized_crop(
 ) -> Box:
     """Return a box with a random share of the frame's area and a random shape, anywhere.
 
-    Args:
-        height: of the frame, in pixels.
-        width: of the frame, in pixels.
-        rng: the only source of randomness.
-        scale: range of box area / frame area.
-        ratio: range of box width / box height, drawn on a logarithmic scale.
-
-    Ten draws that do not fit are followed by the largest centred box with a legal shape.
+    `scale` is the range of box area / frame area, `ratio` that of box width / height, drawn on a
+    logarithmic scale. Ten draws that do not fit are followed by the largest centred box with a
+    legal shape.
     """
     for _ in range(10):
         area = height * width * rng.uniform(*scale)
@@ -78,13 +73,8 @@ def view_crops(height: int, width: int, *, num_crops: int) -> list[Box]:
     One is the centre; three are left (or top), centre, right (or bottom).
     """
     side = min(height, width)
-    steps = num_crops - 1
-    boxes = []
-    for k in range(num_crops):
-        share = (k, steps) if steps else (1, 2)
-        top, left = ((free * share[0]) // share[1] for free in (height - side, width - side))
-        boxes.append(Box(top, left, side, side))
-    return boxes
+    shares = [(k, num_crops - 1) for k in range(num_crops)] if num_crops > 1 else [(1, 2)]
+    return [Box((height - side) * k // n, (width - side) * k // n, side, side) for k, n in shares]
 
 
 def resize_short_side(frames: npt.NDArray[np.uint8] | torch.Tensor, size: int) -> torch.Tensor:

@@ -6,30 +6,27 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data.video.readers import Decoder, Reader, UnreadableError, containers
+from hpm_video.config.values import Decoder
+from hpm_video.data.video.readers import Reader, UnreadableError, containers
 
 NO_SUCH_FILE = "no such file"
-_READERS = {"decord": "DecordReader", "torchcodec": "TorchcodecReader", "pyav": "PyavReader"}
 
 
 class VideoReadError(RuntimeError):
-    """A file that cannot be read as a video.
+    """A file (`path`) that cannot be read as a video.
 
-    Attributes:
-        path: the file.
-        reason: why, in one line; the same for the same file wherever and whenever it is read.
+    `reason` says why, in one line; the same for the same file wherever and whenever it is read.
     """
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)  # both in `args`: what pickling hands to the constructor
-        self.path = path
-        self.reason = reason
+        self.path, self.reason = path, reason
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -81,10 +78,7 @@ class Video:
         """Return the frames (T, H, W, 3), uint8 RGB, at `indices` in that order.
 
         Indices may repeat and come in any order; every frame is decoded once, going forward.
-        Pixels are as stored, square or not.
-
-        Raises:
-            VideoReadError: decoding fails.
+        Pixels are as stored, square or not. VideoReadError: decoding fails.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         assert wanted.ndim == 1 and len(wanted) > 0, f"indices of shape {wanted.shape}"
@@ -130,12 +124,10 @@ def open_video(
 
     Args:
         path: the file.
-        decoder: what to read it with, where that returns the right frames of such a file; see
-            `Video.decoder`.
+        decoder: reads it, where it returns the right frames of such a file; see `Video.decoder`.
         most_frames: how many frames it really has where that is known: no more are ever read.
 
-    Raises:
-        VideoReadError: the file does not exist, is no video, or holds no frames.
+    Raises VideoReadError: the file does not exist, is no video, or holds no frames.
     """
     return Video(path, decoder, most_frames)
 
@@ -209,7 +201,19 @@ def missing(decoder: Decoder) -> str | None:
     return None
 
 
-@cache
 def _reader_class(decoder: Decoder) -> Callable[[str], Reader]:
-    module = import_module(f"hpm_video.data.video.readers.{decoder}")
-    return getattr(module, _READERS[decoder])
+    """What opens a file with a decoder. Imported here, as it need not be installed."""
+    match decoder:
+        case "decord":
+            from hpm_video.data.video.readers.decord import DecordReader  # noqa: PLC0415
+
+            return DecordReader
+        case "torchcodec":
+            from hpm_video.data.video.readers.torchcodec import TorchcodecReader  # noqa: PLC0415
+
+            return TorchcodecReader
+        case "pyav":
+            from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415
+
+            return PyavReader
+    raise ValueError(f"data.decoder ({decoder}) must be one of {', '.join(get_args(Decoder))}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.config import FinetuneConfig
-from hpm_video.data.lists.manifest import Manifest, num_shared, read_manifest
-from hpm_video.evaluate.classification import check_labels, evaluate_classifier
+from hpm_video.data.lists.manifest import Manifest, check_fits_model, num_shared, read_manifest
+from hpm_video.evaluate.classification import evaluate_classifier
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.parallel import gathered, whole_weights
 from hpm_video.runtime.distributed import World, share_from_main
@@ -40,7 +40,7 @@ class RunEvaluation:
                 classes=manifest.classes,
                 numbers_only=manifest.classes is None,
             )
-            check_labels(self._videos, num_classes)
+            check_fits_model(self._videos, num_classes)
             self.num_shared = num_shared(manifest, self._videos)
 
     def __len__(self) -> int:

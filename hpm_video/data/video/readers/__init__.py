@@ -5,12 +5,10 @@ PyAV reads everything that FFmpeg reads, and exactly. The other two are right fo
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-Decoder = Literal["decord", "torchcodec", "pyav"]
 
 
 class UnreadableError(Exception):
@@ -31,7 +29,6 @@ class Reader(Protocol):
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Return frames (T, H, W, 3), RGB, upright, at rising indices without repeats.
 
-        Raises:
-            UnreadableError: one of them cannot be decoded.
+        Raises UnreadableError: one of them cannot be decoded.
         """
         ...

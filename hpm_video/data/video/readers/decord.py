@@ -20,27 +20,19 @@ _SOURCE_LOCATION = re.compile(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ")
 
 
 class DecordReader:
-    """An open file, see `Reader`.
-
-    Raises:
-        UnreadableError: decord does not open it, which need not mean that nothing does.
-    """
+    """An open file, see `Reader`. UnreadableError: decord does not open it; others may."""
 
     def __init__(self, path: str) -> None:
         try:
             # One thread: the work is shared out by clips, not by frames
             self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
+            fps = float(self._reader.get_avg_fps())
         except _ERRORS as error:
             raise _unreadable(error) from error
         self.num_frames = len(self._reader)
         if self.num_frames < 1:
             raise UnreadableError("has no frames")
-
-    @property
-    def fps(self) -> float:
-        """Frames per second on average, 0 where the file does not say."""
-        fps = float(self._reader.get_avg_fps())
-        return fps if np.isfinite(fps) else 0.0
+        self.fps = fps if np.isfinite(fps) else 0.0
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Return frames (T, H, W, 3); see `Reader.read`."""

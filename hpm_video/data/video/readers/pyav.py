@@ -29,11 +29,7 @@ _Run = tuple[int, int]  # first and last packet, in the file's order, of what is
 
 
 class PyavReader:
-    """An open file, see `Reader`.
-
-    Raises:
-        UnreadableError: FFmpeg finds no video in the file.
-    """
+    """An open file, see `Reader`. UnreadableError: FFmpeg finds no video in it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -97,8 +93,7 @@ class PyavReader:
     def stream(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the frames (H, W, 3) at rising indices one by one, each decoded once.
 
-        Raises:
-            UnreadableError: one of them cannot be decoded; those before it have been given.
+        Raises UnreadableError: one of them cannot be decoded; those before it have been given.
         """
         missing = dict.fromkeys(indices)  # in order
         reformatter = VideoReformatter()

@@ -16,11 +16,7 @@ if ffmpeg_major_version is None:
 
 
 class TorchcodecReader:
-    """An open file, see `Reader`.
-
-    Raises:
-        UnreadableError: torchcodec does not open it, which need not mean that nothing does.
-    """
+    """An open file, see `Reader`. UnreadableError: torchcodec does not open it; others may."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -31,15 +27,11 @@ class TorchcodecReader:
                 path, dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu", seek_mode="exact"
             )
             self.num_frames = len(self._decoder)
+            self.fps = float(self._decoder.metadata.average_fps or 0)
         except (RuntimeError, ValueError) as error:
             raise _unreadable(error) from error
         if self.num_frames < 1:
             raise UnreadableError("has no frames")
-
-    @property
-    def fps(self) -> float:
-        """Frames per second on average, 0 where the file does not say."""
-        return float(self._decoder.metadata.average_fps or 0)
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Return frames (T, H, W, 3); see `Reader.read`."""
