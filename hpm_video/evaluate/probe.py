@@ -13,14 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpm_video.config import (
-    DataConfig,
-    ProbeConfig,
-    ProbeJobConfig,
-    check_probe_kinds,
-)
+from hpm_video.config import DataConfig, ProbeConfig, ProbeJobConfig, check_probe_kinds
 from hpm_video.data.loading.bad_videos import UnreadableDataError
-from hpm_video.evaluate.backbone import Backbone, load_backbone
+from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
 from hpm_video.evaluate.probe_heads import (
     attentive_scores,
     knn_scores,
@@ -84,148 +79,6 @@ class ProbeReport:
         )
 
 
-def probe_backbone(
-    backbone: Backbone,
-    lists: ProbeLists,
-    *,
-    kinds: Sequence[str],
-    data: DataConfig,
-    settings: ProbeConfig,
-    num_workers: int,
-    decode_timeout_s: float | None,
-    world: World,
-) -> ProbeReport | None:
-    """Judge an encoder by probes of all ``kinds``; the report is the main process's.
-
-    Raises UnreadableDataError, on the main process, where no video of a list can be read.
-    """
-    parts = [
-        encode_videos(
-            backbone,
-            manifest,
-            data=data,
-            settings=settings,
-            with_tokens="attentive" in kinds,
-            num_workers=num_workers,
-            decode_timeout_s=decode_timeout_s,
-            world=world,
-        )
-        for manifest in (lists.train, lists.val)
-    ]
-    # Learning may take longer than a process may wait for another one in a collective
-    with others_wait(world):
-        train, val = parts
-        if train is None or val is None:
-            return None
-        return _judge(train, val, kinds, lists, backbone=backbone, settings=settings, world=world)
-
-
-def _judge(
-    train: Encoded,
-    val: Encoded,
-    kinds: Sequence[str],
-    lists: ProbeLists,
-    *,
-    backbone: Backbone,
-    settings: ProbeConfig,
-    world: World,
-) -> ProbeReport:
-    """Learn from and judge by the features of both lists."""
-    bad: list[tuple[str, str, str]] = []
-    for part, manifest, what in (
-        (train, lists.train, "not learnt from"),
-        (val, lists.val, "counts as wrong"),
-    ):
-        bad += [(manifest.path(index), reason, what) for index, reason in part.bad]
-        if not len(part.labels):
-            index, reason = part.bad[0]
-            raise UnreadableDataError(
-                f"none of {len(part.bad)} videos can be read, e.g. {manifest.path(index)}: {reason}"
-            )
-    results = tuple(
-        _probe(
-            kind,
-            train,
-            val,
-            lists=lists,
-            backbone=backbone,
-            settings=settings,
-            device=world.device,
-        )
-        for kind in kinds
-    )
-    return ProbeReport(
-        results,
-        len(lists.train),
-        len(lists.val),
-        tuple(bad),
-        num_shared=lists.num_shared,
-    )
-
-
-def _probe(
-    kind: str,
-    train: Encoded,
-    val: Encoded,
-    *,
-    lists: ProbeLists,
-    backbone: Backbone,
-    settings: ProbeConfig,
-    device: torch.device,
-) -> ProbeResult:
-    """One kind of probe, learnt from ``train`` and judged on ``val``."""
-    num_classes = lists.num_classes
-    features, queries = train.features.to(device), val.features.to(device)
-    labels, lr = train.labels.to(device), None
-    if kind == "knn":
-        occurring = len(train.labels.unique())
-        neighbours = num_neighbours(len(features), occurring, most=settings.knn_neighbours)
-        scores = knn_scores(
-            features,
-            labels,
-            queries,
-            num_classes=num_classes,
-            neighbours=neighbours,
-            temperature=settings.knn_temperature,
-        )
-        how = f"{neighbours} neighbours"
-    elif kind == "linear":
-        linear = linear_scores(
-            features, labels, queries, num_classes=num_classes, epochs=settings.linear_epochs
-        )
-        scores, lr = linear.scores, linear.lr
-        by = "the middle one: no class has a video to spare"
-        if linear.lr_was_chosen:
-            by = "chosen on a fifth of the training videos"
-        how = f"lr {lr:g}, {by}"
-    else:
-        assert train.tokens is not None and val.tokens is not None
-        scores = attentive_scores(
-            train.tokens,
-            labels,
-            val.tokens,
-            num_classes=num_classes,
-            heads=backbone.heads,
-            epochs=settings.attentive_epochs,
-            lr=settings.attentive_lr,
-            device=device,
-        )
-        how = f"lr {settings.attentive_lr:g}, as given"
-    right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
-    top1, balanced = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
-    return ProbeResult(kind, top1, balanced, how, lr)
-
-
-def accuracies(
-    right: np.ndarray, labels: np.ndarray, all_labels: np.ndarray
-) -> tuple[float, float]:
-    """Top-1 and balanced accuracy over all videos (V,), of which those with ``labels`` (K,) were
-    classified, ``right`` (K,) or not; the rest are wrong."""
-    classes = np.unique(all_labels)
-    recalls = [right[labels == label].sum() / (all_labels == label).sum() for label in classes]
-    return float(right.sum() / len(all_labels)), float(np.mean(recalls))
-
-
 def probe(
     checkpoint: str | Path,
     *,
@@ -246,13 +99,108 @@ def probe(
         )
         backbone = loaded.backbone
         check_probe(lists, kinds, config.probe, grid=backbone.grid, width=backbone.width)
-        return probe_backbone(
-            backbone,
-            lists,
-            kinds=kinds,
-            data=loaded.data,
-            settings=config.probe,
-            num_workers=config.num_workers,
-            decode_timeout_s=config.decode_timeout_s,
-            world=world,
+        return probe_backbone(backbone, lists, loaded.data, config, world, kinds=kinds)
+
+
+def probe_backbone(
+    backbone: Backbone,
+    lists: ProbeLists,
+    data: DataConfig,
+    config: ProbeJobConfig,
+    world: World,
+    *,
+    kinds: Sequence[str],
+) -> ProbeReport | None:
+    """Judge an encoder by probes of all ``kinds``; the report is the main process's.
+
+    Clips are those of ``data``; views, workers and the probes are those of ``config``. Raises
+    UnreadableDataError, on the main process, where no video of a list can be read.
+    """
+    train, val = (
+        encode_videos(backbone, manifest, data, config, world, with_tokens="attentive" in kinds)
+        for manifest in (lists.train, lists.val)
+    )
+    # Learning may take longer than a process may wait for another one in a collective
+    with others_wait(world):
+        if train is None or val is None:
+            return None
+        bad: list[tuple[str, str, str]] = []
+        for part, manifest, what in (
+            (train, lists.train, "not learnt from"),
+            (val, lists.val, "counts as wrong"),
+        ):
+            named = [(manifest.path(index), reason, what) for index, reason in part.bad]
+            if not len(part.labels):
+                path, reason, _ = named[0]
+                raise UnreadableDataError(
+                    f"none of {len(named)} videos can be read, e.g. {path}: {reason}"
+                )
+            bad += named
+        results = []
+        for kind in kinds:
+            scores, how, lr = _scores(
+                kind, train, val, lists.num_classes, backbone=backbone, settings=config.probe
+            )
+            right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
+            shares = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
+            results.append(ProbeResult(kind, *shares, how, lr))
+    num_train, num_val = len(lists.train), len(lists.val)
+    return ProbeReport(tuple(results), num_train, num_val, tuple(bad), lists.num_shared)
+
+
+def _scores(
+    kind: str,
+    train: Encoded,
+    val: Encoded,
+    num_classes: int,
+    *,
+    backbone: Backbone,
+    settings: ProbeConfig,
+) -> tuple[torch.Tensor, str, float | None]:
+    """What one kind of probe, learnt from ``train``, makes of ``val``: scores (V, C), what it
+    settled on, and the learning rate that it chose."""
+    device = backbone.device
+    features, queries = train.features.to(device), val.features.to(device)
+    labels = train.labels.to(device)
+    if kind == "knn":
+        occurring, most = len(train.labels.unique()), settings.knn_neighbours
+        neighbours = num_neighbours(len(features), occurring, most=most)
+        scores = knn_scores(
+            features,
+            labels,
+            queries,
+            num_classes=num_classes,
+            neighbours=neighbours,
+            temperature=settings.knn_temperature,
         )
+        return scores, f"{neighbours} neighbours", None
+    if kind == "linear":
+        linear = linear_scores(
+            features, labels, queries, num_classes=num_classes, epochs=settings.linear_epochs
+        )
+        by = "the middle one: no class has a video to spare"
+        if linear.lr_was_chosen:
+            by = "chosen on a fifth of the training videos"
+        return linear.scores, f"lr {linear.lr:g}, {by}", linear.lr
+    assert kind == "attentive" and train.tokens is not None and val.tokens is not None
+    scores = attentive_scores(
+        train.tokens,
+        labels,
+        val.tokens,
+        num_classes=num_classes,
+        heads=backbone.heads,
+        epochs=settings.attentive_epochs,
+        lr=settings.attentive_lr,
+        device=device,
+    )
+    return scores, f"lr {settings.attentive_lr:g}, as given", None
+
+
+def accuracies(
+    right: np.ndarray, labels: np.ndarray, all_labels: np.ndarray
+) -> tuple[float, float]:
+    """Top-1 and balanced accuracy over all videos (V,), of which those with ``labels`` (K,) were
+    classified, ``right`` (K,) or not; the rest are wrong."""
+    classes = np.unique(all_labels)
+    recalls = [right[labels == label].sum() / (all_labels == label).sum() for label in classes]
+    return float(right.sum() / len(all_labels)), float(np.mean(recalls))

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpm_video.config import DataConfig, ProbeConfig
+from hpm_video.config import DataConfig, ProbeConfig, ProbeJobConfig
 from hpm_video.data.lists.manifest import Manifest, num_shared, read_manifest
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import views_of
-from hpm_video.evaluate.backbone import Backbone
+from hpm_video.evaluate.frozen_encoder import Backbone
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import World, gather_to_main
 
@@ -74,57 +74,57 @@ def check_probe(
     lists: ProbeLists, kinds: Sequence[str], settings: ProbeConfig, *, grid: TokenGrid, width: int
 ) -> None:
     """Raise ValueError where there are more cells than tokens, or more to keep than may be."""
-    for cells, size in zip(settings.cells, (grid.time, grid.height, grid.width), strict=True):
-        if cells > size:
-            raise ValueError(
-                f"probe.cells ({list(settings.cells)}) must not be finer than the grid, {grid}"
-            )
+    sizes = (grid.time, grid.height, grid.width)
+    if any(cells > size for cells, size in zip(settings.cells, sizes, strict=True)):
+        raise ValueError(
+            f"probe.cells ({list(settings.cells)}) must not be finer than the grid, {grid}"
+        )
     num_videos = len(lists.train) + len(lists.val)
-    features = num_videos * math.prod(settings.cells) * width * torch.float32.itemsize / 1e9
-    if features > settings.most_token_gb:
-        raise ValueError(
-            f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
-            f"{math.ceil(features * 10) / 10}, the GB that the cells of {num_videos} videos take: "
-            "or shorter lists, fewer probe.cells"
-        )
-    views = settings.num_clips * settings.num_crops
-    needed = num_videos * views * grid.num_tokens * width * torch.float16.itemsize / 1e9
-    if "attentive" in kinds and needed > settings.most_token_gb:
-        raise ValueError(
-            f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
-            f"{math.ceil(needed * 10) / 10}, the GB that the tokens of {num_videos} videos take, "
-            "for the attentive probe: or shorter lists, fewer views, another kind"
-        )
+    num_tokens = settings.num_clips * settings.num_crops * grid.num_tokens
+    cells, tokens = math.prod(settings.cells) * torch.float32.itemsize, 0
+    if "attentive" in kinds:
+        tokens = num_tokens * torch.float16.itemsize
+    for each, what, instead in (
+        (cells, f"cells of {num_videos} videos take", "shorter lists, fewer probe.cells"),
+        (
+            tokens,
+            f"tokens of {num_videos} videos take, for the attentive probe",
+            "shorter lists, fewer views, another kind",
+        ),
+    ):
+        needed = num_videos * each * width / 1e9
+        if needed > settings.most_token_gb:
+            raise ValueError(
+                f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
+                f"{math.ceil(needed * 10) / 10}, the GB that the {what}: or {instead}"
+            )
 
 
 def encode_videos(
     backbone: Backbone,
     manifest: Manifest,
-    *,
     data: DataConfig,
-    settings: ProbeConfig,
-    with_tokens: bool,
-    num_workers: int,
-    decode_timeout_s: float | None,
+    config: ProbeJobConfig,
     world: World,
+    *,
+    with_tokens: bool,
 ) -> Encoded | None:
     """Encode the fixed views of all videos of a list, shared out over processes.
 
     The main process gets everything, each video once and in its place; the others get None.
     """
+    settings = config.probe
     views = settings.num_clips * settings.num_crops
-    dataset = views_of(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops)
     batches = view_loader(
-        dataset,
+        views_of(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops),
         batch_size=settings.batch_size,
-        num_workers=num_workers,
+        num_workers=config.num_workers,
         rank=world.rank,
         world_size=world.size,
-        timeout_s=decode_timeout_s or None,
+        timeout_s=config.decode_timeout_s or None,
     )
     count, width = len(manifest), backbone.width
-    num_features = math.prod(settings.cells) * width
-    features = torch.empty(count if world.is_main else 0, num_features)
+    features = torch.empty(count if world.is_main else 0, math.prod(settings.cells) * width)
     tokens = None
     if with_tokens and world.is_main:
         num_tokens = views * backbone.grid.num_tokens
@@ -135,8 +135,7 @@ def encode_videos(
         batch, mine = next(batches, None), None
         if batch is not None:
             encoded = backbone.encode(to_clips(batch.views.flatten(0, 1), world.device))
-            pooled = backbone.pooled(encoded, settings.cells)
-            # (B * views, C * D) -> (B, C * D)
+            pooled = backbone.pooled(encoded, settings.cells)  # (B * views, C * D)
             pooled = pooled.unflatten(0, (-1, views)).mean(dim=1).cpu()
             each = None
             if with_tokens:  # (B * views, N, D) -> (B, views * N, D)

@@ -19,10 +19,17 @@ from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.guarded_windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.video.frames import VideoReadError, check_is_file
-from hpm_video.evaluate.backbone import LoadedBackbone, load_backbone
-from hpm_video.evaluate.feature_file import Parts, fingerprint, read_metadata, write_features
-from hpm_video.evaluate.features import PART, Extracted, about, output_file, output_folder, stem_of
+from hpm_video.evaluate.feature_file import (
+    SUFFIXES,
+    Parts,
+    fingerprint,
+    read_metadata,
+    write_features,
+)
+from hpm_video.evaluate.frozen_encoder import LoadedBackbone, load_backbone
+from hpm_video.evaluate.list_features import PART, Extracted, about, output_file
 from hpm_video.runtime.distributed import World, barrier, gather_objects, join_world
+from hpm_video.runtime.files import check_can_be_folder, printable
 
 _INDEX = ("path", "label", "features")  # first columns of a folder's index.csv
 
@@ -43,6 +50,51 @@ class Sliding:
                 at_least(name, value, 1)
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What all videos of a command have in common; about: metadata of each of their files."""
+
+    loaded: LoadedBackbone
+    sliding: Sliding
+    config: FeaturesConfig
+    about: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
+    ) -> _Job:
+        clip = config.clip
+        if sliding.window is not None:
+            clip = replace(clip, num_frames=sliding.window)
+        loaded = load_backbone(
+            checkpoint, precision=config.precision, device=world.device, clip=clip
+        )
+        frame_stride = sliding.frame_stride or loaded.data.frame_stride
+        description = {
+            **about(checkpoint, loaded, config),
+            **asdict(sliding),
+            "window": loaded.data.num_frames,
+            "frame_stride": frame_stride,
+            "stride": sliding.stride or frame_stride * loaded.data.num_frames,
+        }
+        return cls(loaded, sliding, config, description)
+
+    def windows(self, path: str) -> GuardedWindows:
+        """The windows of a video."""
+        data, config = self.loaded.data, self.config
+        settings = WindowSettings(
+            clip_frames=data.num_frames,
+            frame_stride=self.about["frame_stride"],
+            stride=self.about["stride"],
+            crop_size=data.crop_size,
+            num_crops=config.num_crops,
+            batch_size=config.batch_size,
+            part=PART,
+        )
+        timeout_s, reader = config.decode_timeout_s or None, WindowReader(path, settings)
+        return GuardedWindows(reader, num_workers=config.num_workers, timeout_s=timeout_s)
+
+
 def video_features(
     checkpoint: str | Path,
     video: str | Path,
@@ -55,13 +107,11 @@ def video_features(
 
     Raises VideoReadError.
     """
-    output = output_file(output, stem_of(video))
+    output = output_file(output, _stem_of(video))
     with join_world(config.device, setting="device") as world:
         if world.size > 1:
             raise ValueError(f"processes ({world.size}) must be 1 for a single video")
-        loaded = _load_for(checkpoint, sliding, config, world)
-        description = _about_windows(checkpoint, loaded, sliding, config)
-        _slide(loaded, video, output, sliding=sliding, config=config, description=description)
+        _slide(_Job.of(checkpoint, sliding, config, world), os.fspath(video), output)
     return Extracted(output, 1, ())
 
 
@@ -79,31 +129,27 @@ def sliding_list_features(
     have no file, and the reason stands in the index. Raises UnreadableDataError where none is
     readable.
     """
-    folder = output_folder(folder)
+    if folder.suffix in SUFFIXES and not folder.is_dir():
+        raise ValueError(
+            f"output ({folder}) must be a folder: of a list by windows each video has a file"
+        )
+    check_can_be_folder(folder, name="output")
     index_file = folder / "index.csv"
     if index_file.is_file() and not index_file.read_bytes().startswith(",".join(_INDEX).encode()):
         raise ValueError(f"output ({folder}) must be another folder: its index.csv is not of ours")
     manifest = read_manifest(list(manifests), root=config.root)
+    # Their numbers keep videos of one name apart
+    files = [f"{i:06d}_{_stem_of(manifest.name(i))}.npz" for i in range(len(manifest))]
     with join_world(config.device, setting="device") as world:
-        loaded = _load_for(checkpoint, sliding, config, world)
-        description = _about_windows(checkpoint, loaded, sliding, config)
-        mine: list[tuple[int, str | None]] = []
+        job = _Job.of(checkpoint, sliding, config, world)
+        mine: list[tuple[int, str]] = []
         for index in range(len(manifest))[world.rank :: world.size]:
-            path, reason = manifest.path(index), None
             try:
-                _slide(
-                    loaded,
-                    path,
-                    _file_of(folder, manifest, index),
-                    sliding=sliding,
-                    config=config,
-                    description=description,
-                )
+                _slide(job, manifest.path(index), folder / files[index])
             except VideoReadError as error:
-                reason = error.reason
-            mine.append((index, reason))
-        found = dict(pair for part in gather_objects(mine, world) for pair in part)
-        bad = tuple((manifest.path(i), r) for i, r in sorted(found.items()) if r is not None)
+                mine.append((index, error.reason))
+        reasons = dict(pair for part in gather_objects(mine, world) for pair in part)
+        bad = tuple((manifest.path(index), reasons[index]) for index in sorted(reasons))
         if len(bad) == len(manifest):
             raise UnreadableDataError(
                 f"none of {len(bad)} videos can be read, e.g. {bad[0][0]}: {bad[0][1]}"
@@ -112,10 +158,10 @@ def sliding_list_features(
             {
                 "path": manifest.name(index),
                 "label": _label(manifest, index),
-                "features": "" if found[index] else _file_of(folder, manifest, index).name,
-                "reason": found[index] or "",
+                "features": "" if index in reasons else file,
+                "reason": reasons.get(index, ""),
             }
-            for index in range(len(manifest))
+            for index, file in enumerate(files)
         ]
         if world.is_main:
             write_manifest(index_file, rows, columns=_INDEX)
@@ -123,51 +169,30 @@ def sliding_list_features(
     return Extracted(index_file, len(manifest), bad)
 
 
-def _slide(
-    loaded: LoadedBackbone,
-    path: str | Path,
-    output: Path,
-    *,
-    sliding: Sliding,
-    config: FeaturesConfig,
-    description: dict[str, Any],
-) -> None:
+def _slide(job: _Job, path: str, output: Path) -> None:
     """Write the features of a video's windows, unless they are there; goes on where it stopped."""
-    check_is_file(os.fspath(path))
+    check_is_file(path)
     stat = os.stat(path)
-    described = fingerprint([description, os.path.abspath(path), stat.st_size, stat.st_mtime_ns])
+    described = fingerprint([job.about, os.path.abspath(path), stat.st_size, stat.st_mtime_ns])
     if (read_metadata(output) or {}).get("fingerprint") == described:
         return
-    settings = WindowSettings(
-        clip_frames=loaded.data.num_frames,
-        frame_stride=description["frame_stride"],
-        stride=description["stride"],
-        crop_size=loaded.data.crop_size,
-        num_crops=config.num_crops,
-        batch_size=config.batch_size,
-        part=PART,
-    )
-    with GuardedWindows(
-        WindowReader(os.fspath(path), settings),
-        num_workers=config.num_workers,
-        timeout_s=config.decode_timeout_s or None,
-    ) as video:
+    with job.windows(path) as video:
         parts = Parts(output, described=described)
         parts.clean()
         try:
-            joined = _encode_windows(loaded, video, parts, sliding)
+            joined = _encode_windows(job, video, parts)
         except VideoReadError:
             parts.remove_if_empty()
             raise
-    indices, tubelet = video.indices, loaded.tubelet_size
+    indices, tubelet = video.indices, job.loaded.backbone.encoder.tokens.shape.tubelet_size
     times = {"start_s": video.times[indices[:, 0]], "end_s": video.times[indices[:, -1] + 1]}
-    if sliding.per_step:
+    if job.sliding.per_step:
         times["step_start_s"] = video.times[indices[:, ::tubelet]]
         times["step_end_s"] = video.times[indices[:, tubelet - 1 :: tubelet] + 1]
     metadata = {
-        **description,
+        **job.about,
         "fingerprint": described,
-        "video": os.fspath(path),
+        "video": path,
         "num_frames": video.num_frames,
         "fps": video.fps,
         "end_s": None if np.isnan(video.times[-1]) else float(video.times[-1]),
@@ -176,21 +201,18 @@ def _slide(
     parts.remove()
 
 
-def _encode_windows(
-    loaded: LoadedBackbone, video: GuardedWindows, parts: Parts, sliding: Sliding
-) -> dict[str, npt.NDArray[Any]]:
+def _encode_windows(job: _Job, video: GuardedWindows, parts: Parts) -> dict[str, npt.NDArray[Any]]:
     """Features of all windows of a video, and of their steps, part by part; those that are done
     are not done again."""
-    backbone = loaded.backbone
-    device = backbone.encoder.mean.device
+    backbone = job.loaded.backbone
     count = -(-len(video.indices) // PART)
     first = next((part for part in range(count) if not parts.has(part)), count)
     kept: dict[str, list[npt.NDArray[Any]]] = {}
     num_done = first * PART
     for windows in video.batches(num_done):
-        tokens = backbone.encode(to_clips(windows.flatten(0, 1), device))
+        tokens = backbone.encode(to_clips(windows.flatten(0, 1), backbone.device))
         found = {"features": backbone.pooled(tokens)}
-        if sliding.per_step:
+        if job.sliding.per_step:
             found["step_features"] = backbone.steps(tokens)
         for name, features in found.items():
             mean = features.unflatten(0, windows.shape[:2]).mean(dim=1)  # over crops
@@ -203,28 +225,6 @@ def _encode_windows(
     return parts.joined(count)
 
 
-def _load_for(
-    checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
-) -> LoadedBackbone:
-    clip = config.clip
-    if sliding.window is not None:
-        clip = replace(clip, num_frames=sliding.window)
-    return load_backbone(checkpoint, precision=config.precision, device=world.device, clip=clip)
-
-
-def _about_windows(
-    checkpoint: str | Path, loaded: LoadedBackbone, sliding: Sliding, config: FeaturesConfig
-) -> dict[str, Any]:
-    frame_stride = sliding.frame_stride or loaded.data.frame_stride
-    return {
-        **about(checkpoint, loaded, config),
-        **asdict(sliding),
-        "window": loaded.data.num_frames,
-        "frame_stride": frame_stride,
-        "stride": sliding.stride or frame_stride * loaded.data.num_frames,
-    }
-
-
 def _label(manifest: Manifest, index: int) -> str:
     """The class of a video: its name where it has one, '' for none."""
     label = manifest.label(index)
@@ -233,6 +233,6 @@ def _label(manifest: Manifest, index: int) -> str:
     return str(label) if manifest.classes is None else manifest.classes[label]
 
 
-def _file_of(folder: Path, manifest: Manifest, index: int) -> Path:
-    """The file of a video of a list: its number keeps videos of one name apart."""
-    return folder / f"{index:06d}_{stem_of(manifest.name(index))}.npz"
+def _stem_of(video: str | Path) -> str:
+    """What a file of a video's features is called after it."""
+    return printable(Path(video).stem).replace(os.sep, "_")[:100]

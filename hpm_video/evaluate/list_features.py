@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+from torch.utils.data import Subset
 
 from hpm_video.config import FeaturesConfig
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import views_of
-from hpm_video.evaluate.backbone import Backbone, LoadedBackbone, load_backbone
 from hpm_video.evaluate.feature_file import SUFFIXES, Parts, fingerprint, write_features
+from hpm_video.evaluate.frozen_encoder import LoadedBackbone, load_backbone
 from hpm_video.runtime.distributed import barrier, join_world
-from hpm_video.runtime.files import check_can_be_folder, printable
+from hpm_video.runtime.files import check_can_be_folder
 from hpm_video.weights.checkpoint import find_checkpoint
 
 PART = 512  # videos or windows that are saved at a time
@@ -50,21 +49,6 @@ def output_file(output: Path, name: str) -> Path:
             "there, or a name without an ending"
         )
     return output
-
-
-def output_folder(output: Path) -> Path:
-    """The same path, where it is or can be a folder of features; else ValueError."""
-    if output.suffix in SUFFIXES and not output.is_dir():
-        raise ValueError(
-            f"output ({output}) must be a folder: of a list by windows each video has a file"
-        )
-    check_can_be_folder(output, name="output")
-    return output
-
-
-def stem_of(video: str | Path) -> str:
-    """What a file of a video's features is called after it."""
-    return printable(Path(video).stem).replace(os.sep, "_")[:100]
 
 
 def list_features(
@@ -96,22 +80,16 @@ def list_features(
             parts.clean()
         barrier(world)
         count = -(-len(manifest) // PART)
-        mine = [part for part in range(count)[world.rank :: world.size] if not parts.has(part)]
-        for part in mine:
-            rows = range(part * PART, min((part + 1) * PART, len(manifest)))
-            parts.write(part, _encode_rows(loaded, manifest, rows, config, world.device))
+        for part in range(count)[world.rank :: world.size]:
+            if not parts.has(part):
+                rows = range(part * PART, min((part + 1) * PART, len(manifest)))
+                parts.write(part, _encode_rows(loaded, manifest, rows, config))
         barrier(world)
         joined = parts.joined(count)
         reasons = joined.pop("reason").tolist()
         bad = [index for index, reason in enumerate(reasons) if reason]
-        if len(bad) == len(manifest):
-            barrier(world)  # all have read what is removed
-            if world.is_main:
-                parts.remove()  # lest the same command, with the videos back, finds none again
-            raise UnreadableDataError(
-                f"none of {len(bad)} videos can be read, e.g. {manifest.path(0)}: {reasons[0]}"
-            )
-        if world.is_main:
+        is_any_readable = len(bad) < len(manifest)
+        if is_any_readable and world.is_main:
             arrays = {**joined, "label": np.asarray(manifest.labels)}
             metadata = {
                 **description,
@@ -120,49 +98,43 @@ def list_features(
                 "unreadable": {names[index]: reasons[index] for index in bad},
             }
             write_features(output, arrays, metadata)
-        barrier(world)
+        barrier(world)  # all have read what is removed
         if world.is_main:
-            parts.remove()
+            parts.remove()  # else the same command, with the videos back, would find none again
+        if not is_any_readable:
+            raise UnreadableDataError(
+                f"none of {len(bad)} videos can be read, e.g. {manifest.path(0)}: {reasons[0]}"
+            )
     pairs = tuple((manifest.path(index), reasons[index]) for index in bad)
     return Extracted(output, len(manifest), pairs)
 
 
 def _encode_rows(
-    loaded: LoadedBackbone,
-    manifest: Manifest,
-    rows: range,
-    config: FeaturesConfig,
-    device: torch.device,
+    loaded: LoadedBackbone, manifest: Manifest, rows: range, config: FeaturesConfig
 ) -> dict[str, npt.NDArray[Any]]:
     """Features (K, D) and reasons (K,), '' for readable videos, of some rows of a list."""
-    data, views = loaded.data, config.num_clips * config.num_crops
-    dataset = views_of(manifest, data, num_clips=config.num_clips, num_crops=config.num_crops)
-    features = np.empty((len(rows), loaded.backbone.width), dtype=np.float32)
+    backbone = loaded.backbone
+    dataset = views_of(
+        manifest, loaded.data, num_clips=config.num_clips, num_crops=config.num_crops
+    )
+    features = np.empty((len(rows), backbone.width), dtype=np.float32)
     reasons = [""] * len(rows)
     for batch in view_loader(
-        torch.utils.data.Subset(dataset, rows),
+        Subset(dataset, rows),
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         rank=0,
         world_size=1,
         timeout_s=config.decode_timeout_s or None,
     ):
-        pooled = _mean_of_views(loaded.backbone, batch.views.flatten(0, 1), views, device)
-        for index, feature, error in zip(
-            batch.indices.tolist(), pooled.numpy(), batch.errors, strict=True
-        ):
+        views = to_clips(batch.views.flatten(0, 1), backbone.device)
+        pooled = backbone.pooled(backbone.encode(views))  # (B * views, D)
+        means = pooled.unflatten(0, (len(batch.views), -1)).mean(dim=1).cpu().numpy()
+        for index, feature, error in zip(batch.indices.tolist(), means, batch.errors, strict=True):
             place = rows.index(index)
             features[place] = np.nan if error is not None else feature
             reasons[place] = error or ""
     return {"features": features, "reason": np.array(reasons)}
-
-
-def _mean_of_views(
-    backbone: Backbone, views: Tensor, num_views: int, device: torch.device
-) -> Tensor:
-    """Views (B * num_views, T, S, S, 3) uint8 -> features (B, D) on the CPU."""
-    pooled = backbone.pooled(backbone.encode(to_clips(views, device)))
-    return pooled.unflatten(0, (-1, num_views)).mean(dim=1).cpu()
 
 
 def about(checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig) -> dict[str, Any]:
