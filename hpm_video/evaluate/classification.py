@@ -16,11 +16,11 @@ from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import views_of
 from hpm_video.evaluate.classification_page import write_evaluation
-from hpm_video.evaluate.predictions import Evaluation, check_results_folder, read_predictions
+from hpm_video.evaluate.predictions import Evaluation, make_results_folder, read_predictions
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.precision import autocast
 from hpm_video.runtime.distributed import World, gather_objects, join_world
-from hpm_video.runtime.files import make_folder, not_left_empty
+from hpm_video.runtime.files import not_left_empty
 from hpm_video.weights.checkpoint import BEST, find_checkpoint, load_checkpoint
 from hpm_video.weights.load import classifier_of
 
@@ -133,7 +133,9 @@ def evaluate(
     }
     if again := manifest.num_repeated:
         about["warning"] = f"rows that repeat a video: {again}; all of them count"
-    folder = None if output_dir is None else _make_folder(output_dir)
+    folder = None
+    if output_dir is not None:
+        folder = make_results_folder(output_dir, name="--output-dir")
     with not_left_empty(folder), join_world(config.device, setting="device") as world:
         result = evaluate_classifier(model.to(world.device), manifest, data, config, world)
         if len(result.bad) == len(result.labels):
@@ -151,7 +153,7 @@ def evaluate(
 def recompute(folder: str | Path, config: EvaluateConfig, *, output_dir: str | Path) -> Evaluation:
     """The evaluation whose results are in a folder, without a model; pages and tables anew."""
     result = read_predictions(folder)
-    _write(result, _make_folder(output_dir), config)
+    _write(result, make_results_folder(output_dir, name="--output-dir"), config)
     return result
 
 
@@ -165,12 +167,6 @@ def results_folder(
         folder = folder.parent
     name = Path(manifests[0]).stem
     return folder / "evaluation" / (f"{name}_best" if which == "best" else name)
-
-
-def _make_folder(path: str | Path) -> Path:
-    """A folder for results: new, empty, or to be replaced; else ValueError."""
-    check_results_folder(Path(path), name="--output-dir")
-    return make_folder(path, name="--output-dir")
 
 
 def _write(result: Evaluation, folder: Path, config: EvaluateConfig) -> None:

@@ -74,7 +74,7 @@ def predicted_loss(
         raise ValueError(f"num_views ({num_views}) must be at least 1")
     scorer = require_scorer(pretrained)
     teacher = pretrained.config.teacher
-    generator = _generator(seed, clips)
+    generator = torch.Generator(clips.device).manual_seed(seed)
     views = num_views if teacher.token_ratio < 1 else 1  # without a draw they would all be the same
     scores = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
     with autocast(clips.device, pretrained.config.run.precision):
@@ -254,7 +254,7 @@ def even_masks(
     grid, tube_length = pretrained.grid, pretrained.tube_length
     mask_ratio = pretrained.config.masking.mask_ratio
     masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
-    generator = _generator(seed, clips)
+    generator = torch.Generator(clips.device).manual_seed(seed)
     count = torch.zeros(len(clips), grid.num_tokens, device=clips.device)
     for _ in range(max(num_masks, math.ceil(num_units(grid, tube_length) / masked))):
         mask = hard_mask(
@@ -267,7 +267,3 @@ def even_masks(
         )
         count += mask
         yield mask
-
-
-def _generator(seed: int, clips: Tensor) -> torch.Generator:
-    return torch.Generator(clips.device).manual_seed(seed)

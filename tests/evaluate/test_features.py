@@ -22,7 +22,7 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.windows import LongVideo
 from hpm_video.data.video import crops as transforms
 from hpm_video.data.video.frames import VideoReadError, read_frames
-from hpm_video.evaluate import list_features, window_features
+from hpm_video.evaluate import features
 from hpm_video.evaluate.feature_file import Parts, read_features, read_metadata
 from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.models.tokens import TokenGrid
@@ -137,7 +137,7 @@ def test_the_batch_size_changes_nothing(
 def test_an_interrupted_job_goes_on(
     pretrained: Path, long_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window_features, "PART", 8)
+    monkeypatch.setattr(features, "PART", 8)
     arguments = ["--stride", "2", "batch_size=3"]
     whole, output = tmp_path / "whole.npz", tmp_path / "out.npz"
     assert main(_windows(pretrained, long_video, whole, *arguments)) == 0
@@ -229,12 +229,12 @@ def test_features_of_a_list(
 def test_two_processes_write_the_same(
     pretrained: Path, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_features, "PART", 2)
+    monkeypatch.setattr(features, "PART", 2)
     arguments = ["features", str(pretrained), "--manifest", str(videos), *SETTINGS, "-o"]
     assert main([*arguments, str(tmp_path / "one.npz")]) == 0
     job = [*arguments, str(tmp_path / "two.npz")]
     first, second = run_together(
-        2, [job], before="import hpm_video.evaluate.list_features as f; f.PART = 2"
+        2, [job], before="import hpm_video.evaluate.features as f; f.PART = 2"
     )
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert first.stdout.count("unreadable 1") == 1 and not second.stdout

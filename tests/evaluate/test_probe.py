@@ -23,9 +23,8 @@ from hpm_video.data.video import frame_indices as clips
 from hpm_video.data.video.frames import read_frames
 from hpm_video.evaluate import probe
 from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
-from hpm_video.evaluate.probe import accuracies
+from hpm_video.evaluate.probe import accuracies, encode_videos
 from hpm_video.evaluate.probe_heads import knn_scores
-from hpm_video.evaluate.probe_videos import encode_videos
 from hpm_video.runtime.distributed import World
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint

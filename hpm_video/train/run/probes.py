@@ -8,8 +8,7 @@ from torch import nn
 
 from hpm_video.config import PretrainConfig, ProbeJobConfig
 from hpm_video.evaluate.frozen_encoder import Backbone
-from hpm_video.evaluate.probe import probe_backbone
-from hpm_video.evaluate.probe_videos import check_probe, read_probe_lists
+from hpm_video.evaluate.probe import check_probe, probe_backbone, read_probe_lists
 from hpm_video.models.ema import average_of
 from hpm_video.models.parallel import load_whole
 from hpm_video.models.vit import Encoder
