@@ -37,18 +37,14 @@ def evaluate_classifier(
 ) -> Evaluation:
     """Score every video of a manifest; the result does not depend on the number of processes.
 
-    Clips are those of ``data``; views, precision and workers are those of ``config``.
-
-    Raises:
-        FloatingPointError: a score is not finite: the weights are not those of a working model.
+    Clips are those of ``data``; views, precision and workers are those of ``config``. Raises
+    FloatingPointError for a score that is not finite: the weights are not of a working model.
     """
-    views_config, num_classes = config.evaluation, model.num_classes
+    settings, num_classes = config.evaluation, model.num_classes
     check_labels(manifest, num_classes)
-    batch_size = min(views_config.batch_size, len(manifest))
+    batch_size = min(settings.batch_size, len(manifest))
     loader = view_loader(
-        views_of(
-            manifest, data, num_clips=views_config.num_clips, num_crops=views_config.num_crops
-        ),
+        views_of(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops),
         batch_size=batch_size,
         num_workers=config.num_workers,
         rank=world.rank,

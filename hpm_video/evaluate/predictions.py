@@ -83,8 +83,7 @@ class Evaluation:
 
 def figures_line(result: Evaluation) -> str:
     """The figures on one line, for a terminal."""
-    figures = result.figures()
-    figures["videos"] = len(result.labels)
+    figures = {**result.figures(), "videos": len(result.labels)}
     order = ("top1", "top5", "balanced_accuracy", "videos", "unreadable")
     shown = ((name, figures[name]) for name in order if figures[name] is not None)
     return "  ".join(
@@ -111,10 +110,8 @@ def write_predictions(result: Evaluation, folder: Path) -> None:
     """Write all that `read_predictions` needs to make the same of it.
 
     predictions.csv has a row for every row of the list, in its order: path, label, predicted class
-    (empty: unreadable), error, and the scores, whose digits give back the same float32.
-
-    Raises:
-        ValueError: a file cannot be written.
+    (empty: unreadable), error, and the scores, whose digits give back the same float32. Raises
+    ValueError where a file cannot be written.
     """
     errors, predicted = dict(result.bad), result.predicted
 
@@ -137,9 +134,8 @@ def write_predictions(result: Evaluation, folder: Path) -> None:
 def read_predictions(folder: str | Path) -> Evaluation:
     """Read what `write_predictions` wrote.
 
-    Raises:
-        FileNotFoundError: there is no predictions.csv.
-        ValueError: it is not as we write it; says which line.
+    Raises FileNotFoundError where there is no predictions.csv, ValueError, which says which line,
+    where it is not as we write it.
     """
     folder = Path(folder)
     file = folder / PREDICTIONS
