@@ -12,7 +12,7 @@ import torch
 
 from hpm_video.config import DataConfig, EvaluateConfig
 from hpm_video.data.lists.manifest import Manifest, read_manifest
-from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import views_of
 from hpm_video.evaluate.classification_page import write_evaluation
@@ -135,11 +135,7 @@ def evaluate(
     with not_left_empty(folder), join_world(config.device, setting="device") as world:
         result = evaluate_classifier(model.to(world.device), manifest, data, config, world)
         if len(result.bad) == len(result.labels):
-            index, reason = result.bad[0]
-            raise UnreadableDataError(
-                f"none of {len(result.bad)} videos can be read, e.g. {result.paths[index]}: "
-                f"{reason}"
-            )
+            raise none_readable([(result.paths[index], reason) for index, reason in result.bad])
         result = replace(result, about=about)
         if folder is not None and world.is_main:
             _write(result, folder, config)

@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 from hpm_video.config import FeaturesConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
-from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.guarded_windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import views_of
@@ -114,11 +114,9 @@ def list_features(
         barrier(world)  # all have read what is removed
         if world.is_main:
             parts.remove()  # else the same command, with the videos back, would find none again
-        if not is_any_readable:
-            raise UnreadableDataError(
-                f"none of {len(bad)} videos can be read, e.g. {manifest.path(0)}: {reasons[0]}"
-            )
     pairs = tuple((manifest.path(index), reasons[index]) for index in bad)
+    if not is_any_readable:
+        raise none_readable(pairs)
     return Extracted(output, len(manifest), pairs)
 
 
@@ -179,9 +177,7 @@ def sliding_list_features(
         reasons = dict(pair for part in gather_objects(mine, world) for pair in part)
         bad = tuple((manifest.path(index), reasons[index]) for index in sorted(reasons))
         if len(bad) == len(manifest):
-            raise UnreadableDataError(
-                f"none of {len(bad)} videos can be read, e.g. {bad[0][0]}: {bad[0][1]}"
-            )
+            raise none_readable(bad)
         rows = [
             {
                 "path": manifest.name(index),

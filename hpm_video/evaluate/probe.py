@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hpm_video.config import DataConfig, ProbeConfig, ProbeJobConfig, check_probe_kinds
 from hpm_video.data.lists.manifest import Manifest, num_shared, read_manifest
-from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import views_of
 from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
@@ -211,10 +211,7 @@ def probe_backbone(
         ):
             named = [(manifest.path(index), reason, what) for index, reason in part.bad]
             if not len(part.labels):
-                path, reason, _ = named[0]
-                raise UnreadableDataError(
-                    f"none of {len(named)} videos can be read, e.g. {path}: {reason}"
-                )
+                raise none_readable([(path, reason) for path, reason, _ in named])
             bad += named
         results = []
         for kind in kinds:
