@@ -35,7 +35,7 @@ def embed(
         VideoReadError: the video is unreadable.
         FileNotFoundError, ValueError: there is no such checkpoint, or it is none of ours.
     """
-    from hpm_video.evaluate.one_video import embed_video
+    from hpm_video.evaluate.embed_classify import embed_video
 
     return embed_video(
         path, checkpoint=checkpoint, num_clips=num_clips, num_crops=num_crops, device=device
@@ -59,7 +59,7 @@ def classify(
         VideoReadError: the video is unreadable.
         FileNotFoundError, ValueError: there is no such checkpoint, or it is not of fine-tuning.
     """
-    from hpm_video.evaluate.one_video import classify_video
+    from hpm_video.evaluate.embed_classify import classify_video
 
     return classify_video(
         path, checkpoint=checkpoint, num_clips=num_clips, num_crops=num_crops, device=device

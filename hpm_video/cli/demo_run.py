@@ -18,7 +18,7 @@ from hpm_video.config.settings import load_config
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.prepare.toy import first_videos, write_toy_videos
 from hpm_video.evaluate.classification import evaluate
-from hpm_video.evaluate.mining_videos import measure_videos
+from hpm_video.evaluate.mining_quality import measure_videos
 from hpm_video.runtime.files import check_is_ours
 from hpm_video.train.finetune import finetune
 from hpm_video.train.pretrain import pretrain

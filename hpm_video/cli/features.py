@@ -41,8 +41,12 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(FeaturesConfig, None, settings + arguments.settings)
     from hpm_video.data.loading.bad_videos import UnreadableDataError
     from hpm_video.data.video.frames import VideoReadError
-    from hpm_video.evaluate.features import list_features
-    from hpm_video.evaluate.sliding import Sliding, sliding_list_features, video_features
+    from hpm_video.evaluate.features import (
+        Sliding,
+        list_features,
+        sliding_list_features,
+        video_features,
+    )
     from hpm_video.runtime.rendezvous import find_place
 
     sliding = Sliding(

@@ -10,59 +10,46 @@ from typing import Literal
 import numpy as np
 import torch
 
-from hpm_video.config import (
-    DataConfig,
-    EvaluateConfig,
-    EvaluationConfig,
-)
+from hpm_video.config import DataConfig, EvaluateConfig
 from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
-from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.classification_page import write_evaluation
-from hpm_video.evaluate.predictions import Evaluation, check_results_folder, read_predictions
+from hpm_video.evaluate.predictions import Evaluation, make_results_folder, read_predictions
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.precision import autocast
 from hpm_video.runtime.distributed import World, gather_objects, join_world
-from hpm_video.runtime.files import make_folder, not_left_empty
-from hpm_video.weights.checkpoint import (
-    BEST,
-    find_checkpoint,
-    load_checkpoint,
-)
+from hpm_video.runtime.files import not_left_empty
+from hpm_video.weights.checkpoint import BEST, find_checkpoint, load_checkpoint
 from hpm_video.weights.load import classifier_of
+
+_FILES = {"last": "last", "best": BEST}  # of the checkpoints of a run
 
 
 @torch.no_grad()
 def evaluate_classifier(
     model: Classifier | Baseline,
     manifest: Manifest,
-    *,
     data: DataConfig,
-    evaluation: EvaluationConfig,
-    precision: str,
-    num_workers: int,
-    decode_timeout_s: float | None,
+    config: EvaluateConfig,
     world: World,
 ) -> Evaluation:
     """Score every video of a manifest; the result does not depend on the number of processes.
 
-    Raises:
-        FloatingPointError: a score is not finite: the weights are not those of a working model.
+    Clips are those of ``data``; views, precision and workers are those of ``config``. Raises
+    FloatingPointError for a score that is not finite: the weights are not of a working model.
     """
-    num_classes = model.num_classes
+    settings, num_classes = config.evaluation, model.num_classes
     check_fits_model(manifest, num_classes)
-    dataset = ViewDataset(
-        manifest, data, num_clips=evaluation.num_clips, num_crops=evaluation.num_crops
-    )
-    batch_size = min(evaluation.batch_size, len(manifest))
+    batch_size = min(settings.batch_size, len(manifest))
     loader = view_loader(
-        dataset,
+        ViewDataset(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops),
         batch_size=batch_size,
-        num_workers=num_workers,
+        num_workers=config.num_workers,
         rank=world.rank,
         world_size=world.size,
-        timeout_s=decode_timeout_s or None,
+        timeout_s=config.decode_timeout_s or None,
     )
     was_training = model.training
     model.eval()
@@ -75,13 +62,11 @@ def evaluate_classifier(
         filling = views.new_zeros((batch_size - num_videos) * num_views, *views.shape[1:])
         if len(filling):
             views = torch.cat([views, filling])
-        with autocast(world.device, precision):
+        with autocast(world.device, config.precision):
             logits = model(to_clips(views, world.device))[: num_videos * num_views]
         probability = logits.float().softmax(dim=-1).unflatten(0, (num_videos, num_views))
-        for index, row, error in zip(
-            batch.indices.tolist(), probability.mean(dim=1).cpu().numpy(), batch.errors, strict=True
-        ):
-            mine.append((index, row, error))
+        rows = probability.mean(dim=1).cpu().numpy()
+        mine += zip(batch.indices.tolist(), rows, batch.errors, strict=True)
     model.train(was_training)
 
     scores = np.zeros((len(manifest), num_classes), dtype=np.float32)
@@ -95,9 +80,8 @@ def evaluate_classifier(
     paths = tuple(manifest.path(index) for index in range(len(manifest)))
     for index in np.flatnonzero(~np.isfinite(scores).all(axis=1))[:1]:
         raise FloatingPointError(f"the model's scores of {paths[index]} are not finite")
-    return Evaluation(
-        scores, np.asarray(manifest.labels), paths, tuple(sorted(bad)), manifest.classes
-    )
+    labels = np.asarray(manifest.labels)
+    return Evaluation(scores, labels, paths, tuple(sorted(bad)), manifest.classes)
 
 
 def evaluate(
@@ -112,40 +96,29 @@ def evaluate(
     Of a run folder it is the last checkpoint, or the best one; ``Evaluation.about`` says which.
     With ``output_dir`` the main process writes there what `write_evaluation` does.
     """
-    file = find_checkpoint(checkpoint, _file_name(config.checkpoint))
+    file = find_checkpoint(checkpoint, _FILES[config.checkpoint])
     state = load_checkpoint(file, kind="finetune")
     model, trained, classes = classifier_of(state, source=file, clip=config.clip)
     manifest = read_manifest(
         list(manifests), root=config.root, classes=classes, numbers_only=classes is None
     )
     check_fits_model(manifest, model.num_classes)
-    folder = None if output_dir is None else _make_folder(output_dir)
+    views, data = config.evaluation, trained.data
+    about = {
+        "checkpoint": f"{file}, step {state['step']}",
+        "lists": ", ".join(manifests),
+        "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
+        "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
+    }
+    if again := manifest.num_repeated:
+        about["warning"] = f"rows that repeat a video: {again}; all of them count"
+    folder = None
+    if output_dir is not None:
+        folder = make_results_folder(output_dir, name="--output-dir")
     with not_left_empty(folder), join_world(config.device, setting="device") as world:
-        result = evaluate_classifier(
-            model.to(world.device),
-            manifest,
-            data=trained.data,
-            evaluation=config.evaluation,
-            precision=config.precision,
-            num_workers=config.num_workers,
-            decode_timeout_s=config.decode_timeout_s,
-            world=world,
-        )
+        result = evaluate_classifier(model.to(world.device), manifest, data, config, world)
         if len(result.bad) == len(result.labels):
-            index, reason = result.bad[0]
-            raise UnreadableDataError(
-                f"none of {len(result.bad)} videos can be read, e.g. {result.paths[index]}: "
-                f"{reason}"
-            )
-        views, data = config.evaluation, trained.data
-        about = {
-            "checkpoint": f"{file}, step {state['step']}",
-            "lists": ", ".join(manifests),
-            "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
-            "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
-        }
-        if again := manifest.num_repeated:
-            about["warning"] = f"rows that repeat a video: {again}; all of them count"
+            raise none_readable([(result.paths[index], reason) for index, reason in result.bad])
         result = replace(result, about=about)
         if folder is not None and world.is_main:
             _write(result, folder, config)
@@ -155,7 +128,7 @@ def evaluate(
 def recompute(folder: str | Path, config: EvaluateConfig, *, output_dir: str | Path) -> Evaluation:
     """The evaluation whose results are in a folder, without a model; pages and tables anew."""
     result = read_predictions(folder)
-    _write(result, _make_folder(output_dir), config)
+    _write(result, make_results_folder(output_dir, name="--output-dir"), config)
     return result
 
 
@@ -164,24 +137,13 @@ def results_folder(
 ) -> Path:
     """Where results are put unless one says otherwise: evaluation/<first list>[_best] in the run
     folder, or beside a checkpoint that lies in none."""
-    folder = find_checkpoint(checkpoint, _file_name(which)).parent
+    folder = find_checkpoint(checkpoint, _FILES[which]).parent
     if folder.name == "checkpoints":
         folder = folder.parent
     name = Path(manifests[0]).stem
     return folder / "evaluation" / (f"{name}_best" if which == "best" else name)
 
 
-def _file_name(which: Literal["last", "best"]) -> str:
-    return BEST if which == "best" else "last"
-
-
-def _make_folder(path: str | Path) -> Path:
-    """A folder for results: new, empty, or to be replaced; else ValueError."""
-    check_results_folder(Path(path), name="--output-dir")
-    return make_folder(path, name="--output-dir")
-
-
 def _write(result: Evaluation, folder: Path, config: EvaluateConfig) -> None:
-    write_evaluation(
-        result, folder, num_workers=config.num_workers, timeout_s=config.decode_timeout_s or None
-    )
+    timeout_s = config.decode_timeout_s or None
+    write_evaluation(result, folder, num_workers=config.num_workers, timeout_s=timeout_s)

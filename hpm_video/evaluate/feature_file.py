@@ -10,7 +10,8 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,8 @@ def write_features(path: Path, arrays: Arrays, metadata: Mapping[str, Any]) -> N
 
 def read_features(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """The arrays and the metadata of a file that `write_features` wrote; executes nothing."""
-    path = Path(path)
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files if name != _METADATA}
-            return arrays, json.loads(str(file[_METADATA]))
-    with safetensors.safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(  # noqa: SIM118
-            file.metadata()[_METADATA]
-        )
+    with _opened(Path(path)) as (text, arrays):
+        return dict(arrays), json.loads(text)
 
 
 # What reading an empty file, half of one or another one raises.
@@ -62,15 +56,24 @@ _NOT_OURS = (
 def read_metadata(path: Path) -> dict[str, Any] | None:
     """The metadata alone, None where there is no such file or another one."""
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                metadata = json.loads(str(file[_METADATA]))
-        else:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                metadata = json.loads(file.metadata()[_METADATA])
+        with _opened(path) as (text, _):
+            metadata = json.loads(text)
     except _NOT_OURS:
         return None
     return metadata if isinstance(metadata, dict) else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[str, Iterator[tuple[str, npt.NDArray[Any]]]]]:
+    """The text of a file's metadata, and its arrays by name, which are read when asked for."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            names = (name for name in file.files if name != _METADATA)
+            yield str(file[_METADATA]), ((name, file[name]) for name in names)
+    else:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            arrays = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+            yield file.metadata()[_METADATA], arrays
 
 
 def fingerprint(values: Any) -> str:

@@ -1,30 +1,42 @@
-"""One feature of each video of a list, from a frozen encoder, as a file; see docs/features.md."""
+"""Features from a frozen encoder as files, of whole videos or of windows that slide over them.
+
+See docs/features.md.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+from torch.utils.data import Subset
 
 from hpm_video.config import FeaturesConfig
-from hpm_video.data.lists.manifest import Manifest, read_manifest
-from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.config.limits import at_least
+from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
+from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import to_clips, view_loader
+from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.samples.views import ViewDataset
-from hpm_video.evaluate.backbone import Backbone, LoadedBackbone, load_backbone
-from hpm_video.evaluate.feature_file import SUFFIXES, Parts, fingerprint, write_features
-from hpm_video.runtime.distributed import barrier, join_world
+from hpm_video.data.video.frames import VideoReadError, check_is_file
+from hpm_video.evaluate.feature_file import (
+    SUFFIXES,
+    Parts,
+    fingerprint,
+    read_metadata,
+    write_features,
+)
+from hpm_video.evaluate.frozen_encoder import Backbone, LoadedBackbone, load_backbone
+from hpm_video.runtime.distributed import World, barrier, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, printable
 from hpm_video.weights.checkpoint import find_checkpoint
 
 PART = 512  # videos or windows that are saved at a time
+_INDEX = ("path", "label", "features")  # first columns of a folder's index.csv
 
 
 @dataclass(frozen=True)
@@ -36,35 +48,20 @@ class Extracted:
     bad: tuple[tuple[str, str], ...]
 
 
-def output_file(output: Path, name: str) -> Path:
-    """The file of features that an output means: itself or, of a folder, NAME.npz in it.
+@dataclass(frozen=True)
+class Sliding:
+    """How windows slide: frames T of a window (None: as in training), frames from one of them to
+    the next (None: as in training), frames from window to window (None: side by side)."""
 
-    A folder is what is one, or has no ending. Raises ValueError for another ending than ours.
-    """
-    if output.is_dir() or not output.suffix:
-        check_can_be_folder(output, name="output")
-        return output / f"{name}.npz"
-    if output.suffix not in SUFFIXES:
-        raise ValueError(
-            f"output ({output}) must end in {' or '.join(SUFFIXES)}, or be a folder: one that is "
-            "there, or a name without an ending"
-        )
-    return output
+    window: int | None = None
+    frame_stride: int | None = None
+    stride: int | None = None
+    per_step: bool = False  # also a feature of each step in time of each window
 
-
-def output_folder(output: Path) -> Path:
-    """The same path, where it is or can be a folder of features; else ValueError."""
-    if output.suffix in SUFFIXES and not output.is_dir():
-        raise ValueError(
-            f"output ({output}) must be a folder: of a list by windows each video has a file"
-        )
-    check_can_be_folder(output, name="output")
-    return output
-
-
-def stem_of(video: str | Path) -> str:
-    """What a file of a video's features is called after it."""
-    return printable(Path(video).stem).replace(os.sep, "_")[:100]
+    def __post_init__(self) -> None:
+        for name in ("window", "frame_stride", "stride"):
+            if (value := getattr(self, name)) is not None:
+                at_least(name, value, 1)
 
 
 def list_features(
@@ -76,7 +73,7 @@ def list_features(
     Work is shared out over processes. Unreadable videos are NaN. Raises UnreadableDataError where
     none is readable.
     """
-    output = output_file(output, "features")
+    output = _output_file(output, "features")
     manifest = read_manifest(list(manifests), root=config.root)
     with join_world(config.device, setting="device") as world:
         loaded = load_backbone(
@@ -84,7 +81,7 @@ def list_features(
         )
         names = [manifest.name(index) for index in range(len(manifest))]
         description = {
-            **about(checkpoint, loaded, config),
+            **_about(checkpoint, loaded, config),
             "lists": [os.fspath(path) for path in manifests],
             "sampling": loaded.data.sampling,
             "frame_stride": loaded.data.frame_stride,
@@ -96,22 +93,16 @@ def list_features(
             parts.clean()
         barrier(world)
         count = -(-len(manifest) // PART)
-        mine = [part for part in range(count)[world.rank :: world.size] if not parts.has(part)]
-        for part in mine:
-            rows = range(part * PART, min((part + 1) * PART, len(manifest)))
-            parts.write(part, _encode_rows(loaded, manifest, rows, config, world.device))
+        for part in range(count)[world.rank :: world.size]:
+            if not parts.has(part):
+                rows = range(part * PART, min((part + 1) * PART, len(manifest)))
+                parts.write(part, _encode_rows(loaded, manifest, rows, config))
         barrier(world)
         joined = parts.joined(count)
         reasons = joined.pop("reason").tolist()
         bad = [index for index, reason in enumerate(reasons) if reason]
-        if len(bad) == len(manifest):
-            barrier(world)  # all have read what is removed
-            if world.is_main:
-                parts.remove()  # lest the same command, with the videos back, finds none again
-            raise UnreadableDataError(
-                f"none of {len(bad)} videos can be read, e.g. {manifest.path(0)}: {reasons[0]}"
-            )
-        if world.is_main:
+        is_any_readable = len(bad) < len(manifest)
+        if is_any_readable and world.is_main:
             arrays = {**joined, "label": np.asarray(manifest.labels)}
             metadata = {
                 **description,
@@ -120,52 +111,219 @@ def list_features(
                 "unreadable": {names[index]: reasons[index] for index in bad},
             }
             write_features(output, arrays, metadata)
-        barrier(world)
+        barrier(world)  # all have read what is removed
         if world.is_main:
-            parts.remove()
+            parts.remove()  # else the same command, with the videos back, would find none again
     pairs = tuple((manifest.path(index), reasons[index]) for index in bad)
+    if not is_any_readable:
+        raise none_readable(pairs)
     return Extracted(output, len(manifest), pairs)
 
 
-def _encode_rows(
-    loaded: LoadedBackbone,
-    manifest: Manifest,
-    rows: range,
+def video_features(
+    checkpoint: str | Path,
+    video: str | Path,
+    output: Path,
+    sliding: Sliding,
     config: FeaturesConfig,
-    device: torch.device,
+) -> Extracted:
+    """Features of windows that slide over one video, however long, into one file (of a folder: one
+    called after the video in it).
+
+    Raises VideoReadError.
+    """
+    output = _output_file(output, _stem_of(video))
+    with join_world(config.device, setting="device") as world:
+        if world.size > 1:
+            raise ValueError(f"processes ({world.size}) must be 1 for a single video")
+        loaded, about = _load_for_windows(checkpoint, sliding, config, world)
+        _slide(loaded, os.fspath(video), output, config, about)
+    return Extracted(output, 1, ())
+
+
+def sliding_list_features(
+    checkpoint: str | Path,
+    manifests: Sequence[str],
+    folder: Path,
+    *,
+    sliding: Sliding,
+    config: FeaturesConfig,
+) -> Extracted:
+    """Features of windows that slide over each video of lists, a file for each, and index.csv.
+
+    Videos are shared out over processes. What an earlier start has done is kept. Unreadable videos
+    have no file, and the reason stands in the index. Raises UnreadableDataError where none is
+    readable.
+    """
+    if folder.suffix in SUFFIXES and not folder.is_dir():
+        raise ValueError(
+            f"output ({folder}) must be a folder: of a list by windows each video has a file"
+        )
+    check_can_be_folder(folder, name="output")
+    index_file = folder / "index.csv"
+    if index_file.is_file() and not index_file.read_bytes().startswith(",".join(_INDEX).encode()):
+        raise ValueError(f"output ({folder}) must be another folder: its index.csv is not of ours")
+    manifest = read_manifest(list(manifests), root=config.root)
+    # Their numbers keep videos of one name apart
+    files = [f"{i:06d}_{_stem_of(manifest.name(i))}.npz" for i in range(len(manifest))]
+    with join_world(config.device, setting="device") as world:
+        loaded, about = _load_for_windows(checkpoint, sliding, config, world)
+        mine: list[tuple[int, str]] = []
+        for index in range(len(manifest))[world.rank :: world.size]:
+            try:
+                _slide(loaded, manifest.path(index), folder / files[index], config, about)
+            except VideoReadError as error:
+                mine.append((index, error.reason))
+        reasons = dict(pair for part in gather_objects(mine, world) for pair in part)
+        bad = tuple((manifest.path(index), reasons[index]) for index in sorted(reasons))
+        if len(bad) == len(manifest):
+            raise none_readable(bad)
+        rows = [
+            {
+                "path": manifest.name(index),
+                "label": _label(manifest, index),
+                "features": "" if index in reasons else file,
+                "reason": reasons.get(index, ""),
+            }
+            for index, file in enumerate(files)
+        ]
+        if world.is_main:
+            write_manifest(index_file, rows, columns=_INDEX)
+        barrier(world)
+    return Extracted(index_file, len(manifest), bad)
+
+
+def _encode_rows(
+    loaded: LoadedBackbone, manifest: Manifest, rows: range, config: FeaturesConfig
 ) -> dict[str, npt.NDArray[Any]]:
     """Features (K, D) and reasons (K,), '' for readable videos, of some rows of a list."""
-    data, views = loaded.data, config.num_clips * config.num_crops
-    dataset = ViewDataset(manifest, data, num_clips=config.num_clips, num_crops=config.num_crops)
-    features = np.empty((len(rows), loaded.backbone.width), dtype=np.float32)
+    backbone = loaded.backbone
+    dataset = ViewDataset(
+        manifest, loaded.data, num_clips=config.num_clips, num_crops=config.num_crops
+    )
+    features = np.empty((len(rows), backbone.width), dtype=np.float32)
     reasons = [""] * len(rows)
     for batch in view_loader(
-        torch.utils.data.Subset(dataset, rows),
+        Subset(dataset, rows),
         batch_size=config.batch_size,
         num_workers=config.num_workers,
         rank=0,
         world_size=1,
         timeout_s=config.decode_timeout_s or None,
     ):
-        pooled = _mean_of_views(loaded.backbone, batch.views.flatten(0, 1), views, device)
-        for index, feature, error in zip(
-            batch.indices.tolist(), pooled.numpy(), batch.errors, strict=True
-        ):
+        views = to_clips(batch.views.flatten(0, 1), backbone.device)
+        pooled = backbone.pooled(backbone.encode(views))  # (B * views, D)
+        means = pooled.unflatten(0, (len(batch.views), -1)).mean(dim=1).cpu().numpy()
+        for index, feature, error in zip(batch.indices.tolist(), means, batch.errors, strict=True):
             place = rows.index(index)
             features[place] = np.nan if error is not None else feature
             reasons[place] = error or ""
     return {"features": features, "reason": np.array(reasons)}
 
 
-def _mean_of_views(
-    backbone: Backbone, views: Tensor, num_views: int, device: torch.device
-) -> Tensor:
-    """Views (B * num_views, T, S, S, 3) uint8 -> features (B, D) on the CPU."""
-    pooled = backbone.pooled(backbone.encode(to_clips(views, device)))
-    return pooled.unflatten(0, (-1, num_views)).mean(dim=1).cpu()
+def _load_for_windows(
+    checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
+) -> tuple[LoadedBackbone, dict[str, Any]]:
+    """The encoder for windows, and what the metadata of each of their files says of them."""
+    clip = config.clip
+    if sliding.window is not None:
+        clip = replace(clip, num_frames=sliding.window)
+    loaded = load_backbone(checkpoint, precision=config.precision, device=world.device, clip=clip)
+    frame_stride = sliding.frame_stride or loaded.data.frame_stride
+    return loaded, {
+        **_about(checkpoint, loaded, config),
+        **asdict(sliding),
+        "window": loaded.data.num_frames,
+        "frame_stride": frame_stride,
+        "stride": sliding.stride or frame_stride * loaded.data.num_frames,
+    }
 
 
-def about(checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig) -> dict[str, Any]:
+def _slide(
+    loaded: LoadedBackbone, path: str, output: Path, config: FeaturesConfig, about: dict[str, Any]
+) -> None:
+    """Write the features of a video's windows, unless they are there; goes on where it stopped."""
+    check_is_file(path)
+    stat = os.stat(path)
+    described = fingerprint([about, os.path.abspath(path), stat.st_size, stat.st_mtime_ns])
+    if (read_metadata(output) or {}).get("fingerprint") == described:
+        return
+    settings = WindowSettings(
+        clip_frames=loaded.data.num_frames,
+        frame_stride=about["frame_stride"],
+        stride=about["stride"],
+        crop_size=loaded.data.crop_size,
+        num_crops=config.num_crops,
+        batch_size=config.batch_size,
+        part=PART,
+    )
+    reader, timeout_s = WindowReader(path, settings), config.decode_timeout_s or None
+    with GuardedWindows(reader, num_workers=config.num_workers, timeout_s=timeout_s) as video:
+        parts = Parts(output, described=described)
+        parts.clean()
+        try:
+            joined = _encode_windows(loaded.backbone, video, parts, per_step=about["per_step"])
+        except VideoReadError:
+            parts.remove_if_empty()
+            raise
+    indices, tubelet = video.indices, loaded.backbone.encoder.tokens.shape.tubelet_size
+    times = {"start_s": video.times[indices[:, 0]], "end_s": video.times[indices[:, -1] + 1]}
+    if about["per_step"]:
+        times["step_start_s"] = video.times[indices[:, ::tubelet]]
+        times["step_end_s"] = video.times[indices[:, tubelet - 1 :: tubelet] + 1]
+    metadata = {
+        **about,
+        "fingerprint": described,
+        "video": path,
+        "num_frames": video.num_frames,
+        "fps": video.fps,
+        "end_s": None if np.isnan(video.times[-1]) else float(video.times[-1]),
+    }
+    write_features(output, {**joined, "frames": indices, **times}, metadata)
+    parts.remove()
+
+
+def _encode_windows(
+    backbone: Backbone, video: GuardedWindows, parts: Parts, *, per_step: bool
+) -> dict[str, npt.NDArray[Any]]:
+    """Features of all windows of a video, and of their steps, part by part; those that are done
+    are not done again."""
+    count = -(-len(video.indices) // PART)
+    first = next((part for part in range(count) if not parts.has(part)), count)
+    kept: dict[str, list[npt.NDArray[Any]]] = {}
+    num_done = first * PART
+    for windows in video.batches(num_done):
+        tokens = backbone.encode(to_clips(windows.flatten(0, 1), backbone.device))
+        found = {"features": backbone.pooled(tokens)}
+        if per_step:
+            found["step_features"] = backbone.steps(tokens)
+        for name, features in found.items():
+            mean = features.unflatten(0, windows.shape[:2]).mean(dim=1)  # over crops
+            kept.setdefault(name, []).append(mean.cpu().numpy())
+        num_done += len(windows)
+        if num_done % PART == 0 or num_done == len(video.indices):
+            whole = {name: np.concatenate(values) for name, values in kept.items()}
+            parts.write((num_done - 1) // PART, whole)
+            kept = {}
+    return parts.joined(count)
+
+
+def _label(manifest: Manifest, index: int) -> str:
+    """The class of a video: its name where it has one, '' for none."""
+    label = manifest.label(index)
+    if label < 0:
+        return ""
+    return str(label) if manifest.classes is None else manifest.classes[label]
+
+
+def _stem_of(video: str | Path) -> str:
+    """What a file of a video's features is called after it."""
+    return printable(Path(video).stem).replace(os.sep, "_")[:100]
+
+
+def _about(
+    checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig
+) -> dict[str, Any]:
     """What features depend on beside the videos, for their metadata."""
     file = find_checkpoint(checkpoint).resolve()
     return {
@@ -180,3 +338,19 @@ def about(checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig
         "token": str(loaded.backbone.encoder.tokens.shape),
         "num_crops": config.num_crops,
     }
+
+
+def _output_file(output: Path, name: str) -> Path:
+    """The file of features that an output means: itself or, of a folder, NAME.npz in it.
+
+    A folder is what is one, or has no ending. Raises ValueError for another ending than ours.
+    """
+    if output.is_dir() or not output.suffix:
+        check_can_be_folder(output, name="output")
+        return output / f"{name}.npz"
+    if output.suffix not in SUFFIXES:
+        raise ValueError(
+            f"output ({output}) must end in {' or '.join(SUFFIXES)}, or be a folder: one that is "
+            "there, or a name without an ending"
+        )
+    return output

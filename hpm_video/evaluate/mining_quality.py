@@ -6,14 +6,22 @@ the tokens of a clip as the student's own losses do, and do the tubes it would m
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from hpm_video.evaluate.pretrained import Pretrained, require_scorer, run_student
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.clip import read_clip
+from hpm_video.data.prepare.toy import object_mask, read_positions
+from hpm_video.data.video.frames import VideoReadError
+from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_scorer, run_student
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.losses import rank_accuracy, reconstruction_loss
 from hpm_video.method.masking import (
@@ -27,6 +35,9 @@ from hpm_video.method.masking import (
 from hpm_video.method.teacher import score_tokens
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import gather_tokens, normalize_targets, patchify
+
+_NUM_MASKS = 8  # of `measure_videos`: random masks that measure the loss of a clip
+_NUM_VIEWS = 4  # and draws of a teacher that sees a share of the tokens
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ def predicted_loss(
         raise ValueError(f"num_views ({num_views}) must be at least 1")
     scorer = require_scorer(pretrained)
     teacher = pretrained.config.teacher
-    generator = _generator(seed, clips)
+    generator = torch.Generator(clips.device).manual_seed(seed)
     views = num_views if teacher.token_ratio < 1 else 1  # without a draw they would all be the same
     scores = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
     with autocast(clips.device, pretrained.config.run.precision):
@@ -125,6 +136,69 @@ def measure_mining(
     return MiningReport(accuracy, correlation.mean().item(), coverage, predicted, measured)
 
 
+def measure_videos(
+    checkpoint: str | Path,
+    manifests: Sequence[str],
+    *,
+    root: str | None = None,
+    most: int | None = None,
+) -> MiningReport | None:
+    """`measure_mining`, of the middle clips of the videos of lists, at most so many of them, evenly
+    picked; with the true place of the moving object where the one list is that of a toy set.
+
+    What is unreadable is left out: the report's tensors have a row for each video that counts.
+    Returns None for a checkpoint without a predictor. Raises UnreadableDataError where no video
+    can be read.
+    """
+    pretrained = load_pretrained(checkpoint)
+    if pretrained.scorer is None:
+        return None
+    manifest = read_manifest(list(manifests), root=root, labels=False)
+    folder = Path(manifests[0]).parent
+    places, side = {}, 0
+    if len(manifests) == 1 and (folder / "positions.csv").is_file():
+        places = read_positions(folder / "positions.csv")
+        side = json.loads((folder / "toy.json").read_text(encoding="utf-8"))["size"]
+    count = min(len(manifest), most or len(manifest))
+    clips, moving, reason = [], [], ""
+    for index in np.linspace(0, len(manifest) - 1, count).round().astype(int).tolist():
+        try:
+            clip, frames = read_clip(manifest.path(index), pretrained.config)
+        except VideoReadError as error:
+            reason = f"{error.path}: {error.reason}"
+            continue
+        clips.append(clip)
+        if places:
+            moving.append(_covered(places[manifest.name(index)][frames], side, pretrained))
+    if not clips:
+        raise UnreadableDataError(f"none of {count} videos can be read, e.g. {reason}")
+    return measure_mining(
+        pretrained,
+        torch.cat(clips),
+        num_masks=_NUM_MASKS,
+        seed=0,
+        num_views=_NUM_VIEWS,
+        moving=torch.stack(moving) if moving else None,
+    )
+
+
+def _covered(place: np.ndarray, side: int, pretrained: Pretrained) -> Tensor:
+    """Share (N,) of each token that an object covers, given its place (T, 3) in whole frames."""
+    grid, crop_size = pretrained.grid, pretrained.config.data.crop_size
+    scale = crop_size / side  # the clip is the whole frame, resized
+    place = place.astype(np.float64)
+    place[:, :2] = (place[:, :2] + 0.5) * scale - 0.5
+    place[:, 2] *= scale
+    mask = object_mask(
+        place.astype(np.float32),
+        crop_size,
+        grid_time=grid.time,
+        grid_height=grid.height,
+        grid_width=grid.width,
+    )
+    return torch.from_numpy(mask).flatten()
+
+
 def hardest_tokens(pretrained: Pretrained, scores: Tensor, *, hard_ratio: float) -> Tensor:
     """The tokens that a mask with this ``hard_ratio`` takes first: (B, N) -> (B, N) bool.
 
@@ -180,7 +254,7 @@ def even_masks(
     grid, tube_length = pretrained.grid, pretrained.tube_length
     mask_ratio = pretrained.config.masking.mask_ratio
     masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
-    generator = _generator(seed, clips)
+    generator = torch.Generator(clips.device).manual_seed(seed)
     count = torch.zeros(len(clips), grid.num_tokens, device=clips.device)
     for _ in range(max(num_masks, math.ceil(num_units(grid, tube_length) / masked))):
         mask = hard_mask(
@@ -193,7 +267,3 @@ def even_masks(
         )
         count += mask
         yield mask
-
-
-def _generator(seed: int, clips: Tensor) -> torch.Generator:
-    return torch.Generator(clips.device).manual_seed(seed)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.lists.classes import read_classes
-from hpm_video.runtime.files import quoted, write_atomically
+from hpm_video.runtime.files import make_folder, quoted, write_atomically
 
 PREDICTIONS = "predictions.csv"
 _COLUMNS = ("path", "label", "predicted", "error")  # then the scores: score_0, score_1, ...
@@ -83,8 +83,7 @@ class Evaluation:
 
 def figures_line(result: Evaluation) -> str:
     """The figures on one line, for a terminal."""
-    figures = result.figures()
-    figures["videos"] = len(result.labels)
+    figures = {**result.figures(), "videos": len(result.labels)}
     order = ("top1", "top5", "balanced_accuracy", "videos", "unreadable")
     shown = ((name, figures[name]) for name in order if figures[name] is not None)
     return "  ".join(
@@ -93,32 +92,31 @@ def figures_line(result: Evaluation) -> str:
     )
 
 
-def check_results_folder(folder: Path, *, name: str) -> None:
-    """Raise ValueError where the folder, the setting ``name``, holds other files than results."""
-    file = folder / PREDICTIONS
-    if file.is_file():
-        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
-            if lines.read(100).startswith(",".join(_COLUMNS)):
-                return
-    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+def make_results_folder(path: str | Path, *, name: str) -> Path:
+    """A folder for results, the setting ``name``: new, empty, or with others to be replaced.
+
+    Raises ValueError where it cannot be made, or holds other files.
+    """
+    folder, is_ours = Path(path), False
+    if (folder / PREDICTIONS).is_file():
+        with (folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape") as lines:
+            is_ours = lines.read(100).startswith(",".join(_COLUMNS))
+    if not is_ours and folder.is_dir() and any(file.name[0] != "." for file in folder.iterdir()):
         raise ValueError(f"{name} ({folder}) holds other files: must be empty or an evaluation")
+    return make_folder(folder, name=name)
 
 
 def write_predictions(result: Evaluation, folder: Path) -> None:
     """Write all that `read_predictions` needs to make the same of it.
 
     predictions.csv has a row for every row of the list, in its order: path, label, predicted class
-    (empty: unreadable), error, and the scores, whose digits give back the same float32.
-
-    Raises:
-        ValueError: a file cannot be written.
+    (empty: unreadable), error, and the scores, whose digits give back the same float32. Raises
+    ValueError where a file cannot be written.
     """
-    errors = dict(result.bad)
-    predicted = result.predicted
+    errors, predicted = dict(result.bad), result.predicted
 
     def lines() -> Iterator[str]:
-        names = [f"score_{label}" for label in range(result.num_classes)]
-        yield ",".join([*_COLUMNS, *names]) + "\n"
+        yield ",".join(_header(result.num_classes)) + "\n"
         for index, scores in enumerate(result.scores):
             known = "" if index in errors else int(predicted[index])
             row = (result.paths[index], result.labels[index], known, errors.get(index))
@@ -136,9 +134,8 @@ def write_predictions(result: Evaluation, folder: Path) -> None:
 def read_predictions(folder: str | Path) -> Evaluation:
     """Read what `write_predictions` wrote.
 
-    Raises:
-        FileNotFoundError: there is no predictions.csv.
-        ValueError: it is not as we write it; says which line.
+    Raises FileNotFoundError where there is no predictions.csv, ValueError, which says which line,
+    where it is not as we write it.
     """
     folder = Path(folder)
     file = folder / PREDICTIONS
@@ -152,8 +149,7 @@ def read_predictions(folder: str | Path) -> Evaluation:
         rows = csv.reader(lines)
         head = next(rows, [])
         num_classes = len(head) - len(_COLUMNS)
-        names = [*_COLUMNS, *(f"score_{label}" for label in range(num_classes))]
-        if num_classes < 1 or head != names:
+        if num_classes < 1 or head != _header(num_classes):
             raise ValueError(f"{file}: must have the columns {','.join(_COLUMNS)},score_0,...")
         for row in rows:
             where = f"{file}:{rows.line_num}"
@@ -177,6 +173,10 @@ def read_predictions(folder: str | Path) -> Evaluation:
         _class_names(folder / "classes.txt", num_classes),
         _about(folder / "about.json"),
     )
+
+
+def _header(num_classes: int) -> list[str]:
+    return [*_COLUMNS, *(f"score_{label}" for label in range(num_classes))]
 
 
 def _numbers(texts: list[str], where: str) -> npt.NDArray[np.float32]:

@@ -1,60 +1,18 @@
-"""A pre-training checkpoint, ready to be asked what it finds hard and what it makes of a clip."""
+"""What a pre-training checkpoint makes of masked clips: outputs of its student, and pixels."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hpm_video.config import PretrainConfig
-from hpm_video.config.settings import config_from_dict
 from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import HPM, HPMOutput, build_model, token_grid
+from hpm_video.models.build import HPMOutput
 from hpm_video.models.precision import autocast
-from hpm_video.models.tokens import TokenGrid
-from hpm_video.weights.checkpoint import load_checkpoint, load_weights
+from hpm_video.models.tokens import gather_tokens, patchify, scatter_tokens, unpatchify
+from hpm_video.weights.load import Pretrained, load_pretrained
 
-
-@dataclass(frozen=True)
-class Pretrained:
-    """What a checkpoint holds.
-
-    student: reconstructs, in eval mode. scorer: predicts losses; the EMA teacher where the
-    checkpoint has one, else one made of the student, and None for plain VideoMAE, which has no
-    predictor. step: optimizer steps done.
-    """
-
-    student: HPM
-    scorer: Teacher | None
-    config: PretrainConfig
-    grid: TokenGrid
-    step: int
-
-    @property
-    def tube_length(self) -> int:
-        """Grid steps in time of a mining unit."""
-        return self.config.masking.tube_length or self.grid.time
-
-
-def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu") -> Pretrained:
-    """Read a pre-training checkpoint, or the last one of a run folder.
-
-    Raises FileNotFoundError, or ValueError when it is no pre-training checkpoint of ours.
-    """
-    state = load_checkpoint(checkpoint, kind="pretrain")
-    config = config_from_dict(PretrainConfig, state["config"])
-    grid = token_grid(
-        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
-    )
-    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
-    load_weights(student, state["model"], source=checkpoint)
-    student.requires_grad_(False).eval().to(device)
-    scorer = None if student.predictor is None else Teacher(student)
-    if scorer is not None and state.get("teacher") is not None:
-        load_weights(scorer, state["teacher"], source=checkpoint)
-    return Pretrained(student, scorer, config, grid, state["step"])
+__all__ = ["Pretrained", "completed", "load_pretrained", "reconstruct", "require_scorer",
+           "run_student"]  # fmt: skip
 
 
 def require_scorer(pretrained: Pretrained) -> Teacher:
@@ -73,3 +31,33 @@ def run_student(pretrained: Pretrained, clips: Tensor, mask: Tensor) -> HPMOutpu
     with autocast(clips.device, pretrained.config.run.precision):
         output: HPMOutput = pretrained.student(clips, mask)
     return output
+
+
+def reconstruct(
+    pretrained: Pretrained, clips: Tensor, mask: Tensor, *, true_statistics: bool = False
+) -> Tensor:
+    """Clips (B, 3, T, H, W) with the tokens of mask (B, N) replaced by what the student predicts.
+
+    A student of normalised targets predicts no brightness, colour and contrast. They are taken
+    from the clip's visible tokens, per channel the mean of their means and of their deviations,
+    or, with ``true_statistics``, from each masked token itself, which no model can know.
+    """
+    output = run_student(pretrained, clips, mask)
+    return completed(pretrained, clips, output, true_statistics=true_statistics)
+
+
+def completed(
+    pretrained: Pretrained, clips: Tensor, output: HPMOutput, *, true_statistics: bool = False
+) -> Tensor:
+    """`reconstruct`, of what `run_student` gave for these clips."""
+    config, grid = pretrained.config, pretrained.grid
+    predicted, patches = output.reconstruction.float(), patchify(clips, grid)
+    if config.loss.normalize_targets:
+        index = output.masked if true_statistics else output.visible
+        pixels = gather_tokens(patches, index).unflatten(-1, (-1, 3))  # (B, K, pixels, 3)
+        mean, std = pixels.mean(dim=2, keepdim=True), pixels.std(dim=2, keepdim=True)
+        if not true_statistics:
+            mean, std = mean.mean(dim=1, keepdim=True), std.mean(dim=1, keepdim=True)
+        predicted = (predicted.unflatten(-1, (-1, 3)) * std + mean).flatten(2)
+    patches = scatter_tokens(patches, output.masked, predicted.clamp(0, 1))
+    return unpatchify(patches, grid, tubelet_size=config.model.tubelet_size)

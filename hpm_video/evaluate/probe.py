@@ -6,35 +6,61 @@ for all kinds of probes (`hpm_video.evaluate.probe_heads`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from hpm_video.config import (
-    DataConfig,
-    ProbeConfig,
-    ProbeJobConfig,
-    check_probe_kinds,
+from hpm_video.config import DataConfig, ProbeConfig, ProbeJobConfig, check_probe_kinds
+from hpm_video.data.lists.manifest import (
+    Manifest,
+    check_labels,
+    num_shared,
+    read_manifest,
+    require_labels,
 )
-from hpm_video.data.loading.bad_videos import UnreadableDataError
-from hpm_video.evaluate.backbone import Backbone, load_backbone
+from hpm_video.data.loading.bad_videos import none_readable
+from hpm_video.data.loading.loader import to_clips, view_loader
+from hpm_video.data.samples.views import ViewDataset
+from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
 from hpm_video.evaluate.probe_heads import (
     attentive_scores,
     knn_scores,
     linear_scores,
     num_neighbours,
 )
-from hpm_video.evaluate.probe_videos import (
-    Encoded,
-    ProbeLists,
-    check_probe,
-    encode_videos,
-    read_probe_lists,
-)
-from hpm_video.runtime.distributed import World, join_world, others_wait
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.runtime.distributed import World, gather_to_main, join_world, others_wait
+
+
+@dataclass(frozen=True)
+class ProbeLists:
+    """Labelled videos to learn from, others to judge, the number of classes of the former, and how
+    many of the latter are learnt from too."""
+
+    train: Manifest
+    val: Manifest
+    num_classes: int
+    num_shared: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of the readable videos of a list.
+
+    features (K, C * D) float32: means over tokens and views, of each of C cells of the grid.
+    tokens (K, views * N, D) float16, if they were asked for. labels (K,). bad: (manifest index,
+    reason) of the videos that are left out. All on the CPU.
+    """
+
+    features: Tensor
+    tokens: Tensor | None
+    labels: Tensor
+    bad: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -84,148 +110,6 @@ class ProbeReport:
         )
 
 
-def probe_backbone(
-    backbone: Backbone,
-    lists: ProbeLists,
-    *,
-    kinds: Sequence[str],
-    data: DataConfig,
-    settings: ProbeConfig,
-    num_workers: int,
-    decode_timeout_s: float | None,
-    world: World,
-) -> ProbeReport | None:
-    """Judge an encoder by probes of all ``kinds``; the report is the main process's.
-
-    Raises UnreadableDataError, on the main process, where no video of a list can be read.
-    """
-    parts = [
-        encode_videos(
-            backbone,
-            manifest,
-            data=data,
-            settings=settings,
-            with_tokens="attentive" in kinds,
-            num_workers=num_workers,
-            decode_timeout_s=decode_timeout_s,
-            world=world,
-        )
-        for manifest in (lists.train, lists.val)
-    ]
-    # Learning may take longer than a process may wait for another one in a collective
-    with others_wait(world):
-        train, val = parts
-        if train is None or val is None:
-            return None
-        return _judge(train, val, kinds, lists, backbone=backbone, settings=settings, world=world)
-
-
-def _judge(
-    train: Encoded,
-    val: Encoded,
-    kinds: Sequence[str],
-    lists: ProbeLists,
-    *,
-    backbone: Backbone,
-    settings: ProbeConfig,
-    world: World,
-) -> ProbeReport:
-    """Learn from and judge by the features of both lists."""
-    bad: list[tuple[str, str, str]] = []
-    for part, manifest, what in (
-        (train, lists.train, "not learnt from"),
-        (val, lists.val, "counts as wrong"),
-    ):
-        bad += [(manifest.path(index), reason, what) for index, reason in part.bad]
-        if not len(part.labels):
-            index, reason = part.bad[0]
-            raise UnreadableDataError(
-                f"none of {len(part.bad)} videos can be read, e.g. {manifest.path(index)}: {reason}"
-            )
-    results = tuple(
-        _probe(
-            kind,
-            train,
-            val,
-            lists=lists,
-            backbone=backbone,
-            settings=settings,
-            device=world.device,
-        )
-        for kind in kinds
-    )
-    return ProbeReport(
-        results,
-        len(lists.train),
-        len(lists.val),
-        tuple(bad),
-        num_shared=lists.num_shared,
-    )
-
-
-def _probe(
-    kind: str,
-    train: Encoded,
-    val: Encoded,
-    *,
-    lists: ProbeLists,
-    backbone: Backbone,
-    settings: ProbeConfig,
-    device: torch.device,
-) -> ProbeResult:
-    """One kind of probe, learnt from ``train`` and judged on ``val``."""
-    num_classes = lists.num_classes
-    features, queries = train.features.to(device), val.features.to(device)
-    labels, lr = train.labels.to(device), None
-    if kind == "knn":
-        occurring = len(train.labels.unique())
-        neighbours = num_neighbours(len(features), occurring, most=settings.knn_neighbours)
-        scores = knn_scores(
-            features,
-            labels,
-            queries,
-            num_classes=num_classes,
-            neighbours=neighbours,
-            temperature=settings.knn_temperature,
-        )
-        how = f"{neighbours} neighbours"
-    elif kind == "linear":
-        linear = linear_scores(
-            features, labels, queries, num_classes=num_classes, epochs=settings.linear_epochs
-        )
-        scores, lr = linear.scores, linear.lr
-        by = "the middle one: no class has a video to spare"
-        if linear.lr_was_chosen:
-            by = "chosen on a fifth of the training videos"
-        how = f"lr {lr:g}, {by}"
-    else:
-        assert train.tokens is not None and val.tokens is not None
-        scores = attentive_scores(
-            train.tokens,
-            labels,
-            val.tokens,
-            num_classes=num_classes,
-            heads=backbone.heads,
-            epochs=settings.attentive_epochs,
-            lr=settings.attentive_lr,
-            device=device,
-        )
-        how = f"lr {settings.attentive_lr:g}, as given"
-    right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
-    top1, balanced = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
-    return ProbeResult(kind, top1, balanced, how, lr)
-
-
-def accuracies(
-    right: np.ndarray, labels: np.ndarray, all_labels: np.ndarray
-) -> tuple[float, float]:
-    """Top-1 and balanced accuracy over all videos (V,), of which those with ``labels`` (K,) were
-    classified, ``right`` (K,) or not; the rest are wrong."""
-    classes = np.unique(all_labels)
-    recalls = [right[labels == label].sum() / (all_labels == label).sum() for label in classes]
-    return float(right.sum() / len(all_labels)), float(np.mean(recalls))
-
-
 def probe(
     checkpoint: str | Path,
     *,
@@ -246,13 +130,213 @@ def probe(
         )
         backbone = loaded.backbone
         check_probe(lists, kinds, config.probe, grid=backbone.grid, width=backbone.width)
-        return probe_backbone(
-            backbone,
-            lists,
-            kinds=kinds,
-            data=loaded.data,
-            settings=config.probe,
-            num_workers=config.num_workers,
-            decode_timeout_s=config.decode_timeout_s,
-            world=world,
+        return probe_backbone(backbone, lists, loaded.data, config, world, kinds=kinds)
+
+
+def read_probe_lists(
+    train: Sequence[str], val: Sequence[str], *, root: str | None, names: tuple[str, str]
+) -> ProbeLists:
+    """Read both lists; classes are those of the first. ``names``: what messages call the two.
+
+    Raises ValueError for a video without a label, or with one the first list does not have.
+    """
+    learnt = read_manifest(list(train), root=root)
+    num_classes = require_labels(learnt, name=names[0], lists=train)
+    judged = read_manifest(
+        list(val), root=root, classes=learnt.classes, numbers_only=learnt.classes is None
+    )
+    for manifest, name in ((learnt, names[0]), (judged, names[1])):
+        check_labels(manifest, num_classes, classes_of=names[0], place=f" in {name}")
+    return ProbeLists(learnt, judged, num_classes, num_shared(learnt, judged))
+
+
+def check_probe(
+    lists: ProbeLists, kinds: Sequence[str], settings: ProbeConfig, *, grid: TokenGrid, width: int
+) -> None:
+    """Raise ValueError where there are more cells than tokens, or more to keep than may be."""
+    sizes = (grid.time, grid.height, grid.width)
+    if any(cells > size for cells, size in zip(settings.cells, sizes, strict=True)):
+        raise ValueError(
+            f"probe.cells ({list(settings.cells)}) must not be finer than the grid, {grid}"
         )
+    num_videos = len(lists.train) + len(lists.val)
+    num_tokens = settings.num_clips * settings.num_crops * grid.num_tokens
+    cells, tokens = math.prod(settings.cells) * torch.float32.itemsize, 0
+    if "attentive" in kinds:
+        tokens = num_tokens * torch.float16.itemsize
+    for each, what, instead in (
+        (cells, f"cells of {num_videos} videos take", "shorter lists, fewer probe.cells"),
+        (
+            tokens,
+            f"tokens of {num_videos} videos take, for the attentive probe",
+            "shorter lists, fewer views, another kind",
+        ),
+    ):
+        needed = num_videos * each * width / 1e9
+        if needed > settings.most_token_gb:
+            raise ValueError(
+                f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
+                f"{math.ceil(needed * 10) / 10}, the GB that the {what}: or {instead}"
+            )
+
+
+def probe_backbone(
+    backbone: Backbone,
+    lists: ProbeLists,
+    data: DataConfig,
+    config: ProbeJobConfig,
+    world: World,
+    *,
+    kinds: Sequence[str],
+) -> ProbeReport | None:
+    """Judge an encoder by probes of all ``kinds``; the report is the main process's.
+
+    Clips are those of ``data``; views, workers and the probes are those of ``config``. Raises
+    UnreadableDataError, on the main process, where no video of a list can be read.
+    """
+    train, val = (
+        encode_videos(backbone, manifest, data, config, world, with_tokens="attentive" in kinds)
+        for manifest in (lists.train, lists.val)
+    )
+    # Learning may take longer than a process may wait for another one in a collective
+    with others_wait(world):
+        if train is None or val is None:
+            return None
+        bad: list[tuple[str, str, str]] = []
+        for part, manifest, what in (
+            (train, lists.train, "not learnt from"),
+            (val, lists.val, "counts as wrong"),
+        ):
+            named = [(manifest.path(index), reason, what) for index, reason in part.bad]
+            if not len(part.labels):
+                raise none_readable([(path, reason) for path, reason, _ in named])
+            bad += named
+        results = []
+        for kind in kinds:
+            scores, how, lr = _scores(
+                kind, train, val, lists.num_classes, backbone=backbone, settings=config.probe
+            )
+            right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
+            shares = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
+            results.append(ProbeResult(kind, *shares, how, lr))
+    num_train, num_val = len(lists.train), len(lists.val)
+    return ProbeReport(tuple(results), num_train, num_val, tuple(bad), lists.num_shared)
+
+
+def encode_videos(
+    backbone: Backbone,
+    manifest: Manifest,
+    data: DataConfig,
+    config: ProbeJobConfig,
+    world: World,
+    *,
+    with_tokens: bool,
+) -> Encoded | None:
+    """Encode the fixed views of all videos of a list, shared out over processes.
+
+    The main process gets everything, each video once and in its place; the others get None.
+    """
+    settings = config.probe
+    views = settings.num_clips * settings.num_crops
+    batches = view_loader(
+        ViewDataset(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops),
+        batch_size=settings.batch_size,
+        num_workers=config.num_workers,
+        rank=world.rank,
+        world_size=world.size,
+        timeout_s=config.decode_timeout_s or None,
+    )
+    count, width = len(manifest), backbone.width
+    features = torch.empty(count if world.is_main else 0, math.prod(settings.cells) * width)
+    tokens = None
+    if with_tokens and world.is_main:
+        num_tokens = views * backbone.grid.num_tokens
+        tokens = torch.empty(count, num_tokens, width, dtype=torch.float16)
+    bad: list[tuple[int, str]] = []
+    # Shares may differ by a batch. Gathered batch by batch, tokens never fill a device's memory
+    for _ in range(-(-count // (world.size * settings.batch_size)) if count else 0):
+        batch, mine = next(batches, None), None
+        if batch is not None:
+            encoded = backbone.encode(to_clips(batch.views.flatten(0, 1), world.device))
+            pooled = backbone.pooled(encoded, settings.cells)  # (B * views, C * D)
+            pooled = pooled.unflatten(0, (-1, views)).mean(dim=1).cpu()
+            each = None
+            if with_tokens:  # (B * views, N, D) -> (B, views * N, D)
+                each = backbone.tokens(encoded).unflatten(0, (-1, views)).flatten(1, 2)
+                each = each.to("cpu", torch.float16)
+            mine = batch.indices.tolist(), pooled, each, batch.errors
+        for part in gather_to_main(mine, world):
+            if part is not None:
+                indices, pooled, each, errors = part
+                features[indices] = pooled
+                if tokens is not None:
+                    tokens[indices] = each
+                pairs = zip(indices, errors, strict=True)
+                bad += [(index, error) for index, error in pairs if error is not None]
+    if not world.is_main:
+        return None
+    labels = torch.from_numpy(np.array(manifest.labels))
+    if bad:
+        readable = torch.ones(count, dtype=torch.bool)
+        readable[[index for index, _ in bad]] = False
+        features, labels = features[readable], labels[readable]
+        tokens = None if tokens is None else tokens[readable]
+    return Encoded(features, tokens, labels, tuple(sorted(bad)))
+
+
+def _scores(
+    kind: str,
+    train: Encoded,
+    val: Encoded,
+    num_classes: int,
+    *,
+    backbone: Backbone,
+    settings: ProbeConfig,
+) -> tuple[Tensor, str, float | None]:
+    """What one kind of probe, learnt from ``train``, makes of ``val``: scores (V, C), what it
+    settled on, and the learning rate that it chose."""
+    device = backbone.device
+    features, queries = train.features.to(device), val.features.to(device)
+    labels = train.labels.to(device)
+    if kind == "knn":
+        occurring, most = len(train.labels.unique()), settings.knn_neighbours
+        neighbours = num_neighbours(len(features), occurring, most=most)
+        scores = knn_scores(
+            features,
+            labels,
+            queries,
+            num_classes=num_classes,
+            neighbours=neighbours,
+            temperature=settings.knn_temperature,
+        )
+        return scores, f"{neighbours} neighbours", None
+    if kind == "linear":
+        linear = linear_scores(
+            features, labels, queries, num_classes=num_classes, epochs=settings.linear_epochs
+        )
+        by = "the middle one: no class has a video to spare"
+        if linear.lr_was_chosen:
+            by = "chosen on a fifth of the training videos"
+        return linear.scores, f"lr {linear.lr:g}, {by}", linear.lr
+    assert kind == "attentive" and train.tokens is not None and val.tokens is not None
+    scores = attentive_scores(
+        train.tokens,
+        labels,
+        val.tokens,
+        num_classes=num_classes,
+        heads=backbone.heads,
+        epochs=settings.attentive_epochs,
+        lr=settings.attentive_lr,
+        device=device,
+    )
+    return scores, f"lr {settings.attentive_lr:g}, as given", None
+
+
+def accuracies(
+    right: np.ndarray, labels: np.ndarray, all_labels: np.ndarray
+) -> tuple[float, float]:
+    """Top-1 and balanced accuracy over all videos (V,), of which those with ``labels`` (K,) were
+    classified, ``right`` (K,) or not; the rest are wrong."""
+    classes = np.unique(all_labels)
+    recalls = [right[labels == label].sum() / (all_labels == label).sum() for label in classes]
+    return float(right.sum() / len(all_labels)), float(np.mean(recalls))

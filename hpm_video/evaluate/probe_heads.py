@@ -136,17 +136,12 @@ def train_linear(
     # Layers share no number, and the gradient of lr * loss is lr times that of the loss: so one
     # optimizer at rate 1 is, for each layer, SGD at its own rate
     optimizer = torch.optim.SGD([weights, biases], lr=1.0, momentum=0.9)
-    steps = epochs * -(-count // _LINEAR_BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     lr = torch.tensor(rates, device=features.device)
     with torch.enable_grad():
-        for batch in _batches(count, _LINEAR_BATCH, epochs=epochs, seed=seed):
+        for batch in _batches(optimizer, count, _LINEAR_BATCH, epochs=epochs, seed=seed):
             rows = batch.to(features.device)
             logits = _linear(features[rows], weights, biases)  # (R, B, C)
-            optimizer.zero_grad()
             (_losses(logits, labels[rows]) * lr).sum().backward()
-            optimizer.step()
-            schedule.step()
     return weights.detach(), biases.detach()
 
 
@@ -184,15 +179,9 @@ def attentive_scores(
         model = nn.Sequential(pool, nn.LayerNorm(train.shape[-1]))
         model.append(nn.Linear(train.shape[-1], num_classes)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
-    steps = epochs * -(-len(train) // _ATTENTIVE_BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.enable_grad():
-        for rows in _batches(len(train), _ATTENTIVE_BATCH, epochs=epochs, seed=seed):
-            loss = F.cross_entropy(model(ready(train[rows])), labels[rows].to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+        for rows in _batches(optimizer, len(train), _ATTENTIVE_BATCH, epochs=epochs, seed=seed):
+            F.cross_entropy(model(ready(train[rows])), labels[rows].to(device)).backward()
     with torch.no_grad():
         parts = [model(ready(part)).softmax(dim=1) for part in queries.split(_ATTENTIVE_BATCH)]
     return torch.cat(parts)
@@ -210,8 +199,18 @@ def _losses(logits: Tensor, labels: Tensor) -> Tensor:
     return losses.unflatten(0, logits.shape[:2]).mean(dim=1)
 
 
-def _batches(count: int, size: int, *, epochs: int, seed: int) -> Iterator[Tensor]:
-    """Rows of each batch, on the CPU, so that their order is the same on every device."""
+def _batches(
+    optimizer: torch.optim.Optimizer, count: int, size: int, *, epochs: int, seed: int
+) -> Iterator[Tensor]:
+    """Rows of each batch, on the CPU, so that their order is the same on every device.
+
+    After each the optimizer steps, by the gradients that it left, on a cosine schedule to 0.
+    """
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-count // size))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        yield from torch.randperm(count, generator=generator).split(size)
+        for rows in torch.randperm(count, generator=generator).split(size):
+            optimizer.zero_grad()
+            yield rows
+            optimizer.step()
+            schedule.step()

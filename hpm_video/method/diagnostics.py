@@ -109,12 +109,18 @@ def _unit_means(values: Tensor, index: Tensor, grid: TokenGrid, tube_length: int
 def _centred_ranks(values: Tensor) -> Tensor:
     """Mean rank minus the row's mean, and 0 for what is infinite: (B, K) -> (B, K) float64."""
     counts = values.isfinite()
+    found = ranks(values) * counts
+    mean = found.sum(dim=1, keepdim=True) / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    return (found - mean) * counts
+
+
+def ranks(values: Tensor) -> Tensor:
+    """Rank of each value in its row, 0 = lowest, ties share their mean: (B, K) -> float64."""
+    values = values.contiguous()
     ordered = values.sort(dim=1).values
     below = torch.searchsorted(ordered, values)
     up_to = torch.searchsorted(ordered, values, right=True)
-    ranks = (below + up_to).double() / 2 * counts
-    mean = ranks.sum(dim=1, keepdim=True) / counts.sum(dim=1, keepdim=True).clamp(min=1)
-    return (ranks - mean) * counts
+    return (below + up_to - 1).double() / 2
 
 
 def shares(values: Tensor) -> Tensor:
@@ -122,8 +128,4 @@ def shares(values: Tensor) -> Tensor:
 
     Equal values share the mean of theirs; float64.
     """
-    values = values.contiguous()
-    ordered = values.sort(dim=1).values
-    below = torch.searchsorted(ordered, values)
-    up_to = torch.searchsorted(ordered, values, right=True)
-    return (below + up_to - 1).double() / 2 / max(1, values.shape[1] - 1)
+    return ranks(values) / max(1, values.shape[1] - 1)

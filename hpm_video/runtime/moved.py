@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 MODULES = {
-    "hpm_video.backbone": "hpm_video.evaluate.backbone",
+    "hpm_video.backbone": "hpm_video.evaluate.frozen_encoder",
     "hpm_video.checkpoint": "hpm_video.weights.checkpoint",
     "hpm_video.data.labeled_videos": "hpm_video.data.samples.pytorchvideo",
     "hpm_video.data.toy": "hpm_video.data.prepare.toy",
@@ -29,7 +29,7 @@ MODULES = {
     "hpm_video.predictions": "hpm_video.evaluate.predictions",
     "hpm_video.pretrain": "hpm_video.train.pretrain",
     "hpm_video.pretrained": "hpm_video.evaluate.pretrained",
-    "hpm_video.reconstruction": "hpm_video.evaluate.reconstruction",
+    "hpm_video.reconstruction": "hpm_video.evaluate.pretrained",
     "hpm_video.settings": "hpm_video.config.settings",
     "hpm_video.step": "hpm_video.method.step",
     "hpm_video.teacher": "hpm_video.method.teacher",

@@ -22,7 +22,8 @@ from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import World, gather_to_main
 from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.seeds import seed_of
-from hpm_video.visualize.hardness import Array, Hardness, Losses, ShownClip, rank_shares
+from hpm_video.visualize.hardness import Array, Hardness, Losses, ShownClip
+from hpm_video.visualize.picture import ranks
 
 NUM_FRAMES = 4  # of a clip among the hardest or easiest
 
@@ -145,8 +146,8 @@ class _Extremes:
             tubelet = len(frames) // len(steps)
             shown = ShownClip(
                 frames[torch.from_numpy(chosen * tubelet)].numpy(),
-                None if predicted is None else _ranks(predicted[place])[chosen],
-                None if measured is None else _ranks(measured[place])[chosen],
+                None if predicted is None else ranks(predicted[place])[chosen],
+                None if measured is None else ranks(measured[place])[chosen],
             )
             change = heapq.heappush if len(heap) < self._most else heapq.heappushpop
             change(heap, (*key, shown))
@@ -175,11 +176,6 @@ def _ask(
         for losses in (predicted, measured)
     ]
     return arrays[0], arrays[1], spearman
-
-
-def _ranks(losses: npt.NDArray[np.float32]) -> Array:
-    """Losses of any shape -> `rank_shares` of all of them."""
-    return rank_shares(losses.reshape(1, -1)).reshape(losses.shape)
 
 
 def _means(

@@ -15,9 +15,8 @@ from torch import Tensor
 from hpm_video.config import MaskingConfig
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.evaluate import mining_quality
-from hpm_video.evaluate.one_video import version_of
-from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, run_student
-from hpm_video.evaluate.reconstruction import completed
+from hpm_video.evaluate.embed_classify import version_of
+from hpm_video.evaluate.pretrained import Pretrained, completed, load_pretrained, run_student
 from hpm_video.method.masking import hard_mask, num_hard_units, unit_scores, units_to_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import pick_device

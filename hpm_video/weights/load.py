@@ -1,17 +1,35 @@
-"""Models out of checkpoints: the encoder, or the whole classifier, on other clips if asked."""
+"""Models out of checkpoints: an encoder, a classifier, or a pre-training and its scorer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hpm_video.config import ClipConfig, DataConfig, FinetuneConfig, PretrainConfig
+import torch
+from torch import nn
+
+from hpm_video.config import (
+    ClassifierConfig,
+    ClipConfig,
+    DataConfig,
+    FinetuneConfig,
+    PretrainConfig,
+)
 from hpm_video.config.settings import config_from_dict
-from hpm_video.models.build import Baseline, Classifier, build_classifier, build_model, token_grid
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.build import (
+    HPM,
+    Baseline,
+    Classifier,
+    build_classifier,
+    build_model,
+    token_grid,
+)
 from hpm_video.models.resample import fit_tokens
-from hpm_video.models.vit import Encoder, position_table
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.vit import Encoder, LayerNorm, position_table
 from hpm_video.weights.checkpoint import (
     load_checkpoint,
     load_encoder,
@@ -19,6 +37,46 @@ from hpm_video.weights.checkpoint import (
     tokens_of,
     trained_grid,
 )
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pre-training checkpoint holds.
+
+    student: reconstructs, in eval mode. scorer: predicts losses; the EMA teacher where the
+    checkpoint has one, else one made of the student, and None for plain VideoMAE, which has no
+    predictor. step: optimizer steps done.
+    """
+
+    student: HPM
+    scorer: Teacher | None
+    config: PretrainConfig
+    grid: TokenGrid
+    step: int
+
+    @property
+    def tube_length(self) -> int:
+        """Grid steps in time of a mining unit."""
+        return self.config.masking.tube_length or self.grid.time
+
+
+def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu") -> Pretrained:
+    """Read a pre-training checkpoint, or the last one of a run folder.
+
+    Raises FileNotFoundError, or ValueError when it is no pre-training checkpoint of ours.
+    """
+    state = load_checkpoint(checkpoint, kind="pretrain")
+    config = config_from_dict(PretrainConfig, state["config"])
+    grid = token_grid(
+        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
+    )
+    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+    load_weights(student, state["model"], source=checkpoint)
+    student.requires_grad_(False).eval().to(device)
+    scorer = None if student.predictor is None else Teacher(student)
+    if scorer is not None and state.get("teacher") is not None:
+        load_weights(scorer, state["teacher"], source=checkpoint)
+    return Pretrained(student, scorer, config, grid, state["step"])
 
 
 def load_classifier(
@@ -39,13 +97,7 @@ def classifier_of(
     if clip is not None:
         data, model_config = clip.of(config.data, config.model)
         config = replace(config, data=data, model=model_config)
-    model = build_classifier(
-        config.model,
-        num_frames=config.data.num_frames,
-        crop_size=config.data.crop_size,
-        num_classes=state["num_classes"],
-        trained_grid=trained_grid(state),
-    )
+    model = _built(state, config.model, config.data, num_classes=state["num_classes"])
     weights = state["model"]
     if isinstance(model, Classifier):
         weights = fit_tokens(weights, "encoder.", tokens_of(state), model.encoder.tokens)
@@ -58,27 +110,21 @@ def encoder_of(
 ) -> tuple[Encoder, DataConfig]:
     """The encoder of a checkpoint that holds at least that, and how its clips are sampled.
 
-    ``clip`` as in `load_backbone`. Raises ValueError when the weights do not fit, or are of a
+    ``clip`` as in `load_classifier`. Raises ValueError when the weights do not fit, or are of a
     baseline.
     """
-    clip, trained = clip or ClipConfig(), trained_grid(state)
+    clip = clip or ClipConfig()
     data: DataConfig
     if state["kind"] == "pretrain":
         pretrain = config_from_dict(PretrainConfig, state["config"])
         data, model = clip.of(pretrain.data, pretrain.model)
         grid = token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size)
         encoder = build_model(model, grid, predict_loss=False).encoder
-        encoder.positions = position_table(grid, encoder.width, trained_grid=trained)
+        encoder.positions = position_table(grid, encoder.width, trained_grid=trained_grid(state))
     else:
         finetune = config_from_dict(FinetuneConfig, state["config"])
         data, classifier_config = clip.of(finetune.data, finetune.model)
-        classifier = build_classifier(
-            classifier_config,
-            num_frames=data.num_frames,
-            crop_size=data.crop_size,
-            num_classes=1,  # the head is not asked
-            trained_grid=trained,
-        )
+        classifier = _built(state, classifier_config, data, num_classes=1)  # the head is not asked
         if not isinstance(classifier, Classifier):
             raise ValueError(
                 f"checkpoint ({source}) is of the baseline {finetune.model.name}: features, probes "
@@ -87,3 +133,29 @@ def encoder_of(
         encoder = classifier.encoder
     load_encoder(encoder, state, source=source)
     return encoder, data
+
+
+def pooling_norm_of(state: Mapping[str, Any], width: int, *, source: str | Path) -> nn.Module:
+    """What follows the mean over tokens of width D: in a classifier the norm before its head.
+
+    Nothing in pre-training, whose encoder ends with a norm, and in an encoder exported alone.
+    """
+    if state["kind"] == "pretrain" or all(name.startswith("encoder.") for name in state["model"]):
+        return nn.Identity()
+    norm, weights = LayerNorm(width), state["model"].items()
+    own = {n.removeprefix("norm."): value for n, value in weights if n.startswith("norm.")}
+    load_weights(norm, own, source=source)
+    return norm
+
+
+def _built(
+    state: Mapping[str, Any], model: ClassifierConfig, data: DataConfig, *, num_classes: int
+) -> Classifier | Baseline:
+    """The classifier of a checkpoint, without its weights, for the clips of ``data``."""
+    return build_classifier(
+        model,
+        num_frames=data.num_frames,
+        crop_size=data.crop_size,
+        num_classes=num_classes,
+        trained_grid=trained_grid(state),
+    )

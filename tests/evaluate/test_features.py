@@ -22,9 +22,9 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.windows import LongVideo
 from hpm_video.data.video import crops as transforms
 from hpm_video.data.video.frames import VideoReadError, read_frames
-from hpm_video.evaluate import features, sliding
-from hpm_video.evaluate.backbone import load_backbone
+from hpm_video.evaluate import features
 from hpm_video.evaluate.feature_file import Parts, read_features, read_metadata
+from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import position_table
 from hpm_video.weights.load import load_classifier
@@ -137,7 +137,7 @@ def test_the_batch_size_changes_nothing(
 def test_an_interrupted_job_goes_on(
     pretrained: Path, long_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sliding, "PART", 8)
+    monkeypatch.setattr(features, "PART", 8)
     arguments = ["--stride", "2", "batch_size=3"]
     whole, output = tmp_path / "whole.npz", tmp_path / "out.npz"
     assert main(_windows(pretrained, long_video, whole, *arguments)) == 0

@@ -18,8 +18,7 @@ from hpm_video.evaluate.mining_quality import (
     measured_loss,
     predicted_loss,
 )
-from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, run_student
-from hpm_video.evaluate.reconstruction import reconstruct
+from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, reconstruct, run_student
 from hpm_video.method.losses import reconstruction_loss
 from hpm_video.method.masking import unit_scores
 from hpm_video.method.teacher import Teacher, score_tokens

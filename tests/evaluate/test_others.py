@@ -24,7 +24,7 @@ from hpm_video.data.samples.clips import ClipDataset, ClipReader
 from hpm_video.data.samples.pytorchvideo import LabeledVideos
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import VideoReadError
-from hpm_video.evaluate.backbone import load_backbone
+from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD, position_table
 from hpm_video.weights.checkpoint import load_checkpoint

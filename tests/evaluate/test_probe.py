@@ -16,16 +16,15 @@ import torch
 from processes import run_together
 
 from hpm_video.cli.main import main
-from hpm_video.config import ProbeConfig
+from hpm_video.config import ProbeConfig, ProbeJobConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.video import crops as transforms
 from hpm_video.data.video import frame_indices as clips
 from hpm_video.data.video.frames import read_frames
 from hpm_video.evaluate import probe
-from hpm_video.evaluate.backbone import Backbone, load_backbone
-from hpm_video.evaluate.probe import accuracies
+from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
+from hpm_video.evaluate.probe import accuracies, encode_videos
 from hpm_video.evaluate.probe_heads import knn_scores
-from hpm_video.evaluate.probe_videos import encode_videos
 from hpm_video.runtime.distributed import World
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint
@@ -67,6 +66,10 @@ def _in_run(lists: tuple[Path, Path], *kinds: str) -> list[str]:
     ]
 
 
+def _without_workers(settings: ProbeConfig) -> ProbeJobConfig:
+    return ProbeJobConfig(num_workers=0, decode_timeout_s=None, probe=settings)
+
+
 def _slow_feature(checkpoint: Path, path: str, num_clips: int, num_crops: int) -> torch.Tensor:
     """Mean over a video's views of the mean over tokens, every view by itself."""
     loaded = load_backbone(checkpoint, precision="float32")
@@ -90,12 +93,10 @@ def test_features_are_means_over_all_views(pretrained: Path, lists: tuple[Path, 
     encoded = encode_videos(
         loaded.backbone,
         manifest,
-        data=loaded.data,
-        settings=ProbeConfig(num_clips=2, num_crops=3, batch_size=3),
+        loaded.data,
+        _without_workers(ProbeConfig(num_clips=2, num_crops=3, batch_size=3)),
+        ALONE,
         with_tokens=True,
-        num_workers=0,
-        decode_timeout_s=None,
-        world=ALONE,
     )
     assert encoded is not None and encoded.tokens is not None
     assert [index for index, _ in encoded.bad] == [4]
@@ -158,12 +159,10 @@ def test_cells_are_means_of_where_and_when(pretrained: Path, lists: tuple[Path, 
     encoded = encode_videos(
         loaded.backbone,
         read_manifest(lists[1]),
-        data=loaded.data,
-        settings=ProbeConfig(num_clips=2, cells=(2, 1, 2)),
+        loaded.data,
+        _without_workers(ProbeConfig(num_clips=2, cells=(2, 1, 2))),
+        ALONE,
         with_tokens=False,
-        num_workers=0,
-        decode_timeout_s=None,
-        world=ALONE,
     )
     assert encoded is not None and encoded.features.shape == (9, 4 * 32)
 

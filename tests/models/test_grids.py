@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hpm_video.cli.main import main
 from hpm_video.config import ClipConfig
-from hpm_video.evaluate.backbone import load_backbone
+from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.evaluate.predictions import read_predictions
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.resample import (

@@ -20,8 +20,7 @@ from hpm_video.config.settings import load_config
 from hpm_video.data.prepare.toy import write_toy_videos
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate import mining_quality as mining
-from hpm_video.evaluate.pretrained import load_pretrained
-from hpm_video.evaluate.reconstruction import reconstruct
+from hpm_video.evaluate.pretrained import load_pretrained, reconstruct
 from hpm_video.train.pretrain import pretrain
 from hpm_video.visualize import (
     Row,

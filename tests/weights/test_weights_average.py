@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hpm_video.cli.main import main
-from hpm_video.evaluate.backbone import load_backbone
+from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.weights.checkpoint import load_checkpoint, save_checkpoint, save_sharded
 
 Arguments = Callable[..., list[str]]

@@ -26,7 +26,7 @@ from transformers import (
 from hpm_video.cli.main import main
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
 from hpm_video.config.settings import config_from_dict, config_to_dict
-from hpm_video.evaluate.backbone import load_backbone
+from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.models.build import HPM, build_model, heads_of, token_grid
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.weights.checkpoint import load_weights, write_checkpoint

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.cli.main import main
-from hpm_video.evaluate.backbone import load_backbone
+from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.weights.checkpoint import load_checkpoint
 from hpm_video.weights.export import to_onnx
 from hpm_video.weights.export.to_torch_export import FACTS

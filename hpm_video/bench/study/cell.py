@@ -17,7 +17,7 @@ from hpm_video.bench.study.cells import Cell
 from hpm_video.config import PretrainConfig, ProbeJobConfig, StudyConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.config.study import words_of
-from hpm_video.evaluate.mining_videos import measure_videos
+from hpm_video.evaluate.mining_quality import measure_videos
 from hpm_video.evaluate.probe import probe
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.runtime.files import write_atomically

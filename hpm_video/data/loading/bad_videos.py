@@ -20,6 +20,12 @@ class UnreadableDataError(RuntimeError):
         self.bad = tuple(bad)  # (manifest index, reason) of those found since the last batch
 
 
+def none_readable(bad: Sequence[tuple[str, str]]) -> UnreadableDataError:
+    """The error of a list of which nothing can be read, given (path, reason) of all its videos."""
+    path, reason = bad[0]
+    return UnreadableDataError(f"none of {len(bad)} videos can be read, e.g. {path}: {reason}")
+
+
 class BadVideos:
     """Collects unreadable videos of a run and keeps them in bad_videos.csv of its folder.
 

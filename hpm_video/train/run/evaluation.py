@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpm_video.config import FinetuneConfig
+from hpm_video.config import EvaluateConfig, FinetuneConfig
 from hpm_video.data.lists.manifest import Manifest, check_fits_model, num_shared, read_manifest
 from hpm_video.evaluate.classification import evaluate_classifier
 from hpm_video.models.build import Baseline, Classifier
@@ -73,16 +73,13 @@ class RunEvaluation:
         config, data = self._config, self._config.data
         share_from_main(running_means(model), self._world)
         with gathered(model):  # processes have different numbers of batches
-            result = evaluate_classifier(
-                model,
-                self._videos,
-                data=data,
-                evaluation=config.evaluation,
+            asked = EvaluateConfig(
                 precision=config.run.precision,
                 num_workers=data.num_workers,
                 decode_timeout_s=data.decode_timeout_s,
-                world=self._world,
+                evaluation=config.evaluation,
             )
+            result = evaluate_classifier(model, self._videos, data, asked, self._world)
         for index, reason in result.bad:
             log.line(f"unreadable, counts as wrong: {self._videos.path(index)}: {reason}")
         record = {"step": step, "epoch": round(epoch, 4), **result.figures()}

@@ -20,8 +20,7 @@ from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate import mining_quality
-from hpm_video.evaluate.pretrained import Pretrained
-from hpm_video.evaluate.reconstruction import reconstruct
+from hpm_video.evaluate.pretrained import Pretrained, reconstruct
 from hpm_video.method.masking import make_mask, unit_scores
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import build_model

@@ -6,10 +6,9 @@ import time
 
 from torch import nn
 
-from hpm_video.config import PretrainConfig
-from hpm_video.evaluate.backbone import Backbone
-from hpm_video.evaluate.probe import probe_backbone
-from hpm_video.evaluate.probe_videos import check_probe, read_probe_lists
+from hpm_video.config import PretrainConfig, ProbeJobConfig
+from hpm_video.evaluate.frozen_encoder import Backbone
+from hpm_video.evaluate.probe import check_probe, probe_backbone, read_probe_lists
 from hpm_video.models.ema import average_of
 from hpm_video.models.parallel import load_whole
 from hpm_video.models.vit import Encoder
@@ -48,16 +47,15 @@ class RunProbe:
         start, data = time.monotonic(), self._config.data
         if self._whole is not None:
             encoder = load_whole(self._whole.to(self._world.device), encoder)
-        report = probe_backbone(
-            Backbone(encoder, nn.Identity(), self._config.run.precision),
-            self._lists,
-            kinds=self._config.probe.kinds,
-            data=data,
-            settings=self._config.probe,
+        asked = ProbeJobConfig(
+            precision=self._config.run.precision,
             num_workers=data.num_workers,
             decode_timeout_s=data.decode_timeout_s,
-            world=self._world,
+            probe=self._config.probe,
         )
+        backbone = Backbone(encoder, nn.Identity(), asked.precision)
+        kinds = self._config.probe.kinds
+        report = probe_backbone(backbone, self._lists, data, asked, self._world, kinds=kinds)
         if report is None:
             return
         if (warning := report.warning()) and not self._has_warned:

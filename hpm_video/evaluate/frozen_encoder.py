@@ -12,25 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpm_video.config import (
-    ClipConfig,
-    DataConfig,
-)
+from hpm_video.config import ClipConfig, DataConfig
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid, patchify
-from hpm_video.models.vit import Block, Encoder, LayerNorm
-from hpm_video.weights.checkpoint import load_checkpoint, load_weights
-from hpm_video.weights.load import encoder_of
+from hpm_video.models.vit import Block, Encoder
+from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.load import encoder_of, pooling_norm_of
 
 
 @dataclass(frozen=True)
 class Backbone:
     """An encoder to be asked for features; gradients, dropout and stochastic depth are off.
 
-    encoder: of all N tokens of a clip. norm: what follows the mean over tokens: nothing in
-    pre-training, whose encoder ends with a norm, and in an encoder exported alone; in a classifier
-    the norm before its head, so that a pooled feature is just what the head sees. precision: of the
-    forward pass.
+    encoder: of all N tokens of a clip. norm: what follows the mean over tokens, see
+    `pooling_norm_of`, so that a pooled feature is just what the head of a classifier sees.
+    precision: of the forward pass.
     """
 
     encoder: Encoder
@@ -44,6 +40,10 @@ class Backbone:
     @property
     def width(self) -> int:
         return self.encoder.width
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.mean.device
 
     @property
     def heads(self) -> int:
@@ -91,7 +91,6 @@ class LoadedBackbone:
 
     backbone: Backbone
     data: DataConfig
-    tubelet_size: int
     kind: str
     step: int
 
@@ -110,15 +109,8 @@ def load_backbone(
     """
     state = load_checkpoint(checkpoint)
     encoder, data = encoder_of(state, source=checkpoint, clip=clip)
-    norm: nn.Module = nn.Identity()
-    is_encoder_alone = all(name.startswith("encoder.") for name in state["model"])
-    if state["kind"] != "pretrain" and not is_encoder_alone:
-        norm = LayerNorm(encoder.width)
-        weights = state["model"].items()
-        own = {n.removeprefix("norm."): value for n, value in weights if n.startswith("norm.")}
-        load_weights(norm, own, source=checkpoint)
+    norm = pooling_norm_of(state, encoder.width, source=checkpoint)
     for module in (encoder, norm):
         module.requires_grad_(False).eval().to(device)
-    backbone = Backbone(encoder, norm, precision)
     kind, step = str(state["kind"]), int(state["step"])
-    return LoadedBackbone(backbone, data, encoder.tokens.shape.tubelet_size, kind, step)
+    return LoadedBackbone(Backbone(encoder, norm, precision), data, kind, step)

@@ -1,4 +1,4 @@
-"""One video at a time: what `hpm_video.embed` and `hpm_video.classify` do."""
+"""What `hpm_video.embed` and `hpm_video.classify` do, one video at a time."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from hpm_video.config.limits import at_least
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.samples.clips import Request
 from hpm_video.data.samples.views import ViewReader
-from hpm_video.evaluate.backbone import LoadedBackbone, load_backbone
-from hpm_video.models.baselines import Baseline
-from hpm_video.models.build import Classifier
+from hpm_video.evaluate.frozen_encoder import LoadedBackbone, load_backbone
+from hpm_video.models.build import Baseline, Classifier
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.weights.checkpoint import find_checkpoint
 from hpm_video.weights.load import load_classifier
@@ -35,9 +34,9 @@ def embed_video(
 ) -> npt.NDArray[np.float32]:
     """See `hpm_video.embed`."""
     loaded = _backbone(*version_of(checkpoint), device)
-    views = _views(path, loaded.data, num_clips=num_clips, num_crops=num_crops)
     backbone = loaded.backbone
-    tokens = backbone.encode(to_clips(views, backbone.encoder.mean.device))
+    views = _views(path, loaded.data, num_clips, num_crops)
+    tokens = backbone.encode(to_clips(views, backbone.device))
     feature: npt.NDArray[np.float32] = backbone.pooled(tokens).mean(dim=0).cpu().numpy()
     return feature
 
@@ -54,12 +53,9 @@ def classify_video(
     """See `hpm_video.classify`."""
     model, config, classes = _classifier(*version_of(checkpoint), device)
     own = config.evaluation
-    views = _views(
-        path,
-        config.data,
-        num_clips=own.num_clips if num_clips is None else num_clips,
-        num_crops=own.num_crops if num_crops is None else num_crops,
-    )
+    num_clips = own.num_clips if num_clips is None else num_clips
+    num_crops = own.num_crops if num_crops is None else num_crops
+    views = _views(path, config.data, num_clips, num_crops)
     logits = model(to_clips(views, next(model.parameters()).device))
     scores = logits.softmax(dim=-1).mean(dim=0).tolist()
     names = [str(label) for label in range(len(scores))] if classes is None else classes
@@ -67,9 +63,7 @@ def classify_video(
     return dict(ranked)
 
 
-def _views(
-    path: str | PathLike[str], data: DataConfig, *, num_clips: int, num_crops: int
-) -> Tensor:
+def _views(path: str | PathLike[str], data: DataConfig, num_clips: int, num_crops: int) -> Tensor:
     """The test views of a video (num_clips * num_crops, T, S, S, 3) uint8; or VideoReadError."""
     at_least("num_clips", num_clips, 1)
     at_least("num_crops", num_crops, 1)
