@@ -16,10 +16,9 @@ from torchvision.transforms.v2 import functional
 
 from hpm_video.runtime.files import OURS, whole_file
 from hpm_video.runtime.pages import Frames
-from hpm_video.visualize.figures import GREY, Floats, heat_at, spread, within
+from hpm_video.visualize.figures import GREY, Floats, heat_at, placed, ranks, spread, within
 from hpm_video.visualize.geometry import Place, owned, token_pixels
-from hpm_video.visualize.picture import placed, ranks
-from hpm_video.visualize.scores import HardTubes
+from hpm_video.visualize.hard_tubes import HardTubes
 from hpm_video.visualize.video_page import Film
 
 LABEL_HEIGHT = 24  # pixels above each panel
@@ -122,7 +121,7 @@ def _of_crop(tubes: HardTubes, frames: Floats) -> list[Floats]:
     heats = [tubes.measured] if tubes.predicted is None else [tubes.predicted, tubes.measured]
     panels = [frames]
     panels += [heat_at(frames, ranks(values).repeat(tubelet, axis=0), place) for values in heats]
-    hidden = spread(tubes.mask.repeat(tubelet, axis=0), place, frames)
+    hidden = spread(tubes.mask.repeat(tubelet, axis=0)[..., None], place, frames)
     masked = within(place, frames, np.where(hidden, np.float32(GREY), frames))
     panels.append(_outlined(masked, tubes.hard.repeat(tubelet, axis=0), place))
     panels.append(placed(frames, tubes.honest, place))
@@ -132,7 +131,7 @@ def _of_crop(tubes: HardTubes, frames: Floats) -> list[Floats]:
 def _outlined(frames: Floats, hard: npt.NDArray[np.bool_], place: Place) -> Floats:
     """Frames (K, H, W, 3) with a line of two pixels inside of the hard tokens' outline."""
     inside = within(place, np.zeros_like(frames), np.ones_like(frames)) > 0
-    flags = (spread(hard, place, frames).astype(bool) & inside)[..., 0]
+    flags = (spread(hard[..., None], place, frames) & inside)[..., 0]
     inner = flags.copy()
     for axis in (1, 2):
         for shift in (-2, -1, 1, 2):

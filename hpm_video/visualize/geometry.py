@@ -63,22 +63,20 @@ def owned(places: list[Place]) -> list[Place]:
 
     Places are spread along one direction, in order.
     """
+    axis = 0 if len(places) > 1 and places[0].top != places[1].top else 1
+    starts, ends = [p[axis] for p in places], [p[axis] + p[axis + 2] for p in places]
     parts = []
     for index, place in enumerate(places):
-        top, left, bottom, right = place.top, place.left, place[0] + place[2], place[1] + place[3]
+        start, end = starts[index], ends[index]
         if index > 0:
-            before = places[index - 1]
-            if before.top != place.top:
-                top = max(top, (before.top + before.height + place.top) / 2)
-            else:
-                left = max(left, (before.left + before.width + place.left) / 2)
+            start = max(start, (ends[index - 1] + start) / 2)
         if index + 1 < len(places):
-            after = places[index + 1]
-            if after.top != place.top:
-                bottom = min(bottom, (after.top + bottom) / 2)
-            else:
-                right = min(right, (after.left + right) / 2)
-        parts.append(Place(top, left, bottom - top, right - left))
+            end = min(end, (starts[index + 1] + end) / 2)
+        parts.append(
+            place._replace(top=start, height=end - start)
+            if axis == 0
+            else place._replace(left=start, width=end - start)
+        )
     return parts
 
 

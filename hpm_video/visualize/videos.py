@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from hpm_video.config.limits import at_least
+from hpm_video.config.limits import at_least, between
 from hpm_video.config.settings import config_to_yaml
 from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frames import VideoReadError
@@ -28,12 +27,18 @@ from hpm_video.runtime.files import (
     whole_file,
     write_atomically,
 )
-from hpm_video.runtime.pages import text
+from hpm_video.runtime.pages import jpeg, page
+from hpm_video.visualize.figures import picture
 from hpm_video.visualize.films import film_frames, write_gif, write_mp4
-from hpm_video.visualize.picture import picture
-from hpm_video.visualize.reading import View, read_facts, read_window, window_indices
-from hpm_video.visualize.scores import NUM_MASKS, ask, hard_ratio_of
-from hpm_video.visualize.video_page import PLAIN, Asked, Film, css, fill_page, jpeg, video_page
+from hpm_video.visualize.hard_tubes import NUM_MASKS, ask, hard_ratio_of
+from hpm_video.visualize.video_page import Asked, Film, video_page
+from hpm_video.visualize.windows import (
+    View,
+    check_videos,
+    read_facts,
+    read_window,
+    window_indices,
+)
 
 FORMATS = ("png", "mp4", "gif")  # beside the page
 MOST_GIF_PICTURES = 160  # a GIF is large, and is in memory as a whole
@@ -78,13 +83,8 @@ def visualize(
     checkpoint, no videos or one that does not exist, settings out of range, no place to write, or
     other files of the same names there.
     """
-    if not videos:
-        raise ValueError("videos (none) must name at least one file")
-    for video in videos:
-        if not os.path.exists(video):
-            raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed ({seed}) must be in [0, {2**63 - 1}]")
+    check_videos(videos)
+    between("seed", seed, 0, 2**63 - 1)
     at_least("num_masks", num_masks, 1)
     for name in formats:
         if name not in FORMATS:
@@ -165,30 +165,20 @@ def write_film(film: Film, asked: Asked, path: Path, formats: Sequence[str] = FO
 
 def index_page(results: Sequence[Result], asked: Asked, pretrained: Pretrained) -> str:
     """The page with links to those of all videos, numbers, and what could not be read."""
-    lines, bad = [], []
-    for result in results:
-        if result.page is None:
-            bad.append(f"<li>{text(result.name)}: {text(result.error)}")
-            continue
-        link = text(quote(os.fsencode(result.page.name)))  # names hold any byte
-        covered = f"{result.covered:.0%} ({result.hard:.0%})"
-        lines.append(
-            f'<tr><td><a href="{link}"><img alt="" src="{result.thumbnail}">{text(result.name)}</a>'
-            f"<td>{_number(result.rank_accuracy)}<td>{_number(result.spearman)}<td>{covered}"
-        )
-    head = "<tr><th>video<th>rank accuracy<th>Spearman<th>covered"
-    return fill_page(
-        {
-            "title": text(f"What {asked.checkpoint} finds hard"),
-            "notes": PLAIN if pretrained.scorer is None else "",
-            "hard_ratio": f"{hard_ratio_of(pretrained):g}",
-            "videos": f'<table class="index">{head}{"".join(lines)}</table>',
-            "bad": f"<h2>Unreadable</h2><ul>{''.join(bad)}</ul>" if bad else "",
-            "step": str(asked.step),
-            "settings": html.escape(asked.settings),
-            "css": css("page"),
-        },
+    readable = [
+        (result, quote(os.fsencode(result.page.name)))  # names hold any byte
+        for result in results
+        if result.page is not None
+    ]
+    return page(
+        __package__,
         "index.html",
+        title=f"What {asked.checkpoint} finds hard",
+        is_plain=pretrained.scorer is None,
+        hard_ratio=hard_ratio_of(pretrained),
+        readable=readable,
+        unreadable=[result for result in results if result.page is None],
+        asked=asked,
     )
 
 
@@ -241,10 +231,6 @@ def _note(indices: Indices, num_frames: int, view: View) -> str:
     if view.whole_frame:
         notes.append("The model sees the whole picture, pressed into a square.")
     return " ".join(notes)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _unique_stems(videos: Sequence[str | Path]) -> list[str]:

@@ -18,13 +18,12 @@ from PIL import Image
 from hpm_video.config import DataConfig
 from hpm_video.method.masking import hard_mask, num_hard_units, num_masked_units, unit_scores
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.visualize.figures import heat_at
+from hpm_video.visualize.figures import heat_at, picture
 from hpm_video.visualize.films import GAP, LABEL_HEIGHT, film_frames, panel_size, write_mp4
 from hpm_video.visualize.geometry import Place
-from hpm_video.visualize.picture import picture
-from hpm_video.visualize.reading import View, read_window, window_indices
-from hpm_video.visualize.scores import HardTubes
+from hpm_video.visualize.hard_tubes import HardTubes
 from hpm_video.visualize.video_page import Asked, Film, video_page
+from hpm_video.visualize.windows import View, read_window, window_indices
 
 GRID = TokenGrid(4, 8, 8)
 TUBELET = 2

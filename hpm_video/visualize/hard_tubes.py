@@ -23,8 +23,8 @@ from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place
-from hpm_video.visualize.reading import View, Window, read_facts, read_window
-from hpm_video.visualize.reading import window_indices as frames_of_windows
+from hpm_video.visualize.windows import View, Window, read_facts, read_window
+from hpm_video.visualize.windows import window_indices as frames_of_windows
 
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +18,11 @@ from hpm_video.config.limits import at_least
 from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
+from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place, clip_boxes
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,18 @@ class Facts:
     fps: float
 
 
+def check_videos(videos: Sequence[str | Path]) -> None:
+    """Raise ValueError without any, and FileNotFoundError for one that is not there."""
+    if not videos:
+        raise ValueError("videos (none) must name at least one file")
+    for video in videos:
+        if not os.path.exists(video):
+            raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
+
+
 def read_facts(path: str | Path, data: DataConfig) -> Facts:
     """Raises VideoReadError, also where a video holds fewer frames than a clip takes."""
-    facts = read_guarded(
-        _facts, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
-    )
+    facts = _guarded(_facts, path, data)
     if facts.num_frames < data.num_frames:
         raise VideoReadError(
             str(path),
@@ -115,16 +128,13 @@ def read_window(
 
     Raises VideoReadError.
     """
-    read = partial(
-        _window,
-        indices=indices,
-        crop_size=data.crop_size,
-        view=view,
-        most_short_side=most_short_side,
-    )
-    return read_guarded(
-        read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
-    )
+    read = partial(_window, indices=indices, data=data, view=view, most_short_side=most_short_side)
+    return _guarded(read, path, data)
+
+
+def _guarded(read: Callable[[str], T], path: str | Path, data: DataConfig) -> T:
+    timeout_s = data.decode_timeout_s or None
+    return read_guarded(read, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
 
 
 def _facts(path: str) -> Facts:
@@ -136,16 +146,16 @@ def _window(
     path: str,
     *,
     indices: frame_indices.Indices,
-    crop_size: int,
+    data: DataConfig,
     view: View,
     most_short_side: int | None,
 ) -> Window:
     frames = open_video(path).read(indices)
     height, width = frames.shape[1:3]
     boxes = clip_boxes(height, width, num_crops=view.num_crops, whole_frame=view.whole_frame)
-    crops = np.stack([crops.resize_crop(frames, box, crop_size).numpy() for box in boxes])
+    squares = np.stack([crops.resize_crop(frames, box, data.crop_size).numpy() for box in boxes])
     places = tuple(Place.of_box(box, height, width) for box in boxes)
-    return Window(shrunk(frames, most_short_side), crops, places, indices)
+    return Window(shrunk(frames, most_short_side), squares, places, indices)
 
 
 def shrunk(frames: Frames, most_short_side: int | None) -> Frames:
