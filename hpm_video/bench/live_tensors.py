@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from hpm_video.bench.compared_steps import Setting, build_student, our_step
 from hpm_video.bench.flops import Variant
-from hpm_video.method import losses
+from hpm_video.method import patch_kernel
 from hpm_video.models import vit
 
 
@@ -88,5 +88,5 @@ def _forms(*, as_on_gpu: bool) -> Iterator[None]:
             yield
             return
         fused = patch.object(vit, "attention", F.scaled_dot_product_attention)
-        with fused, patch.dict(losses.PATCH_LOSS_CLIPS, clear=True):
+        with fused, patch.dict(patch_kernel.CLIPS_AT_ONCE, clear=True):
             yield

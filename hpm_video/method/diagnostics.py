@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from hpm_video.method.losses import rank_accuracy
 from hpm_video.method.masking import unit_scores
+from hpm_video.method.step import PretrainStep
 from hpm_video.models.parallel import whole
 from hpm_video.models.tokens import TokenGrid
 
@@ -19,63 +21,37 @@ Figures = Mapping[str, Tensor | None]
 
 
 @torch.no_grad()
-def mask_figures(
-    *,
-    mask: Tensor,
-    scores: Tensor | None,
-    masked: Tensor,
-    measured: Tensor,
-    ranked: Tensor,
-    ranked_losses: Tensor,
-    ranked_predictions: Tensor | None,
-    grid: TokenGrid,
-    tube_length: int,
-    num_hard: int,
-) -> dict[str, Tensor | None]:
-    """How well the losses of masked units were predicted, and how hard the hard ones were.
+def step_figures(step: PretrainStep, grid: TokenGrid, tube_length: int) -> Figures:
+    """All figures about a step, by the names under which they are logged: scalars on its device.
 
-    mask (B, N), made from the teacher's scores (B, N), or at random (None), with ``num_hard`` hard
-    units a clip; masked (B, M): tokens whose loss was measured (B, M); ranked (B, K): those with
-    ranked_losses (B, K) and ranked_predictions (B, K), if there are any.
-
+    rank_accuracy: see `hpm_video.method.losses.rank_accuracy`; None without a predictor.
     spearman: rank correlation of predicted with measured loss over the masked units with ranked
         tokens, mean over clips; None without predictions.
     hard_share: share of the masked units that are hard.
     hard_loss, random_loss: mean measured loss of hard and of random units; NaN where there are
         none.
+    feature_variation: see there.
     """
-    unit_losses = _unit_means(measured, masked, grid, tube_length)  # (B, U), NaN if not measured
-    hidden = unit_scores(mask.float(), grid, tube_length) > 0.5  # (B, U)
-    hard = torch.zeros_like(hidden)
-    if scores is not None:
-        hard = hard_units(mask, scores, grid, tube_length=tube_length, num_hard=num_hard)
-    correlation = None
-    if ranked_predictions is not None:
-        predictions = _unit_means(ranked_predictions, ranked, grid, tube_length)
-        losses = _unit_means(ranked_losses, ranked, grid, tube_length)
-        correlation = rank_correlation(predictions, losses).mean()
+    losses = _unit_means(step.token_losses, step.masked, grid, tube_length)  # (B, U)
+    hidden = unit_scores(step.mask.float(), grid, tube_length) > 0.5  # (B, U)
+    hard = unit_scores(step.hard.float(), grid, tube_length) > 0.5
+    accuracy = correlation = None
+    if step.predicted is not None and step.measured is not None:
+        accuracy = rank_accuracy(step.predicted, step.measured)
+    if step.ranked_predictions is not None:
+        predicted, measured = (
+            _unit_means(values, step.ranked, grid, tube_length)
+            for values in (step.ranked_predictions, step.ranked_losses)
+        )
+        correlation = rank_correlation(predicted, measured).mean()
     return {
+        "rank_accuracy": accuracy,
         "spearman": correlation,
         "hard_share": hard.sum() / hidden.sum(),
-        "hard_loss": unit_losses.where(hard, torch.nan).nanmean(),
-        "random_loss": unit_losses.where(hidden & ~hard, torch.nan).nanmean(),
+        "hard_loss": losses.where(hard, torch.nan).nanmean(),
+        "random_loss": losses.where(hidden & ~hard, torch.nan).nanmean(),
+        "feature_variation": feature_variation(step.encoded),
     }
-
-
-def hard_units(
-    mask: Tensor, scores: Tensor, grid: TokenGrid, *, tube_length: int, num_hard: int
-) -> Tensor:
-    """Which units a mask (B, N) took for their scores (B, N) -> (B, U) bool.
-
-    They are the ``num_hard`` masked units of highest mean score. One that scores below a visible
-    unit cannot have been taken for its score and does not count.
-    """
-    hidden = unit_scores(mask.float(), grid, tube_length) > 0.5
-    per_unit = unit_scores(scores, grid, tube_length)
-    best = per_unit.masked_fill(~hidden, -torch.inf).topk(num_hard, dim=1).indices
-    hard = torch.zeros_like(hidden).scatter(1, best, True)
-    highest_visible = per_unit.masked_fill(hidden, -torch.inf).amax(dim=1, keepdim=True)
-    return hard & hidden & (per_unit >= highest_visible)
 
 
 @torch.no_grad()

@@ -9,11 +9,13 @@ masked units is the hardest ones, the others are drawn uniformly (HPM, arXiv 230
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from hpm_video.config import MaskingConfig
 from hpm_video.models.tokens import TokenGrid
 
 Rows = tuple[int, int]
@@ -70,6 +72,63 @@ def unit_scores(scores: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:
     return windows.mean(dim=2).flatten(1)
 
 
+@dataclass(frozen=True)
+class Masked:
+    """A mask (B, N) bool, True = masked, and the tokens (B, N) bool of those of its units that were
+    taken for their score."""
+
+    mask: Tensor
+    hard: Tensor
+
+
+def make_mask(
+    scores: Tensor | None,
+    grid: TokenGrid,
+    masking: MaskingConfig,
+    *,
+    hard_ratio: float,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device | str | None = None,
+    rows: Rows | None = None,
+) -> Masked:
+    """Mask floor(mask_ratio * U) units of every clip: the one place that decides which.
+
+    Without scores all are drawn uniformly. With scores (B, N), the predicted loss of each token,
+    floor(hard_ratio * masked) are those of the highest mean score (ties broken at random), the rest
+    is drawn uniformly from the other units.
+
+    ``device``: the generator's unless given. ``rows`` (first, total): the batch is rows first ..
+    first + B of a batch of ``total``, whose noise is drawn in full, so that masks do not depend on
+    how the batch is split over processes.
+    """
+    if not 0 <= hard_ratio <= 1:
+        raise ValueError(f"hard_ratio ({hard_ratio}) must be in [0, 1]")
+    tube_length = masking.tube_length or grid.time
+    units = num_units(grid, tube_length)
+    masked = num_masked_units(grid, mask_ratio=masking.mask_ratio, tube_length=tube_length)
+    noise = batch_noise(
+        batch_size,
+        units if scores is None else 2 * units,
+        generator=generator,
+        device=device or generator.device,
+        rows=rows,
+    )
+    order = noise[:, :units]
+    is_hard = torch.zeros_like(order, dtype=torch.bool)
+    if scores is not None:
+        # Sorting a shuffled copy with a stable sort breaks ties by the shuffle, not by position.
+        shuffle = noise[:, units:].argsort(dim=1)
+        per_unit = unit_scores(scores, grid, tube_length)
+        hardness = (-per_unit).gather(1, shuffle).argsort(dim=1, stable=True)
+        is_hard = _inverse(shuffle.gather(1, hardness)) < _floor_share(hard_ratio, masked)
+    # Hard units go before all others; what remains of the budget is filled by the lowest noise.
+    is_masked = _ranks(order.masked_fill(is_hard, -1.0)) < masked
+    return Masked(
+        units_to_tokens(is_masked, grid, tube_length), units_to_tokens(is_hard, grid, tube_length)
+    )
+
+
 def random_mask(
     batch_size: int,
     grid: TokenGrid,
@@ -80,15 +139,18 @@ def random_mask(
     device: torch.device | str,
     rows: Rows | None = None,
 ) -> Tensor:
-    """Mask floor(mask_ratio * U) units of every clip at random -> (B, N) bool, True = masked.
-
-    ``rows`` (first, total): the batch is rows first .. first + B of a batch of ``total``, whose
-    noise is drawn in full, so that masks do not depend on how the batch is split over processes.
-    """
-    masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
-    units = num_units(grid, tube_length)
-    noise = batch_noise(batch_size, units, generator=generator, device=device, rows=rows)
-    return units_to_tokens(_ranks(noise) < masked, grid, tube_length)
+    """The mask (B, N) of `make_mask` without scores, True = masked."""
+    masking = MaskingConfig(mask_ratio=mask_ratio, tube_length=tube_length)
+    return make_mask(
+        None,
+        grid,
+        masking,
+        hard_ratio=0.0,
+        batch_size=batch_size,
+        generator=generator,
+        device=device,
+        rows=rows,
+    ).mask
 
 
 def hard_mask(
@@ -101,28 +163,18 @@ def hard_mask(
     generator: torch.Generator,
     rows: Rows | None = None,
 ) -> Tensor:
-    """Mask the units of highest mean score, and random others -> (B, N) bool, True = masked.
-
-    scores (B, N): predicted loss per token. Of the floor(mask_ratio * U) masked units,
-    floor(hard_ratio * masked) are those with the highest mean score (ties broken at random), the
-    rest is drawn uniformly from the other units. For ``rows`` see `random_mask`.
-    """
-    if not 0 <= hard_ratio <= 1:
-        raise ValueError(f"hard_ratio ({hard_ratio}) must be in [0, 1]")
-    masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
-    hard = _floor_share(hard_ratio, masked)
-    per_unit = unit_scores(scores, grid, tube_length)
-    batch, units = per_unit.shape
-    noise = batch_noise(batch, 2 * units, generator=generator, device=scores.device, rows=rows)
-    order_noise, tie_noise = noise.chunk(2, dim=1)
-    # Sorting a shuffled copy with a stable sort breaks ties by the shuffle, not by position.
-    shuffle = tie_noise.argsort(dim=1)
-    hardness = (-per_unit).gather(1, shuffle).argsort(dim=1, stable=True)
-    is_hard = _inverse(shuffle.gather(1, hardness)) < hard
-    # Hard units go before all others; what remains of the budget is filled by the lowest noise.
-    return units_to_tokens(
-        _ranks(order_noise.masked_fill(is_hard, -1.0)) < masked, grid, tube_length
-    )
+    """The mask (B, N) of `make_mask` by scores (B, N), True = masked."""
+    masking = MaskingConfig(mask_ratio=mask_ratio, tube_length=tube_length)
+    return make_mask(
+        scores,
+        grid,
+        masking,
+        hard_ratio=hard_ratio,
+        batch_size=len(scores),
+        generator=generator,
+        device=scores.device,
+        rows=rows,
+    ).mask
 
 
 def num_reconstructed_tokens(

@@ -30,12 +30,12 @@ from hpm_video.train.optim import (
     micro_batches,
     set_lr,
 )
-from hpm_video.train.run.bad_steps import restore_if, running_means, step_unless
 from hpm_video.train.run.evaluation import RunEvaluation
 from hpm_video.train.run.folder import claim_run_folder, run_folder
 from hpm_video.train.run.loop import Run
 from hpm_video.train.run.optimizer_state import optimizer_state
-from hpm_video.train.run.start import describe_data, find_start
+from hpm_video.train.run.starting_point import describe_data, find_start
+from hpm_video.train.run.steps import restore_if, running_means, step_unless
 from hpm_video.weights.checkpoint import load_weights
 
 
@@ -116,7 +116,6 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
         config.run,
         folder,
         world,
-        metrics=("loss", "grad_norm"),
         manifest=manifest,
         bad_videos=BadVideos(folder, manifest, max_fraction=data.max_bad_fraction),
         total_steps=total_steps,
@@ -187,7 +186,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
                     (loss / accumulation).backward()
                 total += loss.detach() / accumulation
             norm = clip_gradients(model, optim.clip_grad)
-            skip = run.add([total, norm])
+            skip = run.add({"loss": total, "grad_norm": norm})
             step_unless(skip, optimizer)
             restore_if(skip, moving, before)
             optimizer.zero_grad()

@@ -7,18 +7,19 @@ from typing import Any
 
 import torch
 from fvcore.nn import parameter_count
+from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import BadVideos
 from hpm_video.data.loading.loader import clip_batches, steps_per_epoch
-from hpm_video.method.diagnostics import ema_distance, mean_figures
+from hpm_video.method.diagnostics import ema_distance, mean_figures, step_figures
 from hpm_video.method.masking import (
     hard_ratio_at,
     num_reconstructed_tokens,
 )
-from hpm_video.method.step import configured_step, step_figures
+from hpm_video.method.step import configured_step
 from hpm_video.method.teacher import Teacher, describe_view, momentum_at, update_teacher
 from hpm_video.models.build import build_model, token_grid
 from hpm_video.models.parallel import clip_gradients, spread
@@ -31,16 +32,14 @@ from hpm_video.train.optim import (
     pretrain_optimizer,
     set_lr,
 )
-from hpm_video.train.run.bad_steps import step_unless
 from hpm_video.train.run.folder import claim_run_folder, run_folder
 from hpm_video.train.run.loop import Run
 from hpm_video.train.run.optimizer_state import optimizer_state
 from hpm_video.train.run.pictures import Pictures
 from hpm_video.train.run.probes import RunProbe
-from hpm_video.train.run.start import describe_data, find_start
+from hpm_video.train.run.starting_point import describe_data, find_start
+from hpm_video.train.run.steps import step_unless
 from hpm_video.weights.checkpoint import load_weights
-
-METRICS = ("loss", "reconstruction_loss", "prediction_loss", "grad_norm")
 
 
 def pretrain(config: PretrainConfig) -> bool:
@@ -113,7 +112,6 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         config.run,
         folder,
         world,
-        metrics=METRICS,
         manifest=manifest,
         bad_videos=bad_videos,
         total_steps=total_steps,
@@ -155,8 +153,8 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             set_lr(optimizer, lr := lr_at(step))
             # Stochastic depth, the one user of the global generator, follows (seed, step, rank).
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
-            sums = torch.zeros(3, device=world.device)
-            parts = []
+            losses: dict[str, Tensor] = {}
+            figures = []
             for micro_batch in range(accumulation):
                 batch = run.next(batches, clips_per_step // accumulation)
                 clips = batch.on(world.device)
@@ -173,13 +171,12 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                         rows=(first, clips_per_step),
                     )
                     (result.loss / accumulation).backward()
-                scalars = [result.loss, result.reconstruction_loss, result.prediction_loss]
-                sums += torch.stack(scalars).detach() / accumulation
+                for name, loss in result.losses.items():
+                    losses[name] = losses.get(name, 0) + loss.detach() / accumulation
                 if run.is_log_step:
-                    part = step_figures(result, grid=grid, masking=masking, hard_ratio=hard_ratio)
-                    parts.append(part)
+                    figures.append(step_figures(result, grid, tube_length))
             norm = clip_gradients(student, optim.clip_grad)
-            skip = run.add([*sums, norm])
+            skip = run.add({**losses, "grad_norm": norm})
             step_unless(skip, optimizer)
             optimizer.zero_grad()
             momentum = None
@@ -200,7 +197,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                         "momentum": momentum,
                         "lr": lr,
                     },
-                    figures={**mean_figures(parts), "ema_distance": distance},
+                    figures={**mean_figures(figures), "ema_distance": distance},
                     prefix="pretrain",
                 )
             if pictures.are_due(steps_done=step + 1, total_steps=total_steps):

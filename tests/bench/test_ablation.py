@@ -141,11 +141,11 @@ def test_a_few_steps_move_the_loss(name: str) -> None:
     before, after, student, teacher = _train(name)
     config = load_config(PretrainConfig, FOLDER / name)
     assert after.loss < before.loss
-    assert after.reconstruction_loss < 0.8 * before.reconstruction_loss
+    assert after.losses["reconstruction_loss"] < 0.8 * before.losses["reconstruction_loss"]
     assert (student.predictor is None) == (config.loss.prediction == "none")
     assert (teacher is None) == (config.masking.hard_ratio_end == 0)
     if student.predictor is not None:
-        assert after.prediction_loss < before.prediction_loss
+        assert after.losses["prediction_loss"] < before.losses["prediction_loss"]
         blocks = [name for name, _ in student.predictor.named_modules() if name.endswith(".attn")]
         assert len(blocks) == config.model.predictor_depth
 

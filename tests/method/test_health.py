@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from hpm_video.cli.main import main
+from hpm_video.config import MaskingConfig
 from hpm_video.method import step as module
 from hpm_video.method.diagnostics import (
     ema_distance,
     feature_variation,
-    hard_units,
-    mask_figures,
     mean_figures,
     rank_correlation,
+    step_figures,
 )
-from hpm_video.method.masking import hard_mask, random_mask
+from hpm_video.method.masking import Masked, make_mask, random_mask
 from hpm_video.method.step import PretrainStep
 from hpm_video.models.tokens import TokenGrid, split_mask
 from hpm_video.train.run.logs import read_records
@@ -77,6 +77,25 @@ def _slow_figures(
     }
 
 
+def _step(chosen: Masked, index: Tensor, losses: Tensor, predictions: Tensor) -> PretrainStep:
+    """A step that measured and predicted losses (B, N) of the tokens at index (B, M)."""
+    measured, predicted = losses.gather(1, index), predictions.gather(1, index)
+    return PretrainStep(
+        losses={},
+        scores=None,
+        mask=chosen.mask,
+        hard=chosen.hard,
+        masked=index,
+        token_losses=measured,
+        ranked=index,
+        ranked_losses=measured,
+        ranked_predictions=predicted,
+        predicted=predicted,
+        measured=measured,
+        encoded=torch.ones(len(index), 2, 3),
+    )
+
+
 @pytest.mark.parametrize("tube_length", [1, 2, 4])
 @pytest.mark.parametrize("hard_ratio", [None, 0.0, 0.4, 1.0])
 def test_figures_are_those_of_a_slow_loop(tube_length: int, hard_ratio: float | None) -> None:
@@ -87,27 +106,22 @@ def test_figures_are_those_of_a_slow_loop(tube_length: int, hard_ratio: float | 
     masked_units = math.floor(0.7 * 15 * (4 // tube_length) + 1e-9)
     num_hard = math.floor((hard_ratio or 0) * masked_units + 1e-9)
     if hard_ratio is None:
-        mask = random_mask(6, GRID, **sizes, generator=_generator(4), device="cpu")
         scores = None
-    else:
-        mask = hard_mask(scores, GRID, **sizes, hard_ratio=hard_ratio, generator=_generator(4))
-    _, index = split_mask(mask)
-    figures = mask_figures(
-        mask=mask,
-        scores=scores,
-        masked=index,
-        measured=losses.gather(1, index),
-        ranked=index,
-        ranked_losses=losses.gather(1, index),
-        ranked_predictions=predictions.gather(1, index),
-        grid=GRID,
-        tube_length=tube_length,
-        num_hard=num_hard,
+    chosen = make_mask(
+        scores,
+        GRID,
+        MaskingConfig(**sizes),
+        hard_ratio=hard_ratio or 0.0,
+        batch_size=6,
+        generator=_generator(4),
     )
+    mask = chosen.mask
+    _, index = split_mask(mask)
+    figures = step_figures(_step(chosen, index, losses, predictions), GRID, tube_length)
     slow = _slow_figures(
         mask, scores, losses, predictions, grid=GRID, tube_length=tube_length, num_hard=num_hard
     )
-    assert figures.keys() == slow.keys()
+    assert figures.keys() == {*slow, "rank_accuracy", "feature_variation"}
     for name, value in slow.items():
         assert figures[name].item() == pytest.approx(value, rel=1e-5, nan_ok=True), name
     assert figures["spearman"].item() > 0.3
@@ -131,18 +145,8 @@ def test_tokens_without_a_measurement_are_left_out() -> None:
     mask = random_mask(3, GRID, mask_ratio=0.6, tube_length=4, generator=_generator(), device="cpu")
     _, index = split_mask(mask)
     index = index[:, : index.shape[1] // 2]
-    figures = mask_figures(
-        mask=mask,
-        scores=None,
-        masked=index,
-        measured=losses.gather(1, index),
-        ranked=index,
-        ranked_losses=losses.gather(1, index),
-        ranked_predictions=predictions.gather(1, index),
-        grid=GRID,
-        tube_length=4,
-        num_hard=0,
-    )
+    chosen = Masked(mask, torch.zeros_like(mask))
+    figures = step_figures(_step(chosen, index, losses, predictions), GRID, 4)
     half = TokenGrid(2, GRID.height, GRID.width)
     slow = _slow_figures(
         *(mask[:, :30], None, losses[:, :30], predictions[:, :30]),
@@ -152,16 +156,6 @@ def test_tokens_without_a_measurement_are_left_out() -> None:
     )
     assert figures["spearman"].item() == pytest.approx(slow["spearman"])
     assert figures["random_loss"].item() == pytest.approx(slow["random_loss"])
-
-
-def test_a_mask_that_leaves_the_hardest_visible_shows() -> None:
-    scores = torch.randn(4, GRID.num_tokens, generator=_generator(1))
-    sizes = {"mask_ratio": 0.7, "tube_length": 1}
-    mask = hard_mask(scores, GRID, **sizes, hard_ratio=0.5, generator=_generator())
-    wrong = hard_mask(-scores, GRID, **sizes, hard_ratio=0.5, generator=_generator())
-    settings = {"tube_length": 1, "num_hard": 21}
-    assert hard_units(mask, scores, GRID, **settings).sum(dim=1).tolist() == [21] * 4
-    assert hard_units(wrong, scores, GRID, **settings).sum() < 21
 
 
 def test_rank_correlation_is_scipys_also_with_ties_and_gaps() -> None:
@@ -257,7 +251,7 @@ def test_a_record_holds_the_figures_of_its_last_step(
             )
         )
         assert losses.sum() / (4 * masked_units * tube_length) == pytest.approx(
-            step.reconstruction_loss.item()
+            step.losses["reconstruction_loss"].item()
         )
     for name in ("spearman", "hard_share", "hard_loss", "random_loss"):
         expected = np.mean([figures[name] for figures in slow])

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpm_video.config import MaskingConfig
 from hpm_video.method.masking import (
     hard_mask,
     hard_ratio_at,
+    make_mask,
     num_masked_units,
     num_reconstructed_tokens,
     num_units,
@@ -436,3 +438,48 @@ def test_bad_decoder_mask_ratios_are_refused(ratio: float, message: str) -> None
         num_reconstructed_tokens(
             TokenGrid(4, 3, 5), mask_ratio=0.5, tube_length=4, decoder_mask_ratio=ratio
         )
+
+
+@pytest.mark.parametrize("hard_ratio", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("tube_length", [1, 2, None])
+def test_what_was_taken_for_its_score_is_known(hard_ratio: float, tube_length: int | None) -> None:
+    """Against a loop over clips and units; no two scores are alike."""
+    grid, length = TokenGrid(4, 3, 5), tube_length or 4
+    scores = torch.rand(5, grid.num_tokens, generator=torch.Generator().manual_seed(1))
+    masking = MaskingConfig(mask_ratio=0.7, tube_length=tube_length)
+    settings = {"hard_ratio": hard_ratio, "batch_size": 5}
+    generator = torch.Generator().manual_seed(2)
+    chosen = make_mask(scores, grid, masking, **settings, generator=generator)
+    units = [
+        [(window * length + time) * 15 + place for time in range(length)]
+        for window in range(4 // length)
+        for place in range(15)
+    ]
+    masked = math.floor(0.7 * len(units) + 1e-9)
+    for clip in range(5):
+        means = [sum(scores[clip, token].item() for token in unit) for unit in units]
+        order = sorted(range(len(units)), key=lambda unit: -means[unit])
+        hardest = order[: math.floor(hard_ratio * masked + 1e-9)]
+        expected = {token for unit in hardest for token in units[unit]}
+        assert set(chosen.hard[clip].nonzero().flatten().tolist()) == expected
+        assert bool(chosen.mask[clip][chosen.hard[clip]].all())
+        assert chosen.mask[clip].sum() == masked * length
+    mask = hard_mask(
+        scores,
+        grid,
+        mask_ratio=0.7,
+        hard_ratio=hard_ratio,
+        tube_length=length,
+        generator=generator.manual_seed(2),
+    )
+    assert torch.equal(mask, chosen.mask)
+
+
+def test_of_equal_scores_as_many_are_hard_and_a_random_mask_has_none() -> None:
+    grid, masking = TokenGrid(2, 4, 4), MaskingConfig(mask_ratio=0.5)
+    for scores, count in ((torch.zeros(3, 32), 4), (None, 0)):
+        generator = torch.Generator().manual_seed(0)
+        chosen = make_mask(scores, grid, masking, hard_ratio=0.5, batch_size=3, generator=generator)
+        assert chosen.hard.sum(dim=1).tolist() == [2 * count] * 3
+        assert chosen.mask.sum(dim=1).tolist() == [16] * 3
+        assert bool((chosen.mask | ~chosen.hard).all())

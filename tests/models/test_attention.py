@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpm_video.models import attention as forms
+from hpm_video.models import blocked_attention as forms
 from hpm_video.models.attention import attention
 
 
@@ -67,4 +67,4 @@ def test_blocked_attention_is_an_operator_that_compilers_can_use() -> None:
         part.contiguous().requires_grad_()
         for part in _projections(20, torch.float32).permute(2, 0, 3, 1, 4).unbind(0)
     )
-    torch.library.opcheck(forms._blocked_attention, (q, k, v))
+    torch.library.opcheck(forms.blocked_attention, (q, k, v))

@@ -221,7 +221,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_none(predicti
 def test_the_prediction_objective_reaches_the_encoder_but_not_the_reconstructor() -> None:
     grid = TokenGrid(2, 3, 5)
     student = _model(grid)
-    _step(student, _clips(grid)).prediction_loss.backward()
+    _step(student, _clips(grid)).losses["prediction_loss"].backward()
     for name, parameter in student.named_parameters():
         moved = parameter.grad is not None and parameter.grad.abs().max() > 1e-6
         if name.startswith("reconstructor."):
@@ -234,14 +234,14 @@ def test_total_is_reconstruction_plus_weighted_prediction() -> None:
     grid = TokenGrid(2, 3, 5)
     student, clips = _model(grid), _clips(grid)
     step = _step(student, clips, loss=LossConfig(prediction_weight=0.3))
-    expected = step.reconstruction_loss + 0.3 * step.prediction_loss
+    expected = step.losses["reconstruction_loss"] + 0.3 * step.losses["prediction_loss"]
     assert step.loss.item() == pytest.approx(expected.item())
-    assert step.prediction_loss.item() > 0
+    assert step.losses["prediction_loss"].item() > 0
     plain = _step(student, clips, loss=LossConfig(prediction="none"))
-    assert plain.loss.item() == plain.reconstruction_loss.item()
-    assert plain.prediction_loss.item() == 0
+    assert plain.loss.item() == plain.losses["reconstruction_loss"].item()
+    assert plain.losses["prediction_loss"].item() == 0
     assert plain.predicted is None
-    assert plain.reconstruction_loss.item() == step.reconstruction_loss.item()
+    assert plain.losses["reconstruction_loss"].item() == step.losses["reconstruction_loss"].item()
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -401,8 +401,8 @@ def test_the_literal_step_agrees_with_a_loop_over_clips() -> None:
     assert torch.equal(masks[0], torch.stack([one["mask"] for one in slow]))
     reconstruction = sum(one["reconstruction"] for one in slow) / 5
     ranking = sum(one["ranking"] for one in slow) / 5
-    assert step.reconstruction_loss.item() == pytest.approx(reconstruction, rel=1e-5)
-    assert step.prediction_loss.item() == pytest.approx(ranking, rel=1e-5)
+    assert step.losses["reconstruction_loss"].item() == pytest.approx(reconstruction, rel=1e-5)
+    assert step.losses["prediction_loss"].item() == pytest.approx(ranking, rel=1e-5)
     assert step.loss.item() == pytest.approx(reconstruction + ranking, rel=1e-5)
 
 
@@ -543,7 +543,9 @@ def test_the_step_compares_the_kept_tokens_only(pattern: str) -> None:
     step = _step(student, clips, masking=masking)
     assert step.measured.shape == step.predicted.shape == (2, 34)
     assert (step.measured - losses).abs().max() < 1e-6
-    assert step.reconstruction_loss.item() == pytest.approx(losses.mean().item(), rel=1e-6)
+    assert step.losses["reconstruction_loss"].item() == pytest.approx(
+        losses.mean().item(), rel=1e-6
+    )
     assert torch.equal(step.predicted, output.predicted_loss.gather(1, kept))
     assert step.predicted.isfinite().all()
 
@@ -629,7 +631,7 @@ def test_a_predictor_from_pixels_is_a_network_of_its_own() -> None:
     grid = TokenGrid(2, 3, 5)
     student, clips = _model(grid, predictor_input="pixels"), _clips(grid)
     step = _step(student, clips, token_ratio=0.5)
-    step.prediction_loss.backward()
+    step.losses["prediction_loss"].backward()
     for name, parameter in student.named_parameters():
         moved = parameter.grad is not None and bool(parameter.grad.abs().max() > 1e-6)
         assert moved == (

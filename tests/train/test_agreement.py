@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hpm_video.runtime.distributed import World
 from hpm_video.train.run import agreement
-from hpm_video.train.run.agreement import Agreement
+from hpm_video.train.run.shared_wishes import Agreement
 
 CPU = torch.device("cpu")
 

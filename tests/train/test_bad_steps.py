@@ -21,8 +21,8 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.runtime.distributed import World
 from hpm_video.train import pretrain as pretraining
 from hpm_video.train.run import loop
-from hpm_video.train.run.bad_steps import BadSteps, step_unless
 from hpm_video.train.run.logs import read_records
+from hpm_video.train.run.steps import BadSteps, step_unless
 from hpm_video.weights.checkpoint import load_checkpoint
 
 Arguments = Callable[..., list[str]]

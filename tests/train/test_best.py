@@ -15,7 +15,7 @@ from hpm_video.cli.main import main
 from hpm_video.evaluate.predictions import Evaluation
 from hpm_video.train import finetune as module
 from hpm_video.train.run import evaluation as run_evaluation
-from hpm_video.train.run.best import BestCheckpoint
+from hpm_video.train.run.evaluation import BestCheckpoint
 from hpm_video.weights.checkpoint import load_checkpoint
 
 Arguments = Callable[..., list[str]]

@@ -28,7 +28,7 @@ from hpm_video.runtime.distributed import World
 from hpm_video.runtime.lock import unlock_folder
 from hpm_video.train.run import folder as run_folder
 from hpm_video.train.run.folder import check_run_folder, claim_run_folder
-from hpm_video.train.run.start import Start, describe_data, find_start
+from hpm_video.train.run.starting_point import Start, describe_data, find_start
 from hpm_video.weights.checkpoint import linked_checkpoint, save_checkpoint
 
 Arguments = Callable[..., list[str]]

@@ -12,10 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hpm_video.cli.main import main
 from hpm_video.evaluate.pretrained import load_pretrained
-from hpm_video.method.masking import unit_scores
+from hpm_video.method.masking import make_mask
 from hpm_video.train.run import pictures as module
 from hpm_video.train.run.logs import read_records
-from hpm_video.train.run.pictures import draw_clips, make_mask
+from hpm_video.train.run.pictures import draw_clips
 from hpm_video.visualize import read_clip
 from hpm_video.weights.checkpoint import load_checkpoint
 
@@ -100,22 +100,6 @@ def test_an_unreadable_video_is_replaced_by_the_next_and_read_once(
     assert log.count(f"unreadable, not among the pictures: {folder / names[1]}") == 1
 
 
-def test_a_picture_shows_the_mask_that_training_would_make(pretrained: Path, toy: Path) -> None:
-    asked = load_pretrained(pretrained)
-    clips = torch.rand(3, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
-    scores = torch.rand(3, 32, generator=torch.Generator().manual_seed(1))
-    mask, hard = make_mask(asked, clips, scores, hard_ratio=0.5)
-    assert mask.sum(dim=1).tolist() == [24] * 3  # 12 of 16 tubes of 2 tokens
-    assert hard.sum(dim=1).tolist() == [12] * 3
-    assert bool((mask | ~hard).all())
-    tubes = unit_scores(scores, asked.grid, 2)
-    for row in range(3):
-        best = set(np.argsort(tubes[row].numpy())[-6:].tolist())
-        assert set(hard[row].nonzero().flatten().tolist()) == best | {tube + 16 for tube in best}
-    nothing_hard = make_mask(asked, clips, scores, hard_ratio=0.0)[1]
-    assert not nothing_hard.any()
-
-
 def test_a_picture_has_a_row_for_each_question(
     pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +122,15 @@ def test_a_picture_has_a_row_for_each_question(
         titles=["one", "two"],
         frames=[np.arange(4), np.arange(4)],
     )
-    mask, hard = make_mask(asked, clips, losses, hard_ratio=0.5)
+    chosen = make_mask(
+        losses,
+        asked.grid,
+        asked.config.masking,
+        hard_ratio=0.5,
+        batch_size=2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    mask, hard = chosen.mask, chosen.hard
     for clip, rows in enumerate(drawn):
         frames, predicted, measured, masked, reconstruction = rows
         original = clips[clip].permute(1, 2, 3, 0).numpy()[[0, 2]]  # first frames of tubelets

@@ -1,8 +1,8 @@
-"""Evaluations of a fine-tuning in progress."""
+"""Evaluations of a fine-tuning in progress, and its best checkpoint by their top-1."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ from hpm_video.evaluate.classification import check_labels, evaluate_classifier
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.parallel import gathered, whole_weights
 from hpm_video.runtime.distributed import World, share_from_main
-from hpm_video.train.run.bad_steps import running_means
-from hpm_video.train.run.best import BestCheckpoint
 from hpm_video.train.run.logs import RunLog
-from hpm_video.weights.checkpoint import BEST
+from hpm_video.train.run.steps import running_means
+from hpm_video.weights.checkpoint import BEST, load_checkpoint, write_checkpoint
 
 
 class RunEvaluation:
@@ -92,3 +91,32 @@ class RunEvaluation:
         to_keep = {**checkpoint(), "model": whole_weights(model)}
         if self._best and self._best.offer(to_keep, step=step, top1=result.top(1)):
             log.line(f"the best so far, kept: checkpoints/{BEST}")
+
+
+class BestCheckpoint:
+    """Keeps the weights with the highest top-1; of equals those of the earlier step.
+
+    The file itself is the record of what is best, so that a run that goes on, from whichever step,
+    knows it. It is there to be used, not to be continued: it has no state of the optimizer, and of
+    averaged weights nothing but the average.
+    """
+
+    def __init__(self, folder: Path, *, is_new: bool) -> None:
+        """`folder`: of the checkpoints; a new run forgets what an earlier start left there."""
+        self._file = folder / BEST
+        self._rank: tuple[float, int] | None = None  # (top-1, minus the step): higher is better
+        if is_new:
+            self._file.unlink(missing_ok=True)
+        elif self._file.is_file():
+            state = load_checkpoint(self._file, kind="finetune")
+            self._rank = state["top1"], -state["step"]
+
+    def offer(self, checkpoint: Mapping[str, Any], *, step: int, top1: float) -> bool:
+        """Keep this checkpoint if it is the best so far, and say whether it is."""
+        if self._rank is not None and self._rank >= (top1, -step):
+            return False
+        left_out = ("optimizer", "trained_model")
+        state = {name: value for name, value in checkpoint.items() if name not in left_out}
+        write_checkpoint(self._file, {**state, "step": step, "top1": top1})
+        self._rank = top1, -step
+        return True

@@ -20,12 +20,11 @@ from hpm_video.data.loading.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loading.loader import ClipBatch
 from hpm_video.runtime.distributed import World, barrier, gather_objects
 from hpm_video.runtime.signals import note_stop, stop_on_signal
-from hpm_video.train.run.agreement import Agreement
-from hpm_video.train.run.bad_steps import BadSteps
 from hpm_video.train.run.logs import Record, RunLog
-from hpm_video.train.run.period import Period, own_rows
 from hpm_video.train.run.profiling import StepProfile
 from hpm_video.train.run.saving import Saver
+from hpm_video.train.run.shared_wishes import Agreement
+from hpm_video.train.run.steps import BadSteps, Period, own_rows
 
 # data_wait_fraction above which it is worth doing something about it.
 _MUCH_WAITING = 0.2
@@ -47,7 +46,7 @@ class Run:
     for step in run.steps():
         batch = run.next(batches, num_clips)
         ...
-        skip = run.add([loss, grad_norm])
+        skip = run.add({"loss": loss, "grad_norm": norm})
         step_unless(skip, optimizer)
         if run.is_log_step:
             run.record({...}, prefix="pretrain")
@@ -67,14 +66,12 @@ class Run:
         folder: Path,
         world: World,
         *,
-        metrics: tuple[str, ...],
         manifest: Manifest,
         bad_videos: BadVideos,
         total_steps: int,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.folder, self.world = config, folder, world
-        self.metrics = metrics
         self.manifest, self.bad_videos = manifest, bad_videos
         self.total_steps = total_steps
         self.steps_done: int = state["step"] if state else 0
@@ -170,14 +167,15 @@ class Run:
         self._notes += [(index, note) for index, note in batch.notes if note not in self._noted]
         return batch
 
-    def add(self, values: list[Tensor]) -> Tensor:
-        """One step's metrics, scalar tensors in the order of their names -> scalar ``skip``.
+    def add(self, numbers: Mapping[str, Tensor]) -> Tensor:
+        """One step's scalars by the names under which they are logged -> scalar ``skip``.
 
         It is 1 where one of them is not finite on any process, else 0: for `step_unless`.
+        ``grad_norm`` is one of them; its highest value of a period is logged too.
         """
-        row = torch.stack([value.detach().float() for value in values])
-        skip = self._bad.judge(self._agreement.exchange(row.sum()))
-        self._period.end_step(torch.cat([row, skip[None]]))
+        values = {name: value.detach().float() for name, value in numbers.items()}
+        skip = self._bad.judge(self._agreement.exchange(torch.stack([*values.values()]).sum()))
+        self._period.end_step(values, skip)
         if can_look_at_once(self.world.device):
             self._look()
         return skip
@@ -192,7 +190,7 @@ class Run:
         where that step was skipped. Means are over the steps that were not skipped.
         """
         self._look()
-        means = self._period.means(self.metrics, figures or {}, self.world)
+        means = self._period.means(figures or {}, self.world)
         self._last_loss = means["loss"]
         counts = {"skipped_steps": sum(self._period.skipped)}
         rates = self._period.rates()

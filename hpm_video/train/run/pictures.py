@@ -22,7 +22,7 @@ from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.pretrained import Pretrained
 from hpm_video.evaluate.reconstruction import reconstruct
-from hpm_video.method.masking import hard_mask, random_mask, unit_scores
+from hpm_video.method.masking import make_mask, unit_scores
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import build_model
 from hpm_video.models.hpm import HPM
@@ -140,8 +140,15 @@ def draw_clips(
     its hard tubes outlined; the reconstruction under it. frames: per clip, the frames' numbers.
     """
     grid, config = pretrained.grid, pretrained.config
-    mask, hard = make_mask(pretrained, clips, predicted, hard_ratio=hard_ratio)
-    reconstruction = reconstruct(pretrained, clips, mask)
+    chosen = make_mask(
+        predicted if hard_ratio > 0 else None,
+        grid,
+        config.masking,
+        hard_ratio=hard_ratio,
+        batch_size=len(clips),
+        generator=torch.Generator(clips.device).manual_seed(0),  # the same in every picture
+    )
+    reconstruction = reconstruct(pretrained, clips, chosen.mask)
     steps = np.linspace(0, grid.time - 1, min(grid.time, _COLUMNS)).round().astype(int)
     shown = steps * config.model.tubelet_size
 
@@ -161,7 +168,7 @@ def draw_clips(
             ranks = cells(shares(predicted)[i])
             rows.append(Row("loss predicted: dark = easiest, yellow = hardest", heat(clip, ranks)))
         rows.append(Row("loss measured, same colours", heat(clip, cells(shares(measured)[i]))))
-        hidden, outlined = cells(mask[i]), cells(hard[i]).astype(bool)
+        hidden, outlined = cells(chosen.mask[i]), cells(chosen.hard[i]).astype(bool)
         masked = np.where(enlarge(hidden, clip), np.float32(GREY), clip)
         label = f"mask of hard ratio {hard_ratio:.2f}, hard tubes outlined"
         rows.append(Row(label, masked, outlined=outlined))
@@ -171,34 +178,3 @@ def draw_clips(
         drawn.set_dpi(_DPI)
         figures.append(drawn)
     return figures
-
-
-def make_mask(
-    pretrained: Pretrained, clips: Tensor, predicted: Tensor | None, *, hard_ratio: float
-) -> tuple[Tensor, Tensor]:
-    """The mask (B, N) of training at this hard ratio, and which of its tokens are hard (B, N).
-
-    The random part is the same in every call.
-    """
-    grid, tube_length = pretrained.grid, pretrained.tube_length
-    mask_ratio = pretrained.config.masking.mask_ratio
-    generator = torch.Generator(clips.device).manual_seed(0)
-    if predicted is None or hard_ratio == 0:
-        mask = random_mask(
-            len(clips),
-            grid,
-            mask_ratio=mask_ratio,
-            tube_length=tube_length,
-            generator=generator,
-            device=clips.device,
-        )
-        return mask, torch.zeros_like(mask)
-    mask = hard_mask(
-        predicted,
-        grid,
-        mask_ratio=mask_ratio,
-        hard_ratio=hard_ratio,
-        tube_length=tube_length,
-        generator=generator,
-    )
-    return mask, mask & mining_quality.hardest_tokens(pretrained, predicted, hard_ratio=hard_ratio)

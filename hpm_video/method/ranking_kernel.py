@@ -1,0 +1,65 @@
+"""The ranking loss in blocks of pairs: nothing of the size of tokens x tokens is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# The M x M comparison of a clip is made in chunks of so many rows, for several clips at once as
+# long as a block has no more elements than the second number: five float32 blocks are alive at a
+# time, 84 MB at most. Larger blocks mean fewer kernels to launch, smaller ones less memory.
+_CHUNK = 64
+_BLOCK = 2**22
+
+
+class RankingLoss(torch.autograd.Function):
+    """`hpm_video.method.losses.ranking_loss`; the gradient is gathered on the way.
+
+    With the tokens sorted, hardest first, only later ones can have lost less: half of the pairs
+    need no look. What is left of each pair (i, j) is softplus(x) = -log sigmoid(-x) of
+    x = p_j - p_i, positive where the prediction is wrong, and its derivative sigmoid(x).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, predicted: Tensor, measured: Tensor) -> Tensor:
+        measured, order = measured.sort(dim=1, descending=True)
+        predicted = predicted.gather(1, order)
+        batch, num_tokens = predicted.shape
+        total = torch.zeros_like(predicted[:, 0])
+        pairs = torch.zeros_like(total)
+        gradient = torch.zeros_like(predicted)
+        for clips in _clip_chunks(batch, num_tokens):
+            for rows in row_chunks(num_tokens):
+                harder, easier = (clips, rows, None), (clips, None, slice(rows.start, None))
+                # 1 where L_i > L_j, 0 at ties, and within the chunk where j comes before i.
+                counts = (measured[harder] - measured[easier]).sign_().clamp_(min=0)
+                wrong = predicted[easier] - predicted[harder]  # x: (clips, chunk, tokens from it)
+                push = wrong.sigmoid().mul_(counts)
+                gradient[clips, rows] -= push.sum(dim=2)
+                gradient[clips, rows.start :] += push.sum(dim=1)
+                pairs[clips] += counts.sum(dim=(1, 2))
+                # softplus(x) = max(x, 0) - log max(sigmoid(x), 1 - sigmoid(x)), whose last factor
+                # is in [1/2, 1]: a chunk's product is above 2^-64 and needs one logarithm, by far
+                # the slowest of these functions on a CPU.
+                total[clips] += wrong.relu_().mul_(counts).sum(dim=(1, 2))
+                total[clips] -= torch.maximum(push, 1 - push).prod(dim=1).log_().sum(dim=1)
+        scale = 1 / (pairs.clamp(min=1) * batch)  # (B,)
+        gradient *= scale[:, None]
+        ctx.save_for_backward(torch.empty_like(gradient).scatter_(1, order, gradient))
+        return (total * scale).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0], None
+
+
+def _clip_chunks(batch: int, num_tokens: int) -> list[slice]:
+    clips = max(1, _BLOCK // (_CHUNK * num_tokens))
+    return [slice(first, first + clips) for first in range(0, batch, clips)]
+
+
+def row_chunks(num_rows: int) -> list[slice]:
+    return [slice(first, first + _CHUNK) for first in range(0, num_rows, _CHUNK)]
