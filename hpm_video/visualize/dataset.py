@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
@@ -21,7 +22,7 @@ from hpm_video.runtime.files import (
 )
 from hpm_video.visualize.dataset_losses import Asking, measure_list
 from hpm_video.visualize.dataset_page import dataset_page
-from hpm_video.visualize.hardness import Array, ClipNumbers, Hardness, clip_numbers
+from hpm_video.visualize.hardness import Array, ClipNumbers, Hardness, Losses, clip_numbers
 
 PAGE = "dataset.html"
 _OF_CLIPS = (
@@ -90,11 +91,18 @@ def visualize_list(
 
 def _tables(found: Hardness, numbers: ClipNumbers) -> dict[str, Iterable[Sequence[object]]]:
     """Rows of clips.csv, one for every row of the list, positions.csv and times.csv."""
-    losses = (found.predicted, found.measured)
-    maps = [None if one is None else one.tubes.mean(axis=0, dtype=np.float64) for one in losses]
-    maps += [None if one is None else one.tube_ranks().mean(axis=0) for one in losses]
-    lines = [None if one is None else one.times.mean(axis=0, dtype=np.float64) for one in losses]
-    lines += [None if one is None else one.time_ranks().mean(axis=0) for one in losses]
+    both = (found.predicted, found.measured)
+
+    def means(*kinds: Callable[[Losses], npt.NDArray[np.floating]]) -> list[Array | None]:
+        """Of each kind, for both losses."""
+        return [
+            None if losses is None else kind(losses).mean(axis=0, dtype=np.float64)
+            for kind in kinds
+            for losses in both
+        ]
+
+    maps = means(lambda losses: losses.tubes, Losses.tube_ranks)
+    lines = means(lambda losses: losses.times, Losses.time_ranks)
     cells = np.ndindex(found.grid.height, found.grid.width)
     steps = range(found.grid.time)
     return {

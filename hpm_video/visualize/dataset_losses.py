@@ -55,18 +55,15 @@ class Asking:
 
 
 class _Clip(NamedTuple):
-    """A clip: place in the list, means (tubes, times) of both losses, their correlation."""
+    """A clip: place in the list, means (tubes, times) of its losses by kind, their correlation."""
 
     index: int
-    predicted: tuple[_Losses, _Losses] | None
-    measured: tuple[_Losses, _Losses] | None
+    losses: dict[str, tuple[_Losses, _Losses]]
     spearman: float | None
 
     @property
     def hardness(self) -> float:
-        losses = self.measured or self.predicted
-        assert losses is not None
-        return float(losses[0].mean(dtype=np.float64))
+        return float(next(iter(self.losses.values()))[0].mean(dtype=np.float64))
 
 
 @torch.no_grad()
@@ -100,23 +97,22 @@ def measure_list(
             frames = batch.views[:, 0]  # (B, T, S, S, 3), zeros for unreadable ones
             # Of batches with the same masks, every 8th clip would be measured by the same 8 ones
             seed = seed_of(asking.seed, int(batch.indices[0]))
-            predicted, measured, spearman = _ask(
-                pretrained, to_clips(frames, world.device), asking, seed=seed
-            )
+            losses, spearman = _ask(pretrained, to_clips(frames, world.device), asking, seed=seed)
             for place, index in enumerate(batch.indices.tolist()):
                 error = batch.errors[place]
                 progress.step(bad=error is not None)
                 if error is not None:
                     bad.append((index, error))
                     continue
-                known = [None if one is None else one[place] for one in (predicted, measured)]
-                if not all(np.isfinite(one).all() for one in known if one is not None):
+                known = {kind: values[place] for kind, values in losses.items()}
+                if not all(np.isfinite(values).all() for values in known.values()):
                     raise FloatingPointError(
                         f"the model's losses of {manifest.path(index)} are not finite"
                     )
                 clips[index] = _Clip(
                     index,
-                    *(None if one is None else _means(one) for one in known),
+                    # (T, R, C) -> means of tubes (R, C) and of time steps (T,)
+                    {kind: (v.mean(axis=0), v.mean(axis=(1, 2))) for kind, v in known.items()},
                     None if spearman is None else float(spearman[place]),
                 )
                 shown[index] = _shown(frames[place], known)
@@ -128,44 +124,31 @@ def measure_list(
 
 def _ask(
     pretrained: Pretrained, clips: Tensor, asking: Asking, *, seed: int
-) -> tuple[_Losses | None, _Losses | None, Array | None]:
-    """Predicted and measured losses (B, T, R, C), and their rank correlation over units (B,)."""
-    grid = pretrained.grid
-    predicted = measured = spearman = None
-    if pretrained.scorer is not None:
-        predicted = mining_quality.predicted_loss(
-            pretrained, clips, seed=seed, num_views=asking.num_views
-        )
+) -> tuple[dict[str, _Losses], Array | None]:
+    """Losses (B, T, R, C) by kind, and the rank correlation of both over units (B,)."""
+    grid, losses, spearman = pretrained.grid, {}, None
     if asking.num_masks:
-        measured = mining_quality.measured_loss(
+        losses["measured"] = mining_quality.measured_loss(
             pretrained, clips, num_masks=asking.num_masks, seed=seed
         )
-    if predicted is not None and measured is not None:
-        units = [unit_scores(one, grid, pretrained.tube_length) for one in (predicted, measured)]
+    if pretrained.scorer is not None:
+        losses["predicted"] = mining_quality.predicted_loss(
+            pretrained, clips, seed=seed, num_views=asking.num_views
+        )
+    if len(losses) > 1:
+        units = [unit_scores(one, grid, pretrained.tube_length) for one in losses.values()]
         spearman = rank_correlation(*units).double().cpu().numpy()
     shape = (-1, grid.time, grid.height, grid.width)
-    arrays = [
-        None if losses is None else losses.float().reshape(shape).cpu().numpy()
-        for losses in (predicted, measured)
-    ]
-    return arrays[0], arrays[1], spearman
+    return {k: v.float().reshape(shape).cpu().numpy() for k, v in losses.items()}, spearman
 
 
-def _means(losses: _Losses) -> tuple[_Losses, _Losses]:
-    """Losses (T, R, C) -> means of tubes (R, C) and of time steps (T,)."""
-    return losses.mean(axis=0), losses.mean(axis=(1, 2))
-
-
-def _shown(frames: Tensor, losses: Sequence[_Losses | None]) -> ShownClip:
-    """What is shown of frames (T, S, S, 3) with predicted and measured losses (T', R, C)."""
-    steps = next(len(one) for one in losses if one is not None)
+def _shown(frames: Tensor, losses: dict[str, _Losses]) -> ShownClip:
+    """What is shown of frames (T, S, S, 3) with losses (T', R, C)."""
+    steps = len(next(iter(losses.values())))
     chosen = np.linspace(0, steps - 1, min(steps, NUM_FRAMES)).round().astype(int)
-    ranks = [
-        None if one is None else rank_shares(one.reshape(1, -1)).reshape(one.shape)[chosen]
-        for one in losses
-    ]
     pixels = frames[torch.from_numpy(chosen * (len(frames) // steps))].numpy()
-    return ShownClip(pixels, *ranks)
+    ranks = {k: rank_shares(v.reshape(1, -1)).reshape(v.shape)[chosen] for k, v in losses.items()}
+    return ShownClip(pixels, ranks)
 
 
 def _ends(clips: Iterable[_Clip], num_shown: int) -> set[int]:
@@ -186,12 +169,11 @@ def _join(
 ) -> Hardness:
     clips = sorted((clip for part in parts for clip in part[0].values()), key=lambda c: c.index)
 
-    def losses(name: str) -> Losses | None:
-        pairs = [getattr(clip, name) for clip in clips]
-        if not pairs or pairs[0] is None:
-            return None
-        return Losses(*(np.stack(arrays) for arrays in zip(*pairs, strict=True)))
-
+    kinds = clips[0].losses if clips else ()
+    losses = {
+        kind: Losses(*map(np.stack, zip(*(clip.losses[kind] for clip in clips), strict=True)))
+        for kind in kinds
+    }
     spearman = None
     if clips and clips[0].spearman is not None:
         spearman = np.array([clip.spearman for clip in clips])
@@ -200,8 +182,7 @@ def _join(
         manifest,
         grid,
         np.array([clip.index for clip in clips], dtype=np.int64),
-        losses("predicted"),
-        losses("measured"),
+        losses,
         spearman,
         {index: shown[index] for index in _ends(clips, num_shown)},
         tuple(sorted(pair for part in parts for pair in part[1])),

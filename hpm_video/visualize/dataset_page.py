@@ -24,6 +24,7 @@ from hpm_video.visualize.hardness import (
     correlation_of_clips,
 )
 from hpm_video.visualize.plots import HeatMap, Line, curves, histogram, spread
+from hpm_video.visualize.windows import resized
 
 MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
 MAX_CLASSES = 1000  # the CSV has what makes up all of them
@@ -42,11 +43,7 @@ def dataset_page(
     """The HTML page; it needs no other file."""
     order = found.hardest_first()
     num_ends = min(asking.num_shown, (len(order) + 1) // 2)  # none is among both
-    both = {
-        name: losses
-        for name, losses in (("measured", found.measured), ("predicted", found.predicted))
-        if losses is not None
-    }
+    both = found.losses
     judged, *others = both
     total = len(found.indices) + len(found.bad)
     columns = ["class", "clips", f"{judged} loss", "standard deviation", "spread"]
@@ -125,26 +122,19 @@ def _cards(found: Hardness, numbers: ClipNumbers, rows: Iterable[int]) -> list[d
 
 def _strips(clip: ShownClip, name: str) -> Iterator[tuple[str, str, str]]:
     """Frames side by side: as they are, and under the ranks of their losses."""
-    frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)  # (F, 3, S, S)
-    side = min(_SIDE, frames.shape[-1])
-    small = functional.resize(frames, [side, side], antialias=True)
-    pixels = small.permute(0, 2, 3, 1).numpy().astype(np.float32) / 255
-    for kind, ranks in (
-        ("frames", None),
-        ("measured", clip.measured),
-        ("predicted", clip.predicted),
-    ):
-        images, words = pixels, f"{len(pixels)} frames of {name}"
-        if ranks is not None:
-            cells = torch.from_numpy(ranks)[:, None]
-            large = functional.resize(cells, [side, side], interpolation=InterpolationMode.NEAREST)
-            images, words = heat(pixels, large[:, 0].numpy()), f"{words}, {kind} loss"
-        elif kind != "frames":
-            continue
+    side = min(_SIDE, clip.frames.shape[2])
+    pixels = resized(clip.frames, side, side).astype(np.float32) / 255
+    shown = {"frames": pixels}
+    for kind, ranks in clip.ranks.items():
+        cells = torch.from_numpy(ranks)[:, None]
+        large = functional.resize(cells, [side, side], interpolation=InterpolationMode.NEAREST)
+        shown[kind] = heat(pixels, large[:, 0].numpy())
+    for kind, images in shown.items():
+        words = f"{len(images)} frames of {name}" + (f", {kind} loss" if kind in clip.ranks else "")
         gap = ((0, 0), (0, 0), (0, 3), (0, 0))
         strip = np.concatenate(list(np.pad(images, gap, constant_values=1)), axis=1)[:, :-3]
         drawn = (strip.clip(0, 1) * 255).round().astype(np.uint8)
-        yield kind, f"{len(pixels)} frames of {name}{words}", jpeg(drawn, quality=80)
+        yield kind, words, jpeg(drawn, quality=80)
 
 
 def _classes(found: Hardness, numbers: ClipNumbers) -> list[dict[str, Any]]:

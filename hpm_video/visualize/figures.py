@@ -12,13 +12,12 @@ import torch
 from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from torchvision.transforms.v2 import functional
 
 from hpm_video.method.diagnostics import shares
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place, token_pixels
 from hpm_video.visualize.hard_tubes import HardTubes, Scores
-from hpm_video.visualize.windows import shrunk
+from hpm_video.visualize.windows import resized, shrunk
 
 Floats = npt.NDArray[np.float32]
 
@@ -144,9 +143,13 @@ def heat_at(
 
 def within(place: Place, frames: Floats, inner: npt.NDArray[np.generic]) -> Floats:
     """Pictures ``inner`` at a clip's place, around it darker frames, all (K, H, W, 3)."""
+    return np.where(inside(place, frames), inner, OUTSIDE * frames).astype(np.float32)
+
+
+def inside(place: Place, frames: Floats) -> npt.NDArray[np.bool_]:
+    """The pixels (H, W, 1) of frames (K, H, W, 3) that lie at a place in them."""
     rows, columns = token_pixels(place, *frames.shape[1:3], rows=1, columns=1)
-    inside = (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
-    return np.where(inside, inner, OUTSIDE * frames).astype(np.float32)
+    return (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
 
 
 def spread(cells: npt.NDArray[Any], place: Place, frames: Floats) -> npt.NDArray[Any]:
@@ -173,10 +176,7 @@ def ranks(values: Scores) -> npt.NDArray[np.float64]:
 def placed(frames: Floats, crops: Frames, place: Place) -> Floats:
     """Crops (K, S, S, 3), scaled to their place in frames (K, H, W, 3), which are darker around."""
     top, left, height, width = place.pixels(*frames.shape[1:3])
-    planes = torch.from_numpy(crops).permute(0, 3, 1, 2)
-    scaled = functional.resize(planes, [height, width], antialias=True)
     inner = frames.copy()
-    inner[:, top : top + height, left : left + width] = scaled.permute(
-        0, 2, 3, 1
-    ).numpy() / np.float32(255)
+    scaled = resized(crops, height, width) / np.float32(255)
+    inner[:, top : top + height, left : left + width] = scaled
     return within(place, frames, inner)

@@ -9,17 +9,17 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
-import torch
 from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.transforms.v2 import functional
+from scipy.ndimage import binary_erosion
 
 from hpm_video.runtime.files import OURS, whole_file
 from hpm_video.runtime.pages import Frames
-from hpm_video.visualize.figures import GREY, Floats, heat_at, placed, ranks, spread, within
-from hpm_video.visualize.geometry import Place, owned, token_pixels
+from hpm_video.visualize.figures import GREY, Floats, heat_at, inside, placed, ranks, spread, within
+from hpm_video.visualize.geometry import Place, owned
 from hpm_video.visualize.hard_tubes import HardTubes
 from hpm_video.visualize.video_page import Film
+from hpm_video.visualize.windows import resized
 
 LABEL_HEIGHT = 24  # pixels above each panel
 GAP = 8  # pixels between panels
@@ -100,19 +100,10 @@ def write_gif(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
 
 def _panels(crops: tuple[HardTubes, ...], height: int, width: int) -> npt.NDArray[np.uint8]:
     """All panels of a window: (panels, T, H, W, 3); of each crop the part that it owns."""
-    planes = torch.from_numpy(crops[0].frames).permute(0, 3, 1, 2)
-    scaled = functional.resize(planes, [height, width], antialias=True)
-    frames = scaled.permute(0, 2, 3, 1).numpy() / np.float32(255)
-    result: npt.NDArray[np.float32] | None = None
-    for tubes, part in zip(crops, owned([t.place for t in crops]), strict=True):
-        panels = np.stack(_of_crop(tubes, frames))
-        if result is None:
-            result = panels
-            continue
-        rows, columns = token_pixels(part, height, width, rows=1, columns=1)
-        inside = (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
-        result = np.where(inside, panels, result)
-    assert result is not None
+    frames = resized(crops[0].frames, height, width) / np.float32(255)
+    result = np.stack(_of_crop(crops[0], frames))
+    for tubes, part in zip(crops[1:], owned([t.place for t in crops])[1:], strict=True):
+        result = np.where(inside(part, frames), np.stack(_of_crop(tubes, frames)), result)
     return (result.clip(0, 1) * 255).round().astype(np.uint8)
 
 
@@ -130,16 +121,10 @@ def _of_crop(tubes: HardTubes, frames: Floats) -> list[Floats]:
 
 def _outlined(frames: Floats, hard: npt.NDArray[np.bool_], place: Place) -> Floats:
     """Frames (K, H, W, 3) with a line of two pixels inside of the hard tokens' outline."""
-    inside = within(place, np.zeros_like(frames), np.ones_like(frames)) > 0
-    flags = (spread(hard[..., None], place, frames) & inside)[..., 0]
-    inner = flags.copy()
-    for axis in (1, 2):
-        for shift in (-2, -1, 1, 2):
-            moved = np.roll(flags, shift, axis=axis)
-            edge = [slice(None)] * 3
-            edge[axis] = slice(0, shift) if shift > 0 else slice(shift, None)
-            moved[tuple(edge)] = False  # what comes round from the other side
-            inner &= moved
+    flags = (spread(hard[..., None], place, frames) & inside(place, frames))[..., 0]
+    cross = np.zeros((1, 5, 5), dtype=bool)
+    cross[:, 2] = cross[:, :, 2] = True
+    inner = binary_erosion(flags, cross)
     return np.where((flags & ~inner)[..., None], _YELLOW, frames)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from os import PathLike
 from pathlib import Path
@@ -18,7 +18,7 @@ from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.one_video import version_of
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, run_student
 from hpm_video.evaluate.reconstruction import completed
-from hpm_video.method.masking import hard_mask, num_hard_units, unit_scores, units_to_tokens
+from hpm_video.method.masking import Masked, make_mask, unit_scores, units_to_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.runtime.pages import Frames
@@ -48,7 +48,7 @@ class HardTubes:
     spearman: rank correlation of predicted and measured loss over tubes, 0 is chance;
         rank_accuracy: share of pairs of masked tokens ordered right, .5 is chance. None for plain
         VideoMAE.
-    mask_ratio, hard_ratio: of the run's masks at its end; tube_length: grid steps of a tube.
+    masking: settings of the run's masks; hard_ratio: theirs at its end.
     """
 
     frames: Frames
@@ -63,10 +63,18 @@ class HardTubes:
     flattering: Frames | None
     spearman: float | None
     rank_accuracy: float | None
-    mask_ratio: float
+    masking: MaskingConfig
     hard_ratio: float
-    tube_length: int
     seed: int = 0
+
+    @property
+    def mask_ratio(self) -> float:
+        return self.masking.mask_ratio
+
+    @property
+    def tube_length(self) -> int:
+        """Grid steps in time of a tube."""
+        return self.masking.tube_length or self.grid.time
 
     @property
     def scores(self) -> Scores:
@@ -81,34 +89,32 @@ class HardTubes:
     @cached_property
     def mask(self) -> Mask:
         """A mask of the run's end: the hard tubes, and random others up to ``mask_ratio``."""
-        tokens = hard_mask(
-            torch.from_numpy(self.scores).reshape(1, -1),
-            self.grid,
-            mask_ratio=self.mask_ratio,
-            hard_ratio=self.hard_ratio,
-            tube_length=self.tube_length,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-        return tokens.reshape(self.measured.shape).numpy()
+        return self._masked(self.masking, self.hard_ratio).mask.reshape(self.measured.shape).numpy()
 
     def hardest(self, *, mask_ratio: float | None = None, hard_ratio: float | None = None) -> Mask:
         """The tokens that a mask of these ratios is sure to hide; of equals, the first tubes.
 
         These are the floor(hard_ratio * masked) tubes of highest mean score, masked being
-        floor(mask_ratio * tubes); see `hpm_video.method.masking.hard_mask`.
+        floor(mask_ratio * tubes); see `hpm_video.method.masking.make_mask`.
         """
-        count = num_hard_units(
-            self.grid,
-            mask_ratio=self.mask_ratio if mask_ratio is None else mask_ratio,
-            tube_length=self.tube_length,
-            hard_ratio=self.hard_ratio if hard_ratio is None else hard_ratio,
+        masking = (
+            self.masking if mask_ratio is None else replace(self.masking, mask_ratio=mask_ratio)
         )
-        per_tube = self.per_tube(self.scores)
-        order = (-torch.from_numpy(per_tube)).argsort(stable=True)[:count]
-        chosen = torch.zeros(1, len(per_tube), dtype=torch.bool)
-        chosen[0, order] = True
-        tokens = units_to_tokens(chosen, self.grid, self.tube_length)
-        return tokens.reshape(self.measured.shape).numpy()
+        chosen = self._masked(masking, self.hard_ratio if hard_ratio is None else hard_ratio)
+        return chosen.hard.reshape(self.measured.shape).numpy()
+
+    def _masked(self, masking: MaskingConfig, hard_ratio: float) -> Masked:
+        # Equals in an order, so that the page, whose random numbers are others, chooses the same
+        order = torch.from_numpy(-self.per_tube(self.scores)).argsort(stable=True)
+        scores = -order.argsort().float()[None]  # by rank: the hardest is 0
+        return make_mask(
+            units_to_tokens(scores, self.grid, self.tube_length),
+            self.grid,
+            masking,
+            hard_ratio=hard_ratio,
+            batch_size=1,
+            generator=torch.Generator().manual_seed(self.seed),
+        )
 
     def per_tube(self, values: Scores) -> Scores:
         """Mean of every tube, (U,) in order of (place in time, row, column), of tokens' values."""
@@ -166,9 +172,8 @@ def ask(
         flattering=flattering,
         spearman=spearman,
         rank_accuracy=accuracy,
-        mask_ratio=config.masking.mask_ratio,
+        masking=config.masking,
         hard_ratio=hard_ratio_of(pretrained),
-        tube_length=pretrained.tube_length,
         seed=seed,
     )
 

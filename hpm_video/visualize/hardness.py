@@ -51,11 +51,10 @@ class Losses:
 @dataclass(frozen=True)
 class ShownClip:
     """Some frames (F, S, S, 3) uint8 of a clip, and the `rank_shares`, among all tokens of the
-    clip, of the losses of theirs (F, R, C)."""
+    clip, of theirs (F, R, C), by kind of loss."""
 
     frames: npt.NDArray[np.uint8]
-    predicted: Array | None
-    measured: Array | None
+    ranks: dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Hardness:
     """What was found of a list.
 
     indices (K,): places in the list of the readable videos, in order. labels (K,): -1 for none.
-    predicted: None for plain VideoMAE. measured: None where it was not asked for.
+    losses: "measured", where asked for, then "predicted", unless for plain VideoMAE.
     spearman (K,): rank correlation of both over the mining units of a clip; None without both.
     shown: place in the list -> pictures, of the hardest and easiest clips.
     bad: (place in the list, reason) of unreadable videos.
@@ -72,8 +71,7 @@ class Hardness:
     manifest: Manifest
     grid: TokenGrid
     indices: npt.NDArray[np.int64]
-    predicted: Losses | None
-    measured: Losses | None
+    losses: dict[str, Losses]
     spearman: Array | None
     shown: dict[int, ShownClip] = field(default_factory=dict)
     bad: tuple[tuple[int, str], ...] = ()
@@ -85,9 +83,15 @@ class Hardness:
     @property
     def judged(self) -> Losses:
         """What clips are ordered by: measured, or else predicted."""
-        losses = self.measured or self.predicted
-        assert losses is not None
-        return losses
+        return next(iter(self.losses.values()))
+
+    @property
+    def predicted(self) -> Losses | None:
+        return self.losses.get("predicted")
+
+    @property
+    def measured(self) -> Losses | None:
+        return self.losses.get("measured")
 
     def class_name(self, label: int) -> str:
         """The name of a class, '' where there is none."""
@@ -125,7 +129,7 @@ def clip_numbers(found: Hardness) -> ClipNumbers:
 def rank_shares(values: npt.NDArray[np.floating]) -> Array:
     """The share of the others in its row below each value, equals counting half: (K, M) -> (K, M).
 
-    Their mean is 1/2, and rows of equals are 1/2 throughout. See `figures.shares`.
+    Their mean is 1/2, and rows of equals are 1/2 throughout. See `diagnostics.shares`.
     """
     return _by_parts(shares, values)
 

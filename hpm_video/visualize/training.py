@@ -139,11 +139,6 @@ def _records(folder: Path) -> tuple[dict[str, float], ...]:
 def _rows(history: History) -> Iterator[Sequence[object]]:
     for moment in history.moments:
         for place, clip in enumerate(history.clips):
-            values = (
-                moment.measured[place].mean(),
-                None if moment.predicted is None else moment.predicted[place].mean(),
-                None if moment.spearman is None else moment.spearman[place],
-                None if moment.rank_accuracy is None else moment.rank_accuracy[place],
-            )
-            numbers = (None if value is None else f"{value:.9g}" for value in values)
+            known = (moment.measured, moment.predicted, moment.spearman, moment.rank_accuracy)
+            numbers = (None if of is None else f"{of[place].mean():.9g}" for of in known)
             yield (moment.step, clip.name, *numbers)

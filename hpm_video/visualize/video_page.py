@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib import colormaps
 from hpm_video.runtime.pages import Frames, jpeg, packed, page
 from hpm_video.visualize.geometry import owned
 from hpm_video.visualize.hard_tubes import HardTubes
+from hpm_video.visualize.windows import View
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Film:
     windows: in order of time, and in each the crops in order, of one HardTubes each.
     fps: frames of the clips per second when shown at the video's own speed.
     video_fps: frames per second of the video, 0 if not known; num_frames: how many it holds.
-    note: what else is to be said of the clips, '' for nothing.
+    view: what of the video they are.
     """
 
     name: str
@@ -31,7 +32,12 @@ class Film:
     fps: float
     video_fps: float
     num_frames: int
-    note: str = ""
+    view: View = field(default_factory=View)
+
+    @property
+    def num_repeats(self) -> int:
+        """How many frames of a clip that is longer than its video repeat the one before."""
+        return int((np.diff(self.windows[-1][0].indices) == 0).sum())
 
     def timeline(self) -> list[tuple[int, int]]:
         """(window, frame in it), in order of time: each frame of the video once."""
@@ -65,6 +71,7 @@ def video_page(film: Film, asked: Asked) -> str:
         film=film,
         first=film.windows[0][0],
         asked=asked,
+        is_cut=film.view.whole_video and len(film.windows) == film.view.max_windows,
         gradient=gradient(),
         data=_data(film),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,6 @@ import numpy as np
 
 from hpm_video.config.limits import at_least, between
 from hpm_video.config.settings import config_to_yaml
-from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
 from hpm_video.runtime.distributed import join_world
@@ -64,6 +63,11 @@ class Result:
     thumbnail: str = ""
     error: str | None = None
 
+    @property
+    def link(self) -> str:
+        """The address of the page, from one beside it."""
+        return quote(os.fsencode(self.page.name)) if self.page else ""  # names hold any byte
+
 
 def visualize(
     checkpoint: str | Path,
@@ -96,12 +100,8 @@ def visualize(
     with join_world(device, setting="device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
         make_folder(output_dir, name="output_dir")
-        asked = Asked(
-            checkpoint=printable(str(checkpoint)),
-            step=pretrained.step,
-            settings=config_to_yaml(pretrained.config),
-            num_masks=num_masks,
-        )
+        settings = config_to_yaml(pretrained.config)
+        asked = Asked(str(checkpoint), pretrained.step, settings, num_masks)
         results: list[Result] = []
         for video, stem in zip(videos, stems, strict=True):
             name = printable(str(video))
@@ -147,37 +147,31 @@ def watch(
         fps=(facts.fps or _USUAL_FPS) / apart,
         video_fps=facts.fps,
         num_frames=facts.num_frames,
-        note=_note(indices, facts.num_frames, view),
+        view=view,
     )
 
 
 def write_film(film: Film, asked: Asked, path: Path, formats: Sequence[str] = FORMATS) -> None:
     """Write a page and files of ``formats`` as ``path`` with their endings."""
-    write: dict[str, Callable[[Path], None]] = {
-        "png": lambda file: _write_png(film, file),
-        "mp4": lambda file: write_mp4(film_frames(film), file, fps=film.fps),
-        "gif": lambda file: _write_gif(film, file),
-    }
-    for name in formats:
-        write[name](path.with_name(f"{path.name}.{name}"))
-    write_atomically(path.with_name(f"{path.name}.html"), [video_page(film, asked)])
+    files = {end: path.with_name(f"{path.name}.{end}") for end in ("html", *FORMATS)}
+    if "png" in formats:
+        _write_png(film, files["png"])
+    if "mp4" in formats:
+        write_mp4(film_frames(film), files["mp4"], fps=film.fps)
+    if "gif" in formats:
+        _write_gif(film, files["gif"])
+    write_atomically(files["html"], [video_page(film, asked)])
 
 
 def index_page(results: Sequence[Result], asked: Asked, pretrained: Pretrained) -> str:
     """The page with links to those of all videos, numbers, and what could not be read."""
-    readable = [
-        (result, quote(os.fsencode(result.page.name)))  # names hold any byte
-        for result in results
-        if result.page is not None
-    ]
     return page(
         __package__,
         "index.html",
         title=f"What {asked.checkpoint} finds hard",
         is_plain=pretrained.scorer is None,
         hard_ratio=hard_ratio_of(pretrained),
-        readable=readable,
-        unreadable=[result for result in results if result.page is None],
+        results=results,
         asked=asked,
     )
 
@@ -214,23 +208,6 @@ def _result(film: Film, page: Path) -> Result:
         hard=mean([float(tubes.hard.mean()) for tubes in clips]),
         thumbnail=jpeg(middle[len(middle) // 2, ::step, ::step], quality=80),
     )
-
-
-def _note(indices: Indices, num_frames: int, view: View) -> str:
-    notes = []
-    repeats = int((np.diff(indices[-1]) == 0).sum())
-    if repeats:
-        notes.append(
-            f"The video is shorter than its clip: {repeats} of {indices.shape[1]} frames repeat "
-            "the one before, as they do in training."
-        )
-    if view.whole_video and len(indices) == view.max_windows:
-        notes.append(
-            f"At most {view.max_windows} clips are shown: of a longer video evenly picked ones."
-        )
-    if view.whole_frame:
-        notes.append("The model sees the whole picture, pressed into a square.")
-    return " ".join(notes)
 
 
 def _unique_stems(videos: Sequence[str | Path]) -> list[str]:

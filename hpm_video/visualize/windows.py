@@ -20,7 +20,7 @@ from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
-from hpm_video.visualize.geometry import Place, clip_boxes
+from hpm_video.visualize.geometry import Place
 
 T = TypeVar("T")
 
@@ -152,7 +152,11 @@ def _window(
 ) -> Window:
     frames = open_video(path).read(indices)
     height, width = frames.shape[1:3]
-    boxes = clip_boxes(height, width, num_crops=view.num_crops, whole_frame=view.whole_frame)
+    if view.whole_frame:
+        boxes = [crops.Box(0, 0, height, width)]
+    else:  # of a square picture several would be the same
+        num_crops = 1 if height == width else view.num_crops
+        boxes = crops.view_crops(height, width, num_crops=num_crops)
     squares = np.stack([crops.resize_crop(frames, box, data.crop_size).numpy() for box in boxes])
     places = tuple(Place.of_box(box, height, width) for box in boxes)
     return Window(shrunk(frames, most_short_side), squares, places, indices)
@@ -164,6 +168,11 @@ def shrunk(frames: Frames, most_short_side: int | None) -> Frames:
     scale = (most_short_side or min(height, width)) / min(height, width)
     if scale >= 1:
         return frames
-    size = [max(1, round(height * scale)), max(1, round(width * scale))]
-    planes = functional.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), size, antialias=True)
-    return planes.permute(0, 2, 3, 1).contiguous().numpy()
+    return resized(frames, max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def resized(frames: Frames, height: int, width: int) -> Frames:
+    """Frames (T, H, W, 3) at another size."""
+    planes = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    scaled = functional.resize(planes, [height, width], antialias=True)
+    return scaled.permute(0, 2, 3, 1).contiguous().numpy()

@@ -146,9 +146,9 @@ def test_the_hardest_and_easiest_are_shown(pretrained: Path, spoilt: Path) -> No
         clip, _ = read_clip(found.manifest.path(index), config)
         frames = (clip[0].permute(1, 2, 3, 0) * 255).round().numpy()[[0, 2]]  # of both tubelets
         assert np.array_equal(shown.frames, frames)
-        assert shown.measured is not None and shown.measured.shape == (2, 4, 4)
+        assert shown.ranks["measured"].shape == (2, 4, 4)
         # Of all tokens of the clip, which are all shown here
-        assert sorted(shown.measured.ravel()) == pytest.approx(np.arange(32) / 31)
+        assert sorted(shown.ranks["measured"].ravel()) == pytest.approx(np.arange(32) / 31)
     assert not measured(pretrained, spoilt, num_shown=0).shown
 
 
