@@ -93,7 +93,7 @@ def hard_tubes(
         VideoReadError: the video is unreadable, or shorter than a clip.
         FileNotFoundError, ValueError: there is no such checkpoint, or it is not of pre-training.
     """
-    from hpm_video.visualize.hard_tubes import hard_tubes_of_video
+    from hpm_video.visualize.videos import hard_tubes_of_video
 
     return hard_tubes_of_video(
         checkpoint, path, whole_frame=whole_frame, num_masks=num_masks, seed=seed, device=device

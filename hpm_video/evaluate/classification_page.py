@@ -160,9 +160,8 @@ def _worst_clip(result: Evaluation, index: int, strip: bytes | str) -> tuple[str
         f"called {result.class_name(predicted)} ({scores[predicted]:.3f}), "
         f"is {result.class_name(label)} ({scores[label]:.3f})"
     )
-    is_picture = isinstance(strip, bytes)
     shown = address(strip, "jpeg") if isinstance(strip, bytes) else strip
-    return words, result.paths[index], shown, is_picture
+    return words, result.paths[index], shown, isinstance(strip, bytes)
 
 
 def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:

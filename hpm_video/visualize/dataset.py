@@ -93,16 +93,11 @@ def _tables(found: Hardness, numbers: ClipNumbers) -> dict[str, Iterable[Sequenc
     """Rows of clips.csv, one for every row of the list, positions.csv and times.csv."""
     both = (found.predicted, found.measured)
 
-    def means(*kinds: Callable[[Losses], npt.NDArray[np.floating]]) -> list[Array | None]:
-        """Of each kind, for both losses."""
-        return [
-            None if losses is None else kind(losses).mean(axis=0, dtype=np.float64)
-            for kind in kinds
-            for losses in both
-        ]
+    def means(kind: Callable[[Losses], npt.NDArray[np.floating]]) -> list[Array | None]:
+        return [None if one is None else kind(one).mean(axis=0, dtype=np.float64) for one in both]
 
-    maps = means(lambda losses: losses.tubes, Losses.tube_ranks)
-    lines = means(lambda losses: losses.times, Losses.time_ranks)
+    maps = means(lambda losses: losses.tubes) + means(Losses.tube_ranks)
+    lines = means(lambda losses: losses.times) + means(Losses.time_ranks)
     cells = np.ndindex(found.grid.height, found.grid.width)
     steps = range(found.grid.time)
     return {

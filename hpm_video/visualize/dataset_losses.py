@@ -169,10 +169,9 @@ def _join(
 ) -> Hardness:
     clips = sorted((clip for part in parts for clip in part[0].values()), key=lambda c: c.index)
 
-    kinds = clips[0].losses if clips else ()
     losses = {
         kind: Losses(*map(np.stack, zip(*(clip.losses[kind] for clip in clips), strict=True)))
-        for kind in kinds
+        for kind in (clips[0].losses if clips else ())
     }
     spearman = None
     if clips and clips[0].spearman is not None:

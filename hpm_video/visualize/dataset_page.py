@@ -33,12 +33,7 @@ _MANY_BAD = 0.05  # share of unreadable videos from which the page warns
 
 
 def dataset_page(
-    pretrained: Pretrained,
-    found: Hardness,
-    numbers: ClipNumbers,
-    asking: Asking,
-    *,
-    title: str,
+    pretrained: Pretrained, found: Hardness, numbers: ClipNumbers, asking: Asking, *, title: str
 ) -> str:
     """The HTML page; it needs no other file."""
     order = found.hardest_first()

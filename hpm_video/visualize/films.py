@@ -28,13 +28,6 @@ _PALETTE_PICTURES = 8  # that the colours of a GIF are chosen from
 _YELLOW = np.array([1.0, 0.83, 0.0], dtype=np.float32)
 
 
-def panel_names(film: Film) -> list[str]:
-    """What stands side by side, from left to right."""
-    plain = film.windows[0][0].predicted is None
-    heats = ["loss measured"] if plain else ["loss predicted", "loss measured"]
-    return ["video", *heats, "mask: hard tubes", "reconstruction"]
-
-
 def panel_size(film: Film) -> tuple[int, int]:
     """Height and width of a panel: the shape of the video."""
     height, width = film.windows[0][0].frames.shape[1:3]
@@ -44,7 +37,10 @@ def panel_size(film: Film) -> tuple[int, int]:
 
 def film_frames(film: Film) -> Iterator[Frames]:
     """Yield the pictures (H, W, 3) of a film, H and W even."""
-    names, (height, width) = panel_names(film), panel_size(film)
+    names = ["video", "loss predicted", "loss measured", "mask: hard tubes", "reconstruction"]
+    if film.windows[0][0].predicted is None:
+        del names[1]
+    height, width = panel_size(film)
     labels = _labels(names, width)
     drawn: dict[int, npt.NDArray[np.uint8]] = {}
     for window, frame in film.timeline():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from os import PathLike
-from pathlib import Path
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +13,13 @@ from torch import Tensor
 from hpm_video.config import MaskingConfig
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.evaluate import mining_quality
-from hpm_video.evaluate.one_video import version_of
-from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, run_student
+from hpm_video.evaluate.pretrained import Pretrained, run_student
 from hpm_video.evaluate.reconstruction import completed
 from hpm_video.method.masking import Masked, make_mask, unit_scores, units_to_tokens
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.runtime.distributed import pick_device
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place
-from hpm_video.visualize.windows import View, Window, read_facts, read_window
-from hpm_video.visualize.windows import window_indices as frames_of_windows
+from hpm_video.visualize.windows import Window
 
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -97,9 +92,8 @@ class HardTubes:
         These are the floor(hard_ratio * masked) tubes of highest mean score, masked being
         floor(mask_ratio * tubes); see `hpm_video.method.masking.make_mask`.
         """
-        masking = (
-            self.masking if mask_ratio is None else replace(self.masking, mask_ratio=mask_ratio)
-        )
+        ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+        masking = replace(self.masking, mask_ratio=ratio)
         chosen = self._masked(masking, self.hard_ratio if hard_ratio is None else hard_ratio)
         return chosen.hard.reshape(self.measured.shape).numpy()
 
@@ -154,7 +148,6 @@ def ask(
             raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
     mask = next(mining_quality.even_masks(pretrained, clips, num_masks=1, seed=seed))
     output = run_student(pretrained, clips, mask)
-    honest = completed(pretrained, clips, output)
     flattering = None
     if config.loss.normalize_targets:
         flattering = _pixels(completed(pretrained, clips, output, true_statistics=True))
@@ -165,10 +158,10 @@ def ask(
         crop=pixels,
         indices=window.indices,
         grid=grid,
-        predicted=None if predicted is None else _tokens(predicted, shape),
-        measured=_tokens(measured, shape),
+        predicted=None if predicted is None else predicted.float().reshape(shape).cpu().numpy(),
+        measured=measured.float().reshape(shape).cpu().numpy(),
         random_mask=mask.reshape(shape).cpu().numpy(),
-        honest=_pixels(honest),
+        honest=_pixels(completed(pretrained, clips, output)),
         flattering=flattering,
         spearman=spearman,
         rank_accuracy=accuracy,
@@ -181,35 +174,6 @@ def ask(
 def hard_ratio_of(pretrained: Pretrained) -> float:
     """The hard ratio of the run's masks at its end; the default where it masked at random."""
     return pretrained.config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
-
-
-def hard_tubes_of_video(
-    checkpoint: str | PathLike[str],
-    path: str | PathLike[str],
-    *,
-    whole_frame: bool,
-    num_masks: int,
-    seed: int,
-    device: str,
-) -> HardTubes:
-    """See `hpm_video.hard_tubes`."""
-    pretrained = _pretrained(*version_of(checkpoint), device)
-    data, view = pretrained.config.data, View(whole_frame=whole_frame)
-    video = str(path)
-    facts = read_facts(video, data)
-    (indices,) = frames_of_windows(facts.num_frames, data, view)
-    window = read_window(video, indices, data, view)
-    return ask(pretrained, window, seed=seed, num_masks=num_masks)
-
-
-@lru_cache(maxsize=1)
-def _pretrained(file: Path, written_ns: int, device: str) -> Pretrained:
-    return load_pretrained(file, device=pick_device(device, setting="device"))
-
-
-def _tokens(values: Tensor, shape: tuple[int, int, int]) -> Scores:
-    """(1, N) -> (time, rows, columns)."""
-    return values.float().reshape(shape).cpu().numpy()
 
 
 def _pixels(clips: Tensor) -> Frames:

@@ -109,20 +109,14 @@ class Hardness:
 
 def clip_numbers(found: Hardness) -> ClipNumbers:
     """All numbers of the readable clips."""
-    predicted, measured = found.predicted, found.measured
-    numbers: ClipNumbers = {
-        "spearman": found.spearman,
-        "tube_spearman": None
-        if not (predicted and measured)
-        else tube_spearman(predicted, measured),
-        "position_alone": None if measured is None else position_alone(measured),
-    }
+    predicted, measured, grid = found.predicted, found.measured, found.grid
+    both = tube_spearman(predicted, measured) if predicted and measured else None
+    alone = position_alone(measured) if measured else None
+    numbers = {"spearman": found.spearman, "tube_spearman": both, "position_alone": alone}
     for kind, losses in (("predicted", predicted), ("measured", measured)):
         numbers[f"{kind}_loss"] = losses.clips if losses else None
         numbers[f"{kind}_centre_bias"] = centre_bias(losses.tubes) if losses else None
-        numbers[f"{kind}_central_share"] = (
-            central_share(losses.tubes, found.grid) if losses else None
-        )
+        numbers[f"{kind}_central_share"] = central_share(losses.tubes, grid) if losses else None
     return numbers
 
 
@@ -201,10 +195,6 @@ def _correlation(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating])
 
 def _by_parts(function: Callable[..., torch.Tensor], *arrays: npt.NDArray[np.floating]) -> Array:
     """What a function of tensors makes of rows of arrays, a part at a time: memory stays small."""
-    parts = [
-        function(
-            *(torch.from_numpy(np.ascontiguousarray(a[start : start + _AT_ONCE])) for a in arrays)
-        ).numpy()
-        for start in range(0, len(arrays[0]), _AT_ONCE)
-    ]
-    return np.concatenate(parts)
+    starts = range(0, len(arrays[0]), _AT_ONCE)
+    parts = ([torch.from_numpy(a[i : i + _AT_ONCE].copy()) for a in arrays] for i in starts)
+    return np.concatenate([function(*part).numpy() for part in parts])

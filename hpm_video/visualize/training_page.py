@@ -30,7 +30,6 @@ _CURVES: tuple[tuple[str, tuple[str, ...], tuple[float | None, float | None]], .
 def training_page(history: History, *, run: str, num_masks: int) -> str:
     """The HTML page; it needs no other file."""
     asked = [moment.step for moment in history.moments if not moment.is_remade]
-    places = range(len(history.clips))
     return page(
         __package__,
         "training.html",
@@ -40,7 +39,7 @@ def training_page(history: History, *, run: str, num_masks: int) -> str:
         asked_steps=", ".join(f"{step:,}" for step in asked),
         kept=history.config.run.keep_checkpoints,
         is_plain=history.moments[-1].predicted is None,
-        clip_plots=[list(_clip_plots(history, place)) for place in places],
+        clip_plots=[list(_clip_plots(history, place)) for place in range(len(history.clips))],
         known=_known(history),
         knows=_KNOWS,
         least=_LEAST,

@@ -72,16 +72,8 @@ def video_page(film: Film, asked: Asked) -> str:
         first=film.windows[0][0],
         asked=asked,
         is_cut=film.view.whole_video and len(film.windows) == film.view.max_windows,
-        gradient=gradient(),
+        heats=(255 * colormaps["inferno"](np.linspace(0, 1, 9))[:, :3]).round().astype(int),
         data=_data(film),
-    )
-
-
-def gradient() -> str:
-    """The colours of the heat, from easiest to hardest, for CSS."""
-    return ", ".join(
-        f"rgb({', '.join(str(round(255 * part)) for part in colormaps['inferno'](at)[:3])})"
-        for at in np.linspace(0, 1, 9)
     )
 
 

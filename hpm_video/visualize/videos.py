@@ -6,7 +6,9 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,8 +17,9 @@ import numpy as np
 from hpm_video.config.limits import at_least, between
 from hpm_video.config.settings import config_to_yaml
 from hpm_video.data.video.frames import VideoReadError
+from hpm_video.evaluate.one_video import version_of
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
-from hpm_video.runtime.distributed import join_world
+from hpm_video.runtime.distributed import join_world, pick_device
 from hpm_video.runtime.files import (
     OURS,
     check_can_be_folder,
@@ -29,7 +32,7 @@ from hpm_video.runtime.files import (
 from hpm_video.runtime.pages import jpeg, page
 from hpm_video.visualize.figures import picture
 from hpm_video.visualize.films import film_frames, write_gif, write_mp4
-from hpm_video.visualize.hard_tubes import NUM_MASKS, ask, hard_ratio_of
+from hpm_video.visualize.hard_tubes import NUM_MASKS, HardTubes, ask, hard_ratio_of
 from hpm_video.visualize.video_page import Asked, Film, video_page
 from hpm_video.visualize.windows import (
     View,
@@ -104,11 +107,10 @@ def visualize(
         asked = Asked(str(checkpoint), pretrained.step, settings, num_masks)
         results: list[Result] = []
         for video, stem in zip(videos, stems, strict=True):
-            name = printable(str(video))
             try:
                 film = watch(pretrained, video, view=view or View(), num_masks=num_masks, seed=seed)
             except VideoReadError as error:
-                results.append(Result(name, error=printable(error.reason)))
+                results.append(Result(printable(str(video)), error=printable(error.reason)))
                 continue
             write_film(film, asked, folder / stem, formats)
             results.append(_result(film, folder / f"{stem}.html"))
@@ -125,12 +127,17 @@ def watch(
     view: View,
     num_masks: int = NUM_MASKS,
     seed: int = 0,
+    at_full_size: bool = False,
 ) -> Film:
-    """Ask a checkpoint about the clips of a video. Raises VideoReadError."""
+    """Ask a checkpoint about the clips of a video, scaled down for a page unless ``at_full_size``.
+
+    Raises VideoReadError.
+    """
     data = pretrained.config.data
     facts = read_facts(video, data)
     indices = window_indices(facts.num_frames, data, view)
-    short_side = next(side for frames, side in _SHORT_SIDES if indices.size <= frames)
+    side = next(side for frames, side in _SHORT_SIDES if indices.size <= frames)
+    short_side = None if at_full_size else side
     windows = []
     for frames in indices:
         window = read_window(video, frames, data, view, most_short_side=short_side)
@@ -149,6 +156,29 @@ def watch(
         num_frames=facts.num_frames,
         view=view,
     )
+
+
+def hard_tubes_of_video(
+    checkpoint: str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    whole_frame: bool,
+    num_masks: int,
+    seed: int,
+    device: str,
+) -> HardTubes:
+    """See `hpm_video.hard_tubes`."""
+    pretrained = _pretrained(*version_of(checkpoint), device)
+    view = View(whole_frame=whole_frame)
+    film = watch(
+        pretrained, str(path), view=view, num_masks=num_masks, seed=seed, at_full_size=True
+    )
+    return film.windows[0][0]
+
+
+@lru_cache(maxsize=1)
+def _pretrained(file: Path, written_ns: int, device: str) -> Pretrained:
+    return load_pretrained(file, device=pick_device(device, setting="device"))
 
 
 def write_film(film: Film, asked: Asked, path: Path, formats: Sequence[str] = FORMATS) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +20,6 @@ from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,8 @@ def check_videos(videos: Sequence[str | Path]) -> None:
 
 def read_facts(path: str | Path, data: DataConfig) -> Facts:
     """Raises VideoReadError, also where a video holds fewer frames than a clip takes."""
-    facts = _guarded(_facts, path, data)
+    timeout_s = data.decode_timeout_s or None
+    facts = read_guarded(_facts, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
     if facts.num_frames < data.num_frames:
         raise VideoReadError(
             str(path),
@@ -129,10 +127,6 @@ def read_window(
     Raises VideoReadError.
     """
     read = partial(_window, indices=indices, data=data, view=view, most_short_side=most_short_side)
-    return _guarded(read, path, data)
-
-
-def _guarded(read: Callable[[str], T], path: str | Path, data: DataConfig) -> T:
     timeout_s = data.decode_timeout_s or None
     return read_guarded(read, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
 
