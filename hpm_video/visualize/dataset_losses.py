@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +53,8 @@ class Asking:
         between("seed", self.seed, 0, 2**63 - 1)
 
 
-class _Clip(NamedTuple):
+@dataclass(frozen=True)
+class _Clip:
     """A clip: place in the list, means (tubes, times) of its losses by kind, their correlation."""
 
     index: int

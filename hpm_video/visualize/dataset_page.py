@@ -118,7 +118,7 @@ def _cards(found: Hardness, numbers: ClipNumbers, rows: Iterable[int]) -> list[d
 def _strips(clip: ShownClip, name: str) -> Iterator[tuple[str, str, str]]:
     """Frames side by side: as they are, and under the ranks of their losses."""
     side = min(_SIDE, clip.frames.shape[2])
-    pixels = resized(clip.frames, side, side).astype(np.float32) / 255
+    pixels = resized(clip.frames, side, side).astype(np.float32) / np.float32(255)
     shown = {"frames": pixels}
     for kind, ranks in clip.ranks.items():
         cells = torch.from_numpy(ranks)[:, None]

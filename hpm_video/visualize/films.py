@@ -96,7 +96,7 @@ def write_gif(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
 
 def _panels(crops: tuple[HardTubes, ...], height: int, width: int) -> npt.NDArray[np.uint8]:
     """All panels of a window: (panels, T, H, W, 3); of each crop the part that it owns."""
-    frames = resized(crops[0].frames, height, width) / np.float32(255)
+    frames = resized(crops[0].frames, height, width).astype(np.float32) / np.float32(255)
     result = np.stack(_of_crop(crops[0], frames))
     for tubes, part in zip(crops[1:], owned([t.place for t in crops])[1:], strict=True):
         result = np.where(inside(part, frames), np.stack(_of_crop(tubes, frames)), result)
