@@ -13,7 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["hpm_video", "hpm_video.*"]),
-    package_data={"hpm_video": ["py.typed"], "hpm_video.visualize": ["assets/*"]},
+    package_data={"hpm_video": ["py.typed"], "": ["assets/*"]},
     install_requires=[
         "av>=14",
         # No wheels for other machines; without it PyAV reads

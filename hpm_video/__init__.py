@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from hpm_video.visualize.scores import HardTubes
+    from hpm_video.visualize.hard_tubes import HardTubes
 
 __version__ = "0.1.0"
 
@@ -79,7 +79,7 @@ def hard_tubes(
 
     Among its fields and properties: ``scores`` (time, rows, columns), ``hard`` and ``mask`` of the
     same shape, bool, and ``frames`` (T, H, W, 3) uint8 as the video shows them, in which ``place``
-    is where the scores belong. See `hpm_video.visualize.scores.HardTubes`.
+    is where the scores belong. See `hpm_video.visualize.hard_tubes.HardTubes`.
 
     Args:
         checkpoint: a file or a run folder; the last one used stays in memory.
@@ -93,7 +93,7 @@ def hard_tubes(
         VideoReadError: the video is unreadable, or shorter than a clip.
         FileNotFoundError, ValueError: there is no such checkpoint, or it is not of pre-training.
     """
-    from hpm_video.visualize.scores import hard_tubes_of_video
+    from hpm_video.visualize.videos import hard_tubes_of_video
 
     return hard_tubes_of_video(
         checkpoint, path, whole_frame=whole_frame, num_masks=num_masks, seed=seed, device=device

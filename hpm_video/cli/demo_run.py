@@ -3,9 +3,6 @@ and from scratch with the same budget, evaluation, pictures, and one page with a
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from hpm_video.data.prepare.toy import first_videos, write_toy_videos
 from hpm_video.evaluate.classification import evaluate
 from hpm_video.evaluate.mining_quality import measure_videos
 from hpm_video.runtime.files import check_is_ours
+from hpm_video.runtime.pages import address, page, png
 from hpm_video.train.finetune import finetune
 from hpm_video.train.pretrain import pretrain
 from hpm_video.train.run.logs import read_records
@@ -112,8 +110,8 @@ def demo(output_dir: str | Path = "outputs/demo", *, quick: bool = False) -> Dem
         coverage=report.coverage,
     )
     minutes = (time.monotonic() - start) / 60
-    page = _page(result, runs, sorted((folder / "pictures").glob("*.png")), minutes)
-    result.page.write_text(page, encoding="utf-8")
+    pictures = sorted((folder / "pictures").glob("*.png"))
+    result.page.write_text(_page(result, runs, pictures, minutes), encoding="utf-8")
     return result
 
 
@@ -161,42 +159,12 @@ def _page(
     result: DemoResult, runs: dict[str, Path], pictures: Sequence[Path], minutes: float
 ) -> str:
     """One self-contained page."""
-    buffer = io.BytesIO()
-    _curves(runs).savefig(buffer, format="png", dpi=110)
-    rows = "".join(
-        f"<tr><td>{html.escape(what)}</td><td>{figure}</td><td>{html.escape(other)}</td></tr>"
-        for what, figure, other in table(result)
+    return page(
+        __package__,
+        "demo.html",
+        title="hpm_video demo",
+        minutes=minutes,
+        rows=table(result),
+        curves=png(_curves(runs)),
+        pictures={path.stem: address(path.read_bytes(), "png") for path in pictures},
     )
-    shown = "".join(
-        f"<h3>{html.escape(path.stem)}</h3>{_image(path.read_bytes(), path.stem)}"
-        for path in pictures
-    )
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="generator" content="hpm-video">
-<title>hpm_video demo</title>
-<style>
-:root {{ color-scheme: light dark }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: auto; padding: 1rem }}
-table {{ border-collapse: collapse }} td {{ border: 1px solid #8888; padding: .2rem .7rem }}
-img {{ max-width: 100%; background: white }}
-</style>
-<h1>hpm_video demo</h1>
-<p>Toy videos of 8 classes that differ in motion only. A model was pre-trained without labels,
-masking more and more of the tubes that it predicted to be hard; then it was fine-tuned on a few
-labelled videos, beside the same model from scratch with the same labels and steps. Everything here
-is measured on videos that no training saw. This start of the demo took {minutes:.1f} minutes.</p>
-<table>{rows}</table>
-<h2>Curves</h2>
-{_image(buffer.getvalue(), "training curves")}
-<h2>What the model finds hard</h2>
-<p>Each picture: frames, predicted and measured loss, the hard tubes outlined, and what the model
-reconstructs from a random mask. See docs/visualize.md for how to read it.</p>
-{shown}
-</html>
-"""
-
-
-def _image(png: bytes, label: str) -> str:
-    data = base64.b64encode(png).decode()
-    return f'<img alt="{html.escape(label)}" src="data:image/png;base64,{data}">'

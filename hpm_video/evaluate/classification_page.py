@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.video.frame_indices import uniform_view_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.evaluate.predictions import Evaluation, figures_line, write_predictions
-from hpm_video.runtime.files import quoted, write_atomically
-from hpm_video.runtime.pages import page, picture, png, table, text
+from hpm_video.runtime.files import csv_lines, write_atomically
+from hpm_video.runtime.pages import address, page, png
 
 MAX_CELLS = 30  # classes of a matrix whose cells are written out; a larger one is a picture
 MAX_WORST = 20  # clips shown
@@ -104,10 +103,10 @@ def write_evaluation(
         )
         for r in class_results(confusion)
     ]
-    write_atomically(folder / "per_class.csv", _csv(head, rows))
+    write_atomically(folder / "per_class.csv", csv_lines(head, rows))
     matrix_rows = zip(names, *confusion.T.tolist(), strict=True)
     head = ["class", *(f"called {name}" for name in names), "unreadable"]
-    write_atomically(folder / "confusion.csv", _csv(head, matrix_rows))
+    write_atomically(folder / "confusion.csv", csv_lines(head, matrix_rows))
     strips = {
         index: _strip(result.paths[index], num_workers=num_workers, timeout_s=timeout_s)
         for index in worst(result, MAX_WORST)
@@ -118,72 +117,51 @@ def write_evaluation(
 
 def evaluation_page(result: Evaluation, strips: dict[int, bytes | str]) -> str:
     """The page; `strips`: video -> JPEG of some of its frames, or why there is none."""
-    confusion = result.confusion()
+    named, confusion = result.class_name, result.confusion()
     per_class = sorted(
         class_results(confusion), key=lambda r: (r.accuracy is None, r.accuracy, -r.videos)
     )
-    named = result.class_name
-    figures = result.figures()
-    has_bad = confusion[:, -1].any()
+    counts = confusion if confusion[:, -1].any() else confusion[:, :-1]
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
+    is_large = len(counts) > MAX_CELLS
     return page(
-        f"Evaluation of {result.about.get('checkpoint', 'a classifier')}",
-        *(f"<p>{text(name)}: {text(words)}</p>" for name, words in result.about.items()),
-        f"<p><b>{text(figures_line(result))}</b></p>",
-        "<p>Unreadable videos count as wrong.</p>" if figures["unreadable"] else "",
-        "<h2>Confusion matrix</h2>",
-        _matrix(confusion if has_bad else confusion[:, :-1], result),
-        table("Most frequent confusions", ("videos", "of", "class", "called"), [
+        __package__,
+        "evaluation.html",
+        title=f"Evaluation of {result.about.get('checkpoint', 'a classifier')}",
+        about=result.about,
+        figures=figures_line(result),
+        has_bad=result.figures()["unreadable"],
+        picture=png(_matrix_figure(shares), dpi=100) if is_large else None,
+        columns=[*range(result.num_classes), "unreadable"][: counts.shape[1]],
+        matrix=[
+            (named(label), list(zip(row, row_shares, strict=True)))
+            for label, (row, row_shares) in enumerate(zip(counts, shares, strict=True))
+        ],
+        pairs=[
             (count, confusion[one].sum(), named(one), named(other))
             for one, other, count in confused_pairs(confusion)[:_MAX_PAIRS]
-        ]),
-        table(
-            "Classes, the worst first",
-            ("accuracy", "videos", "class", "unreadable", "most confused with"),
-            [
-                (_share(r.accuracy), r.videos, named(r.label), r.unreadable or "",
-                 "" if r.confused_with is None else f"{named(r.confused_with)} ({r.confused})")
-                for r in per_class
-            ],
-        ),
-        f"<h2>Worst clips: wrong, and the model is sure ({len(strips)})</h2>" if strips else "",
-        *(_worst_clip(result, index, strip) for index, strip in strips.items()),
-        table("Unreadable videos", ("video", "reason"), [
-            (result.paths[index], reason) for index, reason in result.bad[:_MAX_BAD]
-        ]),
-    )  # fmt: skip
+        ],
+        classes=[
+            (
+                *(_share(r.accuracy), r.videos, named(r.label), r.unreadable or ""),
+                "" if r.confused_with is None else f"{named(r.confused_with)} ({r.confused})",
+            )
+            for r in per_class
+        ],
+        worst=[_worst_clip(result, index, strip) for index, strip in strips.items()],
+        bad=[(result.paths[index], reason) for index, reason in result.bad[:_MAX_BAD]],
+    )
 
 
-def _worst_clip(result: Evaluation, index: int, strip: bytes | str) -> str:
+def _worst_clip(result: Evaluation, index: int, strip: bytes | str) -> tuple[str, str, str, bool]:
     label, predicted = int(result.labels[index]), int(result.predicted[index])
     scores = result.scores[index]
     words = (
         f"called {result.class_name(predicted)} ({scores[predicted]:.3f}), "
         f"is {result.class_name(label)} ({scores[label]:.3f})"
     )
-    name = result.paths[index]
-    shown = text(strip) if isinstance(strip, str) else picture(strip, alt=name, kind="jpeg")
-    return f"<p>{text(words)}<br>{text(name)}<br>{shown}</p>"
-
-
-def _matrix(counts: npt.NDArray[np.int64], result: Evaluation) -> str:
-    """Counts (classes, classes or one more for unreadable): cells, or a picture of many classes."""
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    says = "Rows are the classes as labelled, columns what the videos were called; darker: a "
-    says += "larger share of the row."
-    if len(counts) > MAX_CELLS:
-        drawn = picture(png(_matrix_figure(shares), dpi=100), alt="confusion matrix")
-        return f"<p>{says} Names and counts: confusion.csv.</p>{drawn}"
-    columns = [*range(result.num_classes), "unreadable"][: counts.shape[1]]
-    lines = ["<tr><th>" + "".join(f"<th>{column}" for column in columns)]
-    for label, (row, row_shares) in enumerate(zip(counts, shares, strict=True)):
-        cells = (
-            f'<td style="background: rgba(59, 110, 165, {share:.3f})'
-            f'{"; color: #fff" if share > 0.6 else ""}">{count or ""}'
-            for count, share in zip(row, row_shares, strict=True)
-        )
-        lines.append(f"<tr><th>{text(result.class_name(label))}{''.join(cells)}")
-    body = "\n".join(lines)
-    return f'<p>{says}</p><div class="cells"><table>{body}</table></div>'
+    shown = address(strip, "jpeg") if isinstance(strip, bytes) else strip
+    return words, result.paths[index], shown, isinstance(strip, bytes)
 
 
 def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
@@ -228,8 +206,3 @@ def frame_strip(path: str) -> bytes:
 
 def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _csv(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Iterable[str]:
-    for row in (head, *rows):
-        yield ",".join(map(quoted, row)) + "\n"

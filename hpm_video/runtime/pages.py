@@ -1,73 +1,81 @@
-"""Parts of our pages of HTML, which need no other file. What is not ours to write is escaped."""
+"""Pages of HTML: one frame (assets/base.html) and one way to fill it; no page needs another file.
+
+The pages of a subpackage are Jinja2 templates in its folder ``assets``, beside their styles and
+scripts. All values are escaped, and text is `printable`: names of files hold any byte.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
-from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
+from PIL import Image
 
 from hpm_video.runtime.files import printable
 
 Frames = npt.NDArray[np.uint8]
 
 
-_MAX_OPEN = 30  # rows of a table that is shown before one asks for it
+def page(package: str, template: str, **values: object) -> str:
+    """A page: the template of a subpackage (its ``__package__``), filled with values."""
+    return _environment(package).get_template(template).render(values)
 
 
-def page(title: str, *parts: str) -> str:
-    """A page of parts that are HTML already, under its title, which is plain text."""
-    body = "\n".join(part for part in parts if part)
-    return _PAGE.format(title=text(title), body=body)
+@lru_cache
+def _environment(package: str) -> Environment:
+    """Finds the templates of a subpackage, and those that all share (base.html, parts.html).
 
-
-def text(words: object) -> str:
-    """Anything as text of a page."""
-    return html.escape(printable(str(words)))
-
-
-def table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table that folds away, of rows of anything; nothing where there are none."""
-    cells = ["".join(f"<td>{text(value)}" for value in row) for row in rows]
-    if not cells:
-        return ""
-    lines = "\n".join(f"<tr>{line}" for line in cells)
-    is_open = " open" if len(cells) <= _MAX_OPEN else ""
-    return (
-        f"<details{is_open}><summary>{title} ({len(cells):,})</summary>"
-        f"<table><tr>{''.join(f'<th>{name}' for name in head)}\n{lines}</table></details>"
+    In templates ``asset(name)`` is the text of a file as it is, such as a style, and
+    ``value | number(".3f")`` a number in a format of Python's.
+    """
+    loader = ChoiceLoader(
+        [PackageLoader(name, "assets") for name in (package, "hpm_video.runtime")]
     )
+    made = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        loader=loader,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["number"] = format
+    made.globals["asset"] = lambda name: Markup(loader.get_source(made, name)[0])
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return made
 
 
-def picture(data: bytes, *, alt: str, kind: str = "png") -> str:
-    """A picture, from the bytes of its file."""
-    source = base64.b64encode(data).decode()
-    return f'<img alt="{text(alt)}" src="data:image/{kind};base64,{source}">'
+def _shown(value: object) -> object:
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(str(value)) if is_text else value
 
 
-def png(drawn: Figure, *, dpi: int = 110) -> bytes:
-    """The file of a figure."""
+def address(data: bytes, kind: str) -> Markup:
+    """The address of a picture, from the bytes of its file; ``kind`` is png or jpeg."""
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
+
+
+def jpeg(pixels: Frames, *, quality: int) -> Markup:
+    """The address of a picture (H, W, 3)."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="jpeg", quality=quality)
+    return address(file.getvalue(), "jpeg")
+
+
+def png(drawn: Figure, *, dpi: int = 110) -> Markup:
+    """The address of a figure."""
     file = io.BytesIO()
     drawn.savefig(file, format="png", dpi=dpi)
-    return file.getvalue()
+    return address(file.getvalue(), "png")
 
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta name="generator" content="hpm-video">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em }}
-img {{ max-width: 100%; height: auto }} h1, td {{ overflow-wrap: anywhere }}
-h2, summary {{ font-size: 1em; font-weight: bold; margin: 1em 0 .3em }}
-td, th {{ padding-right: 1em; text-align: left; vertical-align: top }}
-.cells {{ overflow-x: auto }} .cells td, .cells th {{ padding: .1em .4em; white-space: nowrap }}
-.cells td {{ text-align: right; border: 1px solid #ddd }}
-</style>
-<h1>{title}</h1>
-{body}
-"""
+def packed(values: npt.NDArray[np.generic]) -> str:
+    """The bytes of numbers, little ones first, as base64."""
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return base64.b64encode(np.ascontiguousarray(little).tobytes()).decode()

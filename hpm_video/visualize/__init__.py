@@ -2,11 +2,10 @@
 
 from hpm_video.data.loading.clip import read_clip
 from hpm_video.method.diagnostics import shares
-from hpm_video.visualize.figures import GREY, Floats, Row, enlarge, figure, heat, outline
-from hpm_video.visualize.picture import picture
-from hpm_video.visualize.reading import View
-from hpm_video.visualize.scores import HardTubes, ask
+from hpm_video.visualize.figures import GREY, Floats, Row, enlarge, figure, heat, outline, picture
+from hpm_video.visualize.hard_tubes import HardTubes, ask
 from hpm_video.visualize.videos import Result, visualize, watch, write_film
+from hpm_video.visualize.windows import View
 
 __all__ = [
     "GREY",

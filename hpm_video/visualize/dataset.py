@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
@@ -14,25 +15,27 @@ from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.files import (
     check_can_be_folder,
     check_is_ours,
+    check_table,
+    csv_lines,
     make_folder,
-    printable,
     write_atomically,
 )
+from hpm_video.visualize.dataset_losses import Asking, measure_list
 from hpm_video.visualize.dataset_page import dataset_page
-from hpm_video.visualize.hardness import Array, ClipNumbers, Hardness, clip_numbers
-from hpm_video.visualize.measure import measure_list
-from hpm_video.visualize.tables import check_table, csv_lines
+from hpm_video.visualize.hardness import Array, ClipNumbers, Hardness, Losses, clip_numbers
 
 PAGE = "dataset.html"
-_LOSSES = ("predicted", "measured")
 _OF_CLIPS = (
     *("path", "label", "class", "predicted_loss", "measured_loss", "spearman", "tube_spearman"),
     *("position_alone", "predicted_centre_bias", "measured_centre_bias"),
     *("predicted_central_share", "measured_central_share", "error"),
 )
 _OF_PLACES = ("row", "column", "predicted_loss", "measured_loss", "predicted_rank", "measured_rank")
-_OF_TIMES = ("time_step", *_OF_PLACES[2:])
-TABLES = {"clips.csv": _OF_CLIPS, "positions.csv": _OF_PLACES, "times.csv": _OF_TIMES}
+TABLES = {
+    "clips.csv": _OF_CLIPS,
+    "positions.csv": _OF_PLACES,
+    "times.csv": ("time_step", *_OF_PLACES[2:]),
+}
 
 
 def visualize_list(
@@ -56,13 +59,9 @@ def visualize_list(
     FileNotFoundError) for a wrong checkpoint, list or number, no place to write or other files of
     the same names there; UnreadableDataError where no video can be read.
     """
-    lowest = {"num_masks": 0, "num_views": 1, "num_shown": 0, "batch_size": 1, "num_workers": 0}
-    given = (num_masks, num_views, num_shown, batch_size, num_workers)
-    for (name, low), value in zip(lowest.items(), given, strict=True):
-        if value < low:
-            raise ValueError(f"{name} ({value}) must be at least {low}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed ({seed}) must be in [0, {2**63 - 1}]")
+    asking = Asking(
+        *(num_masks, num_views, num_shown, batch_size, num_workers), decode_timeout_s, seed
+    )
     folder = Path(output_dir)
     check_can_be_folder(folder, name="output_dir")
     check_is_ours(folder / PAGE, name="output_dir")
@@ -73,18 +72,7 @@ def visualize_list(
         pretrained = load_pretrained(checkpoint, device=world.device)
         if world.is_main:
             make_folder(output_dir, name="output_dir")
-        found = measure_list(
-            pretrained,
-            manifest,
-            num_masks=num_masks,
-            num_views=num_views,
-            num_shown=num_shown,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            decode_timeout_s=decode_timeout_s,
-            seed=seed,
-            world=world,
-        )
+        found = measure_list(pretrained, manifest, asking, world)
     if found is None:
         return folder / PAGE, None
     if not len(found.indices):
@@ -93,38 +81,30 @@ def visualize_list(
             f"none of {len(found.bad)} videos can be read, e.g. {manifest.path(index)}: {reason}"
         )
     numbers = clip_numbers(found)
-    text = dataset_page(
-        pretrained,
-        found,
-        numbers,
-        checkpoint=printable(str(checkpoint)),
-        lists=printable(", ".join(map(str, manifests))),
-        num_masks=num_masks,
-        num_shown=num_shown,
-    )
-    write_tables(folder, found, numbers)
+    title = f"What {checkpoint} finds hard in {', '.join(map(str, manifests))}"
+    text = dataset_page(pretrained, found, numbers, asking, title=title)
+    for name, rows in _tables(found, numbers).items():
+        write_atomically(folder / name, csv_lines(TABLES[name], rows))
     write_atomically(folder / PAGE, [text])
     return folder / PAGE, found
 
 
-def write_tables(folder: Path, found: Hardness, numbers: ClipNumbers) -> None:
-    """Write clips.csv, with a row for every row of the list, positions.csv and times.csv."""
-    write_atomically(folder / "clips.csv", csv_lines(_OF_CLIPS, _clip_rows(found, numbers)))
-    losses = [getattr(found, name) for name in _LOSSES]
-    maps = [None if one is None else one.tubes.mean(axis=0, dtype=np.float64) for one in losses]
-    maps += [None if one is None else one.tube_ranks().mean(axis=0) for one in losses]
+def _tables(found: Hardness, numbers: ClipNumbers) -> dict[str, Iterable[Sequence[object]]]:
+    """Rows of clips.csv, one for every row of the list, positions.csv and times.csv."""
+    both = (found.predicted, found.measured)
+
+    def means(kind: Callable[[Losses], npt.NDArray[np.floating]]) -> list[Array | None]:
+        return [None if one is None else kind(one).mean(axis=0, dtype=np.float64) for one in both]
+
+    maps = means(lambda losses: losses.tubes) + means(Losses.tube_ranks)
+    lines = means(lambda losses: losses.times) + means(Losses.time_ranks)
     cells = np.ndindex(found.grid.height, found.grid.width)
-    write_atomically(
-        folder / "positions.csv",
-        csv_lines(_OF_PLACES, ((*cell, *(_number(a, cell) for a in maps)) for cell in cells)),
-    )
-    lines = [None if one is None else one.times.mean(axis=0, dtype=np.float64) for one in losses]
-    lines += [None if one is None else one.time_ranks().mean(axis=0) for one in losses]
     steps = range(found.grid.time)
-    write_atomically(
-        folder / "times.csv",
-        csv_lines(_OF_TIMES, ((step, *(_number(a, step) for a in lines)) for step in steps)),
-    )
+    return {
+        "clips.csv": _clip_rows(found, numbers),
+        "positions.csv": ((*cell, *(_number(a, cell) for a in maps)) for cell in cells),
+        "times.csv": ((step, *(_number(a, step) for a in lines)) for step in steps),
+    }
 
 
 def _clip_rows(found: Hardness, numbers: ClipNumbers) -> Iterable[Sequence[object]]:
@@ -132,12 +112,9 @@ def _clip_rows(found: Hardness, numbers: ClipNumbers) -> Iterable[Sequence[objec
     rows = {int(index): row for row, index in enumerate(found.indices)}
     for index in range(len(manifest)):
         label = manifest.label(index)
-        words = [manifest.path(index), None if label < 0 else label, found.class_name(label)]
+        words = (manifest.path(index), None if label < 0 else label, found.class_name(label))
         row = rows.get(index)
-        shown = [
-            None if row is None else _number(getattr(numbers, column), row)
-            for column in _OF_CLIPS[3:-1]
-        ]
+        shown = ("" if row is None else _number(numbers[column], row) for column in _OF_CLIPS[3:-1])
         yield (*words, *shown, errors.get(index))
 
 

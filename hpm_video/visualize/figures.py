@@ -8,17 +8,25 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from hpm_video.method.diagnostics import shares
+from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place, token_pixels
+from hpm_video.visualize.hard_tubes import HardTubes, Scores
+from hpm_video.visualize.windows import resized, shrunk
 
 Floats = npt.NDArray[np.float32]
 
 GREY = 0.5  # masked pixels
 WHOLE = Place(0, 0, 1, 1)
 OUTSIDE = 0.5  # brightness of what a model does not see
+MAX_COLUMNS = 8
+MOST_SHORT_SIDE = 320  # pixels of a frame in a figure: enough for print, at any size of the video
+_DIM = 0.25  # brightness of what is not chosen
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,43 @@ class Row:
     images: Floats
     outlined: npt.NDArray[np.bool_] | None = None
     place: Place = WHOLE
+
+
+def picture(tubes: HardTubes, *, title: str) -> Figure:
+    """Rows of at most MAX_COLUMNS frames, evenly picked, scaled down to MOST_SHORT_SIDE."""
+    count = len(tubes.indices)
+    shown = np.linspace(0, count - 1, min(count, MAX_COLUMNS)).round().astype(int)
+    steps = shown // (count // tubes.grid.time)
+    place = tubes.place
+    frames = shrunk(tubes.frames[shown], MOST_SHORT_SIDE).astype(np.float32) / np.float32(255)
+    rows = [Row("the video", frames)]
+    if tubes.predicted is not None:
+        title += f"  (rank accuracy {tubes.rank_accuracy:.3f}, Spearman {tubes.spearman:.3f})"
+        label = "loss predicted: dark = easiest, yellow = hardest tokens of the clip"
+        rows.append(Row(label, heat_at(frames, ranks(tubes.predicted)[steps], place)))
+    label = "loss measured: mean over random masks, same colours"
+    rows.append(Row(label, heat_at(frames, ranks(tubes.measured)[steps], place)))
+
+    hard = tubes.hard[steps]
+    by = "measured, as there is no predictor" if tubes.predicted is None else "predicted"
+    label = (
+        f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by the loss {by}"
+    )
+    chosen = np.where(spread(hard[..., None], place, frames), frames, _DIM * frames)
+    rows.append(Row(label, within(place, frames, chosen), outlined=hard, place=place))
+
+    label = f"a random mask of ratio {tubes.mask_ratio:g}: what the model sees"
+    hidden = spread(tubes.random_mask[steps, ..., None], place, frames)
+    rows.append(Row(label, within(place, frames, np.where(hidden, np.float32(GREY), frames))))
+    label = "reconstruction under that mask, from the model alone"
+    if tubes.flattering is not None:
+        label += " (mean and contrast: average of the visible patches)"
+    rows.append(Row(label, placed(frames, tubes.honest[shown], place)))
+    if tubes.flattering is not None:
+        label = "adds the true mean and variance of every patch: flatters any model"
+        rows.append(Row(label, placed(frames, tubes.flattering[shown], place)))
+    columns = [f"frame {index}" for index in tubes.indices[shown]]
+    return figure(rows, title=title, columns=columns)
 
 
 def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure:
@@ -91,28 +136,27 @@ def heat_at(
     What lies outside of the clip's place is darker.
     """
     # Colours of tokens, spread, are those of pixels at a fraction of the cost
-    colours = _spread(colormaps["inferno"](values)[..., :3].astype(np.float32), place, frames)
+    colours = spread(colormaps["inferno"](values)[..., :3].astype(np.float32), place, frames)
     grey = frames.mean(axis=-1, keepdims=True)
     return within(place, frames, (1 - opacity) * grey + opacity * colours)
 
 
 def within(place: Place, frames: Floats, inner: npt.NDArray[np.generic]) -> Floats:
     """Pictures ``inner`` at a clip's place, around it darker frames, all (K, H, W, 3)."""
+    return np.where(inside(place, frames), inner, OUTSIDE * frames).astype(np.float32)
+
+
+def inside(place: Place, frames: Floats) -> npt.NDArray[np.bool_]:
+    """The pixels (H, W, 1) of frames (K, H, W, 3) that lie at a place in them."""
     rows, columns = token_pixels(place, *frames.shape[1:3], rows=1, columns=1)
-    inside = (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
-    return np.where(inside, inner, OUTSIDE * frames).astype(np.float32)
+    return (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
 
 
-def spread(cells: npt.NDArray[np.generic], place: Place, frames: Floats) -> npt.NDArray[np.generic]:
-    """Cells (K, rows, columns) of a clip for each pixel of frames (K, H, W, 3) -> (K, H, W, 1).
+def spread(cells: npt.NDArray[Any], place: Place, frames: Floats) -> npt.NDArray[Any]:
+    """Cells (K, rows, columns, C) of a clip for each pixel of frames (K, H, W, 3) -> (K, H, W, C).
 
     Outside of the clip's place they have no meaning.
     """
-    return _spread(cells[..., None], place, frames)
-
-
-def _spread(cells: npt.NDArray[Any], place: Place, frames: Floats) -> npt.NDArray[Any]:
-    """`spread` of cells with C values each: (K, rows, columns, C) -> (K, H, W, C)."""
     count_rows, count_columns = cells.shape[1:3]
     rows, columns = token_pixels(place, *frames.shape[1:3], rows=count_rows, columns=count_columns)
     return cells[:, rows.clip(0)][:, :, columns.clip(0)]
@@ -122,3 +166,17 @@ def enlarge(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.ge
     """Cells (K, rows, columns) enlarged to the size of frames (K, S, S, 3) -> (K, S, S, 1)."""
     patch = frames.shape[1] // cells.shape[1]
     return cells.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
+
+
+def ranks(values: Scores) -> npt.NDArray[np.float64]:
+    """The share of the clip's tokens below each value, in [0, 1], of the same shape."""
+    return shares(torch.from_numpy(values).reshape(1, -1)).reshape(values.shape).numpy()
+
+
+def placed(frames: Floats, crops: Frames, place: Place) -> Floats:
+    """Crops (K, S, S, 3), scaled to their place in frames (K, H, W, 3), which are darker around."""
+    top, left, height, width = place.pixels(*frames.shape[1:3])
+    inner = frames.copy()
+    scaled = resized(crops, height, width) / np.float32(255)
+    inner[:, top : top + height, left : left + width] = scaled
+    return within(place, frames, inner)

@@ -9,31 +9,23 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
-import torch
 from av.video.stream import VideoStream
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.transforms.v2 import functional
+from scipy.ndimage import binary_erosion
 
 from hpm_video.runtime.files import OURS, whole_file
 from hpm_video.runtime.pages import Frames
-from hpm_video.visualize.figures import GREY, Floats, heat_at, spread, within
-from hpm_video.visualize.geometry import Place, owned, token_pixels
-from hpm_video.visualize.picture import placed, ranks
-from hpm_video.visualize.scores import HardTubes
+from hpm_video.visualize.figures import GREY, Floats, heat_at, inside, placed, ranks, spread, within
+from hpm_video.visualize.geometry import Place, owned
+from hpm_video.visualize.hard_tubes import HardTubes
 from hpm_video.visualize.video_page import Film
+from hpm_video.visualize.windows import resized
 
 LABEL_HEIGHT = 24  # pixels above each panel
 GAP = 8  # pixels between panels
 SHORT_SIDE = 240  # of a panel
 _PALETTE_PICTURES = 8  # that the colours of a GIF are chosen from
 _YELLOW = np.array([1.0, 0.83, 0.0], dtype=np.float32)
-
-
-def panel_names(film: Film) -> list[str]:
-    """What stands side by side, from left to right."""
-    plain = film.windows[0][0].predicted is None
-    heats = ["loss measured"] if plain else ["loss predicted", "loss measured"]
-    return ["video", *heats, "mask: hard tubes", "reconstruction"]
 
 
 def panel_size(film: Film) -> tuple[int, int]:
@@ -45,7 +37,10 @@ def panel_size(film: Film) -> tuple[int, int]:
 
 def film_frames(film: Film) -> Iterator[Frames]:
     """Yield the pictures (H, W, 3) of a film, H and W even."""
-    names, (height, width) = panel_names(film), panel_size(film)
+    names = ["video", "loss predicted", "loss measured", "mask: hard tubes", "reconstruction"]
+    if film.windows[0][0].predicted is None:
+        del names[1]
+    height, width = panel_size(film)
     labels = _labels(names, width)
     drawn: dict[int, npt.NDArray[np.uint8]] = {}
     for window, frame in film.timeline():
@@ -101,19 +96,10 @@ def write_gif(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
 
 def _panels(crops: tuple[HardTubes, ...], height: int, width: int) -> npt.NDArray[np.uint8]:
     """All panels of a window: (panels, T, H, W, 3); of each crop the part that it owns."""
-    planes = torch.from_numpy(crops[0].frames).permute(0, 3, 1, 2)
-    scaled = functional.resize(planes, [height, width], antialias=True)
-    frames = scaled.permute(0, 2, 3, 1).numpy() / np.float32(255)
-    result: npt.NDArray[np.float32] | None = None
-    for tubes, part in zip(crops, owned([t.place for t in crops]), strict=True):
-        panels = np.stack(_of_crop(tubes, frames))
-        if result is None:
-            result = panels
-            continue
-        rows, columns = token_pixels(part, height, width, rows=1, columns=1)
-        inside = (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
-        result = np.where(inside, panels, result)
-    assert result is not None
+    frames = resized(crops[0].frames, height, width).astype(np.float32) / np.float32(255)
+    result = np.stack(_of_crop(crops[0], frames))
+    for tubes, part in zip(crops[1:], owned([t.place for t in crops])[1:], strict=True):
+        result = np.where(inside(part, frames), np.stack(_of_crop(tubes, frames)), result)
     return (result.clip(0, 1) * 255).round().astype(np.uint8)
 
 
@@ -122,7 +108,7 @@ def _of_crop(tubes: HardTubes, frames: Floats) -> list[Floats]:
     heats = [tubes.measured] if tubes.predicted is None else [tubes.predicted, tubes.measured]
     panels = [frames]
     panels += [heat_at(frames, ranks(values).repeat(tubelet, axis=0), place) for values in heats]
-    hidden = spread(tubes.mask.repeat(tubelet, axis=0), place, frames)
+    hidden = spread(tubes.mask.repeat(tubelet, axis=0)[..., None], place, frames)
     masked = within(place, frames, np.where(hidden, np.float32(GREY), frames))
     panels.append(_outlined(masked, tubes.hard.repeat(tubelet, axis=0), place))
     panels.append(placed(frames, tubes.honest, place))
@@ -131,16 +117,10 @@ def _of_crop(tubes: HardTubes, frames: Floats) -> list[Floats]:
 
 def _outlined(frames: Floats, hard: npt.NDArray[np.bool_], place: Place) -> Floats:
     """Frames (K, H, W, 3) with a line of two pixels inside of the hard tokens' outline."""
-    inside = within(place, np.zeros_like(frames), np.ones_like(frames)) > 0
-    flags = (spread(hard, place, frames).astype(bool) & inside)[..., 0]
-    inner = flags.copy()
-    for axis in (1, 2):
-        for shift in (-2, -1, 1, 2):
-            moved = np.roll(flags, shift, axis=axis)
-            edge = [slice(None)] * 3
-            edge[axis] = slice(0, shift) if shift > 0 else slice(shift, None)
-            moved[tuple(edge)] = False  # what comes round from the other side
-            inner &= moved
+    flags = (spread(hard[..., None], place, frames) & inside(place, frames))[..., 0]
+    cross = np.zeros((1, 5, 5), dtype=bool)
+    cross[:, 2] = cross[:, :, 2] = True
+    inner = binary_erosion(flags, cross)
     return np.where((flags & ~inner)[..., None], _YELLOW, frames)
 
 

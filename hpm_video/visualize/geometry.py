@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data.video import crops
 from hpm_video.data.video.crops import Box
 
 
@@ -32,19 +31,6 @@ class Place(NamedTuple):
         return Box(top, left, bottom - top, right - left)
 
 
-def clip_boxes(height: int, width: int, *, num_crops: int, whole_frame: bool) -> list[Box]:
-    """What is cut out of frames (height, width) and scaled to the square that a model sees.
-
-    Squares of the short side, spread along the longer one; with ``whole_frame`` everything at
-    once, which changes its shape.
-    """
-    if whole_frame:
-        return [Box(0, 0, height, width)]
-    if height == width:  # several would be the same
-        num_crops = 1
-    return crops.view_crops(height, width, num_crops=num_crops)
-
-
 def token_pixels(
     place: Place, height: int, width: int, *, rows: int, columns: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -52,9 +38,15 @@ def token_pixels(
 
     For a picture (height, width): (height,) and (width,), -1 outside of the clip's place.
     """
+
+    def tokens(size: int, start: float, length: float, count: int) -> npt.NDArray[np.int64]:
+        position = ((np.arange(size) + 0.5) / size - start) / length  # 0 to 1 within the place
+        inside = (position >= 0) & (position < 1)
+        return np.where(inside, np.floor(position * count), -1).astype(np.int64)
+
     return (
-        _tokens(height, place.top, place.height, rows),
-        _tokens(width, place.left, place.width, columns),
+        tokens(height, place.top, place.height, rows),
+        tokens(width, place.left, place.width, columns),
     )
 
 
@@ -63,26 +55,18 @@ def owned(places: list[Place]) -> list[Place]:
 
     Places are spread along one direction, in order.
     """
+    axis = 0 if len(places) > 1 and places[0].top != places[1].top else 1
+    starts, ends = [p[axis] for p in places], [p[axis] + p[axis + 2] for p in places]
     parts = []
     for index, place in enumerate(places):
-        top, left, bottom, right = place.top, place.left, place[0] + place[2], place[1] + place[3]
+        start, end = starts[index], ends[index]
         if index > 0:
-            before = places[index - 1]
-            if before.top != place.top:
-                top = max(top, (before.top + before.height + place.top) / 2)
-            else:
-                left = max(left, (before.left + before.width + place.left) / 2)
+            start = max(start, (ends[index - 1] + start) / 2)
         if index + 1 < len(places):
-            after = places[index + 1]
-            if after.top != place.top:
-                bottom = min(bottom, (after.top + bottom) / 2)
-            else:
-                right = min(right, (after.left + right) / 2)
-        parts.append(Place(top, left, bottom - top, right - left))
+            end = min(end, (starts[index + 1] + end) / 2)
+        parts.append(
+            place._replace(top=start, height=end - start)
+            if axis == 0
+            else place._replace(left=start, width=end - start)
+        )
     return parts
-
-
-def _tokens(size: int, start: float, length: float, count: int) -> npt.NDArray[np.int64]:
-    position = ((np.arange(size) + 0.5) / size - start) / length  # 0 to 1 within the place
-    inside = (position >= 0) & (position < 1)
-    return np.where(inside, np.floor(position * count), -1).astype(np.int64)

@@ -20,6 +20,8 @@ from hpm_video.method.diagnostics import rank_correlation, shares
 from hpm_video.models.tokens import TokenGrid
 
 Array = npt.NDArray[np.float64]
+# What is said of each of K clips, by its column in clips.csv: (K,), None for unknown
+ClipNumbers = dict[str, Array | None]
 
 _AT_ONCE = 4096  # clips whose ranks are made at a time
 
@@ -49,11 +51,10 @@ class Losses:
 @dataclass(frozen=True)
 class ShownClip:
     """Some frames (F, S, S, 3) uint8 of a clip, and the `rank_shares`, among all tokens of the
-    clip, of the losses of theirs (F, R, C)."""
+    clip, of theirs (F, R, C), by kind of loss."""
 
     frames: npt.NDArray[np.uint8]
-    predicted: Array | None
-    measured: Array | None
+    ranks: dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Hardness:
     """What was found of a list.
 
     indices (K,): places in the list of the readable videos, in order. labels (K,): -1 for none.
-    predicted: None for plain VideoMAE. measured: None where it was not asked for.
+    losses: "measured", where asked for, then "predicted", unless for plain VideoMAE.
     spearman (K,): rank correlation of both over the mining units of a clip; None without both.
     shown: place in the list -> pictures, of the hardest and easiest clips.
     bad: (place in the list, reason) of unreadable videos.
@@ -70,8 +71,7 @@ class Hardness:
     manifest: Manifest
     grid: TokenGrid
     indices: npt.NDArray[np.int64]
-    predicted: Losses | None
-    measured: Losses | None
+    losses: dict[str, Losses]
     spearman: Array | None
     shown: dict[int, ShownClip] = field(default_factory=dict)
     bad: tuple[tuple[int, str], ...] = ()
@@ -83,76 +83,61 @@ class Hardness:
     @property
     def judged(self) -> Losses:
         """What clips are ordered by: measured, or else predicted."""
-        losses = self.measured or self.predicted
-        assert losses is not None
-        return losses
+        return next(iter(self.losses.values()))
+
+    @property
+    def predicted(self) -> Losses | None:
+        return self.losses.get("predicted")
+
+    @property
+    def measured(self) -> Losses | None:
+        return self.losses.get("measured")
 
     def class_name(self, label: int) -> str:
         """The name of a class, '' where there is none."""
         classes = self.manifest.classes
         return classes[label] if classes is not None and label >= 0 else ""
 
+    def titled(self, label: int) -> str:
+        """A class by number and name, '' for none."""
+        return f"{label} {self.class_name(label)}".strip() if label >= 0 else ""
+
     def hardest_first(self) -> npt.NDArray[np.int64]:
         """(K,): rows of all arrays, of equals the first in the list first."""
         return np.argsort(-self.judged.clips, kind="stable")
 
 
-@dataclass(frozen=True)
-class ClipNumbers:
-    """What is said of each of K clips, by the name of its column in clips.csv: (K,) or None."""
-
-    predicted_loss: Array | None
-    measured_loss: Array | None
-    spearman: Array | None
-    tube_spearman: Array | None
-    position_alone: Array | None
-    predicted_centre_bias: Array | None
-    measured_centre_bias: Array | None
-    predicted_central_share: Array | None
-    measured_central_share: Array | None
-
-
 def clip_numbers(found: Hardness) -> ClipNumbers:
     """All numbers of the readable clips."""
-    predicted, measured = found.predicted, found.measured
-    both = None
-    if predicted is not None and measured is not None:
-        both = tube_spearman(predicted, measured)
-
-    def of(losses: Losses | None) -> tuple[Array | None, Array | None, Array | None]:
-        if losses is None:
-            return None, None, None
-        tubes = losses.tubes
-        return losses.clips, centre_bias(tubes), central_share(tubes, found.grid)
-
-    (predicted_loss, predicted_bias, predicted_share) = of(predicted)
-    (measured_loss, measured_bias, measured_share) = of(measured)
-    return ClipNumbers(
-        predicted_loss,
-        measured_loss,
-        found.spearman,
-        both,
-        None if measured is None else position_alone(measured),
-        predicted_bias,
-        measured_bias,
-        predicted_share,
-        measured_share,
-    )
+    predicted, measured, grid = found.predicted, found.measured, found.grid
+    both = tube_spearman(predicted, measured) if predicted and measured else None
+    alone = position_alone(measured) if measured else None
+    numbers = {"spearman": found.spearman, "tube_spearman": both, "position_alone": alone}
+    for kind, losses in (("predicted", predicted), ("measured", measured)):
+        numbers[f"{kind}_loss"] = losses.clips if losses else None
+        numbers[f"{kind}_centre_bias"] = centre_bias(losses.tubes) if losses else None
+        numbers[f"{kind}_central_share"] = central_share(losses.tubes, grid) if losses else None
+    return numbers
 
 
 def rank_shares(values: npt.NDArray[np.floating]) -> Array:
     """The share of the others in its row below each value, equals counting half: (K, M) -> (K, M).
 
-    Their mean is 1/2, and rows of equals are 1/2 throughout. See `figures.shares`.
+    Their mean is 1/2, and rows of equals are 1/2 throughout. See `diagnostics.shares`.
     """
     return _by_parts(shares, values)
 
 
+def _middles(grid: TokenGrid) -> tuple[Array, Array]:
+    """Where the middles of tokens lie in a frame whose half sides are 1: rows (R, 1), columns
+    (1, C)."""
+    rows, columns = ((np.arange(n) + 0.5) / n * 2 - 1 for n in (grid.height, grid.width))
+    return rows[:, None], columns[None, :]
+
+
 def centre_distance(grid: TokenGrid) -> Array:
     """(R, C): distance of each token's middle from that of the frame, whose half sides are 1."""
-    rows = (np.arange(grid.height) + 0.5) / grid.height * 2 - 1
-    columns = (np.arange(grid.width) + 0.5) / grid.width * 2 - 1
-    return np.hypot(rows[:, None], columns[None, :])
+    return np.hypot(*_middles(grid))
 
 
 def centre_bias(tubes: npt.NDArray[np.floating]) -> Array:
@@ -165,10 +150,8 @@ def centre_bias(tubes: npt.NDArray[np.floating]) -> Array:
 
 def central_tubes(grid: TokenGrid) -> npt.NDArray[np.bool_]:
     """(R, C): whether a token's middle lies in the central rectangle of half the frame's area."""
-    side = math.sqrt(0.5)
-    rows = np.abs((np.arange(grid.height) + 0.5) / grid.height * 2 - 1) <= side
-    columns = np.abs((np.arange(grid.width) + 0.5) / grid.width * 2 - 1) <= side
-    return rows[:, None] & columns[None, :]
+    rows, columns = (np.abs(middles) <= math.sqrt(0.5) for middles in _middles(grid))
+    return rows & columns
 
 
 def central_share(tubes: npt.NDArray[np.floating], grid: TokenGrid) -> Array:
@@ -212,10 +195,6 @@ def _correlation(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating])
 
 def _by_parts(function: Callable[..., torch.Tensor], *arrays: npt.NDArray[np.floating]) -> Array:
     """What a function of tensors makes of rows of arrays, a part at a time: memory stays small."""
-    parts = [
-        function(
-            *(torch.from_numpy(np.ascontiguousarray(a[start : start + _AT_ONCE])) for a in arrays)
-        ).numpy()
-        for start in range(0, len(arrays[0]), _AT_ONCE)
-    ]
-    return np.concatenate(parts)
+    starts = range(0, len(arrays[0]), _AT_ONCE)
+    parts = ([torch.from_numpy(a[i : i + _AT_ONCE].copy()) for a in arrays] for i in starts)
+    return np.concatenate([function(*part).numpy() for part in parts])

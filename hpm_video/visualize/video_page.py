@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
-from PIL import Image
 
-from hpm_video.runtime.pages import Frames, text
+from hpm_video.runtime.pages import Frames, jpeg, packed, page
 from hpm_video.visualize.geometry import owned
-from hpm_video.visualize.scores import HardTubes
-
-_SCRIPTS = ("masks", "data", "draw", "spacetime", "main", "controls")
-PLAIN = """<p class="note">This checkpoint is a plain VideoMAE, without a loss predictor: there is
-nothing predicted to show or to compare, and what is hard goes by the loss measured.</p>"""
-_BOTH = """The honest form is made by the model alone; as it predicts patterns and neither
-brightness nor contrast, those are the average of the visible patches. The form with true statistics
-takes them from the hidden patches themselves, and flatters any model."""
-_ONE = "This model predicts pixels as they are, so there is one form only, made by the model alone."
-_LEGEND = '<span class="legend-predicted">▬ predicted</span>, '
+from hpm_video.visualize.hard_tubes import HardTubes
+from hpm_video.visualize.windows import View
 
 
 @dataclass(frozen=True)
@@ -39,7 +24,7 @@ class Film:
     windows: in order of time, and in each the crops in order, of one HardTubes each.
     fps: frames of the clips per second when shown at the video's own speed.
     video_fps: frames per second of the video, 0 if not known; num_frames: how many it holds.
-    note: what else is to be said of the clips, '' for nothing.
+    view: what of the video they are.
     """
 
     name: str
@@ -47,7 +32,12 @@ class Film:
     fps: float
     video_fps: float
     num_frames: int
-    note: str = ""
+    view: View = field(default_factory=View)
+
+    @property
+    def num_repeats(self) -> int:
+        """How many frames of a clip that is longer than its video repeat the one before."""
+        return int((np.diff(self.windows[-1][0].indices) == 0).sum())
 
     def timeline(self) -> list[tuple[int, int]]:
         """(window, frame in it), in order of time: each frame of the video once."""
@@ -74,84 +64,17 @@ class Asked:
 
 def video_page(film: Film, asked: Asked) -> str:
     """The HTML page of a video."""
-    first = film.windows[0][0]
-    plain = first.predicted is None
-    note = f'<p class="note">{text(film.note)}</p>' if film.note else ""
-    about = (
-        f"What {asked.checkpoint} (step {asked.step}) finds hard in {film.name}: "
-        f"{len(film.windows)} {'clip' if len(film.windows) == 1 else 'clips in a row'} of "
-        f"{len(first.indices)} frames, {first.grid}"
+    return page(
+        __package__,
+        "video.html",
+        title=Path(film.name).name,
+        film=film,
+        first=film.windows[0][0],
+        asked=asked,
+        is_cut=film.view.whole_video and len(film.windows) == film.view.max_windows,
+        heats=(255 * colormaps["inferno"](np.linspace(0, 1, 9))[:, :3]).round().astype(int),
+        data=_data(film),
     )
-    body = fill_page(
-        {
-            "about": text(about),
-            "notes": note + (PLAIN if plain else ""),
-            "gradient": gradient(),
-            "legend": ("" if plain else _LEGEND)
-            + '<span class="legend-measured">╍ measured</span>',
-            "num_masks": str(asked.num_masks),
-            "forms": _ONE if first.flattering is None else _BOTH,
-            "step": str(asked.step),
-            "settings": html.escape(asked.settings),
-        },
-        "page.html",
-    )
-    scripts = "\n".join(asset(f"{name}.js") for name in _SCRIPTS)
-    return framed(Path(film.name).name, body, style="page", script=scripts, data=_data(film))
-
-
-def framed(title: str, body: str, *, style: str, script: str, data: Any = None) -> str:
-    """A page that needs no other file: HTML under a title, which is plain text.
-
-    ``style``: its CSS file in assets, beside what all pages share. ``script`` finds ``data``, as
-    JSON, in the element of that id.
-    """
-    given = "" if data is None else as_json(data)
-    return fill_page(
-        {
-            "title": text(title),
-            "css": css(style),
-            "body": body,
-            "data": given and f'<script type="application/json" id="data">{given}</script>',
-            "script": script,
-        },
-        "frame.html",
-    )
-
-
-def fill_page(parts: Mapping[str, str], template: str) -> str:
-    """A template with its ``{{parts}}``, which are HTML already."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], asset(template))
-
-
-def asset(name: str) -> str:
-    """The text of a file that comes with the package."""
-    return (resources.files("hpm_video.visualize") / "assets" / name).read_text(encoding="utf-8")
-
-
-def css(name: str) -> str:
-    """The style of a page: what all of ours share, and its own."""
-    return asset("base.css") + asset(f"{name}.css")
-
-
-def as_json(value: Any) -> str:
-    """JSON that may stand inside of a script element."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def gradient() -> str:
-    """The colours of the heat, from easiest to hardest, for CSS."""
-    return ", ".join(
-        f"rgb({', '.join(str(round(255 * part)) for part in colormaps['inferno'](at)[:3])})"
-        for at in np.linspace(0, 1, 9)
-    )
-
-
-def jpeg(frame: Frames, *, quality: int) -> str:
-    """A frame (H, W, 3) as the address of a picture."""
-    file = io.BytesIO()
-    Image.fromarray(frame).save(file, format="jpeg", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _data(film: Film) -> dict[str, Any]:
@@ -207,9 +130,3 @@ def _crop(tubes: HardTubes) -> dict[str, Any]:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and np.isfinite(value) else None
-
-
-def packed(values: npt.NDArray[Any]) -> str:
-    """The bytes of numbers, little ones first, as base64."""
-    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return base64.b64encode(np.ascontiguousarray(little).tobytes()).decode()

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import html
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 
-from hpm_video.config.limits import at_least
+from hpm_video.config.limits import at_least, between
 from hpm_video.config.settings import config_to_yaml
-from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frames import VideoReadError
+from hpm_video.evaluate.embed_classify import version_of
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
-from hpm_video.runtime.distributed import join_world
+from hpm_video.runtime.distributed import join_world, pick_device
 from hpm_video.runtime.files import (
     OURS,
     check_can_be_folder,
@@ -28,12 +29,18 @@ from hpm_video.runtime.files import (
     whole_file,
     write_atomically,
 )
-from hpm_video.runtime.pages import text
+from hpm_video.runtime.pages import jpeg, page
+from hpm_video.visualize.figures import picture
 from hpm_video.visualize.films import film_frames, write_gif, write_mp4
-from hpm_video.visualize.picture import picture
-from hpm_video.visualize.reading import View, read_facts, read_window, window_indices
-from hpm_video.visualize.scores import NUM_MASKS, ask, hard_ratio_of
-from hpm_video.visualize.video_page import PLAIN, Asked, Film, css, fill_page, jpeg, video_page
+from hpm_video.visualize.hard_tubes import NUM_MASKS, HardTubes, ask, hard_ratio_of
+from hpm_video.visualize.video_page import Asked, Film, video_page
+from hpm_video.visualize.windows import (
+    View,
+    check_videos,
+    read_facts,
+    read_window,
+    window_indices,
+)
 
 FORMATS = ("png", "mp4", "gif")  # beside the page
 MOST_GIF_PICTURES = 160  # a GIF is large, and is in memory as a whole
@@ -59,6 +66,11 @@ class Result:
     thumbnail: str = ""
     error: str | None = None
 
+    @property
+    def link(self) -> str:
+        """The address of the page, from one beside it."""
+        return quote(os.fsencode(self.page.name)) if self.page else ""  # names hold any byte
+
 
 def visualize(
     checkpoint: str | Path,
@@ -78,13 +90,8 @@ def visualize(
     checkpoint, no videos or one that does not exist, settings out of range, no place to write, or
     other files of the same names there.
     """
-    if not videos:
-        raise ValueError("videos (none) must name at least one file")
-    for video in videos:
-        if not os.path.exists(video):
-            raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed ({seed}) must be in [0, {2**63 - 1}]")
+    check_videos(videos)
+    between("seed", seed, 0, 2**63 - 1)
     at_least("num_masks", num_masks, 1)
     for name in formats:
         if name not in FORMATS:
@@ -96,19 +103,14 @@ def visualize(
     with join_world(device, setting="device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
         make_folder(output_dir, name="output_dir")
-        asked = Asked(
-            checkpoint=printable(str(checkpoint)),
-            step=pretrained.step,
-            settings=config_to_yaml(pretrained.config),
-            num_masks=num_masks,
-        )
+        settings = config_to_yaml(pretrained.config)
+        asked = Asked(str(checkpoint), pretrained.step, settings, num_masks)
         results: list[Result] = []
         for video, stem in zip(videos, stems, strict=True):
-            name = printable(str(video))
             try:
                 film = watch(pretrained, video, view=view or View(), num_masks=num_masks, seed=seed)
             except VideoReadError as error:
-                results.append(Result(name, error=printable(error.reason)))
+                results.append(Result(printable(str(video)), error=printable(error.reason)))
                 continue
             write_film(film, asked, folder / stem, formats)
             results.append(_result(film, folder / f"{stem}.html"))
@@ -125,12 +127,17 @@ def watch(
     view: View,
     num_masks: int = NUM_MASKS,
     seed: int = 0,
+    at_full_size: bool = False,
 ) -> Film:
-    """Ask a checkpoint about the clips of a video. Raises VideoReadError."""
+    """Ask a checkpoint about the clips of a video, scaled down for a page unless ``at_full_size``.
+
+    Raises VideoReadError.
+    """
     data = pretrained.config.data
     facts = read_facts(video, data)
     indices = window_indices(facts.num_frames, data, view)
-    short_side = next(side for frames, side in _SHORT_SIDES if indices.size <= frames)
+    side = next(side for frames, side in _SHORT_SIDES if indices.size <= frames)
+    short_side = None if at_full_size else side
     windows = []
     for frames in indices:
         window = read_window(video, frames, data, view, most_short_side=short_side)
@@ -147,48 +154,55 @@ def watch(
         fps=(facts.fps or _USUAL_FPS) / apart,
         video_fps=facts.fps,
         num_frames=facts.num_frames,
-        note=_note(indices, facts.num_frames, view),
+        view=view,
     )
+
+
+def hard_tubes_of_video(
+    checkpoint: str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    whole_frame: bool,
+    num_masks: int,
+    seed: int,
+    device: str,
+) -> HardTubes:
+    """See `hpm_video.hard_tubes`."""
+    pretrained = _pretrained(*version_of(checkpoint), device)
+    view = View(whole_frame=whole_frame)
+    film = watch(
+        pretrained, str(path), view=view, num_masks=num_masks, seed=seed, at_full_size=True
+    )
+    return film.windows[0][0]
+
+
+@lru_cache(maxsize=1)
+def _pretrained(file: Path, written_ns: int, device: str) -> Pretrained:
+    return load_pretrained(file, device=pick_device(device, setting="device"))
 
 
 def write_film(film: Film, asked: Asked, path: Path, formats: Sequence[str] = FORMATS) -> None:
     """Write a page and files of ``formats`` as ``path`` with their endings."""
-    write: dict[str, Callable[[Path], None]] = {
-        "png": lambda file: _write_png(film, file),
-        "mp4": lambda file: write_mp4(film_frames(film), file, fps=film.fps),
-        "gif": lambda file: _write_gif(film, file),
-    }
-    for name in formats:
-        write[name](path.with_name(f"{path.name}.{name}"))
-    write_atomically(path.with_name(f"{path.name}.html"), [video_page(film, asked)])
+    files = {end: path.with_name(f"{path.name}.{end}") for end in ("html", *FORMATS)}
+    if "png" in formats:
+        _write_png(film, files["png"])
+    if "mp4" in formats:
+        write_mp4(film_frames(film), files["mp4"], fps=film.fps)
+    if "gif" in formats:
+        _write_gif(film, files["gif"])
+    write_atomically(files["html"], [video_page(film, asked)])
 
 
 def index_page(results: Sequence[Result], asked: Asked, pretrained: Pretrained) -> str:
     """The page with links to those of all videos, numbers, and what could not be read."""
-    lines, bad = [], []
-    for result in results:
-        if result.page is None:
-            bad.append(f"<li>{text(result.name)}: {text(result.error)}")
-            continue
-        link = text(quote(os.fsencode(result.page.name)))  # names hold any byte
-        covered = f"{result.covered:.0%} ({result.hard:.0%})"
-        lines.append(
-            f'<tr><td><a href="{link}"><img alt="" src="{result.thumbnail}">{text(result.name)}</a>'
-            f"<td>{_number(result.rank_accuracy)}<td>{_number(result.spearman)}<td>{covered}"
-        )
-    head = "<tr><th>video<th>rank accuracy<th>Spearman<th>covered"
-    return fill_page(
-        {
-            "title": text(f"What {asked.checkpoint} finds hard"),
-            "notes": PLAIN if pretrained.scorer is None else "",
-            "hard_ratio": f"{hard_ratio_of(pretrained):g}",
-            "videos": f'<table class="index">{head}{"".join(lines)}</table>',
-            "bad": f"<h2>Unreadable</h2><ul>{''.join(bad)}</ul>" if bad else "",
-            "step": str(asked.step),
-            "settings": html.escape(asked.settings),
-            "css": css("page"),
-        },
+    return page(
+        __package__,
         "index.html",
+        title=f"What {asked.checkpoint} finds hard",
+        is_plain=pretrained.scorer is None,
+        hard_ratio=hard_ratio_of(pretrained),
+        results=results,
+        asked=asked,
     )
 
 
@@ -224,27 +238,6 @@ def _result(film: Film, page: Path) -> Result:
         hard=mean([float(tubes.hard.mean()) for tubes in clips]),
         thumbnail=jpeg(middle[len(middle) // 2, ::step, ::step], quality=80),
     )
-
-
-def _note(indices: Indices, num_frames: int, view: View) -> str:
-    notes = []
-    repeats = int((np.diff(indices[-1]) == 0).sum())
-    if repeats:
-        notes.append(
-            f"The video is shorter than its clip: {repeats} of {indices.shape[1]} frames repeat "
-            "the one before, as they do in training."
-        )
-    if view.whole_video and len(indices) == view.max_windows:
-        notes.append(
-            f"At most {view.max_windows} clips are shown: of a longer video evenly picked ones."
-        )
-    if view.whole_frame:
-        notes.append("The model sees the whole picture, pressed into a square.")
-    return " ".join(notes)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _unique_stems(videos: Sequence[str | Path]) -> list[str]:

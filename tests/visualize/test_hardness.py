@@ -17,6 +17,7 @@ from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import World
 from hpm_video.runtime.seeds import seed_of
+from hpm_video.visualize.dataset_losses import Asking, measure_list
 from hpm_video.visualize.hardness import (
     Hardness,
     Losses,
@@ -28,7 +29,6 @@ from hpm_video.visualize.hardness import (
     rank_shares,
     tube_spearman,
 )
-from hpm_video.visualize.measure import measure_list
 
 WORLD = World(0, 1, torch.device("cpu"))
 
@@ -89,17 +89,13 @@ def test_place_alone_is_the_order_of_all_other_clips() -> None:
         assert found[clip] == pytest.approx(expected, abs=1e-6)
 
 
-def measured(run: Path, lists: Path, *, batch_size: int = 1, **settings: int) -> Hardness:
-    asked = {"num_masks": 3, "num_views": 2, "num_shown": 2, "seed": 5, **settings}
-    found = measure_list(
-        load_pretrained(run),
-        read_manifest(lists),
-        batch_size=batch_size,
-        num_workers=0,
-        decode_timeout_s=None,
-        world=WORLD,
-        **asked,
-    )
+def asking(**settings: int) -> Asking:
+    usual = {"num_masks": 3, "num_views": 2, "num_shown": 2, "batch_size": 1, "seed": 5}
+    return Asking(**{**usual, **settings}, num_workers=0, decode_timeout_s=None)
+
+
+def measured(run: Path, lists: Path, **settings: int) -> Hardness:
+    found = measure_list(load_pretrained(run), read_manifest(lists), asking(**settings), WORLD)
     assert found is not None
     return found
 
@@ -150,9 +146,9 @@ def test_the_hardest_and_easiest_are_shown(pretrained: Path, spoilt: Path) -> No
         clip, _ = read_clip(found.manifest.path(index), config)
         frames = (clip[0].permute(1, 2, 3, 0) * 255).round().numpy()[[0, 2]]  # of both tubelets
         assert np.array_equal(shown.frames, frames)
-        assert shown.measured is not None and shown.measured.shape == (2, 4, 4)
+        assert shown.ranks["measured"].shape == (2, 4, 4)
         # Of all tokens of the clip, which are all shown here
-        assert sorted(shown.measured.ravel()) == pytest.approx(np.arange(32) / 31)
+        assert sorted(shown.ranks["measured"].ravel()) == pytest.approx(np.arange(32) / 31)
     assert not measured(pretrained, spoilt, num_shown=0).shown
 
 
@@ -165,17 +161,11 @@ def test_without_masks_or_predictor_one_loss_remains(
     asked = load_pretrained(pretrained)
     plain = replace(asked, scorer=None)
     with pytest.raises(ValueError, match=r"^checkpoint has no loss predictor"):
-        measure_list(
-            plain, read_manifest(spoilt), num_masks=0, num_views=1, num_shown=1, batch_size=2,
-            num_workers=0, decode_timeout_s=None, seed=0, world=WORLD,
-        )  # fmt: skip
+        measure_list(plain, read_manifest(spoilt), asking(num_masks=0), WORLD)
 
 
 def test_losses_that_are_not_finite_are_no_result(pretrained: Path, spoilt: Path) -> None:
     asked = load_pretrained(pretrained)
     next(asked.student.parameters()).data.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match=r"^the model's losses of .* are not finite$"):
-        measure_list(
-            asked, read_manifest(spoilt), num_masks=1, num_views=1, num_shown=1, batch_size=2,
-            num_workers=0, decode_timeout_s=None, seed=0, world=WORLD,
-        )  # fmt: skip
+        measure_list(asked, read_manifest(spoilt), asking(num_masks=1, batch_size=2), WORLD)

@@ -1,5 +1,6 @@
 """Pictures of a checkpoint: which frames, what is drawn, and the page with all of it."""
 
+import ast
 import os
 import re
 from dataclasses import replace
@@ -13,7 +14,6 @@ from PIL import Image
 from videos import frame_numbers, write_indexed_video
 
 import hpm_video
-import hpm_video.visualize as visualize_package
 from hpm_video.cli.main import main
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.config.settings import load_config
@@ -35,9 +35,9 @@ from hpm_video.visualize import (
     write_film,
 )
 from hpm_video.visualize.films import film_frames
-from hpm_video.visualize.reading import window_indices
 from hpm_video.visualize.video_page import Asked
 from hpm_video.visualize.videos import _unique_stems
+from hpm_video.visualize.windows import window_indices
 
 SETTINGS = [
     "data.num_frames=4", "data.crop_size=32", "data.frame_stride=2", "data.batch_size=4",
@@ -277,10 +277,24 @@ def test_plain_checkpoint_says_what_is_shown(plain: Path, toy: Path, tmp_path: P
 
 def test_assets_come_with_the_package() -> None:
     """An install copies what setup.py names, and nothing else beside the code."""
-    setup = (Path(__file__).parents[2] / "setup.py").read_text(encoding="utf-8")
-    assert 'package_data={"hpm_video.visualize": ["assets/*"]}' in setup
-    folder = Path(visualize_package.__file__).parent / "assets"
-    assert {path.suffix for path in folder.iterdir()} == {".html", ".css", ".js"}
+    root = Path(hpm_video.__file__).parent
+    setup = ast.parse((root.parent / "setup.py").read_text(encoding="utf-8"))
+    (call,) = [node for node in ast.walk(setup) if isinstance(node, ast.keyword)
+               and node.arg == "package_data"]  # fmt: skip
+    named = ast.literal_eval(call.value)
+    copied = {"hpm_video/py.typed"}
+    for package in root.rglob("__init__.py"):
+        for pattern in (*named[""], *named.get(package.parent.name, ())):
+            copied |= {
+                path.relative_to(root.parent).as_posix() for path in package.parent.glob(pattern)
+            }
+    there = {
+        path.relative_to(root.parent).as_posix()
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert named["hpm_video"] == ["py.typed"] and copied == there
+    assert {Path(name).suffix for name in copied} == {".html", ".css", ".js", ".typed"}
 
 
 def test_mistakes_are_one_line(mined: Path, toy: Path, tmp_path: Path) -> None:

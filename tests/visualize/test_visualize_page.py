@@ -15,16 +15,15 @@ import torch
 from matplotlib.image import imread
 from PIL import Image
 
-from hpm_video.config import DataConfig
-from hpm_video.method.masking import hard_mask, num_hard_units, num_masked_units, unit_scores
+from hpm_video.config import DataConfig, MaskingConfig
+from hpm_video.method.masking import make_mask, num_hard_units, num_masked_units
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.visualize.figures import heat_at
+from hpm_video.visualize.figures import heat_at, picture
 from hpm_video.visualize.films import GAP, LABEL_HEIGHT, film_frames, panel_size, write_mp4
 from hpm_video.visualize.geometry import Place
-from hpm_video.visualize.picture import picture
-from hpm_video.visualize.reading import View, read_window, window_indices
-from hpm_video.visualize.scores import HardTubes
+from hpm_video.visualize.hard_tubes import HardTubes
 from hpm_video.visualize.video_page import Asked, Film, video_page
+from hpm_video.visualize.windows import View, read_window, window_indices
 
 GRID = TokenGrid(4, 8, 8)
 TUBELET = 2
@@ -99,9 +98,8 @@ def film_of(path: Path, view: View | None = None) -> Film:
                 flattering=255 - crop,
                 spearman=0.25,
                 rank_accuracy=0.75,
-                mask_ratio=0.5,
+                masking=MaskingConfig(mask_ratio=0.5),
                 hard_ratio=0.5,
-                tube_length=4,
             )
         )
     return Film(path.name, (tuple(tubes),), fps=10, video_fps=10, num_frames=12)
@@ -213,56 +211,64 @@ def errors(browser: Any) -> list[Any]:
 
 @pytest.mark.browser
 def test_masks_of_the_page_are_those_of_python(browser: Any, tmp_path: Path) -> None:
-    show(browser, film_of(moving_square(tmp_path / "a.mp4", "portrait")), tmp_path)
+    film = film_of(moving_square(tmp_path / "a.mp4", "portrait"))
+    show(browser, film, tmp_path)
     rng = np.random.default_rng(0)
     cases = []
     for case in range(200):
         grid = TokenGrid(4, int(rng.integers(2, 9)), int(rng.integers(2, 9)))
-        tube_length = int(rng.choice([1, 2, 4]))
-        scores = rng.normal(size=(1, grid.num_tokens)).astype(np.float32)
+        scores = rng.normal(size=(grid.time, grid.height, grid.width)).astype(np.float32)
         if case % 3 == 0:
             scores = np.round(scores)  # with ties
-        units = unit_scores(torch.from_numpy(scores), grid, tube_length)[0]
-        cases.append((grid, tube_length, scores, units, *rng.integers(10, 91, 2) / 100))
-    given = [[c[3].tolist(), c[4], c[5], [c[0].time, c[0].height, c[0].width], c[1]] for c in cases]
+        mask_ratio, hard_ratio = (float(n) / 100 for n in rng.integers((10, 0), (91, 101)))
+        masking = MaskingConfig(mask_ratio=mask_ratio, tube_length=int(rng.choice([1, 2, 4])))
+        cases.append(
+            replace(
+                film.windows[0][0], grid=grid, predicted=scores, measured=scores, masking=masking,
+                hard_ratio=hard_ratio,
+            )
+        )  # fmt: skip
+    given = [
+        [
+            *(tubes.per_tube(tubes.scores).tolist(), tubes.mask_ratio, tubes.hard_ratio),
+            *([tubes.grid.time, tubes.grid.height, tubes.grid.width], tubes.tube_length),
+        ]
+        for tubes in cases
+    ]
     found = browser.execute_script(
         """return JSON.parse(arguments[0]).map(([units, maskRatio, hardRatio, grid, size], seed) =>
         {
           const mask = masks.hardMask(Float32Array.from(units), maskRatio, hardRatio, seed);
           const tokens = (flags) => Array.from(masks.toTokens(flags, grid, size));
-          return [Array.from(mask.hard), tokens(mask.hard), tokens(mask.masked),
+          return [tokens(mask.hard), tokens(mask.masked),
             tokens(masks.randomMask(units.length, maskRatio, seed))];
         })""",
         json.dumps(given),
     )
-    for (grid, tube_length, scores, units, mask_ratio, hard_ratio), answer in zip(
-        cases, found, strict=True
-    ):
-        of_units, hard, masked, random = (np.array(flags, dtype=bool) for flags in answer)
-        count = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
-        num_hard = num_hard_units(
-            grid, mask_ratio=mask_ratio, tube_length=tube_length, hard_ratio=hard_ratio
+    for tubes, answer in zip(cases, found, strict=True):
+        hard, masked, random = (
+            np.array(f, dtype=bool).reshape(tubes.measured.shape) for f in answer
         )
-        assert of_units.sum() == num_hard and hard.sum() == num_hard * tube_length
-        assert masked.sum() == random.sum() == count * tube_length and (masked | ~hard).all()
-        # Python's masks hide what is above the last hard score for sure, and no other for sure
-        ours = [
-            hard_mask(
-                torch.from_numpy(scores), grid, mask_ratio=mask_ratio, hard_ratio=hard_ratio,
-                tube_length=tube_length, generator=torch.Generator().manual_seed(seed),
-            )[0].numpy()
-            for seed in range(3)
-        ]  # fmt: skip
-        border = np.sort(units.numpy())[::-1][num_hard - 1] if num_hard else np.inf
-        sure = units.numpy() > border
-        assert (of_units[sure]).all() and (units.numpy()[of_units] >= border).all()
-        if len(np.unique(units.numpy())) == len(units):
-            assert all((mask | ~hard).all() for mask in ours)
-            full = hard_mask(
-                torch.from_numpy(scores), grid, mask_ratio=num_share(num_hard, units),
-                hard_ratio=1.0, tube_length=tube_length, generator=torch.Generator(),
-            )[0].numpy() if 0 < num_hard < len(units) else hard  # fmt: skip
-            assert np.array_equal(hard, full)
+        assert np.array_equal(hard, tubes.hardest())
+        assert masked.sum() == random.sum() == tubes.mask.sum()
+        assert (masked | ~hard).all() and (tubes.mask | ~hard).all()
+        # Those of training, but that of equals it takes any
+        units = torch.from_numpy(tubes.per_tube(tubes.scores))
+        for seed in range(3):
+            chosen = make_mask(
+                torch.from_numpy(tubes.scores).reshape(1, -1), tubes.grid, tubes.masking,
+                hard_ratio=tubes.hard_ratio, batch_size=1,
+                generator=torch.Generator().manual_seed(seed),
+            )  # fmt: skip
+            theirs = chosen.hard.reshape(hard.shape).numpy()
+            values = (
+                tubes.per_tube(hard.astype(np.float32)),
+                tubes.per_tube(theirs.astype(np.float32)),
+            )
+            one, other = (units[torch.from_numpy(flags) > 0].sort().values for flags in values)
+            assert torch.equal(one, other)
+            if len(units.unique()) == len(units):
+                assert np.array_equal(hard, theirs)
 
 
 @pytest.mark.browser
@@ -283,10 +289,6 @@ def test_as_many_tubes_are_masked_at_any_ratio(browser: Any, tmp_path: Path) -> 
                 [count, num_hard_units(grid, mask_ratio=ratio, tube_length=1, hard_ratio=hard)]
                 for hard in hard_ratios
             ]
-
-
-def num_share(count: int, units: torch.Tensor) -> float:
-    return count / len(units)
 
 
 @pytest.mark.browser

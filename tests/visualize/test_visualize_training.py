@@ -18,8 +18,8 @@ from hpm_video.cli.main import main
 from hpm_video.data.loading.clip import read_clip
 from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained
-from hpm_video.visualize.history import evenly, run_checkpoints, untrained
 from hpm_video.visualize.training import visualize_training
+from hpm_video.visualize.training_history import evenly, run_checkpoints, untrained
 from hpm_video.visualize.training_page import knows_from
 from hpm_video.weights.checkpoint import load_checkpoint
 
@@ -109,7 +109,7 @@ def test_each_moment_is_what_its_checkpoint_says(
             assert float(row["rank_accuracy"]) == pytest.approx(report.rank_accuracy)
             assert float(row["measured_loss"]) == pytest.approx(report.measured.mean().item())
     text = (tmp_path / "training.html").read_text()
-    assert "4 of the run&#x27;s 12 checkpoints were asked" in text
+    assert "4 of the run&#39;s 12 checkpoints were asked" in text
     assert "Step 0 is no checkpoint" in text and "Hard ratio" in text
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
 

@@ -14,8 +14,8 @@ from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import build_model, token_grid
 from hpm_video.visualize import View, ask, watch
 from hpm_video.visualize.geometry import Place
-from hpm_video.visualize.reading import Window
 from hpm_video.visualize.video_page import Asked, video_page
+from hpm_video.visualize.windows import Window
 
 FOLDER = Path(__file__).parents[2] / "configs" / "ablation"
 VARIANTS = sorted(path for path in FOLDER.glob("*.yaml") if not path.match("study_*"))

@@ -11,11 +11,12 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from hpm_video.data.prepare.verdict import BAD, OK
 from hpm_video.runtime.files import printable
-from hpm_video.runtime.pages import page, picture, png, table, text
+from hpm_video.runtime.pages import page, png
 
 _NUM_BINS = 12
 _MAX_SIZES = 12  # frame sizes listed one by one
@@ -121,24 +122,22 @@ def report_page(report: Report, *, title: str) -> str:
         counts = np.sort([count for _, count in named])[::-1]
         edges = np.arange(len(counts) + 1, dtype=np.float64) + 0.5
         plots.append(("Videos of a class", _plot(counts, edges, "classes, the largest first")))
-    sections = [
-        table("Bad videos, by reason", ("videos", "reason"), [
-            (count, reason) for reason, count in report.reasons.items()
-        ]),
-        *(f"<h2>{name}</h2>{picture(data, alt=name)}" for name, data in plots),
-        table("Frame sizes", ("videos", "width x height"), [
-            (count, size) for size, count in _size_counts(report).items()
-        ]),
-        table("Classes", ("videos", "class"), [(count, name) for name, count in named]),
-        table("Bad videos", ("video", "reason"), report.bad[:_MAX_NAMED]),
-    ]  # fmt: skip
-    if len(report.bad) > _MAX_NAMED:
-        sections.append(f"<p>… and {len(report.bad) - _MAX_NAMED:,} more: see the list.</p>")
     lines = [_headline(report)]
     lines += [f"Left out: {n:,} with status {word!r}." for word, n in report.left_out.items()]
     if len(report.durations_s):
         lines.append(_duration_line(report).rstrip(":"))
-    return page(f"Check of {title}", *(f"<p>{text(line)}</p>" for line in lines), *sections)
+    return page(
+        __package__,
+        "check.html",
+        title=f"Check of {title}",
+        lines=lines,
+        plots=plots,
+        reasons=report.reasons.items(),
+        sizes=_size_counts(report).items(),
+        classes=named,
+        bad=report.bad[:_MAX_NAMED],
+        more_bad=len(report.bad) - _MAX_NAMED,
+    )
 
 
 def _headline(report: Report) -> str:
@@ -200,8 +199,8 @@ def _bars(counts: Iterable[tuple[str, int]]) -> list[str]:
     ]
 
 
-def _plot(counts: npt.NDArray[np.generic], edges: npt.NDArray[np.float64], unit: str) -> bytes:
-    """A bar plot as a PNG; `unit` is ours: names of others would be read as formulas."""
+def _plot(counts: npt.NDArray[np.generic], edges: npt.NDArray[np.float64], unit: str) -> Markup:
+    """A bar plot, as `png`; `unit` is ours: names of others would be read as formulas."""
     drawn = Figure(figsize=(7, 2.6), layout="constrained")
     axes = drawn.subplots()
     axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color="#3b6ea5")

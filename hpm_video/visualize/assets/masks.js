@@ -1,4 +1,4 @@
-// Which tubes a mask hides: the rule of hpm_video.method.masking.hard_mask, of scores per tube.
+// Which tubes a mask hides: the rule of hpm_video.method.masking.make_mask, of scores per tube.
 const masks = {
   // The small term keeps 0.29 * 100 = 28.999... at 29.
   floorShare: (ratio, count) => Math.floor(ratio * count + 1e-9),

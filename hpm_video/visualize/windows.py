@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +17,9 @@ from hpm_video.config.limits import at_least
 from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
+from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
-from hpm_video.visualize.geometry import Place, clip_boxes
+from hpm_video.visualize.geometry import Place
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,19 @@ class Facts:
     fps: float
 
 
+def check_videos(videos: Sequence[str | Path]) -> None:
+    """Raise ValueError without any, and FileNotFoundError for one that is not there."""
+    if not videos:
+        raise ValueError("videos (none) must name at least one file")
+    for video in videos:
+        if not os.path.exists(video):
+            raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
+
+
 def read_facts(path: str | Path, data: DataConfig) -> Facts:
     """Raises VideoReadError, also where a video holds fewer frames than a clip takes."""
-    facts = read_guarded(
-        _facts, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
-    )
+    timeout_s = data.decode_timeout_s or None
+    facts = read_guarded(_facts, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
     if facts.num_frames < data.num_frames:
         raise VideoReadError(
             str(path),
@@ -115,16 +126,9 @@ def read_window(
 
     Raises VideoReadError.
     """
-    read = partial(
-        _window,
-        indices=indices,
-        crop_size=data.crop_size,
-        view=view,
-        most_short_side=most_short_side,
-    )
-    return read_guarded(
-        read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
-    )
+    read = partial(_window, indices=indices, data=data, view=view, most_short_side=most_short_side)
+    timeout_s = data.decode_timeout_s or None
+    return read_guarded(read, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
 
 
 def _facts(path: str) -> Facts:
@@ -136,16 +140,20 @@ def _window(
     path: str,
     *,
     indices: frame_indices.Indices,
-    crop_size: int,
+    data: DataConfig,
     view: View,
     most_short_side: int | None,
 ) -> Window:
     frames = open_video(path).read(indices)
     height, width = frames.shape[1:3]
-    boxes = clip_boxes(height, width, num_crops=view.num_crops, whole_frame=view.whole_frame)
-    pixels = np.stack([crops.resize_crop(frames, box, crop_size).numpy() for box in boxes])
+    if view.whole_frame:
+        boxes = [crops.Box(0, 0, height, width)]
+    else:  # of a square picture several would be the same
+        num_crops = 1 if height == width else view.num_crops
+        boxes = crops.view_crops(height, width, num_crops=num_crops)
+    squares = np.stack([crops.resize_crop(frames, box, data.crop_size).numpy() for box in boxes])
     places = tuple(Place.of_box(box, height, width) for box in boxes)
-    return Window(shrunk(frames, most_short_side), pixels, places, indices)
+    return Window(shrunk(frames, most_short_side), squares, places, indices)
 
 
 def shrunk(frames: Frames, most_short_side: int | None) -> Frames:
@@ -154,6 +162,11 @@ def shrunk(frames: Frames, most_short_side: int | None) -> Frames:
     scale = (most_short_side or min(height, width)) / min(height, width)
     if scale >= 1:
         return frames
-    size = [max(1, round(height * scale)), max(1, round(width * scale))]
-    planes = functional.resize(torch.from_numpy(frames).permute(0, 3, 1, 2), size, antialias=True)
-    return planes.permute(0, 2, 3, 1).contiguous().numpy()
+    return resized(frames, max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def resized(frames: Frames, height: int, width: int) -> Frames:
+    """Frames (T, H, W, 3) at another size."""
+    planes = torch.from_numpy(frames).permute(0, 3, 1, 2)
+    scaled = functional.resize(planes, [height, width], antialias=True)
+    return scaled.permute(0, 2, 3, 1).contiguous().numpy()

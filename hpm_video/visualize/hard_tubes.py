@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from os import PathLike
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,15 +13,12 @@ from torch import Tensor
 from hpm_video.config import MaskingConfig
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.evaluate import mining_quality
-from hpm_video.evaluate.embed_classify import version_of
-from hpm_video.evaluate.pretrained import Pretrained, completed, load_pretrained, run_student
-from hpm_video.method.masking import hard_mask, num_hard_units, unit_scores, units_to_tokens
+from hpm_video.evaluate.pretrained import Pretrained, completed, run_student
+from hpm_video.method.masking import Masked, make_mask, unit_scores, units_to_tokens
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.runtime.distributed import pick_device
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place
-from hpm_video.visualize.reading import View, Window, read_facts, read_window
-from hpm_video.visualize.reading import window_indices as frames_of_windows
+from hpm_video.visualize.windows import Window
 
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -47,7 +42,7 @@ class HardTubes:
     spearman: rank correlation of predicted and measured loss over tubes, 0 is chance;
         rank_accuracy: share of pairs of masked tokens ordered right, .5 is chance. None for plain
         VideoMAE.
-    mask_ratio, hard_ratio: of the run's masks at its end; tube_length: grid steps of a tube.
+    masking: settings of the run's masks; hard_ratio: theirs at its end.
     """
 
     frames: Frames
@@ -62,10 +57,18 @@ class HardTubes:
     flattering: Frames | None
     spearman: float | None
     rank_accuracy: float | None
-    mask_ratio: float
+    masking: MaskingConfig
     hard_ratio: float
-    tube_length: int
     seed: int = 0
+
+    @property
+    def mask_ratio(self) -> float:
+        return self.masking.mask_ratio
+
+    @property
+    def tube_length(self) -> int:
+        """Grid steps in time of a tube."""
+        return self.masking.tube_length or self.grid.time
 
     @property
     def scores(self) -> Scores:
@@ -80,34 +83,31 @@ class HardTubes:
     @cached_property
     def mask(self) -> Mask:
         """A mask of the run's end: the hard tubes, and random others up to ``mask_ratio``."""
-        tokens = hard_mask(
-            torch.from_numpy(self.scores).reshape(1, -1),
-            self.grid,
-            mask_ratio=self.mask_ratio,
-            hard_ratio=self.hard_ratio,
-            tube_length=self.tube_length,
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-        return tokens.reshape(self.measured.shape).numpy()
+        return self._masked(self.masking, self.hard_ratio).mask.reshape(self.measured.shape).numpy()
 
     def hardest(self, *, mask_ratio: float | None = None, hard_ratio: float | None = None) -> Mask:
         """The tokens that a mask of these ratios is sure to hide; of equals, the first tubes.
 
         These are the floor(hard_ratio * masked) tubes of highest mean score, masked being
-        floor(mask_ratio * tubes); see `hpm_video.method.masking.hard_mask`.
+        floor(mask_ratio * tubes); see `hpm_video.method.masking.make_mask`.
         """
-        count = num_hard_units(
+        ratio = self.mask_ratio if mask_ratio is None else mask_ratio
+        masking = replace(self.masking, mask_ratio=ratio)
+        chosen = self._masked(masking, self.hard_ratio if hard_ratio is None else hard_ratio)
+        return chosen.hard.reshape(self.measured.shape).numpy()
+
+    def _masked(self, masking: MaskingConfig, hard_ratio: float) -> Masked:
+        # Equals in an order, so that the page, whose random numbers are others, chooses the same
+        order = torch.from_numpy(-self.per_tube(self.scores)).argsort(stable=True)
+        scores = -order.argsort().float()[None]  # by rank: the hardest is 0
+        return make_mask(
+            units_to_tokens(scores, self.grid, self.tube_length),
             self.grid,
-            mask_ratio=self.mask_ratio if mask_ratio is None else mask_ratio,
-            tube_length=self.tube_length,
-            hard_ratio=self.hard_ratio if hard_ratio is None else hard_ratio,
+            masking,
+            hard_ratio=hard_ratio,
+            batch_size=1,
+            generator=torch.Generator().manual_seed(self.seed),
         )
-        per_tube = self.per_tube(self.scores)
-        order = (-torch.from_numpy(per_tube)).argsort(stable=True)[:count]
-        chosen = torch.zeros(1, len(per_tube), dtype=torch.bool)
-        chosen[0, order] = True
-        tokens = units_to_tokens(chosen, self.grid, self.tube_length)
-        return tokens.reshape(self.measured.shape).numpy()
 
     def per_tube(self, values: Scores) -> Scores:
         """Mean of every tube, (U,) in order of (place in time, row, column), of tokens' values."""
@@ -147,7 +147,6 @@ def ask(
             raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
     mask = next(mining_quality.even_masks(pretrained, clips, num_masks=1, seed=seed))
     output = run_student(pretrained, clips, mask)
-    honest = completed(pretrained, clips, output)
     flattering = None
     if config.loss.normalize_targets:
         flattering = _pixels(completed(pretrained, clips, output, true_statistics=True))
@@ -158,16 +157,15 @@ def ask(
         crop=pixels,
         indices=window.indices,
         grid=grid,
-        predicted=None if predicted is None else _tokens(predicted, shape),
-        measured=_tokens(measured, shape),
+        predicted=None if predicted is None else predicted.float().reshape(shape).cpu().numpy(),
+        measured=measured.float().reshape(shape).cpu().numpy(),
         random_mask=mask.reshape(shape).cpu().numpy(),
-        honest=_pixels(honest),
+        honest=_pixels(completed(pretrained, clips, output)),
         flattering=flattering,
         spearman=spearman,
         rank_accuracy=accuracy,
-        mask_ratio=config.masking.mask_ratio,
+        masking=config.masking,
         hard_ratio=hard_ratio_of(pretrained),
-        tube_length=pretrained.tube_length,
         seed=seed,
     )
 
@@ -175,35 +173,6 @@ def ask(
 def hard_ratio_of(pretrained: Pretrained) -> float:
     """The hard ratio of the run's masks at its end; the default where it masked at random."""
     return pretrained.config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
-
-
-def hard_tubes_of_video(
-    checkpoint: str | PathLike[str],
-    path: str | PathLike[str],
-    *,
-    whole_frame: bool,
-    num_masks: int,
-    seed: int,
-    device: str,
-) -> HardTubes:
-    """See `hpm_video.hard_tubes`."""
-    pretrained = _pretrained(*version_of(checkpoint), device)
-    data, view = pretrained.config.data, View(whole_frame=whole_frame)
-    video = str(path)
-    facts = read_facts(video, data)
-    (indices,) = frames_of_windows(facts.num_frames, data, view)
-    window = read_window(video, indices, data, view)
-    return ask(pretrained, window, seed=seed, num_masks=num_masks)
-
-
-@lru_cache(maxsize=1)
-def _pretrained(file: Path, written_ns: int, device: str) -> Pretrained:
-    return load_pretrained(file, device=pick_device(device, setting="device"))
-
-
-def _tokens(values: Tensor, shape: tuple[int, int, int]) -> Scores:
-    """(1, N) -> (time, rows, columns)."""
-    return values.float().reshape(shape).cpu().numpy()
 
 
 def _pixels(clips: Tensor) -> Frames:

@@ -33,10 +33,47 @@ class Moment:
 
     step: int
     measured: npt.NDArray[np.float32]
-    predicted: npt.NDArray[np.float32] | None
-    rank_accuracy: npt.NDArray[np.float64] | None
-    spearman: npt.NDArray[np.float64] | None
+    predicted: npt.NDArray[np.float32] | None = None
+    rank_accuracy: npt.NDArray[np.float64] | None = None
+    spearman: npt.NDArray[np.float64] | None = None
     is_remade: bool = False
+
+
+@dataclass(frozen=True)
+class WatchedClip:
+    """A clip: the name of its video, frames (T, S, S, 3) uint8, their numbers in the video (T,)."""
+
+    name: str
+    frames: npt.NDArray[np.uint8]
+    numbers: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run thought of clips, moment by moment.
+
+    num_there: checkpoints in the run folder, of which some may not have been asked. skipped:
+    (checkpoint, why it could not be read). bad: (video, why). records: of metrics.jsonl.
+    """
+
+    config: PretrainConfig
+    grid: TokenGrid
+    clips: tuple[WatchedClip, ...]
+    moments: tuple[Moment, ...]
+    num_there: int
+    skipped: tuple[tuple[str, str], ...]
+    bad: tuple[tuple[str, str], ...]
+    records: tuple[dict[str, float], ...]
+
+    @property
+    def num_asked(self) -> int:
+        """How many checkpoints were asked."""
+        return sum(not moment.is_remade for moment in self.moments)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether these are too few to see a training."""
+        return self.num_asked < FEW
 
 
 def run_checkpoints(run: str | Path) -> list[Path]:
@@ -88,27 +125,35 @@ def untrained(config: PretrainConfig, device: torch.device | str) -> Pretrained 
     return Pretrained(student, scorer, config, grid, step=0)
 
 
-def read_moments(
-    checkpoints: Sequence[Path], device: torch.device | str, unreadable: list[tuple[Path, str]]
+def read_checkpoints(
+    checkpoints: Sequence[Path], device: torch.device | str, unreadable: list[tuple[str, str]]
 ) -> Iterator[Pretrained]:
-    """Read one checkpoint after the other; adds to ``unreadable`` (path, why) of those that cannot
+    """Read one checkpoint after the other; adds to ``unreadable`` (name, why) of those that cannot
     be, or whose clips are of another size than those of the first."""
     first: PretrainConfig | None = None
     for path in checkpoints:
         try:
             pretrained = load_pretrained(path, device=device)
         except (ValueError, FileNotFoundError) as error:
-            unreadable.append((path, str(error)))
+            unreadable.append((path.name, str(error)))
             continue
-        if first is None:
-            first = pretrained.config
+        first = first or pretrained.config
         if _clips(pretrained.config) != _clips(first):
-            unreadable.append((path, "its clips are not those of the checkpoints before it"))
+            unreadable.append((path.name, "its clips are not those of the checkpoints before it"))
             continue
         yield pretrained
 
 
-def ask(
+def _clips(config: PretrainConfig) -> tuple[object, ...]:
+    """What must be the same for the same clips to be asked about, token for token."""
+    data, model = config.data, config.model
+    return (
+        *(data.num_frames, data.frame_stride, data.sampling, data.crop_size),
+        *(model.patch_size, model.tubelet_size, config.masking.tube_length),
+    )
+
+
+def moment_of(
     pretrained: Pretrained, clips: Tensor, *, num_masks: int, num_views: int, seed: int
 ) -> Moment:
     """Measure and predict the losses of clips (V, 3, T, H, W) in [0, 1].
@@ -122,7 +167,7 @@ def ask(
             mining_quality.measured_loss(pretrained, clip[None], num_masks=num_masks, seed=seed)
             for clip in clips
         ]
-        return Moment(pretrained.step, torch.cat(losses).cpu().numpy(), None, None, None)
+        return Moment(pretrained.step, torch.cat(losses).cpu().numpy())
     reports = [
         mining_quality.measure_mining(
             pretrained, clip[None], num_masks=num_masks, num_views=num_views, seed=seed
@@ -136,49 +181,3 @@ def ask(
         np.array([report.rank_accuracy for report in reports]),
         np.array([report.spearman for report in reports]),
     )
-
-
-def _clips(config: PretrainConfig) -> tuple[object, ...]:
-    """What must be the same for the same clips to be asked about, token for token."""
-    data, model = config.data, config.model
-    return (
-        *(data.num_frames, data.frame_stride, data.sampling, data.crop_size),
-        *(model.patch_size, model.tubelet_size, config.masking.tube_length),
-    )
-
-
-@dataclass(frozen=True)
-class WatchedClip:
-    """A clip: the name of its video, frames (T, S, S, 3) uint8, their numbers in the video (T,)."""
-
-    name: str
-    frames: npt.NDArray[np.uint8]
-    numbers: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class History:
-    """What a run thought of clips, moment by moment.
-
-    num_there: checkpoints in the run folder, of which some may not have been asked. skipped:
-    (checkpoint, why it could not be read). bad: (video, why). records: of metrics.jsonl.
-    """
-
-    config: PretrainConfig
-    grid: TokenGrid
-    clips: tuple[WatchedClip, ...]
-    moments: tuple[Moment, ...]
-    num_there: int
-    skipped: tuple[tuple[str, str], ...]
-    bad: tuple[tuple[str, str], ...]
-    records: tuple[dict[str, float], ...]
-
-    @property
-    def num_asked(self) -> int:
-        """How many checkpoints were asked."""
-        return sum(not moment.is_remade for moment in self.moments)
-
-    @property
-    def is_short(self) -> bool:
-        """Whether these are too few to see a training."""
-        return self.num_asked < FEW

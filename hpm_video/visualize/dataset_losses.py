@@ -1,0 +1,188 @@
+"""Asking a checkpoint about all videos of a list; notation as in `hpm_video.visualize.hardness`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hpm_video.config.limits import between
+from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.loading.loader import to_clips, view_loader
+from hpm_video.data.samples.views import ViewDataset
+from hpm_video.evaluate import mining_quality
+from hpm_video.evaluate.pretrained import Pretrained, require_scorer
+from hpm_video.method.diagnostics import rank_correlation
+from hpm_video.method.masking import unit_scores
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.runtime.distributed import World, gather_to_main
+from hpm_video.runtime.progress import Progress
+from hpm_video.runtime.seeds import seed_of
+from hpm_video.visualize.hardness import Array, Hardness, Losses, ShownClip, rank_shares
+
+NUM_FRAMES = 4  # of a clip among the hardest or easiest
+
+_Losses = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a checkpoint is asked about a list; ValueError for a number out of range.
+
+    num_masks: random masks behind a measured loss, 0: none is measured. num_views: draws of a
+    sparse teacher's tokens behind a predicted one. num_shown: clips shown at either end.
+    """
+
+    num_masks: int
+    num_views: int
+    num_shown: int
+    batch_size: int
+    num_workers: int
+    decode_timeout_s: float | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        lowest = {"num_masks": 0, "num_views": 1, "num_shown": 0, "batch_size": 1, "num_workers": 0}
+        for name, low in lowest.items():
+            if (value := getattr(self, name)) < low:
+                raise ValueError(f"{name} ({value}) must be at least {low}")
+        between("seed", self.seed, 0, 2**63 - 1)
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A clip: place in the list, means (tubes, times) of its losses by kind, their correlation."""
+
+    index: int
+    losses: dict[str, tuple[_Losses, _Losses]]
+    spearman: float | None
+
+    @property
+    def hardness(self) -> float:
+        return float(next(iter(self.losses.values()))[0].mean(dtype=np.float64))
+
+
+@torch.no_grad()
+def measure_list(
+    pretrained: Pretrained, manifest: Manifest, asking: Asking, world: World
+) -> Hardness | None:
+    """Ask a checkpoint about the middle clip of every video, shared out over processes.
+
+    The main process gets the result, the others None.
+
+    Raises:
+        ValueError: nothing to measure: no masks, and a checkpoint without a predictor.
+        FloatingPointError: a loss is not finite: the weights are not those of a working model.
+    """
+    if asking.num_masks == 0:
+        require_scorer(pretrained)
+    batches = view_loader(
+        ViewDataset(manifest, pretrained.config.data, num_clips=1, num_crops=1),
+        batch_size=asking.batch_size,
+        num_workers=asking.num_workers,
+        rank=world.rank,
+        world_size=world.size,
+        timeout_s=asking.decode_timeout_s or None,
+    )
+    clips: dict[int, _Clip] = {}
+    shown: dict[int, ShownClip] = {}
+    bad: list[tuple[int, str]] = []
+    share = len(range(world.rank, len(manifest), world.size))
+    with Progress("asked about", total=share) as progress:
+        for batch in batches:
+            frames = batch.views[:, 0]  # (B, T, S, S, 3), zeros for unreadable ones
+            # Of batches with the same masks, every 8th clip would be measured by the same 8 ones
+            seed = seed_of(asking.seed, int(batch.indices[0]))
+            losses, spearman = _ask(pretrained, to_clips(frames, world.device), asking, seed=seed)
+            for place, index in enumerate(batch.indices.tolist()):
+                error = batch.errors[place]
+                progress.step(bad=error is not None)
+                if error is not None:
+                    bad.append((index, error))
+                    continue
+                known = {kind: values[place] for kind, values in losses.items()}
+                if not all(np.isfinite(values).all() for values in known.values()):
+                    raise FloatingPointError(
+                        f"the model's losses of {manifest.path(index)} are not finite"
+                    )
+                clips[index] = _Clip(
+                    index,
+                    # (T, R, C) -> means of tubes (R, C) and of time steps (T,)
+                    {kind: (v.mean(axis=0), v.mean(axis=(1, 2))) for kind, v in known.items()},
+                    None if spearman is None else float(spearman[place]),
+                )
+                shown[index] = _shown(frames[place], known)
+            ends = _ends((clips[index] for index in shown), asking.num_shown)
+            shown = {index: shown[index] for index in ends}
+    parts = gather_to_main((clips, bad, shown), world)
+    return _join(parts, manifest, pretrained.grid, asking.num_shown) if world.is_main else None
+
+
+def _ask(
+    pretrained: Pretrained, clips: Tensor, asking: Asking, *, seed: int
+) -> tuple[dict[str, _Losses], Array | None]:
+    """Losses (B, T, R, C) by kind, and the rank correlation of both over units (B,)."""
+    grid, losses, spearman = pretrained.grid, {}, None
+    if asking.num_masks:
+        losses["measured"] = mining_quality.measured_loss(
+            pretrained, clips, num_masks=asking.num_masks, seed=seed
+        )
+    if pretrained.scorer is not None:
+        losses["predicted"] = mining_quality.predicted_loss(
+            pretrained, clips, seed=seed, num_views=asking.num_views
+        )
+    if len(losses) > 1:
+        units = [unit_scores(one, grid, pretrained.tube_length) for one in losses.values()]
+        spearman = rank_correlation(*units).double().cpu().numpy()
+    shape = (-1, grid.time, grid.height, grid.width)
+    return {k: v.float().reshape(shape).cpu().numpy() for k, v in losses.items()}, spearman
+
+
+def _shown(frames: Tensor, losses: dict[str, _Losses]) -> ShownClip:
+    """What is shown of frames (T, S, S, 3) with losses (T', R, C)."""
+    steps = len(next(iter(losses.values())))
+    chosen = np.linspace(0, steps - 1, min(steps, NUM_FRAMES)).round().astype(int)
+    pixels = frames[torch.from_numpy(chosen * (len(frames) // steps))].numpy()
+    ranks = {k: rank_shares(v.reshape(1, -1)).reshape(v.shape)[chosen] for k, v in losses.items()}
+    return ShownClip(pixels, ranks)
+
+
+def _ends(clips: Iterable[_Clip], num_shown: int) -> set[int]:
+    """The places in the list of the hardest and of the easiest clips; of equals the first."""
+    order = sorted(clips, key=lambda clip: clip.index)
+    return {
+        clip.index
+        for sign in (1, -1)
+        for clip in sorted(order, key=lambda clip: -sign * clip.hardness)[:num_shown]
+    }
+
+
+def _join(
+    parts: Sequence[tuple[dict[int, _Clip], list[tuple[int, str]], dict[int, ShownClip]]],
+    manifest: Manifest,
+    grid: TokenGrid,
+    num_shown: int,
+) -> Hardness:
+    clips = sorted((clip for part in parts for clip in part[0].values()), key=lambda c: c.index)
+
+    losses = {
+        kind: Losses(*map(np.stack, zip(*(clip.losses[kind] for clip in clips), strict=True)))
+        for kind in (clips[0].losses if clips else ())
+    }
+    spearman = None
+    if clips and clips[0].spearman is not None:
+        spearman = np.array([clip.spearman for clip in clips])
+    shown = {index: clip for part in parts for index, clip in part[2].items()}
+    return Hardness(
+        manifest,
+        grid,
+        np.array([clip.index for clip in clips], dtype=np.int64),
+        losses,
+        spearman,
+        {index: shown[index] for index in _ends(clips, num_shown)},
+        tuple(sorted(pair for part in parts for pair in part[1])),
+    )
