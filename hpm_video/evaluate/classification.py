@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from hpm_video.config import (
     EvaluateConfig,
     EvaluationConfig,
 )
+from hpm_video.config.values import StoredCheckpoint
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.loader import to_clips, view_loader
@@ -177,7 +177,7 @@ def recompute(folder: str | Path, config: EvaluateConfig, *, output_dir: str | P
 
 
 def results_folder(
-    checkpoint: str | Path, manifests: Sequence[str], which: Literal["last", "best"]
+    checkpoint: str | Path, manifests: Sequence[str], which: StoredCheckpoint
 ) -> Path:
     """Where results are put unless one says otherwise: evaluation/<first list>[_best] in the run
     folder, or beside a checkpoint that lies in none."""
@@ -188,7 +188,7 @@ def results_folder(
     return folder / "evaluation" / (f"{name}_best" if which == "best" else name)
 
 
-def _file_name(which: Literal["last", "best"]) -> str:
+def _file_name(which: StoredCheckpoint) -> str:
     return BEST if which == "best" else "last"
 
 

@@ -9,15 +9,14 @@ masked units is the hardest ones, the others are drawn uniformly (HPM, arXiv 230
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from hpm_video.config.values import DecoderMask
 from hpm_video.models.tokens import TokenGrid
 
 Rows = tuple[int, int]
-DecoderMask = Literal["running_cell", "random"]
 
 
 def num_units(grid: TokenGrid, tube_length: int) -> int:

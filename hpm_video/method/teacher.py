@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from hpm_video.config import values
 from hpm_video.method.masking import Rows, batch_noise
 from hpm_video.models.decoder import DecoderInput
 from hpm_video.models.ema import move_average
@@ -17,7 +17,7 @@ from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens
 from hpm_video.models.vit import Encoder
 
-View = Literal["tokens", "tubes", "frames", "spread"]
+View = values.View
 
 
 class Teacher(nn.Module):

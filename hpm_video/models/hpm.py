@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from hpm_video.config import values
 from hpm_video.models.decoder import Decoder, DecoderInput
 from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens, split_mask
 from hpm_video.models.vit import Encoder, init_weights
 
-PredictorInput = Literal["pixels", "encoded"]
+PredictorInput = values.PredictorInput
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,22 @@ nothing of the list, so that they can be sent to other processes.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from hpm_video.config import AugmentConfig
+from hpm_video.config import AugmentConfig, values
+from hpm_video.config.values import Crop
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.samples.augment import augment
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import Video, VideoReadError, open_video
 from hpm_video.data.video.readers import Decoder
 
-Sampling = Literal["dense", "uniform"]
-Crop = Literal["multi_scale", "random_resized"]
+Sampling = values.Sampling
 
 # An isolated broken file is replaced; this many in a row mean that the data are not there
 MAX_UNREADABLE_IN_A_ROW = 20

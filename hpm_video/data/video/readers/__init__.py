@@ -5,12 +5,14 @@ PyAV reads everything that FFmpeg reads, and exactly. The other two are right fo
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-Decoder = Literal["decord", "torchcodec", "pyav"]
+from hpm_video.config import values
+
+Decoder = values.Decoder
 
 
 class UnreadableError(Exception):

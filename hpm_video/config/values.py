@@ -1,0 +1,42 @@
+"""The values that settings with a choice may have: declared here, imported everywhere else."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
+Parallel = Literal["ddp", "fsdp"]
+
+# Data
+Decoder = Literal["decord", "torchcodec", "pyav"]
+Sampling = Literal["dense", "uniform"]
+Crop = Literal["multi_scale", "random_resized"]
+CropOn = Literal["workers", "device"]
+
+# Models
+Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
+Positions = Literal["sinusoid", "stored"]
+PredictorInput = Literal["encoded", "pixels"]
+ClassifierName = Literal[
+    "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
+    "mvit_base_16x4", "mvit_base_32x3",
+]  # fmt: skip
+
+# The method
+DecoderMask = Literal["running_cell", "random"]
+View = Literal["tokens", "tubes", "frames", "spread"]
+Prediction = Literal["ranking", "absolute", "none"]
+RankingLevel = Literal["token", "unit"]
+
+# Fine-tuning, evaluation and studies
+ClassBalance = Literal["none", "weights"]
+StoredCheckpoint = Literal["last", "best"]
+ProbeKind = Literal["knn", "linear", "attentive"]
+Comparison = Literal["epochs", "time"]
+Clock = Literal["process", "wall"]
+
+
+def values_of(alias: Any) -> tuple[str, ...]:
+    """The values of one of the types above, in the order they are declared."""
+    return get_args(alias)
