@@ -1,8 +1,10 @@
-"""The whole promise in minutes: toy videos, pre-training with hard-tube mining, fine-tuning from it
-and from scratch with the same budget, evaluation, pictures, and one page with all of it."""
+"""``hpm-video demo``: the whole promise in minutes. Toy videos, pre-training with hard-tube mining,
+fine-tuning from it and from scratch with the same budget, evaluation, pictures, and one page with
+all of it."""
 
 from __future__ import annotations
 
+import argparse
 import base64
 import html
 import io
@@ -10,21 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+from hpm_video.cli.options import add_output_dir
 
-from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
-from hpm_video.config.settings import load_config
-from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.prepare.toy import first_videos, write_toy_videos
-from hpm_video.evaluate.classification import evaluate
-from hpm_video.evaluate.mining_videos import measure_videos
-from hpm_video.runtime.files import check_is_ours
-from hpm_video.train.finetune import finetune
-from hpm_video.train.pretrain import pretrain
-from hpm_video.train.run.logs import read_records
-from hpm_video.visualize import visualize
-from hpm_video.weights.checkpoint import find_checkpoint
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "demo"
 
@@ -32,28 +25,39 @@ SIZE = 64  # pixels
 NUM_FRAMES = 16  # per video
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_output_dir(parser, "(default %(default)s)", default="outputs/demo")
+    text = "only see that everything runs: learns nothing"
+    parser.add_argument("--quick", action="store_true", help=text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    result = demo(arguments.output_dir, quick=arguments.quick)
+    if result is None:
+        return 1
+    rows = table(result)
+    width = max(len(what) for what, _, _ in rows)
+    for what, figure, other in rows:
+        print(f"{what:<{width}}  {figure:>7}  {other}")
+    print(result.page)
+    return 0
+
+
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything: numbers of videos, and settings that replace the configs'."""
+    """Numbers of videos, and settings that replace those of both configs."""
 
     unlabelled: int
     labelled: int
     held_out: int
     pictures: int
-    pretrain: tuple[str, ...] = ()
-    finetune: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
 
 FULL = Scale(unlabelled=2400, labelled=480, held_out=400, pictures=6)
 # Only to see that everything runs: nothing is learnt in this time.
-QUICK = Scale(
-    unlabelled=96,
-    labelled=48,
-    held_out=24,
-    pictures=1,
-    pretrain=("optim.epochs=2", "optim.warmup_epochs=0", "data.num_workers=0"),
-    finetune=("optim.epochs=2", "optim.warmup_epochs=0", "data.num_workers=0"),
-)
+_SHORT = ("optim.epochs=2", "optim.warmup_epochs=0", "data.num_workers=0")
+QUICK = Scale(unlabelled=96, labelled=48, held_out=24, pictures=1, settings=_SHORT)
 
 
 @dataclass(frozen=True)
@@ -70,24 +74,34 @@ class DemoResult:
 
 def demo(output_dir: str | Path = "outputs/demo", *, quick: bool = False) -> DemoResult | None:
     """Run the demo, or what is left of it, into a folder; None when a signal stopped it."""
+    from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
+    from hpm_video.config.settings import load_config
+    from hpm_video.data.lists.manifest import read_manifest
+    from hpm_video.data.prepare.toy import first_videos, write_toy_videos
+    from hpm_video.evaluate.classification import evaluate
+    from hpm_video.evaluate.mining_videos import measure_videos
+    from hpm_video.runtime.files import check_is_ours
+    from hpm_video.train.finetune import finetune
+    from hpm_video.train.pretrain import pretrain
+    from hpm_video.visualize import visualize
+    from hpm_video.weights.checkpoint import find_checkpoint
+
     folder, scale = Path(output_dir), QUICK if quick else FULL
     check_is_ours(folder / "index.html", name="output_dir")
     start = time.monotonic()
-    train = _toy_set(folder / "videos" / "train", scale.unlabelled, seed=0)
-    held_out = _toy_set(folder / "videos" / "held_out", scale.held_out, seed=1)
-    labelled = first_videos(train, folder / "videos" / "labelled.csv", scale.labelled)
+    videos = folder / "videos"
+    toy: dict[str, Any] = {"size": SIZE, "num_frames": NUM_FRAMES, "num_workers": 2}
+    train = write_toy_videos(videos / "train", num_videos=scale.unlabelled, seed=0, **toy)
+    held_out = write_toy_videos(videos / "held_out", num_videos=scale.held_out, seed=1, **toy)
+    labelled = first_videos(train, videos / "labelled.csv", scale.labelled)
 
     runs = {name: folder / name for name in ("pretrain", "finetune", "scratch")}
-    config = load_config(
-        PretrainConfig,
-        CONFIGS / "pretrain.yaml",
-        [f"data.manifest={train}", f"run.output_dir={runs['pretrain']}", *scale.pretrain],
-    )
-    if not pretrain(config):
+    settings = [f"data.manifest={train}", f"run.output_dir={runs['pretrain']}", *scale.settings]
+    if not pretrain(load_config(PretrainConfig, CONFIGS / "pretrain.yaml", settings)):
         return None
     for name in ("finetune", "scratch"):
         settings = [f"data.manifest={labelled}", f"data.val_manifest={held_out}"]
-        settings += [f"run.output_dir={runs[name]}", *scale.finetune]
+        settings += [f"run.output_dir={runs[name]}", *scale.settings]
         if name == "finetune":
             settings.append(f"model.init={find_checkpoint(runs['pretrain'])}")
         if not finetune(load_config(FinetuneConfig, CONFIGS / "finetune.yaml", settings)):
@@ -101,8 +115,8 @@ def demo(output_dir: str | Path = "outputs/demo", *, quick: bool = False) -> Dem
         for name in ("finetune", "scratch")
     }
     manifest = read_manifest(held_out)
-    videos = [manifest.path(index) for index in range(scale.pictures)]
-    visualize(runs["pretrain"], videos, folder / "pictures")
+    shown = [manifest.path(index) for index in range(scale.pictures)]
+    visualize(runs["pretrain"], shown, folder / "pictures")
     result = DemoResult(
         page=folder / "index.html",
         top1_pretrained=top1["finetune"],
@@ -130,14 +144,12 @@ def table(result: DemoResult) -> list[tuple[str, str, str]]:
     ]
 
 
-def _toy_set(folder: Path, num_videos: int, *, seed: int) -> Path:
-    return write_toy_videos(
-        folder, num_videos=num_videos, size=SIZE, num_frames=NUM_FRAMES, seed=seed, num_workers=2
-    )
-
-
 def _curves(runs: dict[str, Path]) -> Figure:
     """Losses and rank accuracy of the pre-training, losses of the two fine-tunings."""
+    from matplotlib.figure import Figure
+
+    from hpm_video.train.run.logs import read_records
+
     figure = Figure(figsize=(11, 3), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     records = read_records(runs["pretrain"])
