@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from hpm_video.cli import options
+from hpm_video.config.values import PictureFormat, values_of
 from hpm_video.runtime.files import printable
 
 # Options of one kind of page alone. Where one is not given the default is that of the function.
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     clips = parser.add_argument_group("a page for each VIDEO")
     text = "files beside the page of each video (default all; none after --formats alone)"
-    clips.add_argument("--formats", nargs="*", choices=["png", "mp4", "gif"], help=text)
+    clips.add_argument("--formats", nargs="*", choices=values_of(PictureFormat), help=text)
     where = clips.add_mutually_exclusive_group()
     text = "squares along the longer side (default 1, the centre)"
     options.add_numbers(where, {"num_crops": text})

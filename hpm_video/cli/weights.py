@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from hpm_video.cli.options import add_checkpoint, add_numbers, add_output
+from hpm_video.config.values import Inflation, values_of
 from hpm_video.weights.export.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     images = parser.add_argument_group("what becomes of image models")
     add_numbers(images, {"tubelet_size": "frames of a token (default 2)"})
     text = "patch embedding: its share for every frame of a token, or all for the middle one"
-    images.add_argument("--inflate", choices=["mean", "centre"], default="mean", help=text)
+    images.add_argument("--inflate", choices=values_of(Inflation), default="mean", help=text)
 
 
 def _found(arguments: argparse.Namespace) -> Imported:

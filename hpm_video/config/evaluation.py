@@ -73,9 +73,7 @@ class ClipConfig:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            if value is not None:
-                at_least(f"clip.{item.name}", value, 1)
+            at_least(f"clip.{item.name}", getattr(self, item.name), 1)
 
     def of(self, data: Data, model: Model) -> tuple[Data, Model]:
         """The settings of a training with these clips and tokens in the place of its own.
@@ -109,7 +107,7 @@ class AskConfig:
 
     def __post_init__(self) -> None:
         at_least("num_workers", self.num_workers, 0)
-        at_least("decode_timeout_s", self.decode_timeout_s or 0, 0)
+        at_least("decode_timeout_s", self.decode_timeout_s, 0)
 
 
 @dataclass(frozen=True)

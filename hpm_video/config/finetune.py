@@ -19,8 +19,7 @@ class ClassifierConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.drop_path is not None:
-            below_one("model.drop_path", self.drop_path)
+        below_one("model.drop_path", self.drop_path)
         below_one("model.head_dropout", self.head_dropout)
         if self.name == "videomae":
             return
@@ -111,8 +110,7 @@ class FinetuneOptimConfig(OptimConfig):
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             raise ValueError(f"optim.layer_decay ({self.layer_decay}) must be in (0, 1]")
         below_one("optim.label_smoothing", self.label_smoothing)
-        if self.ema_momentum is not None:
-            below_one("optim.ema_momentum", self.ema_momentum)
+        below_one("optim.ema_momentum", self.ema_momentum)
 
 
 @dataclass(frozen=True)

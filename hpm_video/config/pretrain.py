@@ -56,8 +56,7 @@ class MaskingConfig:
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"masking.mask_ratio ({self.mask_ratio}) must be in (0, 1)")
-        if self.tube_length is not None:
-            at_least("masking.tube_length", self.tube_length, 1)
+        at_least("masking.tube_length", self.tube_length, 1)
         between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
         between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
         below_one("masking.decoder_mask_ratio", self.decoder_mask_ratio)

@@ -54,8 +54,7 @@ class RunConfig:
         at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
         at_least("run.keep_checkpoints", self.keep_checkpoints, 0)
         at_least("run.max_bad_steps", self.max_bad_steps, 1)
-        if self.shard_processes is not None:
-            at_least("run.shard_processes", self.shard_processes, 1)
+        at_least("run.shard_processes", self.shard_processes, 1)
         at_least("run.collective_timeout_s", self.collective_timeout_s, 1)
         at_least("run.profile_steps", self.profile_steps, 0)
         between("run.seed", self.seed, 0, 2**63 - 1)
@@ -84,17 +83,18 @@ class DataConfig:
     max_bad_fraction: float = setting(0.05, "more unreadable videos than this share stop the run")
 
     def __post_init__(self) -> None:
-        for name in (
+        positive = (
             "num_frames",
             "frame_stride",
             "crop_size",
             "repeats",
             "batch_size",
             "frame_pixels",
-        ):
+        )
+        for name in positive:
             at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.num_workers", self.num_workers, 0)
-        at_least("data.decode_timeout_s", self.decode_timeout_s or 0, 0)
+        at_least("data.decode_timeout_s", self.decode_timeout_s, 0)
         if self.windows < 1 or self.repeats % self.windows:
             raise ValueError(
                 f"data.windows ({self.windows}) must be at least 1 and divide data.repeats "
@@ -117,9 +117,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "patch_size", "tubelet_size"):
-            value = getattr(self, name)
-            if value is not None:
-                at_least(f"model.{name}", value, 1)
+            at_least(f"model.{name}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,7 @@ class StudyConfig:
                 raise ValueError(
                     f"{name}.settings ({word}) must be left out: all variants share it"
                 )
-        if variant.seeds is not None:
-            at_least(f"{name}.seeds", variant.seeds, 1)
+        at_least(f"{name}.seeds", variant.seeds, 1)
         if variant.comparisons:
             _check_comparisons(f"{name}.comparisons", variant.comparisons, of=self.comparisons)
         for key in ("settings", "comparisons"):

@@ -1,4 +1,4 @@
-"""The values that settings with a choice may have: declared here, imported everywhere else."""
+"""The values that settings and options with a choice may have: declared here only."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ ClassifierName = Literal[
     "mvit_base_16x4", "mvit_base_32x3",
 ]  # fmt: skip
 
+Inflation = Literal["mean", "centre"]
+
 # The method
 DecoderMask = Literal["running_cell", "random"]
 View = Literal["tokens", "tubes", "frames", "spread"]
@@ -35,6 +37,7 @@ StoredCheckpoint = Literal["last", "best"]
 ProbeKind = Literal["knn", "linear", "attentive"]
 Comparison = Literal["epochs", "time"]
 Clock = Literal["process", "wall"]
+PictureFormat = Literal["png", "mp4", "gif"]
 
 
 def values_of(alias: Any) -> tuple[str, ...]:

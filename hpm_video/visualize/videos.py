@@ -15,6 +15,7 @@ import numpy as np
 
 from hpm_video.config.limits import at_least
 from hpm_video.config.settings import config_to_yaml
+from hpm_video.config.values import PictureFormat, values_of
 from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
@@ -35,7 +36,7 @@ from hpm_video.visualize.reading import View, read_facts, read_window, window_in
 from hpm_video.visualize.scores import NUM_MASKS, ask, hard_ratio_of
 from hpm_video.visualize.video_page import PLAIN, Asked, Film, css, fill_page, jpeg, video_page
 
-FORMATS = ("png", "mp4", "gif")  # beside the page
+FORMATS = values_of(PictureFormat)  # beside the page
 MOST_GIF_PICTURES = 160  # a GIF is large, and is in memory as a whole
 # The most pixels of a page's short side, by how many frames it may have: pages stay small
 _SHORT_SIDES = ((64, 480), (256, 320), (1 << 62, 200))

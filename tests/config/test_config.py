@@ -19,8 +19,7 @@ from hpm_video.models.build import SIZES
 from hpm_video.slurm.options import SlurmConfig
 
 SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig]
-# A study has groups with free names
-DESCRIBED = [*SCHEMAS, StudyConfig, SlurmConfig]
+DESCRIBED = [*SCHEMAS, StudyConfig]  # which has groups with free names
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCHEMA_OF_FOLDER = {
     "pretrain": PretrainConfig,
@@ -67,9 +66,10 @@ def test_meanings_and_choices_are_those_of_the_fields() -> None:
 
 def test_sizes_and_defaults_are_among_the_declared_values() -> None:
     assert tuple(SIZES) == values_of(values.Size)
-    for schema in DESCRIBED:
+    for schema in (*DESCRIBED, SlurmConfig):
         for setting in describe_settings(schema):
             assert not setting.choices or setting.default in setting.choices, setting.key
+            assert setting.meaning, setting.key
 
 
 def test_a_list_is_a_new_one_in_every_config() -> None:
