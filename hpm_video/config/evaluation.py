@@ -1,4 +1,4 @@
-"""Settings of what asks a checkpoint: evaluation, probes and features."""
+"""Settings of the commands that read a checkpoint: evaluation, probes and features."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class AskConfig:
-    """What commands that ask a checkpoint have in common; it brings its own data rules."""
+    """What these commands have in common; how clips are read, the checkpoint says."""
 
     root: str | None = setting(None, "where the manifest's relative paths start")
     device: Device = setting("auto", "auto: CUDA where there is one")

@@ -8,6 +8,7 @@ import pytest
 
 from hpm_video.cli.main import JOBS, command_of
 from hpm_video.cli.options import parse
+from hpm_video.slurm.command import make_plan, read_command
 
 
 def _parser(job: str) -> argparse.ArgumentParser:
@@ -100,3 +101,12 @@ def test_settings_may_follow_options_with_several_values(tmp_path: Path) -> None
     file = tmp_path / "a=b.csv"
     file.touch()
     assert _parse("evaluate", "run", "--manifest", str(file)).manifest == [str(file)]
+
+
+def test_a_submitted_command_has_what_its_options_say(tmp_path: Path) -> None:
+    command = read_command(["pretrain", "some.yaml", "-o", "out", "run.seed=2", "--device", "cpu"])
+    assert set(command.settings) == {"run.output_dir=out", "run.device=cpu", "run.seed=2"}
+    (tmp_path / "m.csv").touch()
+    for words in (["--num-workers", "5"], ["--workers=5"]):
+        plan = make_plan(read_command(["data", "check", str(tmp_path / "m.csv"), *words]))
+        assert plan.loader_workers == 5
