@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from hpm_video.runtime.moved import find_moved_modules
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from hpm_video.config.values import Device
     from hpm_video.visualize.hard_tubes import HardTubes
 
 __version__ = "0.1.0"
@@ -24,7 +25,7 @@ def embed(
     checkpoint: str | PathLike[str],
     num_clips: int = 1,
     num_crops: int = 1,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
 ) -> npt.NDArray[np.float32]:
     """Return the feature (D,) of a video: the mean over tokens, clips and crops.
 
@@ -48,7 +49,7 @@ def classify(
     checkpoint: str | PathLike[str],
     num_clips: int | None = None,
     num_crops: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
 ) -> dict[str, float]:
     """Return the probability of every class of a fine-tuned checkpoint, the likeliest class first.
 
@@ -73,7 +74,7 @@ def hard_tubes(
     whole_frame: bool = False,
     num_masks: int = 8,
     seed: int = 0,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
 ) -> HardTubes:
     """Return what a checkpoint of pre-training finds hard in the middle clip of a video.
 

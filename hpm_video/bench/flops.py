@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.timing import at_least
 from hpm_video.config import MaskingConfig, ModelConfig, TeacherConfig
+from hpm_video.config.values import PredictorInput
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.masking import num_visible_tokens
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import HPM, build_model, token_grid
-from hpm_video.models.hpm import PredictorInput
 from hpm_video.models.tokens import TokenGrid
 
 

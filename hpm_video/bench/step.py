@@ -19,7 +19,7 @@ from hpm_video.bench.compared_steps import (
 from hpm_video.bench.flops import Variant, variants
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.timing import at_least, matmul, round_seconds, spread
-from hpm_video.models.hpm import PredictorInput
+from hpm_video.config.values import PredictorInput
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.runtime.subprocesses import answer_calls, apart, given_settings
 

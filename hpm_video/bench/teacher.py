@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.timing import median_seconds
 from hpm_video.config import DataConfig, MaskingConfig
+from hpm_video.config.values import View
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import ViewDataset
@@ -24,7 +25,7 @@ from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_s
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.masking import unit_scores
 from hpm_video.method.teacher import score_tokens
-from hpm_video.method.teacher_views import View, num_seen
+from hpm_video.method.teacher_views import num_seen
 from hpm_video.models.precision import autocast
 
 TOKEN_RATIOS = (0.5, 0.25, 0.1)

@@ -7,9 +7,9 @@ import re
 import sys
 from pathlib import Path
 
+from hpm_video.cli.options import SETTINGS, settings_help
 from hpm_video.config import StudyConfig
 from hpm_video.config.settings import load_config
-from hpm_video.config.words import SETTINGS, settings_help
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

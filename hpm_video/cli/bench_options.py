@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from hpm_video.config.words import is_setting
+from hpm_video.cli.options import is_setting
 
 DECODERS = ("decord", "torchcodec", "pyav")
 SIZES = ("tiny", "small", "base", "large", "huge", "giant")

@@ -1,57 +1,42 @@
-"""`hpm-video data list` on the command line."""
+"""``hpm-video data list``."""
 
 import argparse
-from collections.abc import Callable
 
+from hpm_video.cli.options import add_output, add_root
 from hpm_video.data.prepare import listing
 from hpm_video.data.prepare.official import DATA_SETS
 from hpm_video.runtime.files import printable
 
+HELP = "write a manifest of a data set: what is there, what is missing, the class names"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--folder", metavar="DIR", help="a folder of videos per class")
-    source.add_argument("--list", metavar="FILE", help="any list: path, label, ...")
+    text = "any list: path, label, ..."
+    source.add_argument("--manifest", "--list", dest="list", metavar="FILE", help=text)
     for name, data_set in DATA_SETS.items():
-        source.add_argument(
-            f"--{name}",
-            metavar="DIR",
-            help=f"{data_set.title}: a folder with its videos and official files",
-        )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="MANIFEST",
-        help="csv to write; beside it classes.txt (names in the order of the labels) and "
-        "MANIFEST_missing.csv (videos that are not there)",
+        text = f"{data_set.title}: a folder with its videos and official files"
+        source.add_argument(f"--{name}", metavar="DIR", help=text)
+    text = (
+        "csv to write; beside it classes.txt (names in the order of the labels) and "
+        "MANIFEST_missing.csv (videos that are not there)"
     )
+    add_output(parser, text, metavar="MANIFEST")
     parser.add_argument("--split", help="train, val or test of a data set (default train)")
     parser.add_argument("--fold", type=int, help="1 to 3, of UCF101 and HMDB51 (default 1)")
-    parser.add_argument(
-        "--annotations", metavar="DIR", help="official files, if they lie elsewhere or repeatedly"
-    )
-    parser.add_argument("--root", metavar="DIR", help="where relative paths of a --list start")
-    parser.add_argument(
-        "--classes", metavar="FILE", help="class names in the order to number them, one a line"
-    )
+    text = "official files, if they lie elsewhere or repeatedly"
+    parser.add_argument("--annotations", metavar="DIR", help=text)
+    add_root(parser, "where relative paths of a --list start")
+    text = "class names in the order to number them, one a line"
+    parser.add_argument("--classes", metavar="FILE", help=text)
 
 
-def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Write the manifest and say what was found, line by line; returns the exit code.
-
-    Raises ValueError and FileNotFoundError as the functions of `listing` do.
-    """
+def run(arguments: argparse.Namespace) -> int:
     official = next((name for name in DATA_SETS if getattr(arguments, name) is not None), None)
-    for option, is_used in [
-        ("split", official is not None),
-        ("fold", official is not None),
-        ("annotations", official is not None),
-        ("root", arguments.list is not None),
-    ]:
-        value = getattr(arguments, option)
-        if value is not None and not is_used:
+    for option in ("split", "fold", "annotations", "root"):
+        needed = arguments.list if option == "root" else official
+        if (value := getattr(arguments, option)) is not None and needed is None:
             used_with = "--list" if option == "root" else "the official files of a data set"
             raise ValueError(f"--{option} ({value}) must be used with {used_with} only")
     output, classes = arguments.output, arguments.classes
@@ -69,7 +54,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         listed = listing.list_own(arguments.list, output, root=arguments.root, classes=classes)
     else:
         listed = listing.list_folder(arguments.folder, output, classes=classes)
-    say(listed.summary())
+    print(listed.summary())
     for note in listed.notes:
-        say(f"note: {printable(note)}")
+        print(f"note: {printable(note)}")
     return 0

@@ -1,16 +1,14 @@
 """``hpm-video finetune``."""
 
-from __future__ import annotations
-
 import argparse
 
+from hpm_video.cli.options import add_config
 from hpm_video.config import FinetuneConfig
 from hpm_video.config.settings import load_config
-from hpm_video.config.words import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser, FinetuneConfig)
+    add_config(parser, FinetuneConfig)
 
 
 def run(arguments: argparse.Namespace) -> int:

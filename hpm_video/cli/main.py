@@ -3,8 +3,6 @@
 Exit code 0: done. 1: failed or stopped before the end. 2: the user's mistake, one clear line.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -15,9 +13,8 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-from hpm_video.cli.failures import say_failure, tell_torchrun
-from hpm_video.cli.terminal import lasting_output
-from hpm_video.config.words import is_setting
+from hpm_video.cli.options import parse
+from hpm_video.cli.terminal import lasting_output, say_failure, tell_torchrun
 from hpm_video.runtime.host_memory import keep_freed_memory
 
 
@@ -38,7 +35,7 @@ JOBS = {
     "visualize": Job("pictures of what a pre-trained model finds hard"),
     "weights": Job("weights in and out: inspect, import, export, average, ema"),
     "demo": Job("toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes"),
-    "bench": Job("what steps, masks, losses, loaders and checkpoints cost", "hpm_video.cli.bench"),
+    "bench": Job("what steps, masks, losses, loaders and checkpoints cost"),
     "data": Job("make lists, check and transcode videos, toy videos"),
     "submit": Job("any of these jobs onto a SLURM cluster", "hpm_video.slurm.submit"),
     "jobs": Job("what was submitted: list, follow, cancel, requeue", "hpm_video.slurm.jobs"),
@@ -54,17 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def command_of(job: str) -> Any:
     """The module of a job: ``add_arguments(parser)``, ``run(arguments) -> exit code``."""
     return import_module(JOBS[job].module or f"hpm_video.cli.{job}")
-
-
-def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse words, among which a job's settings may stand anywhere."""
-    arguments, rest = parser.parse_known_args(words)
-    # argparse takes no positional words behind an option once there were none before it
-    if rest and not (hasattr(arguments, "settings") and all(map(is_setting, rest))):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    elif rest:
-        arguments.settings += rest
-    return arguments
 
 
 def _main(words: Sequence[str]) -> int:
@@ -88,16 +74,16 @@ def _main(words: Sequence[str]) -> int:
         )
         if name in words:  # the others' arguments would only take time
             command_of(name).add_arguments(of_job)
-    arguments = parse(parser, words)
-    keep_freed_memory()
     try:
+        arguments = parse(parser, words)
+        keep_freed_memory()
         with tell_torchrun():
             code: int = command_of(arguments.job).run(arguments)
             return code
     except (ValueError, FileNotFoundError) as error:
         if not _is_ours(error.__traceback__):
             raise
-        say_failure(arguments.job, error)
+        say_failure(words[0], error)
         return 2
     except (FloatingPointError, RuntimeError) as error:
         from hpm_video.data.loading.bad_videos import UnreadableDataError
@@ -107,10 +93,10 @@ def _main(words: Sequence[str]) -> int:
         told = (FloatingPointError, UnreadableDataError, CommunicationError, KilledError)
         if not isinstance(error, told):
             raise
-        say_failure(arguments.job, error)
+        say_failure(words[0], error)
         return 1
     except KeyboardInterrupt:
-        print(f"hpm-video {arguments.job}: interrupted", file=sys.stderr)
+        say_failure(words[0], "interrupted")
         return 1
 
 

@@ -1,16 +1,14 @@
 """``hpm-video pretrain``."""
 
-from __future__ import annotations
-
 import argparse
 
+from hpm_video.cli.options import add_config
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
-from hpm_video.config.words import add_config_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config_arguments(parser, PretrainConfig)
+    add_config(parser, PretrainConfig)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,37 +1,29 @@
 """``hpm-video probe``."""
 
-from __future__ import annotations
-
 import argparse
 
+from hpm_video.cli.options import add_checkpoint, add_manifest, add_settings
 from hpm_video.config import PROBE_KINDS, ProbeJobConfig
 from hpm_video.config.settings import load_config
-from hpm_video.config.words import SETTINGS, settings_help, without_settings
 from hpm_video.runtime.files import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder")
-    text = "list(s) of labelled videos to learn from"
-    parser.add_argument("--train", nargs="+", required=True, metavar="LIST", help=text)
-    text = "list(s) of labelled videos to judge on"
-    parser.add_argument("--val", nargs="+", required=True, metavar="LIST", help=text)
+    add_checkpoint(parser)
+    add_manifest(parser, "list(s) of labelled videos to learn from", "--train", required=True)
+    add_manifest(parser, "list(s) of labelled videos to judge on", "--val", required=True)
     text = "one or several, which then share the encoder's work (default knn)"
-    parser.add_argument(
-        "--kind", nargs="+", default=["knn"], metavar="|".join(PROBE_KINDS), help=text
-    )
-    parser.add_argument("settings", nargs="*", metavar=SETTINGS)
-    parser.epilog = settings_help(ProbeJobConfig)
+    kinds = "|".join(PROBE_KINDS)
+    parser.add_argument("--kind", nargs="+", default=["knn"], metavar=kinds, help=text)
+    add_settings(parser, ProbeJobConfig)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    train, settings = without_settings(arguments.train, name="--train")
-    val, more = without_settings(arguments.val, name="--val")
-    kinds, others = without_settings(arguments.kind, name="--kind")
-    config = load_config(ProbeJobConfig, None, settings + more + others + arguments.settings)
+    config = load_config(ProbeJobConfig, None, arguments.settings)
     from hpm_video.evaluate.probe import probe
 
-    report = probe(arguments.checkpoint, train=train, val=val, kinds=kinds, config=config)
+    lists = {"train": arguments.train, "val": arguments.val}
+    report = probe(arguments.checkpoint, **lists, kinds=arguments.kind, config=config)
     if report is None:
         return 0  # under torchrun, one process speaks
     for path, reason, what in report.bad:

@@ -1,6 +1,4 @@
-"""What is written to a terminal or pipe, which may go away before a job ends."""
-
-from __future__ import annotations
+"""What a job says: on a terminal or pipe, which may go away before it ends, and where it fails."""
 
 import errno
 import os
@@ -8,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
+
+from hpm_video.runtime.files import printable
 
 _GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe has ended, a terminal was closed
 
@@ -65,3 +65,25 @@ class _Lasting:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def say_failure(job: str, words: Exception | str) -> None:
+    """Print the one line that an error is worth."""
+    sys.stderr.write(f"hpm-video {job}: {printable(str(words))}\n")
+    sys.stderr.flush()
+
+
+@contextmanager
+def tell_torchrun() -> Iterator[None]:
+    """Hand errors to `torchrun`, if that started this process: it then names the first of them at
+    the end of its own report, below which nobody would find what was printed before."""
+    try:
+        yield
+    except Exception as error:
+        if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+            handler = get_error_handler()
+            handler.initialize()
+            handler.record_exception(error)
+        raise

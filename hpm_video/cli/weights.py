@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hpm_video.cli.options import add_checkpoint, add_numbers, add_output
+from hpm_video.config.values import Inflation, values_of
 from hpm_video.weights.export.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -16,125 +17,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "inspect|import|export|average|ema"
     jobs = parser.add_subparsers(dest="weights_job", required=True, metavar=words)
     text = "what a file of weights is, of any known format, and what is in it"
-    inspect = jobs.add_parser("inspect", help=text, description=text)
-    _add_source_arguments(inspect)
-    inspect.set_defaults(run_weights=_inspect)
+    _add_source(jobs.add_parser("inspect", help=text, description=text))
     text = "weights of others as a checkpoint of ours, with an account of every tensor"
     importing = jobs.add_parser("import", help=text, description=text)
-    _add_source_arguments(importing)
-    importing.add_argument("-o", "--output", required=True, help="FILE.pt to write")
-    importing.set_defaults(run_weights=_import)
+    _add_source(importing)
     text = "a checkpoint as one file, or in the format of others"
-    export = jobs.add_parser("export", help=text, description=text)
-    _add_export_arguments(export)
-    export.set_defaults(run_weights=_export)
+    _add_export(jobs.add_parser("export", help=text, description=text))
     text = "the mean weights of a range of a run's checkpoints, as a checkpoint to be used"
     average = jobs.add_parser("average", help=text, description=text)
     average.add_argument("run", metavar="RUN", help="a run folder, or one of checkpoints")
     text = "step of the {} checkpoint to average (default: the {} there is)"
-    for end, default in (("first", "oldest"), ("last", "newest")):
-        words = text.format(end, default)
-        average.add_argument(f"--{end}", type=int, metavar="STEP", help=words)
-    average.add_argument("-o", "--output", required=True, help="FILE.pt to write")
-    average.set_defaults(run_weights=_average)
+    ends = {"first": text.format("first", "oldest"), "last": text.format("last", "newest")}
+    add_numbers(average, ends, metavar="STEP")
     text = "the moving average of its weights that a run keeps, as a checkpoint to be used"
     ema = jobs.add_parser("ema", help=text, description=text)
-    ema.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder")
-    ema.add_argument("-o", "--output", required=True, help="FILE.pt to write")
-    ema.set_defaults(run_weights=_ema)
+    add_checkpoint(ema)
+    for job in (importing, average, ema):
+        add_output(job, "FILE.pt to write")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    run_weights: Callable[[argparse.Namespace], int] = arguments.run_weights
-    return run_weights(arguments)
+    lines = {
+        "inspect": _inspect, "import": _import, "export": _export, "average": _average, "ema": _ema,
+    }[arguments.weights_job](arguments)  # fmt: skip
+    print("\n".join(lines))
+    return 0
 
 
-def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint, or a run folder")
-    parser.add_argument("-o", "--output", required=True, help="file or folder to write")
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint(parser)
+    add_output(parser, "file or folder to write", "--output-dir", metavar="PLACE")
     meanings = "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
-    parser.add_argument(
-        "--to", choices=list(TARGETS),
-        help=f"{meanings} (default: checkpoint, or safetensors where the name ends so)",
-    )  # fmt: skip
+    text = f"{meanings} (default: checkpoint, or safetensors where the name ends so)"
+    parser.add_argument("--to", choices=list(TARGETS), help=text)
     parts = parser.add_mutually_exclusive_group()
-    text = "leave out what only training needs (all but checkpoints always do)"
-    parts.add_argument(
-        "--weights-only", dest="part", action="store_const", const="weights-only", help=text
-    )
-    text = "the encoder's weights alone"
-    parts.add_argument("--encoder", dest="part", action="store_const", const="encoder", help=text)
+    for part, text in (
+        ("weights-only", "leave out what only training needs (all but checkpoints always do)"),
+        ("encoder", "the encoder's weights alone"),
+    ):
+        parts.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=text)
 
 
-def _export(arguments: argparse.Namespace) -> int:
-    from hpm_video.weights.export.export import export
-
-    words = export(arguments.checkpoint, arguments.output, to=arguments.to, part=arguments.part)
-    print("\n".join(words))
-    return 0
-
-
-def _average(arguments: argparse.Namespace) -> int:
-    from hpm_video.weights.average import average_checkpoints
-    from hpm_video.weights.export.export import check_output, write_output
-
-    check_output(arguments.output)
-    state = average_checkpoints(arguments.run, first=arguments.first, last=arguments.last)
-    print(f"mean of the steps {', '.join(map(str, state['averaged']))}")
-    print("\n".join(write_output(state, arguments.output, to="checkpoint")))
-    return 0
-
-
-def _ema(arguments: argparse.Namespace) -> int:
-    from hpm_video.weights.average import moving_average
-    from hpm_video.weights.export.export import check_output, write_output
-
-    check_output(arguments.output)
-    state = moving_average(arguments.checkpoint)
-    print("\n".join(write_output(state, arguments.output, to="checkpoint")))
-    return 0
-
-
-def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", metavar="FILE",
-        help="a file, or a folder: of a run, of Hugging Face, of DeepSpeed",
-    )  # fmt: skip
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    text = "a file, or a folder: of a run, of Hugging Face, of DeepSpeed"
+    parser.add_argument("file", metavar="FILE", help=text)
     parser.add_argument("--container", help="which part of the file the weights are, as model_ema")
-    parser.add_argument(
-        "--allow-missing", nargs="+", default=[], metavar="NAME",
-        help="tensors that may be missing, unknown or of another shape, as 'head.*'",
-    )  # fmt: skip
+    text = "tensors that may be missing, unknown or of another shape, as 'head.*'"
+    parser.add_argument("--allow-missing", nargs="+", default=[], metavar="NAME", help=text)
     told = parser.add_argument_group("what files do not say")
-    told.add_argument("--num-frames", type=int, metavar="N", help="of a clip (default 16)")
-    told.add_argument("--image-size", type=int, metavar="N", help="in pixels (default 224)")
-    told.add_argument("--depth", type=int, metavar="N", help="blocks (default: the size's)")
-    told.add_argument("--heads", type=int, metavar="N", help="of attention (default: the size's)")
-    told.add_argument("--decoder-heads", type=int, metavar="N", help="the same of the decoder")
+    numbers = {
+        "num_frames": "of a clip (default 16)",
+        "image_size": "in pixels (default 224)",
+        "depth": "blocks (default: the size's)",
+        "heads": "of attention (default: the size's)",
+        "decoder_heads": "the same of the decoder",
+    }
+    add_numbers(told, numbers)
     for name in ("mean", "std"):
         text = f"{name} of pixels in [0, 1] that the weights expect to be taken out (ImageNet's)"
         told.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=text)
     images = parser.add_argument_group("what becomes of image models")
-    images.add_argument(
-        "--tubelet-size", type=int, metavar="N", help="frames of a token (default 2)"
-    )
-    images.add_argument(
-        "--inflate", choices=["mean", "centre"], default="mean",
-        help="patch embedding: its share for every frame of a token, or all for the middle one",
-    )  # fmt: skip
+    add_numbers(images, {"tubelet_size": "frames of a token (default 2)"})
+    text = "patch embedding: its share for every frame of a token, or all for the middle one"
+    images.add_argument("--inflate", choices=values_of(Inflation), default="mean", help=text)
 
 
 def _found(arguments: argparse.Namespace) -> Imported:
     from hpm_video.weights.foreign.assumptions import Assumptions
     from hpm_video.weights.foreign.to_ours import import_weights
 
+    names = ("num_frames", "image_size", "tubelet_size", "depth", "heads", "decoder_heads")
     assumptions = Assumptions(
-        num_frames=arguments.num_frames,
-        image_size=arguments.image_size,
-        tubelet_size=arguments.tubelet_size,
-        depth=arguments.depth,
-        heads=arguments.heads,
-        decoder_heads=arguments.decoder_heads,
+        **{name: getattr(arguments, name) for name in names},
         inflation=arguments.inflate,
         mean=arguments.mean and tuple(arguments.mean),
         std=arguments.std and tuple(arguments.std),
@@ -155,20 +109,49 @@ def _found(arguments: argparse.Namespace) -> Imported:
     return found
 
 
-def _inspect(arguments: argparse.Namespace) -> int:
+def _inspect(arguments: argparse.Namespace) -> list[str]:
     from hpm_video.weights.foreign.table import key_table, overview
 
     found = _found(arguments)
-    print("\n".join([*overview(found), "", *key_table(found)]))
-    return 0
+    return [*overview(found), "", *key_table(found)]
 
 
-def _import(arguments: argparse.Namespace) -> int:
-    from hpm_video.weights.export.export import check_output, write_output
+def _import(arguments: argparse.Namespace) -> list[str]:
+    from hpm_video.weights.export.export import check_output
     from hpm_video.weights.foreign.table import in_a_line, key_table
 
     check_output(arguments.output, source=arguments.file)
     found = _found(arguments)
-    written = write_output(found.state, arguments.output, to="checkpoint")
-    print("\n".join([*key_table(found), "", in_a_line(found), *written]))
-    return 0
+    written = _written(found.state, arguments)
+    return [*key_table(found), "", in_a_line(found), *written]
+
+
+def _export(arguments: argparse.Namespace) -> list[str]:
+    from hpm_video.weights.export.export import export
+
+    return export(arguments.checkpoint, arguments.output, to=arguments.to, part=arguments.part)
+
+
+def _average(arguments: argparse.Namespace) -> list[str]:
+    from hpm_video.weights.average import average_checkpoints
+    from hpm_video.weights.export.export import check_output
+
+    check_output(arguments.output)
+    state = average_checkpoints(arguments.run, first=arguments.first, last=arguments.last)
+    print(f"mean of the steps {', '.join(map(str, state['averaged']))}")
+    return _written(state, arguments)
+
+
+def _ema(arguments: argparse.Namespace) -> list[str]:
+    from hpm_video.weights.average import moving_average
+    from hpm_video.weights.export.export import check_output
+
+    check_output(arguments.output)
+    return _written(moving_average(arguments.checkpoint), arguments)
+
+
+def _written(state: dict[str, Any], arguments: argparse.Namespace) -> list[str]:
+    """Write a checkpoint of ours, and say so."""
+    from hpm_video.weights.export.export import write_output
+
+    return write_output(state, arguments.output, to="checkpoint")

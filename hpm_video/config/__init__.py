@@ -1,6 +1,6 @@
 """Every setting, its type, default and meaning; `hpm_video.config.settings` reads them.
 
-The comment behind a setting is its meaning in ``--help``, so each has one, on the same line.
+`schema.setting` declares one with its meaning in ``--help``; `values` has the choices.
 
 Groups by consequence: ``model masking teacher loss data optim`` change results, ``run`` does not
 (``run.seed`` and ``run.precision`` excepted).
@@ -35,12 +35,7 @@ from hpm_video.config.pretrain import (
     PretrainRunConfig,
     TeacherConfig,
 )
-from hpm_video.config.shared import (
-    DataConfig,
-    EncoderConfig,
-    OptimConfig,
-    RunConfig,
-)
+from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
 from hpm_video.config.study import (
     BaseRunConfig,
     DataSetConfig,
@@ -50,36 +45,11 @@ from hpm_video.config.study import (
 )
 
 __all__ = [
-    "PROBE_KINDS",
-    "AskConfig",
-    "AugmentConfig",
-    "BaseRunConfig",
-    "ClassifierConfig",
-    "ClipConfig",
-    "DataConfig",
-    "DataSetConfig",
-    "EncoderConfig",
-    "EvaluateConfig",
-    "EvaluationConfig",
-    "FeaturesConfig",
-    "FinetuneConfig",
-    "FinetuneDataConfig",
-    "FinetuneEvaluationConfig",
-    "FinetuneOptimConfig",
-    "LossConfig",
-    "MaskingConfig",
-    "MixingConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "PretrainConfig",
-    "PretrainProbeConfig",
-    "PretrainRunConfig",
-    "ProbeConfig",
-    "ProbeJobConfig",
-    "RunConfig",
-    "StudyConfig",
-    "TeacherConfig",
-    "ToySetConfig",
-    "VariantConfig",
+    "PROBE_KINDS", "AskConfig", "AugmentConfig", "BaseRunConfig", "ClassifierConfig", "ClipConfig",
+    "DataConfig", "DataSetConfig", "EncoderConfig", "EvaluateConfig", "EvaluationConfig",
+    "FeaturesConfig", "FinetuneConfig", "FinetuneDataConfig", "FinetuneEvaluationConfig",
+    "FinetuneOptimConfig", "LossConfig", "MaskingConfig", "MixingConfig", "ModelConfig",
+    "OptimConfig", "PretrainConfig", "PretrainProbeConfig", "PretrainRunConfig", "ProbeConfig",
+    "ProbeJobConfig", "RunConfig", "StudyConfig", "TeacherConfig", "ToySetConfig", "VariantConfig",
     "check_probe_kinds",
-]
+]  # fmt: skip

@@ -1,33 +1,37 @@
-"""Settings of what asks a checkpoint: evaluation, probes and features."""
+"""Settings of the commands that read a checkpoint: evaluation, probes and features."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from hpm_video.config.limits import at_least
+from hpm_video.config.schema import setting
 from hpm_video.config.shared import DataConfig, EncoderConfig
+from hpm_video.config.values import Device, Precision, ProbeKind, StoredCheckpoint, values_of
 
 Data = TypeVar("Data", bound=DataConfig)
 Model = TypeVar("Model", bound=EncoderConfig)
 
-PROBE_KINDS = ("knn", "linear", "attentive")
+PROBE_KINDS = values_of(ProbeKind)
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    num_clips: int = 1  # clips in time per video
-    num_crops: int = 1  # crops in space per clip
-    batch_size: int = 8  # videos encoded at a time
-    cells: tuple[int, int, int] = (1, 1, 1)  # of a clip, of which knn and linear see a mean each
-    knn_neighbours: int = 20  # at most so many vote, fewer where classes have fewer videos
-    knn_temperature: float = 0.07  # a vote weighs exp(cosine similarity / temperature)
-    linear_epochs: int = 100  # passes over the features, at every learning rate at once
-    attentive_epochs: int = 20  # passes over the tokens
-    attentive_lr: float = 1e-3  # of AdamW
-    most_token_gb: float = 16.0  # memory that tokens, or cells, of all videos may take
+    num_clips: int = setting(1, "clips in time per video")
+    num_crops: int = setting(1, "crops in space per clip")
+    batch_size: int = setting(8, "videos encoded at a time")
+    cells: tuple[int, int, int] = setting(
+        (1, 1, 1), "of a clip, of which knn and linear see a mean each"
+    )
+    knn_neighbours: int = setting(20, "at most so many vote, fewer where classes have fewer videos")
+    knn_temperature: float = setting(0.07, "a vote weighs exp(cosine similarity / temperature)")
+    linear_epochs: int = setting(100, "passes over the features, at every learning rate at once")
+    attentive_epochs: int = setting(20, "passes over the tokens")
+    attentive_lr: float = setting(1e-3, "of AdamW")
+    most_token_gb: float = setting(16.0, "memory that tokens, or cells, of all videos may take")
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "num_crops", "batch_size", "knn_neighbours", "linear_epochs"):
@@ -46,9 +50,9 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class PretrainProbeConfig(ProbeConfig):
-    train_manifest: list[str] = field(default_factory=list)  # labelled videos to learn from
-    val_manifest: list[str] = field(default_factory=list)  # labelled videos that are then judged
-    kinds: list[str] = field(default_factory=lambda: ["knn"])  # of knn, linear and attentive
+    train_manifest: list[str] = setting([], "labelled videos to learn from")
+    val_manifest: list[str] = setting([], "labelled videos that are then judged")
+    kinds: list[str] = setting(["knn"], "of knn, linear and attentive")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,17 +63,17 @@ class PretrainProbeConfig(ProbeConfig):
 class ClipConfig:
     """Clips and tokens unlike those of training; the weights are interpolated to fit them."""
 
-    num_frames: int | None = None  # frames of a clip; null: as in training
-    frame_stride: int | None = None  # frames from one frame to the next; null: as in training
-    crop_size: int | None = None  # side of a clip in pixels; null: as in training
-    tubelet_size: int | None = None  # frames of a token; null: as in training
-    patch_size: int | None = None  # side of a token in pixels; null: as in training
+    num_frames: int | None = setting(None, "frames of a clip; null: as in training")
+    frame_stride: int | None = setting(
+        None, "frames from one frame to the next; null: as in training"
+    )
+    crop_size: int | None = setting(None, "side of a clip in pixels; null: as in training")
+    tubelet_size: int | None = setting(None, "frames of a token; null: as in training")
+    patch_size: int | None = setting(None, "side of a token in pixels; null: as in training")
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            if value is not None:
-                at_least(f"clip.{item.name}", value, 1)
+            at_least(f"clip.{item.name}", getattr(self, item.name), 1)
 
     def of(self, data: Data, model: Model) -> tuple[Data, Model]:
         """The settings of a training with these clips and tokens in the place of its own.
@@ -92,25 +96,25 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class AskConfig:
-    """What commands that ask a checkpoint have in common; it brings its own data rules."""
+    """What these commands have in common; how clips are read, the checkpoint says."""
 
-    root: str | None = None  # where the manifest's relative paths start
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
-    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass
-    num_workers: int = 8  # decoding processes per process; 0: it decodes itself
-    decode_timeout_s: float | None = 60.0  # a video that takes longer is bad; 0: no limit
+    root: str | None = setting(None, "where the manifest's relative paths start")
+    device: Device = setting("auto", "auto: CUDA where there is one")
+    precision: Precision = setting("bfloat16", "of the forward pass")
+    num_workers: int = setting(8, "decoding processes per process; 0: it decodes itself")
+    decode_timeout_s: float | None = setting(60.0, "a video that takes longer is bad; 0: no limit")
     clip: ClipConfig = field(default_factory=ClipConfig)  # if not as in training
 
     def __post_init__(self) -> None:
         at_least("num_workers", self.num_workers, 0)
-        at_least("decode_timeout_s", self.decode_timeout_s or 0, 0)
+        at_least("decode_timeout_s", self.decode_timeout_s, 0)
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    num_clips: int = 2  # clips in time per video
-    num_crops: int = 3  # crops in space per clip
-    batch_size: int = 8  # videos at a time
+    num_clips: int = setting(2, "clips in time per video")
+    num_crops: int = setting(3, "crops in space per clip")
+    batch_size: int = setting(8, "videos at a time")
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "num_crops", "batch_size"):
@@ -121,7 +125,7 @@ class EvaluationConfig:
 class EvaluateConfig(AskConfig):
     """Settings of ``hpm-video evaluate`` beside the checkpoint."""
 
-    checkpoint: Literal["last", "best"] = "last"  # which one of a run folder; best: see docs
+    checkpoint: StoredCheckpoint = setting("last", "which one of a run folder; best: see docs")
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
@@ -137,10 +141,10 @@ class FeaturesConfig(AskConfig):
     """Settings of ``hpm-video features`` beside checkpoint, videos and windows."""
 
     # Features are kept and compared: in bfloat16 they would depend on what shared their batch
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass
-    num_clips: int = 1  # clips in time per video of a list; their features are averaged
-    num_crops: int = 1  # crops in space per clip or window; their features are averaged
-    batch_size: int = 8  # videos or windows at a time
+    precision: Precision = setting("float32", "of the forward pass")
+    num_clips: int = setting(1, "clips in time per video of a list; their features are averaged")
+    num_crops: int = setting(1, "crops in space per clip or window; their features are averaged")
+    batch_size: int = setting(8, "videos or windows at a time")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,17 +1,17 @@
-"""Ranges of settings, refused in one line: name, value, rule."""
+"""Ranges of settings, refused in one line: name, value, rule. None is no value, and passes."""
 
 from __future__ import annotations
 
 import math
 
 
-def at_least(name: str, value: float, low: float) -> None:
-    if not low <= value < math.inf:  # written so that NaN is refused too
+def at_least(name: str, value: float | None, low: float) -> None:
+    if value is not None and not low <= value < math.inf:  # written so that NaN is refused too
         raise ValueError(f"{name} ({value}) must be a number of at least {low}")
 
 
-def below_one(name: str, value: float) -> None:
-    if not 0 <= value < 1:
+def below_one(name: str, value: float | None) -> None:
+    if value is not None and not 0 <= value < 1:
         raise ValueError(f"{name} ({value}) must be in [0, 1)")
 
 

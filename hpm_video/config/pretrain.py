@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from hpm_video.config.evaluation import PretrainProbeConfig
 from hpm_video.config.limits import at_least, below_one, between
+from hpm_video.config.schema import setting
 from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
+from hpm_video.config.values import DecoderMask, Prediction, PredictorInput, RankingLevel, View
 
 
 @dataclass(frozen=True)
 class PretrainRunConfig(RunConfig):
-    picture_every: int = 1000  # steps between pictures in TensorBoard; 0 = never
-    probe_every: int = 0  # epochs from one probe to the next; 0 = never
+    picture_every: int = setting(1000, "steps between pictures in TensorBoard; 0 = never")
+    probe_every: int = setting(0, "epochs from one probe to the next; 0 = never")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -23,12 +24,14 @@ class PretrainRunConfig(RunConfig):
 
 @dataclass(frozen=True)
 class ModelConfig(EncoderConfig):
-    drop_path: float = 0.0  # stochastic depth: chance to skip the last block; earlier ones less
-    decoder_width: int | None = None  # numbers per token; of `size` unless given
-    decoder_heads: int | None = None  # attention heads; of `size` unless given
-    decoder_depth: int = 4  # blocks that reconstruct
-    predictor_input: Literal["encoded", "pixels"] = "encoded"  # what it looks at
-    predictor_depth: int = 1  # blocks that predict the loss
+    drop_path: float = setting(
+        0.0, "stochastic depth: chance to skip the last block; earlier ones less"
+    )
+    decoder_width: int | None = setting(None, "numbers per token; of `size` unless given")
+    decoder_heads: int | None = setting(None, "attention heads; of `size` unless given")
+    decoder_depth: int = setting(4, "blocks that reconstruct")
+    predictor_input: PredictorInput = setting("encoded", "what it looks at")
+    predictor_depth: int = setting(1, "blocks that predict the loss")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,18 +42,21 @@ class ModelConfig(EncoderConfig):
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    mask_ratio: float = 0.9  # share of the mining units that is masked
-    tube_length: int | None = None  # grid steps in time of a mining unit; default: the whole clip
-    hard_ratio_start: float = 0.0  # share of the mask chosen by predicted loss, at the start
-    hard_ratio_end: float = 0.5  # ... and at the end; linear in between
-    decoder_mask_ratio: float = 0.0  # share of the masked tokens that is not reconstructed
-    decoder_mask: Literal["running_cell", "random"] = "running_cell"  # which are
+    mask_ratio: float = setting(0.9, "share of the mining units that is masked")
+    tube_length: int | None = setting(
+        None, "grid steps in time of a mining unit; default: the whole clip"
+    )
+    hard_ratio_start: float = setting(
+        0.0, "share of the mask chosen by predicted loss, at the start"
+    )
+    hard_ratio_end: float = setting(0.5, "... and at the end; linear in between")
+    decoder_mask_ratio: float = setting(0.0, "share of the masked tokens that is not reconstructed")
+    decoder_mask: DecoderMask = setting("running_cell", "which are")
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"masking.mask_ratio ({self.mask_ratio}) must be in (0, 1)")
-        if self.tube_length is not None:
-            at_least("masking.tube_length", self.tube_length, 1)
+        at_least("masking.tube_length", self.tube_length, 1)
         between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
         between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
         below_one("masking.decoder_mask_ratio", self.decoder_mask_ratio)
@@ -63,12 +69,14 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    token_ratio: float = 0.1  # share of tokens it sees, and a predictor from pixels ranks
-    view: Literal["tokens", "tubes", "frames", "spread"] = "spread"  # which ones, if not all
-    draws: int = 1  # views of different tokens whose scores are averaged
-    momentum_start: float = 0.999  # share of itself the teacher keeps per step, at the start
-    momentum_end: float = 0.9999  # ... and after the ramp
-    ramp: float = 0.125  # share of the run over which momentum rises
+    token_ratio: float = setting(0.1, "share of tokens it sees, and a predictor from pixels ranks")
+    view: View = setting("spread", "which ones, if not all")
+    draws: int = setting(1, "views of different tokens whose scores are averaged")
+    momentum_start: float = setting(
+        0.999, "share of itself the teacher keeps per step, at the start"
+    )
+    momentum_end: float = setting(0.9999, "... and after the ramp")
+    ramp: float = setting(0.125, "share of the run over which momentum rises")
 
     def __post_init__(self) -> None:
         if not 0 < self.token_ratio <= 1:
@@ -85,10 +93,14 @@ class TeacherConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    normalize_targets: bool = True  # reconstruct pixels normalised per token and colour channel
-    prediction: Literal["ranking", "absolute", "none"] = "ranking"  # how to learn to predict loss
-    prediction_weight: float = 1.0  # of the prediction loss; that of the reconstruction is 1
-    ranking_level: Literal["token", "unit"] = "token"  # what is compared: tokens or mining units
+    normalize_targets: bool = setting(
+        True, "reconstruct pixels normalised per token and colour channel"
+    )
+    prediction: Prediction = setting("ranking", "how to learn to predict loss")
+    prediction_weight: float = setting(
+        1.0, "of the prediction loss; that of the reconstruction is 1"
+    )
+    ranking_level: RankingLevel = setting("token", "what is compared: tokens or mining units")
 
     def __post_init__(self) -> None:
         at_least("loss.prediction_weight", self.prediction_weight, 0)

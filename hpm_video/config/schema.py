@@ -1,26 +1,32 @@
-"""A schema of nested dataclasses: its settings described, and values checked against it.
+"""A schema of nested dataclasses: its settings declared, described, and values checked against it.
 
-Meanings are the comments behind the fields, so that a setting is declared and explained on one
-line; what a value must be is said in plain words.
+What a value must be is said in plain words.
 """
 
 from __future__ import annotations
 
 import difflib
-import inspect
-import re
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from copy import copy
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from types import NoneType
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-_FIELD = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
+Value = TypeVar("Value")
+
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def setting(default: Value, meaning: str) -> Value:
+    """A field of a schema: its default, and its meaning for --help."""
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: copy(default), metadata={"meaning": meaning})
+    return field(default=default, metadata={"meaning": meaning})
 
 
 @dataclass(frozen=True)
@@ -121,12 +127,9 @@ def _typed(schema: type[Any]) -> DictConfig:
 
 
 def _meanings(schema: type[Any]) -> dict[str, str]:
-    """The comments behind the fields of a dataclass; of an inherited one, its ancestor's."""
-    meanings: dict[str, str] = {}
-    for ancestor in reversed(schema.__mro__):
-        if is_dataclass(ancestor):
-            meanings |= dict(_FIELD.findall(inspect.getsource(ancestor)))
-    return meanings
+    """The meanings of the fields of a dataclass; where it declares none, its ancestor's."""
+    items = [i for a in reversed(schema.__mro__) if is_dataclass(a) for i in fields(a)]
+    return {item.name: item.metadata["meaning"] for item in items if "meaning" in item.metadata}
 
 
 def _suggestion(key: str, root: type[Any]) -> str:

@@ -3,38 +3,58 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from hpm_video.config.limits import at_least, between
+from hpm_video.config.schema import setting
+from hpm_video.config.values import (
+    Crop,
+    CropOn,
+    Decoder,
+    Device,
+    Parallel,
+    Positions,
+    Precision,
+    Sampling,
+    Size,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    output_dir: str | None = None  # the run folder; the same command continues what lies there
-    seed: int = 0  # of weights, order, crops and masks
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is one
-    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the forward pass
-    compile: bool = False  # torch.compile of the model
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # each process has the whole model, or a share of it
-    shard_processes: int | None = None  # fsdp: processes that share one copy; default: all
-    activation_checkpointing: bool = False  # run blocks twice, to keep less for the backward pass
-    log_every: int = 20  # steps from one record to the next
-    checkpoint_every_minutes: float = 20.0  # also at the end and before stopping
-    keep_checkpoints: int = 2  # the newest so many are kept; 0 keeps all
-    save_in_background: bool = True  # copy a checkpoint to host memory, write it beside training
-    resume: str | None = None  # checkpoint to go on from when the run folder has none
-    max_bad_steps: int = 10  # so many steps in a row that are not finite stop the run
-    collective_timeout_s: float = 600.0  # longer than this no process waits for another one
-    profile_steps: int = 0  # so many steps of every start are traced into profile/; 0 = none
+    output_dir: str | None = setting(
+        None, "the run folder; the same command continues what lies there"
+    )
+    seed: int = setting(0, "of weights, order, crops and masks")
+    device: Device = setting("auto", "auto: CUDA where there is one")
+    precision: Precision = setting("bfloat16", "of the forward pass")
+    compile: bool = setting(False, "torch.compile of the model")
+    parallel: Parallel = setting("ddp", "each process has the whole model, or a share of it")
+    shard_processes: int | None = setting(None, "fsdp: processes that share one copy; default: all")
+    activation_checkpointing: bool = setting(
+        False, "run blocks twice, to keep less for the backward pass"
+    )
+    log_every: int = setting(20, "steps from one record to the next")
+    checkpoint_every_minutes: float = setting(20.0, "also at the end and before stopping")
+    keep_checkpoints: int = setting(2, "the newest so many are kept; 0 keeps all")
+    save_in_background: bool = setting(
+        True, "copy a checkpoint to host memory, write it beside training"
+    )
+    resume: str | None = setting(None, "checkpoint to go on from when the run folder has none")
+    max_bad_steps: int = setting(10, "so many steps in a row that are not finite stop the run")
+    collective_timeout_s: float = setting(
+        600.0, "longer than this no process waits for another one"
+    )
+    profile_steps: int = setting(
+        0, "so many steps of every start are traced into profile/; 0 = none"
+    )
 
     def __post_init__(self) -> None:
         at_least("run.log_every", self.log_every, 1)
         at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
         at_least("run.keep_checkpoints", self.keep_checkpoints, 0)
         at_least("run.max_bad_steps", self.max_bad_steps, 1)
-        if self.shard_processes is not None:
-            at_least("run.shard_processes", self.shard_processes, 1)
+        at_least("run.shard_processes", self.shard_processes, 1)
         at_least("run.collective_timeout_s", self.collective_timeout_s, 1)
         at_least("run.profile_steps", self.profile_steps, 0)
         between("run.seed", self.seed, 0, 2**63 - 1)
@@ -42,36 +62,39 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    manifest: list[str] = field(default_factory=list)  # one or several lists, joined
-    root: str | None = None  # where relative paths start; default: each list's own folder
-    num_frames: int = 16  # frames of a clip
-    frame_stride: int = 2  # frames from one frame of a dense clip to the next
-    sampling: Literal["dense", "uniform"] = "dense"  # one window, or a frame of each segment
-    crop: Literal["multi_scale", "random_resized"] = "multi_scale"  # kind of random crop
-    crop_size: int = 224  # side of a clip in pixels
-    crop_on: Literal["workers", "device"] = "workers"  # device: workers only decode
-    frame_pixels: int = 116_736  # of a frame on its way to the device (256 x 456); larger: scaled
-    flip: bool = False  # mirror half of the clips; never where direction is meaning
-    repeats: int = 1  # crops taken of each decoded video
-    windows: int = 1  # windows in time that these crops are taken from, in turns
-    batch_size: int = 32  # videos per process and micro-batch
-    num_workers: int = 8  # decoding processes per training process; 0: it decodes itself
-    decoder: Literal["decord", "torchcodec", "pyav"] = "decord"  # PyAV where it reads a file wrong
-    decode_timeout_s: float | None = 60.0  # a video that takes longer is bad; 0: no limit
-    max_bad_fraction: float = 0.05  # more unreadable videos than this share stop the run
+    manifest: list[str] = setting([], "one or several lists, joined")
+    root: str | None = setting(None, "where relative paths start; default: each list's own folder")
+    num_frames: int = setting(16, "frames of a clip")
+    frame_stride: int = setting(2, "frames from one frame of a dense clip to the next")
+    sampling: Sampling = setting("dense", "one window, or a frame of each segment")
+    crop: Crop = setting("multi_scale", "kind of random crop")
+    crop_size: int = setting(224, "side of a clip in pixels")
+    crop_on: CropOn = setting("workers", "device: workers only decode")
+    frame_pixels: int = setting(
+        116_736, "of a frame on its way to the device (256 x 456); larger: scaled"
+    )
+    flip: bool = setting(False, "mirror half of the clips; never where direction is meaning")
+    repeats: int = setting(1, "crops taken of each decoded video")
+    windows: int = setting(1, "windows in time that these crops are taken from, in turns")
+    batch_size: int = setting(32, "videos per process and micro-batch")
+    num_workers: int = setting(8, "decoding processes per training process; 0: it decodes itself")
+    decoder: Decoder = setting("decord", "PyAV where it reads a file wrong")
+    decode_timeout_s: float | None = setting(60.0, "a video that takes longer is bad; 0: no limit")
+    max_bad_fraction: float = setting(0.05, "more unreadable videos than this share stop the run")
 
     def __post_init__(self) -> None:
-        for name in (
+        positive = (
             "num_frames",
             "frame_stride",
             "crop_size",
             "repeats",
             "batch_size",
             "frame_pixels",
-        ):
+        )
+        for name in positive:
             at_least(f"data.{name}", getattr(self, name), 1)
         at_least("data.num_workers", self.num_workers, 0)
-        at_least("data.decode_timeout_s", self.decode_timeout_s or 0, 0)
+        at_least("data.decode_timeout_s", self.decode_timeout_s, 0)
         if self.windows < 1 or self.repeats % self.windows:
             raise ValueError(
                 f"data.windows ({self.windows}) must be at least 1 and divide data.repeats "
@@ -82,36 +105,36 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    size: Literal["tiny", "small", "base", "large", "huge", "giant"] = "base"  # of VideoMAE
-    width: int | None = None  # numbers per token; of `size` unless given
-    depth: int | None = None  # blocks; of `size` unless given
-    heads: int | None = None  # attention heads; of `size` unless given
-    patch_size: int = 16  # side of a token in pixels
-    tubelet_size: int = 2  # frames of a token
-    positions: Literal["sinusoid", "stored"] = "sinusoid"  # stored: a table beside the weights
-    init: str | None = None  # file of weights, ours or of others, to start from
-    allow_missing: list[str] = field(default_factory=list)  # names that init may lack, * is any
+    size: Size = setting("base", "of VideoMAE")
+    width: int | None = setting(None, "numbers per token; of `size` unless given")
+    depth: int | None = setting(None, "blocks; of `size` unless given")
+    heads: int | None = setting(None, "attention heads; of `size` unless given")
+    patch_size: int = setting(16, "side of a token in pixels")
+    tubelet_size: int = setting(2, "frames of a token")
+    positions: Positions = setting("sinusoid", "stored: a table beside the weights")
+    init: str | None = setting(None, "file of weights, ours or of others, to start from")
+    allow_missing: list[str] = setting([], "names that init may lack, * is any")
 
     def __post_init__(self) -> None:
         for name in ("width", "depth", "heads", "patch_size", "tubelet_size"):
-            value = getattr(self, name)
-            if value is not None:
-                at_least(f"model.{name}", value, 1)
+            at_least(f"model.{name}", getattr(self, name), 1)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    epochs: int = 800  # passes over the videos
-    base_lr: float = 1.5e-4  # lr = base_lr * videos per optimizer step / 256
-    min_lr: float = 1e-5  # where the cosine ends
-    warmup_lr: float = 1e-6  # where warm-up starts
-    warmup_epochs: int = 40  # epochs of linear warm-up
-    weight_decay: float = 0.05  # none on biases and norms
-    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
-    clip_grad: float | None = None  # largest gradient norm
-    accumulation: int = 1  # micro-batches per optimizer step
-    total_batch: int | None = None  # videos per optimizer step, from which accumulation follows
-    count_repeats: bool = False  # whether repeats count as videos in the lr rule
+    epochs: int = setting(800, "passes over the videos")
+    base_lr: float = setting(1.5e-4, "lr = base_lr * videos per optimizer step / 256")
+    min_lr: float = setting(1e-5, "where the cosine ends")
+    warmup_lr: float = setting(1e-6, "where warm-up starts")
+    warmup_epochs: int = setting(40, "epochs of linear warm-up")
+    weight_decay: float = setting(0.05, "none on biases and norms")
+    betas: tuple[float, float] = setting((0.9, 0.95), "of AdamW")
+    clip_grad: float | None = setting(None, "largest gradient norm")
+    accumulation: int = setting(1, "micro-batches per optimizer step")
+    total_batch: int | None = setting(
+        None, "videos per optimizer step, from which accumulation follows"
+    )
+    count_repeats: bool = setting(False, "whether repeats count as videos in the lr rule")
 
     def __post_init__(self) -> None:
         at_least("optim.epochs", self.epochs, 1)

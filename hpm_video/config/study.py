@@ -6,12 +6,13 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from hpm_video.config.evaluation import check_probe_kinds
 from hpm_video.config.limits import at_least
+from hpm_video.config.schema import setting
+from hpm_video.config.values import Clock, Comparison, values_of
 
-COMPARISONS = ("epochs", "time")
+COMPARISONS = values_of(Comparison)
 
 # Settings that the runner itself gives to each cell.
 _OF_THE_RUNNER = (
@@ -26,8 +27,8 @@ _SHARED = ("data", "optim.epochs", "optim.accumulation", "optim.total_batch", "r
 class BaseRunConfig:
     """What all runs of a kind share."""
 
-    config: str | None = None  # a file of settings, relative to the study's
-    settings: list[str] = field(default_factory=list)  # group.key=value, before the file's
+    config: str | None = setting(None, "a file of settings, relative to the study's")
+    settings: list[str] = setting([], "group.key=value, before the file's")
 
     def __post_init__(self) -> None:
         _check_words("settings", self.settings)
@@ -35,11 +36,11 @@ class BaseRunConfig:
 
 @dataclass(frozen=True)
 class ToySetConfig:
-    unlabelled: int = 0  # toy videos to make for pre-training; 0: lists are given
-    labelled: int = 480  # of them have labels, for fine-tuning and probes
-    held_out: int = 400  # other toy videos, on which all is judged
-    size: int = 64  # side in pixels
-    num_frames: int = 16  # of a video
+    unlabelled: int = setting(0, "toy videos to make for pre-training; 0: lists are given")
+    labelled: int = setting(480, "of them have labels, for fine-tuning and probes")
+    held_out: int = setting(400, "other toy videos, on which all is judged")
+    size: int = setting(64, "side in pixels")
+    num_frames: int = setting(16, "of a video")
 
     def __post_init__(self) -> None:
         at_least("toy.unlabelled", self.unlabelled, 0)
@@ -54,12 +55,14 @@ class ToySetConfig:
 @dataclass(frozen=True)
 class DataSetConfig:
     toy: ToySetConfig = field(default_factory=ToySetConfig)
-    pretrain: list[str] = field(default_factory=list)  # lists of videos to pre-train on
-    train: list[str] = field(default_factory=list)  # labelled lists for fine-tuning and probes
-    val: list[str] = field(default_factory=list)  # labelled lists on which all is judged
-    hard_train: list[str] = field(default_factory=list)  # for a second, harder probe, if any
-    hard_val: list[str] = field(default_factory=list)  # ... and to judge it on
-    root: str | None = None  # where relative paths of the lists start; default: their own folder
+    pretrain: list[str] = setting([], "lists of videos to pre-train on")
+    train: list[str] = setting([], "labelled lists for fine-tuning and probes")
+    val: list[str] = setting([], "labelled lists on which all is judged")
+    hard_train: list[str] = setting([], "for a second, harder probe, if any")
+    hard_val: list[str] = setting([], "... and to judge it on")
+    root: str | None = setting(
+        None, "where relative paths of the lists start; default: their own folder"
+    )
 
     def __post_init__(self) -> None:
         if bool(self.hard_train) != bool(self.hard_val):
@@ -68,10 +71,10 @@ class DataSetConfig:
 
 @dataclass(frozen=True)
 class VariantConfig:
-    settings: list[str] = field(default_factory=list)  # of pre-training: what differs from the base
-    seeds: int | None = None  # default: those of the study
-    pretrain: bool = True  # false: fine-tuned from scratch, at equal epochs only
-    comparisons: list[str] = field(default_factory=list)  # default: those of the study
+    settings: list[str] = setting([], "of pre-training: what differs from the base")
+    seeds: int | None = setting(None, "default: those of the study")
+    pretrain: bool = setting(True, "false: fine-tuned from scratch, at equal epochs only")
+    comparisons: list[str] = setting([], "default: those of the study")
 
 
 @dataclass(frozen=True)
@@ -80,16 +83,16 @@ class StudyConfig:
 
     pretrain: BaseRunConfig = field(default_factory=BaseRunConfig)
     finetune: BaseRunConfig = field(default_factory=BaseRunConfig)
-    sets: dict[str, DataSetConfig] = field(default_factory=dict)  # by name
-    variants: dict[str, VariantConfig] = field(default_factory=dict)  # by name; the base first
-    seeds: int = 3  # of each variant: 0, 1, ...
-    comparisons: list[str] = field(default_factory=lambda: ["epochs"])  # epochs, time, or both
-    probes: list[str] = field(default_factory=lambda: ["linear"])  # of knn, linear and attentive
-    probe_every: int = 0  # epochs from one probe to the next; 0: only before and after
-    mining_videos: int = 128  # of the lists `val`, to measure how well loss is predicted
-    clock: Literal["process", "wall"] = "process"  # of the calibration; wall: for GPUs
-    calibration_rounds: int = 9  # steps of each variant, in turns; the median counts
-    keep_checkpoints: bool = False  # of finished cells
+    sets: dict[str, DataSetConfig] = setting({}, "by name")
+    variants: dict[str, VariantConfig] = setting({}, "by name; the base first")
+    seeds: int = setting(3, "of each variant: 0, 1, ...")
+    comparisons: list[str] = setting(["epochs"], "epochs, time, or both")
+    probes: list[str] = setting(["linear"], "of knn, linear and attentive")
+    probe_every: int = setting(0, "epochs from one probe to the next; 0: only before and after")
+    mining_videos: int = setting(128, "of the lists `val`, to measure how well loss is predicted")
+    clock: Clock = setting("process", "of the calibration; wall: for GPUs")
+    calibration_rounds: int = setting(9, "steps of each variant, in turns; the median counts")
+    keep_checkpoints: bool = setting(False, "of finished cells")
 
     def __post_init__(self) -> None:
         at_least("seeds", self.seeds, 1)
@@ -117,8 +120,7 @@ class StudyConfig:
                 raise ValueError(
                     f"{name}.settings ({word}) must be left out: all variants share it"
                 )
-        if variant.seeds is not None:
-            at_least(f"{name}.seeds", variant.seeds, 1)
+        at_least(f"{name}.seeds", variant.seeds, 1)
         if variant.comparisons:
             _check_comparisons(f"{name}.comparisons", variant.comparisons, of=self.comparisons)
         for key in ("settings", "comparisons"):

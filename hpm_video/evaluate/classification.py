@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from hpm_video.config import DataConfig, EvaluateConfig
+from hpm_video.config.values import StoredCheckpoint
 from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import to_clips, view_loader
@@ -133,7 +133,7 @@ def recompute(folder: str | Path, config: EvaluateConfig, *, output_dir: str | P
 
 
 def results_folder(
-    checkpoint: str | Path, manifests: Sequence[str], which: Literal["last", "best"]
+    checkpoint: str | Path, manifests: Sequence[str], which: StoredCheckpoint
 ) -> Path:
     """Where results are put unless one says otherwise: evaluation/<first list>[_best] in the run
     folder, or beside a checkpoint that lies in none."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from hpm_video.config import MaskingConfig
+from hpm_video.config.values import DecoderMask, values_of
 from hpm_video.method.masking import Rows, batch_noise, num_masked_units
 from hpm_video.models.tokens import TokenGrid
-
-DecoderMask = Literal["running_cell", "random"]
 
 
 def num_reconstructed_tokens(
@@ -55,7 +53,7 @@ def reconstructed_tokens(
         batch, grid.num_tokens + 1, generator=generator, device=mask.device, rows=rows
     )
     order = noise[:, 1:]
-    if pattern not in get_args(DecoderMask):
+    if pattern not in values_of(DecoderMask):
         raise ValueError(f"masking.decoder_mask ({pattern}) must be running_cell or random")
     if pattern == "running_cell":
         time, row, column = (

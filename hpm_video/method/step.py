@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig
+from hpm_video.config.values import PredictorInput, View
 from hpm_video.method.decoder_masking import draw_decoded
 from hpm_video.method.losses import OBJECTIVES, patch_loss
 from hpm_video.method.masking import Rows, make_mask, num_visible_tokens, unit_scores
 from hpm_video.method.teacher import Teacher, score_tokens
-from hpm_video.method.teacher_views import View
-from hpm_video.models.hpm import HPMOutput, PredictorInput
+from hpm_video.models.hpm import HPMOutput
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid, patchify, scatter_tokens, split_mask
 

@@ -7,8 +7,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from hpm_video.config.values import View
 from hpm_video.method.masking import Rows
-from hpm_video.method.teacher_views import View, draw_tokens, num_seen
+from hpm_video.method.teacher_views import draw_tokens, num_seen
 from hpm_video.models.decoder import DecoderInput
 from hpm_video.models.ema import move_average
 from hpm_video.models.hpm import HPM, EncodedPredictor, PixelPredictor

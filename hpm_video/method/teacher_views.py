@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from hpm_video.config.values import View, values_of
 from hpm_video.method.masking import Rows, batch_noise
 from hpm_video.models.tokens import TokenGrid
-
-View = Literal["tokens", "tubes", "frames", "spread"]
 
 
 def num_seen(grid: TokenGrid, *, token_ratio: float, view: View) -> int:
@@ -93,7 +91,7 @@ def draw_tokens(
         order = time_order[:, turn] * tubes + tube_order[:, place % tubes]  # (B, N)
         tokens = _share_out(order, draws, seen)
     else:
-        raise ValueError(f"teacher.view ({view}) must be one of {', '.join(get_args(View))}")
+        raise ValueError(f"teacher.view ({view}) must be one of {', '.join(values_of(View))}")
     return tokens.sort(dim=2).values
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from hpm_video.config.values import PredictorInput
 from hpm_video.models.decoder import Decoder, DecoderInput
 from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens, split_mask
 from hpm_video.models.vit import Encoder, ViTSize, init_weights
-
-PredictorInput = Literal["pixels", "encoded"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hpm_video.cli.options import is_setting, parse
 from hpm_video.config import (
     EvaluateConfig,
     FeaturesConfig,
@@ -19,7 +20,6 @@ from hpm_video.config import (
     ProbeJobConfig,
 )
 from hpm_video.config.settings import load_config
-from hpm_video.config.words import is_setting, without_settings
 from hpm_video.slurm.sweep import combinations
 
 # Jobs that can be submitted and the settings they take: one line for each job.
@@ -115,12 +115,12 @@ def read_command(words: Sequence[str]) -> Command:
     parser = Parser(prog=f"hpm-video {job}", add_help=False, allow_abbrev=False)
     main.command_of(job).add_arguments(parser)
     try:
-        namespace = main.parse(parser, rest)
+        namespace = parse(parser, rest)
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
     yaml = getattr(namespace, "config", None)
     has_settings = JOBS[job] is not None
-    settings = [word for word in rest if word != yaml and is_setting(word)] if has_settings else []
+    settings = namespace.settings if has_settings else []
     command = Command(job, tuple(words), namespace, yaml, tuple(settings))
     if job in _KINDS and command.name not in [f"{job} {kind}" for kind in _KINDS[job]]:
         raise ValueError(f"job ({command.name}) must be {job} {' or '.join(_KINDS[job])}")
@@ -223,10 +223,9 @@ def _output(command: Command) -> Path | None:
         else:
             from hpm_video.evaluate.classification import results_folder
 
-            lists, settings = without_settings(given.manifest, name="--manifest")
-            config = load_config(EvaluateConfig, None, [*settings, *given.settings])
+            config = load_config(EvaluateConfig, None, given.settings)
             with suppress(FileNotFoundError):
-                place = results_folder(given.checkpoint, lists, config.checkpoint)
+                place = results_folder(given.checkpoint, given.manifest, config.checkpoint)
     return _absolute(place) if place else None
 
 
@@ -252,8 +251,9 @@ def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
 
 def _workers(command: Command) -> int | None:
     """Of a job without settings, if given: its own default is as many as it gets cores."""
-    is_given = any(word.partition("=")[0] == "--workers" for word in command.words)
-    return int(command.namespace.workers) if is_given else None
+    names = ("--num-workers", "--workers")
+    is_given = any(word.partition("=")[0] in names for word in command.words)
+    return int(command.namespace.num_workers) if is_given else None
 
 
 def _settings(task: Task, command: Command) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from hpm_video.config.schema import check_settings, describe_settings
+from hpm_video.config.schema import check_settings, describe_settings, setting
 from hpm_video.config.settings import read_group
 from hpm_video.slurm.times import minutes_of
 
@@ -27,25 +27,31 @@ _NOT_EXTRA = {
 
 @dataclass(frozen=True)
 class SlurmConfig:
-    nodes: int = 1  # machines
-    gpus_per_node: int | None = None  # each has a process of its own; default: 1, of data jobs 0
-    tasks_per_node: int | None = None  # processes of a node; default: one for each GPU, or one
-    cpus_per_task: int | None = None  # cores of a process; default: its loader workers and one
-    mem: str | None = None  # memory of a node, as 400G; 0: all of it
-    time: str = "1-00:00:00"  # limit; a run saves before it, and goes on in a new turn
-    partition: str | None = None  # queue to wait in
-    account: str | None = None  # who pays
-    qos: str | None = None  # quality of service
-    constraint: str | None = None  # features that nodes must have, as a100
-    array: str | None = (
-        None  # N parts of `data transcode` or `bench ablation`; %M: at most M at once
+    nodes: int = setting(1, "machines")
+    gpus_per_node: int | None = setting(
+        None, "each has a process of its own; default: 1, of data jobs 0"
     )
-    dependency: str | None = None  # what to wait for, as afterok:JOBID
-    comment: str | None = None  # shown by squeue and sacct
-    max_timeouts: int = 100  # time limits after which the job goes on
-    signal_delay_s: int = 120  # seconds before the time limit at which it is told to save
-    setup: list[str] = field(default_factory=list)  # shell commands before it; may be repeated
-    extra: list[str] = field(default_factory=list)  # key=value, or key: other options of sbatch
+    tasks_per_node: int | None = setting(
+        None, "processes of a node; default: one for each GPU, or one"
+    )
+    cpus_per_task: int | None = setting(
+        None, "cores of a process; default: its loader workers and one"
+    )
+    mem: str | None = setting(None, "memory of a node, as 400G; 0: all of it")
+    time: str = setting("1-00:00:00", "limit; a run saves before it, and goes on in a new turn")
+    partition: str | None = setting(None, "queue to wait in")
+    account: str | None = setting(None, "who pays")
+    qos: str | None = setting(None, "quality of service")
+    constraint: str | None = setting(None, "features that nodes must have, as a100")
+    array: str | None = setting(
+        None, "N parts of `data transcode` or `bench ablation`; %M: at most M at once"
+    )
+    dependency: str | None = setting(None, "what to wait for, as afterok:JOBID")
+    comment: str | None = setting(None, "shown by squeue and sacct")
+    max_timeouts: int = setting(100, "time limits after which the job goes on")
+    signal_delay_s: int = setting(120, "seconds before the time limit at which it is told to save")
+    setup: list[str] = setting([], "shell commands before it; may be repeated")
+    extra: list[str] = setting([], "key=value, or key: other options of sbatch")
 
     def __post_init__(self) -> None:
         lowest = {"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1}
@@ -117,14 +123,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "what to ask of the cluster", "also a group slurm of the YAML"
     )
-    for setting in describe_settings(SlurmConfig):
-        is_list = setting.default == "[]"
-        default = "" if is_list or setting.default == "null" else f" (default {setting.default})"
+    for known in describe_settings(SlurmConfig):
+        is_list = known.default == "[]"
+        default = "" if is_list or known.default == "null" else f" (default {known.default})"
         group.add_argument(
-            "--" + setting.key.replace("_", "-"),
+            "--" + known.key.replace("_", "-"),
             action="append" if is_list else "store",
-            metavar={"extra": "KEY=VALUE", "setup": "COMMAND"}.get(setting.key, "X"),
-            help=(setting.meaning + default).replace("%", "%%"),
+            metavar={"extra": "KEY=VALUE", "setup": "COMMAND"}.get(known.key, "X"),
+            help=(known.meaning + default).replace("%", "%%"),
         )
 
 

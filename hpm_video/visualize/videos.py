@@ -16,6 +16,7 @@ import numpy as np
 
 from hpm_video.config.limits import at_least, between
 from hpm_video.config.settings import config_to_yaml
+from hpm_video.config.values import PictureFormat, values_of
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.embed_classify import version_of
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
@@ -42,7 +43,7 @@ from hpm_video.visualize.windows import (
     window_indices,
 )
 
-FORMATS = ("png", "mp4", "gif")  # beside the page
+FORMATS = values_of(PictureFormat)  # beside the page
 MOST_GIF_PICTURES = 160  # a GIF is large, and is in memory as a whole
 # The most pixels of a page's short side, by how many frames it may have: pages stay small
 _SHORT_SIDES = ((64, 480), (256, 320), (1 << 62, 200))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpm_video.config import EvaluateConfig, FinetuneConfig, PretrainConfig, StudyConfig
+from hpm_video.config import EvaluateConfig, FinetuneConfig, PretrainConfig, StudyConfig, values
 from hpm_video.config.schema import describe_settings, settings_table
 from hpm_video.config.settings import (
     config_from_dict,
@@ -14,6 +14,8 @@ from hpm_video.config.settings import (
     differing_keys,
     load_config,
 )
+from hpm_video.config.values import values_of
+from hpm_video.models.build import SIZES
 from hpm_video.slurm.options import SlurmConfig
 
 SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig]
@@ -60,6 +62,18 @@ def test_meanings_and_choices_are_those_of_the_fields() -> None:
     assert settings["optim.layer_decay"].meaning.startswith("lr factor from each layer")
     assert settings["optim.betas"].default == "[0.9, 0.999]"
     assert settings["data.flip"].default == "false"
+
+
+def test_sizes_and_defaults_are_among_the_declared_values() -> None:
+    assert tuple(SIZES) == values_of(values.Size)
+    for schema in (*DESCRIBED, SlurmConfig):
+        for setting in describe_settings(schema):
+            assert not setting.choices or setting.default in setting.choices, setting.key
+            assert setting.meaning, setting.key
+
+
+def test_a_list_is_a_new_one_in_every_config() -> None:
+    assert PretrainConfig().data.manifest is not PretrainConfig().data.manifest
 
 
 @pytest.mark.parametrize("schema", DESCRIBED)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from hpm_video.config.values import Size
 from hpm_video.models.build import SIZES, heads_of
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.resample import TokenShape, fit_tokens
@@ -24,7 +25,6 @@ from hpm_video.weights.checkpoint import load_encoder, load_weights, tokens_of, 
 from hpm_video.weights.foreign.assumptions import Assumptions
 from hpm_video.weights.foreign.to_ours import import_weights
 
-Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
 PATCH_SIZES: dict[Size, int] = {
     "tiny": 16, "small": 16, "base": 16, "large": 16, "huge": 16, "giant": 14,
 }  # fmt: skip

@@ -13,11 +13,12 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from hpm_video.config import values
 from hpm_video.models.tokens import TokenGrid
 
 # head: the norm before it, too. norm: what an encoder ends with, in pre-training.
 Part = Literal["encoder", "norm", "decoder", "head"]
-Inflation = Literal["mean", "centre"]
+Inflation = values.Inflation
 
 
 @dataclass(frozen=True)

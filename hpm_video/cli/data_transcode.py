@@ -1,0 +1,76 @@
+"""``hpm-video data transcode``."""
+
+import argparse
+import re
+
+from hpm_video.cli.options import add_decoding, add_numbers, add_one_manifest, add_output_dir
+from hpm_video.runtime.files import printable
+
+HELP = "encode the videos of a list anew: small, and quick to decode"
+
+_MAX_NAMED = 20  # bad videos on the terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from hpm_video.data.prepare.encode import PRESETS, Encoding
+
+    usual = Encoding()
+    add_one_manifest(parser)
+    add_output_dir(parser, "folder for videos and list", required=True)
+    meanings = {
+        "short_side": "pixels of the shorter side; smaller videos stay",
+        "gop": "frames between keyframes",
+        "crf": "x264's quality",
+    }
+    add_numbers(parser, meanings, vars(usual))
+    text = "x264's (default %(default)s)"
+    parser.add_argument("--preset", choices=PRESETS, default=usual.preset, help=text)
+    parser.add_argument("--fps", type=float, help="new frame rate (default: keep every frame)")
+    text = "only the K-th of N parts, for N processes; once all are done, run without it"
+    parser.add_argument("--part", default="1/1", metavar="K/N", help=text)
+    add_decoding(parser, timeout_s=600)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Encode a list; exit code 1 when some of its videos could not be encoded."""
+    from hpm_video.data.prepare.encode import Encoding
+    from hpm_video.data.prepare.transcode import transcode_manifest
+    from hpm_video.data.prepare.verdict import OK
+
+    part = re.fullmatch(r"(\d+)/(\d+)", arguments.part)
+    if part is None:
+        raise ValueError(f"part ({arguments.part}) must be K/N, as 1/8")
+    names = ("short_side", "gop", "crf", "preset", "fps")
+    done = transcode_manifest(
+        arguments.manifest,
+        arguments.output_dir,
+        Encoding(**{name: getattr(arguments, name) for name in names}),
+        root=arguments.root,
+        decoder=arguments.decoder,
+        num_workers=arguments.num_workers,
+        timeout_s=arguments.decode_timeout_s,
+        part=(int(part[1]), int(part[2])),
+    )
+    if done.num_before:
+        print(f"{done.num_before:,} videos were there from an earlier run")
+    if not done.rows:
+        print(f"part {arguments.part}: {done.num_new:,} videos tried")
+        return 0
+    bad = [row for row in done.rows if row.get("status", "").strip() != OK]
+    for row in bad[:_MAX_NAMED]:
+        print(f"left out: {printable(row['source'])}: {printable(row.get('reason', ''))}")
+    if len(bad) > _MAX_NAMED:
+        print(f"left out: {len(bad) - _MAX_NAMED:,} more, see the list")
+    print(f"{len(done.rows):,} videos: {len(done.rows) - len(bad):,} encoded")
+    if (gain := done.gain) is not None:
+        before_s, after_s = gain.clip_s
+        print(
+            f"size: {gain.source_bytes / 1e9:.4g} -> {gain.num_bytes / 1e9:.4g} GB "
+            f"({gain.num_bytes / gain.source_bytes:.2f} x)"
+        )
+        print(
+            f"reading clips of 16 frames: {1 / before_s:.1f} -> {1 / after_s:.1f} per second "
+            f"({before_s / after_s:.1f} x), {gain.num_timed} videos timed"
+        )
+    print(printable(str(done.manifest)))
+    return 1 if bad else 0

@@ -1,0 +1,162 @@
+"""Options that several commands share, so that the same thing has the same name everywhere.
+
+A command with settings takes some as options too: ``--device cpu`` is ``run.device=cpu``.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpm_video.config.schema import describe_settings, settings_table
+from hpm_video.config.values import Decoder, Device, values_of
+
+SETTINGS = "key=value"
+
+# Settings that are options too, by their last name, and what stands for their value in --help
+_ALSO_OPTIONS = {
+    "manifest": "LIST",
+    "root": "DIR",
+    "output_dir": "DIR",
+    "seed": "N",
+    "device": "|".join(values_of(Device)),
+    "num_workers": "N",
+}
+
+
+def add_config(parser: argparse.ArgumentParser, schema: type[Any]) -> None:
+    """A YAML of settings, and settings that override it."""
+    parser.add_argument("config", metavar="CONFIG.yaml", help="a file of settings")
+    add_settings(parser, schema, "override the file's")
+
+
+def add_settings(
+    parser: argparse.ArgumentParser, schema: type[Any], meaning: str | None = None
+) -> None:
+    """Settings ``key=value``, options for some of them, and a table of all at the end of --help."""
+    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help=meaning)
+    group = parser.add_argument_group("settings that are options too")
+    for setting in describe_settings(schema):
+        where, _, name = setting.key.rpartition(".")
+        if name in _ALSO_OPTIONS and where in ("", "run", "data"):
+            group.add_argument(
+                *(["-o"] if name == "output_dir" else []), "--" + name.replace("_", "-"),
+                dest=f"{setting.key}=", nargs="+" if name == "manifest" else None,
+                metavar=_ALSO_OPTIONS[name], help=f"sets {setting.key}",
+            )  # fmt: skip
+    parser.epilog = settings_help(schema)
+
+
+def settings_help(schema: type[Any]) -> str:
+    """The end of a --help: a table of settings."""
+    columns = min(shutil.get_terminal_size(fallback=(100, 24)).columns, 100)
+    return "settings, their defaults and meanings:\n" + settings_table(schema, columns=columns)
+
+
+def add_checkpoint(
+    parser: argparse.ArgumentParser, meaning: str = "a checkpoint, or a run folder"
+) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=meaning)
+
+
+def add_manifest(
+    parser: argparse._ActionsContainer, meaning: str, name: str = "--manifest", **more: Any
+) -> None:
+    """One or several lists of videos."""
+    parser.add_argument(name, nargs="+", default=[], metavar="LIST", help=meaning, **more)
+
+
+def add_one_manifest(parser: argparse.ArgumentParser) -> None:
+    """The list of a command that works on one, as ``M`` or ``--manifest M``."""
+    group = parser.add_mutually_exclusive_group(required=True)
+    group.add_argument("M", nargs="?", help="list of videos, of any kind")
+    group.add_argument("--manifest", metavar="M", help="the same")
+
+
+def add_output_dir(parser: argparse._ActionsContainer, meaning: str, **more: Any) -> None:
+    parser.add_argument("-o", "--output-dir", metavar="DIR", help=meaning, **more)
+
+
+def add_output(
+    parser: argparse.ArgumentParser, meaning: str, *names: str, metavar: str = "FILE"
+) -> None:
+    """The file that a command writes; names: more of the option, where it may be a folder."""
+    parser.add_argument("-o", "--output", *names, required=True, metavar=metavar, help=meaning)
+
+
+def add_numbers(
+    parser: argparse._ActionsContainer,
+    meanings: Mapping[str, str],
+    defaults: Mapping[str, Any] | None = None,
+    metavar: str = "N",
+) -> None:
+    """Options for whole numbers, ``--num-frames`` for ``num_frames``."""
+    for name, meaning in meanings.items():
+        default = (defaults or {}).get(name)
+        text = meaning if default is None else f"{meaning} (default {default})"
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=int, default=default, metavar=metavar, help=text)
+
+
+def add_root(parser: argparse._ActionsContainer, meaning: str) -> None:
+    parser.add_argument("--root", metavar="DIR", help=meaning)
+
+
+def add_device(parser: argparse._ActionsContainer) -> None:
+    text = "auto: CUDA where there is one (default %(default)s)"
+    parser.add_argument("--device", choices=values_of(Device), default="auto", help=text)
+
+
+def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int) -> None:
+    """How the videos of a list are decoded, each once."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    add_root(parser, "folder where relative paths start (default: that of M)")
+    text = "as data.decoder of training (default %(default)s)"
+    parser.add_argument("--decoder", choices=values_of(Decoder), default="decord", help=text)
+    parser.add_argument(
+        "--num-workers", "--workers", type=int, default=cores, metavar="N",
+        help="videos at once (default: cores, %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--decode-timeout-s", "--timeout", type=float, default=timeout_s, metavar="S",
+        help="seconds that a video may take before it counts as bad (default %(default)s)",
+    )  # fmt: skip
+
+
+def is_setting(word: str) -> bool:
+    """Whether a word of the command line is a setting, and neither an option nor a file."""
+    return "=" in word and not word.startswith("-") and not os.path.exists(word)
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse words, among which a job's settings may stand anywhere.
+
+    Settings that are typed as such override options that stand for the same.
+    """
+    arguments, rest = parser.parse_known_args(words)
+    given = vars(arguments)
+    if (manifest := given.pop("M", None)) is not None:
+        arguments.manifest = manifest
+    # argparse takes no positional words behind an option once there were none before it
+    if rest and not ("settings" in given and all(map(is_setting, rest))):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if "settings" not in given:
+        return arguments
+    before: list[str] = []
+    for name in [name for name in given if name != "settings"]:
+        if isinstance(given[name], list):  # ... and settings behind an option for its values
+            settings = [word for word in given[name] if isinstance(word, str) and is_setting(word)]
+            given[name] = [word for word in given[name] if word not in settings]
+            if settings and not given[name]:
+                option, typed = name.rpartition(".")[2].rstrip("="), " ".join(settings)
+                raise ValueError(f"--{option} must have a value: only settings follow it ({typed})")
+            before += settings
+        if name.endswith("=") and (value := given.pop(name)) is not None:
+            if isinstance(value, list):
+                is_plain = len(value) == 1 and not value[0].startswith("[")
+                value = value[0] if is_plain else json.dumps(value)
+            before.append(f"{name}{value}")
+    arguments.settings = [*before, *arguments.settings, *rest]
+    return arguments
