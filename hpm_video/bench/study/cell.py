@@ -99,9 +99,7 @@ def run_cell(cell: Cell, study: StudyConfig) -> None:
     """Do what is left of a cell and write its row. Raises Stopped, and what its runs raise."""
     # What runs say is in their log.txt
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        if cell.pretrain is not None and not pretrain(cell.pretrain):
-            raise Stopped
-        if not finetune(cell.finetune):
+        if (cell.pretrain and not pretrain(cell.pretrain)) or not finetune(cell.finetune):
             raise Stopped
         row = _measure(cell, study)
     write_atomically(cell.folder / "row.json", [json.dumps(row, indent=1) + "\n"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hpm_video.config import (
     BaseRunConfig,
@@ -145,8 +146,8 @@ class Study:
         if self.config.probes:
             # Once before the first step and once after the last one, whatever is between
             run = replace(run, probe_every=self.config.probe_every or epochs)
-            probe = replace(probe, train_manifest=lists.train, val_manifest=lists.val)
-            probe = replace(probe, kinds=self.config.probes)
+            kinds, train, val = self.config.probes, lists.train, lists.val
+            probe = replace(probe, kinds=kinds, train_manifest=train, val_manifest=val)
         return replace(config, run=run, probe=probe, optim=replace(config.optim, epochs=epochs))
 
     def check_lists(self) -> None:
@@ -203,9 +204,11 @@ def _resolved(config: StudyConfig, home: Path) -> StudyConfig:
         return replace(run, config=run.config and os.path.abspath(home / run.config))
 
     def with_paths(given: DataSetConfig) -> DataSetConfig:
-        lists = {kind: [os.path.abspath(path) for path in getattr(given, kind)] for kind in _LISTS}
+        changed: dict[str, Any] = {
+            kind: [os.path.abspath(path) for path in getattr(given, kind)] for kind in _LISTS
+        }
         root = None if given.root is None else os.path.abspath(given.root)
-        return replace(given, **lists, root=root)
+        return replace(given, **changed, root=root)
 
     def with_settings(name: str, given: VariantConfig) -> VariantConfig:
         settings = []

@@ -130,8 +130,7 @@ def _cells_of(file: Path, folder: Path) -> dict[str, Cell]:
 def plan_study(study: Study, *, say: Say) -> None:
     """Prepare a study, and say how long the pre-training of its cells takes as calibrated."""
     _begin(study, say)
-    cells = calibrated_cells(study)
-    seconds, total_s = seconds_per_step(study), 0.0
+    cells, seconds, total_s = calibrated_cells(study), seconds_per_step(study), 0.0
     for cell in cells:
         config, a_step = cell.pretrain, seconds.get((cell.data_set, cell.variant))
         if config is None or a_step is None:
@@ -201,9 +200,11 @@ def _prepare(study: Study, say: Say) -> None:
         if not folder.is_dir():
             say(f"makes toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
         for part, count, seed in (("train", toy.unlabelled, 0), ("held_out", toy.held_out, 1)):
-            made = {"num_videos": count, "size": toy.size, "num_frames": toy.num_frames}
+            frames = toy.num_frames
             try:
-                write_toy_videos(folder / part, **made, seed=seed)
+                write_toy_videos(
+                    folder / part, num_videos=count, size=toy.size, num_frames=frames, seed=seed
+                )
             except ValueError as error:
                 raise ValueError(f"sets.{name}.toy: {error}") from error
         whole, labelled = study.lists[name].pretrain[0], study.lists[name].train[0]

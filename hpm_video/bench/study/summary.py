@@ -105,8 +105,8 @@ def _section(comparison: Comparison, title: str) -> Iterator[str]:
     others = [name for name in variants if name != comparison.base]
     if title == "What it took" or not others or comparison.base not in variants:
         return
-    yield from ("", f"Difference to `{comparison.base}`:", "")
-    yield from (_line("variant", "pairs", *columns), rule)
+    heading = f"Difference to `{comparison.base}`:"
+    yield from ("", heading, "", _line("variant", "pairs", *columns), rule)
     for name in others:
         differences = [comparison.difference(name, one.key) for one in measures]
         pairs = max((one.count for one in differences if one is not None), default=0)
@@ -117,9 +117,8 @@ def _section(comparison: Comparison, title: str) -> Iterator[str]:
 def _value(value: Estimate | None, digits: int) -> str:
     if value is None:
         return "-"
-    if math.isnan(value.spread) or not value.spread:
-        return f"{value.mean:.{digits}f}"
-    return f"{value.mean:.{digits}f} ± {value.spread:.{digits}f}"
+    mean = f"{value.mean:.{digits}f}"  # of one value, the spread is NaN
+    return f"{mean} ± {value.spread:.{digits}f}" if value.spread > 0 else mean
 
 
 def _difference(value: Estimate | None, digits: int) -> str:
