@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
+from functools import partial
 from pathlib import Path
 
 from hpm_video.cli.options import SETTINGS, settings_help
@@ -16,18 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", metavar="STUDY.yaml", help="a file of settings of a study")
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="override the file's")
     parser.add_argument("-o", "--output-dir", required=True, metavar="FOLDER", help="of results")
-    parser.add_argument(
-        "--part",
-        default="1/1",
-        metavar="K/N",
-        help="only the K-th of N parts of the cells (default: all that no other process works on)",
-    )
-    parser.add_argument(
-        "--summary", action="store_true", help="run nothing, only summarise what is done"
-    )
-    parser.add_argument(
-        "--plan", action="store_true", help="prepare, say what a cell of each variant takes, stop"
-    )
+    which = "only the K-th of N parts of the cells (default: all that no other process works on)"
+    parser.add_argument("--part", default="1/1", metavar="K/N", help=which)
+    parser.add_argument("--summary", action="store_true", help="only summarise what is done")
+    parser.add_argument("--plan", action="store_true", help="only prepare, and estimate the hours")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = settings_help(StudyConfig)
 
@@ -37,36 +29,35 @@ def run(arguments: argparse.Namespace) -> int:
     part = _part(arguments.part)
     config = load_config(StudyConfig, arguments.study, arguments.settings)
     from hpm_video.bench.study.cells import Study
+    from hpm_video.bench.study.comparison import comparisons
     from hpm_video.bench.study.plots import write_plots
-    from hpm_video.bench.study.report import comparisons, write_summary
     from hpm_video.bench.study.runner import Outcome, check_study, plan_study, run_study
+    from hpm_video.bench.study.summary import write_summary
     from hpm_video.runtime.rendezvous import find_place
 
     if (size := find_place().size) > 1:
-        raise ValueError(
-            f"processes of one job ({size}) must be 1: a study is started as often as there are "
-            "processes for it, or with submit --array, and these share its cells"
-        )
-    home = Path(arguments.study).resolve().parent
+        rule = "must be 1: to share the cells, start the study several times, or submit --array N"
+        raise ValueError(f"processes of one job ({size}) {rule}")
+    home, say = Path(arguments.study).resolve().parent, partial(print, flush=True)
     study = Study(config, home=home, folder=Path(arguments.output_dir))
-    if arguments.summary and not (study.folder / "study.yaml").is_file():
-        raise ValueError(f"--output-dir ({study.folder}) must be the folder of a study")
     if arguments.summary:
+        if not (study.folder / "study.yaml").is_file():
+            raise ValueError(f"--output-dir ({study.folder}) must be the folder of a study")
         check_study(study)
     if arguments.plan:
-        plan_study(study, say=_say)
+        plan_study(study, say=say)
         return 0
-    outcome = Outcome() if arguments.summary else run_study(study, part=part, say=_say)
+    outcome = Outcome() if arguments.summary else run_study(study, part=part, say=say)
     found = comparisons(study)
     pictures = [name for comparison in found for name in write_plots(comparison, study.folder)]
     write_summary(study, found, pictures=pictures)
     for name in outcome.elsewhere:
-        _say(f"in work elsewhere: {name}")
+        say(f"in work elsewhere: {name}")
     if outcome.is_stopped:
-        _say("stopped; the same command continues")
+        say("stopped; the same command continues")
     if outcome.failed:
-        _say(f"{len(outcome.failed)} cells failed; the same command tries them again")
-    _say(f"{study.folder / 'summary.md'}")
+        say(f"{len(outcome.failed)} cells failed; the same command tries them again")
+    say(study.folder / "summary.md")
     return 1 if outcome.failed or outcome.is_stopped else 0
 
 
@@ -75,8 +66,3 @@ def _part(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"--part ({text}) must be K/N with 1 <= K <= N, as 1/8")
     return int(match[1]), int(match[2])
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

@@ -5,9 +5,11 @@ The only module that reads YAML.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import difflib
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -30,14 +32,14 @@ def load_config(
 ) -> Config:
     """Defaults of ``schema`` < the YAML at ``path`` < overrides ``group.key=value``.
 
-    Raises ValueError, one line, for an unknown key (with a suggestion), a wrong type or value;
-    FileNotFoundError when the YAML is missing.
+    ``path`` may name a variant of a list, as in `find_config`. Raises ValueError, one line, for an
+    unknown key (with a suggestion), a wrong type or value; FileNotFoundError when the YAML, or the
+    variant, is missing.
     """
     layers: list[Any] = [OmegaConf.structured(schema)]
     if path is not None:
-        _check_is_file(path)
-        with _yaml_errors(path):
-            layer = OmegaConf.load(path)
+        layer, words = _read(path, OmegaConf.load)
+        overrides = [*words_of(words), *overrides]
         if not isinstance(layer, DictConfig):
             raise ValueError(f"config ({path}) must hold groups of settings, key: value")
         for group in _NOT_OF_JOBS:
@@ -61,10 +63,83 @@ def load_config(
     return config
 
 
-def _check_is_file(path: str | Path) -> None:
-    if not Path(path).is_file():
-        what = "must be a file: is a folder" if Path(path).is_dir() else "does not exist"
-        raise FileNotFoundError(f"config ({path}) {what}")
+@dataclass(frozen=True)
+class _Variant:
+    """An entry of a list of variants: what it changes, what of the literature that stands for."""
+
+    varies: str = ""
+    stands_for: str = ""
+    published: str = ""
+    settings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Variants:
+    variants: dict[str, _Variant] = field(default_factory=dict)
+
+
+def find_config(path: str | Path) -> tuple[Path, str]:
+    """The file behind the name of a config, and the variant to take from it ("" for a plain file).
+
+    ``LIST.yaml:NAME`` is a variant of a list, a YAML with the groups ``base`` and ``variants``.
+    ``FOLDER/NAME.yaml``, where there is no such file, is that variant of FOLDER/variants.yaml.
+    Raises FileNotFoundError.
+    """
+    file = Path(path)
+    if file.is_file():
+        return file, ""
+    if file.is_dir():
+        raise FileNotFoundError(f"config ({path}) must be a file: is a folder")
+    place, _, name = str(path).rpartition(":")
+    if Path(place).is_file():
+        return Path(place), name
+    listing = file.with_name("variants.yaml")
+    if file.suffix == ".yaml" and listing.is_file():
+        return listing, file.stem
+    raise FileNotFoundError(f"config ({path}) does not exist")
+
+
+def variant_settings(path: str | Path) -> list[str]:
+    """The settings that a variant, ``LIST.yaml:NAME``, adds to its list's base: texts of
+    ``group.key=value``. Raises as `load_config` does."""
+    _, settings = _read(path, OmegaConf.load)
+    if not find_config(path)[1]:
+        raise ValueError(f"config ({path}) must be a variant of a list, as LIST.yaml:NAME")
+    return settings
+
+
+def words_of(settings: Sequence[str], *, name: str = "settings") -> list[str]:
+    """``group.key=value`` each, of texts that may hold several, separated as in a shell."""
+    words = []
+    for text in settings:
+        try:
+            words += shlex.split(text)
+        except ValueError as error:
+            raise ValueError(f"{name} ({text}) must have its quotation marks in pairs") from error
+    return words
+
+
+def _read(path: str | Path, load: Callable[[Path], Any]) -> tuple[Any, list[str]]:
+    """What a YAML holds; for a variant, the base of its list and the settings it adds to that."""
+    file, name = find_config(path)
+    with _yaml_errors(path):
+        layer = load(file)
+    is_list = isinstance(layer, Mapping) and set(layer) == {"base", "variants"}
+    if not is_list and not name:
+        return layer, []
+    if not is_list:
+        raise ValueError(f"config ({path}): {file} must hold the groups base and variants")
+    try:
+        variants = _checked(_Variants, OmegaConf.create({"variants": layer["variants"]})).variants
+    except ValueError as error:
+        raise ValueError(f"config ({path}): {error}") from error
+    if name not in variants:
+        close = difflib.get_close_matches(name, variants, n=1)
+        hint = f"did you mean {file}:{close[0]}? " if close else f"name one as {file}:NAME. "
+        raise FileNotFoundError(
+            f"config ({path}) is not a variant of {file}: {hint}Variants: {', '.join(variants)}"
+        )
+    return layer["base"], list(variants[name].get("settings") or [])
 
 
 def read_group(path: str | Path, group: str) -> Any:
@@ -72,9 +147,9 @@ def read_group(path: str | Path, group: str) -> Any:
 
     Empty and null are None; a group that is not there is empty. Raises as `load_config` does.
     """
-    _check_is_file(path)
-    with _yaml_errors(path):
-        layer = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)
+    layer, _ = _read(
+        path, lambda file: yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)
+    )
     group_of = layer.get(group) if isinstance(layer, dict) else None
     if isinstance(group_of, dict):
         return {key: None if value in _NULLS else value for key, value in group_of.items()}

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hpm_video.config.evaluation import check_probe_kinds
 from hpm_video.config.limits import at_least
 from hpm_video.config.schema import setting
+from hpm_video.config.settings import words_of
 from hpm_video.config.values import Clock, Comparison, values_of
 
 COMPARISONS = values_of(Comparison)
 
-# Settings that the runner itself gives to each cell.
-_OF_THE_RUNNER = (
+# Settings that the study itself gives to each cell.
+_OF_THE_STUDY = (
     "run.output_dir", "run.seed", "run.probe_every", "data.manifest", "data.val_manifest",
     "data.root", "model.init", "probe.kinds", "probe.train_manifest", "probe.val_manifest",
 )  # fmt: skip
-# ... and those that a variant must share with the base, or they would not compare.
+# Settings that a variant shares with the base, or they would not compare.
 _SHARED = ("data", "optim.epochs", "optim.accumulation", "optim.total_batch", "run.device")
 
 
@@ -28,7 +28,7 @@ class BaseRunConfig:
     """What all runs of a kind share."""
 
     config: str | None = setting(None, "a file of settings, relative to the study's")
-    settings: list[str] = setting([], "group.key=value, before the file's")
+    settings: list[str] = setting([], "group.key=value, override the file's")
 
     def __post_init__(self) -> None:
         _check_words("settings", self.settings)
@@ -43,13 +43,11 @@ class ToySetConfig:
     num_frames: int = setting(16, "of a video")
 
     def __post_init__(self) -> None:
-        at_least("toy.unlabelled", self.unlabelled, 0)
-        at_least("toy.labelled", self.labelled, 1)
-        at_least("toy.held_out", self.held_out, 1)
+        for name, low in (("unlabelled", 0), ("labelled", 1), ("held_out", 1)):
+            at_least(f"toy.{name}", getattr(self, name), low)
         if self.unlabelled and self.labelled > self.unlabelled:
-            raise ValueError(
-                f"toy.labelled ({self.labelled}) must be at most toy.unlabelled ({self.unlabelled})"
-            )
+            most = f"toy.unlabelled ({self.unlabelled})"
+            raise ValueError(f"toy.labelled ({self.labelled}) must be at most {most}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class DataSetConfig:
 
 @dataclass(frozen=True)
 class VariantConfig:
-    settings: list[str] = setting([], "of pre-training: what differs from the base")
+    settings: list[str] = setting([], "of pre-training, beyond the base's, or LIST.yaml:NAME")
     seeds: int | None = setting(None, "default: those of the study")
     pretrain: bool = setting(True, "false: fine-tuned from scratch, at equal epochs only")
     comparisons: list[str] = setting([], "default: those of the study")
@@ -95,49 +93,33 @@ class StudyConfig:
     keep_checkpoints: bool = setting(False, "of finished cells")
 
     def __post_init__(self) -> None:
-        at_least("seeds", self.seeds, 1)
+        for name in ("seeds", "mining_videos", "calibration_rounds"):
+            at_least(name, getattr(self, name), 1)
         at_least("probe_every", self.probe_every, 0)
-        at_least("mining_videos", self.mining_videos, 1)
-        at_least("calibration_rounds", self.calibration_rounds, 1)
         if self.probes:
             check_probe_kinds("probes", self.probes)
         _check_comparisons("comparisons", self.comparisons, of=COMPARISONS)
-        for group in ("sets", "variants"):
-            names = list(getattr(self, group))
+        for group, names in (("sets", self.sets), ("variants", self.variants)):
             for name in names:
                 if not re.fullmatch(r"\w[\w.+-]*", name):
-                    raise ValueError(
-                        f"{group} ({name}) must be of letters, digits, _, ., + and -: it names "
-                        "folders"
-                    )
+                    rule = "must be of letters, digits, _, ., + and -: it names folders"
+                    raise ValueError(f"{group} ({name}) {rule}")
         for name, variant in self.variants.items():
             self._check_variant(f"variants.{name}", variant)
 
     def _check_variant(self, name: str, variant: VariantConfig) -> None:
-        _check_words(f"{name}.settings", variant.settings)
-        for word in words_of(variant.settings):
-            if any(re.match(rf"{re.escape(key)}\b", word) for key in _SHARED):
-                raise ValueError(
-                    f"{name}.settings ({word}) must be left out: all variants share it"
-                )
+        _check_words(f"{name}.settings", variant.settings, shared=_SHARED)
         at_least(f"{name}.seeds", variant.seeds, 1)
         if variant.comparisons:
             _check_comparisons(f"{name}.comparisons", variant.comparisons, of=self.comparisons)
-        for key in ("settings", "comparisons"):
-            given = getattr(variant, key)
+        for key, given in (("settings", variant.settings), ("comparisons", variant.comparisons)):
             if given and not variant.pretrain:
-                raise ValueError(
-                    f"{name}.{key} ({' '.join(given)}) must be left out with pretrain: false"
-                )
+                rule = "must be left out with pretrain: false"
+                raise ValueError(f"{name}.{key} ({' '.join(given)}) {rule}")
 
     def num_seeds(self, variant: str) -> int:
         """How many seeds a variant has."""
         return self.variants[variant].seeds or self.seeds
-
-
-def words_of(settings: list[str]) -> list[str]:
-    """``group.key=value`` each, of texts that may hold several."""
-    return [word for text in settings for word in shlex.split(text)]
 
 
 def _check_comparisons(name: str, comparisons: list[str], *, of: Sequence[str]) -> None:
@@ -146,14 +128,10 @@ def _check_comparisons(name: str, comparisons: list[str], *, of: Sequence[str]) 
         raise ValueError(f"{name} ({given}) must be of {', '.join(of)}, each once")
 
 
-def _check_words(name: str, settings: list[str]) -> None:
-    for text in settings:
-        try:
-            words = shlex.split(text)
-        except ValueError as error:
-            raise ValueError(f"{name} ({text}) must have its quotation marks in pairs") from error
-        for word in words:
-            if word.partition("=")[0] in _OF_THE_RUNNER:
-                raise ValueError(
-                    f"{name} ({word}) must be left out: the study gives it to each cell"
-                )
+def _check_words(name: str, settings: list[str], *, shared: Sequence[str] = ()) -> None:
+    for word in words_of(settings, name=name):
+        key = word.partition("=")[0]
+        if key in _OF_THE_STUDY:
+            raise ValueError(f"{name} ({word}) must be left out: the study gives it to each cell")
+        if any(f"{key}.".startswith(f"{group}.") for group in shared):
+            raise ValueError(f"{name} ({word}) must be left out: all variants share it")

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import hpm_video
+from hpm_video.config.settings import find_config
 
 
 class Snapshot:
@@ -17,7 +18,7 @@ class Snapshot:
 
     Attributes:
         code: folder for PYTHONPATH.
-        config: the copy of the YAML, if there is one.
+        config: the copy of the YAML, if there is one; of a list of variants, with the variant.
     """
 
     def __init__(self, folder: Path, yaml: str | Path | None = None) -> None:
@@ -34,9 +35,11 @@ class Snapshot:
         self.code = folder / "code" / digest.hexdigest()[:12]
         self.config: Path | None = None
         if yaml is not None:
-            self._yaml = Path(yaml).read_bytes()
+            file, variant = find_config(yaml)
+            self._yaml = file.read_bytes()
             key = hashlib.sha256(self._yaml).hexdigest()[:12]
-            self.config = folder / "configs" / f"{Path(yaml).stem}-{key}.yaml"
+            self._copy = folder / "configs" / f"{file.stem}-{key}.yaml"
+            self.config = Path(f"{self._copy}:{variant}") if variant else self._copy
 
     def write(self) -> None:
         """Make the copies; each is there whole or not at all."""
@@ -54,8 +57,8 @@ class Snapshot:
                         raise
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-        if self.config is not None and not self.config.exists():
-            self.config.parent.mkdir(parents=True, exist_ok=True)
-            copy = self.config.with_name(f".{self.config.name}.{os.getpid()}")
-            copy.write_bytes(self._yaml)
-            os.replace(copy, self.config)
+        if self.config is not None and not self._copy.exists():
+            self._copy.parent.mkdir(parents=True, exist_ok=True)
+            part = self._copy.with_name(f".{self._copy.name}.{os.getpid()}")
+            part.write_bytes(self._yaml)
+            os.replace(part, self._copy)

@@ -21,8 +21,7 @@ from scipy import stats
 
 from hpm_video.bench.study import calibration, cell, runner
 from hpm_video.bench.study.cells import Study
-from hpm_video.bench.study.intervals import estimate, paired_differences
-from hpm_video.bench.study.report import Comparison
+from hpm_video.bench.study.comparison import Comparison, estimate
 from hpm_video.cli.main import main
 from hpm_video.config import StudyConfig
 from hpm_video.config.settings import load_config
@@ -108,10 +107,21 @@ def test_an_interval_by_hand() -> None:
     assert not found.excludes_zero
 
 
+def _compared(ours: dict[int, float], base: dict[int, float]) -> Comparison:
+    """A comparison of two variants, whose figures are given by seed."""
+    rows = [
+        {"variant": variant, "seed": seed, "top1": value}
+        for variant, values in (("base", base), ("ours", ours))
+        for seed, value in values.items()
+    ]
+    return Comparison("toy", "epochs", "base", tuple(rows))
+
+
 def test_differences_are_paired_by_seed() -> None:
     ours = {0: 0.9, 1: 0.5, 2: 0.7, 7: 0.1}
     base = {2: 0.66, 1: 0.44, 0: 0.85, 3: 0.0}
-    found = estimate(list(paired_differences(ours, base).values()))
+    found = _compared(ours, base).difference("ours", "top1")
+    assert found is not None
     shared = ([0.9, 0.5, 0.7], [0.85, 0.44, 0.66])
     expected = stats.ttest_rel(*shared).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
@@ -125,7 +135,12 @@ def test_one_value_has_no_interval_and_none_no_difference() -> None:
     found = estimate([0.3])
     assert (found.count, found.mean) == (1, 0.3)
     assert math.isnan(found.low) and math.isnan(found.spread) and not found.excludes_zero
-    assert not paired_differences({0: 1.0}, {1: 1.0})
+    assert not _compared({0: 1.0}, {1: 1.0}).differences("ours", "top1")
+
+
+def test_values_that_are_all_the_same_have_an_interval_of_no_width() -> None:
+    found = estimate([36, 36, 36])
+    assert (found.mean, found.spread, found.low, found.high) == (36, 0, 36, 36)
 
 
 def test_a_comparison_leaves_out_what_a_cell_does_not_have() -> None:
@@ -265,6 +280,10 @@ def test_several_processes_of_one_job_are_refused(
             {"variants": {"hpm": {}, "x": {"settings": "loss.predicton=none"}}},
             ["variants.x", "loss.predicton", "loss.prediction"],
         ),
+        (
+            {"variants": {"hpm": {}, "x": {"settings": "none.yaml:x"}}},
+            ["variants.x.settings: config (", "none.yaml:x) does not exist"],
+        ),
         ({"variants": {"hpm": {}, "x": {"seeds": 0}}}, ["variants.x.seeds (0)"]),
         ({"comparisons": ["epochs", "epochs"]}, ["comparisons (epochs, epochs)", "each once"]),
         ({"comparisons": []}, ["comparisons ()", "epochs, time"]),
@@ -319,7 +338,20 @@ def test_lists_are_given_on_the_command_line(toy: Path, tmp_path: Path) -> None:
     path = CONFIGS / "ablation" / "study_signs.yaml"
     study = Study(load_config(StudyConfig, path, words), home=path.parent, folder=tmp_path)
     study.check_lists()
-    assert study.lists["signs"].train == (str(toy),)
+    assert study.lists["signs"].train == [str(toy)]
+
+
+def test_a_variant_of_a_study_takes_its_settings_from_a_list(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        f"base: {{optim: {{epochs: 7}}}}\nvariants: {{plain: {{settings: {_VIDEOMAE}}}}}\n"
+    )
+    settings = ["mine.yaml:plain", "teacher.draws=2"]
+    variants = {"hpm": {}, "own": {"settings": settings}}
+    study = _study(tmp_path, _settings(toy, variants=variants))
+    assert study.config.variants["own"].settings == [_VIDEOMAE, "teacher.draws=2"]
+    config = study.pretraining("toy", "own")
+    assert (config.loss.prediction, config.teacher.draws) == ("none", 2)
+    assert config.optim.epochs == 2  # the base of the list is not that of the study
 
 
 @pytest.mark.parametrize("name", ["study_toy", "study_signs", "study_gpu"])

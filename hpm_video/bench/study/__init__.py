@@ -1,5 +1,5 @@
 """``hpm-video bench ablation``: variants of the method x seeds x data sets, compared in pairs.
 
-`plan` says what cells there are, `calibration` what a step of each variant takes, `cell` runs one,
-`runner` all of them, `statistics` compares, `report` and `plots` show it.
+`cells` says which cells a study has and `calibration` what a step of each variant takes; `cell`
+runs one and `runner` all of them; `comparison` compares, `summary` and `plots` show it.
 """

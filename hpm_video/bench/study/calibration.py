@@ -1,7 +1,6 @@
 """What a pre-training step of each variant takes, so that trainings of equal time can be planned.
 
-Measured once and kept: equal time must mean the same epochs after a restart, and a reader must see
-what it was decided on.
+Measured once and kept: equal time means the same epochs after a restart, and readers see why.
 """
 
 from __future__ import annotations
@@ -9,19 +8,18 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from hpm_video.bench.config_step import config_step
 from hpm_video.bench.report import machine_facts
-from hpm_video.bench.study.cells import Study
+from hpm_video.bench.study.cells import Cell, Study
 from hpm_video.bench.timing import round_seconds
-from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
-from hpm_video.data.loading.loader import ClipBatch, clip_batches
-from hpm_video.runtime.distributed import World, join_world
+from hpm_video.data.loading.loader import clip_batches
+from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.files import printable, write_atomically
 from hpm_video.train.optim import micro_batches
 
@@ -36,20 +34,17 @@ def calibrate(study: Study, say: Callable[[str], None]) -> None:
     A variant, or a set, that cannot do a step for want of memory or videos is named and left out:
     it has no cells of equal time, and those of equal epochs fail by themselves.
     """
+    trained = [name for name, variant in study.config.variants.items() if variant.pretrain]
     for data_set in study.config.sets:
-        known = _read(study, data_set)
-        missing = [
-            name
-            for name, variant in study.config.variants.items()
-            if variant.pretrain and name not in known
-        ]
-        if missing:
+        known = read_calibration(study, data_set)
+        if missing := [name for name in trained if name not in known]:
             try:
-                measured = _measure(study, data_set, missing, say)
+                entries = {**known, **_measure(study, data_set, missing, say)}
             except UnreadableDataError as error:
                 say(f"sets.{data_set} has no step to measure: {printable(str(error))}")
                 continue
-            _write(study, data_set, {**known, **measured})
+            file = calibration_file(study, data_set)
+            write_atomically(file, [json.dumps(entries, indent=1) + "\n"])
 
 
 def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
@@ -60,7 +55,7 @@ def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
     """
     seconds = {}
     for data_set in study.config.sets:
-        entries = _read(study, data_set)
+        entries = read_calibration(study, data_set)
         if study.base not in entries:
             continue
         for variant, entry in entries.items():
@@ -70,14 +65,11 @@ def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
 
 
 def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:
-    """(data set, variant) -> epochs of pre-training that take as long as those of the base.
-
-    Rounded, and one more than those of warm-up at least; those of the base where a step takes as
-    long as far as one can tell.
-    """
+    """(data set, variant) -> whole epochs of pre-training that take as long as the base's, but more
+    than those of warm-up; the base's own where steps differ by no more than chance."""
     epochs = {}
     for data_set in study.config.sets:
-        for variant, entry in _read(study, data_set).items():
+        for variant, entry in read_calibration(study, data_set).items():
             if variant not in study.config.variants:
                 continue
             base = study.pretraining(data_set, study.base).optim
@@ -87,6 +79,11 @@ def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:
                 ratio = 1.0
             epochs[data_set, variant] = max(base.warmup_epochs + 1, round(base.epochs * ratio))
     return epochs
+
+
+def calibrated_cells(study: Study) -> list[Cell]:
+    """All cells of the study but those at equal time whose variants were not measured yet."""
+    return study.cells(epochs_of_equal_time(study))
 
 
 def calibration_file(study: Study, data_set: str) -> Path:
@@ -101,7 +98,16 @@ def _measure(
     base, rounds = configs[study.base], study.config.calibration_rounds
     clock = time.process_time if study.config.clock == "process" else time.perf_counter
     with join_world(base.run.device) as world:
-        batches = _batches(base, world, rounds + _WARMUP)
+        batches = clip_batches(
+            read_manifest(base.data.manifest, root=base.data.root, labels=False),
+            # Read in this process: the time of others does not show on its clock
+            replace(base.data, num_workers=0),
+            accumulation=1,
+            world=world,
+            seed=base.run.seed,
+            start_step=0,
+            num_steps=rounds + _WARMUP + 1,
+        )
         batch = next(batches)
         functions: dict[str, Callable[[], object]] = {_LOADING: lambda: next(batches)}
         for name, config in configs.items():
@@ -117,20 +123,17 @@ def _measure(
             functions[name] = step
         if study.base not in functions:
             return {}
-        times = round_seconds(
-            functions, rounds=rounds, warmup=_WARMUP, device=world.device, clock=clock
-        )
-        machine = machine_facts(world.device)
+        device = world.device
+        times = round_seconds(functions, rounds=rounds, warmup=_WARMUP, device=device, clock=clock)
+        machine = machine_facts(device)
     seconds = {name: statistics.median(values) for name, values in times.items()}
     per_batch = seconds.pop(_LOADING)
     if study.config.clock == "wall":
-        per_batch = 0.0  # other processes do it meanwhile
-    loading = {
-        name: per_batch
-        * micro_batches(config.optim, batch_size=config.data.batch_size, num_processes=1)
-        for name, config in configs.items()
-        if name in seconds
-    }
+        per_batch = 0.0  # other processes load meanwhile
+    loading = {}
+    for name in seconds:
+        optim, batch_size = configs[name].optim, configs[name].data.batch_size
+        loading[name] = per_batch * micro_batches(optim, batch_size=batch_size, num_processes=1)
     return {
         name: {
             "seconds_per_step": seconds[name] + loading[name],
@@ -145,22 +148,8 @@ def _measure(
     }
 
 
-def _batches(config: PretrainConfig, world: World, count: int) -> Iterator[ClipBatch]:
-    """So many batches of the pre-training, and one more. They are read in this process: the time
-    of others does not show on its clock."""
-    manifest = read_manifest(config.data.manifest, root=config.data.root, labels=False)
-    return clip_batches(
-        manifest,
-        replace(config.data, num_workers=0),
-        accumulation=1,
-        world=world,
-        seed=config.run.seed,
-        start_step=0,
-        num_steps=count + 1,
-    )
-
-
-def _read(study: Study, data_set: str) -> dict[str, dict[str, float]]:
+def read_calibration(study: Study, data_set: str) -> dict[str, dict[str, float]]:
+    """Variant -> what was measured of its steps; ValueError where the file is damaged."""
     file = calibration_file(study, data_set)
     if not file.is_file():
         return {}
@@ -174,7 +163,3 @@ def _read(study: Study, data_set: str) -> dict[str, dict[str, float]]:
             "are measured anew, to which cells at equal time that are finished may not fit"
         ) from error
     return entries
-
-
-def _write(study: Study, data_set: str, entries: Mapping[str, object]) -> None:
-    write_atomically(calibration_file(study, data_set), [json.dumps(entries, indent=1) + "\n"])

@@ -9,14 +9,13 @@ import shutil
 import statistics
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from hpm_video.bench.report import machine_facts
 from hpm_video.bench.study.cells import Cell
 from hpm_video.config import PretrainConfig, ProbeJobConfig, StudyConfig
-from hpm_video.config.settings import config_to_dict
-from hpm_video.config.study import words_of
+from hpm_video.config.settings import config_to_dict, words_of
 from hpm_video.evaluate.mining_quality import measure_videos
 from hpm_video.evaluate.probe import probe
 from hpm_video.runtime.distributed import pick_device
@@ -28,9 +27,6 @@ from hpm_video.train.run.logs import read_records
 
 Row = dict[str, Any]
 
-# Of the last record of a pre-training that has them.
-_OF_PRETRAINING = ("reconstruction_loss", "feature_variation")
-
 
 class Stopped(Exception):  # noqa: N818 - it is an answer
     """A signal stopped a cell, whose runs have saved."""
@@ -38,7 +34,7 @@ class Stopped(Exception):  # noqa: N818 - it is an answer
 
 def read_row(cell: Cell) -> Row | None:
     """The row of a finished cell; None for one that is not."""
-    file = _row_file(cell)
+    file = cell.folder / "row.json"
     if not file.is_file():
         return None
     try:
@@ -46,10 +42,8 @@ def read_row(cell: Cell) -> Row | None:
     except ValueError:
         row = {}
     if not isinstance(row, dict) or not _is_row_of(cell, row):
-        raise ValueError(
-            f"{file} is damaged: must be the row of {cell.name}; where it is removed, the cell is "
-            "done again"
-        )
+        rule = f"must be the row of {cell.name}; where it is removed, the cell is done again"
+        raise ValueError(f"{file} is damaged: {rule}")
     return row
 
 
@@ -57,21 +51,19 @@ def _is_row_of(cell: Cell, row: Row) -> bool:
     """Whether a row names its cell, and all else in it is of the kind that `_measure` writes."""
     names = {"data_set": cell.data_set, "variant": cell.variant, "seed": cell.seed}
     names["folder"] = cell.name
-    needed = {"epochs", "top1", "balanced_accuracy"} | ({"steps"} if cell.pretrain else set())
-    if any(row.get(key) != value for key, value in names.items()) or not needed <= row.keys():
+    if any(row.get(key) != value for key, value in names.items()):
         return False
-    figures = []
-    curves = [row["probe_epochs"]] if "probe_epochs" in row else []
-    for key in row.keys() - {*names, "settings", "machine", "probe_epochs"}:
-        if key.endswith("_curve"):
+    needed = ["epochs", "top1", "balanced_accuracy", *(["steps"] if cell.pretrain else [])]
+    figures, curves = [row.get(key) for key in needed], []
+    for key in row.keys() - {*names, "settings", "machine"}:
+        if key == "probe_epochs" or key.endswith("_curve"):
             curves.append(row[key])
-        elif key in needed or row[key] is not None:  # what could not be measured is None
+        elif row[key] is not None:  # what could not be measured is None
             figures.append(row[key])
     if not all(isinstance(values, list) for values in curves):
         return False
-    if len({len(values) for values in curves}) > 1:
-        return False
-    return all(map(_is_finite, figures)) and all(_is_finite(x) for xs in curves for x in xs)
+    has_one_length = len({len(values) for values in curves}) <= 1
+    return has_one_length and all(map(_is_finite, chain(figures, *curves)))
 
 
 def _is_finite(value: object) -> bool:
@@ -85,8 +77,7 @@ def check_cell(cell: Cell, study: StudyConfig, *, before: Cell | None = None) ->
     machine. Then epochs and the variant's settings are compared, and the others with those of
     ``before``, the same cell as the study was, if that is known.
     """
-    row = read_row(cell)
-    if row is None:
+    if (row := read_row(cell)) is None:
         return  # its runs look themselves
     changed = [] if row["epochs"] == cell.epochs else ["optim.epochs"]
     own = [] if cell.pretrain is None else study.variants[cell.variant].settings
@@ -99,42 +90,31 @@ def check_cell(cell: Cell, study: StudyConfig, *, before: Cell | None = None) ->
         elif config is not None and other is not None:
             changed += changed_settings(config, config_to_dict(other))
     if changed:
-        raise ValueError(
-            f"--output-dir holds the cell {cell.name} of a study with other settings "
-            f"({', '.join(dict.fromkeys(changed))}): choose another folder"
-        )
+        names = ", ".join(dict.fromkeys(changed))
+        given = f"the cell {cell.name} of a study with other settings ({names})"
+        raise ValueError(f"--output-dir holds {given}: choose another folder")
 
 
 def run_cell(cell: Cell, study: StudyConfig) -> None:
     """Do what is left of a cell and write its row. Raises Stopped, and what its runs raise."""
     # What runs say is in their log.txt
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        if cell.pretrain is not None and not pretrain(cell.pretrain):
-            raise Stopped
-        if not finetune(cell.finetune):
+        if (cell.pretrain and not pretrain(cell.pretrain)) or not finetune(cell.finetune):
             raise Stopped
         row = _measure(cell, study)
-    write_atomically(_row_file(cell), [json.dumps(row, indent=1) + "\n"])
+    write_atomically(cell.folder / "row.json", [json.dumps(row, indent=1) + "\n"])
     if not study.keep_checkpoints:
         remove_checkpoints(cell)
 
 
 def has_checkpoints(cell: Cell) -> bool:
-    return any(folder.is_dir() for folder in _checkpoints(cell))
+    return any((cell.folder / job / "checkpoints").is_dir() for job in ("pretrain", "finetune"))
 
 
 def remove_checkpoints(cell: Cell) -> None:
     """Remove what nobody needs of a cell that has its row."""
-    for folder in _checkpoints(cell):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _checkpoints(cell: Cell) -> list[Path]:
-    return [cell.folder / job / "checkpoints" for job in ("pretrain", "finetune")]
-
-
-def _row_file(cell: Cell) -> Path:
-    return cell.folder / "row.json"
+    for job in ("pretrain", "finetune"):
+        shutil.rmtree(cell.folder / job / "checkpoints", ignore_errors=True)
 
 
 def _measure(cell: Cell, study: StudyConfig) -> Row:
@@ -154,20 +134,18 @@ def _measure(cell: Cell, study: StudyConfig) -> Row:
         "balanced_accuracy": evaluation["balanced_accuracy"],
         "unreadable": evaluation["unreadable"],
     }
-    if cell.pretrain is not None:
-        row |= _of_pretraining(cell, cell.pretrain)
-        row |= _hard_probe(cell, cell.pretrain, study.probes)
-        report = measure_videos(
-            cell.folder / "pretrain",
-            cell.lists.val,
-            root=cell.lists.root,
-            most=study.mining_videos,
-        )
-        if report is not None:
-            row["rank_accuracy"] = report.rank_accuracy
-            row["spearman"] = report.spearman
-            row["object_coverage"] = report.coverage
-            row["mining_videos"] = len(report.measured)
+    if cell.pretrain is None:
+        return row
+    row |= _of_pretraining(cell, cell.pretrain)
+    row |= _hard_probe(cell, cell.pretrain, study.probes)
+    report = measure_videos(
+        cell.folder / "pretrain", cell.lists.val, root=cell.lists.root, most=study.mining_videos
+    )
+    if report is not None:
+        row["rank_accuracy"] = report.rank_accuracy
+        row["spearman"] = report.spearman
+        row["object_coverage"] = report.coverage
+        row["mining_videos"] = len(report.measured)
     return row
 
 
@@ -180,17 +158,18 @@ def _of_pretraining(cell: Cell, config: PretrainConfig) -> Row:
     rate = statistics.median(record["clips_per_second"] for record in training)
     optim, data = config.optim, config.data
     videos = optim.total_batch or data.batch_size * optim.accumulation
-    row: Row = {"steps": last["step"], **{name: last[name] for name in _OF_PRETRAINING}}
-    row["clips_per_second"] = rate
-    row["training_seconds"] = last["step"] * videos * data.repeats / rate
+    row: Row = {
+        "steps": last["step"],
+        "reconstruction_loss": last["reconstruction_loss"],
+        "feature_variation": last["feature_variation"],
+        "clips_per_second": rate,
+        "training_seconds": last["step"] * videos * data.repeats / rate,
+    }
     probes = [record for record in records if "unreadable" in record]
-    for record in probes[-1:]:
-        row |= {name: value for name, value in record.items() if _is_accuracy(name)}
+    accuracies = [name for name in probes[-1] if _is_accuracy(name)] if probes else []
+    row |= {name: probes[-1][name] for name in accuracies}
     row["probe_epochs"] = [record["epoch"] for record in probes]
-    for name in probes[-1] if probes else ():
-        if _is_accuracy(name):
-            row[f"{name}_curve"] = [record[name] for record in probes]
-    return row
+    return row | {f"{name}_curve": [record[name] for record in probes] for name in accuracies}
 
 
 def _hard_probe(cell: Cell, config: PretrainConfig, kinds: Sequence[str]) -> Row:
@@ -198,20 +177,16 @@ def _hard_probe(cell: Cell, config: PretrainConfig, kinds: Sequence[str]) -> Row
     lists, run, data = cell.lists, config.run, config.data
     if not lists.hard_val or not kinds:
         return {}
-    report = probe(
-        cell.folder / "pretrain",
-        train=lists.hard_train,
-        val=lists.hard_val,
-        kinds=kinds,
-        config=ProbeJobConfig(
-            root=lists.root,
-            device=run.device,
-            precision=run.precision,
-            num_workers=data.num_workers,
-            decode_timeout_s=data.decode_timeout_s,
-            probe=config.probe,
-        ),
+    job = ProbeJobConfig(
+        root=lists.root,
+        device=run.device,
+        precision=run.precision,
+        num_workers=data.num_workers,
+        decode_timeout_s=data.decode_timeout_s,
+        probe=config.probe,
     )
+    folder = cell.folder / "pretrain"
+    report = probe(folder, train=lists.hard_train, val=lists.hard_val, kinds=kinds, config=job)
     assert report is not None
     figures = report.record()
     return {f"hard_{name}": value for name, value in figures.items() if _is_accuracy(name)}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpm_video.bench.study.calibration import calibrate, epochs_of_equal_time, seconds_per_step
+from hpm_video.bench.study.calibration import calibrate, calibrated_cells, seconds_per_step
 from hpm_video.bench.study.cell import (
     Stopped,
     check_cell,
@@ -56,7 +56,7 @@ def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outc
     A cell that fails is named, and its traceback kept in failed.txt; the others still run.
     """
     _begin(study, say)
-    cells = study.cells(epochs_of_equal_time(study))
+    cells = calibrated_cells(study)
     todo = []
     for cell in _of_part(cells, *part):
         if read_row(cell) is None:
@@ -77,27 +77,22 @@ def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outc
                 elif read_row(cell) is None:  # else another process has just finished it
                     is_worth_it = True  # the others had time to go on, or to die
                     try:
-                        error = _run(cell, study, say)
+                        if not _run(cell, study, say):
+                            failed.append(cell.name)
                     except Stopped:
                         return Outcome(tuple(failed), is_stopped=True)
-                    if error is not None:
-                        failed.append(cell.name)
         todo = held
     return Outcome(tuple(failed), tuple(cell.name for cell in todo))
 
 
 def _of_part(cells: Sequence[Cell], part: int, num_parts: int) -> list[Cell]:
     """Every num_parts-th cell, moved on by one each round: or a part might be all of a variant."""
-    return [
-        cell
-        for number, cell in enumerate(cells)
-        if (number + number // num_parts) % num_parts == part - 1
-    ]
+    return [cell for k, cell in enumerate(cells) if (k + k // num_parts) % num_parts == part - 1]
 
 
 def check_study(study: Study) -> None:
     """Raise ValueError where what is in the study's folder was done with other settings."""
-    done = [cell for cell in study.cells(epochs_of_equal_time(study)) if read_row(cell) is not None]
+    done = [cell for cell in calibrated_cells(study) if read_row(cell) is not None]
     if not done:
         return  # without any row all may change
     file = study.folder / "study.yaml"
@@ -108,12 +103,15 @@ def check_study(study: Study) -> None:
     if not is_told:
         return
     before, now = read_stored(file), config_to_dict(study.config)
-    for name in _OF_ALL_CELLS:
-        if name not in before:
-            raise ValueError(f"{file} is damaged: {_EMPTIED}")
-        _check_same(name, now[name], before[name])
+    if any(name not in before for name in _OF_ALL_CELLS):
+        raise ValueError(f"{file} is damaged: {_EMPTIED}")
+    same = {name: (now[name], before[name]) for name in _OF_ALL_CELLS}
     for name in sorted({cell.data_set for cell in done} & before.get("sets", {}).keys()):
-        _check_same(f"sets.{name}.toy", now["sets"][name]["toy"], before["sets"][name]["toy"])
+        same[f"sets.{name}.toy"] = now["sets"][name]["toy"], before["sets"][name]["toy"]
+    for name, (value, used) in same.items():
+        if used != value:
+            rule = f"must stay {used}, with which cells in --output-dir were done"
+            raise ValueError(f"{name} ({value}) {rule}: choose another folder")
 
 
 def _cells_of(file: Path, folder: Path) -> dict[str, Cell]:
@@ -121,7 +119,7 @@ def _cells_of(file: Path, folder: Path) -> dict[str, Cell]:
     names are not there, as on another machine."""
     try:
         before = Study(load_config(StudyConfig, file), home=folder, folder=folder)
-        cells = before.cells(epochs_of_equal_time(before))
+        cells = calibrated_cells(before)
     except FileNotFoundError:
         return {}
     except ValueError as error:
@@ -129,52 +127,37 @@ def _cells_of(file: Path, folder: Path) -> dict[str, Cell]:
     return {cell.name: cell for cell in cells}
 
 
-def _check_same(name: str, value: object, used: object) -> None:
-    if used != value:
-        raise ValueError(
-            f"{name} ({value}) must stay {used}, with which cells in --output-dir were done: "
-            "choose another folder"
-        )
-
-
 def plan_study(study: Study, *, say: Say) -> None:
     """Prepare a study, and say how long the pre-training of its cells takes as calibrated."""
     _begin(study, say)
-    cells = study.cells(epochs_of_equal_time(study))
-    seconds, total_s = seconds_per_step(study), 0.0
+    cells, seconds, total_s = calibrated_cells(study), seconds_per_step(study), 0.0
     for cell in cells:
-        if cell.pretrain is None:
-            continue
         config, a_step = cell.pretrain, seconds.get((cell.data_set, cell.variant))
-        if a_step is None:
+        if config is None or a_step is None:
             continue
         videos = read_manifest(config.data.manifest, root=config.data.root, labels=False)
         per_step = config.optim.total_batch or config.data.batch_size * config.optim.accumulation
         cell_s = cell.epochs * steps_per_epoch(len(videos), per_step) * a_step
         total_s += cell_s
         if cell.seed == 0:
-            say(
-                f"{cell.name.removesuffix('/seed0')}: {cell.epochs} epochs, "
-                f"{1000 * a_step:.0f} ms a step, {cell_s / 60:.1f} min of pre-training"
-            )
-    say(
-        f"{len(cells)} cells, {total_s / 3600:.1f} h of pre-training; fine-tuning and probes beside"
-    )
+            costs = f"{1000 * a_step:.0f} ms a step, {cell_s / 60:.1f} min of pre-training"
+            say(f"{cell.name.removesuffix('/seed0')}: {cell.epochs} epochs, {costs}")
+    total = f"{total_s / 3600:.1f} h of pre-training; fine-tuning and probes beside"
+    say(f"{len(cells)} cells, {total}")
 
 
-def _run(cell: Cell, study: Study, say: Say) -> str | None:
-    """Run a cell; returns why it failed, if so. Raises Stopped."""
+def _run(cell: Cell, study: Study, say: Say) -> bool:
+    """Run a cell; False where it failed. Raises Stopped."""
     note, start = cell.folder / "failed.txt", time.monotonic()
     try:
         run_cell(cell, study.config)
     except _FAILURES as error:
         write_atomically(note, [traceback.format_exc()])
-        reason = printable(f"{type(error).__name__}: {error}")
-        say(f"failed: {cell.name}: {reason}")
-        return reason
+        say(f"failed: {cell.name}: {printable(f'{type(error).__name__}: {error}')}")
+        return False
     note.unlink(missing_ok=True)
     say(f"done: {cell.name} in {(time.monotonic() - start) / 60:.1f} min")
-    return None
+    return True
 
 
 def _claim(folder: Path) -> None:
@@ -191,8 +174,16 @@ def _begin(study: Study, say: Say) -> None:
     study.check_lists()
     _claim(study.folder)
     check_study(study)
-    with _preparing(study, say):
-        _prepare(study, say)
+    is_waiting = False
+    while True:
+        with _holding(study.folder / "preparation") as is_ours:
+            if is_ours:
+                _prepare(study, say)
+                break
+        if not is_waiting:
+            say("another process prepares the study: waiting for it")
+        is_waiting = True
+        time.sleep(_WAIT_S)
     check_study(study)  # of cells at equal time, whose epochs are known now
 
 
@@ -209,13 +200,10 @@ def _prepare(study: Study, say: Say) -> None:
         if not folder.is_dir():
             say(f"makes toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
         for part, count, seed in (("train", toy.unlabelled, 0), ("held_out", toy.held_out, 1)):
+            frames = toy.num_frames
             try:
                 write_toy_videos(
-                    folder / part,
-                    num_videos=count,
-                    size=toy.size,
-                    num_frames=toy.num_frames,
-                    seed=seed,
+                    folder / part, num_videos=count, size=toy.size, num_frames=frames, seed=seed
                 )
             except ValueError as error:
                 raise ValueError(f"sets.{name}.toy: {error}") from error
@@ -223,21 +211,6 @@ def _prepare(study: Study, say: Say) -> None:
         first_videos(Path(whole), Path(labelled), toy.labelled)
     calibrate(study, say)
     write_atomically(file, [text])
-
-
-@contextmanager
-def _preparing(study: Study, say: Say) -> Iterator[None]:
-    """The lock of the preparation, for which one waits: nothing can be done before it."""
-    folder, is_waiting = study.folder / "preparation", False
-    while True:
-        with _holding(folder) as is_ours:
-            if is_ours:
-                yield
-                return
-        if not is_waiting:
-            say("another process prepares the study: waiting for it")
-        is_waiting = True
-        time.sleep(_WAIT_S)
 
 
 @contextmanager

@@ -1,0 +1,162 @@
+"""What a study compares: rows of finished cells, their means and paired differences to the base."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from scipy import stats
+
+from hpm_video.bench.study.calibration import calibrated_cells, seconds_per_step
+from hpm_video.bench.study.cell import Row, read_row
+from hpm_video.bench.study.cells import Study
+
+CONFIDENCE = 0.95
+# What probes read from the base's encoders before their first step: no variant can have this name.
+UNTRAINED = "before training"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column. key: in the rows. digits: after the point."""
+
+    key: str
+    title: str
+    digits: int = 3
+
+
+ACCURACIES = (
+    Measure("balanced_accuracy", "fine-tuned, balanced"),
+    Measure("top1", "fine-tuned, top-1"),
+    Measure("linear_balanced_accuracy", "linear probe"),
+    Measure("attentive_balanced_accuracy", "attentive probe"),
+    Measure("knn_balanced_accuracy", "nearest neighbours"),
+    Measure("hard_linear_balanced_accuracy", "hard: linear"),
+    Measure("hard_attentive_balanced_accuracy", "hard: attentive"),
+    Measure("hard_knn_balanced_accuracy", "hard: neighbours"),
+)
+MINING = (
+    Measure("rank_accuracy", "rank accuracy"),
+    Measure("spearman", "Spearman"),
+    Measure("object_coverage", "object in the hardest quarter"),
+    Measure("feature_variation", "feature variation"),
+)
+COSTS = (
+    Measure("epochs", "epochs", 0),
+    Measure("clips_per_second", "clips/s", 1),
+    Measure("training_seconds", "training, s", 0),
+    Measure("compute_seconds", "calibrated, s", 0),
+)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a mean over ``count`` seeds.
+
+    spread: sample standard deviation of single values. low, high: interval that holds the true
+    mean with 95 % confidence, if values are normally distributed. All three are NaN for one value.
+    """
+
+    count: int
+    mean: float
+    spread: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether 0 lies outside the interval."""
+        return self.low > 0 or self.high < 0
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of one value or more, with its interval of Student's t distribution."""
+    mean, count = statistics.fmean(values), len(values)
+    if count == 1:
+        return Estimate(1, mean, math.nan, math.nan, math.nan)
+    spread = statistics.stdev(values)
+    if not spread:
+        return Estimate(count, mean, 0.0, mean, mean)  # of which scipy makes NaN
+    low, high = stats.t.interval(CONFIDENCE, count - 1, loc=mean, scale=stats.sem(values))
+    return Estimate(count, mean, spread, float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The finished cells of one data set at equal epochs or equal time."""
+
+    data_set: str
+    kind: str
+    base: str
+    rows: tuple[Row, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.data_set}_{self.kind}"
+
+    @property
+    def variants(self) -> list[str]:
+        """Those with a finished cell, in the study's order."""
+        return list(dict.fromkeys(row["variant"] for row in self.rows))
+
+    def values(self, variant: str, key: str) -> dict[int, float]:
+        """Seed -> figure, of the cells that have it."""
+        return {
+            row["seed"]: row[key]
+            for row in self.rows
+            if row["variant"] == variant and row.get(key) is not None
+        }
+
+    def estimate(self, variant: str, key: str) -> Estimate | None:
+        return estimate([*values.values()]) if (values := self.values(variant, key)) else None
+
+    def differences(self, variant: str, key: str) -> dict[int, float]:
+        """Seed -> difference to the base with the same seed, where both have the figure: what the
+        seed does to both drops out."""
+        ours, base = self.values(variant, key), self.values(self.base, key)
+        return {seed: ours[seed] - base[seed] for seed in sorted(ours.keys() & base.keys())}
+
+    def difference(self, variant: str, key: str) -> Estimate | None:
+        """Mean of the differences; None of the base itself, and without any."""
+        values = [] if variant == self.base else list(self.differences(variant, key).values())
+        return estimate(values) if values else None
+
+    def measured(self, measures: Sequence[Measure], variants: Iterable[str]) -> list[Measure]:
+        """Those that some of the variants have."""
+        names = list(variants)
+        return [one for one in measures if any(self.values(name, one.key) for name in names)]
+
+
+def comparisons(study: Study) -> list[Comparison]:
+    """All that the study compares, as far as it is done."""
+    cells, seconds = calibrated_cells(study), seconds_per_step(study)
+    order = list(study.config.variants)
+    found = []
+    for data_set in study.config.sets:
+        for kind in study.config.comparisons:
+            rows = []
+            for cell in cells:
+                # From scratch there is no time of pre-training: shown beside both
+                is_compared = kind in cell.comparisons or cell.pretrain is None
+                if cell.data_set != data_set or not is_compared or not (row := read_row(cell)):
+                    continue
+                # One calibration for all cells, on whatever machine each of them ran
+                if (a_step := seconds.get((data_set, cell.variant))) is not None:
+                    row["compute_seconds"] = row["steps"] * a_step
+                rows.append(row)
+            rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
+            rows += [*_before_training(row for row in rows if row["variant"] == study.base)]
+            found.append(Comparison(data_set, kind, study.base, tuple(rows)))
+    return found
+
+
+def _before_training(rows: Iterable[Row]) -> Iterator[Row]:
+    """What the first probes of cells found, if that was before their first step."""
+    for row in rows:
+        if row.get("probe_epochs", [])[:1] == [0]:
+            named = {key: row[key] for key in ("data_set", "seed", "folder")}
+            curves = [key for key in row if key.endswith("_curve")]
+            probes = {key.removesuffix("_curve"): row[key][0] for key in curves}
+            yield {**named, "variant": UNTRAINED, **probes}

@@ -1,0 +1,143 @@
+"""Files that say what a study found: summary.json, summary.csv and summary.md."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hpm_video.bench.study.calibration import calibrated_cells, read_calibration
+from hpm_video.bench.study.cell import read_row
+from hpm_video.bench.study.cells import Study
+from hpm_video.bench.study.comparison import ACCURACIES, COSTS, MINING, Comparison, Estimate
+from hpm_video.config.settings import config_to_dict
+from hpm_video.runtime.files import csv_lines, write_atomically
+
+# Sections of a comparison in summary.md.
+_SECTIONS = {
+    "What was learnt": ACCURACIES,
+    "What is known of hardness": MINING,
+    "What it took": COSTS,
+}
+
+
+def write_summary(study: Study, found: Sequence[Comparison], *, pictures: Sequence[str]) -> None:
+    """Write summary.json, summary.csv and summary.md into the study's folder."""
+    missing = [cell.name for cell in calibrated_cells(study) if read_row(cell) is None]
+    calibrations = {name: read_calibration(study, name) for name in study.config.sets}
+    summary = {
+        "study": config_to_dict(study.config),
+        "base": study.base,
+        "missing": missing,
+        "calibration": {name: entries for name, entries in calibrations.items() if entries},
+        "comparisons": [_as_dict(comparison) for comparison in found],
+    }
+    text = json.dumps(_without_nan(summary), indent=1, ensure_ascii=False)
+    write_atomically(study.folder / "summary.json", [text + "\n"])
+    rows = [{"comparison": one.kind, **row} for one in found for row in one.rows]
+    columns = dict.fromkeys(
+        name for row in rows for name, value in row.items() if not isinstance(value, list | dict)
+    )
+    lines = csv_lines([*columns], ([row.get(name) for name in columns] for row in rows))
+    write_atomically(study.folder / "summary.csv", lines)
+    document = _document(found, missing, pictures)
+    write_atomically(study.folder / "summary.md", (f"{line}\n" for line in document))
+
+
+def _as_dict(comparison: Comparison) -> dict[str, Any]:
+    estimates: dict[str, dict[str, object]] = {}
+    for variant in comparison.variants:
+        estimates[variant] = {}
+        for measure in (*ACCURACIES, *MINING, *COSTS):
+            if (value := comparison.estimate(variant, measure.key)) is not None:
+                difference = comparison.difference(variant, measure.key)
+                estimates[variant][measure.key] = {
+                    "value": asdict(value),
+                    "difference": None if difference is None else asdict(difference),
+                }
+    return {
+        "data_set": comparison.data_set,
+        "comparison": comparison.kind,
+        "rows": list(comparison.rows),
+        "estimates": estimates,
+    }
+
+
+def _document(
+    found: Sequence[Comparison], missing: Sequence[str], pictures: Sequence[str]
+) -> Iterator[str]:
+    """Lines of Markdown."""
+    yield from ("# Ablation", "")
+    yield (
+        "Mean ± sample standard deviation over seeds. Differences are to the base, paired by "
+        "seed, with a 95 % interval of Student's t; bold where it excludes 0 and there are more "
+        "than two pairs. With many rows some do so by chance. Speeds are those of the machines on "
+        "which cells ran, beside whatever else ran there; calibrated seconds compare."
+    )
+    if missing:
+        yield from ("", f"{len(missing)} cells are not done yet, e.g. {missing[0]}.")
+    for comparison in found:
+        yield from ("", f"## {comparison.data_set}, equal {comparison.kind}")
+        if not comparison.rows:
+            yield from ("", "Nothing is done yet.")
+        for title in _SECTIONS:
+            yield from _section(comparison, title)
+        for picture in pictures:
+            if picture.startswith(f"plots/{comparison.name}."):
+                yield from ("", f"![{comparison.name}]({picture})")
+
+
+def _section(comparison: Comparison, title: str) -> Iterator[str]:
+    """A table of values and, but for costs, one of differences; nothing where none is known."""
+    measures = comparison.measured(_SECTIONS[title], comparison.variants)
+    variants = [name for name in comparison.variants if comparison.measured(measures, [name])]
+    if not measures:
+        return
+    columns, rule = [measure.title for measure in measures], "|" + "---|" * (2 + len(measures))
+    yield from ("", f"### {title}", "", _line("variant", "seeds", *columns), rule)
+    for name in variants:
+        seeds = sum(row["variant"] == name for row in comparison.rows)
+        values = [_value(comparison.estimate(name, one.key), one.digits) for one in measures]
+        yield _line(name, str(seeds), *values)
+    others = [name for name in variants if name != comparison.base]
+    if title == "What it took" or not others or comparison.base not in variants:
+        return
+    heading = f"Difference to `{comparison.base}`:"
+    yield from ("", heading, "", _line("variant", "pairs", *columns), rule)
+    for name in others:
+        differences = [comparison.difference(name, one.key) for one in measures]
+        pairs = max((one.count for one in differences if one is not None), default=0)
+        shown = [_difference(one, of.digits) for one, of in zip(differences, measures, strict=True)]
+        yield _line(name, str(pairs), *shown)
+
+
+def _value(value: Estimate | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    mean = f"{value.mean:.{digits}f}"  # of one value, the spread is NaN
+    return f"{mean} ± {value.spread:.{digits}f}" if value.spread > 0 else mean
+
+
+def _difference(value: Estimate | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    mean = f"{value.mean:+.{digits}f}"
+    if math.isnan(value.low):
+        return mean
+    text = f"{mean} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
+    return f"**{text}**" if value.excludes_zero and value.count > 2 else text
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for NaN, which JSON has no word for."""
+    if isinstance(value, Mapping):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
