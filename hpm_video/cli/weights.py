@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hpm_video.weights.export.targets import TARGETS
+from hpm_video.weights.export.writers import TARGETS
 
 if TYPE_CHECKING:
-    from hpm_video.weights.foreign.to_ours import Imported
+    from hpm_video.weights.foreign.account import Imported
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +67,7 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from hpm_video.weights.export.export import export
+    from hpm_video.weights.export.writers import export
 
     words = export(arguments.checkpoint, arguments.output, to=arguments.to, part=arguments.part)
     print("\n".join(words))
@@ -76,7 +76,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _average(arguments: argparse.Namespace) -> int:
     from hpm_video.weights.average import average_checkpoints
-    from hpm_video.weights.export.export import check_output, write_output
+    from hpm_video.weights.export.writers import check_output, write_output
 
     check_output(arguments.output)
     state = average_checkpoints(arguments.run, first=arguments.first, last=arguments.last)
@@ -87,7 +87,7 @@ def _average(arguments: argparse.Namespace) -> int:
 
 def _ema(arguments: argparse.Namespace) -> int:
     from hpm_video.weights.average import moving_average
-    from hpm_video.weights.export.export import check_output, write_output
+    from hpm_video.weights.export.writers import check_output, write_output
 
     check_output(arguments.output)
     state = moving_average(arguments.checkpoint)
@@ -125,7 +125,7 @@ def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _found(arguments: argparse.Namespace) -> Imported:
-    from hpm_video.weights.foreign.assumptions import Assumptions
+    from hpm_video.weights.foreign.architecture import Assumptions
     from hpm_video.weights.foreign.to_ours import import_weights
 
     assumptions = Assumptions(
@@ -156,7 +156,7 @@ def _found(arguments: argparse.Namespace) -> Imported:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from hpm_video.weights.foreign.table import key_table, overview
+    from hpm_video.weights.foreign.account import key_table, overview
 
     found = _found(arguments)
     print("\n".join([*overview(found), "", *key_table(found)]))
@@ -164,8 +164,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from hpm_video.weights.export.export import check_output, write_output
-    from hpm_video.weights.foreign.table import in_a_line, key_table
+    from hpm_video.weights.export.writers import check_output, write_output
+    from hpm_video.weights.foreign.account import in_a_line, key_table
 
     check_output(arguments.output, source=arguments.file)
     found = _found(arguments)

@@ -31,11 +31,11 @@ from hpm_video.visualize.history import (
     ask,
     evenly,
     read_moments,
-    run_checkpoints,
     untrained,
 )
 from hpm_video.visualize.tables import check_table, csv_lines
 from hpm_video.visualize.training_page import training_page
+from hpm_video.weights.checkpoint import run_checkpoints
 
 PAGE, TABLE = "training.html", "training.csv"
 COLUMNS = ("step", "video", "measured_loss", "predicted_loss", "spearman", "rank_accuracy")
@@ -73,7 +73,7 @@ def visualize_training(
     check_can_be_folder(folder, name="output_dir")
     check_is_ours(folder / PAGE, name="output_dir")
     check_table(folder / TABLE, COLUMNS, name="output_dir")
-    there = run_checkpoints(run)
+    there = list(run_checkpoints(run).values())
     with join_world(device, setting="device") as world:
         make_folder(output_dir, name="output_dir")
         history = _watch(
