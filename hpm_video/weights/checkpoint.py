@@ -164,8 +164,8 @@ def run_checkpoints(run: str | Path) -> dict[int, Path]:
             return dict(sorted(found.items()))
     if run.exists() and not run.is_dir():
         raise FileNotFoundError(f"run folder ({run}) is a file: must be the folder of a run")
-    there = "holds no checkpoints/step_*" if run.is_dir() else "does not exist"
-    raise FileNotFoundError(f"run folder ({run}) {there}")
+    there = "" if run.is_dir() else "does not exist, so it "
+    raise FileNotFoundError(f"run folder ({run}) {there}holds no checkpoints/step_*")
 
 
 def load_checkpoint(
