@@ -14,9 +14,7 @@ import torch
 from PIL import Image
 
 from hpm_video.data.video.crops import Box
-
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 
 
 def classic_clip(path: str, indices: Sequence[int], box: Box, size: int) -> torch.Tensor:
@@ -31,6 +29,7 @@ def classic_clip(path: str, indices: Sequence[int], box: Box, size: int) -> torc
     # (S, S, T * 3) -> (T * 3, S, S)
     stacked = np.concatenate([np.array(crop) for crop in crops], axis=2)
     planes = torch.from_numpy(stacked).permute(2, 0, 1).contiguous().float().div(255)
-    for plane, mean, std in zip(planes, _MEAN * len(crops), _STD * len(crops), strict=True):
+    means, stds = IMAGENET_MEAN * len(crops), IMAGENET_STD * len(crops)
+    for plane, mean, std in zip(planes, means, stds, strict=True):
         plane.sub_(mean).div_(std)
     return planes.view(len(crops), 3, size, size).transpose(0, 1)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from hpm_video.cli.options import add_checkpoint, add_numbers, add_output
 from hpm_video.config.values import Inflation, values_of
-from hpm_video.weights.export.targets import TARGETS
+from hpm_video.weights.export.writers import TARGETS
 
 if TYPE_CHECKING:
-    from hpm_video.weights.foreign.to_ours import Imported
+    from hpm_video.weights.foreign.account import Imported
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def _found(arguments: argparse.Namespace) -> Imported:
-    from hpm_video.weights.foreign.assumptions import Assumptions
+    from hpm_video.weights.foreign.architecture import Assumptions
     from hpm_video.weights.foreign.to_ours import import_weights
 
     names = ("num_frames", "image_size", "tubelet_size", "depth", "heads", "decoder_heads")
@@ -110,15 +110,15 @@ def _found(arguments: argparse.Namespace) -> Imported:
 
 
 def _inspect(arguments: argparse.Namespace) -> list[str]:
-    from hpm_video.weights.foreign.table import key_table, overview
+    from hpm_video.weights.foreign.account import key_table, overview
 
     found = _found(arguments)
     return [*overview(found), "", *key_table(found)]
 
 
 def _import(arguments: argparse.Namespace) -> list[str]:
-    from hpm_video.weights.export.export import check_output
-    from hpm_video.weights.foreign.table import in_a_line, key_table
+    from hpm_video.weights.export.writers import check_output
+    from hpm_video.weights.foreign.account import in_a_line, key_table
 
     check_output(arguments.output, source=arguments.file)
     found = _found(arguments)
@@ -127,14 +127,14 @@ def _import(arguments: argparse.Namespace) -> list[str]:
 
 
 def _export(arguments: argparse.Namespace) -> list[str]:
-    from hpm_video.weights.export.export import export
+    from hpm_video.weights.export.writers import export
 
     return export(arguments.checkpoint, arguments.output, to=arguments.to, part=arguments.part)
 
 
 def _average(arguments: argparse.Namespace) -> list[str]:
     from hpm_video.weights.average import average_checkpoints
-    from hpm_video.weights.export.export import check_output
+    from hpm_video.weights.export.writers import check_output
 
     check_output(arguments.output)
     state = average_checkpoints(arguments.run, first=arguments.first, last=arguments.last)
@@ -144,7 +144,7 @@ def _average(arguments: argparse.Namespace) -> list[str]:
 
 def _ema(arguments: argparse.Namespace) -> list[str]:
     from hpm_video.weights.average import moving_average
-    from hpm_video.weights.export.export import check_output
+    from hpm_video.weights.export.writers import check_output
 
     check_output(arguments.output)
     return _written(moving_average(arguments.checkpoint), arguments)
@@ -152,6 +152,6 @@ def _ema(arguments: argparse.Namespace) -> list[str]:
 
 def _written(state: dict[str, Any], arguments: argparse.Namespace) -> list[str]:
     """Write a checkpoint of ours, and say so."""
-    from hpm_video.weights.export.export import write_output
+    from hpm_video.weights.export.writers import write_output
 
     return write_output(state, arguments.output, to="checkpoint")

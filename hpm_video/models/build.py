@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import overload
 
-from hpm_video.config import ClassifierConfig, EncoderConfig, ModelConfig
+from hpm_video.config import (
+    ClassifierConfig,
+    EncoderConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+)
 from hpm_video.models.baselines import Baseline
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM, HPMOutput
@@ -37,6 +44,37 @@ SIZES = {
 }
 
 
+@overload
+def build(
+    config: PretrainConfig, *, num_classes: int = ..., trained_grid: TokenGrid | None = ...
+) -> HPM: ...
+@overload
+def build(
+    config: FinetuneConfig, *, num_classes: int, trained_grid: TokenGrid | None = ...
+) -> Classifier | Baseline: ...
+def build(
+    config: PretrainConfig | FinetuneConfig,
+    *,
+    num_classes: int = 0,
+    trained_grid: TokenGrid | None = None,
+) -> HPM | Classifier | Baseline:
+    """The model that the settings of a run describe, for clips as in its data.
+
+    ``num_classes`` and ``trained_grid``: of a model to fine-tune, as in `build_classifier`.
+    """
+    model, data = config.model, config.data
+    if isinstance(config, PretrainConfig):
+        grid = token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size)
+        return build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+    return build_classifier(
+        config.model,
+        num_frames=data.num_frames,
+        crop_size=data.crop_size,
+        num_classes=num_classes,
+        trained_grid=trained_grid,
+    )
+
+
 def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> HPM:
     """The model to pre-train; without ``predict_loss`` it is plain VideoMAE."""
     size = SIZES[config.size]
@@ -67,10 +105,12 @@ def build_classifier(
     crop_size: int,
     num_classes: int,
     trained_grid: TokenGrid | None = None,
+    kind: type[Classifier] = Classifier,
 ) -> Classifier | Baseline:
     """The model to fine-tune, for clips of num_frames frames of crop_size x crop_size pixels.
 
-    ``trained_grid``: the grid of the weights it will start from, of VideoMAE only.
+    ``trained_grid``: the grid of the weights it will start from, of VideoMAE only. ``kind``: the
+    class of a model that is no baseline.
     """
     drop_path = DROP_PATH if config.drop_path is None else config.drop_path
     if config.name != "videomae":
@@ -82,7 +122,7 @@ def build_classifier(
             head_dropout=config.head_dropout,
             drop_path=drop_path,
         )
-    return Classifier(
+    return kind(
         token_grid(config, num_frames=num_frames, crop_size=crop_size),
         _encoder_size(config, drop_path),
         num_classes=num_classes,

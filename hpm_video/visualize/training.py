@@ -32,11 +32,11 @@ from hpm_video.visualize.training_history import (
     evenly,
     moment_of,
     read_checkpoints,
-    run_checkpoints,
     untrained,
 )
 from hpm_video.visualize.training_page import training_page
 from hpm_video.visualize.windows import check_videos
+from hpm_video.weights.checkpoint import run_checkpoints
 
 PAGE, TABLE = "training.html", "training.csv"
 COLUMNS = ("step", "video", "measured_loss", "predicted_loss", "spearman", "rank_accuracy")
@@ -69,7 +69,7 @@ def visualize_training(
     check_can_be_folder(folder, name="output_dir")
     check_is_ours(folder / PAGE, name="output_dir")
     check_table(folder / TABLE, COLUMNS, name="output_dir")
-    there = run_checkpoints(run)
+    there = list(run_checkpoints(run).values())
     ask = partial(moment_of, num_masks=num_masks, num_views=num_views, seed=seed)
     skipped: list[tuple[str, str]] = []
     moments: list[Moment] = []

@@ -18,7 +18,6 @@ from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import build_model, token_grid
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.weights.checkpoint import is_checkpoint
 
 FEW = 4  # checkpoints, fewer of which show no course of a training
 
@@ -74,27 +73,6 @@ class History:
     def is_short(self) -> bool:
         """Whether these are too few to see a training."""
         return self.num_asked < FEW
-
-
-def run_checkpoints(run: str | Path) -> list[Path]:
-    """The checkpoints of a run folder, or of its folder checkpoints, by step.
-
-    Raises FileNotFoundError where there are none.
-    """
-    run = Path(run)
-    for folder in (run / "checkpoints", run):
-        # A step may be there in both forms; of a name with other letters the order is any
-        found = {
-            path.stem: path
-            for path in sorted(folder.glob("step_*"))
-            if path.suffix != ".part" and is_checkpoint(path)
-        }
-        if found:
-            return [found[stem] for stem in sorted(found)]
-    if run.exists() and not run.is_dir():
-        raise FileNotFoundError(f"run folder ({run}) is a file: must be the folder of a run")
-    there = "holds no checkpoints/step_*" if run.is_dir() else "does not exist"
-    raise FileNotFoundError(f"run folder ({run}) {there}")
 
 
 def evenly(checkpoints: Sequence[Path], most: int) -> list[Path]:

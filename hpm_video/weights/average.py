@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from hpm_video.weights.checkpoint import is_checkpoint, load_checkpoint
+from hpm_video.weights.checkpoint import load_checkpoint, run_checkpoints, without_training
+from hpm_video.weights.misfits import misfits
 
 
 def average_checkpoints(
@@ -23,14 +22,11 @@ def average_checkpoints(
     Raises FileNotFoundError, or ValueError where there are not at least two, or where they do not
     belong to one run.
     """
-    files = _checkpoints(Path(run))
-    steps = [
-        step
-        for step in sorted(files)
-        if (first is None or step >= first) and (last is None or step <= last)
-    ]
+    files = run_checkpoints(run)
+    start, end = min(files) if first is None else first, max(files) if last is None else last
+    steps = [step for step in files if start <= step <= end]
     if len(steps) < 2:
-        there = ", ".join(map(str, sorted(files))) or "none"
+        there = ", ".join(map(str, files))
         raise ValueError(
             f"steps to average ({', '.join(map(str, steps)) or 'none'}) must be at least two: "
             f"{run} holds {there} (run.keep_checkpoints says how many are kept)"
@@ -39,18 +35,17 @@ def average_checkpoints(
     state: dict[str, Any] = {}
     for step in steps:
         before, state = state, load_checkpoint(files[step])
-        model = state["model"]
-        if before and (before["kind"], _shapes(before)) != (state["kind"], _shapes(state)):
+        if before and (before["kind"] != state["kind"] or misfits(state["model"], before["model"])):
             raise ValueError(
                 f"checkpoint ({files[step]}) must be of the same model as those before"
             )
-        for name, value in model.items():
+        for name, value in state["model"].items():
             if value.is_floating_point():
                 value = value.double()  # noqa: PLW2901
                 sums[name] = sums[name] + value if name in sums else value
     weights = dict(state["model"])  # counters, as of batch norms, are the last one's
     weights |= {name: (total / len(steps)).to(weights[name].dtype) for name, total in sums.items()}
-    return {**_to_be_used(state), "model": weights, "averaged": steps}
+    return {**without_training(state), "model": weights, "averaged": steps}
 
 
 def moving_average(checkpoint: str | Path) -> dict[str, Any]:
@@ -68,7 +63,7 @@ def moving_average(checkpoint: str | Path) -> dict[str, Any]:
                 f"checkpoint ({checkpoint}) must be of a run with optim.ema_momentum: this one "
                 "keeps no average of its weights"
             )
-        return _to_be_used(state)
+        return without_training(state)
     teacher = state.get("teacher") or {}
     encoder = {name: value for name, value in teacher.items() if name.startswith("encoder.")}
     if not encoder:
@@ -76,27 +71,4 @@ def moving_average(checkpoint: str | Path) -> dict[str, Any]:
             f"checkpoint ({checkpoint}) must have a teacher with an encoder, as runs with "
             "masking.hard_ratio_end above 0 and model.predictor_input=encoded have: there is none"
         )
-    return {**_to_be_used(state), "model": encoder}
-
-
-def _checkpoints(run: Path) -> dict[int, Path]:
-    """Those of a run folder, or of a folder of checkpoints, by their steps."""
-    for folder in (run / "checkpoints", run):
-        found = {
-            int(match[1]): path
-            for path in sorted(folder.glob("step_*"))  # of a step in both forms the file comes last
-            if (match := re.fullmatch(r"step_(\d+)(\.pt)?", path.name)) and is_checkpoint(path)
-        }
-        if found:
-            return found
-    raise FileNotFoundError(f"run ({run}) holds no checkpoints/step_*")
-
-
-def _shapes(state: dict[str, Any]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in state["model"].items()}
-
-
-def _to_be_used(state: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint without what only training needs."""
-    left_out = ("trained_model", "teacher", "optimizer", "window", "data")
-    return {name: value for name, value in state.items() if name not in left_out}
+    return {**without_training(state), "model": encoder}

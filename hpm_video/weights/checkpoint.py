@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +29,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config.settings import config_from_dict
 from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import writing
+from hpm_video.weights.misfits import is_allowed, misfits, shown
 from hpm_video.weights.shards import METADATA, read_shards, stored_shapes, write_shards
 
 BEST = "best.pt"
 
+# What only training needs: what grows with the model, and where the run was in its data
+TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
+_OF_TRAINING = (*TRAINING_WEIGHTS, "window", "data")
 
 # What torch.load raises for files that are damaged, foreign, or would need to run code.
 UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError,
     KeyError, IndexError, AssertionError, OSError, struct.error,
 )  # fmt: skip
-_MAX_SHOWN = 12  # keys that do not fit, in an error
 
-
-# What of a checkpoint grows with the model, and the file of all the rest beside the shards.
-_PARTS = ("model", "trained_model", "teacher", "optimizer")
+# What of a checkpoint is in shards, and the file of all the rest beside them.
+_PARTS = ("model", *TRAINING_WEIGHTS)
 _REST = "rest.pt"
 
 
@@ -139,6 +143,31 @@ def find_checkpoint(path: str | Path, which: str = "last") -> Path:
     raise FileNotFoundError(f"checkpoint ({path}) does not exist")
 
 
+def is_of_ours(found: object) -> bool:
+    """Whether what a file holds is a checkpoint."""
+    return isinstance(found, dict) and {"kind", "config", "step", "model"} <= found.keys()
+
+
+def run_checkpoints(run: str | Path) -> dict[int, Path]:
+    """Step -> checkpoint, by step, of a run folder or of its folder checkpoints.
+
+    Of a step that is there in both forms, the file. Raises FileNotFoundError where there are none.
+    """
+    run = Path(run)
+    for folder in (run / "checkpoints", run):
+        found = {
+            int(match[1]): path
+            for path in sorted(folder.glob("step_*"))  # a folder of shards comes before the file
+            if (match := re.fullmatch(r"step_(\d+)(\.pt)?", path.name)) and is_checkpoint(path)
+        }
+        if found:
+            return dict(sorted(found.items()))
+    if run.exists() and not run.is_dir():
+        raise FileNotFoundError(f"run folder ({run}) is a file: must be the folder of a run")
+    there = "" if run.is_dir() else "does not exist, so it "
+    raise FileNotFoundError(f"run folder ({run}) {there}holds no checkpoints/step_*")
+
+
 def load_checkpoint(
     path: str | Path, *, kind: str | None = None, optimizer: bool = False
 ) -> dict[str, Any]:
@@ -160,7 +189,7 @@ def load_checkpoint(
         if isinstance(error, pickle.UnpicklingError):
             reason = "it is no checkpoint, or could only be read by running code from it"
         raise ValueError(f"checkpoint ({place}) cannot be read: {reason}") from error
-    if not isinstance(state, dict) or not {"kind", "config", "step", "model"} <= state.keys():
+    if not is_of_ours(state):
         raise ValueError(f"checkpoint ({place}) was not written by hpm-video")
     if kind is not None and state["kind"] != kind:
         raise ValueError(f"checkpoint ({place}) is of kind {state['kind']}: must be {kind}")
@@ -242,27 +271,33 @@ def load_weights(
     there are none that fit; returns these keys.
     """
     own = module.state_dict()
-    kept = [
-        name
-        for name in own
-        if any(fnmatchcase(name, pattern) for pattern in allow_missing)
-        and (name not in weights or weights[name].shape != own[name].shape)
-    ]
-    weights = {**weights, **{name: own[name] for name in kept}}
-    misfits = [f"{name} is missing" for name in own if name not in weights]
-    misfits += [f"{name} is not in the model" for name in weights if name not in own]
-    misfits += [
-        f"{name} is {tuple(weights[name].shape)}, the model has {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
-    if misfits:
-        shown = "; ".join(misfits[:_MAX_SHOWN])
-        if more := misfits[_MAX_SHOWN:]:
-            shown += f"; and {len(more)} more"
-        raise ValueError(f"checkpoint ({source}) does not fit the model of these settings: {shown}")
-    module.load_state_dict(dict(weights))
+    wrong = misfits(weights, own, rule="the model has", unknown="is not in the model")
+    kept = [name for name in wrong if name in own and is_allowed(allow_missing, name)]
+    if refused := [f"{name} {why}" for name, why in wrong.items() if name not in kept]:
+        raise ValueError(
+            f"checkpoint ({source}) does not fit the model of these settings: {shown(refused)}"
+        )
+    module.load_state_dict({**weights, **{name: own[name] for name in kept}})
     return kept
+
+
+def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
+    """The settings of the run that wrote a checkpoint; ValueError where they are none."""
+    if state["kind"] == "pretrain":
+        return config_from_dict(PretrainConfig, state["config"])
+    if state["kind"] == "finetune":
+        return config_from_dict(FinetuneConfig, state["config"])
+    raise ValueError(f"kind {state['kind']}")
+
+
+def without_training(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint without what only training needs."""
+    return {name: value for name, value in state.items() if name not in _OF_TRAINING}
+
+
+def under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin with a prefix, by what follows it."""
+    return {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
 
 
 def tokens_of(state: Mapping[str, Any]) -> Tokens:
@@ -292,11 +327,7 @@ def load_encoder(
     The patch embedding is resampled, and a stored table of positions interpolated, where tokens
     of the encoder are others than the checkpoint's.
     """
-    weights = {
-        name.removeprefix("encoder."): value
-        for name, value in state["model"].items()
-        if name.startswith("encoder.")
-    }
+    weights = under(state["model"], "encoder.")
     if not any(name.startswith("norm.") for name in encoder.state_dict()):
         weights = {name: value for name, value in weights.items() if not name.startswith("norm.")}
     weights = fit_tokens(weights, "", tokens_of(state), encoder.tokens)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from hpm_video.config import (
-    ClassifierConfig,
     ClipConfig,
     DataConfig,
     FinetuneConfig,
@@ -23,7 +22,7 @@ from hpm_video.models.build import (
     HPM,
     Baseline,
     Classifier,
-    build_classifier,
+    build,
     build_model,
     token_grid,
 )
@@ -34,6 +33,7 @@ from hpm_video.weights.checkpoint import (
     load_checkpoint,
     load_encoder,
     load_weights,
+    settings_of,
     tokens_of,
     trained_grid,
 )
@@ -93,11 +93,9 @@ def classifier_of(
     state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
     """As `load_classifier`, of a checkpoint that has been read."""
-    config = config_from_dict(FinetuneConfig, state["config"])
-    if clip is not None:
-        data, model_config = clip.of(config.data, config.model)
-        config = replace(config, data=data, model=model_config)
-    model = _built(state, config.model, config.data, num_classes=state["num_classes"])
+    config = _settings(state, clip)
+    assert isinstance(config, FinetuneConfig)
+    model = build(config, num_classes=state["num_classes"], trained_grid=trained_grid(state))
     weights = state["model"]
     if isinstance(model, Classifier):
         weights = fit_tokens(weights, "encoder.", tokens_of(state), model.encoder.tokens)
@@ -113,26 +111,22 @@ def encoder_of(
     ``clip`` as in `load_classifier`. Raises ValueError when the weights do not fit, or are of a
     baseline.
     """
-    clip = clip or ClipConfig()
-    data: DataConfig
-    if state["kind"] == "pretrain":
-        pretrain = config_from_dict(PretrainConfig, state["config"])
-        data, model = clip.of(pretrain.data, pretrain.model)
-        grid = token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size)
-        encoder = build_model(model, grid, predict_loss=False).encoder
-        encoder.positions = position_table(grid, encoder.width, trained_grid=trained_grid(state))
+    config, trained = _settings(state, clip), trained_grid(state)
+    if isinstance(config, PretrainConfig):
+        data = config.data
+        grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
+        encoder = build_model(config.model, grid, predict_loss=False).encoder
+        encoder.positions = position_table(grid, encoder.width, trained_grid=trained)
     else:
-        finetune = config_from_dict(FinetuneConfig, state["config"])
-        data, classifier_config = clip.of(finetune.data, finetune.model)
-        classifier = _built(state, classifier_config, data, num_classes=1)  # the head is not asked
+        classifier = build(config, num_classes=1, trained_grid=trained)  # the head is not asked
         if not isinstance(classifier, Classifier):
             raise ValueError(
-                f"checkpoint ({source}) is of the baseline {finetune.model.name}: features, probes "
+                f"checkpoint ({source}) is of the baseline {config.model.name}: features, probes "
                 "and exports of an encoder need one of VideoMAE's kind"
             )
         encoder = classifier.encoder
     load_encoder(encoder, state, source=source)
-    return encoder, data
+    return encoder, config.data
 
 
 def pooling_norm_of(state: Mapping[str, Any], width: int, *, source: str | Path) -> nn.Module:
@@ -148,14 +142,11 @@ def pooling_norm_of(state: Mapping[str, Any], width: int, *, source: str | Path)
     return norm
 
 
-def _built(
-    state: Mapping[str, Any], model: ClassifierConfig, data: DataConfig, *, num_classes: int
-) -> Classifier | Baseline:
-    """The classifier of a checkpoint, without its weights, for the clips of ``data``."""
-    return build_classifier(
-        model,
-        num_frames=data.num_frames,
-        crop_size=data.crop_size,
-        num_classes=num_classes,
-        trained_grid=trained_grid(state),
-    )
+def _settings(state: Mapping[str, Any], clip: ClipConfig | None) -> PretrainConfig | FinetuneConfig:
+    """Those of a checkpoint, for other clips if asked."""
+    config = settings_of(state)
+    if clip is not None:
+        data, model = clip.of(config.data, config.model)
+        changed: dict[str, Any] = {"data": data, "model": model}
+        config = replace(config, **changed)
+    return config

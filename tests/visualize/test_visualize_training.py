@@ -19,9 +19,9 @@ from hpm_video.data.loading.clip import read_clip
 from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.visualize.training import visualize_training
-from hpm_video.visualize.training_history import evenly, run_checkpoints, untrained
+from hpm_video.visualize.training_history import evenly, untrained
 from hpm_video.visualize.training_page import knows_from
-from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.checkpoint import load_checkpoint, run_checkpoints
 
 Arguments = Callable[..., list[str]]
 
@@ -49,9 +49,9 @@ def data_of(page: Path) -> dict[str, Any]:
 
 
 def test_checkpoints_are_found_by_step_and_picked_evenly(kept: Path, tmp_path: Path) -> None:
-    there = run_checkpoints(kept)
+    there = list(run_checkpoints(kept).values())
     assert [path.stem for path in there] == [f"step_{step:08d}" for step in range(1, 13)]
-    assert run_checkpoints(kept / "checkpoints") == there
+    assert list(run_checkpoints(kept / "checkpoints").values()) == there
     assert evenly(there, 20) == there and evenly(there, 12) == there
     assert [int(path.stem[5:]) for path in evenly(there, 4)] == [1, 5, 8, 12]
     assert evenly(there, 1) == [there[-1]]

@@ -17,12 +17,11 @@ from hpm_video.cli.main import main
 from hpm_video.models.build import SIZES
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.weights.checkpoint import load_checkpoint
-from hpm_video.weights.export.export import export, write_output
-from hpm_video.weights.foreign.architecture import architecture_of
-from hpm_video.weights.foreign.assumptions import Assumptions
-from hpm_video.weights.foreign.recognise import recognise
-from hpm_video.weights.foreign.sources import Source
+from hpm_video.weights.export.writers import export, write_output
+from hpm_video.weights.foreign.architecture import Assumptions, architecture_of
+from hpm_video.weights.foreign.formats import recognise
 from hpm_video.weights.foreign.to_ours import import_weights
+from hpm_video.weights.foreign.weight_files import Source
 
 TOLD = Assumptions(num_frames=4, image_size=32, heads=HEADS, decoder_heads=3)
 State = dict[str, Any]
@@ -153,11 +152,11 @@ def test_whole_blocks_that_are_missing(tmp_path: Path) -> None:
             **{f"blocks.{n}.norm1.bias": torch.empty(192) for n in range(SIZES["tiny"].depth)},
         }
     found = recognise(Source(tmp_path, tiny))
-    assert architecture_of(found, {}, Assumptions(), path="file").config.model.depth is None
+    assert architecture_of(found, Assumptions()).config.model.depth is None
     found = recognise(Source(tmp_path, _without(tiny, "blocks.11.")))
     with pytest.raises(ValueError, match=r"found 11 blocks .* expected 12 as tiny has"):
-        architecture_of(found, {}, Assumptions(), path="file")
-    known = architecture_of(found, {}, Assumptions(depth=11), path="file")
+        architecture_of(found, Assumptions())
+    known = architecture_of(found, Assumptions(depth=11))
     assert known.config.model.depth == 11 and known.shape.grid == TokenGrid(8, 14, 14)
 
 

@@ -30,14 +30,13 @@ from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.models.build import HPM, build_model, heads_of, token_grid
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.weights.checkpoint import load_weights, write_checkpoint
-from hpm_video.weights.export.export import write_output
-from hpm_video.weights.foreign.architecture import architecture_of
-from hpm_video.weights.foreign.assumptions import Assumptions
-from hpm_video.weights.foreign.formats import OFFICIAL_PRETRAINED
+from hpm_video.weights.export.writers import write_output
+from hpm_video.weights.foreign.account import Imported
+from hpm_video.weights.foreign.architecture import Assumptions, architecture_of
+from hpm_video.weights.foreign.formats import OFFICIAL_PRETRAINED, recognise
 from hpm_video.weights.foreign.from_ours import export_tensors
-from hpm_video.weights.foreign.recognise import recognise
-from hpm_video.weights.foreign.sources import Source
-from hpm_video.weights.foreign.to_ours import Imported, import_weights
+from hpm_video.weights.foreign.to_ours import import_weights
+from hpm_video.weights.foreign.weight_files import Source
 from hpm_video.weights.load import classifier_of
 
 TOLERANCE = 1e-5
@@ -409,7 +408,7 @@ def test_released_sizes_are_known(
     state = {"kind": "pretrain", "config": config_to_dict(config), "model": ours.state_dict()}
     tensors = export_tensors(state, OFFICIAL_PRETRAINED).tensors
     found = recognise(Source(Path("file"), tensors))
-    known = architecture_of(found, {}, Assumptions(), path="file").config.model
+    known = architecture_of(found, Assumptions()).config.model
     assert isinstance(known, ModelConfig)
     assert (known.size, known.width, known.depth, known.patch_size) == (
         *(size, None, None, patch_size),

@@ -14,8 +14,7 @@ from torch import Tensor
 from hpm_video.cli.main import main
 from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.weights.checkpoint import load_checkpoint
-from hpm_video.weights.export import to_onnx
-from hpm_video.weights.export.to_torch_export import FACTS
+from hpm_video.weights.export import writers
 from hpm_video.weights.load import load_classifier
 
 Arguments = Callable[..., list[str]]
@@ -72,9 +71,9 @@ def test_a_classifier_leaves(finetuned: Path, tmp_path: Path, to: str, run: Run)
         assert json.loads(properties["hpm_video.classes"]) == classes
         onnx.checker.check_model(onnx.load(output), full_check=True)
     else:
-        facts = {FACTS: ""}
+        facts = {writers.FACTS: ""}
         torch.export.load(output, extra_files=facts)
-        assert json.loads(facts[FACTS])["classes"] == json.dumps(classes)
+        assert json.loads(facts[writers.FACTS])["classes"] == json.dumps(classes)
 
 
 @pytest.mark.parametrize(("to", "run"), FORMATS)
@@ -98,7 +97,7 @@ def test_what_does_not_fit_gets_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(to_onnx, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(writers, "_MOST_BYTES", 1000)
     assert main(["weights", "export", str(finetuned), "-o", str(tmp_path / "x"), "--to", "onnx"])
     said = capsys.readouterr().err
     assert "must be below 2 GiB for one file of ONNX" in said and said.count("\n") == 1

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hpm_video.cli.main import main
 from hpm_video.weights.checkpoint import load_checkpoint
-from hpm_video.weights.foreign.assumptions import Assumptions
+from hpm_video.weights.foreign.architecture import Assumptions
 from hpm_video.weights.foreign.formats import HUGGING_FACE, HUGGING_FACE_ENCODER
 from hpm_video.weights.foreign.from_ours import export_tensors
 from hpm_video.weights.foreign.to_ours import import_weights

@@ -15,7 +15,7 @@ from hpm_video.runtime.distributed import World, share_from_main
 from hpm_video.train.optim import Steps
 from hpm_video.train.run.logs import RunLog
 from hpm_video.train.run.steps import running_means
-from hpm_video.weights.checkpoint import BEST, load_checkpoint, write_checkpoint
+from hpm_video.weights.checkpoint import BEST, TRAINING_WEIGHTS, load_checkpoint, write_checkpoint
 
 
 class RunEvaluation:
@@ -113,8 +113,7 @@ class BestCheckpoint:
         """Keep this checkpoint if it is the best so far, and say whether it is."""
         if self._rank is not None and self._rank >= (top1, -step):
             return False
-        left_out = ("optimizer", "trained_model")
-        state = {name: value for name, value in checkpoint.items() if name not in left_out}
+        state = {n: value for n, value in checkpoint.items() if n not in TRAINING_WEIGHTS}
         write_checkpoint(self._file, {**state, "step": step, "top1": top1})
         self._rank = top1, -step
         return True

@@ -25,9 +25,8 @@ from hpm_video.weights.checkpoint import (
     tokens_of,
     trained_grid,
 )
+from hpm_video.weights.foreign.account import Imported, in_a_line
 from hpm_video.weights.foreign.init_encoder import init_weights, write_init_table
-from hpm_video.weights.foreign.table import in_a_line
-from hpm_video.weights.foreign.to_ours import Imported
 
 
 @dataclass

@@ -71,12 +71,6 @@ def deployed(state: Mapping[str, Any]) -> Deployed:
     else:
         encoder, data = encoder_of(state, source="export")
         module, output = ClipEncoder(encoder), "tokens"
-    facts["input"] = (
-        f"clips (batch, 3, {data.num_frames}, {data.crop_size}, {data.crop_size}), RGB in [0, 1]"
-    )
-    return Deployed(
-        module.requires_grad_(False).eval(),
-        output,
-        (3, data.num_frames, data.crop_size, data.crop_size),
-        facts,
-    )
+    shape = (3, data.num_frames, data.crop_size, data.crop_size)
+    facts["input"] = f"clips (batch, {', '.join(map(str, shape))}), RGB in [0, 1]"
+    return Deployed(module.requires_grad_(False).eval(), output, shape, facts)

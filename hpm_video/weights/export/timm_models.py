@@ -16,18 +16,15 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from hpm_video.config.values import Size
-from hpm_video.models.build import SIZES, heads_of
+from hpm_video.config import ClassifierConfig
+from hpm_video.models.build import SIZES, build_classifier, heads_of
 from hpm_video.models.classifier import Classifier
-from hpm_video.models.resample import TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid, patchify
-from hpm_video.weights.checkpoint import load_encoder, load_weights, tokens_of, trained_grid
-from hpm_video.weights.foreign.assumptions import Assumptions
+from hpm_video.weights.checkpoint import load_encoder, load_weights, trained_grid, under
+from hpm_video.weights.foreign.architecture import Assumptions
 from hpm_video.weights.foreign.to_ours import import_weights
 
-PATCH_SIZES: dict[Size, int] = {
-    "tiny": 16, "small": 16, "base": 16, "large": 16, "huge": 16, "giant": 14,
-}  # fmt: skip
+PATCH_SIZES = {size: 14 if size == "giant" else 16 for size in SIZES}
 
 
 class TimmClassifier(Classifier):
@@ -39,7 +36,9 @@ class TimmClassifier(Classifier):
     def __init__(self, grid: TokenGrid, *, num_classes: int, **settings: Any) -> None:
         super().__init__(grid, num_classes=max(num_classes, 1), **settings)
         self.num_features = self.head_hidden_size = self.encoder.width
-        self.pretrained_cfg = self.default_cfg = _config(self.encoder.tokens.shape, grid)
+        shape = self.encoder.tokens.shape
+        frames, side = shape.tubelet_size * grid.time, shape.patch_size * grid.height
+        self.pretrained_cfg = self.default_cfg = _config(frames, side)
         if num_classes == 0:
             self.reset_classifier(0)
 
@@ -64,7 +63,7 @@ class TimmClassifier(Classifier):
 
 
 def build(
-    size: Size,
+    size: str,
     *,
     pretrained: bool = False,
     checkpoint: str | Path | None = None,
@@ -88,54 +87,51 @@ def build(
         raise ValueError(
             "pretrained (True) must be False: no weights are published; checkpoint=FILE takes yours"
         )
-    usual = SIZES[size]
-    state: dict[str, Any] | None = None
-    shape = TokenShape(tubelet_size, patch_size or PATCH_SIZES[size])
-    grid = shape.grid(num_frames=num_frames, crop_size=img_size)
+    state: dict[str, Any] = {"model": {}}
     if checkpoint is not None:
         assumptions = Assumptions(image_frames=num_frames, tubelet_size=tubelet_size)
         state = import_weights(checkpoint, assumptions=assumptions).state
-        trained = state["config"]["model"]
+        trained, heads = state["config"]["model"], SIZES[size].heads
         if trained.get("name", "videomae") != "videomae":
             raise ValueError(f"checkpoint ({checkpoint}) is of the baseline {trained['name']}")
-        if heads_of(trained["size"], trained["heads"]) != usual.heads:  # shapes do not tell
-            raise ValueError(f"checkpoint ({checkpoint}) must have {usual.heads} heads, as {size}")
-    has_head = state is not None and "head.weight" in state["model"]
+        if heads_of(trained["size"], trained["heads"]) != heads:  # shapes do not tell
+            raise ValueError(f"checkpoint ({checkpoint}) must have {heads} heads, as {size}")
+    weights = state["model"]
+    has_head = "head.weight" in weights
     if num_classes is None:
-        num_classes = state["num_classes"] if state is not None and has_head else 0
-    model = TimmClassifier(
-        grid,
+        num_classes = state["num_classes"] if has_head else 0
+    settings: dict[str, Any] = {
+        "size": size,
+        "tubelet_size": tubelet_size,
+        "patch_size": patch_size or PATCH_SIZES[size],
+        "positions": "stored" if "encoder.positions" in weights else "sinusoid",
+        "drop_path": drop_path_rate,
+        "head_dropout": drop_rate,
+    }
+    model = build_classifier(
+        ClassifierConfig(**settings),
+        num_frames=num_frames,
+        crop_size=img_size,
         num_classes=num_classes,
-        tubelet_size=shape.tubelet_size,
-        patch_size=shape.patch_size,
-        width=usual.width,
-        depth=usual.depth,
-        heads=usual.heads,
-        mlp_ratio=usual.mlp_ratio,
-        drop_path=drop_path_rate,
-        head_dropout=drop_rate,
-        trained_grid=trained_grid(state) if state is not None else None,
-        stored_positions=state is not None and "encoder.positions" in state["model"],
+        trained_grid=trained_grid(state) if weights else None,
+        kind=TimmClassifier,
     )
-    if state is not None and has_head and state["num_classes"] == num_classes:
-        weights = fit_tokens(state["model"], "encoder.", tokens_of(state), model.encoder.tokens)
-        load_weights(model, weights, source=str(checkpoint))
-    elif state is not None:
+    assert isinstance(model, TimmClassifier)
+    if weights:
         load_encoder(model.encoder, state, source=str(checkpoint))
-        if has_head:
-            norm = {n: v for n, v in state["model"].items() if n.startswith("norm.")}
-            own = {n.removeprefix("norm."): v for n, v in norm.items()}
-            load_weights(model.norm, own, source=str(checkpoint))
+    if has_head:
+        load_weights(model.norm, under(weights, "norm."), source=str(checkpoint))
+    if has_head and state["num_classes"] == num_classes:
+        load_weights(model.head, under(weights, "head."), source=str(checkpoint))
     return model
 
 
-def _config(shape: TokenShape, grid: TokenGrid) -> dict[str, Any]:
+def _config(num_frames: int, side: int) -> dict[str, Any]:
     """What timm keeps of a model, its input first."""
-    frames, side = grid.time * shape.tubelet_size, grid.height * shape.patch_size
     return {
         "url": "",
         "num_classes": 0,
-        "input_size": (3, frames, side, side),
+        "input_size": (3, num_frames, side, side),
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),
         "interpolation": "bilinear",
@@ -144,18 +140,15 @@ def _config(shape: TokenShape, grid: TokenGrid) -> dict[str, Any]:
     }
 
 
-def _entry(size: Size) -> Callable[..., TimmClassifier]:
+def _entry(size: str) -> Callable[..., TimmClassifier]:
     """The function that timm's registry, and torch.hub, call for a size."""
 
-    def create(
-        pretrained: bool = False,
-        pretrained_cfg: Any = None,
-        pretrained_cfg_overlay: Any = None,
-        cache_dir: Any = None,
-        **settings: Any,
-    ) -> TimmClassifier:
-        if pretrained_cfg not in (None, "scratch"):
-            raise ValueError(f"tag ({pretrained_cfg}) must be scratch, or left out")
+    def create(pretrained: bool = False, **settings: Any) -> TimmClassifier:
+        tag = settings.pop("pretrained_cfg", None)
+        if tag not in (None, "scratch"):
+            raise ValueError(f"tag ({tag}) must be scratch, or left out")
+        for name in ("pretrained_cfg_overlay", "cache_dir"):  # of downloads
+            settings.pop(name, None)
         return build(size, pretrained=pretrained, **settings)
 
     create.__name__ = f"hpm_vit_{size}_patch{PATCH_SIZES[size]}_224"
@@ -166,9 +159,7 @@ def _entry(size: Size) -> Callable[..., TimmClassifier]:
 
 default_cfgs = generate_default_cfgs(
     {
-        f"hpm_vit_{size}_patch{patch}_224.scratch": _config(
-            TokenShape(2, patch), TokenShape(2, patch).grid(num_frames=16, crop_size=224)
-        )
+        f"hpm_vit_{size}_patch{patch}_224.scratch": _config(16, 224)
         for size, patch in PATCH_SIZES.items()
     }
 )

@@ -22,10 +22,24 @@ def write(state: Mapping[str, Any], output: Path) -> list[str]:
     is_whole = "head.weight" in weights or "decoder_input.mask_token" in weights
     exported = export_tensors(state, HUGGING_FACE if is_whole else HUGGING_FACE_ENCODER)
     settings = _settings(state)
+    side = settings["image_size"]
+    preprocessor = {
+        "image_processor_type": "VideoMAEImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side},
+        "do_center_crop": True,
+        "crop_size": {"height": side, "width": side},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+    }
     output.mkdir()
     save_file(exported.tensors, output / "model.safetensors", metadata={"format": "pt"})
-    _write_json(output / "config.json", settings)
-    _write_json(output / "preprocessor_config.json", _preprocessor(settings["image_size"]))
+    for name, values in (("config", settings), ("preprocessor_config", preprocessor)):
+        text = json.dumps(values, indent=2) + "\n"
+        (output / f"{name}.json").write_text(text, encoding="utf-8")
     return exported.words
 
 
@@ -44,7 +58,7 @@ def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
         "tubelet_size": model.tubelet_size,
         "hidden_size": width,
         "intermediate_size": hidden,
-        "num_hidden_layers": len({n for n in weights if _is_a_block(n, "encoder")}),
+        "num_hidden_layers": _num_blocks(weights, "encoder"),
         "num_attention_heads": heads_of(model.size, model.heads),
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,
@@ -58,9 +72,7 @@ def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
             "architectures": ["VideoMAEForPreTraining"],
             "decoder_hidden_size": decoder_width,
             "decoder_intermediate_size": decoder_hidden,
-            "decoder_num_hidden_layers": len(
-                {n for n in weights if _is_a_block(n, "reconstructor")}
-            ),
+            "decoder_num_hidden_layers": _num_blocks(weights, "reconstructor"),
             "decoder_num_attention_heads": decoder_heads_of(model.size, config.model.decoder_heads),
             "norm_pix_loss": config.loss.normalize_targets,
         }
@@ -74,25 +86,5 @@ def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _is_a_block(name: str, stack: str) -> bool:
-    """One name for each block of a stack."""
-    return name.startswith(f"{stack}.blocks.") and name.endswith(".norm1.weight")
-
-
-def _preprocessor(image_size: int) -> dict[str, Any]:
-    return {
-        "image_processor_type": "VideoMAEImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": image_size},
-        "do_center_crop": True,
-        "crop_size": {"height": image_size, "width": image_size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(IMAGENET_MEAN),
-        "image_std": list(IMAGENET_STD),
-    }
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def _num_blocks(weights: Mapping[str, Any], stack: str) -> int:
+    return sum(n.startswith(f"{stack}.blocks.") and n.endswith(".norm1.weight") for n in weights)

@@ -1,17 +1,17 @@
-"""The account of what became of every tensor, and why one does not fit."""
+"""The account of an import: what became of every tensor, and what the file is, in words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from hpm_video.models.build import heads_of
+from hpm_video.weights.foreign.architecture import Architecture
+from hpm_video.weights.foreign.weight_files import Source
 
 Status = Literal["loaded", "renamed", "interpolated", "initialised", "unused"]
-_MAX_SHOWN = 12  # names that do not fit, in an error
+_LISTED = 4  # unused tensors that a line names
 
 
 @dataclass(frozen=True)
@@ -25,32 +25,68 @@ class Row:
     note: str = ""
 
 
-def misfit(tensor: Tensor | None, wanted: Tensor) -> str:
-    """Why a tensor cannot be used as one like ``wanted``, in words; empty if it can be."""
-    if tensor is None:
-        return "is missing"
-    if tensor.shape != wanted.shape:
-        return f"is {tuple(tensor.shape)}, must be {tuple(wanted.shape)}"
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        kind = "without numbers (meta)" if tensor.is_meta else "sparse or quantised"
-        return f"is {kind}, must be dense"
-    if tensor.is_floating_point() != wanted.is_floating_point():
-        kinds = [str(t.dtype).removeprefix("torch.") for t in (tensor, wanted)]
-        return f"is of {kinds[0]}, must be of {kinds[1]}"
-    return ""
+@dataclass(frozen=True)
+class Imported:
+    """A checkpoint of ours, as `hpm_video.weights.checkpoint` describes it, and where it is from.
+
+    words: what the file is. source: what is in it. architecture: None where it is one of ours.
+    """
+
+    state: dict[str, Any]
+    rows: tuple[Row, ...]
+    words: str
+    source: Source
+    architecture: Architecture | None
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether there is neither an infinity nor a NaN among its numbers."""
-    return bool(torch.isfinite(tensor).all())
+def in_a_line(found: Imported) -> str:
+    """What a file is and how many of its tensors became what; of ours, the step."""
+    if found.architecture is None:
+        return f"step {found.state['step']}"
+    counts = Counter(row.status for row in found.rows)
+    unused = [row.theirs for row in found.rows if row.status == "unused"]
+    named = ", ".join(unused[:_LISTED]) + (", …" if len(unused) > _LISTED else "")
+    told = [
+        f"{number} {status}" + (f" ({named})" if status == "unused" else "")
+        for status, number in sorted(counts.items())
+    ]
+    return f"{found.words} ({', '.join(told)})"
 
 
-def is_allowed(patterns: Sequence[str], *names: str) -> bool:
-    """Whether one of the patterns fits one of the names."""
-    return any(fnmatchcase(name, pattern) for name in names if name for pattern in patterns)
+def key_table(found: Imported) -> list[str]:
+    """A line for each tensor: what became of it, its name in the file and in the model."""
+    rows = [("what", "in the file", "in the model", "shape", "")]
+    for row in found.rows:
+        shape = " x ".join(map(str, row.shape)) or "number"
+        rows.append((row.status, row.theirs or "-", row.ours or "-", shape, row.note))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
 
 
-def shown(misfits: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    text = "; ".join(misfits[:_MAX_SHOWN])
-    return text + (f"; and {len(misfits) - _MAX_SHOWN} more" if len(misfits) > _MAX_SHOWN else "")
+def overview(found: Imported) -> list[str]:
+    """What a file is: format, size, grid, classes, what else lies in it."""
+    state, tensors = found.state, found.source.tensors
+    model, data = state["config"]["model"], state["config"]["data"]
+    types = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    number = sum(tensor.numel() for tensor in tensors.values())
+    lines = [
+        f"format   {found.words}",
+        f"tensors  {len(tensors)}, {number / 1e6:.1f} M numbers, {', '.join(types)}",
+    ]
+    if "size" in model and model.get("name", "videomae") == "videomae":
+        parts = [f"size {model['size']}"]
+        parts += [f"{key} {model[key]}" for key in ("width", "depth") if model[key]]
+        parts.append(f"{heads_of(model['size'], model['heads'])} heads")
+        lines.append(f"encoder  {', '.join(parts)}")
+        tokens = f"{model['tubelet_size']} x {model['patch_size']} x {model['patch_size']}"
+        lines.append(
+            f"clips    {data['num_frames']} frames of {data['crop_size']} x {data['crop_size']} "
+            f"pixels in tokens of {tokens}"
+        )
+    if found.architecture is not None and found.architecture.assumed:
+        lines.append(f"assumed  {', '.join(found.architecture.assumed)}: the file does not say")
+    if state["kind"] == "finetune":
+        lines.append(f"classes  {state['num_classes']}")
+    if found.source.others:
+        lines.append(f"beside   {', '.join(found.source.others)}")
+    return lines

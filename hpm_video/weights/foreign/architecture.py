@@ -1,4 +1,4 @@
-"""Which model weights of a foreign format belong to: its size, from shapes and settings."""
+"""Which model weights of a foreign format belong to, by shapes, settings and assumptions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from math import isfinite
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 from hpm_video.config import (
     ClassifierConfig,
@@ -21,269 +21,286 @@ from hpm_video.config import (
     ModelConfig,
     PretrainConfig,
 )
-from hpm_video.models.build import SIZES
-from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.build import SIZES, build
+from hpm_video.models.resample import TokenShape
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
-from hpm_video.weights.foreign.assumptions import Assumptions, Colour, check_config, known
-from hpm_video.weights.foreign.formats import Layout
-from hpm_video.weights.foreign.recognise import Recognised
-from hpm_video.weights.foreign.rules import Part, Rule, Shape
+from hpm_video.weights.foreign.formats import Layout, Recognised
+from hpm_video.weights.foreign.rules import Inflation, Part, Rule, Shape
+from hpm_video.weights.misfits import refusal
 
+Colour = tuple[float, float, float]
+
+# What our models have, of the settings of a Hugging Face folder
+_ONLY = {
+    "hidden_act": "gelu", "num_channels": 3, "qv_bias": True, "qkv_bias": True,
+    "do_normalize": True, "do_rescale": True,
+}  # fmt: skip
+# What of them tells what files do not
+_SAID = {
+    "num_frames": "num_frames", "image_size": "image_size",
+    "depth": "num_hidden_layers", "heads": "num_attention_heads",
+    "decoder_depth": "decoder_num_hidden_layers", "decoder_heads": "decoder_num_attention_heads",
+    "mean": "image_mean", "std": "image_std",
+}  # fmt: skip
+_WHOLE_NUMBERS = [key for name, key in _SAID.items() if name not in ("mean", "std")]
+_LARGEST_EPS = 1e-5  # of norms; ours is 1e-6, and up to here outputs do not tell
 _NORMS = r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias"
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What files do not say themselves; what is None follows from them, or is the usual.
+
+    depth, decoder_depth: numbers of blocks. Files say them, but not whether some are lacking.
+    image_frames: of clips where the weights are of images, unless num_frames is given.
+    mean, std: with which the pixels that the weights were trained on were normalised.
+    """
+
+    num_frames: int | None = None
+    image_frames: int | None = None
+    image_size: int | None = None
+    tubelet_size: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    decoder_depth: int | None = None
+    decoder_heads: int | None = None
+    inflation: Inflation = "mean"
+    mean: Colour | None = None
+    std: Colour | None = None
 
 
 @dataclass(frozen=True)
 class Architecture:
     """A model of ours that weights of others fit.
 
-    parts: which of its parts the weights hold. num_classes: 0 unless it is a classifier. assumed:
-    what was not in the file, in words.
+    parts: which of its parts the weights hold. rules: of these, block by block. num_classes: 0
+    unless it is a classifier. assumed: what was not in the file, in words.
     """
 
     config: PretrainConfig | FinetuneConfig
     parts: frozenset[Part]
-    depths: Mapping[Part, int]
+    rules: tuple[Rule, ...]
     num_classes: int
     shape: Shape
     mean: Colour
     std: Colour
     assumed: tuple[str, ...]
 
+    def build(self) -> nn.Module:
+        """The model, at its first values."""
+        return build(self.config, num_classes=self.num_classes)
+
 
 def architecture_of(
-    found: Recognised,
-    config: Mapping[str, Any],
-    assumptions: Assumptions,
-    *,
-    path: str | Path,
-    encoder_only: bool = False,
+    found: Recognised, assumptions: Assumptions, *, encoder_only: bool = False
 ) -> Architecture:
-    """Work out the model; ``config`` is that of a Hugging Face folder, or empty.
+    """Work out the model.
 
     ``encoder_only``: of its encoder, and what that ends with, alone.
 
     Raises ValueError where sizes are missing, contradict each other, or are none of our models'.
     """
-    check_config(config, path=path)
-    layout, tensors = found.layout, found.tensors
-    told = known(layout, config, assumptions, path=path)
-    parts = parts_of(layout, tensors)
+    layout, path, config = found.layout, found.source.path, found.source.config
+    told = _known(found, assumptions)
+    parts = _parts(layout, found.tensors)
     if encoder_only:
         parts -= {"decoder", "head"}
-    embed = _tensor(layout, tensors, "encoder.embed.weight", path=path)
+    embed = found.tensor("encoder.embed.weight")
     if embed.ndim != (4 if layout.is_image else 5) or embed.shape[1] != 3:
-        raise ValueError(
-            f"weights ({path}): found a patch embedding {tuple(embed.shape)}, expected "
-            + ("(D, 3, y, x)" if layout.is_image else "(D, 3, t, y, x)")
-        )
-    assumed = []
+        wanted = "(D, 3, y, x)" if layout.is_image else "(D, 3, t, y, x)"
+        raise refusal(path, f"a patch embedding {tuple(embed.shape)}", wanted)
     tubelet_size = embed.shape[2] if not layout.is_image else told.tubelet_size or 2
     patch_size = embed.shape[-1]
     num_frames, image_size = told.num_frames, told.image_size
     if layout.is_image:
-        rows = _image_rows(layout, tensors, path=path)
-        image_size = rows * patch_size
+        image_size = _image_rows(found) * patch_size
         num_frames = num_frames or told.image_frames
+    assumed = []
     if num_frames is None:
         num_frames = 16
         assumed.append("16 frames")
     if image_size is None:
         image_size = 224
-        assumed.append(f"{image_size} pixels")
-    width = _usual(tensors, _NORMS, embed.shape[0])
-    stacks: tuple[Part, ...] = ("encoder", "decoder")
-    depths = {part: _num_blocks(layout, tensors, part) for part in stacks}
-    size = _size(width, depths["encoder"], tensors, told, path=path)
-    depths["encoder"] = told.depth or depths["encoder"]
-    depths["decoder"] = told.decoder_depth or max(depths["decoder"], 1)
-    _check_sizes(
-        config, hidden_size=width, patch_size=patch_size, tubelet_size=tubelet_size, path=path
-    )
-    shape = Shape(
-        TokenGrid.of_clip(
-            num_frames=num_frames,
-            crop_size=image_size,
-            tubelet_size=tubelet_size,
-            patch_size=patch_size,
-        ),
-        tubelet_size,
-        patch_size,
-        told.inflation,
-    )
+        assumed.append("224 pixels")
+    clip: dict[str, Any] = {"num_frames": num_frames, "crop_size": image_size}
+    width = _usual(found, _NORMS, embed.shape[0])
+    num_blocks = _num_blocks(found, "encoder")
+    size = _size(found, width, num_blocks, told)
+    depths: dict[Part, int] = {
+        "encoder": told.depth or num_blocks,
+        "decoder": told.decoder_depth or max(_num_blocks(found, "decoder"), 1),
+    }
+    here = {"hidden_size": width, "patch_size": patch_size, "tubelet_size": tubelet_size}
+    for name, value in here.items():
+        if config.get(name, value) != value:
+            raise refusal(path, f"{name} {config[name]}", f"{value} as in the tensors")
+    token = TokenShape(tubelet_size, patch_size)
     encoder: dict[str, Any] = {
         **size, "patch_size": patch_size, "tubelet_size": tubelet_size,
         "positions": "stored" if layout.is_image else "sinusoid",
     }  # fmt: skip
     num_classes = 0
+    whole: PretrainConfig | FinetuneConfig
     if "head" in parts:
-        num_classes = len(_tensor(layout, tensors, "head.weight", path=path))
-        whole: PretrainConfig | FinetuneConfig = FinetuneConfig(
-            data=FinetuneDataConfig(num_frames=num_frames, crop_size=image_size),
-            model=ClassifierConfig(**encoder),
-        )
+        num_classes = len(found.tensor("head.weight"))
+        whole = FinetuneConfig(data=FinetuneDataConfig(**clip), model=ClassifierConfig(**encoder))
     else:
-        model = ModelConfig(**encoder)
         if "decoder" in parts:
-            mask_token = _tensor(layout, tensors, "decoder_input.mask_token", path=path)
-            decoder_width = _usual(tensors, _NORMS, mask_token.shape[-1], of_decoder=True)
-            model = replace(
-                model,
-                decoder_width=decoder_width,
-                decoder_heads=_decoder_heads(decoder_width, told.decoder_heads, path=path),
-                decoder_depth=depths["decoder"],
-            )
+            mask_token = found.tensor("decoder_input.mask_token")
+            decoder_width = _usual(found, _NORMS, mask_token.shape[-1], of_decoder=True)
+            usual = {each.decoder_width: each.decoder_heads for each in SIZES.values()}
+            heads = told.decoder_heads or usual.get(decoder_width)
+            encoder |= {
+                "decoder_width": decoder_width,
+                "decoder_heads": _told(found, "decoder_heads", heads, decoder_width),
+                "decoder_depth": depths["decoder"],
+            }
+        normalize = bool(config.get("norm_pix_loss", True))
         whole = PretrainConfig(
-            data=DataConfig(num_frames=num_frames, crop_size=image_size),
-            model=model,
-            loss=LossConfig(
-                prediction="none", normalize_targets=bool(config.get("norm_pix_loss", True))
-            ),
+            data=DataConfig(**clip),
+            model=ModelConfig(**encoder),
+            loss=LossConfig(prediction="none", normalize_targets=normalize),
             masking=MaskingConfig(hard_ratio_end=0),
         )
     return Architecture(
         whole,
         parts,
-        depths,
+        tuple(
+            rule
+            for each in layout.rules
+            if each.part in parts
+            for rule in each.of_blocks(depths.get(each.part, 0))
+        ),
         num_classes,
-        shape,
+        Shape(token.grid(**clip), token, told.inflation),
         told.mean or IMAGENET_MEAN,
         told.std or IMAGENET_STD,
         tuple(assumed),
     )
 
 
-def parts_of(layout: Layout, names: Iterable[str]) -> frozenset[Part]:
+def _known(found: Recognised, given: Assumptions) -> Assumptions:
+    """What is given, else what the settings of a folder of Hugging Face or timm say.
+
+    Raises ValueError where both say otherwise, where our models do not have what settings say, and
+    where that is no setting at all.
+    """
+    config, path = found.source.config, found.source.path
+    for name in _WHOLE_NUMBERS:
+        value = config.get(name)
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise refusal(path, f"{name} {value}", "a whole number")
+    for name, usual in _ONLY.items():
+        if config.get(name, usual) != usual:
+            raise refusal(path, f"{name} {config[name]}", str(usual))
+    eps = config.get("layer_norm_eps", 0.0)
+    if not isinstance(eps, int | float) or not 0 <= eps <= _LARGEST_EPS:
+        raise refusal(path, f"layer_norm_eps {eps}", f"at most {_LARGEST_EPS}")
+    said: dict[str, Any] = {}
+    if found.layout.name == "huggingface":
+        said = {name: config.get(key) for name, key in _SAID.items()}
+    elif isinstance(of_timm := config.get("pretrained_cfg"), Mapping):
+        said = {name: of_timm.get(name) for name in ("mean", "std")}
+    said = {name: tuple(v) if isinstance(v, list) else v for name, v in said.items()}
+    said = {name: value for name, value in said.items() if value is not None}
+    for name, value in said.items():
+        if (mine := getattr(given, name)) not in (None, value):
+            raise refusal(path, f"{value} for {name}", str(mine))
+    result = replace(given, **said)
+    for name, words in (("mean", "three numbers"), ("std", "three numbers above 0")):
+        colour = getattr(result, name)
+        if colour is None:
+            continue
+        is_colour = isinstance(colour, tuple) and len(colour) == 3
+        if not is_colour or not all(isinstance(c, int | float) and isfinite(c) for c in colour):
+            raise refusal(path, f"{name} {colour}", words)
+        if name == "std" and min(colour) <= 0:
+            raise refusal(path, f"{name} {colour}", words)
+    return result
+
+
+def _parts(layout: Layout, names: Iterable[str]) -> frozenset[Part]:
     """Which parts of a model there are; a head counts only with the norm of a mean over tokens."""
     names = set(names)
 
     def has(part: Part, ours: str = "") -> bool:
         return any(
-            name in names
+            rule.part == part
+            and rule.ours[0].startswith(ours)
+            and "{}" not in rule.ours[0]
+            and not names.isdisjoint(rule.theirs)
             for rule in layout.rules
-            if rule.part == part and rule.ours[0].startswith(ours) and not rule.is_of_blocks
-            for name in rule.theirs
         )
 
-    parts: set[Part] = {"encoder"}
     if has("head", "norm."):
-        parts.add("head")
-    else:
-        parts.add("norm")
-        if has("decoder"):
-            parts.add("decoder")
-    return frozenset(parts)
+        return frozenset({"encoder", "head"})
+    return frozenset({"encoder", "norm", "decoder"} if has("decoder") else {"encoder", "norm"})
 
 
-def _tensor(
-    layout: Layout, tensors: Mapping[str, Tensor], ours: str, *, path: str | Path
-) -> Tensor:
-    name = next(rule.theirs[0] for rule in layout.rules if rule.ours == (ours,))
-    if name not in tensors:
-        raise ValueError(f"weights ({path}) do not fit: {name} is missing")
-    return tensors[name]
-
-
-def _num_blocks(layout: Layout, tensors: Mapping[str, Tensor], part: Part) -> int:
+def _num_blocks(found: Recognised, part: Part) -> int:
     """One more than the largest number of a block."""
-    rules = [rule for rule in layout.rules if rule.is_of_blocks and rule.part == part]
-    if not rules:
-        return 0
-    before = re.escape(rules[0].theirs[0].split("{}")[0])
-    found = [re.match(rf"{before}(\d+)\.", name) for name in tensors]
-    return max((int(match[1]) + 1 for match in found if match), default=0)
+    names = [rule.theirs[0] for rule in found.layout.rules if rule.part == part]
+    stacks = {re.escape(name.split("{}")[0]) for name in names if "{}" in name}
+    numbers = [re.match(rf"{stack}(\d+)\.", name) for stack in stacks for name in found.tensors]
+    return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
-def _usual(
-    tensors: Mapping[str, Tensor], pattern: str, otherwise: int, *, of_decoder: bool = False
-) -> int:
+def _usual(found: Recognised, pattern: str, otherwise: int, *, of_decoder: bool = False) -> int:
     """The length that most tensors of such names, of the encoder or of the decoder, have.
 
     The most, so that one that is unlike all others is found out to be the wrong one.
     """
     lengths = Counter(
         tensor.shape[0]
-        for name, tensor in tensors.items()
+        for name, tensor in found.tensors.items()
         if re.fullmatch(pattern, name) and ("decoder" in name) == of_decoder and tensor.ndim == 1
     )
     return lengths.most_common(1)[0][0] if lengths else otherwise
 
 
-def _size(
-    width: int, found: int, tensors: Mapping[str, Tensor], told: Assumptions, *, path: str | Path
-) -> dict[str, Any]:
-    """The size of ours, and what is unlike it; ``found`` blocks are in the file."""
-    hidden = _usual(tensors, r".*mlp\.fc1\.bias|.*intermediate\.dense\.bias", 4 * width)
+def _size(found: Recognised, width: int, num_blocks: int, told: Assumptions) -> dict[str, Any]:
+    """The size of ours, and what is unlike it; ``num_blocks`` of the encoder are in the file."""
+    path = found.source.path
+    hidden = _usual(found, r".*mlp\.fc1\.bias|.*intermediate\.dense\.bias", 4 * width)
     fitting = [n for n, size in SIZES.items() if round(width * size.mlp_ratio) == hidden]
     if not fitting:
         ratios = " or ".join(f"{ratio:.4g}" for ratio in {s.mlp_ratio for s in SIZES.values()})
-        raise ValueError(
-            f"weights ({path}): found MLPs {hidden} wide at width {width}, expected {ratios} "
-            "times that"
-        )
+        raise refusal(path, f"MLPs {hidden} wide at width {width}", f"{ratios} times that")
     same = [name for name in fitting if SIZES[name].width == width]
     name = (same or [name for name in ("base", "giant") if name in fitting])[0]
     size = SIZES[name]
-    if same and told.depth is None and found != size.depth:
-        raise ValueError(
-            f"weights ({path}): found {found} blocks of the encoder at width {width}, expected "
-            f"{size.depth} as {name} has, or to be told depth {found}"
+    if same and told.depth is None and num_blocks != size.depth:
+        raise refusal(
+            path,
+            f"{num_blocks} blocks of the encoder at width {width}",
+            f"{size.depth} as {name} has, or to be told depth {num_blocks}",
         )
-    depth = told.depth or found
     heads = told.heads or (size.heads if same else None)
+    heads = _told(found, "heads", heads, width)
+    values = {"width": width, "depth": told.depth or num_blocks, "heads": heads}
+    unlike = {key: value for key, value in values.items() if value != getattr(size, key)}
+    return {"size": name, **unlike}
+
+
+def _told(found: Recognised, name: str, heads: int | None, width: int) -> int:
+    """Heads that divide a width; raises ValueError for others, and where there are none."""
     if heads is None or width % heads:
-        raise ValueError(
-            f"weights ({path}): found width {width}, expected to be told heads that divide it "
-            f"({heads}): files do not say how many there are"
-        )
-    result: dict[str, Any] = {"size": name}
-    for key, value, usual in (
-        ("width", width, size.width), ("depth", depth, size.depth), ("heads", heads, size.heads),
-    ):  # fmt: skip
-        if value != usual:
-            result[key] = value
-    return result
-
-
-def _check_sizes(config: Mapping[str, Any], *, path: str | Path, **found: int) -> None:
-    """Refuse settings of a folder that are not those of the tensors beside them."""
-    for name, value in found.items():
-        if config.get(name, value) != value:
-            raise ValueError(
-                f"weights ({path}): found {name} {config[name]}, expected {value} as in the tensors"
-            )
-
-
-def _decoder_heads(width: int, heads: int | None, *, path: str | Path) -> int:
-    usual = {size.decoder_width: size.decoder_heads for size in SIZES.values()}
-    heads = heads or usual.get(width)
-    if heads is None or width % heads:
-        raise ValueError(
-            f"weights ({path}): found a decoder of width {width}, expected to be told "
-            f"decoder_heads that divide it ({heads}): files do not say how many there are"
+        raise refusal(
+            found.source.path,
+            f"a decoder of width {width}" if name == "decoder_heads" else f"width {width}",
+            f"to be told {name} that divide it ({heads}): files do not say how many there are",
         )
     return heads
 
 
-def _image_rows(layout: Layout, tensors: Mapping[str, Tensor], *, path: str | Path) -> int:
+def _image_rows(found: Recognised) -> int:
     """Rows, and columns, of the positions of a square image, the class token's left out."""
-    table = _tensor(layout, tensors, "encoder.positions", path=path)
+    table = found.tensor("encoder.positions")
     rows = round(table.shape[1] ** 0.5) if table.ndim == 3 else 0
     if table.ndim != 3 or rows * rows != table.shape[1]:
-        raise ValueError(
-            f"weights ({path}): found pos_embed {tuple(table.shape)}, expected (1, rows * columns, "
-            "D) of a square image, with at most a class token before"
+        raise refusal(
+            found.source.path,
+            f"pos_embed {tuple(table.shape)}",
+            "(1, rows * columns, D) of a square image, with at most a class token before",
         )
     return rows
-
-
-def rules_of(layout: Layout, architecture: Architecture) -> list[Rule]:
-    """The rules of all parts that are there, block by block."""
-    rules = []
-    for rule in layout.rules:
-        if rule.part not in architecture.parts:
-            continue
-        if rule.is_of_blocks:
-            rules += [rule.of_block(n) for n in range(architecture.depths.get(rule.part, 0))]
-        else:
-            rules.append(rule)
-    return rules

@@ -1,4 +1,4 @@
-"""The formats of others, as rules. Facts of their released files, written down once.
+"""The formats of others, as rules, and which of them weights are in, by their names.
 
 Official VideoMAE and VideoMAE V2 have the same names. Image MAE, image HPM and timm's vision
 transformers share theirs, but for what MAE and HPM reconstruct images with.
@@ -11,83 +11,77 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from torch import Tensor
+
 from hpm_video.weights.foreign.rules import (
-    Convolution,
-    ImageConvolution,
-    ImagePositions,
+    CONVOLUTION,
+    IMAGE_CONVOLUTION,
+    IMAGE_POSITIONS,
+    THREE_BIASES,
+    THREE_MATRICES,
+    Change,
     Part,
     Rule,
-    ThreeBiases,
-    ThreeMatrices,
-    both,
     placed,
     renamed,
 )
+from hpm_video.weights.foreign.weight_files import Source
+from hpm_video.weights.misfits import refusal
 
 _LAYERS = ("norm1", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 _QKV = "attn.qkv.weight"
 _BIASES = ("attn.q_bias", "attn.v_bias")
 
-_BLOCK = renamed([(name, name) for name in _LAYERS])
-_BLOCK.append(Rule("encoder", (_QKV,), (_QKV,)))
+_BLOCK = [*renamed([(name, name) for name in _LAYERS]), Rule("encoder", (_QKV,), (_QKV,))]
 _OFFICIAL_BLOCK = [*_BLOCK, *(Rule("encoder", (name,), (name,)) for name in _BIASES)]
-_TIMM_BLOCK = [*_BLOCK, Rule("encoder", _BIASES, ("attn.qkv.bias",), ThreeBiases())]
+_TIMM_BLOCK = [*_BLOCK, Rule("encoder", _BIASES, ("attn.qkv.bias",), THREE_BIASES)]
+_HUGGING_FACE_LAYERS = (
+    "layernorm_before", "attention.output.dense", "layernorm_after", "intermediate.dense",
+    "output.dense",
+)  # fmt: skip
+_MATRICES = tuple(f"attention.attention.{part}.weight" for part in ("query", "key", "value"))
 _HUGGING_FACE_BLOCK = [
-    *renamed(
-        [
-            ("norm1", "layernorm_before"),
-            ("attn.proj", "attention.output.dense"),
-            ("norm2", "layernorm_after"),
-            ("mlp.fc1", "intermediate.dense"),
-            ("mlp.fc2", "output.dense"),
-        ]
-    ),
-    Rule(
-        "encoder",
-        (_QKV,),
-        tuple(f"attention.attention.{part}.weight" for part in ("query", "key", "value")),
-        ThreeMatrices(),
-    ),
-    *(
-        Rule("encoder", (mine,), (f"attention.attention.{mine.removeprefix('attn.')}",))
-        for mine in _BIASES
-    ),
+    *renamed(zip(_LAYERS, _HUGGING_FACE_LAYERS, strict=True)),
+    Rule("encoder", (_QKV,), _MATRICES, THREE_MATRICES),
+    Rule("encoder", ("attn.q_bias",), ("attention.attention.q_bias",)),
+    Rule("encoder", ("attn.v_bias",), ("attention.attention.v_bias",)),
 ]
 
 
-def _embedding(theirs: str, change: Convolution | ImageConvolution) -> list[Rule]:
+def _embedding(theirs: str, change: Change) -> list[Rule]:
     return [
         Rule("encoder", ("encoder.embed.weight",), (f"{theirs}.weight",), change),
         Rule("encoder", ("encoder.embed.bias",), (f"{theirs}.bias",)),
     ]
 
 
-def _official(prefix: str) -> list[Rule]:
+def _encoder(embedding: str, block: list[Rule], stack: str, norm: str) -> list[Rule]:
     return [
-        *_embedding(f"{prefix}patch_embed.proj", Convolution()),
-        *placed(_OFFICIAL_BLOCK, ours="encoder.blocks.{}.", theirs=f"{prefix}blocks.{{}}."),
-        *renamed([("encoder.norm", f"{prefix}norm")], part="norm"),
+        *_embedding(embedding, CONVOLUTION),
+        *placed(block, ours="encoder.blocks.{}.", theirs=stack),
+        *renamed([("encoder.norm", norm)], part="norm"),
     ]
+
+
+def _official(prefix: str) -> list[Rule]:
+    embedding, stack = f"{prefix}patch_embed.proj", f"{prefix}blocks.{{}}."
+    return _encoder(embedding, _OFFICIAL_BLOCK, stack, f"{prefix}norm")
 
 
 def _hugging_face(prefix: str) -> list[Rule]:
+    embedding = f"{prefix}embeddings.patch_embeddings.projection"
+    stack, norm = f"{prefix}encoder.layer.{{}}.", f"{prefix}layernorm"
+    return _encoder(embedding, _HUGGING_FACE_BLOCK, stack, norm)
+
+
+def _decoder(block: list[Rule], stack: str) -> list[Rule]:
+    outer = [("norm", "norm"), ("head", "head")]
     return [
-        *_embedding(f"{prefix}embeddings.patch_embeddings.projection", Convolution()),
-        *placed(
-            _HUGGING_FACE_BLOCK, ours="encoder.blocks.{}.", theirs=f"{prefix}encoder.layer.{{}}."
-        ),
-        *renamed([("encoder.norm", f"{prefix}layernorm")], part="norm"),
+        Rule("decoder", ("decoder_input.project.weight",), ("encoder_to_decoder.weight",)),
+        Rule("decoder", ("decoder_input.mask_token",), ("mask_token",)),
+        *renamed(outer, ours="reconstructor.", theirs="decoder.", part="decoder"),
+        *placed(block, ours="reconstructor.blocks.{}.", theirs=stack, part="decoder"),
     ]
-
-
-_BRIDGE = [
-    Rule("decoder", ("decoder_input.project.weight",), ("encoder_to_decoder.weight",)),
-    Rule("decoder", ("decoder_input.mask_token",), ("mask_token",)),
-    *renamed([("norm", "norm"), ("head", "head")], ours="reconstructor.", theirs="decoder.",
-             part="decoder"),
-]  # fmt: skip
-
-_NOT_OURS = "of a decoder of images"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,61 +100,37 @@ class Layout:
 
     def knows(self, name: str) -> bool:
         """Whether a name of theirs has a meaning here."""
-        return bool(self._names.fullmatch(name)) or self.why_unused(name) is not None
+        return self.part_of(name) is not None or self.why_unused(name) is not None
 
     def part_of(self, name: str) -> Part | None:
         """The part of a model that a name of theirs belongs to, if it has a meaning here."""
-        for rule in self.rules:
-            for one in rule.theirs:
-                if re.fullmatch(re.escape(one).replace(r"\{\}", r"\d+"), name):
-                    return rule.part
-        return None
+        return self._parts.get(re.sub(r"\.\d+\.", ".{}.", name, count=1))
 
     def why_unused(self, name: str) -> str | None:
         """Why a tensor of theirs has no place in our models, if that is known."""
         return next((why for key, why in self.unused.items() if re.fullmatch(key, name)), None)
 
     @cached_property
-    def _names(self) -> re.Pattern[str]:
-        names = (re.escape(name) for rule in self.rules for name in rule.theirs)
-        return re.compile("|".join(names).replace(r"\{\}", r"\d+"))
+    def _parts(self) -> dict[str, Part]:
+        return {name: rule.part for rule in self.rules for name in rule.theirs}
 
 
 OFFICIAL_PRETRAINED = Layout(
     "official",
     "official VideoMAE or VideoMAE V2, pre-trained",
-    (
-        *_official("encoder."),
-        *_BRIDGE,
-        *placed(
-            _OFFICIAL_BLOCK,
-            ours="reconstructor.blocks.{}.",
-            theirs="decoder.blocks.{}.",
-            part="decoder",
-        ),
-    ),
+    (*_official("encoder."), *_decoder(_OFFICIAL_BLOCK, "decoder.blocks.{}.")),
 )
 OFFICIAL_FINETUNED = Layout(
     "official",
     "official VideoMAE or VideoMAE V2, fine-tuned or encoder alone",
-    (
-        *_official(""),
-        *renamed([("norm", "fc_norm")], part="head"),
-        *both("head", part="head"),
-    ),
+    (*_official(""), *renamed([("norm", "fc_norm"), ("head", "head")], part="head")),
 )
 HUGGING_FACE = Layout(
     "huggingface",
     "Hugging Face VideoMAE",
     (
         *_hugging_face("videomae."),
-        *_BRIDGE,
-        *placed(
-            _HUGGING_FACE_BLOCK,
-            ours="reconstructor.blocks.{}.",
-            theirs="decoder.decoder_layers.{}.",
-            part="decoder",
-        ),
+        *_decoder(_HUGGING_FACE_BLOCK, "decoder.decoder_layers.{}."),
         *renamed([("norm", "fc_norm"), ("head", "classifier")], part="head"),
     ),
 )
@@ -171,18 +141,88 @@ IMAGE = Layout(
     "timm",
     "an image transformer: timm, MAE or image HPM",
     (
-        *_embedding("patch_embed.proj", ImageConvolution()),
-        Rule("encoder", ("encoder.positions",), ("pos_embed",), ImagePositions()),
+        *_embedding("patch_embed.proj", IMAGE_CONVOLUTION),
+        Rule("encoder", ("encoder.positions",), ("pos_embed",), IMAGE_POSITIONS),
         *placed(_TIMM_BLOCK, ours="encoder.blocks.{}.", theirs="blocks.{}."),
         *renamed([("encoder.norm", "norm")], part="norm"),
-        *renamed([("norm", "fc_norm")], part="head"),
-        *both("head", part="head"),
+        *renamed([("norm", "fc_norm"), ("head", "head")], part="head"),
     ),
     unused={
         "cls_token": "the encoder has no class token, so that outputs are not quite the image's",
-        "mask_token|vis_mask_token|decoder_.*": _NOT_OURS,
+        "mask_token|vis_mask_token|decoder_.*": "of a decoder of images",
     },
     is_image=True,
 )
 
 LAYOUTS = (OFFICIAL_PRETRAINED, OFFICIAL_FINETUNED, HUGGING_FACE, HUGGING_FACE_ENCODER, IMAGE)
+
+# What wrappers put before every name
+_WRAPPERS = ("module.", "_orig_mod.", "model.")
+_BACKBONE = "backbone."
+# Newer versions of transformers call them by the first name in memory, by the second one in files
+_ALIASES = {"query.bias": "q_bias", "value.bias": "v_bias"}
+_LEAST_SHARE = 0.5  # of the names have a meaning, or the format is another
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Weights of a known format.
+
+    tensors: by the format's names; of positions without that of a class token. names: of each of
+    these, how the file calls it. source: the file, and what else is in it.
+    """
+
+    layout: Layout
+    tensors: dict[str, Tensor]
+    names: dict[str, str]
+    source: Source
+
+    def tensor(self, ours: str) -> Tensor:
+        """Theirs that holds the same as one of ours; raises ValueError where it is missing."""
+        name = next(rule.theirs[0] for rule in self.layout.rules if rule.ours == (ours,))
+        if name not in self.tensors:
+            raise ValueError(f"weights ({self.source.path}) do not fit: {name} is missing")
+        return self.tensors[name]
+
+
+def recognise(source: Source) -> Recognised:
+    """The format under which most of the names have a meaning.
+
+    Raises ValueError where that is none.
+    """
+    names = {_plain(name): name for name in source.tensors}
+    while prefix := next((p for p in _WRAPPERS if all(n.startswith(p) for n in names)), None):
+        names = {name.removeprefix(prefix): there for name, there in names.items()}
+    names = {name.removeprefix(_BACKBONE): there for name, there in names.items()}
+    if len(names) < len(source.tensors):
+        twice = next(n for n in source.tensors if n not in names.values())
+        raise refusal(source.path, f"{twice} by two names", "each tensor once")
+    known = {layout: sum(map(layout.knows, names)) for layout in LAYOUTS}
+    layout = max(known, key=known.__getitem__)
+    if not names or known[layout] < _LEAST_SHARE * len(names):
+        raise refusal(
+            source.path,
+            f"{len(names)} tensors such as {', '.join(sorted(names)[:4])}",
+            "one of our checkpoints, or the names of VideoMAE (official or Hugging Face), of MAE, "
+            "HPM or timm",
+        )
+    tensors = {name: source.tensors[there].detach() for name, there in names.items()}
+    if layout.is_image:
+        _drop_class_token(tensors)
+    return Recognised(layout, tensors, names, source)
+
+
+def _plain(name: str) -> str:
+    for alias, usual in _ALIASES.items():
+        if name.endswith(f"attention.attention.{alias}"):
+            return name.removesuffix(alias) + usual
+    return name
+
+
+def _drop_class_token(tensors: dict[str, Tensor]) -> None:
+    """Leave out the class token's position, the first one, of those of a square image."""
+    table = tensors.get("pos_embed")
+    if table is None or "cls_token" not in tensors or table.ndim != 3:
+        return
+    if round((table.shape[1] - 1) ** 0.5) ** 2 == table.shape[1] - 1:
+        tensors["pos_embed"] = table[:, 1:]

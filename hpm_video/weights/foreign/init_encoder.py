@@ -10,10 +10,9 @@ from hpm_video.config import DataConfig, EncoderConfig
 from hpm_video.models.build import SIZES, heads_of
 from hpm_video.models.resample import Tokens
 from hpm_video.models.vit import Encoder
-from hpm_video.weights.foreign.account import Row
-from hpm_video.weights.foreign.assumptions import Assumptions
-from hpm_video.weights.foreign.table import key_table
-from hpm_video.weights.foreign.to_ours import Imported, import_weights
+from hpm_video.weights.foreign.account import Imported, Row, key_table
+from hpm_video.weights.foreign.architecture import Assumptions
+from hpm_video.weights.foreign.to_ours import import_weights
 
 TABLE = "init.txt"  # in a run's folder
 
@@ -59,37 +58,29 @@ def write_init_table(
     ``before``: the tokens that the weights were trained with. ``initialised``: names of what was
     allowed to be missing.
     """
-    rows = init_rows(found.rows, encoder, before=before, initialised=initialised)
-    lines = key_table(replace(found, rows=tuple(rows)))
-    (folder / TABLE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def init_rows(
-    rows: Sequence[Row], encoder: Encoder, *, before: Tokens, initialised: Sequence[str]
-) -> list[Row]:
-    """Rows of an import, for what an encoder took of it."""
     own = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     changed = {}
     if before.grid != encoder.grid:
         changed["encoder.positions"] = f"from {before.grid} to {encoder.grid}"
     if before.shape != encoder.tokens.shape:
         changed["encoder.embed.weight"] = f"from {before.shape} to {encoder.tokens.shape}"
-    result = []
-    for row in rows:
+    rows = []
+    for row in found.rows:
         if not row.ours or row.status == "unused":
-            result.append(row)
+            rows.append(row)
         elif row.ours not in own:
-            result.append(replace(row, ours="", status="unused", note="not of this encoder"))
+            rows.append(replace(row, ours="", status="unused", note="not of this encoder"))
         elif row.ours in initialised:
             if row.theirs:
-                result.append(replace(row, ours="", status="unused", note="allowed not to fit"))
+                rows.append(replace(row, ours="", status="unused", note="allowed not to fit"))
         elif row.ours in changed:
-            result.append(replace(row, status="interpolated", note=changed[row.ours]))
+            rows.append(replace(row, status="interpolated", note=changed[row.ours]))
         else:
-            result.append(row)
+            rows.append(row)
     if "encoder.positions" in changed and "encoder.positions" not in own:
+        note = f"computed, {changed['encoder.positions']}"
         shape = tuple(encoder.positions.shape)
-        note = changed["encoder.positions"]
-        result.append(Row("", "encoder.positions", "interpolated", shape, f"computed, {note}"))
-    result += [Row("", n, "initialised", tuple(own[n].shape)) for n in initialised]
-    return result
+        rows.append(Row("", "encoder.positions", "interpolated", shape, note))
+    rows += [Row("", n, "initialised", tuple(own[n].shape)) for n in initialised]
+    lines = key_table(replace(found, rows=tuple(rows)))
+    (folder / TABLE).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -6,15 +6,15 @@ Ours are named as in `hpm_video.models.hpm.HPM` and `hpm_video.models.classifier
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hpm_video.config import values
-from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.resample import Tokens
 
 # head: the norm before it, too. norm: what an encoder ends with, in pre-training.
 Part = Literal["encoder", "norm", "decoder", "head"]
@@ -22,119 +22,79 @@ Inflation = values.Inflation
 
 
 @dataclass(frozen=True)
-class Shape:
+class Shape(Tokens):
     """What names and tensors do not say themselves: the tokens, and how images become clips."""
 
-    grid: TokenGrid
-    tubelet_size: int
-    patch_size: int
     inflation: Inflation = "mean"
 
 
-class Change(Protocol):
+@dataclass(frozen=True)
+class Change:
     """Tensors of one rule, theirs to ours and ours to theirs; each is the other's inverse.
 
     note: what is to be said of it.
     """
 
-    note: str
-
-    def to_ours(self, theirs: Sequence[Tensor], shape: Shape) -> list[Tensor]: ...
-
-    def to_theirs(self, ours: Sequence[Tensor], shape: Shape) -> list[Tensor]: ...
+    to_ours: Callable[[list[Tensor], Shape], list[Tensor]]
+    to_theirs: Callable[[list[Tensor], Tokens], list[Tensor]]
+    note: str = ""
 
 
-class Same:
-    """The same tensors, perhaps by another name."""
-
-    note = ""
-
-    def to_ours(self, theirs: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        return list(theirs)
-
-    def to_theirs(self, ours: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        return list(ours)
+def _matrix(convolution: Tensor) -> Tensor:
+    """(D, 3, t, y, x), of a Conv3d -> (D, t * y * x * 3), of a matrix product."""
+    return convolution.permute(0, 2, 3, 4, 1).flatten(1)
 
 
-SAME = Same()
+def _convolution(matrix: Tensor, tokens: Tokens) -> Tensor:
+    """The inverse of `_matrix`."""
+    frames, side = tokens.shape.tubelet_size, tokens.shape.patch_size
+    return matrix.reshape(len(matrix), frames, side, side, 3).permute(0, 4, 1, 2, 3)
 
 
-class Convolution:
-    """Theirs (D, 3, t, y, x), of a Conv3d; ours (D, t * y * x * 3), of a matrix product."""
-
-    note = "Conv3d as a matrix"
-
-    def to_ours(self, theirs: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        return [theirs[0].permute(0, 2, 3, 4, 1).flatten(1)]
-
-    def to_theirs(self, ours: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        side = shape.patch_size
-        volume = ours[0].reshape(len(ours[0]), shape.tubelet_size, side, side, 3)
-        return [volume.permute(0, 4, 1, 2, 3)]
-
-
-class ImageConvolution:
-    """Theirs (D, 3, y, x), of a Conv2d: what ours makes of a clip that stands still.
-
-    It becomes ours by its share of every frame of a token (mean), or by all of the middle one.
-    """
-
-    note = "Conv2d, spread over the frames of a token"
-
-    def to_ours(self, theirs: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        frames = theirs[0].new_zeros(shape.tubelet_size)
-        if shape.inflation == "mean":
-            frames += 1 / shape.tubelet_size
-        else:
-            frames[shape.tubelet_size // 2] = 1
-        volume = theirs[0][:, :, None] * frames[:, None, None]
-        return Convolution().to_ours([volume], shape)
-
-    def to_theirs(self, ours: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        return [Convolution().to_theirs(ours, shape)[0].sum(dim=2)]
+def _spread(image: Tensor, shape: Shape) -> Tensor:
+    """(D, 3, y, x), of a Conv2d -> (D, 3, t, y, x), which gives the same of a clip that stands
+    still: by its share of every frame of a token (mean), or by all of the middle one."""
+    num_frames = shape.shape.tubelet_size
+    shares = image.new_zeros(num_frames)
+    if shape.inflation == "mean":
+        shares += 1 / num_frames
+    elif shape.inflation == "centre":
+        shares[num_frames // 2] = 1
+    else:
+        raise ValueError(f"inflation ({shape.inflation}) must be mean or centre")
+    return image[:, :, None] * shares[:, None, None]
 
 
-class ThreeMatrices:
-    """Theirs: q, k and v apart; ours: one below the other."""
-
-    note = ""
-
-    def to_ours(self, theirs: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        return [torch.cat(list(theirs))]
-
-    def to_theirs(self, ours: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        return list(ours[0].chunk(3))
-
-
-class ThreeBiases:
-    """Theirs (3 * D,) of q, k and v; ours of q and v alone.
-
-    k's adds the same number to all scores of a query, which a softmax does not see: without it the
-    outputs are the same.
-    """
-
-    note = "k's part left out: it changes no output"
-
-    def to_ours(self, theirs: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        q, _, v = theirs[0].chunk(3)
-        return [q, v]
-
-    def to_theirs(self, ours: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        q, v = ours
-        return [torch.cat([q, torch.zeros_like(q), v])]
-
-
-class ImagePositions:
-    """Theirs (1, rows * columns, D), of an image; ours (N, D): the same at every step in time."""
-
-    note = "repeated over time"
-
-    def to_ours(self, theirs: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        return [theirs[0][0].repeat(shape.grid.time, 1)]
-
-    def to_theirs(self, ours: Sequence[Tensor], shape: Shape) -> list[Tensor]:
-        # (time * rows * columns, D) -> (1, rows * columns, D)
-        return [ours[0].unflatten(0, (shape.grid.time, -1)).mean(dim=0)[None]]
+SAME = Change(lambda theirs, _: theirs, lambda ours, _: ours)
+CONVOLUTION = Change(
+    lambda theirs, _: [_matrix(theirs[0])],
+    lambda ours, tokens: [_convolution(ours[0], tokens)],
+    note="Conv3d as a matrix",
+)
+IMAGE_CONVOLUTION = Change(
+    lambda theirs, shape: [_matrix(_spread(theirs[0], shape))],
+    lambda ours, tokens: [_convolution(ours[0], tokens).sum(dim=2)],
+    note="Conv2d, spread over the frames of a token",
+)
+# Theirs: q, k and v apart; ours: one below the other
+THREE_MATRICES = Change(
+    lambda theirs, _: [torch.cat(theirs)],
+    lambda ours, _: list(ours[0].chunk(3)),
+)
+# Theirs (3 * D,) of q, k and v; ours of q and v alone. k's adds the same number to all scores of a
+# query, which a softmax does not see: without it the outputs are the same.
+THREE_BIASES = Change(
+    lambda theirs, _: list(theirs[0].chunk(3)[::2]),
+    lambda ours, _: [torch.cat([ours[0], torch.zeros_like(ours[0]), ours[1]])],
+    note="k's part left out: it changes no output",
+)
+# Theirs (1, rows * columns, D), of an image; ours (N, D): the same at every step in time, of which
+# the mean goes back
+IMAGE_POSITIONS = Change(
+    lambda theirs, shape: [theirs[0][0].repeat(shape.grid.time, 1)],
+    lambda ours, tokens: [ours[0].unflatten(0, (tokens.grid.time, -1)).mean(dim=0)[None]],
+    note="repeated over time",
+)
 
 
 @dataclass(frozen=True)
@@ -146,23 +106,18 @@ class Rule:
     theirs: tuple[str, ...]
     change: Change = SAME
 
-    def of_block(self, number: int) -> Rule:
-        """The rule of one block."""
-        return Rule(
-            self.part,
-            tuple(name.replace("{}", str(number)) for name in self.ours),
-            tuple(name.replace("{}", str(number)) for name in self.theirs),
-            self.change,
-        )
-
-    @property
-    def is_of_blocks(self) -> bool:
-        return "{}" in self.ours[0]
-
-
-def both(name: str, *, ours: str = "", theirs: str = "", part: Part = "encoder") -> list[Rule]:
-    """A weight and a bias, of a layer that is called ``ours + name`` and ``theirs + name``."""
-    return renamed([(name, name)], ours=ours, theirs=theirs, part=part)
+    def of_blocks(self, number: int) -> list[Rule]:
+        """The rule of each of so many blocks; alone where it is of none."""
+        if "{}" not in self.ours[0]:
+            return [self]
+        return [
+            replace(
+                self,
+                ours=tuple(name.replace("{}", str(block)) for name in self.ours),
+                theirs=tuple(name.replace("{}", str(block)) for name in self.theirs),
+            )
+            for block in range(number)
+        ]
 
 
 def renamed(
@@ -179,11 +134,11 @@ def renamed(
 def placed(rules: Iterable[Rule], *, ours: str, theirs: str, part: Part = "encoder") -> list[Rule]:
     """The same rules behind prefixes, as those of a block are behind that of a stack."""
     return [
-        Rule(
-            part,
-            tuple(ours + name for name in rule.ours),
-            tuple(theirs + name for name in rule.theirs),
-            rule.change,
+        replace(
+            rule,
+            part=part,
+            ours=tuple(ours + name for name in rule.ours),
+            theirs=tuple(theirs + name for name in rule.theirs),
         )
         for rule in rules
     ]

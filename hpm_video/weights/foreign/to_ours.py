@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +11,17 @@ from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.settings import config_to_dict
-from hpm_video.models.build import build_classifier, build_model, token_grid
+from hpm_video.models.build import build
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
-from hpm_video.weights.foreign.account import Row, Status, is_allowed, is_finite, misfit, shown
-from hpm_video.weights.foreign.architecture import Architecture, architecture_of, rules_of
-from hpm_video.weights.foreign.assumptions import Assumptions
-from hpm_video.weights.foreign.formats import Layout
-from hpm_video.weights.foreign.our_tensors import account_of, completed
-from hpm_video.weights.foreign.recognise import Recognised, recognise
+from hpm_video.weights.checkpoint import settings_of
+from hpm_video.weights.foreign.account import Imported, Row, Status
+from hpm_video.weights.foreign.architecture import Architecture, Assumptions, architecture_of
+from hpm_video.weights.foreign.formats import Layout, Recognised, recognise
 from hpm_video.weights.foreign.rules import Rule
-from hpm_video.weights.foreign.sources import Source, read_weights
+from hpm_video.weights.foreign.weight_files import Source, read_weights
+from hpm_video.weights.misfits import is_allowed, is_finite, misfits, refusal, shown
 
-
-@dataclass(frozen=True)
-class Imported:
-    """A checkpoint of ours, as `hpm_video.weights.checkpoint` describes it, and where it is from.
-
-    words: what the file is. source: what is in it. architecture: None where it is one of ours.
-    """
-
-    state: dict[str, Any]
-    rows: tuple[Row, ...]
-    words: str
-    source: Source
-    architecture: Architecture | None
+_ENCODER = "encoder."
 
 
 def import_weights(
@@ -62,75 +48,147 @@ def import_weights(
             source.state, source=path, allow_missing=allow_missing, encoder_only=encoder_only
         )
         words = f"hpm_video, {source.state['kind']}, step {source.state['step']}"
-        state = completed(source.state, rows, fill=fill)
+        state = _completed(source.state, rows, fill=fill)
         return Imported(state, tuple(rows), words, source, None)
-    found = _without_class_token(recognise(source))
-    given = assumptions or Assumptions()
-    architecture = architecture_of(
-        found, source.config, given, path=source.path, encoder_only=encoder_only
-    )
-    weights, rows = _convert(found, architecture, allow_missing, path=source.path)
+    found = recognise(source)
+    architecture = architecture_of(found, assumptions or Assumptions(), encoder_only=encoder_only)
+    weights, rows = _convert(found, architecture, allow_missing)
     weights = _folded(weights, architecture)
-    if fill and any(row.status == "initialised" for row in rows):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            fresh = _build(architecture).state_dict()
-        weights |= {r.ours: fresh[r.ours] for r in rows if r.status == "initialised"}
+    if fill:
+        weights |= _first_values(rows, architecture.build)
     state = _state(architecture, weights, source)
     return Imported(state, tuple(rows), found.layout.words, source, architecture)
 
 
+def account_of(
+    state: Mapping[str, Any],
+    *,
+    source: str | Path,
+    allow_missing: Sequence[str] = (),
+    encoder_only: bool = False,
+) -> list[Row]:
+    """What is in a checkpoint of ours, tensor by tensor: the whole model, or its encoder alone.
+
+    What ``allow_missing`` names may be missing, unknown or of another shape. ``encoder_only``: all
+    else than the encoder does not matter.
+
+    Raises ValueError in one line where anything else does not fit the settings, or is not finite.
+    """
+    weights, expected = state["model"], _expected(state, source=source)
+    if encoder_only or all(name.startswith(_ENCODER) for name in weights):
+        expected = {name: t for name, t in expected.items() if name.startswith(_ENCODER)}
+    others = {name for name in weights if encoder_only and not name.startswith(_ENCODER)}
+    wrong = misfits({name: t for name, t in weights.items() if name not in others}, expected)
+    refused = [
+        f"{name} {why}" for name, why in wrong.items() if not is_allowed(allow_missing, name)
+    ]
+    rows: list[Row] = []
+    for name, tensor in weights.items():
+        if name in others or name in wrong:
+            note = "not of the encoder" if name in others else f"{wrong[name]}; allowed"
+            rows.append(Row(name, "", "unused", tuple(tensor.shape), note))
+            continue
+        rows.append(Row(name, name, "loaded", tuple(tensor.shape)))
+        if not is_finite(tensor):
+            refused.append(f"{name} holds numbers that are not finite")
+    rows += [
+        Row("", name, "initialised", tuple(like.shape), "is missing")
+        for name, like in expected.items()
+        if name in wrong
+    ]
+    if refused:
+        raise ValueError(
+            f"weights ({source}) do not fit the model of their own settings: {shown(refused)}"
+        )
+    return rows
+
+
+def _completed(state: dict[str, Any], rows: Sequence[Row], *, fill: bool) -> dict[str, Any]:
+    """The checkpoint with what `account_of` let through: what is unused left out, and with ``fill``
+    what is missing at its first values."""
+    weights = {row.ours: state["model"][row.theirs] for row in rows if row.status == "loaded"}
+    if fill:
+        weights |= _first_values(rows, lambda: _build_own(state))
+    return {**state, "model": weights}
+
+
+def _expected(state: Mapping[str, Any], *, source: str | Path) -> dict[str, Tensor]:
+    """The tensors of the model of its settings, without numbers."""
+    try:
+        with torch.device("meta"):
+            return dict(_build_own(state).state_dict())
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # of settings that are none
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        found = f"settings of no model ({reason})"
+        raise refusal(source, found, "a checkpoint of hpm-video") from error
+
+
+def _build_own(state: Mapping[str, Any]) -> nn.Module:
+    config, classes = settings_of(state), state.get("classes")
+    num_classes = state["num_classes"] if isinstance(config, FinetuneConfig) else 0
+    if classes is not None and len(classes) != num_classes:
+        raise ValueError(f"{len(classes)} names of {num_classes} classes")
+    return build(config, num_classes=num_classes)
+
+
 def _convert(
-    found: Recognised, architecture: Architecture, allow_missing: Sequence[str], *, path: Path
+    found: Recognised, architecture: Architecture, allow_missing: Sequence[str]
 ) -> tuple[dict[str, Tensor], list[Row]]:
-    layout, tensors = found.layout, found.tensors
+    """Our tensors, and what became of theirs."""
+    layout, tensors, names = found.layout, found.tensors, found.names
     with torch.device("meta"):
-        expected = _build(architecture).state_dict()
+        expected = architecture.build().state_dict()
     weights: dict[str, Tensor] = {}
     rows: list[Row] = []
-    misfits: list[str] = []
+    refused: list[str] = []
     used: set[str] = set()
-    for rule in rules_of(layout, architecture):
+    for rule in architecture.rules:
         used |= set(rule.theirs)
-        wrong = _misfits(rule, found, expected, architecture)
-        if wrong:
-            for name, why in wrong.items():
-                if not is_allowed(allow_missing, name, found.names.get(name, ""), *rule.ours):
-                    misfits.append(f"{found.names.get(name, name)} {why}")
+        there = {name: tensors[name] for name in rule.theirs if name in tensors}
+        like = rule.change.to_theirs([expected[name] for name in rule.ours], architecture.shape)
+        if wrong := misfits(there, dict(zip(rule.theirs, like, strict=True))):
+            refused += [
+                f"{names.get(name, name)} {why}"
+                for name, why in wrong.items()
+                if not is_allowed(allow_missing, name, names.get(name, ""), *rule.ours)
+            ]
             why = "; ".join(f"{name} {word}" for name, word in wrong.items())
             rows += [Row("", o, "initialised", tuple(expected[o].shape), why) for o in rule.ours]
-            rows += [
-                Row(
-                    found.names[n], "", "unused", tuple(tensors[n].shape),
-                    "allowed" if n in wrong else f"of no use without {', '.join(wrong)}",
-                )
-                for n in rule.theirs
-                if n in tensors
-            ]  # fmt: skip
+            for name, tensor in there.items():
+                note = "allowed" if name in wrong else f"of no use without {', '.join(wrong)}"
+                rows.append(Row(names[name], "", "unused", tuple(tensor.shape), note))
             continue
-        theirs = [tensors[name].float() for name in rule.theirs]
-        for name, value in zip(
-            rule.ours, rule.change.to_ours(theirs, architecture.shape), strict=True
-        ):
-            weights[name] = value.contiguous().clone()
-        names = ", ".join(found.names[name] for name in rule.theirs)
+        theirs = [tensor.float() for tensor in there.values()]
+        ours = rule.change.to_ours(theirs, architecture.shape)
+        weights |= {n: v.contiguous().clone() for n, v in zip(rule.ours, ours, strict=True)}
+        called = ", ".join(names[name] for name in rule.theirs)
         if not all(map(is_finite, theirs)):
-            misfits.append(f"{names} holds numbers that are not finite")
-        rows += [_row(found, rule, name, names, weights[name]) for name in rule.ours]
-    for name, tensor in tensors.items():
-        if name in used:
-            continue
+            refused.append(f"{called} holds numbers that are not finite")
+        rows += [_row(found, rule, name, called, weights[name]) for name in rule.ours]
+    for name in [name for name in tensors if name not in used]:
         reason = _why_unused(layout, name, architecture)
-        if reason is None:
-            if not is_allowed(allow_missing, name, found.names[name]):
-                misfits.append(f"{found.names[name]} is unknown")
-            reason = "unknown, allowed"
-        rows.append(Row(found.names[name], "", "unused", tuple(tensor.shape), reason))
-    if misfits:
-        raise ValueError(f"weights ({path}) do not fit {layout.words}: {shown(misfits)}")
-    order = {name: place for place, name in enumerate(found.names.values())}
+        if reason is None and not is_allowed(allow_missing, name, names[name]):
+            refused.append(f"{names[name]} is unknown")
+        shape = tuple(tensors[name].shape)
+        rows.append(Row(names[name], "", "unused", shape, reason or "unknown, allowed"))
+    if refused:
+        raise ValueError(
+            f"weights ({found.source.path}) do not fit {layout.words}: {shown(refused)}"
+        )
+    order = {name: place for place, name in enumerate(names.values())}
     rows.sort(key=lambda row: order.get(row.theirs.split(", ")[0], len(order)))
     return weights, rows
+
+
+def _first_values(rows: Sequence[Row], make: Callable[[], nn.Module]) -> dict[str, Tensor]:
+    """What a new model has, at a fixed seed, in the place of tensors that are initialised."""
+    names = [row.ours for row in rows if row.status == "initialised"]
+    if not names:
+        return {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fresh = make().state_dict()
+    return {name: fresh[name] for name in names}
 
 
 def _row(found: Recognised, rule: Rule, ours: str, theirs: str, value: Tensor) -> Row:
@@ -142,56 +200,13 @@ def _row(found: Recognised, rule: Rule, ours: str, theirs: str, value: Tensor) -
     return Row(theirs, ours, status, tuple(value.shape), "; ".join(notes))
 
 
-def _misfits(
-    rule: Rule,
-    found: Recognised,
-    expected: Mapping[str, Tensor],
-    architecture: Architecture,
-) -> dict[str, str]:
-    """Names of a rule's tensors that do not fit, and why."""
-    like = rule.change.to_theirs([expected[name] for name in rule.ours], architecture.shape)
-    whys = {
-        name: misfit(found.tensors.get(name), wanted)
-        for name, wanted in zip(rule.theirs, like, strict=True)
-    }
-    return {name: why for name, why in whys.items() if why}
-
-
 def _why_unused(layout: Layout, name: str, architecture: Architecture) -> str | None:
-    if (why := layout.why_unused(name)) is not None:
-        return why
     part = layout.part_of(name)
     if part is None or part in architecture.parts:
-        return None
+        return layout.why_unused(name)
     if part == "head" and "norm" in architecture.parts:
         return "of a classifier that looks at one token: ours looks at the mean of all"
     return f"of the {part}"
-
-
-def _without_class_token(found: Recognised) -> Recognised:
-    """Positions of an image without that of the class token, which comes first."""
-    table, token = found.tensors.get("pos_embed"), found.tensors.get("cls_token")
-    if not found.layout.is_image or table is None or token is None or table.ndim != 3:
-        return found
-    rows = round((table.shape[1] - 1) ** 0.5)
-    if rows * rows != table.shape[1] - 1:
-        return found
-    return replace(found, tensors={**found.tensors, "pos_embed": table[:, 1:]})
-
-
-def _build(architecture: Architecture) -> nn.Module:
-    """The model of ours, or the parts of it that the weights hold."""
-    config = architecture.config
-    data = config.data
-    if isinstance(config, FinetuneConfig):
-        return build_classifier(
-            config.model,
-            num_frames=data.num_frames,
-            crop_size=data.crop_size,
-            num_classes=architecture.num_classes,
-        )
-    grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
-    return build_model(config.model, grid, predict_loss=False)
 
 
 def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
@@ -203,10 +218,7 @@ def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str,
         return weights
     ours, theirs = (
         [torch.tensor(values, dtype=torch.float64) for values in pair]
-        for pair in (
-            (IMAGENET_MEAN, IMAGENET_STD),
-            (architecture.mean, architecture.std),
-        )
+        for pair in ((IMAGENET_MEAN, IMAGENET_STD), (architecture.mean, architecture.std))
     )
     if missing := {"encoder.embed.weight", "encoder.embed.bias"} - weights.keys():
         raise ValueError(f"mean and std other than ImageNet's need {', '.join(sorted(missing))}")
@@ -214,11 +226,7 @@ def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str,
     bias = weights["encoder.embed.bias"].double()
     bias = bias + (weight * (ours[0] - theirs[0]) / theirs[1]).sum(dim=(1, 2))
     weight = (weight * ours[1] / theirs[1]).flatten(1)
-    return {
-        **weights,
-        "encoder.embed.weight": weight.float(),
-        "encoder.embed.bias": bias.float(),
-    }
+    return weights | {"encoder.embed.weight": weight.float(), "encoder.embed.bias": bias.float()}
 
 
 def _state(
@@ -241,13 +249,11 @@ def _classes(config: Mapping[str, Any], num_classes: int, *, path: Path) -> list
     """Class names, of the settings of a Hugging Face folder, where it has any of its own."""
     names = config.get("id2label") or {}
     if not isinstance(names, Mapping):
-        raise ValueError(f"weights ({path}): found no names in id2label, expected {{number: name}}")
+        raise refusal(path, "no names in id2label", "{number: name}")
     classes = [str(name) for name in names.values()]
     if all(name.startswith("LABEL_") for name in classes):  # what transformers calls those unnamed
         return None
     if names.keys() != set(map(str, range(num_classes))):
-        raise ValueError(
-            f"weights ({path}): found {len(names)} names in id2label, expected those of the "
-            f"classes 0 to {num_classes - 1}"
-        )
+        there = f"{len(names)} names in id2label"
+        raise refusal(path, there, f"those of the classes 0 to {num_classes - 1}")
     return [str(names[str(number)]) for number in range(num_classes)]

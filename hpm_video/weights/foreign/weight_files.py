@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hpm_video.weights.checkpoint import UNREADABLE, find_checkpoint, load_checkpoint
+from hpm_video.weights.checkpoint import UNREADABLE, find_checkpoint, is_of_ours, load_checkpoint
+from hpm_video.weights.misfits import refusal
 
 # What files of weights call the weights among the other things they hold
 CONTAINERS = ("model", "module", "state_dict", "model_state_dict")
@@ -68,9 +69,7 @@ def read_weights(path: str | Path, *, container: str | None = None) -> Source:
         raise ValueError(f"container ({container}) must be left out: {path} has none to choose")
     for name in source.tensors:
         if not name.isprintable():  # it would be printed
-            raise ValueError(
-                f"weights ({path}): found a tensor {name!r}, expected a printable name"
-            )
+            raise refusal(path, f"a tensor {name!r}", "a printable name")
     return source
 
 
@@ -78,7 +77,7 @@ def _read_file(path: Path, container: str | None) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"weights ({path}) do not exist")
     if not path.is_file():  # opening a pipe would wait for ever
-        raise ValueError(f"weights ({path}): found a device or a pipe, expected a file or a folder")
+        raise refusal(path, "a device or a pipe", "a file or a folder")
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -100,10 +99,8 @@ def _read_folder(path: Path, container: str | None) -> Source:
         elif (file := path / "pytorch_model.bin").is_file():
             source = _read_file(file, container)
         else:
-            raise ValueError(
-                f"weights ({path}): found config.json alone, expected *.safetensors or "
-                "pytorch_model.bin beside it"
-            )
+            beside = "*.safetensors or pytorch_model.bin beside it"
+            raise refusal(path, "config.json alone", beside)
         return replace(source, path=path, config=config)
     latest = path / "latest"
     name = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
@@ -113,10 +110,9 @@ def _read_folder(path: Path, container: str | None) -> Source:
     try:
         return _ours(find_checkpoint(path), load_checkpoint(path))
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"weights ({path}): found a folder of {_few(sorted(p.name for p in path.iterdir()))}, "
-            "expected a run, or a folder of Hugging Face or DeepSpeed"
-        ) from error
+        there = f"a folder of {_few(sorted(p.name for p in path.iterdir()))}"
+        words = str(refusal(path, there, "a run, or a folder of Hugging Face or DeepSpeed"))
+        raise FileNotFoundError(words) from error
 
 
 def _read_safetensors(files: list[Path], path: Path) -> Source:
@@ -128,14 +124,11 @@ def _read_safetensors(files: list[Path], path: Path) -> Source:
                 header |= file.metadata() or {}
                 found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise _unreadable(
-                name, f"a safetensors file that is damaged or half-written ({error})"
-            ) from error
+            damaged = f"a safetensors file that is damaged or half-written ({error})"
+            raise _unreadable(name, damaged) from error
         if twice := tensors.keys() & found.keys():
-            raise ValueError(
-                f"weights ({path}): found {min(twice)} in {name.name} and in another file, "
-                "expected each tensor once"
-            )
+            found_twice = f"{min(twice)} in {name.name} and in another file"
+            raise refusal(path, found_twice, "each tensor once")
         tensors |= found
     if {"kind", "step", "config"} <= header.keys():
         try:
@@ -155,7 +148,7 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
         raise _unreadable(path, _words(path, start, error)) from error
     if start.startswith(_ZIP) and (damaged := _damaged_part(path)):
         raise _unreadable(path, f"{damaged}, which is damaged")
-    if isinstance(found, dict) and {"kind", "config", "step", "model"} <= found.keys():
+    if is_of_ours(found):
         return _ours(path, found)
     if not isinstance(found, Mapping):
         raise _unreadable(path, f"a {type(found).__name__}")
@@ -168,10 +161,8 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
         raise _unreadable(path, f"no weights in {inside or 'it'}")
     for name, value in weights.items():
         if not isinstance(value, Tensor):
-            raise ValueError(
-                f"weights ({path}): found {name}, a {type(value).__name__}, expected tensors, or "
-                f"one of {', '.join(CONTAINERS)} that holds them"
-            )
+            containers = f"tensors, or one of {', '.join(CONTAINERS)} that holds them"
+            raise refusal(path, f"{name}, a {type(value).__name__}", containers)
     others = tuple(name for name in names if name != inside) if inside else ()
     return Source(path, {str(n): v for n, v in weights.items()}, container=inside, others=others)
 
@@ -194,7 +185,7 @@ def _ours(path: Path, state: dict[str, Any]) -> Source:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise _unreadable(path, f"{name} in model, a {type(value).__name__}")
     others = tuple(str(name) for name in state if name != "model")
-    return Source(path, dict(state["model"]), container="model", others=others, state=state)
+    return Source(path, dict(model), container="model", others=others, state=state)
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
@@ -235,9 +226,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"weights ({path}): found no JSON ({error}), expected settings") from error
+        raise refusal(path, f"no JSON ({error})", "settings") from error
     if not isinstance(found, dict):
-        raise ValueError(f"weights ({path}): found a {type(found).__name__}, expected settings")
+        raise refusal(path, f"a {type(found).__name__}", "settings")
     return found
 
 

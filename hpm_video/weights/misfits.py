@@ -1,0 +1,65 @@
+"""What is wrong with weights, in words: each tensor that does not fit a model, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_MAX_SHOWN = 12  # names that do not fit, in an error
+
+
+def misfits(
+    weights: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    rule: str = "must be",
+    unknown: str = "is unknown",
+) -> dict[str, str]:
+    """Name -> why, of every tensor that does not fit the state dict ``expected``.
+
+    ``rule``: words between what a tensor is and what it should be. ``unknown``: words for one that
+    ``expected`` does not have; these come last.
+    """
+    found = {name: _misfit(weights.get(name), like, rule) for name, like in expected.items()}
+    found |= {name: unknown for name in weights if name not in expected}
+    return {name: why for name, why in found.items() if why}
+
+
+def _misfit(tensor: Tensor | None, like: Tensor, rule: str) -> str:
+    """Why a tensor cannot be used as one like ``like``; empty if it can be."""
+    if tensor is None:
+        return "is missing"
+    if tensor.shape != like.shape:
+        return f"is {tuple(tensor.shape)}, {rule} {tuple(like.shape)}"
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        kind = "without numbers (meta)" if tensor.is_meta else "sparse or quantised"
+        return f"is {kind}, must be dense"
+    if tensor.is_floating_point() != like.is_floating_point():
+        kinds = [str(t.dtype).removeprefix("torch.") for t in (tensor, like)]
+        return f"is of {kinds[0]}, must be of {kinds[1]}"
+    return ""
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all its numbers are finite."""
+    return bool(torch.isfinite(tensor).all())
+
+
+def is_allowed(patterns: Sequence[str], *names: str) -> bool:
+    """Whether one of the patterns fits one of the names."""
+    return any(fnmatchcase(name, pattern) for name in names if name for pattern in patterns)
+
+
+def shown(words: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(words) - _MAX_SHOWN
+    return "; ".join(words[:_MAX_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def refusal(path: str | Path, found: str, expected: str) -> ValueError:
+    """The error for weights that are not what they should be."""
+    return ValueError(f"weights ({path}): found {found}, expected {expected}")
