@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import hpm_video
+from hpm_video.runtime.files import whole_file
 
 
 class Snapshot:
@@ -47,15 +48,12 @@ class Snapshot:
                     file = part / self._package.name / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(content)
-                try:
-                    os.rename(part, self.code)
-                except OSError:
-                    if not self.code.exists():  # else another submission was quicker
-                        raise
+                os.rename(part, self.code)
+            except OSError:
+                if not self.code.exists():  # else another submission was quicker
+                    raise
             finally:
                 shutil.rmtree(part, ignore_errors=True)
         if self.config is not None and not self.config.exists():
-            self.config.parent.mkdir(parents=True, exist_ok=True)
-            copy = self.config.with_name(f".{self.config.name}.{os.getpid()}")
-            copy.write_bytes(self._yaml)
-            os.replace(copy, self.config)
+            with whole_file(self.config) as copy:
+                copy.write_bytes(self._yaml)

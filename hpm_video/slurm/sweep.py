@@ -7,6 +7,8 @@ import re
 import shlex
 from dataclasses import dataclass
 
+_NOT_IN_NAME = re.compile(r"[^\w.+-]+")  # of a folder
+
 
 @dataclass(frozen=True)
 class Combination:
@@ -39,17 +41,19 @@ def combinations(text: str) -> list[Combination]:
         axes[key] = values
     if not axes:
         raise ValueError("sweep () must name a setting: group.key=value,value")
-    short = _short_names(list(axes))
-    found: list[Combination] = []
-    taken: set[str] = set()
+    last = {key: key.rpartition(".")[2] for key in axes}
+    # The last part of each key, or the whole where two would be the same
+    names = list(last.values())
+    short = {key: name if names.count(name) == 1 else key for key, name in last.items()}
+    found: dict[str, Combination] = {}
     for choice in itertools.product(*axes.values()):
         pairs = list(zip(axes, choice, strict=True))
-        name = ",".join(f"{short[key]}={_in_name(value)}" for key, value in pairs)
-        while name in taken:  # values that differ in what names of folders cannot hold
+        parts = [f"{short[key]}={_NOT_IN_NAME.sub('_', value)[-60:]}" for key, value in pairs]
+        name = ",".join(parts)
+        while name in found:  # values that differ in what names of folders cannot hold
             name += "_"
-        taken.add(name)
-        found.append(Combination(name, tuple(f"{key}={value}" for key, value in pairs)))
-    return found
+        found[name] = Combination(name, tuple(f"{key}={value}" for key, value in pairs))
+    return list(found.values())
 
 
 def _split(text: str) -> list[str]:
@@ -62,15 +66,3 @@ def _split(text: str) -> list[str]:
         else:
             parts[-1] += letter
     return parts
-
-
-def _short_names(keys: list[str]) -> dict[str, str]:
-    """The last part of each key, or the whole where two would be the same."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)
-    }
-
-
-def _in_name(value: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", value)[-60:]
