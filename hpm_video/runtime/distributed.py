@@ -1,4 +1,4 @@
-"""One process or several: who am I, and the few collectives the loops need.
+"""One process or several: who am I, the few collectives the loops need, and seeds that agree.
 
 `torchrun` or `srun` set the environment; without them there is one process and every call is local.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -73,9 +74,9 @@ def join_world(
     cuda without one, and CommunicationError when another process has gone or does not come (with
     NCCL, PyTorch ends this process instead).
     """
-    use_cuda = pick_device(device, setting=setting).type == "cuda"
+    own_device = pick_device(device, setting=setting)
+    use_cuda = own_device.type == "cuda"
     place = find_place()
-    own_device = torch.device("cpu")
     if use_cuda:
         own_device = _own_gpu(place)
         torch.cuda.set_device(own_device)
@@ -207,6 +208,12 @@ def barrier(world: World) -> None:
     """Wait for all processes."""
     if world.size > 1:
         dist.barrier()
+
+
+def seed_of(*parts: int) -> int:
+    """A 63-bit seed that depends on every part, e.g. (seed, step): the same on all processes, and
+    nothing of it has to be saved."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager
