@@ -195,8 +195,7 @@ def wait_for_workers(
     """Wait until some of the workers are ready, and return these; idle ones are left out.
 
     Also returns, perhaps with nothing, when one of the other connections can be read, and after a
-    second. Where this process was stopped meanwhile, its workers were as well: that time counts
-    for none of their limits.
+    second. Time in which this process, and so its workers, were suspended counts for no limit.
     """
     busy = [worker for worker in workers if len(worker)]
     assert busy or others
@@ -221,15 +220,10 @@ def run_killable(
 ) -> Iterator[tuple[Item, Value | ItemTimeout | WorkerDied]]:
     """Yield every item with its result as they come, in any order, from num_workers processes.
 
-    An item that takes longer than timeout_s seconds (None: no limit) comes with an `ItemTimeout`.
-    One whose process died is tried once more, as that may have had nothing to do with it, before
-    it comes with a `WorkerDied`. What the function raises is raised here.
-
-    Args:
-        function: see `KillableWorker`.
-        items: taken as they are needed, a few in advance.
-        num_workers: at least 1.
-        timeout_s: in seconds, above 0.
+    An item that takes longer than timeout_s seconds (above 0; None: no limit) comes with an
+    `ItemTimeout`. One whose process died is tried once more, as another cause is possible, before
+    it comes with a `WorkerDied`. What the function raises is raised here. Items are taken as they
+    are needed, a few in advance.
     """
     assert num_workers > 0
     waiting = ((item, False) for item in items)  # and whether its process has died before

@@ -177,14 +177,14 @@ def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[
     parent = _results(command, sweep) if folder is None else folder
     option = "--output-dir" if folder is None else "run.output_dir"
     tasks = []
-    for combination in combinations(sweep):
-        if any(setting.startswith("run.output_dir=") for setting in combination.settings):
+    for name, settings in combinations(sweep).items():
+        if any(setting.startswith("run.output_dir=") for setting in settings):
             raise ValueError("sweep (run.output_dir) must be without it: each run gets its own")
-        words, label = (*command.words, *combination.settings), " ".join(combination.settings)
+        words, label = (*command.words, *settings), " ".join(settings)
         if parent is None:
             tasks.append(Task(words, None, label))
             continue
-        place = os.path.join(parent, combination.name)
+        place = os.path.join(parent, name)
         words += (f"{option}={place}",)
         run_folder, output = (None, place) if folder is None else (place, None)
         tasks.append(Task(words, _absolute(run_folder), label, _absolute(output)))

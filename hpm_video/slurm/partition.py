@@ -106,8 +106,8 @@ def _refusal(request: Request, partition: Partition) -> str | None:
     most_gpus = max(node.gpus for node in partition.nodes)
     if request.gpus_per_node > most_gpus:
         return (
-            f"slurm.gpus_per_node ({request.gpus_per_node}) must be at most {most_gpus}: so many "
-            f"GPUs has a node of {where}"
+            f"slurm.gpus_per_node ({request.gpus_per_node}) must be at most {most_gpus}: nodes of "
+            f"{where} have {most_gpus} GPUs"
         )
     with_gpus = [node for node in partition.nodes if node.gpus >= request.gpus_per_node]
     cpus = request.tasks_per_node * (request.cpus_per_task or 1)

@@ -5,21 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
-from dataclasses import dataclass
 
 _NOT_IN_NAME = re.compile(r"[^\w.+-]+")  # of a folder
 
 
-@dataclass(frozen=True)
-class Combination:
-    """One run of a sweep. name: of its folder. settings: ``group.key=value``."""
-
-    name: str
-    settings: tuple[str, ...]
-
-
-def combinations(text: str) -> list[Combination]:
-    """All runs of ``"a.b=1,2 c.d=x,y"``, the last key running fastest.
+def combinations(text: str) -> dict[str, tuple[str, ...]]:
+    """All runs of ``"a.b=1,2 c.d=x,y"``, the last key running fastest: the settings of each
+    (``group.key=value``) by the name of its folder.
 
     A value in brackets keeps its commas. Raises ValueError when the text has another form, or a key
     or value comes twice.
@@ -45,15 +37,15 @@ def combinations(text: str) -> list[Combination]:
     # The last part of each key, or the whole where two would be the same
     names = list(last.values())
     short = {key: name if names.count(name) == 1 else key for key, name in last.items()}
-    found: dict[str, Combination] = {}
+    runs: dict[str, tuple[str, ...]] = {}
     for choice in itertools.product(*axes.values()):
         pairs = list(zip(axes, choice, strict=True))
         parts = [f"{short[key]}={_NOT_IN_NAME.sub('_', value)[-60:]}" for key, value in pairs]
         name = ",".join(parts)
-        while name in found:  # values that differ in what names of folders cannot hold
+        while name in runs:  # values that differ in what names of folders cannot hold
             name += "_"
-        found[name] = Combination(name, tuple(f"{key}={value}" for key, value in pairs))
-    return list(found.values())
+        runs[name] = tuple(f"{key}={value}" for key, value in pairs)
+    return runs
 
 
 def _split(text: str) -> list[str]:
