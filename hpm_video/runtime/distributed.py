@@ -1,4 +1,4 @@
-"""One process or several: who am I, and the few collectives the loops need.
+"""One process or several: who am I, the few collectives the loops need, and seeds that agree.
 
 `torchrun` or `srun` set the environment; without them there is one process and every call is local.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -31,15 +32,15 @@ Module = TypeVar("Module", bound=nn.Module)
 _MEETING_S = 3600.0  # until all processes of a job without a limit of its own are there
 _PATIENT_S = 30 * 24 * 3600.0  # as good as no limit
 _LOOKS_S = 0.5  # from one look whether the main process is done to the next
-_worlds = itertools.count()  # that this process joined, as many on all processes
-_turns = itertools.count()  # of `others_wait`, the same on all processes
+_worlds = itertools.count()  # joined by this process; every rank counts the same
+_turns = itertools.count()  # of `others_wait`; every rank counts the same
 
 
 @dataclass(frozen=True)
 class World:
     """The processes of this run, and this one's place and device among them.
 
-    store: texts by name that all of them see, where there are several.
+    store: key-value store that all ranks share, if there are several.
     """
 
     rank: int
@@ -53,8 +54,8 @@ class World:
 
 
 def pick_device(name: str, *, setting: str) -> torch.device:
-    """``auto`` takes CUDA where there is one; ValueError, with what the user calls it, for cuda
-    without one."""
+    """The device of a name; ``auto`` takes CUDA if there is one. Raises ValueError, which names
+    the setting, for cuda without one."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"{setting} (cuda) needs a CUDA device; there is none here: use cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
@@ -66,16 +67,15 @@ def join_world(
 ) -> Iterator[World]:
     """Join the process group that the environment describes; leave it at the end.
 
-    ``device``: ``auto`` takes CUDA where there is one. ``setting``: what the user calls it.
-    ``timeout_s``, run.collective_timeout_s: how long a process waits for the others in a
-    collective. None is for jobs that share out videos and exchange results on the host: some have
-    done their share hours before the others, and wait as long as these live. Raises ValueError for
-    cuda without one, and CommunicationError when another process has gone or does not come (with
-    NCCL, PyTorch ends this process instead).
+    ``device`` and ``setting``: as in `pick_device`. ``timeout_s``, run.collective_timeout_s:
+    seconds a rank waits for the others in a collective. None: no limit, for jobs that split videos
+    and exchange results on the host, where some ranks finish hours before the others. Raises
+    ValueError for cuda without a device, and CommunicationError when another rank ends or never
+    comes (with NCCL, PyTorch ends this process instead).
     """
-    use_cuda = pick_device(device, setting=setting).type == "cuda"
+    own_device = pick_device(device, setting=setting)
+    use_cuda = own_device.type == "cuda"
     place = find_place()
-    own_device = torch.device("cpu")
     if use_cuda:
         own_device = _own_gpu(place)
         torch.cuda.set_device(own_device)
@@ -209,11 +209,16 @@ def barrier(world: World) -> None:
         dist.barrier()
 
 
+def seed_of(*parts: int) -> int:
+    """A 63-bit seed that depends on every part, e.g. (seed, step): the same on all processes, and
+    nothing of it has to be saved."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
 @contextmanager
 def others_wait(world: World) -> Iterator[None]:
-    """Something that the main process alone works on, be it for hours: at its end the others wait
-    until it is done; where it has failed, they learn that it has gone. No collective's time limit
-    runs meanwhile."""
+    """Runs a block on rank 0 while the other ranks wait without a time limit. If rank 0 fails, the
+    others lose it as in any collective."""
     turn = f"hpm-video: the main process is done {next(_turns)}"
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import re
 import socket
@@ -10,13 +11,15 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _BEAT_S = 10.0  # from one sign of life to the next
 _PATIENCE_S = 60.0  # who gives none for so long is dead
 _MOST_BYTES = 1000
 
-_locks: dict[Path, _Lock] = {}
+# Open files, and the threads that show that this process is alive until an event is set
+_locks: dict[Path, tuple[int, threading.Event, threading.Thread]] = {}
 
 
 class FolderInUse(Exception):  # noqa: N818 - it is an answer
@@ -28,9 +31,9 @@ def lock_folder(folder: Path) -> None:
 
     The first guard is a POSIX record lock: the kernel drops it with the process, however that ends,
     and forked processes, which may outlive a killed parent, do not inherit it. But not every
-    network drive has locks, or has them between machines. So the holder also writes who it is, and
-    every few seconds a higher number; who finds one that may be alive on another machine looks for
-    a minute whether that still happens, which needs no clocks that agree.
+    network drive has locks between machines. So the holder also writes who it is, and every few
+    seconds a higher number. A process that finds a holder on another machine watches for a minute
+    whether the number still rises, which needs no synchronized clocks.
     """
     if folder.resolve() in _locks:
         return
@@ -44,53 +47,48 @@ def lock_folder(folder: Path) -> None:
             os.close(descriptor)
             raise FolderInUse(_who(now))
     try:
-        _locks[folder.resolve()] = _Lock(descriptor)
+        _beat(descriptor, 0)
     except OSError:
         os.close(descriptor)
         raise
+    ended = threading.Event()
+    thread = threading.Thread(
+        target=_beat_on, args=(descriptor, ended), name="run.lock", daemon=True
+    )
+    thread.start()
+    _locks[folder.resolve()] = (descriptor, ended, thread)
 
 
 def unlock_folder(folder: Path) -> None:
-    """Let other processes lock the folder; nothing happens where this one did not."""
-    if lock := _locks.pop(folder.resolve(), None):
-        lock.release()
+    """Let other processes lock the folder; nothing happens where this one did not.
+
+    It leaves an empty file. That is never removed: another start may just have opened it.
+    """
+    if held := _locks.pop(folder.resolve(), None):
+        descriptor, ended, thread = held
+        ended.set()
+        thread.join()
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
 
 
-class _Lock:
-    """What this process holds: the open file, and a thread that shows it is alive."""
+def _beat_on(descriptor: int, ended: threading.Event) -> None:
+    """Show every few seconds that this process is alive."""
+    for number in itertools.count(1):
+        if ended.wait(_BEAT_S):
+            return
+        with suppress(OSError):  # a network drive that comes back
+            _beat(descriptor, number)
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._ended = threading.Event()
-        self._beat(0)
-        self._thread = threading.Thread(target=self._beat_on, name="run.lock", daemon=True)
-        self._thread.start()
 
-    def release(self) -> None:
-        """Leave an empty file, which nobody holds. It is never removed: another start may just
-        have opened it."""
-        self._ended.set()
-        self._thread.join()
-        os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
-
-    def _beat_on(self) -> None:
-        number = 0
-        while not self._ended.wait(_BEAT_S):
-            number += 1
-            try:
-                self._beat(number)
-            except OSError:
-                continue  # a network drive that comes back
-
-    def _beat(self, number: int) -> None:
-        job = os.environ.get("SLURM_JOB_ID")
-        of_job = f", SLURM job {job}" if job else ""
-        line = f"process {os.getpid()} on {socket.gethostname()}{of_job}, beat {number:09d}\n"
-        os.pwrite(self._descriptor, line.encode(), 0)
-        if number == 0:
-            os.ftruncate(self._descriptor, len(line))
-        os.fsync(self._descriptor)  # so that other machines see it
+def _beat(descriptor: int, number: int) -> None:
+    job = os.environ.get("SLURM_JOB_ID")
+    of_job = f", SLURM job {job}" if job else ""
+    line = f"process {os.getpid()} on {socket.gethostname()}{of_job}, beat {number:09d}\n"
+    os.pwrite(descriptor, line.encode(), 0)
+    if number == 0:
+        os.ftruncate(descriptor, len(line))
+    os.fsync(descriptor)  # so that other machines see it
 
 
 def _open(file: Path) -> tuple[int, bool, str]:

@@ -29,14 +29,10 @@ class CommunicationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Place:
-    """A process among those of its job.
+    """A process among the ``size`` of its job.
 
-    Attributes:
-        rank: of ``size`` processes.
-        size: how many there are.
-        local_rank: among the processes on this machine.
-        host: where rank 0 is; None: the environment says all that PyTorch needs, or it is alone.
-        name: of this start of the job, the same on all its processes and on no others.
+    local_rank: among the processes on this machine. host: of rank 0; None: the environment says all
+    that PyTorch needs, or there is one process. name: identifies this start of the job.
     """
 
     rank: int = 0
@@ -90,12 +86,12 @@ def first_host(nodes: str) -> str:
 
 
 def meet(place: Place, *, timeout_s: float, limit: str) -> Store:
-    """Return what the processes of a job exchange addresses through: served by rank 0, on a port
-    that is free there.
+    """The store through which the processes of a job exchange addresses; rank 0 serves it on a
+    free port.
 
-    Which one that is, the others ask at ports that all know, as their order follows the name of
-    this start of the job: neither another job nor what is left of a former start has the same name.
-    ``limit``: what the user calls ``timeout_s``. Raises CommunicationError.
+    The other ranks ask for that port at ports that follow from the name of this start of the job:
+    neither another job nor the remains of an earlier start have the same name. ``limit``: what the
+    user calls ``timeout_s``. Raises CommunicationError.
     """
     assert place.host is not None
     ports = random.Random(place.name).sample(_PORTS, _NUM_PORTS)

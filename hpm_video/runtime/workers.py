@@ -3,37 +3,54 @@
 No signal handler and no thread ends native code that loops while it holds the interpreter's lock;
 only SIGKILL does. So such code runs in a process of its own, which costs a run nothing to lose:
 
-    this process -- nursery -- worker
-                           \\- worker
+    this process -- fork server -- worker
+                               \\- worker
 
-See `nursery` for how workers start and end; nothing is left behind.
+The fork server is started afresh (not forked: there may be threads and CUDA here). It imports what
+its workers need and then only forks them, in milliseconds, so workers share the memory of what is
+imported. It ends its workers as soon as this process is gone, however that ended, and the kernel
+ends them with it: nothing is left behind.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
+import gc
+import os
 import pickle
+import resource
 import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
+import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
+from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
-
-from hpm_video.runtime.nursery import Nursery, this_nursery
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 _WAIT_S = 1.0  # at a time: what takes a second longer means that this process was stopped
+# What a terminal or SLURM sends to all processes of a job. What to do about it is the business of
+# the process at the top, which may still want results.
+_LEFT_TO_THE_TOP = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
+)  # fmt: skip
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_KILL_WAIT_S = 1.0  # a process inside the kernel, say on a dead network drive, dies later
+_ORPHAN_CHECK_S = 1.0
 
 
 class ItemTimeout(Exception):  # noqa: N818 - it is the outcome of an item, not a mistake
-    """An item took longer than it may; its process was killed.
-
-    Attributes:
-        timeout_s: how long it was given.
-    """
+    """An item took longer than it may, ``timeout_s``; its process was killed."""
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(timeout_s)
@@ -44,11 +61,7 @@ class ItemTimeout(Exception):  # noqa: N818 - it is the outcome of an item, not 
 
 
 class WorkerDied(Exception):  # noqa: N818 - it is the outcome of an item, not a mistake
-    """The process ended while it worked on an item.
-
-    Attributes:
-        exitcode: its exit code, -N for signal N, None where it is not known.
-    """
+    """The process ended while it worked on an item; ``exitcode`` -N: by signal N, None: unknown."""
 
     def __init__(self, exitcode: int | None) -> None:
         super().__init__(exitcode)
@@ -70,7 +83,7 @@ class KillableWorker:
 
     Args:
         function: anything that can be pickled, so nothing of a script that is run itself. The
-            nursery imports what it needs.
+            fork server imports what it needs.
         files: file descriptors to hand over, as further arguments of the function (where they may
             have other numbers).
     """
@@ -79,19 +92,14 @@ class KillableWorker:
         self._function = pickle.dumps(function)
         self._files = tuple(files)
         self._items: deque[tuple[Any, float | None]] = deque()  # with their time limits
-        self._nursery: Nursery | None = None  # that of the process
+        self._server: ForkServer | None = None  # that of the process
         self._connection: Connection | None = None
-        self._pid: int | None = None
+        self.pid: int | None = None  # of the process, if there is one now
         self.deadline: float | None = None  # on time.monotonic's clock, None: no limit
 
     def __len__(self) -> int:
         """The number of items whose result has not been taken."""
         return len(self._items)
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process, if there is one now."""
-        return self._pid
 
     def fileno(self) -> int:
         """A descriptor that can be read when there is a result, or the process has died."""
@@ -156,8 +164,8 @@ class KillableWorker:
         self.deadline = None
 
     def _start(self) -> None:
-        self._nursery = this_nursery()
-        self._connection, self._pid = self._nursery.start(self._function, self._files)
+        self._server = fork_server()
+        self._connection, self.pid = self._server.start(self._function, self._files)
         for item, _ in self._items:
             self._send(item)
 
@@ -170,10 +178,10 @@ class KillableWorker:
     def _end(self) -> int | None:
         """Kill the process and return its exit code, if it is known."""
         exitcode = None
-        if self._nursery is not None and self._connection is not None and self._pid is not None:
-            exitcode = self._nursery.end(self._pid)
+        if self._server is not None and self._connection is not None and self.pid is not None:
+            exitcode = self._server.end(self.pid)
             self._connection.close()
-        self._nursery = self._connection = self._pid = None
+        self._server = self._connection = self.pid = None
         return exitcode
 
     def _restart_clock(self) -> None:
@@ -187,8 +195,7 @@ def wait_for_workers(
     """Wait until some of the workers are ready, and return these; idle ones are left out.
 
     Also returns, perhaps with nothing, when one of the other connections can be read, and after a
-    second. Where this process was stopped meanwhile, its workers were as well: that time counts
-    for none of their limits.
+    second. Time in which this process, and so its workers, were suspended counts for no limit.
     """
     busy = [worker for worker in workers if len(worker)]
     assert busy or others
@@ -213,43 +220,32 @@ def run_killable(
 ) -> Generator[tuple[Item, Value | ItemTimeout | WorkerDied]]:
     """Yield every item with its result as they come, in any order, from num_workers processes.
 
-    An item that takes longer than timeout_s seconds (None: no limit) comes with an `ItemTimeout`.
-    One whose process died is tried once more, as that may have had nothing to do with it, before
-    it comes with a `WorkerDied`. What the function raises is raised here.
-
-    Args:
-        function: see `KillableWorker`.
-        items: taken as they are needed, a few in advance.
-        num_workers: at least 1.
-        timeout_s: in seconds, above 0.
+    An item that takes longer than timeout_s seconds (above 0; None: no limit) comes with an
+    `ItemTimeout`. One whose process died is tried once more, as another cause is possible, before
+    it comes with a `WorkerDied`. What the function raises is raised here. Items are taken as they
+    are needed, a few in advance.
     """
     assert num_workers > 0
     waiting = ((item, False) for item in items)  # and whether its process has died before
-    workers = [KillableWorker(function) for _ in range(num_workers)]
-    under_way: list[tuple[Item, bool] | None] = [None] * num_workers
     again: list[tuple[Item, bool]] = []
+    workers = [KillableWorker(function) for _ in range(num_workers)]
+    under_way: dict[KillableWorker, tuple[Item, bool]] = {}
     try:
         while True:
-            for place, worker in enumerate(workers):
-                if under_way[place] is None:
+            for worker in workers:
+                if worker not in under_way:
                     entry = again.pop() if again else next(waiting, None)
-                    under_way[place] = entry
                     if entry is not None:
+                        under_way[worker] = entry
                         worker.submit(entry[0], timeout_s)
-            if not any(len(worker) for worker in workers):
+            if not under_way:
                 return
-            for worker in wait_for_workers(workers):
-                place = workers.index(worker)
-                entry = under_way[place]
-                assert entry is not None
-                under_way[place] = None
-                item, has_died = entry
+            for worker in wait_for_workers(under_way):
+                item, has_died = under_way.pop(worker)
                 try:
                     outcome = worker.result()
-                except ItemTimeout as error:
-                    outcome = error
-                except WorkerDied as error:
-                    if not has_died:
+                except (ItemTimeout, WorkerDied) as error:
+                    if isinstance(error, WorkerDied) and not has_died:
                         again.append((item, True))
                         continue
                     outcome = error
@@ -257,3 +253,170 @@ def run_killable(
     finally:
         for worker in workers:
             worker.kill()
+
+
+class ForkServer:
+    """This process's end of the server."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self._lock = threading.Lock()
+        self._socket, theirs = socket.socketpair()
+        self._requests = Connection(os.dup(self._socket.fileno()))
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"from {__name__} import serve; serve({theirs.fileno()}, {self.owner})"
+        )
+        # Blocked on its way, as a signal may come before it can ignore it
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TOP)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+
+    def start(self, function: bytes, files: Sequence[int]) -> tuple[Connection, int]:
+        """Start a worker for a pickled function; returns a connection to it and its process id."""
+        ours, theirs = Pipe()
+        try:
+            with theirs, self._lock:
+                self._requests.send(("start", function, sys.path, os.getcwd(), 1 + len(files)))
+                reduction.sendfds(self._socket, [theirs.fileno(), *files])
+                return ours, self._requests.recv()
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError("worker processes cannot be started (see above)") from error
+
+    def end(self, pid: int) -> int | None:
+        """Kill a worker, which may be dead already; returns its exit code, if it is known."""
+        try:
+            with self._lock:
+                self._requests.send(("end", pid))
+                return self._requests.recv()
+        except (EOFError, OSError):  # closed, perhaps, by who started another one
+            return None  # the server is gone, and its workers with it
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End it and all its workers, and wait for that."""
+        self._requests.close()
+        self._socket.close()
+        if self.owner == os.getpid():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)
+
+
+_current: ForkServer | None = None
+_current_lock = threading.Lock()
+
+
+def fork_server() -> ForkServer:
+    """The server of this process, started when it is first needed, or when it has died."""
+    global _current  # noqa: PLW0603 - one a process, as what it imports takes time and memory
+    with _current_lock:
+        if _current is None or _current.owner != os.getpid() or not _current.is_alive():
+            if _current is not None:
+                _current.close()
+            _current = ForkServer()
+        return _current
+
+
+@atexit.register
+def _close_server() -> None:
+    if _current is not None and _current.owner == os.getpid():
+        _current.close()
+
+
+def serve(descriptor: int, parent: int) -> None:
+    """Start and end workers as the process `parent` asks for, until it is gone."""
+    for number in _LEFT_TO_THE_TOP:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_TOP)
+    channel = socket.socket(fileno=descriptor)
+    requests = Connection(os.dup(descriptor))
+    workers: set[int] = set()
+    try:
+        # A process that the parent forked may hold the connection open beyond its end
+        while os.getppid() == parent:
+            if not requests.poll(_ORPHAN_CHECK_S):
+                continue
+            kind, *arguments = requests.recv()
+            if kind == "end":
+                requests.send(_end(*arguments))
+                workers.difference_update(arguments)
+                continue
+            function, sys.path[:], folder, num_files = arguments
+            connection, *files = reduction.recvfds(channel, num_files)
+            # For what it imports. Whatever is wrong with it, the worker meets it too and reports it
+            with contextlib.suppress(Exception), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # our parent, which imported it too, has said it
+                pickle.loads(function)
+            gc.freeze()  # collections in workers then leave the shared pages alone
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    channel.close()
+                    requests.close()
+                    _work(Connection(connection), function, files, folder)
+                finally:
+                    os._exit(1)
+            for file in (connection, *files):
+                os.close(file)
+            workers.add(pid)
+            requests.send(pid)
+    except (EOFError, ConnectionError):
+        pass
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+    os._exit(0)  # what was frozen above would be called a leak
+
+
+def _end(pid: int) -> int | None:
+    # It has not been waited for, so nobody else has got its number yet
+    os.kill(pid, signal.SIGKILL)
+    give_up = time.monotonic() + _KILL_WAIT_S
+    while time.monotonic() < give_up:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    return None
+
+
+def _work(connection: Connection, pickled: bytes, files: Sequence[int], folder: str) -> None:
+    """The life of a worker: item after item."""
+    if sys.platform == "linux":
+        server = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != server:  # it died before it could have told us
+            os._exit(1)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no file of it
+    os.chdir(folder)
+    function: Callable[..., Any] | None = None
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except (EOFError, ConnectionError):
+            os._exit(0)
+        try:
+            if function is None:
+                function = pickle.loads(pickled)
+            reply = pickle.dumps((True, function(pickle.loads(message), *files)))
+        except Exception as error:  # noqa: BLE001 - raised again where the result is asked for
+            reply = _pickled_error(error)
+        connection.send_bytes(reply)
+
+
+def _pickled_error(error: Exception) -> bytes:
+    where = traceback.format_exc()
+    try:
+        error.add_note(f"raised by another process:\n{where}")
+        reply = pickle.dumps((False, error))
+        pickle.loads(reply)
+    except Exception:  # noqa: BLE001 - whatever an error that cannot be pickled raises then
+        return pickle.dumps((False, RuntimeError(where)))
+    return reply

@@ -53,16 +53,9 @@ class Task:
     a job without a run folder writes, as far as that can be told."""
 
     arguments: tuple[str, ...]
-    run_folder: Path | None
+    run_folder: str | None
     label: str = ""
-    output: Path | None = None
-
-    def with_config(self, yaml: str | None, copy: Path | None) -> list[str]:
-        """The arguments with a copy in the place of the YAML."""
-        arguments = list(self.arguments)
-        if yaml is not None:
-            arguments[arguments.index(yaml, 1)] = str(copy)
-        return arguments
+    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,14 +77,11 @@ class Command:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be submitted.
-
-    loader_workers, videos_per_step: of each process, where the settings tell.
-    """
+    """What is to be submitted. loader_workers, videos_per_step: of each process, where known."""
 
     command: Command
     tasks: tuple[Task, ...]
-    run_folder: Path | None = None
+    run_folder: str | None = None
     loader_workers: int | None = None
     videos_per_step: int | None = None
 
@@ -119,8 +109,7 @@ def read_command(words: Sequence[str]) -> Command:
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
     yaml = getattr(namespace, "config", None)
-    has_settings = JOBS[job] is not None
-    settings = namespace.settings if has_settings else []
+    settings = namespace.settings if JOBS[job] is not None else []
     command = Command(job, tuple(words), namespace, yaml, tuple(settings))
     if job in _KINDS and command.name not in [f"{job} {kind}" for kind in _KINDS[job]]:
         raise ValueError(f"job ({command.name}) must be {job} {' or '.join(_KINDS[job])}")
@@ -149,57 +138,56 @@ def make_plan(
     """
     if wait_for_inputs:
         _check_words(command)
-    if num_parts is not None:
-        return _parts(command, num_parts, sweep=sweep)
     schema = JOBS[command.job]
+    if num_parts is not None:
+        return Plan(command, _parts(command, num_parts, sweep), loader_workers=_workers(command))
     if schema is None:
         if sweep is not None:
             raise ValueError(f"sweep ({sweep}) must be of a job with settings, not {command.name}")
-        task = Task(command.words, None, output=_output(command))
-        return Plan(command, (task,), loader_workers=_workers(command))
+        return Plan(command, _variants(command, None, None), loader_workers=_workers(command))
     config = load_config(schema, command.yaml, command.settings)
-    workers = getattr(config, "num_workers", None)
-    if workers is None:
-        workers = config.data.num_workers
-    if not hasattr(config, "run"):
-        tasks = _variants(command, sweep)
-        for task in tasks:
-            load_config(schema, command.yaml, _settings(task, command))
-        return Plan(command, tasks, loader_workers=workers)
-    folder = config.run.output_dir
-    if not folder:
+    is_run = hasattr(config, "run")
+    folder: str | None = config.run.output_dir if is_run else None
+    if is_run and not folder:
         raise ValueError("run.output_dir (null) must name a folder for the run")
-    if "%" in folder:
+    if folder is not None and "%" in folder:
         raise ValueError(f"run.output_dir ({folder}) must be without %, which SLURM replaces")
-    tasks = _variants(command, sweep, folder=folder)
+    tasks = _variants(command, sweep, folder)
     for task in tasks:
-        _check_run(load_config(schema, command.yaml, _settings(task, command)), wait_for_inputs)
-    if sweep is not None:
-        _check_sweep_folder(Path(folder))
+        # The settings of the command and, after all its words, the task's own
+        own = [word for word in task.arguments[len(command.words) :] if not word.startswith("-")]
+        of_task = load_config(schema, command.yaml, [*command.settings, *own])
+        if is_run:
+            _check_run(of_task, wait_for_inputs)
+    if folder is None:
+        return Plan(command, tasks, loader_workers=config.num_workers)
+    if sweep is not None and (Path(folder) / "config.yaml").exists():
+        raise ValueError(f"run.output_dir ({folder}) holds a run: must be another one for a sweep")
     videos = config.data.batch_size * config.optim.accumulation
+    workers = config.data.num_workers
     return Plan(command, tasks, _absolute(folder), workers, None if sweep else videos)
 
 
-def _variants(command: Command, sweep: str | None, folder: str | None = None) -> tuple[Task, ...]:
+def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[Task, ...]:
     """A task for each combination of a sweep, in folders within ``folder``; one without a sweep."""
     if sweep is None:
         if folder is None:
             return (Task(command.words, None, output=_output(command)),)
         return (Task(command.words, _absolute(folder)),)
-    results = _results(command, sweep) if folder is None else None
+    parent = _results(command, sweep) if folder is None else folder
+    option = "--output-dir" if folder is None else "run.output_dir"
     tasks = []
-    for combination in combinations(sweep):
-        if any(setting.startswith("run.output_dir=") for setting in combination.settings):
+    for name, settings in combinations(sweep).items():
+        if any(setting.startswith("run.output_dir=") for setting in settings):
             raise ValueError("sweep (run.output_dir) must be without it: each run gets its own")
-        words, label = [*command.words, *combination.settings], " ".join(combination.settings)
-        run_folder = output = None
-        if folder is not None:
-            run_folder = _absolute(os.path.join(folder, combination.name))
-            words.append(f"run.output_dir={os.path.join(folder, combination.name)}")
-        elif results is not None:
-            output = _absolute(os.path.join(results, combination.name))
-            words.append(f"--output-dir={os.path.join(results, combination.name)}")
-        tasks.append(Task(tuple(words), run_folder, label, output))
+        words, label = (*command.words, *settings), " ".join(settings)
+        if parent is None:
+            tasks.append(Task(words, None, label))
+            continue
+        place = os.path.join(parent, name)
+        words += (f"{option}={place}",)
+        run_folder, output = (None, place) if folder is None else (place, None)
+        tasks.append(Task(words, _absolute(run_folder), label, _absolute(output)))
     return tuple(tasks)
 
 
@@ -212,9 +200,9 @@ def _results(command: Command, sweep: str) -> str | None:
     return getattr(command.namespace, "output_dir", None)
 
 
-def _output(command: Command) -> Path | None:
-    """Where a job without a run folder writes; None where it only prints, or nobody can tell yet
-    as its checkpoint is still to come."""
+def _output(command: Command) -> str | None:
+    """Where a job without a run folder writes; None where it only prints, or its checkpoint is
+    still to come."""
     given = command.namespace
     place = getattr(given, "output_dir", None) or getattr(given, "output", None)
     if command.job == "evaluate" and place is None:
@@ -226,10 +214,11 @@ def _output(command: Command) -> Path | None:
             config = load_config(EvaluateConfig, None, given.settings)
             with suppress(FileNotFoundError):
                 place = results_folder(given.checkpoint, given.manifest, config.checkpoint)
-    return _absolute(place) if place else None
+    return _absolute(place)
 
 
-def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
+def _parts(command: Command, num_parts: int, sweep: str | None) -> tuple[Task, ...]:
+    """The parts that a job splits into, each a task."""
     if command.name not in _SPLIT or sweep is not None:
         raise ValueError(
             f"slurm.array ({num_parts}) must be left out of {command.name}: it splits "
@@ -237,16 +226,11 @@ def _parts(command: Command, num_parts: int, *, sweep: str | None) -> Plan:
         )
     if command.namespace.part != "1/1":
         raise ValueError(f"part ({command.namespace.part}) must be left out: slurm.array sets it")
-    tasks = [
-        Task(
-            (*command.words, "--part", f"{part}/{num_parts}"),
-            None,
-            f"part {part}/{num_parts}",
-            _output(command),
-        )
-        for part in range(1, num_parts + 1)
-    ]
-    return Plan(command, tuple(tasks), loader_workers=_workers(command))
+    parts = [f"{part}/{num_parts}" for part in range(1, num_parts + 1)]
+    output = _output(command)
+    return tuple(
+        Task((*command.words, "--part", part), None, f"part {part}", output) for part in parts
+    )
 
 
 def _workers(command: Command) -> int | None:
@@ -254,12 +238,6 @@ def _workers(command: Command) -> int | None:
     names = ("--num-workers", "--workers")
     is_given = any(word.partition("=")[0] in names for word in command.words)
     return int(command.namespace.num_workers) if is_given else None
-
-
-def _settings(task: Task, command: Command) -> list[str]:
-    """The settings of a task: those of the command and, after all its words, its own."""
-    own = task.arguments[len(command.words) :]
-    return [*command.settings, *(word for word in own if not word.startswith("-"))]
 
 
 def _check_run(config: Any, must_exist: bool) -> None:
@@ -290,11 +268,6 @@ def _check_exist(name: str, paths: Iterable[str]) -> None:
             raise FileNotFoundError(f"{name} ({path}) does not exist")
 
 
-def _check_sweep_folder(folder: Path) -> None:
-    if (folder / "config.yaml").exists():
-        raise ValueError(f"run.output_dir ({folder}) holds a run: must be another one for a sweep")
-
-
-def _absolute(folder: str | Path) -> Path:
+def _absolute(path: str | Path | None) -> str | None:
     """Without resolving links: what is a link stays one, wherever it points by then."""
-    return Path(os.path.abspath(folder))
+    return os.path.abspath(path) if path else None

@@ -20,6 +20,7 @@ _OF_ANOTHER_JOB = (
     "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE",
 )  # fmt: skip
 _ASKING_S = 60  # SLURM, which may be busy
+_AGAIN = "submit the same command again to continue"
 
 
 class Job:
@@ -66,19 +67,21 @@ def _requeue(stopped: str, environment: submitit.JobEnvironment) -> None:
     # SIGUSR2 says that there is little time left. SIGTERM comes before preemption, but also when
     # the job was cancelled or requeued already: only SLURM knows.
     if stopped == "SIGINT" or (stopped == "SIGTERM" and not _is_running(environment.raw_job_id)):
-        _say(f"{stopped}: not requeued from here, as the job is being ended")
+        print(
+            f"hpm-video: {stopped}: not requeued from here, as the job is being ended", flush=True
+        )
         return
     on_time_limit = signal.getsignal(signal.SIGUSR2)  # submitit's
     assert callable(on_time_limit)
     try:
         on_time_limit(signal.SIGUSR2, None)
     except UncompletedJobError:
-        _say("not requeued (see above); submit the same command again to continue")
+        print(f"hpm-video: not requeued (see above); {_AGAIN}", flush=True)
         raise
     except (OSError, subprocess.SubprocessError) as error:
-        _say(
-            f"cannot requeue this job from its node ({error}); it has saved: "
-            "submit the same command again to continue"
+        print(
+            f"hpm-video: cannot requeue this job from its node ({error}); it has saved: {_AGAIN}",
+            flush=True,
         )
 
 
@@ -86,14 +89,7 @@ def _is_running(job_id: str) -> bool:
     """Whether SLURM still wants a job to run; False where it cannot be asked."""
     command = ["scontrol", "--oneliner", "show", "job", job_id]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ASKING_S, check=False
-        )
+        done = subprocess.run(command, capture_output=True, timeout=_ASKING_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return "JobState=RUNNING" in done.stdout.split()
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"hpm-video: {text}\n")
-    sys.stdout.flush()
+    return b"JobState=RUNNING" in done.stdout.split()

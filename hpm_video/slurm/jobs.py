@@ -8,14 +8,10 @@ import os
 import re
 import shlex
 import signal
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from hpm_video.runtime.files import printable
-from hpm_video.slurm.orders import Say, shown
-from hpm_video.slurm.progress import Progress, read_progress
 from hpm_video.slurm.queue import State, control, local_process, read_states
 from hpm_video.slurm.records import (
     Submission,
@@ -23,7 +19,9 @@ from hpm_video.slurm.records import (
     folders_below,
     folders_of_user,
     read_records,
+    shown,
 )
+from hpm_video.slurm.run_progress import Progress, read_progress
 from hpm_video.slurm.times import duration
 
 _ACTIONS = ("list", "follow", "cancel", "requeue")
@@ -48,25 +46,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="a list as one object a line")
 
 
-def run(arguments: argparse.Namespace, say: Say = print) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Carry out one action; returns the exit code."""
     for root in arguments.root or []:
         if not Path(root).is_dir():
             raise ValueError(f"root ({root}) must be a folder")
-    roots = arguments.root
-    submissions = read_records(
-        folders_of_user()
-        if roots is None
-        else [folder for root in roots for folder in folders_below(root)]
-    )
+    folders = [folder for root in arguments.root or [] for folder in folders_below(root)]
+    submissions = read_records(folders_of_user() if arguments.root is None else folders)
     found = [_find(name, submissions) for name in arguments.ids]
     if arguments.action == "list":
-        chosen = list(dict.fromkeys(one.id for one, _ in found))
+        chosen = {one.id for one, _ in found}
         if chosen:
             submissions = [one for one in submissions if one.id in chosen]
-        return _list(
-            submissions, say, everything=arguments.all or bool(chosen), as_json=arguments.json
-        )
+        _list(submissions, everything=arguments.all or bool(chosen), as_json=arguments.json)
+        return 0
     if not found:
         raise ValueError(
             f"jobs {arguments.action} needs the ID of a job, as hpm-video jobs lists it"
@@ -75,10 +68,11 @@ def run(arguments: argparse.Namespace, say: Say = print) -> int:
         if len(found) > 1:
             raise ValueError(f"jobs follow ({' '.join(arguments.ids)}) must be of one job")
         submission, task = found[0]
-        return follow(submission, task or submission.tasks[0], sys.stdout.write)
+        _follow(submission, task or submission.tasks[0])
+        return 0
     for name, (submission, _) in zip(arguments.ids, found, strict=True):
         _ACT[arguments.action](name, submission)
-        say(f"{name}: {'cancelled' if arguments.action == 'cancel' else 'requeued'}")
+        print(f"{name}: {'cancelled' if arguments.action == 'cancel' else 'requeued'}")
     return 0
 
 
@@ -95,7 +89,7 @@ def _find(name: str, submissions: list[Submission]) -> tuple[Submission, TaskRec
     raise ValueError(f"ID ({name}) must be that of a job which hpm-video submit has submitted")
 
 
-def _list(submissions: list[Submission], say: Say, *, everything: bool, as_json: bool) -> int:
+def _list(submissions: list[Submission], *, everything: bool, as_json: bool) -> None:
     states = read_states(submissions)
     recent = {one.id for one in submissions[-_RECENT:]}
     tasks = [
@@ -108,24 +102,30 @@ def _list(submissions: list[Submission], say: Say, *, everything: bool, as_json:
         ("ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "OUTPUT")
     ]
     for one, task in tasks:
-        state = states[task.id]
-        progress = read_progress(Path(task.run_folder)) if task.run_folder else Progress()
+        state, progress = states[task.id], _progress(task)
         if as_json:
             known = {"state": state.name, "reason": state.reason, "start": state.start}
-            say(json.dumps({**vars(task), "job": one.job, **known, **vars(progress)}))
+            print(json.dumps({**vars(task), "job": one.job, **known, **vars(progress)}))
         rows.append(_row(one, task, state, progress))
     if as_json:
-        return 0
+        return
     if not tasks:
-        say("no jobs: hpm-video submit makes some; --root DIR looks below a folder")
-        return 0
+        print("no jobs: hpm-video submit makes some; --root DIR looks below a folder")
+        return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        say(printable("  ".join(cells).rstrip()))
+        print(printable("  ".join(cells).rstrip()))
     if len(states) > len(tasks):
-        say(f"and {len(states) - len(tasks)} older: --all")
-    return 0
+        print(f"and {len(states) - len(tasks)} older: --all")
+
+
+def _progress(task: TaskRecord) -> Progress:
+    if task.run_folder is None:
+        return Progress()
+    # Each process has a log of its own
+    logs = Path(task.log).parent.glob(f"{task.id}_*_log.out")
+    return read_progress(Path(task.run_folder), processes=len(list(logs)))
 
 
 def _row(one: Submission, task: TaskRecord, state: State, progress: Progress) -> tuple[str, ...]:
@@ -133,21 +133,16 @@ def _row(one: Submission, task: TaskRecord, state: State, progress: Progress) ->
     epoch = "-" if progress.epoch is None else f"{progress.epoch:.2f}"
     if progress.epochs is not None:
         epoch += f"/{progress.epochs}"
+    loss, rate = (
+        "-" if value is None else f"{value:.4g}"
+        for value in (progress.loss, progress.clips_per_second)
+    )
     eta = "-"
     if state.name == "RUNNING" and progress.remaining_s is not None:
         eta = duration(progress.remaining_s)
     elif state.name == "PENDING" and state.start:
         eta = f"starts {state.start}"
-    return (
-        task.id,
-        one.job,
-        name,
-        epoch,
-        "-" if progress.loss is None else f"{progress.loss:.4g}",
-        "-" if progress.clips_per_second is None else f"{progress.clips_per_second:.4g}",
-        eta,
-        _place(task),
-    )
+    return (task.id, one.job, name, epoch, loss, rate, eta, _place(task))
 
 
 def _place(task: TaskRecord) -> str:
@@ -157,7 +152,7 @@ def _place(task: TaskRecord) -> str:
     return task.label or shown(task.log)
 
 
-def follow(submission: Submission, task: TaskRecord, write: Callable[[str], object]) -> int:
+def _follow(submission: Submission, task: TaskRecord) -> None:
     """Print a log, and what comes to it until the job has ended."""
     position, asked_s, is_over = 0, -_ASK_S, False
     file = Path(task.log)
@@ -170,12 +165,11 @@ def follow(submission: Submission, task: TaskRecord, write: Callable[[str], obje
             new = b""  # it waits in the queue
         if new:
             position += len(new)
-            write(new.decode("utf-8", "replace"))
-            sys.stdout.flush()
+            print(new.decode("utf-8", "replace"), end="", flush=True)
             asked_s = time.monotonic()
             continue
         if is_over:
-            return 0
+            return
         if time.monotonic() - asked_s >= _ASK_S:
             asked_s = time.monotonic()
             is_over = not read_states([submission])[task.id].is_active
@@ -187,8 +181,7 @@ def _cancel(name: str, submission: Submission) -> None:
     if submission.cluster == "slurm":
         control(["scancel", name], what=f"job {name} cannot be cancelled")
         return
-    process = local_process(submission)
-    if process is None:
+    if (process := local_process(submission)) is None:
         raise ValueError(f"job {name} cannot be cancelled: it does not run on this machine")
     os.kill(process, signal.SIGTERM)
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from hpm_video.slurm.times import duration, limit_of
+from hpm_video.slurm.times import duration, minutes_of
 
-_TIMEOUT_S = 30
+# In a node's list of resources, as gpu:a100:4(S:0-1),shard:8
+_GPUS = re.compile(r"\bgpu(?::[^:,()]+)?:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -44,70 +46,53 @@ class Request:
     minutes: int
 
 
-def read_partitions() -> list[Partition]:
-    """All partitions; none where sinfo is missing or does not answer."""
+def read_partitions(wanted: str | None) -> list[Partition]:
+    """The partitions that a job may run in; none where sinfo is missing or does not answer.
+
+    wanted: names with commas between them, or None for the default one. ValueError where one does
+    not exist.
+    """
     command = ["sinfo", "--noheader", "--all", "--exact", "--format", "%P|%l|%s|%D|%c|%G"]
     try:
-        answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True
-        )
+        answer = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return []
-    return parse_partitions(answer.stdout)
-
-
-def parse_partitions(text: str) -> list[Partition]:
-    """Partitions out of sinfo's lines ``name|limit|job size|nodes|cpus|gres``."""
     found: dict[str, Partition] = {}
-    for line in text.splitlines():
+    for line in answer.splitlines():
         name, limit, size, count, cpus, gres = line.split("|", 5)
+        minutes = None
+        with suppress(ValueError):  # infinite, n/a
+            minutes = minutes_of(limit)
         max_nodes = size.rpartition("-")[2]
-        before = found.get(name)
+        before = found[name].nodes if name in found else ()
         found[name] = Partition(
             name.rstrip("*"),
             name.endswith("*"),
-            limit_of(limit),
+            minutes,
             int(max_nodes) if max_nodes.isdigit() else None,
-            (*(before.nodes if before else ()), Nodes(int(count), int(cpus), _num_gpus(gres))),
+            (*before, Nodes(int(count), int(cpus), sum(map(int, _GPUS.findall(gres))))),
         )
-    return list(found.values())
-
-
-def check_request(request: Request, partitions: Sequence[Partition], *, wanted: str | None) -> None:
-    """Raise ValueError, one line, when none of the wanted partitions can ever run the job.
-
-    wanted: names with commas between them, or None for the default one.
-    """
-    refusals = [_refusal(request, partition) for partition in _chosen(partitions, wanted)]
-    if refusals and None not in refusals:
-        raise ValueError(refusals[0])
-
-
-def most_cpus_per_task(
-    request: Request, partitions: Sequence[Partition], *, wanted: str | None
-) -> int | None:
-    """The cores that a process of the job can have at most; None where SLURM does not tell.
-
-    wanted: as in `check_request`.
-    """
-    cores = [
-        node.cpus // request.tasks_per_node
-        for partition in _chosen(partitions, wanted)
-        for node in partition.nodes
-        if node.gpus >= request.gpus_per_node
-    ]
-    return max(1, *cores) if cores else None
-
-
-def _chosen(partitions: Sequence[Partition], wanted: str | None) -> list[Partition]:
-    """The partitions that a job may run in; ValueError where one does not exist."""
-    if wanted is None or not partitions:
-        return [partition for partition in partitions if partition.is_default]
-    known = {partition.name: partition for partition in partitions}
+    known = {partition.name: partition for partition in found.values()}
+    if wanted is None or not known:
+        return [partition for partition in known.values() if partition.is_default]
     for name in wanted.split(","):
         if name not in known:
             raise ValueError(f"slurm.partition ({name}) must be one of {', '.join(sorted(known))}")
     return [known[name] for name in wanted.split(",")]
+
+
+def check_request(request: Request, partitions: Sequence[Partition]) -> None:
+    """Raise ValueError, one line, when none of the partitions can ever run the job."""
+    refusals = [_refusal(request, partition) for partition in partitions]
+    if refusals and None not in refusals:
+        raise ValueError(refusals[0])
+
+
+def most_cpus_per_task(request: Request, partitions: Sequence[Partition]) -> int | None:
+    """The cores that a process of the job can have at most; None where SLURM does not tell."""
+    nodes = [node for partition in partitions for node in partition.nodes]
+    cores = [node.cpus for node in nodes if node.gpus >= request.gpus_per_node]
+    return max(1, max(cores) // request.tasks_per_node) if cores else None
 
 
 def _refusal(request: Request, partition: Partition) -> str | None:
@@ -121,8 +106,8 @@ def _refusal(request: Request, partition: Partition) -> str | None:
     most_gpus = max(node.gpus for node in partition.nodes)
     if request.gpus_per_node > most_gpus:
         return (
-            f"slurm.gpus_per_node ({request.gpus_per_node}) must be at most {most_gpus}: so many "
-            f"GPUs has a node of {where}"
+            f"slurm.gpus_per_node ({request.gpus_per_node}) must be at most {most_gpus}: nodes of "
+            f"{where} have {most_gpus} GPUs"
         )
     with_gpus = [node for node in partition.nodes if node.gpus >= request.gpus_per_node]
     cpus = request.tasks_per_node * (request.cpus_per_task or 1)
@@ -142,8 +127,3 @@ def _refusal(request: Request, partition: Partition) -> str | None:
             f"{where}"
         )
     return None
-
-
-def _num_gpus(gres: str) -> int:
-    """GPUs out of a node's list of resources, as ``gpu:a100:4(S:0-1),shard:8``."""
-    return sum(int(number) for number in re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", gres))

@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,14 @@ class Submission:
 
 def add_record(folder: Path, submission: Submission) -> None:
     """Append a submission to the records of a folder, and the folder to those of the user."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _append(folder / _FILE, json.dumps(asdict(submission)))
-    index = _index()
-    index.parent.mkdir(parents=True, exist_ok=True)
-    if str(folder) not in _lines(index):
-        _append(index, str(folder))
+    new = {folder / _FILE: json.dumps(asdict(submission))}
+    if str(folder) not in _lines(_index()):
+        new[_index()] = str(folder)
+    for file, line in new.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # One write, so that lines of several at once do not mix
+        with file.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+            stream.write(line + "\n")
 
 
 def folders_of_user() -> list[Path]:
@@ -66,31 +68,24 @@ def folders_below(root: str | Path) -> list[Path]:
 
 def read_records(folders: Iterable[Path]) -> list[Submission]:
     """All submissions recorded in some folders, of those that exist; oldest first."""
-    found = [
-        submission
-        for folder in dict.fromkeys(folders)
-        for line in _lines(folder / _FILE)
-        if (submission := _submission(line)) is not None
-    ]
+    found = []
+    for line in (line for folder in dict.fromkeys(folders) for line in _lines(folder / _FILE)):
+        # Half a line, or one of another version, hides no other
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            values: dict[str, Any] = json.loads(line)
+            tasks = [TaskRecord(**task) for task in values.pop("tasks")]
+            found.append(Submission(**values, tasks=tasks))
     return sorted(found, key=lambda submission: submission.submitted)
 
 
-def now() -> str:
-    """The time to write into a record."""
-    return datetime.now().isoformat(timespec="seconds")
-
-
-def _submission(line: str) -> Submission | None:
-    """None for half a line, or one of another version."""
-    try:
-        values: dict[str, Any] = json.loads(line)
-        tasks = [TaskRecord(**task) for task in values.pop("tasks")]
-        return Submission(**values, tasks=tasks)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
+def shown(path: str) -> str:
+    """A path from here where it lies below, else whole."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def _index() -> Path:
+    """Where the user's folders with records are noted, one a line."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(state) / "hpm_video" / "slurm_folders"
 
@@ -100,9 +95,3 @@ def _lines(file: Path) -> list[str]:
         return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return []
-
-
-def _append(file: Path, line: str) -> None:
-    # One write, so that lines of several at once do not mix
-    with file.open("a", encoding="utf-8", errors="surrogateescape") as stream:
-        stream.write(line + "\n")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hpm_video
 from hpm_video.config.settings import find_config
+from hpm_video.runtime.files import whole_file
 
 
 class Snapshot:
@@ -50,15 +51,12 @@ class Snapshot:
                     file = part / self._package.name / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_bytes(content)
-                try:
-                    os.rename(part, self.code)
-                except OSError:
-                    if not self.code.exists():  # else another submission was quicker
-                        raise
+                os.rename(part, self.code)
+            except OSError:
+                if not self.code.exists():  # else another submission was quicker
+                    raise
             finally:
                 shutil.rmtree(part, ignore_errors=True)
         if self.config is not None and not self._copy.exists():
-            self._copy.parent.mkdir(parents=True, exist_ok=True)
-            part = self._copy.with_name(f".{self._copy.name}.{os.getpid()}")
-            part.write_bytes(self._yaml)
-            os.replace(part, self._copy)
+            with whole_file(self._copy) as copy:
+                copy.write_bytes(self._yaml)

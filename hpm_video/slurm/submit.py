@@ -10,13 +10,8 @@ from pathlib import Path
 
 from hpm_video.slurm.command import JOBS, Parser, Plan, make_plan, read_command
 from hpm_video.slurm.options import SlurmConfig, add_options, slurm_config
-from hpm_video.slurm.orders import CARRY_OUT, SHOW, Order, Say
-from hpm_video.slurm.partition import (
-    Request,
-    check_request,
-    most_cpus_per_task,
-    read_partitions,
-)
+from hpm_video.slurm.partition import Request, check_request, most_cpus_per_task, read_partitions
+from hpm_video.slurm.queue import read_states
 from hpm_video.slurm.records import folders_of_user, read_records
 from hpm_video.slurm.snapshot import Snapshot
 
@@ -38,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_own_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster",
-        choices=tuple(CARRY_OUT),
+        choices=("slurm", "local", "debug"),
         default="slurm",
         help="slurm; local: in the background of this machine, without setup commands; debug: "
         "here and now, in one process (default %(default)s)",
@@ -58,12 +53,15 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
 
 
-def run(arguments: argparse.Namespace, say: Say = print) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Submit a job, or show what would be; returns the exit code."""
+    from hpm_video.slurm.launch import Order, carry_out, show
+
     parser = Parser(prog="hpm-video submit JOB ...", allow_abbrev=False)
     _add_own_options(parser)
-    words = arguments.words
-    arguments, rest = parser.parse_known_args(words, argparse.Namespace(**_given(arguments)))
+    before_job = vars(arguments)
+    words = before_job.pop("words")
+    arguments, rest = parser.parse_known_args(words, argparse.Namespace(**before_job))
     if "-h" in rest or "--help" in rest:
         parser.print_help()
         return 0
@@ -78,24 +76,21 @@ def run(arguments: argparse.Namespace, say: Say = print) -> int:
     request = _request(plan, config)
     folder = _folder(arguments.folder, plan)
     if arguments.cluster == "slurm":
-        partitions = read_partitions()
+        partitions = read_partitions(config.partition)
         if config.cpus_per_task is None and request.cpus_per_task is not None:
-            most = most_cpus_per_task(request, partitions, wanted=config.partition)
+            most = most_cpus_per_task(request, partitions)
             if most is not None:  # else one would be refused for what one did not ask for
-                fitting = min(most, request.cpus_per_task)
-                request = replace(request, cpus_per_task=fitting)
-        check_request(request, partitions, wanted=config.partition)
+                request = replace(request, cpus_per_task=min(most, request.cpus_per_task))
+        check_request(request, partitions)
     else:
         _check_local(arguments.cluster, plan, request)
-    if not arguments.dry_run:
-        _check_free(folder, plan, config)
+    if not arguments.dry_run and config.dependency is None:
+        _check_free(folder, plan)
     order = Order(plan, config, request, folder, Snapshot(folder, command.yaml))
-    return (SHOW if arguments.dry_run else CARRY_OUT)[arguments.cluster](order, say)
-
-
-def _given(arguments: argparse.Namespace) -> dict[str, object]:
-    """What stood before JOB."""
-    return {name: value for name, value in vars(arguments).items() if name != "words"}
+    if arguments.dry_run:
+        show(order, arguments.cluster)
+        return 0
+    return carry_out(order, arguments.cluster)
 
 
 def _request(plan: Plan, config: SlurmConfig) -> Request:
@@ -117,8 +112,8 @@ def _request(plan: Plan, config: SlurmConfig) -> Request:
 
 def _folder(given: str | None, plan: Plan) -> Path:
     """Where logs, copies and records go."""
-    folder = given or (plan.run_folder / "slurm" if plan.run_folder else _DEFAULT_FOLDER)
-    if "%" in str(folder):
+    folder = given or (f"{plan.run_folder}/slurm" if plan.run_folder else _DEFAULT_FOLDER)
+    if "%" in folder:
         raise ValueError(f"folder ({folder}) must be without %, which SLURM replaces")
     path = Path(os.path.abspath(folder))
     for place in (path, *path.parents):
@@ -137,23 +132,18 @@ def _check_local(cluster: str, plan: Plan, request: Request) -> None:
         )
 
 
-def _check_free(folder: Path, plan: Plan, config: SlurmConfig) -> None:
-    """Refuse a run that is in the queue already, unless the new one waits for another job."""
-    from hpm_video.slurm.queue import read_states
-
-    folders = {str(task.run_folder) for task in plan.tasks if task.run_folder is not None}
+def _check_free(folder: Path, plan: Plan) -> None:
+    """Refuse a run that is in the queue already."""
+    folders = {task.run_folder for task in plan.tasks if task.run_folder is not None}
     ours = [
         one
         for one in read_records([*folders_of_user(), folder])
         if any(task.run_folder in folders for task in one.tasks)
     ]
-    if not ours or config.dependency is not None:
-        return
     states = read_states(ours)
-    for one in ours:
-        for task in one.tasks:
-            if task.run_folder in folders and states[task.id].is_active:
-                raise ValueError(
-                    f"run.output_dir ({task.run_folder}) is that of job {task.id} "
-                    f"({states[task.id].name}): must end or be cancelled first"
-                )
+    for task in (task for one in ours for task in one.tasks):
+        if task.run_folder in folders and states[task.id].is_active:
+            raise ValueError(
+                f"run.output_dir ({task.run_folder}) is that of job {task.id} "
+                f"({states[task.id].name}): must end or be cancelled first"
+            )

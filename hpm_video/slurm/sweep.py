@@ -5,19 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 import shlex
-from dataclasses import dataclass
+
+_NOT_IN_NAME = re.compile(r"[^\w.+-]+")  # of a folder
 
 
-@dataclass(frozen=True)
-class Combination:
-    """One run of a sweep. name: of its folder. settings: ``group.key=value``."""
-
-    name: str
-    settings: tuple[str, ...]
-
-
-def combinations(text: str) -> list[Combination]:
-    """All runs of ``"a.b=1,2 c.d=x,y"``, the last key running fastest.
+def combinations(text: str) -> dict[str, tuple[str, ...]]:
+    """All runs of ``"a.b=1,2 c.d=x,y"``, the last key running fastest: the settings of each
+    (``group.key=value``) by the name of its folder.
 
     A value in brackets keeps its commas. Raises ValueError when the text has another form, or a key
     or value comes twice.
@@ -39,17 +33,19 @@ def combinations(text: str) -> list[Combination]:
         axes[key] = values
     if not axes:
         raise ValueError("sweep () must name a setting: group.key=value,value")
-    short = _short_names(list(axes))
-    found: list[Combination] = []
-    taken: set[str] = set()
+    last = {key: key.rpartition(".")[2] for key in axes}
+    # The last part of each key, or the whole where two would be the same
+    names = list(last.values())
+    short = {key: name if names.count(name) == 1 else key for key, name in last.items()}
+    runs: dict[str, tuple[str, ...]] = {}
     for choice in itertools.product(*axes.values()):
         pairs = list(zip(axes, choice, strict=True))
-        name = ",".join(f"{short[key]}={_in_name(value)}" for key, value in pairs)
-        while name in taken:  # values that differ in what names of folders cannot hold
+        parts = [f"{short[key]}={_NOT_IN_NAME.sub('_', value)[-60:]}" for key, value in pairs]
+        name = ",".join(parts)
+        while name in runs:  # values that differ in what names of folders cannot hold
             name += "_"
-        taken.add(name)
-        found.append(Combination(name, tuple(f"{key}={value}" for key, value in pairs)))
-    return found
+        runs[name] = tuple(f"{key}={value}" for key, value in pairs)
+    return runs
 
 
 def _split(text: str) -> list[str]:
@@ -62,15 +58,3 @@ def _split(text: str) -> list[str]:
         else:
             parts[-1] += letter
     return parts
-
-
-def _short_names(keys: list[str]) -> dict[str, str]:
-    """The last part of each key, or the whole where two would be the same."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {
-        key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)
-    }
-
-
-def _in_name(value: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", value)[-60:]

@@ -28,14 +28,6 @@ def minutes_of(text: str, *, name: str = "time") -> int:
     return -(-total_s // 60)
 
 
-def limit_of(text: str) -> int | None:
-    """A partition's limit, as sinfo gives it, in minutes; None: there is none."""
-    try:
-        return minutes_of(text)
-    except ValueError:
-        return None  # infinite, n/a
-
-
 def duration(seconds: float) -> str:
     """A length of time to look at: 0:42, 3:07:05 or 12d 03h."""
     whole = max(round(seconds), 0)

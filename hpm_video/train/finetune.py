@@ -18,8 +18,7 @@ from hpm_video.models.build import Classifier, build_classifier
 from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
-from hpm_video.runtime.distributed import World, join_world, sync_gradients
-from hpm_video.runtime.seeds import seed_of
+from hpm_video.runtime.distributed import World, join_world, seed_of, sync_gradients
 from hpm_video.train.class_loss import balancing_weights, classification_loss
 from hpm_video.train.mixing import mix_batch
 from hpm_video.train.optim import (

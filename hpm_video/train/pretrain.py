@@ -22,8 +22,7 @@ from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
 from hpm_video.method.teacher_views import describe_view
 from hpm_video.models.build import build_model, token_grid
 from hpm_video.models.parallel import clip_gradients, spread
-from hpm_video.runtime.distributed import World, join_world, sync_gradients
-from hpm_video.runtime.seeds import seed_of
+from hpm_video.runtime.distributed import World, join_world, seed_of, sync_gradients
 from hpm_video.train.optim import (
     describe_lr,
     plan_steps,

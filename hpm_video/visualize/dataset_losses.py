@@ -19,9 +19,8 @@ from hpm_video.evaluate.pretrained import Pretrained, require_scorer
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.masking import unit_scores
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.runtime.distributed import World, gather_to_main
+from hpm_video.runtime.distributed import World, gather_to_main, seed_of
 from hpm_video.runtime.progress import Progress
-from hpm_video.runtime.seeds import seed_of
 from hpm_video.visualize.hardness import Array, Hardness, Losses, ShownClip, rank_shares
 
 NUM_FRAMES = 4  # of a clip among the hardest or easiest

@@ -204,7 +204,7 @@ def test_leaving_the_loop_ends_the_readers(tmp_path: Path) -> None:
     assert len(set(children_of(os.getpid())) - before) >= 3
     batches.close()  # type: ignore[attr-defined]
     after = children_of(os.getpid())
-    assert len(set(after) - before) <= 1  # the nursery, which may have been there before
+    assert len(set(after) - before) <= 1  # the fork server, which may have been there before
     assert len(set(os.listdir("/proc/self/fd")) - files) <= 2  # its connection
 
 

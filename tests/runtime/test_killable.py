@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from processes import LIMIT_S, is_gone, until
 
-from hpm_video.runtime.nursery import Nursery
 from hpm_video.runtime.workers import (
+    ForkServer,
     ItemTimeout,
     KillableWorker,
     WorkerDied,
@@ -166,15 +166,15 @@ def test_leaving_early_ends_the_processes() -> None:
     assert all(is_gone(pid) for pid in pids)
 
 
-def test_items_outlive_the_nursery() -> None:
+def test_items_outlive_the_fork_server() -> None:
     """Something, perhaps the kernel for want of memory, killed the process that starts others."""
     worker, other = KillableWorker(work), KillableWorker(work)
     other.submit("a")
     other.result()
     worker.submit("a")
     _, pid = worker.result()
-    nursery = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    os.kill(nursery, signal.SIGKILL)
+    server = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(server, signal.SIGKILL)
     assert until(lambda: is_gone(pid))  # its workers end with it
     worker.submit("b")
     worker.submit("c")
@@ -183,7 +183,7 @@ def test_items_outlive_the_nursery() -> None:
     assert worker.result()[0] == "c"
     other.submit("d")
     with pytest.raises(WorkerDied):
-        other.result()  # the new nursery knows nothing of it
+        other.result()  # the new server knows nothing of it
     for each in (worker, other):
         each.kill()
 
@@ -293,10 +293,10 @@ def test_signals_for_the_whole_group_end_no_worker() -> None:
     worker = KillableWorker(work)
     worker.submit("a")
     _, pid = worker.result()
-    nursery = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    server = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP):
         os.kill(pid, number)
-        os.kill(nursery, number)
+        os.kill(server, number)
     worker.submit("b")
     assert worker.result() == ("b", pid)
     other = KillableWorker(work)
@@ -306,7 +306,7 @@ def test_signals_for_the_whole_group_end_no_worker() -> None:
         each.kill()
 
 
-def test_signals_before_it_is_up_end_no_nursery(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_before_it_is_up_end_no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python takes a while until it can ignore them."""
     popen = subprocess.Popen
 
@@ -317,7 +317,7 @@ def test_signals_before_it_is_up_end_no_nursery(monkeypatch: pytest.MonkeyPatch)
         return process
 
     monkeypatch.setattr(subprocess, "Popen", signalled)
-    nursery = Nursery()
-    _, pid = nursery.start(pickle.dumps(work), ())
-    assert nursery.end(pid) == -signal.SIGKILL
-    nursery.close()
+    server = ForkServer()
+    _, pid = server.start(pickle.dumps(work), ())
+    assert server.end(pid) == -signal.SIGKILL
+    server.close()

@@ -5,14 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import fake_slurm
 import pytest
 
 from hpm_video.cli.main import main
-from hpm_video.slurm.progress import read_progress
+from hpm_video.slurm.run_progress import read_progress
 
 JOB = ("pretrain", "run.yaml", "data.manifest=list.csv")
 
@@ -51,18 +50,22 @@ def _refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return captured.err
 
 
-def _write_run(folder: Path, *, last: datetime, epochs: int, steps: list[int]) -> None:
-    """A run of 100 steps an epoch that has logged these, the last one at ``last``, one a second."""
+def _write_run(folder: Path, *, last_s: float, epochs: int, steps: list[int]) -> None:
+    """A run of 100 steps an epoch with records of these, the last of them at ``last_s``.
+
+    Of each step a process has 2 x 2 videos, each with 4 clips.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(f"optim:\n  epochs: {epochs}\n")
-    records, lines = [], ["2001-01-01T00:00:00 step 1  epoch 0.01", "x starts from scratch"]
-    for step in steps:
-        record = {"step": step, "epoch": step / 100, "loss": step / 1000, "clips_per_second": 64.0}
-        records.append(json.dumps(record))
-        when = last - timedelta(seconds=steps[-1] - step)
-        lines.append(f"{when.isoformat(timespec='seconds')} step {step}  epoch {step / 100:.4g}")
-    (folder / "metrics.jsonl").write_text("\n".join(records) + '\n{"step": 9')
-    (folder / "log.txt").write_text("\n".join(lines) + "\n")
+    (folder / "config.yaml").write_text(
+        f"optim:\n  epochs: {epochs}\n  accumulation: 2\ndata:\n  batch_size: 2\n  repeats: 4\n"
+    )
+    records = [
+        {"step": step, "epoch": step / 100, "loss": step / 1000, "clips_per_second": 64.0}
+        for step in steps
+    ]
+    lines = ['0.5, "loss": 3}', *map(json.dumps, records), '{"step": 9']
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    os.utime(folder / "metrics.jsonl", (last_s, last_s))
 
 
 def test_the_list_joins_the_queue_and_the_run_folders(
@@ -73,7 +76,9 @@ def test_the_list_joins_the_queue_and_the_run_folders(
         "42|RUNNING|None|2026-01-01T00:00:00\n43_0|PENDING|Resources|2030-02-03T04:05:06\n"
         "43_1|PENDING|Dependency|N/A\n9|RUNNING|None|N/A\n",
     )
-    _write_run(Path("runs/one"), last=datetime.now(), epochs=20, steps=[200, 210, 240])
+    _write_run(Path("runs/one"), last_s=time.time(), epochs=20, steps=[200, 210, 240])
+    for rank in range(4):
+        Path(f"runs/one/slurm/42_{rank}_log.out").touch()
     rows = _rows(capsys)
     assert list(rows) == ["42", "43_0", "43_1"]
     # 1760 steps to go, one a second; the test may take some of them
@@ -113,20 +118,23 @@ def test_jobs_without_a_run_folder_show_where_they_write(
             assert f"output      {place}\n" in said and row[-1] == place
 
 
-def test_time_to_go_is_that_of_the_latest_start(tmp_path: Path) -> None:
-    """An interruption between two starts takes no part in the speed."""
-    last = datetime(2026, 1, 1, 12)
-    _write_run(tmp_path, last=last, epochs=10, steps=[100, 200, 300])
-    lines = (tmp_path / "log.txt").read_text().splitlines()
-    lines.insert(-2, "2026-01-01T11:00:00 continues after step 100 of runs/one")
-    (tmp_path / "log.txt").write_text("\n".join(lines) + "\n")
-    progress = read_progress(tmp_path, now=last + timedelta(seconds=50))
-    assert progress.remaining_s == 700 - 50
-    assert read_progress(tmp_path, now=last + timedelta(days=50)).remaining_s == 0
-    lines.append("2026-01-01T13:00:00 continues after step 300 of runs/one")
-    (tmp_path / "log.txt").write_text("\n".join(lines) + "\n")
-    assert read_progress(tmp_path, now=last).remaining_s is None
-    assert read_progress(tmp_path).epoch == 3.0
+def test_time_to_go_is_that_of_the_records(tmp_path: Path) -> None:
+    """At the mean time for a clip; what has passed since the last one counts, and where nobody
+    knows how many processes there are, nothing is said."""
+    _write_run(tmp_path, last_s=1e9, epochs=10, steps=[100, 200, 300])
+    assert read_progress(tmp_path, processes=4, now_s=1e9 + 50).remaining_s == 700 - 50
+    assert read_progress(tmp_path, processes=8, now_s=1e9 + 50).remaining_s == 1400 - 50
+    assert read_progress(tmp_path, processes=4, now_s=2e9).remaining_s == 0
+    assert read_progress(tmp_path, now_s=1e9).remaining_s is None
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('\n{"step": 400, "epoch": 4.0, "loss": 0.5, "clips_per_second": 16}\n')
+    os.utime(tmp_path / "metrics.jsonl", (1e9, 1e9))
+    progress = read_progress(tmp_path, processes=4, now_s=1e9)
+    assert (progress.epoch, progress.clips_per_second) == (4.0, 16)
+    assert progress.remaining_s == 600 * (3 * 1 + 4) / 4
+    config = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(config.replace("optim:", "optim:\n  total_batch: 4"))
+    assert read_progress(tmp_path, now_s=1e9).remaining_s == 600 * (3 * 1 + 4) / 4 / 4
 
 
 def test_a_run_that_has_nothing_yet(tmp_path: Path) -> None:

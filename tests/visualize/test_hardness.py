@@ -15,8 +15,7 @@ from hpm_video.data.loading.clip import read_clip
 from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.runtime.distributed import World
-from hpm_video.runtime.seeds import seed_of
+from hpm_video.runtime.distributed import World, seed_of
 from hpm_video.visualize.dataset_losses import Asking, measure_list
 from hpm_video.visualize.hardness import (
     Hardness,
