@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -65,14 +66,16 @@ def format_report(report: Report) -> str:
 
 
 def check_json_path(path: str | None) -> None:
-    """Raise ValueError, before anything is measured, where no file could be written."""
+    """Raise ValueError, before anything is measured, where --json could not be written."""
     if path is not None and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
         raise ValueError(f"--json ({path}) must name a file in a folder that exists")
 
 
-def write_json(report: Report, path: str | Path) -> None:
-    """Write the report; the file appears whole or not at all."""
-    write_atomically(Path(path), [json.dumps(asdict(report), indent=1) + "\n"])
+def publish(report: Report, json_path: str | None = None) -> None:
+    """Print the report, and write it as JSON if a path is given: whole or not at all."""
+    if json_path is not None:
+        write_atomically(Path(json_path), [json.dumps(asdict(report), indent=1) + "\n"])
+    sys.stdout.write(format_report(report) + "\n")
 
 
 def _text(cell: Cell) -> str:
