@@ -56,12 +56,9 @@ def format_report(report: Report) -> str:
         f"bench {report.bench}: " + ", ".join(f"{k} {v}" for k, v in report.machine.items()),
         "settings: " + ", ".join(f"{k} {v}" for k, v in report.settings.items()),
     ]
-    for cells in table:
-        first, *others = (
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        lines.append("  ".join([first, *others]).rstrip())
+    for first, *others in table:
+        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *aligned]).rstrip())
     return "\n".join([*lines, *report.notes])
 
 

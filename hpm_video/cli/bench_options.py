@@ -5,7 +5,7 @@ Options have the names of the keywords that the bench's function takes (``dest``
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser as Parser
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -35,76 +35,68 @@ def config_from(words: Sequence[str]) -> PretrainConfig:
     return load_config(PretrainConfig, files[0] if files else None, settings)
 
 
-def add_number(
-    parser: argparse.ArgumentParser, name: str, default: int, what: str, dest: str | None = None
-) -> None:
+def add_number(parser: Parser, name: str, default: int, what: str, dest: str | None = None) -> None:
     text = f"{what} (default {default})"
     parser.add_argument(name, type=int, default=default, help=text, dest=dest, metavar="N")
 
 
 def add_several(
-    parser: argparse.ArgumentParser,
-    name: str,
-    default: Sequence[Any],
-    what: str,
-    dest: str,
-    **how: Any,
+    parser: Parser, name: str, default: Sequence[Any], what: str, dest: str, **how: Any
 ) -> None:
     """One value or more; ``how`` as `argparse` has it."""
     text = f"{what} (default {' '.join(map(str, default))})"
     parser.add_argument(name, nargs="+", default=default, help=text, dest=dest, **how)
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: Parser) -> None:
     choices = allowed(PretrainRunConfig, "device")
     parser.add_argument("--device", choices=choices, default="auto", help="(default %(default)s)")
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
+def add_threads(parser: Parser) -> None:
     text = "of PyTorch (default: its own choice)"
     parser.add_argument("--threads", type=int, help=text, metavar="N")
 
 
-def add_timing(parser: argparse.ArgumentParser, *, batch_size: int) -> None:
+def add_timing(parser: Parser, *, batch_size: int) -> None:
     """Of benches that time models: rounds, batch size, device."""
     add_number(parser, "--rounds", 5, "median of so many")
     add_number(parser, "--batch-size", batch_size, "clips")
     add_device(parser)
 
 
-def add_clip(parser: argparse.ArgumentParser) -> None:
+def add_clip(parser: Parser) -> None:
     add_number(parser, "--frames", 16, "per clip")
     add_number(parser, "--crop-size", 224, "pixels")
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
+def add_precision(parser: Parser) -> None:
     choices = allowed(PretrainRunConfig, "precision")
     text = "of the forward pass (default %(default)s)"
     parser.add_argument("--precision", choices=choices, default="bfloat16", help=text)
 
 
-def add_sizes(parser: argparse.ArgumentParser) -> None:
+def add_size(parser: Parser, default: str) -> None:
+    parser.add_argument("--size", choices=SIZES, default=default, help="(default %(default)s)")
+
+
+def add_sizes(parser: Parser) -> None:
     default = ["small", "base", "large"]
     add_several(parser, "--size", default, "one or more", "sizes", choices=SIZES)
 
 
-def add_token_ratios(parser: argparse.ArgumentParser, default: Sequence[float]) -> None:
+def add_token_ratios(parser: Parser, default: Sequence[float]) -> None:
     text = "share(s) of the tokens that the teacher sees"
     add_several(parser, "--token-ratio", default, text, "token_ratios", type=float, metavar="R")
 
 
 def add_variants(
-    parser: argparse.ArgumentParser,
-    *,
-    token_ratios: Sequence[float],
-    predictor_inputs: Sequence[str],
-    predictor_depths: Sequence[int],
+    parser: Parser, ratios: Sequence[float], inputs: Sequence[str], depths: Sequence[int]
 ) -> None:
     """Which variants of hard patches mining to compare; all combinations are."""
-    add_token_ratios(parser, token_ratios)
-    text, choices = "input of the loss predictor", allowed(ModelConfig, "predictor_input")
-    name = "--predictor-input"
-    add_several(parser, name, predictor_inputs, text, "predictor_inputs", choices=choices)
-    text, name = "blocks of the loss predictor", "--predictor-depth"
-    how: dict[str, Any] = {"type": int, "metavar": "L"}
-    add_several(parser, name, predictor_depths, text, "predictor_depths", **how)
+    add_token_ratios(parser, ratios)
+    text, dest = "input(s) of the loss predictor", "predictor_inputs"
+    choices = allowed(ModelConfig, "predictor_input")
+    add_several(parser, "--predictor-input", inputs, text, dest, choices=choices)
+    text, dest = "blocks of the loss predictor", "predictor_depths"
+    add_several(parser, "--predictor-depth", depths, text, dest, type=int, metavar="L")

@@ -11,11 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_timing(parser, batch_size=4)
     options.add_threads(parser)
     options.add_clip(parser)
-    options.add_variants(
-        parser, token_ratios=[0.25], predictor_inputs=["pixels"], predictor_depths=[1]
-    )
-    parser.add_argument(
-        "--size", choices=options.SIZES, default="base", help="(default %(default)s)"
-    )
+    options.add_variants(parser, [0.25], ["pixels"], [1])
+    options.add_size(parser, "base")
     options.add_precision(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile every model")

@@ -1,7 +1,4 @@
-"""Attention, forward and backward: the form we choose, PyTorch's fused one, plain products.
-
-Ratios are to the fused form.
-"""
+"""Attention, forward and backward: ours and plain products, relative to PyTorch's fused form."""
 
 import argparse
 from collections.abc import Callable

@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     options.add_timing(parser, batch_size=2)
     options.add_precision(parser)
-    parser.add_argument("--size", choices=options.SIZES, default="tiny")
+    options.add_size(parser, "tiny")
     parser.add_argument("--json", metavar="FILE")
     asked = parser.parse_args()
     device = pick_device(asked.device, setting="--device")

@@ -28,7 +28,7 @@ def main() -> None:
     options.add_timing(parser, batch_size=4)
     options.add_clip(parser)
     options.add_precision(parser)
-    parser.add_argument("--size", choices=options.SIZES, default="base")
+    options.add_size(parser, "base")
     asked = parser.parse_args()
     shape = {key: vars(asked)[key] for key in ("size", "batch_size", "frames", "crop_size")}
     config = step_config(**shape, precision=asked.precision)

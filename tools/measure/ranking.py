@@ -1,7 +1,4 @@
-"""The ranking loss against the definition written for autograd: time, memory, gradients.
-
-Forward and backward; a CPU's memory is that of a process of its own.
-"""
+"""The ranking loss against the definition for autograd, forward and backward; also gradients."""
 
 import argparse
 import multiprocessing

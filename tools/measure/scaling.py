@@ -25,7 +25,7 @@ def main() -> None:
     options.add_timing(parser, batch_size=4)
     options.add_clip(parser)
     options.add_precision(parser)
-    parser.add_argument("--size", choices=options.SIZES, default="small")
+    options.add_size(parser, "small")
     asked = parser.parse_args()
     keep_freed_memory()
     shape = {key: vars(asked)[key] for key in ("size", "batch_size", "frames", "crop_size")}
