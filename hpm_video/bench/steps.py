@@ -103,7 +103,7 @@ def transformers_step(
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
     torch.manual_seed(0)
-    device, size, grid = torch.device(device), SIZES[config.model.size], grid_of(config)
+    place, size, grid = torch.device(device), SIZES[config.model.size], grid_of(config)
     model = VideoMAEForPreTraining(
         VideoMAEConfig(
             image_size=config.data.crop_size,
@@ -122,29 +122,29 @@ def transformers_step(
             attn_implementation="sdpa",  # type: ignore[call-arg]  # of every config
         )
     )
-    nn.Module.to(model, device).train()
+    nn.Module.to(model, place).train()
     optimizer = pretrain_optimizer(model, config.optim)
     attention = str(model.config._attn_implementation)
     if config.run.compile:
         model.compile()
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(place).manual_seed(0)
     mean, std = (
-        torch.tensor(values, device=device)[:, None, None]
+        torch.tensor(values, device=place)[:, None, None]
         for values in (IMAGENET_MEAN, IMAGENET_STD)
     )
 
     def step() -> Tensor:
         # Its processor's work: frames first (B, T, C, H, W), normalised.
-        clips = to_clips(frames, device).transpose(1, 2)
+        clips = to_clips(frames, place).transpose(1, 2)
         mask = random_mask(
             len(clips),
             grid,
             mask_ratio=config.masking.mask_ratio,
             tube_length=grid.time,
             generator=generator,
-            device=device,
+            device=place,
         )
-        with autocast(device, config.run.precision):
+        with autocast(place, config.run.precision):
             loss: Tensor = model((clips - mean) / std, bool_masked_pos=mask).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), float("inf"))

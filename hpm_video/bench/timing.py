@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,15 +34,15 @@ def round_seconds(
     Interleaved, so that a machine that slows down meanwhile slows all of them. `clock` returns
     seconds; ``time.process_time`` counts those at work, in all threads of this process.
     """
-    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
     seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for index in range(warmup + rounds):
         names = list(functions)
         for name in names if index % 2 == 0 else reversed(names):
-            wait()
+            wait(device)
             start = clock()
             functions[name]()
-            wait()
+            wait(device)
             if index >= warmup:
                 seconds[name].append(clock() - start)
     return seconds

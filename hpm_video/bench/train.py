@@ -46,8 +46,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
     steps -= steps % _PERIODS
     with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
         folder = Path(name)
-        toy = {"num_videos": num_videos, "size": _SIDE, "num_frames": 64, "formats": ("mp4",)}
-        videos = data.manifest or [str(write_toy_videos(folder / "toy", **toy))]
+        videos = data.manifest or [str(_toy_videos(folder / "toy", num_videos))]
         manifest = read_manifest(videos, root=data.root, labels=False)
         # A list of exactly so many steps, however many videos there are
         listed, count = folder / "train.csv", steps * accumulation * data.batch_size
@@ -113,6 +112,12 @@ def rates(records: Sequence[dict[str, float]]) -> tuple[float, float]:
     waits = [record["data_wait_fraction"] for record in records]
     waited = sum(time * wait for time, wait in zip(times, waits, strict=True))
     return len(times) / sum(times), waited / sum(times)
+
+
+def _toy_videos(folder: Path, num_videos: int) -> Path:
+    return write_toy_videos(
+        folder, num_videos=num_videos, size=_SIDE, num_frames=64, formats=("mp4",)
+    )
 
 
 def _row(manifest: Manifest, index: int) -> dict[str, str | int | None]:

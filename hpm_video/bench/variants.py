@@ -21,7 +21,7 @@ from hpm_video.models.hpm import PredictorInput
 PLAIN = "VideoMAE"
 # predictor_input, token_ratio, predictor_depth of the paper: the teacher sees every token, and the
 # predictor is as deep as the reconstructor.
-LITERAL = ("encoded", 1.0, 4)
+LITERAL: tuple[PredictorInput, float, int] = ("encoded", 1.0, 4)
 
 
 def step_config(

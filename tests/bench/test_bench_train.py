@@ -124,10 +124,10 @@ def _records(folder: Path, count: int) -> list[dict[str, float]]:
 
 def test_settings_of_a_bench(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text("optim: {epochs: 7}\n")
+    file.write_text("optim: {epochs: 77}\n")
     assert config_from([]) == PretrainConfig()
     config = config_from(["run.seed=1", str(file), "data.batch_size=2"])
-    assert (config.run.seed, config.optim.epochs, config.data.batch_size) == (1, 7, 2)
+    assert (config.run.seed, config.optim.epochs, config.data.batch_size) == (1, 77, 2)
     with pytest.raises(ValueError, match=r"config \(x y\) must be one file"):
         config_from(["x", "y"])
 
