@@ -71,7 +71,7 @@ def bench_loader(
     rates = {side: side.repeats * num_videos / value for side, value in seconds.items()}
 
     def over(side: _Side, **other: str) -> float | None:
-        base = side._replace(repeats=1, **other)  # type: ignore[arg-type]
+        base = side._replace(repeats=1, **other)
         return rates[side] / rates[base] if base in rates else None
 
     return Report(
