@@ -1,6 +1,6 @@
 # make demo   toy videos -> pre-train -> fine-tune -> evaluate -> visualise
 # make test   the test suite
-# make bench  time of a step, its memory and growth, a real run, scale; tables, JSON in outputs/bench
+# make bench  time of a step, its memory, a real run, many GPUs; tables, JSON in outputs/bench
 # All create .venv when needed and install exactly what constraints.txt pins.
 
 PYTHON ?= python3
@@ -29,16 +29,13 @@ bench: $(INSTALLED)
 		$(BIN)/hpm-video bench step --size $$size --batch-size $$batch \
 			--json outputs/bench/step-$$size-$$batch.json || exit 1; \
 	done; done
-	$(BIN)/hpm-video bench attention --json outputs/bench/attention.json
 	$(BIN)/hpm-video bench step --size small --precision float32 \
 		--json outputs/bench/step-small-float32.json
 	$(BIN)/hpm-video bench step --size small --compile \
 		--json outputs/bench/step-small-compiled.json
 	$(BIN)/hpm-video bench memory --json outputs/bench/memory.json
-	$(BIN)/hpm-video bench growth --json outputs/bench/growth.json
 	$(BIN)/hpm-video bench train model.size=small data.batch_size=4 data.num_workers=2 \
 		--json outputs/bench/train.json
-	$(BIN)/hpm-video bench scaling --json outputs/bench/scaling.json
 	$(BIN)/hpm-video bench plan configs/pretrain/ssv2_base.yaml --videos 168913 \
 		--json outputs/bench/plan.json
 

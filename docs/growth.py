@@ -1,5 +1,5 @@
-"""The picture of how cost grows: ``python docs/growth.py outputs/bench/growth.json`` draws what
-``hpm-video bench growth --json`` measured into docs/images/growth.png."""
+"""The picture of how cost grows: ``python docs/growth.py outputs/growth.json`` draws what
+``tools/measure/growth.py --json`` measured into docs/images/growth.png."""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 
 from hpm_video.bench.flops import step_cost
-from hpm_video.config import MaskingConfig, ModelConfig, OptimConfig, TeacherConfig
+from hpm_video.bench.steps import build_student
+from hpm_video.bench.variants import step_config
+from hpm_video.config import OptimConfig
 from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import build_model, token_grid
 from hpm_video.train.optim import scaled
 
 Size = Literal["base", "large", "huge", "giant"]
@@ -61,12 +62,10 @@ class Model:
 @cache
 def count(size: Size) -> Model:
     """Of the default pre-training at 16 x 224 x 224 pixels."""
-    model = ModelConfig(size=size)
-    grid = token_grid(model, num_frames=16, crop_size=224)
-    mask_ratio, token_ratio = MaskingConfig().mask_ratio, TeacherConfig().token_ratio
-    cost = step_cost(model, grid, mask_ratio=mask_ratio, token_ratio=token_ratio)
+    config = step_config(size=size, frames=16, crop_size=224)
+    cost = step_cost(config)
     with torch.device("meta"):
-        student = build_model(model, grid, predict_loss=True)
+        student = build_student(config)
         teacher = Teacher(student)
     weights, averaged = (sum(p.numel() for p in part.parameters()) for part in (student, teacher))
     return Model(2 * cost.step, weights, 4 * (3 * weights + averaged), 4 * (4 * weights + averaged))

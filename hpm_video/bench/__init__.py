@@ -1,1 +1,1 @@
-"""``hpm-video bench``: what a step, a mask and the ranking loss cost, against the naive forms."""
+"""``hpm-video bench``: what training costs: time, memory, loading, multiply-adds, many GPUs."""

@@ -16,10 +16,7 @@ written when the next one is due.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-
-from hpm_video.bench.report import Cell
 
 
 @dataclass(frozen=True)
@@ -55,6 +52,13 @@ class Job:
         if self.total_batch % gpus:
             raise ValueError(f"--gpus ({gpus}) must divide optim.total_batch ({self.total_batch})")
         return self.total_batch // gpus
+
+    def has_steps(self, gpus: int) -> bool:
+        """Whether so many GPUs can share a step, and there are enough videos for one."""
+        try:
+            return self.videos_per_gpu(gpus) > 0
+        except ValueError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -98,27 +102,27 @@ class Machine:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a job on so many GPUs; seconds are per optimizer step.
+    """Of a job on so many GPUs, a row of the table; milliseconds are per optimizer step.
 
-    waited_s: for gradients, after what hides. efficiency: clips_per_s over GPUs x that of one.
-    needed_cores: per GPU, that it does not wait for them. needed_gb_s: per GPU, that all of the
-    all-reduce hides; None where there is nothing to hide behind. read_gb_s: of all GPUs together.
+    waited_ms: for gradients, after what hides. efficiency: clips_per_s over GPUs x that of one.
+    cores_per_gpu_needed: that it does not wait for them. gb_s_per_gpu_needed: that all of the
+    all-reduce hides; None where there is nothing to hide behind. gb_s_read: of all GPUs together.
     """
 
     gpus: int
     videos_per_step: int
-    compute_s: float
-    all_reduce_s: float
-    waited_s: float
-    loader_s: float
-    step_s: float
+    step_ms: float
+    compute_ms: float
+    all_reduce_ms: float
+    waited_ms: float
+    loader_ms: float
     clips_per_s: float
     efficiency: float
     bottleneck: str
     hours: float
-    needed_cores: float
-    needed_gb_s: float | None
-    read_gb_s: float
+    cores_per_gpu_needed: float
+    gb_s_per_gpu_needed: float | None
+    gb_s_read: float
 
 
 def predict(job: Job, machine: Machine, gpus: int) -> Prediction:
@@ -145,62 +149,26 @@ def predict(job: Job, machine: Machine, gpus: int) -> Prediction:
     unhidden_s = max(0.0, write_s - interval_s) if job.saves_in_background else write_s
     stopped = (copy_s * job.saves_in_background + unhidden_s) / interval_s
 
+    takes_longer = {  # than all else, by how much; the first that does limits the job
+        "checkpoints": stopped - 1,
+        "loader": loader_s - gpu_s,
+        "gradients": waited_s - compute_s,
+        "kernel launches": launch_s - work_s,
+    }
     rate = gpus * clips / step_s / (1 + stopped)
     return Prediction(
         gpus=gpus,
         videos_per_step=videos * gpus,
-        compute_s=compute_s,
-        all_reduce_s=all_reduce_s,
-        waited_s=waited_s,
-        loader_s=loader_s,
-        step_s=step_s,
+        step_ms=step_s * 1e3,
+        compute_ms=compute_s * 1e3,
+        all_reduce_ms=all_reduce_s * 1e3,
+        waited_ms=waited_s * 1e3,
+        loader_ms=loader_s * 1e3,
         clips_per_s=rate,
         efficiency=rate / (gpus * machine.clips_per_s),
-        bottleneck=_bottleneck(
-            loader=loader_s - gpu_s,
-            gradients=waited_s - compute_s,
-            launch=launch_s - work_s,
-            checkpoints=stopped - 1,
-        ),
+        bottleneck=next((name for name, by in takes_longer.items() if by > 0), "compute"),
         hours=steps * step_s * (1 + stopped) / 3600,
-        needed_cores=clips / gpu_s / machine.clips_per_core,
-        needed_gb_s=sent / room_s / 1e9 if room_s > 0 else None,
-        read_gb_s=gpus * videos / step_s * machine.video_kb / 1e6,
+        cores_per_gpu_needed=clips / gpu_s / machine.clips_per_core,
+        gb_s_per_gpu_needed=sent / room_s / 1e9 if room_s > 0 else None,
+        gb_s_read=gpus * videos / step_s * machine.video_kb / 1e6,
     )
-
-
-def _bottleneck(*, loader: float, gradients: float, launch: float, checkpoints: float) -> str:
-    """The name of what takes longer than all else, given by how much each takes longer."""
-    if checkpoints > 0:
-        return "checkpoints"
-    if loader > 0:
-        return "loader"
-    if gradients > 0:
-        return "gradients"
-    return "kernel launches" if launch > 0 else "compute"
-
-
-def table(job: Job, machine: Machine, gpus: Sequence[int]) -> list[dict[str, Cell]]:
-    """A row for each number of GPUs."""
-    rows: list[dict[str, Cell]] = []
-    for count in gpus:
-        found = predict(job, machine, count)
-        rows.append(
-            {
-                "gpus": count,
-                "videos_per_step": found.videos_per_step,
-                "step_ms": found.step_s * 1e3,
-                "compute_ms": found.compute_s * 1e3,
-                "all_reduce_ms": found.all_reduce_s * 1e3,
-                "waited_ms": found.waited_s * 1e3,
-                "loader_ms": found.loader_s * 1e3,
-                "clips_per_s": found.clips_per_s,
-                "efficiency": found.efficiency,
-                "bottleneck": found.bottleneck,
-                "hours": found.hours,
-                "cores_per_gpu_needed": found.needed_cores,
-                "gb_s_per_gpu_needed": found.needed_gb_s,
-                "gb_s_read": found.read_gb_s,
-            }
-        )
-    return rows

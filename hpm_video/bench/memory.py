@@ -6,25 +6,26 @@ import gc
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 
-from hpm_video.bench.compared_steps import Setting, make_setting, our_step, transformers_step
-from hpm_video.bench.flops import Variant, default_variant
-from hpm_video.bench.live_tensors import modelled_bytes
+from hpm_video.bench.live_bytes import modelled_bytes
 from hpm_video.bench.report import Cell, Report, machine_facts
-from hpm_video.bench.timing import at_least, peak_extra_bytes
+from hpm_video.bench.steps import random_frames, step_on, transformers_step
+from hpm_video.bench.timing import peak_extra_bytes
+from hpm_video.bench.variants import PLAIN, plain, step_config, variant_name, with_batch
+from hpm_video.config import PretrainConfig
+from hpm_video.config.settings import config_from_dict, config_to_dict
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.runtime.host_memory import keep_freed_memory
 from hpm_video.runtime.subprocesses import given_settings, output_of
 
 GPUS = (24, 40, 80, 141)  # GB
-# Names of the steps, in the table and for processes of their own.
-PLAIN, OTHERS = "VideoMAE", "transformers VideoMAE"
+OTHERS = "transformers VideoMAE"
 _CPU = torch.device("cpu")
 _SMALL = (2, 6)  # batches that a CPU measures
 _LARGE = (8, 16)  # batches from which those of GPUs follow; parameters are no longer what counts
@@ -38,9 +39,9 @@ class Line:
     per_clip: float
 
     @staticmethod
-    def through(batches: Sequence[int], peaks: Sequence[float]) -> Line:
+    def through(batches: Sequence[int], peak: Callable[[int], float]) -> Line:
         """The line through the peaks of two batches."""
-        (one, other), (low, high) = batches, peaks
+        (one, other), (low, high) = batches, map(peak, batches)
         per_clip = (high - low) / (other - one)
         return Line(low - one * per_clip, per_clip)
 
@@ -48,16 +49,17 @@ class Line:
         """Clips that there is room for in so many bytes; 0 where not even the fixed part fits."""
         return max(0, int((num_bytes - self.fixed) / self.per_clip))
 
+    def row(self, size: str, step: str, how: str, reserve_gb: float | None) -> dict[str, Cell]:
+        """A row of the table; without ``reserve_gb`` nothing about GPUs."""
+        found: dict[str, Cell] = {"fixed_gb": self.fixed / 1e9, "clip_mb": self.per_clip / 1e6}
+        for gpu in GPUS:
+            room = None if reserve_gb is None else self.largest_batch((gpu - reserve_gb) * 1e9)
+            found[f"batch_{gpu}_gb"] = room
+        return {"size": size, "step": step, "how": how, **found, "largest_tried": None}
+
 
 def bench_memory(
-    *,
-    sizes: Sequence[str],
-    measured_size: str,
-    num_frames: int,
-    crop_size: int,
-    precision: str,
-    reserve_gb: float,
-    device: str,
+    *, sizes: Sequence[str], measured_size: str, reserve_gb: float, device: str, **shape: Any
 ) -> Report:
     """Fixed memory and memory per clip of the default HPM and of plain VideoMAE.
 
@@ -67,66 +69,45 @@ def bench_memory(
     `modelled_bytes`.
 
     ``reserve_gb``: left free when batches are worked out: CUDA's own, workspaces, fragments.
+    ``shape``: of clips and models, as `step_config` takes it.
     """
-    at_least("frames", num_frames, 1)
-    at_least("crop-size", crop_size, 1)
     if not 0 <= reserve_gb < math.inf:
         raise ValueError(f"--reserve-gb ({reserve_gb}) must be at least 0, and finite")
     place = pick_device(device, setting="--device")
-    forms: dict[str, Variant | None] = {PLAIN: None, default_variant().name: default_variant()}
 
-    def setting(size: str, batch_size: int) -> Setting:
-        return make_setting(
-            size=size,
-            batch_size=batch_size,
-            num_frames=num_frames,
-            crop_size=crop_size,
-            device=_CPU,
-            precision=precision,
-        )
+    def forms(size: str) -> dict[str, PretrainConfig]:
+        config = step_config(size=size, **shape)
+        return {PLAIN: plain(config), variant_name(config): config}
 
-    def model(
-        size: str, variant: Variant | None, batches: Sequence[int], *, as_on_gpu: bool
-    ) -> Line:
+    def modelled(config: PretrainConfig, batches: Sequence[int], *, as_on_gpu: bool) -> Line:
         return Line.through(
-            batches,
-            [
-                modelled_bytes(setting(size, batch), variant, as_on_gpu=as_on_gpu)
-                for batch in batches
-            ],
+            batches, lambda batch: modelled_bytes(with_batch(config, batch), as_on_gpu=as_on_gpu)
         )
 
     rows: list[dict[str, Cell]] = []
     for size in sizes:
-        for form, variant in forms.items():
-            line = model(size, variant, _LARGE, as_on_gpu=True)
-            rows.append(_row(size, form, "modelled, CUDA", line, reserve_gb))
+        for form, config in forms(size).items():
+            line = modelled(config, _LARGE, as_on_gpu=True)
+            rows.append(line.row(size, form, "modelled, CUDA", reserve_gb))
             if place.type == "cuda":
-                rows.append(_on_gpu(setting(size, 1), variant, place, rows[-1], reserve_gb))
+                line, largest = _on_gpu(config, place)
+                how = f"measured, {torch.cuda.get_device_name(place)}"
+                row = line.row(size, form, how, reserve_gb)
+                rows.append({**row, "largest_tried": largest})
     if place.type == "cpu" and measured_size != "none":
-        for form in (*forms, *([OTHERS] if find_spec("transformers") else [])):
-            measure = partial(
-                _in_own_process,
-                form=form,
-                size=measured_size,
-                num_frames=num_frames,
-                crop_size=crop_size,
-                precision=precision,
-            )
-            line = Line.through(_SMALL, [measure(batch_size=batch) for batch in _SMALL])
-            rows.append(_row(measured_size, form, "measured, CPU", line, None))
-            if form in forms:
-                line = model(measured_size, forms[form], _SMALL, as_on_gpu=False)
-                rows.append(_row(measured_size, form, "modelled, CPU", line, None))
+        ours = forms(measured_size)
+        theirs = {OTHERS: ours[PLAIN]} if find_spec("transformers") else {}
+        for form, config in {**ours, **theirs}.items():
+            measure = partial(_in_own_process, config, is_ours=form in ours)
+            line = Line.through(_SMALL, measure)
+            rows.append(line.row(measured_size, form, "measured, CPU", None))
+            if form in ours:
+                line = modelled(config, _SMALL, as_on_gpu=False)
+                rows.append(line.row(measured_size, form, "modelled, CPU", None))
     return Report(
         "memory",
         machine_facts(place),
-        {
-            "frames": num_frames,
-            "crop_size": crop_size,
-            "precision": precision,
-            "reserve_gb": reserve_gb,
-        },
+        {**shape, "reserve_gb": reserve_gb},
         rows,
         [
             "memory of a step = fixed + batch x clip; batch_X_gb: largest on a GPU of X x 10^9 "
@@ -138,36 +119,11 @@ def bench_memory(
     )
 
 
-def _row(size: str, form: str, how: str, line: Line, reserve_gb: float | None) -> dict[str, Cell]:
-    """A row of the table; without ``reserve_gb`` nothing about GPUs."""
-    batches: dict[str, Cell] = {
-        f"batch_{gpu}_gb": None
-        if reserve_gb is None
-        else line.largest_batch((gpu - reserve_gb) * 1e9)
-        for gpu in GPUS
-    }
-    return {
-        "size": size,
-        "step": form,
-        "how": how,
-        "fixed_gb": line.fixed / 1e9,
-        "clip_mb": line.per_clip / 1e6,
-        **batches,
-        "largest_tried": None,
-    }
-
-
-def _on_gpu(
-    setting: Setting,
-    variant: Variant | None,
-    place: torch.device,
-    modelled: dict[str, Cell],
-    reserve_gb: float,
-) -> dict[str, Cell]:
-    """The row measured on this GPU, beside the modelled one."""
+def _on_gpu(config: PretrainConfig, place: torch.device) -> tuple[Line, int]:
+    """What this GPU takes, and the largest batch that it has room for."""
 
     def peak(batch: int) -> int:
-        return peak_extra_bytes(lambda: _two_steps(setting, variant, batch, place), place)
+        return peak_extra_bytes(lambda: _two_steps(with_batch(config, batch), place), place)
 
     def fits(batch: int) -> bool:
         try:
@@ -179,11 +135,9 @@ def _on_gpu(
         torch.cuda.empty_cache()
         return has_room
 
-    line = Line.through(_LARGE, [peak(batch) for batch in _LARGE])
+    line = Line.through(_LARGE, peak)
     free, _ = torch.cuda.mem_get_info(place)
-    form, size = str(modelled["step"]), str(modelled["size"])
-    row = _row(size, form, f"measured, {torch.cuda.get_device_name(place)}", line, reserve_gb)
-    return {**row, "largest_tried": largest_that(fits, guess=line.largest_batch(free))}
+    return line, largest_that(fits, guess=line.largest_batch(free))
 
 
 def largest_that(fits: Callable[[int], bool], *, guess: int) -> int:
@@ -197,43 +151,43 @@ def largest_that(fits: Callable[[int], bool], *, guess: int) -> int:
     return low
 
 
-def _two_steps(setting: Setting, variant: Variant | None, batch: int, place: torch.device) -> None:
-    """The second has what the first makes: the optimizer's state."""
-    frames = setting.frames.expand(batch, -1, -1, -1, -1)
-    step = our_step(replace(setting, frames=frames, device=place), variant)
+def _two_steps(config: PretrainConfig, place: torch.device, *, is_ours: bool = True) -> None:
+    """Frames, model, two steps: the second has what the first makes, the optimizer's state."""
+    # One clip as often as the batch has it: random ones would take their time
+    frames = random_frames(with_batch(config, 1)).repeat(config.data.batch_size, 1, 1, 1, 1)
+    if is_ours:
+        step = step_on(config, frames, place)
+    else:
+        step, _ = transformers_step(config, frames, place)
     for _ in range(2):
         step().item()
 
 
-def _in_own_process(**settings: Any) -> int:
-    """Peak resident memory of `_two_steps_here`, beyond that of a tiny model's.
+def _in_own_process(config: PretrainConfig, batch_size: int, *, is_ours: bool) -> int:
+    """Peak resident memory of `_two_steps`, beyond that of a tiny model's.
 
     A process of its own: memory that another step has left behind cannot hide any.
     """
-    settings["threads"] = torch.get_num_threads()
+    settings = {
+        "config": config_to_dict(with_batch(config, batch_size)),
+        "is_ours": is_ours,
+        "threads": torch.get_num_threads(),
+    }
     return int(output_of(__name__, settings))
-
-
-def _two_steps_here(form: str, **settings: Any) -> None:
-    """Frames, model, two steps, on the CPU."""
-    setting = make_setting(device=_CPU, **settings)
-    if form == OTHERS:
-        step, _ = transformers_step(setting)
-    else:
-        step = our_step(setting, None if form == PLAIN else default_variant())
-    for _ in range(2):
-        step()
 
 
 def _own_process() -> None:
     settings = given_settings()
-    torch.set_num_threads(settings.pop("threads"))
-    tiny = {"size": "tiny", "num_frames": 2, "crop_size": 64, "batch_size": 1}
-    _two_steps_here(**{**settings, **tiny})  # loads what first calls load
+    torch.set_num_threads(settings["threads"])
+    config, is_ours = config_from_dict(PretrainConfig, settings["config"]), settings["is_ours"]
+    tiny = step_config(size="tiny", frames=2, crop_size=64, precision=config.run.precision)
+    tiny = tiny if config.masking.mines else plain(tiny)
+    _two_steps(tiny, _CPU, is_ours=is_ours)  # loads what first calls load
     gc.collect()
-    if settings["form"] != OTHERS:
+    if is_ours:
         keep_freed_memory()  # only now: what is kept of before would not be counted
-    sys.stdout.write(str(peak_extra_bytes(partial(_two_steps_here, **settings), _CPU)))
+    peak = peak_extra_bytes(partial(_two_steps, config, _CPU, is_ours=is_ours), _CPU)
+    sys.stdout.write(str(peak))
 
 
 if __name__ == "__main__":

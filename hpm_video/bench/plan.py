@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from hpm_video.bench.cost_model import Job, Machine, table
-from hpm_video.bench.flops import Variant, step_cost
+from hpm_video.bench.cost_model import Job, Machine, predict
+from hpm_video.bench.flops import step_cost
 from hpm_video.bench.report import Report, machine_facts
-from hpm_video.bench.timing import at_least
+from hpm_video.bench.steps import build_student
+from hpm_video.bench.variants import variant_name
 from hpm_video.config import PretrainConfig
+from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import build_model, token_grid
 
 COUNTS = tuple(2**power for power in range(10))  # GPUs
 
@@ -47,7 +48,7 @@ def bench_plan(
     transcoded), else ``clips_per_core``. ``assumed``: the other fields of `Machine`.
     """
     for count in gpus or ():
-        at_least("gpus", count, 1)
+        at_least("--gpus", count, 1)
     if not 0 < teraflops < math.inf:
         raise ValueError(f"--teraflops ({teraflops}) must be above 0, and finite")
     if not 0 < utilisation <= 1:
@@ -56,7 +57,7 @@ def bench_plan(
     if clips_per_s is None and step_json is not None:
         clips_per_s, source = measured_rate(config, step_json), step_json
     if clips_per_s is None:
-        clips_per_s = teraflops * 1e12 * utilisation / (2 * _multiply_adds(config))
+        clips_per_s = teraflops * 1e12 * utilisation / (2 * step_cost(config).step)
         source = f"assumed: {utilisation:.0%} of {teraflops:g} TFLOP/s"
     source_of_core = "--clips-per-core"
     if loader_json is not None:
@@ -70,12 +71,12 @@ def bench_plan(
     )
     job = job_of(config, num_videos)
     if gpus is None:
-        gpus = [count for count in COUNTS if _has_steps(job, count)]
+        gpus = [count for count in COUNTS if job.has_steps(count)]
     return Report(
         "plan",
         machine_facts(torch.device("cpu")),
         {**asdict(job), **asdict(machine)},
-        table(job, machine, sorted(set(gpus))),
+        [asdict(predict(job, machine, count)) for count in sorted(set(gpus))],
         [
             f"clips_per_s of one GPU: {source}; clips_per_core: {source_of_core}",
             "per step: compute, all_reduce, of which waited is not hidden, beside the loader; "
@@ -85,14 +86,6 @@ def bench_plan(
     )
 
 
-def _has_steps(job: Job, gpus: int) -> bool:
-    try:
-        job.videos_per_gpu(gpus)
-    except ValueError:
-        return False
-    return True
-
-
 def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
     """What the config asks for; ValueError if nothing says how many videos there are."""
     data, optim, run = config.data, config.optim, config.run
@@ -100,10 +93,9 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
         if not data.manifest:
             raise ValueError("--videos (none) must say how many there are, or data.manifest a list")
         num_videos = len(read_manifest(data.manifest, root=data.root, labels=False))
-    at_least("videos", num_videos, optim.total_batch or data.batch_size * optim.accumulation)
-    grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
+    at_least("--videos", num_videos, optim.total_batch or data.batch_size * optim.accumulation)
     with torch.device("meta"):
-        student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+        student = build_student(config)
         averaged = 0
         if config.masking.mines:
             averaged = sum(p.numel() for p in Teacher(student).parameters())
@@ -134,18 +126,15 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
                 f"--step-json ({path}) is of {name} {settings.get(name)}: must be of {value}, "
                 "as in the config"
             )
-    name, column = "step alone", "what"
+    column, name = "what", "step alone"
     if report["bench"] == "step":
-        column, name = "step", "VideoMAE"
+        column, name = "step", variant_name(config)
         for key, is_timed in _forms_of_bench_step(config).items():
             if not is_timed:
                 raise ValueError(
                     f"--step-json ({path}) is of bench step, which times no step with the config's "
                     f"{key}: must be of bench train"
                 )
-        if config.loss.prediction != "none":
-            ratio = config.teacher.token_ratio
-            name = Variant(model.predictor_input, ratio, model.predictor_depth).name
     for row in report["rows"]:
         if row.get(column) == name:
             return _rate(row, path, option="--step-json")
@@ -202,18 +191,3 @@ def _rate(row: dict[str, Any], path: str, *, option: str) -> float:
     if not isinstance(rate, int | float) or not 0 < rate < math.inf:
         raise ValueError(f"{option} ({path}) has clips_per_s {rate}: must be a number above 0")
     return float(rate)
-
-
-def _multiply_adds(config: PretrainConfig) -> float:
-    """Of a step, per clip."""
-    data = config.data
-    return step_cost(
-        config.model,
-        token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size),
-        mask_ratio=config.masking.mask_ratio,
-        token_ratio=None if config.loss.prediction == "none" else config.teacher.token_ratio,
-        tube_length=config.masking.tube_length,
-        decoder_mask_ratio=config.masking.decoder_mask_ratio,
-        has_teacher=config.masking.mines,
-        draws=config.teacher.draws,
-    ).step

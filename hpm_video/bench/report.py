@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -55,24 +56,23 @@ def format_report(report: Report) -> str:
         f"bench {report.bench}: " + ", ".join(f"{k} {v}" for k, v in report.machine.items()),
         "settings: " + ", ".join(f"{k} {v}" for k, v in report.settings.items()),
     ]
-    for cells in table:
-        first, *others = (
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        lines.append("  ".join([first, *others]).rstrip())
+    for first, *others in table:
+        aligned = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *aligned]).rstrip())
     return "\n".join([*lines, *report.notes])
 
 
 def check_json_path(path: str | None) -> None:
-    """Raise ValueError, before anything is measured, where no file could be written."""
+    """Raise ValueError, before anything is measured, where --json could not be written."""
     if path is not None and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
         raise ValueError(f"--json ({path}) must name a file in a folder that exists")
 
 
-def write_json(report: Report, path: str | Path) -> None:
-    """Write the report; the file appears whole or not at all."""
-    write_atomically(Path(path), [json.dumps(asdict(report), indent=1) + "\n"])
+def publish(report: Report, json_path: str | None = None) -> None:
+    """Print the report, and write it as JSON if a path is given: whole or not at all."""
+    if json_path is not None:
+        write_atomically(Path(json_path), [json.dumps(asdict(report), indent=1) + "\n"])
+    sys.stdout.write(format_report(report) + "\n")
 
 
 def _text(cell: Cell) -> str:

@@ -7,51 +7,42 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-
-def at_least(name: str, value: int, lowest: int) -> None:
-    """Raise ValueError for an option below ``lowest``."""
-    if value < lowest:
-        raise ValueError(f"--{name} ({value}) must be at least {lowest}")
+Name = TypeVar("Name")
 
 
-def median_seconds(
-    functions: Mapping[str, Callable[[], object]],
-    *,
-    rounds: int,
-    warmup: int = 1,
-    device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, float]:
-    """Median time of each function over the rounds of `round_seconds`."""
-    times = round_seconds(functions, rounds=rounds, warmup=warmup, device=device, clock=clock)
+def median_seconds(functions: Mapping[Name, Callable[[], object]], **how: Any) -> dict[Name, float]:
+    """Median time of each function over the rounds of `round_seconds`, which takes ``how``."""
+    times = round_seconds(functions, **how)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def round_seconds(
-    functions: Mapping[str, Callable[[], object]],
+    functions: Mapping[Name, Callable[[], object]],
     *,
     rounds: int,
     warmup: int = 1,
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Times of each function, one per round; a round calls all of them, every other one backwards.
 
     Interleaved, so that a machine that slows down meanwhile slows all of them. `clock` returns
     seconds; ``time.process_time`` counts those at work, in all threads of this process.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
+    seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for index in range(warmup + rounds):
         names = list(functions)
         for name in names if index % 2 == 0 else reversed(names):
-            _wait(device)
+            wait(device)
             start = clock()
             functions[name]()
-            _wait(device)
+            wait(device)
             if index >= warmup:
                 seconds[name].append(clock() - start)
     return seconds
@@ -99,8 +90,3 @@ def _resident(key: str) -> int:
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
     raise AssertionError(f"/proc/self/status has no {key}")
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import sys
 import tempfile
@@ -14,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from hpm_video.bench.config_step import config_step
 from hpm_video.bench.report import Cell, Report, machine_facts
-from hpm_video.bench.timing import at_least, round_seconds
+from hpm_video.bench.steps import config_step, random_frames
+from hpm_video.bench.timing import round_seconds
 from hpm_video.config import PretrainConfig
+from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.data.loading.loader import clip_batches, to_clips
 from hpm_video.data.prepare.toy import write_toy_videos
@@ -38,19 +38,19 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
     Without data.manifest it reads ``num_videos`` toy videos. Beside the run: the step alone, with
     one batch again and again, and the loader alone. ``limit`` says which of them the run waits for.
     """
-    at_least("steps", steps, _PERIODS)
-    at_least("videos", num_videos, 1)
+    at_least("--steps", steps, _PERIODS)
+    at_least("--videos", num_videos, 1)
     device = pick_device(config.run.device, setting="run.device")
     data = config.data
     accumulation = micro_batches(config.optim, batch_size=data.batch_size, num_processes=1)
     steps -= steps % _PERIODS
     with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
         folder = Path(name)
-        videos = data.manifest or [str(_toy_videos(folder, num_videos))]
+        videos = data.manifest or [str(_toy_videos(folder / "toy", num_videos))]
         manifest = read_manifest(videos, root=data.root, labels=False)
         # A list of exactly so many steps, however many videos there are
-        listed = folder / "train.csv"
-        _repeat(manifest, listed, count=steps * accumulation * data.batch_size)
+        listed, count = folder / "train.csv", steps * accumulation * data.batch_size
+        write_manifest(listed, [_row(manifest, k % len(manifest)) for k in range(count)])
         config = replace(
             config,
             run=replace(
@@ -68,13 +68,16 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
         )
         if not pretrain(config):  # a signal stopped it
             raise KeyboardInterrupt
-        clips_per_s, waited = rates(read_records(folder / "run")[1:])
+        of_run, waited = rates(read_records(folder / "run")[1:])
         loader = _loader_alone(config, steps * accumulation)
     step = _step_alone(config)
     rows: list[dict[str, Cell]] = [
-        {"what": "run", "clips_per_s": clips_per_s, "data_wait_fraction": waited},
-        {"what": "step alone", "clips_per_s": step, "data_wait_fraction": None},
-        {"what": "loader alone", "clips_per_s": loader, "data_wait_fraction": None},
+        {"what": what, "clips_per_s": rate, "data_wait_fraction": wait, "vs_run": rate / of_run}
+        for what, rate, wait in (
+            ("run", of_run, waited),
+            ("step alone", step, None),
+            ("loader alone", loader, None),
+        )
     ]
     limit = "loader" if waited >= _MUCH_WAITING else "step"
     return Report(
@@ -94,7 +97,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
             "compile": config.run.compile,
             "steps": steps,
         },
-        [{**row, "vs_run": _over(row["clips_per_s"], clips_per_s)} for row in rows],
+        rows,
         [
             f"limit: {limit} (the run waits for videos {waited:.0%} of its time)",
             f"the run's first {steps // _PERIODS} steps do not count; on a CPU its workers and its "
@@ -111,25 +114,14 @@ def rates(records: Sequence[dict[str, float]]) -> tuple[float, float]:
     return len(times) / sum(times), waited / sum(times)
 
 
-def _over(value: Cell, base: float) -> float:
-    assert isinstance(value, float)
-    return value / base
-
-
 def _toy_videos(folder: Path, num_videos: int) -> Path:
     return write_toy_videos(
-        folder / "toy", num_videos=num_videos, size=_SIDE, num_frames=64, formats=("mp4",)
+        folder, num_videos=num_videos, size=_SIDE, num_frames=64, formats=("mp4",)
     )
 
 
-def _repeat(manifest: Manifest, path: Path, *, count: int) -> None:
-    """Write a list of ``count`` videos: those of another, over and over."""
-    places = itertools.islice(itertools.cycle(range(len(manifest))), count)
-    rows = [
-        {"path": manifest.path(place), "num_frames": manifest.num_frames(place) or None}
-        for place in places
-    ]
-    write_manifest(path, rows)
+def _row(manifest: Manifest, index: int) -> dict[str, str | int | None]:
+    return {"path": manifest.path(index), "num_frames": manifest.num_frames(index) or None}
 
 
 def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
@@ -155,12 +147,9 @@ def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
 
 def _step_alone(config: PretrainConfig) -> float:
     """Clips per second of the config's steps on one batch again and again."""
-    data = config.data
-    num_clips = data.batch_size * data.repeats
-    shape = (num_clips, data.num_frames, data.crop_size, data.crop_size, 3)
-    frames = torch.randint(0, 256, shape, dtype=torch.uint8)
+    frames = random_frames(config)
     with join_world(config.run.device) as world:
         step = config_step(config, lambda: to_clips(frames, world.device), world)
         times = round_seconds({"step": step}, rounds=3, warmup=2, device=world.device)
-    accumulation = micro_batches(config.optim, batch_size=data.batch_size, num_processes=1)
-    return accumulation * num_clips / statistics.median(times["step"])
+    accumulation = micro_batches(config.optim, batch_size=config.data.batch_size, num_processes=1)
+    return accumulation * len(frames) / statistics.median(times["step"])

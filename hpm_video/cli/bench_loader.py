@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from hpm_video.cli.bench_options import ALL, DECODERS, add_videos
-
-if TYPE_CHECKING:
-    from hpm_video.bench.report import Report
+from hpm_video.cli import bench_options as options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_videos(parser)
-    parser.add_argument("--decoder", nargs="+", choices=DECODERS, default=list(DECODERS), help=ALL)
-
-
-def measure(arguments: argparse.Namespace) -> Report:
-    from hpm_video.bench.loader import bench_loader
-
-    return bench_loader(
-        source=arguments.source,
-        num_videos=arguments.videos,
-        crop_size=arguments.crop_size,
-        rounds=arguments.rounds,
-        decoders=arguments.decoder,
+    parser.add_argument("--source", metavar="FOLDER", help="videos to make it of (default: toys)")
+    options.add_number(parser, "--videos", 6, "of each kind", dest="num_videos")
+    options.add_number(parser, "--rounds", 5, "median of so many")
+    options.add_number(parser, "--crop-size", 224, "pixels")
+    options.add_several(
+        parser, "--decoder", options.DECODERS, "readers", "decoders", choices=options.DECODERS
     )

@@ -1,88 +1,102 @@
-"""Options that several benches share. Imports nothing slow, so that --help answers at once."""
+"""Options that several benches share. Imports nothing slow, so that --help answers at once.
+
+Options have the names of the keywords that the bench's function takes (``dest``).
+"""
 
 from __future__ import annotations
 
-import argparse
+from argparse import ArgumentParser as Parser
 from collections.abc import Sequence
+from typing import Any, get_args, get_type_hints
 
 from hpm_video.cli.options import is_setting
-
-DECODERS = ("decord", "torchcodec", "pyav")
-SIZES = ("tiny", "small", "base", "large", "huge", "giant")
-ALL = "(default: all)"
+from hpm_video.config import DataConfig, ModelConfig, PretrainConfig, PretrainRunConfig
 
 
-def split_settings(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """A config, if a word names one, and settings, in any order; ValueError for two configs."""
-    configs = [word for word in words if not is_setting(word)]
-    if len(configs) > 1:
-        raise ValueError(f"config ({' '.join(configs)}) must be one file")
-    return (configs[0] if configs else None), [word for word in words if is_setting(word)]
+def allowed(group: type[Any], setting: str) -> list[str]:
+    """The values that a setting may have, as its group declares them."""
+    return list(get_args(get_type_hints(group)[setting]))
 
 
-def add_number(parser: argparse.ArgumentParser, name: str, default: int, what: str) -> None:
-    parser.add_argument(name, type=int, default=default, help=f"{what} (default {default})")
+SIZES, DECODERS = allowed(ModelConfig, "size"), allowed(DataConfig, "decoder")
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+def config_from(words: Sequence[str]) -> PretrainConfig:
+    """Of a pre-training: words are a file, if any, and settings, in any order.
+
+    Raises ValueError for two files, and for what `load_config` refuses.
+    """
+    from hpm_video.config.settings import load_config
+
+    files = [word for word in words if not is_setting(word)]
+    if len(files) > 1:
+        raise ValueError(f"config ({' '.join(files)}) must be one file")
+    settings = [word for word in words if is_setting(word)]
+    return load_config(PretrainConfig, files[0] if files else None, settings)
 
 
-def add_timing(parser: argparse.ArgumentParser, *, batch_size: int, rounds: int = 5) -> None:
-    """Of benches that time models: rounds, device, threads, batch size."""
-    add_number(parser, "--rounds", rounds, "median of so many")
-    add_device(parser)
-    parser.add_argument("--threads", type=int, help="of PyTorch (default: its own choice)")
+def add_number(parser: Parser, name: str, default: int, what: str, dest: str | None = None) -> None:
+    text = f"{what} (default {default})"
+    parser.add_argument(name, type=int, default=default, help=text, dest=dest, metavar="N")
+
+
+def add_several(
+    parser: Parser, name: str, default: Sequence[Any], what: str, dest: str, **how: Any
+) -> None:
+    """One value or more; ``how`` as `argparse` has it."""
+    text = f"{what} (default {' '.join(map(str, default))})"
+    parser.add_argument(name, nargs="+", default=default, help=text, dest=dest, **how)
+
+
+def add_device(parser: Parser) -> None:
+    choices = allowed(PretrainRunConfig, "device")
+    parser.add_argument("--device", choices=choices, default="auto", help="(default %(default)s)")
+
+
+def add_threads(parser: Parser) -> None:
+    text = "of PyTorch (default: its own choice)"
+    parser.add_argument("--threads", type=int, help=text, metavar="N")
+
+
+def add_timing(parser: Parser, *, batch_size: int) -> None:
+    """Of benches that time models: rounds, batch size, device."""
+    add_number(parser, "--rounds", 5, "median of so many")
     add_number(parser, "--batch-size", batch_size, "clips")
+    add_device(parser)
 
 
-def add_clip(parser: argparse.ArgumentParser) -> None:
+def add_clip(parser: Parser) -> None:
     add_number(parser, "--frames", 16, "per clip")
     add_number(parser, "--crop-size", 224, "pixels")
 
 
+def add_precision(parser: Parser) -> None:
+    choices = allowed(PretrainRunConfig, "precision")
+    text = "of the forward pass (default %(default)s)"
+    parser.add_argument("--precision", choices=choices, default="bfloat16", help=text)
+
+
+def add_size(parser: Parser, default: str) -> None:
+    parser.add_argument("--size", choices=SIZES, default=default, help="(default %(default)s)")
+
+
+def add_sizes(parser: Parser) -> None:
+    default = ["small", "base", "large"]
+    add_several(parser, "--size", default, "one or more", "sizes", choices=SIZES)
+
+
+def add_token_ratios(parser: Parser, default: Sequence[float]) -> None:
+    text = "share(s) of the tokens that the teacher sees"
+    add_several(parser, "--token-ratio", default, text, "token_ratios", type=float, metavar="R")
+
+
 def add_variants(
-    parser: argparse.ArgumentParser,
-    *,
-    token_ratios: Sequence[float],
-    predictor_inputs: Sequence[str],
-    predictor_depths: Sequence[int],
+    parser: Parser, ratios: Sequence[float], inputs: Sequence[str], depths: Sequence[int]
 ) -> None:
-    """Which forms of hard patches mining to compare; all combinations are."""
-    parser.add_argument(
-        "--token-ratio",
-        type=float,
-        nargs="+",
-        metavar="R",
-        default=token_ratios,
-        help="share(s) of the tokens the teacher sees (default %(default)s)",
-    )
-    parser.add_argument(
-        "--predictor-input",
-        choices=["pixels", "encoded"],
-        nargs="+",
-        default=predictor_inputs,
-        help="what the predictor looks at, one or both to compare (default %(default)s)",
-    )
-    parser.add_argument(
-        "--predictor-depth",
-        type=int,
-        nargs="+",
-        metavar="L",
-        default=predictor_depths,
-        help="blocks of the predictor, one or several to compare (default %(default)s)",
-    )
-
-
-def add_sizes(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
-    parser.add_argument(
-        "--size", choices=SIZES, nargs="+", default=list(default), help="one or more"
-    )
-
-
-def add_videos(parser: argparse.ArgumentParser) -> None:
-    """Of benches that read videos."""
-    parser.add_argument("--source", metavar="FOLDER", help="videos to make it of (default: toys)")
-    add_number(parser, "--videos", 6, "of each kind")
-    add_number(parser, "--rounds", 5, "median of so many")
-    add_number(parser, "--crop-size", 224, "pixels")
+    """Which variants of hard patches mining to compare; all combinations are."""
+    add_token_ratios(parser, ratios)
+    text, dest = "input(s) of the loss predictor", "predictor_inputs"
+    choices = allowed(ModelConfig, "predictor_input")
+    add_several(parser, "--predictor-input", inputs, text, dest, choices=choices)
+    text, dest = "blocks of the loss predictor", "predictor_depths"
+    add_several(parser, "--predictor-depth", depths, text, dest, type=int, metavar="L")

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hpm_video.bench.report import Report
 
 # Name, default, meaning: all of them are assumptions until measured.
 _MACHINE = (
@@ -21,11 +17,13 @@ _MACHINE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", metavar="CONFIG.yaml", help="of a pre-training")
+    parser.add_argument("file", metavar="CONFIG.yaml", nargs=1, help="of a pre-training")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="override the file's")
     parser.add_argument("--gpus", type=int, nargs="+", help="one or more (default: 1 to 512)")
     parser.add_argument("--gpus-per-node", type=int, default=8, help="(default %(default)s)")
-    parser.add_argument("--videos", type=int, help="in the data set (default: in data.manifest)")
+    parser.add_argument(
+        "--videos", type=int, help="in the data set (default: in data.manifest)", dest="num_videos"
+    )
     rate = parser.add_argument_group("one GPU: the first that is given")
     rate.add_argument("--clips-per-s", type=float, help="of a training step")
     rate.add_argument("--step-json", metavar="FILE", help="written by bench step or bench train")
@@ -40,35 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_argument_group("machines")
     for name, default, what in _MACHINE:
         _add(machine, name, default, what)
-
-
-def measure(arguments: argparse.Namespace) -> Report:
-    from hpm_video.bench.plan import bench_plan
-    from hpm_video.cli.bench_options import split_settings
-    from hpm_video.config import PretrainConfig
-    from hpm_video.config.settings import load_config
-
-    config = load_config(PretrainConfig, *split_settings([arguments.config, *arguments.settings]))
-    assumed = {
-        name: getattr(arguments, name)
-        for name in (option[2:].replace("-", "_") for option, _, _ in _MACHINE)
-    }
-    return bench_plan(
-        config,
-        gpus=arguments.gpus,
-        num_videos=arguments.videos,
-        clips_per_s=arguments.clips_per_s,
-        step_json=arguments.step_json,
-        teraflops=arguments.teraflops,
-        utilisation=arguments.utilisation,
-        clips_per_core=arguments.clips_per_core,
-        loader_json=arguments.loader_json,
-        like=arguments.like,
-        files=arguments.files,
-        cores_per_gpu=arguments.cores_per_gpu,
-        gpus_per_node=arguments.gpus_per_node,
-        **assumed,
-    )
 
 
 def _add(group: argparse._ArgumentGroup, name: str, default: float, what: str) -> None:

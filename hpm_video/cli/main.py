@@ -35,7 +35,7 @@ JOBS = {
     "visualize": Job("pictures of what a pre-trained model finds hard"),
     "weights": Job("weights in and out: inspect, import, export, average, ema"),
     "demo": Job("toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes"),
-    "bench": Job("what steps, masks, losses, loaders and checkpoints cost"),
+    "bench": Job("what steps, runs, memory and loaders cost, and many GPUs"),
     "data": Job("make lists, check and transcode videos, toy videos"),
     "submit": Job("any of these jobs onto a SLURM cluster", "hpm_video.slurm.submit"),
     "jobs": Job("what was submitted: list, follow, cancel, requeue", "hpm_video.slurm.jobs"),

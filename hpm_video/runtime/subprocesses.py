@@ -17,17 +17,13 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
-def python(module: str, settings: Mapping[str, Any], **environment: str) -> dict[str, Any]:
+def python(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What `subprocess` is to start: ``python -m module``, with this package and this process's
-    environment, some of it replaced. The module gets the settings from `given_settings`."""
+    environment. The module gets the settings from `given_settings`."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {
         "args": [sys.executable, "-m", module, json.dumps(settings), str(os.getpid())],
-        "env": {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            **environment,
-        },
+        "env": {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         "text": True,
     }
 

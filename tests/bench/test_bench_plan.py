@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from hpm_video.bench.cost_model import Job, Machine, predict
-from hpm_video.bench.flops import default_variant
+from hpm_video.bench.variants import variant_name
 from hpm_video.cli.main import main
+from hpm_video.config import PretrainConfig
 
 CONFIG = "configs/pretrain/ssv2_base.yaml"
+DEFAULT = variant_name(PretrainConfig())
 
 JOB = Job(
     num_videos=102_400,
@@ -47,39 +49,43 @@ COUNTS = [2**power for power in range(10)]
 def test_one_gpu_by_hand() -> None:
     found = predict(JOB, MACHINE, 1)
     # 2048 clips at 1000 a second; no gradients to send; the loader reads 2000 a second
-    assert (found.compute_s, found.all_reduce_s, found.waited_s) == (2.048, 0, 0)
-    assert found.loader_s == pytest.approx(1.024) and found.step_s == 2.048
+    assert (found.compute_ms / 1e3, found.all_reduce_ms / 1e3, found.waited_ms / 1e3) == (
+        2.048,
+        0,
+        0,
+    )
+    assert found.loader_ms / 1e3 == pytest.approx(1.024) and found.step_ms / 1e3 == 2.048
     # 1000 steps, and 0.6 s of copying every 600 s
     assert found.hours == pytest.approx(1000 * 2.048 * 1.001 / 3600)
     assert found.clips_per_s == pytest.approx(1000 / 1.001)
     assert found.bottleneck == "compute"
-    assert found.needed_cores == pytest.approx(10)
-    assert found.read_gb_s == pytest.approx(500 * 200e3 / 1e9)
+    assert found.cores_per_gpu_needed == pytest.approx(10)
+    assert found.gb_s_read == pytest.approx(500 * 200e3 / 1e9)
 
 
 def test_64_gpus_by_hand() -> None:
     found = predict(JOB, MACHINE, 64)
     # 16 videos, 32 clips each; between nodes 2 * 63/64 * 0.4 GB at 10 GB/s
-    assert found.compute_s == pytest.approx(0.032)
-    assert found.all_reduce_s == pytest.approx(0.07875)
+    assert found.compute_ms / 1e3 == pytest.approx(0.032)
+    assert found.all_reduce_ms / 1e3 == pytest.approx(0.07875)
     # of which half of the backward pass hides: 0.5 * 2/3 * 32 ms
-    assert found.waited_s == pytest.approx(0.07875 - 0.032 / 3)
-    assert found.step_s == pytest.approx(0.032 + found.waited_s)
+    assert found.waited_ms / 1e3 == pytest.approx(0.07875 - 0.032 / 3)
+    assert found.step_ms / 1e3 == pytest.approx(0.032 + found.waited_ms / 1e3)
     assert found.bottleneck == "gradients"
-    assert found.needed_gb_s == pytest.approx(0.7875 / (0.032 / 3))
-    assert found.needed_cores == pytest.approx(32 / found.step_s / 100)
-    assert found.clips_per_s == pytest.approx(2048 / found.step_s / 1.001)
+    assert found.gb_s_per_gpu_needed == pytest.approx(0.7875 / (0.032 / 3))
+    assert found.cores_per_gpu_needed == pytest.approx(32 / (found.step_ms / 1e3) / 100)
+    assert found.clips_per_s == pytest.approx(2048 / (found.step_ms / 1e3) / 1.001)
     within_a_node = predict(JOB, MACHINE, 8)
-    assert within_a_node.all_reduce_s == pytest.approx(2 * 7 / 8 * 0.4 / 100)
+    assert within_a_node.all_reduce_ms / 1e3 == pytest.approx(2 * 7 / 8 * 0.4 / 100)
 
 
 def test_micro_batches_hide_less_and_start_more() -> None:
     # 128 videos each: 8 micro-batches of 16, the last of which hides its share only
     found = predict(JOB, replace(MACHINE, node_gb_s=5), 8)
-    assert found.compute_s == pytest.approx(0.256)
-    assert found.waited_s == pytest.approx(2 * 7 / 8 * 0.4 / 5 - 0.256 / 8 / 3)
+    assert found.compute_ms / 1e3 == pytest.approx(0.256)
+    assert found.waited_ms / 1e3 == pytest.approx(2 * 7 / 8 * 0.4 / 5 - 0.256 / 8 / 3)
     slow_host = predict(JOB, replace(MACHINE, launch_ms=50), 8)
-    assert slow_host.compute_s == pytest.approx(0.4)
+    assert slow_host.compute_ms / 1e3 == pytest.approx(0.4)
     assert slow_host.bottleneck == "kernel launches"
 
 
@@ -124,9 +130,9 @@ def test_what_is_slow_is_named(changed: dict[str, float], bottleneck: str) -> No
 
 def test_a_slow_loader_sets_the_pace_and_says_what_it_needs() -> None:
     slow = predict(JOB, replace(MACHINE, clips_per_core=10), 1)
-    assert slow.step_s == pytest.approx(2048 / 200)
-    enough = replace(MACHINE, clips_per_core=10, cores_per_gpu=slow.needed_cores)
-    assert predict(JOB, enough, 1).step_s == pytest.approx(2.048)
+    assert slow.step_ms / 1e3 == pytest.approx(2048 / 200)
+    enough = replace(MACHINE, clips_per_core=10, cores_per_gpu=slow.cores_per_gpu_needed)
+    assert predict(JOB, enough, 1).step_ms / 1e3 == pytest.approx(2.048)
 
 
 def test_checkpoints_that_are_not_hidden() -> None:
@@ -175,7 +181,7 @@ def test_bench_plan_takes_measured_figures(tmp_path: Path) -> None:
     settings = {"size": "base", "frames": 16, "crop_size": 224}
     rows = [
         {"step": "VideoMAE", "clips_per_s": 500.0},
-        {"step": default_variant().name, "clips_per_s": 400.0},
+        {"step": DEFAULT, "clips_per_s": 400.0},
     ]
     step.write_text(json.dumps({"bench": "step", "settings": settings, "rows": rows}))
     of_core = {"videos": "k400", "files": "raw", "loader": "ours", "decoder": "pyav", "repeats": 1}
@@ -197,7 +203,7 @@ def test_a_step_that_bench_step_does_not_time_is_refused(
 ) -> None:
     step = tmp_path / "step.json"
     settings = {"size": "base", "frames": 16, "crop_size": 224}
-    rows = [{"step": default_variant().name, "clips_per_s": 400.0}]
+    rows = [{"step": DEFAULT, "clips_per_s": 400.0}]
     step.write_text(json.dumps({"bench": "step", "settings": settings, "rows": rows}))
     words = [CONFIG, f"--step-json={step}", "--videos=100000", setting]
     assert main(["bench", "plan", *words]) == 2
@@ -225,7 +231,7 @@ def test_damaged_figures_are_refused(
     others = dict(changed)
     rate = others.pop("rate", 20)
     of_core = {"videos": "ssv2", "files": "raw", "loader": "ours", "decoder": "pyav", "repeats": 1}
-    row = {"step": default_variant().name, **of_core, "clips_per_s": rate}
+    row = {"step": DEFAULT, **of_core, "clips_per_s": rate}
     settings = {"size": "base", "frames": 16, "crop_size": 224}
     bench = option.removeprefix("--").removesuffix("-json")
     report = {"bench": bench, "settings": settings, "rows": [row], **others}
@@ -241,8 +247,8 @@ def test_damaged_figures_are_refused(
     ("words", "said"),
     [
         ([], "--videos (none) must say how many"),
-        (["--videos=9"], "--videos (9) must be at least 1024"),
-        (["--videos=9999", "--gpus", "0"], "--gpus (0) must be at least 1"),
+        (["--videos=9"], "--videos (9) must be a number of at least 1024"),
+        (["--videos=9999", "--gpus", "0"], "--gpus (0) must be a number of at least 1"),
         (["--videos=9999", "--gpus", "2048"], "--gpus (2048) must divide optim.total_batch (1024)"),
         (["--videos=9999", "--overlap=2"], "--overlap (2.0) must be in [0, 1]"),
         (["--videos=9999", "--network-gb-s=0"], "--network-gb-s (0.0) must be above 0"),
@@ -256,7 +262,10 @@ def test_damaged_figures_are_refused(
             ["--videos=99", "optim.total_batch=null", "data.batch_size=8", "--gpus", "8", "16"],
             "--videos (99) must be at least 128, those of one step on 16 GPUs",
         ),
-        (["--videos=9", "optim.total_batch=null", "data.batch_size=16"], "must be at least 16"),
+        (
+            ["--videos=9", "optim.total_batch=null", "data.batch_size=16"],
+            "must be a number of at least 16",
+        ),
     ],
 )
 def test_bench_plan_refuses(

@@ -1,22 +1,16 @@
 """The comparison of sparse teachers with the literal one."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 
-from hpm_video.bench.teacher import (
-    Candidate,
-    _batches,
-    _multiply_adds,
-    candidates,
-    report_teachers,
-    study_teachers,
-)
+from hpm_video.bench.report import Report
+from hpm_video.bench.teacher import Candidate, _batches, _costs, bench_teacher, candidates
 from hpm_video.cli.main import main
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import to_clips
@@ -28,7 +22,14 @@ from hpm_video.models.hpm import HPM
 from hpm_video.weights.checkpoint import load_checkpoint
 
 Arguments = Callable[..., list[str]]
-SMALL = {"num_clips": 6, "num_masks": 2, "num_rounds": 1, "batch_size": 4, "num_workers": 0}
+SMALL = {"num_clips": 6, "num_masks": 2, "rounds": 1, "batch_size": 4, "num_workers": 0}
+VIEWS = ["tokens", "tubes", "frames", "spread"]
+
+
+def _bench(checkpoints: list[Path], manifest: Path, **settings: Any) -> Report:
+    asked = {"views": VIEWS, "token_ratios": [0.5], "draws": [1], "root": None, "device": "cpu"}
+    listed = {"checkpoints": checkpoints, "manifest": manifest}
+    return bench_teacher(**{**listed, **asked, **SMALL, **settings})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +41,20 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Argume
 
 
 def test_the_literal_teacher_and_the_measured_loss_as_scipy_sees_them(
-    encoded: Path, toy: Path
+    encoded: Path, toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said: list[str] = []
-    rows = study_teachers([encoded], toy, token_ratios=[0.5], draws=[1], say=said.append, **SMALL)
-    assert [(row.view, row.token_ratio) for row in rows] == [
+    report = _bench([encoded], toy)
+    rows = report.rows
+    assert [(row["view"], row["token_ratio"]) for row in rows] == [
         *(("tokens", 1.0), ("tokens", 0.5), ("tubes", 0.5), ("frames", 0.5), ("spread", 0.5))
     ]
     literal = rows[0]
-    assert literal.spearman_full == pytest.approx(1)
-    assert literal.overlap == literal.multiply_adds == literal.time == 1
-    assert {row.predictor_input for row in rows} == {"encoded"}
-    assert [row.num_tokens for row in rows] == [32, 16, 16, 16, 16]
-    assert literal.step == load_checkpoint(encoded)["step"] == 12
-    assert said == [f"{encoded}: step 12"]
+    assert literal["spearman_full"] == pytest.approx(1)
+    assert literal["overlap"] == literal["multiply_adds"] == literal["time"] == 1
+    assert {row["predictor_input"] for row in rows} == {"encoded"}
+    assert [row["num_tokens"] for row in rows] == [32, 16, 16, 16, 16]
+    assert literal["step"] == load_checkpoint(encoded)["step"] == 12
+    assert capsys.readouterr().err == f"{encoded}: step 12\n"
 
     known = load_pretrained(encoded)
     assert known.scorer is not None
@@ -64,8 +65,6 @@ def test_the_literal_teacher_and_the_measured_loss_as_scipy_sees_them(
         num_clips=6,
         batch_size=4,
         num_workers=0,
-        seed=0,
-        say=said.append,
     )
     for number, frames in enumerate(batches):
         clips = to_clips(frames, "cpu")
@@ -74,20 +73,23 @@ def test_the_literal_teacher_and_the_measured_loss_as_scipy_sees_them(
         pair = [unit_scores(values, known.grid, 2).numpy() for values in (scores, losses)]
         expected += [scipy.stats.spearmanr(*clip).statistic for clip in zip(*pair, strict=True)]
     assert len(expected) == 6
-    assert literal.spearman_measured == pytest.approx(np.mean(expected))
+    assert literal["spearman_measured"] == pytest.approx(np.mean(expected))
     for row in rows[1:]:
-        assert row.spearman_full < 1
-        assert row.multiply_adds < 1
-        assert 0 <= row.overlap <= 1
-        assert row.chance == pytest.approx(12 / 16)  # hard ratio 1 of 12 of 16 tubes
-    report = report_teachers(rows, device=torch.device("cpu"), num_masks=2)
-    assert [row["view"] for row in report.rows] == [row.view for row in rows]
+        assert row["spearman_full"] < 1
+        assert row["multiply_adds"] < 1
+        assert 0 <= row["overlap"] <= 1
+        assert row["chance"] == pytest.approx(12 / 16)  # hard ratio 1 of 12 of 16 tubes
     assert report.settings["clips"] == 6
-    assert all(row["chance"] == pytest.approx(0.75) for row in report.rows)
-    assert "checkpoint" not in report.rows[0]
-    others = [*rows, replace(rows[0], checkpoint="another")]
-    report = report_teachers(others, device=torch.device("cpu"), num_masks=2)
-    assert [row["checkpoint"] for row in report.rows[-2:]] == [str(encoded), "another"]
+    assert "checkpoint" not in literal
+
+
+def test_rows_name_their_checkpoint_where_there_are_several(
+    encoded: Path, pretrained: Path, toy: Path
+) -> None:
+    report = _bench([encoded, pretrained], toy, views=["spread"], num_clips=2, num_masks=1)
+    assert report.settings["checkpoints"] == [str(encoded), str(pretrained)]
+    names = [row["checkpoint"] for row in report.rows]
+    assert names == 2 * [str(encoded)] + 2 * [str(pretrained)]
 
 
 def test_the_command_prints_a_row_per_candidate(
@@ -114,38 +116,38 @@ def test_multiply_adds_are_those_of_the_layers(encoded: Path) -> None:
     for ratio, draws, seen in ((1.0, 1, 32), (0.25, 1, 8), (0.25, 2, 8)):
         encoder = seen * (2 * 8 * 8 * 3) * 32 + 2 * block(seen) + seen * 32 * 32
         expected = draws * (encoder + block(32) + 32 * 32)
-        assert _multiply_adds(known, Candidate("tokens", ratio, draws), clips) == expected
+        _, work = _costs(known, [Candidate("tokens", ratio, draws)], clips, rounds=1)
+        assert work == [expected]
 
 
 def test_candidates_are_different_and_cheaper_than_the_literal_teacher(pretrained: Path) -> None:
     known = load_pretrained(pretrained)  # 2 time steps
-    found = candidates(
-        known, views=["frames", "spread"], token_ratios=[0.1, 0.5, 0.25], draws=[1, 2]
-    )
+    found = candidates(known.grid, ["frames", "spread"], [0.1, 0.5, 0.25], [1, 2])
     assert [(one.view, one.token_ratio, one.draws) for one in found] == [
         *(("tokens", 1.0, 1), ("frames", 0.5, 1), ("spread", 0.5, 1)),
         *(("spread", 0.25, 1), ("spread", 0.25, 2), ("spread", 0.1, 1), ("spread", 0.1, 2)),
     ]
 
 
-def test_clips_are_of_readable_videos_and_the_others_named(pretrained: Path, toy: Path) -> None:
+def test_clips_are_of_readable_videos_and_the_others_named(
+    pretrained: Path, toy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = read_manifest(toy, labels=False)
     good = [paths.path(index) for index in range(3)]
     listed = pretrained.parent / "some.csv"
     listed.write_text("path\n" + "\n".join([good[0], "missing.mp4", *good[1:]]) + "\n")
-    settings = {**SMALL, "views": ["tokens"], "token_ratios": [0.5], "draws": [1]}
-    said: list[str] = []
-    rows = study_teachers([pretrained], listed, **{**settings, "num_clips": 3}, say=said.append)
-    assert rows[0].num_clips == 3
-    with pytest.raises(ValueError, match=r"num_clips \(4\): only 3 videos are readable"):
-        study_teachers([pretrained], listed, **{**settings, "num_clips": 4}, say=said.append)
-    assert any(line.startswith("unreadable, left out: ") for line in said)
-    with pytest.raises(ValueError, match=r"num_clips \(5\) must be at most the 4 videos"):
-        study_teachers([pretrained], listed, **{**settings, "num_clips": 5})
-    with pytest.raises(ValueError, match=r"num_clips \(0\) must be at least 1"):
-        study_teachers([pretrained], listed, **{**settings, "num_clips": 0})
-    with pytest.raises(ValueError, match=r"batch_size \(0\) must be at least 1"):
-        study_teachers([pretrained], listed, **{**settings, "batch_size": 0})
+    report = _bench([pretrained], listed, views=["tokens"], num_clips=3)
+    assert report.settings["clips"] == 3
+    capsys.readouterr()
+    with pytest.raises(ValueError, match=r"--clips \(4\): only 3 videos are readable"):
+        _bench([pretrained], listed, num_clips=4)
+    assert "\nunreadable, left out: " in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"--clips \(5\) must be at most the 4 videos"):
+        _bench([pretrained], listed, num_clips=5)
+    with pytest.raises(ValueError, match=r"--clips \(0\) must be a number of at least 1"):
+        _bench([pretrained], listed, num_clips=0)
+    with pytest.raises(ValueError, match=r"--batch-size \(0\) must be a number of at least 1"):
+        _bench([pretrained], listed, batch_size=0)
 
 
 def test_a_checkpoint_without_a_predictor_is_refused_before_any_work(
@@ -159,5 +161,5 @@ def test_a_checkpoint_without_a_predictor_is_refused_before_any_work(
     assert main(pretrain_arguments(tmp_path / "plain", *plain)) == 0
     monkeypatch.setattr(HPM, "forward", lambda *inputs: pytest.fail("must not run"))
     with pytest.raises(ValueError, match=r"plain: checkpoint has no loss predictor") as caught:
-        study_teachers([pretrained, tmp_path / "plain"], toy, **SMALL)
+        _bench([pretrained, tmp_path / "plain"], toy)
     assert "\n" not in str(caught.value)

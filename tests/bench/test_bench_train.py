@@ -9,7 +9,7 @@ import pytest
 
 from hpm_video.bench import train
 from hpm_video.bench.train import rates
-from hpm_video.cli.bench_options import split_settings
+from hpm_video.cli.bench_options import config_from
 from hpm_video.cli.main import main
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
@@ -123,16 +123,19 @@ def _records(folder: Path, count: int) -> list[dict[str, float]]:
 
 
 def test_settings_of_a_bench(tmp_path: Path) -> None:
-    assert split_settings([]) == (None, [])
-    assert split_settings(["a.b=1", "x.yaml", "c.d=2"]) == ("x.yaml", ["a.b=1", "c.d=2"])
+    file = tmp_path / "x.yaml"
+    file.write_text("optim: {epochs: 77}\n")
+    assert config_from([]) == PretrainConfig()
+    config = config_from(["run.seed=1", str(file), "data.batch_size=2"])
+    assert (config.run.seed, config.optim.epochs, config.data.batch_size) == (1, 77, 2)
     with pytest.raises(ValueError, match=r"config \(x y\) must be one file"):
-        split_settings(["x", "y"])
+        config_from(["x", "y"])
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--steps=2"], "--steps (2) must be at least 3"),
+        (["--steps=2"], "--steps (2) must be a number of at least 3"),
         (["model.sise=tiny"], "did you mean model.size?"),
         (["nowhere.yaml"], "config (nowhere.yaml) does not exist"),
     ],

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from hpm_video.bench.config_step import config_step
 from hpm_video.bench.report import machine_facts
+from hpm_video.bench.steps import config_step
 from hpm_video.bench.study.cells import Cell, Study
 from hpm_video.bench.timing import round_seconds
 from hpm_video.data.lists.manifest import read_manifest

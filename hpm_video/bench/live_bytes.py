@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hpm_video.bench.compared_steps import Setting, build_student, our_step
-from hpm_video.bench.flops import Variant
+from hpm_video.bench.steps import build_student, random_frames, step_on
+from hpm_video.config import PretrainConfig
 from hpm_video.method import patch_kernel
 from hpm_video.models import vit
 
@@ -57,22 +57,21 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def modelled_bytes(setting: Setting, variant: Variant | None, *, as_on_gpu: bool) -> int:
+def modelled_bytes(config: PretrainConfig, *, as_on_gpu: bool) -> int:
     """Most bytes alive in a step of a training under way, inputs and state included.
 
     Tensors have shapes but no contents, so that no memory is taken and nothing computed: the size
     of the machine does not matter. ``as_on_gpu``: in the forms that CUDA takes, else the CPU's.
     """
-    assert setting.device.type == "cpu", "of tensors without contents"
+    frames = random_frames(config)
     with torch.device("meta"):
-        student = build_student(setting, variant)
+        student = build_student(config)
     live = LiveBytes()
     with _forms(as_on_gpu=as_on_gpu), FakeTensorMode(allow_non_fake_inputs=True), live:
         student.to_empty(device="cpu")
-        for tensor in (*student.parameters(), *student.buffers()):
+        for tensor in (*student.parameters(), *student.buffers(), frames):
             live.count(tensor)
-        live.count(setting.frames)
-        step = our_step(setting, variant, student)
+        step = step_on(config, frames, student=student)
         step()  # makes the optimizer's state
         live.peak = live.live
         step()
@@ -84,9 +83,9 @@ def _forms(*, as_on_gpu: bool) -> Iterator[None]:
     """Where the code chooses by device, let it choose as for CUDA."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-        if not as_on_gpu:
-            yield
-            return
-        fused = patch.object(vit, "attention", F.scaled_dot_product_attention)
-        with fused, patch.dict(patch_kernel.CLIPS_AT_ONCE, clear=True):
+        with ExitStack() as patches:
+            if as_on_gpu:
+                fused = patch.object(vit, "attention", F.scaled_dot_product_attention)
+                patches.enter_context(fused)
+                patches.enter_context(patch.dict(patch_kernel.CLIPS_AT_ONCE, clear=True))
             yield

@@ -1,8 +1,7 @@
-"""The videos that `bench loader` reads: like those of two data sets, raw and re-encoded."""
+"""Videos like those of two data sets, raw and re-encoded, for `bench loader`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -83,14 +82,21 @@ def write_raw(path: Path, kind: Kind, source: npt.NDArray[np.uint8]) -> Path:
     order = [*range(len(source)), *range(len(source) - 2, 0, -1)]
     step = max(round(30 / kind.fps), 1)
     frames = (source[order[k * step % len(order)]] for k in range(kind.num_frames))
-    return _encode(
-        path.with_suffix(kind.suffix),
-        frames,
-        codec=kind.codec,
-        size=kind.size,
-        fps=kind.fps,
-        options=kind.options,
-    )
+    target = path.with_suffix(kind.suffix)
+    with av.open(str(target), "w") as container:
+        stream = container.add_stream(kind.codec, rate=kind.fps, options=kind.options)
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = kind.size
+        stream.pix_fmt = "yuv420p"
+        if kind.codec == "libvpx-vp9":
+            stream.bit_rate = 500_000
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = frame.reformat(kind.size[1], kind.size[0], "yuv420p", interpolation="BICUBIC")
+            frame.pts, frame.time_base = number, Fraction(1, kind.fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return target
 
 
 def write_transcoded(path: Path, raw: Path) -> Path:
@@ -98,28 +104,3 @@ def write_transcoded(path: Path, raw: Path) -> Path:
     target = path.with_suffix(".mp4")
     encode_video(str(raw), str(target), Encoding())
     return target
-
-
-def _encode(
-    path: Path,
-    frames: Iterable[npt.NDArray[np.uint8]],
-    *,
-    codec: str,
-    size: tuple[int, int],
-    fps: int,
-    options: dict[str, str],
-) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options=options)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = size
-        stream.pix_fmt = "yuv420p"
-        if codec == "libvpx-vp9":
-            stream.bit_rate = 500_000
-        for number, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame = frame.reformat(size[1], size[0], "yuv420p", interpolation="BICUBIC")
-            frame.pts, frame.time_base = number, Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path

@@ -1,0 +1,155 @@
+"""Training steps as functions to be timed: ours as a config asks for it, and `transformers`'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from hpm_video.config import PretrainConfig
+from hpm_video.data.loading.loader import to_clips
+from hpm_video.method.masking import hard_ratio_at, random_mask
+from hpm_video.method.step import configured_step
+from hpm_video.method.teacher import Teacher, update_teacher
+from hpm_video.models.build import HPM, SIZES, build_model, token_grid
+from hpm_video.models.parallel import spread
+from hpm_video.models.precision import autocast
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
+from hpm_video.runtime.distributed import World
+from hpm_video.train.optim import micro_batches, pretrain_optimizer
+
+
+def config_step(
+    config: PretrainConfig, clips: Callable[[], Tensor], world: World, student: HPM | None = None
+) -> Callable[[], Tensor]:
+    """A function that does what the loop of pre-training does in an optimizer step, halfway
+    through a run, and returns the loss of its last micro-batch, a scalar, for which nobody waits.
+
+    ``clips`` gives those of a micro-batch, on the device. ``student``: where it is there
+    already, trained as it is.
+    """
+    grid = grid_of(config)
+    torch.manual_seed(0)
+    called: nn.Module
+    if student is None:
+        student = build_student(config)
+        called = spread(student, world, config.run)  # compiled where the run is
+    else:
+        called = student
+    teacher = Teacher(student) if config.masking.mines else None
+    optimizer = pretrain_optimizer(student, config.optim)
+    compute = configured_step(config, grid)
+    generator = torch.Generator(world.device).manual_seed(0)
+    masking = config.masking
+    hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
+    accumulation = micro_batches(
+        config.optim, batch_size=config.data.batch_size, num_processes=world.size
+    )
+
+    def step() -> Tensor:
+        for _ in range(accumulation):
+            result = compute(called, teacher, clips(), hard_ratio=hard_ratio, generator=generator)
+            (result.loss / accumulation).backward()
+        nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip_grad or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        if teacher is not None:
+            update_teacher(teacher, student, config.teacher.momentum_start)
+        return result.loss.detach()
+
+    return step
+
+
+def step_on(
+    config: PretrainConfig,
+    frames: Tensor,
+    device: torch.device | str = "cpu",
+    student: HPM | None = None,
+) -> Callable[[], Tensor]:
+    """`config_step` by one process, of the same frames again and again, see `random_frames`."""
+    world = World(rank=0, size=1, device=torch.device(device))
+    return config_step(config, lambda: to_clips(frames, world.device), world, student)
+
+
+def random_frames(config: PretrainConfig) -> Tensor:
+    """A micro-batch of frames (B, T, H, W, 3) uint8 on the host, the same at each call."""
+    data = config.data
+    shape = (data.batch_size * data.repeats, data.num_frames, data.crop_size, data.crop_size, 3)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def grid_of(config: PretrainConfig) -> TokenGrid:
+    """The tokens of the config's clips."""
+    data = config.data
+    return token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
+
+
+def build_student(config: PretrainConfig) -> HPM:
+    """The config's model, on the CPU or the device of a context."""
+    predicts = config.loss.prediction != "none"
+    return build_model(config.model, grid_of(config), predict_loss=predicts)
+
+
+def transformers_step(
+    config: PretrainConfig, frames: Tensor, device: torch.device | str = "cpu"
+) -> tuple[Callable[[], Tensor], str]:
+    """One step of `transformers`' plain VideoMAE, and the attention it uses.
+
+    Raises ImportError where `transformers` is not installed.
+    """
+    from transformers import VideoMAEConfig, VideoMAEForPreTraining
+
+    torch.manual_seed(0)
+    place, size, grid = torch.device(device), SIZES[config.model.size], grid_of(config)
+    model = VideoMAEForPreTraining(
+        VideoMAEConfig(
+            image_size=config.data.crop_size,
+            num_frames=config.data.num_frames,
+            patch_size=config.model.patch_size,
+            tubelet_size=config.model.tubelet_size,
+            hidden_size=size.width,
+            num_hidden_layers=size.depth,
+            num_attention_heads=size.heads,
+            intermediate_size=round(size.width * size.mlp_ratio),
+            decoder_hidden_size=size.decoder_width,
+            decoder_num_hidden_layers=config.model.decoder_depth,
+            decoder_num_attention_heads=size.decoder_heads,
+            decoder_intermediate_size=4 * size.decoder_width,
+            layer_norm_eps=1e-6,
+            attn_implementation="sdpa",  # type: ignore[call-arg]  # of every config
+        )
+    )
+    nn.Module.to(model, place).train()
+    optimizer = pretrain_optimizer(model, config.optim)
+    attention = str(model.config._attn_implementation)
+    if config.run.compile:
+        model.compile()
+    generator = torch.Generator(place).manual_seed(0)
+    mean, std = (
+        torch.tensor(values, device=place)[:, None, None]
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+
+    def step() -> Tensor:
+        # Its processor's work: frames first (B, T, C, H, W), normalised.
+        clips = to_clips(frames, place).transpose(1, 2)
+        mask = random_mask(
+            len(clips),
+            grid,
+            mask_ratio=config.masking.mask_ratio,
+            tube_length=grid.time,
+            generator=generator,
+            device=place,
+        )
+        with autocast(place, config.run.precision):
+            loss: Tensor = model((clips - mean) / std, bool_masked_pos=mask).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step, attention

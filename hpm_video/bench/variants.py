@@ -1,0 +1,91 @@
+"""The variants of a pre-training step that benches compare: their settings, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+from hpm_video.bench.steps import grid_of
+from hpm_video.config import (
+    DataConfig,
+    LossConfig,
+    MaskingConfig,
+    ModelConfig,
+    PretrainConfig,
+    PretrainRunConfig,
+)
+from hpm_video.config.limits import at_least
+from hpm_video.config.values import PredictorInput
+
+PLAIN = "VideoMAE"
+# predictor_input, token_ratio, predictor_depth of the paper: the teacher sees every token, and the
+# predictor is as deep as the reconstructor.
+LITERAL: tuple[PredictorInput, float, int] = ("encoded", 1.0, 4)
+
+
+def step_config(
+    *,
+    size: str,
+    frames: int,
+    crop_size: int,
+    batch_size: int = 1,
+    precision: str = "bfloat16",
+    compile: bool = False,  # noqa: A002  # as the option and the setting
+    mask_ratio: float = MaskingConfig().mask_ratio,
+    decoder_depth: int = ModelConfig().decoder_depth,
+) -> PretrainConfig:
+    """The default pre-training at this size; ValueError for a clip that tokens do not divide."""
+    for name, value in {"batch-size": batch_size, "frames": frames, "crop-size": crop_size}.items():
+        at_least(f"--{name}", value, 1)
+    config = PretrainConfig(
+        run=PretrainRunConfig(precision=precision, compile=compile),  # type: ignore[arg-type]
+        data=DataConfig(batch_size=batch_size, num_frames=frames, crop_size=crop_size),
+        model=ModelConfig(size=size, decoder_depth=decoder_depth),  # type: ignore[arg-type]
+        masking=MaskingConfig(mask_ratio=mask_ratio),
+    )
+    grid_of(config)  # or refuse
+    return config
+
+
+def plain(config: PretrainConfig) -> PretrainConfig:
+    """The same without mining: VideoMAE."""
+    masking = replace(config.masking, hard_ratio_start=0, hard_ratio_end=0)
+    return replace(config, masking=masking, loss=LossConfig(prediction="none"))
+
+
+def with_batch(config: PretrainConfig, batch_size: int) -> PretrainConfig:
+    """The same with another number of clips."""
+    return replace(config, data=replace(config.data, batch_size=batch_size))
+
+
+def variants(
+    base: PretrainConfig,
+    predictor_inputs: Sequence[PredictorInput],
+    token_ratios: Sequence[float],
+    predictor_depths: Sequence[int],
+) -> dict[str, PretrainConfig]:
+    """Plain VideoMAE, the literal form, every combination, and the default, each once, by name."""
+    found = [plain(base)]
+    asked = product(predictor_inputs, token_ratios, predictor_depths)
+    for predictor_input, token_ratio, depth in (LITERAL, *asked, _choice(PretrainConfig())):
+        model = replace(base.model, predictor_input=predictor_input, predictor_depth=depth)
+        teacher = replace(base.teacher, token_ratio=token_ratio)
+        found.append(replace(base, model=model, teacher=teacher))
+    return {variant_name(config): config for config in found}
+
+
+def variant_name(config: PretrainConfig) -> str:
+    """What benches call the step of a config."""
+    if config.loss.prediction == "none":
+        return PLAIN
+    predictor_input, token_ratio, depth = choice = _choice(config)
+    name = f"{predictor_input} r={token_ratio:g} predictor {depth}"
+    name = f"HPM literal ({name})" if choice == LITERAL else f"HPM {name}"
+    return f"{name} = default" if choice == _choice(PretrainConfig()) else name
+
+
+def _choice(config: PretrainConfig) -> tuple[PredictorInput, float, int]:
+    """The settings that tell variants apart."""
+    model = config.model
+    return model.predictor_input, config.teacher.token_ratio, model.predictor_depth

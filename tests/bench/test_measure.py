@@ -1,0 +1,97 @@
+"""The scripts of tools/measure: each runs at its smallest, and what they compare is the same."""
+
+import importlib.util
+import json
+import math
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--size=tiny", "--frames=4", "--crop-size=64", "--batch-size=2", "--device=cpu"]
+
+Script = Callable[..., ModuleType]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Loads a script as a module, which will find these words on its command line."""
+
+    def load(name: str, *words: str) -> ModuleType:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--rounds=1", *words])
+        path = ROOT / "tools" / "measure" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"measure_{name}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "rows"),
+    [
+        ("attention", ["--batch-size=1", "--device=cpu"], 10),
+        ("checkpoint", ["--size=tiny", "--device=cpu"], 2),
+        ("pictures", [*TINY, "--precision=float32"], 2),
+    ],
+)
+def test_a_script_prints_a_table(
+    script: Script, capsys: pytest.CaptureFixture[str], name: str, words: list[str], rows: int
+) -> None:
+    script(name, *words).main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"bench {name}: processor ")
+    assert len(lines) >= 3 + rows
+
+
+def test_views_are_read_as_the_same_bytes(
+    script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That they are is asserted by the script itself."""
+    module = script("views", "--videos=1", "--crop-size=16", "--decoder=pyav")
+    small = [replace(kind, size=(48, 64), num_frames=70) for kind in module.KINDS]
+    monkeypatch.setattr(module, "KINDS", small)
+    module.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[3:]] == [*3 * ["k400"], *2 * ["ssv2"]]
+
+
+def test_growth_and_its_picture(
+    script: Script, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "growth.json"
+    module = script("growth", "--batch-size=1", "--device=cpu", f"--json={file}")
+    varied = {
+        "frames": (2, 4),
+        "crop_size": (32, 64),
+        "mask_ratio": (0.75, 0.5),
+        "batch_size": (1, 3),
+    }
+    monkeypatch.setattr(module, "VARIED", varied)
+    monkeypatch.setattr(module, "BASE", {"frames": 2, "crop_size": 32, "mask_ratio": 0.75})
+    # Counted in test_bench_memory.py; here quadratic in the pixels of a batch
+    monkeypatch.setattr(
+        module,
+        "modelled_bytes",
+        lambda config, as_on_gpu: float(module.random_frames(config).numel() ** 2),
+    )
+    module.main()
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["tokens"] for row in rows] == [4, 8, 4, 16, 4, 4, 4, 4]
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert first["seconds_exponent"] is None and second["seconds_exponent"] is not None
+    exponents = [row["memory_mb_exponent"] for row in rows[1::2]]
+    assert exponents == pytest.approx([2, 2, 0, 2])
+    # Three clips are three times the products of one
+    assert rows[7]["multiply_adds_g_exponent"] == pytest.approx(1)
+    assert math.isclose(rows[7]["multiply_adds_g"], 3 * rows[6]["multiply_adds_g"])
+    path = runpy.run_path(str(ROOT / "docs" / "growth.py"))["draw"](file, tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
