@@ -13,8 +13,6 @@ Checkpoints stop training for their copy to the host's memory, and for writing w
 written when the next one is due.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields
 

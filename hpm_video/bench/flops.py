@@ -4,8 +4,6 @@ Counted are matrix products, attention's included; a backward pass counts as two
 teacher runs forward only, and never a reconstructor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Memory of a step by counting tensors that are alive, with or without computing anything."""
 
-from __future__ import annotations
-
 import warnings
 import weakref
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Clips per second on one thread: ours with each reader, bare decoding, and the classic loader."""
 
-from __future__ import annotations
-
 import itertools
 import tempfile
 import time

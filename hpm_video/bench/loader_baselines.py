@@ -1,7 +1,5 @@
 """What `bench loader` compares ours with: the published VideoMAE loader, and bare decoding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import av

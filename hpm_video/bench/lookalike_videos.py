@@ -1,7 +1,5 @@
 """Videos like those of two data sets, raw and re-encoded, for `bench loader`."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """``hpm-video bench plan``: a config and measured figures, put into the cost model."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a bench says: a line about the machine, a table, notes; on screen and as JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """One whole pre-training step: VideoMAE, hard patches mining in several forms, `transformers`."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack

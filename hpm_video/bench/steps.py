@@ -1,7 +1,5 @@
 """Training steps as functions to be timed: ours as a config asks for it, and `transformers`'."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """How well sparse teachers stand in for the full one, which sees everything, and at what cost."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

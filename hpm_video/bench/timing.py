@@ -1,7 +1,5 @@
 """Time and memory of functions, so that what is compared shares the machine's moods."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence

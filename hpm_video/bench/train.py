@@ -1,7 +1,5 @@
 """A real pre-training with real videos: how fast it is, and whether loader or step limits it."""
 
-from __future__ import annotations
-
 import statistics
 import sys
 import tempfile

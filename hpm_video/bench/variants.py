@@ -1,7 +1,5 @@
 """The variants of a pre-training step that benches compare: their settings, and their names."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product

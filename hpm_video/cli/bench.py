@@ -1,7 +1,5 @@
 """``hpm-video bench``. Imports nothing slow, so that --help answers at once."""
 
-from __future__ import annotations
-
 import argparse
 from importlib import import_module
 from typing import Any

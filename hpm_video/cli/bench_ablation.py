@@ -1,7 +1,5 @@
 """``hpm-video bench ablation``."""
 
-from __future__ import annotations
-
 import argparse
 import re
 from functools import partial

@@ -1,7 +1,5 @@
 """``hpm-video bench memory``."""
 
-from __future__ import annotations
-
 import argparse
 
 from hpm_video.cli import bench_options as options

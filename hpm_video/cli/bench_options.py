@@ -3,8 +3,6 @@
 Options have the names of the keywords that the bench's function takes (``dest``).
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser as Parser
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints

@@ -1,7 +1,5 @@
 """``hpm-video bench plan``."""
 
-from __future__ import annotations
-
 import argparse
 
 # Name, default, meaning: all of them are assumptions until measured.

@@ -1,7 +1,5 @@
 """Settings of the commands that read a checkpoint: evaluation, probes and features."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace

@@ -1,7 +1,5 @@
 """Settings of ``hpm-video finetune``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 
 from hpm_video.config.evaluation import EvaluationConfig

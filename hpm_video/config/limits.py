@@ -1,7 +1,5 @@
 """Ranges of settings, refused in one line: name, value, rule. None is no value, and passes."""
 
-from __future__ import annotations
-
 import math
 
 

@@ -1,7 +1,5 @@
 """Settings of ``hpm-video pretrain``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from hpm_video.config.evaluation import PretrainProbeConfig

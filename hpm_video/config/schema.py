@@ -3,8 +3,6 @@
 What a value must be is said in plain words.
 """
 
-from __future__ import annotations
-
 import difflib
 import textwrap
 from collections.abc import Iterator, Mapping

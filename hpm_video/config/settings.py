@@ -3,8 +3,6 @@
 The only module that reads YAML.
 """
 
-from __future__ import annotations
-
 import difflib
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence

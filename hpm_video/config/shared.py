@@ -1,7 +1,5 @@
 """Settings that pre-training and fine-tuning have in common."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

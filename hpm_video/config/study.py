@@ -1,7 +1,5 @@
 """Settings of ``hpm-video bench ablation``: a study of variants over data sets and seeds."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

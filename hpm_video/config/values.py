@@ -1,7 +1,5 @@
 """The values that settings and options with a choice may have: declared here only."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, get_args
 
 Device = Literal["auto", "cpu", "cuda"]

@@ -1,7 +1,5 @@
 """Evaluation of a classifier: several views per video, decoded once, one verdict per video."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a classifier confuses: a page, and tables as CSV, made of the results of an evaluation."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from pathlib import Path

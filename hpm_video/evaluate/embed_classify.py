@@ -1,7 +1,5 @@
 """What `hpm_video.embed` and `hpm_video.classify` do, one video at a time."""
 
-from __future__ import annotations
-
 import os
 from functools import lru_cache
 from os import PathLike

@@ -4,8 +4,6 @@ A file appears whole or not at all. What a long job has done so far lies in part
 that the same command goes on after an interruption.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -3,8 +3,6 @@
 See docs/features.md.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace

@@ -3,8 +3,6 @@
 Notation as in `hpm_video.models.tokens`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A predictor is judged against the reconstruction loss measured under random mask
 the tokens of a clip as the student's own losses do, and do the tubes it would mask hold what moves?
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """What an evaluation found, video by video: the figures, and the file that holds all they need."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What a pre-training checkpoint makes of masked clips: outputs of its student, and pixels."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ The encoder is frozen, sees fixed views without masks, and every video is decode
 for all kinds of probes (`hpm_video.evaluate.probe_heads`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Pure functions of features and labels, on whatever device the features are. K vi
 V to judge, D numbers per feature, C classes. Nothing here touches the global random state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Decoder masking: which masked tokens are reconstructed at all (VideoMAE V2, arXiv 2303.16727)."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -4,8 +4,6 @@ Notation as in `hpm_video.models.tokens`; U mining units. A *hard* unit is one t
 for its predicted loss, a *random* one any other that it took.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -4,8 +4,6 @@ Everything is computed in float32, also under bfloat16 autocast: callers pass wh
 Notation: B clips, M masked tokens (or mining units), P pixel values per token.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

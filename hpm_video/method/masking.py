@@ -6,8 +6,6 @@ tube masking, 1 gives single-token masking. One rule serves all: the share ``har
 masked units is the hardest ones, the others are drawn uniformly (HPM, arXiv 2304.05919).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

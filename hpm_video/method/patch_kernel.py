@@ -1,7 +1,5 @@
 """The reconstruction loss of masked patches, some clips at a time and with its own gradient."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

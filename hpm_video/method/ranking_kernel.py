@@ -1,7 +1,5 @@
 """The ranking loss in blocks of pairs: nothing of the size of tokens x tokens is kept."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """One step of the method, pure compute: score, mask, reconstruct, compare."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

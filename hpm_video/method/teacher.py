@@ -1,7 +1,5 @@
 """The EMA teacher: predicts, before each step, which tokens will be hard."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """What a sparse teacher sees: which tokens, and how many."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Attention, in the form that was measured to be the fastest for device, precision and length."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

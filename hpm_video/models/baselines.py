@@ -3,8 +3,6 @@
 SlowFast (arXiv 1812.03982), X3D (2004.04730) and MViT (2104.11227).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 What it computes is ``softmax(q k^T / sqrt(head width)) v``, held to that by a test.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Models: sizes, and how a model is built from its settings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import overload
 

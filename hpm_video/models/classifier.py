@@ -1,7 +1,5 @@
 """The fine-tuning model: encoder without its final norm, mean over tokens, norm, linear head."""
 
-from __future__ import annotations
-
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 

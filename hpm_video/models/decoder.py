@@ -4,8 +4,6 @@ VideoMAE is encoder + one decoder that reconstructs pixels. The paper's hard pat
 second decoder over the same sequence (see `hpm_video.models.hpm`).
 """
 
-from __future__ import annotations
-
 import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Exponential moving averages of weights: of the teacher, and of a model in fine-tuning."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable
 from typing import TypeVar

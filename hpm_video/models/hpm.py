@@ -1,7 +1,5 @@
 """The model that is pre-trained: VideoMAE with, where mining is on, a predictor of its own loss."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

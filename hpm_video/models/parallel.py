@@ -5,8 +5,6 @@ with the gradient, the optimizer's state and the teacher's average cut alike. A 
 gathered just before it works and let go after. What is computed is the same but for rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar

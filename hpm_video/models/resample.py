@@ -5,8 +5,6 @@ of more or fewer frames or pixels: the embedding is resampled, so that it gives 
 what it gave of the original. Notation as in `hpm_video.models.tokens`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

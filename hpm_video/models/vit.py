@@ -4,8 +4,6 @@ As in VideoMAE (arXiv 2203.12602): pre-norm blocks, LayerNorm eps 1e-6, exact GE
 v but none on k, no class token, fixed sinusoid positions.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

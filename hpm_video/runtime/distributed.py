@@ -3,8 +3,6 @@
 `torchrun` or `srun` set the environment; without them there is one process and every call is local.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 import socket

@@ -1,7 +1,5 @@
 """Memory of the host, for steps that a CPU computes."""
 
-from __future__ import annotations
-
 import ctypes
 
 # Of malloc.h: what mallopt(3) sets, and the values that mean "never".

@@ -1,7 +1,5 @@
 """A run folder belongs to one running process at a time: locks, and signs of life."""
 
-from __future__ import annotations
-
 import fcntl
 import itertools
 import os

@@ -3,8 +3,6 @@
 What is listed is what documentation and `hubconf.py` named. CHANGELOG.md says until when.
 """
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ The pages of a subpackage are Jinja2 templates in its folder ``assets``, beside 
 scripts. All values are escaped, and text is `printable`: names of files hold any byte.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from functools import lru_cache

@@ -1,8 +1,6 @@
 """Where this process stands among those of its job, and how they find each other: started by
 `torchrun`, by `srun` (SLURM, also through submitit), by submitit on one machine, or alone."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import random

@@ -1,7 +1,5 @@
 """Signals that end jobs, as a flag that a loop reads."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Benches that need a Python process of their own, which ends with the one that started it."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

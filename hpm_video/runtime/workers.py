@@ -12,8 +12,6 @@ imported. It ends its workers as soon as this process is gone, however that ende
 ends them with it: nothing is left behind.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import ctypes

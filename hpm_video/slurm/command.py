@@ -1,8 +1,6 @@
 """What a command line asks to be run: the job, checked as far as that can be done before it runs,
 and each of its tasks."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """What runs in each task of a submitted job."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

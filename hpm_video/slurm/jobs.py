@@ -1,7 +1,5 @@
 """``hpm-video jobs``: what has been submitted, how far it has come; logs, ends, new turns."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,8 +1,6 @@
 """How a submission is carried out: by SLURM, in the background of this machine, or here and now.
 All three go through submitit."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -4,8 +4,6 @@ It is no group of the job itself: where a run goes on must not show in its confi
 texts, as typed, until they are checked: YAML would read 12:30:00 as a number of base 60.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 from collections.abc import Mapping

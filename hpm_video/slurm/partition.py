@@ -1,8 +1,6 @@
 """What the cluster's partitions have, asked before submission; where it cannot be asked, anything
 may be asked for."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """What SLURM knows of jobs: squeue while it remembers them, sacct where there is one, and else what
 their logs say."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import subprocess

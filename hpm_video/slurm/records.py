@@ -1,8 +1,6 @@
 """What was submitted: a line for each submission, in a file beside its logs; and where such files
 are, in a file of the user's."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable

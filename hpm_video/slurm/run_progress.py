@@ -1,7 +1,5 @@
 """How far a run has come, out of its folder's metrics.jsonl and config.yaml."""
 
-from __future__ import annotations
-
 import json
 import time
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Copies of the package and of a YAML beside a job: what is queued stays what was submitted."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

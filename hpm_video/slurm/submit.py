@@ -1,8 +1,6 @@
 """``hpm-video submit``: a job of the command line, with its code and settings as they are now, onto
 a cluster."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from dataclasses import replace

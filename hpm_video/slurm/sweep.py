@@ -1,7 +1,5 @@
 """Sweeps: every combination of a few values of some settings, a run each."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex

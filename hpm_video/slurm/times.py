@@ -1,7 +1,5 @@
 """Lengths of time as SLURM writes them, and as people read them."""
 
-from __future__ import annotations
-
 _FORMS = "minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
 
 

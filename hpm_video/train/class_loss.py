@@ -1,7 +1,5 @@
 """What a classifier is trained with: cross-entropy, weighted by class where classes are uneven."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

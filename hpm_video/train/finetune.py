@@ -1,7 +1,5 @@
 """Fine-tuning for action recognition, from a pre-trained encoder or from scratch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

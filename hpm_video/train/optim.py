@@ -1,7 +1,5 @@
 """The steps of a run, their learning rates, and the parameter groups of the recipes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Pre-training: the loop around the steps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a checkpoint finds hard in a data set: the job, and its tables as CSV."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 

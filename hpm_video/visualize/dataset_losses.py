@@ -1,7 +1,5 @@
 """Asking a checkpoint about all videos of a list; notation as in `hpm_video.visualize.hardness`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The page about a data set: where and in which clips the losses are."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figures of clips: rows of frames under a heat of losses, with outlined tubes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Films of what is hard, for slides and papers: the video and what is drawn on it, side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a checkpoint finds hard in one clip of one video: scores, masks and reconstructions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 

@@ -5,8 +5,6 @@ time of its grid. Clips are compared by the *measured* loss alone: a predictor l
 within a clip, and what it says of two clips was never compared.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field

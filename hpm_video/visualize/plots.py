@@ -1,7 +1,5 @@
 """Small pictures of numbers for our pages: what is where in them. plots.html draws them as SVG."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What becomes hard and easy through a training: the job over the checkpoints of a run."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,8 +1,6 @@
 """The same clips asked of the checkpoints of a run: when does it know what is hard, and what
 becomes easy?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

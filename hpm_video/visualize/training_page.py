@@ -1,7 +1,5 @@
 """The page of a training: clips under the losses of a chosen checkpoint, and curves beside them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One page about one video: it needs no other file, and no network."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pages, pictures and films of videos, as a pre-training checkpoint sees them."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Clips of a video as a model sees them and as the video shows them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass

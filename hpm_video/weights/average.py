@@ -1,7 +1,5 @@
 """Averages of weights: over a range of a run's checkpoints, or the moving one that a run keeps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

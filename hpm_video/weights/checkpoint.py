@@ -14,8 +14,6 @@ format of `hpm_video.weights.shards`, and everything else in a small file of the
 them.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

@@ -1,7 +1,5 @@
 """Models out of checkpoints: an encoder, a classifier, or a pre-training and its scorer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is wrong with weights, in words: each tensor that does not fit a model, and why."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path

@@ -5,8 +5,6 @@ where in ``__<rank>_0.distcp`` their parts lie. It may be read by any number of 
 what PyTorch does, the metadata, a pickle, is read without executing anything.
 """
 
-from __future__ import annotations
-
 import pickle
 import warnings
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Measured once and kept: equal time means the same epochs after a restart, and readers see why.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import time

@@ -1,7 +1,5 @@
 """One cell of a study: pre-training, fine-tuning, and a row of all that was measured."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """What a study consists of: its data sets and cells, with all their settings."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What a study compares: rows of finished cells, their means and paired differences to the base."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence

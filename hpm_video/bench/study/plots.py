@@ -1,7 +1,5 @@
 """Pictures of a comparison: variants with their intervals, and probes as pre-training goes on."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs a study, or what is left of it, alone or beside other processes that do the same."""
 
-from __future__ import annotations
-
 import re
 import time
 import traceback

@@ -1,7 +1,5 @@
 """Files that say what a study found: summary.json, summary.csv and summary.md."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The record of videos that could not be read: each named once, all bounded."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -8,8 +8,6 @@ takes finished batches, in exact order again, out of memory that it shares with 
 So what a batch holds depends neither on the number of workers nor on how long each of them takes.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import queue

@@ -1,7 +1,5 @@
 """One clip of one video, read safely: what pictures and figures look at."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Videos are decoded in processes that can be killed. Verdicts go to a journal bes
 come, so that a run that was killed goes on where it was; the list is written at the end, at once.
 """
 
-from __future__ import annotations
-
 import csv
 import itertools
 import os

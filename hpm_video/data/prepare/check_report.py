@@ -1,7 +1,5 @@
 """What `data check` found in a list, as text and as a page with plots."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

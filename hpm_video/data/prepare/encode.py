@@ -5,8 +5,6 @@ Frames keep their number, order and times; the picture is turned as it is displa
 pixels stays. Sound, transparency and anything beyond 8 bits a channel are dropped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction

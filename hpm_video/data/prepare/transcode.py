@@ -4,8 +4,6 @@ Each video is encoded in a process that can be killed, see `transcode_video`. A 
 folder tells the next run what is there.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections import Counter

@@ -1,7 +1,5 @@
 """One video encoded anew, read back, and only then given its name; for a process of its own."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -6,8 +6,6 @@ Everything else is `bad`. So a file whose header claims more than it holds is ok
 knows better, and bad if it believes the header; damage that the decoder conceals is not seen.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ A row has room for a fixed number of pixels a frame, whatever its shape. Crops a
 `crops.resize_crop` but for its rounding to whole levels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Our data sets as pytorchvideo gives its own: one dict per clip."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

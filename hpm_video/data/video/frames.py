@@ -1,7 +1,5 @@
 """Reading frames from a video file, with whichever decoder reads it right."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Callable, Sequence

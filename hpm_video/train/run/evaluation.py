@@ -1,7 +1,5 @@
 """Evaluations of a fine-tuning in progress, and its best checkpoint by their top-1."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The folder of a run: whether a run may write there, and which process holds it."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence

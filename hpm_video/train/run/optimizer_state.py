@@ -3,8 +3,6 @@
 By name, so that it fits whatever order and groups the optimizer keeps its parameters in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The clips are the middle ones of the first videos of the list, each decoded once
 run is touched: models are asked as copies, randomness comes from generators with fixed seeds.
 """
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

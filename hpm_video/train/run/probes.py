@@ -1,7 +1,5 @@
 """Probes of a pre-training in progress."""
 
-from __future__ import annotations
-
 import time
 
 from torch import nn

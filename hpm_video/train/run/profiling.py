@@ -1,7 +1,5 @@
 """A trace of some steps of a run: what host and device did when, and which kernels took longest."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path

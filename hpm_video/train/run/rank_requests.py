@@ -1,7 +1,5 @@
 """Stop and checkpoint requests that all ranks hear of at the same step, at no extra cost."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Sequence
 

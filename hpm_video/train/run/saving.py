@@ -1,7 +1,5 @@
 """Checkpoints written beside the training: only their copy stops it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial

@@ -1,7 +1,5 @@
 """Where a run starts from: its own last checkpoint, another one, weights, or nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

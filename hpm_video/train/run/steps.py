@@ -1,7 +1,5 @@
 """A run's steps: what is kept of those since the last record, and which of them do not count."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence

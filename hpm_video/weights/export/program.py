@@ -1,7 +1,5 @@
 """What leaves as a program, not as weights: one module of clips, which needs no code of ours."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

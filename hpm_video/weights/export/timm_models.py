@@ -7,8 +7,6 @@ Models take clips (B, 3, T, H, W) in [0, 1], which they normalise themselves: th
 download; weights come from ``checkpoint``, a file or folder that `hpm-video weights inspect` knows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

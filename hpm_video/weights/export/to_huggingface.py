@@ -1,7 +1,5 @@
 """A folder that ``AutoModel.from_pretrained`` of transformers reads, as one of its VideoMAE."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -5,8 +5,6 @@ file or new folder ``output``. It returns lines to say about what was left out o
 packages are imported by the writers alone, so that ``--help`` is quick.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The account of an import: what became of every tensor, and what the file is, in words."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal

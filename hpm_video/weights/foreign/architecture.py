@@ -1,7 +1,5 @@
 """Which model weights of a foreign format belong to, by shapes, settings and assumptions."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping

@@ -4,8 +4,6 @@ Official VideoMAE and VideoMAE V2 have the same names. Image MAE, image HPM and 
 transformers share theirs, but for what MAE and HPM reconstruct images with.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """From a checkpoint of ours to the names and shapes of another format: the rules, backwards."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping

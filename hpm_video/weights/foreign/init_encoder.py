@@ -1,7 +1,5 @@
 """``model.init``: the encoder that a run starts with, and what became of every tensor."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From weights of any origin to a checkpoint of ours, with an account of every tensor."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Files of weights of any origin, read without executing anything from them."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import re

@@ -3,8 +3,6 @@
 Opening a file with FFmpeg only to ask would cost as much as a tenth of decoding a clip.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO

@@ -1,7 +1,5 @@
 """Reading with decord 0.6, whose FFmpeg is of 2018."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -4,8 +4,6 @@ Pictures that refresh the image bit by bit, over several frames, call themselves
 begins there gets frames that are partly grey, or copies of others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 _SLICE, _IDR_SLICE, _MESSAGES = 1, 5, 6

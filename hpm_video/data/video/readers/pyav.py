@@ -5,8 +5,6 @@ decoding must begin for it; then just the packets that matter are decoded, in th
 place in the file is ever sought: what containers say about that is what other readers trip over.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice

@@ -1,7 +1,5 @@
 """Reading with torchcodec, which uses the FFmpeg of the system."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
