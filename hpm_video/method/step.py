@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -116,26 +117,22 @@ def pretrain_step(
             grid, mask_ratio=masking.mask_ratio, tube_length=tube_length
         )
         output: HPMOutput = student(patches, chosen.mask, num_visible, kept, ranked)
-
     token_losses = patch_loss(
         output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
     )  # (B, M)
-    reconstruction, measured = token_losses.mean(), token_losses.detach()
-    ranked_losses = measured
-    if ranked is not None:
-        everywhere = measured.new_zeros(chosen.mask.shape).scatter(1, output.masked, measured)
-        ranked_losses = everywhere.gather(1, ranked)
+    pairs = _pairs(
+        output,
+        token_losses.detach(),
+        mask=chosen.mask,
+        grid=grid,
+        tube_length=tube_length,
+        loss=loss,
+    )
+
+    reconstruction = token_losses.mean()
     total, prediction = reconstruction, torch.zeros_like(reconstruction)
-    predictions = predicted = target = None
-    if output.predicted_loss is not None and loss.prediction != "none":
-        predictions = predicted = output.predicted_loss.gather(1, output.ranked)
-        target = ranked_losses
-        if loss.ranking_level == "unit":
-            assert ranked is None and kept is None, "units are not compared by parts"
-            place = (output.masked, chosen.mask, grid, tube_length)
-            predicted = _mean_per_masked_unit(predicted, *place)
-            target = _mean_per_masked_unit(target, *place)
-        prediction = OBJECTIVES[loss.prediction](predicted, target)
+    if pairs.predicted is not None and pairs.measured is not None:
+        prediction = OBJECTIVES[loss.prediction](pairs.predicted, pairs.measured)
         total = reconstruction + loss.prediction_weight * prediction
     return PretrainStep(
         losses={
@@ -147,12 +144,12 @@ def pretrain_step(
         mask=chosen.mask,
         hard=chosen.hard,
         masked=output.masked,
-        token_losses=measured,
+        token_losses=token_losses.detach(),
         ranked=output.ranked,
-        ranked_losses=ranked_losses,
-        ranked_predictions=None if predictions is None else predictions.detach(),
-        predicted=None if predicted is None else predicted.detach(),
-        measured=target,
+        ranked_losses=pairs.ranked_losses,
+        ranked_predictions=None if pairs.ranked is None else pairs.ranked.detach(),
+        predicted=None if pairs.predicted is None else pairs.predicted.detach(),
+        measured=pairs.measured,
         encoded=output.encoded.detach(),
     )
 
@@ -171,6 +168,39 @@ def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., Pr
         draws=config.teacher.draws,
         precision=config.run.precision,
     )
+
+
+class _Pairs(NamedTuple):
+    """Losses measured and predicted: of the ranked tokens, and what the objective compares."""
+
+    ranked_losses: Tensor
+    ranked: Tensor | None = None
+    predicted: Tensor | None = None
+    measured: Tensor | None = None
+
+
+def _pairs(
+    output: HPMOutput,
+    losses: Tensor,
+    *,
+    mask: Tensor,
+    grid: TokenGrid,
+    tube_length: int,
+    loss: LossConfig,
+) -> _Pairs:
+    """Pair the measured losses (B, M) of a step with their predictions, where there are any."""
+    if output.ranked.shape != output.masked.shape:
+        everywhere = losses.new_zeros(mask.shape).scatter(1, output.masked, losses)
+        losses = everywhere.gather(1, output.ranked)
+    if output.predicted_loss is None or loss.prediction == "none":
+        return _Pairs(losses)
+    ranked = output.predicted_loss.gather(1, output.ranked)
+    if loss.ranking_level == "token":
+        return _Pairs(losses, ranked, ranked, losses)
+    # Units: the settings refuse them where only a part of their tokens is ranked
+    place = (output.masked, mask, grid, tube_length)
+    predicted, measured = (_mean_per_masked_unit(values, *place) for values in (ranked, losses))
+    return _Pairs(losses, ranked, predicted, measured)
 
 
 def _mean_per_masked_unit(
