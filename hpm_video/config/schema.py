@@ -53,7 +53,7 @@ def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
             key,
             default=_as_yaml(shown),
             meaning=meanings.get(item.name, ""),
-            choices=get_args(types[item.name]) if _is_literal(types[item.name]) else (),
+            choices=get_args(types[item.name]) if get_origin(types[item.name]) is Literal else (),
         )
 
 
@@ -140,7 +140,7 @@ def _suggestion(key: str, root: type[Any]) -> str:
 def _in_words(kind: Any) -> str:
     """A type as what a value must be."""
     arguments = get_args(kind)
-    if _is_literal(kind):
+    if get_origin(kind) is Literal:
         return f"one of {', '.join(arguments)}"
     if NoneType in arguments:
         return f"{_in_words(arguments[0])}, or null"
@@ -157,10 +157,6 @@ def entry_of(kind: Any) -> type[Any] | None:
     if get_origin(kind) is dict and is_dataclass(arguments[1]):
         return cast(type[Any], arguments[1])
     return None
-
-
-def _is_literal(kind: Any) -> bool:
-    return get_origin(kind) is Literal
 
 
 def _as_yaml(value: Any) -> str:
