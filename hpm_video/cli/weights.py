@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpm_video.cli.options import add_checkpoint, add_numbers, add_output
 from hpm_video.config.values import Inflation, values_of
-from hpm_video.weights.export.writers import TARGETS
+from hpm_video.weights.export.writers import TARGETS, check_output, export, write_output
 
 if TYPE_CHECKING:
     from hpm_video.weights.foreign.account import Imported
@@ -117,41 +117,30 @@ def _inspect(arguments: argparse.Namespace) -> list[str]:
 
 
 def _import(arguments: argparse.Namespace) -> list[str]:
-    from hpm_video.weights.export.writers import check_output
     from hpm_video.weights.foreign.account import in_a_line, key_table
 
     check_output(arguments.output, source=arguments.file)
     found = _found(arguments)
-    written = _written(found.state, arguments)
+    written = write_output(found.state, arguments.output, to="checkpoint")
     return [*key_table(found), "", in_a_line(found), *written]
 
 
 def _export(arguments: argparse.Namespace) -> list[str]:
-    from hpm_video.weights.export.writers import export
-
     return export(arguments.checkpoint, arguments.output, to=arguments.to, part=arguments.part)
 
 
 def _average(arguments: argparse.Namespace) -> list[str]:
     from hpm_video.weights.average import average_checkpoints
-    from hpm_video.weights.export.writers import check_output
 
     check_output(arguments.output)
     state = average_checkpoints(arguments.run, first=arguments.first, last=arguments.last)
     print(f"mean of the steps {', '.join(map(str, state['averaged']))}")
-    return _written(state, arguments)
+    return write_output(state, arguments.output, to="checkpoint")
 
 
 def _ema(arguments: argparse.Namespace) -> list[str]:
     from hpm_video.weights.average import moving_average
-    from hpm_video.weights.export.writers import check_output
 
     check_output(arguments.output)
-    return _written(moving_average(arguments.checkpoint), arguments)
-
-
-def _written(state: dict[str, Any], arguments: argparse.Namespace) -> list[str]:
-    """Write a checkpoint of ours, and say so."""
-    from hpm_video.weights.export.writers import write_output
-
+    state = moving_average(arguments.checkpoint)
     return write_output(state, arguments.output, to="checkpoint")
