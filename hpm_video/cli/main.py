@@ -48,13 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "what is hard and masks that.",
     )
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    layout = argparse.RawDescriptionHelpFormatter
     for name, what in JOBS.items():
-        of_job = jobs.add_parser(
-            name,
-            help=what,
-            description=what,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        of_job = jobs.add_parser(name, help=what, description=what, formatter_class=layout)
         if name in words:  # the others' arguments would only take time
             command_of(name).add_arguments(of_job)
     try:

@@ -22,7 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     importing = jobs.add_parser("import", help=text, description=text)
     _add_source(importing)
     text = "a checkpoint as one file, or in the format of others"
-    _add_export(jobs.add_parser("export", help=text, description=text))
+    exporting = jobs.add_parser("export", help=text, description=text)
+    add_checkpoint(exporting)
+    add_output(exporting, "file or folder to write", "--output-dir", metavar="PLACE")
+    meanings = "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
+    text = f"{meanings} (default: checkpoint, or safetensors where the name ends so)"
+    exporting.add_argument("--to", choices=list(TARGETS), help=text)
+    parts = exporting.add_mutually_exclusive_group()
+    for part, text in (
+        ("weights-only", "leave out what only training needs (all but checkpoints always do)"),
+        ("encoder", "the encoder's weights alone"),
+    ):
+        parts.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=text)
     text = "the mean weights of a range of a run's checkpoints, as a checkpoint to be used"
     average = jobs.add_parser("average", help=text, description=text)
     average.add_argument("run", metavar="RUN", help="a run folder, or one of checkpoints")
@@ -42,20 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     }[arguments.weights_job](arguments)  # fmt: skip
     print("\n".join(lines))
     return 0
-
-
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    add_checkpoint(parser)
-    add_output(parser, "file or folder to write", "--output-dir", metavar="PLACE")
-    meanings = "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
-    text = f"{meanings} (default: checkpoint, or safetensors where the name ends so)"
-    parser.add_argument("--to", choices=list(TARGETS), help=text)
-    parts = parser.add_mutually_exclusive_group()
-    for part, text in (
-        ("weights-only", "leave out what only training needs (all but checkpoints always do)"),
-        ("encoder", "the encoder's weights alone"),
-    ):
-        parts.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=text)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
