@@ -1,16 +1,10 @@
 """``hpm-video data list|check|transcode|toy``, a module each."""
 
 import argparse
-from types import ModuleType
 
 from hpm_video.cli import data_check, data_list, data_toy, data_transcode
 
-COMMANDS: dict[str, ModuleType] = {
-    "list": data_list,
-    "check": data_check,
-    "transcode": data_transcode,
-    "toy": data_toy,
-}
+COMMANDS = {"list": data_list, "check": data_check, "transcode": data_transcode, "toy": data_toy}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,5 +15,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    code: int = COMMANDS[arguments.data_job].run(arguments)
-    return code
+    return COMMANDS[arguments.data_job].run(arguments)

@@ -11,12 +11,9 @@ HELP = "write videos of moving objects in 8 classes that differ in motion only"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_dir(parser, "folder to fill", required=True)
     meanings = {
-        "num_videos": "videos",
-        "size": "side in pixels",
-        "num_frames": "frames per video",
-        "seed": "of the motions",
-        "num_workers": "processes",
-    }
+        "num_videos": "videos", "size": "side in pixels", "num_frames": "frames per video",
+        "seed": "of the motions", "num_workers": "processes",
+    }  # fmt: skip
     add_numbers(parser, meanings, _USUAL)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    result = demo(arguments.output_dir, quick=arguments.quick)
-    if result is None:
+    rows = demo(arguments.output_dir, quick=arguments.quick)
+    if rows is None:
         return 1
-    rows = table(result)
     width = max(len(what) for what, _, _ in rows)
     for what, figure, other in rows:
         print(f"{what:<{width}}  {figure:>7}  {other}")
-    print(result.page)
+    print(Path(arguments.output_dir) / "index.html")
     return 0
 
 
@@ -57,20 +55,11 @@ _SHORT = ("optim.epochs=2", "optim.warmup_epochs=0", "data.num_workers=0")
 QUICK = Scale(unlabelled=96, labelled=48, held_out=24, pictures=1, settings=_SHORT)
 
 
-@dataclass(frozen=True)
-class DemoResult:
-    """The demo's figures; ``page`` shows them."""
+def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str, str]] | None:
+    """Run the demo, or what is left of it, into a folder; None when a signal stopped it.
 
-    page: Path
-    top1_pretrained: float
-    top1_scratch: float
-    rank_accuracy: float
-    spearman: float
-    coverage: float
-
-
-def demo(output_dir: str | Path = "outputs/demo", *, quick: bool = False) -> DemoResult | None:
-    """Run the demo, or what is left of it, into a folder; None when a signal stopped it."""
+    Returns rows of (what, figure, what chance or the comparison gives).
+    """
     from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
     from hpm_video.config.settings import load_config
     from hpm_video.data.lists.manifest import read_manifest
@@ -78,6 +67,7 @@ def demo(output_dir: str | Path = "outputs/demo", *, quick: bool = False) -> Dem
     from hpm_video.evaluate.classification import evaluate
     from hpm_video.evaluate.mining_quality import measure_videos
     from hpm_video.runtime.files import check_is_ours
+    from hpm_video.runtime.pages import address, page, png
     from hpm_video.train.finetune import finetune
     from hpm_video.train.pretrain import pretrain
     from hpm_video.visualize import visualize
@@ -107,38 +97,32 @@ def demo(output_dir: str | Path = "outputs/demo", *, quick: bool = False) -> Dem
     report = measure_videos(runs["pretrain"], [str(held_out)])
     assert report is not None and report.coverage is not None
     views = EvaluateConfig(evaluation=EvaluationConfig(num_clips=3, num_crops=1), num_workers=2)
-    top1 = {
-        name: evaluate(runs[name], [str(held_out)], views).top(1)
-        for name in ("finetune", "scratch")
-    }
+    tuned, scratch = (
+        evaluate(runs[name], [str(held_out)], views).top(1) for name in ("finetune", "scratch")
+    )
     manifest = read_manifest(held_out)
     shown = [manifest.path(index) for index in range(scale.pictures)]
     visualize(runs["pretrain"], shown, folder / "pictures")
-    result = DemoResult(
-        page=folder / "index.html",
-        top1_pretrained=top1["finetune"],
-        top1_scratch=top1["scratch"],
-        rank_accuracy=report.rank_accuracy,
-        spearman=report.spearman,
-        coverage=report.coverage,
-    )
-    minutes = (time.monotonic() - start) / 60
-    pictures = sorted((folder / "pictures").glob("*.png"))
-    result.page.write_text(_page(result, runs, pictures, minutes), encoding="utf-8")
-    return result
-
-
-def table(result: DemoResult) -> list[tuple[str, str, str]]:
-    """Rows of (what, figure, what chance or the comparison gives)."""
-    gain = 100 * (result.top1_pretrained - result.top1_scratch)
-    return [
-        ("top-1 fine-tuned from the pre-training", f"{result.top1_pretrained:.3f}", "chance .125"),
-        ("top-1 from scratch, same budget and labels", f"{result.top1_scratch:.3f}", "chance .125"),
-        ("gain in points", f"{gain:+.1f}", "0"),
-        ("rank accuracy on held-out clips", f"{result.rank_accuracy:.3f}", "chance .5"),
-        ("Spearman, predicted and measured loss of tubes", f"{result.spearman:.3f}", "chance 0"),
-        ("moving object in the hardest quarter", f"{result.coverage:.2f} x", "random tubes 1 x"),
+    rows = [
+        ("top-1 fine-tuned from the pre-training", f"{tuned:.3f}", "chance .125"),
+        ("top-1 from scratch, same budget and labels", f"{scratch:.3f}", "chance .125"),
+        ("gain in points", f"{100 * (tuned - scratch):+.1f}", "0"),
+        ("rank accuracy on held-out clips", f"{report.rank_accuracy:.3f}", "chance .5"),
+        ("Spearman, predicted and measured loss of tubes", f"{report.spearman:.3f}", "chance 0"),
+        ("moving object in the hardest quarter", f"{report.coverage:.2f} x", "random tubes 1 x"),
     ]
+    pictures = sorted((folder / "pictures").glob("*.png"))
+    text = page(
+        __package__,
+        "demo.html",
+        title="hpm_video demo",
+        minutes=(time.monotonic() - start) / 60,
+        rows=rows,
+        curves=png(_curves(runs)),
+        pictures={path.stem: address(path.read_bytes(), "png") for path in pictures},
+    )
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    return rows
 
 
 def _curves(runs: dict[str, Path]) -> Figure:
@@ -164,20 +148,3 @@ def _curves(runs: dict[str, Path]) -> Figure:
     right.set(title="fine-tuning: loss", xlabel="epoch")
     right.legend()
     return figure
-
-
-def _page(
-    result: DemoResult, runs: dict[str, Path], pictures: Sequence[Path], minutes: float
-) -> str:
-    """One self-contained page."""
-    from hpm_video.runtime.pages import address, page, png
-
-    return page(
-        __package__,
-        "demo.html",
-        title="hpm_video demo",
-        minutes=minutes,
-        rows=table(result),
-        curves=png(_curves(runs)),
-        pictures={path.stem: address(path.read_bytes(), "png") for path in pictures},
-    )

@@ -44,8 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     sliding = Sliding(
         arguments.window, arguments.frame_stride, arguments.stride, arguments.per_step
     )
-    checkpoint, manifests = arguments.checkpoint, arguments.manifest
-    output = Path(arguments.output)
+    checkpoint, manifests, output = arguments.checkpoint, arguments.manifest, Path(arguments.output)
     how: dict[str, Any] = {"sliding": sliding, "config": config}
     if arguments.video is not None:
         try:

@@ -8,7 +8,6 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from types import TracebackType
 from typing import Any
@@ -17,43 +16,27 @@ from hpm_video.cli.options import parse
 from hpm_video.cli.terminal import lasting_output, say_failure, tell_torchrun
 from hpm_video.runtime.host_memory import keep_freed_memory
 
-
-@dataclass(frozen=True)
-class Job:
-    """A command, and its module if that is not the one of its name in `hpm_video.cli`."""
-
-    help: str
-    module: str | None = None
-
-
 JOBS = {
-    "pretrain": Job("pre-train a model on unlabelled videos"),
-    "finetune": Job("fine-tune a classifier on labelled videos"),
-    "evaluate": Job("figures, predictions and a page of a fine-tuned classifier"),
-    "probe": Job("how good features are: simple classifiers on a frozen encoder"),
-    "features": Job("features of videos, or of windows that slide over long ones, as files"),
-    "visualize": Job("pictures of what a pre-trained model finds hard"),
-    "weights": Job("weights in and out: inspect, import, export, average, ema"),
-    "demo": Job("toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes"),
-    "bench": Job("what steps, runs, memory and loaders cost, and many GPUs"),
-    "data": Job("make lists, check and transcode videos, toy videos"),
-    "submit": Job("any of these jobs onto a SLURM cluster", "hpm_video.slurm.submit"),
-    "jobs": Job("what was submitted: list, follow, cancel, requeue", "hpm_video.slurm.jobs"),
+    "pretrain": "pre-train a model on unlabelled videos",
+    "finetune": "fine-tune a classifier on labelled videos",
+    "evaluate": "figures, predictions and a page of a fine-tuned classifier",
+    "probe": "how good features are: simple classifiers on a frozen encoder",
+    "features": "features of videos, or of windows that slide over long ones, as files",
+    "visualize": "pictures of what a pre-trained model finds hard",
+    "weights": "weights in and out: inspect, import, export, average, ema",
+    "demo": "toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes",
+    "bench": "what steps, runs, memory and loaders cost, and many GPUs",
+    "data": "make lists, check and transcode videos, toy videos",
+    "submit": "any of these jobs onto a SLURM cluster",
+    "jobs": "what was submitted: list, follow, cancel, requeue",
 }
+_ON_CLUSTERS = ("submit", "jobs")  # their modules are in `hpm_video.slurm`
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; returns the exit code."""
-    with lasting_output():
-        return _main(sys.argv[1:] if argv is None else argv)
-
-
-def command_of(job: str) -> Any:
-    """The module of a job: ``add_arguments(parser)``, ``run(arguments) -> exit code``."""
-    return import_module(JOBS[job].module or f"hpm_video.cli.{job}")
-
-
-def _main(words: Sequence[str]) -> int:
+    words = sys.argv[1:] if argv is None else argv
     # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
     # loader workers share, that makes a training step several times slower; read at its import.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -65,21 +48,16 @@ def _main(words: Sequence[str]) -> int:
         "what is hard and masks that.",
     )
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    for name, job in JOBS.items():
-        of_job = jobs.add_parser(
-            name,
-            help=job.help,
-            description=job.help,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    layout = argparse.RawDescriptionHelpFormatter
+    for name, what in JOBS.items():
+        of_job = jobs.add_parser(name, help=what, description=what, formatter_class=layout)
         if name in words:  # the others' arguments would only take time
             command_of(name).add_arguments(of_job)
     try:
         arguments = parse(parser, words)
         keep_freed_memory()
         with tell_torchrun():
-            code: int = command_of(arguments.job).run(arguments)
-            return code
+            return command_of(arguments.job).run(arguments)
     except (ValueError, FileNotFoundError) as error:
         if not _is_ours(error.__traceback__):
             raise
@@ -98,6 +76,11 @@ def _main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say_failure(words[0], "interrupted")
         return 1
+
+
+def command_of(job: str) -> Any:
+    """The module of a job: ``add_arguments(parser)``, ``run(arguments) -> exit code``."""
+    return import_module(f"hpm_video.{'slurm' if job in _ON_CLUSTERS else 'cli'}.{job}")
 
 
 def _is_ours(trace: TracebackType | None) -> bool:

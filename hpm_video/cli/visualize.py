@@ -54,30 +54,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    where = arguments.checkpoint, arguments.manifest or arguments.videos, arguments.output_dir
     if arguments.manifest:
         if arguments.videos or arguments.through_training:
             what = "--through-training" if arguments.through_training else "VIDEO"
             raise ValueError(f"--manifest ({arguments.manifest[0]}) must come without {what}")
         _refuse(arguments, _OF_CLIPS + _OF_TRAINING, "without --manifest")
-        return _over_data_set(arguments)
+        return _over_data_set(arguments, *where)
     _refuse(arguments, _OF_LISTS, "with --manifest")
     if not arguments.videos:
         raise ValueError("VIDEO (none) must name at least one file, unless --manifest names a list")
     if arguments.through_training:
         _refuse(arguments, _OF_CLIPS, "without --through-training")
-        return _through_training(arguments)
+        return _through_training(arguments, *where)
     _refuse(arguments, _OF_TRAINING, "with --through-training")
-    return _of_clips(arguments)
+    return _of_clips(arguments, *where)
 
 
-def _of_clips(arguments: argparse.Namespace) -> int:
+def _of_clips(arguments: argparse.Namespace, *where: Any) -> int:
     from hpm_video.visualize import View, visualize
 
-    settings = _given(arguments, ("formats", *_OF_ALL))
-    settings["view"] = View(**_given(arguments, _OF_CLIPS[:-1]))
-    page, results = visualize(
-        arguments.checkpoint, arguments.videos, arguments.output_dir, **settings
-    )
+    view = View(**_given(arguments, _OF_CLIPS[:-1]))
+    page, results = visualize(*where, view=view, **_given(arguments, ("formats", *_OF_ALL)))
     bad = [result for result in results if result.error is not None]
     for result in bad:
         print(f"unreadable: {result.name}: {result.error}", file=sys.stderr)
@@ -88,13 +86,10 @@ def _of_clips(arguments: argparse.Namespace) -> int:
     return 1 if bad else 0
 
 
-def _through_training(arguments: argparse.Namespace) -> int:
+def _through_training(arguments: argparse.Namespace, *where: Any) -> int:
     from hpm_video.visualize.training import visualize_training
 
-    settings = _given(arguments, (*_OF_TRAINING, *_OF_ALL))
-    page, history = visualize_training(
-        arguments.checkpoint, arguments.videos, arguments.output_dir, **settings
-    )
+    page, history = visualize_training(*where, **_given(arguments, _OF_TRAINING + _OF_ALL))
     for name, reason in history.skipped:
         print(f"left out: {name}: {reason}", file=sys.stderr)
     for name, reason in history.bad:
@@ -105,13 +100,10 @@ def _through_training(arguments: argparse.Namespace) -> int:
     return 1 if history.bad or history.skipped else 0
 
 
-def _over_data_set(arguments: argparse.Namespace) -> int:
+def _over_data_set(arguments: argparse.Namespace, *where: Any) -> int:
     from hpm_video.visualize.dataset import visualize_list
 
-    settings = _given(arguments, (*_OF_LISTS, *_OF_ALL))
-    page, found = visualize_list(
-        arguments.checkpoint, arguments.manifest, arguments.output_dir, **settings
-    )
+    page, found = visualize_list(*where, **_given(arguments, _OF_LISTS + _OF_ALL))
     if found is None:
         return 0  # of several processes, one speaks
     for index, reason in found.bad:

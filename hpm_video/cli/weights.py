@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpm_video.cli.options import add_checkpoint, add_numbers, add_output
 from hpm_video.config.values import Inflation, values_of
-from hpm_video.weights.export.writers import TARGETS
+from hpm_video.weights.export.writers import TARGETS, check_output, export, write_output
 
 if TYPE_CHECKING:
     from hpm_video.weights.foreign.account import Imported
@@ -22,7 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     importing = jobs.add_parser("import", help=text, description=text)
     _add_source(importing)
     text = "a checkpoint as one file, or in the format of others"
-    _add_export(jobs.add_parser("export", help=text, description=text))
+    exporting = jobs.add_parser("export", help=text, description=text)
+    add_checkpoint(exporting)
+    add_output(exporting, "file or folder to write", "--output-dir", metavar="PLACE")
+    meanings = "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
+    text = f"{meanings} (default: checkpoint, or safetensors where the name ends so)"
+    exporting.add_argument("--to", choices=list(TARGETS), help=text)
+    parts = exporting.add_mutually_exclusive_group()
+    for part, text in (
+        ("weights-only", "leave out what only training needs (all but checkpoints always do)"),
+        ("encoder", "the encoder's weights alone"),
+    ):
+        parts.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=text)
     text = "the mean weights of a range of a run's checkpoints, as a checkpoint to be used"
     average = jobs.add_parser("average", help=text, description=text)
     average.add_argument("run", metavar="RUN", help="a run folder, or one of checkpoints")
@@ -42,20 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     }[arguments.weights_job](arguments)  # fmt: skip
     print("\n".join(lines))
     return 0
-
-
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    add_checkpoint(parser)
-    add_output(parser, "file or folder to write", "--output-dir", metavar="PLACE")
-    meanings = "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
-    text = f"{meanings} (default: checkpoint, or safetensors where the name ends so)"
-    parser.add_argument("--to", choices=list(TARGETS), help=text)
-    parts = parser.add_mutually_exclusive_group()
-    for part, text in (
-        ("weights-only", "leave out what only training needs (all but checkpoints always do)"),
-        ("encoder", "the encoder's weights alone"),
-    ):
-        parts.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=text)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
@@ -117,41 +114,30 @@ def _inspect(arguments: argparse.Namespace) -> list[str]:
 
 
 def _import(arguments: argparse.Namespace) -> list[str]:
-    from hpm_video.weights.export.writers import check_output
     from hpm_video.weights.foreign.account import in_a_line, key_table
 
     check_output(arguments.output, source=arguments.file)
     found = _found(arguments)
-    written = _written(found.state, arguments)
+    written = write_output(found.state, arguments.output, to="checkpoint")
     return [*key_table(found), "", in_a_line(found), *written]
 
 
 def _export(arguments: argparse.Namespace) -> list[str]:
-    from hpm_video.weights.export.writers import export
-
     return export(arguments.checkpoint, arguments.output, to=arguments.to, part=arguments.part)
 
 
 def _average(arguments: argparse.Namespace) -> list[str]:
     from hpm_video.weights.average import average_checkpoints
-    from hpm_video.weights.export.writers import check_output
 
     check_output(arguments.output)
     state = average_checkpoints(arguments.run, first=arguments.first, last=arguments.last)
     print(f"mean of the steps {', '.join(map(str, state['averaged']))}")
-    return _written(state, arguments)
+    return write_output(state, arguments.output, to="checkpoint")
 
 
 def _ema(arguments: argparse.Namespace) -> list[str]:
     from hpm_video.weights.average import moving_average
-    from hpm_video.weights.export.writers import check_output
 
     check_output(arguments.output)
-    return _written(moving_average(arguments.checkpoint), arguments)
-
-
-def _written(state: dict[str, Any], arguments: argparse.Namespace) -> list[str]:
-    """Write a checkpoint of ours, and say so."""
-    from hpm_video.weights.export.writers import write_output
-
+    state = moving_average(arguments.checkpoint)
     return write_output(state, arguments.output, to="checkpoint")

@@ -6,50 +6,35 @@ Groups by consequence: ``model masking teacher loss data optim`` change results,
 (``run.seed`` and ``run.precision`` excepted).
 """
 
-from hpm_video.config.evaluation import (
-    PROBE_KINDS,
-    AskConfig,
-    ClipConfig,
-    EvaluateConfig,
-    EvaluationConfig,
-    FeaturesConfig,
-    PretrainProbeConfig,
-    ProbeConfig,
-    ProbeJobConfig,
-    check_probe_kinds,
-)
-from hpm_video.config.finetune import (
-    AugmentConfig,
-    ClassifierConfig,
-    FinetuneConfig,
-    FinetuneDataConfig,
-    FinetuneEvaluationConfig,
-    FinetuneOptimConfig,
-    MixingConfig,
-)
-from hpm_video.config.pretrain import (
-    LossConfig,
-    MaskingConfig,
-    ModelConfig,
-    PretrainConfig,
-    PretrainRunConfig,
-    TeacherConfig,
-)
-from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
-from hpm_video.config.study import (
-    BaseRunConfig,
-    DataSetConfig,
-    StudyConfig,
-    ToySetConfig,
-    VariantConfig,
-)
-
-__all__ = [
-    "PROBE_KINDS", "AskConfig", "AugmentConfig", "BaseRunConfig", "ClassifierConfig", "ClipConfig",
-    "DataConfig", "DataSetConfig", "EncoderConfig", "EvaluateConfig", "EvaluationConfig",
-    "FeaturesConfig", "FinetuneConfig", "FinetuneDataConfig", "FinetuneEvaluationConfig",
-    "FinetuneOptimConfig", "LossConfig", "MaskingConfig", "MixingConfig", "ModelConfig",
-    "OptimConfig", "PretrainConfig", "PretrainProbeConfig", "PretrainRunConfig", "ProbeConfig",
-    "ProbeJobConfig", "RunConfig", "StudyConfig", "TeacherConfig", "ToySetConfig", "VariantConfig",
-    "check_probe_kinds",
-]  # fmt: skip
+from hpm_video.config.evaluation import PROBE_KINDS as PROBE_KINDS
+from hpm_video.config.evaluation import AskConfig as AskConfig
+from hpm_video.config.evaluation import ClipConfig as ClipConfig
+from hpm_video.config.evaluation import EvaluateConfig as EvaluateConfig
+from hpm_video.config.evaluation import EvaluationConfig as EvaluationConfig
+from hpm_video.config.evaluation import FeaturesConfig as FeaturesConfig
+from hpm_video.config.evaluation import PretrainProbeConfig as PretrainProbeConfig
+from hpm_video.config.evaluation import ProbeConfig as ProbeConfig
+from hpm_video.config.evaluation import ProbeJobConfig as ProbeJobConfig
+from hpm_video.config.evaluation import check_probe_kinds as check_probe_kinds
+from hpm_video.config.finetune import AugmentConfig as AugmentConfig
+from hpm_video.config.finetune import ClassifierConfig as ClassifierConfig
+from hpm_video.config.finetune import FinetuneConfig as FinetuneConfig
+from hpm_video.config.finetune import FinetuneDataConfig as FinetuneDataConfig
+from hpm_video.config.finetune import FinetuneEvaluationConfig as FinetuneEvaluationConfig
+from hpm_video.config.finetune import FinetuneOptimConfig as FinetuneOptimConfig
+from hpm_video.config.finetune import MixingConfig as MixingConfig
+from hpm_video.config.pretrain import LossConfig as LossConfig
+from hpm_video.config.pretrain import MaskingConfig as MaskingConfig
+from hpm_video.config.pretrain import ModelConfig as ModelConfig
+from hpm_video.config.pretrain import PretrainConfig as PretrainConfig
+from hpm_video.config.pretrain import PretrainRunConfig as PretrainRunConfig
+from hpm_video.config.pretrain import TeacherConfig as TeacherConfig
+from hpm_video.config.shared import DataConfig as DataConfig
+from hpm_video.config.shared import EncoderConfig as EncoderConfig
+from hpm_video.config.shared import OptimConfig as OptimConfig
+from hpm_video.config.shared import RunConfig as RunConfig
+from hpm_video.config.study import BaseRunConfig as BaseRunConfig
+from hpm_video.config.study import DataSetConfig as DataSetConfig
+from hpm_video.config.study import StudyConfig as StudyConfig
+from hpm_video.config.study import ToySetConfig as ToySetConfig
+from hpm_video.config.study import VariantConfig as VariantConfig

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from hpm_video.config.limits import at_least
+from hpm_video.config.limits import all_at_least
 from hpm_video.config.schema import setting
 from hpm_video.config.shared import DataConfig, EncoderConfig
 from hpm_video.config.values import Device, Precision, ProbeKind, StoredCheckpoint, values_of
@@ -32,9 +32,8 @@ class ProbeConfig:
     most_token_gb: float = setting(16.0, "memory that tokens, or cells, of all videos may take")
 
     def __post_init__(self) -> None:
-        for name in ("num_clips", "num_crops", "batch_size", "knn_neighbours", "linear_epochs"):
-            at_least(f"probe.{name}", getattr(self, name), 1)
-        at_least("probe.attentive_epochs", self.attentive_epochs, 1)
+        all_at_least("probe.", self, num_clips=1, num_crops=1, batch_size=1)
+        all_at_least("probe.", self, knn_neighbours=1, linear_epochs=1, attentive_epochs=1)
         if len(self.cells) != 3 or min(self.cells) < 1:
             raise ValueError(
                 f"probe.cells ({list(self.cells)}) must be three numbers from 1, of cells along "
@@ -70,16 +69,14 @@ class ClipConfig:
     patch_size: int | None = setting(None, "side of a token in pixels; null: as in training")
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            at_least(f"clip.{item.name}", getattr(self, item.name), 1)
+        all_at_least("clip.", self, **dict.fromkeys(vars(self), 1))
 
     def of(self, data: Data, model: Model) -> tuple[Data, Model]:
         """The settings of a training with these clips and tokens in the place of its own.
 
         Raises ValueError where the tokens do not divide the clips evenly.
         """
-        given = {item.name: getattr(self, item.name) for item in fields(self)}
-        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None}
         tokens = {"tubelet_size", "patch_size"}
         data = replace(data, **{n: v for n, v in given.items() if n not in tokens})
         model = replace(model, **{n: v for n, v in given.items() if n in tokens})
@@ -104,8 +101,7 @@ class AskConfig:
     clip: ClipConfig = field(default_factory=ClipConfig)  # if not as in training
 
     def __post_init__(self) -> None:
-        at_least("num_workers", self.num_workers, 0)
-        at_least("decode_timeout_s", self.decode_timeout_s, 0)
+        all_at_least("", self, num_workers=0, decode_timeout_s=0)
 
 
 @dataclass(frozen=True)
@@ -115,8 +111,7 @@ class EvaluationConfig:
     batch_size: int = setting(8, "videos at a time")
 
     def __post_init__(self) -> None:
-        for name in ("num_clips", "num_crops", "batch_size"):
-            at_least(f"evaluation.{name}", getattr(self, name), 1)
+        all_at_least("evaluation.", self, num_clips=1, num_crops=1, batch_size=1)
 
 
 @dataclass(frozen=True)
@@ -146,8 +141,7 @@ class FeaturesConfig(AskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_clips", "num_crops", "batch_size"):
-            at_least(name, getattr(self, name), 1)
+        all_at_least("", self, num_clips=1, num_crops=1, batch_size=1)
 
 
 def check_probe_kinds(name: str, kinds: Sequence[str]) -> None:

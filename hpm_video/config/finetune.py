@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 from hpm_video.config.evaluation import EvaluationConfig
-from hpm_video.config.limits import at_least, below_one, between
+from hpm_video.config.limits import all_at_least, at_least, below_one, between
 from hpm_video.config.schema import setting
 from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
 from hpm_video.config.values import ClassBalance, ClassifierName, Crop
@@ -51,9 +51,8 @@ class AugmentConfig:
     erasing: float = setting(0.25, "share of the clips in which a rectangle becomes noise")
 
     def __post_init__(self) -> None:
-        at_least("augment.num_operations", self.num_operations, 0)
+        all_at_least("augment.", self, num_operations=0, magnitude_spread=0)
         between("augment.magnitude", self.magnitude, 0, 10)
-        at_least("augment.magnitude_spread", self.magnitude_spread, 0)
         between("augment.erasing", self.erasing, 0, 1)
 
 
@@ -68,8 +67,7 @@ class MixingConfig:
     switch: float = setting(0.5, "share of the pairs that get cutmix, where there are both")
 
     def __post_init__(self) -> None:
-        at_least("mixing.mixup", self.mixup, 0)
-        at_least("mixing.cutmix", self.cutmix, 0)
+        all_at_least("mixing.", self, mixup=0, cutmix=0)
         between("mixing.switch", self.switch, 0, 1)
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from hpm_video.config.evaluation import PretrainProbeConfig
-from hpm_video.config.limits import at_least, below_one, between
+from hpm_video.config.limits import all_at_least, at_least, below_one, between
 from hpm_video.config.schema import setting
 from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
 from hpm_video.config.values import DecoderMask, Prediction, PredictorInput, RankingLevel, View
@@ -16,8 +16,7 @@ class PretrainRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("run.picture_every", self.picture_every, 0)
-        at_least("run.probe_every", self.probe_every, 0)
+        all_at_least("run.", self, picture_every=0, probe_every=0)
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class ModelConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         below_one("model.drop_path", self.drop_path)
-        at_least("model.decoder_depth", self.decoder_depth, 1)
-        at_least("model.predictor_depth", self.predictor_depth, 1)
+        all_at_least("model.", self, decoder_depth=1, predictor_depth=1)
 
 
 @dataclass(frozen=True)

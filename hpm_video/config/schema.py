@@ -39,7 +39,10 @@ class Setting:
 
 def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
     """All settings of a schema, in the order they are declared."""
-    default, types, meanings = schema(), get_type_hints(schema), _meanings(schema)
+    default, types = schema(), get_type_hints(schema)
+    # Where a field declares no meaning, its ancestor's counts
+    declared = [i for a in reversed(schema.__mro__) if is_dataclass(a) for i in fields(a)]
+    meanings = {i.name: i.metadata["meaning"] for i in declared if "meaning" in i.metadata}
     for item in fields(schema):
         key, value = f"{prefix}{item.name}", getattr(default, item.name)
         if is_dataclass(value) and not isinstance(value, type):
@@ -48,13 +51,9 @@ def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
         if (entry := entry_of(types[item.name])) is not None:
             yield from describe_settings(entry, f"{key}.NAME.")
             continue
-        shown = list(value) if isinstance(value, tuple) else value
-        yield Setting(
-            key,
-            default=_as_yaml(shown),
-            meaning=meanings.get(item.name, ""),
-            choices=get_args(types[item.name]) if _is_literal(types[item.name]) else (),
-        )
+        shown, kind = list(value) if isinstance(value, tuple) else value, types[item.name]
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        yield Setting(key, _as_yaml(shown), meanings.get(item.name, ""), choices)
 
 
 def settings_table(schema: type[Any], *, columns: int) -> str:
@@ -64,9 +63,7 @@ def settings_table(schema: type[Any], *, columns: int) -> str:
     default_width = max(len(setting.default) for setting in settings)
     lines: list[str] = []
     for setting in settings:
-        text = setting.meaning
-        if setting.choices:
-            text += f" ({' | '.join(setting.choices)})"
+        text = setting.meaning + (f" ({' | '.join(setting.choices)})" if setting.choices else "")
         start = f"  {setting.key:<{key_width}}  {setting.default:<{default_width}}  "
         # Below a narrow terminal's width the lines are longer than it, but not unreadable.
         room = max(columns, len(start) + 30)
@@ -124,12 +121,6 @@ def _typed(schema: type[Any]) -> DictConfig:
     return typed
 
 
-def _meanings(schema: type[Any]) -> dict[str, str]:
-    """The meanings of the fields of a dataclass; where it declares none, its ancestor's."""
-    items = [i for a in reversed(schema.__mro__) if is_dataclass(a) for i in fields(a)]
-    return {item.name: item.metadata["meaning"] for item in items if "meaning" in item.metadata}
-
-
 def _suggestion(key: str, root: type[Any]) -> str:
     keys = [setting.key for setting in describe_settings(root)]
     groups = {known.rpartition(".")[0] for known in keys} - {""}
@@ -140,7 +131,7 @@ def _suggestion(key: str, root: type[Any]) -> str:
 def _in_words(kind: Any) -> str:
     """A type as what a value must be."""
     arguments = get_args(kind)
-    if _is_literal(kind):
+    if get_origin(kind) is Literal:
         return f"one of {', '.join(arguments)}"
     if NoneType in arguments:
         return f"{_in_words(arguments[0])}, or null"
@@ -157,10 +148,6 @@ def entry_of(kind: Any) -> type[Any] | None:
     if get_origin(kind) is dict and is_dataclass(arguments[1]):
         return cast(type[Any], arguments[1])
     return None
-
-
-def _is_literal(kind: Any) -> bool:
-    return get_origin(kind) is Literal
 
 
 def _as_yaml(value: Any) -> str:

@@ -5,8 +5,8 @@ The only module that reads YAML.
 
 import difflib
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import NoneType
@@ -50,15 +50,16 @@ def load_config(
         key, _, value = override.partition("=")
         if "=" not in override or not all(key.split(".")):
             raise ValueError(f"setting ({override}) must have the form group.key=value")
-        text = _verbatim(schema, key, value)
-        layer = _parse(override) if text is None else text
+        layer = _verbatim(schema, key, value)
+        try:
+            layer = OmegaConf.from_dotlist([override]) if layer is None else layer
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ValueError(f"setting ({override}) cannot be read: {_one_line(error)}") from error
         layers.append(_checked(schema, layer))
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(*layers))
+        return _merged(layers)
     except OmegaConfBaseException as error:
         raise ValueError(f"settings cannot be resolved: {_one_line(error)}") from error
-    assert isinstance(config, schema)
-    return config
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,15 @@ def words_of(settings: Sequence[str], *, name: str = "settings") -> list[str]:
 def _read(path: str | Path, load: Callable[[Path], Any]) -> tuple[Any, list[str]]:
     """What a YAML holds; for a variant, the base of its list and the settings it adds to that."""
     file, name = find_config(path)
-    with _yaml_errors(path):
+    try:
         layer = load(file)
-    is_list = isinstance(layer, Mapping) and set(layer) == {"base", "variants"}
-    if not is_list and not name:
-        return layer, []
-    if not is_list:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}{line}") from error
+    if not isinstance(layer, Mapping) or set(layer) != {"base", "variants"}:
+        if not name:
+            return layer, []
         raise ValueError(f"config ({path}): {file} must hold the groups base and variants")
     try:
         variants = _checked(_Variants, OmegaConf.create({"variants": layer["variants"]})).variants
@@ -145,9 +149,7 @@ def read_group(path: str | Path, group: str) -> Any:
 
     Empty and null are None; a group that is not there is empty. Raises as `load_config` does.
     """
-    layer, _ = _read(
-        path, lambda file: yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)
-    )
+    layer, _ = _read(path, lambda file: yaml.load(file.read_text("utf-8"), yaml.BaseLoader))
     group_of = layer.get(group) if isinstance(layer, dict) else None
     if isinstance(group_of, dict):
         return {key: None if value in _NULLS else value for key, value in group_of.items()}
@@ -157,15 +159,12 @@ def read_group(path: str | Path, group: str) -> Any:
 def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
     """A config from the plain dict that `config_to_dict` gave, e.g. out of a checkpoint."""
     layer = _checked(schema, OmegaConf.create(dict(values)))
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
-    assert isinstance(config, schema)
-    return config
+    return _merged([OmegaConf.structured(schema), layer])
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Plain nested dict of numbers, strings and lists."""
-    values: dict[str, Any] = yaml.safe_load(config_to_yaml(config))
-    return values
+    return yaml.safe_load(config_to_yaml(config))
 
 
 def config_to_yaml(config: Any) -> str:
@@ -178,10 +177,9 @@ def read_stored(path: Path) -> dict[str, Any]:
 
     Raises ValueError where it holds something else, OSError where it cannot be read.
     """
-    try:
+    values = None
+    with suppress(yaml.YAMLError, UnicodeDecodeError):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} does not hold the settings of a run or a study") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} does not hold the settings of a run or a study")
     return values
@@ -199,50 +197,29 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str
     return keys
 
 
-@contextmanager
-def _yaml_errors(path: str | Path) -> Iterator[None]:
-    """Turn what reading a YAML raises into one line."""
-    try:
-        yield
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}{line}") from error
+def _merged(layers: Sequence[Any]) -> Any:
+    """The config that layers of settings, the schema first, make; later ones override."""
+    return OmegaConf.to_object(OmegaConf.merge(*layers))
 
 
 def _checked(schema: type[Any], layer: Any) -> Any:
     """A layer of settings; ValueError in plain words where it does not fit the schema."""
-    values = OmegaConf.to_container(layer, resolve=False)
-    assert isinstance(values, dict)
-    values = _with_lists(schema, values)
+    values = _with_lists(schema, OmegaConf.to_container(layer, resolve=False))
     check_settings(schema, values)
     return OmegaConf.create(values)
 
 
-def _with_lists(schema: type[Any], values: Mapping[Any, Any]) -> dict[Any, Any]:
+def _with_lists(schema: Any, values: Any) -> Any:
     """The same values, but a text where a list of texts is due as a list of one."""
-    types = get_type_hints(schema)
-    result = dict(values)
-    for name, value in values.items():
-        kind = types.get(name)
-        if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, Mapping):
-            result[name] = _with_lists(kind, value)
-        elif (entry := entry_of(kind)) is not None and isinstance(value, Mapping):
-            groups = {inner: {} if group is None else group for inner, group in value.items()}
-            result[name] = {
-                inner: _with_lists(entry, group) if isinstance(group, Mapping) else group
-                for inner, group in groups.items()
-            }
-        elif kind == list[str] and isinstance(value, str):
-            result[name] = [value] if value else []
-    return result
-
-
-def _parse(override: str) -> Any:
-    try:
-        return OmegaConf.from_dotlist([override])
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(f"setting ({override}) cannot be read: {_one_line(error)}") from error
+    if schema == list[str] and isinstance(values, str):
+        return [values] if values else []
+    if not isinstance(values, Mapping):
+        return values
+    if (entry := entry_of(schema)) is not None:
+        groups = {name: {} if group is None else group for name, group in values.items()}
+        return {name: _with_lists(entry, group) for name, group in groups.items()}
+    types = get_type_hints(schema) if is_dataclass(schema) else {}
+    return {name: _with_lists(types.get(name), value) for name, value in values.items()}
 
 
 def _verbatim(schema: type[Any], key: str, value: str) -> DictConfig | None:

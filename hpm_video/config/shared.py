@@ -3,19 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from hpm_video.config.limits import at_least, between
+from hpm_video.config import values
+from hpm_video.config.limits import all_at_least, between
 from hpm_video.config.schema import setting
-from hpm_video.config.values import (
-    Crop,
-    CropOn,
-    Decoder,
-    Device,
-    Parallel,
-    Positions,
-    Precision,
-    Sampling,
-    Size,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,10 +14,10 @@ class RunConfig:
         None, "the run folder; the same command continues what lies there"
     )
     seed: int = setting(0, "of weights, order, crops and masks")
-    device: Device = setting("auto", "auto: CUDA where there is one")
-    precision: Precision = setting("bfloat16", "of the forward pass")
+    device: values.Device = setting("auto", "auto: CUDA where there is one")
+    precision: values.Precision = setting("bfloat16", "of the forward pass")
     compile: bool = setting(False, "torch.compile of the model")
-    parallel: Parallel = setting("ddp", "each process has the whole model, or a share of it")
+    parallel: values.Parallel = setting("ddp", "each process has the whole model, or a share of it")
     shard_processes: int | None = setting(None, "fsdp: processes that share one copy; default: all")
     activation_checkpointing: bool = setting(
         False, "run blocks twice, to keep less for the backward pass"
@@ -48,13 +38,10 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
-        at_least("run.log_every", self.log_every, 1)
-        at_least("run.checkpoint_every_minutes", self.checkpoint_every_minutes, 0)
-        at_least("run.keep_checkpoints", self.keep_checkpoints, 0)
-        at_least("run.max_bad_steps", self.max_bad_steps, 1)
-        at_least("run.shard_processes", self.shard_processes, 1)
-        at_least("run.collective_timeout_s", self.collective_timeout_s, 1)
-        at_least("run.profile_steps", self.profile_steps, 0)
+        all_at_least(
+            "run.", self, log_every=1, checkpoint_every_minutes=0, keep_checkpoints=0,
+            max_bad_steps=1, shard_processes=1, collective_timeout_s=1, profile_steps=0,
+        )  # fmt: skip
         between("run.seed", self.seed, 0, 2**63 - 1)
 
 
@@ -64,10 +51,10 @@ class DataConfig:
     root: str | None = setting(None, "where relative paths start; default: each list's own folder")
     num_frames: int = setting(16, "frames of a clip")
     frame_stride: int = setting(2, "frames from one frame of a dense clip to the next")
-    sampling: Sampling = setting("dense", "one window, or a frame of each segment")
-    crop: Crop = setting("multi_scale", "kind of random crop")
+    sampling: values.Sampling = setting("dense", "one window, or a frame of each segment")
+    crop: values.Crop = setting("multi_scale", "kind of random crop")
     crop_size: int = setting(224, "side of a clip in pixels")
-    crop_on: CropOn = setting("workers", "device: workers only decode")
+    crop_on: values.CropOn = setting("workers", "device: workers only decode")
     frame_pixels: int = setting(
         116_736, "of a frame on its way to the device (256 x 456); larger: scaled"
     )
@@ -76,23 +63,15 @@ class DataConfig:
     windows: int = setting(1, "windows in time that these crops are taken from, in turns")
     batch_size: int = setting(32, "videos per process and micro-batch")
     num_workers: int = setting(8, "decoding processes per training process; 0: it decodes itself")
-    decoder: Decoder = setting("decord", "PyAV where it reads a file wrong")
+    decoder: values.Decoder = setting("decord", "PyAV where it reads a file wrong")
     decode_timeout_s: float | None = setting(60.0, "a video that takes longer is bad; 0: no limit")
     max_bad_fraction: float = setting(0.05, "more unreadable videos than this share stop the run")
 
     def __post_init__(self) -> None:
-        positive = (
-            "num_frames",
-            "frame_stride",
-            "crop_size",
-            "repeats",
-            "batch_size",
-            "frame_pixels",
-        )
-        for name in positive:
-            at_least(f"data.{name}", getattr(self, name), 1)
-        at_least("data.num_workers", self.num_workers, 0)
-        at_least("data.decode_timeout_s", self.decode_timeout_s, 0)
+        all_at_least(
+            "data.", self, num_frames=1, frame_stride=1, crop_size=1, repeats=1, batch_size=1,
+            frame_pixels=1, num_workers=0, decode_timeout_s=0,
+        )  # fmt: skip
         if self.windows < 1 or self.repeats % self.windows:
             raise ValueError(
                 f"data.windows ({self.windows}) must be at least 1 and divide data.repeats "
@@ -103,19 +82,18 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    size: Size = setting("base", "of VideoMAE")
+    size: values.Size = setting("base", "of VideoMAE")
     width: int | None = setting(None, "numbers per token; of `size` unless given")
     depth: int | None = setting(None, "blocks; of `size` unless given")
     heads: int | None = setting(None, "attention heads; of `size` unless given")
     patch_size: int = setting(16, "side of a token in pixels")
     tubelet_size: int = setting(2, "frames of a token")
-    positions: Positions = setting("sinusoid", "stored: a table beside the weights")
+    positions: values.Positions = setting("sinusoid", "stored: a table beside the weights")
     init: str | None = setting(None, "file of weights, ours or of others, to start from")
     allow_missing: list[str] = setting([], "names that init may lack, * is any")
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads", "patch_size", "tubelet_size"):
-            at_least(f"model.{name}", getattr(self, name), 1)
+        all_at_least("model.", self, width=1, depth=1, heads=1, patch_size=1, tubelet_size=1)
 
 
 @dataclass(frozen=True)
@@ -135,25 +113,19 @@ class OptimConfig:
     count_repeats: bool = setting(False, "whether repeats count as videos in the lr rule")
 
     def __post_init__(self) -> None:
-        at_least("optim.epochs", self.epochs, 1)
-        at_least("optim.accumulation", self.accumulation, 1)
-        if self.total_batch is not None:
-            at_least("optim.total_batch", self.total_batch, 1)
-            if self.accumulation != 1:
-                raise ValueError(
-                    f"optim.accumulation ({self.accumulation}) must be left out where "
-                    f"optim.total_batch ({self.total_batch}) is given: it follows from that"
-                )
-        for name in ("base_lr", "min_lr", "warmup_lr"):
-            at_least(f"optim.{name}", getattr(self, name), 0)
+        all_at_least("optim.", self, epochs=1, accumulation=1, total_batch=1)
+        if self.total_batch is not None and self.accumulation != 1:
+            raise ValueError(
+                f"optim.accumulation ({self.accumulation}) must be left out where "
+                f"optim.total_batch ({self.total_batch}) is given: it follows from that"
+            )
+        all_at_least("optim.", self, base_lr=0, min_lr=0, warmup_lr=0, weight_decay=0)
         if self.min_lr > self.base_lr:
             raise ValueError(
                 f"optim.min_lr ({self.min_lr}) must be at most optim.base_lr ({self.base_lr})"
             )
-        for beta in self.betas:
-            if not 0 <= beta < 1:
-                raise ValueError(f"optim.betas ({list(self.betas)}) must be in [0, 1)")
-        at_least("optim.weight_decay", self.weight_decay, 0)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas ({list(self.betas)}) must be in [0, 1)")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
                 f"optim.warmup_epochs ({self.warmup_epochs}) must be in [0, optim.epochs "

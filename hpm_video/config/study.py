@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hpm_video.config.evaluation import check_probe_kinds
-from hpm_video.config.limits import at_least
+from hpm_video.config.limits import all_at_least, at_least
 from hpm_video.config.schema import setting
 from hpm_video.config.settings import words_of
 from hpm_video.config.values import Clock, Comparison, values_of
@@ -41,8 +41,7 @@ class ToySetConfig:
     num_frames: int = setting(16, "of a video")
 
     def __post_init__(self) -> None:
-        for name, low in (("unlabelled", 0), ("labelled", 1), ("held_out", 1)):
-            at_least(f"toy.{name}", getattr(self, name), low)
+        all_at_least("toy.", self, unlabelled=0, labelled=1, held_out=1)
         if self.unlabelled and self.labelled > self.unlabelled:
             most = f"toy.unlabelled ({self.unlabelled})"
             raise ValueError(f"toy.labelled ({self.labelled}) must be at most {most}")
@@ -91,9 +90,7 @@ class StudyConfig:
     keep_checkpoints: bool = setting(False, "of finished cells")
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "mining_videos", "calibration_rounds"):
-            at_least(name, getattr(self, name), 1)
-        at_least("probe_every", self.probe_every, 0)
+        all_at_least("", self, seeds=1, mining_videos=1, calibration_rounds=1, probe_every=0)
         if self.probes:
             check_probe_kinds("probes", self.probes)
         _check_comparisons("comparisons", self.comparisons, of=COMPARISONS)
