@@ -88,7 +88,6 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
         decoder_depth=config.decoder_depth,
         predictor_input=config.predictor_input if predict_loss else None,
         predictor_depth=config.predictor_depth,
-        stored_positions=config.positions == "stored",
     )
 
 
@@ -122,7 +121,6 @@ def build_classifier(
         num_classes=num_classes,
         head_dropout=config.head_dropout,
         trained_grid=trained_grid,
-        stored_positions=config.positions == "stored",
     )
 
 
@@ -138,6 +136,7 @@ def _encoder_size(config: EncoderConfig, drop_path: float) -> ViTSize:
         heads=heads,
         mlp_ratio=size.mlp_ratio,
         drop_path=drop_path,
+        stored_positions=config.positions == "stored",
     )
 
 

@@ -90,11 +90,10 @@ class HPM(nn.Module):
         decoder_depth: int,
         predictor_input: PredictorInput | None,
         predictor_depth: int = 1,
-        stored_positions: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.encoder = Encoder(grid, size, stored_positions=stored_positions)
+        self.encoder = Encoder(grid, size)
         self.decoder_input = DecoderInput(grid, encoder_width=size.width, width=decoder_width)
         self.reconstructor = Decoder(
             width=decoder_width,

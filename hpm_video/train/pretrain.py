@@ -37,15 +37,10 @@ def pretrain(config: PretrainConfig) -> bool:
 
 
 def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
-    data, optim, masking = config.data, config.optim, config.masking
+    data, optim, masking, sight = config.data, config.optim, config.masking, config.teacher
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     tube_length = masking.tube_length or grid.time
-    num_reconstructed_tokens(  # or refuse
-        grid,
-        mask_ratio=masking.mask_ratio,
-        tube_length=tube_length,
-        decoder_mask_ratio=masking.decoder_mask_ratio,
-    )
+    num_reconstructed_tokens(grid, masking)  # or refuse
     manifest = read_manifest(data.manifest, root=data.root, labels=False)
     steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
 
@@ -93,7 +88,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"{steps.per_epoch} steps per epoch, {steps.total} steps in all"
         )
         if teacher is not None:
-            run.log.line(describe_view(grid, config.teacher))
+            run.log.line(describe_view(grid, sight))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         batches = run.batches()
         compute = configured_step(config, grid)
@@ -102,7 +97,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         if run.steps_done == 0 and config.run.probe_every:
             probe.run(student.encoder, step=0, epoch=0, log=run.log)
         for step in run.steps():
-            progress = (step + 1) / steps.total
+            progress, epoch = (step + 1) / steps.total, (step + 1) / steps.per_epoch
             hard_ratio = hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
             set_lr(optimizer, lr := steps.lr_at(step))
             # Stochastic depth, the one user of the global generator, follows (seed, step, rank).
@@ -136,28 +131,17 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             momentum = None
             if teacher is not None:
                 momentum = momentum_at(
-                    progress,
-                    start=config.teacher.momentum_start,
-                    end=config.teacher.momentum_end,
-                    ramp=config.teacher.ramp,
+                    progress, start=sight.momentum_start, end=sight.momentum_end, ramp=sight.ramp
                 )
                 update_teacher(teacher, student, momentum, skip=skip)
             if run.is_log_step:
                 distance = None if teacher is None else ema_distance(teacher, student)
-                run.record(
-                    {
-                        "epoch": round((step + 1) / steps.per_epoch, 4),
-                        "hard_ratio": hard_ratio,
-                        "momentum": momentum,
-                        "lr": lr,
-                    },
-                    figures={**mean_figures(figures), "ema_distance": distance},
-                    prefix="pretrain",
-                )
+                about = {"epoch": round(epoch, 4), "hard_ratio": hard_ratio, "momentum": momentum}
+                found = {**mean_figures(figures), "ema_distance": distance}
+                run.record({**about, "lr": lr}, figures=found, prefix="pretrain")
             if pictures.are_due(steps_done=step + 1, total_steps=steps.total):
                 pictures.draw(student, teacher, hard_ratio=hard_ratio, step=step + 1, log=run.log)
             if steps.are_due(step + 1, every_epochs=config.run.probe_every):
-                epoch = (step + 1) / steps.per_epoch
                 probe.run(student.encoder, step=step + 1, epoch=epoch, log=run.log)
             run.end_step(checkpoint)
         return run.is_complete

@@ -55,7 +55,10 @@ def check_run_folder(config: Any) -> Path:
     check_can_be_folder(folder, name="run.output_dir")
     if file.is_file():
         there = read_stored(file)
-        ours, theirs = _kind(config_to_dict(config)), _kind(there)
+        ours, theirs = (
+            "pretrain" if "masking" in settings else "finetune"
+            for settings in (config_to_dict(config), there)
+        )
         if ours != theirs:
             raise ValueError(
                 f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
@@ -138,11 +141,6 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
     except ValueError as error:  # of what was to be written
         return str(error)
     return None
-
-
-def _kind(config: Mapping[str, Any]) -> str:
-    """Which job the settings are of, as a plain dict."""
-    return "pretrain" if "masking" in config else "finetune"
 
 
 def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:

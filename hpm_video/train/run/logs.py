@@ -111,12 +111,8 @@ class RunLog:
 
 def format_record(values: Record) -> str:
     """``name value`` pairs on one line."""
-    shown = (
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in values.items()
-        if value is not None
-    )
-    return "  ".join(shown)
+    known = [(name, value) for name, value in values.items() if value is not None]
+    return "  ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in known)
 
 
 def read_records(folder: Path) -> list[dict[str, float]]:

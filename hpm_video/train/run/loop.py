@@ -90,19 +90,14 @@ class Run:
 
     def __enter__(self) -> Run:
         self._exit.callback(self._saver.close)
-        self.log = self._exit.enter_context(
-            RunLog(
-                self.folder,
-                is_main=self.world.is_main,
-                start_step=self.steps_done,
-                total_steps=self.total_steps,
-            )
-        )
+        is_main, start, total = self.world.is_main, self.steps_done, self.total_steps
+        log = RunLog(self.folder, is_main=is_main, start_step=start, total_steps=total)
+        self.log = self._exit.enter_context(log)
         self._signal = self._exit.enter_context(stop_on_signal(is_alone=self.world.size == 1))
         self._profile = StepProfile(
             self.folder / "profile",
-            num_steps=self.config.profile_steps if self.world.is_main else 0,
-            steps_done=self.steps_done,
+            num_steps=self.config.profile_steps if is_main else 0,
+            steps_done=start,
             device=self.world.device,
             say=self.log.line,
         )
