@@ -47,12 +47,7 @@ def step_cost(config: PretrainConfig) -> StepCost:
     grid, masking = grid_of(config), config.masking
     tube_length, num_tokens = masking.tube_length or grid.time, grid.num_tokens
     visible = num_visible_tokens(grid, mask_ratio=masking.mask_ratio, tube_length=tube_length)
-    reconstructed = num_reconstructed_tokens(
-        grid,
-        mask_ratio=masking.mask_ratio,
-        tube_length=tube_length,
-        decoder_mask_ratio=masking.decoder_mask_ratio,
-    )
+    reconstructed = num_reconstructed_tokens(grid, masking)
     token_ratio = config.teacher.token_ratio
 
     def index(share: float, count: int) -> Tensor:

@@ -11,17 +11,14 @@ from hpm_video.method.masking import Rows, batch_noise, num_masked_units
 from hpm_video.models.tokens import TokenGrid
 
 
-def num_reconstructed_tokens(
-    grid: TokenGrid, *, mask_ratio: float, tube_length: int, decoder_mask_ratio: float
-) -> int:
+def num_reconstructed_tokens(grid: TokenGrid, masking: MaskingConfig) -> int:
     """How many of the M masked tokens the decoders see: round((1 - decoder_mask_ratio) * M)."""
-    if not 0 <= decoder_mask_ratio < 1:
-        raise ValueError(f"masking.decoder_mask_ratio ({decoder_mask_ratio}) must be in [0, 1)")
-    masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length) * tube_length
-    kept = round((1 - decoder_mask_ratio) * masked)
+    length, ratio = masking.tube_length or grid.time, masking.decoder_mask_ratio
+    masked = num_masked_units(grid, mask_ratio=masking.mask_ratio, tube_length=length) * length
+    kept = round((1 - ratio) * masked)
     if kept < 1:
         raise ValueError(
-            f"masking.decoder_mask_ratio ({decoder_mask_ratio}) leaves 0 of {masked} masked tokens "
+            f"masking.decoder_mask_ratio ({ratio}) leaves 0 of {masked} masked tokens "
             "to reconstruct: at least one must be"
         )
     return kept
@@ -78,12 +75,7 @@ def draw_decoded(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Of the tokens of a mask (B, N): those that are decoded (decoder masking), and of them the
     share whose loss is predicted, each (B, K) ascending; None where it is all of them."""
-    decoded = num_reconstructed_tokens(
-        grid,
-        mask_ratio=masking.mask_ratio,
-        tube_length=masking.tube_length or grid.time,
-        decoder_mask_ratio=masking.decoder_mask_ratio,
-    )
+    decoded = num_reconstructed_tokens(grid, masking)
     draw = partial(reconstructed_tokens, grid=grid, generator=generator, rows=rows)
     kept = ranked = None
     if masking.decoder_mask_ratio > 0:

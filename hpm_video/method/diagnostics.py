@@ -88,13 +88,11 @@ def ema_distance(teacher: nn.Module, student: nn.Module) -> Tensor:
 
 def mean_figures(parts: Sequence[Figures]) -> dict[str, Tensor | None]:
     """The mean of every figure over the parts of a step, which have the same ones."""
-    columns = {name: [part[name] for part in parts] for name in parts[0]}
-    return {
-        name: torch.stack([value for value in values if value is not None]).mean()
-        if values[0] is not None
-        else None
-        for name, values in columns.items()
-    }
+    means: dict[str, Tensor | None] = {}
+    for name in parts[0]:
+        values = [value for part in parts if (value := part[name]) is not None]
+        means[name] = torch.stack(values).mean() if values else None
+    return means
 
 
 def _unit_means(values: Tensor, index: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from hpm_video.config import TeacherConfig
 from hpm_video.config.values import View, values_of
 from hpm_video.method.masking import Rows, batch_noise
 from hpm_video.models.tokens import TokenGrid
@@ -19,16 +20,16 @@ def num_seen(grid: TokenGrid, *, token_ratio: float, view: View) -> int:
     return whole * max(1, round(token_ratio * (grid.num_tokens // whole)))
 
 
-def describe_view(grid: TokenGrid, *, token_ratio: float, view: View, draws: int = 1) -> str:
+def describe_view(grid: TokenGrid, sight: TeacherConfig) -> str:
     """What a run's teacher sees, in a line, which warns where most tubes show it nothing: on toy
     videos such a teacher ordered tubes worse with each seed (docs/results.md)."""
-    seen = num_seen(grid, token_ratio=token_ratio, view=view)
+    seen = num_seen(grid, token_ratio=sight.token_ratio, view=sight.view)
     line = f"the teacher sees {seen} of {grid.num_tokens} tokens of a clip"
-    if 2 * seen * draws >= grid.num_tubes:
+    if 2 * seen * sight.draws >= grid.num_tubes:
         return line
     return (
         f"{line}; warning: nothing of most of its {grid.num_tubes} tubes: teacher.token_ratio "
-        f"({token_ratio:g}) should be higher on so small a grid, such as 0.25"
+        f"({sight.token_ratio:g}) should be higher on so small a grid, such as 0.25"
     )
 
 

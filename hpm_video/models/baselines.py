@@ -42,10 +42,7 @@ class Baseline(nn.Module):
             self.network = getattr(hub, name)(
                 model_num_class=num_classes,
                 dropout_rate=head_dropout,
-                head_pool_kernel_sizes=(
-                    (num_frames // _SLOW, side, side),
-                    (num_frames, side, side),
-                ),
+                head_pool_kernel_sizes=[(t, side, side) for t in (num_frames // _SLOW, num_frames)],
             )
         elif name.startswith("x3d"):
             self.network = create_x3d(
@@ -80,15 +77,12 @@ class Baseline(nn.Module):
 
 def _check_size(name: str, *, num_frames: int, crop_size: int) -> None:
     frames = {"slowfast": _SLOW, "mvit": 2}.get(name.split("_", maxsplit=1)[0], 1)
+    wrong = ""
     if num_frames % frames:
-        raise ValueError(
-            f"data.num_frames ({num_frames}) must be a multiple of {frames} with model.name={name}"
-        )
-    if crop_size < _STRIDE:
-        raise ValueError(
-            f"data.crop_size ({crop_size}) must be at least {_STRIDE} with model.name={name}"
-        )
-    if name.startswith("mvit") and crop_size % 4:
-        raise ValueError(
-            f"data.crop_size ({crop_size}) must be a multiple of 4 with model.name={name}"
-        )
+        wrong = f"data.num_frames ({num_frames}) must be a multiple of {frames}"
+    elif crop_size < _STRIDE:
+        wrong = f"data.crop_size ({crop_size}) must be at least {_STRIDE}"
+    elif name.startswith("mvit") and crop_size % 4:
+        wrong = f"data.crop_size ({crop_size}) must be a multiple of 4"
+    if wrong:
+        raise ValueError(f"{wrong} with model.name={name}")

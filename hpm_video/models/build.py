@@ -13,6 +13,7 @@ from hpm_video.config import (
 from hpm_video.models.baselines import Baseline
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM, HPMOutput
+from hpm_video.models.resample import TokenShape
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import ViTSize
 
@@ -75,24 +76,18 @@ def build(
 
 def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> HPM:
     """The model to pre-train; without ``predict_loss`` it is plain VideoMAE."""
-    size = SIZES[config.size]
-    encoder = _encoder_size(config, config.drop_path)
-    decoder_width, decoder_heads = _width_and_heads(
-        "model.decoder_",
-        config.decoder_width,
-        config.decoder_heads,
-        size.decoder_width,
-        size.decoder_heads,
-    )
+    size, encoder = SIZES[config.size], _encoder_size(config, config.drop_path)
+    width = config.decoder_width or size.decoder_width
+    heads = config.decoder_heads or size.decoder_heads
+    _check_heads("model.decoder_", width, heads)
     return HPM(
         grid,
         encoder,
-        decoder_width=decoder_width,
-        decoder_heads=decoder_heads,
+        decoder_width=width,
+        decoder_heads=heads,
         decoder_depth=config.decoder_depth,
         predictor_input=config.predictor_input if predict_loss else None,
         predictor_depth=config.predictor_depth,
-        stored_positions=config.positions == "stored",
     )
 
 
@@ -126,13 +121,13 @@ def build_classifier(
         num_classes=num_classes,
         head_dropout=config.head_dropout,
         trained_grid=trained_grid,
-        stored_positions=config.positions == "stored",
     )
 
 
 def _encoder_size(config: EncoderConfig, drop_path: float) -> ViTSize:
     size = SIZES[config.size]
-    width, heads = _width_and_heads("model.", config.width, config.heads, size.width, size.heads)
+    width, heads = config.width or size.width, config.heads or size.heads
+    _check_heads("model.", width, heads)
     return ViTSize(
         tubelet_size=config.tubelet_size,
         patch_size=config.patch_size,
@@ -141,17 +136,13 @@ def _encoder_size(config: EncoderConfig, drop_path: float) -> ViTSize:
         heads=heads,
         mlp_ratio=size.mlp_ratio,
         drop_path=drop_path,
+        stored_positions=config.positions == "stored",
     )
 
 
-def _width_and_heads(
-    prefix: str, width: int | None, heads: int | None, usual_width: int, usual_heads: int
-) -> tuple[int, int]:
-    """What is set, else the size's; raises ValueError where heads do not divide the width."""
-    width, heads = width or usual_width, heads or usual_heads
+def _check_heads(prefix: str, width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"{prefix}width ({width}) must be a multiple of {prefix}heads ({heads})")
-    return width, heads
 
 
 def heads_of(size: str, heads: int | None) -> int:
@@ -166,9 +157,5 @@ def decoder_heads_of(size: str, heads: int | None) -> int:
 
 def token_grid(config: EncoderConfig, *, num_frames: int, crop_size: int) -> TokenGrid:
     """The grid these settings give; raises ValueError where it does not divide evenly."""
-    return TokenGrid.of_clip(
-        num_frames=num_frames,
-        crop_size=crop_size,
-        tubelet_size=config.tubelet_size,
-        patch_size=config.patch_size,
-    )
+    shape = TokenShape(config.tubelet_size, config.patch_size)
+    return shape.grid(num_frames=num_frames, crop_size=crop_size)

@@ -18,18 +18,11 @@ class Classifier(nn.Module):
         num_classes: int,
         head_dropout: float = 0.0,
         trained_grid: TokenGrid | None = None,
-        stored_positions: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.grid = grid
-        self.encoder = Encoder(
-            grid,
-            size,
-            final_norm=False,
-            trained_grid=trained_grid,
-            stored_positions=stored_positions,
-        )
+        self.encoder = Encoder(grid, size, final_norm=False, trained_grid=trained_grid)
         self.norm = LayerNorm(size.width)
         self.dropout = nn.Dropout(head_dropout)
         head = nn.Linear(size.width, num_classes)

@@ -90,11 +90,10 @@ class HPM(nn.Module):
         decoder_depth: int,
         predictor_input: PredictorInput | None,
         predictor_depth: int = 1,
-        stored_positions: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
-        self.encoder = Encoder(grid, size, stored_positions=stored_positions)
+        self.encoder = Encoder(grid, size)
         self.decoder_input = DecoderInput(grid, encoder_width=size.width, width=decoder_width)
         self.reconstructor = Decoder(
             width=decoder_width,
@@ -108,16 +107,9 @@ class HPM(nn.Module):
                 width=decoder_width, depth=predictor_depth, heads=decoder_heads
             )
         elif predictor_input == "pixels":
-            self.predictor = PixelPredictor(
-                grid,
-                ViTSize(
-                    tubelet_size=size.tubelet_size,
-                    patch_size=size.patch_size,
-                    width=decoder_width,
-                    depth=predictor_depth,
-                    heads=decoder_heads,
-                ),
-            )
+            shape = (size.tubelet_size, size.patch_size)
+            small = ViTSize(*shape, decoder_width, depth=predictor_depth, heads=decoder_heads)
+            self.predictor = PixelPredictor(grid, small)
         elif predictor_input is not None:
             raise ValueError(f"model.predictor_input ({predictor_input}) must be encoded or pixels")
         self.apply(init_weights)

@@ -31,12 +31,18 @@ class TokenShape:
 
     def grid(self, *, num_frames: int, crop_size: int) -> TokenGrid:
         """The grid of such tokens in a square clip; ValueError where it does not divide evenly."""
-        return TokenGrid.of_clip(
-            num_frames=num_frames,
-            crop_size=crop_size,
-            tubelet_size=self.tubelet_size,
-            patch_size=self.patch_size,
-        )
+        if num_frames % self.tubelet_size:
+            raise ValueError(
+                f"data.num_frames ({num_frames}) must be a multiple of "
+                f"model.tubelet_size ({self.tubelet_size})"
+            )
+        if crop_size % self.patch_size:
+            raise ValueError(
+                f"data.crop_size ({crop_size}) must be a multiple of "
+                f"model.patch_size ({self.patch_size})"
+            )
+        side = crop_size // self.patch_size
+        return TokenGrid(num_frames // self.tubelet_size, side, side)
 
     def __str__(self) -> str:
         return f"{self.tubelet_size} x {self.patch_size} x {self.patch_size} pixels"

@@ -33,24 +33,6 @@ class TokenGrid:
             if getattr(self, name) < 1:
                 raise ValueError(f"grid {name} ({getattr(self, name)}) must be at least 1")
 
-    @classmethod
-    def of_clip(
-        cls, *, num_frames: int, crop_size: int, tubelet_size: int, patch_size: int
-    ) -> TokenGrid:
-        """The grid of a square clip; raises ValueError where it does not divide evenly."""
-        if num_frames % tubelet_size:
-            raise ValueError(
-                f"data.num_frames ({num_frames}) must be a multiple of "
-                f"model.tubelet_size ({tubelet_size})"
-            )
-        if crop_size % patch_size:
-            raise ValueError(
-                f"data.crop_size ({crop_size}) must be a multiple of "
-                f"model.patch_size ({patch_size})"
-            )
-        side = crop_size // patch_size
-        return cls(num_frames // tubelet_size, side, side)
-
     def __str__(self) -> str:
         return f"{self.time} x {self.height} x {self.width} tokens"
 

@@ -98,7 +98,8 @@ def make_blocks(
 @dataclass(frozen=True)
 class ViTSize:
     """Sizes of an encoder: frames and pixels of a token, width D, blocks, attention heads, width of
-    the MLPs over D, and stochastic depth of the last block."""
+    the MLPs over D, and stochastic depth of the last block. ``stored_positions``: the table belongs
+    to the weights, as one that an image model has learnt; else it is that of `position_table`."""
 
     tubelet_size: int
     patch_size: int
@@ -107,6 +108,7 @@ class ViTSize:
     heads: int
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
+    stored_positions: bool = False
 
 
 class Encoder(nn.Module):
@@ -127,10 +129,7 @@ class Encoder(nn.Module):
         *,
         final_norm: bool = True,
         trained_grid: TokenGrid | None = None,
-        stored_positions: bool = False,
     ) -> None:
-        """``stored_positions``: the table belongs to the weights, as one that an image model has
-        learnt; else it is that of `position_table`."""
         super().__init__()
         self.grid = grid
         self.tokens = Tokens(grid, TokenShape(size.tubelet_size, size.patch_size))
@@ -141,7 +140,7 @@ class Encoder(nn.Module):
         )
         self.norm: nn.Module = LayerNorm(size.width) if final_norm else nn.Identity()
         positions = position_table(grid, size.width, trained_grid=trained_grid)
-        self.register_buffer("positions", positions, persistent=stored_positions)
+        self.register_buffer("positions", positions, persistent=size.stored_positions)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
 

@@ -10,42 +10,26 @@ from hpm_video.config import FinetuneConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.directions import check_flip
 from hpm_video.data.lists.manifest import check_fits_model, read_manifest, require_labels
-from hpm_video.data.loading.bad_videos import BadVideos
-from hpm_video.data.loading.loader import clip_batches
-from hpm_video.models.build import Classifier, build_classifier
+from hpm_video.models.build import Classifier, build
 from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
-from hpm_video.runtime.distributed import World, join_world, seed_of, sync_gradients
+from hpm_video.runtime.distributed import World, seed_of, sync_gradients
 from hpm_video.train.class_loss import balancing_weights, classification_loss
 from hpm_video.train.mixing import mix_batch
-from hpm_video.train.optim import (
-    describe_lr,
-    finetune_optimizer,
-    plan_steps,
-    set_lr,
-)
-from hpm_video.train.run import (
-    Run,
-    RunEvaluation,
-    claim_run_folder,
-    describe_data,
-    find_start,
-    optimizer_state,
-    restore_if,
-    run_folder,
-    running_means,
-    step_unless,
-)
+from hpm_video.train.optim import describe_lr, finetune_optimizer, plan_steps, set_lr
+from hpm_video.train.run.evaluation import RunEvaluation
+from hpm_video.train.run.folder import claim_run_folder, join_run
+from hpm_video.train.run.loop import Run
+from hpm_video.train.run.optimizer_state import optimizer_state
+from hpm_video.train.run.starting_point import describe_data, find_start
+from hpm_video.train.run.steps import restore_if, running_means, step_unless
 from hpm_video.weights.checkpoint import load_weights
 
 
 def finetune(config: FinetuneConfig) -> bool:
     """Run, or continue, the fine-tuning of a config; returns whether it is complete."""
-    with (
-        join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world,
-        run_folder(config) as folder,
-    ):
+    with join_run(config) as (folder, world):
         return _finetune(config, folder, world)
 
 
@@ -61,13 +45,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     torch.manual_seed(config.run.seed)
     data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
-    model = build_classifier(
-        config.model,
-        num_frames=data.num_frames,
-        crop_size=data.crop_size,
-        num_classes=num_classes,
-        trained_grid=start.trained_grid(),
-    )
+    model = build(config, num_classes=num_classes, trained_grid=start.trained_grid())
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
     start.load_into(model)
     claim_run_folder(folder, config, world, last=start.last)
@@ -104,15 +82,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             and [trained_grid.time, trained_grid.height, trained_grid.width],
         }
 
-    with Run(
-        config.run,
-        folder,
-        world,
-        manifest=manifest,
-        bad_videos=BadVideos(folder, manifest, max_fraction=data.max_bad_fraction),
-        total_steps=steps.total,
-        state=start.state,
-    ) as run:
+    with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
         said, *missing = start.lines()
         for line in (said, *fit, *missing):
             run.log.line(line)
@@ -130,17 +100,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             run.log.line("data.flip: the list has no class names: mirroring must change no class")
         if directed:
             run.log.line(f"data.flip: {len(directed)} classes name a direction: {directed[0]}, ...")
-        batches = clip_batches(
-            manifest,
-            data,
-            accumulation=steps.accumulation,
-            world=world,
-            seed=config.run.seed,
-            start_step=run.steps_done,
-            num_steps=steps.total,
-            given_up=run.bad_videos.given_up,
-            augment=config.augment,
-        )
+        batches = run.batches(config.augment)
         model.train()
         for step in run.steps():
             set_lr(optimizer, lr := steps.lr_at(step))
@@ -149,7 +109,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             before = [value.clone() for value in moving]
             total = torch.zeros((), device=world.device)
             for micro_batch in range(steps.accumulation):
-                batch = run.next(batches, steps.clips // steps.accumulation)
+                batch = run.next(batches)
                 clips = batch.on(world.device)
                 targets = batch.labels.to(world.device, non_blocking=True)
                 if mixing.is_on:

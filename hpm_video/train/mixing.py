@@ -56,12 +56,7 @@ def mix_batch(
 
 
 def draw_mix(
-    num_pairs: int,
-    *,
-    height: int,
-    width: int,
-    mixing: MixingConfig,
-    rng: np.random.Generator,
+    num_pairs: int, *, height: int, width: int, mixing: MixingConfig, rng: np.random.Generator
 ) -> Mix:
     """Draw a `Mix` for clips of height x width pixels; mixup or cutmix has to be on.
 

@@ -73,14 +73,9 @@ def scaled(base: float, batch_size: int) -> float:
     return base * batch_size / 256
 
 
-def lr_batch(optim: OptimConfig, *, videos: int, clips: int) -> int:
-    """The batch the rule counts: videos per optimizer step, or clips with count_repeats."""
-    return clips if optim.count_repeats else videos
-
-
 def describe_lr(optim: OptimConfig, *, videos: int, clips: int) -> str:
     """One line with both counts of a step and the peak learning rate that results."""
-    batch = lr_batch(optim, videos=videos, clips=clips)
+    batch = clips if optim.count_repeats else videos
     return (
         f"{videos} videos, {clips} clips per step: lr {optim.base_lr:g} * {batch} / 256 = "
         f"{scaled(optim.base_lr, batch):.3g}"
@@ -94,7 +89,7 @@ def lr_schedule(
 
     ``videos``, ``clips``: per optimizer step. All three rates of the settings are scaled.
     """
-    batch_size = lr_batch(optim, videos=videos, clips=clips)
+    batch_size = clips if optim.count_repeats else videos
     peak = scaled(optim.base_lr, batch_size)
     schedule: ParamScheduler = CosineParamScheduler(peak, scaled(optim.min_lr, batch_size))
     warmup = optim.warmup_epochs / optim.epochs

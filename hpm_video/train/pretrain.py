@@ -10,61 +10,42 @@ from torch import Tensor
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.loading.bad_videos import BadVideos
-from hpm_video.data.loading.loader import clip_batches
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import ema_distance, mean_figures, step_figures
 from hpm_video.method.masking import hard_ratio_at
 from hpm_video.method.step import configured_step
 from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
 from hpm_video.method.teacher_views import describe_view
-from hpm_video.models.build import build_model, token_grid
+from hpm_video.models.build import build, token_grid
 from hpm_video.models.parallel import clip_gradients, spread
-from hpm_video.runtime.distributed import World, join_world, seed_of, sync_gradients
-from hpm_video.train.optim import (
-    describe_lr,
-    plan_steps,
-    pretrain_optimizer,
-    set_lr,
-)
-from hpm_video.train.run import (
-    Pictures,
-    Run,
-    RunProbe,
-    claim_run_folder,
-    describe_data,
-    find_start,
-    optimizer_state,
-    run_folder,
-    step_unless,
-)
+from hpm_video.runtime.distributed import World, seed_of, sync_gradients
+from hpm_video.train.optim import describe_lr, plan_steps, pretrain_optimizer, set_lr
+from hpm_video.train.run.folder import claim_run_folder, join_run
+from hpm_video.train.run.loop import Run
+from hpm_video.train.run.optimizer_state import optimizer_state
+from hpm_video.train.run.pictures import Pictures
+from hpm_video.train.run.probes import RunProbe
+from hpm_video.train.run.starting_point import describe_data, find_start
+from hpm_video.train.run.steps import step_unless
 from hpm_video.weights.checkpoint import load_weights
 
 
 def pretrain(config: PretrainConfig) -> bool:
     """Run, or continue, the pre-training of a config; returns whether it is complete."""
-    with (
-        join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world,
-        run_folder(config) as folder,
-    ):
+    with join_run(config) as (folder, world):
         return _pretrain(config, folder, world)
 
 
 def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
-    data, optim, masking = config.data, config.optim, config.masking
+    data, optim, masking, sight = config.data, config.optim, config.masking, config.teacher
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     tube_length = masking.tube_length or grid.time
-    num_reconstructed_tokens(  # or refuse
-        grid,
-        mask_ratio=masking.mask_ratio,
-        tube_length=tube_length,
-        decoder_mask_ratio=masking.decoder_mask_ratio,
-    )
+    num_reconstructed_tokens(grid, masking)  # or refuse
     manifest = read_manifest(data.manifest, root=data.root, labels=False)
     steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
 
     torch.manual_seed(config.run.seed)
-    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+    student = build(config)
     data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="pretrain", total_steps=steps.total, data=data_of_steps)
     if (start.trained_grid() or grid) != grid:
@@ -99,16 +80,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             "optimizer": optimizer_state(optimizer, student),
         }
 
-    bad_videos = BadVideos(folder, manifest, max_fraction=data.max_bad_fraction)
-    with Run(
-        config.run,
-        folder,
-        world,
-        manifest=manifest,
-        bad_videos=bad_videos,
-        total_steps=steps.total,
-        state=start.state,
-    ) as run:
+    with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
         for line in start.lines():
             run.log.line(line)
         run.log.line(
@@ -116,30 +88,16 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"{steps.per_epoch} steps per epoch, {steps.total} steps in all"
         )
         if teacher is not None:
-            sight = config.teacher
-            run.log.line(
-                describe_view(
-                    grid, token_ratio=sight.token_ratio, view=sight.view, draws=sight.draws
-                )
-            )
+            run.log.line(describe_view(grid, sight))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
-        batches = clip_batches(
-            manifest,
-            data,
-            accumulation=steps.accumulation,
-            world=world,
-            seed=config.run.seed,
-            start_step=run.steps_done,
-            num_steps=steps.total,
-            given_up=run.bad_videos.given_up,
-        )
+        batches = run.batches()
         compute = configured_step(config, grid)
         generator = torch.Generator(world.device)
         pictures = Pictures(config, manifest, grid)
         if run.steps_done == 0 and config.run.probe_every:
             probe.run(student.encoder, step=0, epoch=0, log=run.log)
         for step in run.steps():
-            progress = (step + 1) / steps.total
+            progress, epoch = (step + 1) / steps.total, (step + 1) / steps.per_epoch
             hard_ratio = hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
             set_lr(optimizer, lr := steps.lr_at(step))
             # Stochastic depth, the one user of the global generator, follows (seed, step, rank).
@@ -147,7 +105,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             losses: dict[str, Tensor] = {}
             figures = []
             for micro_batch in range(steps.accumulation):
-                batch = run.next(batches, steps.clips // steps.accumulation)
+                batch = run.next(batches)
                 clips = batch.on(world.device)
                 # Masks follow (seed, step) and the clip's place in the step's whole batch.
                 generator.manual_seed(seed_of(config.run.seed, step))
@@ -173,28 +131,17 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             momentum = None
             if teacher is not None:
                 momentum = momentum_at(
-                    progress,
-                    start=config.teacher.momentum_start,
-                    end=config.teacher.momentum_end,
-                    ramp=config.teacher.ramp,
+                    progress, start=sight.momentum_start, end=sight.momentum_end, ramp=sight.ramp
                 )
                 update_teacher(teacher, student, momentum, skip=skip)
             if run.is_log_step:
                 distance = None if teacher is None else ema_distance(teacher, student)
-                run.record(
-                    {
-                        "epoch": round((step + 1) / steps.per_epoch, 4),
-                        "hard_ratio": hard_ratio,
-                        "momentum": momentum,
-                        "lr": lr,
-                    },
-                    figures={**mean_figures(figures), "ema_distance": distance},
-                    prefix="pretrain",
-                )
+                about = {"epoch": round(epoch, 4), "hard_ratio": hard_ratio, "momentum": momentum}
+                found = {**mean_figures(figures), "ema_distance": distance}
+                run.record({**about, "lr": lr}, figures=found, prefix="pretrain")
             if pictures.are_due(steps_done=step + 1, total_steps=steps.total):
                 pictures.draw(student, teacher, hard_ratio=hard_ratio, step=step + 1, log=run.log)
             if steps.are_due(step + 1, every_epochs=config.run.probe_every):
-                epoch = (step + 1) / steps.per_epoch
                 probe.run(student.encoder, step=step + 1, epoch=epoch, log=run.log)
             run.end_step(checkpoint)
         return run.is_complete

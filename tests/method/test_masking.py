@@ -321,12 +321,8 @@ def test_every_clip_keeps_the_same_number_of_masked_tokens(
 ) -> None:
     masked = num_masked_units(grid, mask_ratio=0.61, tube_length=tube_length) * tube_length
     expected = round((1 - Fraction(decoder_mask_ratio)) * masked)
-    num_kept = num_reconstructed_tokens(
-        grid,
-        mask_ratio=0.61,
-        tube_length=tube_length,
-        decoder_mask_ratio=float(decoder_mask_ratio),
-    )
+    masking = MaskingConfig(0.61, tube_length, decoder_mask_ratio=float(decoder_mask_ratio))
+    num_kept = num_reconstructed_tokens(grid, masking)
     assert num_kept == expected
     make = _makers(grid, tube_length, 0.61, batch=4)["hard 0.3"]
     mask = make(_generator())
@@ -434,9 +430,8 @@ def test_kept_tokens_follow_the_generator_and_the_place_in_the_batch(pattern: st
 )
 def test_bad_decoder_mask_ratios_are_refused(ratio: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        num_reconstructed_tokens(
-            TokenGrid(4, 3, 5), mask_ratio=0.5, tube_length=4, decoder_mask_ratio=ratio
-        )
+        masking = MaskingConfig(mask_ratio=0.5, decoder_mask_ratio=ratio)
+        num_reconstructed_tokens(TokenGrid(4, 3, 5), masking)
 
 
 @pytest.mark.parametrize("hard_ratio", [0.0, 0.3, 1.0])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpm_video.config import TeacherConfig
 from hpm_video.method.teacher import Teacher, fill_in, momentum_at, score_tokens, update_teacher
 from hpm_video.method.teacher_views import describe_view, draw_tokens, num_seen
 from hpm_video.models.hpm import HPM, PredictorInput
@@ -283,7 +284,7 @@ def _counts(values: list[int], num_kinds: int) -> list[int]:
 def test_a_run_is_told_when_most_tubes_show_the_teacher_nothing(
     grid: TokenGrid, ratio: float, draws: int, expected: str
 ) -> None:
-    line = describe_view(grid, token_ratio=ratio, view="spread", draws=draws)
+    line = describe_view(grid, TeacherConfig(token_ratio=ratio, view="spread", draws=draws))
     assert line == f"the teacher sees {expected}"
 
 

@@ -523,7 +523,7 @@ def test_the_step_compares_the_kept_tokens_only(pattern: str) -> None:
     grid = TokenGrid(4, 4, 5)  # 14 of 20 tubes are masked, 56 tokens, and 34 of them kept
     student, clips = _model(grid).eval(), _clips(grid)
     masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=0.4, decoder_mask=pattern)
-    num_kept = num_reconstructed_tokens(grid, mask_ratio=0.7, tube_length=4, decoder_mask_ratio=0.4)
+    num_kept = num_reconstructed_tokens(grid, masking)
     assert num_kept == 34
     # The mask is drawn first: it is that of a step without decoder masking.
     generator = torch.Generator().manual_seed(0)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from hpm_video.models.resample import TokenShape
 from hpm_video.models.tokens import (
     TokenGrid,
     gather_tokens,
@@ -69,13 +70,13 @@ def test_what_does_not_divide_is_refused() -> None:
 
 
 def test_grid_of_a_clip() -> None:
-    grid = TokenGrid.of_clip(num_frames=16, crop_size=224, tubelet_size=2, patch_size=16)
+    grid = TokenShape(2, 16).grid(num_frames=16, crop_size=224)
     assert grid == TokenGrid(8, 14, 14)
     assert (grid.num_tokens, grid.num_tubes) == (1568, 196)
     with pytest.raises(ValueError, match=r"data.num_frames \(15\) .* model.tubelet_size \(2\)"):
-        TokenGrid.of_clip(num_frames=15, crop_size=224, tubelet_size=2, patch_size=16)
+        TokenShape(2, 16).grid(num_frames=15, crop_size=224)
     with pytest.raises(ValueError, match=r"data.crop_size \(225\) .* model.patch_size \(16\)"):
-        TokenGrid.of_clip(num_frames=16, crop_size=225, tubelet_size=2, patch_size=16)
+        TokenShape(2, 16).grid(num_frames=16, crop_size=225)
 
 
 def test_targets_are_standardised_per_token_and_channel() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.config.settings import config_to_dict, config_to_yaml, differing_keys, read_stored
-from hpm_video.runtime.distributed import World, gather_objects
+from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, write_atomically
 from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
 from hpm_video.weights.checkpoint import linked_checkpoint
@@ -31,13 +31,15 @@ _LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
 
 
 @contextmanager
-def run_folder(config: Any) -> Iterator[Path]:
-    """The folder of a run, as by `check_run_folder`; what is claimed of it is free at the end."""
-    folder = check_run_folder(config)
-    try:
-        yield folder
-    finally:
-        unlock_folder(folder)
+def join_run(config: Any) -> Iterator[tuple[Path, World]]:
+    """The folder of a run, as by `check_run_folder`, and the processes that work on it; what is
+    claimed of the folder is free at the end."""
+    with join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world:
+        folder = check_run_folder(config)
+        try:
+            yield folder, world
+        finally:
+            unlock_folder(folder)
 
 
 def check_run_folder(config: Any) -> Path:
@@ -53,12 +55,15 @@ def check_run_folder(config: Any) -> Path:
     check_can_be_folder(folder, name="run.output_dir")
     if file.is_file():
         there = read_stored(file)
-        ours, theirs = _kind(config_to_dict(config)), _kind(there)
+        ours, theirs = (
+            "pretrain" if "masking" in settings else "finetune"
+            for settings in (config_to_dict(config), there)
+        )
         if ours != theirs:
             raise ValueError(
                 f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
             )
-        keys = _changed_keys(there, config)
+        keys = changed_settings(config, there)
         # Nothing is lost where nothing was saved: a mistaken first start may be corrected.
         if keys and (folder / "checkpoints" / "last").is_symlink():
             raise ValueError(
@@ -73,25 +78,16 @@ def check_run_folder(config: Any) -> Path:
 def changed_settings(config: Any, before: Mapping[str, Any] | None = None) -> list[str]:
     """Settings that change results and are not those of the run that run.output_dir holds, or of
     ``before``, a run's settings as a plain dict; wherever that was then."""
-    if before is None:
-        before = read_stored(Path(config.run.output_dir) / "config.yaml")
-    return _changed_keys(before, config)
-
-
-def _changed_keys(there: Mapping[str, Any], config: Any) -> list[str]:
-    """Settings that matter and differ from those of a run's config.yaml, wherever that was then.
-
-    The run may have been moved alone, or with folders around it: paths that were moved with it are
-    the same.
-    """
+    there = read_stored(Path(config.run.output_dir) / "config.yaml") if before is None else before
     keys = _mattering_keys(there, config)
     run = there.get("run")
     if not keys or not isinstance(run, Mapping):
         return keys
-    before, now = Path(str(run.get("output_dir"))), Path(config.run.output_dir)
-    while before.name == now.name and before.name:
-        before, now = before.parent, now.parent
-    moved = _mattering_keys(_moved(there, str(before), str(now)), config)
+    # The run may have been moved alone, or with folders around it: paths moved with it are the same
+    old, new = Path(str(run.get("output_dir"))), Path(config.run.output_dir)
+    while old.name == new.name and old.name:
+        old, new = old.parent, new.parent
+    moved = _mattering_keys(_moved(there, str(old), str(new)), config)
     return [key for key in keys if key in moved]
 
 
@@ -116,8 +112,7 @@ def claim_run_folder(folder: Path, config: Any, world: World, *, last: str | Non
     lasts = gather_objects(last, world)
     refusal = _claim(folder, config, lasts) if world.is_main else None
     # All of them say it, instead of losing the main one without a word
-    refusal = gather_objects(refusal, world)[0]
-    if refusal is not None:
+    if (refusal := gather_objects(refusal, world)[0]) is not None:
         raise ValueError(refusal)
 
 
@@ -132,7 +127,7 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
                 "start again"
             )
         file = folder / "config.yaml"
-        if file.is_file() and _changed_keys(read_stored(file), config):
+        if file.is_file() and changed_settings(config, read_stored(file)):
             # A mistaken start, see check_run_folder
             (folder / "bad_videos.csv").unlink(missing_ok=True)
         write_atomically(file, [config_to_yaml(config)])
@@ -148,18 +143,15 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
     return None
 
 
-def _kind(config: Mapping[str, Any]) -> str:
-    """Which job the settings are of, as a plain dict."""
-    return "pretrain" if "masking" in config else "finetune"
-
-
 def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:
     """Settings that change results and differ from those of a config.yaml, as a plain dict.
 
     One that is younger than the config.yaml had the effect of its default there.
     """
     before = _completed(there, config_to_dict(type(config)()))
-    return [key for key in differing_keys(before, config_to_dict(config)) if _matters(key)]
+    free = "|".join(map(re.escape, _FREE_TO_CHANGE))
+    keys = differing_keys(before, config_to_dict(config))
+    return [key for key in keys if not re.fullmatch(rf"({free})(\..*)?", key)]
 
 
 def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,8 +161,3 @@ def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[s
         if isinstance(default, Mapping) and isinstance(result[key], Mapping):
             result[key] = _completed(result[key], default)
     return result
-
-
-def _matters(key: str) -> bool:
-    """Whether a setting changes results."""
-    return not any(re.fullmatch(rf"{re.escape(free)}(\..*)?", key) for free in _FREE_TO_CHANGE)

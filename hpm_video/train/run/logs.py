@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -51,12 +50,7 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not self.is_main:
             return
         self._bar.close()
@@ -117,12 +111,8 @@ class RunLog:
 
 def format_record(values: Record) -> str:
     """``name value`` pairs on one line."""
-    shown = (
-        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in values.items()
-        if value is not None
-    )
-    return "  ".join(shown)
+    known = [(name, value) for name, value in values.items() if value is not None]
+    return "  ".join(f"{n} {v:.4g}" if isinstance(v, float) else f"{n} {v}" for n, v in known)
 
 
 def read_records(folder: Path) -> list[dict[str, float]]:

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import record_function
 
-from hpm_video.config import RunConfig
+from hpm_video.config import AugmentConfig, FinetuneConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.bad_videos import BadVideos, UnreadableDataError
-from hpm_video.data.loading.loader import ClipBatch
+from hpm_video.data.loading.loader import ClipBatch, clip_batches
 from hpm_video.runtime.distributed import World, barrier, gather_objects
 from hpm_video.runtime.signals import note_stop, stop_on_signal
+from hpm_video.train.optim import Steps
 from hpm_video.train.run.logs import Record, RunLog
 from hpm_video.train.run.profiling import StepProfile
 from hpm_video.train.run.rank_requests import RankRequests
@@ -44,7 +44,7 @@ class Run:
     """One training run in its folder, from its first or a later step to its last.
 
     for step in run.steps():
-        batch = run.next(batches, num_clips)
+        batch = run.next(batches)
         ...
         skip = run.add({"loss": loss, "grad_norm": norm})
         step_unless(skip, optimizer)
@@ -62,47 +62,42 @@ class Run:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: PretrainConfig | FinetuneConfig,
         folder: Path,
         world: World,
         *,
         manifest: Manifest,
-        bad_videos: BadVideos,
-        total_steps: int,
+        steps: Steps,
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        self.config, self.folder, self.world = config, folder, world
-        self.manifest, self.bad_videos = manifest, bad_videos
-        self.total_steps = total_steps
+        self.config, self.folder, self.world = config.run, folder, world
+        self.manifest, self._data, self._plan = manifest, config.data, steps
+        self._bad_videos = BadVideos(folder, manifest, max_fraction=config.data.max_bad_fraction)
+        self.total_steps = steps.total
         self.steps_done: int = state["step"] if state else 0
         rows = own_rows(state["window"], world) if state else []
         self._period = Period(self.steps_done, rows)
         # Why videos were read with another decoder than the chosen, (index, note): each note once
         self._notes: list[tuple[int, str]] = []
         self._noted: set[str] = set()
-        self._bad = BadSteps(world.device, max_in_a_row=config.max_bad_steps)
+        self._bad = BadSteps(world.device, max_in_a_row=self.config.max_bad_steps)
         self._requests = RankRequests(world, self._own_requests)
         self._stopped_by: str | None = None  # the signal, once all processes know of it
         self._last_loss: float | None = None
         self._has_recorded = self._has_warned = False
-        self._saver = Saver(folder / "checkpoints", config, world)
+        self._saver = Saver(folder / "checkpoints", self.config, world)
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
         self._exit.callback(self._saver.close)
-        self.log = self._exit.enter_context(
-            RunLog(
-                self.folder,
-                is_main=self.world.is_main,
-                start_step=self.steps_done,
-                total_steps=self.total_steps,
-            )
-        )
+        is_main, start, total = self.world.is_main, self.steps_done, self.total_steps
+        log = RunLog(self.folder, is_main=is_main, start_step=start, total_steps=total)
+        self.log = self._exit.enter_context(log)
         self._signal = self._exit.enter_context(stop_on_signal(is_alone=self.world.size == 1))
         self._profile = StepProfile(
             self.folder / "profile",
-            num_steps=self.config.profile_steps if self.world.is_main else 0,
-            steps_done=self.steps_done,
+            num_steps=self.config.profile_steps if is_main else 0,
+            steps_done=start,
             device=self.world.device,
             say=self.log.line,
         )
@@ -113,13 +108,8 @@ class Run:
             )
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._exit.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._exit.__exit__(*error)
 
     def steps(self) -> Iterator[int]:
         """Number of steps done before each step of the run; ends early when asked to stop."""
@@ -145,25 +135,39 @@ class Run:
         """Whether the step in progress ends with a record."""
         return self._is_log_step(self.steps_done + 1)
 
-    def next(self, batches: Iterator[ClipBatch], num_clips: int) -> ClipBatch:
-        """The next batch, of ``num_clips`` over all processes; notes the wait and bad videos."""
+    def batches(self, augment: AugmentConfig | None = None) -> Iterator[ClipBatch]:
+        """This process's micro-batches of all steps that are left."""
+        return clip_batches(
+            self.manifest,
+            self._data,
+            accumulation=self._plan.accumulation,
+            world=self.world,
+            seed=self.config.seed,
+            start_step=self.steps_done,
+            num_steps=self.total_steps,
+            given_up=self._bad_videos.given_up,
+            augment=augment,
+        )
+
+    def next(self, batches: Iterator[ClipBatch]) -> ClipBatch:
+        """The next of `batches`; notes the wait and bad videos."""
         start = time.monotonic()
         try:
             with record_function("wait for videos"):
                 batch = next(batches)
         except UnreadableDataError as error:  # no step ends any more, where they are reported
-            self.bad_videos.note(error.bad)
-            new = self.bad_videos.keep(self.bad_videos.take_fresh(), write=self.world.is_main)
+            self._bad_videos.note(error.bad)
+            new = self._bad_videos.keep(self._bad_videos.take_fresh(), write=self.world.is_main)
             if self.world.is_main:
                 raise
             # Nobody is there any more to write the list of another process
             raise UnreadableDataError(
                 f"{error}; not in bad_videos.csv: {', '.join(new)}"
             ) from error
-        self._period.note_batch(
-            batch.indices.tolist(), num_clips=num_clips, waited_s=time.monotonic() - start
-        )
-        self.bad_videos.note(batch.bad)
+        waited_s = time.monotonic() - start
+        num_clips = self._plan.clips // self._plan.accumulation
+        self._period.note_batch(batch.indices.tolist(), num_clips=num_clips, waited_s=waited_s)
+        self._bad_videos.note(batch.bad)
         self._notes += [(index, note) for index, note in batch.notes if note not in self._noted]
         return batch
 
@@ -268,12 +272,12 @@ class Run:
     def _tell_each_other(self) -> None:
         """Tell all processes which videos were bad or read otherwise, and which signal asked this
         one to stop."""
-        mine = (self._signal.name, self._notes, self.bad_videos.take_fresh())
+        mine = (self._signal.name, self._notes, self._bad_videos.take_fresh())
         self._notes = []
         for name, notes, bad in gather_objects(mine, self.world):
             # Not what has come meanwhile: of that, the others do not know
             self._stopped_by = self._stopped_by or name
-            for line in self.bad_videos.report(bad, write=self.world.is_main):
+            for line in self._bad_videos.report(bad, write=self.world.is_main):
                 self.log.line(line)
             for index, note in notes:
                 if note not in self._noted:

@@ -21,7 +21,7 @@ from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.pretrained import Pretrained, reconstruct
 from hpm_video.method.masking import make_mask, unit_scores
 from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import build_model
+from hpm_video.models.build import build
 from hpm_video.models.hpm import HPM
 from hpm_video.models.parallel import load_whole
 from hpm_video.models.tokens import TokenGrid
@@ -96,11 +96,9 @@ class Pictures:
 
     def _put_together(self, student: HPM, teacher: Teacher | None) -> tuple[HPM, Teacher | None]:
         """Models of this process alone with the weights of such as are spread over all."""
-        model = self._config.model
-        device = student.encoder.mean.device
         with torch.random.fork_rng(devices=[]):
-            whole = build_model(model, self._grid, predict_loss=student.predictor is not None)
-        load_whole(whole.to(device), student)
+            whole = build(self._config)
+        load_whole(whole.to(student.encoder.mean.device), student)
         return whole, None if teacher is None else load_whole(Teacher(whole), teacher)
 
     def _read(self, log: RunLog) -> None:

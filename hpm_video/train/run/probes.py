@@ -25,19 +25,18 @@ class RunProbe:
         self._has_warned = False
         self._named: set[tuple[str, str]] = set()  # unreadable videos, named once for each list
         self._whole: Encoder | None = None  # to probe in the place of one that is spread out
-        if config.run.probe_every and config.run.parallel == "fsdp":
+        if not config.run.probe_every:
+            return
+        if config.run.parallel == "fsdp":
             self._whole = average_of(encoder)
-        if config.run.probe_every:
-            settings = config.probe
-            self._lists = read_probe_lists(
-                settings.train_manifest,
-                settings.val_manifest,
-                root=config.data.root,
-                names=("probe.train_manifest", "probe.val_manifest"),
-            )
-            check_probe(
-                self._lists, settings.kinds, settings, grid=encoder.grid, width=encoder.width
-            )
+        settings = config.probe
+        self._lists = read_probe_lists(
+            settings.train_manifest,
+            settings.val_manifest,
+            root=config.data.root,
+            names=("probe.train_manifest", "probe.val_manifest"),
+        )
+        check_probe(self._lists, settings.kinds, settings, grid=encoder.grid, width=encoder.width)
 
     def run(self, encoder: Encoder, *, step: int, epoch: float, log: RunLog) -> None:
         """Probe the encoder as it is, and append a record."""

@@ -16,11 +16,7 @@ class RankRequests:
 
     All ranks hear of a request at the same step, so none waits for a rank that has already left. On
     a GPU they hear of it one step later: the host then reads what the device finished long ago and
-    stays a step ahead of it.
-
-    Args:
-        world: the ranks.
-        requests: returns this rank's own requests, which last until they are granted.
+    stays a step ahead of it. ``requests`` returns this rank's own, which last until granted.
     """
 
     def __init__(self, world: World, requests: Callable[[], Sequence[bool]]) -> None:

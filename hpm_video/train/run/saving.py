@@ -57,10 +57,8 @@ class Saver:
 
     def close(self) -> None:
         """As `wait`, and the end."""
-        try:
+        with self._pool:
             self.wait()
-        finally:
-            self._pool.shutdown()
 
 
 def copy_to_host(value: Any) -> Any:

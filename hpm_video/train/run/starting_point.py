@@ -55,11 +55,9 @@ class Start:
         elif self.init is not None:
             encoder = model.get_submodule("encoder")
             assert isinstance(encoder, Encoder)
+            source = self.source or ""
             self.initialised = load_encoder(
-                encoder,
-                self.init.state,
-                source=self.source or "",
-                allow_missing=self.allow_missing,
+                encoder, self.init.state, source=source, allow_missing=self.allow_missing
             )
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -165,16 +163,12 @@ def describe_data(manifest: Manifest, *, videos_per_step: int) -> dict[str, Any]
 
 def _changes(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
     """What differs between two results of `describe_data`, in words; empty if nothing does."""
-    found = []
-    if before is not None and now is not None:
-        if before["videos"] != now["videos"]:
-            found.append(
-                f"the list of videos has changed ({before['num_videos']} then, "
-                f"{now['num_videos']} now)"
-            )
-        if before["videos_per_step"] != now["videos_per_step"]:
-            found.append(
-                f"a step had {before['videos_per_step']} videos and now has "
-                f"{now['videos_per_step']} (data.batch_size x optim.accumulation x processes)"
-            )
-    return " and ".join(found)
+    if before is None or now is None:
+        return ""
+    words = {
+        "videos": f"the list of videos has changed ({before['num_videos']} then, "
+        f"{now['num_videos']} now)",
+        "videos_per_step": f"a step had {before['videos_per_step']} videos and now has "
+        f"{now['videos_per_step']} (data.batch_size x optim.accumulation x processes)",
+    }
+    return " and ".join(text for name, text in words.items() if before[name] != now[name])

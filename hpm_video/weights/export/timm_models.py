@@ -18,6 +18,7 @@ from hpm_video.config import ClassifierConfig
 from hpm_video.models.build import SIZES, build_classifier, heads_of
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.tokens import TokenGrid, patchify
+from hpm_video.models.vit import ViTSize
 from hpm_video.weights.checkpoint import load_encoder, load_weights, trained_grid, under
 from hpm_video.weights.foreign.architecture import Assumptions
 from hpm_video.weights.foreign.to_ours import import_weights
@@ -31,8 +32,8 @@ class TimmClassifier(Classifier):
     Without classes (``num_classes=0``) it gives features (B, D), the head's input.
     """
 
-    def __init__(self, grid: TokenGrid, *, num_classes: int, **settings: Any) -> None:
-        super().__init__(grid, num_classes=max(num_classes, 1), **settings)
+    def __init__(self, grid: TokenGrid, size: ViTSize, *, num_classes: int, **named: Any) -> None:
+        super().__init__(grid, size, num_classes=max(num_classes, 1), **named)
         self.num_features = self.head_hidden_size = self.encoder.width
         shape = self.encoder.tokens.shape
         frames, side = shape.tubelet_size * grid.time, shape.patch_size * grid.height
