@@ -33,7 +33,7 @@ from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import writing
-from hpm_video.weights.misfits import is_allowed, misfits, shown
+from hpm_video.weights.misfits import is_allowed, misfits, refuse
 from hpm_video.weights.shards import METADATA, read_shards, stored_shapes, write_shards
 
 BEST = "best.pt"
@@ -271,10 +271,8 @@ def load_weights(
     own = module.state_dict()
     wrong = misfits(weights, own, rule="the model has", unknown="is not in the model")
     kept = [name for name in wrong if name in own and is_allowed(allow_missing, name)]
-    if refused := [f"{name} {why}" for name, why in wrong.items() if name not in kept]:
-        raise ValueError(
-            f"checkpoint ({source}) does not fit the model of these settings: {shown(refused)}"
-        )
+    refused = [f"{name} {why}" for name, why in wrong.items() if name not in kept]
+    refuse(refused, f"checkpoint ({source}) does not fit the model of these settings")
     module.load_state_dict({**weights, **{name: own[name] for name in kept}})
     return kept
 

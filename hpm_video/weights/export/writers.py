@@ -66,9 +66,10 @@ def _official(state: State, output: Path) -> list[str]:
     from hpm_video.weights.foreign.from_ours import export_tensors
 
     is_pretrained = state["kind"] == "pretrain"
-    exported = export_tensors(state, OFFICIAL_PRETRAINED if is_pretrained else OFFICIAL_FINETUNED)
-    torch.save({"model": exported.tensors}, output)
-    return exported.words
+    layout = OFFICIAL_PRETRAINED if is_pretrained else OFFICIAL_FINETUNED
+    tensors, words = export_tensors(state, layout)
+    torch.save({"model": tensors}, output)
+    return words
 
 
 def _timm(state: State, output: Path) -> list[str]:
@@ -81,12 +82,12 @@ def _timm(state: State, output: Path) -> list[str]:
     from hpm_video.weights.foreign.formats import IMAGE
     from hpm_video.weights.foreign.from_ours import export_tensors
 
-    exported = export_tensors(state, IMAGE)
-    torch.save(exported.tensors, output)
+    tensors, words = export_tensors(state, IMAGE)
+    torch.save(tensors, output)
     return [
         "an image model without class token (class_token=False): what the encoder makes of a clip "
         "that stands still, at positions averaged over time",
-        *exported.words,
+        *words,
     ]
 
 
