@@ -202,10 +202,8 @@ def _write(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _publish(path: Path, *, keep: int) -> None:
-    """Point ``last`` beside a checkpoint at it, and remove others until there are ``keep``.
-
-    Those of later steps, which a run that was turned back has left, are the last to go: only this
-    one itself is never among them."""
+    """Point ``last`` beside a checkpoint at it, and remove others until there are ``keep``: of the
+    oldest steps first. Later ones, left by a run that was turned back, are the last to go."""
     link = path.parent / "last.part"
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
