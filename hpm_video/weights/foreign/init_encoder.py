@@ -75,8 +75,7 @@ def write_init_table(
             note = changed.get(row.ours)
             rows.append(replace(row, status="interpolated", note=note) if note else row)
     if "encoder.positions" in changed and "encoder.positions" not in own:
-        note = f"computed, {changed['encoder.positions']}"
-        shape = tuple(encoder.positions.shape)
+        shape, note = tuple(encoder.positions.shape), f"computed, {changed['encoder.positions']}"
         rows.append(Row("", "encoder.positions", "interpolated", shape, note))
     rows += [Row("", n, "initialised", tuple(own[n].shape)) for n in initialised]
     lines = key_table(replace(found, rows=tuple(rows)))

@@ -167,7 +167,7 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
 
 
 def _damaged_part(path: Path) -> str:
-    """What of a zip archive lacks its checksum, which PyTorch writes but does not look at, or ""."""
+    """A zip archive's part, if any, that does not have its checksum, which PyTorch ignores."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() or ""
