@@ -39,8 +39,7 @@ def average_checkpoints(
             )
         for name, value in state["model"].items():
             if value.is_floating_point():
-                value = value.double()  # noqa: PLW2901
-                sums[name] = sums[name] + value if name in sums else value
+                sums[name] = sums[name] + value.double() if name in sums else value.double()
     weights = dict(state["model"])  # counters, as of batch norms, are the last one's
     weights |= {name: (total / len(steps)).to(weights[name].dtype) for name, total in sums.items()}
     return {**without_training(state), "model": weights, "averaged": steps}

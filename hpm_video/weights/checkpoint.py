@@ -33,7 +33,7 @@ from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import writing
-from hpm_video.weights.misfits import is_allowed, misfits, shown
+from hpm_video.weights.misfits import is_allowed, misfits, refuse
 from hpm_video.weights.shards import METADATA, read_shards, stored_shapes, write_shards
 
 BEST = "best.pt"
@@ -202,10 +202,8 @@ def _write(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _publish(path: Path, *, keep: int) -> None:
-    """Point ``last`` beside a checkpoint at it, and remove others until there are ``keep``.
-
-    Those of later steps, which a run that was turned back has left, are the last to go: only this
-    one itself is never among them."""
+    """Point ``last`` beside a checkpoint at it, and remove others until there are ``keep``: of the
+    oldest steps first. Later ones, left by a run that was turned back, are the last to go."""
     link = path.parent / "last.part"
     link.unlink(missing_ok=True)
     link.symlink_to(path.name)
@@ -271,10 +269,8 @@ def load_weights(
     own = module.state_dict()
     wrong = misfits(weights, own, rule="the model has", unknown="is not in the model")
     kept = [name for name in wrong if name in own and is_allowed(allow_missing, name)]
-    if refused := [f"{name} {why}" for name, why in wrong.items() if name not in kept]:
-        raise ValueError(
-            f"checkpoint ({source}) does not fit the model of these settings: {shown(refused)}"
-        )
+    refused = [f"{name} {why}" for name, why in wrong.items() if name not in kept]
+    refuse(refused, f"checkpoint ({source}) does not fit the model of these settings")
     module.load_state_dict({**weights, **{name: own[name] for name in kept}})
     return kept
 

@@ -8,22 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpm_video.config import (
-    ClipConfig,
-    DataConfig,
-    FinetuneConfig,
-    PretrainConfig,
-)
+from hpm_video.config import ClipConfig, DataConfig, FinetuneConfig, PretrainConfig
 from hpm_video.config.settings import config_from_dict
 from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import (
-    HPM,
-    Baseline,
-    Classifier,
-    build,
-    build_model,
-    token_grid,
-)
+from hpm_video.models.build import HPM, Baseline, Classifier, build, build_model, token_grid
 from hpm_video.models.resample import fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder, LayerNorm, position_table
@@ -34,6 +22,7 @@ from hpm_video.weights.checkpoint import (
     settings_of,
     tokens_of,
     trained_grid,
+    under,
 )
 
 
@@ -65,16 +54,13 @@ def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu
     """
     state = load_checkpoint(checkpoint, kind="pretrain")
     config = config_from_dict(PretrainConfig, state["config"])
-    grid = token_grid(
-        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
-    )
-    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+    student = build(config)
     load_weights(student, state["model"], source=checkpoint)
     student.requires_grad_(False).eval().to(device)
     scorer = None if student.predictor is None else Teacher(student)
     if scorer is not None and state.get("teacher") is not None:
         load_weights(scorer, state["teacher"], source=checkpoint)
-    return Pretrained(student, scorer, config, grid, state["step"])
+    return Pretrained(student, scorer, config, student.grid, state["step"])
 
 
 def load_classifier(
@@ -134,9 +120,8 @@ def pooling_norm_of(state: Mapping[str, Any], width: int, *, source: str | Path)
     """
     if state["kind"] == "pretrain" or all(name.startswith("encoder.") for name in state["model"]):
         return nn.Identity()
-    norm, weights = LayerNorm(width), state["model"].items()
-    own = {n.removeprefix("norm."): value for n, value in weights if n.startswith("norm.")}
-    load_weights(norm, own, source=source)
+    norm = LayerNorm(width)
+    load_weights(norm, under(state["model"], "norm."), source=source)
     return norm
 
 

@@ -52,10 +52,11 @@ def is_allowed(patterns: Sequence[str], *names: str) -> bool:
     return any(fnmatchcase(name, pattern) for name in names if name for pattern in patterns)
 
 
-def shown(words: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = len(words) - _MAX_SHOWN
-    return "; ".join(words[:_MAX_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+def refuse(wrong: Sequence[str], words: str) -> None:
+    """Raise ValueError, naming the first few, where anything is wrong."""
+    if wrong:
+        more = f"; and {len(wrong) - _MAX_SHOWN} more" if len(wrong) > _MAX_SHOWN else ""
+        raise ValueError(f"{words}: {'; '.join(wrong[:_MAX_SHOWN])}{more}")
 
 
 def refusal(path: str | Path, found: str, expected: str) -> ValueError:

@@ -52,7 +52,7 @@ def write_shards(
             warnings.simplefilter("ignore")  # that it is alone, where it is
             save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:
-        raise _first_failure(error) from error
+        raise next(iter(error.failures.values()))[0] from error
 
 
 def stored_shapes(folder: Path) -> dict[str, torch.Size]:
@@ -60,15 +60,15 @@ def stored_shapes(folder: Path) -> dict[str, torch.Size]:
     return {name: entry.size for name, entry in _stored(folder).items()}
 
 
-def read_shards(folder: Path, names: set[str] | None = None) -> dict[str, Tensor]:
-    """The whole tensors in a folder, or those of ``names``, on the CPU.
+def read_shards(folder: Path, names: set[str]) -> dict[str, Tensor]:
+    """The whole tensors of these names in a folder, on the CPU.
 
     Raises OSError, or ValueError when something is damaged.
     """
     tensors = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
         for name, entry in _stored(folder).items()
-        if names is None or name in names
+        if name in names
     }
     read_shards_into(folder, tensors)
     return tensors
@@ -85,7 +85,7 @@ def read_shards_into(folder: Path, tensors: Mapping[str, Tensor]) -> None:
             warnings.simplefilter("ignore")  # that it reads alone
             load(dict(tensors), storage_reader=_Reader(folder), no_dist=True)
     except CheckpointException as error:
-        failure = _first_failure(error)
+        failure, _ = next(iter(error.failures.values()))
         if isinstance(failure, OSError):
             raise failure from error
         raise ValueError(str(failure) or type(failure).__name__) from error
@@ -122,8 +122,3 @@ def _enum_member(owner: Any, name: str) -> Enum:
     if isinstance(owner, type) and issubclass(owner, Enum):
         return owner[name]
     raise pickle.UnpicklingError(f"{METADATA} asks for the {name} of {owner}")
-
-
-def _first_failure(error: CheckpointException) -> BaseException:
-    failure, _ = next(iter(error.failures.values()))
-    return failure

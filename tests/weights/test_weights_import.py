@@ -406,7 +406,7 @@ def test_released_sizes_are_known(
     with torch.device("meta"):
         ours = build_model(model, TokenGrid(8, 16, 16), predict_loss=False)
     state = {"kind": "pretrain", "config": config_to_dict(config), "model": ours.state_dict()}
-    tensors = export_tensors(state, OFFICIAL_PRETRAINED).tensors
+    tensors, _ = export_tensors(state, OFFICIAL_PRETRAINED)
     found = recognise(Source(Path("file"), tensors))
     known = architecture_of(found, Assumptions()).config.model
     assert isinstance(known, ModelConfig)

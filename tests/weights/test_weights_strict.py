@@ -38,7 +38,7 @@ def _hugging_face(kind: str) -> Weights:
         weights = {name: value for name, value in weights.items() if name.startswith("encoder.")}
     state = _import(weights)
     layout = HUGGING_FACE_ENCODER if kind == "encoder" else HUGGING_FACE
-    return export_tensors(state, layout).tensors
+    return export_tensors(state, layout)[0]
 
 
 def _import(weights: Weights, **more: Any) -> dict[str, Any]:

@@ -25,8 +25,7 @@ class ClipEncoder(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) in [0, 1] -> tokens (B, N, D)."""
-        tokens: Tensor = self.encoder(patchify(clips, self.encoder.grid))
-        return tokens
+        return self.encoder(patchify(clips, self.encoder.grid))
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,7 @@ class TimmClassifier(Classifier):
 
     def forward_features(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) in [0, 1] -> tokens (B, N, D)."""
-        tokens: Tensor = self.encoder(patchify(clips, self.grid))
-        return tokens
+        return self.encoder(patchify(clips, self.grid))
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens (B, N, D) -> logits (B, classes), or the head's input (B, D)."""

@@ -10,15 +10,16 @@ from safetensors.torch import save_file
 from hpm_video.config import PretrainConfig
 from hpm_video.models.build import decoder_heads_of, heads_of
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
+from hpm_video.weights.checkpoint import settings_of
 from hpm_video.weights.foreign.formats import HUGGING_FACE, HUGGING_FACE_ENCODER
-from hpm_video.weights.foreign.from_ours import config_of, export_tensors
+from hpm_video.weights.foreign.from_ours import export_tensors
 
 
 def write(state: Mapping[str, Any], output: Path) -> list[str]:
     """Write weights, config.json and preprocessor_config.json; returns what to say about it."""
     weights = state["model"]
     is_whole = "head.weight" in weights or "decoder_input.mask_token" in weights
-    exported = export_tensors(state, HUGGING_FACE if is_whole else HUGGING_FACE_ENCODER)
+    tensors, words = export_tensors(state, HUGGING_FACE if is_whole else HUGGING_FACE_ENCODER)
     settings = _settings(state)
     side = settings["image_size"]
     preprocessor = {
@@ -34,16 +35,16 @@ def write(state: Mapping[str, Any], output: Path) -> list[str]:
         "image_std": list(IMAGENET_STD),
     }
     output.mkdir()
-    save_file(exported.tensors, output / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, output / "model.safetensors", metadata={"format": "pt"})
     for name, values in (("config", settings), ("preprocessor_config", preprocessor)):
         text = json.dumps(values, indent=2) + "\n"
         (output / f"{name}.json").write_text(text, encoding="utf-8")
-    return exported.words
+    return words
 
 
 def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
     """The config.json of transformers' VideoMAE."""
-    config, weights = config_of(state), state["model"]
+    config, weights = settings_of(state), state["model"]
     model, data = config.model, config.data
     hidden, width = weights["encoder.blocks.0.mlp.fc1.weight"].shape
     settings: dict[str, Any] = {

@@ -66,9 +66,10 @@ def _official(state: State, output: Path) -> list[str]:
     from hpm_video.weights.foreign.from_ours import export_tensors
 
     is_pretrained = state["kind"] == "pretrain"
-    exported = export_tensors(state, OFFICIAL_PRETRAINED if is_pretrained else OFFICIAL_FINETUNED)
-    torch.save({"model": exported.tensors}, output)
-    return exported.words
+    layout = OFFICIAL_PRETRAINED if is_pretrained else OFFICIAL_FINETUNED
+    tensors, words = export_tensors(state, layout)
+    torch.save({"model": tensors}, output)
+    return words
 
 
 def _timm(state: State, output: Path) -> list[str]:
@@ -81,12 +82,12 @@ def _timm(state: State, output: Path) -> list[str]:
     from hpm_video.weights.foreign.formats import IMAGE
     from hpm_video.weights.foreign.from_ours import export_tensors
 
-    exported = export_tensors(state, IMAGE)
-    torch.save(exported.tensors, output)
+    tensors, words = export_tensors(state, IMAGE)
+    torch.save(tensors, output)
     return [
         "an image model without class token (class_token=False): what the encoder makes of a clip "
         "that stands still, at positions averaged over time",
-        *exported.words,
+        *words,
     ]
 
 
@@ -183,13 +184,13 @@ def check_output(output: str | Path, *, source: str | Path | None = None) -> Non
 
     A file that is there is replaced, if it is not ``source``; a folder, a pipe or a device is not.
     """
-    there = source is not None and Path(output).exists() and Path(source).exists()
-    if there and Path(output).samefile(source or ""):
+    path = Path(output)
+    if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
         raise ValueError(f"--output ({output}) must be another file than what is read")
-    if Path(output).exists() and not Path(output).is_file():
-        kind = "a folder" if Path(output).is_dir() else "a device or a pipe"
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
         raise ValueError(f"--output ({output}) is {kind}: must name what does not exist yet")
-    check_can_be_folder(Path(output).parent, name="folder of --output")
+    check_can_be_folder(path.parent, name="folder of --output")
 
 
 def write_output(state: Mapping[str, Any], output: str | Path, *, to: str) -> list[str]:
@@ -220,7 +221,7 @@ def write_output(state: Mapping[str, Any], output: str | Path, *, to: str) -> li
 
 
 def _remove(path: Path) -> None:
-    """Remove what a writing that did not come to its end has left, if anything."""
+    """Remove what an unfinished export has left, if anything."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

@@ -2,9 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf
 from typing import Any
 
 from torch import nn
@@ -19,11 +19,12 @@ from hpm_video.config import (
     ModelConfig,
     PretrainConfig,
 )
+from hpm_video.config.values import Inflation
 from hpm_video.models.build import SIZES, build
 from hpm_video.models.resample import TokenShape
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
-from hpm_video.weights.foreign.formats import Layout, Recognised
-from hpm_video.weights.foreign.rules import Inflation, Part, Rule, Shape
+from hpm_video.weights.foreign.formats import Recognised
+from hpm_video.weights.foreign.rules import Part, Rule, Shape
 from hpm_video.weights.misfits import refusal
 
 Colour = tuple[float, float, float]
@@ -100,7 +101,7 @@ def architecture_of(
     """
     layout, path, config = found.layout, found.source.path, found.source.config
     told = _known(found, assumptions)
-    parts = _parts(layout, found.tensors)
+    parts = _parts(found)
     if encoder_only:
         parts -= {"decoder", "head"}
     embed = found.tensor("encoder.embed.weight")
@@ -128,15 +129,12 @@ def architecture_of(
         "encoder": told.depth or num_blocks,
         "decoder": told.decoder_depth or max(_num_blocks(found, "decoder"), 1),
     }
-    here = {"hidden_size": width, "patch_size": patch_size, "tubelet_size": tubelet_size}
-    for name, value in here.items():
+    encoder: dict[str, Any] = {"patch_size": patch_size, "tubelet_size": tubelet_size}
+    for name, value in {"hidden_size": width, **encoder}.items():
         if config.get(name, value) != value:
             raise refusal(path, f"{name} {config[name]}", f"{value} as in the tensors")
     token = TokenShape(tubelet_size, patch_size)
-    encoder: dict[str, Any] = {
-        **size, "patch_size": patch_size, "tubelet_size": tubelet_size,
-        "positions": "stored" if layout.is_image else "sinusoid",
-    }  # fmt: skip
+    encoder |= {**size, "positions": "stored" if layout.is_image else "sinusoid"}
     num_classes = 0
     whole: PretrainConfig | FinetuneConfig
     if "head" in parts:
@@ -180,8 +178,7 @@ def architecture_of(
 def _known(found: Recognised, given: Assumptions) -> Assumptions:
     """What is given, else what the settings of a folder of Hugging Face or timm say.
 
-    Raises ValueError where both say otherwise, where our models do not have what settings say, and
-    where that is no setting at all.
+    Raises ValueError where the two differ, and where our models do not have what settings say.
     """
     config, path = found.source.config, found.source.path
     for name in _WHOLE_NUMBERS:
@@ -199,40 +196,31 @@ def _known(found: Recognised, given: Assumptions) -> Assumptions:
         said = {name: config.get(key) for name, key in _SAID.items()}
     elif isinstance(of_timm := config.get("pretrained_cfg"), Mapping):
         said = {name: of_timm.get(name) for name in ("mean", "std")}
-    said = {name: tuple(v) if isinstance(v, list) else v for name, v in said.items()}
-    said = {name: value for name, value in said.items() if value is not None}
+    said = {n: tuple(v) if isinstance(v, list) else v for n, v in said.items() if v is not None}
     for name, value in said.items():
         if (mine := getattr(given, name)) not in (None, value):
             raise refusal(path, f"{value} for {name}", str(mine))
     result = replace(given, **said)
-    for name, words in (("mean", "three numbers"), ("std", "three numbers above 0")):
+    for name, least, words in (
+        ("mean", -inf, "three numbers"),
+        ("std", 0, "three numbers above 0"),
+    ):
         colour = getattr(result, name)
-        if colour is None:
-            continue
         is_colour = isinstance(colour, tuple) and len(colour) == 3
-        if not is_colour or not all(isinstance(c, int | float) and isfinite(c) for c in colour):
-            raise refusal(path, f"{name} {colour}", words)
-        if name == "std" and min(colour) <= 0:
+        if colour is not None and not (
+            is_colour and all(isinstance(c, int | float) and least < c < inf for c in colour)
+        ):
             raise refusal(path, f"{name} {colour}", words)
     return result
 
 
-def _parts(layout: Layout, names: Iterable[str]) -> frozenset[Part]:
+def _parts(found: Recognised) -> frozenset[Part]:
     """Which parts of a model there are; a head counts only with the norm of a mean over tokens."""
-    names = set(names)
-
-    def has(part: Part, ours: str = "") -> bool:
-        return any(
-            rule.part == part
-            and rule.ours[0].startswith(ours)
-            and "{}" not in rule.ours[0]
-            and not names.isdisjoint(rule.theirs)
-            for rule in layout.rules
-        )
-
-    if has("head", "norm."):
+    there = [rule for rule in found.layout.rules if found.tensors.keys() & set(rule.theirs)]
+    if any(rule.part == "head" and rule.ours[0].startswith("norm.") for rule in there):
         return frozenset({"encoder", "head"})
-    return frozenset({"encoder", "norm", "decoder"} if has("decoder") else {"encoder", "norm"})
+    has_decoder = any(rule.part == "decoder" for rule in there)
+    return frozenset({"encoder", "norm", "decoder"} if has_decoder else {"encoder", "norm"})
 
 
 def _num_blocks(found: Recognised, part: Part) -> int:
@@ -244,10 +232,7 @@ def _num_blocks(found: Recognised, part: Part) -> int:
 
 
 def _usual(found: Recognised, pattern: str, otherwise: int, *, of_decoder: bool = False) -> int:
-    """The length that most tensors of such names, of the encoder or of the decoder, have.
-
-    The most, so that one that is unlike all others is found out to be the wrong one.
-    """
+    """The length of most tensors of such names, so that one unlike all others is the wrong one."""
     lengths = Counter(
         tensor.shape[0]
         for name, tensor in found.tensors.items()
@@ -273,8 +258,7 @@ def _size(found: Recognised, width: int, num_blocks: int, told: Assumptions) -> 
             f"{num_blocks} blocks of the encoder at width {width}",
             f"{size.depth} as {name} has, or to be told depth {num_blocks}",
         )
-    heads = told.heads or (size.heads if same else None)
-    heads = _told(found, "heads", heads, width)
+    heads = _told(found, "heads", told.heads or (size.heads if same else None), width)
     values = {"width": width, "depth": told.depth or num_blocks, "heads": heads}
     unlike = {key: value for key, value in values.items() if value != getattr(size, key)}
     return {"size": name, **unlike}

@@ -5,8 +5,8 @@ transformers share theirs, but for what MAE and HPM reconstruct images with.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -46,38 +46,36 @@ _HUGGING_FACE_BLOCK = [
 ]
 
 
-def _embedding(theirs: str, change: Change) -> list[Rule]:
+def _encoder(
+    prefix: str, embedding: Iterable[Rule], block: list[Rule], stack: str, norm: str
+) -> list[Rule]:
     return [
-        Rule("encoder", ("encoder.embed.weight",), (f"{theirs}.weight",), change),
-        Rule("encoder", ("encoder.embed.bias",), (f"{theirs}.bias",)),
+        *placed(embedding, ours="encoder.", theirs=prefix),
+        *placed(block, ours="encoder.blocks.{}.", theirs=prefix + stack),
+        *renamed([("encoder.norm", prefix + norm)], part="norm"),
     ]
 
 
-def _encoder(embedding: str, block: list[Rule], stack: str, norm: str) -> list[Rule]:
-    return [
-        *_embedding(embedding, CONVOLUTION),
-        *placed(block, ours="encoder.blocks.{}.", theirs=stack),
-        *renamed([("encoder.norm", norm)], part="norm"),
-    ]
+def _embedding(theirs: str, change: Change = CONVOLUTION) -> list[Rule]:
+    weight, bias = renamed([("embed", theirs)])
+    return [replace(weight, change=change), bias]
 
 
 def _official(prefix: str) -> list[Rule]:
-    embedding, stack = f"{prefix}patch_embed.proj", f"{prefix}blocks.{{}}."
-    return _encoder(embedding, _OFFICIAL_BLOCK, stack, f"{prefix}norm")
+    return _encoder(prefix, _embedding("patch_embed.proj"), _OFFICIAL_BLOCK, "blocks.{}.", "norm")
 
 
 def _hugging_face(prefix: str) -> list[Rule]:
-    embedding = f"{prefix}embeddings.patch_embeddings.projection"
-    stack, norm = f"{prefix}encoder.layer.{{}}.", f"{prefix}layernorm"
-    return _encoder(embedding, _HUGGING_FACE_BLOCK, stack, norm)
+    embedding = _embedding("embeddings.patch_embeddings.projection")
+    return _encoder(prefix, embedding, _HUGGING_FACE_BLOCK, "encoder.layer.{}.", "layernorm")
 
 
 def _decoder(block: list[Rule], stack: str) -> list[Rule]:
-    outer = [("norm", "norm"), ("head", "head")]
+    outer = renamed([("norm", "norm"), ("head", "head")])
     return [
         Rule("decoder", ("decoder_input.project.weight",), ("encoder_to_decoder.weight",)),
         Rule("decoder", ("decoder_input.mask_token",), ("mask_token",)),
-        *renamed(outer, ours="reconstructor.", theirs="decoder.", part="decoder"),
+        *placed(outer, ours="reconstructor.", theirs="decoder.", part="decoder"),
         *placed(block, ours="reconstructor.blocks.{}.", theirs=stack, part="decoder"),
     ]
 
@@ -95,10 +93,6 @@ class Layout:
     rules: tuple[Rule, ...]
     unused: Mapping[str, str] = field(default_factory=dict)
     is_image: bool = False
-
-    def knows(self, name: str) -> bool:
-        """Whether a name of theirs has a meaning here."""
-        return self.part_of(name) is not None or self.why_unused(name) is not None
 
     def part_of(self, name: str) -> Part | None:
         """The part of a model that a name of theirs belongs to, if it has a meaning here."""
@@ -135,14 +129,15 @@ HUGGING_FACE = Layout(
 HUGGING_FACE_ENCODER = Layout(
     "huggingface", "Hugging Face VideoMAEModel, encoder alone", tuple(_hugging_face(""))
 )
+_IMAGE_EMBEDDING = (
+    *_embedding("patch_embed.proj", IMAGE_CONVOLUTION),
+    Rule("encoder", ("positions",), ("pos_embed",), IMAGE_POSITIONS),
+)
 IMAGE = Layout(
     "timm",
     "an image transformer: timm, MAE or image HPM",
     (
-        *_embedding("patch_embed.proj", IMAGE_CONVOLUTION),
-        Rule("encoder", ("encoder.positions",), ("pos_embed",), IMAGE_POSITIONS),
-        *placed(_TIMM_BLOCK, ours="encoder.blocks.{}.", theirs="blocks.{}."),
-        *renamed([("encoder.norm", "norm")], part="norm"),
+        *_encoder("", _IMAGE_EMBEDDING, _TIMM_BLOCK, "blocks.{}.", "norm"),
         *renamed([("norm", "fc_norm"), ("head", "head")], part="head"),
     ),
     unused={
@@ -157,8 +152,8 @@ LAYOUTS = (OFFICIAL_PRETRAINED, OFFICIAL_FINETUNED, HUGGING_FACE, HUGGING_FACE_E
 # What wrappers put before every name
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 _BACKBONE = "backbone."
-# Newer versions of transformers call them by the first name in memory, by the second one in files
-_ALIASES = {"query.bias": "q_bias", "value.bias": "v_bias"}
+# What newer versions of transformers call q_bias and v_bias in memory, though not in files
+_ALIAS = re.compile(r"(?<=attention\.attention\.)(query|value)\.bias\Z")
 _LEAST_SHARE = 0.5  # of the names have a meaning, or the format is another
 
 
@@ -188,14 +183,17 @@ def recognise(source: Source) -> Recognised:
 
     Raises ValueError where that is none.
     """
-    names = {_plain(name): name for name in source.tensors}
+    names = {_ALIAS.sub(lambda found: f"{found[1][0]}_bias", n): n for n in source.tensors}
     while prefix := next((p for p in _WRAPPERS if all(n.startswith(p) for n in names)), None):
         names = {name.removeprefix(prefix): there for name, there in names.items()}
     names = {name.removeprefix(_BACKBONE): there for name, there in names.items()}
     if len(names) < len(source.tensors):
         twice = next(n for n in source.tensors if n not in names.values())
         raise refusal(source.path, f"{twice} by two names", "each tensor once")
-    known = {layout: sum(map(layout.knows, names)) for layout in LAYOUTS}
+    known = {
+        layout: sum(bool(layout.part_of(name) or layout.why_unused(name)) for name in names)
+        for layout in LAYOUTS
+    }
     layout = max(known, key=known.__getitem__)
     if not names or known[layout] < _LEAST_SHARE * len(names):
         raise refusal(
@@ -205,22 +203,9 @@ def recognise(source: Source) -> Recognised:
             "HPM or timm",
         )
     tensors = {name: source.tensors[there].detach() for name, there in names.items()}
-    if layout.is_image:
-        _drop_class_token(tensors)
-    return Recognised(layout, tensors, names, source)
-
-
-def _plain(name: str) -> str:
-    for alias, usual in _ALIASES.items():
-        if name.endswith(f"attention.attention.{alias}"):
-            return name.removesuffix(alias) + usual
-    return name
-
-
-def _drop_class_token(tensors: dict[str, Tensor]) -> None:
-    """Leave out the class token's position, the first one, of those of a square image."""
     table = tensors.get("pos_embed")
-    if table is None or "cls_token" not in tensors or table.ndim != 3:
-        return
-    if round((table.shape[1] - 1) ** 0.5) ** 2 == table.shape[1] - 1:
-        tensors["pos_embed"] = table[:, 1:]
+    if layout.is_image and "cls_token" in tensors and table is not None and table.ndim == 3:
+        places = table.shape[1] - 1
+        if round(places**0.5) ** 2 == places:  # a square image's, behind that of the class token
+            tensors["pos_embed"] = table[:, 1:]
+    return Recognised(layout, tensors, names, source)

@@ -3,43 +3,29 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config import FinetuneConfig
 from hpm_video.models.vit import position_table
 from hpm_video.weights.checkpoint import settings_of, tokens_of, trained_grid
 from hpm_video.weights.foreign.formats import Layout
-from hpm_video.weights.misfits import shown
+from hpm_video.weights.misfits import refuse
 
 
-@dataclass(frozen=True)
-class Exported:
-    """Tensors by the names of a layout, and words on what of ours has no place there."""
+def export_tensors(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
+    """A checkpoint's weights by the names of a layout, and lines on what has no place there.
 
-    tensors: dict[str, Tensor]
-    words: list[str]
-
-
-def config_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
-    """The settings of a checkpoint; raises ValueError where it is of a baseline."""
+    Only a predictor of losses may be left out, and of images a decoder. Raises ValueError where
+    anything else would be, where the format would place tokens otherwise than in training, or of a
+    baseline.
+    """
     config = settings_of(state)
     if isinstance(config, FinetuneConfig) and config.model.name != "videomae":
         raise ValueError(
             f"model.name ({config.model.name}) must be videomae: other formats have no such model"
         )
-    return config
-
-
-def export_tensors(state: Mapping[str, Any], layout: Layout) -> Exported:
-    """A checkpoint's weights in a layout.
-
-    Only a predictor of losses may be left out, and of images a decoder. Raises ValueError where
-    anything else would be, or where the format would place tokens otherwise than in training.
-    """
-    config_of(state)
     tokens = tokens_of(state)
     weights: dict[str, Tensor] = dict(state["model"])
     trained = trained_grid(state) or tokens.grid
@@ -63,11 +49,9 @@ def export_tensors(state: Mapping[str, Any], layout: Layout) -> Exported:
             theirs = rule.change.to_theirs([weights[name].float() for name in rule.ours], tokens)
             tensors |= {n: v.contiguous().clone() for n, v in zip(rule.theirs, theirs, strict=True)}
     left_out = [name for name in weights if name not in used]
-    of_images = ("decoder_input.", "reconstructor.") if layout.is_image else ()
-    may_be = ("predictor.", *of_images)
-    if lost := [name for name in left_out if not name.startswith(may_be)]:
-        raise ValueError(f"weights have no place in {layout.name}: {shown(lost)}")
+    may_be = ("predictor.", *(("decoder_input.", "reconstructor.") if layout.is_image else ()))
+    lost = [name for name in left_out if not name.startswith(may_be)]
+    refuse(lost, f"weights have no place in {layout.name}")
     counts = Counter(name.split(".")[0] for name in left_out)
     named = ", ".join(f"{name} ({number} tensors)" for name, number in counts.items())
-    words = [f"left out, as the format has no place for it: {named}"] if left_out else []
-    return Exported(tensors, words)
+    return tensors, [f"left out, as the format has no place for it: {named}"] if left_out else []

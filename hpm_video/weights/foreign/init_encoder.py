@@ -64,20 +64,18 @@ def write_init_table(
         changed["encoder.embed.weight"] = f"from {before.shape} to {encoder.tokens.shape}"
     rows = []
     for row in found.rows:
-        if not row.ours or row.status == "unused":
+        if not row.ours:
             rows.append(row)
         elif row.ours not in own:
             rows.append(replace(row, ours="", status="unused", note="not of this encoder"))
         elif row.ours in initialised:
             if row.theirs:
                 rows.append(replace(row, ours="", status="unused", note="allowed not to fit"))
-        elif row.ours in changed:
-            rows.append(replace(row, status="interpolated", note=changed[row.ours]))
         else:
-            rows.append(row)
+            note = changed.get(row.ours)
+            rows.append(replace(row, status="interpolated", note=note) if note else row)
     if "encoder.positions" in changed and "encoder.positions" not in own:
-        note = f"computed, {changed['encoder.positions']}"
-        shape = tuple(encoder.positions.shape)
+        shape, note = tuple(encoder.positions.shape), f"computed, {changed['encoder.positions']}"
         rows.append(Row("", "encoder.positions", "interpolated", shape, note))
     rows += [Row("", n, "initialised", tuple(own[n].shape)) for n in initialised]
     lines = key_table(replace(found, rows=tuple(rows)))

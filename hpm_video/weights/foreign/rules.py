@@ -13,12 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from hpm_video.config import values
+from hpm_video.config.values import Inflation
 from hpm_video.models.resample import Tokens
 
 # head: the norm before it, too. norm: what an encoder ends with, in pre-training.
 Part = Literal["encoder", "norm", "decoder", "head"]
-Inflation = values.Inflation
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ IMAGE_CONVOLUTION = Change(
 )
 # Theirs: q, k and v apart; ours: one below the other
 THREE_MATRICES = Change(
-    lambda theirs, _: [torch.cat(theirs)],
-    lambda ours, _: list(ours[0].chunk(3)),
+    lambda theirs, _: [torch.cat(theirs)], lambda ours, _: list(ours[0].chunk(3))
 )
 # Theirs (3 * D,) of q, k and v; ours of q and v alone. k's adds the same number to all scores of a
 # query, which a softmax does not see: without it the outputs are the same.
@@ -113,20 +111,18 @@ class Rule:
         return [
             replace(
                 self,
-                ours=tuple(name.replace("{}", str(block)) for name in self.ours),
-                theirs=tuple(name.replace("{}", str(block)) for name in self.theirs),
+                ours=tuple(name.format(block) for name in self.ours),
+                theirs=tuple(name.format(block) for name in self.theirs),
             )
             for block in range(number)
         ]
 
 
-def renamed(
-    names: Iterable[tuple[str, str]], *, ours: str = "", theirs: str = "", part: Part = "encoder"
-) -> list[Rule]:
-    """Weights and biases of layers, named (ours, theirs), behind a prefix each."""
+def renamed(names: Iterable[tuple[str, str]], *, part: Part = "encoder") -> list[Rule]:
+    """Weights and biases of layers, named (ours, theirs)."""
     return [
-        Rule(part, (f"{ours}{mine}.{kind}",), (f"{theirs}{other}.{kind}",))
-        for mine, other in names
+        Rule(part, (f"{ours}.{kind}",), (f"{theirs}.{kind}",))
+        for ours, theirs in names
         for kind in ("weight", "bias")
     ]
 
@@ -134,11 +130,11 @@ def renamed(
 def placed(rules: Iterable[Rule], *, ours: str, theirs: str, part: Part = "encoder") -> list[Rule]:
     """The same rules behind prefixes, as those of a block are behind that of a stack."""
     return [
-        replace(
-            rule,
-            part=part,
-            ours=tuple(ours + name for name in rule.ours),
-            theirs=tuple(theirs + name for name in rule.theirs),
+        Rule(
+            part,
+            tuple(ours + n for n in each.ours),
+            tuple(theirs + n for n in each.theirs),
+            each.change,
         )
-        for rule in rules
+        for each in rules
     ]

@@ -1,6 +1,7 @@
 """From weights of any origin to a checkpoint of ours, with an account of every tensor."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from hpm_video.weights.checkpoint import settings_of
 from hpm_video.weights.foreign.account import Imported, Row, Status
 from hpm_video.weights.foreign.architecture import Architecture, Assumptions, architecture_of
 from hpm_video.weights.foreign.formats import Layout, Recognised, recognise
-from hpm_video.weights.foreign.rules import Rule
 from hpm_video.weights.foreign.weight_files import Source, read_weights
-from hpm_video.weights.misfits import is_allowed, is_finite, misfits, refusal, shown
+from hpm_video.weights.misfits import is_allowed, is_finite, misfits, refusal, refuse
 
 _ENCODER = "encoder."
 
@@ -41,21 +41,28 @@ def import_weights(
     and every tensor that is missing, unknown or of another shape.
     """
     source = read_weights(path, container=container)
+    architecture: Architecture | None = None
+    make: Callable[[], nn.Module]
     if source.state is not None:
         rows = account_of(
             source.state, source=path, allow_missing=allow_missing, encoder_only=encoder_only
         )
-        words = f"hpm_video, {source.state['kind']}, step {source.state['step']}"
-        state = _completed(source.state, rows, fill=fill)
-        return Imported(state, tuple(rows), words, source, None)
-    found = recognise(source)
-    architecture = architecture_of(found, assumptions or Assumptions(), encoder_only=encoder_only)
-    weights, rows = _convert(found, architecture, allow_missing)
-    weights = _folded(weights, architecture)
+        loaded = [row.ours for row in rows if row.status == "loaded"]
+        weights = {name: source.state["model"][name] for name in loaded}
+        state, make = source.state, partial(_build_own, source.state)
+        words = f"hpm_video, {state['kind']}, step {state['step']}"
+    else:
+        found = recognise(source)
+        architecture = architecture_of(
+            found, assumptions or Assumptions(), encoder_only=encoder_only
+        )
+        weights, rows = _convert(found, architecture, allow_missing)
+        weights = _folded(weights, architecture)
+        state, make = _state(architecture, source), architecture.build
+        words = found.layout.words
     if fill:
-        weights |= _first_values(rows, architecture.build)
-    state = _state(architecture, weights, source)
-    return Imported(state, tuple(rows), found.layout.words, source, architecture)
+        weights |= _first_values(rows, make)
+    return Imported({**state, "model": weights}, tuple(rows), words, source, architecture)
 
 
 def account_of(
@@ -77,9 +84,7 @@ def account_of(
         expected = {name: t for name, t in expected.items() if name.startswith(_ENCODER)}
     others = {name for name in weights if encoder_only and not name.startswith(_ENCODER)}
     wrong = misfits({name: t for name, t in weights.items() if name not in others}, expected)
-    refused = [
-        f"{name} {why}" for name, why in wrong.items() if not is_allowed(allow_missing, name)
-    ]
+    refused = [f"{n} {why}" for n, why in wrong.items() if not is_allowed(allow_missing, n)]
     rows: list[Row] = []
     for name, tensor in weights.items():
         if name in others or name in wrong:
@@ -94,20 +99,8 @@ def account_of(
         for name, like in expected.items()
         if name in wrong
     ]
-    if refused:
-        raise ValueError(
-            f"weights ({source}) do not fit the model of their own settings: {shown(refused)}"
-        )
+    refuse(refused, f"weights ({source}) do not fit the model of their own settings")
     return rows
-
-
-def _completed(state: dict[str, Any], rows: Sequence[Row], *, fill: bool) -> dict[str, Any]:
-    """The checkpoint with what `account_of` let through: what is unused left out, and with ``fill``
-    what is missing at its first values."""
-    weights = {row.ours: state["model"][row.theirs] for row in rows if row.status == "loaded"}
-    if fill:
-        weights |= _first_values(rows, lambda: _build_own(state))
-    return {**state, "model": weights}
 
 
 def _expected(state: Mapping[str, Any], *, source: str | Path) -> dict[str, Tensor]:
@@ -117,8 +110,8 @@ def _expected(state: Mapping[str, Any], *, source: str | Path) -> dict[str, Tens
             return dict(_build_own(state).state_dict())
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # of settings that are none
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        found = f"settings of no model ({reason})"
-        raise refusal(source, found, "a checkpoint of hpm-video") from error
+        wanted = "a checkpoint of hpm-video"
+        raise refusal(source, f"settings of no model ({reason})", wanted) from error
 
 
 def _build_own(state: Mapping[str, Any]) -> nn.Module:
@@ -139,9 +132,7 @@ def _convert(
     weights: dict[str, Tensor] = {}
     rows: list[Row] = []
     refused: list[str] = []
-    used: set[str] = set()
     for rule in architecture.rules:
-        used |= set(rule.theirs)
         there = {name: tensors[name] for name in rule.theirs if name in tensors}
         like = rule.change.to_theirs([expected[name] for name in rule.ours], architecture.shape)
         if wrong := misfits(there, dict(zip(rule.theirs, like, strict=True))):
@@ -162,17 +153,20 @@ def _convert(
         called = ", ".join(names[name] for name in rule.theirs)
         if not all(map(is_finite, theirs)):
             refused.append(f"{called} holds numbers that are not finite")
-        rows += [_row(found, rule, name, called, weights[name]) for name in rule.ours]
+        dtype = str(tensors[rule.theirs[0]].dtype).removeprefix("torch.")
+        notes = [rule.change.note, f"was {dtype}" if dtype != "float32" else ""]
+        for name in rule.ours:
+            status: Status = "loaded" if name == called else "renamed"
+            note = "; ".join(filter(None, notes))
+            rows.append(Row(called, name, status, tuple(weights[name].shape), note))
+    used = {name for rule in architecture.rules for name in rule.theirs}
     for name in [name for name in tensors if name not in used]:
         reason = _why_unused(layout, name, architecture)
         if reason is None and not is_allowed(allow_missing, name, names[name]):
             refused.append(f"{names[name]} is unknown")
         shape = tuple(tensors[name].shape)
         rows.append(Row(names[name], "", "unused", shape, reason or "unknown, allowed"))
-    if refused:
-        raise ValueError(
-            f"weights ({found.source.path}) do not fit {layout.words}: {shown(refused)}"
-        )
+    refuse(refused, f"weights ({found.source.path}) do not fit {layout.words}")
     order = {name: place for place, name in enumerate(names.values())}
     rows.sort(key=lambda row: order.get(row.theirs.split(", ")[0], len(order)))
     return weights, rows
@@ -189,15 +183,6 @@ def _first_values(rows: Sequence[Row], make: Callable[[], nn.Module]) -> dict[st
     return {name: fresh[name] for name in names}
 
 
-def _row(found: Recognised, rule: Rule, ours: str, theirs: str, value: Tensor) -> Row:
-    dtype = found.tensors[rule.theirs[0]].dtype
-    notes = [rule.change.note] if rule.change.note else []
-    if dtype != torch.float32:
-        notes.append(f"was {str(dtype).removeprefix('torch.')}")
-    status: Status = "loaded" if ours == theirs else "renamed"
-    return Row(theirs, ours, status, tuple(value.shape), "; ".join(notes))
-
-
 def _why_unused(layout: Layout, name: str, architecture: Architecture) -> str | None:
     part = layout.part_of(name)
     if part is None or part in architecture.parts:
@@ -212,12 +197,10 @@ def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str,
 
     w (x - m') / s' + b is w s / s' (x - m) / s + b + w (m - m') / s': the same outputs.
     """
-    if (architecture.mean, architecture.std) == (IMAGENET_MEAN, IMAGENET_STD):
+    both = ((IMAGENET_MEAN, IMAGENET_STD), (architecture.mean, architecture.std))
+    if both[0] == both[1]:
         return weights
-    ours, theirs = (
-        [torch.tensor(values, dtype=torch.float64) for values in pair]
-        for pair in ((IMAGENET_MEAN, IMAGENET_STD), (architecture.mean, architecture.std))
-    )
+    ours, theirs = torch.tensor(both, dtype=torch.float64).unbind()
     if missing := {"encoder.embed.weight", "encoder.embed.bias"} - weights.keys():
         raise ValueError(f"mean and std other than ImageNet's need {', '.join(sorted(missing))}")
     weight = weights["encoder.embed.weight"].double().unflatten(1, (-1, 3))
@@ -227,14 +210,12 @@ def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str,
     return weights | {"encoder.embed.weight": weight.float(), "encoder.embed.bias": bias.float()}
 
 
-def _state(
-    architecture: Architecture, weights: dict[str, Tensor], source: Source
-) -> dict[str, Any]:
-    config = architecture.config
+def _state(architecture: Architecture, source: Source) -> dict[str, Any]:
+    """A checkpoint of ours, its weights still missing."""
+    config, grid = architecture.config, architecture.shape.grid
     kind = "pretrain" if isinstance(config, PretrainConfig) else "finetune"
-    state = {"kind": kind, "config": config_to_dict(config), "step": 0, "model": weights}
+    state = {"kind": kind, "config": config_to_dict(config), "step": 0, "model": {}}
     if kind == "finetune":
-        grid = architecture.shape.grid
         state |= {
             "num_classes": architecture.num_classes,
             "classes": _classes(source.config, architecture.num_classes, path=source.path),
@@ -252,6 +233,6 @@ def _classes(config: Mapping[str, Any], num_classes: int, *, path: Path) -> list
     if all(name.startswith("LABEL_") for name in classes):  # what transformers calls those unnamed
         return None
     if names.keys() != set(map(str, range(num_classes))):
-        there = f"{len(names)} names in id2label"
-        raise refusal(path, there, f"those of the classes 0 to {num_classes - 1}")
+        wanted = f"those of the classes 0 to {num_classes - 1}"
+        raise refusal(path, f"{len(names)} names in id2label", wanted)
     return [str(names[str(number)]) for number in range(num_classes)]

@@ -81,7 +81,9 @@ def _read_file(path: Path, container: str | None) -> Source:
             start = file.read(64)
     except PermissionError as error:
         raise ValueError(f"weights ({path}) must be readable: {error.strerror}") from error
-    if _is_safetensors(start, path.stat().st_size):
+    # safetensors begin with the length of the header, and the header's brace
+    length, most = int.from_bytes(start[:8], "little"), max(path.stat().st_size, 1 << 24)
+    if start[8:9] == b"{" and 2 <= length < most:
         return _read_safetensors([path], path)
     return _read_torch(path, start, container)
 
@@ -89,8 +91,7 @@ def _read_file(path: Path, container: str | None) -> Source:
 def _read_folder(path: Path, container: str | None) -> Source:
     if (path / "config.json").is_file():
         config = _read_json(path / "config.json")
-        preprocessor = path / "preprocessor_config.json"
-        if preprocessor.is_file():
+        if (preprocessor := path / "preprocessor_config.json").is_file():
             config = {**_read_json(preprocessor), **config}
         if files := sorted(path.glob("*.safetensors")):
             source = _read_safetensors(files, path)
@@ -125,8 +126,8 @@ def _read_safetensors(files: list[Path], path: Path) -> Source:
             damaged = f"a safetensors file that is damaged or half-written ({error})"
             raise _unreadable(name, damaged) from error
         if twice := tensors.keys() & found.keys():
-            found_twice = f"{min(twice)} in {name.name} and in another file"
-            raise refusal(path, found_twice, "each tensor once")
+            words = f"{min(twice)} in {name.name} and in another file"
+            raise refusal(path, words, "each tensor once")
         tensors |= found
     if {"kind", "step", "config"} <= header.keys():
         try:
@@ -166,8 +167,7 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
 
 
 def _damaged_part(path: Path) -> str:
-    """What of a zip archive does not have its checksum, which PyTorch writes but does not look at;
-    empty if all is well."""
+    """A zip archive's part, if any, that does not have its checksum, which PyTorch ignores."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() or ""
@@ -186,12 +186,6 @@ def _ours(path: Path, state: dict[str, Any]) -> Source:
     return Source(path, dict(model), container="model", others=others, state=state)
 
 
-def _is_safetensors(start: bytes, size: int) -> bool:
-    """Whether a file begins with the length of a header, and the header's brace."""
-    length = int.from_bytes(start[:8], "little")
-    return len(start) > 8 and start[8:9] == b"{" and 2 <= length < max(size, 1 << 24)
-
-
 def _words(path: Path, start: bytes, error: Exception) -> str:
     """What it is that `torch.load` could not read."""
     if not start:
@@ -202,9 +196,9 @@ def _words(path: Path, start: bytes, error: Exception) -> str:
         if re.search(r"data\.pkl|not in a subdirectory", str(error)):
             return "a zip archive without weights, as programs of torch.export are"
     else:
-        for beginning, words in _BEGINNINGS.items():
-            if start.lstrip().startswith(beginning):
-                return words
+        known = (words for mark, words in _BEGINNINGS.items() if start.lstrip().startswith(mark))
+        if words := next(known, ""):
+            return words
     if isinstance(error, pickle.UnpicklingError) and (
         found := re.search(r"GLOBAL (\S+)", str(error))
     ):
