@@ -15,7 +15,7 @@ from typing import Any
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import write_manifest
-from hpm_video.data.lists.rows import read_rows
+from hpm_video.data.lists.rows import read_videos
 from hpm_video.data.prepare.encode import count_frames
 from hpm_video.data.prepare.verdict import (
     BAD,
@@ -99,7 +99,7 @@ def check_manifest(
     check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
     inspect = Inspect(quick, decoder)
     manifest = Path(manifest)
-    rows = read_videos(manifest)
+    rows = [row for _, row in read_videos(manifest)]
     identity = file_identity(str(manifest))
     output = Path(output) if output is not None else manifest
     if not output.parent.is_dir() or output.is_dir():
@@ -136,21 +136,6 @@ def check_manifest(
         write_manifest(output, checked, columns=list(rows[0]))
         journal.remove()
     return Checked(checked, output, original, num_before)
-
-
-def read_videos(manifest: Path) -> Rows:
-    """Return all rows of a list, bad ones too.
-
-    Raises what `read_rows` does, and ValueError for a list without videos or an empty path.
-    """
-    rows: Rows = []
-    for line, row in read_rows(manifest):
-        if not row["path"].strip():
-            raise ValueError(f"{manifest}:{line}: the path is empty")
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{manifest} lists no videos")
-    return rows
 
 
 def check_settings(*, decoder: Decoder, num_workers: int, timeout_s: float) -> None:

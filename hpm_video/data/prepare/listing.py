@@ -10,15 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpm_video.data.lists.classes import (
-    ClassNames,
-    FolderCheck,
-    label_values,
-    read_classes,
-    write_classes,
-)
+from hpm_video.data.lists.classes import ClassNames, Labels, read_classes, write_classes
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
-from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, shown
+from hpm_video.data.lists.rows import INTEGER, first_few, read_videos, shown
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
 
@@ -192,39 +186,26 @@ def list_own(
             no video is there.
     """
     _check_output(output, (str(file),))
-    known = _known_classes(classes, Path(file).parent, Path(output).parent)
-    folders = FolderCheck(known) if known is not None else None
-    vocabulary: dict[str, tuple[int, str]] = {}
+    labels = Labels(_known_classes(classes, Path(file).parent, Path(output).parent))
     listed: dict[str, tuple[str, str]] = {}
-    lines: list[dict[str, str]] = []
-    for line, row in read_rows(file):
-        where = f"{file}:{line}"
-        if not row["path"].strip():
-            raise ValueError(f"{where}: the path is empty")
+    lines: list[tuple[int, dict[str, str]]] = []  # with the codes of their labels
+    for where, row in read_videos(file):
         label = row.get("label", "").strip()
-        vocabulary.setdefault(label, (len(vocabulary), where))
         other, other_where = listed.setdefault(row["path"], (label, where))
         if other != label:
             raise ValueError(
                 f"{where}: label ({shown(label)}) of {shown(row['path'])} must be one, but is "
                 f"({shown(other)}) in {other_where}"
             )
-        if folders is not None:
-            folders.add(row["path"], label, where)
-        lines.append(row)
-    if not lines:
-        raise ValueError(f"{file} lists no videos")
-    values, names = label_values(vocabulary, known, None)
-    if folders is not None:
-        folders.check()
+        lines.append((labels.add(row["path"], label, where), row))
+    values, names = labels.values()
     start = os.path.abspath(root if root is not None else Path(file).parent)
     rows: list[Row] = []
     missing: list[Row] = []
-    for row in lines:
-        label_value = int(values[vocabulary[row.get("label", "").strip()][0]])
+    for code, row in lines:
         path = os.path.join(start, row["path"])
         kept: Row = {key: value or None for key, value in row.items()}
-        kept |= {"path": path, "label": label_value if label_value >= 0 else None}
+        kept |= {"path": path, "label": int(values[code]) if values[code] >= 0 else None}
         if os.path.isfile(path):
             rows.append(kept)
         else:
