@@ -156,8 +156,15 @@ def _split_lines(
     """Yield (line number, fields) of every row; ``lines`` begin at number ``start``."""
     if delimiter == " ":
         for number, line in enumerate(map(str.strip, lines), start):
-            if line:
-                yield number, _split_spaces(f"{path}:{number}", line)
+            if match := _SPACED.fullmatch(line):
+                yield number, [field for field in match.groups() if field is not None]
+            elif line:
+                raise ValueError(
+                    f"{path}:{number}: row ({shown(line)}) must be a video, perhaps its number of "
+                    "frames, perhaps its label, between spaces, commas or tabs; videos that do not "
+                    "end in .mp4, .webm, .avi or the like, and labels with spaces, need a CSV with "
+                    "the header path,label"
+                )
         return
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -166,17 +173,6 @@ def _split_lines(
                 yield reader.line_num + start - 1, fields
     except csv.Error as error:
         raise ValueError(f"{path}: malformed CSV: {error}") from error
-
-
-def _split_spaces(where: str, line: str) -> list[str]:
-    match = _SPACED.fullmatch(line)
-    if match is not None:
-        return [field for field in match.groups() if field is not None]
-    raise ValueError(
-        f"{where}: row ({shown(line)}) must be a video, perhaps its number of frames, perhaps its "
-        "label, between spaces, commas or tabs; videos that do not end in .mp4, .webm, .avi or the "
-        "like, and labels with spaces, need a CSV with the header path,label"
-    )
 
 
 def _headerless_row(where: str, fields: Sequence[str]) -> dict[str, str]:

@@ -154,11 +154,9 @@ def list_folder(
         for path, part in zip(tree.videos, parts, strict=True)
     ]
     notes = []
-    without = [name for name in known.names if folders and name not in folders]
-    if without:
+    if without := [name for name in known.names if folders and name not in folders]:
         notes.append(f"{len(without)} classes have no videos: {first_few(without, 3)}")
-    skipped = tree.num_others + len(tree.texts)
-    if skipped:
+    if skipped := tree.num_others + len(tree.texts):
         notes.append(f"{skipped} other files were left out")
     names = known.names if folders else ()
     return _write_list(output, rows, [], classes=names, source=f"in {folder}", notes=notes)
@@ -246,7 +244,7 @@ def _write_list(
     *,
     classes: Sequence[str],
     source: str,
-    notes: Sequence[str],
+    notes: list[str],
 ) -> Listed:
     """Write what was found. Paths of ``rows`` are absolute; ``source``: where they are named."""
     output = Path(output)
@@ -264,7 +262,6 @@ def _write_list(
     write_manifest(output, written)
     if not missing:
         missing_file.unlink(missing_ok=True)
-    notes = [*notes]
     if unlabelled := sum(row["label"] is None for row in rows):
         notes.append(f"{unlabelled} videos have no label")
     manifest = read_manifest(output)  # which looks at the labels
