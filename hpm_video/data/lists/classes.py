@@ -30,9 +30,7 @@ class ClassNames:
 def read_classes(file: str | Path) -> ClassNames:
     """Read a file with a class name on each line.
 
-    Raises:
-        FileNotFoundError: it does not exist.
-        ValueError: it names no class, or one twice.
+    Raises FileNotFoundError: it does not exist; ValueError: it names no class, or one twice.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file} does not exist (expected a class name a line)")
@@ -99,7 +97,7 @@ class Labels:
         self.vocabulary: dict[str, tuple[int, str]] = {}  # text -> its code, where it first stood
         self._known = known
         self._index = {name: i for i, name in enumerate(known.names if known is not None else ())}
-        # (folder, label's text) -> videos
+        # (folder, label's text) -> videos; None where folders say nothing
         self._counts: Counter[tuple[str, str]] | None = Counter() if known is not None else None
         self._where: dict[tuple[str, str], str] = {}
 

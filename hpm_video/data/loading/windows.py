@@ -190,7 +190,7 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
         if self._worker is None:
             return
         factor = self._reader.settings.batch_size
-        if first is None:
+        if first is None and self._timeout_s is not None:
             factor = 1 + os.path.getsize(self._reader.path) // _SCANNED_BYTES
         self._worker.submit(first, self._timeout_s and self._timeout_s * factor)
 

@@ -59,9 +59,8 @@ class Encoded:
 def encode_video(source: str, target: str, encoding: Encoding) -> Encoded:
     """Encode the video `source` as the H.264 mp4 file `target`, which is written over.
 
-    Raises:
-        VideoReadError: the source cannot be decoded to its end, or has no frames.
-        OSError: the target cannot be written, or not in this way.
+    Raises VideoReadError: the source cannot be decoded to its end, or has no frames; OSError: the
+    target cannot be written, or not in this way.
     """
     try:
         return _encode(source, target, encoding)

@@ -117,10 +117,8 @@ def list_folder(
     Classes are numbered by `classes`, else the `classes.txt` in the folder, else that beside the
     manifest, else in the order of their names (whole numbers in the order of their values).
 
-    Raises:
-        FileNotFoundError: the folder does not exist.
-        ValueError: it has no videos, videos beside class folders, folders of splits, or of classes
-            that are not among the known ones.
+    Raises FileNotFoundError: the folder does not exist; ValueError: it has no videos, videos beside
+    class folders, folders of splits, or of classes that are not among the known ones.
     """
     tree = VideoTree(folder)
     _check_output(output, ())

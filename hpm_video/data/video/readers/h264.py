@@ -45,9 +45,7 @@ def _units(picture: bytes, configuration: bytes) -> Iterator[bytes]:
             if place > start:
                 yield picture[start:place]
         return
-    for unit in picture.split(b"\x00\x00\x01")[1:]:
-        if unit:
-            yield unit
+    yield from filter(None, picture.split(b"\x00\x00\x01")[1:])
 
 
 def _messages(content: bytes) -> Iterator[tuple[int, bytes]]:
