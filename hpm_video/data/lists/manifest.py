@@ -104,9 +104,8 @@ class Manifest:
     def num_classes(self) -> int:
         """The number of class names, else the largest label + 1 (0 without any label).
 
-        Raises:
-            ValueError: without class names, more than `MAX_LABEL_GAP` labels in a row do not occur:
-                a stray number would silently make as many classes.
+        Raises ValueError: without class names, more than `MAX_LABEL_GAP` labels in a row do not
+        occur: a stray number would silently make as many classes.
         """
         if self.classes is not None:
             return len(self.classes)
@@ -148,10 +147,8 @@ def read_manifest(
         numbers_only: refuse class names of which nothing but their sorted order says the numbers:
             for a list whose labels have to be those of another one that gives no names.
 
-    Raises:
-        FileNotFoundError: a list does not exist.
-        ValueError: a list is a folder or without videos, a row is malformed, or a label is not
-            among the classes; says which file and line.
+    Raises FileNotFoundError: a list does not exist; ValueError: a list is a folder or without
+    videos, a row is malformed, or a label is not among the classes; says which file and line.
     """
     files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if not files:

@@ -43,9 +43,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
     begin with "# ", or with "#" and name no video) where there is no header above them. Rows are
     neither filtered by status nor interpreted.
 
-    Raises:
-        FileNotFoundError: the list does not exist.
-        ValueError: it is no list, or a row is malformed; says which file and line.
+    Raises FileNotFoundError: the list does not exist; ValueError: it is no list, or a row is
+    malformed; says which file and line.
     """
     path = Path(path)
     if path.is_dir():

@@ -84,10 +84,9 @@ def check_manifest(
         num_workers: videos decoded at once.
         timeout_s: how long a video may take; one that takes longer is bad.
 
-    Raises:
-        FileNotFoundError: the list does not exist.
-        ValueError: a setting is out of range; the list is malformed, without videos, was changed
-            meanwhile or is being checked already; the output cannot be written.
+    Raises FileNotFoundError: the list does not exist; ValueError: a setting is out of range, the
+    list is malformed, without videos, was changed meanwhile or is being checked already, or the
+    output cannot be written.
     """
     check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
     inspect = Inspect(quick, decoder)

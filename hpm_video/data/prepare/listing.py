@@ -66,9 +66,8 @@ def list_official(
         annotations: where the official files lie, by default somewhere below `folder`.
         classes: a file of class names whose order to number them by, instead of the official one.
 
-    Raises:
-        FileNotFoundError: something needed is not there.
-        ValueError: a list is malformed, labels do not fit the classes, or no video is there.
+    Raises FileNotFoundError: something needed is not there; ValueError: a list is malformed, labels
+    do not fit the classes, or no video is there.
     """
     kind = DATA_SETS[data_set]
     if split not in kind.splits:
@@ -176,10 +175,8 @@ def list_own(
         classes: a file of class names in the order of their labels; by default the `classes.txt`
             beside the list, or else beside the manifest.
 
-    Raises:
-        FileNotFoundError: the list does not exist.
-        ValueError: it is malformed, its labels do not fit the classes, a video has two labels, or
-            no video is there.
+    Raises FileNotFoundError: the list does not exist; ValueError: it is malformed, its labels do
+    not fit the classes, a video has two labels, or no video is there.
     """
     _check_output(output, (str(file),))
     labels = Labels(_known_classes(classes, Path(file).parent, Path(output).parent))

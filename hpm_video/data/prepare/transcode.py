@@ -84,10 +84,9 @@ def transcode_manifest(
         part: (k, n) encodes the k-th of n parts of the list, and writes no list; once all are done,
             (1, 1) finds nothing left to encode, and writes it.
 
-    Raises:
-        FileNotFoundError: the list does not exist.
-        ValueError: a setting is out of range; the list is malformed or without videos; the folder
-            holds the sources or videos of other settings, is in use or cannot be written.
+    Raises FileNotFoundError: the list does not exist; ValueError: a setting is out of range, the
+    list is malformed or without videos, or the folder holds the sources or videos of other
+    settings, is in use or cannot be written.
     """
     check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
     if not 1 <= part[0] <= part[1]:
@@ -140,10 +139,11 @@ def transcode_manifest(
                     _delete_part(work)
     if not is_whole:
         return Transcoded([], new_manifest, num_before, len(new), None)
-    new_rows: Rows = []
-    for row, name, work in zip(rows, names, works, strict=True):
-        found = verdict_columns(verdicts[work.target]) if work.target in verdicts else {}
-        new_rows.append({**row, **found, "path": name, "source": row["path"]})
+    found = {target: verdict_columns(verdict) for target, verdict in verdicts.items()}
+    new_rows: Rows = [
+        {**row, **found.get(work.target, {}), "path": name, "source": row["path"]}
+        for row, name, work in zip(rows, names, works, strict=True)
+    ]
     write_manifest(new_manifest, new_rows, columns=list(rows[0]))
     good = [work for work in due.values() if verdicts[work.target].status == OK]
     return Transcoded(new_rows, new_manifest, num_before, len(new), _gain(good, decoder, timeout_s))
@@ -153,11 +153,8 @@ def target_names(names: Sequence[str], root: str) -> list[str]:
     """The relative path of what each video is encoded as.
 
     Its own, with the ending mp4; one outside of `root` starts where all of these have parted. Where
-    two videos would become one file, those of other endings keep these before the new one.
-
-    Args:
-        names: paths as in the list.
-        root: absolute folder where relative ones start.
+    two videos would become one file, those of other endings keep these before the new one. Names
+    are paths as in the list, `root` the absolute folder where relative ones start.
     """
     paths = [os.path.normpath(os.path.join(root, name)) for name in names]
     outside = {path for path in paths if os.path.commonpath([root, path]) != root}

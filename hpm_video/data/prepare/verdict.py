@@ -58,10 +58,8 @@ def inspect_video(path: str, *, quick: bool = False, decoder: Decoder = "decord"
 
     It may crash or never return, as decoders do: run it where it can be killed.
 
-    Args:
-        path: the file.
-        quick: decode only the head, the tail and a few places between, always the same ones.
-        decoder: of the reader, see `open_video`.
+    `quick` decodes only the head, the tail and a few places between, always the same ones; for the
+    `decoder` of the reader see `open_video`.
     """
     before = file_identity(path)
     video: Video | None = None

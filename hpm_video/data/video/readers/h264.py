@@ -13,10 +13,9 @@ _RECOVERY_POINT = 6
 def is_clean_start(picture: bytes | memoryview, configuration: bytes) -> bool:
     """Whether a keyframe is whole by itself.
 
-    Args:
-        picture: its bytes, or the first of them, as they stand in the container.
-        configuration: the decoder's "avcC" record, which says how pictures are divided; anything
-            else stands for start codes.
+    ``picture``: its bytes, or the first of them, as they stand in the container. ``configuration``:
+    the decoder's "avcC" record, which says how pictures are divided; anything else stands for start
+    codes.
     """
     recovers_at_once = False
     for unit in _units(bytes(picture), configuration):
