@@ -38,13 +38,9 @@ def why_not(file: BinaryIO, head: bytes, *, av1: bool) -> str | None:
     wrong where frames that follow a keyframe in the file are shown before it, where an edit list
     hides or delays some, and where what is called a keyframe is none.
 
-    Args:
-        file: open for reading bytes.
-        head: its first 4096 bytes.
-        av1: whether the reader knows AV1, which decord does not.
-
-    Returns:
-        A few words, the same for all files of the sort, or None for one that is read right.
+    ``file`` is open for reading bytes, and ``head`` its first 4096; ``av1``: whether the reader
+    knows AV1, which decord does not. Returns a few words, the same for all files of the sort, or
+    None for one that is read right.
     """
     match kind(head):
         case "mp4":
