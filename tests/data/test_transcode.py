@@ -231,7 +231,7 @@ def test_the_folders_fault_is_not_the_videos(
 
 
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transcode_video, "silence_native_code", lambda: None)
+    monkeypatch.setattr(transcode_video, "silence", lambda: None)
 
 
 def test_a_result_that_does_not_read_back_is_not_kept(

@@ -30,9 +30,7 @@ class ClassNames:
 def read_classes(file: str | Path) -> ClassNames:
     """Read a file with a class name on each line.
 
-    Raises:
-        FileNotFoundError: it does not exist.
-        ValueError: it names no class, or one twice.
+    Raises FileNotFoundError: it does not exist; ValueError: it names no class, or one twice.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file} does not exist (expected a class name a line)")
@@ -85,20 +83,74 @@ def classes_beside(files: Sequence[Path]) -> ClassNames | None:
     return found[-1] if found else None
 
 
-def label_values(
+class Labels:
+    """The labels of a list: noted row by row, then turned into numbers all at once.
+
+    Finds numbers that disagree with folders named like the classes: such a folder most of whose
+    videos have another label shows that the numbers were given in another order. A few videos may
+    have been moved to a better class by hand; and where a video's folder is no class, folders say
+    nothing about labels.
+    """
+
+    def __init__(self, known: ClassNames | None) -> None:
+        """Take the class names to use, where they are known."""
+        self.vocabulary: dict[str, tuple[int, str]] = {}  # text -> its code, where it first stood
+        self._known = known
+        self._index = {name: i for i, name in enumerate(known.names if known is not None else ())}
+        # (folder, label's text) -> videos; None where folders say nothing
+        self._counts: Counter[tuple[str, str]] | None = Counter() if known is not None else None
+        self._where: dict[tuple[str, str], str] = {}
+
+    def add(self, path: str, label: str, where: str) -> int:
+        """Note the label of a row, "" for none, and return its code."""
+        folder = os.path.basename(os.path.dirname(path))
+        if self._counts is not None and label:
+            if folder in self._index:
+                self._counts[folder, label] += 1
+                self._where.setdefault((folder, label), where)
+            else:
+                self._counts = None
+        return self.vocabulary.setdefault(label, (len(self.vocabulary), where))[0]
+
+    def values(
+        self, beside: ClassNames | None = None, *, numbers_only: bool = False
+    ) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
+        """Return the label of every code, -1 for none, and the class names.
+
+        ``beside``: the class names by the lists. ``numbers_only``: whether names must be known.
+
+        Raises ValueError: labels are not of one kind, not whole numbers, or not among the classes;
+            or most videos of a folder have another class's number.
+        """
+        found = _label_values(self.vocabulary, self._known, beside, numbers_only=numbers_only)
+        if self._known is not None:
+            self._check_folders(self._known)
+        return found
+
+    def _check_folders(self, known: ClassNames) -> None:
+        counts = self._counts or Counter()
+        most: dict[str, str] = {}  # folder -> its most frequent label
+        for (folder, label), count in counts.items():
+            if count > counts[folder, most.get(folder, "")]:
+                most[folder] = label
+        if len(most) < 2:  # one folder for all is not a folder per class
+            return
+        for folder, label in most.items():
+            right = self._index[folder]
+            if INTEGER.fullmatch(label) and int(label) not in (right, -1):
+                raise ValueError(
+                    f"{self._where[folder, label]}: label ({label}) must be {right} as the folder "
+                    f"'{shown(folder)}' is that class ({known.source}): wrong order of classes?"
+                )
+
+
+def _label_values(
     vocabulary: Mapping[str, tuple[int, str]],
     known: ClassNames | None,
     beside: ClassNames | None,
     *,
     numbers_only: bool = False,
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
-    """Return the label of every code of the vocabulary, and the class names.
-
-    ``vocabulary``: text of a label -> (its code, where it first stood). ``known``: the class names
-    to use; ``beside``: those by the lists. ``numbers_only``: whether names must be known.
-
-    Raises ValueError: labels are not of one kind, not whole numbers, or not among the classes.
-    """
     values = np.full(len(vocabulary), -1, dtype=np.int64)
     given = {text: entry for text, entry in vocabulary.items() if text}
     for text, (_, where) in given.items():
@@ -139,47 +191,3 @@ def label_values(
             raise ValueError(f"{where}: label ({shown(text)}) must be one of {source}: {some}")
         values[code] = index[text]
     return values, names
-
-
-class FolderCheck:
-    """Finds numbers for labels that disagree with folders named like the classes.
-
-    A folder named like a class most of whose videos have another label shows that the numbers were
-    given in another order. A few videos may have been moved to a better class by hand; and where a
-    video's folder is no class, folders say nothing about labels.
-    """
-
-    def __init__(self, classes: ClassNames) -> None:
-        self._classes = classes
-        self._index = {name: i for i, name in enumerate(classes.names)}
-        self._counts: dict[tuple[str, str], int] | None = {}  # (folder, label's text) -> videos
-        self._where: dict[tuple[str, str], str] = {}
-
-    def add(self, path: str, label: str, where: str) -> None:
-        """Note a row of a list."""
-        if self._counts is None or not label:
-            return
-        key = os.path.basename(os.path.dirname(path)), label
-        if key[0] not in self._index:
-            self._counts = None
-            return
-        self._counts[key] = self._counts.get(key, 0) + 1
-        self._where.setdefault(key, where)
-
-    def check(self) -> None:
-        """Raise ValueError for the first folder whose videos mostly have another class's number."""
-        counts = self._counts or {}
-        most: dict[str, str] = {}  # folder -> its most frequent label
-        for (folder, label), count in counts.items():
-            if count > counts.get((folder, most.get(folder, "")), 0):
-                most[folder] = label
-        if len(most) < 2:  # one folder for all is not a folder per class
-            return
-        for folder, label in most.items():
-            right = self._index[folder]
-            if INTEGER.fullmatch(label) and int(label) not in (right, -1):
-                raise ValueError(
-                    f"{self._where[folder, label]}: label ({label}) must be {right} as the folder "
-                    f"'{shown(folder)}' is that class ({self._classes.source}): "
-                    "wrong order of classes?"
-                )

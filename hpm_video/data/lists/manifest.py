@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data.lists.classes import ClassNames, FolderCheck, classes_beside, label_values
+from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside
 from hpm_video.data.lists.rows import read_rows, shown
 from hpm_video.runtime.files import write_csv
 
@@ -104,9 +104,8 @@ class Manifest:
     def num_classes(self) -> int:
         """The number of class names, else the largest label + 1 (0 without any label).
 
-        Raises:
-            ValueError: without class names, more than `MAX_LABEL_GAP` labels in a row do not occur:
-                a stray number would silently make as many classes.
+        Raises ValueError: without class names, more than `MAX_LABEL_GAP` labels in a row do not
+        occur: a stray number would silently make as many classes.
         """
         if self.classes is not None:
             return len(self.classes)
@@ -148,10 +147,8 @@ def read_manifest(
         numbers_only: refuse class names of which nothing but their sorted order says the numbers:
             for a list whose labels have to be those of another one that gives no names.
 
-    Raises:
-        FileNotFoundError: a list does not exist.
-        ValueError: a list is a folder or without videos, a row is malformed, or a label is not
-            among the classes; says which file and line.
+    Raises FileNotFoundError: a list does not exist; ValueError: a list is a folder or without
+    videos, a row is malformed, or a label is not among the classes; says which file and line.
     """
     files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     if not files:
@@ -159,12 +156,9 @@ def read_manifest(
 
     beside = classes_beside(files) if labels else None
     given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
-    known = given or beside
-    folders = FolderCheck(known) if known is not None else None
-
+    noted = Labels(given or beside)
     names: list[Names] = []
     frame_counts, codes, hashes = array("q"), array("q"), array("q")
-    vocabulary: dict[str, tuple[int, str]] = {}  # label text -> its code, where it first stood
     roots = [os.path.abspath(root if root is not None else file.parent) for file in files]
     for file, start in zip(files, roots, strict=True):
         data, ends = bytearray(), array("q")
@@ -179,27 +173,26 @@ def read_manifest(
             data += row["path"].encode("utf-8", "surrogateescape")
             ends.append(len(data))
             hashes.append(hash(os.path.join(start, row["path"])))
-            frame_counts.append(_frame_count(row.get("num_frames", "").strip(), where))
-            text = row.get("label", "").strip() if labels else ""
-            codes.append(vocabulary.setdefault(text, (len(vocabulary), where))[0])
-            if folders is not None:
-                folders.add(row["path"], text, where)
+            count = row.get("num_frames", "").strip() or "0"
+            if not (count.isascii() and count.isdigit() and len(count) < 12):
+                raise ValueError(
+                    f"{where}: num_frames ({shown(count)}) must be an integer of at least 0"
+                )
+            frame_counts.append(int(count))
+            label = row.get("label", "").strip() if labels else ""
+            codes.append(noted.add(row["path"], label, where))
         if not ends:
             raise ValueError(f"{file} lists no videos (or none with status ok)")
         names.append(Names(data, ends))
 
-    values, class_names = label_values(vocabulary, known, beside, numbers_only=numbers_only)
-    if folders is not None:
-        folders.check()
+    values, class_names = noted.values(beside, numbers_only=numbers_only)
     return Manifest(
         tuple(names),
         tuple(roots),
         values[np.frombuffer(codes, dtype=np.int64)],
         np.frombuffer(frame_counts, dtype=np.int64),
         classes=class_names,
-        largest_label_where=next(
-            where for code, where in vocabulary.values() if values[code] == values.max()
-        ),
+        largest_label_where=[where for _, where in noted.vocabulary.values()][values.argmax()],
         num_repeated=len(hashes) - len(np.unique(np.frombuffer(hashes, dtype=np.int64))),
     )
 
@@ -245,10 +238,7 @@ def check_fits_model(manifest: Manifest, num_classes: int) -> None:
 
 
 def write_manifest(
-    path: str | Path,
-    rows: Iterable[Mapping[str, object]],
-    *,
-    columns: Sequence[str] | None = None,
+    path: str | Path, rows: Iterable[Mapping[str, object]], *, columns: Sequence[str] = ("path",)
 ) -> None:
     """Write our CSV of `rows`: `path` first, then the other `COLUMNS` that occur, then any others.
 
@@ -261,11 +251,5 @@ def write_manifest(
     seen = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
     assert all(row.get("path") for row in rows), "every row needs a path"
     known = [c for c in COLUMNS if c in seen]
-    columns = list(dict.fromkeys([*(columns or ("path",)), *known, *seen]))
+    columns = list(dict.fromkeys([*columns, *known, *seen]))
     write_csv(Path(path), columns, ([row.get(c) for c in columns] for row in rows))
-
-
-def _frame_count(text: str, where: str) -> int:
-    if text and not (text.isascii() and text.isdigit() and len(text) < 12):
-        raise ValueError(f"{where}: num_frames ({shown(text)}) must be an integer of at least 0")
-    return int(text or 0)

@@ -43,9 +43,8 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
     begin with "# ", or with "#" and name no video) where there is no header above them. Rows are
     neither filtered by status nor interpreted.
 
-    Raises:
-        FileNotFoundError: the list does not exist.
-        ValueError: it is no list, or a row is malformed; says which file and line.
+    Raises FileNotFoundError: the list does not exist; ValueError: it is no list, or a row is
+    malformed; says which file and line.
     """
     path = Path(path)
     if path.is_dir():
@@ -55,18 +54,40 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         # Line ends as they are: names may hold any
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            start, first = next(_content(enumerate(file, start=1)), (1, ""))
+            numbered = enumerate(file, start=1)
+            content = ((n, line) for n, line in numbered if line.strip() and not _is_comment(line))
+            start, first = next(content, (1, ""))
             if "\0" in first:
                 raise ValueError(f"{path}:{start}: must be UTF-8 text")
             delimiter, header = _detect(f"{path}:{start}", first.strip())
             if header is not None:
-                yield from _split_rows(path, start + 1, file, delimiter, header)
+                for number, fields in _split_lines(path, start + 1, file, delimiter):
+                    if len(fields) != len(header):
+                        expected = f"expected {len(header)}, as in the header"
+                        raise ValueError(f"{path}:{number}: {len(fields)} columns, {expected}")
+                    yield number, dict(zip(header, fields, strict=True))
             else:
                 lines = itertools.chain([first], file)
                 kept = ("\n" if _is_comment(line) else line for line in lines)
-                yield from _checked(path, _split_rows(path, start, kept, delimiter, None))
+                for number, fields in _split_lines(path, start, kept, delimiter):
+                    yield number, _headerless_row(f"{path}:{number}", fields)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_videos(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield ("file:line", row) for every row of a list, bad ones too; see `read_rows`.
+
+    Raises what `read_rows` does, and ValueError for a list without videos or an empty path.
+    """
+    where = ""
+    for line, row in read_rows(path):
+        where = f"{path}:{line}"
+        if not row["path"].strip():
+            raise ValueError(f"{where}: the path is empty")
+        yield where, row
+    if not where:
+        raise ValueError(f"{path} lists no videos")
 
 
 def is_video_name(name: str) -> bool:
@@ -89,10 +110,6 @@ def _is_comment(line: str) -> bool:
     # File names may begin with #, too
     text = line.strip()
     return text[:1] == "#" and (text[1:2] in ("", " ") or not _NAMES_A_VIDEO.search(text))
-
-
-def _content(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    return ((n, line) for n, line in lines if line.strip() and not _is_comment(line))
 
 
 def _detect(where: str, first: str) -> tuple[str, list[str] | None]:
@@ -132,29 +149,21 @@ def _column_names(fields: list[str]) -> list[str]:
     return [_ALIASES.get(c, c) if _ALIASES.get(c) not in given else c for c in columns]
 
 
-def _split_rows(
-    path: Path, start: int, lines: Iterable[str], delimiter: str, header: list[str] | None
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, {column: text}) of every row; ``lines`` begin at number ``start``."""
-    for number, fields in _split_lines(path, start, lines, delimiter):
-        columns: Sequence[str] = header or _HEADERLESS.get(len(fields), ())
-        if len(fields) != len(columns):
-            expected = (
-                "1 to 3: path, or path label, or path num_frames label"
-                if header is None
-                else f"{len(header)}, as in the header"
-            )
-            raise ValueError(f"{path}:{number}: {len(fields)} columns, expected {expected}")
-        yield number, dict(zip(columns, fields, strict=True))
-
-
 def _split_lines(
     path: Path, start: int, lines: Iterable[str], delimiter: str
 ) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, fields) of every row; ``lines`` begin at number ``start``."""
     if delimiter == " ":
         for number, line in enumerate(map(str.strip, lines), start):
-            if line:
-                yield number, _split_spaces(f"{path}:{number}", line)
+            if match := _SPACED.fullmatch(line):
+                yield number, [field for field in match.groups() if field is not None]
+            elif line:
+                raise ValueError(
+                    f"{path}:{number}: row ({shown(line)}) must be a video, perhaps its number of "
+                    "frames, perhaps its label, between spaces, commas or tabs; videos that do not "
+                    "end in .mp4, .webm, .avi or the like, and labels with spaces, need a CSV with "
+                    "the header path,label"
+                )
         return
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -165,34 +174,21 @@ def _split_lines(
         raise ValueError(f"{path}: malformed CSV: {error}") from error
 
 
-def _split_spaces(where: str, line: str) -> list[str]:
-    match = _SPACED.fullmatch(line)
-    if match is not None:
-        return [field for field in match.groups() if field is not None]
-    raise ValueError(
-        f"{where}: row ({shown(line)}) must be a video, perhaps its number of frames, perhaps its "
-        "label, between spaces, commas or tabs; videos that do not end in .mp4, .webm, .avi or the "
-        "like, and labels with spaces, need a CSV with the header path,label"
-    )
-
-
-def _checked(
-    path: Path, rows: Iterator[tuple[int, dict[str, str]]]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a list without header, refused where they cannot be meant."""
-    for number, raw in rows:
-        row = {column: text.strip() for column, text in raw.items()}
-        where = f"{path}:{number}"
-        if not is_video_name(row["path"]):
-            raise ValueError(
-                f"{where}: path ({shown(row['path'])}) must end in .mp4, .webm, .avi or the like; "
-                "lists of other names need a CSV with the header path,label"
-            )
-        if is_no_label(row.get("label", "")):
-            raise ValueError(
-                f"{where}: label ({row['label']}) must be a whole number or a class name"
-            )
-        yield number, row
+def _headerless_row(where: str, fields: Sequence[str]) -> dict[str, str]:
+    """A row of a list without header, refused where it cannot be meant."""
+    columns = _HEADERLESS.get(len(fields))
+    if columns is None:
+        expected = "1 to 3: path, or path label, or path num_frames label"
+        raise ValueError(f"{where}: {len(fields)} columns, expected {expected}")
+    row = dict(zip(columns, map(str.strip, fields), strict=True))
+    if not is_video_name(row["path"]):
+        raise ValueError(
+            f"{where}: path ({shown(row['path'])}) must end in .mp4, .webm, .avi or the like; "
+            "lists of other names need a CSV with the header path,label"
+        )
+    if is_no_label(row.get("label", "")):
+        raise ValueError(f"{where}: label ({row['label']}) must be a whole number or a class name")
+    return row
 
 
 def is_no_label(text: str) -> bool:

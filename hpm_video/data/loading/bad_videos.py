@@ -32,8 +32,7 @@ class BadVideos:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, max_fraction: float) -> None:
-        file = folder / "bad_videos.csv"
-        self._file = file
+        file = self._file = folder / "bad_videos.csv"
         self._manifest = manifest
         self._max_fraction = max_fraction
         self._known: dict[str, str] = {}  # path -> reason
@@ -75,8 +74,7 @@ class BadVideos:
                 f"more than data.max_bad_fraction ({self._max_fraction:g}) allows; "
                 f"they are listed in {self._file}"
             )
-        text = "unreadable video, replaced by another"
-        return [f"{text}: {path}: {reason}" for path, reason in new.items()]
+        return [f"unreadable video, replaced by another: {p}: {why}" for p, why in new.items()]
 
     def keep(self, bad: Iterable[tuple[int, str]], *, write: bool) -> dict[str, str]:
         """Add pairs to what is known and write the file; returns the new ones, path -> reason."""

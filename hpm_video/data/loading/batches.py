@@ -8,6 +8,7 @@ takes finished batches, in exact order again, out of memory that it shares with 
 So what a batch holds depends neither on the number of workers nor on how long each of them takes.
 """
 
+import itertools
 import mmap
 import os
 import queue
@@ -68,7 +69,8 @@ def read_batches(
     """
     if num_workers == 0:
         for batch_keys in keys:
-            out = _new_tensor(len(batch_keys), dataset.reader.shape, pin_memory=pin_memory)
+            shape = len(batch_keys), *dataset.reader.shape
+            out = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
             rows = zip(batch_keys, out, strict=True)
             readings = [read_item(dataset.reader, dataset.requests(key), row) for key, row in rows]
             yield out, readings
@@ -150,16 +152,16 @@ class _Dispatcher:
             # A thread starts on device 0, whose memory is not ours to use
             if self.cuda_device is not None:
                 torch.cuda.set_device(self.cuda_device)
-            first = next(self.keys, None)
-            if first is not None:
-                self._run(first)
+            if (first := next(self.keys, None)) is not None:
+                self.keys = itertools.chain([first], self.keys)
+                self._run(len(first))
             self.finished.put(None)
         except BaseException as error:  # noqa: BLE001 - raised again by who takes the batches
             self.finished.put(error)
 
-    def _run(self, first: Sequence[Any]) -> None:
+    def _run(self, size: int) -> None:
+        """Read batches of at most ``size`` items."""
         shape = self.dataset.reader.shape
-        size = len(first)  # no later batch is larger
         num_slots = 2 + _OPEN_ROWS_PER_WORKER * self.num_workers // size
         with _shared_file(num_slots * size * torch.Size(shape).numel()) as file:
             self.slots = _rows_of(file.fileno(), shape).unflatten(0, (num_slots, size))
@@ -170,7 +172,6 @@ class _Dispatcher:
                 for _ in range(self.num_workers)
             }
             try:
-                self._open(first)
                 while self._is_wanted():
                     self._open_more()
                     self._submit()
@@ -195,15 +196,12 @@ class _Dispatcher:
 
     def _open_more(self) -> None:
         while self.free and (keys := next(self.keys, None)) is not None:
-            self._open(keys)
-
-    def _open(self, keys: Sequence[Any]) -> None:
-        batch = _Batch(self.free.pop(), [None] * len(keys))
-        assert len(keys) <= self.slots.shape[1], "batches must not grow"
-        self.open.append(batch)
-        for place, key in enumerate(keys):
-            requests = self.dataset.requests(key)
-            self.waiting.append(_Row(batch, place, requests, next(requests)))
+            assert len(keys) <= self.slots.shape[1], "batches must not grow"
+            batch = _Batch(self.free.pop(), [None] * len(keys))
+            self.open.append(batch)
+            for place, key in enumerate(keys):
+                requests = self.dataset.requests(key)
+                self.waiting.append(_Row(batch, place, requests, next(requests)))
 
     def _submit(self) -> None:
         # Every worker gets a first row before any of them gets a second one
@@ -257,9 +255,9 @@ class _Dispatcher:
             if len(readings) < len(batch.readings):
                 return
             self.open.popleft()
-            out = _new_tensor(
-                len(readings), self.slots.shape[2:], pin_memory=self.cuda_device is not None
-            )
+            shape = len(readings), *self.slots.shape[2:]
+            pin_memory = self.cuda_device is not None
+            out = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
             # NumPy copies without PyTorch's threads, which would be started for this thread alone
             out.numpy()[:] = self.slots[batch.slot, : len(readings)].numpy()
             for place, reading in enumerate(readings):
@@ -270,10 +268,6 @@ class _Dispatcher:
             self.num_finished += 1
             self._open_more()
             self._submit()
-
-
-def _new_tensor(size: int, shape: Sequence[int], *, pin_memory: bool) -> torch.Tensor:
-    return torch.empty((size, *shape), dtype=torch.uint8, pin_memory=pin_memory)
 
 
 def why_given_up(error: ItemTimeout | WorkerDied) -> str:

@@ -178,11 +178,8 @@ def clip_batches(
 ) -> Iterator[ClipBatch]:
     """Iterate over this process's micro-batches of steps start_step to num_steps of a run.
 
-    Videos in given_up, path -> reason, count as unreadable.
-
-    Raises:
-        UnreadableDataError: 20 videos in a row are unreadable.
-        ValueError: data.decoder is not installed.
+    Videos in given_up, path -> reason, count as unreadable. Raises UnreadableDataError: 20 videos
+    in a row are unreadable; ValueError: data.decoder is not installed.
     """
     check_decoder(data.decoder)
     reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment)

@@ -130,9 +130,7 @@ class WindowReader:
         """None: (num_frames, fps, times). Else the batch (B, num_crops, T, S, S, 3) that begins
         with a window; quick where that is the one after the batch before."""
         settings = self.settings
-        if self._video is None:
-            self._video = LongVideo(self.path)
-        video = self._video
+        video = self._video = self._video or LongVideo(self.path)
         if first is None:
             return video.num_frames, video.fps, video.times
         if self._next != first:
@@ -189,8 +187,12 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
             yield torch.from_numpy(batch)
 
     def _ask(self, first: int | None) -> None:
-        if self._worker is not None:
-            self._worker.submit(first, self._limit_s(first))
+        if self._worker is None:
+            return
+        factor = self._reader.settings.batch_size
+        if first is None and self._timeout_s is not None:
+            factor = 1 + os.path.getsize(self._reader.path) // _SCANNED_BYTES
+        self._worker.submit(first, self._timeout_s and self._timeout_s * factor)
 
     def _answer(self, first: int | None) -> Any:
         if self._worker is None:
@@ -206,10 +208,3 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
             raise VideoReadError(self._reader.path, reason) from error
         except WorkerDied as error:
             raise VideoReadError(self._reader.path, why_given_up(error)) from error
-
-    def _limit_s(self, first: int | None) -> float | None:
-        if self._timeout_s is None:
-            return None
-        if first is None:
-            return self._timeout_s * (1 + os.path.getsize(self._reader.path) // _SCANNED_BYTES)
-        return self._timeout_s * self._reader.settings.batch_size

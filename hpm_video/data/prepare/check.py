@@ -15,16 +15,9 @@ from typing import Any
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import write_manifest
-from hpm_video.data.lists.rows import read_rows
+from hpm_video.data.lists.rows import read_videos
 from hpm_video.data.prepare.encode import count_frames
-from hpm_video.data.prepare.verdict import (
-    BAD,
-    OK,
-    Verdict,
-    file_identity,
-    inspect_video,
-    silence_native_code,
-)
+from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity, inspect_video, silence
 from hpm_video.data.video.frames import check_decoder
 from hpm_video.runtime.journal import Journal
 from hpm_video.runtime.progress import Progress
@@ -46,12 +39,12 @@ class Inspect:
     decoder: Decoder
 
     def __call__(self, path: str) -> Verdict:
-        silence_native_code()
+        silence()
         return inspect_video(path, quick=self.quick, decoder=self.decoder)
 
 
 def _count_frames(path: str) -> int:
-    silence_native_code()
+    silence()
     return count_frames(path)
 
 
@@ -91,15 +84,14 @@ def check_manifest(
         num_workers: videos decoded at once.
         timeout_s: how long a video may take; one that takes longer is bad.
 
-    Raises:
-        FileNotFoundError: the list does not exist.
-        ValueError: a setting is out of range; the list is malformed, without videos, was changed
-            meanwhile or is being checked already; the output cannot be written.
+    Raises FileNotFoundError: the list does not exist; ValueError: a setting is out of range, the
+    list is malformed, without videos, was changed meanwhile or is being checked already, or the
+    output cannot be written.
     """
     check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
     inspect = Inspect(quick, decoder)
     manifest = Path(manifest)
-    rows = read_videos(manifest)
+    rows = [row for _, row in read_videos(manifest)]
     identity = file_identity(str(manifest))
     output = Path(output) if output is not None else manifest
     if not output.parent.is_dir() or output.is_dir():
@@ -118,9 +110,7 @@ def check_manifest(
         num_before = len(verdicts)
         new = [path for path in due if path not in verdicts]
         with Progress("checked", total=len(due), done=num_before) as progress:
-            for path, verdict, limit_s in _inspect_all(
-                inspect, new, num_workers=num_workers, timeout_s=timeout_s
-            ):
+            for path, verdict, limit_s in _inspect_all(inspect, new, num_workers, timeout_s):
                 journal.add(path, {**asdict(verdict), **asdict(inspect), "timeout_s": limit_s})
                 verdicts[path] = verdict
                 progress.step(bad=verdict.status == BAD)
@@ -136,21 +126,6 @@ def check_manifest(
         write_manifest(output, checked, columns=list(rows[0]))
         journal.remove()
     return Checked(checked, output, original, num_before)
-
-
-def read_videos(manifest: Path) -> Rows:
-    """Return all rows of a list, bad ones too.
-
-    Raises what `read_rows` does, and ValueError for a list without videos or an empty path.
-    """
-    rows: Rows = []
-    for line, row in read_rows(manifest):
-        if not row["path"].strip():
-            raise ValueError(f"{manifest}:{line}: the path is empty")
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{manifest} lists no videos")
-    return rows
 
 
 def check_settings(*, decoder: Decoder, num_workers: int, timeout_s: float) -> None:
@@ -178,7 +153,7 @@ def verdict_columns(verdict: Verdict) -> dict[str, str]:
 
 
 def _inspect_all(
-    inspect: Inspect, paths: Sequence[str], *, num_workers: int, timeout_s: float
+    inspect: Inspect, paths: Sequence[str], num_workers: int, timeout_s: float
 ) -> Iterator[tuple[str, Verdict, float | None]]:
     """Yield (path, verdict, the time limit if it was reached) as they come."""
     lost: dict[str, ItemTimeout | WorkerDied] = {}
@@ -188,9 +163,8 @@ def _inspect_all(
         else:
             lost[path] = outcome
     # A reader that never comes back leaves open how many frames there are; another may tell
-    for path, count in run_killable(
-        _count_frames, lost, num_workers=num_workers, timeout_s=timeout_s
-    ):
+    counts = run_killable(_count_frames, lost, num_workers=num_workers, timeout_s=timeout_s)
+    for path, count in counts:
         num_frames = count if isinstance(count, int) else None
         reason = failure_reason(lost[path])
         verdict = Verdict(BAD, reason, num_frames, None, None, None, *file_identity(path))

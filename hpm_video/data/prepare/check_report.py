@@ -24,29 +24,17 @@ _BAR = 40  # characters
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of a checked list; those of the videos are of the ok ones.
+    """Figures of a checked list; those of the videos are of the ok ones."""
 
-    Attributes:
-        num_videos: rows of the list.
-        num_ok: of these, how many are ok.
-        bad: (path, reason) of every bad one, in their order.
-        left_out: own word of the user for a video that is left out -> how many.
-        durations_s: of those whose duration is known.
-        sizes: (width, height) -> how many.
-        labels: label as on the page -> how many, in the order of the classes.
-        num_bytes: all together.
-        num_frames: all together.
-    """
-
-    num_videos: int
-    num_ok: int
-    bad: tuple[tuple[str, str], ...]
-    left_out: Mapping[str, int]
-    durations_s: npt.NDArray[np.float64]
-    sizes: Mapping[tuple[int, int], int]
-    labels: Mapping[str, int]
-    num_bytes: int
-    num_frames: int
+    num_videos: int  # rows of the list
+    num_ok: int  # of these, how many are ok
+    bad: tuple[tuple[str, str], ...]  # (path, reason) of every bad one, in their order
+    left_out: Mapping[str, int]  # own word of the user for a video that is left out -> how many
+    durations_s: npt.NDArray[np.float64]  # of those whose duration is known
+    sizes: Mapping[tuple[int, int], int]  # (width, height) -> how many
+    labels: Mapping[str, int]  # label as on the page -> how many, in the order of the classes
+    num_bytes: int  # all together
+    num_frames: int  # all together
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -57,23 +45,20 @@ class Report:
 
 def make_report(rows: Sequence[Mapping[str, str]], *, classes: Sequence[str] = ()) -> Report:
     """Collect the figures of checked rows; `classes` are names of integer labels."""
-    status = [row.get("status", "").strip() for row in rows]
-    good = [row for row, word in zip(rows, status, strict=True) if word == OK]
+    by_status: dict[str, list[Mapping[str, str]]] = {}
+    for row in rows:
+        by_status.setdefault(row.get("status", "").strip(), []).append(row)
+    good = by_status.pop(OK, [])
     labels = Counter(row.get("label", "").strip() for row in good)
     labels[""] += labels.pop("-1", 0)
-    # A class without any ok video is what one wants to see
-    labels.update(
-        {str(number): 0 for number in range(len(classes))} if _are_numbers(labels) else {}
-    )
+    if all(re.fullmatch(r"\d+", label) for label in labels if label):
+        # A class without any ok video is what one wants to see
+        labels.update({str(number): 0 for number in range(len(classes))})
     return Report(
         num_videos=len(rows),
         num_ok=len(good),
-        bad=tuple(
-            (row["path"], row.get("reason", ""))
-            for row, word in zip(rows, status, strict=True)
-            if word == BAD
-        ),
-        left_out=Counter(word for word in status if word not in (OK, BAD)),
+        bad=tuple((row["path"], row.get("reason", "")) for row in by_status.pop(BAD, [])),
+        left_out={word: len(some) for word, some in by_status.items()},
         durations_s=np.array([float(r["duration_s"]) for r in good if r["duration_s"]]),
         sizes=Counter((int(row["width"]), int(row["height"])) for row in good),
         labels={_label_name(k, classes): labels[k] for k in sorted(labels, key=_label_order)},
@@ -101,8 +86,7 @@ def report_text(report: Report) -> str:
             f"videos, {report.labels.get('', 0)} videos without"
         ]
         most = sorted(named.items(), key=lambda pair: -pair[1])
-        shown = most if len(most) <= _MAX_SIZES else [*most[:5], *most[-5:]]
-        lines += _bars(shown)
+        lines += _bars(most if len(most) <= _MAX_SIZES else [*most[:5], *most[-5:]])
     return "\n".join(lines)
 
 
@@ -155,10 +139,6 @@ def _kind(path: str, reason: str) -> str:
     """A reason without what differs from file to file."""
     text = reason.replace(path, "FILE").replace(os.path.basename(path), "FILE")
     return re.sub(r"(?<![A-Za-z])[\d.]*\d", "N", text)
-
-
-def _are_numbers(labels: Iterable[str]) -> bool:
-    return all(re.fullmatch(r"\d+", label) for label in labels if label)
 
 
 def _label_order(label: str) -> tuple[int, str]:

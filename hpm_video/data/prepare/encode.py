@@ -59,9 +59,8 @@ class Encoded:
 def encode_video(source: str, target: str, encoding: Encoding) -> Encoded:
     """Encode the video `source` as the H.264 mp4 file `target`, which is written over.
 
-    Raises:
-        VideoReadError: the source cannot be decoded to its end, or has no frames.
-        OSError: the target cannot be written, or not in this way.
+    Raises VideoReadError: the source cannot be decoded to its end, or has no frames; OSError: the
+    target cannot be written, or not in this way.
     """
     try:
         return _encode(source, target, encoding)
@@ -99,9 +98,15 @@ def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
         }  # fmt: skip
         if ratio := reader.pixel_aspect:
             context.sample_aspect_ratio = 1 / ratio if _is_sideways(first) else ratio
-        convert = _Converter(width, height)
+        graphs: dict[tuple[object, ...], av.filter.Graph] = {}
         for frame, pts in shown:
-            picture = convert(frame)
+            # All of which may change within a file
+            kind = (frame.width, frame.height, frame.format.name, frame.rotation)
+            if kind not in graphs:
+                graphs[kind] = _make_graph(frame, width, height)
+            frame.pts = None  # whose unit is another one
+            graphs[kind].vpush(frame)
+            picture = graphs[kind].vpull()
             picture.pts, picture.time_base = pts, time_base
             if num_written == 0:
                 for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
@@ -122,19 +127,14 @@ def count_frames(path: str) -> int:
 
 
 class _Reader:
-    """Decodes a file from its start to its end.
-
-    Attributes:
-        num_read: frames decoded so far.
-        rate: average frames per second, None where the file does not say (known after opening).
-        pixel_aspect: width / height of a pixel, None where the file does not say.
-    """
+    """Decodes a file from its start to its end."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.num_read = 0
-        self.rate: Fraction | None = None
-        self.pixel_aspect: Fraction | None = None
+        self.num_read = 0  # frames decoded so far
+        # Both known after opening, and None where the file does not say
+        self.rate: Fraction | None = None  # average frames per second
+        self.pixel_aspect: Fraction | None = None  # width / height of a pixel
 
     def frames(self, *, strict: bool = True) -> Iterator[VideoFrame]:
         """Yield all frames in order; strict raises VideoReadError for one that is damaged."""
@@ -160,39 +160,24 @@ class _Reader:
             raise VideoReadError(self._path, reason) from error
 
 
-class _Converter:
-    """Turns and scales frames to one size, as yuv420p of the usual range."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self._size = width, height
-        self._kind: tuple[object, ...] = ()
-        self._graph: av.filter.Graph | None = None
-
-    def __call__(self, frame: VideoFrame) -> VideoFrame:
-        kind = (frame.width, frame.height, frame.format.name, frame.rotation)
-        if self._graph is None or kind != self._kind:  # which may change within a file
-            self._graph, self._kind = self._make_graph(frame), kind
-        frame.pts = None  # the caller's business
-        self._graph.vpush(frame)
-        return self._graph.vpull()
-
-    def _make_graph(self, frame: VideoFrame) -> av.filter.Graph:
-        width, height = self._size
-        graph = av.filter.Graph()
-        graph.threads = 1
-        source = graph.add_buffer(
+def _make_graph(frame: VideoFrame, width: int, height: int) -> av.filter.Graph:
+    """What turns and scales frames like this one to a size, as yuv420p of the usual range."""
+    graph = av.filter.Graph()
+    graph.threads = 1
+    nodes = [
+        graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
         )
-        nodes = [source]
-        turn = frame.rotation % 360
-        if turn in _TURNS:
-            nodes.append(graph.add("transpose", _TURNS[turn]))
-        elif turn == 180:
-            nodes += [graph.add("hflip"), graph.add("vflip")]
-        nodes.append(graph.add("scale", f"{width}:{height}:flags=bicubic:out_range=tv"))
-        nodes += [graph.add("format", "yuv420p"), graph.add("buffersink")]
-        graph.link_nodes(*nodes).configure()
-        return graph
+    ]
+    turn = frame.rotation % 360
+    if turn in _TURNS:
+        nodes.append(graph.add("transpose", _TURNS[turn]))
+    elif turn == 180:
+        nodes += [graph.add("hflip"), graph.add("vflip")]
+    nodes.append(graph.add("scale", f"{width}:{height}:flags=bicubic:out_range=tv"))
+    nodes += [graph.add("format", "yuv420p"), graph.add("buffersink")]
+    graph.link_nodes(*nodes).configure()
+    return graph
 
 
 def _is_sideways(frame: VideoFrame) -> bool:

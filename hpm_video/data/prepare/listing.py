@@ -10,15 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpm_video.data.lists.classes import (
-    ClassNames,
-    FolderCheck,
-    label_values,
-    read_classes,
-    write_classes,
-)
+from hpm_video.data.lists.classes import ClassNames, Labels, read_classes, write_classes
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
-from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, shown
+from hpm_video.data.lists.rows import INTEGER, first_few, read_videos, shown
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
 
@@ -72,9 +66,8 @@ def list_official(
         annotations: where the official files lie, by default somewhere below `folder`.
         classes: a file of class names whose order to number them by, instead of the official one.
 
-    Raises:
-        FileNotFoundError: something needed is not there.
-        ValueError: a list is malformed, labels do not fit the classes, or no video is there.
+    Raises FileNotFoundError: something needed is not there; ValueError: a list is malformed, labels
+    do not fit the classes, or no video is there.
     """
     kind = DATA_SETS[data_set]
     if split not in kind.splits:
@@ -123,10 +116,8 @@ def list_folder(
     Classes are numbered by `classes`, else the `classes.txt` in the folder, else that beside the
     manifest, else in the order of their names (whole numbers in the order of their values).
 
-    Raises:
-        FileNotFoundError: the folder does not exist.
-        ValueError: it has no videos, videos beside class folders, folders of splits, or of classes
-            that are not among the known ones.
+    Raises FileNotFoundError: the folder does not exist; ValueError: it has no videos, videos beside
+    class folders, folders of splits, or of classes that are not among the known ones.
     """
     tree = VideoTree(folder)
     _check_output(output, ())
@@ -160,11 +151,9 @@ def list_folder(
         for path, part in zip(tree.videos, parts, strict=True)
     ]
     notes = []
-    without = [name for name in known.names if folders and name not in folders]
-    if without:
+    if without := [name for name in known.names if folders and name not in folders]:
         notes.append(f"{len(without)} classes have no videos: {first_few(without, 3)}")
-    skipped = tree.num_others + len(tree.texts)
-    if skipped:
+    if skipped := tree.num_others + len(tree.texts):
         notes.append(f"{skipped} other files were left out")
     names = known.names if folders else ()
     return _write_list(output, rows, [], classes=names, source=f"in {folder}", notes=notes)
@@ -186,45 +175,30 @@ def list_own(
         classes: a file of class names in the order of their labels; by default the `classes.txt`
             beside the list, or else beside the manifest.
 
-    Raises:
-        FileNotFoundError: the list does not exist.
-        ValueError: it is malformed, its labels do not fit the classes, a video has two labels, or
-            no video is there.
+    Raises FileNotFoundError: the list does not exist; ValueError: it is malformed, its labels do
+    not fit the classes, a video has two labels, or no video is there.
     """
     _check_output(output, (str(file),))
-    known = _known_classes(classes, Path(file).parent, Path(output).parent)
-    folders = FolderCheck(known) if known is not None else None
-    vocabulary: dict[str, tuple[int, str]] = {}
+    labels = Labels(_known_classes(classes, Path(file).parent, Path(output).parent))
     listed: dict[str, tuple[str, str]] = {}
-    lines: list[dict[str, str]] = []
-    for line, row in read_rows(file):
-        where = f"{file}:{line}"
-        if not row["path"].strip():
-            raise ValueError(f"{where}: the path is empty")
+    lines: list[tuple[int, dict[str, str]]] = []  # with the codes of their labels
+    for where, row in read_videos(file):
         label = row.get("label", "").strip()
-        vocabulary.setdefault(label, (len(vocabulary), where))
         other, other_where = listed.setdefault(row["path"], (label, where))
         if other != label:
             raise ValueError(
                 f"{where}: label ({shown(label)}) of {shown(row['path'])} must be one, but is "
                 f"({shown(other)}) in {other_where}"
             )
-        if folders is not None:
-            folders.add(row["path"], label, where)
-        lines.append(row)
-    if not lines:
-        raise ValueError(f"{file} lists no videos")
-    values, names = label_values(vocabulary, known, None)
-    if folders is not None:
-        folders.check()
+        lines.append((labels.add(row["path"], label, where), row))
+    values, names = labels.values()
     start = os.path.abspath(root if root is not None else Path(file).parent)
     rows: list[Row] = []
     missing: list[Row] = []
-    for row in lines:
-        label_value = int(values[vocabulary[row.get("label", "").strip()][0]])
+    for code, row in lines:
         path = os.path.join(start, row["path"])
         kept: Row = {key: value or None for key, value in row.items()}
-        kept |= {"path": path, "label": label_value if label_value >= 0 else None}
+        kept |= {"path": path, "label": int(values[code]) if values[code] >= 0 else None}
         if os.path.isfile(path):
             rows.append(kept)
         else:
@@ -265,7 +239,7 @@ def _write_list(
     *,
     classes: Sequence[str],
     source: str,
-    notes: Sequence[str],
+    notes: list[str],
 ) -> Listed:
     """Write what was found. Paths of ``rows`` are absolute; ``source``: where they are named."""
     output = Path(output)
@@ -283,7 +257,6 @@ def _write_list(
     write_manifest(output, written)
     if not missing:
         missing_file.unlink(missing_ok=True)
-    notes = [*notes]
     if unlabelled := sum(row["label"] is None for row in rows):
         notes.append(f"{unlabelled} videos have no label")
     manifest = read_manifest(output)  # which looks at the labels

@@ -65,16 +65,13 @@ def read_ssv2(tree: VideoTree, split: str, fold: int) -> Listing:
         )
     name = {"train": "train", "val": "validation", "test": "test"}[split]
     file = _one(tree, rf"(something-something-v2-)?{name}\.json", f"{name}.json")
-    files, answers = [labels_file, file], {}
-    if split == "test":
-        found = _all(tree, r"(something-something-v2-)?test-answers\.csv")
-        for answer_file in found[:1]:
-            files.append(answer_file)
-            answers = {
-                fields[0]: (_template(fields[1]), f"{answer_file}:{line}")
-                for line, fields in _csv(answer_file, ";")
-                if len(fields) == 2
-            }
+    found = _all(tree, r"(something-something-v2-)?test-answers\.csv") if split == "test" else []
+    answers = {
+        fields[0]: (_template(fields[1]), f"{answer_file}:{line}")
+        for answer_file in found[:1]
+        for line, fields in _csv(answer_file, ";")
+        if len(fields) == 2
+    }
     videos: list[Video] = []
     for position, entry in enumerate(_json(file, list)):
         where = f"{file}: entry {position}"
@@ -90,7 +87,9 @@ def read_ssv2(tree: VideoTree, split: str, fold: int) -> Listing:
             raise ValueError(f"{where}: template ({shown(template)}) must be one of {labels_file}")
         label = numbers[template] if template is not None else -1
         videos.append(Video((f"{name}.webm",), "", label, where))
-    return Listing(videos, tuple(sorted(numbers, key=lambda name: numbers[name])), tuple(files))
+    return Listing(
+        videos, tuple(sorted(numbers, key=numbers.__getitem__)), (labels_file, file, *found[:1])
+    )
 
 
 def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
@@ -173,8 +172,7 @@ def read_hmdb51(tree: VideoTree, split: str, fold: int) -> Listing:
     form = re.compile(r"(.+)_test_split([123])\.txt")
     found: dict[str, dict[int, str]] = {}  # class -> fold -> file
     for path in tree.texts:
-        match = form.fullmatch(os.path.basename(path))
-        if match:
+        if match := form.fullmatch(os.path.basename(path)):
             other = found.setdefault(match[1], {}).setdefault(int(match[2]), path)
             if other != path:
                 raise ValueError(f"{other} and {path} are the same list: give the folder of one")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,7 @@ def write_toy_videos(
     manifest, stored = output_dir / "manifest.csv", output_dir / "toy.json"
     described = {**settings, "formats": list(formats), "classes": list(CLASSES)}
     if stored.exists() or manifest.exists():
-        other = _differences(stored, described)
-        if other:
+        if other := _differences(stored, described):
             raise ValueError(f"output_dir ({output_dir}) holds a set with other settings: {other}")
         if manifest.exists():
             return manifest
@@ -94,7 +93,11 @@ def write_toy_videos(
     write_atomically(stored, [json.dumps(described) + "\n"])
     for name in CLASSES[:num_videos]:
         (output_dir / "videos" / name).mkdir(parents=True, exist_ok=True)
-    paths = [_video_path(index, formats) for index in range(num_videos)]
+    # A format per round of 8: every class gets the same ones, as codecs show in single frames.
+    paths = [
+        f"videos/{name}/{name}_{index:05d}.{formats[index // 8 % len(formats)]}"
+        for index, name in enumerate(islice(cycle(CLASSES), num_videos))
+    ]
     write_classes(output_dir / "classes.txt", CLASSES)
 
     def write_video(index: int) -> Floats:
@@ -189,12 +192,6 @@ def _encode(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     os.replace(temporary, path)
-
-
-def _video_path(index: int, formats: Sequence[str]) -> str:
-    # A format per round of 8: every class gets the same ones, as codecs show in single frames.
-    name = CLASSES[index % 8]
-    return f"videos/{name}/{name}_{index:05d}.{formats[index // 8 % len(formats)]}"
 
 
 def _differences(stored: Path, described: dict[str, Any]) -> str:

@@ -7,8 +7,8 @@ folder tells the next run what is there.
 import json
 import os
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from itertools import compress
@@ -20,13 +20,8 @@ import numpy as np
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.classes import read_classes, write_classes
 from hpm_video.data.lists.manifest import write_manifest
-from hpm_video.data.prepare.check import (
-    Rows,
-    check_settings,
-    failure_reason,
-    read_videos,
-    verdict_columns,
-)  # fmt: skip
+from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.prepare.check import Rows, check_settings, failure_reason, verdict_columns
 from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity
@@ -89,17 +84,16 @@ def transcode_manifest(
         part: (k, n) encodes the k-th of n parts of the list, and writes no list; once all are done,
             (1, 1) finds nothing left to encode, and writes it.
 
-    Raises:
-        FileNotFoundError: the list does not exist.
-        ValueError: a setting is out of range; the list is malformed or without videos; the folder
-            holds the sources or videos of other settings, is in use or cannot be written.
+    Raises FileNotFoundError: the list does not exist; ValueError: a setting is out of range, the
+    list is malformed or without videos, or the folder holds the sources or videos of other
+    settings, is in use or cannot be written.
     """
     check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
     if not 1 <= part[0] <= part[1]:
         raise ValueError(f"part ({part[0]}/{part[1]}) must be K/N with 1 <= K <= N")
     is_whole = part[1] == 1
     manifest, output_dir = Path(manifest), Path(output_dir).absolute()
-    rows = read_videos(manifest)
+    rows = [row for _, row in read_videos(manifest)]
     start = os.path.abspath(root if root is not None else manifest.parent)
     names = target_names([row["path"] for row in rows], start)
     works = [_work(row, name, start, output_dir) for row, name in zip(rows, names, strict=True)]
@@ -123,30 +117,33 @@ def transcode_manifest(
         new = [work for work in mine if work.target not in verdicts]
         encode = Transcode(encoding, decoder)
         outcomes = run_killable(encode, new, num_workers=num_workers, timeout_s=timeout_s)
-        with (
-            _no_parts_left(new, verdicts),
-            Progress("encoded", total=len(mine), done=len(mine) - len(new)) as progress,
-            closing(outcomes),  # first of these: ends what is under way
-        ):
-            for work, outcome in outcomes:
-                if isinstance(outcome, Verdict):
-                    verdict = outcome
-                else:
+        progress = Progress("encoded", total=len(mine), done=len(mine) - len(new))
+        try:
+            with progress, closing(outcomes):  # which ends what is under way
+                for work, outcome in outcomes:
+                    if isinstance(outcome, Verdict):
+                        verdict = outcome
+                    else:
+                        _delete_part(work)
+                        verdict = Verdict(BAD, failure_reason(outcome))
+                    limit_s = timeout_s if isinstance(outcome, ItemTimeout) else None
+                    identity = file_identity(work.source)
+                    entry = {"source": work.source, "identity": identity, "timeout_s": limit_s}
+                    name = os.path.relpath(work.target, output_dir)
+                    journal.add(name, {**entry, **asdict(verdict)})
+                    verdicts[work.target] = verdict
+                    progress.step(bad=verdict.status == BAD)
+        finally:
+            for work in new:
+                if work.target not in verdicts:  # this ended before all were done
                     _delete_part(work)
-                    verdict = Verdict(BAD, failure_reason(outcome))
-                limit_s = timeout_s if isinstance(outcome, ItemTimeout) else None
-                identity = file_identity(work.source)
-                entry = {"source": work.source, "identity": identity, "timeout_s": limit_s}
-                name = os.path.relpath(work.target, output_dir)
-                journal.add(name, {**entry, **asdict(verdict)})
-                verdicts[work.target] = verdict
-                progress.step(bad=verdict.status == BAD)
     if not is_whole:
         return Transcoded([], new_manifest, num_before, len(new), None)
-    new_rows: Rows = []
-    for row, name, work in zip(rows, names, works, strict=True):
-        found = verdict_columns(verdicts[work.target]) if work.target in verdicts else {}
-        new_rows.append({**row, **found, "path": name, "source": row["path"]})
+    found = {target: verdict_columns(verdict) for target, verdict in verdicts.items()}
+    new_rows: Rows = [
+        {**row, **found.get(work.target, {}), "path": name, "source": row["path"]}
+        for row, name, work in zip(rows, names, works, strict=True)
+    ]
     write_manifest(new_manifest, new_rows, columns=list(rows[0]))
     good = [work for work in due.values() if verdicts[work.target].status == OK]
     return Transcoded(new_rows, new_manifest, num_before, len(new), _gain(good, decoder, timeout_s))
@@ -156,11 +153,8 @@ def target_names(names: Sequence[str], root: str) -> list[str]:
     """The relative path of what each video is encoded as.
 
     Its own, with the ending mp4; one outside of `root` starts where all of these have parted. Where
-    two videos would become one file, those of other endings keep these before the new one.
-
-    Args:
-        names: paths as in the list.
-        root: absolute folder where relative ones start.
+    two videos would become one file, those of other endings keep these before the new one. Names
+    are paths as in the list, `root` the absolute folder where relative ones start.
     """
     paths = [os.path.normpath(os.path.join(root, name)) for name in names]
     outside = {path for path in paths if os.path.commonpath([root, path]) != root}
@@ -234,18 +228,8 @@ def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Ver
     return None
 
 
-@contextmanager
-def _no_parts_left(works: Sequence[Work], done: Container[str]) -> Iterator[None]:
-    """Delete what was written under temporary names, should this end before all is `done`."""
-    try:
-        yield
-    finally:
-        for work in works:
-            if work.target not in done:
-                _delete_part(work)
-
-
 def _delete_part(work: Work) -> None:
+    """Delete what was written under a temporary name."""
     with suppress(OSError):
         os.unlink(part_name(work.target))
 

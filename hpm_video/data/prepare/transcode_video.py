@@ -10,14 +10,7 @@ import numpy as np
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.prepare.encode import Encoding, encode_video
-from hpm_video.data.prepare.verdict import (
-    BAD,
-    OK,
-    Verdict,
-    file_identity,
-    inspect_video,
-    silence_native_code,
-)
+from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity, inspect_video, silence
 from hpm_video.data.video.frame_indices import random_dense_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
 
@@ -48,7 +41,7 @@ class Transcode:
     decoder: Decoder = "decord"
 
     def __call__(self, work: Work) -> Verdict:
-        silence_native_code()
+        silence()
         part = part_name(work.target)
         before = file_identity(work.source)
         try:
@@ -105,7 +98,7 @@ class TimeReading:
     decoder: Decoder
 
     def __call__(self, pair: tuple[str, str]) -> tuple[float, float]:
-        silence_native_code()
+        silence()
         seconds = [0.0, 0.0]
         for number in range(_CLIPS):
             for place, path in enumerate(pair):

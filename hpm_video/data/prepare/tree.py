@@ -11,26 +11,18 @@ _TEXT_SUFFIXES = (".csv", ".json", ".txt")
 
 
 class VideoTree:
-    """The videos and lists below a folder, found by one walk. Hidden files are no part of it.
-
-    Attributes:
-        folder: as given.
-        videos: their paths, joined to the folder, in the order of their names.
-        texts: the same of csv, json and txt files.
-        num_others: files of other kinds.
-    """
+    """The videos and lists below a folder, found by one walk. Hidden files are no part of it."""
 
     def __init__(self, folder: str | Path) -> None:
         """Walk the folder.
 
-        Raises:
-            FileNotFoundError: it does not exist.
-            ValueError: it is no folder, or one below it cannot be read.
+        Raises FileNotFoundError: it does not exist; ValueError: it is no folder, or one below it
+        cannot be read.
         """
         self.folder = str(folder)
-        self.videos: list[str] = []
-        self.texts: list[str] = []
-        self.num_others = 0
+        self.videos: list[str] = []  # paths, joined to the folder, in the order of their names
+        self.texts: list[str] = []  # the same of csv, json and txt files
+        self.num_others = 0  # files of other kinds
         if not os.path.exists(folder):
             raise FileNotFoundError(f"{folder} does not exist (expected a folder of videos)")
         if not os.path.isdir(folder):

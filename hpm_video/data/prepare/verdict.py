@@ -58,10 +58,8 @@ def inspect_video(path: str, *, quick: bool = False, decoder: Decoder = "decord"
 
     It may crash or never return, as decoders do: run it where it can be killed.
 
-    Args:
-        path: the file.
-        quick: decode only the head, the tail and a few places between, always the same ones.
-        decoder: of the reader, see `open_video`.
+    `quick` decodes only the head, the tail and a few places between, always the same ones; for the
+    `decoder` of the reader see `open_video`.
     """
     before = file_identity(path)
     video: Video | None = None
@@ -93,30 +91,17 @@ def inspect_video(path: str, *, quick: bool = False, decoder: Decoder = "decord"
         if promised is not None:
             reason = f"not all of the {promised} frames can be decoded: {reason}"
         # Not how far the reader came: one that decodes ahead fails now here, now there
-        num_frames = _count(path)
+        try:
+            num_frames = count_frames(path) if os.path.isfile(path) else 0
+        except Exception:  # noqa: BLE001 - as above; the number is not known then
+            num_frames = None
     if (after := file_identity(path)) != before:
-        reason = (
-            "disappeared while it was read" if after[0] is None else "changed while it was read"
-        )
-    return Verdict(
-        BAD if reason else OK,
-        reason,
-        num_frames,
-        (video.fps or None) if video is not None else None,
-        width,
-        height,
-        *before,
-    )
+        reason = f"{'disappeared' if after[0] is None else 'changed'} while it was read"
+    fps = (video.fps or None) if video is not None else None
+    return Verdict(BAD if reason else OK, reason, num_frames, fps, width, height, *before)
 
 
-def _count(path: str) -> int | None:
-    try:
-        return count_frames(path) if os.path.isfile(path) else 0
-    except Exception:  # noqa: BLE001 - as above; the number is not known then
-        return None
-
-
-def silence_native_code() -> None:
+def silence() -> None:
     """Send what native code of this process complains about on stderr nowhere.
 
     A line of ffmpeg for every broken file would drown ours, which give the reason.
@@ -129,12 +114,11 @@ def silence_native_code() -> None:
 def _blocks(num_frames: int, frame_bytes: int, *, quick: bool) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of frames to be read together, in order."""
     size = max(1, _BLOCK_BYTES // frame_bytes)
-    if not quick or num_frames <= (2 + _QUICK_PLACES) * _QUICK_FRAMES:
-        for start in range(0, num_frames, size):
-            yield start, min(start + size, num_frames)
-        return
-    last = num_frames - _QUICK_FRAMES
-    places = np.random.default_rng(num_frames).integers(_QUICK_FRAMES, last, _QUICK_PLACES)
-    for place in (0, *sorted(places.tolist()), last):
-        for start in range(place, place + _QUICK_FRAMES, size):
-            yield start, min(start + size, place + _QUICK_FRAMES)
+    places, length = [0], num_frames
+    if quick and num_frames > (2 + _QUICK_PLACES) * _QUICK_FRAMES:
+        length, last = _QUICK_FRAMES, num_frames - _QUICK_FRAMES
+        between = np.random.default_rng(num_frames).integers(length, last, _QUICK_PLACES)
+        places = [0, *sorted(between.tolist()), last]
+    for place in places:
+        for start in range(place, place + length, size):
+            yield start, min(start + size, place + length)

@@ -22,6 +22,7 @@ _NOISE_MEAN, _NOISE_STD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)
 
 # A clip (T, H, W, 3), a level in [0, 1] and a sign, -1 or 1 -> a clip
 Operation = Callable[[torch.Tensor, float, int], torch.Tensor]
+_OfPictures = Callable[[torch.Tensor], torch.Tensor]
 
 
 def augment(
@@ -68,16 +69,12 @@ def erase(
     return clip
 
 
-def _as_pictures(
-    clip: torch.Tensor, operation: Callable[[torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
+def _as_pictures(clip: torch.Tensor, operation: _OfPictures) -> torch.Tensor:
     """Apply an operation to the clip (T, H, W, 3) as pictures (T, 3, H, W), one for each frame."""
     return operation(clip.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-def _as_one_picture(
-    clip: torch.Tensor, operation: Callable[[torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
+def _as_one_picture(clip: torch.Tensor, operation: _OfPictures) -> torch.Tensor:
     """Apply an operation to the clip (T, H, W, 3) as one tall picture (3, T * H, W)."""
     tall = operation(clip.flatten(0, 1).permute(2, 0, 1))
     return tall.permute(1, 2, 0).unflatten(0, clip.shape[:2])
@@ -90,11 +87,11 @@ def _moved(
     move: tuple[float, float] = (0.0, 0.0),
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> torch.Tensor:
-    """Turn by degrees, move by pixels, or shear by shares of a pixel per pixel, (x, y) each."""
+    """Turn by degrees, move by shares of the sides, or shear by shares of a pixel, (x, y) each."""
     move_all = partial(
         functional.affine,
         angle=angle,
-        translate=list(move),
+        translate=[move[0] * clip.shape[2], move[1] * clip.shape[1]],
         scale=1.0,
         shear=[math.degrees(math.atan(share)) for share in shear],
         interpolation=InterpolationMode.BILINEAR,
@@ -104,9 +101,14 @@ def _moved(
     return _as_pictures(clip, move_all)
 
 
-def _factor(level: float, sign: int) -> float:
-    """How much of the colour, contrast, brightness or sharpness there was: 1 changes nothing."""
-    return max(0.1, 1 + sign * 0.9 * level)
+def _adjusted(
+    apply: Callable[[torch.Tensor, _OfPictures], torch.Tensor],
+    adjust: Callable[[torch.Tensor, float], torch.Tensor],
+) -> Operation:
+    """Set how much of the colour, contrast, brightness or sharpness there was; 1 is all."""
+    return lambda clip, level, sign: apply(
+        clip, lambda pictures: adjust(pictures, max(0.1, 1 + sign * 0.9 * level))
+    )
 
 
 def _solarize(clip: torch.Tensor, level: float, sign: int) -> torch.Tensor:
@@ -126,24 +128,12 @@ OPERATIONS: dict[str, Operation] = {
     "posterize": lambda clip, level, sign: functional.posterize(clip, max(1, 4 - int(4 * level))),
     "solarize": _solarize,
     "solarize_add": _solarize_add,
-    "colour": lambda clip, level, sign: _as_pictures(
-        clip, partial(functional.adjust_saturation, saturation_factor=_factor(level, sign))
-    ),
-    "contrast": lambda clip, level, sign: _as_one_picture(
-        clip, partial(functional.adjust_contrast, contrast_factor=_factor(level, sign))
-    ),
-    "brightness": lambda clip, level, sign: _as_pictures(
-        clip, partial(functional.adjust_brightness, brightness_factor=_factor(level, sign))
-    ),
-    "sharpness": lambda clip, level, sign: _as_pictures(
-        clip, partial(functional.adjust_sharpness, sharpness_factor=_factor(level, sign))
-    ),
+    "colour": _adjusted(_as_pictures, functional.adjust_saturation),
+    "contrast": _adjusted(_as_one_picture, functional.adjust_contrast),
+    "brightness": _adjusted(_as_pictures, functional.adjust_brightness),
+    "sharpness": _adjusted(_as_pictures, functional.adjust_sharpness),
     "shear_x": lambda clip, level, sign: _moved(clip, shear=(sign * 0.3 * level, 0)),
     "shear_y": lambda clip, level, sign: _moved(clip, shear=(0, sign * 0.3 * level)),
-    "move_x": lambda clip, level, sign: _moved(
-        clip, move=(-sign * 0.45 * level * clip.shape[2], 0)
-    ),
-    "move_y": lambda clip, level, sign: _moved(
-        clip, move=(0, -sign * 0.45 * level * clip.shape[1])
-    ),
+    "move_x": lambda clip, level, sign: _moved(clip, move=(-sign * 0.45 * level, 0)),
+    "move_y": lambda clip, level, sign: _moved(clip, move=(0, -sign * 0.45 * level)),
 }

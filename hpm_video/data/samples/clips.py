@@ -151,9 +151,7 @@ class ClipDataset(Dataset[ClipSample]):
     """Random clips of the videos of a manifest, reproducible item by item; `seed` is at least 0."""
 
     def __init__(self, manifest: Manifest, reader: ClipReader, *, seed: int) -> None:
-        self.manifest = manifest
-        self.reader = reader
-        self.seed = seed
+        self.manifest, self.reader, self.seed = manifest, reader, seed
 
     def __len__(self) -> int:
         return len(self.manifest)

@@ -8,7 +8,6 @@ A row has room for a fixed number of pixels a frame, whatever its shape. Crops a
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -65,16 +64,11 @@ class FrameReader(ClipReader):
         for row, (height, width, *boxes) in zip(rows, numbers, strict=True):
             shape = (self.data.windows, num_frames, height, width, 3)
             windows = row[: math.prod(shape)].view(shape)
-            for k, (box, flip) in enumerate(_boxes(boxes)):
-                out[place] = _crop(windows[k % len(windows)], box, side, flip=flip)
+            for k in range(self.data.repeats):
+                *box, flip = boxes[k * _NUMBERS_OF_BOX : (k + 1) * _NUMBERS_OF_BOX]
+                out[place] = _crop(windows[k % len(windows)], Box(*box), side, flip=bool(flip))
                 place += 1
         return out
-
-
-def _boxes(numbers: list[int]) -> Iterator[tuple[Box, bool]]:
-    for start in range(0, len(numbers), _NUMBERS_OF_BOX):
-        *box, flip = numbers[start : start + _NUMBERS_OF_BOX]
-        yield Box(*box), bool(flip)
 
 
 def _fit(frames: Tensor, pixels: int) -> Tensor:

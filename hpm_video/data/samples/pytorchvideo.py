@@ -27,8 +27,7 @@ class LabeledVideos(IterableDataset[dict[str, Any]]):
     """
 
     def __init__(self, dataset: ClipDataset | ViewDataset, *, epoch: int = 0) -> None:
-        self.dataset = dataset
-        self.epoch = epoch
+        self.dataset, self.epoch = dataset, epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()

@@ -65,8 +65,7 @@ class ViewDataset(Dataset[ViewSample]):
     def __init__(
         self, manifest: Manifest, data: DataConfig, *, num_clips: int, num_crops: int
     ) -> None:
-        self.manifest = manifest
-        self.reader = ViewReader(data, num_clips, num_crops)
+        self.manifest, self.reader = manifest, ViewReader(data, num_clips, num_crops)
 
     def __len__(self) -> int:
         return len(self.manifest)

@@ -53,13 +53,8 @@ def dense_view_indices(
     """
     last = max(-(-num_frames // stride) - clip_frames, 0)  # last start in the thinned-out video
     steps = num_clips - 1
-    starts = [last * k // steps if steps else last // 2 for k in range(num_clips)]
-    return np.stack(
-        [
-            dense_indices(num_frames, clip_frames=clip_frames, stride=stride, start=start * stride)
-            for start in starts
-        ]
-    )
+    starts = np.array([last * k // steps if steps else last // 2 for k in range(num_clips)])
+    return np.minimum(stride * (starts[:, None] + np.arange(clip_frames)), num_frames - 1)
 
 
 def uniform_view_indices(num_frames: int, *, clip_frames: int, num_clips: int) -> Indices:

@@ -16,15 +16,10 @@ class UnreadableError(Exception):
 
 
 class Reader(Protocol):
-    """An open file.
+    """An open file."""
 
-    Attributes:
-        num_frames: how many frames the file holds, at least 1.
-        fps: frames per second on average, 0 where the file does not say.
-    """
-
-    num_frames: int
-    fps: float
+    num_frames: int  # how many frames the file holds, at least 1
+    fps: float  # frames per second on average, 0 where the file does not say
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         """Return frames (T, H, W, 3), RGB, upright, at rising indices without repeats.

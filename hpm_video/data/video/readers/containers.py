@@ -38,13 +38,9 @@ def why_not(file: BinaryIO, head: bytes, *, av1: bool) -> str | None:
     wrong where frames that follow a keyframe in the file are shown before it, where an edit list
     hides or delays some, and where what is called a keyframe is none.
 
-    Args:
-        file: open for reading bytes.
-        head: its first 4096 bytes.
-        av1: whether the reader knows AV1, which decord does not.
-
-    Returns:
-        A few words, the same for all files of the sort, or None for one that is read right.
+    ``file`` is open for reading bytes, and ``head`` its first 4096; ``av1``: whether the reader
+    knows AV1, which decord does not. Returns a few words, the same for all files of the sort, or
+    None for one that is read right.
     """
     match kind(head):
         case "mp4":
@@ -108,20 +104,14 @@ def _why_not_samples(file: BinaryIO, table: _Box, times: npt.NDArray[np.int64]) 
     earliest = np.minimum.accumulate(times[::-1])[::-1]
     if (earliest[keys] < times[keys]).any():
         return "open groups of pictures"
-    configuration = _avc_configuration(table[b"stsd"])
-    if configuration is not None:
+    description = table[b"stsd"]
+    if bytes(description[12:14]) == b"av":  # H.264
+        configuration = bytes(_children(description[16 + 78 :])[b"avcC"])
         for place in places[keys[1:]].tolist():
             file.seek(place)
             if not h264.is_clean_start(file.read(_KEYFRAME_BYTES), configuration):
                 return "keyframes that are not whole"
     return None
-
-
-def _avc_configuration(description: memoryview) -> bytes | None:
-    """The "avcC" record of H.264 video, None for another codec."""
-    if bytes(description[12:14]) != b"av":
-        return None
-    return bytes(_children(description[16 + 78 :])[b"avcC"])
 
 
 def _places(table: _Box) -> npt.NDArray[np.int64]:

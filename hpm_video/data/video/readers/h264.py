@@ -13,10 +13,9 @@ _RECOVERY_POINT = 6
 def is_clean_start(picture: bytes | memoryview, configuration: bytes) -> bool:
     """Whether a keyframe is whole by itself.
 
-    Args:
-        picture: its bytes, or the first of them, as they stand in the container.
-        configuration: the decoder's "avcC" record, which says how pictures are divided; anything
-            else stands for start codes.
+    ``picture``: its bytes, or the first of them, as they stand in the container. ``configuration``:
+    the decoder's "avcC" record, which says how pictures are divided; anything else stands for start
+    codes.
     """
     recovers_at_once = False
     for unit in _units(bytes(picture), configuration):
@@ -45,9 +44,7 @@ def _units(picture: bytes, configuration: bytes) -> Iterator[bytes]:
             if place > start:
                 yield picture[start:place]
         return
-    for unit in picture.split(b"\x00\x00\x01")[1:]:
-        if unit:
-            yield unit
+    yield from filter(None, picture.split(b"\x00\x00\x01")[1:])
 
 
 def _messages(content: bytes) -> Iterator[tuple[int, bytes]]:

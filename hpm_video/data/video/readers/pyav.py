@@ -103,8 +103,6 @@ class PyavReader:
                 pixels = np.empty((*self._size, 3), dtype=np.uint8)
                 _write_rgb(frame, pixels, reformatter)
                 yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-        if missing:
-            raise self._lacks(next(iter(missing)))
 
     def _lacks(self, index: int) -> UnreadableError:
         return UnreadableError(f"frame {index} of {self.num_frames} cannot be decoded")
@@ -120,20 +118,23 @@ class PyavReader:
             _write_rgb(frame, pixels[rows[index]], reformatter)
             turns = round(frame.rotation / 90)
             missing.pop(index, None)
-        if missing:
-            raise self._lacks(next(iter(missing)))
         return np.ascontiguousarray(np.rot90(pixels, turns, axes=(1, 2))) if turns else pixels
 
     def _frames_at(self, missing: dict[int, None]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (index, frame) of what is missing; who takes them crosses them out there."""
+        """Yield (index, frame) of what is missing; who takes them crosses them out there.
+
+        Raises UnreadableError: not all of them can be decoded.
+        """
         if not self._is_timed:
             yield from self._count(list(missing))
-            return
-        skips = self._container.streams.video[0].codec_context.name in _CODECS_THAT_SKIP
-        yield from self._decode(self._runs(list(missing)), list(missing), skips=skips)
-        if rest := list(missing):
-            # From the start of the file everything can be decoded that can be at all
-            yield from self._decode([(0, int(self._places[rest].max()))], rest, skips=False)
+        else:
+            skips = self._container.streams.video[0].codec_context.name in _CODECS_THAT_SKIP
+            yield from self._decode(self._runs(list(missing)), list(missing), skips=skips)
+            if rest := list(missing):
+                # From the start of the file everything can be decoded that can be at all
+                yield from self._decode([(0, int(self._places[rest].max()))], rest, skips=False)
+        for index in missing:
+            raise self._lacks(index)
 
     def _runs(self, indices: Sequence[int]) -> list[_Run]:
         """What to decode for frames: from the keyframe before each of them up to itself."""
