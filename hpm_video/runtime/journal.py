@@ -1,11 +1,10 @@
 """A journal: what is done already, kept so that a killed job does nothing twice."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
     return _parse(path)[0]
 
 
-class Journal:
+class Journal(AbstractContextManager["Journal"]):
     """A file of JSON lines (key, entry), appended to; opened by one process at a time.
 
     A line that a kill cut short is dropped when the journal is next opened. What was added survives
@@ -63,9 +62,6 @@ class Journal:
     def remove(self) -> None:
         """Delete the file: everything in it has arrived where it belongs."""
         self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Journal:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -155,7 +155,7 @@ def _slurm_executor(order: Order) -> SlurmExecutor:
         "cpus_per_task": request.cpus_per_task,
         "gpus_per_node": request.gpus_per_node or None,
         "signal_delay_s": config.signal_delay_s,
-        "array_parallelism": config.num_at_once or 1_000_000,
+        "array_parallelism": config.array_size[1] or 1_000_000,
         "stderr_to_stdout": True,
         "srun_args": srun,
         # After the user's commands, which may set PYTHONPATH themselves. Without PYTHONSAFEPATH the

@@ -69,13 +69,16 @@ def control(command: list[str], *, what: str) -> None:
         answer = _run(command)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ValueError(f"{what}: {command[0]} does not answer on this machine") from error
-    if answer.returncode:
-        lines = (answer.stderr or answer.stdout).strip().splitlines() or ["no reason given"]
-        raise ValueError(f"{what}: {lines[-1]}")
+    _check(answer, answer.stderr or answer.stdout, what)
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+
+
+def _check(answer: subprocess.CompletedProcess[str], said: str, what: str) -> None:
+    if answer.returncode:
+        raise ValueError(f"{what}: {(said.strip().splitlines() or ['no reason given'])[-1]}")
 
 
 def _squeue(ids: set[str]) -> dict[str, State]:
@@ -88,9 +91,7 @@ def _squeue(ids: set[str]) -> dict[str, State]:
         return {}  # a machine without SLURM, which sees the folders
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"squeue does not answer within {_TIMEOUT_S} s") from error
-    if answer.returncode:
-        reasons = answer.stderr.strip().splitlines() or ["no reason given"]
-        raise ValueError(f"squeue does not answer: {reasons[-1]}")
+    _check(answer, answer.stderr, "squeue does not answer")
     states = {}
     for line in answer.stdout.splitlines():
         name, state, reason, start = (line.split("|") + [""] * 4)[:4]
