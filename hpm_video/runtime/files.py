@@ -14,10 +14,7 @@ OURS = "hpm-video"  # in all pages and pictures that may replace each other
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file to write, which takes the place of ``path`` when it is complete and on disk.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
+    Raises ValueError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,10 +45,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write a UTF-8 file (names that are not UTF-8 keep their bytes), replacing an older one.
-
-    Raises:
-        ValueError: its folder cannot be written to, or a text is not Unicode.
-    """
+    Raises ValueError where its folder cannot be written to, or a text is not Unicode."""
     try:
         with (
             whole_file(path) as temporary,

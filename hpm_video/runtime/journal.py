@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from hpm_video.runtime.files import writing
+
 _SYNC_EVERY_S = 5.0
 
 
@@ -27,16 +29,11 @@ class Journal(AbstractContextManager["Journal"]):
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the journal.
-
-        Raises:
-            ValueError: another process has it open, or it cannot be written.
-        """
+        """Open or create the journal. Raises ValueError where another process has it open, or it
+        cannot be written."""
         self.path = path
-        try:
+        with writing(path):
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by __exit__
-        except OSError as error:
-            raise ValueError(f"{path} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -50,13 +47,11 @@ class Journal(AbstractContextManager["Journal"]):
         """Append an entry. Raises ValueError if it cannot be written."""
         # ASCII only: the name of a file need not be valid Unicode
         line = json.dumps([key, entry]).encode("ascii") + b"\n"
-        try:
+        with writing(self.path):
             self._file.write(line)
             if time.monotonic() - self._synced > _SYNC_EVERY_S:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()
-        except OSError as error:
-            raise ValueError(f"{self.path} cannot be written: {error.strerror}") from error
         self.entries[key] = entry
 
     def remove(self) -> None:

@@ -15,8 +15,7 @@ _stopped_by: str | None = None
 class StopFlag:
     """True once a signal came that ends jobs; the loop reads it at the end of a step."""
 
-    def __init__(self) -> None:
-        self.name: str | None = None
+    name: str | None = None
 
     def __bool__(self) -> bool:
         return self.name is not None

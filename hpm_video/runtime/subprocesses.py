@@ -75,8 +75,7 @@ def apart(module: str, settings: Mapping[str, Any]) -> Iterator[Callable[[], Non
         ) as process,
     ):
         questions, answers = process.stdin, process.stdout
-        assert questions is not None
-        assert answers is not None
+        assert questions is not None and answers is not None
 
         def call() -> None:
             with suppress(BrokenPipeError):  # past the stream, which would try again at its end

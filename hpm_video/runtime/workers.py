@@ -121,39 +121,31 @@ class KillableWorker:
         return is_late or self._connection.poll()
 
     def result(self) -> Any:
-        """Wait for the oldest item's result, and return it.
-
-        Raises:
-            ItemTimeout: it took longer than it may.
-            WorkerDied: the process crashed, exited or was killed.
-            Exception: whatever the function raised.
-        """
+        """Wait for the oldest item's result, and return it. Raises whatever the function raised,
+        ItemTimeout where it took longer than it may, and WorkerDied where the process crashed,
+        exited or was killed."""
         assert self._connection is not None and self._items
         while not self.is_ready():
             wait_for_workers([self])
         timeout_s = self._items[0][1]
-        error: Exception
-        if self._connection.poll():
-            try:
+        is_late, reply = not self._connection.poll(), None
+        if not is_late:
+            with contextlib.suppress(EOFError, OSError):  # it has ended, perhaps amid a reply
                 reply = self._connection.recv_bytes()
-            except (EOFError, OSError):  # the process has ended, perhaps in the middle of a reply
-                error = WorkerDied(self._end())
-            else:
-                self._items.popleft()
-                self._restart_clock()
-                is_value, value = pickle.loads(reply)
-                if is_value:
-                    return value
-                raise value
-        else:
-            assert timeout_s is not None
-            self._end()
-            error = ItemTimeout(timeout_s)
+        exitcode = self._end() if reply is None else None
         self._items.popleft()
-        if self._items:
+        if self._items and reply is None:
             self._start()
         self._restart_clock()
-        raise error
+        if is_late:
+            assert timeout_s is not None
+            raise ItemTimeout(timeout_s)
+        if reply is None:
+            raise WorkerDied(exitcode)
+        is_value, value = pickle.loads(reply)
+        if is_value:
+            return value
+        raise value
 
     def kill(self) -> None:
         """End the process and forget its items; a further `submit` starts a new one."""
