@@ -44,7 +44,6 @@ class Progress(AbstractContextManager["Progress"]):
                 f"{self._what} {self._done:,} of {self._total:,} ({self._num_bad:,} bad), "
                 f"{speed:.1f}/s, {f'{days} d ' if days else ''}{left} left\n"
             )
-            sys.stderr.flush()
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -36,13 +36,9 @@ _SPLIT = ("data transcode", "bench ablation")
 
 # Settings that name files which must be there before the job starts.
 _INPUTS = (
-    "data.manifest",
-    "data.val_manifest",
-    "model.init",
-    "run.resume",
-    "probe.train_manifest",
+    "data.manifest", "data.val_manifest", "model.init", "run.resume", "probe.train_manifest",
     "probe.val_manifest",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -229,8 +225,7 @@ def _parts(command: Command, num_parts: int, sweep: str | None) -> tuple[Task, .
 
 def _workers(command: Command) -> int | None:
     """Of a job without settings, if given: its own default is as many as it gets cores."""
-    names = ("--num-workers", "--workers")
-    is_given = any(word.partition("=")[0] in names for word in command.words)
+    is_given = {"--num-workers", "--workers"} & {word.partition("=")[0] for word in command.words}
     return int(command.namespace.num_workers) if is_given else None
 
 

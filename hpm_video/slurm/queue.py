@@ -46,9 +46,8 @@ def read_states(submissions: Iterable[Submission]) -> dict[str, State]:
             states[task.id] = State("RUNNING")
         elif task.id not in states:  # SLURM has forgotten it: what its log says
             end = tail(Path(task.log), 4096)
-            states[task.id] = State(
-                next((state for words, state in _ENDINGS.items() if words in end), "ENDED")
-            )
+            names = (state for words, state in _ENDINGS.items() if words in end)
+            states[task.id] = State(next(names, "ENDED"))
     return states
 
 
@@ -84,9 +83,8 @@ def _check(answer: subprocess.CompletedProcess[str], said: str, what: str) -> No
 def _squeue(ids: set[str]) -> dict[str, State]:
     """States of those of the tasks that are in the queue; each of an array is there by itself."""
     command = ["squeue", "--noheader", "--array", "--all", "--states=all"]
-    command += [f"--user={getpass.getuser()}", "--format=%i|%T|%r|%S"]
     try:
-        answer = _run(command)
+        answer = _run([*command, f"--user={getpass.getuser()}", "--format=%i|%T|%r|%S"])
     except FileNotFoundError:
         return {}  # a machine without SLURM, which sees the folders
     except subprocess.TimeoutExpired as error:
