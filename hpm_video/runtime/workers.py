@@ -128,7 +128,8 @@ class KillableWorker:
         while not self.is_ready():
             wait_for_workers([self])
         timeout_s = self._items[0][1]
-        is_late, reply = not self._connection.poll(), None
+        reply: bytes | None = None
+        is_late = not self._connection.poll()
         if not is_late:
             with contextlib.suppress(EOFError, OSError):  # it has ended, perhaps amid a reply
                 reply = self._connection.recv_bytes()

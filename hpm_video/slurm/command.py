@@ -124,10 +124,8 @@ def make_plan(
         num_parts: of a transcoding or a study, which are tasks of their own.
         wait_for_inputs: whether files that it reads must be there now.
 
-    Raises:
-        ValueError: settings are unknown or do not fit, a run folder is that of another run, or the
-            job cannot be swept or split.
-        FileNotFoundError: something to read does not exist.
+    Raises ValueError where settings are unknown or do not fit, a run folder is that of another run,
+    or the job cannot be swept or split; FileNotFoundError where something to read does not exist.
     """
     if wait_for_inputs:
         for name in ("checkpoint", "manifest", "train", "val", "video"):
