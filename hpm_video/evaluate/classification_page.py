@@ -15,7 +15,7 @@ from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.video.frame_indices import uniform_view_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.evaluate.predictions import Evaluation, figures_line, write_predictions
-from hpm_video.runtime.files import csv_lines, write_atomically
+from hpm_video.runtime.files import write_atomically, write_csv
 from hpm_video.runtime.pages import address, page, png
 
 MAX_CELLS = 30  # classes of a matrix whose cells are written out; a larger one is a picture
@@ -101,10 +101,10 @@ def write_evaluation(
         )
         for r in class_results(confusion)
     ]
-    write_atomically(folder / "per_class.csv", csv_lines(head, rows))
+    write_csv(folder / "per_class.csv", head, rows)
     matrix_rows = zip(names, *confusion.T.tolist(), strict=True)
     head = ["class", *(f"called {name}" for name in names), "unreadable"]
-    write_atomically(folder / "confusion.csv", csv_lines(head, matrix_rows))
+    write_csv(folder / "confusion.csv", head, matrix_rows)
     strips = {
         index: _strip(result.paths[index], num_workers=num_workers, timeout_s=timeout_s)
         for index in worst(result, MAX_WORST)

@@ -14,10 +14,7 @@ OURS = "hpm-video"  # in all pages and pictures that may replace each other
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file to write, which takes the place of ``path`` when it is complete and on disk.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
+    Raises ValueError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,10 +45,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write a UTF-8 file (names that are not UTF-8 keep their bytes), replacing an older one.
-
-    Raises:
-        ValueError: its folder cannot be written to, or a text is not Unicode.
-    """
+    Raises ValueError where its folder cannot be written to, or a text is not Unicode."""
     try:
         with (
             whole_file(path) as temporary,
@@ -67,19 +61,22 @@ def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[obje
     write_atomically(path, (",".join(map(quoted, row)) + "\n" for row in chain([header], rows)))
 
 
-def check_is_ours(path: Path, *, name: str) -> None:
-    """Raise ValueError where a page or picture, the setting ``name``, would replace a file that is
-    none of ours: those say so near their beginning, films at their end."""
+def check_is_ours(path: Path, *, name: str, columns: Sequence[str] = ()) -> None:
+    """Raise ValueError where a page or picture or, with ``columns``, a table, the setting ``name``,
+    would replace a file that is none of ours: those say so near their beginning, films at their
+    end, and tables have these columns."""
     try:
-        if path.exists() and not (path.is_file() and _says_ours(path)):
+        if path.exists() and not (path.is_file() and _says_ours(path, columns)):
             raise ValueError(f"{name} ({path}) must be a new file or one of {OURS}'s: is another")
     except OSError as error:
         raise ValueError(f"{name} ({path}) cannot be read: {error.strerror}") from error
 
 
-def _says_ours(path: Path) -> bool:
+def _says_ours(path: Path, columns: Sequence[str]) -> bool:
     with path.open("rb") as file:
         head = file.read(1024)
+        if columns:
+            return head.startswith((",".join(columns) + "\n").encode())
         file.seek(max(0, path.stat().st_size - 1024))
         return OURS.encode() in head or OURS.encode() in file.read()
 
@@ -127,18 +124,3 @@ def quoted(value: object) -> str:
     # Not csv.writer: with "\n" as line end it leaves "\r" unquoted, which its reader then splits at
     text = "" if value is None else str(value)
     return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text
-
-
-def check_table(path: Path, columns: Sequence[str], *, name: str) -> None:
-    """Raise ValueError where a table, the setting ``name``, would replace another file."""
-    if not path.exists():
-        return
-    head = (",".join(columns) + "\n").encode()
-    if not (path.is_file() and path.open("rb").read(len(head)) == head):
-        raise ValueError(f"{name} ({path}) must be a new file or one of hpm-video's: is another")
-
-
-def csv_lines(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """The lines of a table, with None as an empty field."""
-    for row in (head, *rows):
-        yield ",".join(map(quoted, row)) + "\n"

@@ -1,13 +1,14 @@
 """A journal: what is done already, kept so that a killed job does nothing twice."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import os
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+from hpm_video.runtime.files import writing
 
 _SYNC_EVERY_S = 5.0
 
@@ -17,7 +18,7 @@ def read_journal(path: Path) -> dict[str, dict[str, Any]]:
     return _parse(path)[0]
 
 
-class Journal:
+class Journal(AbstractContextManager["Journal"]):
     """A file of JSON lines (key, entry), appended to; opened by one process at a time.
 
     A line that a kill cut short is dropped when the journal is next opened. What was added survives
@@ -28,16 +29,11 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the journal.
-
-        Raises:
-            ValueError: another process has it open, or it cannot be written.
-        """
+        """Open or create the journal. Raises ValueError where another process has it open, or it
+        cannot be written."""
         self.path = path
-        try:
+        with writing(path):
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by __exit__
-        except OSError as error:
-            raise ValueError(f"{path} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -51,21 +47,16 @@ class Journal:
         """Append an entry. Raises ValueError if it cannot be written."""
         # ASCII only: the name of a file need not be valid Unicode
         line = json.dumps([key, entry]).encode("ascii") + b"\n"
-        try:
+        with writing(self.path):
             self._file.write(line)
             if time.monotonic() - self._synced > _SYNC_EVERY_S:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()
-        except OSError as error:
-            raise ValueError(f"{self.path} cannot be written: {error.strerror}") from error
         self.entries[key] = entry
 
     def remove(self) -> None:
         """Delete the file: everything in it has arrived where it belongs."""
         self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Journal:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -50,9 +50,7 @@ def lock_folder(folder: Path) -> None:
         os.close(descriptor)
         raise
     ended = threading.Event()
-    thread = threading.Thread(
-        target=_beat_on, args=(descriptor, ended), name="run.lock", daemon=True
-    )
+    thread = threading.Thread(target=_beat_on, args=(descriptor, ended), daemon=True)
     thread.start()
     _locks[folder.resolve()] = (descriptor, ended, thread)
 
@@ -92,16 +90,16 @@ def _beat(descriptor: int, number: int) -> None:
 def _open(file: Path) -> tuple[int, bool, str]:
     """Open and, where the file system can, lock the file; returns what its last holder wrote."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    is_locked = True
+    refusal: OSError | None = None
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        holder = os.pread(descriptor, _MOST_BYTES, 0).decode(errors="replace")
+    except OSError as error:
+        refusal = error
+    holder = os.pread(descriptor, _MOST_BYTES, 0).decode(errors="replace")
+    if isinstance(refusal, BlockingIOError | PermissionError):
         os.close(descriptor)
-        raise FolderInUse(_who(holder)) from error
-    except OSError:
-        is_locked = False
-    return descriptor, is_locked, os.pread(descriptor, _MOST_BYTES, 0).decode(errors="replace")
+        raise FolderInUse(_who(holder)) from refusal
+    return descriptor, refusal is None, holder
 
 
 def _is_dead(holder: str, *, is_locked: bool) -> bool:
@@ -119,10 +117,8 @@ def _is_dead(holder: str, *, is_locked: bool) -> bool:
 def _is_process(number: int) -> bool:
     try:
         os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True
 
 

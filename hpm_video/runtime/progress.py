@@ -1,16 +1,15 @@
 """How far a long job is: a bar on a terminal, else a line now and then."""
 
-from __future__ import annotations
-
 import sys
 import time
+from contextlib import AbstractContextManager
 
 from tqdm import tqdm
 
 _LINE_EVERY_S = 30.0
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Counts items done, on stderr.
 
     Args:
@@ -45,10 +44,6 @@ class Progress:
                 f"{self._what} {self._done:,} of {self._total:,} ({self._num_bad:,} bad), "
                 f"{speed:.1f}/s, {f'{days} d ' if days else ''}{left} left\n"
             )
-            sys.stderr.flush()
-
-    def __enter__(self) -> Progress:
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

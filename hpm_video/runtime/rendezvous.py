@@ -47,32 +47,26 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     down that was set where it was called.
     """
 
-    def number(name: str) -> int:
-        return int(environment[name])
+    def numbers(rank: str, size: str, local_rank: str) -> tuple[int, int, int]:
+        return int(environment[rank]), int(environment[size]), int(environment[local_rank])
 
     if "TORCHELASTIC_RUN_ID" in environment:
-        return Place(number("RANK"), number("WORLD_SIZE"), number("LOCAL_RANK"))
+        return Place(*numbers("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     # Of the job as a whole there is SLURM_NTASKS, which a batch script that is one process has too
     if "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         start = ("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
         return Place(
-            number("SLURM_PROCID"),
-            number("SLURM_STEP_NUM_TASKS"),
-            number("SLURM_LOCALID"),
+            *numbers("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
             first_host(environment["SLURM_STEP_NODELIST"]),
             " ".join(environment.get(name, "0") for name in start),
         )
     if environment.get("SUBMITIT_EXECUTOR") == "local":
-        return Place(
-            number("SUBMITIT_LOCAL_GLOBALID"),
-            number("SUBMITIT_LOCAL_NTASKS"),
-            number("SUBMITIT_LOCAL_LOCALID"),
-            "localhost",
-            f"local {environment['SUBMITIT_LOCAL_JOB_ID']}",
-        )
+        names = (f"SUBMITIT_LOCAL_{name}" for name in ("GLOBALID", "NTASKS", "LOCALID"))
+        name = f"local {environment['SUBMITIT_LOCAL_JOB_ID']}"
+        return Place(*numbers(*names), "localhost", name)
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        local_rank = int(environment.get("LOCAL_RANK", "0"))
-        return Place(number("RANK"), number("WORLD_SIZE"), local_rank)
+        environment = {"LOCAL_RANK": "0", **environment}
+        return Place(*numbers("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     return Place()
 
 

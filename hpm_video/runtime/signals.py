@@ -1,18 +1,21 @@
-"""Signals that end jobs, as a flag that a loop reads."""
+"""Signals that end jobs, as a flag that a loop reads, and the end of a parent process."""
 
+import ctypes
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _stopped_by: str | None = None
 
 
 class StopFlag:
     """True once a signal came that ends jobs; the loop reads it at the end of a step."""
 
-    def __init__(self) -> None:
-        self.name: str | None = None
+    name: str | None = None
 
     def __bool__(self) -> bool:
         return self.name is not None
@@ -56,3 +59,11 @@ def note_stop(name: str | None) -> None:
 def stopped_by() -> str | None:
     """The signal that stopped the latest run, on all of its processes; None if none did."""
     return _stopped_by
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent ends, however that is; at once if it has ended already."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before it could have told us
+        os._exit(1)

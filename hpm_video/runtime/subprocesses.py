@@ -1,6 +1,5 @@
 """Benches that need a Python process of their own, which ends with the one that started it."""
 
-import ctypes
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
+from hpm_video.runtime.signals import end_with
 
 
 def python(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,10 +29,7 @@ def given_settings() -> dict[str, Any]:
     """The settings with which `python` started this process, which ends with its parent from now
     on, however that ends; at once if the parent has gone already."""
     settings: dict[str, Any] = json.loads(sys.argv[1])
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[2]):
-        sys.exit(1)
+    end_with(int(sys.argv[2]))
     return settings
 
 
@@ -79,8 +75,7 @@ def apart(module: str, settings: Mapping[str, Any]) -> Iterator[Callable[[], Non
         ) as process,
     ):
         questions, answers = process.stdin, process.stdout
-        assert questions is not None
-        assert answers is not None
+        assert questions is not None and answers is not None
 
         def call() -> None:
             with suppress(BrokenPipeError):  # past the stream, which would try again at its end

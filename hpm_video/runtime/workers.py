@@ -14,7 +14,6 @@ ends them with it: nothing is left behind.
 
 import atexit
 import contextlib
-import ctypes
 import gc
 import os
 import pickle
@@ -33,6 +32,8 @@ from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from hpm_video.runtime.signals import end_with
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -42,7 +43,6 @@ _WAIT_S = 1.0  # at a time: what takes a second longer means that this process w
 _LEFT_TO_THE_TOP = (
     signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _KILL_WAIT_S = 1.0  # a process inside the kernel, say on a dead network drive, dies later
 _ORPHAN_CHECK_S = 1.0
 
@@ -121,39 +121,32 @@ class KillableWorker:
         return is_late or self._connection.poll()
 
     def result(self) -> Any:
-        """Wait for the oldest item's result, and return it.
-
-        Raises:
-            ItemTimeout: it took longer than it may.
-            WorkerDied: the process crashed, exited or was killed.
-            Exception: whatever the function raised.
-        """
+        """Wait for the oldest item's result, and return it. Raises whatever the function raised,
+        ItemTimeout where it took longer than it may, and WorkerDied where the process crashed,
+        exited or was killed."""
         assert self._connection is not None and self._items
         while not self.is_ready():
             wait_for_workers([self])
         timeout_s = self._items[0][1]
-        error: Exception
-        if self._connection.poll():
-            try:
+        reply: bytes | None = None
+        is_late = not self._connection.poll()
+        if not is_late:
+            with contextlib.suppress(EOFError, OSError):  # it has ended, perhaps amid a reply
                 reply = self._connection.recv_bytes()
-            except (EOFError, OSError):  # the process has ended, perhaps in the middle of a reply
-                error = WorkerDied(self._end())
-            else:
-                self._items.popleft()
-                self._restart_clock()
-                is_value, value = pickle.loads(reply)
-                if is_value:
-                    return value
-                raise value
-        else:
-            assert timeout_s is not None
-            self._end()
-            error = ItemTimeout(timeout_s)
+        exitcode = self._end() if reply is None else None
         self._items.popleft()
-        if self._items:
+        if self._items and reply is None:
             self._start()
         self._restart_clock()
-        raise error
+        if is_late:
+            assert timeout_s is not None
+            raise ItemTimeout(timeout_s)
+        if reply is None:
+            raise WorkerDied(exitcode)
+        is_value, value = pickle.loads(reply)
+        if is_value:
+            return value
+        raise value
 
     def kill(self) -> None:
         """End the process and forget its items; a further `submit` starts a new one."""
@@ -175,10 +168,10 @@ class KillableWorker:
 
     def _end(self) -> int | None:
         """Kill the process and return its exit code, if it is known."""
-        exitcode = None
-        if self._server is not None and self._connection is not None and self.pid is not None:
-            exitcode = self._server.end(self.pid)
-            self._connection.close()
+        if self._server is None or self._connection is None or self.pid is None:
+            return None
+        exitcode = self._server.end(self.pid)
+        self._connection.close()
         self._server = self._connection = self.pid = None
         return exitcode
 
@@ -387,11 +380,7 @@ def _end(pid: int) -> int | None:
 
 def _work(connection: Connection, pickled: bytes, files: Sequence[int], folder: str) -> None:
     """The life of a worker: item after item."""
-    if sys.platform == "linux":
-        server = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != server:  # it died before it could have told us
-            os._exit(1)
+    end_with(os.getppid())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no file of it
     os.chdir(folder)
     function: Callable[..., Any] | None = None

@@ -3,7 +3,7 @@ and each of its tasks."""
 
 import argparse
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +36,9 @@ _SPLIT = ("data transcode", "bench ablation")
 
 # Settings that name files which must be there before the job starts.
 _INPUTS = (
-    "data.manifest",
-    "data.val_manifest",
-    "model.init",
-    "run.resume",
-    "probe.train_manifest",
+    "data.manifest", "data.val_manifest", "model.init", "run.resume", "probe.train_manifest",
     "probe.val_manifest",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,13 +54,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Command:
-    """The words of one job. yaml: its file of settings, if it has one. settings: key=value."""
+    """The words of one job."""
 
     job: str
     words: tuple[str, ...]
     namespace: argparse.Namespace
-    yaml: str | None
-    settings: tuple[str, ...]
+
+    @property
+    def yaml(self) -> str | None:
+        """Its file of settings, if it has one."""
+        return getattr(self.namespace, "config", None)
 
     @property
     def name(self) -> str:
@@ -95,20 +94,16 @@ def read_command(words: Sequence[str]) -> Command:
     """Parse a job's own command line; ValueError for one that cannot be submitted."""
     from hpm_video.cli import main
 
-    known = [job for job in JOBS if job in main.JOBS]
-    if not words or words[0] not in known:
-        given = words[0] if words else ""
-        raise ValueError(f"job ({given}) must be one of {', '.join(known)}")
-    job, *rest = words
+    job, *rest = words or [""]
+    if job not in JOBS:
+        raise ValueError(f"job ({job}) must be one of {', '.join(JOBS)}")
     parser = Parser(prog=f"hpm-video {job}", add_help=False, allow_abbrev=False)
     main.command_of(job).add_arguments(parser)
     try:
         namespace = parse(parser, rest)
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
-    yaml = getattr(namespace, "config", None)
-    settings = namespace.settings if JOBS[job] is not None else []
-    command = Command(job, tuple(words), namespace, yaml, tuple(settings))
+    command = Command(job, tuple(words), namespace)
     if job in _KINDS and command.name not in [f"{job} {kind}" for kind in _KINDS[job]]:
         raise ValueError(f"job ({command.name}) must be {job} {' or '.join(_KINDS[job])}")
     return command
@@ -129,13 +124,12 @@ def make_plan(
         num_parts: of a transcoding or a study, which are tasks of their own.
         wait_for_inputs: whether files that it reads must be there now.
 
-    Raises:
-        ValueError: settings are unknown or do not fit, a run folder is that of another run, or the
-            job cannot be swept or split.
-        FileNotFoundError: something to read does not exist.
+    Raises ValueError where settings are unknown or do not fit, a run folder is that of another run,
+    or the job cannot be swept or split; FileNotFoundError where something to read does not exist.
     """
     if wait_for_inputs:
-        _check_words(command)
+        for name in ("checkpoint", "manifest", "train", "val", "video"):
+            _check_exist(name, getattr(command.namespace, name, None), may_be_setting=True)
     schema = JOBS[command.job]
     if num_parts is not None:
         return Plan(command, _parts(command, num_parts, sweep), loader_workers=_workers(command))
@@ -143,7 +137,8 @@ def make_plan(
         if sweep is not None:
             raise ValueError(f"sweep ({sweep}) must be of a job with settings, not {command.name}")
         return Plan(command, _variants(command, None, None), loader_workers=_workers(command))
-    config = load_config(schema, command.yaml, command.settings)
+    settings = command.namespace.settings
+    config = load_config(schema, command.yaml, settings)
     is_run = hasattr(config, "run")
     folder: str | None = config.run.output_dir if is_run else None
     if is_run and not folder:
@@ -154,7 +149,7 @@ def make_plan(
     for task in tasks:
         # The settings of the command and, after all its words, the task's own
         own = [word for word in task.arguments[len(command.words) :] if not word.startswith("-")]
-        of_task = load_config(schema, command.yaml, [*command.settings, *own])
+        of_task = load_config(schema, command.yaml, [*settings, *own])
         if is_run:
             _check_run(of_task, wait_for_inputs)
     if folder is None:
@@ -169,23 +164,18 @@ def make_plan(
 def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[Task, ...]:
     """A task for each combination of a sweep, in folders within ``folder``; one without a sweep."""
     if sweep is None:
-        if folder is None:
-            return (Task(command.words, None, output=_output(command)),)
-        return (Task(command.words, _absolute(folder)),)
+        output = _output(command) if folder is None else None
+        return (Task(command.words, _absolute(folder), output=output),)
     parent = _results(command, sweep) if folder is None else folder
     option = "--output-dir" if folder is None else "run.output_dir"
     tasks = []
     for name, settings in combinations(sweep).items():
         if any(setting.startswith("run.output_dir=") for setting in settings):
             raise ValueError("sweep (run.output_dir) must be without it: each run gets its own")
-        words, label = (*command.words, *settings), " ".join(settings)
-        if parent is None:
-            tasks.append(Task(words, None, label))
-            continue
-        place = os.path.join(parent, name)
-        words += (f"{option}={place}",)
-        run_folder, output = (None, place) if folder is None else (place, None)
-        tasks.append(Task(words, _absolute(run_folder), label, _absolute(output)))
+        place = None if parent is None else os.path.join(parent, name)
+        own = settings if place is None else (*settings, f"{option}={place}")
+        places = (None, _absolute(place)) if folder is None else (_absolute(place), None)
+        tasks.append(Task((*command.words, *own), places[0], " ".join(settings), places[1]))
     return tuple(tasks)
 
 
@@ -233,8 +223,7 @@ def _parts(command: Command, num_parts: int, sweep: str | None) -> tuple[Task, .
 
 def _workers(command: Command) -> int | None:
     """Of a job without settings, if given: its own default is as many as it gets cores."""
-    names = ("--num-workers", "--workers")
-    is_given = any(word.partition("=")[0] in names for word in command.words)
+    is_given = {"--num-workers", "--workers"} & {word.partition("=")[0] for word in command.words}
     return int(command.namespace.num_workers) if is_given else None
 
 
@@ -247,22 +236,15 @@ def _check_run(config: Any, must_exist: bool) -> None:
     if must_exist:
         for key in _INPUTS:
             group, _, name = key.partition(".")
-            value = getattr(getattr(config, group, None), name, None) or []  # not every job has it
-            _check_exist(key, [value] if isinstance(value, str) else value)
+            _check_exist(key, getattr(getattr(config, group, None), name, None))
     check_run_folder(config)
 
 
-def _check_words(command: Command) -> None:
-    """Files named by arguments: what is missing now would be missing in the queue."""
-    for name in ("checkpoint", "manifest", "train", "val", "video"):
-        value = getattr(command.namespace, name, None) or []
-        paths = [value] if isinstance(value, str) else value
-        _check_exist(name, [path for path in paths if not is_setting(path)])
-
-
-def _check_exist(name: str, paths: Iterable[str]) -> None:
-    for path in paths:
-        if not os.path.exists(path):
+def _check_exist(
+    name: str, value: str | Sequence[str] | None, *, may_be_setting: bool = False
+) -> None:
+    for path in [value] if isinstance(value, str) else value or []:
+        if not (may_be_setting and is_setting(path)) and not os.path.exists(path):
             raise FileNotFoundError(f"{name} ({path}) does not exist")
 
 

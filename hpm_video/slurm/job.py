@@ -65,22 +65,21 @@ def _requeue(stopped: str, environment: submitit.JobEnvironment) -> None:
     # SIGUSR2 says that there is little time left. SIGTERM comes before preemption, but also when
     # the job was cancelled or requeued already: only SLURM knows.
     if stopped == "SIGINT" or (stopped == "SIGTERM" and not _is_running(environment.raw_job_id)):
-        print(
-            f"hpm-video: {stopped}: not requeued from here, as the job is being ended", flush=True
-        )
+        _say(f"{stopped}: not requeued from here, as the job is being ended")
         return
     on_time_limit = signal.getsignal(signal.SIGUSR2)  # submitit's
     assert callable(on_time_limit)
     try:
         on_time_limit(signal.SIGUSR2, None)
     except UncompletedJobError:
-        print(f"hpm-video: not requeued (see above); {_AGAIN}", flush=True)
+        _say(f"not requeued (see above); {_AGAIN}")
         raise
     except (OSError, subprocess.SubprocessError) as error:
-        print(
-            f"hpm-video: cannot requeue this job from its node ({error}); it has saved: {_AGAIN}",
-            flush=True,
-        )
+        _say(f"cannot requeue this job from its node ({error}); it has saved: {_AGAIN}")
+
+
+def _say(message: str) -> None:
+    print(f"hpm-video: {message}", flush=True)
 
 
 def _is_running(job_id: str) -> bool:

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from hpm_video.runtime.files import printable
@@ -22,6 +23,7 @@ from hpm_video.slurm.records import (
 from hpm_video.slurm.run_progress import Progress, read_progress
 from hpm_video.slurm.times import duration
 
+_COLUMNS: tuple[str, ...] = ("ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "OUTPUT")
 _ACTIONS = ("list", "follow", "cancel", "requeue")
 _RECENT = 20  # submissions that are listed without --all
 _POLL_S = 0.5  # between looks at a log
@@ -59,9 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         _list(submissions, everything=arguments.all or bool(chosen), as_json=arguments.json)
         return 0
     if not found:
-        raise ValueError(
-            f"jobs {arguments.action} needs the ID of a job, as hpm-video jobs lists it"
-        )
+        action = f"jobs {arguments.action}"
+        raise ValueError(f"{action} needs the ID of a job, as hpm-video jobs lists it")
     if arguments.action == "follow":
         if len(found) > 1:
             raise ValueError(f"jobs follow ({' '.join(arguments.ids)}) must be of one job")
@@ -79,11 +80,9 @@ def _find(name: str, submissions: list[Submission]) -> tuple[Submission, TaskRec
     if not re.fullmatch(r"\d+(_\d+)?", name):
         raise ValueError(f"ID ({name}) must be that of a job, as 123 or, of an array's task, 123_4")
     for one in reversed(submissions):  # local ids are those of processes, which come again
-        for task in one.tasks:
-            if name == task.id:
-                return one, task
-        if name == one.id:
-            return one, None
+        task = next((task for task in one.tasks if task.id == name), None)
+        if task is not None or name == one.id:
+            return one, task
     raise ValueError(f"ID ({name}) must be that of a job which hpm-video submit has submitted")
 
 
@@ -96,9 +95,7 @@ def _list(submissions: list[Submission], *, everything: bool, as_json: bool) -> 
         for task in one.tasks
         if everything or one.id in recent or states[task.id].is_active
     ]
-    rows: list[tuple[str, ...]] = [
-        ("ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "OUTPUT")
-    ]
+    rows = [_COLUMNS]
     for one, task in tasks:
         state, progress = states[task.id], _progress(task)
         if as_json:
@@ -131,10 +128,8 @@ def _row(one: Submission, task: TaskRecord, state: State, progress: Progress) ->
     epoch = "-" if progress.epoch is None else f"{progress.epoch:.2f}"
     if progress.epochs is not None:
         epoch += f"/{progress.epochs}"
-    loss, rate = (
-        "-" if value is None else f"{value:.4g}"
-        for value in (progress.loss, progress.clips_per_second)
-    )
+    figures = (progress.loss, progress.clips_per_second)
+    loss, rate = ("-" if value is None else f"{value:.4g}" for value in figures)
     eta = "-"
     if state.name == "RUNNING" and progress.remaining_s is not None:
         eta = duration(progress.remaining_s)
@@ -155,24 +150,21 @@ def _follow(submission: Submission, task: TaskRecord) -> None:
     position, asked_s, is_over = 0, -_ASK_S, False
     file = Path(task.log)
     while True:
-        try:
-            with file.open("rb") as stream:
-                stream.seek(position)
-                new = stream.read()
-        except FileNotFoundError:
-            new = b""  # it waits in the queue
+        new = b""
+        with suppress(FileNotFoundError), file.open("rb") as stream:  # else it waits in the queue
+            stream.seek(position)
+            new = stream.read()
         if new:
             position += len(new)
             print(new.decode("utf-8", "replace"), end="", flush=True)
             asked_s = time.monotonic()
-            continue
-        if is_over:
+        elif is_over:
             return
-        if time.monotonic() - asked_s >= _ASK_S:
+        elif time.monotonic() - asked_s >= _ASK_S:
             asked_s = time.monotonic()
             is_over = not read_states([submission])[task.id].is_active
-            continue
-        time.sleep(_POLL_S)
+        else:
+            time.sleep(_POLL_S)
 
 
 def _cancel(name: str, submission: Submission) -> None:

@@ -115,8 +115,7 @@ def _in_background(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
         signal_delay_s=config.signal_delay_s,
         stderr_to_stdout=True,
     )
-    paths = [str(order.snapshot.code), os.environ.get("PYTHONPATH")]
-    path = os.pathsep.join(filter(None, paths))
+    path = os.pathsep.join(filter(None, [str(order.snapshot.code), os.environ.get("PYTHONPATH")]))
     with _plain_environment(PYTHONPATH=path, PYTHONSAFEPATH="1"):
         return [executor.submit(job)]
 
@@ -155,7 +154,7 @@ def _slurm_executor(order: Order) -> SlurmExecutor:
         "cpus_per_task": request.cpus_per_task,
         "gpus_per_node": request.gpus_per_node or None,
         "signal_delay_s": config.signal_delay_s,
-        "array_parallelism": config.num_at_once or 1_000_000,
+        "array_parallelism": config.array_size[1] or 1_000_000,
         "stderr_to_stdout": True,
         "srun_args": srun,
         # After the user's commands, which may set PYTHONPATH themselves. Without PYTHONSAFEPATH the
@@ -230,8 +229,8 @@ def _record(order: Order, jobs: list[submitit.Job[int]], cluster: str) -> None:
         add_record(order.folder, record)
     except OSError as error:
         print(f"hpm-video jobs may not show it: {error.filename}: {error.strerror}")
-    size = f"{request.nodes} nodes" if request.nodes > 1 else "1 node"
-    size = "this machine" if cluster == "local" else size
+    nodes = f"{request.nodes} nodes" if request.nodes > 1 else "1 node"
+    size = "this machine" if cluster == "local" else nodes
     if cluster == "local" or request.tasks_per_node > 1:
         size += f" x {request.tasks_per_node} processes"
     count = f", {len(tasks)} tasks" if len(tasks) > 1 else ""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from hpm_video.config.schema import check_settings, describe_settings, setting
 from hpm_video.config.settings import read_group
@@ -75,21 +75,10 @@ class SlurmConfig:
         self.extras()
 
     @property
-    def minutes(self) -> int:
-        """The time limit."""
-        return minutes_of(self.time)
-
-    @property
-    def num_parts(self) -> int | None:
-        """How many parts of an array are asked for, if any."""
-        number = (self.array or "").partition("%")[0]
-        return int(number) if number else None
-
-    @property
-    def num_at_once(self) -> int | None:
-        """How many tasks of an array may run at once, if limited."""
-        number = (self.array or "").partition("%")[2]
-        return int(number) if number else None
+    def array_size(self) -> tuple[int | None, int | None]:
+        """How many parts are asked for, and how many tasks may run at once; None: not said."""
+        parts, _, at_once = (self.array or "").partition("%")
+        return int(parts) if parts else None, int(at_once) if at_once else None
 
     def extras(self) -> dict[str, str | bool]:
         """``extra`` by the names that submitit uses; True for an option without a value."""
@@ -138,24 +127,17 @@ def slurm_config(path: str | Path | None, arguments: argparse.Namespace) -> Slur
     Raises ValueError, one line, for an unknown key or a value that does not fit.
     """
     values: Any = {} if path is None else read_group(path, GROUP)
-    if isinstance(values, Mapping):
-        names = [item.name for item in fields(SlurmConfig)]
-        given = {name: getattr(arguments, name) for name in names}
-        values = {**values, **{name: value for name, value in given.items() if value is not None}}
     kinds = get_type_hints(SlurmConfig)
     if isinstance(values, Mapping):
+        given = {name: getattr(arguments, name) for name in kinds}
+        values = {**values, **{name: value for name, value in given.items() if value is not None}}
         values = {
             name: [value] if isinstance(value, str) and kinds.get(name) == list[str] else value
             for name, value in values.items()
         }
     check_settings(SubmitConfig, {GROUP: values})
     typed: dict[str, Any] = {
-        name: int(value) if value is not None and int in _parts(kinds[name]) else value
+        name: int(value) if value is not None and kinds[name] in (int, int | None) else value
         for name, value in values.items()
     }
     return SlurmConfig(**typed)
-
-
-def _parts(kind: Any) -> tuple[Any, ...]:
-    """The kind and, of `int | None`, what it consists of."""
-    return (kind, *get_args(kind))

@@ -96,32 +96,26 @@ def most_cpus_per_task(request: Request, partitions: Sequence[Partition]) -> int
 def _refusal(request: Request, partition: Partition) -> str | None:
     """Why a partition can never run a job, if it cannot."""
     where = f"partition {partition.name}"
+
+    def at_most(name: str, value: object, most: object, why: str) -> str:
+        return f"slurm.{name} ({value}) must be at most {most}{why}"
+
     if partition.max_minutes is not None and request.minutes > partition.max_minutes:
-        return (
-            f"slurm.time ({duration(request.minutes * 60)}) must be at most "
-            f"{duration(partition.max_minutes * 60)}, the limit of {where}"
-        )
+        asked, limit = (duration(m * 60) for m in (request.minutes, partition.max_minutes))
+        return at_most("time", asked, limit, f", the limit of {where}")
     most_gpus = max(node.gpus for node in partition.nodes)
     if request.gpus_per_node > most_gpus:
-        return (
-            f"slurm.gpus_per_node ({request.gpus_per_node}) must be at most {most_gpus}: nodes of "
-            f"{where} have {most_gpus} GPUs"
-        )
+        why = f": nodes of {where} have {most_gpus} GPUs"
+        return at_most("gpus_per_node", request.gpus_per_node, most_gpus, why)
     with_gpus = [node for node in partition.nodes if node.gpus >= request.gpus_per_node]
-    cpus = request.tasks_per_node * (request.cpus_per_task or 1)
+    tasks, cpus_per_task = request.tasks_per_node, request.cpus_per_task or 1
     most_cpus = max(node.cpus for node in with_gpus)
-    if cpus > most_cpus:
-        return (
-            f"slurm.cpus_per_task ({request.cpus_per_task or 1}) must be at most "
-            f"{most_cpus // request.tasks_per_node}: {request.tasks_per_node} tasks share the "
-            f"{most_cpus} cores of a node of {where}"
-        )
-    fitting = sum(node.count for node in with_gpus if node.cpus >= cpus)
+    if tasks * cpus_per_task > most_cpus:
+        why = f": {tasks} tasks share the {most_cpus} cores of a node of {where}"
+        return at_most("cpus_per_task", cpus_per_task, most_cpus // tasks, why)
+    fitting = sum(node.count for node in with_gpus if node.cpus >= tasks * cpus_per_task)
     if request.nodes > fitting:
-        return f"slurm.nodes ({request.nodes}) must be at most {fitting}: so many fit in {where}"
+        return at_most("nodes", request.nodes, fitting, f": so many fit in {where}")
     if partition.max_nodes is not None and request.nodes > partition.max_nodes:
-        return (
-            f"slurm.nodes ({request.nodes}) must be at most {partition.max_nodes}, the limit of "
-            f"{where}"
-        )
+        return at_most("nodes", request.nodes, partition.max_nodes, f", the limit of {where}")
     return None

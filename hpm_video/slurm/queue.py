@@ -46,9 +46,8 @@ def read_states(submissions: Iterable[Submission]) -> dict[str, State]:
             states[task.id] = State("RUNNING")
         elif task.id not in states:  # SLURM has forgotten it: what its log says
             end = tail(Path(task.log), 4096)
-            states[task.id] = State(
-                next((state for words, state in _ENDINGS.items() if words in end), "ENDED")
-            )
+            names = (state for words, state in _ENDINGS.items() if words in end)
+            states[task.id] = State(next(names, "ENDED"))
     return states
 
 
@@ -69,28 +68,28 @@ def control(command: list[str], *, what: str) -> None:
         answer = _run(command)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ValueError(f"{what}: {command[0]} does not answer on this machine") from error
-    if answer.returncode:
-        lines = (answer.stderr or answer.stdout).strip().splitlines() or ["no reason given"]
-        raise ValueError(f"{what}: {lines[-1]}")
+    _check(answer, answer.stderr or answer.stdout, what)
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
 
 
+def _check(answer: subprocess.CompletedProcess[str], said: str, what: str) -> None:
+    if answer.returncode:
+        raise ValueError(f"{what}: {(said.strip().splitlines() or ['no reason given'])[-1]}")
+
+
 def _squeue(ids: set[str]) -> dict[str, State]:
     """States of those of the tasks that are in the queue; each of an array is there by itself."""
     command = ["squeue", "--noheader", "--array", "--all", "--states=all"]
-    command += [f"--user={getpass.getuser()}", "--format=%i|%T|%r|%S"]
     try:
-        answer = _run(command)
+        answer = _run([*command, f"--user={getpass.getuser()}", "--format=%i|%T|%r|%S"])
     except FileNotFoundError:
         return {}  # a machine without SLURM, which sees the folders
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"squeue does not answer within {_TIMEOUT_S} s") from error
-    if answer.returncode:
-        reasons = answer.stderr.strip().splitlines() or ["no reason given"]
-        raise ValueError(f"squeue does not answer: {reasons[-1]}")
+    _check(answer, answer.stderr, "squeue does not answer")
     states = {}
     for line in answer.stdout.splitlines():
         name, state, reason, start = (line.split("|") + [""] * 4)[:4]

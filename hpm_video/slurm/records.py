@@ -71,8 +71,8 @@ def read_records(folders: Iterable[Path]) -> list[Submission]:
         # Half a line, or one of another version, hides no other
         with suppress(ValueError, TypeError, KeyError, AttributeError):
             values: dict[str, Any] = json.loads(line)
-            tasks = [TaskRecord(**task) for task in values.pop("tasks")]
-            found.append(Submission(**values, tasks=tasks))
+            values["tasks"] = [TaskRecord(**task) for task in values["tasks"]]
+            found.append(Submission(**values))
     return sorted(found, key=lambda submission: submission.submitted)
 
 

@@ -12,6 +12,7 @@ from hpm_video.slurm.partition import Request, check_request, most_cpus_per_task
 from hpm_video.slurm.queue import read_states
 from hpm_video.slurm.records import folders_of_user, read_records
 from hpm_video.slurm.snapshot import Snapshot
+from hpm_video.slurm.times import minutes_of
 
 _DEFAULT_FOLDER = "outputs/slurm"
 
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = make_plan(
         command,
         sweep=arguments.sweep,
-        num_parts=config.num_parts,
+        num_parts=config.array_size[0],
         wait_for_inputs=config.dependency is None,
     )
     request = _request(plan, config)
@@ -80,8 +81,15 @@ def run(arguments: argparse.Namespace) -> int:
             if most is not None:  # else one would be refused for what one did not ask for
                 request = replace(request, cpus_per_task=min(most, request.cpus_per_task))
         check_request(request, partitions)
-    else:
-        _check_local(arguments.cluster, plan, request)
+    elif request.nodes > 1:
+        raise ValueError(
+            f"slurm.nodes ({request.nodes}) must be 1 with --cluster {arguments.cluster}"
+        )
+    elif arguments.cluster == "local" and len(plan.tasks) > 1:
+        raise ValueError(
+            f"cluster (local) must be slurm for {len(plan.tasks)} tasks, or debug, which runs one "
+            "after the other"
+        )
     if not arguments.dry_run and config.dependency is None:
         _check_free(folder, plan)
     order = Order(plan, config, request, folder, Snapshot(folder, command.yaml))
@@ -93,9 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _request(plan: Plan, config: SlurmConfig) -> Request:
     """What the job needs, with defaults that depend on the job."""
-    gpus = config.gpus_per_node
-    if gpus is None:
-        gpus = 0 if plan.command.job == "data" else 1
+    default = 0 if plan.command.job == "data" else 1
+    gpus = default if config.gpus_per_node is None else config.gpus_per_node
     cpus = config.cpus_per_task
     if cpus is None and plan.loader_workers is not None:
         cpus = plan.loader_workers + 1
@@ -105,7 +112,7 @@ def _request(plan: Plan, config: SlurmConfig) -> Request:
             f"slurm.nodes ({config.nodes}) x {tasks} tasks must be 1 for {plan.command.name}: it "
             "is one process with workers"
         )
-    return Request(config.nodes, gpus, tasks, cpus, config.minutes)
+    return Request(config.nodes, gpus, tasks, cpus, minutes_of(config.time))
 
 
 def _folder(given: str | None, plan: Plan) -> Path:
@@ -120,24 +127,11 @@ def _folder(given: str | None, plan: Plan) -> Path:
     return path
 
 
-def _check_local(cluster: str, plan: Plan, request: Request) -> None:
-    if request.nodes > 1:
-        raise ValueError(f"slurm.nodes ({request.nodes}) must be 1 with --cluster {cluster}")
-    if cluster == "local" and len(plan.tasks) > 1:
-        raise ValueError(
-            f"cluster (local) must be slurm for {len(plan.tasks)} tasks, or debug, which runs one "
-            "after the other"
-        )
-
-
 def _check_free(folder: Path, plan: Plan) -> None:
     """Refuse a run that is in the queue already."""
-    folders = {task.run_folder for task in plan.tasks if task.run_folder is not None}
-    ours = [
-        one
-        for one in read_records([*folders_of_user(), folder])
-        if any(task.run_folder in folders for task in one.tasks)
-    ]
+    folders = {task.run_folder for task in plan.tasks} - {None}
+    records = read_records([*folders_of_user(), folder])
+    ours = [one for one in records if any(task.run_folder in folders for task in one.tasks)]
     states = read_states(ours)
     for task in (task for one in ours for task in one.tasks):
         if task.run_folder in folders and states[task.id].is_active:

@@ -38,8 +38,7 @@ def combinations(text: str) -> dict[str, tuple[str, ...]]:
     runs: dict[str, tuple[str, ...]] = {}
     for choice in itertools.product(*axes.values()):
         pairs = list(zip(axes, choice, strict=True))
-        parts = [f"{short[key]}={_NOT_IN_NAME.sub('_', value)[-60:]}" for key, value in pairs]
-        name = ",".join(parts)
+        name = ",".join(f"{short[k]}={_NOT_IN_NAME.sub('_', value)[-60:]}" for k, value in pairs)
         while name in runs:  # values that differ in what names of folders cannot hold
             name += "_"
         runs[name] = tuple(f"{key}={value}" for key, value in pairs)

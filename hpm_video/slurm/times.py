@@ -28,10 +28,8 @@ def minutes_of(text: str, *, name: str = "time") -> int:
 
 def duration(seconds: float) -> str:
     """A length of time to look at: 0:42, 3:07:05 or 12d 03h."""
-    whole = max(round(seconds), 0)
-    days, rest = divmod(whole, 24 * 3600)
-    if days:
-        return f"{days}d {rest // 3600:02d}h"
-    hours, rest = divmod(rest, 3600)
-    minutes, rest = divmod(rest, 60)
+    minutes, rest = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 24:
+        return f"{hours // 24}d {hours % 24:02d}h"
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

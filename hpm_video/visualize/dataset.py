@@ -13,10 +13,9 @@ from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.files import (
     check_can_be_folder,
     check_is_ours,
-    check_table,
-    csv_lines,
     make_folder,
     write_atomically,
+    write_csv,
 )
 from hpm_video.visualize.dataset_losses import Asking, measure_list
 from hpm_video.visualize.dataset_page import dataset_page
@@ -64,7 +63,7 @@ def visualize_list(
     check_can_be_folder(folder, name="output_dir")
     check_is_ours(folder / PAGE, name="output_dir")
     for name, columns in TABLES.items():
-        check_table(folder / name, columns, name="output_dir")
+        check_is_ours(folder / name, columns=columns, name="output_dir")
     manifest = read_manifest([str(path) for path in manifests], root=root)
     with join_world(device, setting="device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
@@ -82,7 +81,7 @@ def visualize_list(
     title = f"What {checkpoint} finds hard in {', '.join(map(str, manifests))}"
     text = dataset_page(pretrained, found, numbers, asking, title=title)
     for name, rows in _tables(found, numbers).items():
-        write_atomically(folder / name, csv_lines(TABLES[name], rows))
+        write_csv(folder / name, TABLES[name], rows)
     write_atomically(folder / PAGE, [text])
     return folder / PAGE, found
 

@@ -17,11 +17,10 @@ from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.files import (
     check_can_be_folder,
     check_is_ours,
-    check_table,
-    csv_lines,
     make_folder,
     printable,
     write_atomically,
+    write_csv,
 )
 from hpm_video.visualize.training_history import (
     History,
@@ -66,7 +65,7 @@ def visualize_training(
     folder = Path(output_dir)
     check_can_be_folder(folder, name="output_dir")
     check_is_ours(folder / PAGE, name="output_dir")
-    check_table(folder / TABLE, COLUMNS, name="output_dir")
+    check_is_ours(folder / TABLE, columns=COLUMNS, name="output_dir")
     there = list(run_checkpoints(run).values())
     ask = partial(moment_of, num_masks=num_masks, num_views=num_views, seed=seed)
     skipped: list[tuple[str, str]] = []
@@ -96,7 +95,7 @@ def visualize_training(
         _records(there[0].parent.parent),
     )
     text = training_page(history, run=str(run), num_masks=num_masks)
-    write_atomically(folder / TABLE, csv_lines(COLUMNS, _rows(history)))
+    write_csv(folder / TABLE, COLUMNS, _rows(history))
     write_atomically(folder / PAGE, [text])
     return folder / PAGE, history
 

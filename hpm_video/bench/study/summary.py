@@ -11,7 +11,7 @@ from hpm_video.bench.study.cell import read_row
 from hpm_video.bench.study.cells import Study
 from hpm_video.bench.study.comparison import ACCURACIES, COSTS, MINING, Comparison, Estimate
 from hpm_video.config.settings import config_to_dict
-from hpm_video.runtime.files import csv_lines, write_atomically
+from hpm_video.runtime.files import write_atomically, write_csv
 
 # Sections of a comparison in summary.md.
 _SECTIONS = {
@@ -38,8 +38,8 @@ def write_summary(study: Study, found: Sequence[Comparison], *, pictures: Sequen
     columns = dict.fromkeys(
         name for row in rows for name, value in row.items() if not isinstance(value, list | dict)
     )
-    lines = csv_lines([*columns], ([row.get(name) for name in columns] for row in rows))
-    write_atomically(study.folder / "summary.csv", lines)
+    values = ([row.get(name) for name in columns] for row in rows)
+    write_csv(study.folder / "summary.csv", [*columns], values)
     document = _document(found, missing, pictures)
     write_atomically(study.folder / "summary.md", (f"{line}\n" for line in document))
 
