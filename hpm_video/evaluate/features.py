@@ -58,8 +58,7 @@ class Sliding:
 
     def __post_init__(self) -> None:
         for name in ("window", "frame_stride", "stride"):
-            if (value := getattr(self, name)) is not None:
-                at_least(name, value, 1)
+            at_least(name, getattr(self, name), 1)
 
 
 def list_features(
@@ -219,9 +218,8 @@ def _load_for_windows(
     checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
 ) -> tuple[LoadedBackbone, dict[str, Any]]:
     """The encoder for windows, and what the metadata of each of their files says of them."""
-    clip = config.clip
-    if sliding.window is not None:
-        clip = replace(clip, num_frames=sliding.window)
+    clip, window = config.clip, sliding.window
+    clip = clip if window is None else replace(clip, num_frames=window)
     loaded = load_backbone(checkpoint, precision=config.precision, device=world.device, clip=clip)
     frame_stride = sliding.frame_stride or loaded.data.frame_stride
     return loaded, {

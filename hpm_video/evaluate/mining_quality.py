@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.clip import read_clip
 from hpm_video.data.prepare.toy import object_mask, read_positions
 from hpm_video.data.video.frames import VideoReadError
@@ -147,18 +147,18 @@ def measure_videos(
         places = read_positions(folder / "positions.csv")
         side = json.loads((folder / "toy.json").read_text(encoding="utf-8"))["size"]
     count = min(len(manifest), most or len(manifest))
-    clips, moving, reason = [], [], ""
+    clips, moving, bad = [], [], []
     for index in np.linspace(0, len(manifest) - 1, count).round().astype(int).tolist():
         try:
             clip, frames = read_clip(manifest.path(index), pretrained.config)
         except VideoReadError as error:
-            reason = f"{error.path}: {error.reason}"
+            bad.append((error.path, error.reason))
             continue
         clips.append(clip)
         if places:
             moving.append(_covered(places[manifest.name(index)][frames], side, pretrained))
     if not clips:
-        raise UnreadableDataError(f"none of {count} videos can be read, e.g. {reason}")
+        raise none_readable(bad)
     ask = partial(measure_mining, num_masks=_NUM_MASKS, num_views=_NUM_VIEWS, seed=0)
     return ask(pretrained, torch.cat(clips), moving=torch.stack(moving) if moving else None)
 

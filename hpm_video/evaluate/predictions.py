@@ -160,13 +160,9 @@ def read_predictions(folder: str | Path) -> Evaluation:
             scores.append(_numbers(row[len(_COLUMNS) :], where))
     if not paths:
         raise ValueError(f"{file}: must have a row for every video: has none")
-    return Evaluation(
-        np.stack(scores),
-        np.array(labels, dtype=np.int64),
-        *(tuple(paths), tuple(bad)),
-        _class_names(folder / "classes.txt", num_classes),
-        _about(folder / "about.json"),
-    )
+    classes = _class_names(folder / "classes.txt", num_classes)
+    about, of = _about(folder / "about.json"), np.array(labels, dtype=np.int64)
+    return Evaluation(np.stack(scores), of, tuple(paths), tuple(bad), classes, about)
 
 
 def _header(num_classes: int) -> list[str]:

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from hpm_video.method.diagnostics import shares
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place, token_pixels
 from hpm_video.visualize.hard_tubes import HardTubes, Scores
+from hpm_video.visualize.hardness import rank_shares
 from hpm_video.visualize.windows import resized, shrunk
 
 Floats = npt.NDArray[np.float32]
@@ -168,7 +167,7 @@ def enlarge(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.ge
 
 def ranks(values: Scores) -> npt.NDArray[np.float64]:
     """The share of the clip's tokens below each value, in [0, 1], of the same shape."""
-    return shares(torch.from_numpy(values).reshape(1, -1)).reshape(values.shape).numpy()
+    return rank_shares(values[None])[0]
 
 
 def placed(frames: Floats, crops: Frames, place: Place) -> Floats:

@@ -1,7 +1,7 @@
 """The page and tables of an evaluation: their figures, pictures of the right clips, no markup."""
 
-import csv
 import base64
+import csv
 import io
 import re
 from pathlib import Path
