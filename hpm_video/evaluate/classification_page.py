@@ -1,6 +1,7 @@
 """What a classifier confuses: a page, and tables as CSV, made of the results of an evaluation."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +98,12 @@ def write_evaluation(
     write_csv(folder / "per_class.csv", head, rows)
     head = ["class", *(f"called {name}" for name in names), "unreadable"]
     write_csv(folder / "confusion.csv", head, zip(names, *confusion.T.tolist(), strict=True))
-    strips = {
-        index: _strip(result.paths[index], num_workers=num_workers, timeout_s=timeout_s)
-        for index in worst(result, MAX_WORST)
-    }
+    read, strips = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s), {}
+    for index in worst(result, MAX_WORST):
+        try:
+            strips[index] = read(frame_strip, result.paths[index])
+        except VideoReadError as error:
+            strips[index] = f"cannot be read any more: {error.reason}"
     write_atomically(folder / "index.html", [evaluation_page(result, strips)])
     return folder / "index.html"
 
@@ -165,13 +168,6 @@ def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
     axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xlabel="called", ylabel="class")
     return drawn
-
-
-def _strip(path: str, *, num_workers: int, timeout_s: float | None) -> str:
-    try:
-        return read_guarded(frame_strip, path, num_workers=num_workers, timeout_s=timeout_s)
-    except VideoReadError as error:
-        return f"cannot be read any more: {error.reason}"
 
 
 def frame_strip(path: str) -> Markup:

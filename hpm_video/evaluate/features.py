@@ -279,8 +279,7 @@ def _slide(
 def _encode_windows(
     backbone: Backbone, video: GuardedWindows, parts: Parts, *, per_step: bool
 ) -> dict[str, npt.NDArray[Any]]:
-    """Features of all windows of a video, and of their steps, part by part; those that are done
-    are not done again."""
+    """Features of all windows of a video, and of their steps; parts that are done are kept."""
     count = -(-len(video.indices) // PART)
     first = next((part for part in range(count) if not parts.has(part)), count)
     kept: dict[str, list[npt.NDArray[Any]]] = {}

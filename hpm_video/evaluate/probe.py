@@ -162,7 +162,7 @@ def check_probe(
     if "attentive" in kinds:
         tokens = num_tokens * torch.float16.itemsize
     take = f"of {num_videos} videos take"
-    for each, what, instead in (
+    for each, what, fewer in (
         (cells, f"cells {take}", "fewer probe.cells"),
         (tokens, f"tokens {take}, for the attentive probe", "fewer views, another kind"),
     ):
@@ -170,7 +170,7 @@ def check_probe(
         if needed > settings.most_token_gb:
             raise ValueError(
                 f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
-                f"{math.ceil(needed * 10) / 10}, the GB that the {what}: or shorter lists, {instead}"
+                f"{math.ceil(needed * 10) / 10}, the GB that the {what}: or shorter lists, {fewer}"
             )
 
 
@@ -197,10 +197,8 @@ def probe_backbone(
         if train is None or val is None:
             return None
         bad: list[tuple[str, str, str]] = []
-        for part, manifest, what in (
-            (train, lists.train, "not learnt from"),
-            (val, lists.val, "counts as wrong"),
-        ):
+        parts = (train, lists.train, "not learnt from"), (val, lists.val, "counts as wrong")
+        for part, manifest, what in parts:
             named = [(manifest.path(index), reason, what) for index, reason in part.bad]
             if not len(part.labels):
                 raise none_readable([(path, reason) for path, reason, _ in named])
@@ -208,7 +206,7 @@ def probe_backbone(
         results = []
         for kind in kinds:
             scores, how, lr = _scores(
-                kind, train, val, lists.num_classes, backbone=backbone, settings=config.probe
+                kind, train, val, lists.num_classes, model=backbone, settings=config.probe
             )
             right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
             shares = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
@@ -276,33 +274,27 @@ def encode_videos(
 
 
 def _scores(
-    kind: str,
-    train: Encoded,
-    val: Encoded,
-    num_classes: int,
-    *,
-    backbone: Backbone,
-    settings: ProbeConfig,
+    kind: str, train: Encoded, val: Encoded, classes: int, *, model: Backbone, settings: ProbeConfig
 ) -> tuple[Tensor, str, float | None]:
     """What one kind of probe, learnt from ``train``, makes of ``val``: scores (V, C), what it
     settled on, and the learning rate that it chose."""
-    device = backbone.device
+    device = model.device
     labels = train.labels.to(device)
     given = train.features.to(device), labels, val.features.to(device)
     if kind == "knn":
         occurring, most = len(train.labels.unique()), settings.knn_neighbours
         neighbours = num_neighbours(len(labels), occurring, most=most)
-        nearest = {"neighbours": neighbours, "num_classes": num_classes}
+        nearest = {"neighbours": neighbours, "num_classes": classes}
         scores = knn_scores(*given, **nearest, temperature=settings.knn_temperature)
         return scores, f"{neighbours} neighbours", None
     if kind == "linear":
-        linear = linear_scores(*given, num_classes=num_classes, epochs=settings.linear_epochs)
+        linear = linear_scores(*given, num_classes=classes, epochs=settings.linear_epochs)
         by = "the middle one: no class has a video to spare"
         if linear.lr_was_chosen:
             by = "chosen on a fifth of the training videos"
         return linear.scores, f"lr {linear.lr:g}, {by}", linear.lr
     assert kind == "attentive" and train.tokens is not None and val.tokens is not None
-    sizes = {"num_classes": num_classes, "heads": backbone.heads}
+    sizes = {"num_classes": classes, "heads": model.heads}
     epochs, lr = settings.attentive_epochs, settings.attentive_lr
     scores = attentive_scores(
         train.tokens, labels, val.tokens, **sizes, epochs=epochs, lr=lr, device=device

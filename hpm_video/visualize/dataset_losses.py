@@ -68,11 +68,9 @@ def measure_list(
 ) -> Hardness | None:
     """Ask a checkpoint about the middle clip of every video, shared out over processes.
 
-    The main process gets the result, the others None.
-
-    Raises:
-        ValueError: nothing to measure: no masks, and a checkpoint without a predictor.
-        FloatingPointError: a loss is not finite: the weights are not those of a working model.
+    The main process gets the result, the others None. Raises ValueError where there is nothing to
+    measure (no masks, and a checkpoint without a predictor), FloatingPointError for a loss that is
+    not finite: the weights are not those of a working model.
     """
     if asking.num_masks == 0:
         require_scorer(pretrained)
@@ -87,8 +85,8 @@ def measure_list(
     clips: dict[int, _Clip] = {}
     shown: dict[int, ShownClip] = {}
     bad: list[tuple[int, str]] = []
-    share = len(range(world.rank, len(manifest), world.size))
-    with Progress("asked about", total=share) as progress:
+    share = range(world.rank, len(manifest), world.size)
+    with Progress("asked about", total=len(share)) as progress:
         for batch in batches:
             frames = batch.views[:, 0]  # (B, T, S, S, 3), zeros for unreadable ones
             # Of batches with the same masks, every 8th clip would be measured by the same 8 ones

@@ -54,9 +54,8 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
 
     hard = tubes.hard[steps]
     by = "measured, as there is no predictor" if tubes.predicted is None else "predicted"
-    label = (
-        f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by the loss {by}"
-    )
+    label = f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by the loss "
+    label += by
     chosen = np.where(spread(hard[..., None], place, frames), frames, _DIM * frames)
     rows.append(Row(label, within(place, frames, chosen), outlined=hard, place=place))
 
@@ -145,7 +144,7 @@ def within(place: Place, frames: Floats, inner: npt.NDArray[np.generic]) -> Floa
 
 def inside(place: Place, frames: Floats) -> npt.NDArray[np.bool_]:
     """The pixels (H, W, 1) of frames (K, H, W, 3) that lie at a place in them."""
-    rows, columns = token_pixels(place, *frames.shape[1:3], rows=1, columns=1)
+    rows, columns = token_pixels(place, *frames.shape[1:3], 1, 1)
     return (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
 
 
@@ -154,8 +153,7 @@ def spread(cells: npt.NDArray[Any], place: Place, frames: Floats) -> npt.NDArray
 
     Outside of the clip's place they have no meaning.
     """
-    count_rows, count_columns = cells.shape[1:3]
-    rows, columns = token_pixels(place, *frames.shape[1:3], rows=count_rows, columns=count_columns)
+    rows, columns = token_pixels(place, *frames.shape[1:3], *cells.shape[1:3])
     return cells[:, rows.clip(0)][:, :, columns.clip(0)]
 
 

@@ -74,10 +74,9 @@ def write_gif(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
     picked = np.linspace(0, len(pictures) - 1, min(len(pictures), _PALETTE_PICTURES))
     sample = np.concatenate([pictures[i][::2, ::2] for i in picked.round().astype(int)])
     palette = Image.fromarray(sample).quantize(256)
-    images = [
+    first, *rest = (
         Image.fromarray(one).quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures
-    ]
-    first, *rest = images
+    )
     shown = {"duration": max(20, round(1000 / max(fps, 0.1))), "loop": 0}
     said = {"comment": OURS.encode()}
     with whole_file(path) as temporary:

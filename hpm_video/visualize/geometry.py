@@ -32,7 +32,7 @@ class Place(NamedTuple):
 
 
 def token_pixels(
-    place: Place, height: int, width: int, *, rows: int, columns: int
+    place: Place, height: int, width: int, rows: int, columns: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Which row, and which column, of the tokens of a clip each pixel's centre lies in.
 

@@ -127,8 +127,7 @@ def rank_shares(values: npt.NDArray[np.floating]) -> Array:
 
 
 def _middles(grid: TokenGrid) -> tuple[Array, Array]:
-    """Where the middles of tokens lie in a frame whose half sides are 1: rows (R, 1), columns
-    (1, C)."""
+    """Middles of tokens in a frame whose half sides are 1: of rows (R, 1), of columns (1, C)."""
     rows, columns = ((np.arange(n) + 0.5) / n * 2 - 1 for n in (grid.height, grid.width))
     return rows[:, None], columns[None, :]
 
@@ -190,8 +189,7 @@ def _correlation(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating])
 
 
 def _by_parts(function: Callable[..., torch.Tensor], *arrays: npt.NDArray[np.floating]) -> Array:
-    """What a function of tensors (K, M) makes of arrays (K, ...), a part at a time: memory stays
-    small."""
+    """A function of tensors (K, M), called with parts of arrays (K, ...): memory stays small."""
     rows = [array.reshape(len(array), -1) for array in arrays]
     starts = range(0, len(rows[0]), _AT_ONCE)
     parts = ([torch.from_numpy(a[i : i + _AT_ONCE].copy()) for a in rows] for i in starts)

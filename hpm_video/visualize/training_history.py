@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig
-from hpm_video.evaluate import mining_quality
+from hpm_video.evaluate.mining_quality import measure_mining, measured_loss
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import build_model, token_grid
@@ -137,10 +137,9 @@ def moment_of(
     """
     each = clips.to(pretrained.student.encoder.mean.device).split(1)
     if pretrained.scorer is None:
-        measured = partial(mining_quality.measured_loss, num_masks=num_masks, seed=seed)
-        losses = torch.cat([measured(pretrained, clip) for clip in each])
-        return Moment(pretrained.step, losses.cpu().numpy())
-    measure = partial(mining_quality.measure_mining, num_masks=num_masks, num_views=num_views)
+        losses = [measured_loss(pretrained, clip, num_masks=num_masks, seed=seed) for clip in each]
+        return Moment(pretrained.step, torch.cat(losses).cpu().numpy())
+    measure = partial(measure_mining, num_masks=num_masks, num_views=num_views)
     reports = [measure(pretrained, clip, seed=seed) for clip in each]
     return Moment(
         pretrained.step,
