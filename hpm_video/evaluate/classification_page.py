@@ -98,7 +98,8 @@ def write_evaluation(
     write_csv(folder / "per_class.csv", head, rows)
     head = ["class", *(f"called {name}" for name in names), "unreadable"]
     write_csv(folder / "confusion.csv", head, zip(names, *confusion.T.tolist(), strict=True))
-    read, strips = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s), {}
+    read = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s)
+    strips: dict[int, str] = {}
     for index in worst(result, MAX_WORST):
         try:
             strips[index] = read(frame_strip, result.paths[index])

@@ -261,7 +261,9 @@ def encode_videos(
             features[indices] = pooled
             if tokens is not None:
                 tokens[indices] = each
-            bad += [pair for pair in zip(indices, errors, strict=True) if pair[1] is not None]
+            bad += [
+                (i, error) for i, error in zip(indices, errors, strict=True) if error is not None
+            ]
     if not world.is_main:
         return None
     labels = torch.from_numpy(np.array(manifest.labels))
