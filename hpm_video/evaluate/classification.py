@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +70,11 @@ def evaluate_classifier(
 
     scores = np.zeros((len(manifest), num_classes), dtype=np.float32)
     bad: list[tuple[int, str]] = []
-    for part in gather_objects(mine, world):
-        for index, row, error in part:
-            if error is None:
-                scores[index] = row
-            else:
-                bad.append((index, error))
+    for index, row, error in chain(*gather_objects(mine, world)):
+        if error is None:
+            scores[index] = row
+        else:
+            bad.append((index, error))
     paths = tuple(manifest.path(index) for index in range(len(manifest)))
     for index in np.flatnonzero(~np.isfinite(scores).all(axis=1))[:1]:
         raise FloatingPointError(f"the model's scores of {paths[index]} are not finite")

@@ -1,14 +1,14 @@
 """What a classifier confuses: a page, and tables as CSV, made of the results of an evaluation."""
 
-import io
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from markupsafe import Markup
 from matplotlib.figure import Figure
-from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from hpm_video.data.loading.batches import read_guarded
@@ -16,7 +16,7 @@ from hpm_video.data.video.frame_indices import uniform_view_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.evaluate.predictions import Evaluation, figures_line, write_predictions
 from hpm_video.runtime.files import write_atomically, write_csv
-from hpm_video.runtime.pages import address, page, png
+from hpm_video.runtime.pages import jpeg, page, png
 
 MAX_CELLS = 30  # classes of a matrix whose cells are written out; a larger one is a picture
 MAX_WORST = 20  # clips shown
@@ -46,30 +46,26 @@ class ClassResult:
 
 def class_results(confusion: npt.NDArray[np.int64]) -> list[ClassResult]:
     """One for each class, from `Evaluation.confusion`."""
-    results = []
-    for label, counts in enumerate(confusion):
-        wrong = counts[:-1].copy()
-        wrong[label] = 0
-        other = int(wrong.argmax())
-        results.append(
-            ClassResult(
-                label,
-                videos=int(counts.sum()),
-                right=int(counts[label]),
-                unreadable=int(counts[-1]),
-                confused_with=other if wrong[other] else None,
-                confused=int(wrong[other]),
-            )
+    wrong = _wrong(confusion)
+    columns = (confusion.sum(axis=1), confusion.diagonal(), confusion[:, -1])
+    numbers = zip(*columns, wrong.argmax(axis=1), wrong.max(axis=1), strict=True)
+    return [
+        ClassResult(
+            label, int(videos), int(right), int(bad), int(other) if often else None, int(often)
         )
-    return results
+        for label, (videos, right, bad, other, often) in enumerate(numbers)
+    ]
 
 
 def confused_pairs(confusion: npt.NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """(class, other class it was called, how often), most frequent first, then by class."""
-    wrong = confusion[:, :-1].copy()
-    np.fill_diagonal(wrong, 0)
+    wrong = _wrong(confusion)
     pairs = [(int(i), int(j), int(wrong[i, j])) for i, j in np.argwhere(wrong)]
     return sorted(pairs, key=lambda pair: -pair[2])
+
+
+def _wrong(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return confusion[:, :-1] * ~np.eye(len(confusion), dtype=bool)
 
 
 def worst(result: Evaluation, most: int) -> list[int]:
@@ -86,9 +82,7 @@ def write_evaluation(
     """Write predictions.csv, per_class.csv, confusion.csv and index.html; returns the page.
 
     The worst clips are read again for it: in a process of their own, unless `num_workers` is 0.
-
-    Raises:
-        ValueError: a file cannot be written.
+    Raises ValueError where a file cannot be written.
     """
     write_predictions(result, folder)
     confusion = result.confusion()
@@ -102,19 +96,21 @@ def write_evaluation(
         for r in class_results(confusion)
     ]
     write_csv(folder / "per_class.csv", head, rows)
-    matrix_rows = zip(names, *confusion.T.tolist(), strict=True)
     head = ["class", *(f"called {name}" for name in names), "unreadable"]
-    write_csv(folder / "confusion.csv", head, matrix_rows)
-    strips = {
-        index: _strip(result.paths[index], num_workers=num_workers, timeout_s=timeout_s)
-        for index in worst(result, MAX_WORST)
-    }
+    write_csv(folder / "confusion.csv", head, zip(names, *confusion.T.tolist(), strict=True))
+    read = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s)
+    strips: dict[int, str] = {}
+    for index in worst(result, MAX_WORST):
+        try:
+            strips[index] = read(frame_strip, result.paths[index])
+        except VideoReadError as error:
+            strips[index] = f"cannot be read any more: {error.reason}"
     write_atomically(folder / "index.html", [evaluation_page(result, strips)])
     return folder / "index.html"
 
 
-def evaluation_page(result: Evaluation, strips: dict[int, bytes | str]) -> str:
-    """The page; `strips`: video -> JPEG of some of its frames, or why there is none."""
+def evaluation_page(result: Evaluation, strips: dict[int, str]) -> str:
+    """The page; `strips`: video -> `frame_strip`, or in words why there is none."""
     named, confusion = result.class_name, result.confusion()
     per_class = sorted(
         class_results(confusion), key=lambda r: (r.accuracy is None, r.accuracy, -r.videos)
@@ -151,22 +147,20 @@ def evaluation_page(result: Evaluation, strips: dict[int, bytes | str]) -> str:
     )
 
 
-def _worst_clip(result: Evaluation, index: int, strip: bytes | str) -> tuple[str, str, str, bool]:
+def _worst_clip(result: Evaluation, index: int, strip: str) -> tuple[str, str, str, bool]:
     label, predicted = int(result.labels[index]), int(result.predicted[index])
     scores = result.scores[index]
     words = (
         f"called {result.class_name(predicted)} ({scores[predicted]:.3f}), "
         f"is {result.class_name(label)} ({scores[label]:.3f})"
     )
-    shown = address(strip, "jpeg") if isinstance(strip, bytes) else strip
-    return words, result.paths[index], shown, isinstance(strip, bytes)
+    return words, result.paths[index], strip, isinstance(strip, Markup)
 
 
 def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
     """A picture in which every cell is a square of whole pixels, at 100 dots per inch."""
     rows, columns = shares.shape
-    side = max(2, 800 // rows)
-    margin = 60  # pixels for the numbers
+    side, margin = max(2, 800 // rows), 60  # pixels of a cell, and for the numbers
     width, height = columns * side + 2 * margin, rows * side + 2 * margin
     drawn = Figure(figsize=(width / 100, height / 100), dpi=100)
     box = (margin / width, margin / height, columns * side / width, rows * side / height)
@@ -177,19 +171,8 @@ def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
     return drawn
 
 
-def _strip(path: str, *, num_workers: int, timeout_s: float | None) -> bytes | str:
-    try:
-        return read_guarded(frame_strip, path, num_workers=num_workers, timeout_s=timeout_s)
-    except VideoReadError as error:
-        return f"cannot be read any more: {error.reason}"
-
-
-def frame_strip(path: str) -> bytes:
-    """The JPEG of frames spread evenly over a whole video, side by side.
-
-    Raises:
-        VideoReadError: it is unreadable.
-    """
+def frame_strip(path: str) -> Markup:
+    """The address of a JPEG: frames spread evenly over a whole video, or VideoReadError."""
     video = open_video(path)
     indices = uniform_view_indices(video.num_frames, clip_frames=_STRIP_FRAMES, num_clips=1)[0]
     frames = torch.from_numpy(video.read(indices)).permute(0, 3, 1, 2)  # (T, 3, H, W)
@@ -197,9 +180,7 @@ def frame_strip(path: str) -> bytes:
     small = functional.resize(frames, [_STRIP_HEIGHT, width], antialias=True)
     # (T, 3, H, W) -> (H, T, W, 3) -> side by side
     strip = small.permute(2, 0, 3, 1).reshape(_STRIP_HEIGHT, -1, 3).contiguous()
-    file = io.BytesIO()
-    Image.fromarray(strip.numpy()).save(file, format="jpeg", quality=80)
-    return file.getvalue()
+    return jpeg(strip.numpy(), quality=80)
 
 
 def _share(value: float | None) -> str:

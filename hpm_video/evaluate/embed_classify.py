@@ -57,8 +57,7 @@ def classify_video(
     logits = model(to_clips(views, next(model.parameters()).device))
     scores = logits.softmax(dim=-1).mean(dim=0).tolist()
     names = [str(label) for label in range(len(scores))] if classes is None else classes
-    ranked = sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1])
-    return dict(ranked)
+    return dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1]))
 
 
 def _views(path: str | PathLike[str], data: DataConfig, num_clips: int, num_crops: int) -> Tensor:

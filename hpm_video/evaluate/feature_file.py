@@ -44,19 +44,13 @@ def read_features(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[s
         return dict(arrays), json.loads(text)
 
 
-# What reading an empty file, half of one or another one raises.
-_NOT_OURS = (
-    *(OSError, EOFError, zipfile.BadZipFile),
-    *(ValueError, KeyError, TypeError, safetensors.SafetensorError),
-)
-
-
 def read_metadata(path: Path) -> dict[str, Any] | None:
     """The metadata alone, None where there is no such file or another one."""
+    broken = (EOFError, zipfile.BadZipFile, safetensors.SafetensorError)  # empty, or half of one
     try:
         with _opened(path) as (text, _):
             metadata = json.loads(text)
-    except _NOT_OURS:
+    except (*broken, OSError, ValueError, KeyError, TypeError):
         return None
     return metadata if isinstance(metadata, dict) else None
 
@@ -116,10 +110,6 @@ class Parts:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
-
-    def remove_if_empty(self) -> None:
-        if not any(self.folder.iterdir()):
-            self.folder.rmdir()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{self._prefix}_{number:06d}.npz"

@@ -21,6 +21,7 @@ from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import VideoReadError, check_is_file
+from hpm_video.evaluate.embed_classify import version_of
 from hpm_video.evaluate.feature_file import (
     SUFFIXES,
     Parts,
@@ -31,7 +32,6 @@ from hpm_video.evaluate.feature_file import (
 from hpm_video.evaluate.frozen_encoder import Backbone, LoadedBackbone, load_backbone
 from hpm_video.runtime.distributed import World, barrier, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, printable
-from hpm_video.weights.checkpoint import find_checkpoint
 
 PART = 512  # videos or windows that are saved at a time
 _INDEX = ("path", "label", "features")  # first columns of a folder's index.csv
@@ -58,8 +58,7 @@ class Sliding:
 
     def __post_init__(self) -> None:
         for name in ("window", "frame_stride", "stride"):
-            if (value := getattr(self, name)) is not None:
-                at_least(name, value, 1)
+            at_least(name, getattr(self, name), 1)
 
 
 def list_features(
@@ -176,16 +175,12 @@ def sliding_list_features(
         bad = tuple((manifest.path(index), reasons[index]) for index in sorted(reasons))
         if len(bad) == len(manifest):
             raise none_readable(bad)
-        rows = [
-            {
-                "path": manifest.name(index),
-                "label": _label(manifest, index),
-                "features": "" if index in reasons else file,
-                "reason": reasons.get(index, ""),
-            }
-            for index, file in enumerate(files)
-        ]
         if world.is_main:
+            rows = []
+            for index, file in enumerate(files):
+                known = {"path": manifest.name(index), "label": _label(manifest, index)}
+                reason = reasons.get(index, "")
+                rows.append({**known, "features": "" if reason else file, "reason": reason})
             write_manifest(index_file, rows, columns=_INDEX)
         barrier(world)
     return Extracted(index_file, len(manifest), bad)
@@ -223,9 +218,8 @@ def _load_for_windows(
     checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
 ) -> tuple[LoadedBackbone, dict[str, Any]]:
     """The encoder for windows, and what the metadata of each of their files says of them."""
-    clip = config.clip
-    if sliding.window is not None:
-        clip = replace(clip, num_frames=sliding.window)
+    clip, window = config.clip, sliding.window
+    clip = clip if window is None else replace(clip, num_frames=window)
     loaded = load_backbone(checkpoint, precision=config.precision, device=world.device, clip=clip)
     frame_stride = sliding.frame_stride or loaded.data.frame_stride
     return loaded, {
@@ -262,7 +256,8 @@ def _slide(
         try:
             joined = _encode_windows(loaded.backbone, video, parts, per_step=about["per_step"])
         except VideoReadError:
-            parts.remove_if_empty()
+            if not any(parts.folder.iterdir()):
+                parts.folder.rmdir()
             raise
     indices, tubelet = video.indices, loaded.backbone.encoder.tokens.shape.tubelet_size
     times = {"start_s": video.times[indices[:, 0]], "end_s": video.times[indices[:, -1] + 1]}
@@ -284,8 +279,7 @@ def _slide(
 def _encode_windows(
     backbone: Backbone, video: GuardedWindows, parts: Parts, *, per_step: bool
 ) -> dict[str, npt.NDArray[Any]]:
-    """Features of all windows of a video, and of their steps, part by part; those that are done
-    are not done again."""
+    """Features of all windows of a video, and of their steps; parts that are done are kept."""
     count = -(-len(video.indices) // PART)
     first = next((part for part in range(count) if not parts.has(part)), count)
     kept: dict[str, list[npt.NDArray[Any]]] = {}
@@ -323,11 +317,11 @@ def _about(
     checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig
 ) -> dict[str, Any]:
     """What features depend on beside the videos, for their metadata."""
-    file = find_checkpoint(checkpoint).resolve()
+    file, written_ns = version_of(checkpoint)
     return {
         "checkpoint": os.fspath(file),
         "checkpoint_bytes": file.stat().st_size,
-        "checkpoint_written_ns": file.stat().st_mtime_ns,
+        "checkpoint_written_ns": written_ns,
         "kind": loaded.kind,
         "step": loaded.step,
         "precision": config.precision,

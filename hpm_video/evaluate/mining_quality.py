@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +16,14 @@ import torch
 from torch import Tensor
 
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.clip import read_clip
 from hpm_video.data.prepare.toy import object_mask, read_positions
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_scorer, run_student
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.losses import rank_accuracy, reconstruction_loss
-from hpm_video.method.masking import (
-    hard_mask,
-    num_hard_units,
-    num_masked_units,
-    num_units,
-    unit_scores,
-    units_to_tokens,
-)
+from hpm_video.method.masking import make_mask, num_masked_units, num_units, unit_scores
 from hpm_video.method.teacher import score_tokens
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import gather_tokens, normalize_targets, patchify
@@ -73,18 +67,13 @@ def predicted_loss(
     scorer = require_scorer(pretrained)
     teacher = pretrained.config.teacher
     generator = torch.Generator(clips.device).manual_seed(seed)
-    views = num_views if teacher.token_ratio < 1 else 1  # without a draw they would all be the same
+    ratio, view, draws = teacher.token_ratio, teacher.view, teacher.draws
+    score = partial(score_tokens, token_ratio=ratio, view=view, draws=draws, generator=generator)
+    views = num_views if ratio < 1 else 1  # without a draw they would all be the same
     scores = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
     with autocast(clips.device, pretrained.config.run.precision):
         for _ in range(views):
-            scores += score_tokens(
-                scorer,
-                clips,
-                token_ratio=teacher.token_ratio,
-                view=teacher.view,
-                draws=teacher.draws,
-                generator=generator,
-            )
+            scores += score(scorer, clips)
     return scores / views
 
 
@@ -158,26 +147,20 @@ def measure_videos(
         places = read_positions(folder / "positions.csv")
         side = json.loads((folder / "toy.json").read_text(encoding="utf-8"))["size"]
     count = min(len(manifest), most or len(manifest))
-    clips, moving, reason = [], [], ""
+    clips, moving, bad = [], [], []
     for index in np.linspace(0, len(manifest) - 1, count).round().astype(int).tolist():
         try:
             clip, frames = read_clip(manifest.path(index), pretrained.config)
         except VideoReadError as error:
-            reason = f"{error.path}: {error.reason}"
+            bad.append((error.path, error.reason))
             continue
         clips.append(clip)
         if places:
             moving.append(_covered(places[manifest.name(index)][frames], side, pretrained))
     if not clips:
-        raise UnreadableDataError(f"none of {count} videos can be read, e.g. {reason}")
-    return measure_mining(
-        pretrained,
-        torch.cat(clips),
-        num_masks=_NUM_MASKS,
-        seed=0,
-        num_views=_NUM_VIEWS,
-        moving=torch.stack(moving) if moving else None,
-    )
+        raise none_readable(bad)
+    ask = partial(measure_mining, num_masks=_NUM_MASKS, num_views=_NUM_VIEWS, seed=0)
+    return ask(pretrained, torch.cat(clips), moving=torch.stack(moving) if moving else None)
 
 
 def _covered(place: np.ndarray, side: int, pretrained: Pretrained) -> Tensor:
@@ -187,13 +170,8 @@ def _covered(place: np.ndarray, side: int, pretrained: Pretrained) -> Tensor:
     place = place.astype(np.float64)
     place[:, :2] = (place[:, :2] + 0.5) * scale - 0.5
     place[:, 2] *= scale
-    mask = object_mask(
-        place.astype(np.float32),
-        crop_size,
-        grid_time=grid.time,
-        grid_height=grid.height,
-        grid_width=grid.width,
-    )
+    sizes = {"grid_time": grid.time, "grid_height": grid.height, "grid_width": grid.width}
+    mask = object_mask(place.astype(np.float32), crop_size, **sizes)
     return torch.from_numpy(mask).flatten()
 
 
@@ -202,17 +180,14 @@ def hardest_tokens(pretrained: Pretrained, scores: Tensor, *, hard_ratio: float)
 
     These are the floor(hard_ratio * masked units) units with the highest mean score.
     """
-    grid, tube_length = pretrained.grid, pretrained.tube_length
-    num_hard = num_hard_units(
-        grid,
-        mask_ratio=pretrained.config.masking.mask_ratio,
-        tube_length=tube_length,
+    return make_mask(
+        scores,
+        pretrained.grid,
+        pretrained.config.masking,
         hard_ratio=hard_ratio,
-    )
-    per_unit = unit_scores(scores, grid, tube_length)
-    chosen = per_unit.topk(num_hard, dim=1).indices
-    units = torch.zeros_like(per_unit, dtype=torch.bool).scatter(1, chosen, True)
-    return units_to_tokens(units, grid, tube_length)
+        batch_size=len(scores),
+        generator=torch.Generator(scores.device).manual_seed(0),
+    ).hard
 
 
 @torch.no_grad()
@@ -250,18 +225,13 @@ def even_masks(
     if num_masks < 1:
         raise ValueError(f"num_masks ({num_masks}) must be at least 1")
     grid, tube_length = pretrained.grid, pretrained.tube_length
-    mask_ratio = pretrained.config.masking.mask_ratio
-    masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
+    masking, size = pretrained.config.masking, len(clips)
+    masked = num_masked_units(grid, mask_ratio=masking.mask_ratio, tube_length=tube_length)
     generator = torch.Generator(clips.device).manual_seed(seed)
-    count = torch.zeros(len(clips), grid.num_tokens, device=clips.device)
+    count = torch.zeros(size, grid.num_tokens, device=clips.device)
     for _ in range(max(num_masks, math.ceil(num_units(grid, tube_length) / masked))):
-        mask = hard_mask(
-            -count,
-            grid,
-            mask_ratio=mask_ratio,
-            hard_ratio=1.0,
-            tube_length=tube_length,
-            generator=generator,
+        made = make_mask(
+            -count, grid, masking, hard_ratio=1.0, batch_size=size, generator=generator
         )
-        count += mask
-        yield mask
+        count += made.mask
+        yield made.mask

@@ -139,10 +139,7 @@ def read_predictions(folder: str | Path) -> Evaluation:
     file = folder / PREDICTIONS
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: {folder} is no folder of an evaluation")
-    paths: list[str] = []
-    labels: list[int] = []
-    scores: list[npt.NDArray[np.float32]] = []
-    bad: list[tuple[int, str]] = []
+    paths, labels, scores, bad = [], [], [], []
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
         rows = csv.reader(lines)
         head = next(rows, [])
@@ -163,14 +160,9 @@ def read_predictions(folder: str | Path) -> Evaluation:
             scores.append(_numbers(row[len(_COLUMNS) :], where))
     if not paths:
         raise ValueError(f"{file}: must have a row for every video: has none")
-    return Evaluation(
-        np.stack(scores),
-        np.array(labels, dtype=np.int64),
-        tuple(paths),
-        tuple(bad),
-        _class_names(folder / "classes.txt", num_classes),
-        _about(folder / "about.json"),
-    )
+    classes = _class_names(folder / "classes.txt", num_classes)
+    about, of = _about(folder / "about.json"), np.array(labels, dtype=np.int64)
+    return Evaluation(np.stack(scores), of, tuple(paths), tuple(bad), classes, about)
 
 
 def _header(num_classes: int) -> list[str]:

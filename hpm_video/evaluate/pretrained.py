@@ -9,7 +9,7 @@ from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import gather_tokens, patchify, scatter_tokens, unpatchify
 from hpm_video.weights.load import Pretrained, load_pretrained
 
-__all__ = ["Pretrained", "completed", "load_pretrained", "reconstruct", "require_scorer",
+__all__ = ["Pretrained", "load_pretrained", "reconstruct", "require_scorer",
            "run_student"]  # fmt: skip
 
 
@@ -32,23 +32,22 @@ def run_student(pretrained: Pretrained, clips: Tensor, mask: Tensor) -> HPMOutpu
 
 
 def reconstruct(
-    pretrained: Pretrained, clips: Tensor, mask: Tensor, *, true_statistics: bool = False
+    pretrained: Pretrained,
+    clips: Tensor,
+    mask: Tensor,
+    *,
+    true_statistics: bool = False,
+    output: HPMOutput | None = None,
 ) -> Tensor:
     """Clips (B, 3, T, H, W) with the tokens of mask (B, N) replaced by what the student predicts.
 
     A student of normalised targets predicts no brightness, colour and contrast. They are taken
     from the clip's visible tokens, per channel the mean of their means and of their deviations,
     or, with ``true_statistics``, from each masked token itself, which no model can know.
+    ``output``: what `run_student` gave for these clips, where it is known.
     """
-    output = run_student(pretrained, clips, mask)
-    return completed(pretrained, clips, output, true_statistics=true_statistics)
-
-
-def completed(
-    pretrained: Pretrained, clips: Tensor, output: HPMOutput, *, true_statistics: bool = False
-) -> Tensor:
-    """`reconstruct`, of what `run_student` gave for these clips."""
     config, grid = pretrained.config, pretrained.grid
+    output = output or run_student(pretrained, clips, mask)
     predicted, patches = output.reconstruction.float(), patchify(clips, grid)
     if config.loss.normalize_targets:
         index = output.masked if true_statistics else output.visible

@@ -103,9 +103,8 @@ class ProbeReport:
         """What makes its results worth little, if anything does."""
         if not self.num_shared:
             return None
-        return (
-            f"warning: {self.num_shared} of {self.num_val} videos to judge on are learnt from too"
-        )
+        shared = f"{self.num_shared} of {self.num_val} videos"
+        return f"warning: {shared} to judge on are learnt from too"
 
 
 def probe(
@@ -162,19 +161,16 @@ def check_probe(
     cells, tokens = math.prod(settings.cells) * torch.float32.itemsize, 0
     if "attentive" in kinds:
         tokens = num_tokens * torch.float16.itemsize
-    for each, what, instead in (
-        (cells, f"cells of {num_videos} videos take", "shorter lists, fewer probe.cells"),
-        (
-            tokens,
-            f"tokens of {num_videos} videos take, for the attentive probe",
-            "shorter lists, fewer views, another kind",
-        ),
+    take = f"of {num_videos} videos take"
+    for each, what, fewer in (
+        (cells, f"cells {take}", "fewer probe.cells"),
+        (tokens, f"tokens {take}, for the attentive probe", "fewer views, another kind"),
     ):
         needed = num_videos * each * width / 1e9
         if needed > settings.most_token_gb:
             raise ValueError(
                 f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
-                f"{math.ceil(needed * 10) / 10}, the GB that the {what}: or {instead}"
+                f"{math.ceil(needed * 10) / 10}, the GB that the {what}: or shorter lists, {fewer}"
             )
 
 
@@ -201,10 +197,8 @@ def probe_backbone(
         if train is None or val is None:
             return None
         bad: list[tuple[str, str, str]] = []
-        for part, manifest, what in (
-            (train, lists.train, "not learnt from"),
-            (val, lists.val, "counts as wrong"),
-        ):
+        parts = (train, lists.train, "not learnt from"), (val, lists.val, "counts as wrong")
+        for part, manifest, what in parts:
             named = [(manifest.path(index), reason, what) for index, reason in part.bad]
             if not len(part.labels):
                 raise none_readable([(path, reason) for path, reason, _ in named])
@@ -212,7 +206,7 @@ def probe_backbone(
         results = []
         for kind in kinds:
             scores, how, lr = _scores(
-                kind, train, val, lists.num_classes, backbone=backbone, settings=config.probe
+                kind, train, val, lists.num_classes, model=backbone, settings=config.probe
             )
             right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
             shares = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
@@ -263,14 +257,13 @@ def encode_videos(
                 each = backbone.tokens(encoded).unflatten(0, (-1, views)).flatten(1, 2)
                 each = each.to("cpu", torch.float16)
             mine = batch.indices.tolist(), pooled, each, batch.errors
-        for part in gather_to_main(mine, world):
-            if part is not None:
-                indices, pooled, each, errors = part
-                features[indices] = pooled
-                if tokens is not None:
-                    tokens[indices] = each
-                pairs = zip(indices, errors, strict=True)
-                bad += [(index, error) for index, error in pairs if error is not None]
+        for indices, pooled, each, errors in filter(None, gather_to_main(mine, world)):
+            features[indices] = pooled
+            if tokens is not None:
+                tokens[indices] = each
+            bad += [
+                (i, error) for i, error in zip(indices, errors, strict=True) if error is not None
+            ]
     if not world.is_main:
         return None
     labels = torch.from_numpy(np.array(manifest.labels))
@@ -283,51 +276,32 @@ def encode_videos(
 
 
 def _scores(
-    kind: str,
-    train: Encoded,
-    val: Encoded,
-    num_classes: int,
-    *,
-    backbone: Backbone,
-    settings: ProbeConfig,
+    kind: str, train: Encoded, val: Encoded, classes: int, *, model: Backbone, settings: ProbeConfig
 ) -> tuple[Tensor, str, float | None]:
     """What one kind of probe, learnt from ``train``, makes of ``val``: scores (V, C), what it
     settled on, and the learning rate that it chose."""
-    device = backbone.device
-    features, queries = train.features.to(device), val.features.to(device)
+    device = model.device
     labels = train.labels.to(device)
+    given = train.features.to(device), labels, val.features.to(device)
     if kind == "knn":
         occurring, most = len(train.labels.unique()), settings.knn_neighbours
-        neighbours = num_neighbours(len(features), occurring, most=most)
-        scores = knn_scores(
-            features,
-            labels,
-            queries,
-            num_classes=num_classes,
-            neighbours=neighbours,
-            temperature=settings.knn_temperature,
-        )
+        neighbours = num_neighbours(len(labels), occurring, most=most)
+        nearest = {"neighbours": neighbours, "num_classes": classes}
+        scores = knn_scores(*given, **nearest, temperature=settings.knn_temperature)
         return scores, f"{neighbours} neighbours", None
     if kind == "linear":
-        linear = linear_scores(
-            features, labels, queries, num_classes=num_classes, epochs=settings.linear_epochs
-        )
+        linear = linear_scores(*given, num_classes=classes, epochs=settings.linear_epochs)
         by = "the middle one: no class has a video to spare"
         if linear.lr_was_chosen:
             by = "chosen on a fifth of the training videos"
         return linear.scores, f"lr {linear.lr:g}, {by}", linear.lr
     assert kind == "attentive" and train.tokens is not None and val.tokens is not None
+    sizes = {"num_classes": classes, "heads": model.heads}
+    epochs, lr = settings.attentive_epochs, settings.attentive_lr
     scores = attentive_scores(
-        train.tokens,
-        labels,
-        val.tokens,
-        num_classes=num_classes,
-        heads=backbone.heads,
-        epochs=settings.attentive_epochs,
-        lr=settings.attentive_lr,
-        device=device,
+        train.tokens, labels, val.tokens, **sizes, epochs=epochs, lr=lr, device=device
     )
-    return scores, f"lr {settings.attentive_lr:g}, as given", None
+    return scores, f"lr {lr:g}, as given", None
 
 
 def accuracies(

@@ -6,6 +6,7 @@ V to judge, D numbers per feature, C classes. Nothing here touches the global ra
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -80,24 +81,19 @@ def linear_scores(
     """
     train, queries = normalize(train, queries)
     held_out = held_out_videos(labels)
-    rates: tuple[float, ...] = LEARNING_RATES
+    learn = partial(train_linear, num_classes=num_classes, epochs=epochs)
     if held_out.any():
-        weights, biases = train_linear(
-            train[~held_out], labels[~held_out], num_classes=num_classes, rates=rates, epochs=epochs
-        )
-        logits = _linear(train[held_out], weights, biases)  # (rates, held out, C)
+        layers = learn(train[~held_out], labels[~held_out], rates=LEARNING_RATES)
+        logits = _linear(train[held_out], *layers)  # (rates, held out, C)
         right = (logits.argmax(dim=2) == labels[held_out]).sum(dim=1)
         # Many tie at 100% of a small set: the surest of them then. Of what diverged, nothing
         loss = _losses(logits, labels[held_out])
         quality = right.double() - torch.sigmoid(loss.double())
         best = int(torch.nan_to_num(quality, nan=-1.0).argmax())
     else:
-        best = len(rates) // 2
-    lr = rates[best]
-    weights, biases = train_linear(
-        train, labels, num_classes=num_classes, rates=(lr,), epochs=epochs
-    )
-    scores = _linear(queries, weights, biases)[0].softmax(dim=1)
+        best = len(LEARNING_RATES) // 2
+    lr = LEARNING_RATES[best]
+    scores = _linear(queries, *learn(train, labels, rates=(lr,)))[0].softmax(dim=1)
     return LinearResult(scores, lr, bool(held_out.any()))
 
 

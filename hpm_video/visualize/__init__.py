@@ -7,22 +7,6 @@ from hpm_video.visualize.hard_tubes import HardTubes, ask
 from hpm_video.visualize.videos import Result, visualize, watch, write_film
 from hpm_video.visualize.windows import View
 
-__all__ = [
-    "GREY",
-    "Floats",
-    "HardTubes",
-    "Result",
-    "Row",
-    "View",
-    "ask",
-    "enlarge",
-    "figure",
-    "heat",
-    "outline",
-    "picture",
-    "read_clip",
-    "shares",
-    "visualize",
-    "watch",
-    "write_film",
-]
+__all__ = ["GREY", "Floats", "HardTubes", "Result", "Row", "View", "ask", "enlarge", "figure",
+           "heat", "outline", "picture", "read_clip", "shares", "visualize", "watch",
+           "write_film"]  # fmt: skip

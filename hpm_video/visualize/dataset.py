@@ -7,16 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.evaluate.pretrained import load_pretrained
+from hpm_video.runtime import files
 from hpm_video.runtime.distributed import join_world
-from hpm_video.runtime.files import (
-    check_can_be_folder,
-    check_is_ours,
-    make_folder,
-    write_atomically,
-    write_csv,
-)
 from hpm_video.visualize.dataset_losses import Asking, measure_list
 from hpm_video.visualize.dataset_page import dataset_page
 from hpm_video.visualize.hardness import Array, ClipNumbers, Hardness, Losses, clip_numbers
@@ -60,29 +54,26 @@ def visualize_list(
         *(num_masks, num_views, num_shown, batch_size, num_workers), decode_timeout_s, seed
     )
     folder = Path(output_dir)
-    check_can_be_folder(folder, name="output_dir")
-    check_is_ours(folder / PAGE, name="output_dir")
+    files.check_can_be_folder(folder, name="output_dir")
+    files.check_is_ours(folder / PAGE, name="output_dir")
     for name, columns in TABLES.items():
-        check_is_ours(folder / name, columns=columns, name="output_dir")
+        files.check_is_ours(folder / name, columns=columns, name="output_dir")
     manifest = read_manifest([str(path) for path in manifests], root=root)
     with join_world(device, setting="device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
         if world.is_main:
-            make_folder(output_dir, name="output_dir")
+            files.make_folder(output_dir, name="output_dir")
         found = measure_list(pretrained, manifest, asking, world)
     if found is None:
         return folder / PAGE, None
     if not len(found.indices):
-        index, reason = found.bad[0]
-        raise UnreadableDataError(
-            f"none of {len(found.bad)} videos can be read, e.g. {manifest.path(index)}: {reason}"
-        )
+        raise none_readable([(manifest.path(index), reason) for index, reason in found.bad])
     numbers = clip_numbers(found)
     title = f"What {checkpoint} finds hard in {', '.join(map(str, manifests))}"
     text = dataset_page(pretrained, found, numbers, asking, title=title)
     for name, rows in _tables(found, numbers).items():
-        write_csv(folder / name, TABLES[name], rows)
-    write_atomically(folder / PAGE, [text])
+        files.write_csv(folder / name, TABLES[name], rows)
+    files.write_atomically(folder / PAGE, [text])
     return folder / PAGE, found
 
 

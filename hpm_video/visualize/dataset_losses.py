@@ -1,6 +1,6 @@
 """Asking a checkpoint about all videos of a list; notation as in `hpm_video.visualize.hardness`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,10 @@ from hpm_video.config.limits import between
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import ViewDataset
-from hpm_video.evaluate import mining_quality
+from hpm_video.evaluate.mining_quality import measured_loss, predicted_loss
 from hpm_video.evaluate.pretrained import Pretrained, require_scorer
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.masking import unit_scores
-from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import World, gather_to_main, seed_of
 from hpm_video.runtime.progress import Progress
 from hpm_video.visualize.hardness import Array, Hardness, Losses, ShownClip, rank_shares
@@ -69,11 +68,9 @@ def measure_list(
 ) -> Hardness | None:
     """Ask a checkpoint about the middle clip of every video, shared out over processes.
 
-    The main process gets the result, the others None.
-
-    Raises:
-        ValueError: nothing to measure: no masks, and a checkpoint without a predictor.
-        FloatingPointError: a loss is not finite: the weights are not those of a working model.
+    The main process gets the result, the others None. Raises ValueError where there is nothing to
+    measure (no masks, and a checkpoint without a predictor), FloatingPointError for a loss that is
+    not finite: the weights are not those of a working model.
     """
     if asking.num_masks == 0:
         require_scorer(pretrained)
@@ -88,8 +85,8 @@ def measure_list(
     clips: dict[int, _Clip] = {}
     shown: dict[int, ShownClip] = {}
     bad: list[tuple[int, str]] = []
-    share = len(range(world.rank, len(manifest), world.size))
-    with Progress("asked about", total=share) as progress:
+    share = range(world.rank, len(manifest), world.size)
+    with Progress("asked about", total=len(share)) as progress:
         for batch in batches:
             frames = batch.views[:, 0]  # (B, T, S, S, 3), zeros for unreadable ones
             # Of batches with the same masks, every 8th clip would be measured by the same 8 ones
@@ -103,9 +100,8 @@ def measure_list(
                     continue
                 known = {kind: values[place] for kind, values in losses.items()}
                 if not all(np.isfinite(values).all() for values in known.values()):
-                    raise FloatingPointError(
-                        f"the model's losses of {manifest.path(index)} are not finite"
-                    )
+                    path = manifest.path(index)
+                    raise FloatingPointError(f"the model's losses of {path} are not finite")
                 clips[index] = _Clip(
                     index,
                     # (T, R, C) -> means of tubes (R, C) and of time steps (T,)
@@ -116,7 +112,21 @@ def measure_list(
             ends = _ends((clips[index] for index in shown), asking.num_shown)
             shown = {index: shown[index] for index in ends}
     parts = gather_to_main((clips, bad, shown), world)
-    return _join(parts, manifest, pretrained.grid, asking.num_shown) if world.is_main else None
+    if not world.is_main:
+        return None
+    whole = sorted((clip for part in parts for clip in part[0].values()), key=lambda c: c.index)
+    kinds = whole[0].losses if whole else ()
+    columns = {kind: zip(*(clip.losses[kind] for clip in whole), strict=True) for kind in kinds}
+    shown = {index: clip for part in parts for index, clip in part[2].items()}
+    return Hardness(
+        manifest,
+        pretrained.grid,
+        np.array([clip.index for clip in whole], dtype=np.int64),
+        {kind: Losses(*map(np.stack, column)) for kind, column in columns.items()},
+        np.array([clip.spearman for clip in whole]) if len(kinds) > 1 else None,
+        {index: shown[index] for index in _ends(whole, asking.num_shown)},
+        tuple(sorted(pair for part in parts for pair in part[1])),
+    )
 
 
 def _ask(
@@ -124,14 +134,11 @@ def _ask(
 ) -> tuple[dict[str, _Losses], Array | None]:
     """Losses (B, T, R, C) by kind, and the rank correlation of both over units (B,)."""
     grid, losses, spearman = pretrained.grid, {}, None
-    if asking.num_masks:
-        losses["measured"] = mining_quality.measured_loss(
-            pretrained, clips, num_masks=asking.num_masks, seed=seed
-        )
+    num_masks, num_views = asking.num_masks, asking.num_views
+    if num_masks:
+        losses["measured"] = measured_loss(pretrained, clips, num_masks=num_masks, seed=seed)
     if pretrained.scorer is not None:
-        losses["predicted"] = mining_quality.predicted_loss(
-            pretrained, clips, seed=seed, num_views=asking.num_views
-        )
+        losses["predicted"] = predicted_loss(pretrained, clips, num_views=num_views, seed=seed)
     if len(losses) > 1:
         units = [unit_scores(one, grid, pretrained.tube_length) for one in losses.values()]
         spearman = rank_correlation(*units).double().cpu().numpy()
@@ -144,42 +151,13 @@ def _shown(frames: Tensor, losses: dict[str, _Losses]) -> ShownClip:
     steps = len(next(iter(losses.values())))
     chosen = np.linspace(0, steps - 1, min(steps, NUM_FRAMES)).round().astype(int)
     pixels = frames[torch.from_numpy(chosen * (len(frames) // steps))].numpy()
-    ranks = {k: rank_shares(v.reshape(1, -1)).reshape(v.shape)[chosen] for k, v in losses.items()}
+    ranks = {kind: rank_shares(values[None])[0, chosen] for kind, values in losses.items()}
     return ShownClip(pixels, ranks)
 
 
 def _ends(clips: Iterable[_Clip], num_shown: int) -> set[int]:
     """The places in the list of the hardest and of the easiest clips; of equals the first."""
     order = sorted(clips, key=lambda clip: clip.index)
-    return {
-        clip.index
-        for sign in (1, -1)
-        for clip in sorted(order, key=lambda clip: -sign * clip.hardness)[:num_shown]
-    }
-
-
-def _join(
-    parts: Sequence[tuple[dict[int, _Clip], list[tuple[int, str]], dict[int, ShownClip]]],
-    manifest: Manifest,
-    grid: TokenGrid,
-    num_shown: int,
-) -> Hardness:
-    clips = sorted((clip for part in parts for clip in part[0].values()), key=lambda c: c.index)
-
-    losses = {
-        kind: Losses(*map(np.stack, zip(*(clip.losses[kind] for clip in clips), strict=True)))
-        for kind in (clips[0].losses if clips else ())
-    }
-    spearman = None
-    if clips and clips[0].spearman is not None:
-        spearman = np.array([clip.spearman for clip in clips])
-    shown = {index: clip for part in parts for index, clip in part[2].items()}
-    return Hardness(
-        manifest,
-        grid,
-        np.array([clip.index for clip in clips], dtype=np.int64),
-        losses,
-        spearman,
-        {index: shown[index] for index in _ends(clips, num_shown)},
-        tuple(sorted(pair for part in parts for pair in part[1])),
-    )
+    hardest = sorted(order, key=lambda clip: -clip.hardness)[:num_shown]
+    easiest = sorted(order, key=lambda clip: clip.hardness)[:num_shown]
+    return {clip.index for clip in hardest + easiest}

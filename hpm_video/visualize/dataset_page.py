@@ -46,6 +46,7 @@ def dataset_page(
         of_clips = correlation_of_clips(found.predicted.clips, found.measured.clips)
     steps = range(found.grid.time)
     ranks = {name: losses.time_ranks().mean(axis=0).tolist() for name, losses in both.items()}
+    lines = [Line(name, steps, values) for name, values in ranks.items()]
     return page(
         __package__,
         "dataset.html",
@@ -59,13 +60,7 @@ def dataset_page(
         chance=float(central_tubes(found.grid).mean()),
         of_clips=of_clips,
         maps=_maps(both),
-        times=curves(
-            [Line(name, steps, values) for name, values in ranks.items()],
-            title="Mean rank of time steps",
-            x_name="time step",
-            low=0.0,
-            high=1.0,
-        ),
+        times=curves(lines, title="Mean rank of time steps", x_name="time step", low=0.0, high=1.0),
         clips=histogram(
             found.judged.clips, title=f"{judged.capitalize()} loss of clips", unit="loss"
         ),
@@ -96,11 +91,8 @@ def _maps(both: dict[str, Losses]) -> list[HeatMap]:
 
 def _cards(found: Hardness, numbers: ClipNumbers, rows: Iterable[int]) -> list[dict[str, Any]]:
     """Clips: name, class ('' for none), numbers in words, and pictures (kind, words, address)."""
-    words = {
-        "measured": numbers["measured_loss"],
-        "predicted": numbers["predicted_loss"],
-        "Spearman": numbers["spearman"],
-    }
+    columns = {"measured": "measured_loss", "predicted": "predicted_loss", "Spearman": "spearman"}
+    words = {word: numbers[column] for word, column in columns.items()}
     return [
         {
             "name": found.manifest.name(index),

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from hpm_video.method.diagnostics import shares
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place, token_pixels
 from hpm_video.visualize.hard_tubes import HardTubes, Scores
+from hpm_video.visualize.hardness import rank_shares
 from hpm_video.visualize.windows import resized, shrunk
 
 Floats = npt.NDArray[np.float32]
@@ -55,9 +54,8 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
 
     hard = tubes.hard[steps]
     by = "measured, as there is no predictor" if tubes.predicted is None else "predicted"
-    label = (
-        f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by the loss {by}"
-    )
+    label = f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by the loss "
+    label += by
     chosen = np.where(spread(hard[..., None], place, frames), frames, _DIM * frames)
     rows.append(Row(label, within(place, frames, chosen), outlined=hard, place=place))
 
@@ -146,7 +144,7 @@ def within(place: Place, frames: Floats, inner: npt.NDArray[np.generic]) -> Floa
 
 def inside(place: Place, frames: Floats) -> npt.NDArray[np.bool_]:
     """The pixels (H, W, 1) of frames (K, H, W, 3) that lie at a place in them."""
-    rows, columns = token_pixels(place, *frames.shape[1:3], rows=1, columns=1)
+    rows, columns = token_pixels(place, *frames.shape[1:3], 1, 1)
     return (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
 
 
@@ -155,8 +153,7 @@ def spread(cells: npt.NDArray[Any], place: Place, frames: Floats) -> npt.NDArray
 
     Outside of the clip's place they have no meaning.
     """
-    count_rows, count_columns = cells.shape[1:3]
-    rows, columns = token_pixels(place, *frames.shape[1:3], rows=count_rows, columns=count_columns)
+    rows, columns = token_pixels(place, *frames.shape[1:3], *cells.shape[1:3])
     return cells[:, rows.clip(0)][:, :, columns.clip(0)]
 
 
@@ -168,7 +165,7 @@ def enlarge(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.ge
 
 def ranks(values: Scores) -> npt.NDArray[np.float64]:
     """The share of the clip's tokens below each value, in [0, 1], of the same shape."""
-    return shares(torch.from_numpy(values).reshape(1, -1)).reshape(values.shape).numpy()
+    return rank_shares(values[None])[0]
 
 
 def placed(frames: Floats, crops: Frames, place: Place) -> Floats:

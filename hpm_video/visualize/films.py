@@ -54,10 +54,7 @@ def film_frames(film: Film) -> Iterator[Frames]:
 def write_mp4(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
     """Write pictures of one size, both sides even, as H.264; ValueError where that fails."""
     rate = Fraction(max(fps, 0.1)).limit_denominator(1000)
-    with (
-        whole_file(path) as temporary,
-        av.open(str(temporary), "w", format="mp4") as container,
-    ):
+    with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         container.metadata["comment"] = OURS
         stream: VideoStream | None = None
         for picture in frames:
@@ -77,19 +74,13 @@ def write_gif(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
     picked = np.linspace(0, len(pictures) - 1, min(len(pictures), _PALETTE_PICTURES))
     sample = np.concatenate([pictures[i][::2, ::2] for i in picked.round().astype(int)])
     palette = Image.fromarray(sample).quantize(256)
-    images = [
+    first, *rest = (
         Image.fromarray(one).quantize(palette=palette, dither=Image.Dither.NONE) for one in pictures
-    ]
+    )
+    shown = {"duration": max(20, round(1000 / max(fps, 0.1))), "loop": 0}
+    said = {"comment": OURS.encode()}
     with whole_file(path) as temporary:
-        images[0].save(
-            temporary,
-            format="gif",
-            save_all=True,
-            append_images=images[1:],
-            duration=max(20, round(1000 / max(fps, 0.1))),
-            loop=0,
-            comment=OURS.encode(),
-        )
+        first.save(temporary, format="gif", save_all=True, append_images=rest, **shown, **said)
 
 
 def _panels(crops: tuple[HardTubes, ...], height: int, width: int) -> npt.NDArray[np.uint8]:

@@ -32,7 +32,7 @@ class Place(NamedTuple):
 
 
 def token_pixels(
-    place: Place, height: int, width: int, *, rows: int, columns: int
+    place: Place, height: int, width: int, rows: int, columns: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Which row, and which column, of the tokens of a clip each pixel's centre lies in.
 
@@ -56,17 +56,12 @@ def owned(places: list[Place]) -> list[Place]:
     Places are spread along one direction, in order.
     """
     axis = 0 if len(places) > 1 and places[0].top != places[1].top else 1
+    start_name, size_name = (("top", "height"), ("left", "width"))[axis]
     starts, ends = [p[axis] for p in places], [p[axis] + p[axis + 2] for p in places]
-    parts = []
-    for index, place in enumerate(places):
-        start, end = starts[index], ends[index]
-        if index > 0:
-            start = max(start, (ends[index - 1] + start) / 2)
-        if index + 1 < len(places):
-            end = min(end, (starts[index + 1] + end) / 2)
-        parts.append(
-            place._replace(top=start, height=end - start)
-            if axis == 0
-            else place._replace(left=start, width=end - start)
-        )
-    return parts
+    middles = [(end + start) / 2 for end, start in zip(ends[:-1], starts[1:], strict=True)]
+    starts[1:] = map(max, starts[1:], middles)
+    ends[:-1] = map(min, ends[:-1], middles)
+    return [
+        place._replace(**{start_name: start, size_name: end - start})
+        for place, start, end in zip(places, starts, ends, strict=True)
+    ]

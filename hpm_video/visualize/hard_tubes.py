@@ -1,7 +1,7 @@
 """What a checkpoint finds hard in one clip of one video: scores, masks and reconstructions."""
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from torch import Tensor
 from hpm_video.config import MaskingConfig
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.evaluate import mining_quality
-from hpm_video.evaluate.pretrained import Pretrained, completed, run_student
+from hpm_video.evaluate.pretrained import Pretrained, reconstruct, run_student
 from hpm_video.method.masking import Masked, make_mask, unit_scores, units_to_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.pages import Frames
@@ -145,9 +145,10 @@ def ask(
             raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
     mask = next(mining_quality.even_masks(pretrained, clips, num_masks=1, seed=seed))
     output = run_student(pretrained, clips, mask)
+    complete = partial(reconstruct, pretrained, clips, mask, output=output)
     flattering = None
     if config.loss.normalize_targets:
-        flattering = _pixels(completed(pretrained, clips, output, true_statistics=True))
+        flattering = _pixels(complete(true_statistics=True))
     shape = grid.time, grid.height, grid.width
     return HardTubes(
         frames=window.frames,
@@ -158,7 +159,7 @@ def ask(
         predicted=None if predicted is None else predicted.float().reshape(shape).cpu().numpy(),
         measured=measured.float().reshape(shape).cpu().numpy(),
         random_mask=mask.reshape(shape).cpu().numpy(),
-        honest=_pixels(completed(pretrained, clips, output)),
+        honest=_pixels(complete()),
         flattering=flattering,
         spearman=spearman,
         rank_accuracy=accuracy,

@@ -39,7 +39,7 @@ class Losses:
 
     def tube_ranks(self) -> Array:
         """(K, R, C): see `rank_shares`, among the tubes of a clip."""
-        return rank_shares(self.tubes.reshape(len(self.tubes), -1)).reshape(self.tubes.shape)
+        return rank_shares(self.tubes)
 
     def time_ranks(self) -> Array:
         """(K, T): see `rank_shares`, among the time steps of a clip."""
@@ -119,16 +119,15 @@ def clip_numbers(found: Hardness) -> ClipNumbers:
 
 
 def rank_shares(values: npt.NDArray[np.floating]) -> Array:
-    """The share of the others in its row below each value, equals counting half: (K, M) -> (K, M).
+    """The share of the others in its row below each value, equals counting half: (K, ...) -> same.
 
     Their mean is 1/2, and rows of equals are 1/2 throughout. See `diagnostics.shares`.
     """
-    return _by_parts(shares, values)
+    return _by_parts(shares, values).reshape(values.shape)
 
 
 def _middles(grid: TokenGrid) -> tuple[Array, Array]:
-    """Where the middles of tokens lie in a frame whose half sides are 1: rows (R, 1), columns
-    (1, C)."""
+    """Middles of tokens in a frame whose half sides are 1: of rows (R, 1), of columns (1, C)."""
     rows, columns = ((np.arange(n) + 0.5) / n * 2 - 1 for n in (grid.height, grid.width))
     return rows[:, None], columns[None, :]
 
@@ -141,9 +140,8 @@ def centre_distance(grid: TokenGrid) -> Array:
 def centre_bias(tubes: npt.NDArray[np.floating]) -> Array:
     """Rank correlation, per clip, of the loss of tubes (K, R, C) with their nearness to the
     middle of the frame -> (K,): 1 where the nearest are the hardest, 0 for no relation."""
-    clips, height, width = tubes.shape
-    nearness = -centre_distance(TokenGrid(1, height, width)).reshape(1, -1).repeat(clips, axis=0)
-    return _correlation(tubes.reshape(clips, -1), nearness)
+    nearness = -centre_distance(TokenGrid(1, *tubes.shape[1:]))
+    return _correlation(tubes, np.broadcast_to(nearness, tubes.shape))
 
 
 def central_tubes(grid: TokenGrid) -> npt.NDArray[np.bool_]:
@@ -169,7 +167,7 @@ def position_alone(measured: Losses) -> Array | None:
     Rank correlation of a clip's tubes with the mean ranks that the tubes of all *other* clips have
     in their places. A predictor that does no better knows places, and not what is in them.
     """
-    ranks = measured.tube_ranks().reshape(len(measured.tubes), -1)
+    ranks = measured.tube_ranks()
     if len(ranks) < 2:
         return None
     others = (ranks.sum(axis=0) - ranks) / (len(ranks) - 1)
@@ -178,8 +176,7 @@ def position_alone(measured: Losses) -> Array | None:
 
 def tube_spearman(predicted: Losses, measured: Losses) -> Array:
     """Rank correlation of predicted with measured losses over the tubes of each clip -> (K,)."""
-    count = len(predicted.tubes)
-    return _correlation(predicted.tubes.reshape(count, -1), measured.tubes.reshape(count, -1))
+    return _correlation(predicted.tubes, measured.tubes)
 
 
 def correlation_of_clips(one: Array, other: Array) -> float | None:
@@ -192,7 +189,8 @@ def _correlation(one: npt.NDArray[np.floating], other: npt.NDArray[np.floating])
 
 
 def _by_parts(function: Callable[..., torch.Tensor], *arrays: npt.NDArray[np.floating]) -> Array:
-    """What a function of tensors makes of rows of arrays, a part at a time: memory stays small."""
-    starts = range(0, len(arrays[0]), _AT_ONCE)
-    parts = ([torch.from_numpy(a[i : i + _AT_ONCE].copy()) for a in arrays] for i in starts)
+    """A function of tensors (K, M), called with parts of arrays (K, ...): memory stays small."""
+    rows = [array.reshape(len(array), -1) for array in arrays]
+    starts = range(0, len(rows[0]), _AT_ONCE)
+    parts = ([torch.from_numpy(a[i : i + _AT_ONCE].copy()) for a in rows] for i in starts)
     return np.concatenate([function(*part).numpy() for part in parts])

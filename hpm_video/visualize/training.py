@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,18 +11,12 @@ import torch
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import between
-from hpm_video.data.loading.bad_videos import UnreadableDataError
+from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.clip import read_clip
 from hpm_video.data.video.frames import VideoReadError
+from hpm_video.runtime import files
 from hpm_video.runtime.distributed import join_world
-from hpm_video.runtime.files import (
-    check_can_be_folder,
-    check_is_ours,
-    make_folder,
-    printable,
-    write_atomically,
-    write_csv,
-)
+from hpm_video.runtime.files import printable
 from hpm_video.visualize.training_history import (
     History,
     Moment,
@@ -63,16 +58,16 @@ def visualize_training(
             raise ValueError(f"{name} ({value}) must be at least 1")
     between("seed", seed, 0, 2**63 - 1)
     folder = Path(output_dir)
-    check_can_be_folder(folder, name="output_dir")
-    check_is_ours(folder / PAGE, name="output_dir")
-    check_is_ours(folder / TABLE, columns=COLUMNS, name="output_dir")
+    files.check_can_be_folder(folder, name="output_dir")
+    files.check_is_ours(folder / PAGE, name="output_dir")
+    files.check_is_ours(folder / TABLE, columns=COLUMNS, name="output_dir")
     there = list(run_checkpoints(run).values())
     ask = partial(moment_of, num_masks=num_masks, num_views=num_views, seed=seed)
     skipped: list[tuple[str, str]] = []
     moments: list[Moment] = []
     config: PretrainConfig | None = None
     with join_world(device, setting="device") as world:
-        make_folder(output_dir, name="output_dir")
+        files.make_folder(output_dir, name="output_dir")
         for pretrained in read_checkpoints(evenly(there, num_checkpoints), world.device, skipped):
             if config is None:
                 config, grid = pretrained.config, pretrained.grid
@@ -84,19 +79,14 @@ def visualize_training(
         raise ValueError(
             f"none of {len(skipped)} checkpoints of the run can be used, e.g. {skipped[0][1]}"
         )
+    told = tuple((printable(name), printable(reason)) for name, reason in skipped)
+    records = _records(there[0].parent.parent)
     history = History(
-        config,
-        grid,
-        tuple(clips),
-        tuple(moments),
-        len(there),
-        tuple((printable(name), printable(reason)) for name, reason in skipped),
-        tuple(bad),
-        _records(there[0].parent.parent),
+        config, grid, tuple(clips), tuple(moments), len(there), told, tuple(bad), records
     )
     text = training_page(history, run=str(run), num_masks=num_masks)
-    write_csv(folder / TABLE, COLUMNS, _rows(history))
-    write_atomically(folder / PAGE, [text])
+    files.write_csv(folder / TABLE, COLUMNS, _rows(history))
+    files.write_atomically(folder / PAGE, [text])
     return folder / PAGE, history
 
 
@@ -116,20 +106,16 @@ def _read_clips(
         clips.append(WatchedClip(name, frames, numbers))
         read.append(clip)
     if not read:
-        raise UnreadableDataError(
-            f"none of {len(bad)} videos can be read, e.g. {bad[0][0]}: {bad[0][1]}"
-        )
+        raise none_readable(bad)
     return clips, bad, torch.cat(read)
 
 
 def _records(folder: Path) -> tuple[dict[str, float], ...]:
     """The records of a run; of one that goes on the last may be half written, and is left out."""
     records: list[dict[str, float]] = []
-    try:
+    with suppress(OSError, UnicodeDecodeError, json.JSONDecodeError):
         for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             records.append(json.loads(line))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        pass
     return tuple(record for record in records if isinstance(record, dict) and "step" in record)
 
 

@@ -3,6 +3,7 @@ becomes easy?"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import PretrainConfig
-from hpm_video.evaluate import mining_quality
+from hpm_video.evaluate.mining_quality import measure_mining, measured_loss
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import build_model, token_grid
@@ -75,12 +76,9 @@ class History:
 
 def evenly(checkpoints: Sequence[Path], most: int) -> list[Path]:
     """At most so many of them, evenly picked, the last always among them."""
-    if len(checkpoints) <= most:
-        return list(checkpoints)
-    if most == 1:
-        return [checkpoints[-1]]
-    places = np.linspace(0, len(checkpoints) - 1, most).round().astype(int)
-    return [checkpoints[place] for place in places]
+    last = len(checkpoints) - 1
+    places = np.linspace(0 if most > 1 else last, last, min(most, last + 1))
+    return [checkpoints[place] for place in places.round().astype(int)]
 
 
 def untrained(config: PretrainConfig, device: torch.device | str) -> Pretrained | None:
@@ -137,19 +135,12 @@ def moment_of(
     Each clip is asked about alone, under the same masks at every checkpoint: what changes is the
     model.
     """
-    clips = clips.to(pretrained.student.encoder.mean.device)
+    each = clips.to(pretrained.student.encoder.mean.device).split(1)
     if pretrained.scorer is None:
-        losses = [
-            mining_quality.measured_loss(pretrained, clip[None], num_masks=num_masks, seed=seed)
-            for clip in clips
-        ]
+        losses = [measured_loss(pretrained, clip, num_masks=num_masks, seed=seed) for clip in each]
         return Moment(pretrained.step, torch.cat(losses).cpu().numpy())
-    reports = [
-        mining_quality.measure_mining(
-            pretrained, clip[None], num_masks=num_masks, num_views=num_views, seed=seed
-        )
-        for clip in clips
-    ]
+    measure = partial(measure_mining, num_masks=num_masks, num_views=num_views)
+    reports = [measure(pretrained, clip, seed=seed) for clip in each]
     return Moment(
         pretrained.step,
         torch.cat([report.measured for report in reports]).cpu().numpy(),

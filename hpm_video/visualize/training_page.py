@@ -51,12 +51,8 @@ def _clip_plots(history: History, place: int) -> Iterator[Plot | None]:
     moments = history.moments
     steps = [moment.step for moment in moments]
     losses = [float(moment.measured[place].mean()) for moment in moments]
-    yield curves(
-        [Line("measured", steps, losses)],
-        title="Measured loss, logarithmic",
-        x_name="step",
-        is_log=min(losses) > 0,
-    )
+    lines, is_log = [Line("measured", steps, losses)], min(losses) > 0
+    yield curves(lines, title="Measured loss, logarithmic", x_name="step", is_log=is_log)
     if moments[-1].spearman is not None:
         lines = [
             Line("Spearman", steps, [_at(moment.spearman, place) for moment in moments]),
@@ -90,17 +86,13 @@ def knows_from(spearman: npt.NDArray[np.float64]) -> int | None:
 def _run_plots(history: History) -> list[Plot | None]:
     records = history.records
     steps = [record["step"] for record in records]
-    return [
-        curves(
-            [Line(key.replace("_", " "), steps, [one.get(key) for one in records]) for key in keys],
-            title=title,
-            x_name="step",
-            low=low,
-            high=high,
-        )
-        for title, keys, (low, high) in _CURVES
-        if any(record.get(key) is not None for record in records for key in keys)
-    ]
+    plots = []
+    for title, keys, (low, high) in _CURVES:
+        known = {key.replace("_", " "): [record.get(key) for record in records] for key in keys}
+        if any(value is not None for values in known.values() for value in values):
+            lines = [Line(name, steps, values) for name, values in known.items()]
+            plots.append(curves(lines, title=title, x_name="step", low=low, high=high))
+    return plots
 
 
 def _data(history: History) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -33,13 +33,7 @@ from hpm_video.visualize.figures import picture
 from hpm_video.visualize.films import film_frames, write_gif, write_mp4
 from hpm_video.visualize.hard_tubes import NUM_MASKS, HardTubes, ask, hard_ratio_of
 from hpm_video.visualize.video_page import Asked, Film, video_page
-from hpm_video.visualize.windows import (
-    View,
-    check_videos,
-    read_facts,
-    read_window,
-    window_indices,
-)
+from hpm_video.visualize.windows import View, check_videos, read_facts, read_window, window_indices
 
 FORMATS = values_of(PictureFormat)  # beside the page
 MOST_GIF_PICTURES = 160  # a GIF is large, and is in memory as a whole
@@ -115,7 +109,16 @@ def visualize(
             results.append(_result(film, folder / f"{stem}.html"))
     if all(result.page is None for result in results):
         return None, results
-    write_atomically(folder / "index.html", [index_page(results, asked, pretrained)])
+    index = page(
+        __package__,
+        "index.html",
+        title=f"What {asked.checkpoint} finds hard",
+        is_plain=pretrained.scorer is None,
+        hard_ratio=hard_ratio_of(pretrained),
+        results=results,
+        asked=asked,
+    )
+    write_atomically(folder / "index.html", [index])
     return folder / "index.html", results
 
 
@@ -137,24 +140,14 @@ def watch(
     indices = window_indices(facts.num_frames, data, view)
     side = next(side for frames, side in _SHORT_SIDES if indices.size <= frames)
     short_side = None if at_full_size else side
+    ask_about = partial(ask, pretrained, seed=seed, num_masks=num_masks)
     windows = []
     for frames in indices:
         window = read_window(video, frames, data, view, most_short_side=short_side)
-        windows.append(
-            tuple(
-                ask(pretrained, window, crop=crop, seed=seed, num_masks=num_masks)
-                for crop in range(len(window.crops))
-            )
-        )
+        windows.append(tuple(ask_about(window, crop=crop) for crop in range(len(window.crops))))
     apart = max(1.0, float(np.diff(indices[0]).mean())) if indices.shape[1] > 1 else 1.0
-    return Film(
-        name=printable(str(video)),
-        windows=tuple(windows),
-        fps=(facts.fps or _USUAL_FPS) / apart,
-        video_fps=facts.fps,
-        num_frames=facts.num_frames,
-        view=view,
-    )
+    fps = (facts.fps or _USUAL_FPS) / apart
+    return Film(printable(str(video)), tuple(windows), fps, facts.fps, facts.num_frames, view)
 
 
 def hard_tubes_of_video(
@@ -167,12 +160,9 @@ def hard_tubes_of_video(
     device: str,
 ) -> HardTubes:
     """See `hpm_video.hard_tubes`."""
-    pretrained = _pretrained(*version_of(checkpoint), device)
-    view = View(whole_frame=whole_frame)
-    film = watch(
-        pretrained, str(path), view=view, num_masks=num_masks, seed=seed, at_full_size=True
-    )
-    return film.windows[0][0]
+    pretrained, view = _pretrained(*version_of(checkpoint), device), View(whole_frame=whole_frame)
+    watched = partial(watch, pretrained, str(path), view=view, at_full_size=True)
+    return watched(num_masks=num_masks, seed=seed).windows[0][0]
 
 
 @lru_cache(maxsize=1)
@@ -183,40 +173,17 @@ def _pretrained(file: Path, written_ns: int, device: str) -> Pretrained:
 def write_film(film: Film, asked: Asked, path: Path, formats: Sequence[str] = FORMATS) -> None:
     """Write a page and files of ``formats`` as ``path`` with their endings."""
     files = {end: path.with_name(f"{path.name}.{end}") for end in ("html", *FORMATS)}
-    if "png" in formats:
-        _write_png(film, files["png"])
+    if "png" in formats:  # of the clip in the middle, its middle crop
+        crops = film.windows[len(film.windows) // 2]
+        drawn = picture(crops[len(crops) // 2], title=Path(film.name).name[:60])
+        with whole_file(files["png"]) as temporary:
+            drawn.savefig(temporary, format="png", metadata={"Software": OURS})
     if "mp4" in formats:
         write_mp4(film_frames(film), files["mp4"], fps=film.fps)
-    if "gif" in formats:
-        _write_gif(film, files["gif"])
+    if "gif" in formats:  # of a long film every second, third, ... picture
+        step = math.ceil(len(film.timeline()) / MOST_GIF_PICTURES)
+        write_gif(islice(film_frames(film), 0, None, step), files["gif"], fps=film.fps / step)
     write_atomically(files["html"], [video_page(film, asked)])
-
-
-def index_page(results: Sequence[Result], asked: Asked, pretrained: Pretrained) -> str:
-    """The page with links to those of all videos, numbers, and what could not be read."""
-    return page(
-        __package__,
-        "index.html",
-        title=f"What {asked.checkpoint} finds hard",
-        is_plain=pretrained.scorer is None,
-        hard_ratio=hard_ratio_of(pretrained),
-        results=results,
-        asked=asked,
-    )
-
-
-def _write_gif(film: Film, path: Path) -> None:
-    """A film, as fast as it is; of a long one every second, third, ... picture."""
-    step = math.ceil(len(film.timeline()) / MOST_GIF_PICTURES)
-    write_gif(islice(film_frames(film), 0, None, step), path, fps=film.fps / step)
-
-
-def _write_png(film: Film, path: Path) -> None:
-    """The figure of the clip in the middle, of its middle crop."""
-    crops = film.windows[len(film.windows) // 2]
-    drawn = picture(crops[len(crops) // 2], title=Path(film.name).name[:60])
-    with whole_file(path) as temporary:
-        drawn.savefig(temporary, format="png", metadata={"Software": OURS})
 
 
 def _result(film: Film, page: Path) -> Result:

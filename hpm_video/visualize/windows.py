@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torchvision.transforms.v2 import functional
 from hpm_video.config import DataConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.loading.batches import read_guarded
+from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.runtime.files import printable
@@ -57,8 +59,7 @@ class Window:
     indices: frame_indices.Indices
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """How many frames a video holds, and how many it shows per second (0: it does not say)."""
 
     num_frames: int
@@ -80,8 +81,7 @@ def read_facts(path: str | Path, data: DataConfig) -> Facts:
     facts = read_guarded(_facts, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
     if facts.num_frames < data.num_frames:
         raise VideoReadError(
-            str(path),
-            f"too short: holds {facts.num_frames} frames, a clip takes {data.num_frames}",
+            str(path), f"too short: holds {facts.num_frames} frames, a clip takes {data.num_frames}"
         )
     return facts
 
@@ -94,22 +94,14 @@ def window_indices(num_frames: int, data: DataConfig, view: View) -> frame_indic
     """
     length, stride = data.num_frames, data.frame_stride
     if not view.whole_video:
-        if data.sampling == "uniform":
-            return frame_indices.uniform_view_indices(num_frames, clip_frames=length, num_clips=1)
-        return frame_indices.dense_view_indices(
-            num_frames, clip_frames=length, stride=stride, num_clips=1
-        )
+        return view_indices(num_frames, data, num_clips=1)
     last = max(0, num_frames - ((length - 1) * stride + 1))  # where the last one starts
     starts = [*range(0, last, length * stride), last]
     if len(starts) > view.max_windows:
         picked = np.linspace(0, len(starts) - 1, view.max_windows).round().astype(int)
         starts = [starts[i] for i in picked]
-    return np.stack(
-        [
-            frame_indices.dense_indices(num_frames, clip_frames=length, stride=stride, start=start)
-            for start in starts
-        ]
-    )
+    indices = partial(frame_indices.dense_indices, num_frames, clip_frames=length, stride=stride)
+    return np.stack([indices(start=start) for start in starts])
 
 
 def read_window(
@@ -124,7 +116,7 @@ def read_window(
 
     Raises VideoReadError.
     """
-    read = partial(_window, indices=indices, data=data, view=view, most_short_side=most_short_side)
+    read = partial(_window, indices, data, view, most_short_side)
     timeout_s = data.decode_timeout_s or None
     return read_guarded(read, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
 
@@ -135,12 +127,7 @@ def _facts(path: str) -> Facts:
 
 
 def _window(
-    path: str,
-    *,
-    indices: frame_indices.Indices,
-    data: DataConfig,
-    view: View,
-    most_short_side: int | None,
+    indices: frame_indices.Indices, data: DataConfig, view: View, most: int | None, path: str
 ) -> Window:
     frames = open_video(path).read(indices)
     height, width = frames.shape[1:3]
@@ -151,7 +138,7 @@ def _window(
         boxes = crops.view_crops(height, width, num_crops=num_crops)
     squares = np.stack([crops.resize_crop(frames, box, data.crop_size).numpy() for box in boxes])
     places = tuple(Place.of_box(box, height, width) for box in boxes)
-    return Window(shrunk(frames, most_short_side), squares, places, indices)
+    return Window(shrunk(frames, most), squares, places, indices)
 
 
 def shrunk(frames: Frames, most_short_side: int | None) -> Frames:
