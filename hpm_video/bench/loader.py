@@ -4,6 +4,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,27 +47,26 @@ def bench_loader(
             raise ValueError(f"--decoder ({decoder}) must be one that works here: {reason}")
     calls: dict[_Side, Callable[[], object]] = {}
     sizes: dict[str, object] = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            sources = read_sources(folder, source, num_videos)
-            for kind in KINDS:
-                stem = folder / kind.name
-                raw = [write_raw(Path(f"{stem}_{k}"), kind, f) for k, f in enumerate(sources)]
-                transcoded = [write_transcoded(p.with_name(f"{p.stem}_transcoded"), p) for p in raw]
-                for files, paths in (("raw", raw), ("transcoded", transcoded)):
-                    size = sum(path.stat().st_size for path in paths) / len(paths)
-                    sizes[f"{kind.name}_{files}_kb"] = round(size / 1000)
-                    for loader, read in _loaders(paths, kind, crop_size, decoders):
-                        calls[_Side(kind.name, files, *loader)] = _epoch_by_epoch(read)
-            # Time at work, not that of the clock on the wall: others may be at work too
-            cpu = torch.device("cpu")
-            seconds = median_seconds(calls, rounds=rounds, device=cpu, clock=time.process_time)
-            machine = machine_facts(cpu)
-    finally:
-        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        folder = Path(name)
+        sources = read_sources(folder, source, num_videos)
+        for kind in KINDS:
+            stem = folder / kind.name
+            raw = [write_raw(Path(f"{stem}_{k}"), kind, f) for k, f in enumerate(sources)]
+            transcoded = [write_transcoded(p.with_name(f"{p.stem}_transcoded"), p) for p in raw]
+            for files, paths in (("raw", raw), ("transcoded", transcoded)):
+                size = sum(path.stat().st_size for path in paths) / len(paths)
+                sizes[f"{kind.name}_{files}_kb"] = round(size / 1000)
+                for loader, read in _loaders(paths, kind, crop_size, decoders):
+                    # The k-th call reads epoch k: in each round all read the same clips
+                    epochs = map(read, itertools.count())
+                    calls[_Side(kind.name, files, *loader)] = partial(next, epochs)
+        # Time at work, not that of the clock on the wall: others may be at work too
+        cpu = torch.device("cpu")
+        seconds = median_seconds(calls, rounds=rounds, device=cpu, clock=time.process_time)
+        machine = machine_facts(cpu)
     rates = {side: side.repeats * num_videos / value for side, value in seconds.items()}
 
     def over(side: _Side, **other: str) -> float | None:
@@ -168,10 +168,3 @@ def _loaders(
         for repeats in (1, 4):
             yield ("ours", decoder, repeats), partial(ours, decoder, repeats)
             yield ("ours, device crops", decoder, repeats), partial(decoding, decoder, repeats)
-
-
-def _epoch_by_epoch(read: Callable[[int], None]) -> Callable[[], None]:
-    """A function whose k-th call reads epoch k: in each round all loaders read the same clips."""
-    epochs = itertools.count()
-
-    return lambda: read(next(epochs))

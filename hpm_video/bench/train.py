@@ -7,16 +7,17 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from hpm_video.bench.report import Cell, Report, machine_facts
+from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.steps import config_step, random_frames
 from hpm_video.bench.timing import round_seconds
 from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import at_least
-from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
+from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.loading.loader import clip_batches, to_clips
 from hpm_video.data.prepare.toy import write_toy_videos
 from hpm_video.runtime.distributed import World, join_world, pick_device
@@ -44,11 +45,16 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
     steps -= steps % _PERIODS
     with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
         folder = Path(name)
-        videos = data.manifest or [str(_toy_videos(folder / "toy", num_videos))]
+        videos = data.manifest
+        if not videos:
+            how = {"num_videos": num_videos, "size": _SIDE, "num_frames": 64}
+            videos = [str(write_toy_videos(folder / "toy", **how, formats=("mp4",)))]
         manifest = read_manifest(videos, root=data.root, labels=False)
         # A list of exactly so many steps, however many videos there are
         listed, count = folder / "train.csv", steps * accumulation * data.batch_size
-        write_manifest(listed, [_row(manifest, k % len(manifest)) for k in range(count)])
+        numbers = (k % len(manifest) for k in range(count))
+        rows = [(manifest.path(k), manifest.num_frames(k) or None) for k in numbers]
+        write_manifest(listed, [{"path": path, "num_frames": frames} for path, frames in rows])
         config = replace(
             config,
             run=replace(
@@ -69,14 +75,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
         of_run, waited = rates(read_records(folder / "run")[1:])
         loader = _loader_alone(config, steps * accumulation)
     step = _step_alone(config)
-    rows: list[dict[str, Cell]] = [
-        {"what": what, "clips_per_s": rate, "data_wait_fraction": wait, "vs_run": rate / of_run}
-        for what, rate, wait in (
-            ("run", of_run, waited),
-            ("step alone", step, None),
-            ("loader alone", loader, None),
-        )
-    ]
+    found = {"run": (of_run, waited), "step alone": (step, None), "loader alone": (loader, None)}
     limit = "loader" if waited >= _MUCH_WAITING else "step"
     return Report(
         "train",
@@ -95,7 +94,10 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
             "compile": config.run.compile,
             "steps": steps,
         },
-        rows,
+        [
+            {"what": what, "clips_per_s": rate, "data_wait_fraction": wait, "vs_run": rate / of_run}
+            for what, (rate, wait) in found.items()
+        ],
         [
             f"limit: {limit} (the run waits for videos {waited:.0%} of its time)",
             f"the run's first {steps // _PERIODS} steps do not count; on a CPU its workers and its "
@@ -112,16 +114,6 @@ def rates(records: Sequence[dict[str, float]]) -> tuple[float, float]:
     return len(times) / sum(times), waited / sum(times)
 
 
-def _toy_videos(folder: Path, num_videos: int) -> Path:
-    return write_toy_videos(
-        folder, num_videos=num_videos, size=_SIDE, num_frames=64, formats=("mp4",)
-    )
-
-
-def _row(manifest: Manifest, index: int) -> dict[str, str | int | None]:
-    return {"path": manifest.path(index), "num_frames": manifest.num_frames(index) or None}
-
-
 def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
     """Clips per second of the config's workers when nobody else wants to work."""
     data = config.data
@@ -135,10 +127,11 @@ def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
         start_step=0,
         num_steps=num_batches,
     )
-    start = 0.0
-    for place, _ in enumerate(batches, start=1):
-        if place == first:
-            start = time.perf_counter()
+    for _ in islice(batches, first):
+        pass
+    start = time.perf_counter()
+    for _ in batches:
+        pass
     elapsed = time.perf_counter() - start
     return (num_batches - first) * data.batch_size * data.repeats / elapsed
 

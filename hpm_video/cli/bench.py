@@ -3,6 +3,7 @@
 from argparse import ArgumentParser as Parser
 from argparse import Namespace
 from argparse import _ArgumentGroup as Group
+from collections.abc import Callable
 from importlib import import_module
 
 from hpm_video.cli import bench_ablation, bench_options
@@ -12,6 +13,8 @@ from hpm_video.config.values import Decoder, Size, View, values_of
 
 
 def _step(parser: Parser) -> None:
+    """time of a whole pre-training step: VideoMAE, HPM literal, sparse and default,
+    transformers' VideoMAE"""
     bench_options.add_timing(parser, batch_size=4)
     bench_options.add_threads(parser)
     bench_options.add_clip(parser)
@@ -22,6 +25,7 @@ def _step(parser: Parser) -> None:
 
 
 def _flops(parser: Parser) -> None:
+    """multiply-adds of a step, counted; no timing"""
     bench_options.add_clip(parser)
     bench_options.add_variants(parser, [0.5, 0.25, 0.1], ["pixels", "encoded"], [1, 2, 4])
     bench_options.add_sizes(parser)
@@ -29,6 +33,7 @@ def _flops(parser: Parser) -> None:
 
 
 def _memory(parser: Parser) -> None:
+    """memory of a step, fixed and per clip, and the largest batch of a GPU"""
     bench_options.add_sizes(parser)
     bench_options.add_clip(parser)
     bench_options.add_precision(parser)
@@ -42,6 +47,7 @@ def _memory(parser: Parser) -> None:
 
 
 def _train(parser: Parser) -> None:
+    """clips per second of a real pre-training with real videos, and what limits it"""
     text = "settings of a pre-training, as hpm-video pretrain has them (default: none)"
     parser.add_argument("settings", nargs="*", metavar="CONFIG.yaml key=value", help=text)
     text = "of the optimizer, of which the first third does not count"
@@ -52,6 +58,7 @@ def _train(parser: Parser) -> None:
 
 
 def _plan(parser: Parser) -> None:
+    """what 1 to 512 GPUs need for a config: hours, cores, bandwidth; names the bottleneck"""
     parser.add_argument("file", metavar="CONFIG.yaml", nargs=1, help="of a pre-training")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="override the file's")
     parser.add_argument("--gpus", type=int, nargs="+", help="one or more (default: 1 to 512)")
@@ -89,6 +96,7 @@ def _add_assumed(group: Group, name: str, default: float, what: str) -> None:
 
 
 def _teacher(parser: Parser) -> None:
+    """how well sparse teachers stand in for one that sees all, and at what cost"""
     bench_options.add_timing(parser, batch_size=20)
     bench_options.add_threads(parser)
     parser.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="or run folder")
@@ -105,6 +113,7 @@ def _teacher(parser: Parser) -> None:
 
 
 def _loader(parser: Parser) -> None:
+    """clips per second on one thread, of each reader, beside the classic loader"""
     parser.add_argument("--source", metavar="FOLDER", help="videos to make it of (default: toys)")
     add_number(parser, "--videos", 6, "of each kind", dest="num_videos")
     add_number(parser, "--rounds", 5, "median of so many")
@@ -113,43 +122,25 @@ def _loader(parser: Parser) -> None:
     add_several(parser, "--decoder", readers, "readers", "decoders", choices=readers)
 
 
-# What is said of each, and what declares its options, by the keywords (``dest``) of
-# ``hpm_video.bench.NAME.bench_NAME``, which returns the `Report`. ``settings`` are a config.
-BENCHES = {
-    "step": (
-        "time of a whole pre-training step: VideoMAE, HPM literal, sparse and default, "
-        "transformers' VideoMAE",
-        _step,
-    ),
-    "flops": ("multiply-adds of a step, counted; no timing", _flops),
-    "memory": ("memory of a step, fixed and per clip, and the largest batch of a GPU", _memory),
-    "train": (
-        "clips per second of a real pre-training with real videos, and what limits it",
-        _train,
-    ),
-    "plan": (
-        "what 1 to 512 GPUs need for a config: hours, cores, bandwidth; names the bottleneck",
-        _plan,
-    ),
-    "teacher": (
-        "how well sparse teachers stand in for one that sees all, and at what cost",
-        _teacher,
-    ),
-    "loader": (
-        "clips per second on one thread, of each reader, beside the classic loader",
-        _loader,
-    ),
-    "ablation": (
-        "a study: variants x seeds x data sets, resumable, compared with intervals",
-        bench_ablation.add_arguments,
-    ),
+# Each declares options by the keywords (``dest``) of ``hpm_video.bench.NAME.bench_NAME``, which
+# returns the `Report`; --help says its docstring. ``settings`` are a config.
+BENCHES: dict[str, Callable[[Parser], None]] = {
+    "step": _step,
+    "flops": _flops,
+    "memory": _memory,
+    "train": _train,
+    "plan": _plan,
+    "teacher": _teacher,
+    "loader": _loader,
+    "ablation": bench_ablation.add_arguments,
 }
 
 
 def add_arguments(parser: Parser) -> None:
     """One sub-command per bench."""
     jobs = parser.add_subparsers(dest="bench", required=True, metavar="|".join(BENCHES))
-    for name, (what, add_options) in BENCHES.items():
+    for name, add_options in BENCHES.items():
+        what = add_options.__doc__
         bench = jobs.add_parser(name, help=what, description=what)
         if name != "ablation":
             bench.add_argument("--json", metavar="FILE", help="also write the result here")

@@ -11,6 +11,7 @@ from hpm_video.config.settings import load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """a study: variants x seeds x data sets, resumable, compared with intervals"""
     parser.add_argument("study", metavar="STUDY.yaml", help="a file of settings of a study")
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="override the file's")
     parser.add_argument("-o", "--output-dir", required=True, metavar="FOLDER", help="of results")
