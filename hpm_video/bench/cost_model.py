@@ -14,6 +14,7 @@ written when the next one is due.
 """
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, fields
 
 
@@ -53,10 +54,9 @@ class Job:
 
     def has_steps(self, gpus: int) -> bool:
         """Whether so many GPUs can share a step, and there are enough videos for one."""
-        try:
+        with suppress(ValueError):
             return self.videos_per_gpu(gpus) > 0
-        except ValueError:
-            return False
+        return False
 
 
 @dataclass(frozen=True)

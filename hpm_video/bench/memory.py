@@ -162,15 +162,10 @@ def _two_steps(config: PretrainConfig, place: torch.device, *, is_ours: bool = T
 
 
 def _in_own_process(config: PretrainConfig, batch_size: int, *, is_ours: bool) -> int:
-    """Peak resident memory of `_two_steps`, beyond that of a tiny model's.
-
-    A process of its own: memory that another step has left behind cannot hide any.
-    """
-    settings = {
-        "config": config_to_dict(with_batch(config, batch_size)),
-        "is_ours": is_ours,
-        "threads": torch.get_num_threads(),
-    }
+    """Peak resident memory of `_two_steps`, beyond a tiny model's, in a process of its own: memory
+    that another step has left behind cannot hide any."""
+    given = config_to_dict(with_batch(config, batch_size))
+    settings = {"config": given, "is_ours": is_ours, "threads": torch.get_num_threads()}
     return int(output_of(__name__, settings))
 
 

@@ -94,13 +94,13 @@ def bench_teacher(
         batches = list(_batches(videos, data, num_clips, batch_size, num_workers))
         quality = _quality(pretrained, asked, batches, num_masks=num_masks)
         seconds, work = _costs(pretrained, asked, to_clips(batches[0], place), rounds=rounds)
-        for candidate, (full, measured, overlap, chance), time, products in zip(
-            asked, quality, seconds, work, strict=True
-        ):
+        found = zip(asked, quality, seconds, work, strict=True)
+        for candidate, (full, measured, overlap, chance), time, products in found:
             seen = num_seen(pretrained.grid, token_ratio=candidate.token_ratio, view=candidate.view)
             # A single checkpoint is named by the settings
-            row: dict[str, Cell] = {"checkpoint": str(checkpoint)} if len(checkpoints) > 1 else {}
-            row |= {
+            named = {"checkpoint": str(checkpoint)} if len(checkpoints) > 1 else {}
+            row: dict[str, Cell] = {
+                **named,
                 "step": pretrained.step,
                 "predictor_input": pretrained.config.model.predictor_input,
                 **asdict(candidate),

@@ -57,15 +57,13 @@ def add_clip(parser: Parser) -> None:
 
 
 def add_precision(parser: Parser) -> None:
-    choices = values_of(Precision)
-    text = "of the forward pass (default %(default)s)"
+    choices, text = values_of(Precision), "of the forward pass (default %(default)s)"
     parser.add_argument("--precision", choices=choices, default="bfloat16", help=text)
 
 
 def add_size(parser: Parser, default: str) -> None:
-    parser.add_argument(
-        "--size", choices=values_of(Size), default=default, help="(default %(default)s)"
-    )
+    choices, text = values_of(Size), "(default %(default)s)"
+    parser.add_argument("--size", choices=choices, default=default, help=text)
 
 
 def add_sizes(parser: Parser) -> None:
