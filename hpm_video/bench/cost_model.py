@@ -17,6 +17,8 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass, fields
 
+from hpm_video.config.limits import between
+
 
 @dataclass(frozen=True)
 class Job:
@@ -85,8 +87,7 @@ class Machine:
         for item in fields(self):
             value, option = getattr(self, item.name), item.name.replace("_", "-")
             if item.name == "overlap":
-                if not 0 <= value <= 1:
-                    raise ValueError(f"--overlap ({value}) must be in [0, 1]")
+                between("--overlap", value, 0, 1)
             elif item.name in ("launch_ms", "video_kb"):
                 if not 0 <= value < math.inf:
                     raise ValueError(f"--{option} ({value}) must be at least 0, and finite")
