@@ -14,7 +14,10 @@ written when the next one is due.
 """
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, fields
+
+from hpm_video.config.limits import between
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,9 @@ class Job:
 
     def has_steps(self, gpus: int) -> bool:
         """Whether so many GPUs can share a step, and there are enough videos for one."""
-        try:
+        with suppress(ValueError):
             return self.videos_per_gpu(gpus) > 0
-        except ValueError:
-            return False
+        return False
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,7 @@ class Machine:
         for item in fields(self):
             value, option = getattr(self, item.name), item.name.replace("_", "-")
             if item.name == "overlap":
-                if not 0 <= value <= 1:
-                    raise ValueError(f"--overlap ({value}) must be in [0, 1]")
+                between("--overlap", value, 0, 1)
             elif item.name in ("launch_ms", "video_kb"):
                 if not 0 <= value < math.inf:
                     raise ValueError(f"--{option} ({value}) must be at least 0, and finite")

@@ -83,17 +83,17 @@ def bench_flops(
         base = step_config(size=size, **shape)
         asked = variants(base, predictor_inputs, token_ratios, predictor_depths)
         costs = {name: step_cost(config) for name, config in asked.items()}
-        for name, cost in costs.items():
-            rows.append(
-                {
-                    "size": size,
-                    "variant": name,
-                    "student_forward_g": round(cost.student / 1e9, 2),
-                    "teacher_forward_g": round(cost.teacher / 1e9, 2),
-                    "step_g": round(cost.step / 1e9, 1),
-                    "ratio": round(cost.step / costs[PLAIN].step, 3),
-                }
-            )
+        rows += [
+            {
+                "size": size,
+                "variant": name,
+                "student_forward_g": round(cost.student / 1e9, 2),
+                "teacher_forward_g": round(cost.teacher / 1e9, 2),
+                "step_g": round(cost.step / 1e9, 1),
+                "ratio": round(cost.step / costs[PLAIN].step, 3),
+            }
+            for name, cost in costs.items()
+        ]
     return Report(
         "flops",
         machine_facts(torch.device("cpu")),

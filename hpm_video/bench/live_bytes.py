@@ -79,11 +79,9 @@ def modelled_bytes(config: PretrainConfig, *, as_on_gpu: bool) -> int:
 @contextmanager
 def _forms(*, as_on_gpu: bool) -> Iterator[None]:
     """Where the code chooses by device, let it choose as for CUDA."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as patches:
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-        with ExitStack() as patches:
-            if as_on_gpu:
-                fused = patch.object(vit, "attention", F.scaled_dot_product_attention)
-                patches.enter_context(fused)
-                patches.enter_context(patch.dict(patch_kernel.CLIPS_AT_ONCE, clear=True))
-            yield
+        if as_on_gpu:
+            patches.enter_context(patch.object(vit, "attention", F.scaled_dot_product_attention))
+            patches.enter_context(patch.dict(patch_kernel.CLIPS_AT_ONCE, clear=True))
+        yield

@@ -4,26 +4,30 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 import numpy as np
 import torch
+from PIL import Image
 
-from hpm_video.bench.loader_baselines import BARE, classic_clip
-from hpm_video.bench.lookalike_videos import KINDS, Kind, read_sources, write_raw, write_transcoded
+from hpm_video.bench.lookalike_videos import KINDS, Kind, read_sources, write_raw
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.timing import median_seconds
 from hpm_video.config import DataConfig
 from hpm_video.config.limits import at_least
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
+from hpm_video.data.prepare.encode import Encoding, encode_video
 from hpm_video.data.samples.clips import ClipDataset, ClipReader
 from hpm_video.data.samples.device_crops import FrameReader
-from hpm_video.data.video.crops import multi_scale_crop
+from hpm_video.data.video.crops import Box, multi_scale_crop
 from hpm_video.data.video.frame_indices import random_dense_indices
 from hpm_video.data.video.frames import missing, open_video
+from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 
 _SEED = 0
 
@@ -46,44 +50,40 @@ def bench_loader(
             raise ValueError(f"--decoder ({decoder}) must be one that works here: {reason}")
     calls: dict[_Side, Callable[[], object]] = {}
     sizes: dict[str, object] = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            sources = read_sources(folder, source, num_videos)
-            for kind in KINDS:
-                stem = folder / kind.name
-                raw = [write_raw(Path(f"{stem}_{k}"), kind, f) for k, f in enumerate(sources)]
-                transcoded = [write_transcoded(p.with_name(f"{p.stem}_transcoded"), p) for p in raw]
-                for files, paths in (("raw", raw), ("transcoded", transcoded)):
-                    size = sum(path.stat().st_size for path in paths) / len(paths)
-                    sizes[f"{kind.name}_{files}_kb"] = round(size / 1000)
-                    for loader, read in _loaders(paths, kind, crop_size, decoders):
-                        calls[_Side(kind.name, files, *loader)] = _epoch_by_epoch(read)
-            # Time at work, not that of the clock on the wall: others may be at work too
-            cpu = torch.device("cpu")
-            seconds = median_seconds(calls, rounds=rounds, device=cpu, clock=time.process_time)
-            machine = machine_facts(cpu)
-    finally:
-        torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
+        folder = Path(name)
+        sources = read_sources(folder, source, num_videos)
+        for kind in KINDS:
+            stem = folder / kind.name
+            raw = [write_raw(Path(f"{stem}_{k}"), kind, f) for k, f in enumerate(sources)]
+            transcoded = [path.with_name(f"{path.stem}_transcoded.mp4") for path in raw]
+            for path, target in zip(raw, transcoded, strict=True):
+                encode_video(str(path), str(target), Encoding())  # as data transcode does
+            for files, paths in (("raw", raw), ("transcoded", transcoded)):
+                size = sum(path.stat().st_size for path in paths) / len(paths)
+                sizes[f"{kind.name}_{files}_kb"] = round(size / 1000)
+                for loader, read in _loaders(paths, kind, crop_size, decoders):
+                    # The k-th call reads epoch k: in each round all read the same clips
+                    epochs = map(read, itertools.count())
+                    calls[_Side(kind.name, files, *loader)] = partial(next, epochs)
+        # Time at work, not that of the clock on the wall: others may be at work too
+        cpu = torch.device("cpu")
+        seconds = median_seconds(calls, rounds=rounds, device=cpu, clock=time.process_time)
+        machine = machine_facts(cpu)
     rates = {side: side.repeats * num_videos / value for side, value in seconds.items()}
 
     def over(side: _Side, **other: str) -> float | None:
         base = side._replace(repeats=1, **other)
         return rates[side] / rates[base] if base in rates else None
 
+    settings = {"source": source or "toy videos", "videos": num_videos, "frames": 16}
+    settings |= {"crop_size": crop_size, "rounds": rounds}
     return Report(
         "loader",
         machine,
-        {
-            "source": source or "toy videos",
-            "videos": num_videos,
-            "frames": 16,
-            "crop_size": crop_size,
-            "rounds": rounds,
-            **sizes,
-        },
+        {**settings, **sizes},
         [
             {
                 **side._asdict(),
@@ -170,8 +170,57 @@ def _loaders(
             yield ("ours, device crops", decoder, repeats), partial(decoding, decoder, repeats)
 
 
-def _epoch_by_epoch(read: Callable[[int], None]) -> Callable[[], None]:
-    """A function whose k-th call reads epoch k: in each round all loaders read the same clips."""
-    epochs = itertools.count()
+def classic_clip(path: str, indices: Sequence[int], box: Box, size: int) -> torch.Tensor:
+    """The (3, T, size, size) float32 clip of the official pre-training data set: decord's frames,
+    of which PIL crops `box` and resizes it, frame by frame; then normalised."""
+    import decord
 
-    return lambda: read(next(epochs))
+    reader = decord.VideoReader(path, num_threads=1)
+    frames = reader.get_batch(list(indices)).asnumpy()
+    images = [Image.fromarray(frame).convert("RGB") for frame in frames]
+    corners = (box.left, box.top, box.left + box.width, box.top + box.height)
+    crops = [
+        image.crop(corners).resize((size, size), Image.Resampling.BILINEAR) for image in images
+    ]
+    # (S, S, T * 3) -> (T * 3, S, S)
+    stacked = np.concatenate([np.array(crop) for crop in crops], axis=2)
+    planes = torch.from_numpy(stacked).permute(2, 0, 1).contiguous().float().div(255)
+    statistics = zip(IMAGENET_MEAN * len(crops), IMAGENET_STD * len(crops), strict=True)
+    for plane, (mean, std) in zip(planes, statistics, strict=True):
+        plane.sub_(mean).div_(std)
+    return planes.view(len(crops), 3, size, size).transpose(0, 1)
+
+
+def _bare_decord(path: str, indices: list[int]) -> None:
+    import decord
+
+    decord.VideoReader(path, num_threads=1).get_batch(indices).asnumpy()
+
+
+def _bare_torchcodec(path: str, indices: list[int]) -> None:
+    from torchcodec.decoders import VideoDecoder
+
+    VideoDecoder(path, dimension_order="NHWC").get_frames_at(indices)
+
+
+def _bare_pyav(path: str, indices: list[int]) -> None:
+    """As its documentation has it: seek to the time of the first frame, decode up to the last."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        assert stream.average_rate and stream.time_base
+        step = 1 / (stream.average_rate * stream.time_base)
+        times = {round(index * step) + (stream.start_time or 0) for index in indices}
+        container.seek(min(times), stream=stream)
+        for frame in container.decode(stream):
+            if frame.pts in times:
+                frame.to_ndarray(format="rgb24")
+            if frame.pts is not None and frame.pts >= max(times):
+                break
+
+
+BARE: dict[Decoder, Callable[[str, list[int]], None]] = {
+    "decord": _bare_decord,
+    "torchcodec": _bare_torchcodec,
+    "pyav": _bare_pyav,
+}

@@ -1,4 +1,4 @@
-"""Videos like those of two data sets, raw and re-encoded, for `bench loader`."""
+"""Videos like those of two data sets, for `bench loader`."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.prepare.encode import Encoding, encode_video
 from hpm_video.data.prepare.toy import write_toy_videos
 from hpm_video.data.video.frames import Video, VideoReadError, open_video
 
@@ -94,11 +93,4 @@ def write_raw(path: Path, kind: Kind, source: npt.NDArray[np.uint8]) -> Path:
             frame.pts, frame.time_base = number, Fraction(1, kind.fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    return target
-
-
-def write_transcoded(path: Path, raw: Path) -> Path:
-    """Write a video re-encoded for training, as ``hpm-video data transcode`` does by itself."""
-    target = path.with_suffix(".mp4")
-    encode_video(str(raw), str(target), Encoding())
     return target

@@ -6,6 +6,7 @@ import gc
 import math
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -126,11 +127,10 @@ def _on_gpu(config: PretrainConfig, place: torch.device) -> tuple[Line, int]:
         return peak_extra_bytes(lambda: _two_steps(with_batch(config, batch), place), place)
 
     def fits(batch: int) -> bool:
-        try:
+        has_room = False
+        with suppress(torch.OutOfMemoryError):
             peak(batch)
             has_room = True
-        except torch.OutOfMemoryError:
-            has_room = False
         gc.collect()  # only now is the error gone, and what it held
         torch.cuda.empty_cache()
         return has_room
@@ -155,24 +155,17 @@ def _two_steps(config: PretrainConfig, place: torch.device, *, is_ours: bool = T
     """Frames, model, two steps: the second has what the first makes, the optimizer's state."""
     # One clip as often as the batch has it: random ones would take their time
     frames = random_frames(with_batch(config, 1)).repeat(config.data.batch_size, 1, 1, 1, 1)
-    if is_ours:
-        step = step_on(config, frames, place)
-    else:
-        step, _ = transformers_step(config, frames, place)
+    of = config, frames, place
+    step = step_on(*of) if is_ours else transformers_step(*of)[0]
     for _ in range(2):
         step().item()
 
 
 def _in_own_process(config: PretrainConfig, batch_size: int, *, is_ours: bool) -> int:
-    """Peak resident memory of `_two_steps`, beyond that of a tiny model's.
-
-    A process of its own: memory that another step has left behind cannot hide any.
-    """
-    settings = {
-        "config": config_to_dict(with_batch(config, batch_size)),
-        "is_ours": is_ours,
-        "threads": torch.get_num_threads(),
-    }
+    """Peak resident memory of `_two_steps`, beyond a tiny model's, in a process of its own: memory
+    that another step has left behind cannot hide any."""
+    given = config_to_dict(with_batch(config, batch_size))
+    settings = {"config": given, "is_ours": is_ours, "threads": torch.get_num_threads()}
     return int(output_of(__name__, settings))
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,8 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
     at_least("--videos", num_videos, optim.total_batch or data.batch_size * optim.accumulation)
     with torch.device("meta"):
         student = build_student(config)
-        averaged = 0
-        if config.masking.mines:
-            averaged = sum(p.numel() for p in Teacher(student).parameters())
-    weights = sum(p.numel() for p in student.parameters())
+        models = [student, *([Teacher(student)] if config.masking.mines else [])]
+    weights, *averaged = (sum(p.numel() for p in model.parameters()) for model in models)
     return Job(
         num_videos=num_videos,
         epochs=optim.epochs,
@@ -106,7 +104,7 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
         accumulation=optim.accumulation,
         total_batch=optim.total_batch,
         gradient_bytes=4 * weights,
-        checkpoint_bytes=4 * (3 * weights + averaged),
+        checkpoint_bytes=4 * (3 * weights + sum(averaged)),
         checkpoint_minutes=run.checkpoint_every_minutes,
         saves_in_background=run.save_in_background,
         is_sharded=run.parallel == "fsdp",
@@ -127,27 +125,21 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
     column, name = "what", "step alone"
     if report["bench"] == "step":
         column, name = "step", variant_name(config)
-        for key, is_timed in _forms_of_bench_step(config).items():
+        masking, default = config.masking, PretrainConfig()
+        # What decides the cost of a step beside the variant, and whether it is timed with that
+        for key, is_timed in {
+            "masking.hard_ratio_end": masking.mines or config.loss.prediction == "none",
+            "masking.mask_ratio": masking.mask_ratio == default.masking.mask_ratio,
+            "masking.decoder_mask_ratio": masking.decoder_mask_ratio == 0,
+            "teacher.draws": config.teacher.draws == 1,
+        }.items():
             if not is_timed:
                 raise ValueError(
                     f"--step-json ({path}) is of bench step, which times no step with the config's "
                     f"{key}: must be of bench train"
                 )
-    for row in report["rows"]:
-        if row.get(column) == name:
-            return _rate(row, path, option="--step-json")
-    raise ValueError(f"--step-json ({path}) must have a row {name}, which is what the config asks")
-
-
-def _forms_of_bench_step(config: PretrainConfig) -> dict[str, bool]:
-    """Settings that decide what a step costs, and whether `bench step` times it with that value."""
-    masking, default = config.masking, PretrainConfig()
-    return {
-        "masking.hard_ratio_end": masking.mines or config.loss.prediction == "none",
-        "masking.mask_ratio": masking.mask_ratio == default.masking.mask_ratio,
-        "masking.decoder_mask_ratio": masking.decoder_mask_ratio == 0,
-        "teacher.draws": config.teacher.draws == 1,
-    }
+    told = f"{name}, which is what the config asks"
+    return _rate(report["rows"], {column: name}, f"--step-json ({path})", told)
 
 
 def measured_core(config: PretrainConfig, path: str, *, like: str, files: str) -> float:
@@ -160,11 +152,8 @@ def measured_core(config: PretrainConfig, path: str, *, like: str, files: str) -
         "decoder": data.decoder,
         "repeats": data.repeats,
     }
-    for row in report["rows"]:
-        if all(row.get(key) == value for key, value in wanted.items()):
-            return _rate(row, path, option="--loader-json")
     named = ", ".join(f"{key} {value}" for key, value in wanted.items())
-    raise ValueError(f"--loader-json ({path}) must have a row of {named}")
+    return _rate(report["rows"], wanted, f"--loader-json ({path})", f"of {named}")
 
 
 def _read(path: str, benches: Sequence[str], *, option: str) -> Any:
@@ -184,8 +173,14 @@ def _read(path: str, benches: Sequence[str], *, option: str) -> Any:
     return report
 
 
-def _rate(row: dict[str, Any], path: str, *, option: str) -> float:
-    rate = row.get("clips_per_s")
-    if not isinstance(rate, int | float) or not 0 < rate < math.inf:
-        raise ValueError(f"{option} ({path}) has clips_per_s {rate}: must be a number above 0")
-    return float(rate)
+def _rate(
+    rows: Sequence[dict[str, Any]], wanted: Mapping[str, object], source: str, named: str
+) -> float:
+    """clips_per_s of the first row that has what is wanted."""
+    for row in rows:
+        if all(row.get(key) == value for key, value in wanted.items()):
+            rate = row.get("clips_per_s")
+            if not isinstance(rate, int | float) or not 0 < rate < math.inf:
+                raise ValueError(f"{source} has clips_per_s {rate}: must be a number above 0")
+            return float(rate)
+    raise ValueError(f"{source} must have a row {named}")

@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import re
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -32,17 +34,15 @@ class Report:
 
 def machine_facts(device: torch.device) -> dict[str, Cell]:
     """What must be known of the machine to compare figures."""
-    facts: dict[str, Cell] = {
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "device": device.type,
+        "device": gpu or device.type,
         "torch": torch.__version__,
         "date": datetime.now().isoformat(timespec="seconds"),
     }
-    if device.type == "cuda":
-        facts["device"] = torch.cuda.get_device_name(device)
-    return facts
 
 
 def format_report(report: Report) -> str:
@@ -81,10 +81,8 @@ def _text(cell: Cell) -> str:
 
 def _processor() -> str:
     """Its model as Linux gives it, else what Python knows."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        if named := re.search(r"^model name\s*:(.*)", text, re.MULTILINE):
+            return named[1].strip()
     return platform.processor() or platform.machine()

@@ -1,12 +1,13 @@
 """Training steps as functions to be timed: ours as a config asks for it, and `transformers`'."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig
-from hpm_video.data.loading.loader import to_clips
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_clips
 from hpm_video.method.masking import hard_ratio_at, random_mask
 from hpm_video.method.step import configured_step
 from hpm_video.method.teacher import Teacher, update_teacher
@@ -30,31 +31,25 @@ def config_step(
     """
     grid = grid_of(config)
     torch.manual_seed(0)
-    called: nn.Module
-    if student is None:
-        student = build_student(config)
-        called = spread(student, world, config.run)  # compiled where the run is
-    else:
-        called = student
-    teacher = Teacher(student) if config.masking.mines else None
-    optimizer = pretrain_optimizer(student, config.optim)
+    model = student or build_student(config)
+    called = student or spread(model, world, config.run)  # compiled where the run is
+    teacher = Teacher(model) if config.masking.mines else None
+    optimizer = pretrain_optimizer(model, config.optim)
     compute = configured_step(config, grid)
     generator = torch.Generator(world.device).manual_seed(0)
     masking = config.masking
     hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
-    accumulation = micro_batches(
-        config.optim, batch_size=config.data.batch_size, num_processes=world.size
-    )
+    accumulation = accumulation_of(config, world.size)
 
     def step() -> Tensor:
         for _ in range(accumulation):
             result = compute(called, teacher, clips(), hard_ratio=hard_ratio, generator=generator)
             (result.loss / accumulation).backward()
-        nn.utils.clip_grad_norm_(student.parameters(), config.optim.clip_grad or float("inf"))
+        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad or float("inf"))
         optimizer.step()
         optimizer.zero_grad()
         if teacher is not None:
-            update_teacher(teacher, student, config.teacher.momentum_start)
+            update_teacher(teacher, model, config.teacher.momentum_start)
         return result.loss.detach()
 
     return step
@@ -77,6 +72,21 @@ def random_frames(config: PretrainConfig) -> Tensor:
     shape = (data.batch_size * data.repeats, data.num_frames, data.crop_size, data.crop_size, 3)
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def accumulation_of(config: PretrainConfig, num_processes: int = 1) -> int:
+    """Micro-batches of an optimizer step; ValueError for a total batch that they cannot make."""
+    at_once = config.data.batch_size
+    return micro_batches(config.optim, batch_size=at_once, num_processes=num_processes)
+
+
+def micro_batches_of(config: PretrainConfig, world: World, count: int) -> Iterator[ClipBatch]:
+    """So many micro-batches of the config's videos, as its workers read them."""
+    data, seed = config.data, config.run.seed
+    videos = read_manifest(data.manifest, root=data.root, labels=False)
+    return clip_batches(
+        videos, data, accumulation=1, world=world, seed=seed, start_step=0, num_steps=count
+    )
 
 
 def grid_of(config: PretrainConfig) -> TokenGrid:
@@ -126,10 +136,8 @@ def transformers_step(
     if config.run.compile:
         model.compile()
     generator = torch.Generator(place).manual_seed(0)
-    mean, std = (
-        torch.tensor(values, device=place)[:, None, None]
-        for values in (IMAGENET_MEAN, IMAGENET_STD)
-    )
+    statistics = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=place)
+    mean, std = statistics[:, :, None, None]
 
     def step() -> Tensor:
         # Its processor's work: frames first (B, T, C, H, W), normalised.

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -87,19 +88,19 @@ def bench_teacher(
     rows: list[dict[str, Cell]] = []
     for checkpoint in checkpoints:
         pretrained = load_pretrained(checkpoint, device=place)
-        _say(f"{checkpoint}: step {pretrained.step}")
+        sys.stderr.write(f"{checkpoint}: step {pretrained.step}\n")
         asked = candidates(pretrained.grid, views, token_ratios, draws)
         data = pretrained.config.data
         batches = list(_batches(videos, data, num_clips, batch_size, num_workers))
         quality = _quality(pretrained, asked, batches, num_masks=num_masks)
         seconds, work = _costs(pretrained, asked, to_clips(batches[0], place), rounds=rounds)
-        for candidate, (full, measured, overlap, chance), time, products in zip(
-            asked, quality, seconds, work, strict=True
-        ):
+        found = zip(asked, quality, seconds, work, strict=True)
+        for candidate, (full, measured, overlap, chance), time, products in found:
             seen = num_seen(pretrained.grid, token_ratio=candidate.token_ratio, view=candidate.view)
             # A single checkpoint is named by the settings
-            row: dict[str, Cell] = {"checkpoint": str(checkpoint)} if len(checkpoints) > 1 else {}
-            row |= {
+            named = {"checkpoint": str(checkpoint)} if len(checkpoints) > 1 else {}
+            row: dict[str, Cell] = {
+                **named,
                 "step": pretrained.step,
                 "predictor_input": pretrained.config.model.predictor_input,
                 **asdict(candidate),
@@ -134,17 +135,12 @@ def candidates(
     Where a view can only give the same number of tokens as at a higher ratio, as whole time steps
     of short clips, the combination is left out.
     """
-    found = [Candidate("tokens", 1.0, 1)]
-    known: set[tuple[View, int, int]] = set()
-    for view in views:
-        for ratio in sorted(token_ratios, reverse=True):
-            for number in draws:
-                seen = num_seen(grid, token_ratio=ratio, view=view)
-                is_part = number * ratio < 1 and number * seen < grid.num_tokens
-                if is_part and (view, seen, number) not in known:
-                    known.add((view, seen, number))
-                    found.append(Candidate(view, ratio, number))
-    return found
+    found = {("tokens", grid.num_tokens, 1): Candidate("tokens", 1.0, 1)}
+    for view, ratio, number in product(views, sorted(token_ratios, reverse=True), draws):
+        seen = num_seen(grid, token_ratio=ratio, view=view)
+        if number * ratio < 1 and number * seen < grid.num_tokens:
+            found.setdefault((view, seen, number), Candidate(view, ratio, number))
+    return list(found.values())
 
 
 def _batches(
@@ -160,7 +156,7 @@ def _batches(
     for batch in loader:
         for index, error in zip(batch.indices.tolist(), batch.errors, strict=True):
             if error is not None:
-                _say(f"unreadable, left out: {videos.path(index)}: {error}")
+                sys.stderr.write(f"unreadable, left out: {videos.path(index)}: {error}\n")
         readable = torch.tensor([error is None for error in batch.errors])
         frames = batch.views[:, 0][readable][:missing]
         missing -= len(frames)
@@ -222,7 +218,3 @@ def _costs(
     seconds = median_seconds(calls, rounds=rounds, device=clips.device)
     work = [multiply_adds(partial(score, candidate, clips[:1])) for candidate in asked]
     return list(seconds.values()), work
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")

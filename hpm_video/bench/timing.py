@@ -1,5 +1,6 @@
 """Time and memory of functions, so that what is compared shares the machine's moods."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +85,7 @@ def peak_extra_bytes(function: Callable[[], object], device: torch.device) -> in
 
 def _resident(key: str) -> int:
     """A figure of this process's memory in bytes, as Linux counts it."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"/proc/self/status has no {key}")
+    text = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(rf"^{key}:\s*(\d+)", text, re.MULTILINE)
+    assert found, f"/proc/self/status has no {key}"
+    return int(found[1]) * 1024

@@ -7,20 +7,20 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from hpm_video.bench.report import Cell, Report, machine_facts
-from hpm_video.bench.steps import config_step, random_frames
+from hpm_video.bench.report import Report, machine_facts
+from hpm_video.bench.steps import accumulation_of, config_step, micro_batches_of, random_frames
 from hpm_video.bench.timing import round_seconds
 from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import at_least
-from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
-from hpm_video.data.loading.loader import clip_batches, to_clips
+from hpm_video.data.lists.manifest import read_manifest, write_manifest
+from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.prepare.toy import write_toy_videos
 from hpm_video.runtime.distributed import World, join_world, pick_device
-from hpm_video.train.optim import micro_batches
 from hpm_video.train.pretrain import pretrain
 from hpm_video.train.run.logs import read_records
 
@@ -40,15 +40,22 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
     at_least("--videos", num_videos, 1)
     device = pick_device(config.run.device, setting="run.device")
     data = config.data
-    accumulation = micro_batches(config.optim, batch_size=data.batch_size, num_processes=1)
+    accumulation = accumulation_of(config)
     steps -= steps % _PERIODS
     with tempfile.TemporaryDirectory() as name, redirect_stdout(sys.stderr):
         folder = Path(name)
-        videos = data.manifest or [str(_toy_videos(folder / "toy", num_videos))]
+        videos = data.manifest
+        if not videos:
+            toys = write_toy_videos(
+                folder / "toy", num_videos=num_videos, size=_SIDE, num_frames=64, formats=("mp4",)
+            )
+            videos = [str(toys)]
         manifest = read_manifest(videos, root=data.root, labels=False)
         # A list of exactly so many steps, however many videos there are
         listed, count = folder / "train.csv", steps * accumulation * data.batch_size
-        write_manifest(listed, [_row(manifest, k % len(manifest)) for k in range(count)])
+        numbers = (k % len(manifest) for k in range(count))
+        rows = [(manifest.path(k), manifest.num_frames(k) or None) for k in numbers]
+        write_manifest(listed, [{"path": path, "num_frames": frames} for path, frames in rows])
         config = replace(
             config,
             run=replace(
@@ -69,33 +76,22 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
         of_run, waited = rates(read_records(folder / "run")[1:])
         loader = _loader_alone(config, steps * accumulation)
     step = _step_alone(config)
-    rows: list[dict[str, Cell]] = [
-        {"what": what, "clips_per_s": rate, "data_wait_fraction": wait, "vs_run": rate / of_run}
-        for what, rate, wait in (
-            ("run", of_run, waited),
-            ("step alone", step, None),
-            ("loader alone", loader, None),
-        )
-    ]
+    found = {"run": (of_run, waited), "step alone": (step, None), "loader alone": (loader, None)}
+    settings: dict[str, object] = {"size": config.model.size}
+    settings["videos"] = ", ".join(data.manifest) or f"{num_videos} toy videos of {_SIDE} pixels"
+    settings |= {"frames": data.num_frames, "crop_size": data.crop_size}
+    settings |= {"batch_size": data.batch_size, "accumulation": accumulation}
+    settings |= {"repeats": data.repeats, "workers": data.num_workers, "decoder": data.decoder}
+    settings |= {"precision": config.run.precision, "compile": config.run.compile, "steps": steps}
     limit = "loader" if waited >= _MUCH_WAITING else "step"
     return Report(
         "train",
         machine_facts(device),
-        {
-            "size": config.model.size,
-            "videos": ", ".join(data.manifest) or f"{num_videos} toy videos of {_SIDE} pixels",
-            "frames": data.num_frames,
-            "crop_size": data.crop_size,
-            "batch_size": data.batch_size,
-            "accumulation": accumulation,
-            "repeats": data.repeats,
-            "workers": data.num_workers,
-            "decoder": data.decoder,
-            "precision": config.run.precision,
-            "compile": config.run.compile,
-            "steps": steps,
-        },
-        rows,
+        settings,
+        [
+            {"what": what, "clips_per_s": rate, "data_wait_fraction": wait, "vs_run": rate / of_run}
+            for what, (rate, wait) in found.items()
+        ],
         [
             f"limit: {limit} (the run waits for videos {waited:.0%} of its time)",
             f"the run's first {steps // _PERIODS} steps do not count; on a CPU its workers and its "
@@ -112,33 +108,16 @@ def rates(records: Sequence[dict[str, float]]) -> tuple[float, float]:
     return len(times) / sum(times), waited / sum(times)
 
 
-def _toy_videos(folder: Path, num_videos: int) -> Path:
-    return write_toy_videos(
-        folder, num_videos=num_videos, size=_SIDE, num_frames=64, formats=("mp4",)
-    )
-
-
-def _row(manifest: Manifest, index: int) -> dict[str, str | int | None]:
-    return {"path": manifest.path(index), "num_frames": manifest.num_frames(index) or None}
-
-
 def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
     """Clips per second of the config's workers when nobody else wants to work."""
     data = config.data
     first = num_batches // _PERIODS
-    batches = clip_batches(
-        read_manifest(data.manifest, labels=False),
-        data,
-        accumulation=1,
-        world=World(0, 1, torch.device("cpu")),
-        seed=config.run.seed,
-        start_step=0,
-        num_steps=num_batches,
-    )
-    start = 0.0
-    for place, _ in enumerate(batches, start=1):
-        if place == first:
-            start = time.perf_counter()
+    batches = micro_batches_of(config, World(0, 1, torch.device("cpu")), num_batches)
+    for _ in islice(batches, first):
+        pass
+    start = time.perf_counter()
+    for _ in batches:
+        pass
     elapsed = time.perf_counter() - start
     return (num_batches - first) * data.batch_size * data.repeats / elapsed
 
@@ -149,5 +128,4 @@ def _step_alone(config: PretrainConfig) -> float:
     with join_world(config.run.device) as world:
         step = config_step(config, lambda: to_clips(frames, world.device), world)
         times = round_seconds({"step": step}, rounds=3, warmup=2, device=world.device)
-    accumulation = micro_batches(config.optim, batch_size=config.data.batch_size, num_processes=1)
-    return accumulation * len(frames) / statistics.median(times["step"])
+    return accumulation_of(config) * len(frames) / statistics.median(times["step"])

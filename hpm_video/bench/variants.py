@@ -5,14 +5,7 @@ from dataclasses import replace
 from itertools import product
 
 from hpm_video.bench.steps import grid_of
-from hpm_video.config import (
-    DataConfig,
-    LossConfig,
-    MaskingConfig,
-    ModelConfig,
-    PretrainConfig,
-    PretrainRunConfig,
-)
+from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
 from hpm_video.config.limits import at_least
 from hpm_video.config.values import PredictorInput
 
@@ -36,12 +29,12 @@ def step_config(
     """The default pre-training at this size; ValueError for a clip that tokens do not divide."""
     for name, value in {"batch-size": batch_size, "frames": frames, "crop-size": crop_size}.items():
         at_least(f"--{name}", value, 1)
-    config = PretrainConfig(
-        run=PretrainRunConfig(precision=precision, compile=compile),  # type: ignore[arg-type]
-        data=DataConfig(batch_size=batch_size, num_frames=frames, crop_size=crop_size),
-        model=ModelConfig(size=size, decoder_depth=decoder_depth),  # type: ignore[arg-type]
-        masking=MaskingConfig(mask_ratio=mask_ratio),
-    )
+    default = PretrainConfig()
+    run = replace(default.run, precision=precision, compile=compile)
+    data = replace(default.data, batch_size=batch_size, num_frames=frames, crop_size=crop_size)
+    model = replace(default.model, size=size, decoder_depth=decoder_depth)
+    masking = replace(default.masking, mask_ratio=mask_ratio)
+    config = replace(default, run=run, data=data, model=model, masking=masking)
     grid_of(config)  # or refuse
     return config
 

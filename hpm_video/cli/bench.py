@@ -1,39 +1,156 @@
 """``hpm-video bench``. Imports nothing slow, so that --help answers at once."""
 
-import argparse
+from argparse import ArgumentParser as Parser
+from argparse import Namespace
+from argparse import _ArgumentGroup as Group
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any
 
-from hpm_video.cli import bench_options as options
+from hpm_video.cli import bench_ablation, bench_options
+from hpm_video.cli.bench_options import add_number, add_several
+from hpm_video.cli.options import add_device
+from hpm_video.config.values import Decoder, Size, View, values_of
 
-BENCHES = {
-    "step": "time of a whole pre-training step: VideoMAE, HPM literal, sparse and default, "
-    "transformers' VideoMAE",
-    "flops": "multiply-adds of a step, counted; no timing",
-    "memory": "memory of a step, fixed and per clip, and the largest batch of a GPU",
-    "train": "clips per second of a real pre-training with real videos, and what limits it",
-    "plan": "what 1 to 512 GPUs need for a config: hours, cores, bandwidth; names the bottleneck",
-    "teacher": "how well sparse teachers stand in for one that sees all, and at what cost",
-    "loader": "clips per second on one thread, of each reader, beside the classic loader",
-    "ablation": "a study: variants x seeds x data sets, resumable, compared with intervals",
+
+def _step(parser: Parser) -> None:
+    """time of a whole pre-training step: VideoMAE, HPM literal, sparse and default,
+    transformers' VideoMAE"""
+    bench_options.add_timing(parser, batch_size=4)
+    bench_options.add_threads(parser)
+    bench_options.add_clip(parser)
+    bench_options.add_variants(parser, [0.25], ["pixels"], [1])
+    bench_options.add_size(parser, "base")
+    bench_options.add_precision(parser)
+    parser.add_argument("--compile", action="store_true", help="torch.compile every model")
+
+
+def _flops(parser: Parser) -> None:
+    """multiply-adds of a step, counted; no timing"""
+    bench_options.add_clip(parser)
+    bench_options.add_variants(parser, [0.5, 0.25, 0.1], ["pixels", "encoded"], [1, 2, 4])
+    bench_options.add_sizes(parser)
+    add_number(parser, "--decoder-depth", 4, "blocks of the reconstructor")
+
+
+def _memory(parser: Parser) -> None:
+    """memory of a step, fixed and per clip, and the largest batch of a GPU"""
+    bench_options.add_sizes(parser)
+    bench_options.add_clip(parser)
+    bench_options.add_precision(parser)
+    text = "left free on a GPU: CUDA's own, workspaces, fragments (default %(default)s)"
+    parser.add_argument("--reserve-gb", type=float, default=2.0, help=text, metavar="GB")
+    text = "what a CPU measures (default %(default)s); a GPU measures every --size"
+    sizes = [*values_of(Size), "none"]
+    parser.add_argument("--measured-size", choices=sizes, default="small", help=text)
+    add_device(parser)
+    bench_options.add_threads(parser)
+
+
+def _train(parser: Parser) -> None:
+    """clips per second of a real pre-training with real videos, and what limits it"""
+    text = "settings of a pre-training, as hpm-video pretrain has them (default: none)"
+    parser.add_argument("settings", nargs="*", metavar="CONFIG.yaml key=value", help=text)
+    text = "of the optimizer, of which the first third does not count"
+    add_number(parser, "--steps", 12, text)
+    text = "toy videos, where data.manifest names none"
+    add_number(parser, "--videos", 16, text, dest="num_videos")
+    bench_options.add_threads(parser)
+
+
+def _plan(parser: Parser) -> None:
+    """what 1 to 512 GPUs need for a config: hours, cores, bandwidth; names the bottleneck"""
+    parser.add_argument("file", metavar="CONFIG.yaml", nargs=1, help="of a pre-training")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="override the file's")
+    parser.add_argument("--gpus", type=int, nargs="+", help="one or more (default: 1 to 512)")
+    parser.add_argument("--gpus-per-node", type=int, default=8, help="(default %(default)s)")
+    text = "in the data set (default: in data.manifest)"
+    parser.add_argument("--videos", type=int, help=text, dest="num_videos")
+    rate = parser.add_argument_group("one GPU: the first that is given")
+    rate.add_argument("--clips-per-s", type=float, help="of a training step")
+    rate.add_argument("--step-json", metavar="FILE", help="written by bench step or bench train")
+    _add_assumed(rate, "--teraflops", 989.0, "peak of a GPU, bfloat16")
+    _add_assumed(rate, "--utilisation", 0.2, "share of it that is used")
+    loader = parser.add_argument_group("the loader")
+    loader.add_argument("--loader-json", metavar="FILE", help="written by bench loader")
+    loader.add_argument("--like", choices=["k400", "ssv2"], default="ssv2", help="row of that")
+    loader.add_argument("--files", choices=["raw", "transcoded"], default="raw", help="row of that")
+    text = "a second, without --loader-json: docs/data.md, ssv2"
+    _add_assumed(loader, "--clips-per-core", 37.4, text)
+    loader.add_argument("--cores-per-gpu", type=float, help="(default: data.num_workers)")
+    machine = parser.add_argument_group("machines")
+    for name, default, what in (
+        ("--node-gb-s", 300.0, "that an all-reduce reaches per GPU within a node"),
+        ("--network-gb-s", 25.0, "... and between nodes"),
+        ("--overlap", 0.8, "share of the last backward pass behind which an all-reduce hides"),
+        ("--launch-ms", 10.0, "least time of a micro-batch: that of starting its kernels"),
+        ("--video-kb", 182.0, "size of a video's file"),
+        ("--copy-gb-s", 10.0, "from a GPU to the host's memory"),
+        ("--storage-gb-s", 1.0, "that a node writes to storage"),
+    ):
+        _add_assumed(machine, name, default, what)
+
+
+def _add_assumed(group: Group, name: str, default: float, what: str) -> None:
+    """A figure that is an assumption until it is measured."""
+    group.add_argument(name, type=float, default=default, help=f"{what} (default {default:g})")
+
+
+def _teacher(parser: Parser) -> None:
+    """how well sparse teachers stand in for one that sees all, and at what cost"""
+    bench_options.add_timing(parser, batch_size=20)
+    bench_options.add_threads(parser)
+    parser.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="or run folder")
+    parser.add_argument("--manifest", nargs="+", required=True, help="list(s) of videos")
+    parser.add_argument("--root", help="where relative paths of the lists start")
+    add_number(parser, "--clips", 200, "videos of the lists, one clip each", dest="num_clips")
+    text = "random masks that measure the loss of a clip"
+    add_number(parser, "--masks", 32, text, dest="num_masks")
+    views, text = values_of(View), "tokens that sparse teachers see"
+    add_several(parser, "--view", views, text, "views", choices=views)
+    bench_options.add_token_ratios(parser, [0.5, 0.25, 0.1])
+    text = "passes over different tokens, averaged"
+    add_several(parser, "--draws", [1, 2], text, "draws", type=int, metavar="K")
+
+
+def _loader(parser: Parser) -> None:
+    """clips per second on one thread, of each reader, beside the classic loader"""
+    parser.add_argument("--source", metavar="FOLDER", help="videos to make it of (default: toys)")
+    add_number(parser, "--videos", 6, "of each kind", dest="num_videos")
+    add_number(parser, "--rounds", 5, "median of so many")
+    add_number(parser, "--crop-size", 224, "pixels")
+    readers = values_of(Decoder)
+    add_several(parser, "--decoder", readers, "readers", "decoders", choices=readers)
+
+
+# Each declares options by the keywords (``dest``) of ``hpm_video.bench.NAME.bench_NAME``, which
+# returns the `Report`; --help says its docstring. ``settings`` are a config.
+BENCHES: dict[str, Callable[[Parser], None]] = {
+    "step": _step,
+    "flops": _flops,
+    "memory": _memory,
+    "train": _train,
+    "plan": _plan,
+    "teacher": _teacher,
+    "loader": _loader,
+    "ablation": bench_ablation.add_arguments,
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: Parser) -> None:
     """One sub-command per bench."""
     jobs = parser.add_subparsers(dest="bench", required=True, metavar="|".join(BENCHES))
-    for name, what in BENCHES.items():
+    for name, add_options in BENCHES.items():
+        what = add_options.__doc__
         bench = jobs.add_parser(name, help=what, description=what)
         if name != "ablation":
             bench.add_argument("--json", metavar="FILE", help="also write the result here")
-        _module(name).add_arguments(bench)
+        add_options(bench)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Namespace) -> int:
     """Run the bench that was asked for, print its report and write it as JSON."""
     if arguments.bench == "ablation":  # a folder of results, not one report
-        code: int = _module("ablation").run(arguments)
-        return code
+        return bench_ablation.run(arguments)
     import torch
 
     from hpm_video.bench.report import check_json_path, publish
@@ -46,14 +163,9 @@ def run(arguments: argparse.Namespace) -> int:
         at_least("--threads", threads, 1)
         torch.set_num_threads(threads)
     if "settings" in asked:
-        asked["config"] = options.config_from([*asked.pop("file", ()), *asked.pop("settings")])
+        words = [*asked.pop("file", ()), *asked.pop("settings")]
+        asked["config"] = bench_options.config_from(words)
     name = arguments.bench
     bench = getattr(import_module(f"hpm_video.bench.{name}"), f"bench_{name}")
     publish(bench(**asked), json_path)
     return 0
-
-
-def _module(bench: str) -> Any:
-    """``add_arguments(parser)`` of its module declares options by the keywords (``dest``) of
-    ``hpm_video.bench.NAME.bench_NAME``, which returns the `Report`. ``settings`` are a config."""
-    return import_module(f"hpm_video.cli.bench_{bench}")

@@ -11,6 +11,7 @@ from hpm_video.config.settings import load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """a study: variants x seeds x data sets, resumable, compared with intervals"""
     parser.add_argument("study", metavar="STUDY.yaml", help="a file of settings of a study")
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="override the file's")
     parser.add_argument("-o", "--output-dir", required=True, metavar="FOLDER", help="of results")
@@ -24,31 +25,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a study and summarise it; returns 1 where a cell failed or a signal came, else 0."""
-    part = _part(arguments.part)
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", arguments.part)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"--part ({arguments.part}) must be K/N with 1 <= K <= N, as 1/8")
+    part = int(found[1]), int(found[2])
     config = load_config(StudyConfig, arguments.study, arguments.settings)
-    from hpm_video.bench.study.cells import Study
-    from hpm_video.bench.study.comparison import comparisons
-    from hpm_video.bench.study.plots import write_plots
-    from hpm_video.bench.study.runner import Outcome, check_study, plan_study, run_study
-    from hpm_video.bench.study.summary import write_summary
+    from hpm_video.bench.study import cells, comparison, plots, runner, summary
     from hpm_video.runtime.rendezvous import find_place
 
     if (size := find_place().size) > 1:
         rule = "must be 1: to share the cells, start the study several times, or submit --array N"
         raise ValueError(f"processes of one job ({size}) {rule}")
     home, say = Path(arguments.study).resolve().parent, partial(print, flush=True)
-    study = Study(config, home=home, folder=Path(arguments.output_dir))
+    study = cells.Study(config, home=home, folder=Path(arguments.output_dir))
     if arguments.summary:
         if not (study.folder / "study.yaml").is_file():
             raise ValueError(f"--output-dir ({study.folder}) must be the folder of a study")
-        check_study(study)
+        runner.check_study(study)
     if arguments.plan:
-        plan_study(study, say=say)
+        runner.plan_study(study, say=say)
         return 0
-    outcome = Outcome() if arguments.summary else run_study(study, part=part, say=say)
-    found = comparisons(study)
-    pictures = [name for comparison in found for name in write_plots(comparison, study.folder)]
-    write_summary(study, found, pictures=pictures)
+    outcome = runner.Outcome() if arguments.summary else runner.run_study(study, part=part, say=say)
+    compared = comparison.comparisons(study)
+    pictures = [name for one in compared for name in plots.write_plots(one, study.folder)]
+    summary.write_summary(study, compared, pictures=pictures)
     for name in outcome.elsewhere:
         say(f"in work elsewhere: {name}")
     if outcome.is_stopped:
@@ -57,10 +57,3 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{len(outcome.failed)} cells failed; the same command tries them again")
     say(study.folder / "summary.md")
     return 1 if outcome.failed or outcome.is_stopped else 0
-
-
-def _part(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"--part ({text}) must be K/N with 1 <= K <= N, as 1/8")
-    return int(match[1]), int(match[2])

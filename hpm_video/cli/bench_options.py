@@ -5,18 +5,11 @@ Options have the names of the keywords that the bench's function takes (``dest``
 
 from argparse import ArgumentParser as Parser
 from collections.abc import Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from hpm_video.cli.options import is_setting
-from hpm_video.config import DataConfig, ModelConfig, PretrainConfig, PretrainRunConfig
-
-
-def allowed(group: type[Any], setting: str) -> list[str]:
-    """The values that a setting may have, as its group declares them."""
-    return list(get_args(get_type_hints(group)[setting]))
-
-
-SIZES, DECODERS = allowed(ModelConfig, "size"), allowed(DataConfig, "decoder")
+from hpm_video.cli.options import add_device, is_setting
+from hpm_video.config import PretrainConfig
+from hpm_video.config.values import Precision, PredictorInput, Size, values_of
 
 
 def config_from(words: Sequence[str]) -> PretrainConfig:
@@ -46,11 +39,6 @@ def add_several(
     parser.add_argument(name, nargs="+", default=default, help=text, dest=dest, **how)
 
 
-def add_device(parser: Parser) -> None:
-    choices = allowed(PretrainRunConfig, "device")
-    parser.add_argument("--device", choices=choices, default="auto", help="(default %(default)s)")
-
-
 def add_threads(parser: Parser) -> None:
     text = "of PyTorch (default: its own choice)"
     parser.add_argument("--threads", type=int, help=text, metavar="N")
@@ -69,18 +57,18 @@ def add_clip(parser: Parser) -> None:
 
 
 def add_precision(parser: Parser) -> None:
-    choices = allowed(PretrainRunConfig, "precision")
-    text = "of the forward pass (default %(default)s)"
+    choices, text = values_of(Precision), "of the forward pass (default %(default)s)"
     parser.add_argument("--precision", choices=choices, default="bfloat16", help=text)
 
 
 def add_size(parser: Parser, default: str) -> None:
-    parser.add_argument("--size", choices=SIZES, default=default, help="(default %(default)s)")
+    choices, text = values_of(Size), "(default %(default)s)"
+    parser.add_argument("--size", choices=choices, default=default, help=text)
 
 
 def add_sizes(parser: Parser) -> None:
-    default = ["small", "base", "large"]
-    add_several(parser, "--size", default, "one or more", "sizes", choices=SIZES)
+    default, choices = ["small", "base", "large"], values_of(Size)
+    add_several(parser, "--size", default, "one or more", "sizes", choices=choices)
 
 
 def add_token_ratios(parser: Parser, default: Sequence[float]) -> None:
@@ -93,8 +81,7 @@ def add_variants(
 ) -> None:
     """Which variants of hard patches mining to compare; all combinations are."""
     add_token_ratios(parser, ratios)
-    text, dest = "input(s) of the loss predictor", "predictor_inputs"
-    choices = allowed(ModelConfig, "predictor_input")
-    add_several(parser, "--predictor-input", inputs, text, dest, choices=choices)
+    text, choices = "input(s) of the loss predictor", values_of(PredictorInput)
+    add_several(parser, "--predictor-input", inputs, text, "predictor_inputs", choices=choices)
     text, dest = "blocks of the loss predictor", "predictor_depths"
     add_several(parser, "--predictor-depth", depths, text, dest, type=int, metavar="L")

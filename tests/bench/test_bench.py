@@ -14,7 +14,7 @@ from numbered_videos import Recipe, write_video
 from hpm_video.bench import loader
 from hpm_video.bench import step as step_bench
 from hpm_video.bench.flops import StepCost, step_cost
-from hpm_video.bench.loader_baselines import classic_clip
+from hpm_video.bench.loader import classic_clip
 from hpm_video.bench.timing import median_seconds, spread
 from hpm_video.bench.variants import plain, variant_name, variants
 from hpm_video.cli.main import main

@@ -19,6 +19,7 @@ from hpm_video.bench.report import Report, machine_facts, publish
 from hpm_video.bench.steps import build_student
 from hpm_video.bench.variants import step_config
 from hpm_video.cli import bench_options as options
+from hpm_video.cli.options import add_device
 from hpm_video.config import OptimConfig
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import HPM
@@ -66,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     options.add_sizes(parser)
     options.add_number(parser, "--rounds", 3, "median of so many")
-    options.add_device(parser)
+    add_device(parser)
     asked = parser.parse_args()
     device = pick_device(asked.device, setting="--device")
     rows = []

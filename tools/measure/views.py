@@ -15,8 +15,8 @@ import torch
 from hpm_video.bench.lookalike_videos import KINDS, read_sources, write_raw
 from hpm_video.bench.report import Report, machine_facts, publish
 from hpm_video.bench.timing import median_seconds
-from hpm_video.cli import bench_options as options
 from hpm_video.config import DataConfig
+from hpm_video.config.values import Decoder, values_of
 from hpm_video.data.samples.clips import Request
 from hpm_video.data.samples.views import ViewReader, view_indices
 from hpm_video.data.video.crops import resize_crop, resize_short_side, view_crops
@@ -41,7 +41,7 @@ def view_by_view(reader: ViewReader, request: Request, out: torch.Tensor, *, who
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", metavar="FOLDER", help="videos to make it of (default: toys)")
-    parser.add_argument("--decoder", choices=options.DECODERS, default="decord")
+    parser.add_argument("--decoder", choices=values_of(Decoder), default="decord")
     for name, default in (("--videos", 6), ("--rounds", 5), ("--crop-size", 224)):
         parser.add_argument(name, type=int, default=default)
     asked = parser.parse_args()

@@ -11,15 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpm_video.bench.report import machine_facts
-from hpm_video.bench.steps import config_step
+from hpm_video.bench.steps import accumulation_of, config_step, micro_batches_of
 from hpm_video.bench.study.cells import Cell, Study
 from hpm_video.bench.timing import round_seconds
-from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
-from hpm_video.data.loading.loader import clip_batches
 from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.files import printable, write_atomically
-from hpm_video.train.optim import micro_batches
 
 _WARMUP = 1  # rounds that do not count
 _LOADING = ""  # what no variant is called
@@ -96,16 +93,9 @@ def _measure(
     base, rounds = configs[study.base], study.config.calibration_rounds
     clock = time.process_time if study.config.clock == "process" else time.perf_counter
     with join_world(base.run.device) as world:
-        batches = clip_batches(
-            read_manifest(base.data.manifest, root=base.data.root, labels=False),
-            # Read in this process: the time of others does not show on its clock
-            replace(base.data, num_workers=0),
-            accumulation=1,
-            world=world,
-            seed=base.run.seed,
-            start_step=0,
-            num_steps=rounds + _WARMUP + 1,
-        )
+        # Read in this process: the time of others does not show on its clock
+        alone = replace(base, data=replace(base.data, num_workers=0))
+        batches = micro_batches_of(alone, world, rounds + _WARMUP + 1)
         batch = next(batches)
         functions: dict[str, Callable[[], object]] = {_LOADING: lambda: next(batches)}
         for name, config in configs.items():
@@ -128,10 +118,7 @@ def _measure(
     per_batch = seconds.pop(_LOADING)
     if study.config.clock == "wall":
         per_batch = 0.0  # other processes load meanwhile
-    loading = {}
-    for name in seconds:
-        optim, batch_size = configs[name].optim, configs[name].data.batch_size
-        loading[name] = per_batch * micro_batches(optim, batch_size=batch_size, num_processes=1)
+    loading = {name: per_batch * accumulation_of(configs[name]) for name in seconds}
     return {
         name: {
             "seconds_per_step": seconds[name] + loading[name],

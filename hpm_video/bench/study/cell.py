@@ -51,17 +51,17 @@ def _is_row_of(cell: Cell, row: Row) -> bool:
     names["folder"] = cell.name
     if any(row.get(key) != value for key, value in names.items()):
         return False
-    needed = ["epochs", "top1", "balanced_accuracy", *(["steps"] if cell.pretrain else [])]
-    figures, curves = [row.get(key) for key in needed], []
-    for key in row.keys() - {*names, "settings", "machine"}:
-        if key == "probe_epochs" or key.endswith("_curve"):
-            curves.append(row[key])
-        elif row[key] is not None:  # what could not be measured is None
-            figures.append(row[key])
-    if not all(isinstance(values, list) for values in curves):
+    curves = [key for key in row if key == "probe_epochs" or key.endswith("_curve")]
+    lists = [row[key] for key in curves]
+    if not all(isinstance(values, list) for values in lists):
         return False
-    has_one_length = len({len(values) for values in curves}) <= 1
-    return has_one_length and all(map(_is_finite, chain(figures, *curves)))
+    needed = ["epochs", "top1", "balanced_accuracy", *(["steps"] if cell.pretrain else [])]
+    others = row.keys() - {*names, *curves, "settings", "machine"}
+    # What could not be measured is None
+    figures = [row.get(key) for key in needed]
+    figures += [row[key] for key in others if row[key] is not None]
+    has_one_length = len(set(map(len, lists))) <= 1
+    return has_one_length and all(map(_is_finite, chain(figures, *lists)))
 
 
 def _is_finite(value: object) -> bool:
@@ -128,14 +128,11 @@ def _measure(cell: Cell, study: StudyConfig) -> Row:
         "settings": [] if cell.pretrain is None else list(study.variants[cell.variant].settings),
         "machine": machine_facts(pick_device(cell.finetune.run.device, setting="run.device")),
         "finetune_step": evaluation["step"],
-        "top1": evaluation["top1"],
-        "balanced_accuracy": evaluation["balanced_accuracy"],
-        "unreadable": evaluation["unreadable"],
+        **{name: evaluation[name] for name in ("top1", "balanced_accuracy", "unreadable")},
     }
     if cell.pretrain is None:
         return row
-    row |= _of_pretraining(cell, cell.pretrain)
-    row |= _hard_probe(cell, cell.pretrain, study.probes)
+    row |= _of_pretraining(cell, cell.pretrain) | _hard_probe(cell, cell.pretrain, study.probes)
     report = measure_videos(
         cell.folder / "pretrain", cell.lists.val, root=cell.lists.root, most=study.mining_videos
     )
@@ -158,8 +155,7 @@ def _of_pretraining(cell: Cell, config: PretrainConfig) -> Row:
     videos = optim.total_batch or data.batch_size * optim.accumulation
     row: Row = {
         "steps": last["step"],
-        "reconstruction_loss": last["reconstruction_loss"],
-        "feature_variation": last["feature_variation"],
+        **{name: last[name] for name in ("reconstruction_loss", "feature_variation")},
         "clips_per_second": rate,
         "training_seconds": last["step"] * videos * data.repeats / rate,
     }
@@ -186,8 +182,7 @@ def _hard_probe(cell: Cell, config: PretrainConfig, kinds: Sequence[str]) -> Row
     folder = cell.folder / "pretrain"
     report = probe(folder, train=lists.hard_train, val=lists.hard_val, kinds=kinds, config=job)
     assert report is not None
-    figures = report.record()
-    return {f"hard_{name}": value for name, value in figures.items() if _is_accuracy(name)}
+    return {f"hard_{name}": value for name, value in report.record().items() if _is_accuracy(name)}
 
 
 def _is_accuracy(name: str) -> bool:

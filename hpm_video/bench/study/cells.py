@@ -111,15 +111,12 @@ class Study:
             return
         wanted = own.comparisons or self.config.comparisons
         equal = self.pretraining(data_set, variant).optim.epochs
-        at_equal_time = rates.get((data_set, variant))
-        if at_equal_time == equal:  # one training for both
-            kinds = tuple(kind for kind in ("epochs", "time") if kind in wanted)
-            yield self._cell(data_set, variant, seed, equal, kinds)
-            return
-        if "epochs" in wanted:
-            yield self._cell(data_set, variant, seed, equal, ("epochs",))
-        if "time" in wanted and at_equal_time is not None:
-            yield self._cell(data_set, variant, seed, at_equal_time, ("time",))
+        trainings: dict[int, tuple[str, ...]] = {}  # epochs -> comparisons that they serve
+        for kind, epochs in (("epochs", equal), ("time", rates.get((data_set, variant)))):
+            if kind in wanted and epochs is not None:
+                trainings[epochs] = (*trainings.get(epochs, ()), kind)
+        for epochs, kinds in trainings.items():
+            yield self._cell(data_set, variant, seed, epochs, kinds)
 
     def _cell(
         self, data_set: str, variant: str, seed: int, epochs: int, comparisons: tuple[str, ...]
@@ -128,25 +125,22 @@ class Study:
         folder = self.folder / "cells" / data_set / comparisons[0] / variant / f"seed{seed}"
         pretrain = init = None
         if epochs:
-            pretrain = self._with_seed(data_set, variant, seed, epochs, folder)
-            init = pretrain.run.output_dir
+            given, kinds = self.pretraining(data_set, variant), self.config.probes
+            run = replace(given.run, seed=seed, output_dir=str(folder / "pretrain"))
+            probe = given.probe
+            if kinds:
+                # Once before the first step and once after the last one, whatever is between
+                run = replace(run, probe_every=self.config.probe_every or epochs)
+                train, val = lists.train, lists.val
+                probe = replace(probe, kinds=kinds, train_manifest=train, val_manifest=val)
+            optim = replace(given.optim, epochs=epochs)
+            pretrain = replace(given, run=run, probe=probe, optim=optim)
+            init = run.output_dir
             _check_same_encoder(variant, pretrain, finetune)
-        run = replace(finetune.run, seed=seed, output_dir=str(folder / "finetune"))
-        finetune = replace(finetune, run=run, model=replace(finetune.model, init=init))
+        model = replace(finetune.model, init=init)
+        tuned = replace(finetune.run, seed=seed, output_dir=str(folder / "finetune"))
+        finetune = replace(finetune, run=tuned, model=model)
         return Cell(data_set, variant, seed, epochs, comparisons, folder, pretrain, finetune, lists)
-
-    def _with_seed(
-        self, data_set: str, variant: str, seed: int, epochs: int, folder: Path
-    ) -> PretrainConfig:
-        config, lists = self.pretraining(data_set, variant), self.lists[data_set]
-        run = replace(config.run, seed=seed, output_dir=str(folder / "pretrain"))
-        probe = config.probe
-        if self.config.probes:
-            # Once before the first step and once after the last one, whatever is between
-            run = replace(run, probe_every=self.config.probe_every or epochs)
-            kinds, train, val = self.config.probes, lists.train, lists.val
-            probe = replace(probe, kinds=kinds, train_manifest=train, val_manifest=val)
-        return replace(config, run=run, probe=probe, optim=replace(config.optim, epochs=epochs))
 
     def check_lists(self) -> None:
         """Raise FileNotFoundError for a list that is not there."""
@@ -202,9 +196,7 @@ def _resolved(config: StudyConfig, home: Path) -> StudyConfig:
         return replace(run, config=run.config and os.path.abspath(home / run.config))
 
     def with_paths(given: DataSetConfig) -> DataSetConfig:
-        changed: dict[str, Any] = {
-            kind: [os.path.abspath(path) for path in getattr(given, kind)] for kind in _LISTS
-        }
+        changed: dict[str, Any] = {k: [*map(os.path.abspath, getattr(given, k))] for k in _LISTS}
         root = None if given.root is None else os.path.abspath(given.root)
         return replace(given, **changed, root=root)
 

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from scipy import stats
 
@@ -16,8 +17,7 @@ CONFIDENCE = 0.95
 UNTRAINED = "before training"
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """A column. key: in the rows. digits: after the point."""
 
     key: str

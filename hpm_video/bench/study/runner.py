@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from hpm_video.bench.study.calibration import calibrate, calibrated_cells, seconds_per_step
@@ -172,15 +173,13 @@ def _begin(study: Study, say: Say) -> None:
     study.check_lists()
     _claim(study.folder)
     check_study(study)
-    is_waiting = False
-    while True:
+    for attempt in count():
         with _holding(study.folder / "preparation") as is_ours:
             if is_ours:
                 _prepare(study, say)
                 break
-        if not is_waiting:
+        if not attempt:
             say("another process prepares the study: waiting for it")
-        is_waiting = True
         time.sleep(_WAIT_S)
     check_study(study)  # of cells at equal time, whose epochs are known now
 
@@ -197,16 +196,16 @@ def _prepare(study: Study, say: Say) -> None:
         folder = study.folder / "data" / name
         if not folder.is_dir():
             say(f"makes toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
-        for part, count, seed in (("train", toy.unlabelled, 0), ("held_out", toy.held_out, 1)):
+        for part, number, seed in (("train", toy.unlabelled, 0), ("held_out", toy.held_out, 1)):
             frames = toy.num_frames
             try:
                 write_toy_videos(
-                    folder / part, num_videos=count, size=toy.size, num_frames=frames, seed=seed
+                    folder / part, num_videos=number, size=toy.size, num_frames=frames, seed=seed
                 )
             except ValueError as error:
                 raise ValueError(f"sets.{name}.toy: {error}") from error
-        whole, labelled = study.lists[name].pretrain[0], study.lists[name].train[0]
-        first_videos(Path(whole), Path(labelled), toy.labelled)
+        lists = study.lists[name]
+        first_videos(Path(lists.pretrain[0]), Path(lists.train[0]), toy.labelled)
     calibrate(study, say)
     write_atomically(file, [text])
 
@@ -215,13 +214,13 @@ def _prepare(study: Study, say: Say) -> None:
 def _holding(folder: Path) -> Iterator[bool]:
     """The lock of a folder, which is made; False where another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
+    is_ours = True
     try:
         with writing(folder / "run.lock"):
             lock_folder(folder)
     except FolderInUse:
-        yield False
-        return
+        is_ours = False
     try:
-        yield True
+        yield is_ours
     finally:
         unlock_folder(folder)

@@ -45,16 +45,17 @@ def write_summary(study: Study, found: Sequence[Comparison], *, pictures: Sequen
 
 
 def _as_dict(comparison: Comparison) -> dict[str, Any]:
-    estimates: dict[str, dict[str, object]] = {}
-    for variant in comparison.variants:
-        estimates[variant] = {}
-        for measure in (*ACCURACIES, *MINING, *COSTS):
-            if (value := comparison.estimate(variant, measure.key)) is not None:
-                difference = comparison.difference(variant, measure.key)
-                estimates[variant][measure.key] = {
-                    "value": asdict(value),
-                    "difference": None if difference is None else asdict(difference),
-                }
+    all_measures = (*ACCURACIES, *MINING, *COSTS)
+    estimates = {
+        variant: {
+            one.key: {
+                "value": comparison.estimate(variant, one.key),
+                "difference": comparison.difference(variant, one.key),
+            }
+            for one in comparison.measured(all_measures, [variant])
+        }
+        for variant in comparison.variants
+    }
     return {
         "data_set": comparison.data_set,
         "comparison": comparison.kind,
@@ -133,7 +134,9 @@ def _line(*cells: str) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """The same with None for NaN, which JSON has no word for."""
+    """The same as JSON can have it: with None for NaN, and estimates as their fields."""
+    if isinstance(value, Estimate):
+        value = asdict(value)
     if isinstance(value, Mapping):
         return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
