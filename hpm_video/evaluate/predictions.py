@@ -139,7 +139,10 @@ def read_predictions(folder: str | Path) -> Evaluation:
     file = folder / PREDICTIONS
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: {folder} is no folder of an evaluation")
-    paths, labels, scores, bad = [], [], [], []
+    paths: list[str] = []
+    labels: list[int] = []
+    scores: list[npt.NDArray[np.float32]] = []
+    bad: list[tuple[int, str]] = []
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
         rows = csv.reader(lines)
         head = next(rows, [])

@@ -261,9 +261,8 @@ def encode_videos(
             features[indices] = pooled
             if tokens is not None:
                 tokens[indices] = each
-            bad += [
-                (i, error) for i, error in zip(indices, errors, strict=True) if error is not None
-            ]
+            pairs = zip(indices, errors, strict=True)
+            bad += [(index, error) for index, error in pairs if error is not None]
     if not world.is_main:
         return None
     labels = torch.from_numpy(np.array(manifest.labels))
