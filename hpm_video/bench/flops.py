@@ -16,7 +16,7 @@ from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.steps import build_student, grid_of
 from hpm_video.bench.variants import PLAIN, step_config, variants
 from hpm_video.config import PretrainConfig
-from hpm_video.config.values import PredictorInput
+from hpm_video.config.values import PredictorInput, Size
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.masking import num_visible_tokens
 from hpm_video.method.teacher import Teacher
@@ -70,7 +70,7 @@ def step_cost(config: PretrainConfig) -> StepCost:
 
 def bench_flops(
     *,
-    sizes: Sequence[str],
+    sizes: Sequence[Size],
     predictor_inputs: Sequence[PredictorInput],
     token_ratios: Sequence[float],
     predictor_depths: Sequence[int],

@@ -21,6 +21,7 @@ from hpm_video.bench.timing import peak_extra_bytes
 from hpm_video.bench.variants import PLAIN, plain, step_config, variant_name, with_batch
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_from_dict, config_to_dict
+from hpm_video.config.values import Size
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.runtime.host_memory import keep_freed_memory
 from hpm_video.runtime.subprocesses import given_settings, output_of
@@ -60,7 +61,7 @@ class Line:
 
 
 def bench_memory(
-    *, sizes: Sequence[str], measured_size: str, reserve_gb: float, device: str, **shape: Any
+    *, sizes: Sequence[Size], measured_size: str, reserve_gb: float, device: str, **shape: Any
 ) -> Report:
     """Fixed memory and memory per clip of the default HPM and of plain VideoMAE.
 
@@ -76,7 +77,7 @@ def bench_memory(
         raise ValueError(f"--reserve-gb ({reserve_gb}) must be at least 0, and finite")
     place = pick_device(device, setting="--device")
 
-    def forms(size: str) -> dict[str, PretrainConfig]:
+    def forms(size: Size) -> dict[str, PretrainConfig]:
         config = step_config(size=size, **shape)
         return {PLAIN: plain(config), variant_name(config): config}
 

@@ -7,7 +7,7 @@ from itertools import product
 from hpm_video.bench.steps import grid_of
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
 from hpm_video.config.limits import at_least
-from hpm_video.config.values import PredictorInput
+from hpm_video.config.values import Precision, PredictorInput, Size
 
 PLAIN = "VideoMAE"
 # predictor_input, token_ratio, predictor_depth of the paper: the teacher sees every token, and the
@@ -17,11 +17,11 @@ LITERAL: tuple[PredictorInput, float, int] = ("encoded", 1.0, 4)
 
 def step_config(
     *,
-    size: str,
+    size: Size,
     frames: int,
     crop_size: int,
     batch_size: int = 1,
-    precision: str = "bfloat16",
+    precision: Precision = "bfloat16",
     compile: bool = False,  # noqa: A002  # as the option and the setting
     mask_ratio: float = MaskingConfig().mask_ratio,
     decoder_depth: int = ModelConfig().decoder_depth,

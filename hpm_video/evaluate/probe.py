@@ -285,8 +285,12 @@ def _scores(
     if kind == "knn":
         occurring, most = len(train.labels.unique()), settings.knn_neighbours
         neighbours = num_neighbours(len(labels), occurring, most=most)
-        nearest = {"neighbours": neighbours, "num_classes": classes}
-        scores = knn_scores(*given, **nearest, temperature=settings.knn_temperature)
+        scores = knn_scores(
+            *given,
+            num_classes=classes,
+            neighbours=neighbours,
+            temperature=settings.knn_temperature,
+        )
         return scores, f"{neighbours} neighbours", None
     if kind == "linear":
         linear = linear_scores(*given, num_classes=classes, epochs=settings.linear_epochs)

@@ -144,7 +144,7 @@ def within(place: Place, frames: Floats, inner: npt.NDArray[np.generic]) -> Floa
 
 def inside(place: Place, frames: Floats) -> npt.NDArray[np.bool_]:
     """The pixels (H, W, 1) of frames (K, H, W, 3) that lie at a place in them."""
-    rows, columns = token_pixels(place, *frames.shape[1:3], 1, 1)
+    rows, columns = token_pixels(place, frames.shape[1], frames.shape[2], 1, 1)
     return (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
 
 

@@ -392,8 +392,8 @@ def test_parts_of_an_array_are_tasks_that_run_each_cell_once(toy: Path, tmp_path
     assert [task.arguments for task in plan.tasks] == [
         (*words, "--part", f"{part}/3") for part in (1, 2, 3)
     ]
-    with pytest.raises(ValueError, match=r"job \(bench mask\)"):
-        read_command(["bench", "mask"])
+    with pytest.raises(ValueError, match=r"job \(bench flops\)"):
+        read_command(["bench", "flops"])
 
 
 def test_parts_hold_all_cells_once_and_all_variants(toy: Path, tmp_path: Path) -> None:

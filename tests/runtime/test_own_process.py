@@ -75,7 +75,7 @@ def test_a_killed_process_is_one_line_of_the_command(
 ) -> None:
     name = module("dies", f"{_HEAD}os.kill(os.getpid(), 9)")
     monkeypatch.setattr("hpm_video.cli.bench.run", lambda _: output_of(name, {}))
-    assert main(["bench", "mask"]) == 1
+    assert main(["bench", "flops"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("hpm-video bench: ") and "was killed" in said and said.count("\n") == 1
 
