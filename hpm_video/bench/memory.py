@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -61,7 +61,12 @@ class Line:
 
 
 def bench_memory(
-    *, sizes: Sequence[Size], measured_size: str, reserve_gb: float, device: str, **shape: Any
+    *,
+    sizes: Sequence[Size],
+    measured_size: Size | Literal["none"],
+    reserve_gb: float,
+    device: str,
+    **shape: Any,
 ) -> Report:
     """Fixed memory and memory per clip of the default HPM and of plain VideoMAE.
 
