@@ -199,7 +199,7 @@ def test_any_time_limit_can_be_waited_for(timeout_s: float) -> None:
 
 STOPPED_SCRIPT = """
 from hpm_video.runtime.workers import run_killable
-from test_killable import work
+from test_workers import work
 ((_, outcome),) = run_killable(work, ["a second"], num_workers=1, timeout_s=3)
 print(outcome[0])
 """
@@ -231,7 +231,7 @@ def test_time_in_which_all_were_stopped_does_not_count() -> None:
 SCRIPT = """
 import os, signal, sys, threading, time
 from hpm_video.runtime.workers import KillableWorker
-from test_killable import work
+from test_workers import work
 workers = [KillableWorker(work) for _ in range(2)]
 for worker in workers:
     worker.submit("a")
