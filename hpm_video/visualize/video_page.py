@@ -85,7 +85,7 @@ def _data(film: Film) -> dict[str, Any]:
         "grid": [first.grid.time, first.grid.height, first.grid.width],
         "tubelet": len(first.indices) // first.grid.time,
         "tubeLength": first.tube_length,
-        "maskRatio": first.mask_ratio,
+        "masking": asdict(first.masking),
         "hardRatio": first.hard_ratio,
         "plain": first.predicted is None,
         "fps": film.fps,

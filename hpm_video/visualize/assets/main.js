@@ -8,7 +8,7 @@ const state = {
   opacity: 0.6,
   by: data.plain ? "measured" : "predicted",
   hardRatio: data.hardRatio,
-  maskRatio: data.maskRatio,
+  maskRatio: data.masking.mask_ratio,
   outline: false,
   seed: 1,
   crop: Math.floor(data.places.length / 2),
