@@ -1,7 +1,7 @@
 """One page about one video: it needs no other file, and no network."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
