@@ -18,12 +18,18 @@ from hpm_video.runtime.distributed import World, seed_of, sync_gradients
 from hpm_video.train.class_loss import balancing_weights, classification_loss
 from hpm_video.train.mixing import mix_batch
 from hpm_video.train.optim import describe_lr, finetune_optimizer, plan_steps, set_lr
-from hpm_video.train.run.evaluation import RunEvaluation
-from hpm_video.train.run.folder import claim_run_folder, join_run
-from hpm_video.train.run.loop import Run
-from hpm_video.train.run.optimizer_state import optimizer_state
-from hpm_video.train.run.starting_point import describe_data, find_start
-from hpm_video.train.run.steps import restore_if, running_means, step_unless
+from hpm_video.train.run import (
+    Run,
+    RunEvaluation,
+    claim_run_folder,
+    describe_data,
+    find_start,
+    join_run,
+    optimizer_state,
+    restore_if,
+    running_means,
+    step_unless,
+)
 from hpm_video.weights.checkpoint import load_weights
 
 

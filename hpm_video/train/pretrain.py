@@ -20,13 +20,17 @@ from hpm_video.models.build import build, token_grid
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.runtime.distributed import World, seed_of, sync_gradients
 from hpm_video.train.optim import describe_lr, plan_steps, pretrain_optimizer, set_lr
-from hpm_video.train.run.folder import claim_run_folder, join_run
-from hpm_video.train.run.loop import Run
-from hpm_video.train.run.optimizer_state import optimizer_state
-from hpm_video.train.run.pictures import Pictures
-from hpm_video.train.run.probes import RunProbe
-from hpm_video.train.run.starting_point import describe_data, find_start
-from hpm_video.train.run.steps import step_unless
+from hpm_video.train.run import (
+    Pictures,
+    Run,
+    RunProbe,
+    claim_run_folder,
+    describe_data,
+    find_start,
+    join_run,
+    optimizer_state,
+    step_unless,
+)
 from hpm_video.weights.checkpoint import load_weights
 
 

@@ -1,1 +1,17 @@
-"""A run's life around its steps: start, logs, checkpoints, stops, and what goes wrong."""
+"""A run's life around its steps: start, logs, checkpoints, stops, and what goes wrong.
+
+The loops need what is named here. What reads a run folder from outside imports `folder` and `logs`.
+"""
+
+from hpm_video.train.run.evaluation import RunEvaluation as RunEvaluation
+from hpm_video.train.run.folder import claim_run_folder as claim_run_folder
+from hpm_video.train.run.folder import join_run as join_run
+from hpm_video.train.run.loop import Run as Run
+from hpm_video.train.run.optimizer_state import optimizer_state as optimizer_state
+from hpm_video.train.run.pictures import Pictures as Pictures
+from hpm_video.train.run.probes import RunProbe as RunProbe
+from hpm_video.train.run.starting_point import describe_data as describe_data
+from hpm_video.train.run.starting_point import find_start as find_start
+from hpm_video.train.run.steps import restore_if as restore_if
+from hpm_video.train.run.steps import running_means as running_means
+from hpm_video.train.run.steps import step_unless as step_unless
