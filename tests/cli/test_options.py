@@ -105,7 +105,7 @@ def test_settings_may_follow_options_with_several_values(tmp_path: Path) -> None
 
 def test_a_submitted_command_has_what_its_options_say(tmp_path: Path) -> None:
     command = read_command(["pretrain", "some.yaml", "-o", "out", "run.seed=2", "--device", "cpu"])
-    assert set(command.settings) == {"run.output_dir=out", "run.device=cpu", "run.seed=2"}
+    assert set(command.namespace.settings) == {"run.output_dir=out", "run.device=cpu", "run.seed=2"}
     (tmp_path / "m.csv").touch()
     for words in (["--num-workers", "5"], ["--workers=5"]):
         plan = make_plan(read_command(["data", "check", str(tmp_path / "m.csv"), *words]))
