@@ -16,6 +16,7 @@ from torch import Tensor
 from hpm_video.cli.main import main
 from hpm_video.config import DataConfig
 from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.loader import clip_batches
 from hpm_video.method import step as step_module
 from hpm_video.method.step import PretrainStep
 from hpm_video.runtime.distributed import World
@@ -81,7 +82,7 @@ def videos_of_steps(
     data = DataConfig(
         num_frames=4, frame_stride=1, crop_size=32, batch_size=batch_size, num_workers=0
     )
-    batches = pretraining.clip_batches(
+    batches = clip_batches(
         videos,
         data,
         accumulation=1,
