@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=int, help="1 to 3, of UCF101 and HMDB51 (default 1)")
     text = "official files, if they lie elsewhere or repeatedly"
     parser.add_argument("--annotations", metavar="DIR", help=text)
-    add_root(parser, "where relative paths of a --list start")
+    add_root(parser, "where relative paths of a --manifest start")
     text = "class names in the order to number them, one a line"
     parser.add_argument("--classes", metavar="FILE", help=text)
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     for option in ("split", "fold", "annotations", "root"):
         needed = arguments.list if option == "root" else official
         if (value := getattr(arguments, option)) is not None and needed is None:
-            used_with = "--list" if option == "root" else "the official files of a data set"
+            used_with = "--manifest" if option == "root" else "the official files of a data set"
             raise ValueError(f"--{option} ({value}) must be used with {used_with} only")
     output, classes = arguments.output, arguments.classes
     if official is not None:

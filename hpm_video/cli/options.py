@@ -144,19 +144,22 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if "settings" not in given:
         return arguments
-    before: list[str] = []
+    options: list[str] = []
+    typed = {*arguments.settings, *rest}
     for name in [name for name in given if name != "settings"]:
         if isinstance(given[name], list):  # ... and settings behind an option for its values
             settings = [word for word in given[name] if isinstance(word, str) and is_setting(word)]
             given[name] = [word for word in given[name] if word not in settings]
             if settings and not given[name]:
-                option, typed = name.rpartition(".")[2].rstrip("="), " ".join(settings)
-                raise ValueError(f"--{option} must have a value: only settings follow it ({typed})")
-            before += settings
+                option, follow = name.rpartition(".")[2].rstrip("="), " ".join(settings)
+                raise ValueError(
+                    f"--{option} must have a value: only settings follow it ({follow})"
+                )
+            typed.update(settings)
         if name.endswith("=") and (value := given.pop(name)) is not None:
             if isinstance(value, list):
                 is_plain = len(value) == 1 and not value[0].startswith("[")
                 value = value[0] if is_plain else json.dumps(value)
-            before.append(f"{name}{value}")
-    arguments.settings = [*before, *arguments.settings, *rest]
+            options.append(f"{name}{value}")
+    arguments.settings = [*options, *(word for word in words if word in typed)]
     return arguments

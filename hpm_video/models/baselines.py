@@ -54,7 +54,7 @@ class Baseline(nn.Module):
                 dropout_rate=head_dropout,
                 head_activation=None,
             )
-        else:
+        elif name.startswith("mvit"):
             self.network = getattr(hub, name)(
                 spatial_size=crop_size,
                 temporal_size=num_frames,
@@ -62,6 +62,8 @@ class Baseline(nn.Module):
                 head_dropout_rate=head_dropout,
                 droppath_rate_block=drop_path,
             )
+        else:
+            raise ValueError(f"model.name ({name}) must be videomae, SlowFast, X3D or MViT")
         # (3, 1, 1, 1): of the colours of clips
         for part, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(part, torch.tensor(values)[:, None, None, None], persistent=False)

@@ -110,3 +110,32 @@ def test_a_submitted_command_has_what_its_options_say(tmp_path: Path) -> None:
     for words in (["--num-workers", "5"], ["--workers=5"]):
         plan = make_plan(read_command(["data", "check", str(tmp_path / "m.csv"), *words]))
         assert plan.loader_workers == 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--num-workers", "4", "--manifest", "a.csv", "data.num_workers=0"],
+        ["data.num_workers=0", "--manifest", "a.csv", "--num-workers", "4"],
+        ["--manifest", "a.csv", "data.num_workers=3", "--num-workers", "4", "data.num_workers=0"],
+    ],
+)
+def test_a_typed_setting_wins_wherever_it_stands(words: list[str]) -> None:
+    settings = read_command(["pretrain", "some.yaml", *words]).namespace.settings
+    assert "data.manifest=a.csv" in settings
+    assert [word for word in settings if word.startswith("data.num_workers=")][-1].endswith("=0")
+
+
+def test_a_sweep_overrides_the_options_it_is_swept_over() -> None:
+    words = ["pretrain", "some.yaml", "--manifest", "a.csv", "--num-workers", "4"]
+    swept = [*words, "data.manifest=b.csv", "data.num_workers=1"]
+    settings = read_command(swept).namespace.settings
+    assert settings[-2:] == ["data.manifest=b.csv", "data.num_workers=1"]
+
+
+def test_a_console_script_of_before_still_starts() -> None:
+    from hpm_video.cli.main import entry
+
+    with pytest.warns(DeprecationWarning, match=r"hpm_video\.cli\.entry has moved to"):
+        from hpm_video.cli import entry as old
+    assert old is entry

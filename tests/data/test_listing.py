@@ -586,7 +586,7 @@ def test_other_files_are_not_overwritten(
         (["--split", "val"], "split (val) of UCF101 must be one of train, test"),
         (["--fold", "4"], "fold (4) of UCF101 must be 1, 2 or 3"),
         (["--fold", "0"], "fold (0) of UCF101 must be 1, 2 or 3"),
-        (["--root", "x"], "--root (x) must be used with --list only"),
+        (["--root", "x"], "--root (x) must be used with --manifest only"),
         (["--classes", "nowhere.txt"], "nowhere.txt does not exist"),
     ],
 )
