@@ -1,7 +1,6 @@
 """Which checkpoint of a fine-tuning is kept as the best, also over interruptions."""
 
 import os
-import signal
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import run_until_stopped
 
 from hpm_video.cli.main import main
 from hpm_video.evaluate.predictions import Evaluation
-from hpm_video.train import optim
 from hpm_video.train.run import evaluation as run_evaluation
 from hpm_video.train.run.evaluation import BestCheckpoint
 from hpm_video.weights.checkpoint import load_checkpoint
@@ -82,26 +81,8 @@ def test_an_interrupted_run_keeps_the_same_best(
     assert main(finetune_arguments(tmp_path / "whole", *settings)) == 0
 
     _evaluations_with(top1s, monkeypatch)
-    run_schedule = optim.lr_schedule
-
-    def interrupting(*arguments: object, **named: object) -> Callable[[int], float]:
-        lr_at = run_schedule(*arguments, **named)
-
-        def and_signal(step: int) -> float:
-            if step == 12:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return lr_at(step)
-
-        return and_signal
-
     arguments = finetune_arguments(tmp_path / "stopped", *settings)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(optim, "lr_schedule", interrupting)
-            assert main(arguments) == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    run_until_stopped(arguments, at=12)
     assert main(arguments) == 0
 
     one, other = (

@@ -3,20 +3,19 @@
 import itertools
 import os
 import shutil
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from processes import run_together
+from runs import run_until_stopped
 
 from hpm_video.cli.main import main
 from hpm_video.config import EvaluateConfig, EvaluationConfig
 from hpm_video.evaluate.classification import evaluate
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import position_table
-from hpm_video.train import optim
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint
 from hpm_video.weights.load import load_classifier
@@ -134,30 +133,8 @@ def test_a_stopped_run_continues_identically_without_the_weights_it_started_from
     )
     assert main(finetune_arguments(tmp_path / "whole", *settings)) == 0
 
-    step = 0
-    run_schedule = optim.lr_schedule
-
-    def interrupting(*arguments: object, **named: object) -> Callable[[int], float]:
-        lr_at = run_schedule(*arguments, **named)
-
-        def and_signal(at: int) -> float:
-            nonlocal step
-            step = at
-            if at == 7:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return lr_at(at)
-
-        return and_signal
-
     arguments = finetune_arguments(tmp_path / "stopped", *settings)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(optim, "lr_schedule", interrupting)
-            assert main(arguments) == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert step == 7
+    run_until_stopped(arguments, at=7)
     assert load_checkpoint(tmp_path / "stopped")["step"] == 8
     shutil.rmtree(tmp_path / "weights")
     assert main(arguments) == 0
