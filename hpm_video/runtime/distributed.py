@@ -50,6 +50,11 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process shares its work with no other, so that models need no wrapper."""
+        return self.size == 1
+
 
 def pick_device(name: str, *, setting: str) -> torch.device:
     """The device of a name; ``auto`` takes CUDA if there is one. Raises ValueError, which names
@@ -147,7 +152,7 @@ class _Replicated(nn.Module):
 
 def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
     """The module itself, or its wrapper that averages gradients over processes."""
-    if world.size == 1:
+    if world.is_alone:
         return module
     devices = [world.device] if world.device.type == "cuda" else None
     replica = DistributedDataParallel(_Replicated(module), device_ids=devices)
