@@ -49,7 +49,8 @@ def bench_step(
     at_least("--rounds", rounds, 1)
     base = step_config(**shape)
     ours = variants(base, predictor_inputs, token_ratios, predictor_depths)
-    place, frames = pick_device(device, setting="--device"), random_frames(base)
+    place = pick_device(device, setting="--device")
+    frames = random_frames(base, place)
     steps: dict[str, Callable[[], object]] = {}
     furthest = 0.0
     for name, config in ours.items():

@@ -4,9 +4,9 @@ import os
 from dataclasses import replace
 from unittest.mock import patch
 
-from gpu_stages.stage import Stage
 from torch import Tensor
 
+from gpu_stages.stage import Stage
 from hpm_video.bench.train import bench_train
 from hpm_video.data.loading import loader
 from hpm_video.data.samples.clips import ClipReader, Request

@@ -3,7 +3,6 @@
 from gpu_stages.stage import Stage
 from gpu_stages.step import ours
 from gpu_stages.timing import peak_gb
-
 from hpm_video.bench.live_bytes import modelled_bytes
 
 

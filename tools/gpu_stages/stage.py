@@ -104,7 +104,7 @@ class Stage:
             **{"precision": "float32", **more},
         )  # fmt: skip
         small = {"width": 32, "heads": 2, "decoder_width": 32, "decoder_heads": 2}
-        model = replace(config.model, **small, depth=2, patch_size=8)
+        model = replace(config.model, **small, depth=1, patch_size=8)
         return replace(config, model=model, masking=replace(config.masking, mask_ratio=0.75))
 
     def pair(self, batch_size: int, **more: Any) -> dict[str, PretrainConfig]:

@@ -1,7 +1,6 @@
 """What a whole training step costs: time, kernels, memory, by variant and batch."""
 
 from collections.abc import Callable
-from functools import partial
 
 from torch import Tensor
 
@@ -18,28 +17,49 @@ MOST = {"literal": 64}  # clips, whose teacher and predictor see all tokens
 
 def run(stage: Stage) -> None:
     rate = product_rate(stage, stage.either("bfloat16", "float32"))
-    ours = dict(
-        zip(NAMES, variants(stage.config(1), ["pixels"], [0.25], [1]).values(), strict=True)
-    )
+    found = variants(stage.config(1), ["pixels"], [0.25], [1])
+    configs = dict(zip(NAMES, found.values(), strict=True))
+    clips_at_rate = {name: rate / step_cost(config).step for name, config in configs.items()}
     # The most telling batch first, in case that time ends
-    for batch in stage.either((64, 16, 256), (2, 4)):
+    for batch in stage.either((64, 16, 256), (2,)):
         for name in ("plain", "default", "pixels", "literal"):
             if batch <= MOST.get(name, batch):
-                measure(stage, name, with_batch(ours[name], batch), rate)
+                config = with_batch(configs[name], batch)
+                measure(stage, f"{name}, {batch}", config, ours, clips_at_rate[name])
+        config = with_batch(configs["plain"], batch)
         what = f"transformers, {batch}"
-        if stage.has_time(what, seconds=5):
-            with stage.measuring(what):
-                config = with_batch(ours["plain"], batch)
-                row(stage, what, config, partial(of_transformers, stage, config), rate)
-    for name, config in stage.pair(64, size="large").items() if not stage.tiny else ():
-        measure(stage, f"large {name}", config, rate)
+        measure(stage, what, config, of_transformers, clips_at_rate["plain"])
+    for name, config in stage.pair(stage.either(64, 4), size="large").items():
+        most = rate / step_cost(config).step
+        measure(stage, f"large {name}, {config.data.batch_size}", config, ours, most)
 
 
-def measure(stage: Stage, name: str, config: PretrainConfig, rate: float) -> None:
-    what = f"{name}, {config.data.batch_size}"
-    if stage.has_time(what, seconds=5):
-        with stage.measuring(what):
-            row(stage, what, config, partial(ours, stage, config), rate)
+def measure(
+    stage: Stage,
+    what: str,
+    config: PretrainConfig,
+    make: Callable[[Stage, PretrainConfig], Callable[[], Tensor]],
+    clips_at_rate: float,
+) -> None:
+    """Time a step and report it. ``clips_at_rate``: clips a second if the step were nothing but a
+    large matrix product."""
+    if not stage.has_time(what, seconds=stage.either(5, 0)):
+        return
+    with stage.measuring(what):
+        with peak_gb(stage) as peak:
+            call = make(stage, config)
+            seconds = seconds_of(stage, call)
+        launches, kernel_s = kernels_of(stage, call)
+        clips = config.data.batch_size / seconds
+        stage.row(
+            what,
+            ms=1000 * seconds,
+            kernel_ms=None if kernel_s is None else 1000 * kernel_s,
+            launches=launches,
+            clips_per_s=clips,
+            of_product=clips / clips_at_rate,
+            peak_gb=peak.get("gb"),
+        )
 
 
 def ours(stage: Stage, config: PretrainConfig) -> Callable[[], Tensor]:
@@ -54,26 +74,6 @@ def of_transformers(stage: Stage, config: PretrainConfig) -> Callable[[], Tensor
 
 def frames_of(stage: Stage, config: PretrainConfig) -> Tensor:
     """Frames of a micro-batch, pinned as the loader's are."""
-    one = random_frames(with_batch(config, 1))
+    one = random_frames(with_batch(config, 1))  # many random ones would take their time
     frames = one.expand(config.data.batch_size, *one.shape[1:]).contiguous()
     return frames.pin_memory() if stage.on_gpu else frames
-
-
-def row(
-    stage: Stage, what: str, config: PretrainConfig, make: Callable[[], Callable], rate: float
-) -> None:
-    """Time a step and report it; ``rate``: multiply-adds a second of a large product."""
-    with peak_gb(stage) as peak:
-        call = make()
-        seconds = seconds_of(stage, call)
-    launches, kernel_s = kernels_of(stage, call)
-    clips = config.data.batch_size / seconds
-    stage.row(
-        what,
-        ms=1000 * seconds,
-        kernel_ms=None if kernel_s is None else 1000 * kernel_s,
-        launches=launches,
-        clips_per_s=clips,
-        of_product=step_cost(config).step * clips / rate,
-        peak_gb=peak.get("gb"),
-    )

@@ -52,8 +52,8 @@ def kernels_of(stage: Stage, call: Callable[[], Any]) -> tuple[int | None, float
 
 @contextmanager
 def peak_gb(stage: Stage) -> Iterator[dict[str, float]]:
-    """The most memory that PyTorch allocated within the context, in 10⁹ bytes, as ``gb``; nothing on
-    a CPU."""
+    """The most memory that PyTorch allocates within the context, in 10⁹ bytes, as ``gb``; nothing
+    on a CPU."""
     found: dict[str, float] = {}
     if stage.on_gpu:
         torch.cuda.empty_cache()

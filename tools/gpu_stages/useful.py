@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from gpu_stages.stage import Stage
 
+from gpu_stages.stage import Stage
 from hpm_video.config import EvaluateConfig, EvaluationConfig, FeaturesConfig, FinetuneConfig
 from hpm_video.config.settings import load_config
 from hpm_video.data.lists.manifest import read_manifest

@@ -10,10 +10,10 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from gpu_stages.stage import Stage
-from gpu_stages.states import saved_tensors, tensors_of
 from measure.checkpoint import FORMS, state_of
 
+from gpu_stages.stage import Stage
+from gpu_stages.states import saved_tensors, tensors_of
 from hpm_video.bench.steps import build_student
 from hpm_video.runtime.distributed import World
 from hpm_video.train.pretrain import pretrain
