@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gpu_stages.repeats import first_difference
 from gpu_stages.stage import Stage
@@ -93,12 +95,13 @@ def what_differs(stage: Stage) -> None:
     """The first operation of a step that gives something else when repeated, and what the
     deterministic one costs."""
     config = stage.pair(stage.either(64, 2))["default"]
-    frames = random_frames(config)
-    frames = frames.pin_memory() if stage.on_gpu else frames
-    stage.row(
-        "first difference", note=first_difference(lambda: step_on(config, frames, stage.device))
-    )
-    step = step_on(config, frames, stage.device)
+    frames = random_frames(config, stage.device)
+
+    def make() -> Callable[[], Tensor]:
+        return step_on(config, frames, stage.device)
+
+    stage.row("first difference", note=first_difference(make))
+    step = make()
 
     def deterministic() -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
