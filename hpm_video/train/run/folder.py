@@ -146,12 +146,26 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
 def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:
     """Settings that change results and differ from those of a config.yaml, as a plain dict.
 
-    One that is younger than the config.yaml had the effect of its default there.
+    One that is younger than the config.yaml had the effect of its default there. ``auto`` is no
+    other setting: a run keeps what was chosen at its first start.
     """
     before = _completed(there, config_to_dict(type(config)()))
+    now = _with_choices(config_to_dict(config), before)
     free = "|".join(map(re.escape, _FREE_TO_CHANGE))
-    keys = differing_keys(before, config_to_dict(config))
+    keys = differing_keys(before, now)
     return [key for key in keys if not re.fullmatch(rf"({free})(\..*)?", key)]
+
+
+def _with_choices(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, in which what is ``auto`` is as before."""
+    result = dict(values)
+    for key, value in values.items():
+        there = before.get(key, value)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            result[key] = _with_choices(value, there)
+        elif value == "auto":
+            result[key] = there
+    return result
 
 
 def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
