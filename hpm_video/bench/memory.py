@@ -83,7 +83,8 @@ def bench_memory(
     if not 0 <= reserve_gb < math.inf:
         raise ValueError(f"--reserve-gb ({reserve_gb}) must be at least 0, and finite")
     place = pick_device(device, setting="--device")
-    shape["precision"] = choose_precision(precision, World(0, 1, place)).precision
+    alone = World(0, 1, place)
+    shape["precision"], _ = choose_precision(precision, alone, setting="--precision")
 
     def forms(size: Size) -> dict[str, PretrainConfig]:
         config = step_config(size=size, **shape)

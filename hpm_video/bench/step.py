@@ -50,7 +50,8 @@ def bench_step(
     """
     at_least("--rounds", rounds, 1)
     place = pick_device(device, setting="--device")
-    shape["precision"] = choose_precision(precision, World(0, 1, place)).precision
+    alone = World(0, 1, place)
+    shape["precision"], _ = choose_precision(precision, alone, setting="--precision")
     base = step_config(**shape)
     ours = variants(base, predictor_inputs, token_ratios, predictor_depths)
     frames = random_frames(base)

@@ -52,7 +52,7 @@ def round_seconds(
 def matmul(device: torch.device, precision: Precision) -> tuple[Callable[[], Tensor], float]:
     """A matrix product as large as suits the device, and its multiply-adds: for its rate."""
     side = 8192 if device.type == "cuda" else 2048
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    dtype = getattr(torch, precision)
     one, other = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
     return lambda: one @ other, float(side**3)
 

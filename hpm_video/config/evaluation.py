@@ -97,7 +97,8 @@ class AskConfig:
     device: Device = setting("auto", "auto: CUDA where there is one")
     precision: Precision = setting(
         "auto",
-        "of the forward pass; auto: bfloat16 where the device has units for it, else float32",
+        "of the forward pass; auto: bfloat16 where the device has units for it, else float16 on "
+        "GPUs and float32 on CPUs",
     )
     num_workers: int = setting(8, "decoding processes per process; 0: it decodes itself")
     decode_timeout_s: float | None = setting(60.0, "a video that takes longer is bad; 0: no limit")

@@ -17,7 +17,8 @@ class RunConfig:
     device: values.Device = setting("auto", "auto: CUDA where there is one")
     precision: values.Precision = setting(
         "auto",
-        "of the forward pass; auto: bfloat16 where the device has units for it, else float32",
+        "of the forward pass; auto: bfloat16 where the device has units for it, else float16 on "
+        "GPUs and float32 on CPUs",
     )
     compile: bool = setting(False, "torch.compile of the model")
     parallel: values.Parallel = setting("ddp", "each process has the whole model, or a share of it")

@@ -114,7 +114,7 @@ def evaluate(
     if output_dir is not None:
         folder = make_results_folder(output_dir, name="--output-dir")
     with not_left_empty(folder), join_world(config.device, setting="device") as world:
-        precision, why = choose_precision(config.precision, world)
+        precision, why = choose_precision(config.precision, world, setting="precision")
         config = replace(config, precision=precision)
         about["precision"] = precision if why is None else f"{precision} (auto: {why})"
         result = evaluate_classifier(model.to(world.device), manifest, data, config, world)

@@ -306,7 +306,8 @@ def _encode_windows(
 
 def _with_precision(config: FeaturesConfig, world: World) -> FeaturesConfig:
     """The settings with a precision that is not auto."""
-    return replace(config, precision=choose_precision(config.precision, world).precision)
+    precision, _ = choose_precision(config.precision, world, setting="precision")
+    return replace(config, precision=precision)
 
 
 def _label(manifest: Manifest, index: int) -> str:

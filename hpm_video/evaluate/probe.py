@@ -126,7 +126,8 @@ def probe(
     check_probe_kinds("kind", kinds)
     lists = read_probe_lists(train, val, root=config.root, names=("--train", "--val"))
     with join_world(config.device, setting="device") as world:
-        config = replace(config, precision=choose_precision(config.precision, world).precision)
+        precision, _ = choose_precision(config.precision, world, setting="precision")
+        config = replace(config, precision=precision)
         loaded = load_backbone(
             checkpoint, precision=config.precision, device=world.device, clip=config.clip
         )

@@ -141,8 +141,9 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
                         label_smoothing=optim.label_smoothing,
                         class_weights=class_weights,
                     )
-                    (loss / steps.accumulation).backward()
+                    run.scaled(loss / steps.accumulation).backward()
                 total += loss.detach() / steps.accumulation
+            run.unscale(model)
             norm = clip_gradients(model, optim.clip_grad)
             skip = run.add({"loss": total, "grad_norm": norm})
             step_unless(skip, optimizer)

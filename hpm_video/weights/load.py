@@ -57,8 +57,9 @@ def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu
     state = load_checkpoint(checkpoint, kind="pretrain")
     config = config_from_dict(PretrainConfig, state["config"])
     # Imported weights have no run whose choice they could keep
-    precision, _ = choose_precision(config.run.precision, World(0, 1, torch.device(device)))
-    config = replace(config, run=replace(config.run, precision=precision))
+    if config.run.precision == "auto":
+        precision, _ = choose_precision("auto", World(0, 1, torch.device(device)))
+        config = replace(config, run=replace(config.run, precision=precision))
     student = build(config)
     load_weights(student, state["model"], source=checkpoint)
     student.requires_grad_(False).eval().to(device)

@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     asked = parser.parse_args()
     device = pick_device(asked.device, setting="--device")
-    asked.precision = choose_precision(asked.precision, World(0, 1, device)).precision
+    alone = World(0, 1, device)
+    asked.precision, _ = choose_precision(asked.precision, alone, setting="--precision")
     fixed = {"size": asked.size, "batch_size": asked.batch_size, "precision": asked.precision}
     rows = []
     for name, values in VARIED.items():

@@ -33,7 +33,8 @@ def main() -> None:
     asked = parser.parse_args()
     shape = {key: vars(asked)[key] for key in ("size", "batch_size", "frames", "crop_size")}
     device = pick_device(asked.device, setting="--device")
-    asked.precision = choose_precision(asked.precision, World(0, 1, device)).precision
+    alone = World(0, 1, device)
+    asked.precision, _ = choose_precision(asked.precision, alone, setting="--precision")
     config = step_config(**shape, precision=asked.precision)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     student = build_student(config).to(device)

@@ -31,7 +31,7 @@ def main() -> None:
     keep_freed_memory()
     shape = {key: vars(asked)[key] for key in ("size", "batch_size", "frames", "crop_size")}
     with join_world(asked.device, timeout_s=600) as world:
-        asked.precision = choose_precision(asked.precision, world).precision
+        asked.precision, _ = choose_precision(asked.precision, world, setting="--precision")
         config = step_config(**shape, precision=asked.precision)
         if world.device.type == "cpu":
             torch.set_num_threads(1)
