@@ -20,6 +20,9 @@ class RunConfig:
         "of the forward pass; auto: bfloat16 where the device has units for it, else float16 on "
         "GPUs and float32 on CPUs",
     )
+    deterministic: bool = setting(
+        False, "only algorithms that repeat bit by bit, on GPUs too; slower"
+    )
     compile: bool = setting(False, "torch.compile of the model")
     parallel: values.Parallel = setting("ddp", "each process has the whole model, or a share of it")
     shard_processes: int | None = setting(None, "fsdp: processes that share one copy; default: all")

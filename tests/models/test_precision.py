@@ -48,11 +48,41 @@ def test_a_continued_run_keeps_its_precision(monkeypatch: pytest.MonkeyPatch) ->
     assert why is not None and "would take float32" in why and "no bfloat16 units" in why
 
 
-@pytest.mark.parametrize("others", [["float32", "bfloat16"], ["bfloat16", "float32"]])
+@pytest.mark.parametrize(
+    "others",
+    [["float32", "bfloat16"], ["bfloat16", "float32"], ["float16", "bfloat16", "float16"]],
+)
 def test_all_ranks_take_what_each_of_them_computes_fast(
     others: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choices = [Choice(other, f"rank {rank}") for rank, other in enumerate(others)]  # type: ignore[arg-type]
     monkeypatch.setattr(module, "gather_objects", lambda value, world: choices)
-    slow = others.index("float32")
-    assert choose_precision("auto", ALONE) == Choice("float32", f"rank {slow}")
+    slowest = "float32" if "float32" in others else "float16"
+    expected = Choice(slowest, f"rank {others.index(slowest)}")  # type: ignore[arg-type]
+    assert choose_precision("auto", ALONE) == expected
+
+
+def _gpu(monkeypatch: pytest.MonkeyPatch, *, has_units: bool) -> World:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units)
+    return World(0, 1, torch.device("cuda"))
+
+
+def test_a_gpu_without_bfloat16_takes_float16_and_refuses_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = _gpu(monkeypatch, has_units=False)
+    chosen, why = choose_precision("auto", world)
+    assert chosen == "float16" and why == "Tesla V100 has no bfloat16 units"
+    assert choose_precision("float32", world) == Choice("float32", None)
+    for asked, kept in (("bfloat16", None), ("auto", "bfloat16")):
+        with pytest.raises(
+            ValueError, match=r"precision \(bfloat16\) must be float16 on Tesla V100"
+        ):
+            choose_precision(asked, world, kept=kept, setting="precision")  # type: ignore[arg-type]
+
+
+def test_other_gpus_take_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = _gpu(monkeypatch, has_units=True)
+    assert choose_precision("auto", world).precision == "bfloat16"
+    assert choose_precision("bfloat16", world) == Choice("bfloat16", None)

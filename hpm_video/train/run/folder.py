@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.config.settings import config_to_dict, config_to_yaml, differing_keys, read_stored
+from hpm_video.runtime.determinism import deterministic
 from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, write_atomically
 from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
@@ -17,7 +18,8 @@ from hpm_video.weights.checkpoint import linked_checkpoint
 _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.probe_every", "run.device",
-    "run.compile", "run.parallel", "run.shard_processes", "run.activation_checkpointing",
+    "run.compile", "run.deterministic", "run.parallel", "run.shard_processes",
+    "run.activation_checkpointing",
     "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
     "evaluation.batch_size",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
@@ -34,7 +36,11 @@ _LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
 def join_run(config: Any) -> Iterator[tuple[Path, World]]:
     """The folder of a run, as by `check_run_folder`, and the processes that work on it; what is
     claimed of the folder is free at the end."""
-    with join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world:
+    run = config.run
+    with (
+        deterministic(run.deterministic),
+        join_world(run.device, timeout_s=run.collective_timeout_s) as world,
+    ):
         folder = check_run_folder(config)
         try:
             yield folder, world
