@@ -24,6 +24,7 @@ from hpm_video.train.run import (
     Pictures,
     Run,
     RunProbe,
+    choose_for_machine,
     claim_run_folder,
     describe_data,
     find_start,
@@ -57,6 +58,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"checkpoint ({start.source}) was trained on a grid of {start.trained_grid()}: "
             f"pre-training can only go on with the same one, not {grid}"
         )
+    config, choices = choose_for_machine(config, world, state=start.state)
     start.load_into(student)
     if start.state is not None and masking.mines and start.state["teacher"] is None:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
@@ -85,7 +87,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
-        for line in start.lines():
+        for line in (*start.lines(), *choices):
             run.log.line(line)
         run.log.line(
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "
@@ -123,11 +125,12 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                         generator=generator,
                         rows=(first, steps.clips),
                     )
-                    (result.loss / steps.accumulation).backward()
+                    run.scaled(result.loss / steps.accumulation).backward()
                 for name, loss in result.losses.items():
                     losses[name] = losses.get(name, 0) + loss.detach() / steps.accumulation
                 if run.is_log_step:
                     figures.append(step_figures(result, grid, tube_length))
+            run.unscale(student)
             norm = clip_gradients(student, optim.clip_grad)
             skip = run.add({**losses, "grad_norm": norm})
             step_unless(skip, optimizer)
