@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,10 +21,10 @@ def run(stage: Stage) -> None:
     facts = machine_facts(stage.device)
     stage.row(str(facts["device"]), **versions(stage))
     stage.row("host", processor=facts["processor"], cores=os.cpu_count())
-    with stage.measuring("matrix product"):
-        for precision in stage.either(("bfloat16", "float32"), ("float32",)):
-            rate = product_rate(stage, precision)
-            stage.row(f"product, {precision}", tflop_per_s=2 * rate / 1e12)
+    with stage.measuring("product"):
+        precisions = stage.either(("bfloat16", "float32"), ("float32",))
+        rates = {name: 2 * product_rate(stage, name) / 1e12 for name in precisions}
+        stage.row("matrix product, TFLOP/s", **rates)
     with stage.measuring("copies"):
         copies(stage)
     with stage.measuring("pytest -m gpu"):
@@ -54,22 +55,19 @@ def driver() -> str:
 
 
 def copies(stage: Stage) -> None:
-    """Rates of copies within the device, and of 256 MB of bytes to it."""
-    megabytes = stage.either(1024, 16)
-    one, other = (torch.zeros(megabytes * 2**18, device=stage.device) for _ in range(2))
-    moved = 2 * one.nbytes  # read and written
-    stage.row(
-        "copy on the device", gb_per_s=moved / seconds_of(stage, lambda: one.copy_(other)) / 1e9
-    )
-    target = torch.empty(megabytes * 2**18, dtype=torch.uint8, device=stage.device)
-    rates: dict[str, float | None] = {"pinned": None}
-    hosts = {"pageable": torch.ones(target.shape, dtype=torch.uint8)}
+    """Rates of copies on the device (read and written bytes both count), and from the host."""
+    count = stage.either(2**30, 2**24)
+    one, target = (torch.zeros(count, dtype=torch.uint8, device=stage.device) for _ in range(2))
+    pageable = torch.ones(count // 4, dtype=torch.uint8)
+    hosts = {"from pageable memory": pageable}
     if stage.on_gpu:
-        hosts["pinned"] = hosts["pageable"].pin_memory()
+        hosts["from pinned memory"] = pageable.pin_memory()
+    rates = {"on the device": 2 * count / seconds_of(stage, lambda: target.copy_(one)) / 1e9}
     for name, host in hosts.items():
-        seconds = seconds_of(stage, lambda host=host: target.copy_(host, non_blocking=True))
-        rates[name] = host.nbytes / seconds / 1e9
-    stage.row("host to device, GB/s", **rates)
+        to = target[: len(host)]
+        seconds = seconds_of(stage, partial(to.copy_, host, non_blocking=True))
+        rates[name] = len(host) / seconds / 1e9
+    stage.row("copies, GB/s", **rates)
 
 
 def gpu_tests(stage: Stage) -> None:
