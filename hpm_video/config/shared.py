@@ -16,7 +16,9 @@ class RunConfig:
     seed: int = setting(0, "of weights, order, crops and masks")
     device: values.Device = setting("auto", "auto: CUDA where there is one")
     precision: values.Precision = setting("bfloat16", "of the forward pass")
-    compile: bool = setting(False, "torch.compile of the model")
+    compile: values.Compile = setting(
+        "auto", "torch.compile of student, teacher and patch loss; auto: on CUDA"
+    )
     parallel: values.Parallel = setting("ddp", "each process has the whole model, or a share of it")
     shard_processes: int | None = setting(None, "fsdp: processes that share one copy; default: all")
     activation_checkpointing: bool = setting(

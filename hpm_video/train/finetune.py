@@ -11,6 +11,7 @@ from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.directions import check_flip
 from hpm_video.data.lists.manifest import check_fits_model, read_manifest, require_labels
 from hpm_video.models.build import Classifier, build
+from hpm_video.models.compiling import compile_parts
 from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
@@ -21,6 +22,7 @@ from hpm_video.train.optim import describe_lr, finetune_optimizer, plan_steps, s
 from hpm_video.train.run import (
     Run,
     RunEvaluation,
+    choose_for_machine,
     claim_run_folder,
     describe_data,
     find_start,
@@ -51,6 +53,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     torch.manual_seed(config.run.seed)
     data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
+    config, choices = choose_for_machine(config, world, state=start.state)
     model = build(config, num_classes=num_classes, trained_grid=start.trained_grid())
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
     start.load_into(model)
@@ -90,7 +93,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
         said, *missing = start.lines()
-        for line in (said, *fit, *missing):
+        for line in (said, *choices, *fit, *missing):
             run.log.line(line)
         run.log.line(
             f"{num_classes} classes, {len(manifest)} videos, {steps.per_epoch} steps per epoch, "
@@ -107,6 +110,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
         if directed:
             run.log.line(f"data.flip: {len(directed)} classes name a direction: {directed[0]}, ...")
         batches = run.batches(config.augment)
+        compile_parts({"classifier": model}, config.run, world, run.log.line)
         model.train()
         for step in run.steps():
             set_lr(optimizer, lr := steps.lr_at(step))

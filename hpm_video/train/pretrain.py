@@ -13,7 +13,7 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import ema_distance, mean_figures, step_figures
 from hpm_video.method.masking import hard_ratio_at
-from hpm_video.method.step import configured_step
+from hpm_video.method.step import compiled_step
 from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
 from hpm_video.method.teacher_views import describe_view
 from hpm_video.models.build import build, token_grid
@@ -24,6 +24,7 @@ from hpm_video.train.run import (
     Pictures,
     Run,
     RunProbe,
+    choose_for_machine,
     claim_run_folder,
     describe_data,
     find_start,
@@ -57,6 +58,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"checkpoint ({start.source}) was trained on a grid of {start.trained_grid()}: "
             f"pre-training can only go on with the same one, not {grid}"
         )
+    config, choices = choose_for_machine(config, world, state=start.state)
     start.load_into(student)
     if start.state is not None and masking.mines and start.state["teacher"] is None:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
@@ -85,7 +87,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
-        for line in start.lines():
+        for line in (*start.lines(), *choices):
             run.log.line(line)
         run.log.line(
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "
@@ -95,7 +97,9 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             run.log.line(describe_view(grid, sight))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         batches = run.batches()
-        compute = configured_step(config, grid)
+        compute = compiled_step(
+            config, grid, world, student=student, teacher=teacher, say=run.log.line
+        )
         generator = torch.Generator(world.device)
         pictures = Pictures(config, manifest, grid)
         if run.steps_done == 0 and config.run.probe_every:

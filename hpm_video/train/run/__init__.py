@@ -7,6 +7,7 @@ from hpm_video.train.run.evaluation import RunEvaluation as RunEvaluation
 from hpm_video.train.run.folder import claim_run_folder as claim_run_folder
 from hpm_video.train.run.folder import join_run as join_run
 from hpm_video.train.run.loop import Run as Run
+from hpm_video.train.run.machine_choices import choose_for_machine as choose_for_machine
 from hpm_video.train.run.optimizer_state import optimizer_state as optimizer_state
 from hpm_video.train.run.pictures import Pictures as Pictures
 from hpm_video.train.run.probes import RunProbe as RunProbe

@@ -1,0 +1,26 @@
+"""Settings that say ``auto``: what the machine, or the checkpoint that a run continues, makes of
+them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.models.compiling import choose_compile
+from hpm_video.runtime.distributed import World
+
+Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
+
+
+def choose_for_machine(
+    config: Config, world: World, *, state: Mapping[str, Any] | None
+) -> tuple[Config, list[str]]:
+    """The config without ``auto`` in settings that change results, and lines for the log.
+
+    ``state``: the checkpoint that the run continues, whose config has the choices of its first
+    start: they are kept, on whatever machine it goes on. Every rank calls, and gets the same.
+    """
+    kept = state["config"]["run"] if state else {}
+    compiled, why = choose_compile(config.run.compile, world.device, kept=kept.get("compile"))
+    lines = [] if why is None else [f"run.compile=auto: {compiled} ({why})"]
+    return replace(config, run=replace(config.run, compile=compiled)), lines
