@@ -59,7 +59,7 @@ def bench_step(
     furthest = 0.0
     for name, config in ours.items():
         steps[name] = step = step_on(config, frames, place)
-        loss, run = step().item(), replace(config.run, precision="float32", compile=False)
+        loss, run = step().item(), replace(config.run, precision="float32", compile="false")
         exact = step_on(replace(config, run=run), frames, place)().item()
         furthest = max(furthest, _check(name, loss, exact))
     costs = {name: step_cost(config).step for name, config in ours.items()}

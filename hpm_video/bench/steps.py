@@ -10,9 +10,10 @@ from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_clips
 from hpm_video.method.masking import hard_ratio_at, random_mask
-from hpm_video.method.step import configured_step
+from hpm_video.method.step import compiled_step
 from hpm_video.method.teacher import Teacher, update_teacher
 from hpm_video.models.build import HPM, SIZES, build_model, token_grid
+from hpm_video.models.compiling import is_compiled
 from hpm_video.models.parallel import spread
 from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.models.tokens import TokenGrid
@@ -35,10 +36,10 @@ def config_step(
     grid = grid_of(config)
     torch.manual_seed(0)
     model = student or build_student(config)
-    called = student or spread(model, world, config.run)  # compiled where the run is
+    called = student or spread(model, world, config.run)
     teacher = Teacher(model) if config.masking.mines else None
     optimizer = pretrain_optimizer(model, config.optim)
-    compute = configured_step(config, grid)
+    compute = compiled_step(config, grid, world, student=model, teacher=teacher, say=print)
     generator = torch.Generator(world.device).manual_seed(0)
     masking = config.masking
     hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
@@ -138,7 +139,7 @@ def transformers_step(
     nn.Module.to(model, place).train()
     optimizer = pretrain_optimizer(model, config.optim)
     attention = str(model.config._attn_implementation)
-    if config.run.compile:
+    if is_compiled(config.run, place):
         model.compile()
     generator = torch.Generator(place).manual_seed(0)
     statistics = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=place)

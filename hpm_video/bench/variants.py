@@ -30,7 +30,7 @@ def step_config(
     for name, value in {"batch-size": batch_size, "frames": frames, "crop-size": crop_size}.items():
         at_least(f"--{name}", value, 1)
     default = PretrainConfig()
-    run = replace(default.run, precision=precision, compile=compile)
+    run = replace(default.run, precision=precision, compile="true" if compile else "false")
     data = replace(default.data, batch_size=batch_size, num_frames=frames, crop_size=crop_size)
     model = replace(default.model, size=size, decoder_depth=decoder_depth)
     masking = replace(default.masking, mask_ratio=mask_ratio)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -204,22 +204,25 @@ def _merged(layers: Sequence[Any]) -> Any:
 
 def _checked(schema: type[Any], layer: Any) -> Any:
     """A layer of settings; ValueError in plain words where it does not fit the schema."""
-    values = _with_lists(schema, OmegaConf.to_container(layer, resolve=False))
+    values = _as_meant(schema, OmegaConf.to_container(layer, resolve=False))
     check_settings(schema, values)
     return OmegaConf.create(values)
 
 
-def _with_lists(schema: Any, values: Any) -> Any:
-    """The same values, but a text where a list of texts is due as a list of one."""
+def _as_meant(schema: Any, values: Any) -> Any:
+    """The same values, but a text where a list of texts is due as a list of one, and YAML's true
+    and false as words where words are due."""
     if schema == list[str] and isinstance(values, str):
         return [values] if values else []
+    if isinstance(values, bool) and get_origin(schema) is Literal:
+        return str(values).lower()
     if not isinstance(values, Mapping):
         return values
     if (entry := entry_of(schema)) is not None:
         groups = {name: {} if group is None else group for name, group in values.items()}
-        return {name: _with_lists(entry, group) for name, group in groups.items()}
+        return {name: _as_meant(entry, group) for name, group in groups.items()}
     types = get_type_hints(schema) if is_dataclass(schema) else {}
-    return {name: _with_lists(types.get(name), value) for name, value in values.items()}
+    return {name: _as_meant(types.get(name), value) for name, value in values.items()}
 
 
 def _verbatim(schema: type[Any], key: str, value: str) -> DictConfig | None:

@@ -23,7 +23,9 @@ class RunConfig:
     deterministic: bool = setting(
         False, "only algorithms that repeat bit by bit, on GPUs too; slower"
     )
-    compile: bool = setting(False, "torch.compile of the model")
+    compile: values.Compile = setting(
+        "auto", "torch.compile of student, teacher and patch loss; auto: on CUDA"
+    )
     parallel: values.Parallel = setting("ddp", "each process has the whole model, or a share of it")
     shard_processes: int | None = setting(None, "fsdp: processes that share one copy; default: all")
     activation_checkpointing: bool = setting(

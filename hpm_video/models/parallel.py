@@ -26,7 +26,7 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
     """Bring a model to the devices of all processes; returns what to call in its stead.
 
     The weights must be the same on all processes. A model without trainable parameters, a teacher,
-    is neither compiled nor wrapped. Under FSDP the module itself changes. Parameters are others
+    is not wrapped. Under FSDP the module itself changes. Parameters are others
     afterwards, so that optimizers and averages come after. Raises ValueError for a
     run.shard_processes that does not divide the number of processes.
     """
@@ -36,8 +36,6 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
         block.recompute = run.activation_checkpointing
     if world.is_alone or run.parallel == "ddp":  # one process has nobody to share with
         module.to(world.device)
-        if run.compile and is_trained:
-            module.compile()
         return replicate(module, world) if is_trained else module
     share = run.shard_processes or world.size
     if world.size % share:
@@ -52,8 +50,6 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
             kind, (world.size // share, share), mesh_dim_names=("copy", "share")
         )
     for block in blocks:
-        if run.compile and is_trained:
-            block.compile()
         fully_shard(block, mesh=mesh)
     # What is outside of blocks stays gathered up to the backward pass; a teacher has none, and its
     # update needs the parts.

@@ -11,6 +11,7 @@ from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.directions import check_flip
 from hpm_video.data.lists.manifest import check_fits_model, read_manifest, require_labels
 from hpm_video.models.build import Classifier, build
+from hpm_video.models.compiling import compile_parts
 from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
@@ -109,6 +110,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
         if directed:
             run.log.line(f"data.flip: {len(directed)} classes name a direction: {directed[0]}, ...")
         batches = run.batches(config.augment)
+        compile_parts({"classifier": model}, config.run, world, run.log.line)
         model.train()
         for step in run.steps():
             set_lr(optimizer, lr := steps.lr_at(step))

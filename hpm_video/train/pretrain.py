@@ -13,7 +13,7 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import ema_distance, mean_figures, step_figures
 from hpm_video.method.masking import hard_ratio_at
-from hpm_video.method.step import configured_step
+from hpm_video.method.step import compiled_step
 from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
 from hpm_video.method.teacher_views import describe_view
 from hpm_video.models.build import build, token_grid
@@ -97,7 +97,9 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             run.log.line(describe_view(grid, sight))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         batches = run.batches()
-        compute = configured_step(config, grid)
+        compute = compiled_step(
+            config, grid, world, student=student, teacher=teacher, say=run.log.line
+        )
         generator = torch.Generator(world.device)
         pictures = Pictures(config, manifest, grid)
         if run.steps_done == 0 and config.run.probe_every:

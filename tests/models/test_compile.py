@@ -1,15 +1,34 @@
 """The compiled model: one graph, whatever the schedules do."""
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from functorch.compile import nop
+from processes import run_together
+from runs import assert_same_run, run_until_stopped
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
 
-from hpm_video.config import LossConfig, MaskingConfig
+from hpm_video.cli.main import main
+from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig, RunConfig
+from hpm_video.config.settings import config_from_dict, config_to_dict, load_config
+from hpm_video.method.losses import patch_loss, patch_loss_formula
 from hpm_video.method.step import pretrain_step
 from hpm_video.method.teacher import Teacher
+from hpm_video.models.compiling import choose_compile, compile_function, compile_parts
 from hpm_video.models.hpm import HPM, PredictorInput
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import ViTSize
+from hpm_video.runtime.distributed import World
+from hpm_video.train.run.logs import read_records
+from hpm_video.weights.checkpoint import load_checkpoint
+
+WORLD = World(0, 1, torch.device("cpu"))
 
 # Long enough, in the decoders, for attention in blocks
 GRID = TokenGrid(8, 9, 8)
@@ -53,3 +72,174 @@ def test_a_step_is_one_graph_and_stays_it_while_hard_ratio_moves(
             losses.append(result.loss.item())
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert counter.frame_count == 1
+
+
+def test_auto_compiles_on_cuda_and_a_run_keeps_what_it_had() -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert choose_compile("auto", cuda) == ("true", "on CUDA")
+    assert choose_compile("auto", cpu) == ("false", "on a CPU")
+    assert choose_compile("auto", cuda, kept="auto")[0] == "true"
+    for kept in ("false", False):  # and as runs from before auto have it
+        assert choose_compile("auto", cuda, kept=kept) == ("false", "as before")
+    assert choose_compile("auto", cuda, kept=True) == ("true", "as before")
+    # One that was begun on CUDA is not compiled on a CPU, unless it was asked for
+    assert choose_compile("auto", cpu, kept="true")[0] == "false"
+    assert choose_compile("true", cpu, kept="false") == ("true", None)
+    assert choose_compile("false", cuda, kept="true") == ("false", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("true", "true"), ("false", "false"), ("auto", "auto"), ("always", None)]
+)
+def test_truth_values_of_old_settings_are_words(
+    tmp_path: Path, given: str, meant: str | None
+) -> None:
+    (tmp_path / "old.yaml").write_text(f"run:\n  compile: {given}\n")
+    for words in ([tmp_path / "old.yaml"], [None, [f"run.compile={given}"]]):
+        if meant is None:
+            with pytest.raises(ValueError, match=r"must be one of auto, true, false"):
+                load_config(PretrainConfig, *words)
+            continue
+        config = load_config(PretrainConfig, *words)
+        assert config.run.compile == meant
+        assert config_from_dict(PretrainConfig, config_to_dict(config)) == config
+    of_checkpoint = {"run": {"compile": True}}  # as config_to_dict gave it then
+    assert config_from_dict(PretrainConfig, of_checkpoint).run.compile == "true"
+
+
+def _failing(graph: Any, inputs: Any) -> Any:
+    raise OSError("no compiler here\nand more")
+
+
+def _failing_backward() -> Any:
+    return aot_autograd(fw_compiler=nop, bw_compiler=_failing)
+
+
+@pytest.mark.parametrize("backend", [_failing, _failing_backward()], ids=["forward", "backward"])
+def test_what_cannot_be_compiled_runs_eagerly(
+    monkeypatch: pytest.MonkeyPatch, backend: Any
+) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 3), nn.Tanh()), torch.rand(2, 3)
+    expected = model(x)
+    said: list[str] = []
+    run = RunConfig(compile="true")
+    compile_parts({"student": model}, run, WORLD, said.append)
+    double = compile_function(
+        lambda x: 2 * x, lambda x: 2 * x, name="patch loss", run=run, world=WORLD, say=said.append
+    )
+    for _ in range(2):
+        assert torch.equal(model(x), expected)
+        model(x).sum().backward()
+        assert torch.equal(double(x.requires_grad_()), 2 * x)
+    assert said == [
+        f"run.compile: the {name} runs eagerly, as compiling it failed: OSError: no compiler here"
+        for name in ("student", "patch loss")
+    ]
+
+
+def test_errors_of_the_model_itself_stay_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+    class Refusing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ValueError("not such clips")
+
+    said: list[str] = []
+    model = Refusing()
+    compile_parts({"student": model}, RunConfig(compile="true"), WORLD, said.append)
+    with pytest.raises(ValueError, match="not such clips"):
+        model(torch.ones(1))
+
+
+def test_nothing_is_compiled_unasked() -> None:
+    model, say = nn.Linear(1, 1), pytest.fail
+    for run in (RunConfig(), RunConfig(compile="false")):
+        compile_parts({"student": model}, run, WORLD, say)
+        assert model._compiled_call_impl is None
+        same = compile_function(abs, min, name="", run=run, world=WORLD, say=say)
+        assert same is min
+
+
+def test_the_formula_of_the_patch_loss_is_the_patch_loss() -> None:
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.rand(3, 10, 24, generator=generator)
+    index = torch.stack([torch.randperm(10, generator=generator)[:6] for _ in range(3)])
+    for normalize in (True, False):
+        gradients = []
+        for function in (patch_loss, patch_loss_formula):
+            given = torch.rand(3, 6, 24, generator=generator.manual_seed(1), requires_grad=True)
+            losses = function(given, patches, index, normalize=normalize)
+            (losses * torch.arange(6)).sum().backward()
+            gradients.append((losses.detach(), given.grad))
+        torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
+
+
+def test_a_compiled_run_is_the_same_run(
+    tmp_path: Path, pretrain_arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records, names of weights, and resuming bit for bit; student, teacher and loss compiled."""
+    torch._dynamo.reset()
+    settings = ("run.log_every=1", "teacher.token_ratio=0.5", "masking.hard_ratio_start=0.5")
+    assert main(pretrain_arguments(tmp_path / "eager", *settings)) == 0
+    names: list[str] = []
+
+    def compile_with(function: Any) -> Any:
+        names.append(getattr(function, "__self__", function).__class__.__name__)
+        return real(function, backend="aot_eager")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_with)
+    asked = (*settings, "run.compile=true")
+    assert main(pretrain_arguments(tmp_path / "whole", *asked)) == 0
+    assert names == ["HPM", "Teacher", "function"]
+    run_until_stopped(pretrain_arguments(tmp_path / "parts", *asked), at=5)
+    # As before, though it is not asked for any more and this is a CPU
+    assert load_checkpoint(tmp_path / "parts")["config"]["run"]["compile"] == "true"
+    assert main(pretrain_arguments(tmp_path / "parts", *asked)) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    losses = [[r["loss"] for r in read_records(tmp_path / n)] for n in ("eager", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    mine, theirs = (load_checkpoint(tmp_path / name) for name in ("eager", "whole"))
+    for part in ("model", "teacher"):
+        assert mine[part].keys() == theirs[part].keys()
+
+
+COMPILED = """
+import torch
+from functools import partial
+torch.compile = partial(torch.compile, backend="aot_eager")
+"""
+
+
+def test_two_processes_compile_what_they_share(
+    tmp_path: Path, pretrain_arguments: Callable[..., list[str]]
+) -> None:
+    """Whole under DDP; block by block under FSDP and where blocks run twice."""
+    settings = (
+        *("run.log_every=1", "optim.epochs=1", "optim.accumulation=2", "data.batch_size=3"),
+        *("teacher.token_ratio=0.5", "masking.hard_ratio_start=0.5"),
+    )
+    forms = {
+        "plain": ["run.compile=false"],
+        "ddp": ["run.compile=true"],
+        "fsdp": ["run.compile=true", "run.parallel=fsdp"],
+        "twice": ["run.compile=true", "run.activation_checkpointing=true"],
+        "both": ["run.compile=true", "run.activation_checkpointing=true", "run.parallel=fsdp"],
+    }
+    jobs = [pretrain_arguments(tmp_path / name, *settings, *more) for name, more in forms.items()]
+    for done in run_together(2, jobs, before=COMPILED):
+        assert done.returncode == 0, done.stderr
+        assert "eagerly" not in done.stdout + done.stderr
+    names = ("loss", "grad_norm", "ema_distance")
+    records = {
+        form: [[record[name] for name in names] for record in read_records(tmp_path / form)]
+        for form in forms
+    }
+    assert len(records["plain"]) == 2
+    for of_form in records.values():
+        for mine, theirs in zip(of_form, records["plain"], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-4)

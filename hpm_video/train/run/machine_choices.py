@@ -7,6 +7,7 @@ from socket import gethostname
 from typing import Any, TypeVar
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.models.compiling import choose_compile
 from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, gather_objects
 from hpm_video.runtime.machine import describe_machine, device_words
@@ -29,4 +30,7 @@ def choose_for_machine(
     lines = describe_machine(ranks, world.device)
     if why is not None:
         lines.append(f"run.precision=auto: {precision} ({why})")
-    return replace(config, run=replace(config.run, precision=precision)), lines
+    compiled, why = choose_compile(config.run.compile, world.device, kept=kept.get("compile"))
+    if why is not None:
+        lines.append(f"run.compile=auto: {compiled} ({why})")
+    return replace(config, run=replace(config.run, precision=precision, compile=compiled)), lines

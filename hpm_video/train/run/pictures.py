@@ -65,9 +65,9 @@ class Pictures:
             self._read(log)
         if self._clips is None:
             return
-        # A copy is in eval mode and not compiled, and the model in training stays as it is.
+        # Copies are in eval mode and not compiled, and the models in training stay as they are.
         asked = copy.deepcopy(student).requires_grad_(False).eval()
-        scorer = teacher or (Teacher(asked) if asked.predictor is not None else None)
+        scorer = copy.deepcopy(teacher) or (Teacher(asked) if asked.predictor is not None else None)
         pretrained = Pretrained(asked, scorer, self._config, self._grid, step)
         clips = self._clips.to(asked.encoder.mean.device)
         measured = mining_quality.measured_loss(pretrained, clips, num_masks=NUM_MASKS, seed=0)

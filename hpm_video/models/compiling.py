@@ -1,0 +1,143 @@
+"""torch.compile of the parts of a training step; a part for which it fails runs eagerly.
+
+Parts are compiled in place: names in state dicts, wrappers of several processes and copies stay as
+they are.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from hpm_video.config import RunConfig
+from hpm_video.config.values import Compile
+from hpm_video.models.vit import Block
+from hpm_video.runtime.distributed import World
+
+Say = Callable[[str], None]
+
+# Shapes and settings for which one piece of code may be compiled, beyond one for each block:
+# dynamo runs it eagerly, almost in silence, once there are more.
+_MOST_FORMS = 16
+
+
+class CompileChoice(NamedTuple):
+    """Whether to compile, and why, in words; None: it was asked for."""
+
+    compile: Compile
+    why: str | None
+
+
+def choose_compile(
+    asked: Compile, device: torch.device, *, kept: Compile | bool | None = None
+) -> CompileChoice:
+    """What ``asked`` means on a device.
+
+    ``auto`` is what the checkpoint of a run has, if it continues one (``kept``), else true on CUDA.
+    On a CPU, where compiling takes longer than most runs that one makes there, it is false.
+    """
+    word = _word(asked)
+    if word != "auto":
+        return CompileChoice(word, None)
+    if device.type != "cuda":
+        return CompileChoice("false", "on a CPU")
+    if kept is None or _word(kept) == "auto":
+        return CompileChoice("true", "on CUDA")
+    return CompileChoice(_word(kept), "as before")
+
+
+def is_compiled(run: RunConfig, device: torch.device) -> bool:
+    """Whether the settings of a run compile its steps on a device."""
+    return choose_compile(run.compile, device).compile == "true"
+
+
+def compile_parts(parts: Mapping[str, nn.Module], run: RunConfig, world: World, say: Say) -> None:
+    """Compile models, by the names under which ``say`` is told of a failure, after they are spread
+    over processes. Nothing is done where the settings do not ask for it.
+
+    Under FSDP, whose hooks gather the weights of a block just before it works, and with activation
+    checkpointing, blocks are compiled one by one.
+    """
+    if not is_compiled(run, world.device):
+        return
+    by_block = run.activation_checkpointing or (world.size > 1 and run.parallel == "fsdp")
+    for name, part in parts.items():
+        blocks = [block for block in part.modules() if isinstance(block, Block)]
+        _prepare(num_blocks=len(blocks), by_block=by_block)
+        for module in blocks if by_block and blocks else [part]:
+            # What `nn.Module.compile` sets, which copies of a module do not take over
+            eager = module._call_impl
+            module._compiled_call_impl = _OrEager(eager, eager, name=name, say=say)
+
+
+def compile_function(
+    function: Callable[..., Any],
+    eager: Callable[..., Any],
+    *,
+    name: str,
+    run: RunConfig,
+    world: World,
+    say: Say,
+) -> Callable[..., Any]:
+    """``function`` compiled, where the settings ask for it; ``eager`` where not, or it fails."""
+    if not is_compiled(run, world.device):
+        return eager
+    _prepare(num_blocks=0, by_block=False)
+    return _OrEager(function, eager, name=name, say=say)
+
+
+class _OrEager:
+    """Calls what torch.compile makes of a function, or ``eager`` once it has failed."""
+
+    def __init__(
+        self, function: Callable[..., Any], eager: Callable[..., Any], *, name: str, say: Say
+    ) -> None:
+        self._eager, self._name, self._say = eager, name, say
+        self._compiled: Callable[..., Any] | None = None
+        try:
+            self._compiled = torch.compile(function)
+        except RuntimeError as error:  # this Python or platform is not supported
+            self._fail(error)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 - takes seconds
+
+        if self._compiled is not None:
+            try:
+                return self._compiled(*arguments, **named)
+            except TorchDynamoException as error:  # the compilers' own errors derive from it, too
+                self._fail(error)
+        return self._eager(*arguments, **named)
+
+    def _fail(self, error: Exception) -> None:
+        self._compiled = None
+        inner = getattr(error, "inner_exception", error)
+        reason = (str(inner).strip().splitlines() or ["no reason given"])[0]
+        self._say(
+            f"run.compile: the {self._name} runs eagerly, as compiling it failed: "
+            f"{type(inner).__name__}: {reason}"
+        )
+
+
+def _prepare(*, num_blocks: int, by_block: bool) -> None:
+    """Set what compilation needs beforehand, for this process."""
+    import torch._dynamo  # noqa: PLC0415 - takes seconds
+    import torch._functorch.config  # noqa: PLC0415
+
+    dynamo = torch._dynamo.config
+    # Blocks share code, but not their stochastic depth, which is compiled in
+    dynamo.recompile_limit = max(dynamo.recompile_limit, num_blocks + _MOST_FORMS)
+    if by_block:
+        # Cuts one graph of a whole model up, so that averaging gradients begins early; blocks are
+        # short as they are, and it refuses activation checkpointing
+        dynamo.optimize_ddp = False
+    # The backward pass is compiled within the first call, which can still go on eagerly
+    torch._functorch.config.force_non_lazy_backward_lowering = True
+
+
+def _word(value: Compile | bool) -> Compile:
+    """Settings from before ``auto`` have a truth value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value
