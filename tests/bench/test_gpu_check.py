@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ import torch
 from processes import is_gone, until
 from torch import Tensor
 
-from hpm_video.method import step as method_step
+from hpm_video.method import losses
 from hpm_video.train import pretrain as pretraining
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -194,27 +194,15 @@ def test_a_wrong_loss_fails(
     spoilt: Callable[[Tensor], Tensor],
     what: str,
 ) -> None:
-    correct, loss = tool("gpu_stages.correct"), method_step.patch_loss
-    monkeypatch.setattr(correct, "exact_step", exact_with(correct.exact_step, loss, monkeypatch))
-    monkeypatch.setattr(method_step, "patch_loss", lambda *a, **k: spoilt(loss(*a, **k)))
+    apply = losses.PatchLoss.apply  # of which the reference makes no use
+    spoiling = SimpleNamespace(apply=lambda *given: spoilt(apply(*given)))
+    monkeypatch.setattr(losses, "PatchLoss", spoiling)
+    correct = tool("gpu_stages.correct")
     correct.variants(stage)
     failed = [name for name, record in found_by(stage).items() if record["ok"] is False]
     assert failed[0] == "float32 against float64"  # within bfloat16 it does not show
     figures = found_by(stage)[failed[0]]["figures"]
     assert figures[what] == pytest.approx(1e-3, rel=0.5)
-
-
-def exact_with(
-    exact: Callable[..., Any], loss: Callable[..., Tensor], patch: pytest.MonkeyPatch
-) -> Callable[..., Any]:
-    """The reference, which is not to change with what is compared with it."""
-
-    def call(*given: Any) -> Any:
-        with patch.context() as inner:
-            inner.setattr(method_step, "patch_loss", loss)
-            return exact(*given)
-
-    return call
 
 
 def test_a_nan_that_moves_something_fails(

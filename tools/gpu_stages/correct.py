@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from gpu_stages.formulas import plain_patch_loss, plain_ranking_loss
+from gpu_stages.formulas import plain_ranking_loss
 from gpu_stages.stage import Stage
 from gpu_stages.states import saved_tensors
 from hpm_video.bench.steps import grid_of, random_frames
@@ -23,7 +23,12 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import clip_batches, to_clips
 from hpm_video.method import decoder_masking, masking, teacher_views
 from hpm_video.method import step as method_step
-from hpm_video.method.losses import patch_loss, ranking_loss, reconstruction_loss
+from hpm_video.method.losses import (
+    patch_loss,
+    patch_loss_formula,
+    ranking_loss,
+    reconstruction_loss,
+)
 from hpm_video.method.step import PretrainStep, configured_step
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import HPM, build
@@ -135,7 +140,8 @@ def exact_step(
     with cpu_noise():
         scores = run_step(config, student, teacher, clips).scores
     with in_float64():
-        result = step_with(config, student.double(), teacher, clips.double(), scores)
+        losses_of = {"losses_of": patch_loss_formula}
+        result = step_with(config, student.double(), teacher, clips.double(), scores, **losses_of)
         student.zero_grad()
         result.loss.backward()
     gradient = gradient_of(student)
@@ -144,20 +150,25 @@ def exact_step(
 
 
 def step_with(
-    config: PretrainConfig, student: HPM, teacher: Teacher | None, clips: Tensor, scores: Any
+    config: PretrainConfig,
+    student: HPM,
+    teacher: Teacher | None,
+    clips: Tensor,
+    scores: Tensor | None,
+    **how: Any,
 ) -> PretrainStep:
     """A step whose teacher gives these scores, so that rounding changes no mask."""
     given = None if scores is None else scores.to(clips.device)
     with cpu_noise(), patch.object(method_step, "score_tokens", lambda *_, **__: given):
-        return run_step(config, student, teacher, clips)
+        return run_step(config, student, teacher, clips, **how)
 
 
 def run_step(
-    config: PretrainConfig, student: HPM, teacher: Teacher | None, clips: Tensor
+    config: PretrainConfig, student: HPM, teacher: Teacher | None, clips: Tensor, **how: Any
 ) -> PretrainStep:
     compute = configured_step(config, grid_of(config))
     generator = torch.Generator().manual_seed(0)
-    return compute(student, teacher, clips, hard_ratio=0.5, generator=generator)
+    return compute(student, teacher, clips, hard_ratio=0.5, generator=generator, **how)
 
 
 @contextmanager
@@ -191,7 +202,6 @@ def in_float64() -> Iterator[None]:
     """What the method computes in float32 is computed in float64, by the plain formulas."""
     with (
         patch.object(Tensor, "float", Tensor.double),
-        patch.object(method_step, "patch_loss", plain_patch_loss),
         patch.dict(method_step.OBJECTIVES, ranking=plain_ranking_loss),
     ):
         yield

@@ -1,10 +1,7 @@
-"""The losses as their formulas stand: with a gradient by autograd, and all in memory at once."""
+"""The ranking loss as its formula stands, for autograd, with all pairs in memory at once."""
 
 import torch.nn.functional as F
 from torch import Tensor
-
-from hpm_video.method.losses import reconstruction_loss
-from hpm_video.models.tokens import gather_tokens, normalize_targets
 
 
 def plain_ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:
@@ -12,11 +9,3 @@ def plain_ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:
     harder = (measured[:, :, None] > measured[:, None, :]).to(predicted.dtype)
     log = F.logsigmoid(predicted[:, :, None] - predicted[:, None, :])
     return (-(log * harder).sum(dim=(1, 2)) / harder.sum(dim=(1, 2)).clamp(min=1)).mean()
-
-
-def plain_patch_loss(
-    reconstruction: Tensor, patches: Tensor, index: Tensor, *, normalize: bool
-) -> Tensor:
-    """`patch_loss`."""
-    targets = gather_tokens(patches, index)
-    return reconstruction_loss(reconstruction, normalize_targets(targets) if normalize else targets)

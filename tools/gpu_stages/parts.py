@@ -1,4 +1,4 @@
-"""Parts of a step: the form in use against an alternative, in milliseconds."""
+"""Parts of a step, in milliseconds: the form in use (of losses: eagerly) and its alternatives."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,13 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gpu_stages.formulas import plain_patch_loss, plain_ranking_loss
+from gpu_stages.formulas import plain_ranking_loss
 from gpu_stages.stage import Stage
 from gpu_stages.timing import kernels_of, medians
 from hpm_video.bench.steps import build_student, grid_of
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import clip_batches, to_clips
-from hpm_video.method.losses import patch_loss, ranking_loss
+from hpm_video.method.losses import patch_loss, patch_loss_formula, ranking_loss
 from hpm_video.method.teacher import Teacher, update_teacher
 from hpm_video.models.ema import move_average
 from hpm_video.models.parallel import clip_gradients
@@ -38,7 +38,7 @@ def run(stage: Stage) -> None:
 
 
 def compare(stage: Stage, what: str, calls: Calls) -> None:
-    """Milliseconds of each call, and the kernels of the one in use."""
+    """Milliseconds of each call, and the kernels of the first."""
     usable = {}
     for name, call in calls.items():
         try:
@@ -48,7 +48,9 @@ def compare(stage: Stage, what: str, calls: Calls) -> None:
             torch.cuda.empty_cache()
     seconds = medians(stage, usable)
     milliseconds = {name: 1000 * seconds[name] if name in seconds else None for name in calls}
-    stage.row(f"{what}, ms", **milliseconds, kernels=kernels_of(stage, calls["used"])[0])
+    stage.row(
+        f"{what}, ms", **milliseconds, kernels=kernels_of(stage, next(iter(calls.values())))[0]
+    )
 
 
 def backward(loss: Callable[[Tensor], Tensor], leaf: Tensor) -> Callable[[], object]:
@@ -59,7 +61,7 @@ def backward(loss: Callable[[Tensor], Tensor], leaf: Tensor) -> Callable[[], obj
 
 def ranking(stage: Stage) -> Calls:
     predicted, measured = torch.rand(2, *stage.either((64, 1408), (4, 176)), device=stage.device)
-    forms = {"used": ranking_loss, "formula": plain_ranking_loss}
+    forms = {"eager": ranking_loss, "formula": plain_ranking_loss}
     if stage.on_gpu:
         forms["compiled"] = torch.compile(plain_ranking_loss)
     return {
@@ -73,9 +75,9 @@ def patches(stage: Stage) -> Calls:
     index = torch.rand(batch, tokens, device=stage.device).argsort(dim=1)[:, :masked]
     dtype = stage.either(torch.bfloat16, torch.float32)
     reconstruction = torch.randn(batch, masked, values, device=stage.device, dtype=dtype)
-    forms = {"used": patch_loss, "formula": plain_patch_loss}
+    forms = {"eager": patch_loss, "formula": patch_loss_formula}
     if stage.on_gpu:
-        forms["compiled"] = torch.compile(plain_patch_loss)
+        forms["compiled"] = torch.compile(patch_loss_formula)
     given = {"patches": every, "index": index, "normalize": True}
     return {name: backward(partial(form, **given), reconstruction) for name, form in forms.items()}
 
