@@ -1,4 +1,4 @@
-"""Parts of a step, in milliseconds: the form in use (of losses: eagerly) and its alternatives."""
+"""Parts of a step, in milliseconds: the form in use, of losses eagerly, and alternatives."""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,7 +38,7 @@ def run(stage: Stage) -> None:
 
 
 def compare(stage: Stage, what: str, calls: Calls) -> None:
-    """Milliseconds of each call, and the kernels of the first."""
+    """Milliseconds of each call, and the kernels of the first, which is the form in use."""
     usable = {}
     for name, call in calls.items():
         try:
@@ -48,9 +48,8 @@ def compare(stage: Stage, what: str, calls: Calls) -> None:
             torch.cuda.empty_cache()
     seconds = medians(stage, usable)
     milliseconds = {name: 1000 * seconds[name] if name in seconds else None for name in calls}
-    stage.row(
-        f"{what}, ms", **milliseconds, kernels=kernels_of(stage, next(iter(calls.values())))[0]
-    )
+    kernels, _ = kernels_of(stage, next(iter(calls.values())))
+    stage.row(f"{what}, ms", **milliseconds, kernels=kernels)
 
 
 def backward(loss: Callable[[Tensor], Tensor], leaf: Tensor) -> Callable[[], object]:
@@ -61,7 +60,7 @@ def backward(loss: Callable[[Tensor], Tensor], leaf: Tensor) -> Callable[[], obj
 
 def ranking(stage: Stage) -> Calls:
     predicted, measured = torch.rand(2, *stage.either((64, 1408), (4, 176)), device=stage.device)
-    forms = {"eager": ranking_loss, "formula": plain_ranking_loss}
+    forms = {"ranking_loss": ranking_loss, "formula": plain_ranking_loss}
     if stage.on_gpu:
         forms["compiled"] = torch.compile(plain_ranking_loss)
     return {
@@ -75,7 +74,7 @@ def patches(stage: Stage) -> Calls:
     index = torch.rand(batch, tokens, device=stage.device).argsort(dim=1)[:, :masked]
     dtype = stage.either(torch.bfloat16, torch.float32)
     reconstruction = torch.randn(batch, masked, values, device=stage.device, dtype=dtype)
-    forms = {"eager": patch_loss, "formula": patch_loss_formula}
+    forms = {"patch_loss": patch_loss, "formula": patch_loss_formula}
     if stage.on_gpu:
         forms["compiled"] = torch.compile(patch_loss_formula)
     given = {"patches": every, "index": index, "normalize": True}
@@ -90,7 +89,7 @@ def average(stage: Stage) -> Calls:
     source = dict(student.named_parameters())
     pairs = [(mine, source[name]) for name, mine in teacher.named_parameters()]
     return {
-        "used": lambda: update_teacher(teacher, student, 0.999, skip=skip),
+        "update_teacher": lambda: update_teacher(teacher, student, 0.999, skip=skip),
         "without skip": lambda: move_average(pairs, 0.999),
     }
 
@@ -101,7 +100,7 @@ def patchifying(stage: Stage) -> Calls:
     shape = (data.batch_size, data.num_frames, data.crop_size, data.crop_size, 3)
     frames = torch.zeros(shape, dtype=torch.uint8, device=stage.device)
     return {
-        "used": lambda: patchify(to_clips(frames, stage.device), grid),
+        "floats": lambda: patchify(to_clips(frames, stage.device), grid),
         "bytes": lambda: patchify(frames.permute(0, 4, 1, 2, 3), grid),
     }
 
@@ -117,7 +116,7 @@ def crops(stage: Stage) -> Calls:
     rows = batch.clips.pin_memory() if stage.on_gpu else batch.clips
     assert batch.frames is not None
     return {
-        "used": lambda: batch.frames.crop(rows, stage.device),
+        "copy and crops": lambda: batch.frames.crop(rows, stage.device),
         "copy alone": lambda: rows.to(stage.device, non_blocking=True),
     }
 
@@ -128,6 +127,6 @@ def clipping(stage: Stage) -> Calls:
     for parameter in student.parameters():
         parameter.grad = torch.randn_like(parameter)
     return {
-        "used": lambda: clip_gradients(student, None),
+        "clip_gradients": lambda: clip_gradients(student, None),
         "clip_grad_norm_": lambda: nn.utils.clip_grad_norm_(student.parameters(), float("inf")),
     }
