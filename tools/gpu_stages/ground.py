@@ -84,7 +84,14 @@ def gpu_tests(stage: Stage) -> None:
         stage.row(what, note=f"not run: {why}")
         return
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *files]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False,
+            timeout=max(1, stage.seconds_left),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        stage.row(what, note="not finished: no time left")
+        return
     sys.stdout.write(done.stdout + done.stderr)
     last = done.stdout.strip().splitlines()[-1:] or ["no output"]
     stage.row(what, ok=done.returncode == 0, note=last[0].strip("= "))

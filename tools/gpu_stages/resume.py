@@ -113,7 +113,7 @@ def same(stage: Stage, what: str, one: Path, other: Path, *, must: bool) -> bool
 def what_differs(stage: Stage) -> None:
     """The first operation of a step that gives something else when repeated, and what the
     deterministic one costs."""
-    config = stage.pair(stage.either(64, 2))["default"]
+    config = stage.pair(stage.either(16, 2))["default"]
     frames = random_frames(config, stage.device)
 
     def make() -> Callable[[], Tensor]:

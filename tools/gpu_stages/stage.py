@@ -51,6 +51,10 @@ class Stage:
     def on_gpu(self) -> bool:
         return self.kind == "cuda"
 
+    @property
+    def seconds_left(self) -> float:
+        return self.end_s - time.monotonic()
+
     def either(self, full: Any, tiny: Any) -> Any:
         """The size to work at."""
         return tiny if self.tiny else full
@@ -87,7 +91,7 @@ class Stage:
 
     def has_time(self, what: str, *, seconds: float = 0) -> bool:
         """Whether there is time for a part that takes about so long; reports it if not."""
-        if time.monotonic() + seconds < self.end_s:
+        if seconds < self.seconds_left:
             return True
         self.row(what, note="not measured: no time left")
         return False

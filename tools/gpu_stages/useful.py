@@ -95,7 +95,7 @@ def finetuning(stage: Stage, pretrained: Path, train: str, held_out: str) -> Non
         ],
     )
     config = load_config(FinetuneConfig, None, [*words, *sizes])
-    with stopping_after(stage.either(20, 60)):
+    with stopping_after(stage.either(10, 60)):
         finetune(config)
     asked = EvaluateConfig(
         device=stage.kind, precision=config.run.precision, num_workers=config.data.num_workers,
