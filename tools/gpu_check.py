@@ -116,7 +116,9 @@ def check_options(asked: argparse.Namespace) -> None:
 def run_stages(stages: Sequence[str], given: Mapping[str, Any]) -> None:
     """Run stages one after the other; each adds its records, and this process how each ended.
     Raises ValueError where there is no such device."""
-    paths = [str(ROOT), str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")]
+    # For forks, which take over this process's paths, and for what they start
+    sys.path[:0] = own = [str(ROOT), str(ROOT / "tools")]
+    paths = [*own, os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # Asks the driver for GPUs without CUDA, which would not survive the fork
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
