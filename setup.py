@@ -11,7 +11,7 @@ TEST = [
     *TORCHCODEC,
     "onnxruntime>=1.20",
     "pytest>=8",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.6.1",
     "selenium>=4.20",
     "transformers>=5",
 ]
@@ -35,11 +35,10 @@ setup(
         "matplotlib>=3.9",
         "numpy>=1.26",
         "omegaconf>=2.4",
-        "pyarrow>=18",
         "pytorchvideo>=0.1.5",  # its models alone: its transforms do not import any more
         "pyyaml>=6",
-        "safetensors>=0.4",
-        "scipy>=1.11",
+        "safetensors>=0.4.3",
+        "scipy>=1.11.1",
         "submitit>=1.5.4",
         "tensorboard>=2.18",
         "timm>=1.0.15",
