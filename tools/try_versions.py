@@ -70,6 +70,9 @@ def main() -> int:
         "--environments", type=Path, metavar="FOLDER",
         help="keep the environments there and use them again; others in it are deleted",
     )  # fmt: skip
+    parser.add_argument(
+        "--skip-missing", action="store_true", help="a Python that is not there is no failure"
+    )
     parser.add_argument("--update", action="store_true", help="write both constraints files, stop")
     arguments = parser.parse_args()
     if arguments.update:
@@ -86,13 +89,20 @@ def main() -> int:
                 shutil.rmtree(other)
         rows = []
         for (python, file), target in zip(combinations, kept, strict=True):
-            rows.append((python, file.name, try_one(python, file, target)))
+            interpreter = find_python(python)
+            if interpreter is None:
+                result = (
+                    f"{'SKIPPED' if arguments.skip_missing else 'not tried'}: no python{python}"
+                )
+            else:
+                result = try_one(interpreter, file, target)
+            rows.append((python, file.name, result))
             if not arguments.environments:
                 shutil.rmtree(target, ignore_errors=True)
     print("\n| Python | packages | result |\n|---|---|---|")
     for row in rows:
         print("|", " | ".join(row), "|")
-    return int(any(" 0 failed" not in result for *_, result in rows))
+    return int(any(" 0 failed" not in result and "SKIPPED" not in result for *_, result in rows))
 
 
 def environment(folder: Path, python: str, file: Path) -> Path:
@@ -101,12 +111,9 @@ def environment(folder: Path, python: str, file: Path) -> Path:
     return folder / f"{python}-{file.stem}-{state.hexdigest()[:16]}"
 
 
-def try_one(python: str, file: Path, target: Path) -> str:
+def try_one(interpreter: str, file: Path, target: Path) -> str:
     """Install and test one combination; returns what came out, in words."""
-    print(f"== Python {python}, {file.name}", flush=True)
-    interpreter = find_python(python)
-    if interpreter is None:
-        return f"not tried: no python{python} found"
+    print(f"== {interpreter}, {file.name}", flush=True)
     own = target / "bin" / "python"
     install = [str(own), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     try:

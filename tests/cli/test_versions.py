@@ -53,10 +53,15 @@ def test_the_files_fit_setup(tool: ModuleType) -> None:
     assert f'python_requires=">={tool.PYTHONS[0]}"' in setup
 
 
-def test_a_python_that_is_not_there_is_a_failure(
-    tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("words", "code"), [([], 1), (["--skip-missing"], 0)])
+def test_a_python_that_is_not_there_is_a_failure_or_named(
+    tool: ModuleType,
+    words: list[str],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["try_versions.py", "--python", "9.9"])
-    assert tool.main() == 1
+    monkeypatch.setattr(sys, "argv", ["try_versions.py", "--python", "9.9", *words])
+    assert tool.main() == code
     rows = capsys.readouterr().out.splitlines()[-2:]
-    assert all("| 9.9 |" in row and "no python9.9 found" in row for row in rows)
+    assert all("| 9.9 |" in row and ": no python9.9" in row for row in rows)
