@@ -27,7 +27,7 @@ setup(
     packages=find_packages(include=["hpm_video", "hpm_video.*"]),
     package_data={"hpm_video": ["py.typed"], "": ["assets/*"]},
     install_requires=[
-        "av>=14",
+        "av>=17",
         # No wheels for other machines; without it PyAV reads
         "decord>=0.6.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
         "fvcore>=0.1.5.post20221221",
