@@ -234,7 +234,7 @@ def barrier(world: World) -> None:
 def seed_of(*parts: int) -> int:
     """A 63-bit seed that depends on every part, e.g. (seed, step): the same on all processes, and
     nothing of it has to be saved."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextmanager
