@@ -15,8 +15,6 @@ from hpm_video.cli.options import add_output_dir
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "demo"
-
 SIZE = 64  # pixels
 NUM_FRAMES = 16  # per video
 
@@ -61,6 +59,7 @@ def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str,
     Returns rows of (what, figure, what chance or the comparison gives).
     """
     from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
+    from hpm_video.config.recipe import find_recipe
     from hpm_video.config.settings import load_config
     from hpm_video.data.lists.manifest import read_manifest
     from hpm_video.data.prepare.toy import first_videos, write_toy_videos
@@ -84,14 +83,14 @@ def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str,
 
     runs = {name: folder / name for name in ("pretrain", "finetune", "scratch")}
     settings = [f"data.manifest={train}", f"run.output_dir={runs['pretrain']}", *scale.settings]
-    if not pretrain(load_config(PretrainConfig, CONFIGS / "pretrain.yaml", settings)):
+    if not pretrain(load_config(PretrainConfig, find_recipe("demo", "pretrain"), settings)):
         return None
     for name in ("finetune", "scratch"):
         settings = [f"data.manifest={labelled}", f"data.val_manifest={held_out}"]
         settings += [f"run.output_dir={runs[name]}", *scale.settings]
         if name == "finetune":
             settings.append(f"model.init={find_checkpoint(runs['pretrain'])}")
-        if not finetune(load_config(FinetuneConfig, CONFIGS / "finetune.yaml", settings)):
+        if not finetune(load_config(FinetuneConfig, find_recipe("demo", "finetune"), settings)):
             return None
 
     report = measure_videos(runs["pretrain"], [str(held_out)])
