@@ -112,8 +112,10 @@ def test_the_list_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     said = capsys.readouterr().out
     assert said.index("hpm-video pretrain NAME") < said.index("hpm-video finetune NAME")
+    sections = dict(zip(COMMANDS, said.split("\n\n"), strict=False))
     for one in list_recipes():
-        row = re.search(rf"^  {re.escape(one.name)}  +(\S.*)", said, re.MULTILINE)
+        section = sections[one.kind]
+        row = re.search(rf"^  {re.escape(one.name)}  +(\S.*)", section, re.MULTILINE)
         assert row is not None and row[1].startswith(one.hardware.split()[0]), one.name
     assert main(["recipes", "finetune/ssv2_base"]) == 0
     assert capsys.readouterr().out == (CONFIGS / "finetune" / "ssv2_base.yaml").read_text()
@@ -149,7 +151,8 @@ def test_a_copied_study_finds_what_it_names(name: str, tmp_path: Path) -> None:
         return Study(config, home=file.parent, folder=tmp_path / "out").config
 
     assert study(copy) == study(original)
-    (tmp_path / "variants.yaml").write_text(
-        "base: {}\nvariants: {videomae: {settings: optim.base_lr=1}, loss_prediction_only: {}}\n"
-    )
-    assert study(copy).variants["videomae"].settings == ["optim.base_lr=1"]
+    listing = (original.parent / "variants.yaml").read_text()
+    mine = listing.replace("loss.prediction=none ", "loss.prediction=none optim.base_lr=1 ")
+    (tmp_path / "variants.yaml").write_text(mine)
+    assert study(copy) != study(original)
+    assert "optim.base_lr=1" in study(copy).variants["videomae"].settings[0]
