@@ -17,6 +17,7 @@ from hpm_video.config import (
     PretrainConfig,
     ProbeJobConfig,
 )
+from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
 from hpm_video.slurm.sweep import combinations
 
@@ -103,6 +104,12 @@ def read_command(words: Sequence[str]) -> Command:
         namespace = parse(parser, rest)
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
+    words = list(words)
+    for argument, kind in (("config", job), ("study", "ablation")):
+        if (given := getattr(namespace, argument, None)) is not None:
+            # The job runs elsewhere, perhaps later: from here on the recipe is a file
+            words[words.index(given, 1)] = file = find_recipe(kind, given)
+            setattr(namespace, argument, file)
     command = Command(job, tuple(words), namespace)
     if job in _KINDS and command.name not in [f"{job} {kind}" for kind in _KINDS[job]]:
         raise ValueError(f"job ({command.name}) must be {job} {' or '.join(_KINDS[job])}")
