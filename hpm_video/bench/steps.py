@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_clips
+from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_bytes, to_clips
 from hpm_video.method.masking import hard_ratio_at, random_mask
 from hpm_video.method.step import configured_step
 from hpm_video.method.teacher import Teacher, update_teacher
@@ -86,7 +86,7 @@ def step_on(
 ) -> Callable[[], Tensor]:
     """`config_step` by one process, of the same frames again and again, see `random_frames`."""
     world = World(rank=0, size=1, device=torch.device(device))
-    return config_step(config, lambda: to_clips(frames, world.device), world, student, enter)
+    return config_step(config, lambda: to_bytes(frames, world.device), world, student, enter)
 
 
 def random_frames(config: PretrainConfig) -> Tensor:

@@ -20,8 +20,9 @@ def reconstruction_loss(reconstruction: Tensor, targets: Tensor) -> Tensor:
 def patch_loss(
     reconstruction: Tensor, patches: Tensor, index: Tensor, *, normalize: bool
 ) -> Tensor:
-    """`reconstruction_loss` of tokens (B, M, P) against patches (B, N, P) at index (B, M), as they
-    are or normalised (see `normalize_targets`) -> (B, M) float32. Only the tokens get a gradient.
+    """`reconstruction_loss` of tokens (B, M, P) against patches (B, N, P) at index (B, M), pixels
+    in [0, 1] or normalised (see `normalize_targets`) -> (B, M) float32. Patches are floats in
+    [0, 1] or bytes; only the tokens get a gradient.
     """
     return PatchLoss.apply(reconstruction, patches, index, normalize)
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpm_video.models.tokens import gather_tokens, normalize_targets
+from hpm_video.models.tokens import gather_pixels, normalize_targets
 
 # Clips compared at a time, by kind of device; elsewhere all at once.
 CLIPS_AT_ONCE = {"cpu": 1}  # whose cache then holds what the next operation reads
@@ -23,7 +23,7 @@ class PatchLoss(torch.autograd.Function):
         losses = []
         for first in range(0, len(index), at_once):
             clips = slice(first, first + at_once)
-            targets = gather_tokens(patches[clips], index[clips])
+            targets = gather_pixels(patches[clips], index[clips])
             if normalize:
                 targets = normalize_targets(targets)
             torch.sub(reconstruction[clips].float(), targets.float(), out=difference[clips])

@@ -47,7 +47,7 @@ class TokenGrid:
 
 
 def patchify(clips: Tensor, grid: TokenGrid) -> Tensor:
-    """Cut clips (B, C, T, H, W) into tokens (B, N, P), P in (t, y, x, c) order."""
+    """Cut clips (B, C, T, H, W) of any type into tokens (B, N, P), P in (t, y, x, c) order."""
     batch, channels, frames, height, width = clips.shape
     if frames % grid.time or height % grid.height or width % grid.width:
         raise ValueError(
@@ -108,6 +108,18 @@ def split_mask(mask: Tensor, num_visible: int | None = None) -> tuple[Tensor, Te
 def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     """Pick tokens (B, N, D) at index (B, K) -> (B, K, D)."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def gather_pixels(patches: Tensor, index: Tensor) -> Tensor:
+    """Pick patches (B, N, P), floats in [0, 1] or bytes, at index (B, K) -> floats (B, K, P) in
+    [0, 1]. Of bytes only those that are picked are made floats."""
+    if patches.dtype != torch.uint8:
+        return gather_tokens(patches, index)
+    if patches.shape[-1] % 4:
+        return gather_tokens(patches, index).float().div_(255)
+    # Four bytes at a time: gathers move numbers one by one
+    picked = gather_tokens(patches.view(torch.int32), index).view(torch.uint8)
+    return picked.float().div_(255)
 
 
 def scatter_tokens(canvas: Tensor, index: Tensor, tokens: Tensor) -> Tensor:

@@ -55,8 +55,9 @@ class Attention(nn.Module):
         """(B, N, D) -> (B, N, D)."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, bias)
-        # (B, N, 3 * D) -> 3 x (B, heads, N, D / heads)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        # (B, N, 3 * D) -> 3 x (B, N, heads, D / heads): their gradients stack as qkv lies
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
         return self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
 
 
