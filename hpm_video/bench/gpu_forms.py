@@ -15,6 +15,7 @@ from torch.nn.utils import clip_grad
 
 from hpm_video.method import patch_kernel
 from hpm_video.models import vit
+from hpm_video.runtime import gpu_kernels
 
 
 @contextmanager
@@ -23,6 +24,8 @@ def fake_tensors(*, as_on_gpu: bool) -> Iterator[None]:
     with warnings.catch_warnings(), ExitStack() as contexts:
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         if as_on_gpu:
+            for name in ("is_eager_gpu", "runs_triton"):
+                contexts.enter_context(patch.object(gpu_kernels, name, lambda device: True))
             contexts.enter_context(patch.object(vit, "attention", F.scaled_dot_product_attention))
             contexts.enter_context(patch.dict(patch_kernel.CLIPS_AT_ONCE, clear=True))
             # As for tensors on CUDA, which are what PyTorch's own foreach operators are for

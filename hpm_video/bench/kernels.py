@@ -31,6 +31,7 @@ from hpm_video.bench.variants import LITERAL, plain, step_config
 from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import at_least
 from hpm_video.config.values import Size
+from hpm_video.runtime.gpu_kernels import PARTS
 
 StepVariant = Literal["plain", "default", "literal", "pixels"]
 
@@ -136,8 +137,36 @@ _LAUNCHES: dict[str, Callable[[Sequence[Any]], int]] = {
     "scatter_add": lambda arguments: 2,
 }
 
-# Our own operators: their kernels, and floating-point operations beside those of products.
-CUSTOM: dict[str, Callable[[Sequence[Any]], tuple[int, float]]] = {}
+
+@dataclass(frozen=True)
+class _Custom:
+    """One of our own operators: its kernels, the bytes of what it keeps for itself, and arithmetic
+    operations beside those of matrix products where they may be what takes longest."""
+
+    kernels: int
+    own_bytes: Callable[[Sequence[Any]], int] = lambda arguments: 0
+    arithmetic: Callable[[Sequence[Any]], int] = lambda arguments: 0
+
+
+# A pair of the ranking loss takes about 30: an exponential, a logarithm and two divisions.
+CUSTOM = {
+    "standardize": _Custom(1),
+    "add_norm": _Custom(1),
+    "add_norm_backward": _Custom(2, lambda given: 8 * 2 * PARTS * 2 * given[0].shape[-1]),
+    "gelu_backward_sum": _Custom(2, lambda given: 8 * PARTS * given[0].shape[-1]),
+    "join_sum": _Custom(2, lambda given: 8 * PARTS * 3 * given[0].shape[-1]),
+    "patch_loss": _Custom(1),
+    "patch_loss_backward": _Custom(1),
+    "ranking_pairs": _Custom(1, arithmetic=lambda given: 30 * _pairs(given[0])),
+    "ranking_mean": _Custom(1),
+    "right_order": _Custom(1, arithmetic=lambda given: 5 * _pairs(given[0])),
+}
+
+
+def _pairs(values: Tensor) -> int:
+    clips, tokens = values.shape
+    return clips * tokens**2
+
 
 # Neither views by their schema nor kernels.
 _NOTHING = {
@@ -162,9 +191,14 @@ class KernelCounter(TorchDispatchMode):
         given = args, kwargs or {}
         result = func(*args, **given[1])
         namespace, name = func._schema.name.split("::")
-        flops = arithmetic = 0.0
+        flops, arithmetic, moved = 0.0, 0, 0
         if namespace == "hpm_video":
-            kernels, arithmetic = CUSTOM[name](args)
+            custom = CUSTOM[name]
+            kernels, arithmetic, moved = (
+                custom.kernels,
+                custom.arithmetic(args),
+                custom.own_bytes(args),
+            )
             name = f"hpm_video::{name}"
         elif namespace == "aten" and not func.is_view and name not in _NOTHING:
             kernels = _kernels(name, args)
@@ -172,7 +206,7 @@ class KernelCounter(TorchDispatchMode):
                 flops = count(*args, **given[1], out_val=result)
         else:
             return result
-        moved = _bytes_moved(name, given, result)
+        moved += _bytes_moved(name, given, result)
         self.operations.append(Operation(self._phase, name, kernels, moved, flops, arithmetic))
         return result
 

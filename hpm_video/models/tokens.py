@@ -110,18 +110,6 @@ def gather_tokens(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def gather_pixels(patches: Tensor, index: Tensor) -> Tensor:
-    """Pick patches (B, N, P), floats in [0, 1] or bytes, at index (B, K) -> floats (B, K, P) in
-    [0, 1]. Of bytes only those that are picked are made floats."""
-    if patches.dtype != torch.uint8:
-        return gather_tokens(patches, index)
-    if patches.shape[-1] % 4:
-        return gather_tokens(patches, index).float().div_(255)
-    # Four bytes at a time: gathers move numbers one by one
-    picked = gather_tokens(patches.view(torch.int32), index).view(torch.uint8)
-    return picked.float().div_(255)
-
-
 def scatter_tokens(canvas: Tensor, index: Tensor, tokens: Tensor) -> Tensor:
     """A copy of canvas (B, N, D) with tokens (B, K, D) written at index (B, K)."""
     return canvas.scatter(1, index.unsqueeze(-1).expand_as(tokens), tokens)

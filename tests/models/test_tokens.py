@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from hpm_video.models.pixels import as_floats, gather_patches
 from hpm_video.models.resample import TokenShape
 from hpm_video.models.tokens import (
     TokenGrid,
-    gather_pixels,
     gather_tokens,
     normalize_targets,
     patchify,
@@ -131,8 +131,8 @@ def test_pixels_are_those_of_clips_made_floats_first(
     index = torch.rand(2, grid.num_tokens).argsort(dim=1)[:, : grid.num_tokens // 2 + 1]
     floats = patchify(clips.float() / 255, grid)
     expected = gather_tokens(floats, index)
-    assert torch.equal(gather_pixels(patchify(clips, grid), index), expected)
-    assert torch.equal(gather_pixels(floats, index), expected)
+    assert torch.equal(as_floats(gather_patches(patchify(clips, grid), index)), expected)
+    assert torch.equal(as_floats(gather_patches(floats, index)), expected)
 
 
 def test_split_mask_gives_both_sides_in_raster_order() -> None:
