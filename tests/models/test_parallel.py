@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hpm_video.cli.main import main
 from hpm_video.config import RunConfig
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.models.parallel import spread
+from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.vit import Block
 from hpm_video.runtime.distributed import World, sync_gradients
 from hpm_video.train.run.logs import read_records
@@ -84,6 +84,16 @@ def write_shards(folder, tensors, group):
 
 checkpoint.write_shards = write_shards
 """
+
+
+def test_gradients_are_clipped_to_a_norm_or_left_alone() -> None:
+    module, norm = nn.Linear(2, 1), 13.0
+    module.weight.grad, module.bias.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([12.0])
+    assert clip_gradients(module, None).item() == pytest.approx(norm)
+    assert module.weight.grad.tolist() == [[3.0, 4.0]] and module.bias.grad.tolist() == [12.0]
+    assert clip_gradients(module, 6.5).item() == pytest.approx(norm)
+    assert module.weight.grad[0].tolist() == pytest.approx([1.5, 2.0])
+    assert module.bias.grad.tolist() == pytest.approx([6.0])
 
 
 def _step(folder: Path, step: int) -> Path:
