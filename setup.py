@@ -1,16 +1,46 @@
 """Installs hpm_video; every dependency's exact version is pinned in constraints.txt."""
 
+import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+
+
+class BuildWithRecipes(build_py):
+    """Puts the recipes of configs/ into the package; an editable installation reads the clone's."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            place = Path(self.build_lib, "hpm_video", "config", "recipes")
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(ROOT / "configs", place)
+
 
 setup(
     name="hpm_video",
-    version="0.1.0",
+    version=re.search('__version__ = "(.+)"', (ROOT / "hpm_video/__init__.py").read_text())[1],
     description="Self-supervised video pre-training by masked autoencoding with hard tube mining",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["video", "self-supervised learning", "masked autoencoder", "VideoMAE", "PyTorch"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    cmdclass={"build_py": BuildWithRecipes},
     python_requires=">=3.11",
     packages=find_packages(include=["hpm_video", "hpm_video.*"]),
     package_data={"hpm_video": ["py.typed"], "": ["assets/*"]},

@@ -16,7 +16,7 @@ class ShowVersion(argparse.Action):
     """Prints the versions and ends the program."""
 
     def __init__(self, option_strings: Any, dest: str, **more: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **more)
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **more)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         print(versions())

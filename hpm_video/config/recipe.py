@@ -32,8 +32,8 @@ _FACTS = ("Hardware", "Hours", "Expected")
 class Recipe:
     """A recipe and the facts at its top, each on one line.
 
-    kind: its folder, a key of `COMMANDS`. name: as commands take it; of the list of variants
-    ``variants:NAME``.
+    kind: a key of `COMMANDS`, for the command that takes it. name: as that command
+    takes it; of the list of variants ``variants:NAME``.
     """
 
     kind: str
