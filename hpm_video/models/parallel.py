@@ -34,7 +34,7 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
     blocks = [part for part in module.modules() if isinstance(part, Block)]
     for block in blocks:
         block.recompute = run.activation_checkpointing
-    if world.size == 1 or run.parallel == "ddp":  # one process has nobody to share with
+    if world.is_alone or run.parallel == "ddp":  # one process has nobody to share with
         module.to(world.device)
         return replicate(module, world) if is_trained else module
     share = run.shard_processes or world.size

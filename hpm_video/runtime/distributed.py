@@ -59,6 +59,11 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process shares its work with no other, so that models need no wrapper."""
+        return self.size == 1
+
 
 def pick_device(name: str, *, setting: str) -> torch.device:
     """The device of a name; ``auto`` takes CUDA if there is one.
@@ -177,15 +182,16 @@ class _Replicated(nn.Module):
 
 def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
     """The module itself, or its wrapper that averages gradients over processes."""
-    if world.size == 1:
+    if world.is_alone:
         return module
     devices = [world.device] if world.device.type == "cuda" else None
     has_statistics = any(isinstance(part, _NormBase) for part in module.modules())
+    # Only statistics of batch norms move; position tables would be sent with every step
+    buffers: dict[str, Any] = {_SYNC_BUFFERS: has_statistics}
     replica = DistributedDataParallel(
         _Replicated(module),
         device_ids=devices,
-        # Only statistics of batch norms move; position tables would be sent with every step
-        **{_SYNC_BUFFERS: has_statistics},
+        **buffers,
         gradient_as_bucket_view=True,  # saves a copy of all gradients
         # Never static_graph: the pass below is another graph than that of a step
     )
