@@ -70,8 +70,8 @@ def find_recipe(kind: str, word: str) -> str:
         close = difflib.get_close_matches(Path(name).stem, files, n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
         raise FileNotFoundError(
-            f"config ({word}) is neither a file nor a recipe of hpm-video {COMMANDS[kind]}: {hint}"
-            "`hpm-video recipes` lists all"
+            f"config ({word}) does not exist, neither as a file nor as a recipe of hpm-video "
+            f"{COMMANDS[kind]}: {hint}`hpm-video recipes` lists all"
         ) from error
 
 
