@@ -12,7 +12,7 @@ from hpm_video.config import DataConfig, EvaluateConfig
 from hpm_video.config.values import StoredCheckpoint
 from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
 from hpm_video.data.loading.bad_videos import none_readable
-from hpm_video.data.loading.loader import to_clips, view_loader
+from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.classification_page import write_evaluation
 from hpm_video.evaluate.predictions import Evaluation, make_results_folder, read_predictions
@@ -49,20 +49,18 @@ def evaluate_classifier(
         rank=world.rank,
         world_size=world.size,
         timeout_s=config.decode_timeout_s or None,
+        device=world.device,
     )
     was_training = model.training
     model.eval()
     mine: list[tuple[int, np.ndarray, str | None]] = []
     for batch in loader:
         num_videos, num_views = batch.views.shape[:2]
-        views = batch.views.flatten(0, 1)  # (B * views, T, S, S, 3)
         # A smaller last batch is filled up: kernels round differently for another shape, and how
         # many videos the last batch has depends on the number of processes
-        filling = views.new_zeros((batch_size - num_videos) * num_views, *views.shape[1:])
-        if len(filling):
-            views = torch.cat([views, filling])
+        views = batch.on(world.device, num_videos=batch_size)
         with autocast(world.device, config.precision):
-            logits = model(to_clips(views, world.device))[: num_videos * num_views]
+            logits = model(views)[: num_videos * num_views]
         probability = logits.float().softmax(dim=-1).unflatten(0, (num_videos, num_views))
         rows = probability.mean(dim=1).cpu().numpy()
         mine += zip(batch.indices.tolist(), rows, batch.errors, strict=True)

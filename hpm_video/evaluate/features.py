@@ -207,9 +207,9 @@ def _encode_rows(
         rank=0,
         world_size=1,
         timeout_s=config.decode_timeout_s or None,
+        device=backbone.device,
     ):
-        views = to_clips(batch.views.flatten(0, 1), backbone.device)
-        pooled = backbone.pooled(backbone.encode(views))  # (B * views, D)
+        pooled = backbone.pooled(backbone.encode(batch.on(backbone.device)))  # (B * views, D)
         means = pooled.unflatten(0, (len(batch.views), -1)).mean(dim=1).cpu().numpy()
         for index, feature, error in zip(batch.indices.tolist(), means, batch.errors, strict=True):
             place = rows.index(index)

@@ -23,7 +23,7 @@ from hpm_video.data.lists.manifest import (
     require_labels,
 )
 from hpm_video.data.loading.bad_videos import none_readable
-from hpm_video.data.loading.loader import to_clips, view_loader
+from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
 from hpm_video.evaluate.probe_heads import (
@@ -249,6 +249,7 @@ def encode_videos(
         rank=world.rank,
         world_size=world.size,
         timeout_s=config.decode_timeout_s or None,
+        device=world.device,
     )
     count, width = len(manifest), backbone.width
     features = torch.empty(count if world.is_main else 0, math.prod(settings.cells) * width)
@@ -261,7 +262,7 @@ def encode_videos(
     for _ in range(-(-count // (world.size * settings.batch_size)) if count else 0):
         batch, mine = next(batches, None), None
         if batch is not None:
-            encoded = backbone.encode(to_clips(batch.views.flatten(0, 1), world.device))
+            encoded = backbone.encode(batch.on(world.device))
             pooled = backbone.pooled(encoded, settings.cells)  # (B * views, C * D)
             pooled = pooled.unflatten(0, (-1, views)).mean(dim=1).cpu()
             each = None

@@ -73,8 +73,10 @@ def pretrain_step(
     rows: Rows | None = None,
     losses_of: Callable[..., Tensor] = patch_loss,
 ) -> PretrainStep:
-    """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) in [0, 1] -> `PretrainStep`.
+    """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) -> `PretrainStep`.
 
+    Clips are floats in [0, 1], or bytes, of which only the patches in use are made floats: the
+    numbers are the same.
     The teacher, if there is one, predicts which tokens will be hard, the mask takes the hardest
     share ``hard_ratio`` of them, the student reconstructs what is masked (with decoder masking, a
     share of it) and predicts its own loss on it. ``token_ratio``, ``view`` and ``draws`` say what

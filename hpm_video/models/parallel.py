@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from hpm_video.config import RunConfig
@@ -49,17 +49,38 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
         mesh = init_device_mesh(
             kind, (world.size // share, share), mesh_dim_names=("copy", "share")
         )
+    gathered_as = gather_policy(run.precision, world.device)
     for block in blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=gathered_as)
     # What is outside of blocks stays gathered up to the backward pass; a teacher has none, and its
     # update needs the parts.
     fully_shard(module, mesh=mesh, reshard_after_forward=not is_trained)
     return module
 
 
+def gather_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
+    """In which precision FSDP gathers a block's weights and adds up their gradients.
+
+    On CUDA that in which the block computes, half the bytes in bfloat16: autocast would round the
+    same weights to it after they came. Gradients are added up, and kept, in float32, and so is what
+    runs between blocks. On a CPU, whose autocast has norms with weights of one precision only, and
+    in float32 nothing is converted.
+    """
+    if device.type != "cuda" or precision == "float32":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(
+        param_dtype=getattr(torch, precision),
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # the sum that blocks add to stays as precise as without FSDP
+    )
+
+
 def clip_gradients(module: nn.Module, largest: float | None) -> Tensor:
     """Scale gradients down to the norm ``largest``, if given; returns the norm before, a scalar."""
-    return whole(nn.utils.clip_grad_norm_(module.parameters(), largest or float("inf")))
+    if largest:
+        return whole(nn.utils.clip_grad_norm_(module.parameters(), largest))
+    gradients = [each.grad for each in module.parameters() if each.grad is not None]
+    return whole(nn.utils.get_total_norm(gradients))
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 `torchrun` or `srun` set the environment; without them there is one process and every call is local.
 """
 
+import inspect
 import itertools
 import re
 import socket
@@ -23,12 +24,17 @@ from torch import Tensor, nn
 from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from hpm_video.runtime.gpus import gpu_facts, without_gpu
 from hpm_video.runtime.rendezvous import CommunicationError, Place, find_place, meet
 
 Module = TypeVar("Module", bound=nn.Module)
+
+# How DDP calls it, from PyTorch 2.15 on and before
+_OF_DDP = inspect.signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in _OF_DDP)
 
 _MEETING_S = 3600.0  # until all processes of a job without a limit of its own are there
 _PATIENT_S = 30 * 24 * 3600.0  # as good as no limit
@@ -179,7 +185,16 @@ def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
     if world.is_alone:
         return module
     devices = [world.device] if world.device.type == "cuda" else None
-    replica = DistributedDataParallel(_Replicated(module), device_ids=devices)
+    has_statistics = any(isinstance(part, _NormBase) for part in module.modules())
+    # Only statistics of batch norms move; position tables would be sent with every step
+    buffers: dict[str, Any] = {_SYNC_BUFFERS: has_statistics}
+    replica = DistributedDataParallel(
+        _Replicated(module),
+        device_ids=devices,
+        **buffers,
+        gradient_as_bucket_view=True,  # saves a copy of all gradients
+        # Never static_graph: the pass below is another graph than that of a step
+    )
     # It sums gradients by groups, which it forms anew by what it sees in its first backward pass.
     # How more than two numbers are rounded depends on their place there: if that pass were the
     # run's first step, a run that is continued would not be the same, bit for bit.
@@ -239,7 +254,7 @@ def barrier(world: World) -> None:
 def seed_of(*parts: int) -> int:
     """A 63-bit seed that depends on every part, e.g. (seed, step): the same on all processes, and
     nothing of it has to be saved."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextmanager

@@ -15,9 +15,11 @@ ends them with it: nothing is left behind.
 import atexit
 import contextlib
 import gc
+import math
 import os
 import pickle
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -29,7 +31,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing import Pipe, reduction
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from hpm_video.runtime.signals import end_with
@@ -116,9 +118,12 @@ class KillableWorker:
 
     def is_ready(self) -> bool:
         """Whether `result` returns or raises at once."""
-        assert self._connection is not None and self._items
-        is_late = self.deadline is not None and time.monotonic() >= self.deadline
-        return is_late or self._connection.poll()
+        assert self._items
+        return self.is_late(time.monotonic()) or self._has_reply()
+
+    def is_late(self, now: float) -> bool:
+        """Whether the oldest item has taken longer than it may, by a time of time.monotonic()."""
+        return self.deadline is not None and now >= self.deadline
 
     def result(self) -> Any:
         """Wait for the oldest item's result, and return it. Raises whatever the function raised,
@@ -129,7 +134,7 @@ class KillableWorker:
             wait_for_workers([self])
         timeout_s = self._items[0][1]
         reply: bytes | None = None
-        is_late = not self._connection.poll()
+        is_late = not self._has_reply()
         if not is_late:
             with contextlib.suppress(EOFError, OSError):  # it has ended, perhaps amid a reply
                 reply = self._connection.recv_bytes()
@@ -146,13 +151,17 @@ class KillableWorker:
         is_value, value = pickle.loads(reply)
         if is_value:
             return value
-        raise value
+        error, where = value
+        raise error from RuntimeError(f"raised by another process:\n{where}")
 
     def kill(self) -> None:
         """End the process and forget its items; a further `submit` starts a new one."""
         self._end()
         self._items.clear()
         self.deadline = None
+
+    def _has_reply(self) -> bool:
+        return bool(_readable([self.fileno()], 0))
 
     def _start(self) -> None:
         self._server = fork_server()
@@ -193,13 +202,27 @@ def wait_for_workers(
     start = time.monotonic()
     deadline = min((w.deadline for w in busy if w.deadline is not None), default=None)
     timeout_s = None if deadline is None else min(max(deadline - start, 0), _WAIT_S)
-    wait([*(worker.fileno() for worker in busy), *others], timeout_s)
-    waited_s = time.monotonic() - start
+    readable = _readable([*(worker.fileno() for worker in busy), *(o.fileno() for o in others)],
+                         timeout_s)  # fmt: skip
+    now = time.monotonic()
+    waited_s = now - start
     if timeout_s is not None and waited_s - timeout_s > 1:  # the scheduler's own delays: far below
         for worker in busy:
             if worker.deadline is not None:
                 worker.deadline += waited_s
-    return [worker for worker in busy if worker.is_ready()]
+    return [worker for worker in busy if worker.fileno() in readable or worker.is_late(now)]
+
+
+def _readable(descriptors: Iterable[int], timeout_s: float | None) -> set[int]:
+    """Those that can be read, or whose other end is closed, once there is one or the time is over.
+
+    What `multiprocessing.connection.wait` does, for a tenth of the time: it is done for each video.
+    """
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    timeout_ms = None if timeout_s is None else math.ceil(timeout_s * 1000)
+    return {descriptor for descriptor, _ in poll.poll(timeout_ms)}
 
 
 def run_killable(
@@ -399,11 +422,10 @@ def _work(connection: Connection, pickled: bytes, files: Sequence[int], folder: 
 
 
 def _pickled_error(error: Exception) -> bytes:
-    where = traceback.format_exc()
+    what, where = traceback.format_exception_only(error)[-1].strip(), traceback.format_exc()
     try:
-        error.add_note(f"raised by another process:\n{where}")
-        reply = pickle.dumps((False, error))
+        reply = pickle.dumps((False, (error, where)))
         pickle.loads(reply)
     except Exception:  # noqa: BLE001 - whatever an error that cannot be pickled raises then
-        return pickle.dumps((False, RuntimeError(where)))
+        return pickle.dumps((False, (RuntimeError(what), where)))
     return reply

@@ -114,7 +114,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             figures = []
             for micro_batch in range(steps.accumulation):
                 batch = run.next(batches)
-                clips = batch.on(world.device)
+                clips = batch.on(world.device, as_floats=False)
                 # Masks follow (seed, step) and the clip's place in the step's whole batch.
                 generator.manual_seed(seed_of(config.run.seed, step))
                 first = (micro_batch * world.size + world.rank) * len(clips)

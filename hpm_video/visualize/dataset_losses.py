@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpm_video.config.limits import between
 from hpm_video.data.lists.manifest import Manifest
-from hpm_video.data.loading.loader import to_clips, view_loader
+from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.mining_quality import measured_loss, predicted_loss
 from hpm_video.evaluate.pretrained import Pretrained, require_scorer
@@ -81,6 +81,7 @@ def measure_list(
         rank=world.rank,
         world_size=world.size,
         timeout_s=asking.decode_timeout_s or None,
+        device=world.device,
     )
     clips: dict[int, _Clip] = {}
     shown: dict[int, ShownClip] = {}
@@ -91,7 +92,7 @@ def measure_list(
             frames = batch.views[:, 0]  # (B, T, S, S, 3), zeros for unreadable ones
             # Of batches with the same masks, every 8th clip would be measured by the same 8 ones
             seed = seed_of(asking.seed, int(batch.indices[0]))
-            losses, spearman = _ask(pretrained, to_clips(frames, world.device), asking, seed=seed)
+            losses, spearman = _ask(pretrained, batch.on(world.device), asking, seed=seed)
             for place, index in enumerate(batch.indices.tolist()):
                 error = batch.errors[place]
                 progress.step(bad=error is not None)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from processes import LIMIT_S, children_of, is_gone, until
 
-from hpm_video.data.loading.batches import GIVEN_UP, read_batches
+from hpm_video.data.loading.batches import GIVEN_UP, ReadBatch, read_batches
 from hpm_video.data.samples.clips import Reading, Request
 from hpm_video.data.video.frames import VideoReadError
 
@@ -77,7 +77,7 @@ def _keys(num_videos: int, num_epochs: int = 1, size: int = 4) -> list[list[tupl
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-Batches = list[tuple[torch.Tensor, list[Reading]]]
+Batches = list[ReadBatch]
 
 
 def _read(videos: Videos, num_workers: int, num_epochs: int = 1, **settings: object) -> Batches:
@@ -87,7 +87,7 @@ def _read(videos: Videos, num_workers: int, num_epochs: int = 1, **settings: obj
 
 
 def _readings(batches: Batches) -> list[Reading]:
-    return [reading for _, readings in batches for reading in readings]
+    return [reading for _, readings, _ in batches for reading in readings]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
@@ -95,8 +95,8 @@ def test_batches_are_exactly_those_asked_for(tmp_path: Path, num_workers: int) -
     kinds = {0: "slow", 5: "unreadable", 9: "slow"}
     paths = [f"{kinds.get(k, 'good')} {k}" for k in range(50)]
     batches = _read(Videos(tmp_path / "diary", paths), num_workers, num_epochs=2, timeout_s=None)
-    assert [len(out) for out, _ in batches] == [4] * 25
-    rows = torch.cat([out for out, _ in batches])
+    assert [len(out) for out, *_ in batches] == [4] * 25
+    rows = torch.cat([out for out, *_ in batches])
     expected = [k if k != 5 else 6 for k in range(50)]
     assert rows.flatten(1).unique(dim=1).flatten().tolist() == [
         (100 * epoch + k) % 256 for epoch in range(2) for k in expected
@@ -109,7 +109,7 @@ def test_batches_are_exactly_those_asked_for(tmp_path: Path, num_workers: int) -
 def test_what_cannot_be_replaced_is_zeros(tmp_path: Path) -> None:
     paths = ["good 0", "unreadable 1", "unreadable 2", "good 3"]
     for num_workers in (0, 2):
-        ((out, readings),) = _read(Videos(tmp_path / "diary", paths), num_workers)
+        ((out, readings, _),) = _read(Videos(tmp_path / "diary", paths), num_workers)
         assert readings[1] == Reading(None, ((1, "is broken"), (2, "is broken")))
         assert not out[1].any() and (out[2] == 3).all()
 
@@ -162,7 +162,7 @@ def test_our_own_mistakes_are_raised(tmp_path: Path) -> None:
     )
     with pytest.raises(KeyError, match="by intention") as caught:
         next(batches)
-    assert "in read" in "".join(caught.value.__notes__)
+    assert "in read" in str(caught.value.__cause__)
 
 
 def test_batches_are_read_ahead_but_not_without_end(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_batches_are_read_ahead_but_not_without_end(tmp_path: Path) -> None:
 
 def test_batches_are_the_callers_own(tmp_path: Path) -> None:
     batches = _read(Videos(tmp_path / "diary", [f"good {k}" for k in range(100)]), 2)
-    assert [int(out[0, 0, 0]) for out, _ in batches] == list(range(0, 100, 4))
+    assert [int(out[0, 0, 0]) for out, *_ in batches] == list(range(0, 100, 4))
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

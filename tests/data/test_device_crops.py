@@ -2,15 +2,22 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numbered_videos import Recipe, write_video
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpm_video.cli.main import main
 from hpm_video.config import AugmentConfig, DataConfig, FinetuneConfig, FinetuneDataConfig
 from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.data.loading.loader import ClipBatch, clip_batches
+from hpm_video.data.samples import device_crops
+from hpm_video.data.samples.device_crops import FrameReader
 from hpm_video.runtime.distributed import World
 from hpm_video.train.run.logs import read_records
 
@@ -101,3 +108,78 @@ def test_what_works_on_crops_is_refused() -> None:
     with pytest.raises(ValueError, match=r"data.crop_on \(device\) must be workers"):
         FinetuneConfig(data=data)
     FinetuneConfig(data=data, augment=AugmentConfig(num_operations=0, erasing=0))
+
+
+class Counted(TorchDispatchMode):
+    """Counts operators that work; views of what is there are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not (func.is_view or "unsafe_view" in str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def _rows(num_videos: int, **changes: Any) -> tuple[FrameReader, torch.Tensor]:
+    """What workers send of videos of noise, each of another shape."""
+    settings = {
+        "num_frames": 3, "crop_size": 24, "flip": True, "repeats": 4, "windows": 2,
+        "frame_pixels": 70 * 90,
+    }  # fmt: skip
+    reader = FrameReader(DataConfig(**{**settings, **changes}))
+    rows = torch.zeros(num_videos, *reader.shape, dtype=torch.uint8)
+    for number, row in enumerate(rows):
+        generator = np.random.default_rng(number)
+        height, width = generator.integers(20, 70), generator.integers(20, 90)
+        frames = generator.integers(0, 256, (9, height, width, 3), dtype=np.uint8)
+        video = SimpleNamespace(num_frames=9, note=None, read=lambda k, f=frames: f[np.array(k)])
+        request = SimpleNamespace(seed=(number,), open=lambda decoder, v=video: v)
+        reader.read(request, row)  # type: ignore[arg-type]
+    return reader, rows
+
+
+@pytest.mark.parametrize("crop", ["multi_scale", "random_resized"])
+def test_all_boxes_at_once_are_those_one_by_one(crop: str) -> None:
+    reader, rows = _rows(7, crop=crop)
+    each = reader.crop(rows, rows)
+    together = reader.crop(rows, rows, together=True)
+    assert each.shape == together.shape == (28, 3, 3, 24, 24)
+    torch.testing.assert_close(together, each, atol=1e-5, rtol=0)
+
+
+def test_they_are_pytorchs_antialiased_resize() -> None:
+    reader, rows = _rows(5, frame_pixels=10**4, windows=1)
+    boxes = reader._boxes(rows)
+    found = reader.crop(rows, rows, together=True).unflatten(0, (5, 4))
+    for row, of_video, clips in zip(rows, boxes.tolist(), found, strict=True):
+        frames = row[: reader._frame_bytes].view(3, -1, 3)
+        for (frame_width, top, left, height, width, flip), clip in zip(
+            of_video, clips, strict=True
+        ):
+            whole = frames[:, : frames.shape[1] // frame_width * frame_width]
+            whole = whole.unflatten(1, (-1, frame_width)).permute(0, 3, 1, 2).float() / 255
+            cut = whole[:, :, top : top + height, left : left + width]
+            small = F.interpolate(cut, (24, 24), mode="bilinear", antialias=True)
+            small = small.flip(-1) if flip else small
+            torch.testing.assert_close(clip, small.transpose(0, 1), atol=1e-5, rtol=0)
+    assert boxes[..., 5].unique().tolist() == [0, 1]
+
+
+def test_the_number_of_kernels_does_not_grow_with_the_batch() -> None:
+    counts = []
+    for num_videos in (2, 6):
+        reader, rows = _rows(num_videos)
+        with Counted() as counted:
+            reader.crop(rows, rows, together=True)
+        counts.append(counted.count)
+    assert counts[0] == counts[1] < 65
+
+
+def test_large_batches_are_cropped_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, rows = _rows(5)
+    whole = reader.crop(rows, rows, together=True)
+    monkeypatch.setattr(device_crops, "_CLIPS_AT_ONCE", 8)
+    parts = reader.crop(rows, rows, together=True)
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)

@@ -1,25 +1,28 @@
 """Spread over processes: FSDP computes what DDP computes, and checkpoints go from any to any."""
 
+import copy
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from processes import run_together
 from runs import tensors
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from hpm_video.cli.main import main
 from hpm_video.config import RunConfig
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.models.parallel import spread
+from hpm_video.models.parallel import clip_gradients, gather_policy, spread, whole
 from hpm_video.models.vit import Block
-from hpm_video.runtime.distributed import World, sync_gradients
+from hpm_video.runtime.distributed import World, replicate, sync_gradients
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import find_checkpoint, load_checkpoint
 
@@ -84,6 +87,16 @@ def write_shards(folder, tensors, group):
 
 checkpoint.write_shards = write_shards
 """
+
+
+def test_gradients_are_clipped_to_a_norm_or_left_alone() -> None:
+    module, norm = nn.Linear(2, 1), 13.0
+    module.weight.grad, module.bias.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([12.0])
+    assert clip_gradients(module, None).item() == pytest.approx(norm)
+    assert module.weight.grad.tolist() == [[3.0, 4.0]] and module.bias.grad.tolist() == [12.0]
+    assert clip_gradients(module, 6.5).item() == pytest.approx(norm)
+    assert module.weight.grad[0].tolist() == pytest.approx([1.5, 2.0])
+    assert module.bias.grad.tolist() == pytest.approx([6.0])
 
 
 def _step(folder: Path, step: int) -> Path:
@@ -290,6 +303,60 @@ def test_only_the_last_micro_batch_talks_to_the_others(group_of_one: None) -> No
     assert sent == [2]
     assert torch.equal(cut.weight.grad.full_tensor(), torch.full((2, 2), 3.0))
     assert torch.equal(whole.module.weight.grad, torch.full((2, 2), 3.0))
+
+
+def test_blocks_are_gathered_in_the_precision_they_compute_in(
+    group_of_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA, whose autocast gives norms what they need in float32; so does this stand-in."""
+    norm = F.layer_norm
+
+    def as_on_cuda(x: torch.Tensor, shape: Any, *rest: Any) -> torch.Tensor:
+        return norm(x.float(), shape, *(r.float() if torch.is_tensor(r) else r for r in rest))
+
+    monkeypatch.setattr(F, "layer_norm", as_on_cuda)
+    torch.manual_seed(0)
+    plain = Block(32, 2, mlp_ratio=4.0)
+    x = torch.randn(2, 8, 32)
+    results = []
+    for policy in (None, gather_policy("bfloat16", torch.device("cuda"))):
+        block = copy.deepcopy(plain)
+        dtypes: list[torch.dtype] = []
+        if policy is not None:
+            fully_shard(block, mesh=init_device_mesh("cpu", (1,)), mp_policy=policy)
+        hook = block.mlp.register_forward_pre_hook(
+            lambda mlp, _, found=dtypes: found.append(mlp.fc1.weight.dtype)
+        )
+        for _ in range(2):  # gradients of two micro-batches add up in float32
+            sync_gradients(block, _ == 1)
+            with torch.autocast("cpu", torch.bfloat16):
+                y = block(x)
+            y.square().sum().backward()
+        hook.remove()
+        assert y.dtype == torch.float32 and set(dtypes) == {
+            torch.float32 if policy is None else torch.bfloat16
+        }
+        gradients = [whole(parameter.grad) for parameter in block.parameters()]
+        assert {g.dtype for g in gradients} == {torch.float32}
+        results.append([y.detach(), *gradients])
+    for mine, theirs in zip(*results, strict=True):
+        assert (mine - theirs).norm() <= 0.01 * theirs.norm()
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("float32", "cuda"), ("bfloat16", "cpu")])
+def test_elsewhere_weights_are_gathered_as_they_are(precision: str, kind: str) -> None:
+    assert gather_policy(precision, torch.device(kind)) == MixedPrecisionPolicy()
+
+
+@pytest.mark.parametrize("has_statistics", [True, False])
+def test_only_statistics_are_sent_with_every_step(group_of_one: None, has_statistics: bool) -> None:
+    layers = [nn.Linear(2, 2), *([nn.BatchNorm1d(2)] if has_statistics else [])]
+    replica = replicate(nn.Sequential(*layers), World(0, 2, torch.device("cpu")))
+    assert isinstance(replica, DistributedDataParallel)
+    assert replica.will_sync_module_buffers() == has_statistics
+    (replica(torch.ones(3, 2)) ** 2).sum().backward()
+    gradient = layers[0].weight.grad
+    assert gradient is not None and gradient._is_view()  # of a bucket
 
 
 def test_shares_must_fit_the_processes() -> None:

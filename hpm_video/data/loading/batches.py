@@ -3,9 +3,11 @@
 One thread of this process hands requests, in exact order, to the worker that is free next, and
 takes finished batches, in exact order again, out of memory that it shares with the workers:
 
-    requests -> workers -> shared memory (rows of open batches) -> tensor of its own (pinned)
+    requests -> workers -> shared memory (rows of open batches) -> the same rows, as a tensor
 
 So what a batch holds depends neither on the number of workers nor on how long each of them takes.
+Memory is read into again once nothing refers to the tensor. Where a caller keeps more batches than
+there is memory for, they are copied.
 """
 
 import itertools
@@ -15,15 +17,18 @@ import queue
 import signal
 import tempfile
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
+from hpm_video.data.loading.device_copy import Copied, copier_to, page_lock
 from hpm_video.data.samples.clips import Reader, Reading, Request, VideoDataset, read_item
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.runtime.workers import (
@@ -36,11 +41,23 @@ from hpm_video.runtime.workers import (
 
 Value = TypeVar("Value")
 
+
+class ReadBatch(NamedTuple):
+    """A batch on the host, what came of its items and, on the way to a GPU, its copy there."""
+
+    rows: torch.Tensor
+    readings: list[Reading]
+    copied: Copied | None = None
+
+
 # Reasons that begin so are of videos that are not tried again as long as the run knows them:
 # each attempt would cost the whole time limit.
 GIVEN_UP = "given up: "
 
 _FINISHED_BATCHES = 2  # so many wait to be taken
+# Batches that callers may hold without a copy: those that wait, the one that is worked on, the next
+# one and, until its copy to a GPU is known to be done, the one before
+_LENT_BATCHES = _FINISHED_BATCHES + 3
 _OPEN_ROWS_PER_WORKER = 8  # beyond the oldest open batch: for videos that take longer than others
 _QUEUED_PER_WORKER = 2  # one is read, the next one is there when it is done
 
@@ -51,9 +68,9 @@ def read_batches(
     *,
     num_workers: int,
     timeout_s: float | None,
-    pin_memory: bool = False,
+    device: torch.device | None = None,
     given_up: Mapping[str, str] | None = None,
-) -> Iterator[tuple[torch.Tensor, list[Reading]]]:
+) -> Iterator[ReadBatch]:
     """Yield (B, *shape of an item) uint8, and what came of each item, for every batch of B keys.
 
     Rows of which nothing could be read are zeros. With `num_workers` 0 the calling process reads,
@@ -64,32 +81,47 @@ def read_batches(
         keys: of the items, batch by batch; taken as they are needed, some batches in advance.
         num_workers: processes that read.
         timeout_s: seconds after which a video counts as unreadable, None: never.
-        pin_memory: whether the tensors are in page-locked memory, as copies to CUDA like it.
+        device: where batches will be needed. To a GPU they are copied already, one batch ahead
+            where that has been read by then.
         given_up: path -> reason of videos not to try, see `GIVEN_UP`.
     """
+    copier = copier_to(device)
     if num_workers == 0:
         for batch_keys in keys:
             shape = len(batch_keys), *dataset.reader.shape
-            out = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
+            out = torch.empty(shape, dtype=torch.uint8, pin_memory=copier is not None)
             rows = zip(batch_keys, out, strict=True)
             readings = [read_item(dataset.reader, dataset.requests(key), row) for key, row in rows]
-            yield out, readings
+            yield ReadBatch(out, readings, None if copier is None else copier.start(out))
         return
     ours, theirs = Pipe(duplex=False)
     finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    device = torch.cuda.current_device() if pin_memory else None
+    index = torch.cuda.current_device() if copier is not None else None
     dispatcher = _Dispatcher(
-        dataset, iter(keys), num_workers, timeout_s, device, dict(given_up or {}), finished, ours
+        dataset, iter(keys), num_workers, timeout_s, index, dict(given_up or {}), finished, ours
     )
     # A daemon, as nothing may keep a process from leaving
     thread = threading.Thread(target=dispatcher.run, name="batches", daemon=True)
     thread.start()
+
+    def take() -> Any:
+        """What is finished next: a batch, whose copy then begins, or None or an error."""
+        found = finished.get()
+        if not isinstance(found, tuple):
+            return found
+        theirs.send_bytes(b"1")  # makes room for another
+        rows, readings = found
+        return ReadBatch(rows, readings, None if copier is None else copier.start(rows))
+
+    ahead: deque[Any] = deque()
     try:
-        while (batch := finished.get()) is not None:
+        while (batch := ahead.popleft() if ahead else take()) is not None:
             if isinstance(batch, BaseException):
                 raise batch
-            theirs.send_bytes(b"1")  # makes room for another
+            if copier is not None and not finished.empty():
+                ahead.append(take())
             yield batch
+            del batch  # its memory is for others, unless the caller keeps it
     finally:
         theirs.close()  # tells the thread to end
         thread.join()
@@ -143,6 +175,8 @@ class _Dispatcher:
     finished: queue.SimpleQueue[Any]  # batches, then None or an error
     taken: Connection  # gets a byte for each batch that was taken
     num_finished: int = 0
+    lent: int = 0  # batches whose memory callers hold
+    returned: deque[int] = field(default_factory=deque)  # slots of some that they let go of
     open: deque[_Batch] = field(default_factory=deque)
     waiting: deque[_Row] = field(default_factory=deque)
 
@@ -162,10 +196,13 @@ class _Dispatcher:
     def _run(self, size: int) -> None:
         """Read batches of at most ``size`` items."""
         shape = self.dataset.reader.shape
-        num_slots = 2 + _OPEN_ROWS_PER_WORKER * self.num_workers // size
+        self.most_open = 2 + _OPEN_ROWS_PER_WORKER * self.num_workers // size
+        num_slots = self.most_open + _LENT_BATCHES
         with _shared_file(num_slots * size * torch.Size(shape).numel()) as file:
-            self.slots = _rows_of(file.fileno(), shape).unflatten(0, (num_slots, size))
+            memory = np.frombuffer(mmap.mmap(file.fileno(), 0), dtype=np.uint8)
+            self.slots = memory.reshape(num_slots, size, *shape)
             self.free = list(range(num_slots))
+            self.lends = self.cuda_device is None or page_lock(memory)
             function = _RowReader(self.dataset.reader)
             self.workers = {
                 KillableWorker(function, files=[file.fileno()]): deque[_Row]()
@@ -195,7 +232,8 @@ class _Dispatcher:
         return True
 
     def _open_more(self) -> None:
-        while self.free and (keys := next(self.keys, None)) is not None:
+        # What is not lent is enough for so many
+        while len(self.open) < self.most_open and (keys := next(self.keys, None)) is not None:
             assert len(keys) <= self.slots.shape[1], "batches must not grow"
             batch = _Batch(self.free.pop(), [None] * len(keys))
             self.open.append(batch)
@@ -255,19 +293,33 @@ class _Dispatcher:
             if len(readings) < len(batch.readings):
                 return
             self.open.popleft()
-            shape = len(readings), *self.slots.shape[2:]
-            pin_memory = self.cuda_device is not None
-            out = torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory)
-            # NumPy copies without PyTorch's threads, which would be started for this thread alone
-            out.numpy()[:] = self.slots[batch.slot, : len(readings)].numpy()
+            out = self._rows_of(batch)
             for place, reading in enumerate(readings):
                 if reading.index is None:
                     out[place] = 0
-            self.free.append(batch.slot)
             self.finished.put((out, readings))
             self.num_finished += 1
             self._open_more()
             self._submit()
+
+    def _rows_of(self, batch: _Batch) -> torch.Tensor:
+        """The rows of a complete batch: its memory itself, or a copy where too much is lent."""
+        while self.returned:
+            self.free.append(self.returned.popleft())
+            self.lent -= 1
+        rows = self.slots[batch.slot, : len(batch.readings)]
+        if self.lends and self.lent < _LENT_BATCHES:
+            self.lent += 1
+            rows = rows[:]  # an array of its own, which ends with the last tensor that refers to it
+            end = weakref.finalize(rows, self.returned.append, batch.slot)
+            end.atexit = False
+            return torch.from_numpy(rows)
+        pin_memory = self.cuda_device is not None
+        out = torch.empty(rows.shape, dtype=torch.uint8, pin_memory=pin_memory)
+        # NumPy copies without PyTorch's threads, which would be started for this thread alone
+        out.numpy()[:] = rows
+        self.free.append(batch.slot)
+        return out
 
 
 def why_given_up(error: ItemTimeout | WorkerDied) -> str:

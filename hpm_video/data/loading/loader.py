@@ -12,6 +12,7 @@ from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.batches import read_batches
+from hpm_video.data.loading.device_copy import Copied, on_device
 from hpm_video.data.samples.clips import MAX_UNREADABLE_IN_A_ROW, ClipDataset, ClipReader
 from hpm_video.data.samples.device_crops import FrameReader
 from hpm_video.data.samples.views import ViewDataset, ViewSample
@@ -29,12 +30,15 @@ class ClipBatch:
     bad: list[tuple[int, str]]  # (manifest index, reason) of the unreadable videos met
     notes: list[tuple[int, str]]  # (manifest index, `Video.note`) of those not read as chosen
     frames: FrameReader | None = None  # makes crops on the device, where workers do not
+    copied: Copied | None = None  # `clips` on their way to a GPU
 
-    def on(self, device: torch.device | str) -> torch.Tensor:
-        """The clips (B * R, 3, T, S, S) float32 in [0, 1], on a device."""
-        if self.frames is None:
-            return to_clips(self.clips, device)
-        return self.frames.crop(self.clips, device)
+    def on(self, device: torch.device | str, *, as_floats: bool = True) -> torch.Tensor:
+        """The clips (B * R, 3, T, S, S) on a device: float32 in [0, 1], or, unless ``as_floats``,
+        as they come: uint8, or float32 in [0, 1] where the device makes the crops."""
+        there = on_device(self.clips, self.copied, device)
+        if self.frames is not None:
+            return self.frames.crop(self.clips, there)
+        return to_clips(there, device) if as_floats else to_bytes(there, device)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ class ViewBatch:
     labels: torch.Tensor  # (B,) int64
     indices: torch.Tensor  # (B,) int64, places in the manifest
     errors: list[str | None]  # per video, why it is unreadable
+    copied: Copied | None = None  # `views` on their way to a GPU
+
+    def on(self, device: torch.device | str, *, num_videos: int | None = None) -> torch.Tensor:
+        """The views (B * V, 3, T, S, S) float32 in [0, 1], on a device; those of a video are
+        neighbours. With ``num_videos`` black ones follow, until they are of so many videos."""
+        views = on_device(self.views, self.copied, device)
+        if num_videos is not None and num_videos > len(views):
+            views = torch.cat([views, views.new_zeros(num_videos - len(views), *views.shape[1:])])
+        return to_clips(views.flatten(0, 1), device)
 
 
 def steps_per_epoch(num_videos: int, global_batch: int) -> int:
@@ -119,12 +132,13 @@ def train_loader(
     dataset: ClipDataset,
     sampler: StepSampler,
     *,
-    pin_memory: bool = False,
+    device: torch.device | None = None,
     given_up: Mapping[str, str] | None = None,
 ) -> Iterator[ClipBatch]:
     """Iterate over a `ClipBatch` per micro-batch: in a single go over the whole run.
 
-    As the sampler goes through all epochs, workers never stop and refill between two of them.
+    ``device``: where they will be needed. As the sampler goes through all epochs, workers never
+    stop and refill between two of them.
 
     Raises UnreadableDataError: 20 videos in a row are unreadable.
     """
@@ -134,10 +148,10 @@ def train_loader(
         sampler,
         num_workers=reader.data.num_workers,
         timeout_s=reader.data.decode_timeout_s or None,
-        pin_memory=pin_memory,
+        device=device,
         given_up=given_up,
     )
-    for clips, readings in batches:
+    for rows, readings, copied in batches:
         bad = [entry for reading in readings for entry in reading.bad]
         found = [reading.index for reading in readings if reading.index is not None]
         if len(found) < len(readings):
@@ -148,20 +162,23 @@ def train_loader(
                 bad,
             )
         indices, labels = _indices_and_labels(
-            np.repeat(found, reader.data.repeats), dataset.manifest, pin_memory=pin_memory
+            np.repeat(found, reader.data.repeats), dataset.manifest, device
         )
         notes = [(r.index, r.note) for r in readings if r.index is not None and r.note]
         frames = reader if isinstance(reader, FrameReader) else None
-        rows = clips if frames is not None else clips.flatten(0, 1)
-        yield ClipBatch(rows, labels, indices, bad, notes, frames)
+        clips = rows if frames is not None else rows.flatten(0, 1)
+        yield ClipBatch(clips, labels, indices, bad, notes, frames, copied)
+        del rows, clips, copied  # memory of the loader's, see `read_batches`
 
 
 def _indices_and_labels(
-    places: Sequence[int] | npt.NDArray[np.int64], manifest: Manifest, *, pin_memory: bool
+    places: Sequence[int] | npt.NDArray[np.int64], manifest: Manifest, device: torch.device | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     indices = torch.tensor(places)
     labels = torch.from_numpy(manifest.labels[indices.numpy()])
-    return (indices.pin_memory(), labels.pin_memory()) if pin_memory else (indices, labels)
+    if device is not None and device.type == "cuda":
+        return indices.pin_memory(), labels.pin_memory()
+    return indices, labels
 
 
 def clip_batches(
@@ -193,9 +210,9 @@ def clip_batches(
         start_step=start_step,
         num_steps=num_steps,
     )
-    dataset, pin_memory = ClipDataset(manifest, reader, seed=seed), world.device.type == "cuda"
+    dataset = ClipDataset(manifest, reader, seed=seed)
     try:
-        yield from train_loader(dataset, sampler, pin_memory=pin_memory, given_up=given_up)
+        yield from train_loader(dataset, sampler, device=world.device, given_up=given_up)
     except UnreadableDataError as error:
         if any(reason != NO_SUCH_FILE for _, reason in error.bad):
             raise
@@ -213,33 +230,37 @@ def view_loader(
     rank: int,
     world_size: int,
     timeout_s: float | None = None,
+    device: torch.device | None = None,
 ) -> Iterator[ViewBatch]:
     """Iterate over this process's share of the videos, a `ViewBatch` at a time.
 
     Process r gets the videos r, r + world_size, ...: shares are disjoint, cover everything, and
-    are not padded, so that their sizes, and the last batch of each, may be smaller. For num_workers
-    and timeout_s see `read_batches`.
+    are not padded, so that their sizes, and the last batch of each, may be smaller. For
+    num_workers, timeout_s and device see `read_batches`.
     """
     videos = dataset.dataset if isinstance(dataset, Subset) else dataset
     assert isinstance(videos, ViewDataset)
     order = dataset.indices if isinstance(dataset, Subset) else range(len(videos))
     share = order[rank::world_size]
     keys = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    pin_memory = torch.cuda.is_available()
     batches = read_batches(
-        videos, keys, num_workers=num_workers, timeout_s=timeout_s, pin_memory=pin_memory
+        videos, keys, num_workers=num_workers, timeout_s=timeout_s, device=device
     )
-    for batch_keys, (views, readings) in zip(keys, batches, strict=True):
-        indices, labels = _indices_and_labels(batch_keys, videos.manifest, pin_memory=pin_memory)
-        errors = [reading.bad[0][1] if reading.bad else None for reading in readings]
-        yield ViewBatch(views, labels, indices, errors)
+    for batch_keys, batch in zip(keys, batches, strict=True):
+        indices, labels = _indices_and_labels(batch_keys, videos.manifest, device)
+        errors = [reading.bad[0][1] if reading.bad else None for reading in batch.readings]
+        yield ViewBatch(batch.rows, labels, indices, errors, batch.copied)
+
+
+def to_bytes(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Move frames (B, T, H, W, 3) uint8 to the device as clips (B, 3, T, H, W) uint8.
+
+    The copy does not wait where `frames` are pinned.
+    """
+    # They stay in memory as frames lie, colour last, which is also how patches lie.
+    return frames.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
 
 
 def to_clips(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Move frames (B, T, H, W, 3) uint8 to the device as clips (B, 3, T, H, W) float32 in [0, 1].
-
-    The copy is of bytes, and does not wait where `frames` are pinned.
-    """
-    # They stay in memory as frames lie, colour last, which is also how patches lie.
-    clips = frames.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
-    return clips.to(torch.float32).div_(255)
+    """`to_bytes`, made float32 in [0, 1] there."""
+    return to_bytes(frames, device).to(torch.float32).div_(255)

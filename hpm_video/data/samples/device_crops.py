@@ -1,13 +1,14 @@
 """Crops made on the device: readers only decode, and send whole frames with the boxes to cut out.
 
     worker: decode -> row of bytes: frames (T, H, W, 3), then H, W and a box for each crop
-    device: row -> crops, each by two matrix products
+    device: rows -> boxes, side by side on one canvas -> crops, all by the same two matrix products
 
 A row has room for a fixed number of pixels a frame, whatever its shape. Crops are those of
 `crops.resize_crop` but for its rounding to whole levels.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from hpm_video.data.samples.clips import ClipReader, Request
-from hpm_video.data.video.crops import Box
 
 _NUMBERS_OF_BOX = 5  # top, left, height, width, whether mirrored
+_HEIGHT, _WIDTH = 3, 4  # places of a box's in `FrameReader._boxes`
+_CANVAS_STEP = 32  # pixels
+_CLIPS_AT_ONCE = 64  # of 224 x 224 pixels: some 2 GB on the way
 _SIZE = np.dtype(np.int32).itemsize
 
 
@@ -47,28 +50,43 @@ class FrameReader(ClipReader):
         for _ in range(self.data.repeats):
             box, flip = self.draw_box(height, width, rng)
             numbers += [*box, int(flip)]
-        shape = (len(parts), *parts[0].shape)
-        for room, part in zip(out[: math.prod(shape)].view(shape), parts, strict=True):
-            room.copy_(part)
+        room = out[: self._frame_bytes].view(self.data.windows, self.data.num_frames, -1)
+        for frames, part in zip(room, parts, strict=True):  # each frame begins where it always does
+            frames[:, : part[0].numel()].copy_(part.flatten(1))
         out[self._frame_bytes :].view(torch.int32).copy_(torch.tensor(numbers, dtype=torch.int32))
         return video.note
 
-    def crop(self, rows: Tensor, device: torch.device | str) -> Tensor:
-        """Rows (B, bytes) uint8 -> clips (B * R, 3, T, S, S) float32 in [0, 1] on the device."""
-        numbers = rows[:, self._frame_bytes :].contiguous().view(torch.int32).tolist()
-        rows = rows.to(device, non_blocking=True)
-        num_clips = len(rows) * self.data.repeats
-        side, num_frames = self.data.crop_size, self.data.num_frames
-        out = torch.empty(num_clips, 3, num_frames, side, side, device=device)
-        place = 0
-        for row, (height, width, *boxes) in zip(rows, numbers, strict=True):
-            shape = (self.data.windows, num_frames, height, width, 3)
-            windows = row[: math.prod(shape)].view(shape)
-            for k in range(self.data.repeats):
-                *box, flip = boxes[k * _NUMBERS_OF_BOX : (k + 1) * _NUMBERS_OF_BOX]
-                out[place] = _crop(windows[k % len(windows)], Box(*box), side, flip=bool(flip))
-                place += 1
-        return out
+    def crop(self, rows: Tensor, there: Tensor, *, together: bool | None = None) -> Tensor:
+        """Rows (B, bytes) uint8, on the host and on a device -> clips (B * R, 3, T, S, S) float32
+        in [0, 1] on that device, in memory with lines of pixels first.
+
+        ``together``: all by the same few kernels, for a device that is slow to start one; by
+        default on every device but a CPU.
+        """
+        repeats, windows = self.data.repeats, self.data.windows
+        frames = there[:, : self._frame_bytes].unflatten(1, (windows, self.data.num_frames, -1, 3))
+        # What decides about shapes is asked of the host's numbers: the device need not wait
+        boxes, on_device = self._boxes(rows), self._boxes(there)
+        if not (there.device.type != "cpu" if together is None else together):
+            canvases = _canvases_one_by_one(frames, boxes.tolist())
+            lengths = on_device.flatten(0, 1).split(1)
+        else:
+            step = max(1, _CLIPS_AT_ONCE // repeats)
+            most = [_rounded_up(int(boxes[..., k].max())) for k in (_HEIGHT, _WIDTH)]
+            parts = list(zip(frames.split(step), on_device.split(step), strict=True))
+            canvases = (cut_boxes(*part, *most) for part in parts)
+            lengths = [of_part.flatten(0, 1) for _, of_part in parts]
+        size = self.data.crop_size
+        crops = [resize(*pair, size) for pair in zip(canvases, lengths, strict=True)]
+        return (crops[0] if len(crops) == 1 else torch.cat(crops)).permute(0, 3, 2, 1, 4)
+
+    def _boxes(self, rows: Tensor) -> Tensor:
+        """What stands behind the frames of rows (B, bytes): (B, R, 6) int32, width of the frame,
+        top, left, height and width of the box, whether it is mirrored."""
+        numbers = rows[:, self._frame_bytes :].contiguous().view(torch.int32)
+        boxes = numbers[:, 2:].unflatten(1, (self.data.repeats, _NUMBERS_OF_BOX))
+        width = numbers[:, 1, None, None].expand(-1, self.data.repeats, -1)
+        return torch.cat([width, boxes], dim=2)
 
 
 def _fit(frames: Tensor, pixels: int) -> Tensor:
@@ -81,24 +99,63 @@ def _fit(frames: Tensor, pixels: int) -> Tensor:
     return functional.resize(frames.permute(0, 3, 1, 2), size, antialias=True).permute(0, 2, 3, 1)
 
 
-def _crop(frames: Tensor, box: Box, size: int, *, flip: bool) -> Tensor:
-    """A box of frames (T, H, W, 3) uint8 -> (3, T, size, size) float32 in [0, 1]."""
-    top, left, height, width = box
-    cut = frames[:, top : top + height, left : left + width].permute(3, 0, 1, 2)
-    rows, columns = (_weights(length, size, frames.device) for length in (height, width))
-    if flip:
-        columns = columns.flip(0)
-    return (rows @ (cut.float() / 255) @ columns.T).clamp_(0, 1)
+def _rounded_up(length: int) -> int:
+    """A side of canvases: there are few different ones, for which kernels are chosen once."""
+    return -(-length // _CANVAS_STEP) * _CANVAS_STEP
 
 
-def _weights(length: int, size: int, device: torch.device) -> Tensor:
-    """(size, length): what each pixel of a line weighs in those of the line scaled to `size`.
+def _canvases_one_by_one(frames: Tensor, boxes: list[list[list[int]]]) -> Iterator[Tensor]:
+    """What `cut_boxes` gives, clip by clip and just as large as its box: what a CPU is best at."""
+    for windows, of_video in zip(frames, boxes, strict=True):
+        for k, (frame_width, top, left, height, width, _) in enumerate(of_video):
+            pixels = windows[k % len(windows)]  # (T, P, 3)
+            length = pixels.shape[1] // frame_width * frame_width
+            whole = pixels[:, :length].unflatten(1, (-1, frame_width))  # (T, rows, columns, 3)
+            cut = whole[None, :, top : top + height, left : left + width]
+            yield cut.permute(0, 2, 1, 4, 3).float()
+
+
+def cut_boxes(frames: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """Boxes (B, R, 6) of the pixels (B, W, T, P, 3) uint8 of W windows, each of which R / W boxes
+    take turns with, on canvases (B * R, height, T, 3, width) float32 that have room for any.
+
+    What lies right of a box or below it on a canvas is of no meaning. The same few kernels,
+    however many boxes.
+    """
+    boxes = boxes.unflatten(1, (-1, frames.shape[1])).transpose(1, 2)  # (B, W, R / W, 6)
+    frame_width, top, left, *_ = boxes.long().unbind(-1)
+    row = torch.arange(height, device=boxes.device) + top[..., None]
+    column = torch.arange(width, device=boxes.device) + left[..., None]
+    # Which pixel is where is the same for all frames: (B, W, R / W, height, width) -> (B, W, ...)
+    place = row[..., None] * frame_width[..., None, None] + column[..., None, :]
+    place = place.clamp_(max=frames.shape[3] - 1).flatten(2)[:, :, None, :, None]
+    cut = frames.gather(3, place.expand(-1, -1, frames.shape[2], -1, 3))
+    # (B, W, T, R / W * height * width, 3) -> (B, R / W, W, height, T, 3, width)
+    cut = cut.unflatten(3, (-1, height, width)).permute(0, 3, 1, 4, 2, 6, 5)
+    return cut.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 2)
+
+
+def resize(canvas: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """The boxes (K, 6) at the corners of canvases (K, height, T, 3, width), pixels from 0 to 255,
+    scaled -> (K, size, T, 3, size) in [0, 1]; some mirrored."""
+    *_, box_height, box_width, flip = boxes.unbind(-1)
+    rows = _weights(box_height, canvas.shape[1], size)  # (K, size, height)
+    columns = _weights(box_width, canvas.shape[4], size)
+    columns = torch.where(flip[:, None, None] > 0, columns.flip(1), columns) / 255
+    narrow = canvas.flatten(1, 3) @ columns.mT  # (K, height * T * 3, size)
+    small = rows @ narrow.unflatten(1, (canvas.shape[1], -1)).flatten(2)
+    return small.clamp_(0, 1).unflatten(2, (*canvas.shape[2:4], size))
+
+
+def _weights(lengths: Tensor, most: int, size: int) -> Tensor:
+    """(K,) lengths of lines -> (K, size, most): what each of ``most`` pixels weighs in those of its
+    line scaled to ``size``; nothing behind its end.
 
     Bilinear; where it shrinks, a triangle over all pixels that fall into one (antialiased).
     """
+    length = lengths[:, None, None].float()
     scale = length / size
-    reach = max(scale, 1.0)
-    centres = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * scale
-    pixels = torch.arange(length, device=device, dtype=torch.float32) + 0.5
-    weights = (1 - (pixels - centres[:, None]).abs() / reach).clamp_(min=0)
-    return weights / weights.sum(dim=1, keepdim=True)
+    centres = (torch.arange(size, device=lengths.device)[:, None] + 0.5) * scale
+    pixels = torch.arange(most, device=lengths.device) + 0.5
+    weights = (1 - (pixels - centres).abs() / scale.clamp(min=1)).clamp_(min=0) * (pixels < length)
+    return weights / weights.sum(dim=2, keepdim=True)
