@@ -1,24 +1,17 @@
 """Memory of a step by counting tensors that are alive, with or without computing anything."""
 
-import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hpm_video.bench.gpu_forms import fake_tensors
 from hpm_video.bench.steps import build_student, random_frames, step_on
 from hpm_video.config import PretrainConfig
-from hpm_video.method import patch_kernel
-from hpm_video.models import vit
 
 
 class LiveBytes(TorchDispatchMode):
@@ -65,7 +58,7 @@ def modelled_bytes(config: PretrainConfig, *, as_on_gpu: bool) -> int:
     with torch.device("meta"):
         student = build_student(config)
     live = LiveBytes()
-    with _forms(as_on_gpu=as_on_gpu), FakeTensorMode(allow_non_fake_inputs=True), live:
+    with fake_tensors(as_on_gpu=as_on_gpu), live:
         student.to_empty(device="cpu")
         for tensor in (*student.parameters(), *student.buffers(), frames):
             live.count(tensor)
@@ -74,14 +67,3 @@ def modelled_bytes(config: PretrainConfig, *, as_on_gpu: bool) -> int:
         live.peak = live.live
         step()
     return live.peak
-
-
-@contextmanager
-def _forms(*, as_on_gpu: bool) -> Iterator[None]:
-    """Where the code chooses by device, let it choose as for CUDA."""
-    with warnings.catch_warnings(), ExitStack() as patches:
-        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-        if as_on_gpu:
-            patches.enter_context(patch.object(vit, "attention", F.scaled_dot_product_attention))
-            patches.enter_context(patch.dict(patch_kernel.CLIPS_AT_ONCE, clear=True))
-        yield

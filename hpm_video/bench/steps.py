@@ -1,34 +1,43 @@
 """Training steps as functions to be timed: ours as a config asks for it, and `transformers`'."""
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_clips
+from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_bytes, to_clips
 from hpm_video.method.masking import hard_ratio_at, random_mask
-from hpm_video.method.step import compiled_step
+from hpm_video.method.step import configured_step
 from hpm_video.method.teacher import Teacher, update_teacher
 from hpm_video.models.build import HPM, SIZES, build_model, token_grid
-from hpm_video.models.compiling import is_compiled
-from hpm_video.models.parallel import spread
+from hpm_video.models.compiling import compile_parts, is_compiled
+from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime.distributed import World
 from hpm_video.train.optim import micro_batches, pretrain_optimizer
+from hpm_video.train.run.steps import BadSteps, step_unless
+
+# What a step does, in this order; "clip" holds the norm of the gradients and the check of a step.
+Phase = Literal["input", "forward", "backward", "clip", "optimizer", "ema"]
 
 
 def config_step(
-    config: PretrainConfig, clips: Callable[[], Tensor], world: World, student: HPM | None = None
+    config: PretrainConfig,
+    clips: Callable[[], Tensor],
+    world: World,
+    student: HPM | None = None,
+    enter: Callable[[Phase], None] = lambda phase: None,
 ) -> Callable[[], Tensor]:
     """A function that does what the loop of pre-training does in an optimizer step, halfway
     through a run, and returns the loss of its last micro-batch, a scalar, for which nobody waits.
 
     ``clips`` gives those of a micro-batch, on the device. ``student``: where it is there
-    already, trained as it is.
+    already, trained as it is. ``enter`` is told of each phase of a step as it begins.
     """
     grid = grid_of(config)
     torch.manual_seed(0)
@@ -36,21 +45,36 @@ def config_step(
     called = student or spread(model, world, config.run)
     teacher = Teacher(model) if config.masking.mines else None
     optimizer = pretrain_optimizer(model, config.optim)
-    compute = compiled_step(config, grid, world, student=model, teacher=teacher, say=print)
+    parts = {"student": model} | ({} if teacher is None else {"teacher": teacher})
+    compile_parts(parts, config.run, world, say=print)
+    compute = configured_step(config, grid)
     generator = torch.Generator(world.device).manual_seed(0)
     masking = config.masking
     hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
     accumulation = accumulation_of(config, world.size)
+    bad_steps = BadSteps(world.device, max_in_a_row=config.run.max_bad_steps)
 
     def step() -> Tensor:
+        losses: dict[str, Tensor] = {}
         for _ in range(accumulation):
-            result = compute(called, teacher, clips(), hard_ratio=hard_ratio, generator=generator)
-            (result.loss / accumulation).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_grad or float("inf"))
-        optimizer.step()
+            enter("input")
+            batch = clips()
+            enter("forward")
+            result = compute(called, teacher, batch, hard_ratio=hard_ratio, generator=generator)
+            loss = result.loss / accumulation
+            enter("backward")
+            loss.backward()
+            for name, value in result.losses.items():
+                losses[name] = losses.get(name, 0) + value.detach() / accumulation
+        enter("clip")
+        norm = clip_gradients(model, config.optim.clip_grad)
+        skip = bad_steps.judge(torch.stack([*losses.values(), norm]).sum())
+        enter("optimizer")
+        step_unless(skip, optimizer)
         optimizer.zero_grad()
+        enter("ema")
         if teacher is not None:
-            update_teacher(teacher, model, config.teacher.momentum_start)
+            update_teacher(teacher, model, config.teacher.momentum_start, skip=skip)
         return result.loss.detach()
 
     return step
@@ -61,10 +85,11 @@ def step_on(
     frames: Tensor,
     device: torch.device | str = "cpu",
     student: HPM | None = None,
+    enter: Callable[[Phase], None] = lambda phase: None,
 ) -> Callable[[], Tensor]:
     """`config_step` by one process, of the same frames again and again, see `random_frames`."""
     world = World(rank=0, size=1, device=torch.device(device))
-    return config_step(config, lambda: to_clips(frames, world.device), world, student)
+    return config_step(config, lambda: to_bytes(frames, world.device), world, student, enter)
 
 
 def random_frames(config: PretrainConfig) -> Tensor:

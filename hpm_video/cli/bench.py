@@ -32,6 +32,25 @@ def _flops(parser: Parser) -> None:
     add_number(parser, "--decoder-depth", 4, "blocks of the reconstructor")
 
 
+def _kernels(parser: Parser) -> None:
+    """kernels, bytes and multiply-adds of a step on a GPU, counted without one"""
+    bench_options.add_size(parser, "base")
+    add_number(parser, "--batch-size", 64, "clips")
+    bench_options.add_clip(parser)
+    bench_options.add_precision(parser)
+    choices, text = ("plain", "default", "literal", "pixels"), "variant(s) of the step"
+    add_several(parser, "--variant", choices[:2], text, "variants", choices=choices)
+    add_number(parser, "--operators", 12, "PyTorch's operators to list, the slowest")
+    for name, default, what in (
+        ("--product-tflops", 600.0, "10^12 operations a second of matrix products"),
+        ("--attention-tflops", 350.0, "... of fused attention; its backward pass 0.8 of that"),
+        ("--arithmetic-tflops", 30.0, "... of float32 arithmetic in our own operators"),
+        ("--memory-tb-s", 3.6, "10^12 bytes a second of the GPU's memory"),
+        ("--launch-us", 2.5, "least time of a kernel, in microseconds"),
+    ):
+        _add_assumed(parser, name, default, what)
+
+
 def _memory(parser: Parser) -> None:
     """memory of a step, fixed and per clip, and the largest batch of a GPU"""
     bench_options.add_sizes(parser)
@@ -90,7 +109,7 @@ def _plan(parser: Parser) -> None:
         _add_assumed(machine, name, default, what)
 
 
-def _add_assumed(group: Group, name: str, default: float, what: str) -> None:
+def _add_assumed(group: Group | Parser, name: str, default: float, what: str) -> None:
     """A figure that is an assumption until it is measured."""
     group.add_argument(name, type=float, default=default, help=f"{what} (default {default:g})")
 
@@ -127,6 +146,7 @@ def _loader(parser: Parser) -> None:
 BENCHES: dict[str, Callable[[Parser], None]] = {
     "step": _step,
     "flops": _flops,
+    "kernels": _kernels,
     "memory": _memory,
     "train": _train,
     "plan": _plan,

@@ -17,7 +17,7 @@ class RunConfig:
     device: values.Device = setting("auto", "auto: CUDA where there is one")
     precision: values.Precision = setting("bfloat16", "of the forward pass")
     compile: values.Compile = setting(
-        "auto", "torch.compile of student, teacher and patch loss; auto: on CUDA"
+        "auto", "torch.compile of student and teacher, or classifier; auto: on CUDA"
     )
     parallel: values.Parallel = setting("ddp", "each process has the whole model, or a share of it")
     shard_processes: int | None = setting(None, "fsdp: processes that share one copy; default: all")

@@ -8,9 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpm_video.method.patch_kernel import PatchLoss
-from hpm_video.method.ranking_kernel import RankingLoss, row_chunks
-from hpm_video.models.tokens import gather_tokens, normalize_targets
+from hpm_video.method.patch_kernel import FusedPatchLoss, PatchLoss
+from hpm_video.method.ranking_kernel import (
+    FusedRankingLoss,
+    RankingLoss,
+    fused_rank_accuracy,
+    row_chunks,
+)
+from hpm_video.runtime import gpu_kernels
 
 
 def reconstruction_loss(reconstruction: Tensor, targets: Tensor) -> Tensor:
@@ -21,19 +26,13 @@ def reconstruction_loss(reconstruction: Tensor, targets: Tensor) -> Tensor:
 def patch_loss(
     reconstruction: Tensor, patches: Tensor, index: Tensor, *, normalize: bool
 ) -> Tensor:
-    """`reconstruction_loss` of tokens (B, M, P) against patches (B, N, P) at index (B, M), as they
-    are or normalised (see `normalize_targets`) -> (B, M) float32. Only the tokens get a gradient.
+    """`reconstruction_loss` of tokens (B, M, P) against patches (B, N, P) at index (B, M), pixels
+    in [0, 1] or normalised (see `normalize_targets`) -> (B, M) float32. Patches are floats in
+    [0, 1] or bytes; only the tokens get a gradient.
     """
-    return PatchLoss.apply(reconstruction, patches, index, normalize)
-
-
-def patch_loss_formula(
-    reconstruction: Tensor, patches: Tensor, index: Tensor, *, normalize: bool
-) -> Tensor:
-    """`patch_loss` as its formula stands, for a compiler to fuse: with a gradient by autograd, and
-    slower where nothing is fused."""
-    targets = gather_tokens(patches, index)
-    return reconstruction_loss(reconstruction, normalize_targets(targets) if normalize else targets)
+    by_kernel = gpu_kernels.runs_triton(reconstruction.device)
+    loss = FusedPatchLoss if by_kernel else PatchLoss
+    return loss.apply(reconstruction, patches, index, normalize)
 
 
 def ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:
@@ -43,7 +42,8 @@ def ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:
     of such pairs, then the mean over clips (HPM, arXiv 2304.05919: the relative loss). Ties count
     in neither direction; a clip of ties only adds 0. ``measured`` gets no gradient.
     """
-    return RankingLoss.apply(predicted.float(), measured.detach().float())
+    loss = FusedRankingLoss if gpu_kernels.runs_triton(predicted.device) else RankingLoss
+    return loss.apply(predicted.float(), measured.detach().float())
 
 
 def absolute_loss(predicted: Tensor, measured: Tensor) -> Tensor:
@@ -61,6 +61,8 @@ OBJECTIVES = {"ranking": ranking_loss, "absolute": absolute_loss}
 def rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
     """Share of a clip's pairs with different measured losses that are predicted in the right order:
     (B, M), (B, M) -> scalar. A tied prediction counts half, so that 0.5 is chance."""
+    if gpu_kernels.runs_triton(predicted.device):
+        return fused_rank_accuracy(predicted, measured)
     right = predicted.new_zeros((), dtype=torch.float64)
     pairs = right.clone()
     for rows in row_chunks(predicted.shape[1]):

@@ -117,9 +117,11 @@ def make_mask(
         shuffle = noise[:, units:].argsort(dim=1)
         per_unit = unit_scores(scores, grid, tube_length)
         hardness = (-per_unit).gather(1, shuffle).argsort(dim=1, stable=True)
-        is_hard = _inverse(shuffle.gather(1, hardness)) < _floor_share(hard_ratio, masked)
+        hardest = shuffle.gather(1, hardness)[:, : _floor_share(hard_ratio, masked)]
+        is_hard.scatter_(1, hardest, True)
     # Hard units go before all others; what remains of the budget is filled by the lowest noise.
-    is_masked = _ranks(order.masked_fill(is_hard, -1.0)) < masked
+    first = order.masked_fill(is_hard, -1.0).argsort(dim=1)[:, :masked]
+    is_masked = torch.zeros_like(is_hard).scatter_(1, first, True)
     return Masked(
         units_to_tokens(is_masked, grid, tube_length), units_to_tokens(is_hard, grid, tube_length)
     )
@@ -191,16 +193,6 @@ def batch_noise(
 def _floor_share(ratio: float, count: int) -> int:
     # The small term keeps 0.29 * 100 = 28.999... at 29.
     return math.floor(ratio * count + 1e-9)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Rank of each value in its row, 0 = lowest: (B, K) -> (B, K)."""
-    return _inverse(values.argsort(dim=1))
-
-
-def _inverse(permutation: Tensor) -> Tensor:
-    positions = torch.arange(permutation.shape[1], device=permutation.device)
-    return torch.empty_like(permutation).scatter_(1, permutation, positions.expand_as(permutation))
 
 
 def units_to_tokens(units: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:

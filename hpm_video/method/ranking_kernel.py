@@ -1,4 +1,5 @@
-"""The ranking loss in blocks of pairs: nothing of the size of tokens x tokens is kept."""
+"""The ranking loss in blocks of pairs, and by two kernels on GPUs: nothing of the size of tokens x
+tokens is kept."""
 
 from typing import Any
 
@@ -54,6 +55,82 @@ class RankingLoss(torch.autograd.Function):
         return gradient * grad_outputs[0], None
 
 
+class FusedRankingLoss(torch.autograd.Function):
+    """The same by Triton kernels: one for the pairs of all clips, one for their mean."""
+
+    @staticmethod
+    def forward(ctx: Any, predicted: Tensor, measured: Tensor) -> Tensor:
+        gradient, totals, pairs = torch.ops.hpm_video.ranking_pairs(predicted, measured)
+        loss, scales = torch.ops.hpm_video.ranking_mean(totals, pairs)
+        ctx.save_for_backward(gradient, scales)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        gradient, scales = ctx.saved_tensors
+        return gradient * (scales * grad_outputs[0])[:, None], None
+
+
+def fused_rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
+    """`hpm_video.method.losses.rank_accuracy` by a Triton kernel."""
+    right, pairs = torch.ops.hpm_video.right_order(predicted, measured)
+    return right.sum().double() / 2 / pairs.sum().clamp(min=1)
+
+
+_ROWS = 32  # of a program
+
+torch.library.define(
+    "hpm_video::ranking_pairs", "(Tensor predicted, Tensor measured) -> (Tensor, Tensor, Tensor)"
+)
+torch.library.define("hpm_video::ranking_mean", "(Tensor totals, Tensor pairs) -> (Tensor, Tensor)")
+torch.library.define(
+    "hpm_video::right_order", "(Tensor predicted, Tensor measured) -> (Tensor, Tensor)"
+)
+
+
+@torch.library.impl("hpm_video::ranking_pairs", ("cpu", "cuda"))
+def _pairs(predicted: Tensor, measured: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from hpm_video.method import ranking_triton  # noqa: PLC0415  # Triton is optional
+
+    outputs = _like_pairs(predicted, measured)
+    ranking_triton.ranking(predicted.contiguous(), measured.contiguous(), *outputs, rows=_ROWS)
+    return outputs
+
+
+@torch.library.impl("hpm_video::ranking_mean", ("cpu", "cuda"))
+def _mean(totals: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    from hpm_video.method import ranking_triton  # noqa: PLC0415  # Triton is optional
+
+    outputs = _like_mean(totals, pairs)
+    ranking_triton.mean(totals, pairs, *outputs)
+    return outputs
+
+
+@torch.library.impl("hpm_video::right_order", ("cpu", "cuda"))
+def _right_order(predicted: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
+    from hpm_video.method import ranking_triton  # noqa: PLC0415  # Triton is optional
+
+    outputs = _like_right_order(predicted, measured)
+    ranking_triton.right_order(predicted.contiguous(), measured.contiguous(), *outputs, rows=_ROWS)
+    return outputs
+
+
+def _like_pairs(predicted: Tensor, measured: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    totals = predicted.new_empty(len(predicted), -(-predicted.shape[1] // _ROWS))
+    gradient = torch.empty_like(predicted, memory_format=torch.contiguous_format)
+    return gradient, totals, torch.empty_like(totals, dtype=torch.int32)
+
+
+def _like_mean(totals: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    return totals.new_empty(()), totals.new_empty(len(totals))
+
+
+def _like_right_order(predicted: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
+    shape = len(predicted), -(-predicted.shape[1] // _ROWS)
+    right = predicted.new_empty(shape, dtype=torch.int32)
+    return right, torch.empty_like(right)
+
+
 def _clip_chunks(batch: int, num_tokens: int) -> list[slice]:
     clips = max(1, _BLOCK // (_CHUNK * num_tokens))
     return [slice(first, first + clips) for first in range(0, batch, clips)]
@@ -61,3 +138,8 @@ def _clip_chunks(batch: int, num_tokens: int) -> list[slice]:
 
 def row_chunks(num_rows: int) -> list[slice]:
     return [slice(first, first + _CHUNK) for first in range(0, num_rows, _CHUNK)]
+
+
+torch.library.register_fake("hpm_video::ranking_pairs", _like_pairs)
+torch.library.register_fake("hpm_video::ranking_mean", _like_mean)
+torch.library.register_fake("hpm_video::right_order", _like_right_order)

@@ -11,8 +11,9 @@ from hpm_video.method.teacher_views import draw_tokens, num_seen
 from hpm_video.models.decoder import DecoderInput
 from hpm_video.models.ema import move_average
 from hpm_video.models.hpm import HPM, EncodedPredictor, PixelPredictor
+from hpm_video.models.pixels import gather_patches
 from hpm_video.models.precision import no_autocast
-from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens
+from hpm_video.models.tokens import TokenGrid, as_patches
 from hpm_video.models.vit import Encoder
 
 
@@ -35,7 +36,7 @@ class Teacher(nn.Module):
     def forward(self, patches: Tensor, seen: Tensor) -> Tensor:
         """Patches (B, N, P), of which it sees those at index seen (B, K) -> predicted loss of all
         tokens (B, N) float32."""
-        looked_at = gather_tokens(patches, seen)
+        looked_at = gather_patches(patches, seen)
         if isinstance(self.predictor, PixelPredictor):
             return fill_in(self.predictor(looked_at, seen), seen, self.grid)
         assert self.encoder is not None and self.decoder_input is not None
@@ -92,8 +93,8 @@ def score_tokens(
     generator: torch.Generator,
     rows: Rows | None = None,
 ) -> Tensor:
-    """Predicted loss of every token: clips (B, 3, T, H, W) in [0, 1], or their patches (B, N, P)
-    -> (B, N) float32.
+    """Predicted loss of every token: clips (B, 3, T, H, W), or their patches (B, N, P), floats in
+    [0, 1] or bytes -> (B, N) float32.
 
     At ``token_ratio`` 1 the teacher sees the whole clip, as in the paper. Below, it sees only about
     that share of the tokens, which ones says ``view`` (see `draw_tokens`), afresh for each clip and

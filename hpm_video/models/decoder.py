@@ -9,7 +9,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from hpm_video.models.tokens import TokenGrid, scatter_tokens
-from hpm_video.models.vit import LayerNorm, make_blocks, position_table
+from hpm_video.models.vit import LayerNorm, make_blocks, position_table, run_blocks
 
 
 class DecoderInput(nn.Module):
@@ -55,8 +55,7 @@ class Decoder(nn.Module):
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, outputs)
 
-    def forward(self, sequence: Tensor) -> Tensor:
-        """Sequence (B, N, width) -> normalised features (B, N, width), ready for `head`."""
-        for block in self.blocks:
-            sequence = block(sequence)
-        return self.norm(sequence)
+    def forward(self, sequence: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Sequence (B, N, width) -> normalised features (B, N, width), ready for `head`. ``dtype``
+        as in `add_and_norm`."""
+        return run_blocks(self.blocks, sequence, self.norm, dtype=dtype)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hpm_video.config.values import PredictorInput
 from hpm_video.models.decoder import Decoder, DecoderInput
+from hpm_video.models.pixels import gather_patches
 from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens, split_mask
 from hpm_video.models.vit import Encoder, ViTSize, init_weights
@@ -43,9 +44,9 @@ class EncodedPredictor(Decoder):
     def __init__(self, *, width: int, depth: int, heads: int) -> None:
         super().__init__(width=width, depth=depth, heads=heads, outputs=1)
 
-    def forward(self, sequence: Tensor) -> Tensor:
+    def forward(self, sequence: Tensor, *, dtype: torch.dtype | None = torch.float32) -> Tensor:
         """What decoders see (B, S, width) -> predicted loss of each token (B, S) float32."""
-        return _loss_head(self.head, super().forward(sequence))
+        return _loss_head(self.head, super().forward(sequence, dtype=dtype))
 
 
 class PixelPredictor(nn.Module):
@@ -62,7 +63,8 @@ class PixelPredictor(nn.Module):
         self.head = nn.Linear(size.width, 1)
 
     def forward(self, patches: Tensor, index: Tensor) -> Tensor:
-        """Patches (B, K, P), pixels in [0, 1], at index (B, K) -> predicted loss (B, K) float32."""
+        """Patches (B, K, P), as an `Encoder` takes them, at index (B, K) -> predicted loss (B, K)
+        float32."""
         return _loss_head(self.head, self.encoder(patches, index))
 
 
@@ -122,8 +124,8 @@ class HPM(nn.Module):
         kept: Tensor | None = None,
         ranked: Tensor | None = None,
     ) -> HPMOutput:
-        """Clips (B, 3, T, H, W) in [0, 1], or their patches (B, N, P), and mask (B, N), True =
-        masked -> `HPMOutput`.
+        """Clips (B, 3, T, H, W), or their patches (B, N, P), and mask (B, N), True = masked ->
+        `HPMOutput`. Pixels are floats in [0, 1] or bytes.
 
         ``num_visible``: tokens left visible in each row, if known (saves a sync, see `split_mask`).
         ``kept`` (B, K): index, ascending, of the masked tokens that the decoders see besides the
@@ -133,7 +135,7 @@ class HPM(nn.Module):
         """
         visible, masked = split_mask(mask, num_visible)
         patches = as_patches(clips, self.grid)
-        encoded = self.encoder(gather_tokens(patches, visible), visible)
+        encoded = self.encoder(gather_patches(patches, visible), visible)
         sequence = self.decoder_input(encoded, visible, kept)
         features = self.reconstructor(sequence)
         if kept is None:
@@ -147,7 +149,7 @@ class HPM(nn.Module):
                 predicted = _at(torch.cat([kept, visible], dim=1), predicted, mask)
         elif self.predictor is not None:
             ranked = masked if ranked is None else ranked
-            predicted = _at(ranked, self.predictor(gather_tokens(patches, ranked), ranked), mask)
+            predicted = _at(ranked, self.predictor(gather_patches(patches, ranked), ranked), mask)
         return HPMOutput(
             reconstruction=self.reconstructor.head(features),
             predicted_loss=predicted,

@@ -77,7 +77,10 @@ def gather_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
 
 def clip_gradients(module: nn.Module, largest: float | None) -> Tensor:
     """Scale gradients down to the norm ``largest``, if given; returns the norm before, a scalar."""
-    return whole(nn.utils.clip_grad_norm_(module.parameters(), largest or float("inf")))
+    if largest:
+        return whole(nn.utils.clip_grad_norm_(module.parameters(), largest))
+    gradients = [each.grad for each in module.parameters() if each.grad is not None]
+    return whole(nn.utils.get_total_norm(gradients))
 
 
 def whole(tensor: Tensor) -> Tensor:

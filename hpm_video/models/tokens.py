@@ -47,7 +47,7 @@ class TokenGrid:
 
 
 def patchify(clips: Tensor, grid: TokenGrid) -> Tensor:
-    """Cut clips (B, C, T, H, W) into tokens (B, N, P), P in (t, y, x, c) order."""
+    """Cut clips (B, C, T, H, W) of any type into tokens (B, N, P), P in (t, y, x, c) order."""
     batch, channels, frames, height, width = clips.shape
     if frames % grid.time or height % grid.height or width % grid.width:
         raise ValueError(

@@ -4,18 +4,23 @@ As in VideoMAE (arXiv 2203.12602): pre-norm blocks, LayerNorm eps 1e-6, exact GE
 v but none on k, no class token, fixed sinusoid positions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpm_video.models.attention import attention
+from hpm_video.models.pixels import standardize
+from hpm_video.models.projections import gelu_of_linear, heads_of_linear
 from hpm_video.models.resample import Tokens, TokenShape, interpolate_tokens
+from hpm_video.models.residual import add_and_norm
 from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.weight_casts import cast_together
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
@@ -42,6 +47,8 @@ def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | Non
 class Attention(nn.Module):
     """Multi-head self-attention; q and v have a bias, k has none."""
 
+    k_bias: Tensor
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         assert width % heads == 0, f"width {width} of {heads} heads"
@@ -49,19 +56,46 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
+        # What stands between them where the three are one product
+        self.register_buffer("k_bias", torch.zeros(width), persistent=False)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, bias)
-        # (B, N, 3 * D) -> 3 x (B, heads, N, D / heads)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(attention(q, k, v).transpose(1, 2).flatten(2))
+    def weights(self) -> tuple[Tensor, ...]:
+        """What `forward` multiplies with, in its order."""
+        biases = self.q_bias, self.k_bias, self.v_bias
+        return self.qkv.weight, *biases, self.proj.weight, self.proj.bias
+
+    def forward(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """(B, N, D) -> (B, N, D), with `weights` or casts of them."""
+        of_qkv, *biases, of_proj, proj_bias = weights
+        q, k, v = heads_of_linear(x, of_qkv, torch.cat(biases), self.heads)
+        return F.linear(attention(q, k, v).transpose(1, 2).flatten(2), of_proj, proj_bias)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def weights(self) -> tuple[Tensor, ...]:
+        """What `forward` multiplies with, in its order."""
+        return self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias
+
+    def forward(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """(B, N, D) -> (B, N, D), with `weights` or casts of them."""
+        of_fc1, fc1_bias, of_fc2, fc2_bias = weights
+        return F.linear(gelu_of_linear(x, of_fc1, fc1_bias), of_fc2, fc2_bias)
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each with stochastic depth."""
+    """Pre-norm attention and MLP, each with stochastic depth.
+
+    The sum of the residual stream and the MLP's branch is left to what comes next, which norms it:
+    see `add_and_norm`.
+    """
 
     # Whether to keep only its input for the backward pass, which then runs it again: slower by a
     # forward pass, and much less memory. The numbers are the same, stochastic depth's included.
@@ -72,19 +106,24 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width, heads)
         self.norm2 = LayerNorm(width)
-        self.mlp = Mlp(width, hidden_features=round(width * mlp_ratio))
+        self.mlp = Mlp(width, round(width * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The stream x (B, N, D), and a branch (B, N, D) still to be added to it -> the same."""
         if self.recompute and torch.is_grad_enabled():
-            result: Tensor = checkpoint(self._run, x, use_reentrant=False)
+            result: tuple[Tensor, Tensor] = checkpoint(self._run, x, branch, use_reentrant=False)
             return result
-        return self._run(x)
+        return self._run(x, branch)
 
-    def _run(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+    def _run(self, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+        of_attention = self.attn.weights()
+        weights = cast_together([*of_attention, *self.mlp.weights()])
+        num = len(of_attention)
+        x, normed = add_and_norm(x, branch, self.norm1)
+        branch = self.drop_path(self.attn(normed, weights[:num]))
+        x, normed = add_and_norm(x, branch, self.norm2)
+        return x, self.drop_path(self.mlp(normed, weights[num:]))
 
 
 def make_blocks(
@@ -93,6 +132,19 @@ def make_blocks(
     """``depth`` blocks whose stochastic depth rises linearly from 0 to ``drop_path``."""
     rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
     return nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, drop_path=rate) for rate in rates)
+
+
+def run_blocks(
+    blocks: nn.ModuleList, x: Tensor, norm: nn.Module, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Tokens (B, N, D) through blocks and a norm -> (B, N, D). ``dtype`` as in `add_and_norm`."""
+    branch = None
+    for block in blocks:
+        x, branch = block(x, branch)
+    if isinstance(norm, nn.LayerNorm):
+        return add_and_norm(x, branch, norm, dtype=dtype)[1]
+    x = x if branch is None else x + branch
+    return norm(x)
 
 
 @dataclass(frozen=True)
@@ -145,16 +197,13 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD), persistent=False)
 
     def forward(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
-        """Encode patches (B, V, P), pixels in [0, 1], at token index (B, V) -> (B, V, D).
+        """Encode patches (B, V, P), floats in [0, 1] or bytes, at token index (B, V) -> (B, V, D).
 
         Without an index the patches are all N tokens in raster order.
         """
-        pixels = (patches.unflatten(-1, (-1, 3)) - self.mean) / self.std
-        x = self.embed(pixels.flatten(-2))
+        x = self.embed(standardize(patches, self.mean, self.std))
         x = x + (self.positions if index is None else self.positions[index])
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
+        return run_blocks(self.blocks, x, self.norm, dtype=torch.float32)
 
 
 def init_weights(module: nn.Module) -> None:

@@ -210,7 +210,7 @@ def test_a_record_holds_the_figures_of_its_last_step(
     """All from what the step was given and gave, unit by unit."""
     results = []
     norms: list[float] = []
-    run_step, clip = module.pretrain_step, torch.nn.utils.clip_grad_norm_
+    run_step, clip = module.pretrain_step, torch.nn.utils.get_total_norm
 
     def spy(*arguments: object, **named: object) -> PretrainStep:
         results.append(run_step(*arguments, **named))
@@ -221,7 +221,7 @@ def test_a_record_holds_the_figures_of_its_last_step(
         return torch.tensor(norms[-1])
 
     monkeypatch.setattr(module, "pretrain_step", spy)
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", norm_spy)
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", norm_spy)
     settings = ("optim.epochs=1", "run.log_every=4", *VARIANTS[variant])
     assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
     record = read_records(tmp_path / "run")[-1]

@@ -79,7 +79,8 @@ def test_a_teacher_from_pixels_scores_what_it_sees_by_its_predictor_alone() -> N
             x = (patches[row, tokens].unflatten(-1, (-1, 3)) - network.mean) / network.std
             x = network.embed(x.flatten(-2)) + network.positions[tokens]
             for block in network.blocks:
-                x = block(x[None])[0]
+                stream, branch = block(x[None])
+                x = (stream + branch)[0]
             expected = teacher.predictor.head(network.norm(x)).squeeze(-1)
             assert (scores[row, tokens] - expected).abs().max() < 1e-5
         hidden = patches.clone()
@@ -164,7 +165,8 @@ def test_token_ratio_1_is_a_forward_pass_over_all_tokens() -> None:
         encoded = teacher.encoder(patchify(clips, GRID))
         x = teacher.decoder_input.project(encoded) + teacher.decoder_input.positions
         for block in teacher.predictor.blocks:
-            x = block(x)
+            stream, branch = block(x)
+            x = stream + branch
         expected = teacher.predictor.head(teacher.predictor.norm(x)).squeeze(-1)
     scores = _score(teacher, clips, 1.0)
     assert scores.shape == (2, N)

@@ -188,6 +188,29 @@ def _from_pixels(student: HPM) -> bool:
     return isinstance(student.predictor, PixelPredictor)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("predictor_input", ["encoded", "pixels"])
+def test_a_step_of_bytes_is_that_of_floats_bit_for_bit(
+    predictor_input: PredictorInput, normalize: bool
+) -> None:
+    grid = TokenGrid(2, 3, 5)
+    frames = (_clips(grid) * 256).to(torch.uint8)
+    found = []
+    for clips in (frames, frames.float() / 255):
+        student = _model(grid, predictor_input=predictor_input)
+        result = _step(
+            student,
+            clips,
+            teacher=Teacher(student),
+            token_ratio=0.5,
+            loss=LossConfig(normalize_targets=normalize),
+        )
+        result.loss.backward()
+        found.append([result.loss, *(each.grad for each in student.parameters())])
+    for mine, other in zip(*found, strict=True):
+        assert torch.equal(mine, other)
+
+
 # What adds the same to every prediction of a clip cannot change their order.
 _SHIFTS = {"predictor.head.bias", "predictor.norm.bias"}
 

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hpm_video.cli.main import main
 from hpm_video.config import RunConfig
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.models.parallel import gather_policy, spread, whole
+from hpm_video.models.parallel import clip_gradients, gather_policy, spread, whole
 from hpm_video.models.vit import Block
 from hpm_video.runtime.distributed import World, replicate, sync_gradients
 from hpm_video.train.run.logs import read_records
@@ -87,6 +87,16 @@ def write_shards(folder, tensors, group):
 
 checkpoint.write_shards = write_shards
 """
+
+
+def test_gradients_are_clipped_to_a_norm_or_left_alone() -> None:
+    module, norm = nn.Linear(2, 1), 13.0
+    module.weight.grad, module.bias.grad = torch.tensor([[3.0, 4.0]]), torch.tensor([12.0])
+    assert clip_gradients(module, None).item() == pytest.approx(norm)
+    assert module.weight.grad.tolist() == [[3.0, 4.0]] and module.bias.grad.tolist() == [12.0]
+    assert clip_gradients(module, 6.5).item() == pytest.approx(norm)
+    assert module.weight.grad[0].tolist() == pytest.approx([1.5, 2.0])
+    assert module.bias.grad.tolist() == pytest.approx([6.0])
 
 
 def _step(folder: Path, step: int) -> Path:
@@ -320,7 +330,8 @@ def test_blocks_are_gathered_in_the_precision_they_compute_in(
         for _ in range(2):  # gradients of two micro-batches add up in float32
             sync_gradients(block, _ == 1)
             with torch.autocast("cpu", torch.bfloat16):
-                y = block(x)
+                stream, branch = block(x)
+            y = stream + branch
             y.square().sum().backward()
         hook.remove()
         assert y.dtype == torch.float32 and set(dtypes) == {

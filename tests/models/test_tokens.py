@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from hpm_video.models.pixels import as_floats, gather_patches
 from hpm_video.models.resample import TokenShape
 from hpm_video.models.tokens import (
     TokenGrid,
@@ -120,6 +121,18 @@ def test_targets_are_float32_also_from_reduced_precision() -> None:
         result = normalize_targets(tokens)
     assert result.dtype == torch.float32
     assert torch.equal(result, normalize_targets(tokens.float()))
+
+
+@pytest.mark.parametrize(("grid", "tubelet", "patch"), LAYOUTS)
+def test_pixels_are_those_of_clips_made_floats_first(
+    grid: TokenGrid, tubelet: int, patch: int
+) -> None:
+    clips = (_clips(grid, tubelet, patch) * 256).to(torch.uint8)
+    index = torch.rand(2, grid.num_tokens).argsort(dim=1)[:, : grid.num_tokens // 2 + 1]
+    floats = patchify(clips.float() / 255, grid)
+    expected = gather_tokens(floats, index)
+    assert torch.equal(as_floats(gather_patches(patchify(clips, grid), index)), expected)
+    assert torch.equal(as_floats(gather_patches(floats, index)), expected)
 
 
 def test_split_mask_gives_both_sides_in_raster_order() -> None:

@@ -100,7 +100,7 @@ def _measure(
         functions: dict[str, Callable[[], object]] = {_LOADING: lambda: next(batches)}
         for name, config in configs.items():
             try:
-                step = config_step(config, lambda: batch.on(world.device), world)
+                step = config_step(config, lambda: batch.on(world.device, as_floats=False), world)
                 step()
             except ValueError as error:
                 raise ValueError(f"variants.{name}: {error}") from error

@@ -32,12 +32,13 @@ class ClipBatch:
     frames: FrameReader | None = None  # makes crops on the device, where workers do not
     copied: Copied | None = None  # `clips` on their way to a GPU
 
-    def on(self, device: torch.device | str) -> torch.Tensor:
-        """The clips (B * R, 3, T, S, S) float32 in [0, 1], on a device."""
+    def on(self, device: torch.device | str, *, as_floats: bool = True) -> torch.Tensor:
+        """The clips (B * R, 3, T, S, S) on a device: float32 in [0, 1], or, unless ``as_floats``,
+        as they come: uint8, or float32 in [0, 1] where the device makes the crops."""
         there = on_device(self.clips, self.copied, device)
-        if self.frames is None:
-            return to_clips(there, device)
-        return self.frames.crop(self.clips, there)
+        if self.frames is not None:
+            return self.frames.crop(self.clips, there)
+        return to_clips(there, device) if as_floats else to_bytes(there, device)
 
 
 @dataclass(frozen=True)
@@ -251,11 +252,15 @@ def view_loader(
         yield ViewBatch(batch.rows, labels, indices, errors, batch.copied)
 
 
-def to_clips(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """Move frames (B, T, H, W, 3) uint8 to the device as clips (B, 3, T, H, W) float32 in [0, 1].
+def to_bytes(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Move frames (B, T, H, W, 3) uint8 to the device as clips (B, 3, T, H, W) uint8.
 
-    The copy is of bytes, and does not wait where `frames` are pinned.
+    The copy does not wait where `frames` are pinned.
     """
     # They stay in memory as frames lie, colour last, which is also how patches lie.
-    clips = frames.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
-    return clips.to(torch.float32).div_(255)
+    return frames.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
+
+
+def to_clips(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """`to_bytes`, made float32 in [0, 1] there."""
+    return to_bytes(frames, device).to(torch.float32).div_(255)

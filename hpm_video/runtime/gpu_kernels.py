@@ -1,0 +1,41 @@
+"""Which of our forms for GPUs run: kernels written in Triton, and operators of many tensors."""
+
+import warnings
+from functools import cache
+from subprocess import SubprocessError
+
+import torch
+
+# A sum over tokens is shared out to so many programs, each of which makes a part of it: enough to
+# fill a GPU, few enough to be read again at no cost.
+PARTS = 256
+
+
+def is_eager_gpu(device: torch.device) -> bool:
+    """Whether each operator on a device is a kernel to launch: on CUDA, unless compiled."""
+    return device.type == "cuda" and not torch.compiler.is_compiling()
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether to run our Triton kernels on a device; says once why not where it is a GPU's."""
+    return is_eager_gpu(device) and _is_able(device)
+
+
+@cache
+def _is_able(device: torch.device) -> bool:
+    try:
+        from hpm_video.runtime import triton_trial  # noqa: PLC0415  # Triton is optional
+
+        triton_trial.run(device)
+    # It builds its launchers with the system's C compiler, which may be missing or fail
+    except (ImportError, RuntimeError, OSError, SubprocessError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        warnings.warn(
+            f"Triton cannot run on {device} ({reason}), so PyTorch's own operators compute the "
+            "losses and norms: the same numbers, more slowly. A C compiler (gcc) and the headers "
+            "of Python are what is mostly missing",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return False
+    return True
