@@ -21,8 +21,9 @@ from hpm_video.bench.timing import peak_extra_bytes
 from hpm_video.bench.variants import PLAIN, plain, step_config, variant_name, with_batch
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_from_dict, config_to_dict
-from hpm_video.config.values import Size
-from hpm_video.runtime.distributed import pick_device
+from hpm_video.config.values import Precision, Size
+from hpm_video.models.precision import choose_precision
+from hpm_video.runtime.distributed import World, pick_device
 from hpm_video.runtime.host_memory import keep_freed_memory
 from hpm_video.runtime.subprocesses import given_settings, output_of
 
@@ -66,6 +67,7 @@ def bench_memory(
     measured_size: Size | Literal["none"],
     reserve_gb: float,
     device: str,
+    precision: Precision = "bfloat16",
     **shape: Any,
 ) -> Report:
     """Fixed memory and memory per clip of the default HPM and of plain VideoMAE.
@@ -81,6 +83,8 @@ def bench_memory(
     if not 0 <= reserve_gb < math.inf:
         raise ValueError(f"--reserve-gb ({reserve_gb}) must be at least 0, and finite")
     place = pick_device(device, setting="--device")
+    alone = World(0, 1, place)
+    shape["precision"], _ = choose_precision(precision, alone, setting="--precision")
 
     def forms(size: Size) -> dict[str, PretrainConfig]:
         config = step_config(size=size, **shape)

@@ -2,10 +2,7 @@
 
 import json
 import os
-import platform
-import re
 import sys
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 import torch
 
 from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.machine import processor_name
 
 Cell = str | int | float | None
 
@@ -36,7 +34,7 @@ def machine_facts(device: torch.device) -> dict[str, Cell]:
     """What must be known of the machine to compare figures."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": gpu or device.type,
@@ -77,12 +75,3 @@ def _text(cell: Cell) -> str:
     if cell is None:
         return "-"
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-
-
-def _processor() -> str:
-    """Its model as Linux gives it, else what Python knows."""
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        if named := re.search(r"^model name\s*:(.*)", text, re.MULTILINE):
-            return named[1].strip()
-    return platform.processor() or platform.machine()

@@ -16,8 +16,9 @@ from hpm_video.bench.variants import PLAIN, step_config, variants
 from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import at_least
 from hpm_video.config.settings import config_from_dict, config_to_dict
-from hpm_video.config.values import PredictorInput
-from hpm_video.runtime.distributed import pick_device
+from hpm_video.config.values import Precision, PredictorInput
+from hpm_video.models.precision import choose_precision
+from hpm_video.runtime.distributed import World, pick_device
 from hpm_video.runtime.subprocesses import answer_calls, apart, given_settings
 
 # Largest relative difference of a first step's loss from that of float32, not compiled. Rounding
@@ -32,6 +33,7 @@ def bench_step(
     *,
     rounds: int,
     device: str,
+    precision: Precision = "auto",
     predictor_inputs: Sequence[PredictorInput],
     token_ratios: Sequence[float],
     predictor_depths: Sequence[int],
@@ -47,9 +49,12 @@ def bench_step(
     ``shape``: of models and clips, as `step_config` takes it.
     """
     at_least("--rounds", rounds, 1)
+    place = pick_device(device, setting="--device")
+    alone = World(0, 1, place)
+    shape["precision"], _ = choose_precision(precision, alone, setting="--precision")
     base = step_config(**shape)
     ours = variants(base, predictor_inputs, token_ratios, predictor_depths)
-    place, frames = pick_device(device, setting="--device"), random_frames(base)
+    frames = random_frames(base)
     steps: dict[str, Callable[[], object]] = {}
     furthest = 0.0
     for name, config in ours.items():

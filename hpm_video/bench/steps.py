@@ -1,6 +1,7 @@
 """Training steps as functions to be timed: ours as a config asks for it, and `transformers`'."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from hpm_video.method.teacher import Teacher, update_teacher
 from hpm_video.models.build import HPM, SIZES, build_model, token_grid
 from hpm_video.models.compiling import compile_parts, is_compiled
 from hpm_video.models.parallel import clip_gradients, spread
-from hpm_video.models.precision import autocast
+from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime.distributed import World
@@ -39,6 +40,8 @@ def config_step(
     ``clips`` gives those of a micro-batch, on the device. ``student``: where it is there
     already, trained as it is. ``enter`` is told of each phase of a step as it begins.
     """
+    precision, _ = choose_precision(config.run.precision, world)
+    config = replace(config, run=replace(config.run, precision=precision))
     grid = grid_of(config)
     torch.manual_seed(0)
     model = student or build_student(config)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from hpm_video.config.values import Precision
+
 Name = TypeVar("Name")
 
 
@@ -47,10 +49,10 @@ def round_seconds(
     return seconds
 
 
-def matmul(device: torch.device, precision: str) -> tuple[Callable[[], Tensor], float]:
+def matmul(device: torch.device, precision: Precision) -> tuple[Callable[[], Tensor], float]:
     """A matrix product as large as suits the device, and its multiply-adds: for its rate."""
     side = 8192 if device.type == "cuda" else 2048
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    dtype = getattr(torch, precision)
     one, other = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
     return lambda: one @ other, float(side**3)
 

@@ -20,6 +20,7 @@ from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.prepare.toy import write_toy_videos
+from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, join_world, pick_device
 from hpm_video.train.pretrain import pretrain
 from hpm_video.train.run.logs import read_records
@@ -39,6 +40,8 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
     at_least("--steps", steps, _PERIODS)
     at_least("--videos", num_videos, 1)
     device = pick_device(config.run.device, setting="run.device")
+    precision, _ = choose_precision(config.run.precision, World(0, 1, device))
+    config = replace(config, run=replace(config.run, precision=precision))
     data = config.data
     accumulation = accumulation_of(config)
     steps -= steps % _PERIODS

@@ -55,7 +55,7 @@ def _memory(parser: Parser) -> None:
     """memory of a step, fixed and per clip, and the largest batch of a GPU"""
     bench_options.add_sizes(parser)
     bench_options.add_clip(parser)
-    bench_options.add_precision(parser)
+    bench_options.add_precision(parser, "bfloat16")  # most rows are of GPUs, wherever it runs
     text = "left free on a GPU: CUDA's own, workspaces, fragments (default %(default)s)"
     parser.add_argument("--reserve-gb", type=float, default=2.0, help=text, metavar="GB")
     text = "what a CPU measures (default %(default)s); a GPU measures every --size"

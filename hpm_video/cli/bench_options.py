@@ -56,9 +56,9 @@ def add_clip(parser: Parser) -> None:
     add_number(parser, "--crop-size", 224, "pixels")
 
 
-def add_precision(parser: Parser) -> None:
+def add_precision(parser: Parser, default: Precision = "auto") -> None:
     choices, text = values_of(Precision), "of the forward pass (default %(default)s)"
-    parser.add_argument("--precision", choices=choices, default="bfloat16", help=text)
+    parser.add_argument("--precision", choices=choices, default=default, help=text)
 
 
 def add_size(parser: Parser, default: str) -> None:

@@ -35,5 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if warning := report.warning():
         print(warning)
-    print(f"train {report.num_train}  val {report.num_val}  unreadable {len(report.bad)}")
+    print(
+        f"train {report.num_train}  val {report.num_val}  unreadable {len(report.bad)}  "
+        f"precision {report.precision}"
+    )
     return 0

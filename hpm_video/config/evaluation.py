@@ -95,7 +95,11 @@ class AskConfig:
 
     root: str | None = setting(None, "where the manifest's relative paths start")
     device: Device = setting("auto", "auto: CUDA where there is one")
-    precision: Precision = setting("bfloat16", "of the forward pass")
+    precision: Precision = setting(
+        "auto",
+        "of the forward pass; auto: bfloat16 where the device has units for it, else float16 on "
+        "GPUs and float32 on CPUs",
+    )
     num_workers: int = setting(8, "decoding processes per process; 0: it decodes itself")
     decode_timeout_s: float | None = setting(60.0, "a video that takes longer is bad; 0: no limit")
     clip: ClipConfig = field(default_factory=ClipConfig)  # if not as in training
@@ -134,7 +138,7 @@ class FeaturesConfig(AskConfig):
     """Settings of ``hpm-video features`` beside checkpoint, videos and windows."""
 
     # Features are kept and compared: in bfloat16 they would depend on what shared their batch
-    precision: Precision = setting("float32", "of the forward pass")
+    precision: Precision = "float32"
     num_clips: int = setting(1, "clips in time per video of a list; their features are averaged")
     num_crops: int = setting(1, "crops in space per clip or window; their features are averaged")
     batch_size: int = setting(8, "videos or windows at a time")

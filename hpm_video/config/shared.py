@@ -15,7 +15,14 @@ class RunConfig:
     )
     seed: int = setting(0, "of weights, order, crops and masks")
     device: values.Device = setting("auto", "auto: CUDA where there is one")
-    precision: values.Precision = setting("bfloat16", "of the forward pass")
+    precision: values.Precision = setting(
+        "auto",
+        "of the forward pass; auto: bfloat16 where the device has units for it, else float16 on "
+        "GPUs and float32 on CPUs",
+    )
+    deterministic: bool = setting(
+        False, "only algorithms that repeat bit by bit, on GPUs too; slower"
+    )
     compile: values.Compile = setting(
         "auto", "torch.compile of student and teacher, or classifier; auto: on CUDA"
     )

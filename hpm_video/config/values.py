@@ -3,7 +3,7 @@
 from typing import Any, Literal, get_args
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Compile = Literal["auto", "true", "false"]
 Parallel = Literal["ddp", "fsdp"]
 

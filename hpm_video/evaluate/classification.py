@@ -17,7 +17,7 @@ from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.classification_page import write_evaluation
 from hpm_video.evaluate.predictions import Evaluation, make_results_folder, read_predictions
 from hpm_video.models.build import Baseline, Classifier
-from hpm_video.models.precision import autocast
+from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import not_left_empty
 from hpm_video.weights.checkpoint import BEST, find_checkpoint, load_checkpoint
@@ -112,6 +112,9 @@ def evaluate(
     if output_dir is not None:
         folder = make_results_folder(output_dir, name="--output-dir")
     with not_left_empty(folder), join_world(config.device, setting="device") as world:
+        precision, why = choose_precision(config.precision, world, setting="precision")
+        config = replace(config, precision=precision)
+        about["precision"] = precision if why is None else f"{precision} (auto: {why})"
         result = evaluate_classifier(model.to(world.device), manifest, data, config, world)
         if len(result.bad) == len(result.labels):
             raise none_readable([(result.paths[index], reason) for index, reason in result.bad])

@@ -30,6 +30,7 @@ from hpm_video.evaluate.feature_file import (
     write_features,
 )
 from hpm_video.evaluate.frozen_encoder import Backbone, LoadedBackbone, load_backbone
+from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, barrier, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, printable
 
@@ -73,6 +74,7 @@ def list_features(
     output = _output_file(output, "features")
     manifest = read_manifest(list(manifests), root=config.root)
     with join_world(config.device, setting="device") as world:
+        config = _with_precision(config, world)
         loaded = load_backbone(
             checkpoint, precision=config.precision, device=world.device, clip=config.clip
         )
@@ -133,6 +135,7 @@ def video_features(
     with join_world(config.device, setting="device") as world:
         if world.size > 1:
             raise ValueError(f"processes ({world.size}) must be 1 for a single video")
+        config = _with_precision(config, world)
         loaded, about = _load_for_windows(checkpoint, sliding, config, world)
         _slide(loaded, os.fspath(video), output, config, about)
     return Extracted(output, 1, ())
@@ -164,6 +167,7 @@ def sliding_list_features(
     # Their numbers keep videos of one name apart
     files = [f"{i:06d}_{_stem_of(manifest.name(i))}.npz" for i in range(len(manifest))]
     with join_world(config.device, setting="device") as world:
+        config = _with_precision(config, world)
         loaded, about = _load_for_windows(checkpoint, sliding, config, world)
         mine: list[tuple[int, str]] = []
         for index in range(len(manifest))[world.rank :: world.size]:
@@ -298,6 +302,12 @@ def _encode_windows(
             parts.write((num_done - 1) // PART, whole)
             kept = {}
     return parts.joined(count)
+
+
+def _with_precision(config: FeaturesConfig, world: World) -> FeaturesConfig:
+    """The settings with a precision that is not auto."""
+    precision, _ = choose_precision(config.precision, world, setting="precision")
+    return replace(config, precision=precision)
 
 
 def _label(manifest: Manifest, index: int) -> str:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpm_video.config import ClipConfig, DataConfig
+from hpm_video.config.values import Precision
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import Block, Encoder
@@ -29,7 +30,7 @@ class Backbone:
 
     encoder: Encoder
     norm: nn.Module
-    precision: str
+    precision: Precision
 
     @property
     def grid(self) -> TokenGrid:
@@ -96,7 +97,7 @@ class LoadedBackbone:
 def load_backbone(
     checkpoint: str | Path,
     *,
-    precision: str,
+    precision: Precision,
     device: torch.device | str = "cpu",
     clip: ClipConfig | None = None,
 ) -> LoadedBackbone:

@@ -6,7 +6,7 @@ for all kinds of probes (`hpm_video.evaluate.probe_heads`).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import DataConfig, ProbeConfig, ProbeJobConfig, check_probe_kinds
+from hpm_video.config.values import Precision
 from hpm_video.data.lists.manifest import (
     Manifest,
     check_labels,
@@ -31,6 +32,7 @@ from hpm_video.evaluate.probe_heads import (
     linear_scores,
     num_neighbours,
 )
+from hpm_video.models.precision import choose_precision
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import World, gather_to_main, join_world, others_wait
 
@@ -80,13 +82,15 @@ class ProbeResult:
 @dataclass(frozen=True)
 class ProbeReport:
     """Results of all kinds; bad: (path, reason, what comes of it) of unreadable videos. num_shared:
-    videos to judge on that were learnt from, so that results say little."""
+    videos to judge on that were learnt from, so that results say little. precision: of the encoder.
+    """
 
     results: tuple[ProbeResult, ...]
     num_train: int
     num_val: int
     bad: tuple[tuple[str, str, str], ...]
     num_shared: int
+    precision: Precision
 
     def record(self) -> dict[str, float]:
         """Figures by name, for a record."""
@@ -122,6 +126,8 @@ def probe(
     check_probe_kinds("kind", kinds)
     lists = read_probe_lists(train, val, root=config.root, names=("--train", "--val"))
     with join_world(config.device, setting="device") as world:
+        precision, _ = choose_precision(config.precision, world, setting="precision")
+        config = replace(config, precision=precision)
         loaded = load_backbone(
             checkpoint, precision=config.precision, device=world.device, clip=config.clip
         )
@@ -211,8 +217,14 @@ def probe_backbone(
             right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
             shares = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
             results.append(ProbeResult(kind, *shares, how, lr))
-    num_train, num_val = len(lists.train), len(lists.val)
-    return ProbeReport(tuple(results), num_train, num_val, tuple(bad), lists.num_shared)
+    return ProbeReport(
+        tuple(results),
+        num_train=len(lists.train),
+        num_val=len(lists.val),
+        bad=tuple(bad),
+        num_shared=lists.num_shared,
+        precision=backbone.precision,
+    )
 
 
 def encode_videos(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig
-from hpm_video.config.values import PredictorInput, View
+from hpm_video.config.values import Precision, PredictorInput, View
 from hpm_video.method.decoder_masking import draw_decoded
 from hpm_video.method.losses import OBJECTIVES, patch_loss
 from hpm_video.method.masking import Rows, make_mask, num_visible_tokens, unit_scores
@@ -67,7 +67,7 @@ def pretrain_step(
     view: View = "tokens",
     draws: int = 1,
     generator: torch.Generator,
-    precision: str = "float32",
+    precision: Precision = "float32",
     rows: Rows | None = None,
 ) -> PretrainStep:
     """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) -> `PretrainStep`.
@@ -158,7 +158,8 @@ def pretrain_step(
 
 def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., PretrainStep]:
     """`pretrain_step` with the settings of a config; what is left to give changes from step to
-    step: student, teacher, clips, hard_ratio, generator, rows."""
+    step: student, teacher, clips, hard_ratio, generator, rows. run.precision must
+    be chosen by now: not auto."""
     return partial(
         pretrain_step,
         grid=grid,

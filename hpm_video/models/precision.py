@@ -1,12 +1,80 @@
-"""Mixed precision."""
+"""Mixed precision: which one a machine computes fast, and the contexts in which models run."""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from hpm_video.config.values import Precision
+from hpm_video.runtime.distributed import World, gather_objects
+from hpm_video.runtime.machine import bfloat16_units
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which models run: bfloat16 where asked for, else float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+# From the least demanding: every device computes what stands before its own choice.
+_ORDER: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Choice(NamedTuple):
+    """A precision that is not ``auto``, and why it was taken, in words; None: it was asked for."""
+
+    precision: Precision
+    why: str | None
+
+
+def best_precision(device: torch.device) -> Choice:
+    """The precision that a device computes fastest with."""
+    units = bfloat16_units(device)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        if units is None:
+            return Choice("float16", f"{name} has no bfloat16 units")
+        return Choice("bfloat16", f"{name} has bfloat16 units")
+    if units is None:
+        return Choice("float32", "the CPU has no bfloat16 units (AMX, AVX512-BF16)")
+    return Choice("bfloat16", f"the CPU has bfloat16 units ({units})")
+
+
+def choose_precision(
+    asked: Precision,
+    world: World,
+    *,
+    kept: Precision | None = None,
+    setting: str = "run.precision",
+) -> Choice:
+    """What ``asked`` means on the machines of a run; every rank calls, and gets the same.
+
+    ``auto`` is what the checkpoint of a run has, if it continues one (``kept``), else what all
+    ranks compute fast. Raises ValueError, which names the setting, for bfloat16 on a GPU without
+    units for it.
+    """
+    if asked != "auto":
+        _check(asked, world.device, setting)
+        return Choice(asked, None)
+    choices: list[Choice] = gather_objects(best_precision(world.device), world)
+    best = min(choices, key=lambda choice: _ORDER.index(choice.precision))
+    if kept is None or kept == "auto":
+        return best
+    _check(kept, world.device, setting)
+    if kept == best.precision:
+        return Choice(kept, "as before")
+    return Choice(
+        kept, f"as before; a new run here would take {best.precision}, because {best.why}"
+    )
+
+
+def _check(precision: Precision, device: torch.device, setting: str) -> None:
+    if precision == "bfloat16" and device.type == "cuda" and bfloat16_units(device) is None:
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(
+            f"{setting} (bfloat16) must be float16 on {name}, which has no bfloat16 units"
+        )
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which models run: in bfloat16 or float16 where asked for, else float32."""
+    assert precision != "auto", "choose_precision comes first"
+    dtype = _DTYPES.get(precision)
+    return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def no_autocast(like: Tensor) -> torch.autocast:

@@ -9,10 +9,12 @@ import re
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +27,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
+from hpm_video.runtime.gpus import gpu_facts, without_gpu
 from hpm_video.runtime.rendezvous import CommunicationError, Place, find_place, meet
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -58,14 +61,26 @@ class World:
 
 
 def pick_device(name: str, *, setting: str) -> torch.device:
-    """The device of a name; ``auto`` takes CUDA if there is one. Raises ValueError, which names
-    the setting, for cuda without one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"{setting} (cuda) needs a CUDA device; there is none here: use cpu")
-    if name == "cpu" or not torch.cuda.is_available():
+    """The device of a name; ``auto`` takes CUDA if there is one.
+
+    Raises ValueError, which names the setting, for cuda without one, and for auto where the machine
+    or the job has GPUs that PyTorch cannot use, unless CUDA_VISIBLE_DEVICES hides them.
+    """
+    if name == "cpu":
         return torch.device("cpu")
-    keep_float32()
-    return torch.device("cuda")
+    with warnings.catch_warnings():  # of PyTorch, which says why, as an error does below
+        warnings.simplefilter("ignore")
+        if torch.cuda.is_available():
+            keep_float32()
+            return torch.device("cuda")
+    facts = gpu_facts()
+    if facts.signs and (name == "cuda" or not facts.are_hidden):
+        raise ValueError(without_gpu(facts, setting=setting, value=name))
+    if name == "cuda":
+        raise ValueError(f"{setting} (cuda) needs a CUDA device; there is none here: use cpu")
+    if facts.are_hidden:
+        _say_hidden()
+    return torch.device("cpu")
 
 
 def keep_float32() -> None:
@@ -78,6 +93,13 @@ def keep_float32() -> None:
     # fails once that has been set (pytorch/pytorch#166387)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
+
+
+@cache
+def _say_hidden() -> None:
+    """Once in a process, and by one of them."""
+    if find_place().rank == 0:
+        sys.stderr.write("device: cpu, as CUDA_VISIBLE_DEVICES hides the GPUs\n")
 
 
 @contextmanager

@@ -47,13 +47,13 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
     check_fits_model(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []
-    evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
     steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
 
     torch.manual_seed(config.run.seed)
     data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
     config, choices = choose_for_machine(config, world, state=start.state)
+    evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
     model = build(config, num_classes=num_classes, trained_grid=start.trained_grid())
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
     start.load_into(model)
@@ -143,8 +143,9 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
                         label_smoothing=optim.label_smoothing,
                         class_weights=class_weights,
                     )
-                    (loss / steps.accumulation).backward()
+                    run.scaled(loss / steps.accumulation).backward()
                 total += loss.detach() / steps.accumulation
+            run.unscale(model)
             norm = clip_gradients(model, optim.clip_grad)
             skip = run.add({"loss": total, "grad_norm": norm})
             step_unless(skip, optimizer)

@@ -128,11 +128,12 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                         generator=generator,
                         rows=(first, steps.clips),
                     )
-                    (result.loss / steps.accumulation).backward()
+                    run.scaled(result.loss / steps.accumulation).backward()
                 for name, loss in result.losses.items():
                     losses[name] = losses.get(name, 0) + loss.detach() / steps.accumulation
                 if run.is_log_step:
                     figures.append(step_figures(result, grid, tube_length))
+            run.unscale(student)
             norm = clip_gradients(student, optim.clip_grad)
             skip = run.add({**losses, "grad_norm": norm})
             step_unless(skip, optimizer)

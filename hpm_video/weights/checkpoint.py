@@ -40,7 +40,7 @@ BEST = "best.pt"
 
 # What only training needs: what grows with the model, and where the run was in its data
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
-_OF_TRAINING = (*TRAINING_WEIGHTS, "window", "data")
+_OF_TRAINING = (*TRAINING_WEIGHTS, "window", "data", "loss_scale")
 
 # What torch.load raises for files that are damaged, foreign, or would need to run code.
 UNREADABLE = (

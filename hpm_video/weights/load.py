@@ -12,9 +12,11 @@ from hpm_video.config import ClipConfig, DataConfig, FinetuneConfig, PretrainCon
 from hpm_video.config.settings import config_from_dict
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import HPM, Baseline, Classifier, build, build_model, token_grid
+from hpm_video.models.precision import choose_precision
 from hpm_video.models.resample import fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder, LayerNorm, position_table
+from hpm_video.runtime.distributed import World
 from hpm_video.weights.checkpoint import (
     load_checkpoint,
     load_encoder,
@@ -54,6 +56,10 @@ def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu
     """
     state = load_checkpoint(checkpoint, kind="pretrain")
     config = config_from_dict(PretrainConfig, state["config"])
+    # Imported weights have no run whose choice they could keep
+    if config.run.precision == "auto":
+        precision, _ = choose_precision("auto", World(0, 1, torch.device(device)))
+        config = replace(config, run=replace(config.run, precision=precision))
     student = build(config)
     load_weights(student, state["model"], source=checkpoint)
     student.requires_grad_(False).eval().to(device)

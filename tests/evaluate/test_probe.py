@@ -194,7 +194,7 @@ def test_the_command_judges_by_every_kind(
         assert found and 0 <= float(found[1]) <= 0.9 and 0 <= float(found[2]) <= 1
     assert "1 neighbours" in said[2]  # 15 videos of 8 classes
     assert said[-2] == "warning: 1 of 10 videos to judge on are learnt from too"
-    assert said[-1] == "train 16  val 10  unreadable 2"
+    assert said[-1] == "train 16  val 10  unreadable 2  precision float32"
     assert main(arguments) == 0
     assert _lines(capsys.readouterr().out) == said
 

@@ -135,6 +135,7 @@ VARIANTS = {
     "repeats": ["data.repeats=2"],
     "pixels": ["loss.normalize_targets=false"],
     "bfloat16": ["run.precision=bfloat16", "model.drop_path=0.1", "optim.clip_grad=1.0"],
+    "float16": ["run.precision=float16", "model.drop_path=0.1", "optim.clip_grad=1.0"],
 }
 
 

@@ -16,7 +16,8 @@ from hpm_video.bench.steps import grid_of, random_frames, step_on
 from hpm_video.bench.timing import median_seconds
 from hpm_video.bench.variants import step_config
 from hpm_video.cli import bench_options as options
-from hpm_video.runtime.distributed import pick_device
+from hpm_video.models.precision import choose_precision
+from hpm_video.runtime.distributed import World, pick_device
 
 VARIED = {
     "frames": (4, 8, 16, 32),
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE")
     asked = parser.parse_args()
     device = pick_device(asked.device, setting="--device")
+    alone = World(0, 1, device)
+    asked.precision, _ = choose_precision(asked.precision, alone, setting="--precision")
     fixed = {"size": asked.size, "batch_size": asked.batch_size, "precision": asked.precision}
     rows = []
     for name, values in VARIED.items():

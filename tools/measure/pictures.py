@@ -18,7 +18,8 @@ from hpm_video.cli import bench_options as options
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.prepare.toy import write_toy_videos
 from hpm_video.method.teacher import Teacher
-from hpm_video.runtime.distributed import pick_device
+from hpm_video.models.precision import choose_precision
+from hpm_video.runtime.distributed import World, pick_device
 from hpm_video.train.run.logs import RunLog
 from hpm_video.train.run.pictures import NUM_CLIPS, Pictures
 
@@ -31,8 +32,10 @@ def main() -> None:
     options.add_size(parser, "base")
     asked = parser.parse_args()
     shape = {key: vars(asked)[key] for key in ("size", "batch_size", "frames", "crop_size")}
-    config = step_config(**shape, precision=asked.precision)
     device = pick_device(asked.device, setting="--device")
+    alone = World(0, 1, device)
+    asked.precision, _ = choose_precision(asked.precision, alone, setting="--precision")
+    config = step_config(**shape, precision=asked.precision)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     student = build_student(config).to(device)
     with tempfile.TemporaryDirectory() as name:

@@ -16,6 +16,7 @@ from hpm_video.bench.timing import median_seconds
 from hpm_video.bench.variants import step_config
 from hpm_video.cli import bench_options as options
 from hpm_video.data.loading.loader import to_clips
+from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.host_memory import keep_freed_memory
 
@@ -29,8 +30,9 @@ def main() -> None:
     asked = parser.parse_args()
     keep_freed_memory()
     shape = {key: vars(asked)[key] for key in ("size", "batch_size", "frames", "crop_size")}
-    config = step_config(**shape, precision=asked.precision)
     with join_world(asked.device, timeout_s=600) as world:
+        asked.precision, _ = choose_precision(asked.precision, world, setting="--precision")
+        config = step_config(**shape, precision=asked.precision)
         if world.device.type == "cpu":
             torch.set_num_threads(1)
         weights = sum(parameter.numel() for parameter in build_student(config).parameters())

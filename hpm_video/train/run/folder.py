@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.config.settings import config_to_dict, config_to_yaml, differing_keys, read_stored
+from hpm_video.runtime.determinism import deterministic
 from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, write_atomically
 from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
@@ -17,7 +18,8 @@ from hpm_video.weights.checkpoint import linked_checkpoint
 _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.probe_every", "run.device",
-    "run.compile", "run.parallel", "run.shard_processes", "run.activation_checkpointing",
+    "run.compile", "run.deterministic", "run.parallel", "run.shard_processes",
+    "run.activation_checkpointing",
     "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
     "evaluation.batch_size",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
@@ -34,7 +36,11 @@ _LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
 def join_run(config: Any) -> Iterator[tuple[Path, World]]:
     """The folder of a run, as by `check_run_folder`, and the processes that work on it; what is
     claimed of the folder is free at the end."""
-    with join_world(config.run.device, timeout_s=config.run.collective_timeout_s) as world:
+    run = config.run
+    with (
+        deterministic(run.deterministic),
+        join_world(run.device, timeout_s=run.collective_timeout_s) as world,
+    ):
         folder = check_run_folder(config)
         try:
             yield folder, world
@@ -146,12 +152,26 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
 def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:
     """Settings that change results and differ from those of a config.yaml, as a plain dict.
 
-    One that is younger than the config.yaml had the effect of its default there.
+    One that is younger than the config.yaml had the effect of its default there. ``auto`` is no
+    other setting: a run keeps what was chosen at its first start.
     """
     before = _completed(there, config_to_dict(type(config)()))
+    now = _with_choices(config_to_dict(config), before)
     free = "|".join(map(re.escape, _FREE_TO_CHANGE))
-    keys = differing_keys(before, config_to_dict(config))
+    keys = differing_keys(before, now)
     return [key for key in keys if not re.fullmatch(rf"({free})(\..*)?", key)]
+
+
+def _with_choices(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values, in which what is ``auto`` is as before."""
+    result = dict(values)
+    for key, value in values.items():
+        there = before.get(key, value)
+        if isinstance(value, Mapping) and isinstance(there, Mapping):
+            result[key] = _with_choices(value, there)
+        elif value == "auto":
+            result[key] = there
+    return result
 
 
 def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

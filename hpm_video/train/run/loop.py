@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from hpm_video.config import AugmentConfig, FinetuneConfig, PretrainConfig
@@ -21,10 +21,11 @@ from hpm_video.runtime.distributed import World, barrier, gather_objects
 from hpm_video.runtime.signals import note_stop, stop_on_signal
 from hpm_video.train.optim import Steps
 from hpm_video.train.run.logs import Record, RunLog
+from hpm_video.train.run.loss_scale import LossScale
 from hpm_video.train.run.profiling import StepProfile
 from hpm_video.train.run.rank_requests import RankRequests
 from hpm_video.train.run.saving import Saver
-from hpm_video.train.run.steps import BadSteps, Period, own_rows
+from hpm_video.train.run.steps import BAD, OVERFLOW, BadSteps, Period, own_rows
 
 # data_wait_fraction above which it is worth doing something about it.
 _MUCH_WAITING = 0.2
@@ -46,6 +47,8 @@ class Run:
     for step in run.steps():
         batch = run.next(batches)
         ...
+        run.scaled(loss).backward()
+        run.unscale(model)
         skip = run.add({"loss": loss, "grad_norm": norm})
         step_unless(skip, optimizer)
         if run.is_log_step:
@@ -81,6 +84,9 @@ class Run:
         self._notes: list[tuple[int, str]] = []
         self._noted: set[str] = set()
         self._bad = BadSteps(world.device, max_in_a_row=self.config.max_bad_steps)
+        self._loss_scale = LossScale(
+            self.config.precision, world.device, state.get("loss_scale") if state else None
+        )
         self._requests = RankRequests(world, self._own_requests)
         self._stopped_by: str | None = None  # the signal, once all processes know of it
         self._last_loss: float | None = None
@@ -171,6 +177,14 @@ class Run:
         self._notes += [(index, note) for index, note in batch.notes if note not in self._noted]
         return batch
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """A loss to call backward() on: float16 runs scale it."""
+        return self._loss_scale.scaled(loss)
+
+    def unscale(self, model: nn.Module) -> None:
+        """Divide a model's gradients, once they are all there, by what `scaled` made of losses."""
+        self._loss_scale.unscale(model)
+
     def add(self, numbers: Mapping[str, Tensor]) -> Tensor:
         """One step's scalars by the names under which they are logged -> scalar ``skip``.
 
@@ -178,8 +192,16 @@ class Run:
         ``grad_norm`` is one of them; its highest value of a period is logged too.
         """
         values = {name: value.detach().float() for name, value in numbers.items()}
-        skip = self._bad.judge(self._requests.exchange(torch.stack([*values.values()]).sum()))
-        self._period.end_step(values, skip)
+        losses = [value for name, value in values.items() if name != "grad_norm"]
+        both = torch.stack([torch.stack(losses).sum(), values["grad_norm"]])
+        both = self._requests.exchange(both)  # of all processes from here on
+        overflow = self._loss_scale.can_mend(*both)
+        verdict = self._bad.judge(both.sum(), overflow)
+        skip = verdict
+        if overflow is not None:
+            skip = verdict.clamp(max=1)
+            self._loss_scale.follow(overflow=verdict == OVERFLOW, skip=skip)
+        self._period.end_step(values, verdict)
         if can_look_at_once(self.world.device):
             self._look()
         return skip
@@ -196,7 +218,9 @@ class Run:
         self._look()
         means = self._period.means(figures or {}, self.world)
         self._last_loss = means["loss"]
-        counts = {"skipped_steps": sum(self._period.skipped)}
+        counts: dict[str, float] = {"skipped_steps": sum(self._period.skipped)}
+        if self._loss_scale.is_on:
+            counts["loss_scale"] = self._loss_scale.value.item()
         rates = self._period.rates()
         # Rates come last: everything before them is identical in a repeated or resumed run.
         record = {"step": self.steps_done + 1, **values, **means, **counts, **rates}
@@ -244,7 +268,8 @@ class Run:
                 return  # no hurry: it is done as soon as the bad steps are over
             step, rows = self._bad.before
         window = gather_objects([row.cpu() for row in rows], self.world)
-        self._saver.save({**checkpoint(), "step": step, "window": window})
+        scale = {"loss_scale": self._loss_scale.state()} if self._loss_scale.is_on else {}
+        self._saver.save({**checkpoint(), **scale, "step": step, "window": window})
         if self.is_complete or self._stopped_by or self._bad.is_over:
             self._saver.wait()
         self._requests.forget()
@@ -260,7 +285,12 @@ class Run:
         for place, flag in enumerate(flags, start=num_seen):
             period.skipped.append(bool(flag))
             done = period.first_step + place
-            if self._bad.note(skipped=bool(flag), steps_done=done, rows=period.rows[:place]):
+            if flag == OVERFLOW:
+                self.log.line(
+                    f"step {done + 1} skipped: its gradient overflows float16; the loss scale is "
+                    f"now {self._loss_scale.value.item():g}"
+                )
+            if self._bad.note(skipped=flag == BAD, steps_done=done, rows=period.rows[:place]):
                 parts = gather_objects(period.videos[place], self.world)
                 videos = dict.fromkeys(index for part in parts for index in part)
                 self.log.line(

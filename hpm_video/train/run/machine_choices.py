@@ -3,11 +3,14 @@ them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
+from socket import gethostname
 from typing import Any, TypeVar
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.models.compiling import choose_compile
-from hpm_video.runtime.distributed import World
+from hpm_video.models.precision import choose_precision
+from hpm_video.runtime.distributed import World, gather_objects
+from hpm_video.runtime.machine import describe_machine, device_words
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
@@ -15,12 +18,19 @@ Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 def choose_for_machine(
     config: Config, world: World, *, state: Mapping[str, Any] | None
 ) -> tuple[Config, list[str]]:
-    """The config without ``auto`` in settings that change results, and lines for the log.
+    """The config without ``auto`` in settings that change results, and lines for the log: about
+    the machine, and about the choices.
 
     ``state``: the checkpoint that the run continues, whose config has the choices of its first
     start: they are kept, on whatever machine it goes on. Every rank calls, and gets the same.
     """
     kept = state["config"]["run"] if state else {}
+    precision, why = choose_precision(config.run.precision, world, kept=kept.get("precision"))
+    ranks = gather_objects((gethostname(), device_words(world.device)), world)
+    lines = describe_machine(ranks, world.device)
+    if why is not None:
+        lines.append(f"run.precision=auto: {precision} ({why})")
     compiled, why = choose_compile(config.run.compile, world.device, kept=kept.get("compile"))
-    lines = [] if why is None else [f"run.compile=auto: {compiled} ({why})"]
-    return replace(config, run=replace(config.run, compile=compiled)), lines
+    if why is not None:
+        lines.append(f"run.compile=auto: {compiled} ({why})")
+    return replace(config, run=replace(config.run, precision=precision, compile=compiled)), lines

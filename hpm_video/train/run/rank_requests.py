@@ -24,15 +24,15 @@ class RankRequests:
         self._delay = 1 if world.device.type == "cuda" else 0  # steps
         self._sent: deque[_Sent] = deque(maxlen=self._delay + 1)
 
-    def exchange(self, number: Tensor) -> Tensor:
-        """Mean of a scalar over ranks; their requests travel with it. Nothing waits."""
+    def exchange(self, numbers: Tensor) -> Tensor:
+        """Mean of some numbers over ranks; their requests travel with them. Nothing waits."""
         if self._world.size == 1:
-            return number
+            return numbers
         # `full` brings its value along with its kernel; a copy from the host would wait for it
-        flags = [torch.full_like(number, float(request)) for request in self._own_requests()]
-        values = mean_over_processes(torch.stack([number, *flags]), self._world)
-        self._sent.append(_on_its_way(values[1:]))
-        return values[0]
+        flags = [numbers.new_full((1,), float(request)) for request in self._own_requests()]
+        values = mean_over_processes(torch.cat([numbers.flatten(), *flags]), self._world)
+        self._sent.append(_on_its_way(values[numbers.numel() :]))
+        return values[: numbers.numel()].view_as(numbers)
 
     def heard(self) -> list[bool]:
         """For each request, whether a rank had it at the latest exchange, on a GPU one before."""

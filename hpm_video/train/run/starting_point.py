@@ -93,9 +93,10 @@ class Start:
             )
 
     def forget_weights(self) -> None:
-        """Let go of what was loaded: only ``step`` and ``window`` of a state stay."""
+        """Let go of what was loaded: of a state only what `Run` goes on from stays."""
         if self.state is not None:
-            self.state = {name: self.state[name] for name in ("step", "window")}
+            kept = {"step", "window", "loss_scale"} & self.state.keys()
+            self.state = {name: self.state[name] for name in kept}
         self.init = None
 
     def _tokens(self, encoder: Encoder) -> Tokens:

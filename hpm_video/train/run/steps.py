@@ -10,13 +10,16 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from hpm_video.runtime.distributed import World, mean_over_processes
 
+# Verdicts on a step: skipped are bad ones, and those whose gradient a lower loss scale may mend.
+GOOD, BAD, OVERFLOW = 0.0, 1.0, 2.0
+
 
 class Period:
     """What a run keeps of the steps since its last record.
 
     names: of the numbers that every step gives, once one has given them.
-    rows: one (M + 1,) a step, on the device: these M numbers, then 1. where it was skipped, else 0.
-    skipped: the same of those steps that the host has looked at.
+    rows: one (M + 1,) a step, on the device: these M numbers, then GOOD, BAD or OVERFLOW.
+    skipped: whether it was not a good one, of those steps that the host has looked at.
     videos: which each step was of, on this process; not known of steps before a resume.
     first_step: steps done before the first of them.
     """
@@ -41,10 +44,10 @@ class Period:
         self._clips += num_clips
         self._step_videos += videos
 
-    def end_step(self, numbers: Mapping[str, Tensor], skip: Tensor) -> None:
+    def end_step(self, numbers: Mapping[str, Tensor], verdict: Tensor) -> None:
         """Count the step whose batches were noted, with its scalars on the device."""
         self.names = list(numbers)
-        self.rows.append(torch.stack([*numbers.values(), skip]))
+        self.rows.append(torch.stack([*numbers.values(), verdict]))
         self.videos.append(self._step_videos)
         self._step_videos = []
 
@@ -111,16 +114,22 @@ class BadSteps:
         """Whether the host knows of too many bad steps in a row."""
         return self.in_a_row >= self.max_in_a_row
 
-    def judge(self, total: Tensor) -> Tensor:
-        """Mean over processes of the sum of a step's metrics -> 1. if not finite, else 0.
+    def judge(self, total: Tensor, overflow: Tensor | None = None) -> Tensor:
+        """Mean over processes of the sum of a step's metrics -> BAD if not finite, else GOOD.
 
-        Both are scalars on the device, for which nothing waits.
+        ``overflow``: whether only the loss scale is to blame; then it is OVERFLOW. All are scalars
+        on the device, for which nothing waits.
         """
+        is_over = self._on_device >= self.max_in_a_row
         is_bad = ~total.isfinite()
-        is_bad |= self._on_device >= self.max_in_a_row
-        skip = is_bad.float()
-        self._on_device = (self._on_device + 1) * skip
-        return skip
+        if overflow is not None:
+            is_bad &= ~overflow
+        is_bad |= is_over
+        verdict = is_bad.float()
+        self._on_device = (self._on_device + 1) * verdict
+        if overflow is not None:
+            verdict = verdict + OVERFLOW * (overflow & ~is_over)
+        return verdict
 
     def note(self, *, skipped: bool, steps_done: int, rows: list[Tensor]) -> bool:
         """Count the step after ``steps_done`` ones, of which ``rows`` are since the last record.

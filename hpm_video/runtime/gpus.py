@@ -1,0 +1,143 @@
+"""Why this process sees no GPU although its machine, or its job, has some."""
+
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+# Variables by which SLURM tells a job of its GPUs: their numbers, and their names.
+_GPU_COUNTS = ("SLURM_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK")
+_GPU_NAMES = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
+_HIDING = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last one is SLURM's
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """What is known of GPUs where PyTorch can use none.
+
+    signs: of GPUs of the machine or the job; empty where nothing tells of any. files: /dev/nvidia0
+    and so on; forbidden: the first of them, if this process may open none. visible:
+    CUDA_VISIBLE_DEVICES, if set. driver: version of the loaded one. pytorch, cuda: versions of
+    PyTorch, and of the CUDA that it was built for, if any. said: PyTorch's reason, in its words.
+    """
+
+    signs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    forbidden: str | None = None
+    visible: str | None = None
+    driver: str | None = None
+    pytorch: str = torch.__version__
+    cuda: str | None = torch.version.cuda
+    said: str = ""
+
+    @property
+    def are_hidden(self) -> bool:
+        """Whether somebody wants this process to see no GPU, although there are some."""
+        return bool(self.signs) and self.visible in _HIDING
+
+
+def gpu_facts(environment: Mapping[str, str] = os.environ, *, root: Path = Path("/")) -> GpuFacts:
+    """Look for GPUs in an environment and in the files below ``root``, without using any."""
+    files = [path for path in sorted(root.glob("dev/nvidia*")) if path.name[6:].isdigit()]
+    names = [f"/{path.relative_to(root)}" for path in files]
+    signs = names or [
+        f"/{path.relative_to(root)}" for path in root.glob("proc/driver/nvidia/gpus/*")
+    ]
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    for variable in (*_GPU_COUNTS, *_GPU_NAMES, "CUDA_VISIBLE_DEVICES"):
+        value = environment.get(variable, "")
+        is_none = variable in _GPU_COUNTS and value.rpartition(":")[2] == "0"
+        if value not in _HIDING and not is_none:
+            signs.append(f"{variable}={value}")
+    return GpuFacts(
+        signs=tuple(signs),
+        files=tuple(names),
+        forbidden=names[0] if files and not any(map(_opens, files)) else None,
+        visible=visible,
+        driver=driver_version(root),
+        said=_words_of_torch(),
+    )
+
+
+def without_gpu(facts: GpuFacts, *, setting: str, value: str) -> str:
+    """Why a device that is ``value``, auto or cuda, cannot be a GPU although there are signs of
+    some, and what to do now."""
+    reason, remedy = _reason(facts)
+    signs = ", ".join(facts.signs[:3]) + (", ..." if len(facts.signs) > 3 else "")
+    said = f" (PyTorch says: {facts.said})" if facts.said else ""
+    cpu = f"{setting} cpu" if setting.startswith("-") else f"{setting}=cpu"
+    if value == "auto":  # not every command has the setting
+        cpu += " or CUDA_VISIBLE_DEVICES=''"
+    return (
+        f"{setting} ({value}) finds no GPU that PyTorch can use, although there are some "
+        f"({signs}): {reason}{said}; {remedy}, or choose {cpu}"
+    )
+
+
+def _reason(facts: GpuFacts) -> tuple[str, str]:
+    """Why there is none, and the remedy: the first reason that holds."""
+    containers = "start a container with its GPUs (docker --gpus all, apptainer --nv)"
+    reasons = [
+        (facts.are_hidden, f"CUDA_VISIBLE_DEVICES ({facts.visible!r}) hides them", "unset it"),
+        (
+            facts.cuda is None,
+            f"PyTorch {facts.pytorch} is built without CUDA",
+            "install a build with CUDA (pip install --force-reinstall "
+            f"torch=={facts.pytorch.partition('+')[0]})",
+        ),
+        (
+            "too old" in facts.said,
+            f"the NVIDIA driver ({facts.driver}) is too old for PyTorch {facts.pytorch}, which is "
+            f"built for CUDA {facts.cuda}",
+            "update the driver, or install a PyTorch for an older CUDA (pytorch.org/get-started)",
+        ),
+        (
+            facts.forbidden is not None,
+            f"this process has no permission to open {facts.forbidden}",
+            "ask SLURM for GPUs (--gpus-per-node), or join the group that owns the file",
+        ),
+        (
+            facts.driver is None,
+            "no NVIDIA driver is loaded",
+            f"load it on a machine with GPUs, {containers}",
+        ),
+        (not facts.files, "there are no device files such as /dev/nvidia0", containers),
+        (
+            facts.visible is not None,
+            f"CUDA_VISIBLE_DEVICES ({facts.visible}) may name none of them",
+            "name some that nvidia-smi lists",
+        ),
+        (True, "CUDA does not start", "look whether nvidia-smi works"),
+    ]
+    return next((reason, remedy) for holds, reason, remedy in reasons if holds)
+
+
+def driver_version(root: Path = Path("/")) -> str | None:
+    """Version of the NVIDIA driver that is loaded, such as 535.104.05."""
+    with suppress(OSError):
+        text = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8")
+        if found := re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text):
+            return found[1]
+    return None
+
+
+def _opens(path: Path) -> bool:
+    """Whether a device file can be opened: a job's cgroup may forbid what its mode allows."""
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+def _words_of_torch() -> str:
+    """The first sentence of why PyTorch cannot start CUDA; empty where it can."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".")
+    return ""

@@ -1,0 +1,85 @@
+"""Settings that say ``auto``: chosen at the first start of a run, and kept by what continues it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from runs import assert_same_run, run_until_stopped
+
+from hpm_video.cli.main import main
+from hpm_video.config import PretrainConfig
+from hpm_video.config.settings import load_config
+from hpm_video.runtime import machine
+from hpm_video.weights.checkpoint import load_checkpoint
+
+Arguments = Callable[..., list[str]]
+WITHOUT = "flags: avx2\n"
+WITH = "flags: avx2 avx512f avx512_bf16\n"
+
+
+def _on(cpuinfo: str, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(machine, "_cpuinfo", lambda: cpuinfo)
+
+
+def _precision(folder: Path) -> tuple[str, str]:
+    """Of a run folder's config.yaml, and of its checkpoint."""
+    stored = load_config(PretrainConfig, folder / "config.yaml").run.precision
+    return stored, load_checkpoint(folder)["config"]["run"]["precision"]
+
+
+@pytest.mark.parametrize("job", ["pretrain", "finetune"])
+def test_auto_is_the_machines_precision_and_said(
+    job: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments: Arguments = request.getfixturevalue(f"{job}_arguments")
+    _on(WITHOUT, monkeypatch)
+    assert main(arguments(tmp_path / "auto", "run.precision=auto", "optim.epochs=1")) == 0
+    assert load_checkpoint(tmp_path / "auto")["config"]["run"]["precision"] == "float32"
+    lines = (tmp_path / "auto" / "log.txt").read_text()
+    assert "run.precision=auto: float32 (the CPU has no bfloat16 units" in lines
+
+
+def test_a_run_keeps_its_precision_on_another_machine(
+    tmp_path: Path, pretrain_arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["optim.epochs=2", "run.checkpoint_every_minutes=0"]
+    assert main(pretrain_arguments(tmp_path / "whole", *settings, "run.precision=bfloat16")) == 0
+
+    settings.append("run.precision=auto")
+    _on(WITH, monkeypatch)
+    run_until_stopped(pretrain_arguments(tmp_path / "moved", *settings), at=4)
+    assert _precision(tmp_path / "moved") == ("bfloat16", "bfloat16")
+    _on(WITHOUT, monkeypatch)
+    assert main(pretrain_arguments(tmp_path / "moved", *settings)) == 0
+    assert "bfloat16 (as before; a new run here would take float32, because the CPU has no" in (
+        (tmp_path / "moved" / "log.txt").read_text()
+    )
+    assert _precision(tmp_path / "moved") == ("bfloat16", "bfloat16")
+    assert_same_run(tmp_path / "whole", tmp_path / "moved")
+
+
+def test_a_run_of_before_auto_was_the_default_goes_on(
+    tmp_path: Path, pretrain_arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its command says nothing about precision; its config.yaml says bfloat16, then the default."""
+    _on(WITHOUT, monkeypatch)
+    run_until_stopped(pretrain_arguments(tmp_path, "run.precision=bfloat16"), at=2)
+    assert main(pretrain_arguments(tmp_path, "run.precision=auto")) == 0
+    assert _precision(tmp_path) == ("bfloat16", "bfloat16")
+
+
+def test_a_precision_that_is_asked_for_must_be_the_chosen_one(
+    tmp_path: Path,
+    pretrain_arguments: Arguments,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _on(WITHOUT, monkeypatch)
+    run_until_stopped(pretrain_arguments(tmp_path, "run.precision=auto"), at=2)
+    capsys.readouterr()
+    assert main(pretrain_arguments(tmp_path, "run.precision=bfloat16")) == 2
+    assert "other settings (run.precision)" in capsys.readouterr().err
+    assert main(pretrain_arguments(tmp_path, "run.precision=float32")) == 0
