@@ -6,13 +6,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gpu_stages.formulas import plain_ranking_loss
+from gpu_stages.formulas import plain_patch_loss, plain_ranking_loss
 from gpu_stages.stage import Stage
 from gpu_stages.timing import kernels_of, medians
 from hpm_video.bench.steps import build_student, grid_of
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import clip_batches, to_clips
-from hpm_video.method.losses import patch_loss, patch_loss_formula, ranking_loss
+from hpm_video.method.losses import patch_loss, ranking_loss
 from hpm_video.method.teacher import Teacher, update_teacher
 from hpm_video.models.ema import move_average
 from hpm_video.models.parallel import clip_gradients
@@ -74,9 +74,9 @@ def patches(stage: Stage) -> Calls:
     index = torch.rand(batch, tokens, device=stage.device).argsort(dim=1)[:, :masked]
     dtype = stage.either(torch.bfloat16, torch.float32)
     reconstruction = torch.randn(batch, masked, values, device=stage.device, dtype=dtype)
-    forms = {"patch_loss": patch_loss, "formula": patch_loss_formula}
+    forms = {"patch_loss": patch_loss, "formula": plain_patch_loss}
     if stage.on_gpu:
-        forms["compiled"] = torch.compile(patch_loss_formula)
+        forms["compiled"] = torch.compile(plain_patch_loss)
     given = {"patches": every, "index": index, "normalize": True}
     return {name: backward(partial(form, **given), reconstruction) for name, form in forms.items()}
 
