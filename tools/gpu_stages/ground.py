@@ -13,6 +13,8 @@ import torch
 from gpu_stages.stage import Stage
 from gpu_stages.timing import product_rate, seconds_of
 from hpm_video.bench.report import machine_facts
+from hpm_video.runtime.gpu_kernels import runs_triton
+from hpm_video.runtime.gpus import driver_version
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,21 +39,14 @@ def versions(stage: Stage) -> dict[str, str | float | None]:
         properties = torch.cuda.get_device_properties(stage.device)
         found["gb"] = round(properties.total_memory / 1e9, 1)
         found["capability"] = f"{properties.major}.{properties.minor}"
-        found["driver"] = driver()
+        found["driver"] = driver_version()
+        found["Triton"] = "runs" if runs_triton(stage.device) else "does not run: see the log"
     return {
         **found,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
     }
-
-
-def driver() -> str:
-    """The version of the NVIDIA driver."""
-    path = Path("/proc/driver/nvidia/version")
-    words = path.read_text().split() if path.is_file() else []
-    numbers = (word for word in words if word.count(".") >= 1 and word[0].isdigit())
-    return next(numbers, "unknown")
 
 
 def copies(stage: Stage) -> None:

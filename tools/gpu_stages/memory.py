@@ -2,7 +2,8 @@
 
 from gpu_stages.stage import Stage
 from gpu_stages.step import ours
-from gpu_stages.timing import peak_gb
+from gpu_stages.timing import kernels_of, peak_gb
+from hpm_video.bench.kernels import count_step
 from hpm_video.bench.live_bytes import modelled_bytes
 from hpm_video.bench.variants import with_batch
 
@@ -28,3 +29,7 @@ def run(stage: Stage) -> None:
                 )
                 found[f"batch {batch}, ratio"] = None if measured is None else measured / modelled
             stage.row(f"{name}, GB", **found)
+            modelled = sum(operation.kernels for operation in count_step(asked))
+            launches, _ = kernels_of(stage, step)
+            what = f"{name}, kernels, {batches[-1]}"
+            stage.row(what, modelled=modelled, launches=launches)

@@ -2,21 +2,26 @@
 
 from collections.abc import Callable
 from functools import partial
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from gpu_stages.formulas import plain_patch_loss, plain_ranking_loss
 from gpu_stages.stage import Stage
+from gpu_stages.step import frames_of
 from gpu_stages.timing import kernels_of, medians
-from hpm_video.bench.steps import build_student, grid_of
+from hpm_video.bench.steps import build_student, grid_of, step_on
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import clip_batches, to_clips
 from hpm_video.method.losses import patch_loss, ranking_loss
+from hpm_video.method.patch_kernel import PatchLoss
+from hpm_video.method.ranking_kernel import RankingLoss
 from hpm_video.method.teacher import Teacher, update_teacher
 from hpm_video.models.ema import move_average
 from hpm_video.models.parallel import clip_gradients
 from hpm_video.models.tokens import patchify
+from hpm_video.runtime import gpu_kernels
 from hpm_video.runtime.distributed import World
 
 Calls = dict[str, Callable[[], object]]
@@ -30,6 +35,7 @@ def run(stage: Stage) -> None:
         "patchify": patchifying,
         "device crops": crops,
         "gradient norm": clipping,
+        "default step": kernels_of_ours,
     }.items():
         if not stage.has_time(what, seconds=1):
             continue
@@ -60,11 +66,16 @@ def backward(loss: Callable[[Tensor], Tensor], leaf: Tensor) -> Callable[[], obj
 
 def ranking(stage: Stage) -> Calls:
     predicted, measured = torch.rand(2, *stage.either((64, 1408), (4, 176)), device=stage.device)
-    forms = {"ranking_loss": ranking_loss, "formula": plain_ranking_loss}
+    forms = {
+        "ranking_loss": ranking_loss,
+        "PyTorch alone": RankingLoss.apply,
+        "formula": plain_ranking_loss,
+    }
     if stage.on_gpu:
         forms["compiled"] = torch.compile(plain_ranking_loss)
     return {
-        name: backward(partial(form, measured=measured), predicted) for name, form in forms.items()
+        name: backward(lambda leaf, form=form: form(leaf, measured), predicted)
+        for name, form in forms.items()
     }
 
 
@@ -74,7 +85,13 @@ def patches(stage: Stage) -> Calls:
     index = torch.rand(batch, tokens, device=stage.device).argsort(dim=1)[:, :masked]
     dtype = stage.either(torch.bfloat16, torch.float32)
     reconstruction = torch.randn(batch, masked, values, device=stage.device, dtype=dtype)
-    forms = {"patch_loss": patch_loss, "formula": plain_patch_loss}
+    forms = {
+        "patch_loss": patch_loss,
+        "PyTorch alone": lambda leaf, *, patches, index, normalize: PatchLoss.apply(
+            leaf, patches, index, normalize
+        ),
+        "formula": plain_patch_loss,
+    }
     if stage.on_gpu:
         forms["compiled"] = torch.compile(plain_patch_loss)
     given = {"patches": every, "index": index, "normalize": True}
@@ -106,7 +123,7 @@ def patchifying(stage: Stage) -> Calls:
 
 
 def crops(stage: Stage) -> Calls:
-    """Crops of a batch of whole frames that lie on the device already."""
+    """Crops of a batch of whole frames that lie on the device, and copying these frames there."""
     manifest = read_manifest(stage.manifest(), labels=False)
     data = stage.crop_data("device", batch_size=min(stage.either(64, 2), len(manifest)))
     world = World(0, 1, torch.device("cpu"))
@@ -115,9 +132,12 @@ def crops(stage: Stage) -> Calls:
     )
     rows = batch.clips.pin_memory() if stage.on_gpu else batch.clips
     assert batch.frames is not None
+    there = rows.to(stage.device)
     return {
-        "copy and crops": lambda: batch.frames.crop(rows, stage.device),
-        "copy alone": lambda: rows.to(stage.device, non_blocking=True),
+        "crop": lambda: batch.frames.crop(rows, there),
+        "one by one": lambda: batch.frames.crop(rows, there, together=False),
+        "together": lambda: batch.frames.crop(rows, there, together=True),
+        "copy": lambda: rows.to(stage.device, non_blocking=True),
     }
 
 
@@ -130,3 +150,15 @@ def clipping(stage: Stage) -> Calls:
         "clip_gradients": lambda: clip_gradients(student, None),
         "clip_grad_norm_": lambda: nn.utils.clip_grad_norm_(student.parameters(), float("inf")),
     }
+
+
+def kernels_of_ours(stage: Stage) -> Calls:
+    """A whole step with our own kernels, and with PyTorch's alone."""
+    config = stage.pair(stage.either(64, 2))["default"]
+    step = step_on(config, frames_of(stage, config), stage.device)
+
+    def without() -> None:
+        with patch.object(gpu_kernels, "runs_triton", lambda device: False):
+            step()
+
+    return {"with our kernels": step, "without": without}
