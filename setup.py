@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ONNX = ["onnx>=1.17", "onnxscript>=0.4"]  # to export to it
+ONNX = ["onnx>=1.17", "onnxscript>=0.7"]  # to export to it
 TORCHCODEC = ["torchcodec>=0.7"]  # and FFmpeg's libraries on the system
 TEST = [
     *ONNX,
