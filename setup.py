@@ -21,7 +21,7 @@ class BuildWithRecipes(build_py):
             shutil.copytree(ROOT / "configs", place)
 
 
-ONNX = ["onnx>=1.17", "onnxscript>=0.3"]  # to export to it
+ONNX = ["onnx>=1.17", "onnxscript>=0.4"]  # to export to it
 TORCHCODEC = ["torchcodec>=0.7"]  # and FFmpeg's libraries on the system
 TEST = [
     *ONNX,

@@ -11,10 +11,10 @@ from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_bytes, to_clips
 from hpm_video.method.masking import hard_ratio_at, random_mask
-from hpm_video.method.step import compiled_step
+from hpm_video.method.step import configured_step
 from hpm_video.method.teacher import Teacher, update_teacher
 from hpm_video.models.build import HPM, SIZES, build_model, token_grid
-from hpm_video.models.compiling import is_compiled
+from hpm_video.models.compiling import compile_parts, is_compiled
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.models.tokens import TokenGrid
@@ -48,7 +48,9 @@ def config_step(
     called = student or spread(model, world, config.run)
     teacher = Teacher(model) if config.masking.mines else None
     optimizer = pretrain_optimizer(model, config.optim)
-    compute = compiled_step(config, grid, world, student=model, teacher=teacher, say=print)
+    parts = {"student": model} | ({} if teacher is None else {"teacher": teacher})
+    compile_parts(parts, config.run, world, say=print)
+    compute = configured_step(config, grid)
     generator = torch.Generator(world.device).manual_seed(0)
     masking = config.masking
     hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)

@@ -37,7 +37,7 @@ def _kernels(parser: Parser) -> None:
     bench_options.add_size(parser, "base")
     add_number(parser, "--batch-size", 64, "clips")
     bench_options.add_clip(parser)
-    bench_options.add_precision(parser)
+    bench_options.add_precision(parser, "bfloat16")  # of a GPU, wherever it runs
     choices, text = ("plain", "default", "literal", "pixels"), "variant(s) of the step"
     add_several(parser, "--variant", choices[:2], text, "variants", choices=choices)
     add_number(parser, "--operators", 12, "PyTorch's operators to list, the slowest")

@@ -24,7 +24,7 @@ class RunConfig:
         False, "only algorithms that repeat bit by bit, on GPUs too; slower"
     )
     compile: values.Compile = setting(
-        "auto", "torch.compile of student, teacher and patch loss; auto: on CUDA"
+        "auto", "torch.compile of student and teacher, or classifier; auto: on CUDA"
     )
     parallel: values.Parallel = setting("ddp", "each process has the whole model, or a share of it")
     shard_processes: int | None = setting(None, "fsdp: processes that share one copy; default: all")

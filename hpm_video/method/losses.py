@@ -15,8 +15,6 @@ from hpm_video.method.ranking_kernel import (
     fused_rank_accuracy,
     row_chunks,
 )
-from hpm_video.models.pixels import as_floats, gather_patches
-from hpm_video.models.tokens import normalize_targets
 from hpm_video.runtime import gpu_kernels
 
 
@@ -35,15 +33,6 @@ def patch_loss(
     by_kernel = gpu_kernels.runs_triton(reconstruction.device)
     loss = FusedPatchLoss if by_kernel else PatchLoss
     return loss.apply(reconstruction, patches, index, normalize)
-
-
-def patch_loss_formula(
-    reconstruction: Tensor, patches: Tensor, index: Tensor, *, normalize: bool
-) -> Tensor:
-    """`patch_loss` as its formula stands, for a compiler to fuse: with a gradient by autograd, and
-    slower where nothing is fused."""
-    targets = as_floats(gather_patches(patches, index))
-    return reconstruction_loss(reconstruction, normalize_targets(targets) if normalize else targets)
 
 
 def ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:

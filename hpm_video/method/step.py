@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig
 from hpm_video.config.values import Precision, PredictorInput, View
 from hpm_video.method.decoder_masking import draw_decoded
-from hpm_video.method.losses import OBJECTIVES, patch_loss, patch_loss_formula
+from hpm_video.method.losses import OBJECTIVES, patch_loss
 from hpm_video.method.masking import Rows, make_mask, num_visible_tokens, unit_scores
 from hpm_video.method.teacher import Teacher, score_tokens
-from hpm_video.models.compiling import Say, compile_function, compile_parts
-from hpm_video.models.hpm import HPM, HPMOutput
+from hpm_video.models.hpm import HPMOutput
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid, patchify, scatter_tokens, split_mask
-from hpm_video.runtime.distributed import World
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,6 @@ def pretrain_step(
     generator: torch.Generator,
     precision: Precision = "float32",
     rows: Rows | None = None,
-    losses_of: Callable[..., Tensor] = patch_loss,
 ) -> PretrainStep:
     """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) -> `PretrainStep`.
 
@@ -82,7 +79,7 @@ def pretrain_step(
     share of it) and predicts its own loss on it. ``token_ratio``, ``view`` and ``draws`` say what
     the teacher sees, see `score_tokens`; a predictor from pixels learns from the same share of the
     reconstructed tokens, drawn at random. Pure compute: no optimizer, no global random state.
-    ``rows`` as in `make_mask`. ``losses_of``: `patch_loss`, perhaps compiled.
+    ``rows`` as in `make_mask`.
     """
     tube_length = masking.tube_length or grid.time
     patches = patchify(clips, grid)  # once, for the teacher, the student and the targets
@@ -122,7 +119,7 @@ def pretrain_step(
             grid, mask_ratio=masking.mask_ratio, tube_length=tube_length
         )
         output: HPMOutput = student(patches, chosen.mask, num_visible, kept, ranked)
-    token_losses = losses_of(
+    token_losses = patch_loss(
         output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
     )  # (B, M)
     pairs = _pairs(
@@ -174,25 +171,6 @@ def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., Pr
         draws=config.teacher.draws,
         precision=config.run.precision,
     )
-
-
-def compiled_step(
-    config: PretrainConfig,
-    grid: TokenGrid,
-    world: World,
-    *,
-    student: HPM,
-    teacher: Teacher | None,
-    say: Say,
-) -> Callable[..., PretrainStep]:
-    """`configured_step` of models that are spread over processes, compiled where the config asks
-    for it. ``say`` is told, in a line, what cannot be compiled and therefore is not."""
-    parts = {"student": student} | ({} if teacher is None else {"teacher": teacher})
-    compile_parts(parts, config.run, world, say)
-    losses_of = compile_function(
-        patch_loss_formula, patch_loss, name="patch loss", run=config.run, world=world, say=say
-    )
-    return partial(configured_step(config, grid), losses_of=losses_of)
 
 
 class _Pairs(NamedTuple):

@@ -67,36 +67,17 @@ def compile_parts(parts: Mapping[str, nn.Module], run: RunConfig, world: World, 
         _prepare(num_blocks=len(blocks), by_block=by_block)
         for module in blocks if by_block and blocks else [part]:
             # What `nn.Module.compile` sets, which copies of a module do not take over
-            eager = module._call_impl
-            module._compiled_call_impl = _OrEager(eager, eager, name=name, say=say)
-
-
-def compile_function(
-    function: Callable[..., Any],
-    eager: Callable[..., Any],
-    *,
-    name: str,
-    run: RunConfig,
-    world: World,
-    say: Say,
-) -> Callable[..., Any]:
-    """``function`` compiled, where the settings ask for it; ``eager`` where not, or it fails."""
-    if not is_compiled(run, world.device):
-        return eager
-    _prepare(num_blocks=0, by_block=False)
-    return _OrEager(function, eager, name=name, say=say)
+            module._compiled_call_impl = _OrEager(module._call_impl, name=name, say=say)
 
 
 class _OrEager:
-    """Calls what torch.compile makes of a function, or ``eager`` once it has failed."""
+    """Calls what torch.compile makes of a function, or the function once that has failed."""
 
-    def __init__(
-        self, function: Callable[..., Any], eager: Callable[..., Any], *, name: str, say: Say
-    ) -> None:
+    def __init__(self, eager: Callable[..., Any], *, name: str, say: Say) -> None:
         self._eager, self._name, self._say = eager, name, say
         self._compiled: Callable[..., Any] | None = None
         try:
-            self._compiled = torch.compile(function)
+            self._compiled = torch.compile(eager)
         except RuntimeError as error:  # this Python or platform is not supported
             self._fail(error)
 

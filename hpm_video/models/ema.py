@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from hpm_video.runtime import gpu_kernels
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -25,7 +27,7 @@ def move_average(
     weight = 1 - momentum
     if skip is None:
         torch._foreach_lerp_(averages, values, weight)
-    elif skip.is_cuda:
+    elif gpu_kernels.is_eager_gpu(skip.device):
         _lerp_unless(skip, averages, values, weight)
     else:  # bit-identical to a lerp without skip, for every weight
         torch._foreach_lerp_(averages, values, [weight * (1 - skip)] * len(averages))

@@ -55,6 +55,10 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
     # What is outside of blocks stays gathered up to the backward pass; a teacher has none, and its
     # update needs the parts.
     fully_shard(module, mesh=mesh, reshard_after_forward=not is_trained)
+    if kind == "cpu":  # gloo adds up where older versions of PyTorch ask it for a mean
+        for part in (*blocks, module):
+            assert isinstance(part, FSDPModule)
+            part.set_force_sum_reduction_for_comms(True)
     return module
 
 

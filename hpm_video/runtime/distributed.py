@@ -76,6 +76,7 @@ def pick_device(name: str, *, setting: str) -> torch.device:
     with warnings.catch_warnings():  # of PyTorch, which says why, as an error does below
         warnings.simplefilter("ignore")
         if torch.cuda.is_available():
+            keep_float32()
             return torch.device("cuda")
     facts = gpu_facts()
     if facts.signs and (name == "cuda" or not facts.are_hidden):
@@ -85,6 +86,18 @@ def pick_device(name: str, *, setting: str) -> torch.device:
     if facts.are_hidden:
         _say_hidden()
     return torch.device("cpu")
+
+
+def keep_float32() -> None:
+    """Have CUDA compute products and convolutions of float32 in float32, for this process.
+
+    Left alone PyTorch gives convolutions to TF32, which has 10 bits for the fraction: features
+    would differ from a CPU's in the third digit. Who wants speed takes bfloat16.
+    """
+    # Not by `fp32_precision`, which since PyTorch 2.9 means the same: torch.compile of 2.9 and 2.10
+    # fails once that has been set (pytorch/pytorch#166387)
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
 
 @cache
@@ -187,14 +200,10 @@ def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
     devices = [world.device] if world.device.type == "cuda" else None
     has_statistics = any(isinstance(part, _NormBase) for part in module.modules())
     # Only statistics of batch norms move; position tables would be sent with every step
-    buffers: dict[str, Any] = {_SYNC_BUFFERS: has_statistics}
-    replica = DistributedDataParallel(
-        _Replicated(module),
-        device_ids=devices,
-        **buffers,
-        gradient_as_bucket_view=True,  # saves a copy of all gradients
-        # Never static_graph: the pass below is another graph than that of a step
-    )
+    options: dict[str, Any] = {_SYNC_BUFFERS: has_statistics}
+    options["gradient_as_bucket_view"] = True  # saves a copy of all gradients
+    # Never static_graph: the pass below is another graph than that of a step
+    replica = DistributedDataParallel(_Replicated(module), device_ids=devices, **options)
     # It sums gradients by groups, which it forms anew by what it sees in its first backward pass.
     # How more than two numbers are rounded depends on their place there: if that pass were the
     # run's first step, a run that is continued would not be the same, bit for bit.

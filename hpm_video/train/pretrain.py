@@ -13,10 +13,11 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import ema_distance, mean_figures, step_figures
 from hpm_video.method.masking import hard_ratio_at
-from hpm_video.method.step import compiled_step
+from hpm_video.method.step import configured_step
 from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
 from hpm_video.method.teacher_views import describe_view
 from hpm_video.models.build import build, token_grid
+from hpm_video.models.compiling import compile_parts
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.runtime.distributed import World, seed_of, sync_gradients
 from hpm_video.train.optim import describe_lr, plan_steps, pretrain_optimizer, set_lr
@@ -97,9 +98,9 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             run.log.line(describe_view(grid, sight))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         batches = run.batches()
-        compute = compiled_step(
-            config, grid, world, student=student, teacher=teacher, say=run.log.line
-        )
+        parts = {"student": student} | ({} if teacher is None else {"teacher": teacher})
+        compile_parts(parts, config.run, world, run.log.line)
+        compute = configured_step(config, grid)
         generator = torch.Generator(world.device)
         pictures = Pictures(config, manifest, grid)
         if run.steps_done == 0 and config.run.probe_every:

@@ -17,10 +17,9 @@ from torch._dynamo.testing import CompileCounter
 from hpm_video.cli.main import main
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig, RunConfig
 from hpm_video.config.settings import config_from_dict, config_to_dict, load_config
-from hpm_video.method.losses import patch_loss, patch_loss_formula
 from hpm_video.method.step import pretrain_step
 from hpm_video.method.teacher import Teacher
-from hpm_video.models.compiling import choose_compile, compile_function, compile_parts
+from hpm_video.models.compiling import choose_compile, compile_parts
 from hpm_video.models.hpm import HPM, PredictorInput
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import ViTSize
@@ -127,16 +126,11 @@ def test_what_cannot_be_compiled_runs_eagerly(
     said: list[str] = []
     run = RunConfig(compile="true")
     compile_parts({"student": model}, run, WORLD, said.append)
-    double = compile_function(
-        lambda x: 2 * x, lambda x: 2 * x, name="patch loss", run=run, world=WORLD, say=said.append
-    )
     for _ in range(2):
         assert torch.equal(model(x), expected)
         model(x).sum().backward()
-        assert torch.equal(double(x.requires_grad_()), 2 * x)
     assert said == [
-        f"run.compile: the {name} runs eagerly, as compiling it failed: OSError: no compiler here"
-        for name in ("student", "patch loss")
+        "run.compile: the student runs eagerly, as compiling it failed: OSError: no compiler here"
     ]
 
 
@@ -160,28 +154,12 @@ def test_nothing_is_compiled_unasked() -> None:
     for run in (RunConfig(), RunConfig(compile="false")):
         compile_parts({"student": model}, run, WORLD, say)
         assert model._compiled_call_impl is None
-        same = compile_function(abs, min, name="", run=run, world=WORLD, say=say)
-        assert same is min
-
-
-def test_the_formula_of_the_patch_loss_is_the_patch_loss() -> None:
-    generator = torch.Generator().manual_seed(0)
-    patches = torch.rand(3, 10, 24, generator=generator)
-    index = torch.stack([torch.randperm(10, generator=generator)[:6] for _ in range(3)])
-    for normalize in (True, False):
-        gradients = []
-        for function in (patch_loss, patch_loss_formula):
-            given = torch.rand(3, 6, 24, generator=generator.manual_seed(1), requires_grad=True)
-            losses = function(given, patches, index, normalize=normalize)
-            (losses * torch.arange(6)).sum().backward()
-            gradients.append((losses.detach(), given.grad))
-        torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
 
 
 def test_a_compiled_run_is_the_same_run(
     tmp_path: Path, pretrain_arguments: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Records, names of weights, and resuming bit for bit; student, teacher and loss compiled."""
+    """Records, names of weights, and resuming bit for bit; student and teacher compiled."""
     torch._dynamo.reset()
     settings = ("run.log_every=1", "teacher.token_ratio=0.5", "masking.hard_ratio_start=0.5")
     assert main(pretrain_arguments(tmp_path / "eager", *settings)) == 0
@@ -195,7 +173,7 @@ def test_a_compiled_run_is_the_same_run(
     monkeypatch.setattr(torch, "compile", compile_with)
     asked = (*settings, "run.compile=true")
     assert main(pretrain_arguments(tmp_path / "whole", *asked)) == 0
-    assert names == ["HPM", "Teacher", "function"]
+    assert names == ["HPM", "Teacher"]
     run_until_stopped(pretrain_arguments(tmp_path / "parts", *asked), at=5)
     # As before, though it is not asked for any more and this is a CPU
     assert load_checkpoint(tmp_path / "parts")["config"]["run"]["compile"] == "true"

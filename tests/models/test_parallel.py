@@ -330,7 +330,8 @@ def test_blocks_are_gathered_in_the_precision_they_compute_in(
         for _ in range(2):  # gradients of two micro-batches add up in float32
             sync_gradients(block, _ == 1)
             with torch.autocast("cpu", torch.bfloat16):
-                y = block(x)
+                stream, branch = block(x)
+            y = stream + branch
             y.square().sum().backward()
         hook.remove()
         assert y.dtype == torch.float32 and set(dtypes) == {

@@ -14,7 +14,7 @@ from processes import LIMIT_S, until
 from torch.distributed import FileStore
 
 from hpm_video.runtime import distributed
-from hpm_video.runtime.distributed import World, others_wait
+from hpm_video.runtime.distributed import World, others_wait, pick_device
 
 _OTHER = """
 import sys
@@ -63,3 +63,24 @@ def test_others_wait_for_the_main_process_and_its_errors(
         dist.destroy_process_group()  # as a process that fails does
     assert other.wait(LIMIT_S) != 0
     assert not (tmp_path / "after1").exists()
+
+
+def test_float32_on_cuda_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither products nor convolutions are left to TF32; a CPU is not concerned."""
+
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        assert pick_device("cpu", setting="device").type == "cpu"
+        assert settings() == ("high", True)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        assert pick_device("auto", setting="device").type == "cuda"
+        assert settings() == ("highest", False)
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

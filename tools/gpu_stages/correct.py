@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from gpu_stages.formulas import plain_ranking_loss
+from gpu_stages.formulas import plain_patch_loss, plain_ranking_loss
 from gpu_stages.stage import Stage
 from gpu_stages.states import saved_tensors
 from hpm_video.bench.steps import grid_of, random_frames
@@ -25,7 +25,6 @@ from hpm_video.method import decoder_masking, masking, teacher_views
 from hpm_video.method import step as method_step
 from hpm_video.method.losses import (
     patch_loss,
-    patch_loss_formula,
     ranking_loss,
     reconstruction_loss,
 )
@@ -149,8 +148,7 @@ def exact_step(
     with cpu_noise():
         scores = run_step(config, student, teacher, clips).scores
     with in_float64():
-        losses_of = {"losses_of": patch_loss_formula}
-        result = step_with(config, student.double(), teacher, clips.double(), scores, **losses_of)
+        result = step_with(config, student.double(), teacher, clips.double(), scores)
         student.zero_grad()
         result.loss.backward()
     gradient = gradient_of(student)
@@ -211,6 +209,7 @@ def in_float64() -> Iterator[None]:
     """What the method computes in float32 is computed in float64, by the plain formulas."""
     with (
         patch.object(Tensor, "float", Tensor.double),
+        patch.object(method_step, "patch_loss", plain_patch_loss),
         patch.dict(method_step.OBJECTIVES, ranking=plain_ranking_loss),
     ):
         yield

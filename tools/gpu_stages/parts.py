@@ -7,14 +7,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from gpu_stages.formulas import plain_ranking_loss
+from gpu_stages.formulas import plain_patch_loss, plain_ranking_loss
 from gpu_stages.stage import Stage
 from gpu_stages.step import frames_of
 from gpu_stages.timing import kernels_of, medians
 from hpm_video.bench.steps import build_student, grid_of, step_on
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import clip_batches, to_clips
-from hpm_video.method.losses import patch_loss, patch_loss_formula, ranking_loss
+from hpm_video.method.losses import patch_loss, ranking_loss
 from hpm_video.method.patch_kernel import PatchLoss
 from hpm_video.method.ranking_kernel import RankingLoss
 from hpm_video.method.teacher import Teacher, update_teacher
@@ -90,10 +90,10 @@ def patches(stage: Stage) -> Calls:
         "PyTorch alone": lambda leaf, *, patches, index, normalize: PatchLoss.apply(
             leaf, patches, index, normalize
         ),
-        "formula": patch_loss_formula,
+        "formula": plain_patch_loss,
     }
     if stage.on_gpu:
-        forms["compiled"] = torch.compile(patch_loss_formula)
+        forms["compiled"] = torch.compile(plain_patch_loss)
     given = {"patches": every, "index": index, "normalize": True}
     return {name: backward(partial(form, **given), reconstruction) for name, form in forms.items()}
 

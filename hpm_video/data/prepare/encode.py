@@ -164,7 +164,8 @@ class _Reader:
 def _make_graph(frame: VideoFrame, width: int, height: int) -> av.filter.Graph:
     """What turns and scales frames like this one to a size, as yuv420p of the usual range."""
     graph = av.filter.Graph()
-    graph.threads = 1
+    if hasattr(graph, "threads"):  # older ones choose for themselves
+        graph.threads = 1
     nodes = [
         graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)

@@ -16,6 +16,9 @@ except RuntimeError as error:  # of older versions
 if getattr(torchcodec, "ffmpeg_major_version", "") is None:  # newer ones go without, up to a call
     raise ImportError(_NO_FFMPEG)
 
+# Whether pictures come as the file says that they are to be turned
+TURNS = tuple(map(int, torchcodec.__version__.split(".")[:2])) >= (0, 11)
+
 
 class TorchcodecReader:
     """An open file, see `Reader`. UnreadableError: torchcodec does not open it; others may."""
