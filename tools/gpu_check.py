@@ -263,7 +263,7 @@ def table(records: Sequence[Record]) -> list[str]:
     verdict = f"{failures} FAILED" if failures else "nothing failed"
     seconds = sum(record.get("seconds", 0) for record in records)
     lines = [f"gpu check, {records[0]['run'] if records else ''}: {verdict}, {seconds:.0f} s"]
-    too_many = len(rows) + 1 - (MOST_LINES - 2)  # two for what follows the table
+    too_many = len(rows) - (MOST_LINES - 2)  # but for the first line and the one after the table
     if too_many > 0:
         for place in [k for k, (must, _) in enumerate(rows) if not must][::-1][: too_many + 1]:
             del rows[place]

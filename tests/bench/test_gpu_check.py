@@ -16,6 +16,7 @@ import torch
 from processes import is_gone, until
 from torch import Tensor
 
+from hpm_video.data.samples.device_crops import FrameReader
 from hpm_video.method import losses
 from hpm_video.train import pretrain as pretraining
 
@@ -239,10 +240,8 @@ def test_the_first_operation_that_differs_is_named(tool: Callable[[str], ModuleT
 def test_crops_that_differ_fail(
     stage: Any, tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpm_video.data.samples import device_crops
-
-    crop = device_crops._crop
-    monkeypatch.setattr(device_crops, "_crop", lambda *a, **k: crop(*a, **k).flip(-1))
+    crop = FrameReader.crop
+    monkeypatch.setattr(FrameReader, "crop", lambda *a, **how: crop(*a, **how).flip(-1))
     tool("gpu_stages.correct").crops(stage)
     assert found_by(stage)["crops on the device"]["ok"] is False
 
