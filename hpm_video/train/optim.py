@@ -61,8 +61,10 @@ def plan_steps(
     data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int
 ) -> Steps:
     """The steps that these settings make of so many videos; ValueError where they make none."""
-    accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=num_processes)
-    videos = data.batch_size * accumulation * num_processes
+    # What is decided later, data.batch_size=auto, divides a step, whose videos are the same
+    at_once = 1 if data.batch_size == "auto" else data.videos_at_once
+    accumulation = micro_batches(optim, batch_size=at_once, num_processes=num_processes)
+    videos = at_once * accumulation * num_processes
     clips, per_epoch = videos * data.repeats, steps_per_epoch(num_videos, videos)
     lr_at = lr_schedule(optim, videos=videos, clips=clips, steps_per_epoch=per_epoch)
     return Steps(accumulation, videos, clips, per_epoch, optim.epochs * per_epoch, lr_at)
