@@ -24,7 +24,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from hpm_video.bench.gpu_forms import fake_tensors
 from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.steps import Phase, build_student, random_frames, step_on
 from hpm_video.bench.variants import LITERAL, plain, step_config
@@ -32,6 +31,7 @@ from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import at_least
 from hpm_video.config.values import Size
 from hpm_video.runtime.gpu_kernels import PARTS
+from hpm_video.train.gpu_forms import fake_tensors
 
 StepVariant = Literal["plain", "default", "literal", "pixels"]
 

@@ -164,7 +164,7 @@ def largest_that(fits: Callable[[int], bool], *, guess: int) -> int:
 def _two_steps(config: PretrainConfig, place: torch.device, *, is_ours: bool = True) -> None:
     """Frames, model, two steps: the second has what the first makes, the optimizer's state."""
     # One clip as often as the batch has it: random ones would take their time
-    frames = random_frames(with_batch(config, 1)).repeat(config.data.batch_size, 1, 1, 1, 1)
+    frames = random_frames(with_batch(config, 1)).repeat(config.data.videos_at_once, 1, 1, 1, 1)
     of = config, frames, place
     step = step_on(*of) if is_ours else transformers_step(*of)[0]
     for _ in range(2):

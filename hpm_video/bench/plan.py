@@ -18,7 +18,10 @@ from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.method.teacher import Teacher
+from hpm_video.runtime.distributed import World
+from hpm_video.train.batch_size import choose_batch_size
 
+_GPU_BYTES = 80e9  # whose memory decides about data.batch_size=auto
 COUNTS = tuple(2**power for power in range(10))  # GPUs
 
 
@@ -91,7 +94,11 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
         if not data.manifest:
             raise ValueError("--videos (none) must say how many there are, or data.manifest a list")
         num_videos = len(read_manifest(data.manifest, root=data.root, labels=False))
-    at_least("--videos", num_videos, optim.total_batch or data.batch_size * optim.accumulation)
+    at_once = data.batch_size
+    if isinstance(at_once, str):  # auto, of GPUs with the memory of an H100
+        one = World(0, 1, torch.device("cuda"))
+        at_once = choose_batch_size(config, one, free_bytes=_GPU_BYTES).size
+    at_least("--videos", num_videos, optim.total_batch or at_once * optim.accumulation)
     with torch.device("meta"):
         student = build_student(config)
         models = [student, *([Teacher(student)] if config.masking.mines else [])]
@@ -100,7 +107,7 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
         num_videos=num_videos,
         epochs=optim.epochs,
         repeats=data.repeats,
-        batch_size=data.batch_size,
+        batch_size=at_once,
         accumulation=optim.accumulation,
         total_batch=optim.total_batch,
         gradient_bytes=4 * weights,

@@ -99,7 +99,7 @@ def random_frames(config: PretrainConfig, device: torch.device | str = "cpu") ->
     """A micro-batch of frames (B, T, H, W, 3) uint8 on the host, the same at each call: for a GPU
     pinned, as the loader's are."""
     data = config.data
-    shape = (data.batch_size * data.repeats, data.num_frames, data.crop_size, data.crop_size, 3)
+    shape = (data.videos_at_once * data.repeats, data.num_frames, data.crop_size, data.crop_size, 3)
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     return frames.pin_memory() if torch.device(device).type == "cuda" else frames
@@ -107,7 +107,7 @@ def random_frames(config: PretrainConfig, device: torch.device | str = "cpu") ->
 
 def accumulation_of(config: PretrainConfig, num_processes: int = 1) -> int:
     """Micro-batches of an optimizer step; ValueError for a total batch that they cannot make."""
-    at_once = config.data.batch_size
+    at_once = config.data.videos_at_once
     return micro_batches(config.optim, batch_size=at_once, num_processes=num_processes)
 
 

@@ -22,6 +22,7 @@ from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.prepare.toy import write_toy_videos
 from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, join_world, pick_device
+from hpm_video.train.batch_size import with_batch_size
 from hpm_video.train.pretrain import pretrain
 from hpm_video.train.run.logs import read_records
 
@@ -42,6 +43,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
     device = pick_device(config.run.device, setting="run.device")
     precision, _ = choose_precision(config.run.precision, World(0, 1, device))
     config = replace(config, run=replace(config.run, precision=precision))
+    config = with_batch_size(config, World(0, 1, device))
     data = config.data
     accumulation = accumulation_of(config)
     steps -= steps % _PERIODS
@@ -55,7 +57,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
             videos = [str(toys)]
         manifest = read_manifest(videos, root=data.root, labels=False)
         # A list of exactly so many steps, however many videos there are
-        listed, count = folder / "train.csv", steps * accumulation * data.batch_size
+        listed, count = folder / "train.csv", steps * accumulation * data.videos_at_once
         numbers = (k % len(manifest) for k in range(count))
         rows = [(manifest.path(k), manifest.num_frames(k) or None) for k in numbers]
         write_manifest(listed, [{"path": path, "num_frames": frames} for path, frames in rows])
@@ -122,7 +124,7 @@ def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
     for _ in batches:
         pass
     elapsed = time.perf_counter() - start
-    return (num_batches - first) * data.batch_size * data.repeats / elapsed
+    return (num_batches - first) * data.videos_at_once * data.repeats / elapsed
 
 
 def _step_alone(config: PretrainConfig) -> float:

@@ -71,8 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hpm_video.data.loading.bad_videos import UnreadableDataError
         from hpm_video.runtime.rendezvous import CommunicationError
         from hpm_video.runtime.subprocesses import KilledError
+        from hpm_video.train.run.loop import OutOfGpuMemory
 
-        told = (FloatingPointError, UnreadableDataError, CommunicationError, KilledError)
+        told = (
+            FloatingPointError, UnreadableDataError, CommunicationError, KilledError,
+            OutOfGpuMemory,
+        )  # fmt: skip
         if not isinstance(error, told):
             raise
         say_failure(words[0], error)

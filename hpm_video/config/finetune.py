@@ -5,7 +5,13 @@ from dataclasses import dataclass, field, fields
 from hpm_video.config.evaluation import EvaluationConfig
 from hpm_video.config.limits import all_at_least, at_least, below_one, between
 from hpm_video.config.schema import setting
-from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
+from hpm_video.config.shared import (
+    DataConfig,
+    EncoderConfig,
+    OptimConfig,
+    RunConfig,
+    check_batch,
+)
 from hpm_video.config.values import ClassBalance, ClassifierName, Crop
 
 
@@ -122,9 +128,11 @@ class FinetuneConfig:
     evaluation: FinetuneEvaluationConfig = field(default_factory=FinetuneEvaluationConfig)
 
     def __post_init__(self) -> None:
-        if self.mixing.is_on and self.data.batch_size % 2:
+        check_batch(self.data, self.optim)
+        at_once = self.data.batch_size
+        if self.mixing.is_on and isinstance(at_once, int) and at_once % 2:
             raise ValueError(
-                f"data.batch_size ({self.data.batch_size}) must be even: pairs of videos are mixed "
+                f"data.batch_size ({at_once}) must be even: pairs of videos are mixed "
                 "(mixing.mixup=0 mixing.cutmix=0: not)"
             )
         if self.data.crop_on == "device" and max(self.augment.num_operations, self.augment.erasing):

@@ -5,7 +5,13 @@ from dataclasses import dataclass, field
 from hpm_video.config.evaluation import PretrainProbeConfig
 from hpm_video.config.limits import all_at_least, at_least, below_one, between
 from hpm_video.config.schema import setting
-from hpm_video.config.shared import DataConfig, EncoderConfig, OptimConfig, RunConfig
+from hpm_video.config.shared import (
+    DataConfig,
+    EncoderConfig,
+    OptimConfig,
+    RunConfig,
+    check_batch,
+)
 from hpm_video.config.values import DecoderMask, Prediction, PredictorInput, RankingLevel, View
 
 
@@ -116,6 +122,7 @@ class PretrainConfig:
     probe: PretrainProbeConfig = field(default_factory=PretrainProbeConfig)
 
     def __post_init__(self) -> None:
+        check_batch(self.data, self.optim)
         for name in ("train_manifest", "val_manifest"):
             if self.run.probe_every and not getattr(self.probe, name):
                 raise ValueError(

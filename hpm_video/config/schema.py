@@ -135,6 +135,8 @@ def _in_words(kind: Any) -> str:
         return f"one of {', '.join(arguments)}"
     if NoneType in arguments:
         return f"{_in_words(arguments[0])}, or null"
+    if arguments == (int, str):
+        return "a whole number or a word"
     if get_origin(kind) is list:
         return "a list: [a, b], or one text"
     if get_origin(kind) is tuple:

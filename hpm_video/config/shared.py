@@ -70,7 +70,10 @@ class DataConfig:
     flip: bool = setting(False, "mirror half of the clips; never where direction is meaning")
     repeats: int = setting(1, "crops taken of each decoded video")
     windows: int = setting(1, "windows in time that these crops are taken from, in turns")
-    batch_size: int = setting(32, "videos per process and micro-batch")
+    batch_size: int | str = setting(
+        32,
+        "videos per process and micro-batch; auto: of optim.total_batch what a GPU has memory for",
+    )
     num_workers: int = setting(8, "decoding processes per training process; 0: it decodes itself")
     decoder: values.Decoder = setting("decord", "PyAV where it reads a file wrong")
     decode_timeout_s: float | None = setting(60.0, "a video that takes longer is bad; 0: no limit")
@@ -78,15 +81,27 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         all_at_least(
-            "data.", self, num_frames=1, frame_stride=1, crop_size=1, repeats=1, batch_size=1,
-            frame_pixels=1, num_workers=0, decode_timeout_s=0,
+            "data.", self, num_frames=1, frame_stride=1, crop_size=1, repeats=1, frame_pixels=1,
+            num_workers=0, decode_timeout_s=0,
         )  # fmt: skip
+        if self.batch_size != "auto" and not (
+            isinstance(self.batch_size, int) and self.batch_size >= 1
+        ):
+            raise ValueError(
+                f"data.batch_size ({self.batch_size}) must be a whole number of at least 1, or auto"
+            )
         if self.windows < 1 or self.repeats % self.windows:
             raise ValueError(
                 f"data.windows ({self.windows}) must be at least 1 and divide data.repeats "
                 f"({self.repeats})"
             )
         between("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+
+    @property
+    def videos_at_once(self) -> int:
+        """``batch_size`` of a run under way, for which ``auto`` has become a number."""
+        assert isinstance(self.batch_size, int), "choose_for_machine comes first"
+        return self.batch_size
 
 
 @dataclass(frozen=True)
@@ -142,3 +157,12 @@ class OptimConfig:
             )
         if self.clip_grad is not None and not 0 < self.clip_grad < math.inf:
             raise ValueError(f"optim.clip_grad ({self.clip_grad}) must be a number above 0")
+
+
+def check_batch(data: DataConfig, optim: OptimConfig) -> None:
+    """Raise ValueError for a batch of automatic size of which there is no whole to be a part of."""
+    if data.batch_size == "auto" and optim.total_batch is None:
+        raise ValueError(
+            "optim.total_batch (null) must be given while data.batch_size is auto: it is divided "
+            "into micro-batches"
+        )

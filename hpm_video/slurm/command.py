@@ -169,7 +169,8 @@ def make_plan(
         return Plan(command, tasks, loader_workers=config.num_workers, inputs=inputs)
     if sweep is not None and (Path(folder) / "config.yaml").exists():
         raise ValueError(f"run.output_dir ({folder}) holds a run: must be another one for a sweep")
-    videos = config.data.batch_size * config.optim.accumulation
+    at_once = config.data.batch_size
+    videos = None if isinstance(at_once, str) else at_once * config.optim.accumulation
     workers = config.data.num_workers
     return Plan(command, tasks, _absolute(folder), workers, None if sweep else videos, inputs)
 

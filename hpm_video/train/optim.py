@@ -64,15 +64,17 @@ def plan_steps(
     data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int
 ) -> Steps:
     """The steps that these settings make of so many videos; ValueError where they make none."""
-    asked = optim.total_batch or data.batch_size * optim.accumulation * num_processes
+    # What is decided later, data.batch_size=auto, divides a step, whose videos are the same
+    at_once = 1 if data.batch_size == "auto" else data.videos_at_once
+    asked = optim.total_batch or at_once * optim.accumulation * num_processes
     if asked > num_videos:
         advice = _fitting(data, optim, num_videos=num_videos, num_processes=num_processes)
         raise ValueError(
             f"videos per step ({asked}) must be at most the number of videos ({num_videos}): "
             f"{advice}"
         )
-    accumulation = micro_batches(optim, batch_size=data.batch_size, num_processes=num_processes)
-    videos = data.batch_size * accumulation * num_processes
+    accumulation = micro_batches(optim, batch_size=at_once, num_processes=num_processes)
+    videos = at_once * accumulation * num_processes
     clips, per_epoch = videos * data.repeats, steps_per_epoch(num_videos, videos)
     lr_at = lr_schedule(optim, videos=videos, clips=clips, steps_per_epoch=per_epoch)
     return Steps(accumulation, videos, clips, per_epoch, optim.epochs * per_epoch, lr_at)
@@ -85,9 +87,12 @@ def _fitting(data: DataConfig, optim: OptimConfig, *, num_videos: int, num_proce
     if not most:
         return f"start at most {num_videos} processes"
     # Even, as mixing takes pairs
-    batch_size = min(data.batch_size, max(most // 4 // 2 * 2, min(most, 2)))
+    asked = most if data.batch_size == "auto" else data.videos_at_once
+    batch_size = min(asked, max(most // 4 // 2 * 2, min(most, 2)))
     accumulation = max(1, most // (4 * batch_size))
-    settings = [] if batch_size == data.batch_size else [f"data.batch_size={batch_size}"]
+    settings = []
+    if data.batch_size != "auto" and batch_size != asked:
+        settings.append(f"data.batch_size={batch_size}")
     if optim.total_batch is not None:
         settings.append(f"optim.total_batch={batch_size * accumulation * num_processes}")
     elif optim.accumulation != 1:

@@ -60,6 +60,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"pre-training can only go on with the same one, not {grid}"
         )
     config, choices = choose_for_machine(config, world, state=start.state)
+    steps = plan_steps(config.data, optim, num_videos=len(manifest), num_processes=world.size)
     start.load_into(student)
     if start.state is not None and masking.mines and start.state["teacher"] is None:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")

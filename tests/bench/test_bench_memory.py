@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from hpm_video.bench import memory
-from hpm_video.bench.live_bytes import LiveBytes, modelled_bytes
+from hpm_video.bench.live_bytes import modelled_bytes
 from hpm_video.bench.memory import Line, largest_that
 from hpm_video.bench.steps import build_student, random_frames, step_on
 from hpm_video.bench.variants import PLAIN, plain, step_config, variant_name, with_batch
 from hpm_video.cli.main import main
 from hpm_video.config import PretrainConfig
 from hpm_video.method.teacher import Teacher
+from hpm_video.train.live_bytes import LiveBytes
 
 
 def _config(batch_size: int, precision: str = "bfloat16", crop_size: int = 64) -> PretrainConfig:

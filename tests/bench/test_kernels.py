@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from hpm_video.bench.flops import step_cost
-from hpm_video.bench.gpu_forms import fake_tensors
 from hpm_video.bench.kernels import CUSTOM, KernelCounter, Operation, Rates, count_step
 from hpm_video.bench.variants import plain, step_config
 from hpm_video.cli.main import main
+from hpm_video.train.gpu_forms import fake_tensors
 
 SHAPE = {"size": "tiny", "frames": 4, "crop_size": 64, "batch_size": 2}
 

@@ -17,6 +17,7 @@ from hpm_video.bench.timing import round_seconds
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.files import printable, write_atomically
+from hpm_video.train.batch_size import with_batch_size
 
 _WARMUP = 1  # rounds that do not count
 _LOADING = ""  # what no variant is called
@@ -93,6 +94,8 @@ def _measure(
     base, rounds = configs[study.base], study.config.calibration_rounds
     clock = time.process_time if study.config.clock == "process" else time.perf_counter
     with join_world(base.run.device) as world:
+        configs = {name: with_batch_size(config, world) for name, config in configs.items()}
+        base = configs[study.base]
         # Read in this process: the time of others does not show on its clock
         alone = replace(base, data=replace(base.data, num_workers=0))
         batches = micro_batches_of(alone, world, rounds + _WARMUP + 1)

@@ -152,7 +152,7 @@ def _of_pretraining(cell: Cell, config: PretrainConfig) -> Row:
     # Some periods have a probe or the start of the readers in them
     rate = statistics.median(record["clips_per_second"] for record in training)
     optim, data = config.optim, config.data
-    videos = optim.total_batch or data.batch_size * optim.accumulation
+    videos = optim.total_batch or data.videos_at_once * optim.accumulation
     row: Row = {
         "steps": last["step"],
         **{name: last[name] for name in ("reconstruction_loss", "feature_variation")},

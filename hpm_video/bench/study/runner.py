@@ -135,7 +135,8 @@ def plan_study(study: Study, *, say: Say) -> None:
         if config is None or a_step is None:
             continue
         videos = read_manifest(config.data.manifest, root=config.data.root, labels=False)
-        per_step = config.optim.total_batch or config.data.batch_size * config.optim.accumulation
+        optim, data = config.optim, config.data
+        per_step = optim.total_batch or data.videos_at_once * optim.accumulation
         cell_s = cell.epochs * steps_per_epoch(len(videos), per_step) * a_step
         total_s += cell_s
         if cell.seed == 0:

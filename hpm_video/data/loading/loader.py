@@ -202,7 +202,7 @@ def clip_batches(
     reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment)
     sampler = StepSampler(
         len(manifest),
-        batch_size=data.batch_size,
+        batch_size=data.videos_at_once,
         accumulation=accumulation,
         world_size=world.size,
         rank=world.rank,

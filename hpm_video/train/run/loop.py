@@ -36,6 +36,10 @@ _WAITING = (
 )
 
 
+class OutOfGpuMemory(RuntimeError):  # noqa: N818 - what it is, as PyTorch's own
+    """A step needs more memory than a GPU has; says what to set."""
+
+
 def can_look_at_once(device: torch.device) -> bool:
     """Whether reading a number of the device right after a step costs no wait."""
     return device.type == "cpu"
@@ -75,6 +79,7 @@ class Run:
     ) -> None:
         self.config, self.folder, self.world = config.run, folder, world
         self.manifest, self._data, self._plan = manifest, config.data, steps
+        self._divides_total = config.optim.total_batch is not None
         self._bad_videos = BadVideos(folder, manifest, max_fraction=config.data.max_bad_fraction)
         self.total_steps = steps.total
         self.steps_done: int = state["step"] if state else 0
@@ -116,6 +121,20 @@ class Run:
 
     def __exit__(self, *error: Any) -> None:
         self._exit.__exit__(*error)
+        if isinstance(cause := error[1], torch.OutOfMemoryError):
+            raise OutOfGpuMemory(self._what_to_set(cause)) from cause
+
+    def _what_to_set(self, error: torch.OutOfMemoryError) -> str:
+        """For runs whose steps need too much of a GPU's memory."""
+        size, divides = self._data.videos_at_once, self._divides_total
+        step = "the step stays the same" if divides else "with more optim.accumulation"
+        advice = f"data.batch_size below {size} ({step})" if size > 1 else "a smaller model"
+        said = str(error).strip().splitlines()[0].split(". ")[0]
+        return (
+            f"out of GPU memory after step {self.steps_done} ({said}): set {advice}, or "
+            "run.activation_checkpointing=true; the same command then goes on from the last "
+            "checkpoint"
+        )
 
     def steps(self) -> Iterator[int]:
         """Number of steps done before each step of the run; ends early when asked to stop."""

@@ -11,18 +11,20 @@ from hpm_video.models.compiling import choose_compile
 from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, gather_objects
 from hpm_video.runtime.machine import describe_machine, device_words
+from hpm_video.train.batch_size import choose_batch_size, kept_batch_size
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
 
 def choose_for_machine(
-    config: Config, world: World, *, state: Mapping[str, Any] | None
+    config: Config, world: World, *, state: Mapping[str, Any] | None, num_classes: int = 0
 ) -> tuple[Config, list[str]]:
     """The config without ``auto`` in settings that change results, and lines for the log: about
     the machine, and about the choices.
 
     ``state``: the checkpoint that the run continues, whose config has the choices of its first
-    start: they are kept, on whatever machine it goes on. Every rank calls, and gets the same.
+    start: they are kept, on whatever machine it goes on. ``num_classes``: of a classifier. Every
+    rank calls, and gets the same.
     """
     kept = state["config"]["run"] if state else {}
     precision, why = choose_precision(config.run.precision, world, kept=kept.get("precision"))
@@ -33,4 +35,9 @@ def choose_for_machine(
     compiled, why = choose_compile(config.run.compile, world.device, kept=kept.get("compile"))
     if why is not None:
         lines.append(f"run.compile=auto: {compiled} ({why})")
-    return replace(config, run=replace(config.run, precision=precision, compile=compiled)), lines
+    config = replace(config, run=replace(config.run, precision=precision, compile=compiled))
+    kept_size = kept_batch_size(state)
+    size, why = choose_batch_size(config, world, kept=kept_size, num_classes=num_classes)
+    if why is not None:
+        lines.append(f"data.batch_size=auto: {size} videos per process and micro-batch ({why})")
+    return replace(config, data=replace(config.data, batch_size=size)), lines
