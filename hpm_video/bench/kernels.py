@@ -247,13 +247,12 @@ def _bytes(tensor: Tensor) -> int:
 
 def count_step(config: PretrainConfig) -> list[Operation]:
     """Every operator of an optimizer step of a run under way; none is computed."""
-    frames = random_frames(config)
     with torch.device("meta"):
         student = build_student(config)
     counter = KernelCounter()
     with fake_tensors(as_on_gpu=True):
         student.to_empty(device="cpu")
-        step = step_on(config, frames, student=student, enter=counter.enter)
+        step = step_on(config, random_frames(config), student=student, enter=counter.enter)
         step()  # makes the optimizer's state
         with counter:
             step()
