@@ -68,7 +68,7 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument(
         "--environments", type=Path, metavar="FOLDER",
-        help="keep the environments there and use them again; others in it are deleted",
+        help="keep the environments there and use them again; older ones in it are deleted",
     )  # fmt: skip
     parser.add_argument(
         "--skip-missing", action="store_true", help="a Python that is not there is no failure"
@@ -84,35 +84,33 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hpm_video-versions-") as temporary:
         folder = arguments.environments or Path(temporary)
         kept = [environment(folder, *combination) for combination in combinations]
-        for other in folder.iterdir() if folder.exists() else ():
-            if other not in kept:
-                shutil.rmtree(other)
-        rows = []
+        for other in set(folder.glob("hpm_video-*")) - set(kept):
+            shutil.rmtree(other)
+        rows, is_good = [], True
         for (python, file), target in zip(combinations, kept, strict=True):
             interpreter = find_python(python)
             if interpreter is None:
-                result = (
-                    f"{'SKIPPED' if arguments.skip_missing else 'not tried'}: no python{python}"
-                )
+                fine, result = arguments.skip_missing, f"SKIPPED: no python{python}"
             else:
-                result = try_one(interpreter, file, target)
+                fine, result = try_one(interpreter, file, target)
+            is_good &= fine
             rows.append((python, file.name, result))
             if not arguments.environments:
                 shutil.rmtree(target, ignore_errors=True)
     print("\n| Python | packages | result |\n|---|---|---|")
     for row in rows:
         print("|", " | ".join(row), "|")
-    return int(any(" 0 failed" not in result and "SKIPPED" not in result for *_, result in rows))
+    return 0 if is_good else 1
 
 
 def environment(folder: Path, python: str, file: Path) -> Path:
     """The place in a folder for a Python, a constraints file and today's setup.py."""
     state = hashlib.sha256((ROOT / "setup.py").read_bytes() + file.read_bytes())
-    return folder / f"{python}-{file.stem}-{state.hexdigest()[:16]}"
+    return folder / f"hpm_video-{python}-{file.stem}-{state.hexdigest()[:16]}"
 
 
-def try_one(interpreter: str, file: Path, target: Path) -> str:
-    """Install and test one combination; returns what came out, in words."""
+def try_one(interpreter: str, file: Path, target: Path) -> tuple[bool, str]:
+    """Install and test one combination; returns whether all passed, and what came out in words."""
     print(f"== {interpreter}, {file.name}", flush=True)
     own = target / "bin" / "python"
     install = [str(own), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -122,23 +120,23 @@ def try_one(interpreter: str, file: Path, target: Path) -> str:
         subprocess.run([*install, "-c", file, "-e", f"{ROOT}[test]"], check=True)
     except subprocess.CalledProcessError:
         shutil.rmtree(target, ignore_errors=True)
-        return "not tried: installation failed"
+        return False, "not tried: installation failed"
     report = target / "report.xml"
     report.unlink(missing_ok=True)
     tests = sorted({test for tests in TESTS.values() for test in tests})
-    subprocess.run(
+    code = subprocess.run(
         [own, "-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile",
          "-p", "no:cacheprovider", f"--junit-xml={report}", *tests],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
+    ).returncode  # fmt: skip
     if not report.exists():
-        return "pytest ended without a report"
+        return False, f"pytest ended with {code} and without a report"
     suite = ElementTree.parse(report).getroot().find("testsuite")
     assert suite is not None
     count = {name: int(suite.attrib[name]) for name in ("tests", "skipped", "failures", "errors")}
     failed = count["failures"] + count["errors"]
     passed = count["tests"] - failed - count["skipped"]
-    return f"{passed} passed, {failed} failed, {count['skipped']} skipped"
+    return code == 0, f"{passed} passed, {failed} failed, {count['skipped']} skipped"
 
 
 def find_python(version: str) -> str | None:
