@@ -173,6 +173,17 @@ def _pairs(values: Tensor) -> int:
     return clips * tokens**2
 
 
+# Floating-point operations of operators, as PyTorch counts them. Early versions do not know the
+# forms of fused attention that fake tensors on a CPU take.
+_ATEN = torch.ops.aten
+_FLASH = _ATEN._scaled_dot_product_flash_attention
+_FLASH_BACKWARD = _ATEN._scaled_dot_product_flash_attention_backward
+_COUNTS: dict[Any, Callable[..., float]] = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[_FLASH],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[_FLASH_BACKWARD],
+    **flop_registry,
+}
+
 # Neither views by their schema nor kernels.
 _NOTHING = {
     *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "lift_fresh"),
@@ -207,7 +218,7 @@ class KernelCounter(TorchDispatchMode):
             name = f"hpm_video::{name}"
         elif namespace == "aten" and not func.is_view and name not in _NOTHING:
             kernels = _kernels(name, args)
-            if count := flop_registry.get(func._overloadpacket):
+            if count := _COUNTS.get(func._overloadpacket):
                 flops = count(*args, **given[1], out_val=result)
         else:
             return result

@@ -66,8 +66,17 @@ def _forward(
     BYTES: tl.constexpr,
 ):
     difference = _difference(
-        *(reconstruction_ptr, patches_ptr, index_ptr, index_stride, num_tokens, num_masked),
-        *(VALUES, BLOCK, CHANNELS, NORMALIZE, BYTES),
+        reconstruction_ptr,
+        patches_ptr,
+        index_ptr,
+        index_stride,
+        num_tokens,
+        num_masked,
+        VALUES,
+        BLOCK,
+        CHANNELS,
+        NORMALIZE,
+        BYTES,
     )
     tl.store(losses_ptr + tl.program_id(0), tl.sum(difference * difference) / VALUES)
 
@@ -91,8 +100,17 @@ def _backward(
     BYTES: tl.constexpr,
 ):
     difference = _difference(
-        *(reconstruction_ptr, patches_ptr, index_ptr, index_stride, num_tokens, num_masked),
-        *(VALUES, BLOCK, CHANNELS, NORMALIZE, BYTES),
+        reconstruction_ptr,
+        patches_ptr,
+        index_ptr,
+        index_stride,
+        num_tokens,
+        num_masked,
+        VALUES,
+        BLOCK,
+        CHANNELS,
+        NORMALIZE,
+        BYTES,
     )
     place = tl.program_id(0).to(tl.int64)
     clip, token = place // num_masked, place % num_masked
