@@ -1,21 +1,63 @@
 """Installs hpm_video; every dependency's exact version is pinned in constraints.txt."""
 
+import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+
+
+class BuildWithRecipes(build_py):
+    """Puts the recipes of configs/ into the package; an editable installation reads the clone's."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            place = Path(self.build_lib, "hpm_video", "config", "recipes")
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(ROOT / "configs", place)
+
+
+ONNX = ["onnx>=1.17", "onnxscript>=0.7"]  # to export to it
+TORCHCODEC = ["torchcodec>=0.7"]  # and FFmpeg's libraries on the system
+TEST = [
+    *ONNX,
+    *TORCHCODEC,
+    "onnxruntime>=1.20",
+    "pytest>=8",
+    "pytest-xdist>=3.6.1",
+    "selenium>=4.20",
+    "transformers>=5",
+]
 
 setup(
     name="hpm_video",
-    version="0.1.0",
+    version=re.search('__version__ = "(.+)"', (ROOT / "hpm_video/__init__.py").read_text())[1],
     description="Self-supervised video pre-training by masked autoencoding with hard tube mining",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.11",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["video", "self-supervised learning", "masked autoencoder", "VideoMAE", "PyTorch"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    cmdclass={"build_py": BuildWithRecipes},
+    python_requires=">=3.10",
     packages=find_packages(include=["hpm_video", "hpm_video.*"]),
     package_data={"hpm_video": ["py.typed"], "": ["assets/*"]},
     install_requires=[
-        "av>=14",
+        "av>=17",
         # No wheels for other machines; without it PyAV reads
         "decord>=0.6.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
         "fvcore>=0.1.5.post20221221",
@@ -23,11 +65,10 @@ setup(
         "matplotlib>=3.9",
         "numpy>=1.26",
         "omegaconf>=2.4",
-        "pyarrow>=18",
         "pytorchvideo>=0.1.5",  # its models alone: its transforms do not import any more
         "pyyaml>=6",
-        "safetensors>=0.4",
-        "scipy>=1.11",
+        "safetensors>=0.4.3",
+        "scipy>=1.11.1",
         "submitit>=1.5.4",
         "tensorboard>=2.18",
         "timm>=1.0.15",
@@ -36,21 +77,10 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "onnx": ["onnx>=1.17", "onnxscript>=0.3"],  # to export to it
-        "torchcodec": ["torchcodec>=0.7"],  # and FFmpeg's libraries on the system
-        "dev": [
-            "import-linter>=2.11",
-            "mypy",
-            "onnx>=1.17",
-            "onnxruntime",
-            "onnxscript>=0.3",
-            "pytest",
-            "pytest-xdist",
-            "ruff",
-            "selenium>=4.20",
-            "torchcodec>=0.7",
-            "transformers>=5",
-        ],
+        "onnx": ONNX,
+        "torchcodec": TORCHCODEC,
+        "test": TEST,
+        "dev": [*TEST, "import-linter>=2.11", "mypy", "ruff"],
     },
     entry_points={"console_scripts": ["hpm-video=hpm_video.cli.main:entry"]},
 )

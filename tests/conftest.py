@@ -130,6 +130,14 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Arg
     return folder
 
 
+@pytest.fixture(scope="session")
+def gpu() -> torch.device:
+    """For tests marked `gpu`."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return torch.device("cuda")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A real browser, for the pages that we write; what it complains of is in its log."""

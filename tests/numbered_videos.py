@@ -22,6 +22,7 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
+from videos import turn
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.video.frames import VideoReadError, open_video
@@ -169,8 +170,6 @@ def write_video(path: Path, recipe: Recipe) -> Path:
             context.bit_rate = 1_500_000
         if recipe.variable:
             context.time_base = Fraction(1, 1000)
-        if turns:
-            stream.set_display_rotation(recipe.rotation)
         for number, time in enumerate(times):
             # Stored turned clockwise, so that turned back it is upright
             pixels = np.ascontiguousarray(np.rot90(picture(number, recipe), -turns))
@@ -179,6 +178,8 @@ def write_video(path: Path, recipe: Recipe) -> Path:
             frame.pts = time
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if turns:
+        turn(path, recipe.rotation)
     return path
 
 

@@ -106,6 +106,10 @@ def _fused_adamw(arguments: Sequence[Any]) -> int:
     return _multi_tensor_launches(arguments[:4])  # parameters, gradients, two moments
 
 
+def _fused_sgd(arguments: Sequence[Any]) -> int:
+    return _multi_tensor_launches(arguments[:2])  # averages and values, see `move_average`
+
+
 def _foreach_norm(arguments: Sequence[Any]) -> int:
     tensors = arguments[0]  # zeros for the sums of blocks, the sums, and sums of those
     return 1 + _multi_tensor_launches([tensors]) + -(-len(tensors) // 400)
@@ -126,6 +130,7 @@ def _sort(arguments: Sequence[Any]) -> int:
 # Operators of PyTorch that launch other than one kernel on CUDA.
 _LAUNCHES: dict[str, Callable[[Sequence[Any]], int]] = {
     "_fused_adamw_": _fused_adamw,
+    "_fused_sgd_": _fused_sgd,
     "_foreach_norm": _foreach_norm,
     "native_layer_norm_backward": _layer_norm_backward,
     "sort": _sort,
@@ -242,13 +247,12 @@ def _bytes(tensor: Tensor) -> int:
 
 def count_step(config: PretrainConfig) -> list[Operation]:
     """Every operator of an optimizer step of a run under way; none is computed."""
-    frames = random_frames(config)
     with torch.device("meta"):
         student = build_student(config)
     counter = KernelCounter()
     with fake_tensors(as_on_gpu=True):
         student.to_empty(device="cpu")
-        step = step_on(config, frames, student=student, enter=counter.enter)
+        step = step_on(config, random_frames(config), student=student, enter=counter.enter)
         step()  # makes the optimizer's state
         with counter:
             step()

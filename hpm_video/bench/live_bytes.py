@@ -14,12 +14,12 @@ def modelled_bytes(config: PretrainConfig, *, as_on_gpu: bool) -> int:
     Tensors have shapes but no contents, so that no memory is taken and nothing computed: the size
     of the machine does not matter. ``as_on_gpu``: in the forms that CUDA takes, else the CPU's.
     """
-    frames = random_frames(config)
     with torch.device("meta"):
         student = build_student(config)
     live = LiveBytes()
     with fake_tensors(as_on_gpu=as_on_gpu), live:
         student.to_empty(device="cpu")
+        frames = random_frames(config)
         for tensor in (*student.parameters(), *student.buffers(), frames):
             live.count(tensor)
         step = step_on(config, frames, student=student)

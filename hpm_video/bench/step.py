@@ -54,7 +54,7 @@ def bench_step(
     shape["precision"], _ = choose_precision(precision, alone, setting="--precision")
     base = step_config(**shape)
     ours = variants(base, predictor_inputs, token_ratios, predictor_depths)
-    frames = random_frames(base)
+    frames = random_frames(base, place)
     steps: dict[str, Callable[[], object]] = {}
     furthest = 0.0
     for name, config in ours.items():

@@ -95,12 +95,14 @@ def step_on(
     return config_step(config, lambda: to_bytes(frames, world.device), world, student, enter)
 
 
-def random_frames(config: PretrainConfig) -> Tensor:
-    """A micro-batch of frames (B, T, H, W, 3) uint8 on the host, the same at each call."""
+def random_frames(config: PretrainConfig, device: torch.device | str = "cpu") -> Tensor:
+    """A micro-batch of frames (B, T, H, W, 3) uint8 on the host, the same at each call: for a GPU
+    pinned, as the loader's are."""
     data = config.data
     shape = (data.videos_at_once * data.repeats, data.num_frames, data.crop_size, data.crop_size, 3)
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    return frames.pin_memory() if torch.device(device).type == "cuda" else frames
 
 
 def accumulation_of(config: PretrainConfig, num_processes: int = 1) -> int:

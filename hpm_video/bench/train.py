@@ -129,8 +129,8 @@ def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
 
 def _step_alone(config: PretrainConfig) -> float:
     """Clips per second of the config's steps on one batch again and again."""
-    frames = random_frames(config)
     with join_world(config.run.device) as world:
+        frames = random_frames(config, world.device)
         step = config_step(config, lambda: to_clips(frames, world.device), world)
         times = round_seconds({"step": step}, rounds=3, warmup=2, device=world.device)
     return accumulation_of(config) * len(frames) / statistics.median(times["step"])

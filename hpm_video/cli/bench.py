@@ -37,7 +37,7 @@ def _kernels(parser: Parser) -> None:
     bench_options.add_size(parser, "base")
     add_number(parser, "--batch-size", 64, "clips")
     bench_options.add_clip(parser)
-    bench_options.add_precision(parser)
+    bench_options.add_precision(parser, "bfloat16")  # of a GPU, wherever it runs
     choices, text = ("plain", "default", "literal", "pixels"), "variant(s) of the step"
     add_several(parser, "--variant", choices[:2], text, "variants", choices=choices)
     add_number(parser, "--operators", 12, "PyTorch's operators to list, the slowest")
@@ -68,7 +68,7 @@ def _memory(parser: Parser) -> None:
 def _train(parser: Parser) -> None:
     """clips per second of a real pre-training with real videos, and what limits it"""
     text = "settings of a pre-training, as hpm-video pretrain has them (default: none)"
-    parser.add_argument("settings", nargs="*", metavar="CONFIG.yaml key=value", help=text)
+    parser.add_argument("settings", nargs="*", metavar="RECIPE key=value", help=text)
     text = "of the optimizer, of which the first third does not count"
     add_number(parser, "--steps", 12, text)
     text = "toy videos, where data.manifest names none"
@@ -78,8 +78,8 @@ def _train(parser: Parser) -> None:
 
 def _plan(parser: Parser) -> None:
     """what 1 to 512 GPUs need for a config: hours, cores, bandwidth; names the bottleneck"""
-    parser.add_argument("file", metavar="CONFIG.yaml", nargs=1, help="of a pre-training")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="override the file's")
+    parser.add_argument("file", metavar="RECIPE", nargs=1, help="of a pre-training, or a YAML file")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="override the recipe's")
     parser.add_argument("--gpus", type=int, nargs="+", help="one or more (default: 1 to 512)")
     parser.add_argument("--gpus-per-node", type=int, default=8, help="(default %(default)s)")
     text = "in the data set (default: in data.manifest)"

@@ -7,13 +7,15 @@ from pathlib import Path
 
 from hpm_video.cli.options import SETTINGS, settings_help
 from hpm_video.config import StudyConfig
+from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """a study: variants x seeds x data sets, resumable, compared with intervals"""
-    parser.add_argument("study", metavar="STUDY.yaml", help="a file of settings of a study")
-    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="override the file's")
+    text = "a recipe's name (`hpm-video recipes` lists them), or a YAML file"
+    parser.add_argument("study", metavar="STUDY", help=text)
+    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="override the recipe's")
     parser.add_argument("-o", "--output-dir", required=True, metavar="FOLDER", help="of results")
     which = "only the K-th of N parts of the cells (default: all that no other process works on)"
     parser.add_argument("--part", default="1/1", metavar="K/N", help=which)
@@ -29,14 +31,15 @@ def run(arguments: argparse.Namespace) -> int:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise ValueError(f"--part ({arguments.part}) must be K/N with 1 <= K <= N, as 1/8")
     part = int(found[1]), int(found[2])
-    config = load_config(StudyConfig, arguments.study, arguments.settings)
+    file = find_recipe("ablation", arguments.study)
+    config = load_config(StudyConfig, file, arguments.settings)
     from hpm_video.bench.study import cells, comparison, plots, runner, summary
     from hpm_video.runtime.rendezvous import find_place
 
     if (size := find_place().size) > 1:
         rule = "must be 1: to share the cells, start the study several times, or submit --array N"
         raise ValueError(f"processes of one job ({size}) {rule}")
-    home, say = Path(arguments.study).resolve().parent, partial(print, flush=True)
+    home, say = Path(file).resolve().parent, partial(print, flush=True)
     study = cells.Study(config, home=home, folder=Path(arguments.output_dir))
     if arguments.summary:
         if not (study.folder / "study.yaml").is_file():

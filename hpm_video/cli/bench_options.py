@@ -13,17 +13,19 @@ from hpm_video.config.values import Precision, PredictorInput, Size, values_of
 
 
 def config_from(words: Sequence[str]) -> PretrainConfig:
-    """Of a pre-training: words are a file, if any, and settings, in any order.
+    """Of a pre-training: words are a recipe or file, if any, and settings, in any order.
 
     Raises ValueError for two files, and for what `load_config` refuses.
     """
+    from hpm_video.config.recipe import find_recipe
     from hpm_video.config.settings import load_config
 
     files = [word for word in words if not is_setting(word)]
     if len(files) > 1:
         raise ValueError(f"config ({' '.join(files)}) must be one file")
     settings = [word for word in words if is_setting(word)]
-    return load_config(PretrainConfig, files[0] if files else None, settings)
+    file = find_recipe("pretrain", files[0]) if files else None
+    return load_config(PretrainConfig, file, settings)
 
 
 def add_number(parser: Parser, name: str, default: int, what: str, dest: str | None = None) -> None:

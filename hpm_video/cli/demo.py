@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from hpm_video.cli.options import add_output_dir
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "demo"
+    from hpm_video.visualize import Result
 
 SIZE = 64  # pixels
 NUM_FRAMES = 16  # per video
@@ -61,13 +62,13 @@ def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str,
     Returns rows of (what, figure, what chance or the comparison gives).
     """
     from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
+    from hpm_video.config.recipe import find_recipe
     from hpm_video.config.settings import load_config
     from hpm_video.data.lists.manifest import read_manifest
     from hpm_video.data.prepare.toy import first_videos, write_toy_videos
     from hpm_video.evaluate.classification import evaluate
     from hpm_video.evaluate.mining_quality import measure_videos
     from hpm_video.runtime.files import check_is_ours
-    from hpm_video.runtime.pages import address, page, png
     from hpm_video.train.finetune import finetune
     from hpm_video.train.pretrain import pretrain
     from hpm_video.visualize import visualize
@@ -84,14 +85,14 @@ def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str,
 
     runs = {name: folder / name for name in ("pretrain", "finetune", "scratch")}
     settings = [f"data.manifest={train}", f"run.output_dir={runs['pretrain']}", *scale.settings]
-    if not pretrain(load_config(PretrainConfig, CONFIGS / "pretrain.yaml", settings)):
+    if not pretrain(load_config(PretrainConfig, find_recipe("demo", "pretrain"), settings)):
         return None
     for name in ("finetune", "scratch"):
         settings = [f"data.manifest={labelled}", f"data.val_manifest={held_out}"]
         settings += [f"run.output_dir={runs[name]}", *scale.settings]
         if name == "finetune":
             settings.append(f"model.init={find_checkpoint(runs['pretrain'])}")
-        if not finetune(load_config(FinetuneConfig, CONFIGS / "finetune.yaml", settings)):
+        if not finetune(load_config(FinetuneConfig, find_recipe("demo", "finetune"), settings)):
             return None
 
     report = measure_videos(runs["pretrain"], [str(held_out)])
@@ -102,7 +103,7 @@ def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str,
     )
     manifest = read_manifest(held_out)
     shown = [manifest.path(index) for index in range(scale.pictures)]
-    visualize(runs["pretrain"], shown, folder / "pictures")
+    _, results = visualize(runs["pretrain"], shown, folder / "pictures")
     rows = [
         ("top-1 fine-tuned from the pre-training", f"{tuned:.3f}", "chance .125"),
         ("top-1 from scratch, same budget and labels", f"{scratch:.3f}", "chance .125"),
@@ -111,21 +112,45 @@ def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str,
         ("Spearman, predicted and measured loss of tubes", f"{report.spearman:.3f}", "chance 0"),
         ("moving object in the hardest quarter", f"{report.coverage:.2f} x", "random tubes 1 x"),
     ]
-    pictures = sorted((folder / "pictures").glob("*.png"))
+    write_page(folder, rows, runs, results, minutes=(time.monotonic() - start) / 60)
+    return rows
+
+
+def write_page(
+    folder: Path,
+    rows: Sequence[tuple[str, str, str]],
+    runs: Mapping[str, Path],
+    results: Sequence[Result],
+    *,
+    minutes: float,
+) -> None:
+    """Write index.html: figures, curves and pictures, with links to the viewer's pages in
+    ``pictures`` within the same folder."""
+    from hpm_video.runtime.files import write_atomically
+    from hpm_video.runtime.pages import address, page, png
+
+    pictures = [
+        (
+            result.page.stem,
+            result.link,
+            address(result.page.with_suffix(".png").read_bytes(), "png"),
+        )
+        for result in results
+        if result.page is not None
+    ]
     text = page(
         __package__,
         "demo.html",
         title="hpm_video demo",
-        minutes=(time.monotonic() - start) / 60,
+        minutes=minutes,
         rows=rows,
         curves=png(_curves(runs)),
-        pictures={path.stem: address(path.read_bytes(), "png") for path in pictures},
+        pictures=pictures,
     )
-    (folder / "index.html").write_text(text, encoding="utf-8")
-    return rows
+    write_atomically(folder / "index.html", [text])
 
 
-def _curves(runs: dict[str, Path]) -> Figure:
+def _curves(runs: Mapping[str, Path]) -> Figure:
     """Losses and rank accuracy of the pre-training, losses of the two fine-tunings."""
     from matplotlib.figure import Figure
 

@@ -4,6 +4,7 @@ import argparse
 
 from hpm_video.cli.options import add_config
 from hpm_video.config import FinetuneConfig
+from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
 
 
@@ -12,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = load_config(FinetuneConfig, arguments.config, arguments.settings)
+    file = find_recipe("finetune", arguments.config)
+    config = load_config(FinetuneConfig, file, arguments.settings)
     from hpm_video.train.finetune import finetune
 
     return 0 if finetune(config) else 1

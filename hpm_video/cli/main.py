@@ -14,6 +14,7 @@ from typing import Any
 
 from hpm_video.cli.options import parse
 from hpm_video.cli.terminal import lasting_output, say_failure, tell_torchrun
+from hpm_video.cli.version import ShowVersion
 from hpm_video.runtime.host_memory import keep_freed_memory
 
 JOBS = {
@@ -29,6 +30,7 @@ JOBS = {
     "data": "make lists, check and transcode videos, toy videos",
     "submit": "any of these jobs onto a SLURM cluster",
     "jobs": "what was submitted: list, follow, cancel, requeue",
+    "recipes": "the recipes that come with the package: hardware, hours, expected result",
 }
 _ON_CLUSTERS = ("submit", "jobs")  # their modules are in `hpm_video.slurm`
 
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Self-supervised video pre-training by masked autoencoding that finds out "
         "what is hard and masks that.",
     )
+    text = "versions of this package, Python, PyTorch, CUDA and the decoders"
+    parser.add_argument("--version", action=ShowVersion, help=text)
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     layout = argparse.RawDescriptionHelpFormatter
     for name, what in JOBS.items():

@@ -27,9 +27,10 @@ _ALSO_OPTIONS = {
 
 
 def add_config(parser: argparse.ArgumentParser, schema: type[Any]) -> None:
-    """A YAML of settings, and settings that override it."""
-    parser.add_argument("config", metavar="CONFIG.yaml", help="a file of settings")
-    add_settings(parser, schema, "override the file's")
+    """A recipe or file of settings, and settings that override it."""
+    text = "a recipe's name (`hpm-video recipes` lists them), or a YAML file of settings"
+    parser.add_argument("config", metavar="RECIPE", help=text)
+    add_settings(parser, schema, "override the recipe's")
 
 
 def add_settings(

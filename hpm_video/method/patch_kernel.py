@@ -80,7 +80,8 @@ def _forward(reconstruction: Tensor, patches: Tensor, index: Tensor, normalize: 
 
     losses = _like_losses(reconstruction, patches, index, normalize)
     tensors = reconstruction.contiguous(), patches.contiguous(), index, losses
-    patch_triton.forward(*tensors, normalize=normalize)
+    with torch.cuda.device_of(reconstruction):  # where Triton launches
+        patch_triton.forward(*tensors, normalize=normalize)
     return losses
 
 
@@ -93,7 +94,8 @@ def _backward(
     reconstruction = reconstruction.contiguous()
     gradient = torch.empty_like(reconstruction)
     tensors = of_losses, reconstruction, patches.contiguous(), index, gradient
-    patch_triton.backward(*tensors, normalize=normalize)
+    with torch.cuda.device_of(reconstruction):  # where Triton launches
+        patch_triton.backward(*tensors, normalize=normalize)
     return gradient
 
 

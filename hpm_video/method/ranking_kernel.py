@@ -93,7 +93,8 @@ def _pairs(predicted: Tensor, measured: Tensor) -> tuple[Tensor, Tensor, Tensor]
     from hpm_video.method import ranking_triton  # noqa: PLC0415  # Triton is optional
 
     outputs = _like_pairs(predicted, measured)
-    ranking_triton.ranking(predicted.contiguous(), measured.contiguous(), *outputs, rows=_ROWS)
+    with torch.cuda.device_of(predicted):  # where Triton launches
+        ranking_triton.ranking(predicted.contiguous(), measured.contiguous(), *outputs, rows=_ROWS)
     return outputs
 
 
@@ -102,7 +103,8 @@ def _mean(totals: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     from hpm_video.method import ranking_triton  # noqa: PLC0415  # Triton is optional
 
     outputs = _like_mean(totals, pairs)
-    ranking_triton.mean(totals, pairs, *outputs)
+    with torch.cuda.device_of(totals):  # where Triton launches
+        ranking_triton.mean(totals, pairs, *outputs)
     return outputs
 
 
@@ -111,7 +113,10 @@ def _right_order(predicted: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
     from hpm_video.method import ranking_triton  # noqa: PLC0415  # Triton is optional
 
     outputs = _like_right_order(predicted, measured)
-    ranking_triton.right_order(predicted.contiguous(), measured.contiguous(), *outputs, rows=_ROWS)
+    with torch.cuda.device_of(predicted):  # where Triton launches
+        ranking_triton.right_order(
+            predicted.contiguous(), measured.contiguous(), *outputs, rows=_ROWS
+        )
     return outputs
 
 

@@ -6,6 +6,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from hpm_video.runtime import gpu_kernels
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -16,14 +19,37 @@ def move_average(
 ) -> None:
     """average = momentum * average + (1 - momentum) * value for pairs (average, value), in place.
 
-    ``skip``: scalar on the device, 1 leaves the averages as they are, 0 moves them. (timm's
-    ModelEmaV3 would have to be told on the host, which had to wait for the device.)
+    ``skip``: scalar float32 on the device, 1 leaves the averages as they are, 0 moves them. The
+    host does not wait for it (timm's ModelEmaV3 takes such a decision on the host). Under FSDP each
+    rank moves its own shards, so a pair must be sharded alike.
     """
-    averages, values = [list(side) for side in zip(*pairs, strict=True)]
+    averages, values = [[_local(t) for t in side] for side in zip(*pairs, strict=True)]
+    weight = 1 - momentum
     if skip is None:
-        torch._foreach_lerp_(averages, values, 1 - momentum)
-    else:  # a weight that only the device knows has to come as a list
-        torch._foreach_lerp_(averages, values, [(1 - momentum) * (1 - skip)] * len(averages))
+        torch._foreach_lerp_(averages, values, weight)
+    elif gpu_kernels.is_eager_gpu(skip.device):
+        _lerp_unless(skip, averages, values, weight)
+    else:  # bit-identical to a lerp without skip, for every weight
+        torch._foreach_lerp_(averages, values, [weight * (1 - skip)] * len(averages))
+
+
+def _lerp_unless(skip: Tensor, averages: list[Tensor], values: list[Tensor], weight: float) -> None:
+    """Move the averages, in one kernel for many tensors, which returns early where skip is 1.
+
+    `_foreach_lerp_` has no such kernel: with a weight on the device it launches one per tensor. A
+    step of SGD does have it, for loss scaling. Its gradient is weight_decay * average - value, so
+    the learning rate is the weight.
+    """
+    torch._fused_sgd_(
+        averages, values, [],
+        lr=weight, weight_decay=1.0, maximize=True, found_inf=skip,
+        momentum=0.0, dampening=0.0, nesterov=False, is_first_step=False,
+    )  # fmt: skip
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's shard; the operations above know no DTensor in some versions of PyTorch."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def average_of(model: Module) -> Module:

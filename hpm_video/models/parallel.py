@@ -34,7 +34,7 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
     blocks = [part for part in module.modules() if isinstance(part, Block)]
     for block in blocks:
         block.recompute = run.activation_checkpointing
-    if world.size == 1 or run.parallel == "ddp":  # one process has nobody to share with
+    if world.is_alone or run.parallel == "ddp":  # one process has nobody to share with
         module.to(world.device)
         return replicate(module, world) if is_trained else module
     share = run.shard_processes or world.size
@@ -55,6 +55,10 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
     # What is outside of blocks stays gathered up to the backward pass; a teacher has none, and its
     # update needs the parts.
     fully_shard(module, mesh=mesh, reshard_after_forward=not is_trained)
+    if kind == "cpu":  # gloo adds up where older versions of PyTorch ask it for a mean
+        for part in (*blocks, module):
+            assert isinstance(part, FSDPModule)
+            part.set_force_sum_reduction_for_comms(True)
     return module
 
 

@@ -46,7 +46,8 @@ def _standardize(patches: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype)
     from hpm_video.models import pixels_triton  # noqa: PLC0415  # Triton is optional
 
     result = _like_standardize(patches, mean, std, dtype)
-    pixels_triton.standardize(patches.contiguous(), mean, std, result)
+    with torch.cuda.device_of(patches):  # where Triton launches
+        pixels_triton.standardize(patches.contiguous(), mean, std, result)
     return result
 
 

@@ -89,7 +89,8 @@ def _gelu_backward(gradient: Tensor, inner: Tensor) -> tuple[Tensor, Tensor]:
     from hpm_video.models import projections_triton  # noqa: PLC0415  # Triton is optional
 
     outputs = _like_gelu_backward(gradient, inner)
-    projections_triton.gelu_backward(gradient.contiguous(), inner.contiguous(), *outputs)
+    with torch.cuda.device_of(inner):  # where Triton launches
+        projections_triton.gelu_backward(gradient.contiguous(), inner.contiguous(), *outputs)
     return outputs
 
 
@@ -100,7 +101,8 @@ def _join(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     outputs = _like_join(q, k, v)
     # A head's numbers side by side, as attention mostly gives them
     three = [each if each.stride(2) == 1 else each.contiguous() for each in (q, k, v)]
-    projections_triton.join(three, *outputs)
+    with torch.cuda.device_of(q):  # where Triton launches
+        projections_triton.join(three, *outputs)
     return outputs
 
 

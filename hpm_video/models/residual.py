@@ -55,7 +55,8 @@ def _forward(
 
     outputs = _like_forward(x, branch, weight, bias, eps, dtype)
     branch = None if branch is None else branch.contiguous()
-    residual_triton.forward(x.contiguous(), branch, weight, bias, eps, outputs)
+    with torch.cuda.device_of(x):  # where Triton launches
+        residual_triton.forward(x.contiguous(), branch, weight, bias, eps, outputs)
     return outputs
 
 
@@ -82,12 +83,13 @@ def _backward(
     outputs = _like_backward(gradient, residual, x, weight, mean, scale, branch)
     residual = None if residual is None else residual.contiguous()
     of_branch = None if branch is None else outputs[1]
-    residual_triton.backward(
-        gradient.contiguous(),
-        residual,
-        (x.contiguous(), weight, mean, scale),
-        (outputs[0], of_branch, outputs[2]),
-    )
+    with torch.cuda.device_of(x):  # where Triton launches
+        residual_triton.backward(
+            gradient.contiguous(),
+            residual,
+            (x.contiguous(), weight, mean, scale),
+            (outputs[0], of_branch, outputs[2]),
+        )
     return outputs
 
 

@@ -59,6 +59,11 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether this process shares its work with no other, so that models need no wrapper."""
+        return self.size == 1
+
 
 def pick_device(name: str, *, setting: str) -> torch.device:
     """The device of a name; ``auto`` takes CUDA if there is one.
@@ -190,7 +195,7 @@ class _Replicated(nn.Module):
 
 def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
     """The module itself, or its wrapper that averages gradients over processes."""
-    if world.size == 1:
+    if world.is_alone:
         return module
     devices = [world.device] if world.device.type == "cuda" else None
     has_statistics = any(isinstance(part, _NormBase) for part in module.modules())
@@ -258,7 +263,7 @@ def barrier(world: World) -> None:
 def seed_of(*parts: int) -> int:
     """A 63-bit seed that depends on every part, e.g. (seed, step): the same on all processes, and
     nothing of it has to be saved."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,12 +15,16 @@ OURS = "hpm-video"  # in all pages and pictures that may replace each other
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary file to write, which takes the place of ``path`` when it is complete and on disk.
-    Raises ValueError where it cannot be written."""
+    It has the permissions of any new file there. Raises ValueError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            temporary.touch()
+            usual = temporary.stat().st_mode  # follows the umask, or the folder's ACL
             yield temporary
+            if temporary.stat().st_mode != usual:  # safetensors lets only the owner read
+                temporary.chmod(stat.S_IMODE(usual))
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)

@@ -12,8 +12,7 @@ def _double(values, BLOCK: tl.constexpr):  # noqa: N803  # Triton's way to name 
 
 
 def run(device: torch.device) -> None:
-    """Double a few numbers on a device; raises what Triton raises, or RuntimeError."""
+    """Launch the kernel on a device, without waiting for it; raises what Triton raises."""
     values = torch.ones(16, device=device)
-    _double[(1,)](values, BLOCK=16)
-    if not bool((values == 2).all()):
-        raise RuntimeError("a kernel that doubles numbers gave others")
+    with torch.cuda.device_of(values):
+        _double[(1,)](values, BLOCK=16)

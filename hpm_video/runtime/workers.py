@@ -151,7 +151,8 @@ class KillableWorker:
         is_value, value = pickle.loads(reply)
         if is_value:
             return value
-        raise value
+        error, where = value
+        raise error from RuntimeError(f"raised by another process:\n{where}")
 
     def kill(self) -> None:
         """End the process and forget its items; a further `submit` starts a new one."""
@@ -421,11 +422,10 @@ def _work(connection: Connection, pickled: bytes, files: Sequence[int], folder: 
 
 
 def _pickled_error(error: Exception) -> bytes:
-    where = traceback.format_exc()
+    what, where = traceback.format_exception_only(error)[-1].strip(), traceback.format_exc()
     try:
-        error.add_note(f"raised by another process:\n{where}")
-        reply = pickle.dumps((False, error))
+        reply = pickle.dumps((False, (error, where)))
         pickle.loads(reply)
     except Exception:  # noqa: BLE001 - whatever an error that cannot be pickled raises then
-        return pickle.dumps((False, RuntimeError(where)))
+        return pickle.dumps((False, (RuntimeError(what), where)))
     return reply

@@ -17,6 +17,7 @@ from hpm_video.config import (
     PretrainConfig,
     ProbeJobConfig,
 )
+from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
 from hpm_video.slurm.sweep import combinations
 
@@ -39,6 +40,8 @@ _INPUTS = (
     "data.manifest", "data.val_manifest", "model.init", "run.resume", "probe.train_manifest",
     "probe.val_manifest",
 )  # fmt: skip
+# Arguments that do
+_INPUT_ARGUMENTS = ("checkpoint", "manifest", "train", "val", "video")
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,15 @@ class Command:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be submitted. loader_workers, videos_per_step: of each process, where known."""
+    """What to submit. loader_workers, videos_per_step: of each process, where known. inputs: files
+    and folders that the command and its settings name."""
 
     command: Command
     tasks: tuple[Task, ...]
     run_folder: str | None = None
     loader_workers: int | None = None
     videos_per_step: int | None = None
+    inputs: tuple[str, ...] = ()
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,6 +108,12 @@ def read_command(words: Sequence[str]) -> Command:
         namespace = parse(parser, rest)
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
+    words = list(words)
+    for argument, kind in (("config", job), ("study", "ablation")):
+        if (given := getattr(namespace, argument, None)) is not None:
+            # The job runs elsewhere, perhaps later: from here on the recipe is a file
+            words[words.index(given, 1)] = file = find_recipe(kind, given)
+            setattr(namespace, argument, file)
     command = Command(job, tuple(words), namespace)
     if job in _KINDS and command.name not in [f"{job} {kind}" for kind in _KINDS[job]]:
         raise ValueError(f"job ({command.name}) must be {job} {' or '.join(_KINDS[job])}")
@@ -128,15 +139,16 @@ def make_plan(
     or the job cannot be swept or split; FileNotFoundError where something to read does not exist.
     """
     if wait_for_inputs:
-        for name in ("checkpoint", "manifest", "train", "val", "video"):
+        for name in _INPUT_ARGUMENTS:
             _check_exist(name, getattr(command.namespace, name, None), may_be_setting=True)
     schema = JOBS[command.job]
-    if num_parts is not None:
-        return Plan(command, _parts(command, num_parts, sweep), loader_workers=_workers(command))
-    if schema is None:
-        if sweep is not None:
+    if num_parts is not None or schema is None:
+        if num_parts is None and sweep is not None:
             raise ValueError(f"sweep ({sweep}) must be of a job with settings, not {command.name}")
-        return Plan(command, _variants(command, None, None), loader_workers=_workers(command))
+        parts = None if num_parts is None else _parts(command, num_parts, sweep)
+        tasks = parts or _variants(command, None, None)
+        workers, inputs = _workers(command), _named_paths(command, None)
+        return Plan(command, tasks, loader_workers=workers, inputs=inputs)
     settings = command.namespace.settings
     config = load_config(schema, command.yaml, settings)
     is_run = hasattr(config, "run")
@@ -152,14 +164,28 @@ def make_plan(
         of_task = load_config(schema, command.yaml, [*settings, *own])
         if is_run:
             _check_run(of_task, wait_for_inputs)
+    inputs = _named_paths(command, config)
     if folder is None:
-        return Plan(command, tasks, loader_workers=config.num_workers)
+        return Plan(command, tasks, loader_workers=config.num_workers, inputs=inputs)
     if sweep is not None and (Path(folder) / "config.yaml").exists():
         raise ValueError(f"run.output_dir ({folder}) holds a run: must be another one for a sweep")
     at_once = config.data.batch_size
     videos = None if isinstance(at_once, str) else at_once * config.optim.accumulation
     workers = config.data.num_workers
-    return Plan(command, tasks, _absolute(folder), workers, None if sweep else videos)
+    return Plan(command, tasks, _absolute(folder), workers, None if sweep else videos, inputs)
+
+
+def _named_paths(command: Command, config: Any) -> tuple[str, ...]:
+    """Files and folders that a command's arguments and settings name and that exist."""
+    places: list[tuple[Any, str]] = [(command.namespace, name) for name in _INPUT_ARGUMENTS]
+    for key in (*_INPUTS, "data.root", "root"):
+        group, _, name = key.rpartition(".")
+        places.append((getattr(config, group, None) if group else config, name))
+    named: list[str] = []
+    for place, name in places:
+        value = getattr(place, name, None)
+        named += [value] if isinstance(value, str) else value or []
+    return tuple(dict.fromkeys(path for path in named if os.path.exists(path)))
 
 
 def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[Task, ...]:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import submitit
 from submitit.core.utils import UncompletedJobError
@@ -18,6 +19,8 @@ _OF_ANOTHER_JOB = (
     "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE",
 )  # fmt: skip
 _ASKING_S = 60  # SLURM, which may be busy
+# The file whose existence tells the job's script, which runs outside of the container, to requeue
+REQUEUE_FILE = "HPM_VIDEO_REQUEUE_FILE"
 _AGAIN = "submit the same command again to continue"
 
 
@@ -75,6 +78,10 @@ def _requeue(stopped: str, environment: submitit.JobEnvironment) -> None:
         _say(f"not requeued (see above); {_AGAIN}")
         raise
     except (OSError, subprocess.SubprocessError) as error:
+        if isinstance(error, FileNotFoundError) and (file := os.environ.get(REQUEUE_FILE)):
+            Path(file).touch()
+            _say("saved; the job's script requeues it, as the container has no scontrol")
+            return
         _say(f"cannot requeue this job from its node ({error}); it has saved: {_AGAIN}")
 
 

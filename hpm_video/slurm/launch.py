@@ -1,45 +1,49 @@
 """How a submission is carried out: by SLURM, in the background of this machine, or here and now.
-All three go through submitit."""
+All three run the job through submitit."""
 
-import io
 import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
+from submitit.helpers import DelayedSubmission
+from submitit.slurm.slurm import _make_sbatch_string
 
 from hpm_video.slurm.command import Plan
-from hpm_video.slurm.job import Job
+from hpm_video.slurm.container import Container
+from hpm_video.slurm.environment import job_environment, plain_environment
+from hpm_video.slurm.job import REQUEUE_FILE, Job
 from hpm_video.slurm.options import SlurmConfig
 from hpm_video.slurm.partition import Request
 from hpm_video.slurm.records import Submission, TaskRecord, add_record, shown
 from hpm_video.slurm.snapshot import Snapshot
 
-# Of another job that this one may be submitted from: its own SLURM and torchrun set them anew.
-_OF_A_JOB = re.compile(
-    r"SLURM_(?!CONF$)|SBATCH_|SRUN_|PMI|SUBMITIT_|((LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|LOCAL_RANK"
-    r"|MASTER_ADDR|MASTER_PORT)$"
-)
-
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be done, all of it checked. folder: of logs, copies and records."""
+    """A submission, all of it checked.
+
+    folder: of logs, copies and records. dropped: variables of the environment that sbatch must not
+    see.
+    """
 
     plan: Plan
     config: SlurmConfig
     request: Request
     folder: Path
     snapshot: Snapshot
+    container: Container | None = None
+    dropped: tuple[str, ...] = ()
 
     @property
     def words(self) -> list[list[str]]:
@@ -55,15 +59,7 @@ class Order:
 def show(order: Order, cluster: str) -> None:
     """Print the script, where there is one, and what each task would run; make nothing."""
     if cluster == "slurm":
-        executor = _slurm_executor(order)
-        print(
-            _make_sbatch_string(
-                command=executor._submitit_command_str,
-                folder=executor.folder,
-                map_count=len(order.plan.tasks) if len(order.plan.tasks) > 1 else None,
-                **executor.parameters,
-            )
-        )
+        print(_script(order))
     for number, words in enumerate(order.words):
         print(f"# task {number}: hpm-video {shlex.join(words)}")
 
@@ -71,16 +67,11 @@ def show(order: Order, cluster: str) -> None:
 def carry_out(order: Order, cluster: str) -> int:
     """Submit an order, or run it here (debug); returns the exit code.
 
-    Raises ValueError when there is no SLURM, it refuses the job, or the folder cannot be used.
+    Raises ValueError when SLURM refuses the job or the folder cannot be used.
     """
     if cluster == "debug":
         # One task after the other, with the code and settings that are here: nothing waits
         return max([_run_here(order.folder, task.arguments) for task in order.plan.tasks])
-    if cluster == "slurm" and shutil.which("sbatch") is None:
-        raise ValueError(
-            "slurm is not on this machine (no sbatch): --cluster local runs the job here, "
-            "--dry-run prints its script"
-        )
     with _undone_on_failure(order.folder):
         order.snapshot.write()
         submit = {"slurm": _to_slurm, "local": _in_background}[cluster]
@@ -90,16 +81,43 @@ def carry_out(order: Order, cluster: str) -> int:
 
 
 def _to_slurm(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
-    """Hand jobs over, several as one array; ValueError with sbatch's own words if it refuses."""
-    executor = _slurm_executor(order)
-    said = io.StringIO()  # what sbatch says, submitit prints
-    with _plain_environment(), redirect_stderr(said):
-        try:
-            return executor.submit_array(jobs)
-        except (FailedJobError, FailedSubmissionError) as error:
-            lines = said.getvalue().strip().splitlines() or str(error).strip().splitlines()
-            reason = lines[-1].removeprefix("sbatch: ").removeprefix("error: ")
-            raise ValueError(f"sbatch refused the job: {reason}") from error
+    """Hand jobs over, several as one array; ValueError if sbatch refuses. What sbatch says on its
+    standard error goes to ours."""
+    token = uuid.uuid4().hex
+    script = order.folder / f".submission_file_{token}.sh"
+    text = _script(order)
+    script.write_text(text)
+    pickles = [order.folder / f"{token}_{task}.pkl" for task in range(len(jobs))]
+    for job, file in zip(jobs, pickles, strict=True):
+        delayed = DelayedSubmission(job)
+        delayed.set_timeout(order.request.minutes, order.config.max_timeouts)
+        delayed.dump(file)
+    stated = re.findall(r"^#SBATCH --([a-z-]+)", text, re.MULTILINE)
+    answer = subprocess.run(
+        ["sbatch", str(script)],
+        env=job_environment(os.environ, stated, order.dropped),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    number = re.search(r"\bjob (\d+)", answer.stdout)
+    if answer.returncode or number is None:
+        sys.stderr.write(answer.stdout + answer.stderr)
+        raise ValueError(
+            "sbatch refused the job for the reason above: change the option that it names; "
+            "--dry-run prints the script"
+        )
+    sys.stderr.write(answer.stderr)
+    ids = [number[1]] if len(jobs) == 1 else [f"{number[1]}_{task}" for task in range(len(jobs))]
+    ranks = list(range(order.request.nodes * order.request.tasks_per_node))
+    submitted: list[submitit.Job[int]] = [
+        submitit.SlurmJob(order.folder, name, tasks=ranks) for name in ids
+    ]
+    for job_of_slurm, file in zip(submitted, pickles, strict=True):
+        job_of_slurm.paths.move_temporary_file(file, "submitted_pickle")
+    submitted[0].paths.move_temporary_file(script, "submission_file")
+    return submitted
 
 
 def _in_background(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
@@ -127,27 +145,48 @@ def _run_here(folder: Path, arguments: tuple[str, ...]) -> int:
     return int(code)
 
 
-class _Slurm(SlurmExecutor):
-    """Can also be made where there is no SLURM, to show the script."""
-
-    @classmethod
-    def affinity(cls) -> int:
-        return 2
-
-
-def _slurm_executor(order: Order) -> SlurmExecutor:
-    """An executor whose logs, scripts and pickled jobs go to the order's folder."""
+def _script(order: Order) -> str:
+    """The script for sbatch."""
     config, request, plan = order.config, order.request, order.plan
+    folder, code = str(order.folder), str(order.snapshot.code)
     name = plan.command.name.replace(" ", "-")
+    default_name = f"{name}-{Path(plan.run_folder).name}" if plan.run_folder else name
     # Since SLURM 22.05, srun takes neither from sbatch; without the second, a task that died leaves
     # the others waiting for it.
-    srun = ["--kill-on-bad-exit=1"]
+    srun = ["--kill-on-bad-exit=1", *config.srun_options()]
     if request.cpus_per_task is not None:
         srun.insert(0, f"--cpus-per-task={request.cpus_per_task}")
+    python = [config.interpreter() or ("python3" if order.container else sys.executable)]
+    teardown = None
+    # After the user's commands, which may set PYTHONPATH themselves. Without PYTHONSAFEPATH the
+    # working directory, often the sources themselves, would come before it.
+    setup = [
+        *_stopping_on_failure(config.setup),
+        f"export PYTHONPATH={shlex.quote(code)}${{PYTHONPATH:+:$PYTHONPATH}}",
+        "export PYTHONSAFEPATH=1",
+    ]
+    if order.container is not None:
+        here = os.getcwd()
+        srun += order.container.srun_options(here)
+        # Not by export: an image may set its own, and packages of this machine do not fit there
+        inside = ["env", f"PYTHONPATH={code}", "PYTHONSAFEPATH=1"]
+        python = [*order.container.command(here), *inside, *python]
+        # A container has no scontrol, by which the job would requeue itself
+        setup = [
+            *_stopping_on_failure(config.setup),
+            f"export {REQUEUE_FILE}={shlex.quote(folder)}/$SLURM_JOB_ID.requeue",
+            f'rm -f "${REQUEUE_FILE}"',
+        ]
+        teardown = [
+            "code=$?",
+            f'if [ -e "${REQUEUE_FILE}" ]; then scontrol requeue "$SLURM_JOB_ID"; fi',
+            "exit $code",
+        ]
     as_given = ("mem", "partition", "account", "qos", "constraint", "dependency", "comment")
+    extra = {"requeue": True, "reservation": config.reservation, **config.extras()}
     wanted: dict[str, Any] = {
         **{setting: getattr(config, setting) for setting in as_given},
-        "job_name": f"{name}-{Path(plan.run_folder).name}" if plan.run_folder else name,
+        "job_name": os.environ.get("SBATCH_JOB_NAME") or default_name,
         "time": request.minutes,
         "nodes": request.nodes,
         "ntasks_per_node": request.tasks_per_node,
@@ -157,30 +196,34 @@ def _slurm_executor(order: Order) -> SlurmExecutor:
         "array_parallelism": config.array_size[1] or 1_000_000,
         "stderr_to_stdout": True,
         "srun_args": srun,
-        # After the user's commands, which may set PYTHONPATH themselves. Without PYTHONSAFEPATH the
-        # working directory, often the sources themselves, would come before it.
-        "setup": [
-            *config.setup,
-            f"export PYTHONPATH={shlex.quote(str(order.snapshot.code))}"
-            "${PYTHONPATH:+:$PYTHONPATH}",
-            "export PYTHONSAFEPATH=1",
-        ],
-        "additional_parameters": {"requeue": True, **config.extras()},
+        "setup": setup,
+        "teardown": teardown,
+        "additional_parameters": {key: value for key, value in extra.items() if value is not None},
+        "wckey": None,  # submitit's own, which clusters may not know
     }
-    executor = _Slurm(order.folder, max_num_timeout=config.max_timeouts)
-    executor.update_parameters(wckey=None)  # submitit's own, which clusters may not know
-    executor.update_parameters(**{key: value for key, value in wanted.items() if value is not None})
-    return executor
+    program = [*python, "-u", "-m", "submitit.core._submit", folder]
+    count = len(plan.tasks)
+    return _make_sbatch_string(
+        shlex.join(program), folder, map_count=count if count > 1 else None, **wanted
+    )
+
+
+def _stopping_on_failure(commands: list[str]) -> list[str]:
+    """Shell commands, each followed by a line that ends the script if it failed. (`set -e` would
+    also end it inside of functions such as `module` and `conda`, which handle failures.)"""
+    lines = []
+    for command in commands:
+        said = shlex.quote(f"hpm-video: setup failed, the job ends: {command}")
+        lines += [command, f"code=$?; [ $code = 0 ] || {{ echo {said} >&2; exit $code; }}"]
+    return lines
 
 
 @contextmanager
 def _plain_environment(**changes: str) -> Iterator[None]:
-    """The environment, which jobs inherit, without what belongs to a job that we may be in."""
+    """This process's environment, which jobs inherit, without what belongs to another job."""
     before = dict(os.environ)
-    for name in before:
-        if _OF_A_JOB.match(name):
-            del os.environ[name]
-    os.environ.update(changes)
+    os.environ.clear()
+    os.environ.update({**plain_environment(before), **changes})
     try:
         yield
     finally:

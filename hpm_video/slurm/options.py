@@ -1,11 +1,13 @@
-"""What a job asks of the cluster: a group ``slurm`` of the YAML, and options of `submit`.
+"""What a job asks of the cluster: the YAML's group ``slurm``, and the options of `submit`.
 
-It is no group of the job itself: where a run goes on must not show in its config.yaml. Values are
-texts, as typed, until they are checked: YAML would read 12:30:00 as a number of base 60.
+The group is none of the job's own settings: where a run continues must not show in its config.yaml.
+Values stay texts until they are checked, because YAML would read 12:30:00 as a number of base 60.
 """
 
 import argparse
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,39 +19,56 @@ from hpm_video.slurm.times import minutes_of
 
 GROUP = "slurm"
 
-# What sbatch is told by options and settings of our own, or by submitit for its own use.
+# What submit sets itself, or submitit for its own use
 _NOT_EXTRA = {
     "array", "output", "error", "signal", "open_mode", "requeue", "no_requeue", "wrap", "chdir",
 }  # fmt: skip
+_NOT_SRUN_EXTRA = {
+    "output", "error", "open_mode", "unbuffered", "kill_on_bad_exit", "nodes", "ntasks",
+    "ntasks_per_node", "cpus_per_task", "export", "chdir",
+}  # fmt: skip
+# Options of sbatch that could be given by --extra before we had a setting of that name
+_EXTRA_TOO = {"reservation", "container", "container_mounts"}
 
 
 @dataclass(frozen=True)
 class SlurmConfig:
-    nodes: int = setting(1, "machines")
+    nodes: int = setting(1, "number of machines")
     gpus_per_node: int | None = setting(
-        None, "each has a process of its own; default: 1, of data jobs 0"
+        None, "GPUs of a node, one process for each; default 1, for data jobs 0"
     )
     tasks_per_node: int | None = setting(
-        None, "processes of a node; default: one for each GPU, or one"
+        None, "processes of a node; default one for each GPU, or one"
     )
     cpus_per_task: int | None = setting(
-        None, "cores of a process; default: its loader workers and one"
+        None, "cores of a process; default its loader workers plus one"
     )
-    mem: str | None = setting(None, "memory of a node, as 400G; 0: all of it")
-    time: str = setting("1-00:00:00", "limit; a run saves before it, and goes on in a new turn")
-    partition: str | None = setting(None, "queue to wait in")
-    account: str | None = setting(None, "who pays")
+    mem: str | None = setting(None, "memory of a node, for example 400G; 0 asks for all of it")
+    time: str = setting("1-00:00:00", "time limit; a run saves before it and resumes in a new turn")
+    partition: str | None = setting(None, "queue to submit to")
+    account: str | None = setting(None, "account to charge")
     qos: str | None = setting(None, "quality of service")
-    constraint: str | None = setting(None, "features that nodes must have, as a100")
+    constraint: str | None = setting(None, "features that nodes must have, for example a100")
+    reservation: str | None = setting(None, "reservation to run in")
     array: str | None = setting(
-        None, "N parts of `data transcode` or `bench ablation`; %M: at most M at once"
+        None, "N parts of `data transcode` or `bench ablation`; %M runs at most M at once"
     )
-    dependency: str | None = setting(None, "what to wait for, as afterok:JOBID")
-    comment: str | None = setting(None, "shown by squeue and sacct")
-    max_timeouts: int = setting(100, "time limits after which the job goes on")
-    signal_delay_s: int = setting(120, "seconds before the time limit at which it is told to save")
-    setup: list[str] = setting([], "shell commands before it; may be repeated")
-    extra: list[str] = setting([], "key=value, or key: other options of sbatch")
+    dependency: str | None = setting(None, "jobs to wait for, for example afterok:JOBID")
+    comment: str | None = setting(None, "text that squeue and sacct show")
+    max_timeouts: int = setting(100, "number of time limits after which the job resumes")
+    signal_delay_s: int = setting(120, "seconds before the time limit at which the run must save")
+    setup: list[str] = setting(
+        [], "shell command before the job, which ends if it fails; may be repeated"
+    )
+    python: str | None = setting(
+        None, "Python that runs the job; default this one, in a container python3"
+    )
+    container: str | None = setting(None, "image to run in, by pyxis, apptainer or singularity")
+    container_mounts: list[str] = setting(
+        [], "SRC:DST to mount, besides the paths that the job names; may be repeated"
+    )
+    extra: list[str] = setting([], "another option of sbatch, key=value or key; may be repeated")
+    srun_extra: list[str] = setting([], "another option of srun, key=value or key; may be repeated")
 
     def __post_init__(self) -> None:
         lowest = {"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1}
@@ -72,7 +91,12 @@ class SlurmConfig:
             for text in values if isinstance(values, list) else [values]:
                 if isinstance(text, str) and ("\n" in text or not text):
                     raise ValueError(f"{GROUP}.{item.name} ({text}) must be one line of text")
+        if self.container_mounts and self.container is None:
+            mounts = " ".join(self.container_mounts)
+            raise ValueError(f"{GROUP}.container_mounts ({mounts}) needs {GROUP}.container")
         self.extras()
+        self.srun_options()
+        self.interpreter()
 
     @property
     def array_size(self) -> tuple[int | None, int | None]:
@@ -85,30 +109,74 @@ class SlurmConfig:
         ours = {item.name for item in fields(self)} | {"ntasks_per_node"}
         found: dict[str, str | bool] = {}
         for text in self.extra:
-            key, equals, value = text.lstrip("-").partition("=")
-            name = key.replace("-", "_")
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or (equals and not value):
-                raise ValueError(f"{GROUP}.extra ({text}) must be an option of sbatch: key=value")
-            if name in ours:
+            name, value = _option(text, f"{GROUP}.extra", "sbatch")
+            is_free = name in _EXTRA_TOO and (name != "reservation" or self.reservation is None)
+            if name in ours and not is_free:
                 option = "tasks_per_node" if name == "ntasks_per_node" else name
                 raise ValueError(f"{GROUP}.extra ({text}) must be given as {GROUP}.{option}")
             if name in _NOT_EXTRA:
                 raise ValueError(f"{GROUP}.extra ({text}) must be left to hpm-video submit")
-            found[name] = value if equals else True
+            found[name] = value
         return found
+
+    def srun_options(self) -> list[str]:
+        """``srun_extra`` as options of srun."""
+        options = []
+        for text in self.srun_extra:
+            name, value = _option(text, f"{GROUP}.srun_extra", "srun")
+            if name in _NOT_SRUN_EXTRA or (self.container and name.startswith("container_")):
+                raise ValueError(f"{GROUP}.srun_extra ({text}) must be left to hpm-video submit")
+            option = "--" + name.replace("_", "-")
+            options.append(option if value is True else f"{option}={value}")
+        return options
+
+    def interpreter(self) -> str | None:
+        """``python``, as a path that does not depend on where the job starts; in a container, a
+        path there."""
+        if self.python is None or self.container is not None or os.sep not in self.python:
+            return self.python
+        if shutil.which(self.python) is None:
+            raise ValueError(
+                f"{GROUP}.python ({self.python}) must be a program: give the path of an "
+                "interpreter, or a bare name for the job to find on its PATH"
+            )
+        return os.path.abspath(self.python)
+
+
+def _option(text: str, setting_name: str, program: str) -> tuple[str, str | bool]:
+    """KEY=VALUE or KEY as a name with underscores and a value."""
+    key, equals, value = text.lstrip("-").partition("=")
+    name = key.replace("-", "_")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or (equals and not value):
+        raise ValueError(
+            f"{setting_name} ({text}) must be an option of {program} by its long name: key=value"
+        )
+    return name, value if equals else True
 
 
 @dataclass(frozen=True)
 class SubmitConfig:
-    """What `submit` reads of a YAML; the other groups are the job's."""
+    """The part of a YAML that `submit` reads; the other groups are the job's."""
 
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+
+_METAVARS = {
+    "setup": "COMMAND",
+    "python": "PATH",
+    "container": "IMAGE",
+    "container_mounts": "SRC:DST",
+    "extra": "KEY=VALUE",
+    "srun_extra": "KEY=VALUE",
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """An option for each setting, ``--gpus-per-node`` for ``gpus_per_node``."""
     group = parser.add_argument_group(
-        "what to ask of the cluster", "also a group slurm of the YAML"
+        "what to ask of the cluster",
+        "Options override the group slurm of the YAML. sbatch's variables, such as\n"
+        "SBATCH_PARTITION, count where neither says anything.",
     )
     for known in describe_settings(SlurmConfig):
         is_list = known.default == "[]"
@@ -116,28 +184,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             "--" + known.key.replace("_", "-"),
             action="append" if is_list else "store",
-            metavar={"extra": "KEY=VALUE", "setup": "COMMAND"}.get(known.key, "X"),
+            metavar=_METAVARS.get(known.key, "X"),
             help=(known.meaning + default).replace("%", "%%"),
         )
 
 
-def slurm_config(path: str | Path | None, arguments: argparse.Namespace) -> SlurmConfig:
-    """Defaults < group ``slurm`` of the YAML at ``path`` < options that were given.
+def read_given(path: str | Path | None, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the group ``slurm`` of the YAML at ``path`` gives, or an option.
 
-    Raises ValueError, one line, for an unknown key or a value that does not fit.
+    Options win. A null of the YAML counts as not given. Raises ValueError, one line, for an unknown
+    key or a value of the wrong type.
     """
     values: Any = {} if path is None else read_group(path, GROUP)
     kinds = get_type_hints(SlurmConfig)
     if isinstance(values, Mapping):
-        given = {name: getattr(arguments, name) for name in kinds}
-        values = {**values, **{name: value for name, value in given.items() if value is not None}}
+        typed = {name: getattr(arguments, name) for name in kinds}
+        values = {**values, **{name: value for name, value in typed.items() if value is not None}}
         values = {
             name: [value] if isinstance(value, str) and kinds.get(name) == list[str] else value
             for name, value in values.items()
         }
     check_settings(SubmitConfig, {GROUP: values})
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def slurm_config(values: Mapping[str, Any]) -> SlurmConfig:
+    """What a job asks for, from the settings that are given and defaults for the rest; ValueError,
+    one line, for a value that does not fit."""
+    check_settings(SubmitConfig, {GROUP: dict(values)})
+    kinds = get_type_hints(SlurmConfig)
     typed: dict[str, Any] = {
-        name: int(value) if value is not None and kinds[name] in (int, int | None) else value
+        name: int(value) if kinds[name] in (int, int | None) else value
         for name, value in values.items()
     }
     return SlurmConfig(**typed)

@@ -1,5 +1,5 @@
-"""What the cluster's partitions have, asked before submission; where it cannot be asked, anything
-may be asked for."""
+"""What the cluster allows: the limits of its partitions and of job arrays, read before submission.
+Where SLURM does not answer, nothing is refused."""
 
 import re
 import subprocess
@@ -57,6 +57,8 @@ def read_partitions(wanted: str | None) -> list[Partition]:
         return []
     found: dict[str, Partition] = {}
     for line in answer.splitlines():
+        if "|" not in line:  # CLUSTER: name, where SLURM_CLUSTERS is set
+            continue
         name, limit, size, count, cpus, gres = line.split("|", 5)
         minutes = None
         with suppress(ValueError):  # infinite, n/a
@@ -119,3 +121,21 @@ def _refusal(request: Request, partition: Partition) -> str | None:
     if partition.max_nodes is not None and request.nodes > partition.max_nodes:
         return at_most("nodes", request.nodes, partition.max_nodes, f", the limit of {where}")
     return None
+
+
+def largest_array() -> tuple[int, str] | None:
+    """The most tasks that an array of jobs can have, and the name of SLURM's limit; None where
+    scontrol is missing or does not say."""
+    command = ["scontrol", "show", "config"]
+    try:
+        answer = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    # MaxArraySize is one more than the highest index, and indices start at 0. A job that makes the
+    # queue as long as MaxJobCount is refused.
+    limits = [
+        (int(number) - less, name)
+        for name, less in (("MaxArraySize", 0), ("MaxJobCount", 1), ("max_array_tasks", 0))
+        for number in re.findall(rf"\b{name} *= *(\d+)", answer)
+    ]
+    return min(limits, default=None)

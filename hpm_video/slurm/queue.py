@@ -77,7 +77,8 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 def _check(answer: subprocess.CompletedProcess[str], said: str, what: str) -> None:
     if answer.returncode:
-        raise ValueError(f"{what}: {(said.strip().splitlines() or ['no reason given'])[-1]}")
+        words = "; ".join(line for line in said.splitlines() if line.strip())
+        raise ValueError(f"{what}: {words or 'no reason given'}")
 
 
 def _squeue(ids: set[str]) -> dict[str, State]:

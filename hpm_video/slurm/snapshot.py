@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import hpm_video
+from hpm_video.config.recipe import FOLDER
 from hpm_video.config.settings import find_config
 from hpm_video.runtime.files import whole_file
 
@@ -27,6 +28,12 @@ class Snapshot:
             path.relative_to(self._package): path.read_bytes()
             for path in sorted(self._package.rglob("*"))
             if path.is_file() and "__pycache__" not in path.parts
+        }
+        # Where an installed package has them, also from a clone
+        self._files |= {
+            Path("config", "recipes", path.relative_to(FOLDER)): path.read_bytes()
+            for path in sorted(FOLDER.rglob("*"))
+            if path.is_file()
         }
         digest = hashlib.sha256()
         for name, content in self._files.items():

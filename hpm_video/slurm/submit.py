@@ -1,31 +1,49 @@
-"""``hpm-video submit``: a job of the command line, with its code and settings as they are now, onto
-a cluster."""
+"""``hpm-video submit``: submits a job to a cluster, with its code and settings as they are now."""
 
 import argparse
 import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hpm_video.slurm.command import JOBS, Parser, Plan, make_plan, read_command
-from hpm_video.slurm.options import SlurmConfig, add_options, slurm_config
-from hpm_video.slurm.partition import Request, check_request, most_cpus_per_task, read_partitions
+from hpm_video.runtime.files import printable
+from hpm_video.slurm import environment
+from hpm_video.slurm.command import JOBS, Command, Parser, Plan, make_plan, read_command
+from hpm_video.slurm.container import make_container
+from hpm_video.slurm.options import SlurmConfig, add_options, read_given, slurm_config
+from hpm_video.slurm.partition import (
+    Request,
+    check_request,
+    largest_array,
+    most_cpus_per_task,
+    read_partitions,
+)
 from hpm_video.slurm.queue import read_states
 from hpm_video.slurm.records import folders_of_user, read_records
 from hpm_video.slurm.snapshot import Snapshot
+from hpm_video.slurm.storage import local_storage
+from hpm_video.slurm.sweep import check_size
 from hpm_video.slurm.times import minutes_of
+
+if TYPE_CHECKING:
+    from hpm_video.slurm.launch import Order
 
 _DEFAULT_FOLDER = "outputs/slurm"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `submit`, and the words of the job, among which they may stand too."""
+    """Options of `submit`, and the words of the job; options may also stand among these."""
     _add_own_options(parser)
     parser.add_argument(
         "words",
         nargs=argparse.REMAINDER,
         metavar="JOB ...",
-        help=f"{', '.join(JOBS)}, with its own arguments; data is data check or "
-        "transcode, bench is bench ablation",
+        help=f"{', '.join(JOBS)}, with its own arguments; data is check or transcode, bench is "
+        "ablation",
     )
 
 
@@ -34,27 +52,29 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         "--cluster",
         choices=("slurm", "local", "debug"),
         default="slurm",
-        help="slurm; local: in the background of this machine, without setup commands; debug: "
-        "here and now, in one process (default %(default)s)",
+        help="slurm; local: in the background of this machine; debug: here and now, in one "
+        "process. Both use this Python, without setup and container (default %(default)s)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the script, do nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the script and create nothing"
+    )
     parser.add_argument(
         "--sweep",
         metavar='"KEY=A,B KEY=C,D"',
-        help="a run for each combination, as one job array; each in a folder of its own",
+        help="submit a run for each combination, as one job array, each with its own folder",
     )
     parser.add_argument(
         "--folder",
         metavar="DIR",
-        help="of logs and copies of code and settings, seen by all nodes (default: slurm in the "
-        f"run folder; for jobs without one {_DEFAULT_FOLDER})",
+        help="folder of logs and of copies of code and settings, which all nodes must see (default "
+        f"slurm in the run folder; for jobs without one {_DEFAULT_FOLDER})",
     )
     add_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Submit a job, or show what would be; returns the exit code."""
-    from hpm_video.slurm.launch import Order, carry_out, show
+    """Submit a job, or print its script; returns the exit code."""
+    from hpm_video.slurm.launch import carry_out, show
 
     parser = Parser(prog="hpm-video submit JOB ...", allow_abbrev=False)
     _add_own_options(parser)
@@ -65,7 +85,40 @@ def run(arguments: argparse.Namespace) -> int:
         parser.print_help()
         return 0
     command = read_command(rest)
-    config = slurm_config(command.yaml, arguments)
+    given = read_given(command.yaml, arguments)
+    on_slurm = arguments.cluster == "slurm"
+    named = {*given, *(_name_of(text) for text in given.get("extra", []))}
+    wanted = environment.wishes(os.environ, command.job, named) if on_slurm else {}
+    with _naming_variables(wanted):
+        config = slurm_config({**{key: os.environ[name] for key, name in wanted.items()}, **given})
+        if on_slurm:
+            _check_array_size(arguments.sweep, config.array_size[0])
+        order = _order(command, config, arguments)
+    dropped = environment.dropped(os.environ, command.job, named) if on_slurm else []
+    if wanted:
+        values = " ".join(f"{name}={os.environ[name]}" for name in wanted.values())
+        _note(f"from the environment: {values}")
+    if dropped:
+        _note(f"ignores {', '.join(dropped)} of the environment: submit decides these itself")
+    if on_slurm:
+        _warn_of_local_storage(order)
+    elif config.container or config.python or config.setup or config.srun_extra:
+        _note(
+            f"--cluster {arguments.cluster} runs this Python on this machine: without container, "
+            "python, setup and srun_extra"
+        )
+    hidden = (*dropped, *(["SBATCH_CONTAINER"] if config.container else []))
+    order = replace(order, dropped=hidden)
+    if arguments.dry_run:
+        show(order, arguments.cluster)
+        return 0
+    return carry_out(order, arguments.cluster)
+
+
+def _order(command: Command, config: SlurmConfig, arguments: argparse.Namespace) -> "Order":
+    """The submission, checked as far as can be."""
+    from hpm_video.slurm.launch import Order
+
     plan = make_plan(
         command,
         sweep=arguments.sweep,
@@ -78,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
         partitions = read_partitions(config.partition)
         if config.cpus_per_task is None and request.cpus_per_task is not None:
             most = most_cpus_per_task(request, partitions)
-            if most is not None:  # else one would be refused for what one did not ask for
+            if most is not None:  # do not refuse a default that the user did not ask for
                 request = replace(request, cpus_per_task=min(most, request.cpus_per_task))
         check_request(request, partitions)
     elif request.nodes > 1:
@@ -90,17 +143,79 @@ def run(arguments: argparse.Namespace) -> int:
             f"cluster (local) must be slurm for {len(plan.tasks)} tasks, or debug, which runs one "
             "after the other"
         )
+    if arguments.cluster == "slurm" and not arguments.dry_run and shutil.which("sbatch") is None:
+        raise ValueError(
+            "cluster (slurm) needs sbatch, which this machine does not have: --cluster local runs "
+            "the job here, --dry-run prints its script"
+        )
     if not arguments.dry_run and config.dependency is None:
         _check_free(folder, plan)
-    order = Order(plan, config, request, folder, Snapshot(folder, command.yaml))
-    if arguments.dry_run:
-        show(order, arguments.cluster)
-        return 0
-    return carry_out(order, arguments.cluster)
+    container = None
+    if config.container is not None and arguments.cluster == "slurm":
+        outputs = (task.output for task in plan.tasks if task.output)
+        needed = (os.getcwd(), str(folder), plan.run_folder, *outputs, *plan.inputs)
+        container = make_container(
+            config.container,
+            config.container_mounts,
+            [path for path in needed if path],
+            must_exist=config.dependency is None,
+        )
+    return Order(plan, config, request, folder, Snapshot(folder, command.yaml), container)
+
+
+def _name_of(extra: str) -> str:
+    """The name of an option of sbatch, KEY=VALUE or KEY, as a setting would have it."""
+    return extra.lstrip("-").partition("=")[0].replace("-", "_")
+
+
+@contextmanager
+def _naming_variables(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Let an error about a setting say which variable it came from."""
+    try:
+        yield
+    except ValueError as error:
+        name = next((name for name in wanted if f"slurm.{name} (" in str(error)), None)
+        if name is None:
+            raise
+        option = "--" + name.replace("_", "-")
+        raise ValueError(
+            f"{error} (the value is {wanted[name]} of the environment: unset it, or give {option})"
+        ) from error
+
+
+def _check_array_size(sweep: str | None, num_parts: int | None) -> None:
+    """Refuse an array that the cluster refuses, before the settings of all its tasks are read."""
+    if (sweep is None and num_parts is None) or (largest := largest_array()) is None:
+        return
+    most, limit = largest
+    if sweep is not None:
+        check_size(sweep, most, limit)
+    if num_parts is not None and num_parts > most:
+        raise ValueError(
+            f"slurm.array ({num_parts:,}) must be at most {most:,}, the tasks that an array can "
+            f"have on this cluster ({limit})"
+        )
+
+
+def _warn_of_local_storage(order: "Order") -> None:
+    places = {"run folder": order.plan.run_folder, "folder of logs": str(order.folder)}
+    for name, place in places.items():
+        kind = None if place is None else local_storage(Path(place))
+        if kind is not None:
+            _note(
+                f"warning: the {name} ({place}) is on storage of {os.uname().nodename} ({kind}) "
+                "that other nodes may not see: choose a folder that all nodes share"
+            )
+            return
+
+
+def _note(text: str) -> None:
+    """Print one line to standard error: standard output of a dry run is the script."""
+    print(f"hpm-video submit: {printable(text)}", file=sys.stderr)
 
 
 def _request(plan: Plan, config: SlurmConfig) -> Request:
-    """What the job needs, with defaults that depend on the job."""
+    """The job's resources, with defaults that depend on the job."""
     default = 0 if plan.command.job == "data" else 1
     gpus = default if config.gpus_per_node is None else config.gpus_per_node
     cpus = config.cpus_per_task
@@ -110,13 +225,13 @@ def _request(plan: Plan, config: SlurmConfig) -> Request:
     if plan.command.job in ("data", "bench") and tasks * config.nodes > 1:
         raise ValueError(
             f"slurm.nodes ({config.nodes}) x {tasks} tasks must be 1 for {plan.command.name}: it "
-            "is one process with workers"
+            "is one process with workers; use --nodes 1 --tasks-per-node 1"
         )
     return Request(config.nodes, gpus, tasks, cpus, minutes_of(config.time))
 
 
 def _folder(given: str | None, plan: Plan) -> Path:
-    """Where logs, copies and records go."""
+    """The folder of logs, copies and records."""
     folder = given or (f"{plan.run_folder}/slurm" if plan.run_folder else _DEFAULT_FOLDER)
     if "%" in folder:
         raise ValueError(f"folder ({folder}) must be without %, which SLURM replaces")
@@ -128,7 +243,7 @@ def _folder(given: str | None, plan: Plan) -> Path:
 
 
 def _check_free(folder: Path, plan: Plan) -> None:
-    """Refuse a run that is in the queue already."""
+    """Refuse a run that is already queued or running."""
     folders = {task.run_folder for task in plan.tasks} - {None}
     records = read_records([*folders_of_user(), folder])
     ours = [one for one in records if any(task.run_folder in folders for task in one.tasks)]
@@ -137,5 +252,6 @@ def _check_free(folder: Path, plan: Plan) -> None:
         if task.run_folder in folders and states[task.id].is_active:
             raise ValueError(
                 f"run.output_dir ({task.run_folder}) is that of job {task.id} "
-                f"({states[task.id].name}): must end or be cancelled first"
+                f"({states[task.id].name}): wait for its end, or end it with "
+                f"`hpm-video jobs cancel {task.id}`"
             )

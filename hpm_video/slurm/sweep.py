@@ -1,44 +1,72 @@
-"""Sweeps: every combination of a few values of some settings, a run each."""
+"""Sweeps: a run for each combination of some values of some settings."""
 
 import itertools
+import math
 import re
 import shlex
 
 _NOT_IN_NAME = re.compile(r"[^\w.+-]+")  # of a folder
 
 
-def combinations(text: str) -> dict[str, tuple[str, ...]]:
-    """All runs of ``"a.b=1,2 c.d=x,y"``, the last key running fastest: the settings of each
-    (``group.key=value``) by the name of its folder.
+def axes(text: str) -> dict[str, list[str]]:
+    """The values of each key of ``"a.b=1,2 c.d=x,y"``; a value in brackets keeps its commas.
 
-    A value in brackets keeps its commas. Raises ValueError when the text has another form, or a key
-    or value comes twice.
+    Raises ValueError when the text has another form, or a key or value comes twice.
     """
     try:
         words = shlex.split(text)
     except ValueError as error:
         raise ValueError(f"sweep ({text}) cannot be read: {error}") from error
-    axes: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for word in words:
         key, equals, rest = word.partition("=")
         values = _split(rest)
         if not equals or not all(key.split(".")) or not all(values):
             raise ValueError(f"sweep ({word}) must have the form group.key=value,value")
-        if key in axes:
+        if key in found:
             raise ValueError(f"sweep ({text}) must name {key} once")
         if len(set(values)) < len(values):
             raise ValueError(f"sweep ({word}) must have each value once")
-        axes[key] = values
-    if not axes:
+        found[key] = values
+    if not found:
         raise ValueError("sweep () must name a setting: group.key=value,value")
-    last = {key: key.rpartition(".")[2] for key in axes}
+    return found
+
+
+def check_size(text: str, most: int, limit: str) -> None:
+    """Raise ValueError when a sweep has more than ``most`` runs, which SLURM's ``limit`` allows."""
+    sizes = {key: len(values) for key, values in axes(text).items()}
+    total = math.prod(sizes.values())
+    if total <= most:
+        return
+    key = max(sizes, key=sizes.__getitem__)
+    each = most * sizes[key] // total  # values of that key that fit in one array
+    how = (
+        f"submit {-(-sizes[key] // each)} sweeps with at most {each:,} values"
+        if each
+        else ("submit several sweeps with fewer values")
+    )
+    raise ValueError(
+        f"sweep ({total:,} runs) must be at most {most:,}, the tasks that an array can have on "
+        f"this cluster ({limit}): {how} of {key} each"
+    )
+
+
+def combinations(text: str) -> dict[str, tuple[str, ...]]:
+    """All runs of a sweep, the last key running fastest: the settings of each
+    (``group.key=value``) by the name of its folder.
+
+    Raises ValueError as `axes` does.
+    """
+    values = axes(text)
+    last = {key: key.rpartition(".")[2] for key in values}
     # The last part of each key, or the whole where two would be the same
     names = list(last.values())
     short = {key: name if names.count(name) == 1 else key for key, name in last.items()}
     runs: dict[str, tuple[str, ...]] = {}
-    for choice in itertools.product(*axes.values()):
-        pairs = list(zip(axes, choice, strict=True))
-        name = ",".join(f"{short[k]}={_NOT_IN_NAME.sub('_', value)[-60:]}" for k, value in pairs)
+    for choice in itertools.product(*values.values()):
+        pairs = list(zip(values, choice, strict=True))
+        name = ",".join(f"{short[k]}={_NOT_IN_NAME.sub('_', v)[-60:]}" for k, v in pairs)
         while name in runs:  # values that differ in what names of folders cannot hold
             name += "_"
         runs[name] = tuple(f"{key}={value}" for key, value in pairs)

@@ -1,5 +1,6 @@
 """The steps of a run, their learning rates, and the parameter groups of the recipes."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from fvcore.common.param_scheduler import (
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from hpm_video.config import DataConfig, FinetuneOptimConfig, OptimConfig
+from hpm_video.config import DataConfig, FinetuneDataConfig, FinetuneOptimConfig, OptimConfig
 from hpm_video.data.loading.loader import steps_per_epoch
 
 LAYER_DECAY = 0.75  # of VideoMAE's encoder, unless optim.layer_decay says otherwise
@@ -29,9 +30,11 @@ def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) ->
         return optim.accumulation
     at_once = batch_size * num_processes
     if optim.total_batch % at_once:
+        below = optim.total_batch // at_once * at_once
+        nearest = f"{below} or {below + at_once}" if below else str(at_once)
         raise ValueError(
             f"optim.total_batch ({optim.total_batch}) must be a multiple of data.batch_size x "
-            f"processes ({batch_size} x {num_processes} = {at_once})"
+            f"processes ({batch_size} x {num_processes} = {at_once}), such as {nearest}"
         )
     return optim.total_batch // at_once
 
@@ -63,11 +66,43 @@ def plan_steps(
     """The steps that these settings make of so many videos; ValueError where they make none."""
     # What is decided later, data.batch_size=auto, divides a step, whose videos are the same
     at_once = 1 if data.batch_size == "auto" else data.videos_at_once
+    asked = optim.total_batch or at_once * optim.accumulation * num_processes
+    if asked > num_videos:
+        advice = _fitting(data, optim, num_videos=num_videos, num_processes=num_processes)
+        raise ValueError(
+            f"videos per step ({asked}) must be at most the number of videos ({num_videos}): "
+            f"{advice}"
+        )
     accumulation = micro_batches(optim, batch_size=at_once, num_processes=num_processes)
     videos = at_once * accumulation * num_processes
     clips, per_epoch = videos * data.repeats, steps_per_epoch(num_videos, videos)
     lr_at = lr_schedule(optim, videos=videos, clips=clips, steps_per_epoch=per_epoch)
     return Steps(accumulation, videos, clips, per_epoch, optim.epochs * per_epoch, lr_at)
+
+
+def _fitting(data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int) -> str:
+    """What to do where there are fewer videos than a step takes: the settings that make four steps
+    of an epoch, or as many as there can be."""
+    most = num_videos // num_processes  # of a process and step
+    if not most:
+        return f"start at most {num_videos} processes"
+    # Even, as mixing takes pairs
+    asked = most if data.batch_size == "auto" else data.videos_at_once
+    batch_size = min(asked, max(most // 4 // 2 * 2, min(most, 2)))
+    accumulation = max(1, most // (4 * batch_size))
+    settings = []
+    if data.batch_size != "auto" and batch_size != asked:
+        settings.append(f"data.batch_size={batch_size}")
+    if optim.total_batch is not None:
+        settings.append(f"optim.total_batch={batch_size * accumulation * num_processes}")
+    elif optim.accumulation != 1:
+        settings.append(f"optim.accumulation={min(accumulation, optim.accumulation)}")
+    addition = f"add {' '.join(settings)} to the command"
+    if isinstance(data, FinetuneDataConfig):
+        return f"{addition}, or pre-train and fine-tune with the recipes named own_videos"
+    lists = data.manifest[0] if len(data.manifest) == 1 else f"[{','.join(data.manifest)}]"
+    words = shlex.join([f"data.manifest={lists}", "run.output_dir=outputs/own_videos"])
+    return f"{addition}, or take the recipe for few videos: hpm-video pretrain own_videos {words}"
 
 
 def scaled(base: float, batch_size: int) -> float:

@@ -112,6 +112,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("builtins", "getattr"):  # how Python 3.11.0 to 3.11.3 write an enum
             return _enum_member
+        if module == "pathlib._local":  # where Python 3.13 alone has the classes of pathlib
+            module = "pathlib"
         if name not in _ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(f"{METADATA} names {module}.{name}")
         return super().find_class(module, name)

@@ -104,7 +104,7 @@ def test_settings_may_follow_options_with_several_values(tmp_path: Path) -> None
 
 
 def test_a_submitted_command_has_what_its_options_say(tmp_path: Path) -> None:
-    command = read_command(["pretrain", "some.yaml", "-o", "out", "run.seed=2", "--device", "cpu"])
+    command = read_command(["pretrain", "ssv2_base", "-o", "out", "run.seed=2", "--device", "cpu"])
     assert set(command.namespace.settings) == {"run.output_dir=out", "run.device=cpu", "run.seed=2"}
     (tmp_path / "m.csv").touch()
     for words in (["--num-workers", "5"], ["--workers=5"]):
@@ -121,13 +121,13 @@ def test_a_submitted_command_has_what_its_options_say(tmp_path: Path) -> None:
     ],
 )
 def test_a_typed_setting_wins_wherever_it_stands(words: list[str]) -> None:
-    settings = read_command(["pretrain", "some.yaml", *words]).namespace.settings
+    settings = read_command(["pretrain", "ssv2_base", *words]).namespace.settings
     assert "data.manifest=a.csv" in settings
     assert [word for word in settings if word.startswith("data.num_workers=")][-1].endswith("=0")
 
 
 def test_a_sweep_overrides_the_options_it_is_swept_over() -> None:
-    words = ["pretrain", "some.yaml", "--manifest", "a.csv", "--num-workers", "4"]
+    words = ["pretrain", "ssv2_base", "--manifest", "a.csv", "--num-workers", "4"]
     swept = [*words, "data.manifest=b.csv", "data.num_workers=1"]
     settings = read_command(swept).namespace.settings
     assert settings[-2:] == ["data.manifest=b.csv", "data.num_workers=1"]

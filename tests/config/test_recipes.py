@@ -109,7 +109,7 @@ def test_a_step_is_the_same_on_1_2_and_8_gpus(job: str, name: str) -> None:
 @pytest.mark.parametrize(("job", "name"), ALL)
 def test_it_opens_with_what_a_stranger_needs(job: str, name: str) -> None:
     header = _header(job, name)
-    assert f"torchrun --nproc-per-node 8 tools/{job}.py configs/{job}/{name}.yaml " in header
+    assert f"torchrun --nproc-per-node 8 -m hpm_video {job} {name} " in header
     for words in ("Hardware: ", "Hours: ", "Expected: ", "data.manifest=", "run.output_dir="):
         assert words in header
     for number in re.findall(r"(\d\d\.\d) top-1", header):

@@ -162,7 +162,7 @@ def test_our_own_mistakes_are_raised(tmp_path: Path) -> None:
     )
     with pytest.raises(KeyError, match="by intention") as caught:
         next(batches)
-    assert "in read" in "".join(caught.value.__notes__)
+    assert "in read" in str(caught.value.__cause__)
 
 
 def test_batches_are_read_ahead_but_not_without_end(tmp_path: Path) -> None:

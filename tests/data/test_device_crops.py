@@ -72,6 +72,14 @@ def test_they_are_those_of_workers(manifest: Manifest, crop: str, num_workers: i
         assert (a - b).abs().mean() < 0.5 / 255
 
 
+@pytest.mark.gpu
+def test_a_gpu_makes_those_of_the_cpu(manifest: Manifest, gpu: torch.device) -> None:
+    for batch in _batches(manifest, crop_on="device"):
+        found = batch.on(gpu)
+        assert found.device.type == "cuda"
+        torch.testing.assert_close(found.cpu(), batch.on(CPU), atol=1e-5, rtol=0)
+
+
 def test_larger_frames_are_scaled_down_first(manifest: Manifest) -> None:
     full = _batches(manifest, crop_on="device")
     half = _batches(manifest, crop_on="device", frame_pixels=60 * 100)

@@ -286,7 +286,10 @@ ROOT = Path(__file__).parents[2]
         ("path,label,label\na.mp4,1,2\n", r"list.csv:1: column label must be there once"),
         ("video,file\na.mp4,b.mp4\n", r"list.csv:1: column path must be there once"),
         ("a.mp4\0 3\n", r"list.csv:1: must be UTF-8 text"),
-        ("path,label\na.mp4,1\nb\0.mp4,1\n", r"list.csv:3: path \(b\\x00.mp4\) must be text"),
+        (
+            "path,label\na.mp4,1\nb\0.mp4,1\n",  # which Python 3.10 refuses on its own
+            r"list.csv:3: path \(b\\x00.mp4\) must be text|malformed CSV: line contains NUL",
+        ),
         ("path,num_frames\na.mp4,99999999999999999999\n", r"list.csv:2: num_frames"),
     ],
 )

@@ -126,6 +126,21 @@ def test_what_is_known_to_go_wrong_is_not_tried(tmp_path: Path, recipe: Recipe, 
     assert mistakes(path, recipe, "decord") is None
 
 
+@pytest.mark.parametrize("turns", [True, False])
+def test_a_torchcodec_that_turns_no_pictures_gets_upright_ones(
+    turns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = pytest.importorskip("hpm_video.data.video.readers.torchcodec")
+    turns = turns and module.TURNS  # what is there may be an old one
+    monkeypatch.setattr(module, "TURNS", turns)
+    for rotation in (0, 90):
+        recipe = replace(H264, rotation=rotation)
+        path = write_video(tmp_path / f"{rotation}", recipe)
+        video = open_video(path, "torchcodec")
+        assert video.decoder == ("pyav" if rotation and not turns else "torchcodec")
+        assert mistakes(path, recipe, "torchcodec") is None
+
+
 def test_what_fails_is_read_by_another(tmp_path: Path) -> None:
     """Some things go wrong that no table tells, as pictures of one pixel do with decord."""
     path = write_video(tmp_path / "a", replace(H264, num_frames=3))

@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -71,6 +73,36 @@ def test_ranking_gradient_is_that_of_the_definition(num_tokens: int) -> None:
     assert (predicted.grad - exact.grad).abs().max() < 1e-6
     if num_tokens > 2:
         assert exact.grad.abs().max() > 1e-4
+
+
+def _with_gradient(loss: Callable[[Tensor], Tensor], leaf: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = leaf.requires_grad_()
+    value = loss(leaf).mean()
+    return value.detach().double().cpu(), torch.autograd.grad(value, leaf)[0].double().cpu()
+
+
+@pytest.mark.gpu
+def test_losses_on_a_gpu_are_those_of_the_definition(gpu: torch.device) -> None:
+    """In float64 on the CPU; sizes are no multiples of what a kernel works on at a time."""
+    predicted, measured = _example(130)
+    tokens, patches = torch.randn(3, 41, 96), torch.rand(3, 57, 96)
+    index = torch.stack([torch.randperm(57)[:41].sort().values for _ in range(3)])
+    targets = normalize_targets(gather_tokens(patches, index)).double()
+    on_gpu = partial(patch_loss, patches=patches.to(gpu), index=index.to(gpu), normalize=True)
+    for found, exact in (
+        (
+            _with_gradient(partial(ranking_loss, measured=measured.to(gpu)), predicted.to(gpu)),
+            _with_gradient(
+                partial(_naive_ranking_loss, measured=measured.double()), predicted.double()
+            ),
+        ),
+        (
+            _with_gradient(on_gpu, tokens.to(gpu)),
+            _with_gradient(lambda leaf: (leaf - targets).square().mean(dim=-1), tokens.double()),
+        ),
+    ):
+        torch.testing.assert_close(found[0], exact[0], rtol=1e-5, atol=0)
+        torch.testing.assert_close(found[1], exact[1], rtol=1e-4, atol=1e-7)
 
 
 def test_ranking_counts_ties_in_neither_direction() -> None:

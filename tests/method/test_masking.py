@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import MaskingConfig
+from hpm_video.method import masking
 from hpm_video.method.decoder_masking import num_reconstructed_tokens, reconstructed_tokens
 from hpm_video.method.masking import (
     hard_mask,
@@ -228,6 +229,33 @@ def test_polarity_true_is_masked_and_high_scores_are_hard() -> None:
     settings = {"mask_ratio": 0.25, "hard_ratio": 1.0, "tube_length": 1}
     mask = hard_mask(scores, grid, generator=_generator(), **settings)
     assert mask.tolist() == [[False, True, False, False]]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("hard_ratio", [0.0, 0.5, 1.0])
+def test_masks_of_the_same_noise_are_the_same_on_a_gpu(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch, hard_ratio: float
+) -> None:
+    """With scores of which many are equal: sorting must break ties alike."""
+    grid, draw = TokenGrid(8, 14, 14), masking.batch_noise
+    monkeypatch.setattr(
+        masking,
+        "batch_noise",
+        lambda *sizes, device, **how: draw(*sizes, device="cpu", **how).to(device),
+    )
+    scores = (4 * _scores(5, grid)).round()
+    masks = [
+        hard_mask(
+            scores.to(device),
+            grid,
+            mask_ratio=0.9,
+            hard_ratio=hard_ratio,
+            tube_length=1,
+            generator=_generator(),
+        )
+        for device in ("cpu", gpu)
+    ]
+    assert masks[1].device.type == "cuda" and torch.equal(masks[0], masks[1].cpu())
 
 
 @pytest.mark.parametrize("kind", ["random", "hard 0.3"])

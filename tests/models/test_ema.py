@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from hpm_video.models.ema import average_of, follow
+from hpm_video.models.ema import _lerp_unless, average_of, follow, move_average
 
 
 def _model(value: float) -> nn.Module:
@@ -30,3 +30,39 @@ def test_an_average_follows_unless_the_step_is_skipped(skip: float | None) -> No
     assert norm.num_batches_tracked.item() == (1 if skip else 5)
     assert norm.num_batches_tracked.dtype == torch.int64
     assert all((parameter == 1).all() for parameter in model.parameters())
+
+
+def _pair(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(size)
+    average, value = torch.randn(2, size, generator=generator)
+    average[0] = -0.0
+    return average, value
+
+
+@pytest.mark.parametrize("momentum", [0.25, 0.5, 0.75, 0.9996])
+def test_an_average_is_the_interpolation_to_the_bit(momentum: float) -> None:
+    pairs = [_pair(size) for size in (1, 33, 1000)]
+    expected = [torch.lerp(average, value, torch.tensor(1 - momentum)) for average, value in pairs]
+    for skip in (None, torch.tensor(0.0)):
+        moved = [(average.clone(), value) for average, value in pairs]
+        move_average(moved, momentum, skip=skip)
+        for (average, _), right in zip(moved, expected, strict=True):
+            assert torch.equal(average.view(torch.int32), right.view(torch.int32))
+
+
+@pytest.mark.parametrize("momentum", [0.25, 0.5, 0.75, 0.9996])
+def test_the_kernel_for_gpus_computes_the_same(momentum: float) -> None:
+    averages, values = map(list, zip(*[_pair(size) for size in (1, 33, 1000)], strict=True))
+    moved = [average.clone() for average in averages]
+    _lerp_unless(torch.tensor(0.0), moved, values, 1 - momentum)
+    for before, after, value in zip(averages, moved, values, strict=True):
+        right = torch.lerp(before.double(), value.double(), 1 - momentum)
+        torch.testing.assert_close(after.double(), right, rtol=0, atol=1e-6)
+
+
+def test_the_kernel_for_gpus_leaves_every_bit_of_a_skipped_step() -> None:
+    average, value = _pair(33)
+    value[1], value[2] = torch.nan, torch.inf
+    before = average.clone()
+    _lerp_unless(torch.tensor(1.0), [average], [value], 0.25)
+    assert torch.equal(average.view(torch.int32), before.view(torch.int32))

@@ -59,7 +59,9 @@ def _convert(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
         "attention.output.dense": "attn.proj",
         "intermediate.dense": "mlp.fc1",
         "output.dense": "mlp.fc2",
-        "attention.attention.query.bias": "attn.q_bias",
+        "attention.attention.q_bias": "attn.q_bias",
+        "attention.attention.v_bias": "attn.v_bias",
+        "attention.attention.query.bias": "attn.q_bias",  # newer versions, in memory
         "attention.attention.value.bias": "attn.v_bias",
     }
     tops = {

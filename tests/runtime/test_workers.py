@@ -109,7 +109,7 @@ def test_errors_travel() -> None:
     worker.submit("raise")
     with pytest.raises(ValueError, match=r"^size \(3\) must be even") as caught:
         worker.result()
-    assert "in work" in "".join(caught.value.__notes__)  # where it was raised
+    assert "in work" in str(caught.value.__cause__)  # where it was raised
     pid = worker.pid
     worker.submit("odd error")
     with pytest.raises(RuntimeError, match="OddError: 1 2"):

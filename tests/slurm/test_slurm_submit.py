@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,9 +20,11 @@ import hpm_video
 from hpm_video.cli.main import main
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
+from hpm_video.slurm import submit
 from hpm_video.slurm.options import SlurmConfig
 from hpm_video.slurm.snapshot import Snapshot
-from hpm_video.slurm.sweep import combinations
+from hpm_video.slurm.storage import local_storage
+from hpm_video.slurm.sweep import check_size, combinations
 from hpm_video.slurm.times import duration, minutes_of
 from hpm_video.train.run.logs import read_records
 
@@ -37,6 +40,12 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.FakeSlu
     (here / "run.yaml").write_text("optim:\n  epochs: 100\n")
     monkeypatch.chdir(here)
     return fake_slurm.install(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def quiet_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No warning of the storage that the tests use, which is this machine's."""
+    monkeypatch.setattr(submit, "local_storage", lambda path: None)
 
 
 JOB = ("pretrain", "run.yaml", "data.manifest=list.csv", "run.output_dir=runs/one")
@@ -59,6 +68,12 @@ def _refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert captured.err.startswith("hpm-video submit: ")
     assert sorted(Path().rglob("*")) == before
     return captured.err
+
+
+def _check(command: str) -> str:
+    """The line after a setup command, without which the script would go on after a failure."""
+    said = f"'hpm-video: setup failed, the job ends: {command}'"
+    return f"code=$?; [ $code = 0 ] || {{ echo {said} >&2; exit $code; }}"
 
 
 def _submitted_arguments(folder: Path) -> dict[str, list[str]]:
@@ -111,7 +126,9 @@ def test_every_line_of_the_script_is_that_of_an_option(
         "",
         "# setup",
         "module load a",
+        _check("module load a"),
         "echo $HOME",
+        _check("echo $HOME"),
         f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
         "",
@@ -313,7 +330,7 @@ def test_mistakes_are_one_line_before_anything_is_made(
             ["sweep (root=a,b)", "features"],
         ),
         (["features", "run.yaml", "--video", "list.csv", "-o", "f.npz", "--gpu=1"], ["--gpu=1"]),
-        (["pretrain"], ["pretrain: ", "CONFIG.yaml"]),
+        (["pretrain"], ["pretrain: ", "RECIPE"]),
         (["pretrain", "none.yaml"], ["config (none.yaml) does not exist"]),
     ],
 )
@@ -359,16 +376,31 @@ def test_without_slurm_there_is_a_way_out(
 
 
 def test_what_sbatch_refuses_leaves_nothing(
-    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], quiet_storage: None
 ) -> None:
-    slurm.say("sbatch", "", error="sbatch: error: Invalid account\n", code=1)
-    line = _refusal(capsys, *JOB)
-    assert line == "hpm-video submit: sbatch refused the job: Invalid account\n"
+    """All that sbatch says is shown, before our own line."""
+    words = "sbatch: error: invalid account\nsbatch: error: Batch job submission failed: x\n"
+    slurm.say("sbatch", "", error=words, code=1)
+    before = sorted(Path().rglob("*"))
+    assert main(["submit", *JOB]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err[: len(words)]) == ("", words)
+    assert said.err[len(words) :].startswith("hpm-video submit: sbatch refused the job")
+    assert said.err.count("\n") == 3
+    assert sorted(Path().rglob("*")) == before
     folder = Path("runs/one/slurm")
     folder.mkdir(parents=True)
     (folder / "jobs.jsonl").write_text("")
-    _refusal(capsys, *JOB)
-    assert folder.is_dir()
+    assert main(["submit", *JOB]) == 2
+    assert sorted(folder.iterdir()) == [folder / "jobs.jsonl"]
+
+
+def test_what_sbatch_says_of_a_job_that_it_takes_is_shown(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], quiet_storage: None
+) -> None:
+    slurm.say("sbatch", "Submitted batch job 42\n", error="sbatch: info: 3 % of your share\n")
+    assert main(["submit", *JOB]) == 0
+    assert capsys.readouterr().err == "sbatch: info: 3 % of your share\n"
 
 
 def test_what_another_job_is_to_make_need_not_be_there(
@@ -387,6 +419,328 @@ def test_a_run_is_not_queued_twice(
     assert main(["submit", *JOB, "--dependency", "afterany:42"]) == 0
     slurm.say("squeue", "42|TIMEOUT|None|N/A\n")
     assert main(["submit", *JOB]) == 0
+
+
+# ---------------------------------------------------------------- the user's environment
+
+OF_SBATCH = {
+    "SBATCH_PARTITION": "high",
+    "SBATCH_ACCOUNT": "lab",
+    "SBATCH_QOS": "fast",
+    "SBATCH_TIMELIMIT": "1:30:00",
+    "SBATCH_CONSTRAINT": "a100",
+    "SBATCH_RESERVATION": "course",
+    "SBATCH_MEM_PER_NODE": "400G",
+    "SBATCH_JOB_NAME": "mine",
+}
+AS_OPTIONS = ["partition=high", "account=lab", "qos=fast", "time=90", "constraint=a100",
+              "reservation=course", "mem=400G", "job-name=mine"]  # fmt: skip
+
+
+def _environment_of_sbatch(slurm: fake_slurm.FakeSlurm, *words: str) -> dict[str, str]:
+    """What sbatch finds in its environment when a job is submitted."""
+    dump = slurm.folder / "environment"
+    sbatch = slurm.folder / "sbatch"
+    sbatch.write_text(f"#!/bin/sh\n/usr/bin/env >{dump}\necho Submitted batch job 42\n")
+    assert main(["submit", *words]) == 0
+    return dict(line.split("=", 1) for line in dump.read_text().splitlines() if "=" in line)
+
+
+def test_variables_of_sbatch_count_where_nothing_else_is_said(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quiet_storage: None,
+) -> None:
+    """They stand in the script. A variable beats a script, so sbatch sees none of them."""
+    for name, value in OF_SBATCH.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SBATCH_WCKEY", "kept")
+    cpu = (*JOB, "--gpus-per-node", "0")
+    lines = _dry_run(capsys, *cpu)
+    assert {f"#SBATCH --{option}" for option in AS_OPTIONS} <= set(lines)
+    (note,) = _notes(capsys, *cpu)
+    assert note.startswith("hpm-video submit: from the environment: SBATCH_PARTITION=high ")
+    options = ["--partition", "low", "--account", "other", "--time", "60", "--qos=q", "--mem=1G"]
+    of_pyxis = ("--extra", "container-image=x", "--extra", "container-mounts=/a:/a")
+    extra = ("--constraint=c", "--extra", "reservation=r", *of_pyxis)
+    lines = _dry_run(capsys, *cpu, *options, *extra)
+    for option in ("partition=low", "account=other", "time=60", "qos=q", "mem=1G", "constraint=c"):
+        assert f"#SBATCH --{option}" in lines
+    assert [line for line in lines if "reservation" in line] == ["#SBATCH --reservation=r"]
+    assert "#SBATCH --container-mounts=/a:/a" in lines
+    Path("run.yaml").write_text("slurm: {partition: low, account: yaml, qos: null}\n")
+    lines = _dry_run(capsys, *cpu)
+    for option in ("partition=low", "account=yaml", "qos=fast"):
+        assert f"#SBATCH --{option}" in lines
+    there = _environment_of_sbatch(slurm, *cpu)
+    assert not OF_SBATCH.keys() & there.keys()
+    assert there["SBATCH_WCKEY"] == "kept"
+
+
+def _notes(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """What a dry run says beside the script."""
+    capsys.readouterr()
+    assert main(["submit", "--dry-run", *words]) == 0
+    return capsys.readouterr().err.splitlines()
+
+
+def test_variables_that_would_break_a_run_are_dropped_by_name(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quiet_storage: None,
+) -> None:
+    names = ("ARRAY_INX", "CLUSTERS", "CPUS_PER_GPU", "ERROR", "EXPORT", "GPUS", "GRES",
+             "NO_KILL", "NO_REQUEUE", "OPEN_MODE", "OUTPUT", "SIGNAL", "WAIT")  # fmt: skip
+    dropped = {f"SBATCH_{name}": "1" for name in names} | {"SBATCH_GRES": "gpu:a100:8"}
+    for name, value in {**dropped, "SBATCH_EXCLUSIVE": "user"}.items():
+        monkeypatch.setenv(name, value)
+    (note,) = _notes(capsys, *JOB)
+    listed = re.fullmatch("hpm-video submit: ignores (.*) of the environment: .*", note)[1]
+    assert listed.split(", ") == sorted(dropped)
+    there = _environment_of_sbatch(slurm, *JOB)
+    assert not dropped.keys() & there.keys()
+    assert there["SBATCH_EXCLUSIVE"] == "user"
+    # An option that says it anew is no reason to speak of the variable
+    (note,) = _notes(capsys, *JOB, "--extra", "gres=nvme:1")
+    assert "SBATCH_GRES" not in note
+
+
+def test_a_number_of_gpus_is_taken_by_jobs_that_have_some(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SBATCH_GPUS_PER_NODE", "4")
+    lines = _dry_run(capsys, *JOB)
+    assert {"#SBATCH --gpus-per-node=4", "#SBATCH --ntasks-per-node=4"} <= set(lines)
+    lines = _dry_run(capsys, "data", "check", "list.csv")
+    assert "#SBATCH --ntasks-per-node=1" in lines
+    assert not [line for line in lines if "--gpu" in line]
+    assert "SBATCH_GPUS_PER_NODE" not in _environment_of_sbatch(slurm, "data", "check", "list.csv")
+    monkeypatch.setenv("SBATCH_GPUS_PER_NODE", "a100:4")
+    line = _refusal(capsys, *JOB)
+    for part in ("slurm.gpus_per_node (a100:4)", "SBATCH_GPUS_PER_NODE", "--gpus-per-node"):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "parts"),
+    [
+        ("SBATCH_PARTITION", "nowhere", ["slurm.partition (nowhere)", "high, low"]),
+        ("SBATCH_TIMELIMIT", "3-00:00:00", ["slurm.time (3d 00h)", "partition low"]),
+        ("SBATCH_TIMELIMIT", "UNLIMITED", ["slurm.time (UNLIMITED)", "--time"]),
+        ("SBATCH_MEM_PER_NODE", "much", ["slurm.mem (much)", "--mem"]),
+    ],
+)
+def test_a_mistake_in_a_variable_names_it(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    parts: list[str],
+) -> None:
+    monkeypatch.setenv(name, value)
+    line = _refusal(capsys, *JOB)
+    for part in [*parts, name]:
+        assert part in line
+
+
+# ---------------------------------------------------------------- programs of the job
+
+
+def _commands(lines: list[str]) -> list[str]:
+    """The words of the script's srun line."""
+    (line,) = (line for line in lines if line.startswith("srun "))
+    return shlex.split(line)
+
+
+def test_the_interpreter_and_options_of_srun(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("python").symlink_to(sys.executable)
+    options = ("--srun-extra", "cpu-bind=none", "--srun-extra=--exact")
+    words = _commands(_dry_run(capsys, *JOB, "--python", "./python", *options))
+    assert words[words.index("-u") - 1] == f"{os.getcwd()}/python"
+    assert {"--cpu-bind=none", "--exact"} <= set(words[: words.index("-u") - 1])
+    words = _commands(_dry_run(capsys, *JOB, "--python", "python3.11"))
+    assert words[words.index("-u") - 1] == "python3.11"  # to be found by the job
+    for option, value in (("python", "./nothing"), ("srun-extra", "output=x"), ("srun-extra", "-")):
+        assert f"slurm.{option.replace('-', '_')} ({value})" in _refusal(
+            capsys, *JOB, f"--{option}={value}"
+        )
+
+
+def _mounts(text: str) -> set[str]:
+    return set(text.split(","))
+
+
+def test_a_container_by_pyxis(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    slurm.say("srun", "Usage\n      --container-image=[USER@][REGISTRY#]IMAGE\n")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.csv").write_text("path\nv.mp4\n")
+    (tmp_path / "videos").mkdir()
+    mounts = ("--container-mounts", "/data", "--container-mounts", "../b:/c:ro,/d:/e")
+    lines = _dry_run(
+        capsys,
+        *("pretrain", "run.yaml", f"data.manifest={tmp_path}/lists/a.csv"),
+        *(f"data.root={tmp_path}/videos", f"run.output_dir={tmp_path}/runs/one"),
+        *("--container", "lab#torch:2", *mounts),
+    )
+    words = _commands(lines)
+    start = words.index("env")
+    options = dict(word.split("=", 1) for word in words if word.startswith("--container-"))
+    assert options["--container-image"] == "lab#torch:2"
+    assert options["--container-workdir"] == os.getcwd()
+    own = {"/data:/data", f"{tmp_path}/b:/c:ro", "/d:/e"}
+    assert _mounts(options["--container-mounts"]) == own | {f"{tmp_path}:{tmp_path}"}
+    code = re.search(rf"{tmp_path}/runs/one/slurm/code/[0-9a-f]{{12}}", "\n".join(lines))[0]
+    inside = ["env", f"PYTHONPATH={code}", "PYTHONSAFEPATH=1", "python3", "-u", "-m"]
+    assert words[start : start + 6] == inside
+    assert not [line for line in lines if line.startswith("export PYTHON")]
+
+
+def test_a_container_by_apptainer(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Or by singularity, where there is only that; with the folders of what it reads and writes."""
+    slurm.say("singularity", "")
+    for name in ("lists", "real", "runs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "real" / "a.csv").write_text("path\nv.mp4\n")
+    (tmp_path / "lists" / "a.csv").symlink_to(tmp_path / "real" / "a.csv")
+    Path("image.sif").write_bytes(b"")
+    arguments = ("pretrain", "run.yaml", f"data.manifest={tmp_path}/lists/a.csv")
+    output = f"run.output_dir={tmp_path}/runs/one"
+    options = ("--container", "image.sif", "--python", "/opt/python")
+    words = _commands(_dry_run(capsys, *arguments, output, *options))
+    program, image = words.index("singularity"), words.index(f"{os.getcwd()}/image.sif")
+    exec_words = words[program:image]
+    assert exec_words[:4] == ["singularity", "exec", "--nv", "--bind"]
+    places = [os.getcwd(), *(f"{tmp_path}/{name}" for name in ("lists", "real", "runs"))]
+    assert _mounts(exec_words[4]) == {f"{place}:{place}" for place in places}
+    assert exec_words[5:] == ["--pwd", os.getcwd()]
+    assert words[image + 1] == "env" and words[image + 4] == "/opt/python"
+    slurm.say("apptainer", "")
+    assert "apptainer" in _commands(_dry_run(capsys, *arguments, output, *options))
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--container", "none.sif"], ["slurm.container (none.sif)", "does not exist"]),
+        (["--container", "lab#x"], ["slurm.container (lab#x)", "pyxis", "apptainer", "module"]),
+        (["--container-mounts", "/a"], ["slurm.container_mounts (/a)", "slurm.container"]),
+        (["--container", "x", "--container-mounts", ":/b"], ["slurm.container_mounts (:/b)"]),
+        (["--container", "x", "--srun-extra", "container-name=y"], ["slurm.srun_extra (conta"]),
+    ],
+)
+def test_what_is_wrong_with_a_container(
+    slurm: fake_slurm.FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    parts: list[str],
+) -> None:
+    line = _refusal(capsys, *JOB, *words)
+    for part in parts:
+        assert part in line
+
+
+# ---------------------------------------------------------------- limits and storage
+
+
+CONFIG = "MaxArraySize            = {array}\nMaxJobCount             = {jobs}\n{more}"
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit", "most"),
+    [
+        ({"array": 1001, "jobs": 10000}, "MaxArraySize", "1,001"),
+        ({"array": 9999, "jobs": 1500}, "MaxJobCount", "1,499"),
+        (
+            {"array": 9999, "jobs": 9999, "more": "SchedulerParameters = a=1,max_array_tasks=50\n"},
+            "max_array_tasks",
+            "50",
+        ),
+    ],
+)
+def test_an_array_above_the_clusters_limit_is_refused(
+    slurm: fake_slurm.FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    limits: dict[str, object],
+    limit: str,
+    most: str,
+) -> None:
+    """Before any of its tasks' settings are read, of which there may be thousands."""
+    slurm.say("scontrol", CONFIG.format(**{"more": "", **limits}))
+    monkeypatch.setattr(submit, "make_plan", None)
+    seeds = ",".join(map(str, range(1000)))
+    sweep = f"run.seed={seeds} optim.base_lr=1e-4,3e-4"
+    line = _refusal(capsys, *JOB, "--sweep", sweep)
+    for part in ("sweep (2,000 runs)", f"at most {most}", limit, "of run.seed each"):
+        assert part in line
+    words = ("data", "transcode", "list.csv", "-o", "small", "--array", "2000")
+    line = _refusal(capsys, *words)
+    for part in ("slurm.array (2,000)", f"at most {most}", limit):
+        assert part in line
+
+
+def test_how_to_split_a_sweep() -> None:
+    sweep = "a.b=1,2,3,4,5,6,7 a.c=1,2"
+    check_size(sweep, 14, "MaxArraySize")
+    with pytest.raises(ValueError, match=r"submit 3 sweeps with at most 3 values of a\.b each"):
+        check_size(sweep, 7, "MaxArraySize")
+    with pytest.raises(ValueError, match=r"submit several sweeps with fewer values of a\.b each"):
+        check_size(sweep, 1, "MaxArraySize")
+
+
+MOUNTS = """\
+1 1 8:1 / / rw - ext4 /dev/root rw
+2 1 0:1 / /dev/shm rw shared:1 - tmpfs tmpfs rw
+3 1 0:2 / /home rw shared:1 master:2 - nfs4 server:/home rw
+4 1 0:3 / /tmp/shared\\040one rw - lustre lustre rw
+5 3 0:4 / /home/me/ram rw - tmpfs tmpfs rw
+6 1 0:5 / /scratch rw - beegfs_nodev beegfs rw
+7 1 8:2 / /export rw - xfs /dev/sdb rw
+8 1 8:3 / /local rw - xfs /dev/sdc rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/tmp/run", "ext4"),
+        ("/var/tmp/run", "ext4"),
+        ("/dev/shm/run", "tmpfs"),
+        ("/home/me/run", None),
+        ("/home/me/ram/run", "tmpfs"),
+        ("/tmp/shared one/run", None),
+        ("/scratch/run", None),
+        ("/export/run", None),  # by NFS
+        ("/local/run", "xfs"),
+    ],
+)
+def test_storage_of_one_machine(tmp_path: Path, path: str, kind: str | None) -> None:
+    (tmp_path / "mounts").write_text(MOUNTS)
+    (tmp_path / "exports").write_text("# shared\n/export *(rw)\n")
+    files = {"mounts": tmp_path / "mounts", "exports": tmp_path / "exports"}
+    assert local_storage(Path(path), **files) == kind
+
+
+def test_a_run_folder_that_other_nodes_do_not_see_is_warned_of(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(submit, "local_storage", lambda path: "tmpfs")
+    (note,) = _notes(capsys, *JOB)
+    for part in ("warning: ", f"{os.getcwd()}/runs/one", "tmpfs", os.uname().nodename):
+        assert part in note
 
 
 # ---------------------------------------------------------------- the YAML
@@ -574,7 +928,8 @@ def test_a_copy_holds_contents_and_not_links(
     (tmp_path / "elsewhere.py").write_text("changed")
     (package / "__init__.py").write_text("two")
     files = {str(p.relative_to(snapshot.code)) for p in snapshot.code.rglob("*") if p.is_file()}
-    assert files == {"hpm_video/__init__.py", "hpm_video/data/a.py"}
+    code = {name for name in files if not name.startswith("hpm_video/config/recipes/")}
+    assert code == {"hpm_video/__init__.py", "hpm_video/data/a.py"}
     assert (snapshot.code / "hpm_video/data/a.py").read_text() == "linked"
     assert (snapshot.code / "hpm_video/__init__.py").read_text() == "one"
     assert not (snapshot.code / "hpm_video/data/a.py").is_symlink()
@@ -592,11 +947,7 @@ def test_jobs_get_nothing_of_the_job_they_are_submitted_from(
     kept = {"SLURM_CONF": "/etc/x", "RANKING": "1", "HOME": os.environ["HOME"]}
     for name, value in {**inherited, **kept}.items():
         monkeypatch.setenv(name, value)
-    dump = slurm.folder / "environment"
-    sbatch = slurm.folder / "sbatch"
-    sbatch.write_text(f"#!/bin/sh\n/usr/bin/env >{dump}\necho Submitted batch job 42\n")
-    assert main(["submit", *JOB]) == 0
-    there = dict(line.split("=", 1) for line in dump.read_text().splitlines() if "=" in line)
+    there = _environment_of_sbatch(slurm, *JOB)
     assert not inherited.keys() & there.keys()
     assert kept.items() <= there.items()
     assert os.environ["RANK"] == "3"

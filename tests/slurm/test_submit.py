@@ -52,6 +52,23 @@ def _slurm(cluster: Mapping[str, str], *command: str) -> str:
     ).stdout
 
 
+def _field(cluster: Mapping[str, str], job: str, name: str) -> str:
+    """What SLURM knows of a job."""
+    shown = _slurm(cluster, "scontrol", "-o", "show", "job", job)
+    return dict(word.split("=", 1) for word in shown.split() if "=" in word)[name]
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.5)
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
 def _submit(run: Run, *words: str, **changes: str) -> str:
     """The id of a new job."""
     told = run("submit", *words, **changes).stdout
@@ -159,8 +176,13 @@ def test_parts_of_a_transcoding(run: Run, tmp_path: Path, toy: Path) -> None:
         (["--nodes", "3"], ["slurm.nodes (3)", "at most 2"]),
         (["--gpus-per-node", "9"], ["slurm.gpus_per_node (9)", "at most 8"]),
         (["--partition", "nowhere"], ["slurm.partition (nowhere)", "high, low"]),
-        (["--constraint", "none"], ["sbatch refused the job: ", "Invalid feature"]),
-        (["--dependency", "nothing:1"], ["sbatch refused the job: ", "dependency"]),
+        (["--constraint", "none"], ["sbatch: error: ", "Invalid feature", "sbatch refused"]),
+        (["--dependency", "nothing:1"], ["sbatch: error: ", "dependency", "sbatch refused"]),
+        (["--extra", "nonsense=1"], ["sbatch: unrecognized option", "Try", "sbatch refused"]),
+        (
+            ["--sweep", f"run.seed={','.join(map(str, range(2000)))}"],
+            ["sweep (2,000 runs)", "at most 1,001", "MaxArraySize", "2 sweeps"],
+        ),
     ],
 )
 def test_what_the_cluster_cannot_do(
@@ -169,7 +191,10 @@ def test_what_the_cluster_cannot_do(
     before = sorted(tmp_path.iterdir())
     done = run("submit", *pretrain_arguments(Path("runs/one")), *ON_CPU, *words, code=2)
     assert done.stdout == ""
-    assert done.stderr.count("\n") == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "warning: " not in line]
+    *of_sbatch, last = lines
+    assert last.startswith("hpm-video submit: ")
+    assert bool(of_sbatch) == ("sbatch refused" in parts), done.stderr
     for part in parts:
         assert part in done.stderr
     assert sorted(tmp_path.iterdir()) == before
@@ -184,3 +209,168 @@ def test_what_a_dry_run_prints_sbatch_takes(
     (tmp_path / "script.sh").write_text(script)
     _slurm(cluster, "sbatch", "--test-only", str(tmp_path / "script.sh"))
     assert not (tmp_path / "runs").exists()
+
+
+# ---------------------------------------------------------------- the user's environment
+
+
+def test_variables_of_sbatch_are_heard_and_options_beat_them(
+    run: Run, cluster: Mapping[str, str], pretrain_arguments: Arguments
+) -> None:
+    variables = {
+        "SBATCH_PARTITION": "high",
+        "SBATCH_TIMELIMIT": "47",
+        "SBATCH_ACCOUNT": "lab",
+        "SBATCH_JOB_NAME": "mine",
+    }
+    cpu = ("--gpus-per-node", "0", "--extra", "hold")
+    of_job = {"Partition": "high", "TimeLimit": "00:47:00", "Account": "lab", "JobName": "mine"}
+    job = _submit(run, *pretrain_arguments(Path("runs/one")), *cpu, **variables)
+    assert {name: _field(cluster, job, name) for name in of_job} == of_job
+    options = ("--partition", "low", "--time", "33", "--account", "other")
+    again = _submit(run, *pretrain_arguments(Path("runs/two")), *cpu, *options, **variables)
+    of_job |= {"Partition": "low", "TimeLimit": "00:33:00", "Account": "other"}
+    assert {name: _field(cluster, again, name) for name in of_job} == of_job
+    _slurm(cluster, "scancel", job, again)
+
+
+def test_a_job_submitted_from_a_job_is_its_own(
+    run: Run, cluster: Mapping[str, str], tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    arguments = pretrain_arguments(Path("runs/one"), "data.num_workers=0")
+    inner = [sys.executable, "-c", PROGRAM, "submit", *arguments, *ON_CPU, "--extra", "hold"]
+    outer = ("salloc", "--quiet", "--nodes=2", "--ntasks=4", "--time=7", "--cpus-per-task=2")
+    done = subprocess.run(
+        [*outer, *inner],
+        env={**os.environ, **cluster, "XDG_STATE_HOME": str(tmp_path / "state")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    found = re.search(r"^job +(\d+): ", done.stdout, re.MULTILINE)
+    assert found is not None, done.stdout + done.stderr
+    of_job = {"NumNodes": "1-1", "NumTasks": "1", "CPUs/Task": "1", "TimeLimit": "01:00:00"}
+    assert {name: _field(cluster, found[1], name) for name in of_job} == of_job
+    assert Path(_field(cluster, found[1], "StdOut")).parent == tmp_path / "runs/one/slurm"
+    _slurm(cluster, "scancel", found[1])
+
+
+AGAINST_US = {
+    "SBATCH_SIGNAL": "INT@1",
+    "SBATCH_NO_REQUEUE": "1",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_WAIT": "1",
+    "SBATCH_OPEN_MODE": "truncate",
+    "SBATCH_OUTPUT": "/dev/null",
+    "SBATCH_ARRAY_INX": "0-1",
+}
+
+
+@pytest.mark.parametrize("by", ["scancel", pytest.param("time limit", marks=pytest.mark.slow)])
+def test_a_run_resumes_whatever_the_environment_says(
+    run: Run, cluster: Mapping[str, str], tmp_path: Path, pretrain_arguments: Arguments, by: str
+) -> None:
+    """SLURM looks at time limits every half a minute."""
+    arguments = pretrain_arguments(Path("long"), "optim.epochs=100000", "run.log_every=1")
+    limit = ("--time", "2", "--signal-delay-s", "60") if by == "time limit" else ("--time", "60")
+    words = (*arguments, "--gpus-per-node", "0", *limit)
+    done = run("submit", *words, **AGAINST_US)
+    (line,) = (line for line in done.stderr.splitlines() if " ignores " in line)
+    assert all(name in line for name in AGAINST_US)
+    job = re.search(r"^job +(\d+): ", done.stdout, re.MULTILINE)[1]
+    _until((tmp_path / "long" / "metrics.jsonl").exists, "a record")
+    if by == "scancel":
+        _slurm(cluster, "scancel", "--signal=USR2", job)
+    log = Path(str(_jobs(run)[job]["log"]))
+    _until(lambda: "continues after step" in _text(log), _text(log))
+    assert (_field(cluster, job, "Requeue"), _field(cluster, job, "Restarts")) == ("1", "1")
+    assert "SIGUSR2: stopped and saved" in _text(log)
+    run("jobs", "cancel", job)
+
+
+# ---------------------------------------------------------------- programs of the job
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--setup", "echo one", "--setup", "cat none.txt", "--setup", "echo two"),
+            "one\ncat: none.txt: No such file or directory\n"
+            "hpm-video: setup failed, the job ends: cat none.txt\n",
+        ),
+        (("--srun-extra", "nonsense=1"), "srun: unrecognized option '--nonsense=1'\n"),
+    ],
+)
+def test_a_job_whose_start_fails_has_failed_and_says_why(
+    run: Run,
+    cluster: Mapping[str, str],
+    tmp_path: Path,
+    pretrain_arguments: Arguments,
+    words: tuple[str, ...],
+    said: str,
+) -> None:
+    job = _submit(run, *pretrain_arguments(Path("runs/one")), *ON_CPU, *words)
+    listed = _wait_for(run, "FAILED", job)[job]
+    assert _text(Path(str(listed["log"]))).startswith(said)
+    assert not (tmp_path / "runs" / "one" / "metrics.jsonl").exists()
+
+
+def test_a_run_in_a_container_resumes(
+    run: Run, cluster: Mapping[str, str], tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    """The stand-in for apptainer notes its arguments and hides SLURM's programs, as an image does:
+    the script requeues the job instead."""
+    programs, inside = tmp_path / "programs", tmp_path / "inside"
+    programs.mkdir()
+    inside.mkdir()
+    (inside / "env").symlink_to("/usr/bin/env")
+    (programs / "apptainer").write_text(
+        f'#!/bin/bash\necho "$@" >>{tmp_path}/calls\n'
+        f'while [ "$1" != {tmp_path}/image.sif ]; do shift; done\nshift\n'
+        f'PATH={inside} exec "$@"\n'
+    )
+    (programs / "apptainer").chmod(0o755)
+    (tmp_path / "image.sif").touch()
+    arguments = pretrain_arguments(Path("long"), "optim.epochs=100000", "run.log_every=1")
+    options = ("--container", "image.sif", "--python", sys.executable)
+    path = f"{programs}:{cluster['PATH']}"
+    job = _submit(run, *arguments, *ON_CPU, *options, PATH=path)
+    _until((tmp_path / "long" / "metrics.jsonl").exists, "a record")
+    call = _text(tmp_path / "calls").split()
+    assert call[:3] == ["exec", "--nv", "--bind"], call
+    assert f"{tmp_path}:{tmp_path}" in call[3].split(",")
+    assert call[4:7] == ["--pwd", str(tmp_path), f"{tmp_path}/image.sif"], call
+    _slurm(cluster, "scancel", "--signal=USR2", job)
+    log = Path(str(_jobs(run)[job]["log"]))
+    _until(lambda: "continues after step" in _text(log), _text(log))
+    assert "the job's script requeues it" in _text(log)
+    assert _field(cluster, job, "Restarts") == "1"
+    run("jobs", "cancel", job)
+
+
+def test_a_run_in_a_container_of_pyxis(
+    run: Run, cluster: Mapping[str, str], tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    """The stand-in for an srun with pyxis notes the options of the container, and leaves them out
+    for the real one."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "srun").write_text(
+        "#!/bin/bash\n"
+        'if [ "$1" = --help ]; then echo " --container-image=IMAGE"; exit; fi\n'
+        "for word; do case $word in\n"
+        f'--container-*) echo "$word" >>{tmp_path}/calls ;;\n*) words+=("$word") ;;\nesac; done\n'
+        f'exec {shutil.which("srun")} "${{words[@]}}"\n'
+    )
+    (programs / "srun").chmod(0o755)
+    arguments = pretrain_arguments(Path("runs/one"), "optim.epochs=1")
+    options = ("--container", "lab#torch", "--python", sys.executable)
+    job = _submit(run, *arguments, *ON_CPU, *options, PATH=f"{programs}:{cluster['PATH']}")
+    _wait_for(run, "COMPLETED", job)
+    image, mounts, folder = _text(tmp_path / "calls").splitlines()
+    assert (image, folder) == ("--container-image=lab#torch", f"--container-workdir={tmp_path}")
+    assert f"{tmp_path}:{tmp_path}" in mounts.partition("=")[2].split(",")
+    assert read_records(tmp_path / "runs" / "one")[-1]["step"] == 6

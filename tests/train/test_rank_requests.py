@@ -72,12 +72,11 @@ def test_alone_one_hears_oneself_at_once() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_nobody_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_waits_for_the_device(monkeypatch: pytest.MonkeyPatch, gpu: torch.device) -> None:
     monkeypatch.setattr(rank_requests, "mean_over_processes", lambda values, world: values)
     mine = [True, False]
     ours = RankRequests(World(0, 2, torch.device("cuda")), lambda: mine)
-    number = torch.ones((), device="cuda")
+    number = torch.ones((), device=gpu)
 
     def step() -> Tensor:
         return ours.exchange(number)

@@ -22,7 +22,7 @@ from hpm_video.method.step import PretrainStep
 from hpm_video.runtime.distributed import World
 from hpm_video.train import optim
 from hpm_video.train import pretrain as pretraining
-from hpm_video.train.run import loop
+from hpm_video.train.run import Run, loop
 from hpm_video.train.run.logs import read_records
 from hpm_video.train.run.steps import BadSteps, step_unless
 from hpm_video.weights.checkpoint import load_checkpoint
@@ -351,3 +351,29 @@ def test_an_optimizer_told_to_skip_stays_as_it_is() -> None:
         assert torch.equal(weight, before) == bool(skip)
         assert weight.isfinite().all()
     assert optimizer.state[weight]["step"] == 1
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_the_gpu(
+    tmp_path: Path,
+    pretrain_arguments: Arguments,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: torch.device,
+) -> None:
+    """But for records and checkpoints: PyTorch raises an error if one does. A bad one included."""
+    steps, waiting_is_wrong = Run.steps, range(3, 9)
+
+    def watched(run: Run) -> Iterator[int]:
+        for step in steps(run):
+            mode = "error" if step in waiting_is_wrong else "default"
+            torch.cuda.set_sync_debug_mode(mode)
+            yield step
+
+    monkeypatch.setattr(Run, "steps", watched)
+    spoil(monkeypatch, {6})
+    settings = ("run.device=cuda", "run.compile=false", "run.log_every=100", *HARD)
+    try:
+        assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert said_skipped(tmp_path / "run").keys() == {6}

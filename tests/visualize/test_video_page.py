@@ -14,6 +14,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 from PIL import Image
+from videos import turn
 
 from hpm_video.config import DataConfig, MaskingConfig
 from hpm_video.method.masking import make_mask, num_hard_units, num_masked_units
@@ -59,8 +60,6 @@ def moving_square(path: Path, kind: str, *, num_frames: int = 12) -> Path:
         stream = container.add_stream(codec, rate=10)
         stream.height, stream.width = (width, height) if turned else (height, width)
         stream.pix_fmt = "bgr0" if kind == "odd" else "yuv420p"
-        if turned:
-            stream.set_display_rotation(90)
         for number in range(num_frames):
             frame = np.full((height, width, 3), 40, dtype=np.uint8)
             top, left = height // 2 - 24 + 3 * number, width // 2 - 30 + 4 * number
@@ -69,6 +68,8 @@ def moving_square(path: Path, kind: str, *, num_frames: int = 12) -> Path:
             stored = np.ascontiguousarray(np.rot90(frame, -1)) if turned else frame
             container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
         container.mux(stream.encode(None))
+    if turned:
+        turn(path, 90)
     return path
 
 

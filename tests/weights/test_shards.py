@@ -1,5 +1,6 @@
 """Checkpoints in shards: whole or not there, read without executing anything, refused clearly."""
 
+import io
 import os
 import pickle
 import shutil
@@ -18,7 +19,7 @@ from hpm_video.weights.checkpoint import (
     save_checkpoint,
     save_sharded,
 )
-from hpm_video.weights.shards import METADATA, read_shards, write_shards
+from hpm_video.weights.shards import METADATA, _Unpickler, read_shards, write_shards
 
 
 def _state(step: int, **changes: Any) -> dict[str, Any]:
@@ -194,3 +195,10 @@ def test_some_of_the_tensors(tmp_path: Path) -> None:
     assert found.keys() == {"model/2", "model/3"}
     assert all(torch.equal(value, tensors[name]) for name, value in found.items())
     assert found["model/2"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_what_another_python_wrote_is_read(module: str) -> None:
+    """Python 3.13 writes the module of a path by another name than those before and after."""
+    pickled = f"c{module}\nPosixPath\n(S'a'\ntR.".encode()
+    assert _Unpickler(io.BytesIO(pickled)).load() == Path("a")

@@ -44,7 +44,7 @@ def main() -> None:
         before = {}
         for value in values:
             config = step_config(**{**fixed, **BASE, name: value})
-            step = step_on(config, random_frames(config), device)
+            step = step_on(config, random_frames(config, device), device)
             seconds = median_seconds({"step": step}, rounds=asked.rounds, device=device)["step"]
             if device.type == "cuda":
                 memory = torch.cuda.max_memory_allocated(device)

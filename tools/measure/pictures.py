@@ -46,7 +46,10 @@ def main() -> None:
         with RunLog(Path(name) / "run", is_main=True, start_step=0, total_steps=1) as log:
             how = {"hard_ratio": config.masking.hard_ratio_end, "step": 1, "log": log}
             draw = partial(pictures.draw, student, Teacher(student), **how)
-            calls = {"step": step_on(config, random_frames(config), device), "pictures": draw}
+            calls = {
+                "step": step_on(config, random_frames(config, device), device),
+                "pictures": draw,
+            }
             seconds = median_seconds(calls, rounds=asked.rounds, device=device, clock=clock)
     steps = {key: value / seconds["step"] for key, value in seconds.items()}
     rows = [{"what": key, "median_s": seconds[key], "steps": steps[key]} for key in seconds]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,8 @@ from hpm_video.config import (
     StudyConfig,
     VariantConfig,
 )
-from hpm_video.config.settings import load_config, variant_settings, words_of
+from hpm_video.config.recipe import FOLDER
+from hpm_video.config.settings import find_config, load_config, variant_settings, words_of
 from hpm_video.models.build import SIZES, heads_of
 
 # Lists of videos that a data set has: all, or the first three.
@@ -192,8 +194,16 @@ def _resolved(config: StudyConfig, home: Path) -> StudyConfig:
     """The same without references: paths of files of settings, which start at ``home``, and of
     lists are absolute, and variants have the settings that they take from a list of variants."""
 
+    def found(path: str) -> str:
+        """Beside the study or, of a copy of one of our studies, beside the original."""
+        for folder in (home, FOLDER / "ablation"):
+            with suppress(FileNotFoundError):
+                find_config(folder / path)
+                return os.path.abspath(folder / path)
+        return os.path.abspath(home / path)
+
     def shared(run: BaseRunConfig) -> BaseRunConfig:
-        return replace(run, config=run.config and os.path.abspath(home / run.config))
+        return replace(run, config=run.config and found(run.config))
 
     def with_paths(given: DataSetConfig) -> DataSetConfig:
         changed: dict[str, Any] = {k: [*map(os.path.abspath, getattr(given, k))] for k in _LISTS}
@@ -205,7 +215,7 @@ def _resolved(config: StudyConfig, home: Path) -> StudyConfig:
         for text in given.settings:
             try:
                 is_plain = "=" in text or not text.strip()
-                settings += [text] if is_plain else variant_settings(home / text)
+                settings += [text] if is_plain else variant_settings(found(text))
             except (ValueError, FileNotFoundError) as error:
                 raise ValueError(f"variants.{name}.settings: {error}") from error
         return replace(given, settings=settings)

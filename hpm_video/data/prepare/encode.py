@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from hpm_video.data.video.frames import VideoReadError
+from hpm_video.data.video.readers.pyav import open_container
 
 # x264's, from the quickest to the one that makes the smallest files
 PRESETS = (
@@ -139,7 +140,7 @@ class _Reader:
     def frames(self, *, strict: bool = True) -> Iterator[VideoFrame]:
         """Yield all frames in order; strict raises VideoReadError for one that is damaged."""
         try:
-            with av.open(self._path, metadata_errors="ignore") as container:
+            with open_container(self._path) as container:
                 stream = container.streams.best("video")
                 if not isinstance(stream, VideoStream):
                     raise VideoReadError(self._path, "has no video stream")
@@ -163,7 +164,8 @@ class _Reader:
 def _make_graph(frame: VideoFrame, width: int, height: int) -> av.filter.Graph:
     """What turns and scales frames like this one to a size, as yuv420p of the usual range."""
     graph = av.filter.Graph()
-    graph.threads = 1
+    if hasattr(graph, "threads"):  # older ones choose for themselves
+        graph.threads = 1
     nodes = [
         graph.add_buffer(
             width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)

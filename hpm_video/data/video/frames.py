@@ -164,8 +164,13 @@ def _why_not(path: str, decoder: Decoder) -> str | None:
         path.encode()
     except UnicodeEncodeError:
         return "a name that is not UTF-8"
+    av1, turns = False, True
+    if decoder == "torchcodec":
+        from hpm_video.data.video.readers import torchcodec  # noqa: PLC0415
+
+        av1, turns = True, torchcodec.TURNS
     with open(path, "rb") as file:
-        return containers.why_not(file, head, av1=decoder == "torchcodec")
+        return containers.why_not(file, head, av1=av1, turns=turns)
 
 
 def _head(path: str) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hpm_video.runtime.files import check_can_be_folder, make_folder
+from hpm_video.runtime.files import check_can_be_folder, make_folder, whole_file
 
 # all: what is needed to go on with the run. weights-only: the student's or classifier's, with the
 # settings. encoder: its encoder's alone.
@@ -48,7 +48,8 @@ def _safetensors(state: State, output: Path) -> list[str]:
     weights = {name: value.contiguous() for name, value in state["model"].items()}
     rest = {name: value for name, value in state.items() if name != "model"}
     header = {name: v if isinstance(v, str) else json.dumps(v) for name, v in rest.items()}
-    save_file(weights, output, metadata=header)
+    with whole_file(output) as file:
+        save_file(weights, file, metadata=header)
     return []
 
 

@@ -20,6 +20,7 @@ _MP4_CODECS = (b"avc1", b"avc3", b"hvc1", b"hev1", b"mp4v", b"vp09", b"jpeg", b"
 _MATROSKA_CODECS = (b"V_VP8", b"V_VP9")
 _MOST_INDEX_BYTES = 64 * 2**20
 _MOST_SAMPLES = 10**7
+_UPRIGHT = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)  # matrix of a track
 _KEYFRAME_BYTES = 4096  # enough to tell what kind it is
 _Box = dict[bytes, memoryview]  # what is in a box by its name; the last one of several
 
@@ -31,7 +32,7 @@ def kind(head: bytes) -> str:
     return "matroska" if head.startswith(_MATROSKA) else "other"
 
 
-def why_not(file: BinaryIO, head: bytes, *, av1: bool) -> str | None:
+def why_not(file: BinaryIO, head: bytes, *, av1: bool, turns: bool = True) -> str | None:
     """Why decord and torchcodec do not read this file, or may return other frames than asked for.
 
     Frames without times of their own are counted, from a keyframe that is found by time. That goes
@@ -39,12 +40,12 @@ def why_not(file: BinaryIO, head: bytes, *, av1: bool) -> str | None:
     hides or delays some, and where what is called a keyframe is none.
 
     ``file`` is open for reading bytes, and ``head`` its first 4096; ``av1``: whether the reader
-    knows AV1, which decord does not. Returns a few words, the same for all files of the sort, or
-    None for one that is read right.
+    knows AV1, which decord does not; ``turns``: whether it turns pictures as an mp4 asks for.
+    Returns a few words, the same for all files of the sort, or None for one that is read right.
     """
     match kind(head):
         case "mp4":
-            return _why_not_mp4(file, (*_MP4_CODECS, b"av01") if av1 else _MP4_CODECS)
+            return _why_not_mp4(file, (*_MP4_CODECS, b"av01") if av1 else _MP4_CODECS, turns)
         case "matroska":
             codecs = (*_MATROSKA_CODECS, b"V_AV1") if av1 else _MATROSKA_CODECS
             fit = any(codec in head for codec in codecs)
@@ -57,13 +58,13 @@ def lacks_index(file: BinaryIO) -> bool:
     return not any(name in (b"moov", b"moof") for name, _, _ in _top_boxes(file))
 
 
-def _why_not_mp4(file: BinaryIO, codecs: Sequence[bytes]) -> str | None:
+def _why_not_mp4(file: BinaryIO, codecs: Sequence[bytes], turns: bool) -> str | None:
     for name, start, size in _top_boxes(file):
         if name == b"moov" and size <= _MOST_INDEX_BYTES:
             file.seek(start)
             moov = memoryview(file.read(size))
             try:
-                return _why_not_index(file, moov, codecs)
+                return _why_not_index(file, moov, codecs, turns)
             except (ValueError, struct.error, KeyError, IndexError):
                 return "mp4 with an unusual index"
         if name == b"moof":
@@ -71,7 +72,9 @@ def _why_not_mp4(file: BinaryIO, codecs: Sequence[bytes]) -> str | None:
     return "mp4 in fragments or without an index"
 
 
-def _why_not_index(file: BinaryIO, moov: memoryview, codecs: Sequence[bytes]) -> str | None:
+def _why_not_index(
+    file: BinaryIO, moov: memoryview, codecs: Sequence[bytes], turns: bool
+) -> str | None:
     movie = _children(moov)
     if b"mvex" in movie:
         return "mp4 in fragments"
@@ -84,6 +87,8 @@ def _why_not_index(file: BinaryIO, moov: memoryview, codecs: Sequence[bytes]) ->
                 codec = bytes(table[b"stsd"][12:16])
                 if codec not in codecs:
                     return f"mp4 with {codec.decode('latin-1').strip()}"
+                if not turns and bytes(track[b"tkhd"][-44:-8]) != _UPRIGHT:
+                    return "mp4 with turned pictures"
                 times = _presentation_times(table)
                 if _is_edited(movie, track, media, times):
                     return "mp4 with an edit list"

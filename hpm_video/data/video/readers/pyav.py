@@ -8,6 +8,7 @@ place in the file is ever sought: what containers say about that is what other r
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -18,6 +19,9 @@ from hpm_video.data.video.readers import UnreadableError, containers, h264
 
 # FFmpeg's complaints, several for every damaged file, would drown the log of a run
 av.logging.set_level(av.logging.PANIC)
+
+# Older versions refuse a file whose metadata is not UTF-8, unless told otherwise
+_LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 # Packets of a file up to this size stay in memory from the first pass; of others they are read anew
 _MOST_KEPT_BYTES = 64 * 2**20
@@ -211,15 +215,23 @@ def _write_rgb(
     pixels[:] = lines[:, : 3 * width].reshape(height, width, 3)
 
 
+def open_container(source: str | BinaryIO) -> av.container.InputContainer:
+    """Open a file to read from it, whatever the encoding of its metadata.
+
+    Raises what `av.open` raises: FFmpegError, OSError, ValueError.
+    """
+    return av.open(source, **_LENIENT)
+
+
 def _open(path: str) -> av.container.InputContainer:
     """Open a file; UnreadableError where there is no video in it."""
     try:
         path.encode()
-        source: object = f"file:{path}"  # else what is before a colon were taken for a protocol
+        source: str | BinaryIO = f"file:{path}"  # without it, a:b.mp4 would name a protocol
     except UnicodeEncodeError:  # a name that is not UTF-8
         source = open(path, "rb")  # noqa: SIM115
     try:
-        container = av.open(source, metadata_errors="ignore")
+        container = open_container(source)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UnreadableError(_why_not_opened(path)) from error
     if not container.streams.video:

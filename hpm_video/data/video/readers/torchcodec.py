@@ -4,13 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from torchcodec import ffmpeg_major_version
-from torchcodec.decoders import VideoDecoder
+import torchcodec
 
 from hpm_video.data.video.readers import UnreadableError
 
-if ffmpeg_major_version is None:
-    raise ImportError("torchcodec finds no FFmpeg libraries on this system")
+_NO_FFMPEG = "torchcodec finds no FFmpeg libraries on this system"
+try:
+    from torchcodec.decoders import VideoDecoder
+except RuntimeError as error:  # of older versions
+    raise ImportError(_NO_FFMPEG) from error
+if getattr(torchcodec, "ffmpeg_major_version", "") is None:  # newer ones go without, up to a call
+    raise ImportError(_NO_FFMPEG)
+
+# Whether pictures come as the file says that they are to be turned
+TURNS = tuple(map(int, torchcodec.__version__.split(".")[:2])) >= (0, 11)
 
 
 class TorchcodecReader:

@@ -1,0 +1,57 @@
+"""``hpm-video --version``: this package and what it runs on, without importing any of it."""
+
+import argparse
+import platform
+from importlib import metadata
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import hpm_video
+
+_DECODERS = {"PyAV": "av", "decord": "decord", "torchcodec": "torchcodec"}  # name -> package
+
+
+class ShowVersion(argparse.Action):
+    """Prints the versions and ends the program."""
+
+    def __init__(self, option_strings: Any, dest: str, **more: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **more)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(versions())
+        parser.exit()
+
+
+def versions() -> str:
+    """One line each: this package, Python, PyTorch with its CUDA, and the decoders."""
+    decoders = ", ".join(f"{name} {_version(package)}" for name, package in _DECODERS.items())
+    return "\n".join(
+        [
+            f"hpm-video  {hpm_video.__version__}",
+            f"Python     {platform.python_version()}",
+            f"torch      {_version('torch')}, {_cuda()}",
+            f"decoders   {decoders}",
+        ]
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cuda() -> str:
+    """CUDA's version in PyTorch's build, out of torch/version.py: importing torch takes seconds."""
+    torch = find_spec("torch")
+    cuda = None
+    if torch is not None and torch.origin is not None:
+        file = Path(torch.origin).with_name("version.py")
+        spec = spec_from_file_location("_version_of_torch", file)
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        cuda = getattr(module, "cuda", None)
+    return f"built for CUDA {cuda}" if cuda else "built without CUDA"

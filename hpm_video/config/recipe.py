@@ -1,0 +1,120 @@
+"""Recipes: the settings of runs that come with the package, found by name.
+
+A clone keeps them in ``configs/``, the one copy. The build of a wheel puts them beside this module.
+Each opens with comments: what it is, a command, and lines that begin with ``Hardware:``, ``Hours:``
+and ``Expected:``.
+"""
+
+import difflib
+import re
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+from hpm_video.config.settings import find_config
+
+_INSTALLED = Path(__file__).with_name("recipes")
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
+
+# The command that takes the names of a folder's recipes
+COMMANDS = {
+    "pretrain": "pretrain",
+    "finetune": "finetune",
+    "ablation": "bench ablation",
+    "demo": "demo",
+}
+_VARIANTS = FOLDER / "ablation" / "variants.yaml"  # pre-trainings, ``variants:NAME``
+
+_FACTS = ("Hardware", "Hours", "Expected")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe and the facts at its top, each on one line.
+
+    kind: a key of `COMMANDS`, for the command that takes it. name: as that command
+    takes it; of the list of variants ``variants:NAME``.
+    """
+
+    kind: str
+    name: str
+    file: Path
+    command: str
+    hardware: str
+    hours: str
+    expected: str
+
+
+def list_recipes() -> list[Recipe]:
+    """All recipes, by command and name."""
+    found = [_recipe(kind, file) for kind in COMMANDS for file in _files(kind).values()]
+    return [recipe for kind in COMMANDS for recipe in found if recipe.kind == kind]
+
+
+def find_recipe(kind: str, word: str) -> str:
+    """The file that a word of a command line means: a path as it is, or a recipe's.
+
+    A file that exists beats a recipe of the same name. A variant, ``FILE:NAME``, keeps its name.
+    Raises FileNotFoundError, which names the recipes that come close.
+    """
+    try:
+        find_config(word)
+        return word
+    except FileNotFoundError as error:
+        name, colon, variant = word.partition(":")
+        files = _files(kind)
+        if kind == "pretrain" and colon:
+            files["variants"] = _VARIANTS
+        if name in files:
+            return f"{files[name]}{colon}{variant}"
+        close = difflib.get_close_matches(Path(name).stem, files, n=3)
+        hint = f"did you mean {', '.join(close)}? " if close else ""
+        raise FileNotFoundError(
+            f"config ({word}) does not exist, neither as a file nor as a recipe of hpm-video "
+            f"{COMMANDS[kind]}: {hint}`hpm-video recipes` lists all"
+        ) from error
+
+
+def find_named(name: str) -> Path:
+    """The file of a recipe by ``NAME`` or, where several commands have one, ``FOLDER/NAME``.
+
+    Raises FileNotFoundError, or ValueError for a name of several.
+    """
+    known = {f"{kind}/{stem}": file for kind in COMMANDS for stem, file in _files(kind).items()}
+    matching = [key for key in known if name in (key, key.partition("/")[2])]
+    if len(matching) > 1:
+        raise ValueError(f"recipe ({name}) must be one of {', '.join(matching)}")
+    if not matching:
+        stems = sorted({key.partition("/")[2] for key in known})
+        close = difflib.get_close_matches(name, [*known, *stems], n=3)
+        hint = f"did you mean {', '.join(close)}? " if close else ""
+        raise FileNotFoundError(
+            f"recipe ({name}) does not exist: {hint}`hpm-video recipes` lists all"
+        )
+    return known[matching[0]]
+
+
+def _files(kind: str) -> dict[str, Path]:
+    return {file.stem: file for file in sorted((FOLDER / kind).glob("*.yaml"))}
+
+
+def _recipe(kind: str, file: Path) -> Recipe:
+    is_list = file == _VARIANTS
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text("utf-8").splitlines())
+    head = "\n".join(line[1:].removeprefix(" ") for line in lines)
+
+    def fact(name: str) -> str:
+        """Up to an empty line, or the next fact."""
+        others = "|".join(_FACTS)
+        found = re.search(
+            rf"^{name}: (.+?)(?=\n(?:{others}): |\n\n|\Z)", head, re.DOTALL | re.MULTILINE
+        )
+        return " ".join(found[1].split()) if found else ""
+
+    return Recipe(
+        "pretrain" if is_list else kind,
+        f"{file.stem}:NAME" if is_list else file.stem,
+        file,
+        " ".join(re.findall(r"^  +(.*?)[ \\]*$", head, re.MULTILINE)),
+        *map(fact, _FACTS),
+    )

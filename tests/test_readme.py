@@ -1,0 +1,95 @@
+"""The README's commands for own videos, as they are written, with some hundred clips."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hpm_video.cli.main import main
+from hpm_video.data.prepare.toy import write_toy_videos
+
+README = Path(__file__).parents[1] / "README.md"
+# What makes the commands quick. Clips, batches and steps are those of the recipes.
+_MODEL = (
+    "run.device=cpu", "run.precision=float32", "data.num_workers=0", "model.width=24",
+    "model.depth=1", "model.heads=2", "optim.epochs=1", "optim.warmup_epochs=0",
+)  # fmt: skip
+_PLAIN = ("device=cpu", "precision=float32", "num_workers=0")
+_QUICK = {
+    "pretrain": (
+        *_MODEL, "model.decoder_width=24", "model.decoder_depth=1", "model.decoder_heads=2",
+        "run.picture_every=0",
+    ),
+    "finetune": _MODEL,
+    "evaluate": _PLAIN,
+    "probe": _PLAIN,
+    "features": _PLAIN,
+    "visualize": ("--device", "cpu", "--num-masks", "1"),
+}  # fmt: skip
+
+
+def _commands() -> list[list[str]]:
+    """The words of each command of the README's block."""
+    text = README.read_text().partition("## Train on your own videos\n\n```\n")[2]
+    block = text.partition("```")[0].replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in block.splitlines()]
+
+
+def test_own_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = {"size": 32, "num_frames": 20, "num_workers": 2}
+    for name, count in (("train", 318), ("val", 16)):
+        write_toy_videos(tmp_path / "toy" / name, num_videos=count, seed=count, **small)
+        shutil.copytree(tmp_path / "toy" / name / "videos", tmp_path / "videos" / name)
+    videos = sorted((tmp_path / "videos" / "train").rglob("*.mp4"))
+    for place in ("video1.mp4", "long.mp4"):
+        shutil.copy(videos[0], place)
+    shutil.copy(next((tmp_path / "videos" / "train").rglob("*.webm")), "video2.webm")
+
+    install, *commands = _commands()
+    assert install[:3] == ["pip", "install", "-e"]
+    assert [command[1] for command in commands] == [
+        *("data", "data", "data", "pretrain", "finetune", "evaluate", "visualize", "probe"),
+        "features",
+    ]
+    for program, *words in commands:
+        assert program == "hpm-video"
+        assert main([*words, *_QUICK.get(words[0], ())]) == 0, words
+    assert len((tmp_path / "train.csv").read_text().splitlines()) == 319
+    assert (tmp_path / "outputs" / "pre" / "metrics.jsonl").exists()
+    assert "4 steps per epoch" in (tmp_path / "outputs" / "pre" / "log.txt").read_text()
+    assert "8 classes, 318 videos" in (tmp_path / "outputs" / "fine" / "log.txt").read_text()
+    assert {path.stem for path in Path("pictures").glob("*.html")} == {"index", "video1", "video2"}
+    assert Path("long.npz").exists()
+
+
+@pytest.mark.parametrize("job", ["pretrain", "finetune"])
+@pytest.mark.parametrize("num_videos", [8, 20, 318])
+def test_a_recipe_of_large_steps_says_at_once_what_few_videos_need(
+    job: str,
+    num_videos: int,
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = toy.read_text().splitlines()
+    video = f"{toy.parent / lines[1].split(',')[0]}"
+    rows = "".join(f"{video},{row % 2}\n" for row in range(num_videos))
+    (tmp_path / "few.csv").write_text(f"path,label\n{rows}")
+    command = [job, "ssv2_base", "data.manifest=few.csv", "run.output_dir=run", *_QUICK[job]]
+    command += ["data.num_frames=4", "data.crop_size=32"]
+    capsys.readouterr()
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"must be at most the number of videos ({num_videos})" in line
+    found = re.search(r"add ((?:\S+=\S+ )+)to the command", line)
+    assert found is not None
+    if job == "pretrain":
+        assert line.endswith(
+            "hpm-video pretrain own_videos data.manifest=few.csv run.output_dir=outputs/own_videos"
+        )
+    assert main([*command, *found[1].split()]) == 0

@@ -1,0 +1,290 @@
+"""What a GPU does with hpm_video, in nine minutes at most: is it right, how fast, where is it slow?
+
+    python tools/gpu_check.py --clips FOLDER_OF_VIDEOS
+    python tools/gpu_check.py --device cpu --tiny       # only shows that the script works
+
+Every stage runs in a process of its own with a time limit. What it finds goes line by line into a
+file of JSON, and at the end into one table. A failed stage does not stop the others. The exit code
+is 1 if anything failed, 2 for a mistake on the command line. docs/gpu.md explains the table.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Planned seconds of each stage, in order.
+STAGES = {
+    "ground": 15, "correct": 60, "step": 110, "compile": 80, "parts": 35, "resume": 70,
+    "loader": 50, "world": 30, "useful": 50, "memory": 40,
+}  # fmt: skip
+LEFT_OUT_FIRST = ("memory", "useful", "parts")  # where time is short
+TOTAL_S, LAST_START_S = 540, 500
+MOST_LINES, WIDTH = 60, 140
+_SPARE_S = 5  # between when a stage begins nothing more and when it is killed
+
+Record = dict[str, Any]
+
+# Imported once; each stage then begins as a fork that has everything and has not touched CUDA.
+_PRELOADED = [
+    *("hpm_video.bench.train", "hpm_video.bench.memory", "hpm_video.train.finetune"),
+    *("hpm_video.evaluate.features", "hpm_video.evaluate.classification"),
+    *("torch._dynamo", "torch._inductor.compile_fx", "gpu_stages.stage"),
+]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(default cuda)")
+    parser.add_argument("--tiny", action="store_true", help="sizes that a CPU runs in two minutes")
+    text = f"numbers or names, of {', '.join(STAGES)} (default all)"
+    parser.add_argument("--stages", nargs="+", metavar="STAGE", default=list(STAGES), help=text)
+    text = "a folder of videos, best one of class folders (default: toy videos are made)"
+    parser.add_argument("--clips", metavar="DIR", help=text)
+    text = (
+        "JSON lines are appended to this file, what stages print to FILE.log (default %(default)s)"
+    )
+    default = "outputs/gpu_check.jsonl"
+    parser.add_argument("-o", "--output", metavar="FILE", default=default, help=text)
+    asked = parser.parse_args(words)
+    try:
+        stages = chosen_stages(asked.stages)
+        check_options(asked)
+    except ValueError as error:
+        sys.stderr.write(f"gpu_check: error: {error}\n")
+        return 2
+    output = Path(asked.output).absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
+        given = {
+            "kind": asked.device, "tiny": asked.tiny, "folder": folder, "output": str(output),
+            "clips": asked.clips and os.path.abspath(asked.clips),
+            "run_name": datetime.now().isoformat(timespec="seconds"),
+        }  # fmt: skip
+        try:
+            run_stages(stages, given)
+        except ValueError as error:
+            sys.stderr.write(f"gpu_check: error: {error}\n")
+            return 2
+        except KeyboardInterrupt:
+            sys.stderr.write("gpu_check: interrupted; this is what there is\n")
+    records = records_of(output, given["run_name"])
+    sys.stdout.write("\n".join([*table(records), f"all figures: {output}"]) + "\n")
+    return int(any(is_failure(record) for record in records))
+
+
+def chosen_stages(words: Sequence[str]) -> list[str]:
+    """Names of stages, in order, from names and numbers; ValueError for any other word."""
+    names = list(STAGES)
+    numbered = {str(number): name for number, name in enumerate(names, start=1)}
+    found = [numbered.get(word, word) for word in words]
+    if wrong := [word for word in found if word not in STAGES]:
+        raise ValueError(
+            f"--stages ({' '.join(wrong)}) must be numbers from 1 to {len(names)} or names: "
+            f"{', '.join(names)}"
+        )
+    return [name for name in names if name in found]
+
+
+def check_options(asked: argparse.Namespace) -> None:
+    """Raise ValueError for options that cannot work, before any stage starts."""
+    wrong = []
+    if asked.device == "cpu" and not asked.tiny:
+        wrong.append("--device (cpu) must come with --tiny: full sizes would take hours")
+    if asked.clips is not None and not Path(asked.clips).is_dir():
+        wrong.append(f"--clips ({asked.clips}) must be a folder of videos that exists")
+    if Path(asked.output).is_dir():
+        wrong.append(f"--output ({asked.output}) must be a file, but is a folder")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def run_stages(stages: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Run stages one after the other; each adds its records, and this process how each ended.
+    Raises ValueError where there is no such device."""
+    # For forks, which take over this process's paths, and for what they start
+    sys.path[:0] = own = [str(ROOT), str(ROOT / "tools")]
+    paths = [*own, os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # Asks the driver for GPUs without CUDA, which would not survive the fork
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(_PRELOADED)
+    log = Path(given["output"]).with_suffix(".log")
+    start = time.monotonic()
+    ours, theirs = forks.Pipe(duplex=False)
+    process = forks.Process(target=send_device_fault, args=(given["kind"], theirs))
+    process.start()
+    theirs.close()
+    try:
+        fault = ours.recv()
+    except EOFError:
+        fault = "hpm_video cannot be imported here: the lines above say why"
+    process.join()
+    if fault:
+        raise ValueError(fault)
+    for place, name in enumerate(stages):
+        begin = time.monotonic()
+        if why := why_not_now(stages[place:], begin - start):
+            add(given, name, "left out", why)
+            continue
+        left = start + TOTAL_S - begin
+        # A stage may use what earlier ones left over, but not what the others need
+        others = sum(STAGES[other] for other in planned(stages[place:], left) if other != name)
+        limit_s = min(max(STAGES[name], left - others), 2 * STAGES[name])
+        settings = {**given, "name": name, "end_s": begin + limit_s - _SPARE_S}
+        process = forks.Process(target=be_stage, args=(settings, str(log)))
+        sys.stderr.write(f"{name}: at most {limit_s:.0f} s\n")
+        process.start()
+        try:
+            process.join(limit_s)
+        finally:
+            if is_late := process.is_alive():
+                kill_group(process.pid)
+            process.join()
+        seconds = time.monotonic() - begin
+        if is_late:
+            add(given, name, "failed", f"killed after {seconds:.0f} s, its limit", seconds)
+        elif process.exitcode:
+            add(given, name, "failed", why_ended(process.exitcode, log), seconds)
+        else:
+            add(given, name, "done", "", seconds)
+
+
+def planned(stages: Sequence[str], left_s: float) -> list[str]:
+    """Of stages that are to come, those for which ``left_s`` seconds are enough: memory, useful and
+    parts are left out first, in this order."""
+    kept = list(stages)
+    for name in LEFT_OUT_FIRST:
+        if sum(STAGES[stage] for stage in kept) <= left_s:
+            break
+        if name in kept:
+            kept.remove(name)
+    return kept
+
+
+def why_not_now(stages: Sequence[str], elapsed_s: float) -> str:
+    """Why the first of the stages to come is left out; nothing if it is not."""
+    if elapsed_s > LAST_START_S:
+        return f"no stage starts after {LAST_START_S} s"
+    if stages[0] not in planned(stages, TOTAL_S - elapsed_s):
+        return "the time is for other stages"
+    return ""
+
+
+def be_stage(settings: Mapping[str, Any], log: str) -> None:
+    """What the process of a stage does."""
+    os.setsid()  # what it starts is killed with it
+    descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout.write(f"\n== {settings['name']}, {settings['run_name']}\n")
+    sys.stdout.flush()
+    stage = import_module("gpu_stages.stage").Stage(**settings)
+    with stage.measuring("the stage"):
+        import_module(f"gpu_stages.{stage.name}").run(stage)
+
+
+def send_device_fault(kind: str, answer: Connection) -> None:
+    """Send why there is no device of this kind; nothing where there is one."""
+    fault = ""
+    try:
+        import_module("hpm_video.runtime.distributed").pick_device(kind, setting="--device")
+    except ValueError as error:
+        fault = str(error)
+    answer.send(fault)
+
+
+def kill_group(pid: int | None) -> None:
+    """End a stage's process and all that it started."""
+    assert pid is not None
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:  # not yet in a group of its own, or gone
+        os.kill(pid, signal.SIGKILL)
+
+
+def why_ended(code: int, log: Path) -> str:
+    """What ended a process early: a signal, or the last line that it printed."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}; see {log}"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return f"{lines[-1].strip()}; see {log}"
+
+
+def add(given: Mapping[str, Any], stage: str, status: str, why: str, seconds: float = 0) -> None:
+    """Append how a stage ended."""
+    record = {"run": given["run_name"], "stage": stage, "status": status, "note": why}
+    with open(given["output"], "a", encoding="utf-8") as file:
+        file.write(json.dumps({**record, "seconds": round(seconds, 1)}) + "\n")
+
+
+def records_of(output: Path, run: str) -> list[Record]:
+    """The records of a check, in order."""
+    lines = output.read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["run"] == run]
+
+
+def is_failure(record: Record) -> bool:
+    return record.get("ok") is False or record.get("status") == "failed"
+
+
+def table(records: Sequence[Record]) -> list[str]:
+    """At most 60 lines: one for each thing found; a stage begins with its name and its seconds."""
+    rows: list[tuple[bool, str]] = []  # whether it must be shown, and the line
+    for number, name in enumerate(STAGES, start=1):
+        found = [record for record in records if record["stage"] == name]
+        if not found:
+            continue
+        end = found[-1] if "status" in found[-1] else {"status": "failed", "note": "cut short"}
+        title = f"{number} {name}"
+        seconds = f"{end.get('seconds', 0):.0f} s"
+        lines = [(is_failure(r), line_of(r)) for r in found if "status" not in r]
+        if end["status"] != "done":
+            lines.append((True, f"{end['status'].upper()}: {end['note']}"))
+        for place, (must, line) in enumerate(lines):
+            head = f"{title:<10}{seconds:>6}" if place == 0 else ""
+            rows.append((must or place == 0, f"{head:<18}{line}"[:WIDTH].rstrip()))
+    failures = sum(map(is_failure, records))
+    verdict = f"{failures} FAILED" if failures else "nothing failed"
+    seconds = sum(record.get("seconds", 0) for record in records)
+    lines = [f"gpu check, {records[0]['run'] if records else ''}: {verdict}, {seconds:.0f} s"]
+    too_many = len(rows) - (MOST_LINES - 2)  # but for the first line and the one after the table
+    if too_many > 0:
+        for place in [k for k, (must, _) in enumerate(rows) if not must][::-1][: too_many + 1]:
+            del rows[place]
+        rows.append((True, f"{'':<18}more lines are in the file"))
+    return lines + [line for _, line in rows]
+
+
+def line_of(record: Record) -> str:
+    """What was found, its figures, and whether it failed."""
+    verdict = {None: "", True: "ok  ", False: "FAIL  "}[record["ok"]]
+    known = {name: value for name, value in record["figures"].items() if value is not None}
+    figures = [f"{name} {text_of(value)}" for name, value in known.items()]
+    return f"{record['what']:<26}  {verdict}{'  '.join([*figures, record['note']])}".rstrip()
+
+
+def text_of(value: str | int | float) -> str:
+    """A figure in three digits, whole where it is large."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
