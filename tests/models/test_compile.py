@@ -206,10 +206,9 @@ def test_two_processes_compile_what_they_share(
         "ddp": ["run.compile=true"],
         "fsdp": ["run.compile=true", "run.parallel=fsdp"],
         "twice": ["run.compile=true", "run.activation_checkpointing=true"],
-        "both": ["run.compile=true", "run.activation_checkpointing=true", "run.parallel=fsdp"],
     }
     jobs = [pretrain_arguments(tmp_path / name, *settings, *more) for name, more in forms.items()]
-    for done in run_together(2, jobs, before=COMPILED):
+    for done in run_together(2, jobs, before=COMPILED, timeout_s=600):
         assert done.returncode == 0, done.stderr
         assert "eagerly" not in done.stdout + done.stderr
     names = ("loss", "grad_norm", "ema_distance")
