@@ -77,14 +77,16 @@ class Command:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to submit. loader_workers, videos_per_step: of each process, where known. inputs: files
-    and folders that the command and its settings name."""
+    """What to submit. loader_workers, videos_per_step: of each process, where known; total_batch:
+    videos of a step over all processes, where that is set. inputs: files and folders that the
+    command and its settings name."""
 
     command: Command
     tasks: tuple[Task, ...]
     run_folder: str | None = None
     loader_workers: int | None = None
     videos_per_step: int | None = None
+    total_batch: int | None = None
     inputs: tuple[str, ...] = ()
 
 
@@ -172,7 +174,10 @@ def make_plan(
     at_once = config.data.batch_size
     videos = None if isinstance(at_once, str) else at_once * config.optim.accumulation
     workers = config.data.num_workers
-    return Plan(command, tasks, _absolute(folder), workers, None if sweep else videos, inputs)
+    place = _absolute(folder)
+    if sweep is not None:
+        return Plan(command, tasks, place, workers, inputs=inputs)
+    return Plan(command, tasks, place, workers, videos, config.optim.total_batch, inputs)
 
 
 def _named_paths(command: Command, config: Any) -> tuple[str, ...]:

@@ -282,8 +282,10 @@ def _record(order: Order, jobs: list[submitit.Job[int]], cluster: str) -> None:
         print(f"run folder  {shown(plan.run_folder)}")
     elif len(tasks) == 1 and tasks[0].output:
         print(f"output      {shown(tasks[0].output)}")
-    if plan.videos_per_step is not None:
+    videos = plan.total_batch
+    if plan.videos_per_step is not None and videos is None:
         videos = plan.videos_per_step * request.nodes * request.tasks_per_node
+    if videos is not None:
         print(f"videos      {videos:,} per step of the optimizer")
     print(f"code        {shown(record.code)}")
     if len(tasks) > 1:
