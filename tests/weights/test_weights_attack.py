@@ -287,7 +287,7 @@ def test_an_export_that_fails_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hpm_video.weights.export.to_huggingface.save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ValueError, match="No space left"):
         write_output(classifier, tmp_path / "new" / "out", to="huggingface")
     assert not list((tmp_path / "new").iterdir())
 
