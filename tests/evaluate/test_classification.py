@@ -16,11 +16,10 @@ from hpm_video.config import EvaluateConfig
 from hpm_video.config.settings import load_config
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
-from hpm_video.data.loading.loader import to_clips
+from hpm_video.data.loading.loader import ViewBatch
 from hpm_video.data.video import crops as transforms
 from hpm_video.data.video import frame_indices as clips
 from hpm_video.data.video.frames import read_frames
-from hpm_video.evaluate import classification as module
 from hpm_video.evaluate.classification import evaluate
 from hpm_video.evaluate.predictions import Evaluation, read_predictions
 from hpm_video.weights.checkpoint import load_checkpoint
@@ -223,13 +222,16 @@ def test_every_forward_pass_has_the_same_shape(
     """Kernels round by the shape, and the last batch's depends on the number of processes."""
     shapes = []
 
-    def spy(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
-        shapes.append(tuple(frames.shape))
-        return to_clips(frames, device)
+    on = ViewBatch.on
 
-    monkeypatch.setattr(module, "to_clips", spy)
+    def spy(batch: ViewBatch, *place: torch.device, **how: int) -> torch.Tensor:
+        views = on(batch, *place, **how)
+        shapes.append(tuple(views.shape))
+        return views
+
+    monkeypatch.setattr(ViewBatch, "on", spy)
     result = _evaluate(checkpoint, videos, 2, 3)
-    assert shapes == [(3 * 6, 4, 32, 32, 3)] * 3  # 3, 3 and 1 of 7 videos
+    assert shapes == [(3 * 6, 3, 4, 32, 32)] * 3  # 3, 3 and 1 of 7 videos
     assert len(result.scores) == 7
 
 
