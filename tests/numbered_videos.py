@@ -26,6 +26,7 @@ from videos import turn
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.video.frames import VideoReadError, open_video
+from hpm_video.data.video.readers.tables import decoded_table
 
 os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder says much on stderr
 
@@ -243,8 +244,12 @@ def numbers(frames: npt.NDArray[np.uint8]) -> list[int | None]:
     return found
 
 
-def mistakes(path: Path, recipe: Recipe, decoder: Decoder) -> str | None:
+def mistakes(
+    path: Path, recipe: Recipe, decoder: Decoder, table: bytes | None = None
+) -> str | None:
     """What is wrong with the frames that are read of a recipe's video, None where nothing is.
+
+    ``table``: the video's table of frames from an index, None without any.
 
     Frames are asked for as training does (a window, one of each segment), all, the first, the last,
     and any in any order, again and again of one open video.
@@ -262,7 +267,7 @@ def mistakes(path: Path, recipe: Recipe, decoder: Decoder) -> str | None:
         [start],
     ]
     try:
-        video = open_video(path, decoder)
+        video = open_video(path, decoder, table=table)
         if video.num_frames != recipe.num_frames:
             return f"{video.num_frames} frames instead of {recipe.num_frames}"
         for request in requests:
@@ -294,12 +299,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recipe = draw_recipe(seed)
             path = write_video(Path(folder) / str(seed), recipe)
             made[f"{recipe.suffix} {recipe.codec}"] += 1
-            for decoder in options.decoder:
-                if wrong := mistakes(path, recipe, decoder):
+            table = decoded_table(str(path)).to_bytes()
+            for decoder, known in [("pyav", None), *((d, table) for d in options.decoder)]:
+                if wrong := mistakes(path, recipe, decoder, known):
                     failures += 1
                     print(f"{decoder}: {wrong}: {recipe}", flush=True)
-                else:
-                    own[decoder] += open_video(path, decoder).decoder == decoder
+                elif known:
+                    own[decoder] += open_video(path, decoder, table=known).decoder == decoder
             path.unlink()
     print(", ".join(f"{kind} {count}" for kind, count in sorted(made.items())))
     print("read without falling back: " + ", ".join(f"{d} {own[d]}" for d in options.decoder))
