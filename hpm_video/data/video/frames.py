@@ -147,7 +147,7 @@ def read_frames(
 def check_decoder(decoder: Decoder) -> None:
     """Raise ValueError for a decoder that was asked for and is not here.
 
-    decord is the default and has no wheels for many machines: where it is missing PyAV reads.
+    decord is the default and has no wheels for some machines: where it is missing PyAV reads.
     """
     if decoder != "decord" and (reason := missing(decoder)):
         raise ValueError(f"data.decoder ({decoder}) must be one that works here: {reason}")
@@ -164,13 +164,13 @@ def _why_not(path: str, decoder: Decoder) -> str | None:
         path.encode()
     except UnicodeEncodeError:
         return "a name that is not UTF-8"
-    av1, turns = False, True
+    turns = True
     if decoder == "torchcodec":
         from hpm_video.data.video.readers import torchcodec  # noqa: PLC0415
 
-        av1, turns = True, torchcodec.TURNS
+        turns = torchcodec.TURNS
     with open(path, "rb") as file:
-        return containers.why_not(file, head, av1=av1, turns=turns)
+        return containers.why_not(file, head, turns=turns)
 
 
 def _head(path: str) -> bytes:

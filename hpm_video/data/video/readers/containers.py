@@ -4,7 +4,7 @@ Opening a file with FFmpeg only to ask would cost as much as a tenth of decoding
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -15,9 +15,9 @@ from hpm_video.data.video.readers import h264
 HEAD_BYTES = 4096
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _MATROSKA = b"\x1a\x45\xdf\xa3"
-# What decord and torchcodec are trusted with. decord's FFmpeg, of 2018, does not decode AV1
-_MP4_CODECS = (b"avc1", b"avc3", b"hvc1", b"hev1", b"mp4v", b"vp09", b"jpeg", b"mjpa")
-_MATROSKA_CODECS = (b"V_VP8", b"V_VP9")
+# What decord and torchcodec are trusted with
+_MP4_CODECS = (b"avc1", b"avc3", b"hvc1", b"hev1", b"mp4v", b"vp09", b"av01", b"jpeg", b"mjpa")
+_MATROSKA_CODECS = (b"V_VP8", b"V_VP9", b"V_AV1")
 _MOST_INDEX_BYTES = 64 * 2**20
 _MOST_SAMPLES = 10**7
 _UPRIGHT = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)  # matrix of a track
@@ -32,23 +32,22 @@ def kind(head: bytes) -> str:
     return "matroska" if head.startswith(_MATROSKA) else "other"
 
 
-def why_not(file: BinaryIO, head: bytes, *, av1: bool, turns: bool = True) -> str | None:
+def why_not(file: BinaryIO, head: bytes, *, turns: bool = True) -> str | None:
     """Why decord and torchcodec do not read this file, or may return other frames than asked for.
 
     Frames without times of their own are counted, from a keyframe that is found by time. That goes
     wrong where frames that follow a keyframe in the file are shown before it, where an edit list
     hides or delays some, and where what is called a keyframe is none.
 
-    ``file`` is open for reading bytes, and ``head`` its first 4096; ``av1``: whether the reader
-    knows AV1, which decord does not; ``turns``: whether it turns pictures as an mp4 asks for.
+    ``file`` is open for reading bytes, and ``head`` its first 4096; ``turns``: whether the reader
+    turns pictures as an mp4 asks for.
     Returns a few words, the same for all files of the sort, or None for one that is read right.
     """
     match kind(head):
         case "mp4":
-            return _why_not_mp4(file, (*_MP4_CODECS, b"av01") if av1 else _MP4_CODECS, turns)
+            return _why_not_mp4(file, turns)
         case "matroska":
-            codecs = (*_MATROSKA_CODECS, b"V_AV1") if av1 else _MATROSKA_CODECS
-            fit = any(codec in head for codec in codecs)
+            fit = any(codec in head for codec in _MATROSKA_CODECS)
             return None if fit else "Matroska with a codec that WebM has not"
     return "neither mp4 nor WebM"
 
@@ -58,13 +57,13 @@ def lacks_index(file: BinaryIO) -> bool:
     return not any(name in (b"moov", b"moof") for name, _, _ in _top_boxes(file))
 
 
-def _why_not_mp4(file: BinaryIO, codecs: Sequence[bytes], turns: bool) -> str | None:
+def _why_not_mp4(file: BinaryIO, turns: bool) -> str | None:
     for name, start, size in _top_boxes(file):
         if name == b"moov" and size <= _MOST_INDEX_BYTES:
             file.seek(start)
             moov = memoryview(file.read(size))
             try:
-                return _why_not_index(file, moov, codecs, turns)
+                return _why_not_index(file, moov, turns)
             except (ValueError, struct.error, KeyError, IndexError):
                 return "mp4 with an unusual index"
         if name == b"moof":
@@ -72,9 +71,7 @@ def _why_not_mp4(file: BinaryIO, codecs: Sequence[bytes], turns: bool) -> str | 
     return "mp4 in fragments or without an index"
 
 
-def _why_not_index(
-    file: BinaryIO, moov: memoryview, codecs: Sequence[bytes], turns: bool
-) -> str | None:
+def _why_not_index(file: BinaryIO, moov: memoryview, turns: bool) -> str | None:
     movie = _children(moov)
     if b"mvex" in movie:
         return "mp4 in fragments"
@@ -85,7 +82,7 @@ def _why_not_index(
             if bytes(media[b"hdlr"][8:12]) == b"vide":
                 table = _children(_children(media[b"minf"])[b"stbl"])
                 codec = bytes(table[b"stsd"][12:16])
-                if codec not in codecs:
+                if codec not in _MP4_CODECS:
                     return f"mp4 with {codec.decode('latin-1').strip()}"
                 if not turns and bytes(track[b"tkhd"][-44:-8]) != _UPRIGHT:
                     return "mp4 with turned pictures"
