@@ -210,7 +210,7 @@ def read_frames(
 def check_decoder(decoder: Decoder) -> None:
     """Raise ValueError for a decoder that was asked for and is not here.
 
-    decord is the default and has no wheels for many machines: where it is missing PyAV reads.
+    decord is the default and has no wheels for some machines: where it is missing PyAV reads.
     """
     if decoder != "decord" and (reason := missing(decoder)):
         raise ValueError(f"data.decoder ({decoder}) must be one that works here: {reason}")
