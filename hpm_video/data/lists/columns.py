@@ -67,7 +67,7 @@ class Columns:
         if sum(bool(row.get(name, "").strip()) for name in ("label", *self._labels)) > 1:
             self._has_labels = True
 
-    def splits(self, row: Mapping[str, str]) -> str | None:
+    def split_of(self, row: Mapping[str, str]) -> str | None:
         """The value of the column that says to which split a row belongs, None without one."""
         return row[self._splits[0]].strip() if self._splits else None
 

@@ -181,12 +181,7 @@ def read_manifest(
             data += name.encode("utf-8", "surrogateescape")
             ends.append(len(data))
             hashes.append(hash(os.path.join(start, name)))
-            count = row.get("num_frames", "").strip() or "0"
-            if count.isascii() and count.isdigit() and len(count) < 12:
-                frame_counts.append(int(count))
-            else:
-                rule = f"num_frames ({shown(count)}) must be an integer of at least 0"
-                faults.add("num_frames", where, rule)
+            frame_counts.append(frame_count(row, where, faults))
             label = row.get("label", "").strip() if labels else ""
             codes.append(noted.add(name, label, where))
         if columns is None:
@@ -213,8 +208,22 @@ def read_manifest(
     )
 
 
+def frame_count(row: Mapping[str, str], where: str, faults: Faults) -> int:
+    """The number of frames in a row of a list, 0 where it says nothing."""
+    text = row.get("num_frames", "").strip() or "0"
+    if text.isascii() and text.isdigit() and len(text) < 12:
+        return int(text)
+    rule = f"num_frames ({shown(text)}) must be an integer of at least 0"
+    faults.add("num_frames", where, rule)
+    return 0
+
+
 def check_counts(
-    file: Path, root: str, names: Names, claims: npt.NDArray[np.int64], faults: Faults
+    file: Path,
+    root: str,
+    names: Names | Sequence[str],
+    claims: npt.NDArray[np.int64],
+    faults: Faults,
 ) -> None:
     """Note a fault where a list's numbers of frames are far too small: they may be labels.
 
@@ -272,7 +281,7 @@ def label_notes(manifest: Manifest) -> list[str]:
     elif names is None and len(used) and used[0] == 1:
         notes.append("labels begin at 1: class 0, from which they count, has no video")
     without = np.setdiff1d(np.arange(len(names or ())), used)
-    if len(without) and len(used) > 1:
+    if len(without) and len(used):
         few = first_few([names[label] for label in without.tolist()[:4]] if names else [], 3)
         notes.append(f"{len(without)} of {len(names or ())} classes have no video: {few}")
     return notes

@@ -120,7 +120,7 @@ def read_videos(
 
 def open_text(path: str | Path) -> TextIO:
     """Open a list: UTF-8, or UTF-16 where it says so. Line ends as they are: names may hold any."""
-    file = open(path, "rb")  # noqa: SIM115: closed with the text
+    file = open(path, "rb")  # noqa: SIM115
     if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return io.TextIOWrapper(file, encoding="utf-16", newline="")
     return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -233,7 +233,8 @@ def _no_row(line: str, folder: Path) -> str:
     """What to say of a line that is no row of a list whose columns are separated by spaces."""
     first, *rest = line.split()
     if command := ffmpeg_of_frames(os.path.join(folder, first)):
-        return f"path ({shown(first)}) is a folder of frames: must be a video; this makes one: {command}"
+        said = f"path ({shown(first)}) is a folder of frames"
+        return f"{said}: must be a video; this makes one: {command}"
     if is_video_name(first) and len(rest) > 2 and all(map(str.isdecimal, rest)):
         return (
             f"row ({shown(line)}) must have one label: several are not supported; repeat no label"
@@ -252,13 +253,11 @@ def _rows_below_header(
     unnamed = [name for name, given in zip(names, header, strict=True) if name and not given]
     width = len(names)
     for number, fields in lines:
-        if len(fields) != width:
-            if any(fields[width:]) or len(fields) < width:
-                rule = f"{len(fields)} columns, expected {width}, as in the header"
-                faults.add("width", f"{path}:{number}", rule)
-                continue
-            fields = fields[:width]
-        row = dict(zip(names, fields, strict=True))
+        if len(fields) != width and (any(fields[width:]) or len(fields) < width):
+            rule = f"{len(fields)} columns, expected {width}, as in the header"
+            faults.add("width", f"{path}:{number}", rule)
+            continue
+        row = dict(zip(names, fields, strict=False))
         for name in unnamed:
             if not row[name]:
                 del row[name]
