@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hpm_video.data.lists.faults import Faults
-from hpm_video.data.lists.rows import INTEGER, is_video_name, shown
+from hpm_video.data.lists.rows import INTEGER, first_few, is_video_name, shown
 from hpm_video.data.lists.spelling import ffmpeg_of_frames
 
 COLUMNS = ("path", "label", "num_frames", "fps", "width", "height", "status")
@@ -48,7 +48,7 @@ class Columns:
         self._first: tuple[str, dict[str, str]] | None = None  # where a part or folder is named
         self._has_labels = False
         self.is_watched = bool(self._parts or self._splits or self._labels)
-        self._unused = [name for name in plain if name not in _ALSO_OURS]
+        self._unused = [n for n in plain if n not in (*_ALSO_OURS, *self._splits)]
         # The third column of a list without header, as a rule, which may be another thing
         self.has_bare_counts = tuple(header) == ("path", "num_frames", "label")
         self._used = [name for name in header if name in COLUMNS]
@@ -57,6 +57,11 @@ class Columns:
         else:
             self._folder_of_frames = None
         self._example = name
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether some rows are parts of videos."""
+        return self._first is not None
 
     def note(self, row: Mapping[str, str], where: str) -> None:
         """Look at a row; only where ``is_watched``."""
@@ -81,15 +86,15 @@ class Columns:
                 f"--split ({split}) must be used with lists that have a column split: {self._file} "
                 f"has {', '.join(map(shown, (*self._used, *self._unused)))}"
             )
-        if split in self._values:
-            return {split}
-        spellings = next((s for s in SPLITS.values() if split.lower() in s), (split.lower(),))
-        if not (found := {value for value in self._values if value.lower() in spellings}):
-            raise ValueError(
-                f"--split ({split}) must be one of {self._file}'s column {self._splits[0]}: "
-                f"{self._counted()}"
-            )
-        return found
+        plain = split.strip().lower()
+        usual = next((words for words in SPLITS.values() if plain in words), ())
+        for spellings in ((plain,), usual):
+            if found := {value for value in self._values if value.lower() in spellings}:
+                return found
+        raise ValueError(
+            f"--split ({split}) must be one of {self._file}'s column {self._splits[0]}: "
+            f"{self._counted()}"
+        )
 
     def find_faults(self, faults: Faults, *, chosen: bool = False, labels: bool = True) -> None:
         """Note what cannot be meant. ``chosen``: whether rows of one split were chosen; ``labels``:
@@ -138,8 +143,8 @@ class Columns:
         """A line about columns that nothing reads."""
         if not self._unused:
             return None
-        names = ", ".join(map(shown, self._unused[:10])) + (", ..." * (len(self._unused) > 10))
-        return f"{self._file}: not used: column {names} (used: {', '.join(self._used)})"
+        names = first_few(self._unused, 10)
+        return f"{self._file}: columns that are not used: {names} (used: {', '.join(self._used)})"
 
     def _are_splits(self) -> bool:
         """A set or partition may be anything else, too: its values tell."""

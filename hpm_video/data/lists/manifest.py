@@ -240,10 +240,10 @@ def check_counts(
         faults.add(
             "counts",
             str(file),
-            f"num_frames ({claim}) of {shown(name)} must be about {count}, as the file has, and "
-            f"so for {len(wrong)} of {len(there)} videos that were asked: write `path label` "
-            "where it is a label (one for each video: several are not supported yet), or leave it "
-            "out",
+            f"num_frames ({claim}) of {shown(name)} must be about {count}, as the file has, and is "
+            f"too small for {len(wrong)} of the {len(there)} videos that were opened: if it is a "
+            "label, write `path label` with one label (several are not supported yet), else leave "
+            "the column out",
         )
 
 

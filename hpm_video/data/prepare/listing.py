@@ -215,13 +215,15 @@ def list_own(
     if columns.has_bare_counts:
         claims = np.array([claim for _, _, claim, _ in lines])
         check_counts(file, start, [row["path"] for *_, row in lines], claims, faults)
+    notes = []
     if split is not None:
-        chosen = columns.choose(split)
+        chosen, num_rows = columns.choose(split), len(lines)
         lines = [line for line in lines if columns.split_of(line[-1]) in chosen]
+        notes.append(f"chosen: {', '.join(sorted(chosen))}, {len(lines)} of {num_rows} rows")
     listed: dict[str, tuple[int, str]] = {}
     for where, code, _, row in lines:
         other, other_where = listed.setdefault(row["path"], (code, where))
-        if other != code:
+        if other != code and not columns.has_parts:
             said, first = (shown(list(labels.vocabulary)[label]) for label in (code, other))
             faults.add(
                 "two labels",
@@ -241,7 +243,7 @@ def list_own(
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})
     again = len(lines) - len(listed)
-    notes = [f"{again} rows name a video again"] if again else []
+    notes += [f"{again} rows name a video again"] if again else []
     notes += [unused] if (unused := columns.unused()) else []
     notes += labels.notes()
     source = f"in {file} below {start}"
