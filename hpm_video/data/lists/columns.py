@@ -88,8 +88,8 @@ class Columns:
             )
         plain = split.strip().lower()
         usual = next((words for words in SPLITS.values() if plain in words), ())
-        for spellings in ((plain,), usual):
-            if found := {value for value in self._values if value.lower() in spellings}:
+        for word in (plain, *usual):
+            if found := {value for value in self._values if value.lower() == word}:
                 return found
         raise ValueError(
             f"--split ({split}) must be one of {self._file}'s column {self._splits[0]}: "
@@ -116,7 +116,7 @@ class Columns:
                 "(`ffmpeg -ss START -to END -i VIDEO PART.mp4`), or remove these columns if each "
                 "file is one part already",
             )
-        if not chosen and self._splits and len(self._values) > 1 and self._are_splits():
+        if not chosen and self._splits and self._are_splits():
             name, known = self._splits[0], [v for v in self._values if v]
             usual = next((v for v in known if v.lower() in SPLITS["train"]), known[0])
             file = shlex.quote(str(self._file))
@@ -147,7 +147,9 @@ class Columns:
         return f"{self._file}: columns that are not used: {names} (used: {', '.join(self._used)})"
 
     def _are_splits(self) -> bool:
-        """A set or partition may be anything else, too: its values tell."""
+        """Whether there are several. A set may be anything else, too: its values tell."""
+        if len({value.lower() for value in self._values}) < 2:
+            return False
         usual = {word for words in SPLITS.values() for word in words}
         return "split" in self._splits[0] or any(v.lower() in usual for v in self._values)
 
