@@ -7,7 +7,6 @@ come, so that a run that was killed goes on where it was; the list is written at
 import csv
 import itertools
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.encode import count_frames
 from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity, inspect_video, silence
 from hpm_video.data.video.frames import check_decoder
+from hpm_video.runtime.files import keep_original
 from hpm_video.runtime.journal import Journal
 from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
@@ -100,7 +101,7 @@ def check_manifest(
     if output.exists() and not (is_over or (output.is_file() and _is_ours(output))):
         raise ValueError(f"output ({output}) must be a new file or a manifest: is another")
     start = os.path.abspath(root if root is not None else manifest.parent)
-    paths = [os.path.join(start, row["path"]) for row in rows]
+    paths = [as_on_disk(start, row["path"]) for row in rows]
     is_ours = [row.get("status", "").strip() in _OURS for row in rows]
     due = list(dict.fromkeys(itertools.compress(paths, is_ours)))
 
@@ -118,7 +119,7 @@ def check_manifest(
             raise ValueError(
                 f"{manifest} was changed while it was checked: run again, which goes on from here"
             )
-        original = _keep(manifest) if is_over and not _is_ours(manifest) else None
+        original = keep_original(manifest) if is_over and not _is_ours(manifest) else None
         checked = [
             {**row, **verdict_columns(verdicts[path])} if path in verdicts else row
             for path, row in zip(paths, rows, strict=True)
@@ -190,12 +191,3 @@ def _is_ours(manifest: Path) -> bool:
         while line.isspace():
             line = file.readline(_LONGEST_HEADER)
     return "path" in next(csv.reader([line.strip()]), [])
-
-
-def _keep(manifest: Path) -> Path:
-    """Copy a list beside itself, under a name that is free."""
-    copy, number = manifest.with_name(f"{manifest.name}.orig"), 1
-    while copy.exists():
-        copy = manifest.with_name(f"{manifest.name}.orig{(number := number + 1)}")
-    shutil.copy2(manifest, copy)
-    return copy

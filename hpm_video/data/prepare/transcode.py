@@ -21,6 +21,7 @@ from hpm_video.config.values import Decoder
 from hpm_video.data.lists.classes import read_classes, write_classes
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.check import Rows, check_settings, failure_reason, verdict_columns
 from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
@@ -177,7 +178,7 @@ def target_names(names: Sequence[str], root: str) -> list[str]:
 def _work(row: Mapping[str, str], name: str, root: str, output_dir: Path) -> Work:
     is_checked = row.get("status", "").strip() == OK and row.get("num_frames", "").isdigit()
     num_frames = int(row["num_frames"]) if is_checked else None
-    return Work(os.path.join(root, row["path"]), os.path.join(output_dir, name), num_frames)
+    return Work(as_on_disk(root, row["path"]), os.path.join(output_dir, name), num_frames)
 
 
 def _prepare(

@@ -113,6 +113,8 @@ class Run:
             say=self.log.line,
         )
         self._exit.callback(self._profile.close)
+        for note in self.manifest.notes:
+            self.log.line(f"warning: {note}")
         if again := self.manifest.num_repeated:
             self.log.line(
                 f"warning: {again} rows of data.manifest name a video that is there already"
