@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import os
 import struct
+import warnings
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,17 @@ class FrameIndex:
         if place == len(self) or (self._hashes[place], self._rests[place]) != (key, rest):
             return None
         return self._data[int(self._starts[place]) : int(self._ends[place])]
+
+
+def find_frame_index(manifest: Path) -> FrameIndex | None:
+    """The index beside a list, None without a usable one; warns of what cannot be used."""
+    try:
+        return FrameIndex(index_beside(manifest))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None
 
 
 class FrameIndexWriter:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside
+from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index
 from hpm_video.data.lists.rows import read_rows, shown
 from hpm_video.runtime.files import write_csv
 
@@ -60,6 +61,9 @@ class Manifest:
     classes: tuple[str, ...] | None  # names in the order of their labels, None where not known
     largest_label_where: str  # the file and line in which the largest label first stands
     num_repeated: int  # rows that name a video that an earlier one names
+    lists: tuple[Path, ...] = ()  # the files that were read, one for each block
+    num_damaged: int = 0  # videos of status damaged that are used
+    num_left_out: int = 0  # and those that are not, as too many of their frames are
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
@@ -90,6 +94,16 @@ class Manifest:
     def num_frames(self, index: int) -> int:
         """Return the number of frames the list claims, 0 where it says nothing."""
         return int(self.frame_counts[index])
+
+    @cached_property
+    def _indices(self) -> tuple[FrameIndex | None, ...]:
+        return tuple(find_frame_index(file) for file in self.lists) or (None,) * len(self.names)
+
+    def table(self, index: int) -> bytes | None:
+        """Return the table of frames of a video, as the index beside its list has it, or None."""
+        block, row = self._locate(index)
+        beside = self._indices[block]
+        return None if beside is None else beside.get(self.names[block][row])
 
     def digest(self) -> str:
         """Return a SHA-256 of the videos, as named in the lists and in their order, and labels."""
@@ -127,10 +141,11 @@ def read_manifest(
     classes: Sequence[str] | None = None,
     labels: bool = True,
     numbers_only: bool = False,
+    max_damage: float = 1.0,
 ) -> Manifest:
     """Read one list of videos, or several joined in the order given.
 
-    A list is our CSV (see `COLUMNS`; rows whose status is neither empty nor `ok` are left out), or
+    A list is our CSV (see `COLUMNS`; rows whose status is not empty, `ok` or `damaged` are left out), or
     lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or a tab,
     with or without a header. Labels are integers (-1 or nothing: no label) or class names.
 
@@ -146,6 +161,7 @@ def read_manifest(
             can then be joined.
         numbers_only: refuse class names of which nothing but their sorted order says the numbers:
             for a list whose labels have to be those of another one that gives no names.
+        max_damage: leave out videos of status damaged of which a larger share of frames is.
 
     Raises FileNotFoundError: a list does not exist; ValueError: a list is a folder or without
     videos, a row is malformed, or a label is not among the classes; says which file and line.
@@ -157,6 +173,7 @@ def read_manifest(
     beside = classes_beside(files) if labels else None
     given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
     noted = Labels(given or beside)
+    num_damaged = num_left_out = 0
     names: list[Names] = []
     frame_counts, codes, hashes = array("q"), array("q"), array("q")
     roots = [os.path.abspath(root if root is not None else file.parent) for file in files]
@@ -164,8 +181,14 @@ def read_manifest(
         data, ends = bytearray(), array("q")
         for line, row in read_rows(file):
             where = f"{file}:{line}"
-            if row.get("status", "").strip() not in ("", "ok"):
+            status = row.get("status", "").strip()
+            if status not in ("", "ok", "damaged"):
                 continue
+            if status == "damaged":
+                is_used = damaged_share(row, where) <= max_damage
+                num_damaged, num_left_out = num_damaged + is_used, num_left_out + (not is_used)
+                if not is_used:
+                    continue
             if not row["path"].strip():
                 raise ValueError(f"{where}: the path is empty")
             if "\0" in row["path"]:
@@ -182,7 +205,7 @@ def read_manifest(
             label = row.get("label", "").strip() if labels else ""
             codes.append(noted.add(row["path"], label, where))
         if not ends:
-            raise ValueError(f"{file} lists no videos (or none with status ok)")
+            raise ValueError(f"{file} lists no videos (or none with status ok or damaged)")
         names.append(Names(data, ends))
 
     values, class_names = noted.values(beside, numbers_only=numbers_only)
@@ -194,7 +217,21 @@ def read_manifest(
         classes=class_names,
         largest_label_where=[where for _, where in noted.vocabulary.values()][values.argmax()],
         num_repeated=len(hashes) - len(np.unique(np.frombuffer(hashes, dtype=np.int64))),
+        lists=tuple(files),
+        num_damaged=num_damaged,
+        num_left_out=num_left_out,
     )
+
+
+def damaged_share(row: Mapping[str, str], where: str) -> float:
+    """The share of a video's frames that are damaged, as `hpm-video data check` wrote it; 1 where
+    the list does not say. Raises ValueError for what is no number."""
+    damaged, frames = (row.get(name, "").strip() for name in ("damaged", "num_frames"))
+    if damaged and not damaged.isdecimal():
+        raise ValueError(f"{where}: damaged ({shown(damaged)}) must be an integer of at least 0")
+    if not damaged or not frames.isdecimal() or not int(frames):
+        return 1.0
+    return min(1.0, int(damaged) / int(frames))
 
 
 def num_shared(one: Manifest, other: Manifest) -> int:
