@@ -179,7 +179,8 @@ def open_video(
     """
     path = str(path)
     size, mtime = _identity(path)
-    key = path, decoder, most_frames, size, mtime
+    # Not those of the process that this one was forked from: they share a place in the file
+    key = os.getpid(), path, decoder, most_frames, size, mtime
     if video := _kept.get(key):
         _kept.move_to_end(key)
         return video

@@ -4,6 +4,7 @@ All that looks into a file does so through here: so there is one choice of the t
 for what is damaged.
 """
 
+import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -38,12 +39,7 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     Raises UnreadableError: there is no video in it.
     """
     try:
-        path.encode()
-        source: str | BinaryIO = f"file:{path}"  # without it, a:b.mp4 would name a protocol
-    except UnicodeEncodeError:  # a name that is not UTF-8
-        source = open(path, "rb")  # noqa: SIM115
-    try:
-        container = open_container(source)
+        container = open_container(_source(path))
     except (av.FFmpegError, OSError, ValueError) as error:
         raise UnreadableError(_why_not_opened(path)) from error
     try:
@@ -56,6 +52,14 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
         if other.index != stream.index and hasattr(other, "discard"):
             other.discard = av.stream.Discard.all  # where that is known, it is not even read
     return container, stream
+
+
+def _source(path: str) -> str | BinaryIO:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # a name that is not UTF-8
+        return open(path, "rb")
+    return f"file:{path}"  # without it, a:b.mp4 would name a protocol
 
 
 def _best_track(container: av.container.InputContainer) -> av.VideoStream:
@@ -72,6 +76,8 @@ def _best_track(container: av.container.InputContainer) -> av.VideoStream:
 
 
 def _why_not_opened(path: str) -> str:
+    if not os.path.isfile(path):
+        return "no such file"
     with open(path, "rb") as file:
         if file.read(8)[4:] in (b"ftyp", b"mdat", b"wide", b"free") and not _has_index(file):
             return "is cut off: an mp4 cannot be read without the index at its end"
