@@ -32,7 +32,9 @@ def _write_video(path: Path, num_frames: int) -> None:
         stream.height, stream.width, stream.pix_fmt = 96, 128, "yuv420p"
         for number in range(num_frames):
             if number % 90 == 0:
-                texture = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+                texture = (
+                    rng.integers(0, 256, (24, 32, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+                )
             pixels = np.roll(texture, number, axis=1)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())

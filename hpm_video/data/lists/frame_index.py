@@ -68,6 +68,18 @@ class FrameIndex:
         return self._data[int(self._starts[place]) : int(self._ends[place])]
 
 
+def check_is_index(path: Path) -> None:
+    """Raise ValueError where writing an index would replace some other file."""
+    try:
+        with open(path, "rb") as file:
+            if not file.read(_HEADER.size).startswith(_MAGIC):
+                raise ValueError(f"{path} must be an index or no file at all: is another file")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def find_frame_index(manifest: Path) -> FrameIndex | None:
     """The index beside a list, None without a usable one; warns of what cannot be used."""
     try:

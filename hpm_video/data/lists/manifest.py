@@ -145,9 +145,9 @@ def read_manifest(
 ) -> Manifest:
     """Read one list of videos, or several joined in the order given.
 
-    A list is our CSV (see `COLUMNS`; rows whose status is not empty, `ok` or `damaged` are left out), or
-    lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or a tab,
-    with or without a header. Labels are integers (-1 or nothing: no label) or class names.
+    A list is our CSV (see `COLUMNS`; rows whose status is not empty, `ok` or `damaged` are left
+    out), or lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or
+    a tab, with or without a header. Labels are integers (-1 or nothing: no label) or class names.
 
     Names become integers by `classes`, else by the `classes.txt` beside the list (one name a line),
     else by their sorted order. That last order depends on which names occur, so give a validation

@@ -191,7 +191,7 @@ def open_video(
         known, stale = None, True
     video = Video(path, decoder, most_frames, None if stale else known)
     if stale:
-        video.note = "an index of the list that is out of date or damaged (hpm-video data check renews it)"
+        video.note = "an index that is out of date or damaged (hpm-video data check renews it)"
     if video.num_frames >= _LONG and video.is_cheap_to_keep:
         _kept[key] = video
         while len(_kept) > _MOST_KEPT:
