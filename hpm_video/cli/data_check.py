@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page", metavar="FILE", help=text)
     text = "decode only head, tail and places between"
     parser.add_argument("--quick", action="store_true", help=text)
-    add_decoding(parser, timeout_s=120)
+    text = "has no effect: every video is decoded with PyAV, and its index serves all decoders"
+    add_decoding(parser, timeout_s=120, decoder=text)
 
 
 def run(arguments: argparse.Namespace) -> int:

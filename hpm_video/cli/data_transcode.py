@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deinterlace", action="store_true", help=text)
     text = "only the K-th of N parts, for N processes; once all are done, run without it"
     parser.add_argument("--part", default="1/1", metavar="K/N", help=text)
-    add_decoding(parser, timeout_s=600)
+    text = "data.decoder of training, with which reading is timed (default %(default)s)"
+    add_decoding(parser, timeout_s=600, decoder=text)
 
 
 def run(arguments: argparse.Namespace) -> int:

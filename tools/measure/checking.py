@@ -4,7 +4,7 @@
 
 The list names the same twenty files under different names (links); one of them is not a video.
 Unless asked to --decode every row, a worker decodes each of the twenty once and then repeats its
-verdict: what is left is the cost of the rows. Memory is the peak of the process that holds the list.
+verdict: what is left is the cost of the rows. Memory is the peak of the process with the list.
 """
 
 import argparse
@@ -17,26 +17,26 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 
 from hpm_video.cli.main import main as hpm_video
 from hpm_video.data.prepare import check
+from hpm_video.data.prepare.verdict import Verdict
 
 
 @cache
-def _inspected(inspect: check.Inspect, path: str) -> Any:
-    return check.Inspect.__call__(inspect, path)
+def _inspected(inspect: check.Inspect, path: str) -> Verdict:
+    return check.Inspect.__call__(inspect, (path, None))
 
 
 @dataclass(frozen=True)
 class Remembering(check.Inspect):
     """Decodes every file once, whatever its names."""
 
-    def __call__(self, path: str) -> Any:
-        return _inspected(self, os.path.realpath(path))
+    def __call__(self, video: check.Video) -> Verdict:
+        return _inspected(self, os.path.realpath(video[0]))
 
 
 def _write_video(path: Path, number: int) -> None:

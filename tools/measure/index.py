@@ -2,9 +2,9 @@
 
     python tools/measure/index.py [--files 240000] [--frames 300] [--folder DIR]
 
-The tables are those of real videos, which this writes and decodes: H.264 as encoders write it, with
-B-frames, and as `hpm-video data transcode` does. The index has them again and again under names like
-those of Kinetics.
+The tables are those of real videos, which this writes and decodes: H.264 as encoders write it,
+with B-frames, and as `hpm-video data transcode` does. The index has them again and again, under
+names like those of Kinetics.
 """
 
 import argparse

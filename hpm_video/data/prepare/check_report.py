@@ -200,8 +200,12 @@ def _sections(report: Report) -> list[tuple[str, Named]]:
 
 
 def _advice(named: Named) -> list[tuple[str, str]]:
-    """What to do about each kind, for its first video."""
-    return [(kind, remedy) for kind in named.kinds for remedy in remedies(*named.examples[kind])]
+    """What to do about each kind, for its first video; the same for several kinds once."""
+    found: dict[str, str] = {}
+    for kind in named.kinds:
+        for remedy in remedies(*named.examples[kind]):
+            found.setdefault(remedy, kind)
+    return [(kind, remedy) for remedy, kind in found.items()]
 
 
 def _headline(report: Report) -> str:

@@ -18,9 +18,10 @@ _REMEDIES = {
     r"none of its frames can be decoded": "copy or download it again, or from elsewhere",
     r"took longer than": "check it with a larger --decode-timeout-s",
     r"(changed|disappeared) while": "check it again when it does not change any more",
-    r"\d+ of \d+ frames (decode with errors|are lost)": "copy or download it again; nothing "
+    r"decoding errors in|\d+ of \d+ frames lost": "copy or download it again; nothing "
     "restores what is lost, and data.max_damage says whether training uses the rest",
-    r"has \d+ tracks of video": "for another one: ffmpeg -i SOURCE -map 0:v:1 -c copy TARGET",
+    r"has \d+ tracks of video": "choose one: ffmpeg -i SOURCE -map 0:v:0 -c copy TARGET "
+    "(0:v:1 for the second, ...)",
     r"is interlaced": "hpm-video data transcode --deinterlace, or "
     "ffmpeg -i SOURCE -vf bwdif=mode=send_frame -c:v libx264 -crf 18 TARGET.mp4",
     r"grey with (\d+) bits, of which (\d+) are used": "for the bits that are used: "

@@ -24,6 +24,7 @@ OK, DAMAGED, BAD = "ok", "damaged", "bad"
 USED = (OK, DAMAGED)  # by training
 _QUICK_FRAMES = 8  # read at the head, at the tail and at each random place
 _QUICK_PLACES = 2
+_LONG = 300  # frames, which take a while to decode for one clip
 _DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
 
 
@@ -123,9 +124,9 @@ def damage_of(table: FrameTable) -> str:
     lost, shown = table.num_lost - table.num_lost_first, table.num_frames
     parts = []
     if table.num_damaged:
-        parts.append(f"{table.num_damaged} of {shown} frames decode with errors")
+        parts.append(f"decoding errors in {table.num_damaged} of {shown} frames")
     if lost:
-        parts.append(f"{lost} of {shown + lost} frames are lost")
+        parts.append(f"{lost} of {shown + lost} frames lost")
     return ", ".join(parts)
 
 
@@ -143,8 +144,8 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
         found.append("is interlaced")
     if match := _DEEP_GREY.fullmatch(table.pix_fmt):
         used = _used_bits(path, "<u2" if match[2] == "le" else ">u2")
-        found.append(f"grey with {match[1]} bits, of which {used} are used; the upper 8 are read")
-    if table.irregular and not table.has_starts and table.num_frames > 1:
+        found.append(f"grey with {match[1]} bits, of which {used} are used: the upper 8 are read")
+    if table.irregular and not table.has_starts and table.num_frames >= _LONG:
         found.append(f"slow to read, from its start for each clip ({table.irregular})")
     return found
 
