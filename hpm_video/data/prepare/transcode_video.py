@@ -118,14 +118,22 @@ def part_name(target: str) -> str:
 @dataclass(frozen=True)
 class TimeReading:
     """Seconds to read a clip of 16 frames from each of two files, given with their tables of
-    frames: the same few clips, in turns."""
+    frames: the same few clips, in turns. None where one cannot be read."""
 
     decoder: Decoder
 
     def __call__(
         self, pair: tuple[tuple[str, bytes | None], tuple[str, bytes | None]]
-    ) -> tuple[float, float]:
+    ) -> tuple[float, float] | None:
         silence()
+        try:
+            return self._seconds(pair)
+        except VideoReadError:
+            return None
+
+    def _seconds(
+        self, pair: tuple[tuple[str, bytes | None], tuple[str, bytes | None]]
+    ) -> tuple[float, float]:
         seconds = [0.0, 0.0]
         for number in range(_CLIPS):
             for place, (path, table) in enumerate(pair):
