@@ -48,7 +48,7 @@ def finetune(config: FinetuneConfig) -> bool:
 
 def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     data, optim, mixing = config.data, config.optim, config.mixing
-    manifest = read_manifest(data.manifest, root=data.root)
+    manifest = read_manifest(data.manifest, root=data.root, max_damage=data.max_damage)
     num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
     check_fits_model(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []

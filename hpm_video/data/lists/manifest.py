@@ -22,6 +22,7 @@ import numpy.typing as npt
 from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside, similar_classes
 from hpm_video.data.lists.columns import COLUMNS, Columns
 from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index
 from hpm_video.data.lists.rows import first_few, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.runtime.files import write_csv
@@ -66,6 +67,9 @@ class Manifest:
     largest_label_where: str  # the file and line in which the largest label first stands
     num_repeated: int  # rows that name a video that an earlier one names
     notes: tuple[str, ...] = ()  # lines to show, about what may not be meant
+    lists: tuple[Path, ...] = ()  # the files that were read, one for each block
+    num_damaged: int = 0  # videos of status damaged that are used
+    num_left_out: int = 0  # and those that are not, as too many of their frames are
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
@@ -97,6 +101,16 @@ class Manifest:
     def num_frames(self, index: int) -> int:
         """Return the number of frames the list claims, 0 where it says nothing."""
         return int(self.frame_counts[index])
+
+    @cached_property
+    def _indices(self) -> tuple[FrameIndex | None, ...]:
+        return tuple(find_frame_index(file) for file in self.lists) or (None,) * len(self.names)
+
+    def table(self, index: int) -> bytes | None:
+        """Return the table of frames of a video, as the index beside its list has it, or None."""
+        block, row = self._locate(index)
+        beside = self._indices[block]
+        return None if beside is None else beside.get(self.names[block][row])
 
     def digest(self) -> str:
         """Return a SHA-256 of the videos, as named in the lists and in their order, and labels."""
@@ -134,12 +148,13 @@ def read_manifest(
     classes: Sequence[str] | None = None,
     labels: bool = True,
     numbers_only: bool = False,
+    max_damage: float = 1.0,
 ) -> Manifest:
     """Read one list of videos, or several joined in the order given.
 
-    A list is our CSV (see `COLUMNS`; rows whose status is neither empty nor `ok` are left out), or
-    lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or a tab,
-    with or without a header. Labels are integers (-1 or nothing: no label) or class names.
+    A list is our CSV (see `COLUMNS`; rows whose status is not empty, `ok` or `damaged` are left
+    out), or lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or
+    a tab, with or without a header. Labels are integers (-1 or nothing: no label) or class names.
 
     Names become integers by `classes`, else by the `classes.txt` beside the list (one name a line),
     else by their sorted order. That last order depends on which names occur, so give a validation
@@ -153,6 +168,7 @@ def read_manifest(
             can then be joined.
         numbers_only: refuse class names of which nothing but their sorted order says the numbers:
             for a list whose labels have to be those of another one that gives no names.
+        max_damage: leave out videos of status damaged of which a larger share of frames is.
 
     Raises FileNotFoundError: a list does not exist; ValueError: a list is a folder or without
     videos, a row is malformed, or a label is not among the classes; says which file and line.
@@ -164,6 +180,7 @@ def read_manifest(
     beside = classes_beside(files) if labels else None
     given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
     noted, faults = Labels(given or beside), Faults()
+    num_damaged = num_left_out = 0
     names: list[Names] = []
     notes: list[str] = []
     frame_counts, codes, hashes = array("q"), array("q"), array("q")
@@ -171,8 +188,14 @@ def read_manifest(
     for file, start in zip(files, roots, strict=True):
         data, ends, columns = bytearray(), array("q"), None
         for where, row in read_videos(file, faults):
-            if row.get("status", "").strip() not in ("", "ok"):
+            status = row.get("status", "").strip()
+            if status not in ("", "ok", "damaged"):
                 continue
+            if status == "damaged":
+                is_used = damaged_share(row, where) <= max_damage
+                num_damaged, num_left_out = num_damaged + is_used, num_left_out + (not is_used)
+                if not is_used:
+                    continue
             if columns is None:
                 columns = Columns(file, start, row)
             if columns.is_watched:
@@ -186,7 +209,7 @@ def read_manifest(
             codes.append(noted.add(name, label, where))
         if columns is None:
             faults.check()
-            raise ValueError(f"{file} lists no videos (or none with status ok)")
+            raise ValueError(f"{file} lists no videos (or none with status ok or damaged)")
         columns.find_faults(faults, labels=labels)
         if columns.has_bare_counts:
             claims = np.frombuffer(frame_counts, dtype=np.int64)[len(frame_counts) - len(ends) :]
@@ -205,6 +228,9 @@ def read_manifest(
         largest_label_where=[where for _, where in noted.vocabulary.values()][values.argmax()],
         num_repeated=len(hashes) - len(np.unique(np.frombuffer(hashes, dtype=np.int64))),
         notes=(*notes, *noted.notes()),
+        lists=tuple(files),
+        num_damaged=num_damaged,
+        num_left_out=num_left_out,
     )
 
 
@@ -257,6 +283,17 @@ def _frames_of(path: str) -> int | None:
         return open_video(path, "pyav").num_frames
     except (OSError, ValueError, VideoReadError):
         return None
+
+
+def damaged_share(row: Mapping[str, str], where: str) -> float:
+    """The share of a video's frames that are damaged, as `hpm-video data check` wrote it; 1 where
+    the list does not say. Raises ValueError for what is no number."""
+    damaged, frames = (row.get(name, "").strip() for name in ("damaged", "num_frames"))
+    if damaged and not damaged.isdecimal():
+        raise ValueError(f"{where}: damaged ({shown(damaged)}) must be an integer of at least 0")
+    if not damaged or not frames.isdecimal() or not int(frames):
+        return 1.0
+    return min(1.0, int(damaged) / int(frames))
 
 
 def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> int:
