@@ -11,7 +11,18 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numbered_videos import CODECS, Recipe, draw_recipe, mistakes, numbers, write_video
+from numbered_videos import (
+    CODECS,
+    KINDS,
+    Recipe,
+    draw_kind,
+    draw_recipe,
+    mistakes,
+    numbers,
+    shown,
+    write_video,
+)
+from reference import in_order
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.video import frames as video_module
@@ -74,6 +85,18 @@ def test_frames_of_every_container_and_codec(
     assert {recipe: what for recipe, what in wrong.items() if what} == {}
     own = [open_video(path, decoder).decoder == decoder for path, _ in numbered]
     assert sum(own) > len(own) / 6  # else nothing but the fallback was tested
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plain"])
+def test_frames_of_videos_that_are_not_as_an_encoder_wrote_them(
+    tmp_path: Path, kind: str, decoder: Decoder
+) -> None:
+    for seed in range(3):
+        recipe = draw_kind(kind, seed)
+        path = write_video(tmp_path / str(seed), recipe)
+        # What is known of the kind, ffmpeg finds too
+        assert shown(path, recipe) == numbers(np.stack(in_order(path)))
+        assert mistakes(path, recipe, decoder) is None, recipe
 
 
 def test_a_frame_does_not_depend_on_which_others_are_read(tmp_path: Path, decoder: Decoder) -> None:
