@@ -20,12 +20,12 @@ from pathlib import Path
 import av
 import numpy as np
 import numpy.typing as npt
-from numbered_videos import Recipe, draw_recipe, write_video
+from numbered_videos import Recipe, draw_recipe, indexed, write_video
 from reference import by_pyav, cells, fitted, in_order, track
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.prepare.verdict import BAD, inspect_video, silence
-from hpm_video.data.video.frames import VideoReadError, missing, open_video
+from hpm_video.data.video.frames import Video, VideoReadError, missing, open_video
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
 
 _NUM_FRAMES = 100
@@ -149,6 +149,8 @@ def _retime_matroska(source: Path, target: Path, new_times: _NewTimes) -> None:
     target.write_bytes(data)
 
 
+# Without an index, PyAV reads for the others too
+READERS = ("decord", "torchcodec", "pyav", "pyav, no index")
 DAMAGES: tuple[_Damage, ...] = (truncated, bits, overwritten, joined, retimed)
 
 
@@ -177,7 +179,15 @@ class Finding:
 class Examine:
     """Reads a damaged file in every way with one reader; for a process that may be killed."""
 
-    decoder: Decoder
+    reader: str  # one of READERS
+
+    @property
+    def decoder(self) -> Decoder:
+        return self.reader.split(",")[0]  # type: ignore[return-value]
+
+    def _open(self, file: Damaged) -> Video:
+        table = None if "no index" in self.reader else indexed(Path(file.path))
+        return open_video(file.path, self.decoder, table=table)
 
     def __call__(self, file: Damaged) -> Finding:
         silence()
@@ -198,7 +208,7 @@ class Examine:
             yield f"refused, though all frames decode: {reason}"
         if len(file.before):  # as far as it can be read it must be right
             try:
-                video = open_video(file.path, self.decoder)
+                video = self._open(file)
                 frame = video.read([0])[0]
             except VideoReadError:
                 return
@@ -206,7 +216,7 @@ class Examine:
                 yield "wrong before the damage: frame 0"
 
     def _of_good(self, file: Damaged, num_frames: int | None) -> Iterator[str]:
-        video = open_video(file.path, self.decoder)
+        video = self._open(file)
         if video.num_frames != num_frames:
             yield f"count: check says {num_frames}, the reader {video.num_frames}"
         if video.num_frames != len(file.in_order):
@@ -227,8 +237,9 @@ class Examine:
         for _ in range(_CLIPS):
             start, step = int(rng.integers(count)), int(rng.integers(1, 5))
             asked.append([min(start + step * k, count - 1) for k in range(_CLIP_FRAMES)])
+        table = None if "no index" in self.reader else indexed(Path(file.path))
         for indices in asked:
-            frames = open_video(file.path, self.decoder).read(indices)
+            frames = open_video(file.path, self.decoder, table=table).read(indices)
             if not np.array_equal(frames, whole[indices]):
                 what = "alone" if len(indices) == 1 else "in a clip"
                 wrong = [i for i, f in zip(indices, frames, strict=True) if (f != whole[i]).any()]
@@ -281,7 +292,7 @@ def _cells_by_pyav(path: Path) -> tuple[_Cells, bool]:
 def examine(
     count: int,
     first: int,
-    decoders: Sequence[Decoder],
+    readers: Sequence[str],
     *,
     num_workers: int = 2,
     timeout_s: float = 60.0,
@@ -296,9 +307,9 @@ def examine(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = [made for seed in range(first, first + count) if (made := make(seed, folder))]
-        for decoder in decoders:
+        for reader in readers:
             outcomes = run_killable(
-                Examine(decoder), files, num_workers=num_workers, timeout_s=timeout_s
+                Examine(reader), files, num_workers=num_workers, timeout_s=timeout_s
             )
             for file, outcome in outcomes:
                 if isinstance(outcome, ItemTimeout):
@@ -307,10 +318,10 @@ def examine(
                     finding = Finding("crash", (str(outcome),))
                 else:
                     finding = outcome
-                counts[file.damage, decoder, finding.status] += 1
-                counts[file.damage, decoder, "wrong"] += bool(finding.problems)
+                counts[file.damage, reader, finding.status] += 1
+                counts[file.damage, reader, "wrong"] += bool(finding.problems)
                 for problem in finding.problems:
-                    lines.append(f"{Path(file.path).name} {decoder}: {problem} ({file.recipe})")
+                    lines.append(f"{Path(file.path).name} {reader}: {problem} ({file.recipe})")
                 if keep and finding.problems:
                     shutil.copy(file.path, keep)
     return counts, lines
@@ -323,23 +334,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="number of the first one")
     parser.add_argument("--keep", type=Path, help="folder for files that are read wrongly")
     parser.add_argument("--workers", type=int, default=2, help="files at once (default 2)")
-    parser.add_argument(
-        "--decoder", nargs="+", default=["decord", "torchcodec", "pyav"], help="(default: all)"
-    )
+    parser.add_argument("--reader", nargs="+", default=READERS, help="(default: all)")
     options = parser.parse_args(arguments)
-    decoders = [decoder for decoder in options.decoder if not missing(decoder)]
+    readers = [reader for reader in options.reader if not missing(reader.split(",")[0])]
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
     counts, lines = examine(
-        options.count, options.seed, decoders, num_workers=options.workers, keep=options.keep
+        options.count, options.seed, readers, num_workers=options.workers, keep=options.keep
     )
     print("\n".join(sorted(lines)))
     outcomes = ("ok", "damaged", "bad", "hang", "crash", "wrong")
-    print(f"\n{'damage':12} {'reader':10} " + " ".join(f"{name:>7}" for name in outcomes))
+    print(f"\n{'damage':12} {'reader':14} " + " ".join(f"{name:>7}" for name in outcomes))
     for damage in DAMAGES:
-        for decoder in decoders:
-            row = [counts[damage.__name__, decoder, name] for name in outcomes]
-            print(f"{damage.__name__:12} {decoder:10} " + " ".join(f"{n:7}" for n in row))
+        for reader in readers:
+            row = [counts[damage.__name__, reader, name] for name in outcomes]
+            print(f"{damage.__name__:12} {reader:14} " + " ".join(f"{n:7}" for n in row))
     return 1 if lines else 0
 
 

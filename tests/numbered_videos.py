@@ -29,6 +29,8 @@ from videos import set_display_matrix
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.video.frames import Video, VideoReadError, open_video
+from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.readers.tables import decoded_table
 
 os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder says much on stderr
 
@@ -430,15 +432,33 @@ def numbers(frames: npt.NDArray[np.uint8]) -> list[int | None]:
     return found
 
 
-def mistakes(path: Path, recipe: Recipe, decoder: Decoder) -> str | None:
+def indexed(path: Path) -> bytes | None:
+    """A video's table of frames as `data check` stores it; None of a file without video."""
+    try:
+        return decoded_table(str(path)).to_bytes()
+    except UnreadableError:
+        return None
+
+
+def mistakes(
+    path: Path,
+    recipe: Recipe,
+    decoder: Decoder,
+    table: bytes | None = None,
+    right: list[int | None] | None = None,
+) -> str | None:
     """What is wrong with the frames that are read of a recipe's video, None where nothing is.
+
+    ``table``: the video's table of frames from an index, None without any; ``right``: what the
+    frames say that they are, if that was found out before.
 
     Frames are asked for as training does (a window, one of each segment), all, the first, the last,
     and any in any order, again and again of one open video.
     """
-    right = shown(path, recipe)
+    if right is None:
+        right = shown(path, recipe)
     try:
-        return _mistakes(open_video(path, decoder), right, recipe)
+        return _mistakes(open_video(path, decoder, table=table), right, recipe)
     except VideoReadError as error:
         return error.reason if right else None
 
@@ -489,12 +509,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             recipe = draw_recipe(seed) if kind == "plain" else draw_kind(kind, seed)
             path = write_video(Path(folder) / str(seed), recipe)
             made[f"{recipe.suffix} {recipe.codec}" if kind == "plain" else kind] += 1
-            for decoder in options.decoder:
-                if wrong := mistakes(path, recipe, decoder):
+            table, right = indexed(path), shown(path, recipe)
+            for decoder, known in [("pyav", None), *((d, table) for d in options.decoder)]:
+                if wrong := mistakes(path, recipe, decoder, known, right):
                     failures += 1
-                    print(f"{decoder}: {wrong}: {recipe}", flush=True)
-                else:
-                    own[decoder] += open_video(path, decoder).decoder == decoder
+                    print(f"{decoder}, {known and 'indexed'}: {wrong}: {recipe}", flush=True)
+                elif known:
+                    own[decoder] += open_video(path, decoder, table=known).decoder == decoder
             path.unlink()
     print(", ".join(f"{kind} {count}" for kind, count in sorted(made.items())))
     print("read without falling back: " + ", ".join(f"{d} {own[d]}" for d in options.decoder))

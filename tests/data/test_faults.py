@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fault_videos import FAULTS, FOLDER, Fault, original_or_made
+from numbered_videos import indexed
 from reference import Frames, cells, difference, in_order
 from videos import frame_numbers
 
@@ -28,11 +29,24 @@ _FEW = 8  # frames read alone
 _TOLERANCE = 8.0  # of means of 8 x 8 cells, of 255; another frame differs by 36 at least
 
 
-@pytest.fixture(params=["decord", "torchcodec", "pyav"])
-def decoder(request: pytest.FixtureRequest) -> Decoder:
-    if reason := video_module.missing(request.param):
+@pytest.fixture(params=["decord", "torchcodec", "pyav", "pyav, no index"])
+def reader(request: pytest.FixtureRequest) -> str:
+    """A decoder; without an index, PyAV reads for the others too."""
+    if reason := video_module.missing(_decoder(request.param)):
         pytest.skip(reason)
     return request.param
+
+
+def _decoder(reader: str) -> Decoder:
+    return reader.split(",", maxsplit=1)[0]  # type: ignore[return-value]
+
+
+_indexed = cache(indexed)
+
+
+def _open(path: Path, reader: str) -> video_module.Video:
+    table = None if "no index" in reader else _indexed(path)
+    return open_video(path, _decoder(reader), table=table)
 
 
 @pytest.fixture(scope="module", params=FAULTS)
@@ -78,11 +92,11 @@ def _assert_alike(frames: Frames, expected: list[Frames]) -> None:
 
 
 def test_frames_are_those_of_decoding_in_order(
-    name: str, path: Path, fault: Fault, decoder: Decoder
+    name: str, path: Path, fault: Fault, reader: str
 ) -> None:
     expected = _expect(name, path)
     try:
-        video = open_video(path, decoder)
+        video = _open(path, reader)
         frames = video.read(range(video.num_frames))
     except VideoReadError as error:
         assert fault.or_bad or not fault.num_frames, error.reason
@@ -93,17 +107,17 @@ def test_frames_are_those_of_decoding_in_order(
     assert (video.height, video.width) == expected[0].shape[:2]
     # Each frame alone, of a file just opened, as training reads clips
     for index in np.linspace(0, len(frames) - 1, _FEW, dtype=int).tolist():
-        alone = open_video(path, decoder)
+        alone = _open(path, reader)
         assert np.array_equal(alone.read([index])[0], frames[index]), f"frame {index} alone"
     some = [len(frames) - 1, len(frames) // 2, 0, len(frames) // 3]
-    assert np.array_equal(open_video(path, decoder).read(some), frames[some])
+    assert np.array_equal(_open(path, reader).read(some), frames[some])
 
 
-def test_what_changes_the_picture_is_said(path: Path, fault: Fault, decoder: Decoder) -> None:
+def test_what_changes_the_picture_is_said(path: Path, fault: Fault, reader: str) -> None:
     if not fault.said:
         pytest.skip("nothing need be said of it")
     try:
-        video = open_video(path, decoder)
+        video = _open(path, reader)
         video.read(range(video.num_frames))
         said = video.note
     except VideoReadError as error:
@@ -111,8 +125,8 @@ def test_what_changes_the_picture_is_said(path: Path, fault: Fault, decoder: Dec
     assert re.search(fault.said, said or ""), said
 
 
-def test_the_verdict(path: Path, fault: Fault, decoder: Decoder) -> None:
-    found = inspect_video(str(path), decoder=decoder)
+def test_the_verdict(path: Path, fault: Fault) -> None:
+    found = inspect_video(str(path))
     expected = _expected(path)
     if found.status == BAD and fault.or_bad:
         assert found.reason and "Error" not in found.reason  # no exception that nobody expected

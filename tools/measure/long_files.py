@@ -94,7 +94,7 @@ def memory_mib() -> float:
 def make_table(path: Path) -> bytes | None:
     """What `data check` stores of a file; None where there is no such thing."""
     try:
-        from hpm_video.data.video.frame_table import decoded_table  # noqa: PLC0415
+        from hpm_video.data.video.readers.tables import decoded_table  # noqa: PLC0415
     except ImportError:
         return None
     return decoded_table(str(path)).to_bytes()

@@ -16,13 +16,12 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from hpm_video.data.video.frames import VideoReadError
-from hpm_video.data.video.readers.pyav import open_container
+from hpm_video.data.video.readers import UnreadableError, demux
 
 # x264's, from the quickest to the one that makes the smallest files
 PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
 )  # fmt: skip
-_TURNS = {90: "cclock", 270: "clock"}  # of the display matrix, counterclockwise -> transpose filter
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,11 @@ def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
         graphs: dict[tuple[object, ...], av.filter.Graph] = {}
         for frame, pts in shown:
             # All of which may change within a file
-            kind = (frame.width, frame.height, frame.format.name, frame.rotation)
+            size = frame.width, frame.height
+            kind = (*size, frame.format.name, demux.orientation_of(frame))
             if kind not in graphs:
-                graphs[kind] = _make_graph(frame, width, height)
+                odd_shape = size != (first.width, first.height)
+                graphs[kind] = _make_graph(frame, width, height, odd_shape=odd_shape)
             frame.pts = None  # whose unit is another one
             graphs[kind].vpush(frame)
             picture = graphs[kind].vpull()
@@ -120,11 +121,10 @@ def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
 
 def count_frames(path: str) -> int:
     """How many frames of a video can be decoded, passing over what cannot; 0 for no video."""
-    reader = _Reader(path)
     try:
-        return sum(1 for _ in reader.frames(strict=False))
+        return sum(1 for _ in _Reader(path).frames())
     except VideoReadError:
-        return reader.num_read
+        return 0
 
 
 class _Reader:
@@ -137,32 +137,25 @@ class _Reader:
         self.rate: Fraction | None = None  # average frames per second
         self.pixel_aspect: Fraction | None = None  # width / height of a pixel
 
-    def frames(self, *, strict: bool = True) -> Iterator[VideoFrame]:
-        """Yield all frames in order; strict raises VideoReadError for one that is damaged."""
+    def frames(self) -> Iterator[VideoFrame]:
+        """Yield all frames that can be decoded, in order."""
         try:
-            with open_container(self._path) as container:
-                stream = container.streams.best("video")
-                if not isinstance(stream, VideoStream):
-                    raise VideoReadError(self._path, "has no video stream")
-                self.rate, self.pixel_aspect = stream.average_rate, stream.sample_aspect_ratio
-                stream.codec_context.thread_count = 1  # videos are encoded in parallel
-                for packet in container.demux(stream):
-                    try:
-                        decoded = packet.decode()
-                    except av.error.InvalidDataError:
-                        if strict:
-                            raise
-                        continue
-                    for frame in decoded:
-                        self.num_read += 1
-                        yield frame
-        except (av.error.FFmpegError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise VideoReadError(self._path, reason) from error
+            container, stream = demux.open_video(self._path)
+        except UnreadableError as error:
+            raise VideoReadError(self._path, str(error)) from error
+        with container:
+            self.rate, self.pixel_aspect = stream.average_rate, stream.sample_aspect_ratio
+            for packet in chain(demux.packets(container, stream), [None]):
+                for frame in demux.decode(stream.codec_context, packet) or []:
+                    self.num_read += 1
+                    yield frame
 
 
-def _make_graph(frame: VideoFrame, width: int, height: int) -> av.filter.Graph:
-    """What turns and scales frames like this one to a size, as yuv420p of the usual range."""
+def _make_graph(frame: VideoFrame, width: int, height: int, *, odd_shape: bool) -> av.filter.Graph:
+    """What turns and scales frames like this one to a size, as yuv420p of the usual range.
+
+    ``odd_shape``: whether the size is that of other frames: this one gets bars around it then.
+    """
     graph = av.filter.Graph()
     if hasattr(graph, "threads"):  # older ones choose for themselves
         graph.threads = 1
@@ -171,19 +164,24 @@ def _make_graph(frame: VideoFrame, width: int, height: int) -> av.filter.Graph:
             width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
         )
     ]
-    turn = frame.rotation % 360
-    if turn in _TURNS:
-        nodes.append(graph.add("transpose", _TURNS[turn]))
-    elif turn == 180:
-        nodes += [graph.add("hflip"), graph.add("vflip")]
-    nodes.append(graph.add("scale", f"{width}:{height}:flags=bicubic:out_range=tv"))
+    turn = demux.orientation_of(frame)
+    if turn.transposed:
+        nodes.append(graph.add("transpose", "cclock_flip"))
+    if turn.left_right:
+        nodes.append(graph.add("hflip"))
+    if turn.up_down:
+        nodes.append(graph.add("vflip"))
+    fit = "force_original_aspect_ratio=decrease:" if odd_shape else ""
+    nodes.append(graph.add("scale", f"{width}:{height}:{fit}flags=bicubic:out_range=tv"))
+    if odd_shape:
+        nodes.append(graph.add("pad", f"{width}:{height}:(ow-iw)/2:(oh-ih)/2"))
     nodes += [graph.add("format", "yuv420p"), graph.add("buffersink")]
     graph.link_nodes(*nodes).configure()
     return graph
 
 
 def _is_sideways(frame: VideoFrame) -> bool:
-    return frame.rotation % 180 == 90
+    return demux.orientation_of(frame).transposed
 
 
 def _target_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
