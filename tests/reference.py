@@ -35,22 +35,30 @@ def _is_cover(stream: av.VideoStream) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-def in_order(path: Path, *, fit: bool = True) -> list[Frames]:
+def in_order(path: Path, *, other_sizes: bool = False) -> list[Frames]:
     """All frames (H, W, 3), upright, that come out when a file is decoded from its start.
 
-    With `fit`, those of another size than the first one's are scaled into it, with black bars.
+    With `other_sizes`, those of another size than the first one's are scaled into it, with black
+    bars; ffmpeg by itself squashes them.
     """
     index = track(path)
     if index is None:
         return []
-    frames = _by_ffmpeg(path, index) if shutil.which("ffmpeg") else list(by_pyav(path, index)[0])
-    return [fitted(frame, frames[0].shape[:2]) for frame in frames] if fit else frames
+    if not shutil.which("ffmpeg"):
+        frames = by_pyav(path, index)[0]
+        return [fitted(frame, frames[0].shape[:2]) for frame in frames]
+    frames = _by_ffmpeg(path, index)
+    if other_sizes:
+        size = f"{frames[0].shape[1]}:{frames[0].shape[0]}"
+        scale = f"scale={size}:force_original_aspect_ratio=decrease,pad={size}:-1:-1"
+        frames = _by_ffmpeg(path, index, "-vf", scale)
+    return frames
 
 
-def _by_ffmpeg(path: Path, index: int) -> list[Frames]:
+def _by_ffmpeg(path: Path, index: int, *options: str) -> list[Frames]:
     command = [
         "ffmpeg", "-v", "quiet", "-nostdin", "-threads", "1", "-i", f"file:{path}",
-        "-map", f"0:{index}", "-fps_mode", "passthrough",
+        "-map", f"0:{index}", "-fps_mode", "passthrough", *options,
         "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-",
     ]  # fmt: skip
     data = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=120).stdout

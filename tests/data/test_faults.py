@@ -71,7 +71,7 @@ def fault(name: str) -> Fault:
 
 @cache
 def _expected(path: Path) -> list[Frames]:
-    return in_order(path)
+    return in_order(path, other_sizes="size" in FAULTS[path.name].said)
 
 
 def _expect(name: str, path: Path) -> list[Frames]:
@@ -84,9 +84,13 @@ def _expect(name: str, path: Path) -> list[Frames]:
     return frames
 
 
-def _assert_alike(frames: Frames, expected: list[Frames]) -> None:
+def _assert_alike(frames: Frames, expected: list[Frames], fault: Fault) -> None:
     assert len(frames) == len(expected)
-    off = [difference(*pair) for pair in zip(frames, expected, strict=True)]
+    pairs = list(zip(frames, expected, strict=True))
+    if "size" in fault.said:  # where bars end depends on rounding: by the mean over the cells
+        off = [float(np.abs(cells(a) - cells(b)).mean()) for a, b in pairs]
+    else:
+        off = [difference(*pair) for pair in pairs]
     wrong = [(index, round(value)) for index, value in enumerate(off) if value > _TOLERANCE]
     assert wrong == [], f"(frame, difference), {len(wrong)} of {len(frames)}"
 
@@ -103,7 +107,7 @@ def test_frames_are_those_of_decoding_in_order(
         return
     assert fault.num_frames, f"{video.num_frames} frames of a file without video"
     assert video.num_frames == len(expected)
-    _assert_alike(frames, expected)
+    _assert_alike(frames, expected, fault)
     assert (video.height, video.width) == expected[0].shape[:2]
     # Each frame alone, of a file just opened, as training reads clips
     for index in np.linspace(0, len(frames) - 1, _FEW, dtype=int).tolist():
@@ -149,9 +153,10 @@ def test_reading_from_one_end_to_the_other(name: str, path: Path, fault: Fault) 
         assert fault.or_bad or not fault.num_frames, error.reason
         return
     assert fault.num_frames
-    _assert_alike(np.stack(frames), expected)
+    _assert_alike(np.stack(frames), expected, fault)
     assert len(video.times) == len(frames) + 1
-    assert (np.diff(video.times) >= 0).all(), "frames that appear before the one before"
+    steps = np.diff(video.times)  # NaN where the file says nothing of times
+    assert np.isnan(steps).all() or (steps >= 0).all(), "frames that appear before the one before"
 
 
 def test_encoded_anew(name: str, path: Path, fault: Fault, tmp_path: Path) -> None:
