@@ -91,7 +91,8 @@ def _assert_alike(frames: Frames, expected: list[Frames], fault: Fault) -> None:
         off = [float(np.abs(cells(a) - cells(b)).mean()) for a, b in pairs]
     else:
         off = [difference(*pair) for pair in pairs]
-    wrong = [(index, round(value)) for index, value in enumerate(off) if value > _TOLERANCE]
+    limit = 2 * _TOLERANCE if "size" in fault.said else _TOLERANCE
+    wrong = [(index, round(value)) for index, value in enumerate(off) if value > limit]
     assert wrong == [], f"(frame, difference), {len(wrong)} of {len(frames)}"
 
 
