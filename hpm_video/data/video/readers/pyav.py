@@ -21,7 +21,7 @@ from hpm_video.data.video.readers.tables import counted_table, scan
 
 # Where a frame that no other refers to can be left out. Not so AV1, which may show it a second time
 _CODECS_THAT_SKIP = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
-_FORWARD_BYTES = 2**20  # so far ahead, packets are passed over rather than sought
+_FORWARD_BYTES = 2**16  # so far ahead, packets are passed over rather than sought
 _SOUGHT_BY_BYTE = ("mpegts", "mpeg")  # they know no times but by searching for them
 _NOWHERE = 2**62  # past every packet
 _REFERRING = (PictureType.P, PictureType.B, PictureType.S, PictureType.SP)  # to other frames
@@ -120,8 +120,9 @@ class PyavReader:
         missing = dict.fromkeys(indices)
         found = self._decode(indices) if self.table.is_regular else self._count(indices)
         for index, frame in found:
-            missing.pop(index)
-            yield index, frame
+            if index in missing:
+                del missing[index]
+                yield index, frame
         if missing and self.table.is_regular:
             raise _NotAsToldError
         for index in missing:

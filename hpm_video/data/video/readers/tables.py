@@ -71,7 +71,7 @@ class _Packets:
             self.trouble = "two packets a frame (fields)"
         elif packet.is_corrupt:
             self.trouble = "damaged packets"
-        elif any(packet.has_sidedata(kind) for kind in _PARAMETERS):
+        elif any(data.data_type in _PARAMETERS for data in packet.iter_sidedata()):
             self.trouble = NEW_PARAMETERS
 
 
