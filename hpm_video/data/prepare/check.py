@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpm_video.config.values import Decoder
+from hpm_video.data.lists.columns import COLUMNS
 from hpm_video.data.lists.frame_index import (
     FrameIndex,
     FrameIndexWriter,
@@ -20,7 +21,6 @@ from hpm_video.data.lists.frame_index import (
     index_beside,
     new_frame_index,
 )
-from hpm_video.data.lists.manifest import COLUMNS
 from hpm_video.data.lists.rows import read_videos
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.verdict import (
