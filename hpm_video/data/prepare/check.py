@@ -7,13 +7,13 @@ end, at once. Neither the rows nor the verdicts of a long list are ever in memor
 
 import csv
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpm_video.config.values import Decoder
+from hpm_video.data.lists.columns import COLUMNS
 from hpm_video.data.lists.frame_index import (
     FrameIndex,
     FrameIndexWriter,
@@ -21,8 +21,8 @@ from hpm_video.data.lists.frame_index import (
     index_beside,
     new_frame_index,
 )
-from hpm_video.data.lists.manifest import COLUMNS
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.verdict import (
     BAD,
     USED,
@@ -32,7 +32,7 @@ from hpm_video.data.prepare.verdict import (
     silence,
 )
 from hpm_video.data.video.frames import check_decoder
-from hpm_video.runtime.files import write_csv
+from hpm_video.runtime.files import keep_original, write_csv
 from hpm_video.runtime.journal import Journal
 from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
@@ -110,7 +110,7 @@ def check_manifest(
         first = first or list(row)
         columns |= dict.fromkeys(row)
         if _is_due(row):
-            due.setdefault(os.path.join(start, row["path"]), row["path"])
+            due.setdefault(as_on_disk(start, row["path"]), row["path"])
     output = Path(output) if output is not None else manifest
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output ({output}) must be a file in a folder that exists")
@@ -140,7 +140,7 @@ def check_manifest(
             raise ValueError(
                 f"{manifest} was changed while it was checked: run again, which goes on from here"
             )
-        original = _keep(manifest) if is_over and not _is_ours(manifest) else None
+        original = keep_original(manifest) if is_over and not _is_ours(manifest) else None
         with new_frame_index(index_beside(output)) as index:
             rows = _checked_rows(manifest, start, journal, index)
             write_csv(output, header, ([row.get(column) for column in header] for row in rows))
@@ -182,7 +182,7 @@ def _checked_rows(
     """The rows of a list with what was found out; tables of frames are added to the index."""
     for _, row in read_videos(manifest):
         if _is_due(row):
-            verdict = Verdict.from_entry(journal.entries[os.path.join(start, row["path"])])
+            verdict = Verdict.from_entry(journal.entries[as_on_disk(start, row["path"])])
             if verdict.table is not None:
                 index.add(row["path"], verdict.table)
             yield {**row, **verdict_columns(verdict)}
@@ -232,12 +232,3 @@ def _is_ours(manifest: Path) -> bool:
         while line.isspace():
             line = file.readline(_LONGEST_HEADER)
     return "path" in next(csv.reader([line.strip()]), [])
-
-
-def _keep(manifest: Path) -> Path:
-    """Copy a list beside itself, under a name that is free."""
-    copy, number = manifest.with_name(f"{manifest.name}.orig"), 1
-    while copy.exists():
-        copy = manifest.with_name(f"{manifest.name}.orig{(number := number + 1)}")
-    shutil.copy2(manifest, copy)
-    return copy

@@ -27,6 +27,7 @@ from hpm_video.data.lists.frame_index import (
 )
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.check import Rows, check_settings, failure_reason, verdict_columns
 from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
@@ -198,7 +199,7 @@ def _work(
     is_checked = row.get("status", "").strip() in USED and row.get("num_frames", "").isdigit()
     num_frames = int(row["num_frames"]) if is_checked else None
     table = None if index is None else index.get(row["path"])
-    source, target = os.path.join(root, row["path"]), os.path.join(output_dir, name)
+    source, target = as_on_disk(root, row["path"]), os.path.join(output_dir, name)
     return Work(source, target, num_frames, table)
 
 

@@ -19,10 +19,7 @@ from hpm_video.data.video.readers import Reader, UnreadableError
 NO_SUCH_FILE = "no such file"
 _LONG = 1000  # frames of a video that stays open: to open it anew costs as much as to read a clip
 _MOST_KEPT = 16
-_CODECS = {  # what decord and torchcodec are trusted with
-    "mov": ("h264", "hevc", "mpeg4", "vp9", "mjpeg", "av1"),
-    "matroska": ("vp8", "vp9", "av1"),
-}
+_CONTAINERS = ("mov", "matroska")  # in which decord and torchcodec are trusted
 
 
 class VideoReadError(RuntimeError):
@@ -216,7 +213,7 @@ def read_frames(
 def check_decoder(decoder: Decoder) -> None:
     """Raise ValueError for a decoder that was asked for and is not here.
 
-    decord is the default and has no wheels for many machines: where it is missing PyAV reads.
+    decord is the default and has no wheels for some machines: where it is missing PyAV reads.
     """
     if decoder != "decord" and (reason := missing(decoder)):
         raise ValueError(f"data.decoder ({decoder}) must be one that works here: {reason}")
@@ -231,17 +228,25 @@ def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
         return reason
     if table is None or not table.is_decoded:
         return "videos that are not in the index of their list (hpm-video data check writes it)"
-    family = next((name for name in _CODECS if table.container.startswith(name)), "")
     refused = {
         table.irregular: table.irregular,
         "long files, in which PyAV goes right to a clip": table.num_frames >= _LONG,
-        "neither mp4 nor WebM": not family,
-        f"video coded as {table.codec}": table.codec not in _CODECS.get(family, ()),
+        "neither mp4 nor Matroska": not table.container.startswith(_CONTAINERS),
+        # Both count from a keyframe that they look for by its time
         "open groups of pictures": table.has_leading,
         "keyframes that are not whole": table.has_false_starts,
-        "mp4 with an edit list": table.has_hidden,
-        "turned pictures": table.orientation != UPRIGHT,
+        "several tracks of video": table.num_tracks > 1,
+        "mirrored pictures": table.orientation is not None and table.orientation.is_mirrored,
     }
+    if decoder == "decord":
+        refused["frames that an edit list hides"] = table.has_hidden
+        refused["HEVC, which decord fails to read after going to a keyframe"] = (
+            table.codec == "hevc"
+        )
+    else:
+        from hpm_video.data.video.readers.torchcodec import TURNS  # noqa: PLC0415
+
+        refused["turned pictures"] = not TURNS and table.orientation != UPRIGHT
     return next((reason for reason, holds in refused.items() if holds), None)
 
 
