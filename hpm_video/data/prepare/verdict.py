@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.frame_table import FrameTable, fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError, demux
 from hpm_video.data.video.readers.pyav import PyavReader
@@ -164,8 +164,7 @@ def _used_bits(path: str, dtype: str) -> int:
 
 def _quick_verdict(path: str, data: bytes | None) -> Verdict:
     """What a few places tell; what all of the file does where these are not as told."""
-    table = FrameTable.from_bytes(data) if data is not None else None
-    reader = PyavReader(path, table if table is not None and table.fits(path) else None)
+    reader = PyavReader(path, fitting_table(data, path))
     try:
         for indices in _places(reader.num_frames):
             _, height, width, _ = reader.read(indices).shape
