@@ -8,7 +8,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -51,7 +51,7 @@ class Verdict:
     def to_entry(self) -> dict[str, Any]:
         """Return this as an entry of a journal."""
         table = self.table and base64.b64encode(self.table).decode()
-        return {**asdict(self), "table": table}
+        return {**vars(self), "table": table}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "Verdict":
