@@ -12,7 +12,19 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from numbered_videos import CODECS, Recipe, draw_recipe, mistakes, numbers, write_video
+from numbered_videos import (
+    CODECS,
+    KINDS,
+    Recipe,
+    draw_kind,
+    draw_recipe,
+    indexed,
+    mistakes,
+    numbers,
+    shown,
+    write_video,
+)
+from reference import in_order
 
 from hpm_video.cli.version import versions
 from hpm_video.config.values import Decoder
@@ -90,6 +102,19 @@ def test_frames_of_every_container_and_codec(
         for (path, _), table in zip(numbered, tables, strict=True)
     ]
     assert sum(own) > len(own) / 6  # else nothing but the fallback was tested
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "plain"])
+def test_frames_of_videos_that_are_not_as_an_encoder_wrote_them(
+    tmp_path: Path, kind: str, decoder: Decoder
+) -> None:
+    for seed in range(3):
+        recipe = draw_kind(kind, seed)
+        path = write_video(tmp_path / str(seed), recipe)
+        # What is known of the kind, ffmpeg finds too
+        assert shown(path, recipe) == numbers(np.stack(in_order(path)))
+        for table in (indexed(path), None):
+            assert mistakes(path, recipe, decoder, table) is None, (recipe, table is not None)
 
 
 def test_a_frame_does_not_depend_on_which_others_are_read(tmp_path: Path, decoder: Decoder) -> None:
