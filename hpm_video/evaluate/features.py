@@ -173,7 +173,8 @@ def sliding_list_features(
         mine: list[tuple[int, str]] = []
         for index in range(len(manifest))[world.rank :: world.size]:
             try:
-                _slide(loaded, manifest.path(index), folder / files[index], config, about)
+                path, table = manifest.path(index), manifest.table(index)
+                _slide(loaded, path, folder / files[index], config, about, table=table)
             except VideoReadError as error:
                 mine.append((index, error.reason))
         reasons = dict(pair for part in gather_objects(mine, world) for pair in part)
@@ -237,7 +238,13 @@ def _load_for_windows(
 
 
 def _slide(
-    loaded: LoadedBackbone, path: str, output: Path, config: FeaturesConfig, about: dict[str, Any]
+    loaded: LoadedBackbone,
+    path: str,
+    output: Path,
+    config: FeaturesConfig,
+    about: dict[str, Any],
+    *,
+    table: bytes | None = None,
 ) -> None:
     """Write the features of a video's windows, unless they are there; goes on where it stopped."""
     check_is_file(path)
@@ -254,7 +261,7 @@ def _slide(
         batch_size=config.batch_size,
         part=PART,
     )
-    reader, timeout_s = WindowReader(path, settings), config.decode_timeout_s or None
+    reader, timeout_s = WindowReader(path, settings, table), config.decode_timeout_s or None
     with GuardedWindows(reader, num_workers=config.num_workers, timeout_s=timeout_s) as video:
         parts = Parts(output, described=described)
         parts.clean()

@@ -150,7 +150,8 @@ def measure_videos(
     clips, moving, bad = [], [], []
     for index in np.linspace(0, len(manifest) - 1, count).round().astype(int).tolist():
         try:
-            clip, frames = read_clip(manifest.path(index), pretrained.config)
+            path, table = manifest.path(index), manifest.table(index)
+            clip, frames = read_clip(path, pretrained.config, table=table)
         except VideoReadError as error:
             bad.append((error.path, error.reason))
             continue

@@ -431,3 +431,27 @@ def test_class_names_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_names_of_files_are_shown_on_one_line() -> None:
     assert printable("caf\u00e9 \udcff\n") == "caf\u00e9 \\udcff\\n"
+
+
+def test_damaged_videos_are_used_up_to_a_share(tmp_path: Path) -> None:
+    rows = [("a", "ok", 50, 0), ("b", "damaged", 50, 5), ("c", "damaged", 50, 80)]
+    rows += [("d", "damaged", "", ""), ("e", "bad", "", ""), ("f", "damaged", 50, 6)]
+    lines = [f"{name}.mp4,{frames},{status},{damaged}" for name, status, frames, damaged in rows]
+    path = _list(tmp_path, "path,num_frames,status,damaged\n" + "\n".join(lines) + "\n")
+
+    def used(**settings: float) -> str:
+        manifest = read_manifest(path, **settings)
+        return "".join(manifest.name(index)[0] for index in range(len(manifest)))
+
+    assert used() == used(max_damage=1.0) == "abcdf"  # however much is damaged
+    assert used(max_damage=0.99) == used(max_damage=0.12) == "abf"
+    assert used(max_damage=0.1) == "ab"
+    assert used(max_damage=0) == "a"
+    (note,) = read_manifest(path).notes
+    assert note.startswith("4 videos have damaged frames")
+    used_note, other = read_manifest(path, max_damage=0.1).notes
+    assert used_note.startswith("1 videos have damaged") and "3 videos are left out" in other
+    assert "data.max_damage (0.1)" in other
+    path.write_text("path,num_frames,status,damaged\na.mp4,9,damaged,some\n")
+    with pytest.raises(ValueError, match=r"list.csv:2: damaged \(some\) must be an integer"):
+        read_manifest(path)

@@ -68,8 +68,6 @@ class Manifest:
     num_repeated: int  # rows that name a video that an earlier one names
     notes: tuple[str, ...] = ()  # lines to show, about what may not be meant
     lists: tuple[Path, ...] = ()  # the files that were read, one for each block
-    num_damaged: int = 0  # videos of status damaged that are used
-    num_left_out: int = 0  # and those that are not, as too many of their frames are
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
@@ -188,11 +186,10 @@ def read_manifest(
     for file, start in zip(files, roots, strict=True):
         data, ends, columns = bytearray(), array("q"), None
         for where, row in read_videos(file, faults):
-            status = row.get("status", "").strip()
-            if status not in ("", "ok", "damaged"):
+            if (status := row.get("status", "").strip()) not in ("", "ok", "damaged"):
                 continue
             if status == "damaged":
-                is_used = damaged_share(row, where) <= max_damage
+                is_used = damaged_share(row, where, faults) <= max_damage
                 num_damaged, num_left_out = num_damaged + is_used, num_left_out + (not is_used)
                 if not is_used:
                     continue
@@ -227,11 +224,30 @@ def read_manifest(
         classes=class_names,
         largest_label_where=[where for _, where in noted.vocabulary.values()][values.argmax()],
         num_repeated=len(hashes) - len(np.unique(np.frombuffer(hashes, dtype=np.int64))),
-        notes=(*notes, *noted.notes()),
+        notes=(*notes, *_damage_notes(num_damaged, num_left_out, max_damage), *noted.notes()),
         lists=tuple(files),
-        num_damaged=num_damaged,
-        num_left_out=num_left_out,
     )
+
+
+def damaged_share(row: Mapping[str, str], where: str, faults: Faults) -> float:
+    """The share of a video's frames that `hpm-video data check` found damaged; 1 where the list
+    does not say."""
+    damaged, frames = (row.get(name, "").strip() for name in ("damaged", "num_frames"))
+    if damaged and not (damaged.isascii() and damaged.isdigit()):
+        faults.add("damaged", where, f"damaged ({shown(damaged)}) must be an integer of at least 0")
+    elif damaged and frames.isascii() and frames.isdigit() and int(frames):
+        return min(1.0, int(damaged) / int(frames))
+    return 1.0
+
+
+def _damage_notes(num_damaged: int, num_left_out: int, most: float) -> list[str]:
+    notes = []
+    if num_damaged:
+        notes.append(f"{num_damaged} videos have damaged frames (status damaged) and are used")
+    if num_left_out:
+        rule = f"a larger share of their frames is damaged than data.max_damage ({most:g}) allows"
+        notes.append(f"{num_left_out} videos are left out: {rule}")
+    return notes
 
 
 def frame_count(row: Mapping[str, str], where: str, faults: Faults) -> int:
@@ -283,17 +299,6 @@ def _frames_of(path: str) -> int | None:
         return open_video(path, "pyav").num_frames
     except (OSError, ValueError, VideoReadError):
         return None
-
-
-def damaged_share(row: Mapping[str, str], where: str) -> float:
-    """The share of a video's frames that are damaged, as `hpm-video data check` wrote it; 1 where
-    the list does not say. Raises ValueError for what is no number."""
-    damaged, frames = (row.get(name, "").strip() for name in ("damaged", "num_frames"))
-    if damaged and not damaged.isdecimal():
-        raise ValueError(f"{where}: damaged ({shown(damaged)}) must be an integer of at least 0")
-    if not damaged or not frames.isdecimal() or not int(frames):
-        return 1.0
-    return min(1.0, int(damaged) / int(frames))
 
 
 def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> int:

@@ -16,13 +16,17 @@ from hpm_video.data.video import crops
 from hpm_video.data.video.frames import open_video
 
 
-def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDArray[np.int64]]:
+def read_clip(
+    path: str | Path, config: PretrainConfig, *, table: bytes | None = None
+) -> tuple[Tensor, npt.NDArray[np.int64]]:
     """The middle clip of a video as pre-training would sample it, cropped to the centre square.
+
+    ``table``: the video's table of frames, from the index of its list.
 
     Returns clips (1, 3, T, S, S) in [0, 1], and which frames of the video they are, (T,).
     Raises VideoReadError.
     """
-    data, read = config.data, partial(_read_middle, data=config.data)
+    data, read = config.data, partial(_read_middle, data=config.data, table=table)
     frames, indices = read_guarded(
         read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
     )
@@ -30,9 +34,9 @@ def read_clip(path: str | Path, config: PretrainConfig) -> tuple[Tensor, npt.NDA
 
 
 def _read_middle(
-    path: str, data: DataConfig
+    path: str, data: DataConfig, table: bytes | None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    video = open_video(path)
+    video = open_video(path, table=table)
     (indices,) = view_indices(video.num_frames, data, num_clips=1)
     frames = video.read(indices)
     (box,) = crops.view_crops(*frames.shape[1:3], num_crops=1)

@@ -20,6 +20,7 @@ import torch
 from hpm_video.data.loading.batches import why_given_up
 from hpm_video.data.video import crops
 from hpm_video.data.video.frame_indices import Indices
+from hpm_video.data.video.frame_table import fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError
 from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
@@ -50,16 +51,18 @@ class LongVideo:
         times: (num_frames + 1,) when each frame appears and, at the end, when the last one goes,
             in seconds from the start of the file; NaN where the file has neither times nor fps.
 
+    ``table``: its table of frames, from the index of a list.
+
     VideoReadError: the file does not exist, is no video, or holds no frames.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, table: bytes | None = None) -> None:
         from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415 - as in `video`
 
         self.path = str(path)
         check_is_file(self.path)
         try:
-            self._reader = PyavReader(self.path)
+            self._reader = PyavReader(self.path, fitting_table(table, self.path))
         except UnreadableError as error:
             raise VideoReadError(self.path, str(error)) from error
         self.num_frames, self.fps = self._reader.num_frames, self._reader.fps
@@ -120,8 +123,8 @@ def read_windows(
 class WindowReader:
     """Answers questions about one video: what it is like, and batch by batch its windows."""
 
-    def __init__(self, path: str, settings: WindowSettings) -> None:
-        self.path, self.settings = path, settings
+    def __init__(self, path: str, settings: WindowSettings, table: bytes | None = None) -> None:
+        self.path, self.settings, self._table = path, settings, table
         self._video: LongVideo | None = None
         self._batches: Iterator[torch.Tensor] = iter(())
         self._next: int | None = None  # the window that the next batch begins with
@@ -130,7 +133,7 @@ class WindowReader:
         """None: (num_frames, fps, times). Else the batch (B, num_crops, T, S, S, 3) that begins
         with a window; quick where that is the one after the batch before."""
         settings = self.settings
-        video = self._video = self._video or LongVideo(self.path)
+        video = self._video = self._video or LongVideo(self.path, self._table)
         if first is None:
             return video.num_frames, video.fps, video.times
         if self._next != first:

@@ -9,7 +9,7 @@ import csv
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpm_video.config.values import Decoder
@@ -133,7 +133,7 @@ def check_manifest(
         )
         with Progress("checked", total=len(due), done=num_before) as progress:
             for path, verdict, limit_s in _inspect_all(inspect, new, num_workers, timeout_s):
-                entry = {**verdict.to_entry(), **asdict(inspect), "timeout_s": limit_s}
+                entry = {**verdict.to_entry(), "quick": quick, "timeout_s": limit_s}
                 journal.add(path, entry)
                 progress.step(bad=verdict.status == BAD)
         if file_identity(str(manifest)) != identity:

@@ -144,6 +144,8 @@ class _Reader:
             for packet in chain(demux.packets(container, stream), [None]):
                 for frame in demux.decode(stream.codec_context, packet) or []:
                     self.num_read += 1
+                    if frame.time_base is None:  # as of those that came last
+                        frame.time_base = stream.time_base
                     yield frame
 
 

@@ -22,7 +22,7 @@ from hpm_video.data.prepare.verdict import (
     silence,
 )
 from hpm_video.data.video.frame_indices import random_dense_indices
-from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.frame_table import fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, open_video
 from hpm_video.data.video.readers import UnreadableError
 from hpm_video.data.video.readers.tables import decoded_table
@@ -85,8 +85,8 @@ class Transcode:
     def _encode(self, work: Work, part: str) -> Verdict:
         """Write the file and read it back."""
         check_is_file(work.source)
-        source = FrameTable.from_bytes(work.table) if work.table is not None else None
-        if source is None or not source.is_decoded or not source.fits(work.source):
+        source = fitting_table(work.table, work.source)
+        if source is None or not source.is_decoded:
             source = decoded_table(work.source, find_starts=False)
         # Else a file cut short would pass for a shorter one
         if work.num_frames not in (None, source.num_frames):

@@ -8,13 +8,13 @@ import base64
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.frame_table import FrameTable, fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError, demux
 from hpm_video.data.video.readers.pyav import PyavReader
@@ -51,7 +51,7 @@ class Verdict:
     def to_entry(self) -> dict[str, Any]:
         """Return this as an entry of a journal."""
         table = self.table and base64.b64encode(self.table).decode()
-        return {**asdict(self), "table": table}
+        return {**vars(self), "table": table}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "Verdict":
@@ -164,8 +164,7 @@ def _used_bits(path: str, dtype: str) -> int:
 
 def _quick_verdict(path: str, data: bytes | None) -> Verdict:
     """What a few places tell; what all of the file does where these are not as told."""
-    table = FrameTable.from_bytes(data) if data is not None else None
-    reader = PyavReader(path, table if table is not None and table.fits(path) else None)
+    reader = PyavReader(path, fitting_table(data, path))
     try:
         for indices in _places(reader.num_frames):
             _, height, width, _ = reader.read(indices).shape

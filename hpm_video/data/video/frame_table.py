@@ -162,6 +162,15 @@ class FrameTable:
         )
 
 
+def fitting_table(data: bytes | None, path: str) -> FrameTable | None:
+    """The table of an index (`FrameTable.to_bytes`) if it is of the file as it is now."""
+    try:
+        table = FrameTable.from_bytes(data) if data is not None else None
+    except ValueError:
+        return None
+    return table if table is not None and table.fits(path) else None
+
+
 def _unpacked(part: bytes) -> Numbers:
     rest = np.frombuffer(part[9:], np.int32 if part[0] else np.int64)
     first = np.frombuffer(part[1:9], np.int64)

@@ -108,7 +108,8 @@ class Pictures:
                 break
             path = self._manifest.path(index)
             try:
-                clip, frames = read_clip(path, self._config)
+                table = self._manifest.table(index)
+                clip, frames = read_clip(path, self._config, table=table)
             except VideoReadError as error:
                 log.line(f"unreadable, not among the pictures: {path}: {error.reason}")
                 continue
