@@ -1,6 +1,7 @@
 """Videos of every kind a data set may hold, whose pixels say which frame they are.
 
-``python tests/numbered_videos.py`` writes many and reads each with every reader.
+``python tests/numbered_videos.py`` writes many and reads each with every reader: videos as encoders
+write them, and as they become on the way to a user (`KINDS`).
 
 A frame is 2 x 5 cells, dark or bright: nine bits of its number and their parity, over a texture
 that drifts. So neighbouring frames are alike, as codecs expect, and a frame that was decoded
@@ -14,18 +15,22 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import numpy.typing as npt
-from videos import turn
+from field_coded import write_field_coded
+from reference import in_order
+from videos import set_display_matrix
 
 from hpm_video.config.values import Decoder
-from hpm_video.data.video.frames import VideoReadError, open_video
+from hpm_video.data.video.frames import Video, VideoReadError, open_video
+from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.readers.tables import decoded_table
 
 os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder says much on stderr
 
@@ -67,10 +72,13 @@ class Recipe:
         variable: whether the time from frame to frame varies.
         start: seconds at which the first frame is shown.
         rotation: degrees that a player turns the picture counter-clockwise: 0, 90, 180 or 270.
+        mirrored: whether it swaps left and right before that.
         pix_fmt: of the encoder.
         options: of the encoder.
         container_options: of the muxer.
         seed: of texture and times.
+        first: number of the first frame.
+        kind: what is done to the file, a key of `KINDS`.
     """
 
     suffix: str
@@ -84,10 +92,13 @@ class Recipe:
     variable: bool = False
     start: float = 0.0
     rotation: int = 0
+    mirrored: bool = False
     pix_fmt: str = "yuv420p"
     options: dict[str, str] = field(default_factory=dict)
     container_options: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    first: int = 0
+    kind: str = "plain"
 
 
 def draw_recipe(seed: int) -> Recipe:
@@ -155,6 +166,14 @@ def draw_recipe(seed: int) -> Recipe:
 def write_video(path: Path, recipe: Recipe) -> Path:
     """Write the video of a recipe; `path` gets its suffix."""
     path = path.with_suffix(f".{recipe.suffix}")
+    if recipe.kind != "field-coded":
+        _encode(path, recipe)
+    if recipe.kind != "plain":
+        KINDS[recipe.kind].make(path, recipe, np.random.default_rng((recipe.seed, 5)))
+    return path
+
+
+def _encode(path: Path, recipe: Recipe) -> None:
     rng = np.random.default_rng((recipe.seed, 2))
     times = _times(recipe, rng)
     turns = recipe.rotation // 90
@@ -170,17 +189,19 @@ def write_video(path: Path, recipe: Recipe) -> Path:
             context.bit_rate = 1_500_000
         if recipe.variable:
             context.time_base = Fraction(1, 1000)
-        for number, time in enumerate(times):
+        for number, time in enumerate(times, recipe.first):
             # Stored turned clockwise, so that turned back it is upright
-            pixels = np.ascontiguousarray(np.rot90(picture(number, recipe), -turns))
+            pixels = np.rot90(picture(number, recipe), -turns)
+            pixels = np.ascontiguousarray(pixels[:, ::-1] if recipe.mirrored else pixels)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.time_base = Fraction(1, 1000) if recipe.variable else Fraction(1, recipe.fps)
             frame.pts = time
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    if turns:
-        turn(path, recipe.rotation)
-    return path
+    if turns or recipe.mirrored:
+        cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns]
+        mirror = -1 if recipe.mirrored else 1
+        set_display_matrix(path, (mirror * cos, -mirror * sin, sin, cos))
 
 
 def _times(recipe: Recipe, rng: np.random.Generator) -> list[int]:
@@ -206,8 +227,8 @@ def _options(recipe: Recipe) -> dict[str, str]:
     return options
 
 
-def picture(number: int, recipe: Recipe) -> npt.NDArray[np.uint8]:
-    """Frame `number` as displayed, (H, W, 3) uint8."""
+def picture(number: int, recipe: Recipe, drift: float = 1.0) -> npt.NDArray[np.uint8]:
+    """Frame `number` as displayed, (H, W, 3) uint8; its texture drifts so many pixels a frame."""
     assert 0 <= number < MAX_FRAMES
     height, width = recipe.size
     bits = [number >> k & 1 for k in range(9)]
@@ -215,9 +236,177 @@ def picture(number: int, recipe: Recipe) -> npt.NDArray[np.uint8]:
     rows, columns = np.arange(height) * _ROWS // height, np.arange(width) * _COLUMNS // width
     levels = np.array(_LEVELS)[cells[rows][:, columns]]
     y, x = np.ogrid[:height, :width]
-    texture = 12 * np.sin((x + number) / 5 + recipe.seed) * np.cos((y - number / 2) / 4)
+    moved = drift * number
+    texture = 12 * np.sin((x + moved) / 5 + recipe.seed) * np.cos((y - moved / 2) / 4)
     grey = levels + texture
     return np.clip(grey[..., None] + (6, 0, -6), 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Something that happens to videos.
+
+    Attributes:
+        suffixes: the containers that it happens to.
+        make: makes it happen to the file of a recipe.
+        codecs: the codecs, where not all do.
+        draw: what the recipe must have besides.
+        keeps_frames: whether the frames are those of the recipe; else ffmpeg says which they are.
+    """
+
+    suffixes: tuple[str, ...]
+    make: Callable[[Path, Recipe, np.random.Generator], None]
+    codecs: tuple[str, ...] = ()
+    draw: Callable[[Recipe, np.random.Generator], Recipe] = lambda recipe, rng: recipe
+    keeps_frames: bool = True
+
+
+def _leave(path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
+    """Its recipe says it all."""
+
+
+def _code_fields(path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
+    still = replace(recipe, seed=0)  # so that there is something to take from the frame before
+    pictures = [picture(number, still, drift=0.0) for number in range(recipe.num_frames)]
+    write_field_coded(path, pictures, gop=recipe.gop, fps=recipe.fps)
+
+
+def _interlace(recipe: Recipe, rng: np.random.Generator) -> Recipe:
+    flags = {"x264-params": f"interlaced=1:open-gop={int(recipe.open_gop)}"}
+    options = {**recipe.options, **flags} if recipe.codec == "libx264" else {"flags": "+ildct+ilme"}
+    return replace(recipe, options=options, size=(64, 96), pix_fmt="yuv420p")
+
+
+def _join(path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
+    """With another one whose times start again, as `cat` does."""
+    count = int(rng.integers(8, 60))
+    other = replace(recipe, first=recipe.num_frames, num_frames=count, kind="plain")
+    second = write_video(path.with_name(f"second-{path.name}"), other)
+    path.write_bytes(path.read_bytes() + second.read_bytes())
+    second.unlink()
+
+
+def _cut(path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
+    """A piece of a stream: it begins amid a group of pictures, at a packet of 188 bytes or amid."""
+    data = path.read_bytes()
+    start, end = sorted(rng.integers(0, [len(data) // 2, len(data)]).tolist())
+    if path.suffix == ".ts" and rng.random() < 0.7:
+        start -= start % 188
+    path.write_bytes(data[start : max(end, len(data) * 2 // 3)])
+
+
+def _add_track(path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
+    """A second video, smaller, larger or shorter, after the first or before it."""
+    height, width = recipe.size
+    scale = int(rng.choice([1, 2]))
+    other = replace(
+        recipe, first=200, size=(scale * height // 2 // 2 * 2, scale * width // 2 // 2 * 2),
+        num_frames=int(rng.choice([8, recipe.num_frames])), kind="plain",
+    )  # fmt: skip
+    second = write_video(path.with_name(f"second-{path.name}"), other)
+    first = path.rename(path.with_name(f"first-{path.name}"))
+    parts = [first, second] if rng.random() < 0.5 else [second, first]
+    with av.open(str(parts[0])) as one, av.open(str(parts[1])) as two, av.open(
+        str(path), "w"
+    ) as container:  # fmt: skip
+        sources = [one, two]
+        streams = [
+            container.add_stream_from_template(s.streams.video[0], opaque=True) for s in sources
+        ]
+        packets = [
+            (float((p.dts or 0) * p.time_base), place, p)
+            for place, source in enumerate(sources)
+            for p in source.demux(video=0)
+            if p.size
+        ]
+        for _, place, packet in sorted(packets, key=lambda entry: entry[:2]):
+            packet.stream = streams[place]
+            container.mux(packet)
+    first.unlink()
+    second.unlink()
+
+
+def _turn(recipe: Recipe, rng: np.random.Generator) -> Recipe:
+    rotation = int(rng.choice([0, 90, 180, 270]))
+    return replace(recipe, rotation=rotation, mirrored=bool(rng.random() < 0.7))
+
+
+def _show_when_decoded(path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
+    """A raw stream of frames, written into a container in their order."""
+    old = path.rename(path.with_name(f"old-{path.name}"))
+    with av.open(str(old)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets):
+            packet.stream, packet.time_base = stream, Fraction(1, recipe.fps)
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    old.unlink()
+
+
+def _drop_keyframes(path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"stss", b"free"))
+
+
+def _edit(path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
+    """A list of edits that hides some of the first frames."""
+    data = bytearray(path.read_bytes())
+    if (place := data.find(b"elst")) > 0 and data[place + 4] == 0:
+        time = int.from_bytes(data[place + 16 : place + 20], "big")
+        hidden = int(rng.integers(1, max(2, recipe.num_frames // 2)))
+        unit = data.index(b"mdhd") + 16
+        step = int.from_bytes(data[unit : unit + 4], "big") // recipe.fps
+        data[place + 16 : place + 20] = (time + hidden * step).to_bytes(4, "big")
+        path.write_bytes(data)
+
+
+def _flat(recipe: Recipe, rng: np.random.Generator) -> Recipe:
+    """Encoded with B-frames, at even times."""
+    return replace(recipe, b_frames=2, gop=max(recipe.gop, 8), variable=False, start=0.0)
+
+
+_ISO = ("mp4", "mov")
+KINDS = {
+    "plain": Kind(tuple(CODECS), _leave),
+    "field-coded": Kind(
+        ("mp4", "mkv", "ts"), _code_fields, ("libx264",),
+        lambda recipe, rng: replace(
+            recipe, size=(64, 96), gop=min(recipe.gop, 50), rotation=0, b_frames=0, start=0.0
+        ),
+    ),
+    "interlaced": Kind(
+        ("mp4", "mov", "mkv", "ts", "mpg"), _leave, ("libx264", "mpeg2video"), _interlace
+    ),
+    "joined": Kind(("ts", "mkv", "webm", "mpg", "flv"), _join, keeps_frames=False),
+    "cut": Kind(("ts", "mpg"), _cut, keeps_frames=False),
+    "two tracks": Kind(("mp4", "mov", "mkv", "ts"), _add_track, keeps_frames=False),
+    "mirrored": Kind(_ISO, _leave, (), _turn),
+    "shown when decoded": Kind(
+        ("mp4", "mkv"), _show_when_decoded, ("libx264", "libx265"), _flat, keeps_frames=False
+    ),
+    "no keyframes": Kind(_ISO, _drop_keyframes),
+    "edited": Kind(_ISO, _edit, ("libx264", "libx265", "mpeg4"), _flat, keeps_frames=False),
+}  # fmt: skip
+
+
+def draw_kind(kind: str, seed: int) -> Recipe:
+    """Return the recipe number `seed` of a kind."""
+    what = KINDS[kind]
+    for draw in range(seed, seed + 10**9, 100_003):  # pragma: no branch - they all occur
+        recipe = draw_recipe(draw)
+        if recipe.suffix in what.suffixes and (not what.codecs or recipe.codec in what.codecs):
+            break
+    recipe = what.draw(recipe, np.random.default_rng((seed, 4)))
+    return replace(recipe, num_frames=max(recipe.num_frames, 12), kind=kind)
+
+
+def shown(path: Path, recipe: Recipe) -> list[int | None]:
+    """What the frames of a recipe's video say they are, in order."""
+    if KINDS[recipe.kind].keeps_frames:
+        return list(range(recipe.first, recipe.first + recipe.num_frames))
+    frames = in_order(path)
+    return numbers(np.stack(frames)) if frames else []
 
 
 def numbers(frames: npt.NDArray[np.uint8]) -> list[int | None]:
@@ -243,45 +432,69 @@ def numbers(frames: npt.NDArray[np.uint8]) -> list[int | None]:
     return found
 
 
-def mistakes(path: Path, recipe: Recipe, decoder: Decoder) -> str | None:
+def indexed(path: Path) -> bytes | None:
+    """A video's table of frames as `data check` stores it; None of a file without video."""
+    try:
+        return decoded_table(str(path)).to_bytes()
+    except UnreadableError:
+        return None
+
+
+def mistakes(
+    path: Path,
+    recipe: Recipe,
+    decoder: Decoder,
+    table: bytes | None = None,
+    right: list[int | None] | None = None,
+) -> str | None:
     """What is wrong with the frames that are read of a recipe's video, None where nothing is.
+
+    ``table``: the video's table of frames from an index, None without any; ``right``: what the
+    frames say that they are, if that was found out before.
 
     Frames are asked for as training does (a window, one of each segment), all, the first, the last,
     and any in any order, again and again of one open video.
     """
+    if right is None:
+        right = shown(path, recipe)
+    try:
+        return _mistakes(open_video(path, decoder, table=table), right, recipe)
+    except VideoReadError as error:
+        return error.reason if right else None
+
+
+def _mistakes(video: Video, right: list[int | None], recipe: Recipe) -> str | None:
+    if video.num_frames != len(right):
+        return f"{video.num_frames} frames instead of {len(right)}"
     rng = np.random.default_rng((recipe.seed, 3))
-    last = recipe.num_frames - 1
-    start = int(rng.integers(recipe.num_frames))
+    last = len(right) - 1
+    start = int(rng.integers(len(right)))
     requests = [
         [min(start + 2 * k, last) for k in range(8)],
         [last],
         [last * k // 7 for k in range(8)],
         [0],
-        rng.integers(recipe.num_frames, size=5).tolist(),
-        list(range(recipe.num_frames)),
+        rng.integers(len(right), size=5).tolist(),
+        list(range(len(right))),
         [start],
     ]
-    try:
-        video = open_video(path, decoder)
-        if video.num_frames != recipe.num_frames:
-            return f"{video.num_frames} frames instead of {recipe.num_frames}"
-        for request in requests:
-            frames = video.read(request)
-            if frames.shape != (len(request), *recipe.size, 3):
-                return f"frames of shape {frames.shape}"
-            if (read := numbers(frames)) != request:
-                wrong = [pair for pair in zip(request, read, strict=True) if pair[0] != pair[1]]
-                return f"(asked, read) {wrong[:5]} with {video.decoder}"
-    except VideoReadError as error:
-        return error.reason
+    for request in requests:
+        frames = video.read(request)
+        if frames.shape != (len(request), *recipe.size, 3) and recipe.kind != "two tracks":
+            return f"frames of shape {frames.shape}"
+        asked = [right[index] for index in request]
+        if (read := numbers(frames)) != asked:
+            wrong = [pair for pair in zip(asked, read, strict=True) if pair[0] != pair[1]]
+            return f"(asked, read) {wrong[:5]} with {video.decoder}"
     return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write videos, read each with every reader, print what is wrong; returns the exit code."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--count", type=int, default=2000, help="videos (default 2000)")
+    parser.add_argument("--count", type=int, default=2000, help="plain videos (default 2000)")
     parser.add_argument("--seed", type=int, default=0, help="number of the first one")
+    parser.add_argument("--each", type=int, default=100, help="of each other kind (default 100)")
     parser.add_argument(
         "--decoder", nargs="+", default=["decord", "torchcodec", "pyav"], help="(default: all)"
     )
@@ -290,20 +503,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own: Counter[str] = Counter()  # videos that a reader read without falling back
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(options.seed, options.seed + options.count):
-            recipe = draw_recipe(seed)
+        counts = dict.fromkeys(KINDS, options.each) | {"plain": options.count}
+        for kind, number in [(k, n) for k, count in counts.items() for n in range(count)]:
+            seed = options.seed + number
+            recipe = draw_recipe(seed) if kind == "plain" else draw_kind(kind, seed)
             path = write_video(Path(folder) / str(seed), recipe)
-            made[f"{recipe.suffix} {recipe.codec}"] += 1
-            for decoder in options.decoder:
-                if wrong := mistakes(path, recipe, decoder):
+            made[f"{recipe.suffix} {recipe.codec}" if kind == "plain" else kind] += 1
+            table, right = indexed(path), shown(path, recipe)
+            for decoder, known in [("pyav", None), *((d, table) for d in options.decoder)]:
+                if wrong := mistakes(path, recipe, decoder, known, right):
                     failures += 1
-                    print(f"{decoder}: {wrong}: {recipe}", flush=True)
-                else:
-                    own[decoder] += open_video(path, decoder).decoder == decoder
+                    print(f"{decoder}, {known and 'indexed'}: {wrong}: {recipe}", flush=True)
+                elif known:
+                    own[decoder] += open_video(path, decoder, table=known).decoder == decoder
             path.unlink()
     print(", ".join(f"{kind} {count}" for kind, count in sorted(made.items())))
     print("read without falling back: " + ", ".join(f"{d} {own[d]}" for d in options.decoder))
-    print(f"{options.count} videos, {len(options.decoder)} readers: {failures} failures")
+    print(f"{sum(made.values())} videos, {len(options.decoder)} readers: {failures} failures")
     return 1 if failures else 0
 
 

@@ -22,22 +22,34 @@ def write_indexed_video(
     size: tuple[int, int] = (48, 64),
     fps: int = 10,
     codec: str = "libx264",
+    *,
+    first: int = 0,
+    options: dict[str, str] | None = None,
 ) -> Path:
-    """Write a video of `num_frames` <= 512 frames of `size` (height, width, both even)."""
-    assert 0 < num_frames <= MAX_FRAMES
+    """Write a video of frames number `first` and on, of `size` (height, width, both even).
+
+    `options` are those of the encoder, which takes the numbers "g" (frames from one keyframe to the
+    next) and "bf" (B-frames in a row) too.
+    """
+    assert 0 < num_frames <= MAX_FRAMES - first
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
+        stream = container.add_stream(codec, rate=fps, options=options or {})
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.bit_rate = 2_000_000
-        for number in range(num_frames):
-            digits = np.array([number // 64, number // 8 % 8, number % 8])
-            pixels = np.full((*size, 3), np.round(digits * _STEP), dtype=np.uint8)
+        for number in range(first, first + num_frames):
+            pixels = indexed_picture(number, size)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def indexed_picture(number: int, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Frame `number`, (H, W, 3)."""
+    digits = np.array([number // 64, number // 8 % 8, number % 8])
+    return np.full((*size, 3), np.round(digits * _STEP), dtype=np.uint8)
 
 
 def frame_numbers(frames: npt.NDArray[np.uint8] | torch.Tensor) -> list[int]:
@@ -53,10 +65,18 @@ def turn(path: Path, degrees: int) -> None:
 
     That is the matrix in the header of the track; PyAV writes none before version 18.
     """
+    cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    set_display_matrix(path, (cos, -sin, sin, cos))
+
+
+def set_display_matrix(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Write (a, b, c, d) into the header of an mp4's first track.
+
+    Players show a stored point (x, y) at (a x + c y, b x + d y), y pointing down.
+    """
     data = bytearray(path.read_bytes())
     name = data.index(b"tkhd")
     end = name - 4 + int.from_bytes(data[name - 4 : name], "big")
-    cos, sin = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
-    turning = (cos << 16, -sin << 16, 0, sin << 16, cos << 16, 0)
-    struct.pack_into(">9i", data, end - 44, *turning, 0, 0, 1 << 30)
+    a, b, c, d = (value << 16 for value in matrix)
+    struct.pack_into(">9i", data, end - 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)

@@ -63,7 +63,7 @@ class LongVideo:
         except UnreadableError as error:
             raise VideoReadError(self.path, str(error)) from error
         self.num_frames, self.fps = self._reader.num_frames, self._reader.fps
-        self.times = self._reader.times
+        self.times = self._reader.table.seconds()
 
     def frames(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield frames (H, W, 3), uint8 RGB, at rising indices, one by one. VideoReadError: one of

@@ -5,24 +5,26 @@ Frames keep their number, order and times; the picture is turned as it is displa
 pixels stays. Sound, transparency and anything beyond 8 bits a channel are dropped.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, groupby
 from math import floor
+from operator import attrgetter
 
 import av
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from hpm_video.data.video.frames import VideoReadError
-from hpm_video.data.video.readers.pyav import open_container
+from hpm_video.data.video.readers import UnreadableError, demux
 
 # x264's, from the quickest to the one that makes the smallest files
 PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
 )  # fmt: skip
-_TURNS = {90: "cclock", 270: "clock"}  # of the display matrix, counterclockwise -> transpose filter
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Encoding:
     crf: int = 23  # x264's constant quality in [0, 51], lower is better and larger
     preset: str = "fast"  # one of PRESETS
     fps: float | None = None  # by repeating and dropping frames; None keeps all frames as they are
+    deinterlace: bool = False  # make whole pictures of frames that are flagged as interlaced
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting out of range."""
@@ -71,7 +74,7 @@ def encode_video(source: str, target: str, encoding: Encoding) -> Encoded:
 
 def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
     reader = _Reader(source)
-    frames = reader.frames()
+    frames = _deinterlaced(reader.frames()) if encoding.deinterlace else reader.frames()
     first = next(frames, None)
     if first is None:
         raise VideoReadError(source, "has no frames")
@@ -102,9 +105,11 @@ def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
         graphs: dict[tuple[object, ...], av.filter.Graph] = {}
         for frame, pts in shown:
             # All of which may change within a file
-            kind = (frame.width, frame.height, frame.format.name, frame.rotation)
+            size = frame.width, frame.height
+            kind = (*size, frame.format.name, demux.orientation_of(frame))
             if kind not in graphs:
-                graphs[kind] = _make_graph(frame, width, height)
+                odd_shape = size != (first.width, first.height)
+                graphs[kind] = _make_graph(frame, width, height, odd_shape=odd_shape)
             frame.pts = None  # whose unit is another one
             graphs[kind].vpush(frame)
             picture = graphs[kind].vpull()
@@ -118,15 +123,6 @@ def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
     return Encoded(reader.num_read, num_written)
 
 
-def count_frames(path: str) -> int:
-    """How many frames of a video can be decoded, passing over what cannot; 0 for no video."""
-    reader = _Reader(path)
-    try:
-        return sum(1 for _ in reader.frames(strict=False))
-    except VideoReadError:
-        return reader.num_read
-
-
 class _Reader:
     """Decodes a file from its start to its end."""
 
@@ -137,32 +133,60 @@ class _Reader:
         self.rate: Fraction | None = None  # average frames per second
         self.pixel_aspect: Fraction | None = None  # width / height of a pixel
 
-    def frames(self, *, strict: bool = True) -> Iterator[VideoFrame]:
-        """Yield all frames in order; strict raises VideoReadError for one that is damaged."""
+    def frames(self) -> Iterator[VideoFrame]:
+        """Yield all frames that can be decoded, in order."""
         try:
-            with open_container(self._path) as container:
-                stream = container.streams.best("video")
-                if not isinstance(stream, VideoStream):
-                    raise VideoReadError(self._path, "has no video stream")
-                self.rate, self.pixel_aspect = stream.average_rate, stream.sample_aspect_ratio
-                stream.codec_context.thread_count = 1  # videos are encoded in parallel
-                for packet in container.demux(stream):
-                    try:
-                        decoded = packet.decode()
-                    except av.error.InvalidDataError:
-                        if strict:
-                            raise
-                        continue
-                    for frame in decoded:
-                        self.num_read += 1
-                        yield frame
-        except (av.error.FFmpegError, UnicodeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise VideoReadError(self._path, reason) from error
+            container, stream = demux.open_video(self._path)
+        except UnreadableError as error:
+            raise VideoReadError(self._path, str(error)) from error
+        with container:
+            self.rate, self.pixel_aspect = stream.average_rate, stream.sample_aspect_ratio
+            for packet in chain(demux.packets(container, stream), [None]):
+                for frame in demux.decode(stream.codec_context, packet) or []:
+                    self.num_read += 1
+                    yield frame
 
 
-def _make_graph(frame: VideoFrame, width: int, height: int) -> av.filter.Graph:
-    """What turns and scales frames like this one to a size, as yuv420p of the usual range."""
+def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """Yield a frame for each, whole where it was interlaced; frames around it help with that."""
+    kind = attrgetter("width", "height", "format.name")
+    for _, alike in groupby(frames, key=kind):
+        graph: av.filter.Graph | None = None
+        waiting: deque[tuple[int | None, int]] = deque()  # when frames are shown, and how long
+        for number, frame in enumerate(alike):
+            if graph is None:
+                graph, time_base = av.filter.Graph(), frame.time_base or Fraction(1, 1000)
+                source = graph.add_buffer(
+                    width=frame.width, height=frame.height, format=frame.format, time_base=time_base
+                )
+                filters = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+                graph.link_nodes(source, filters, graph.add("buffersink")).configure()
+            waiting.append((frame.pts, frame.duration or 0))
+            frame.pts = number  # the filter must have one
+            graph.vpush(frame)
+            yield from _pulled(graph, waiting, time_base)
+        if graph is not None:
+            graph.vpush(None)
+            yield from _pulled(graph, waiting, time_base)
+
+
+def _pulled(
+    graph: av.filter.Graph, waiting: deque[tuple[int | None, int]], time_base: Fraction
+) -> Iterator[VideoFrame]:
+    """Yield the frames that are ready, which come in order, with their times."""
+    with suppress(BlockingIOError, EOFError):  # wants more frames; was the last one
+        while waiting:
+            frame = graph.vpull()
+            frame.pts, frame.duration = waiting.popleft()
+            frame.time_base = time_base
+            yield frame
+
+
+def _make_graph(frame: VideoFrame, width: int, height: int, *, odd_shape: bool) -> av.filter.Graph:
+    """What turns and scales frames like this one to a size, as yuv420p of the usual range.
+
+    ``odd_shape``: whether the size is that of other frames: this one gets bars around it then.
+    """
     graph = av.filter.Graph()
     if hasattr(graph, "threads"):  # older ones choose for themselves
         graph.threads = 1
@@ -171,19 +195,24 @@ def _make_graph(frame: VideoFrame, width: int, height: int) -> av.filter.Graph:
             width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
         )
     ]
-    turn = frame.rotation % 360
-    if turn in _TURNS:
-        nodes.append(graph.add("transpose", _TURNS[turn]))
-    elif turn == 180:
-        nodes += [graph.add("hflip"), graph.add("vflip")]
-    nodes.append(graph.add("scale", f"{width}:{height}:flags=bicubic:out_range=tv"))
+    turn = demux.orientation_of(frame)
+    if turn.transposed:
+        nodes.append(graph.add("transpose", "cclock_flip"))
+    if turn.left_right:
+        nodes.append(graph.add("hflip"))
+    if turn.up_down:
+        nodes.append(graph.add("vflip"))
+    fit = "force_original_aspect_ratio=decrease:" if odd_shape else ""
+    nodes.append(graph.add("scale", f"{width}:{height}:{fit}flags=bicubic:out_range=tv"))
+    if odd_shape:
+        nodes.append(graph.add("pad", f"{width}:{height}:(ow-iw)/2:(oh-ih)/2"))
     nodes += [graph.add("format", "yuv420p"), graph.add("buffersink")]
     graph.link_nodes(*nodes).configure()
     return graph
 
 
 def _is_sideways(frame: VideoFrame) -> bool:
-    return frame.rotation % 180 == 90
+    return demux.orientation_of(frame).transposed
 
 
 def _target_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:

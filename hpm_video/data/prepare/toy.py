@@ -6,10 +6,10 @@
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from hpm_video.data.lists.classes import write_classes
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_rows
-from hpm_video.data.prepare.toy_drawing import CLASSES, Floats, render_toy_video
+from hpm_video.data.prepare.toy_drawing import CLASSES, Floats, draw_toy_video
 from hpm_video.runtime.files import check_can_be_folder, write_atomically, write_csv
 
 FORMATS = ("mp4", "webm", "avi")
@@ -101,10 +101,10 @@ def write_toy_videos(
     write_classes(output_dir / "classes.txt", CLASSES)
 
     def write_video(index: int) -> Floats:
-        frames, positions = render_toy_video(
+        blocks, positions = draw_toy_video(
             seed, index, size=size, num_frames=num_frames, distractors=distractors
         )
-        _encode(output_dir / paths[index], frames, fps)
+        _encode(output_dir / paths[index], chain.from_iterable(blocks), size, fps)
         return positions
 
     # Threads suffice: encoding, most of the work, runs outside the interpreter's lock.
@@ -176,13 +176,13 @@ def object_mask(
     return np.asarray(shares.mean(axis=(1, 3, 5)), dtype=np.float32)
 
 
-def _encode(path: Path, frames: NDArray[np.uint8], fps: int) -> None:
+def _encode(path: Path, frames: Iterable[NDArray[np.uint8]], size: int, fps: int) -> None:
     codec, options = _ENCODERS[path.suffix[1:]]
     temporary, exact = str(path.with_name(f".{path.name}.tmp")), {"fflags": "bitexact"}
     with av.open(temporary, "w", format=path.suffix[1:], container_options=exact) as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         assert isinstance(stream, VideoStream)
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height = stream.width = size
         stream.pix_fmt = "yuv420p"
         stream.gop_size = KEYFRAME_INTERVAL
         stream.thread_count = 1

@@ -15,6 +15,7 @@ flips.
 """
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ CLASSES = ("right", "down_right", "down", "down_left", "left", "up_left", "up", 
 SPEED = (0.04, 0.06)  # path length per frame, share of the side
 RADIUS = (0.16, 0.2)  # of the moving object, share of the side
 STILL_RADIUS = (0.1, 0.14)  # of a distractor: small enough not to hide the object
+
+_BLOCK_BYTES = 64 << 20  # of frames drawn at once, four bytes a sample
 
 # Outlines as (corners, inner radius / outer radius): disc, square, bulging triangle, star.
 _SHAPES = ((32, math.cos(math.pi / 32)), (4, math.cos(math.pi / 4)), (3, 0.62), (5, 0.58))
@@ -45,6 +48,16 @@ def render_toy_video(
     seed: int, index: int, *, size: int, num_frames: int, distractors: int = 1
 ) -> tuple[NDArray[np.uint8], Floats]:
     """Draw video `index`: frames (T, size, size, 3) uint8 and positions as `toy_positions`."""
+    blocks, positions = draw_toy_video(
+        seed, index, size=size, num_frames=num_frames, distractors=distractors
+    )
+    return np.concatenate(list(blocks)), positions
+
+
+def draw_toy_video(
+    seed: int, index: int, *, size: int, num_frames: int, distractors: int = 1
+) -> tuple[Iterator[NDArray[np.uint8]], Floats]:
+    """The same, with the frames in blocks (t, size, size, 3) that are drawn as they are taken."""
     rng = np.random.default_rng((seed, index))
     positions = _draw_track(rng, CLASSES[index % 8], size, num_frames)
     moving = _draw_object(rng, float(positions[0, 2]))
@@ -54,12 +67,18 @@ def render_toy_video(
         distractor = _draw_object(rng, size * rng.uniform(*STILL_RADIUS))
         _paste(still, distractor, rng.uniform(0, size, (1, 2)))
 
-    frames = np.repeat(still, num_frames, axis=0)  # (T, H, W, 3)
-    _paste(frames, moving, positions[:, :2].astype(np.float64))
     turn = np.arange(num_frames) / flicker_period + flicker_phase
     gain = (1 + 0.05 * np.sin(2 * np.pi * turn)).astype(np.float32)
-    frames *= 255 * gain[:, None, None, None]
-    return np.clip(np.rint(frames), 0, 255).astype(np.uint8), positions
+
+    def block(start: int, stop: int) -> NDArray[np.uint8]:
+        frames = np.repeat(still, stop - start, axis=0)  # (t, H, W, 3)
+        _paste(frames, moving, positions[start:stop, :2].astype(np.float64))
+        frames *= 255 * gain[start:stop, None, None, None]
+        return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+
+    length = max(1, _BLOCK_BYTES // still.nbytes)
+    starts = range(0, num_frames, length)
+    return (block(start, min(start + length, num_frames)) for start in starts), positions
 
 
 def _draw_track(rng: np.random.Generator, name: str, size: int, num_frames: int) -> Floats:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,9 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.config.values import Decoder
-from hpm_video.data.video.readers import Reader, UnreadableError, containers
+from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.orientation import UPRIGHT
+from hpm_video.data.video.readers import Reader, UnreadableError
 
 NO_SUCH_FILE = "no such file"
+_LONG = 1000  # frames of a video that stays open: to open it anew costs as much as to read a clip
+_MOST_KEPT = 16
+_CONTAINERS = ("mov", "matroska")  # in which decord and torchcodec are trusted
 
 
 class VideoReadError(RuntimeError):
@@ -30,6 +36,9 @@ class VideoReadError(RuntimeError):
         return f"{self.path}: {self.reason}"
 
 
+_kept: OrderedDict[tuple[object, ...], "Video"] = OrderedDict()  # long ones, last used last
+
+
 class Video:
     """An open video; made by `open_video`. Decodes nothing before it is asked for frames.
 
@@ -38,15 +47,19 @@ class Video:
         num_frames: how many frames it holds, at least 1.
         decoder: what reads it. "pyav" reads in place of another one that does not read this file,
             or might return other frames than those asked for.
-        note: why it does not do what was chosen, in a few words that are the same for all such
-            files; None where it does.
+        note: what is unusual about reading it, in a few words that are the same for all such files;
+            None where nothing is.
     """
 
-    def __init__(self, path: str | Path, decoder: Decoder, most_frames: int | None) -> None:
-        self.path = str(path)
+    def __init__(
+        self, path: str, decoder: Decoder, most_frames: int | None, table: FrameTable | None
+    ) -> None:
+        self.path, self.decoder = path, decoder
+        self.note: str | None = None
         self._most_frames = most_frames
-        self.note = _why_not(self.path, decoder)
-        self.decoder: Decoder = "pyav" if self.note else decoder
+        self._table = table
+        if decoder != "pyav" and (note := _bad_name(path)):
+            self.decoder, self.note = "pyav", note
         try:
             self._open()
         except UnreadableError as error:
@@ -87,6 +100,8 @@ class Video:
         asked = unique.tolist()
         try:
             frames = self._reader.read(asked)
+            if len(frames) != len(asked):
+                raise UnreadableError(f"{len(frames)} frames came of {len(asked)} asked for")
         except UnreadableError as error:
             claimed = self.num_frames
             self._fall_back(error)
@@ -99,9 +114,35 @@ class Video:
                 raise VideoReadError(self.path, str(last)) from last
         return frames if np.array_equal(unique, wanted) else frames[positions]
 
+    @property
+    def table(self) -> FrameTable:
+        """What is known of the file's frames."""
+        assert self._table is not None
+        return self._table
+
+    @property
+    def is_cheap_to_keep(self) -> bool:
+        """Whether it holds no more than the file's own tables in memory."""
+        return getattr(self._reader, "packets", ()) is None
+
     def _open(self) -> None:
-        self._reader: Reader = _reader_class(self.decoder)(self.path)
-        self.num_frames = min(self._reader.num_frames, self._most_frames or self._reader.num_frames)
+        reader: Reader | None = None
+        if self.decoder != "pyav":
+            self.note = why_not(self._table, self.decoder)
+            if self.note is None and self._table is not None:
+                reader = _reader_class(self.decoder)(self.path)
+                if reader.num_frames != self._table.num_frames:
+                    self.note = f"files in which {self.decoder} counts other frames"
+            if self.note is not None:
+                self.decoder, reader = "pyav", None
+        if reader is None:
+            from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415 - takes a while
+
+            reader = PyavReader(self.path, self._table)
+            self._table = reader.table
+        self._reader, table = reader, self.table
+        self.note = self.note or _unusual(table)
+        self.num_frames = min(table.num_frames, self._most_frames or table.num_frames)
 
     def _fall_back(self, error: UnreadableError) -> None:
         """Read with PyAV from now on, if that has not just failed itself."""
@@ -116,23 +157,48 @@ class Video:
 
 
 def open_video(
-    path: str | Path, decoder: Decoder = "decord", *, most_frames: int | None = None
+    path: str | Path,
+    decoder: Decoder = "decord",
+    *,
+    most_frames: int | None = None,
+    table: bytes | None = None,
 ) -> Video:
-    """Open a video.
+    """Open a video. A long one stays open in this process, up to a small number of them.
 
     Args:
         path: the file.
         decoder: reads it, where it returns the right frames of such a file; see `Video.decoder`.
         most_frames: how many frames it really has where that is known: no more are ever read.
+        table: its table of frames from an index (`FrameTable.to_bytes`); not used where the file
+            has changed since.
 
     Raises VideoReadError: the file does not exist, is no video, or holds no frames.
     """
-    return Video(path, decoder, most_frames)
+    path = str(path)
+    size, mtime = _identity(path)
+    # Not those of the process that this one was forked from: they share a place in the file
+    key = os.getpid(), path, decoder, most_frames, size, mtime
+    if video := _kept.get(key):
+        _kept.move_to_end(key)
+        return video
+    try:
+        known = FrameTable.from_bytes(table) if table is not None else None
+        stale = known is not None and (known.num_bytes, known.mtime_ns) != (size, mtime)
+    except ValueError:  # the index is damaged
+        known, stale = None, True
+    video = Video(path, decoder, most_frames, None if stale else known)
+    if stale:
+        video.note = "an index that is out of date or damaged (hpm-video data check renews it)"
+    if video.num_frames >= _LONG and video.is_cheap_to_keep:
+        _kept[key] = video
+        while len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
+    return video
 
 
 def check_is_file(path: str) -> None:
     """Raise VideoReadError where there is no file, nothing in it, or none that may be read."""
-    _head(path)
+    _identity(path)
 
 
 def read_frames(
@@ -153,43 +219,77 @@ def check_decoder(decoder: Decoder) -> None:
         raise ValueError(f"data.decoder ({decoder}) must be one that works here: {reason}")
 
 
-def _why_not(path: str, decoder: Decoder) -> str | None:
-    """Why PyAV has to read a file in place of another decoder; VideoReadError for what is none."""
-    head = _head(path)
-    if decoder == "pyav":
-        return None
+def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
+    """Why decord or torchcodec does not read a file, or may return other frames than asked for.
+
+    Returns a few words, the same for all files of the sort, or None for one that is read right.
+    """
     if reason := missing(decoder):
         return reason
+    if table is None or not table.is_decoded:
+        return "videos that are not in the index of their list (hpm-video data check writes it)"
+    refused = {
+        table.irregular: table.irregular,
+        "long files, in which PyAV goes right to a clip": table.num_frames >= _LONG,
+        "neither mp4 nor Matroska": not table.container.startswith(_CONTAINERS),
+        # Both count from a keyframe that they look for by its time
+        "open groups of pictures": table.has_leading,
+        "keyframes that are not whole": table.has_false_starts,
+        "several tracks of video": table.num_tracks > 1,
+        "mirrored pictures": table.orientation is not None and table.orientation.is_mirrored,
+    }
+    if decoder == "decord":
+        refused["frames that an edit list hides"] = table.has_hidden
+        refused["HEVC, which decord fails to read after going to a keyframe"] = (
+            table.codec == "hevc"
+        )
+    else:
+        from hpm_video.data.video.readers.torchcodec import TURNS  # noqa: PLC0415
+
+        refused["turned pictures"] = not TURNS and table.orientation != UPRIGHT
+    return next((reason for reason, holds in refused.items() if holds), None)
+
+
+def _bad_name(path: str) -> str | None:
     try:
         path.encode()
     except UnicodeEncodeError:
         return "a name that is not UTF-8"
-    turns = True
-    if decoder == "torchcodec":
-        from hpm_video.data.video.readers import torchcodec  # noqa: PLC0415
-
-        turns = torchcodec.TURNS
-    with open(path, "rb") as file:
-        return containers.why_not(file, head, turns=turns)
+    return None
 
 
-def _head(path: str) -> bytes:
-    """The first bytes of a file; VideoReadError for what is known to be no video without them."""
+def _unusual(table: FrameTable) -> str | None:
+    """What a user should know of how a file is read, None for nothing."""
+    if table.num_lost:
+        return "files of which not all frames can be decoded"
+    if table.num_damaged:
+        return "files in which frames decode with errors"
+    if table.other_sizes:
+        return "pictures of several sizes, scaled to that of the first"
+    if table.irregular and not table.has_starts:
+        return f"frames that are counted from the start of the file, for {table.irregular}"
+    if table.num_tracks > 1:
+        return "several tracks of video, of which the best is read"
+    return None
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Size and time of change of a file; VideoReadError for what is known to be no video."""
     try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
             raise VideoReadError(path, "is a folder, not a video")
-        if not stat.S_ISREG(mode):  # reading from a pipe would wait for whoever writes to it
+        if not stat.S_ISREG(status.st_mode):  # to read from a pipe would wait for who writes to it
             raise VideoReadError(path, "is not a file")
-        with open(path, "rb") as file:
-            head = file.read(containers.HEAD_BYTES)
+        with open(path, "rb"):
+            pass
     except PermissionError as error:
         raise VideoReadError(path, "permission denied") from error
     except (OSError, ValueError) as error:
         raise VideoReadError(path, NO_SUCH_FILE) from error
-    if not head:
+    if not status.st_size:
         raise VideoReadError(path, "is empty")
-    return head
+    return status.st_size, status.st_mtime_ns
 
 
 @cache

@@ -1,7 +1,7 @@
 """The decoders, behind one shape; nothing else imports decord, torchcodec or av to read a video.
 
 PyAV reads everything that FFmpeg reads, and exactly. The other two are right for the files that
-`containers.why_not` lets pass.
+`frames.why_not` lets pass.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,168 @@
+"""What is known of the frames of one file: how many, when, and where decoding may begin.
+
+Frame n is the n-th picture that decoding the whole file in order gives, of the track that FFmpeg
+calls best, as it is shown. A file is regular where each packet holds one frame and the packet's
+time names it: then any frame can be decoded from the keyframe before it, and be recognised. In any
+other file frames are counted, from the start of the file or from places that were tried.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.data.video.orientation import Orientation
+
+Numbers = npt.NDArray[np.int64]
+NEW_PARAMETERS = "parameters that change on the way"  # see `FrameTable.irregular`
+VERSION = 1  # of what tables say: of another version they are not used
+
+
+def _none() -> Numbers:
+    return np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """Packets where decoding may begin, in the file's order; each array has one number for each."""
+
+    packets: Numbers = field(default_factory=_none)
+    times: Numbers = field(default_factory=_none)  # when they are shown
+    dts: Numbers = field(default_factory=_none)  # when they are decoded
+    bytes: Numbers = field(default_factory=_none)  # where they stand in the file, -1: not known
+    frames: Numbers = field(default_factory=_none)  # the first frame that comes from there
+
+    def __len__(self) -> int:
+        return len(self.packets)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameTable:
+    """What is known of one file.
+
+    ``times`` and ``places`` are empty where the file is not regular. Packets are counted from 0 in
+    the file's order; times are in units of ``time_base``.
+    """
+
+    num_bytes: int  # of the file, and when it was last changed: of another file this is not true
+    mtime_ns: int
+    num_frames: int
+    container: str  # FFmpeg's name, such as "mov,mp4,m4a,3gp,3g2,mj2"
+    codec: str
+    pix_fmt: str
+    height: int  # of the first frame as it is stored
+    width: int
+    fps: float  # on average, 0 where the file does not say
+    time_base: tuple[int, int]  # seconds as a fraction
+    irregular: str = ""  # why frames must be counted, in a few words; "" for a regular file
+    is_decoded: bool = False  # whether the whole file was decoded, not only looked through
+    orientation: Orientation | None = None  # None: not known without decoding
+    start_time: int | None = None  # of the file, in millionths of a second
+    last_lasts: int = 0  # how long the last frame is shown, 0 where the file does not say
+    num_damaged: int = 0  # frames that decode with errors
+    num_lost: int = 0  # packets of frames that do not decode
+    num_lost_first: int = 0  # of these, before the first frame: of a piece cut from a stream
+    other_sizes: bool = False  # whether some frames have another size than the first
+    is_interlaced: bool = False
+    has_leading: bool = False  # whether frames are shown before the keyframe that they follow
+    has_false_starts: bool = False  # whether some of what is called keyframes is none
+    has_hidden: bool = False  # whether an edit list hides frames, which are decoded nevertheless
+    num_tracks: int = 1  # of video
+    times: Numbers = field(default_factory=_none)  # (num_frames,) of each frame, rising
+    places: Numbers = field(default_factory=_none)  # (num_frames,) the packet of each frame
+    starts: Starts = field(default_factory=Starts)
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the time of a packet names its frame."""
+        return not self.irregular
+
+    @property
+    def has_starts(self) -> bool:
+        """Whether decoding may begin elsewhere than at the start of the file."""
+        return len(self.starts) > 1
+
+    def fits(self, path: str) -> bool:
+        """Whether the file still is what this tells of."""
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return False
+        return (status.st_size, status.st_mtime_ns) == (self.num_bytes, self.mtime_ns)
+
+    def to_bytes(self) -> bytes:
+        """Return this in as few bytes as is easy: some hundreds for a clip of ten seconds."""
+        plain: dict[str, Any] = {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("times", "places", "starts")
+            and value != getattr(type(self), name, ...)  # its default
+        }
+        parts = [json.dumps(plain, separators=(",", ":")).encode()]
+        for numbers in self._arrays():  # differences of neighbours, mostly the same few
+            steps = np.diff(numbers, prepend=np.int64(0))
+            small = bool(len(steps) < 2 or np.abs(steps[1:]).max() < 2**31)
+            first, rest = steps[:1].tobytes(), steps[1:].astype(np.int32 if small else np.int64)
+            parts.append(bytes([small]) + first + rest.tobytes())
+        lengths = struct.pack(f"<{len(parts)}I", *map(len, parts))
+        return bytes([VERSION]) + zlib.compress(lengths + b"".join(parts), 9)
+
+    def _arrays(self) -> tuple[Numbers, ...]:
+        starts = self.starts
+        of_starts = starts.packets, starts.times, starts.dts, starts.bytes, starts.frames
+        return self.times, self.places, *of_starts
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> FrameTable | None:
+        """Return the table that became these bytes, None for one of another version.
+
+        Raises ValueError: the bytes are damaged.
+        """
+        if data[:1] != bytes([VERSION]):
+            return None
+        try:
+            content = zlib.decompress(data[1:])
+            lengths = struct.unpack_from("<8I", content)
+            ends = 4 * len(lengths) + np.cumsum(lengths)
+            plain, *packed = (
+                content[end - size : end] for size, end in zip(lengths, ends, strict=True)
+            )
+            values = json.loads(plain)
+            if "orientation" in values:
+                values["orientation"] = Orientation(*values["orientation"])
+            values["time_base"] = tuple(values["time_base"])
+            times, places, *of_starts = map(_unpacked, packed)
+            return cls(**values, times=times, places=places, starts=Starts(*of_starts))
+        except (zlib.error, struct.error, TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"a table of frames is damaged: {error}") from error
+
+    def seconds(self) -> npt.NDArray[np.float64]:
+        """When each frame appears and, at the end, when the last one goes: (num_frames + 1,).
+
+        In seconds from the start of the file, as players count; from the number of frames per
+        second where frames have no times of their own, NaN without that either.
+        """
+        step = 1 / self.fps if self.fps else np.nan
+        if not self.is_regular:
+            return np.arange(self.num_frames + 1, dtype=np.float64) * step
+        unit = self.time_base[0] / self.time_base[1]
+        times = self.times * unit
+        start = (self.start_time or 0) / 1e6
+        if abs(times[0] - start) < 2e-6:  # the video's own start, rounded
+            start = times[0]
+        return np.asarray(
+            np.append(times, times[-1] + (self.last_lasts * unit or step)) - start, np.float64
+        )
+
+
+def _unpacked(part: bytes) -> Numbers:
+    rest = np.frombuffer(part[9:], np.int32 if part[0] else np.int64)
+    first = np.frombuffer(part[1:9], np.int64)
+    return np.cumsum(np.concatenate([first, rest]), dtype=np.int64)

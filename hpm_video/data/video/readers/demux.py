@@ -1,0 +1,160 @@
+"""Opening a file with PyAV, its packets, and what decoding them gives; see `pyav` for reading.
+
+All that looks into a file does so through here: so there is one choice of the track, and one rule
+for what is damaged.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import VideoReformatter
+
+from hpm_video.data.video.orientation import UPRIGHT, Orientation, of_matrix
+from hpm_video.data.video.readers import UnreadableError
+
+# FFmpeg's complaints, several for every damaged file, would drown the log of a run
+av.logging.set_level(av.logging.PANIC)
+
+ENCRYPTED = "is encrypted (CENC)"
+
+# Older versions refuse a file whose metadata is not UTF-8, unless told otherwise
+_LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+
+
+def open_container(source: str | BinaryIO) -> av.container.InputContainer:
+    """Open a file to read from it, whatever the encoding of its metadata.
+
+    Raises what `av.open` raises: FFmpegError, OSError, ValueError.
+    """
+    return av.open(source, **_LENIENT)
+
+
+def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
+    """Open a file and choose its track: the one that FFmpeg calls best, no attached pictures.
+
+    Raises UnreadableError: there is no video in it.
+    """
+    try:
+        container = open_container(_source(path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise UnreadableError(_why_not_opened(path)) from error
+    try:
+        stream = _best_track(container)
+        # The work is shared out by clips, not by frames
+        stream.codec_context.thread_count = 1
+    except AttributeError as error:  # no context
+        raise UnreadableError("has video of an unknown kind") from error
+    for other in container.streams:
+        if other.index != stream.index and hasattr(other, "discard"):
+            other.discard = av.stream.Discard.all  # where that is known, it is not even read
+    return container, stream
+
+
+def _source(path: str) -> str | BinaryIO:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # a name that is not UTF-8
+        return open(path, "rb")
+    return f"file:{path}"  # without it, a:b.mp4 would name a protocol
+
+
+def _best_track(container: av.container.InputContainer) -> av.VideoStream:
+    pictures = av.stream.Disposition.attached_pic
+    tracks = [s for s in container.streams.video if not s.disposition & pictures]
+    best = container.streams.best("video")
+    if isinstance(best, av.VideoStream) and best in tracks:
+        return best
+    if tracks:
+        return tracks[0]
+    has = ["sound"] if container.streams.audio else []
+    has += ["a picture"] if container.streams.video else []
+    raise UnreadableError(f"has no video, only {' and '.join(has)}" if has else "has no video")
+
+
+def _why_not_opened(path: str) -> str:
+    if not os.path.isfile(path):
+        return "no such file"
+    with open(path, "rb") as file:
+        if file.read(8)[4:] in (b"ftyp", b"mdat", b"wide", b"free") and not _has_index(file):
+            return "is cut off: an mp4 cannot be read without the index at its end"
+    return "is not a video, or its header is damaged"
+
+
+def _has_index(file: BinaryIO) -> bool:
+    """Whether an mp4 has the box without which nothing in it can be found."""
+    place = 0
+    while True:
+        file.seek(place)
+        header = file.read(16)
+        size, name = int.from_bytes(header[:4], "big"), header[4:8]
+        if name in (b"moov", b"moof"):
+            return True
+        if size == 1:
+            size = int.from_bytes(header[8:16], "big")
+        if size < 8:  # the last one, or no box
+            return False
+        place += size
+
+
+def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """The packets of the video, up to the end or to where the file is damaged beyond reading on.
+
+    Raises UnreadableError: they are encrypted.
+    """
+    try:
+        for packet in container.demux(stream):
+            if packet.has_sidedata("encryption_info"):
+                raise UnreadableError(ENCRYPTED)
+            if packet.size:  # the last one says that it is the last
+                yield packet
+    except av.FFmpegError:
+        return
+
+
+def decode(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame] | None:
+    """The frames that come out when a packet goes in, or the last ones; None of a damaged one."""
+    try:
+        return context.decode(packet)
+    except av.FFmpegError:
+        return None
+
+
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """How a frame is to be shown."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            return of_matrix(np.frombuffer(bytes(data), np.int32))
+    return UPRIGHT
+
+
+class RgbWriter:
+    """Converts frames to RGB, as FFmpeg does; keeps its tables from frame to frame."""
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+
+    def write(self, frame: av.VideoFrame, pixels: npt.NDArray[np.uint8]) -> None:
+        """Write a frame into `pixels` (H, W, 3).
+
+        One of another size is scaled, its shape kept, and has black bars around it.
+        """
+        height, width, _ = pixels.shape
+        if (frame.height, frame.width) != (height, width):
+            scale = min(height / frame.height, width / frame.width)
+            rows = max(1, min(height, round(frame.height * scale)))
+            columns = max(1, min(width, round(frame.width * scale)))
+            pixels[:] = 0
+            top, left = (height - rows) // 2, (width - columns) // 2
+            pixels = pixels[top : top + rows, left : left + columns]
+            height, width = rows, columns
+        # Colour of the nearest chroma sample, as FFmpeg converts 8-bit video by default
+        rgb = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="POINT", threads=1
+        )
+        plane = rgb.planes[0]
+        lines = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
+        pixels[:] = lines[:, : 3 * width].reshape(height, width, 3)

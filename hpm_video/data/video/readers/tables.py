@@ -1,0 +1,384 @@
+"""Making a file's table of frames: from its packets alone, or by decoding all of it.
+
+Packets tell nearly always. Where they might not, `scan` says why, and the file has to be decoded
+from its start to its end, which is what `data check` does with every file.
+"""
+
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import chain, pairwise
+
+import av
+import numpy as np
+
+from hpm_video.data.video.frame_table import NEW_PARAMETERS, FrameTable, Numbers, Starts
+from hpm_video.data.video.orientation import Orientation
+from hpm_video.data.video.readers import UnreadableError, demux, h264
+
+# Packets of a file up to this size stay in memory from the first pass; of others they are read anew
+_MOST_KEPT_BYTES = 64 * 2**20
+# Where a second picture of a packet's kind would not be noticed: they refer to pictures before, and
+# a container that flags each of them as a keyframe has lost its index
+_REFERRING = (
+    "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "h263", "flv1", "svq3",
+    "mpeg1video", "mpeg2video", "theora", "vp6", "vp6f", "rv30", "rv40", "cinepak",
+)  # fmt: skip
+_PARAMETERS = ("new_extradata", "param_change", "palette")
+_UNHARMFUL = ("mmco:",)  # complaints that say nothing about the frame at hand
+_MOST_TRIED = 1000  # places of a file: of a longer one every second, third, ... is
+_MOST_SEARCHED = 2048  # frames, for those of a group: a place after which nothing fits is none
+_Mark = tuple[int | None, int]  # when a frame is shown, and a check sum of its pixels
+_MOST_TABLES = 1024  # of files that had to be decoded, kept in each process
+
+
+@dataclass
+class _Packets:
+    """What the packets of a file say, in the file's order."""
+
+    times: list[int | None] = field(default_factory=list)  # when each is shown
+    dts: list[int | None] = field(default_factory=list)
+    bytes: list[int] = field(default_factory=list)  # place in the file, -1 where not known
+    starts: list[int] = field(default_factory=list)  # packets where decoding may begin
+    shown: list[int] = field(default_factory=list)  # packets of frames to see
+    last_lasts: dict[int, int] = field(default_factory=dict)  # packet -> how long it is shown
+    num_keys: int = 0  # flagged as keyframes
+    has_hidden: bool = False  # whether some are decoded, but not to be shown
+    trouble: str = ""  # why packets do not tell
+
+    def add(
+        self, packet: av.Packet, fields: h264.FieldTest | None, context: av.VideoCodecContext
+    ) -> None:
+        """Note a packet."""
+        place = len(self.times)
+        self.times.append(packet.pts)
+        self.dts.append(packet.dts)
+        self.bytes.append(-1 if packet.pos is None else packet.pos)
+        if packet.is_keyframe:
+            self.num_keys += 1
+            if _is_start(context, packet):
+                self.starts.append(place)
+        self.has_hidden |= packet.is_discard
+        if not packet.is_discard and not _is_helper(context.name, packet):
+            self.shown.append(place)
+            self.last_lasts[place] = packet.duration or 0
+        if self.trouble:
+            return
+        if fields is not None and fields.is_field(memoryview(packet)):
+            self.trouble = "two packets a frame (fields)"
+        elif packet.is_corrupt:
+            self.trouble = "damaged packets"
+        elif any(data.data_type in _PARAMETERS for data in packet.iter_sidedata()):
+            self.trouble = NEW_PARAMETERS
+
+
+def scan(
+    path: str,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+) -> tuple[FrameTable, list[av.Packet] | None]:
+    """Go through the packets of an open file; returns its table, and the packets if they are few.
+
+    The table is not regular where packets do not tell. Raises UnreadableError: there are none.
+    """
+    context = stream.codec_context
+    fields = h264.FieldTest(context.extradata or b"") if context.name == "h264" else None
+    noted = _Packets()
+    kept: list[av.Packet] | None = []
+    size = 0
+    for packet in demux.packets(container, stream):
+        noted.add(packet, fields, context)
+        size += packet.size
+        if size > _MOST_KEPT_BYTES:
+            kept = None
+        elif kept is not None:
+            kept.append(packet)
+    if not noted.shown:
+        raise UnreadableError("has no frames")
+    return _table_of(path, container, stream, noted), kept
+
+
+def _table_of(
+    path: str, container: av.container.InputContainer, stream: av.VideoStream, noted: _Packets
+) -> FrameTable:
+    """The table that packets alone give."""
+    context, status = stream.codec_context, os.stat(path)
+    unit, rate = stream.time_base, stream.average_rate
+    known = FrameTable(
+        num_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        num_frames=len(noted.shown),
+        container=container.format.name,
+        codec=context.name,
+        pix_fmt=context.pix_fmt or "",
+        height=context.height,
+        width=context.width,
+        fps=float(rate) if rate else 0.0,
+        time_base=(unit.numerator, unit.denominator) if unit else (0, 1),
+        start_time=container.start_time,
+        has_false_starts=len(noted.starts) < noted.num_keys or _has_false_index(stream, noted),
+        has_hidden=noted.has_hidden,
+        num_tracks=sum(not _is_picture(track) for track in container.streams.video),
+    )
+    if why := _why_irregular(known, context, noted):
+        return replace(known, irregular=why)
+    times = np.array([time or 0 for time in noted.times], dtype=np.int64)
+    shown = np.array(noted.shown)
+    places = shown[np.argsort(times[shown], kind="stable")]
+    starts = np.array(noted.starts, dtype=np.int64)
+    # The earliest time from each packet on: a keyframe's own, in a closed group
+    earliest = np.minimum.accumulate(times[::-1])[::-1]
+    return replace(
+        known,
+        last_lasts=noted.last_lasts[int(places[-1])],
+        has_leading=bool((earliest[starts] < times[starts]).any()),
+        times=times[places],
+        places=places,
+        starts=_starts(noted, starts, np.searchsorted(times[places], times[starts])),
+    )
+
+
+def _starts(noted: _Packets, packets: Numbers, frames: Numbers) -> Starts:
+    """What is known of the packets where decoding may begin."""
+    times = [noted.times[place] or 0 for place in packets]
+    dts = [noted.dts[place] for place in packets]
+    return Starts(
+        packets,
+        np.array(times, dtype=np.int64),
+        np.array([b if a is None else a for a, b in zip(dts, times, strict=True)], dtype=np.int64),
+        np.array([noted.bytes[place] for place in packets], dtype=np.int64),
+        frames,
+    )
+
+
+def _why_irregular(known: FrameTable, context: av.VideoCodecContext, noted: _Packets) -> str:  # noqa: PLR0911
+    """Why the packets' times do not name the frames, "" where they do."""
+    if noted.trouble:
+        return noted.trouble
+    times = [noted.times[place] for place in noted.shown]
+    if None in times or len(set(times)) < len(times):
+        return "frames without times of their own"
+    # An AVI has none: what FFmpeg then makes up is right where frames come in the order shown
+    if known.container == "avi" and context.has_b_frames:
+        return "frames without times of their own"
+    decoded = [time for time in noted.dts if time is not None]
+    if any(after < before for before, after in pairwise(decoded)):
+        return "times that start again"
+    if noted.starts[:1] != [0]:
+        return "a beginning in the middle of a group of pictures"
+    first = noted.times[0]
+    if first is not None and min(time for time in times if time is not None) < first:
+        return "a beginning in the middle of a group of pictures"
+    if context.has_b_frames and noted.times == noted.dts and context.name in ("h264", "hevc"):
+        return "frames with the times at which they are decoded"
+    if known.codec in _REFERRING and noted.num_keys == len(noted.times) > 1:
+        return "nothing but keyframes, which may be none"
+    return ""
+
+
+def _has_false_index(stream: av.VideoStream, noted: _Packets) -> bool:
+    """Whether an mp4's table calls packets keyframes that are none, as it does without any."""
+    if not stream.container.format.name.startswith("mov"):
+        return False  # others have some places in their index only
+    return sum(entry.is_keyframe for entry in stream.index_entries) > noted.num_keys
+
+
+def _num_beyond(stream: av.VideoStream, num_bytes: int) -> int:
+    """How many packets an mp4's table places behind the end of the file, which is cut off."""
+    if not stream.container.format.name.startswith("mov"):
+        return 0
+    return sum(entry.pos >= num_bytes for entry in stream.index_entries)
+
+
+def _is_start(context: av.VideoCodecContext, packet: av.Packet) -> bool:
+    """Whether decoding may begin at a keyframe."""
+    if packet.is_corrupt:  # what is missing of it is filled in from the frame before
+        return False
+    if context.name != "h264":
+        return True
+    return h264.is_clean_start(memoryview(packet), context.extradata or b"")
+
+
+def _is_helper(codec: str, packet: av.Packet) -> bool:
+    """Whether a packet holds a frame that others refer to and that is never shown (VP8)."""
+    return codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
+
+
+def _is_picture(track: av.VideoStream) -> bool:
+    return bool(track.disposition & av.stream.Disposition.attached_pic)
+
+
+@dataclass
+class _Decoded:
+    """What comes out of a file that is decoded from its start."""
+
+    times: list[int | None] = field(default_factory=list)  # of each frame
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+    first_size: tuple[int, int] | None = None
+    orientation: Orientation | None = None
+    is_interlaced: bool = False
+    damaged: set[int] = field(default_factory=set)  # frames, and packets' times, with errors
+    num_failed: int = 0  # packets that did not decode at all
+
+
+def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
+    """Decode a whole file, once and in order, and return its table.
+
+    An irregular one is decoded again to find the places where decoding may begin: those from which
+    the same pixels come as from the start of the file. Without `find_starts`, only that start.
+
+    Raises UnreadableError: there is no video in it, or none of it can be decoded.
+    """
+    container, stream = demux.open_video(path)
+    context = stream.codec_context
+    fields = h264.FieldTest(context.extradata or b"") if context.name == "h264" else None
+    noted, out = _Packets(), _Decoded()
+    with _complaints() as complaints:
+        for packet in demux.packets(container, stream):
+            noted.add(packet, fields, context)
+            _note_frames(out, demux.decode(context, packet), packet.pts)
+            if _take(complaints):
+                out.damaged.add(-1 if packet.pts is None else packet.pts)
+        _note_frames(out, demux.decode(context, None), None)
+    if out.first_size is None:
+        raise UnreadableError(
+            "none of its frames can be decoded" if noted.times else "has no frames"
+        )
+    table = _table_of(path, container, stream, noted)
+    height, width = out.first_size
+    why = table.irregular
+    if not why:
+        if out.num_failed or len(out.times) < table.num_frames:
+            why = "frames that cannot be decoded"
+        elif out.damaged:
+            why = "frames that decode with errors"
+        elif out.times != table.times.tolist():
+            why = "frames in another order than that of their times"
+        elif len(out.sizes) > 1 or (height, width) != (table.height, table.width):
+            why = "pictures of several sizes"
+    first = out.times[0]
+    before = [t for t in noted.times if t is not None and first is not None and t < first]
+    lost = max(0, table.num_frames - len(out.times)) if "fields" not in why else out.num_failed
+    lost += _num_beyond(stream, table.num_bytes)
+    starts_again = why == "times that start again"
+    table = replace(
+        table,
+        is_decoded=True,
+        irregular=why,
+        num_frames=len(out.times),
+        height=height,
+        width=width,
+        orientation=out.orientation,
+        num_damaged=len(out.damaged),
+        num_lost=lost,
+        num_lost_first=0 if starts_again else min(lost, len(before)),
+        other_sizes=len(out.sizes) > 1,
+        is_interlaced=out.is_interlaced,
+    )
+    if not why:
+        return table
+    found = _tried_starts(path, noted, table) if find_starts else {0: 0}
+    starts = np.array(list(found), dtype=np.int64)
+    return replace(
+        table,
+        times=np.zeros(0, dtype=np.int64),
+        places=np.zeros(0, dtype=np.int64),
+        starts=_starts(noted, starts, np.array(list(found.values()), dtype=np.int64)),
+    )
+
+
+@lru_cache(maxsize=_MOST_TABLES)
+def counted_table(path: str, num_bytes: int, mtime_ns: int) -> FrameTable:
+    """`decoded_table` of an irregular file, made once in a process; counted from its start.
+
+    ``num_bytes`` and ``mtime_ns``: those of the file, so that a changed one is looked at again.
+    """
+    return decoded_table(path, find_starts=False)
+
+
+@contextmanager
+def _complaints() -> Iterator[list[tuple[int, str, str]]]:
+    """The errors that FFmpeg reports of what it decodes meanwhile, instead of nothing."""
+    repeated = av.logging.get_skip_repeated()
+    av.logging.set_skip_repeated(False)
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as complaints:
+            yield complaints
+    finally:
+        av.logging.set_level(av.logging.PANIC)
+        av.logging.set_skip_repeated(repeated)
+
+
+def _take(complaints: list[tuple[int, str, str]]) -> bool:
+    """Whether there was a complaint about a frame; forgets them."""
+    harmful = any(not text.startswith(_UNHARMFUL) for _, _, text in complaints)
+    complaints.clear()
+    return harmful
+
+
+def _note_frames(out: _Decoded, frames: list[av.VideoFrame] | None, time: int | None) -> None:
+    if frames is None:
+        out.num_failed += 1
+        out.damaged.add(-1 if time is None else time)
+        return
+    for frame in frames:
+        if out.first_size is None:
+            out.first_size = frame.height, frame.width
+            out.orientation = demux.orientation_of(frame)
+        out.sizes.add((frame.height, frame.width))
+        out.is_interlaced |= bool(frame.interlaced_frame)
+        if frame.is_corrupt:
+            out.damaged.add(-1 if frame.pts is None else frame.pts)
+        out.times.append(frame.pts)
+
+
+def _tried_starts(path: str, noted: _Packets, table: FrameTable) -> dict[int, int]:
+    """The packets from which the frames come as from the file's start, each with its first frame.
+
+    Each group of packets, from one place to the next, is decoded by itself and compared.
+    """
+    container, stream = demux.open_video(path)
+    context: av.VideoCodecContext = stream.codec_context
+    pixels = np.empty((table.height, table.width, 3), dtype=np.uint8)
+    writer = demux.RgbWriter()
+
+    def marks(packet: av.Packet | None) -> list[_Mark]:
+        found = []
+        for frame in demux.decode(context, packet) or []:
+            writer.write(frame, pixels)
+            found.append((frame.pts, zlib.crc32(pixels.data)))
+        return found
+
+    whole = list[_Mark]()
+    for packet in demux.packets(container, stream):
+        whole += marks(packet)
+    whole += marks(None)
+
+    # What a decoder remembers in spite of being flushed must not help: so each is a new one
+    container, stream = demux.open_video(path)
+    step = -(-len(noted.starts) // _MOST_TRIED)
+    candidates, found = set(noted.starts[::step]), {0: 0}
+    begin, number, group = 0, 0, list[_Mark]()
+    for place, packet in enumerate(chain(demux.packets(container, stream), [None])):
+        if packet is None or (place in candidates and place > 0):
+            group += marks(None)
+            context = demux.open_video(path)[1].codec_context
+            first = _first_of(group, whole, number)
+            if first is not None:
+                found[begin] = first
+                number = first + len(group)
+            begin, group = place, []
+        group += marks(packet) if packet is not None else []
+    return found
+
+
+def _first_of(group: list[_Mark], whole: list[_Mark], number: int) -> int | None:
+    """Where the whole has a group's frames, at `number` or later; None where nowhere soon."""
+    for first in range(number, min(number + _MOST_SEARCHED, len(whole) - len(group) + 1)):
+        if group and whole[first] == group[0] and whole[first : first + len(group)] == group:
+            return first
+    return None
