@@ -58,12 +58,13 @@ setup(
     package_data={"hpm_video": ["py.typed"], "": ["assets/*"]},
     install_requires=[
         "av>=17",
-        # No wheels for other machines; without it PyAV reads
-        "decord>=0.6.0; platform_machine == 'x86_64' and sys_platform == 'linux'",
+        # Where it has wheels; elsewhere PyAV reads. Its module is called decord
+        "decord2>=3.4.0; sys_platform == 'linux' and python_version < '3.15'"
+        " and (platform_machine == 'x86_64' or platform_machine == 'aarch64')",
         "fvcore>=0.1.5.post20221221",
         "jinja2>=3.1",
         "matplotlib>=3.9",
-        "numpy>=1.26",
+        "numpy>=1.26.4",
         "omegaconf>=2.4",
         "pytorchvideo>=0.1.5",  # its models alone: its transforms do not import any more
         "pyyaml>=6",

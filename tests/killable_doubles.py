@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpm_video.data.prepare.check import Inspect
+from hpm_video.data.prepare.check import Inspect, Video
 from hpm_video.data.prepare.transcode_video import Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import Verdict
 
@@ -29,9 +29,9 @@ def misbehave(path: str) -> None:
 
 @dataclass(frozen=True)
 class InspectDouble(Inspect):
-    def __call__(self, path: str) -> Verdict:
-        misbehave(path)
-        return super().__call__(path)
+    def __call__(self, video: Video) -> Verdict:
+        misbehave(video[0])
+        return super().__call__(video)
 
 
 @dataclass(frozen=True)

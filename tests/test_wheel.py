@@ -120,7 +120,7 @@ def test_it_says_its_versions(installed: Path, tmp_path: Path) -> None:
     assert said["hpm-video"] == hpm_video.__version__
     assert said["Python"] == ".".join(map(str, sys.version_info[:3]))
     assert re.fullmatch(r"\d\S+, built (for CUDA [\d.]+|without CUDA)", said["torch"])
-    assert re.search(r"PyAV \d.*decord (\d|not installed).*torchcodec", said["decoders"])
+    assert re.search(r"PyAV \d.*decord2 (\d|not installed).*torchcodec", said["decoders"])
 
 
 def test_its_recipes_have_names(installed: Path, tmp_path: Path) -> None:

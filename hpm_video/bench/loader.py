@@ -20,6 +20,7 @@ from hpm_video.bench.timing import median_seconds
 from hpm_video.config import DataConfig
 from hpm_video.config.limits import at_least
 from hpm_video.config.values import Decoder
+from hpm_video.data.lists.frame_index import index_beside, write_frame_index
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.prepare.encode import Encoding, encode_video
 from hpm_video.data.samples.clips import ClipDataset, ClipReader
@@ -27,6 +28,7 @@ from hpm_video.data.samples.device_crops import FrameReader
 from hpm_video.data.video.crops import Box, multi_scale_crop
 from hpm_video.data.video.frame_indices import random_dense_indices
 from hpm_video.data.video.frames import missing, open_video
+from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 
 _SEED = 0
@@ -119,6 +121,8 @@ def _loaders(
     """((name, decoder, repeats), function that reads a clip of every video) of each loader."""
     manifest_file = paths[0].with_suffix(".csv")
     write_manifest(manifest_file, [{"path": path.name, "label": 0} for path in paths])
+    tables = ((path.name, decoded_table(str(path)).to_bytes()) for path in paths)
+    write_frame_index(index_beside(manifest_file), tables)  # as data check does
     manifest = read_manifest(manifest_file)
     indices = range(len(paths))
 

@@ -17,6 +17,7 @@ from hpm_video.bench.steps import accumulation_of, config_step, micro_batches_of
 from hpm_video.bench.timing import round_seconds
 from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import at_least
+from hpm_video.data.lists.frame_index import index_beside, write_frame_index
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.prepare.toy import write_toy_videos
@@ -61,6 +62,9 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
         numbers = (k % len(manifest) for k in range(count))
         rows = [(manifest.path(k), manifest.num_frames(k) or None) for k in numbers]
         write_manifest(listed, [{"path": path, "num_frames": frames} for path, frames in rows])
+        places = range(min(count, len(manifest)))
+        tables = ((manifest.path(k), table) for k in places if (table := manifest.table(k)))
+        write_frame_index(index_beside(listed), tables)
         config = replace(
             config,
             run=replace(

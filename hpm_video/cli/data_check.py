@@ -17,12 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page", metavar="FILE", help=text)
     text = "decode only head, tail and places between"
     parser.add_argument("--quick", action="store_true", help=text)
-    add_decoding(parser, timeout_s=120)
+    text = "has no effect: every video is decoded with PyAV, and its index serves all decoders"
+    add_decoding(parser, timeout_s=120, decoder=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check a list; exit code 1 when some videos are bad."""
     from hpm_video.data.lists.classes import read_classes
+    from hpm_video.data.lists.rows import read_rows
     from hpm_video.data.prepare.check import check_manifest
     from hpm_video.data.prepare.check_report import make_report, report_page, report_text
 
@@ -40,17 +42,21 @@ def run(arguments: argparse.Namespace) -> int:
         output=output,
         root=arguments.root,
         quick=arguments.quick,
-        decoder=arguments.decoder,
         num_workers=arguments.num_workers,
         timeout_s=arguments.decode_timeout_s,
     )
-    report = make_report(checked.rows, classes=classes)
+    report = make_report((row for _, row in read_rows(checked.manifest)), classes=classes)
     write_atomically(page, [report_page(report, title=str(output))])
     if checked.num_before:
         print(f"went on from an interrupted check of {checked.num_before:,} videos")
-    print(report_text(report))
+    if checked.num_outdated:
+        print(
+            f"an older version's interrupted check of {checked.num_outdated:,} videos is of no "
+            "use: they were checked anew"
+        )
+    print(report_text(report, page=str(page)))
     if checked.original is not None:
         print(printable(f"as it was: {checked.original}"))
     print(printable(str(page)))
     print(printable(str(checked.manifest)))
-    return 1 if report.bad else 0
+    return 1 if report.bad.num_videos else 0

@@ -23,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "MANIFEST_missing.csv (videos that are not there)"
     )
     add_output(parser, text, metavar="MANIFEST")
-    parser.add_argument("--split", help="train, val or test of a data set (default train)")
+    text = (
+        "train, val or test of a data set (default train); the rows of a --manifest whose column "
+        "split says so"
+    )
+    parser.add_argument("--split", help=text)
     parser.add_argument("--fold", type=int, help="1 to 3, of UCF101 and HMDB51 (default 1)")
     text = "official files, if they lie elsewhere or repeatedly"
     parser.add_argument("--annotations", metavar="DIR", help=text)
@@ -35,9 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     official = next((name for name in DATA_SETS if getattr(arguments, name) is not None), None)
     for option in ("split", "fold", "annotations", "root"):
-        needed = arguments.list if option == "root" else official
-        if (value := getattr(arguments, option)) is not None and needed is None:
+        of_list = option in ("split", "root") and arguments.list is not None
+        of_data_set = option != "root" and official is not None
+        if (value := getattr(arguments, option)) is not None and not (of_list or of_data_set):
             used_with = "--manifest" if option == "root" else "the official files of a data set"
+            used_with += " or --manifest" * (option == "split")
             raise ValueError(f"--{option} ({value}) must be used with {used_with} only")
     output, classes = arguments.output, arguments.classes
     if official is not None:
@@ -51,7 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
             classes=classes,
         )
     elif arguments.list is not None:
-        listed = listing.list_own(arguments.list, output, root=arguments.root, classes=classes)
+        listed = listing.list_own(
+            arguments.list, output, root=arguments.root, classes=classes, split=arguments.split
+        )
     else:
         listed = listing.list_folder(arguments.folder, output, classes=classes)
     print(listed.summary())

@@ -26,21 +26,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "x264's (default %(default)s)"
     parser.add_argument("--preset", choices=PRESETS, default=usual.preset, help=text)
     parser.add_argument("--fps", type=float, help="new frame rate (default: keep every frame)")
+    text = "make whole pictures of interlaced ones"
+    parser.add_argument("--deinterlace", action="store_true", help=text)
     text = "only the K-th of N parts, for N processes; once all are done, run without it"
     parser.add_argument("--part", default="1/1", metavar="K/N", help=text)
-    add_decoding(parser, timeout_s=600)
+    text = "data.decoder of training, with which reading is timed (default %(default)s)"
+    add_decoding(parser, timeout_s=600, decoder=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Encode a list; exit code 1 when some of its videos could not be encoded."""
     from hpm_video.data.prepare.encode import Encoding
     from hpm_video.data.prepare.transcode import transcode_manifest
-    from hpm_video.data.prepare.verdict import OK
+    from hpm_video.data.prepare.verdict import DAMAGED, USED
 
     part = re.fullmatch(r"(\d+)/(\d+)", arguments.part)
     if part is None:
         raise ValueError(f"part ({arguments.part}) must be K/N, as 1/8")
-    names = ("short_side", "gop", "crf", "preset", "fps")
+    names = ("short_side", "gop", "crf", "preset", "fps", "deinterlace")
     done = transcode_manifest(
         arguments.manifest,
         arguments.output_dir,
@@ -56,11 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not done.rows:
         print(f"part {arguments.part}: {done.num_new:,} videos tried")
         return 0
-    bad = [row for row in done.rows if row.get("status", "").strip() != OK]
-    for row in bad[:_MAX_NAMED]:
-        print(f"left out: {printable(row['source'])}: {printable(row.get('reason', ''))}")
-    if len(bad) > _MAX_NAMED:
-        print(f"left out: {len(bad) - _MAX_NAMED:,} more, see the list")
+    bad = [row for row in done.rows if row.get("status", "").strip() not in USED]
+    damaged = [row for row in done.rows if row.get("status", "").strip() == DAMAGED]
+    for title, rows in (("left out", bad), ("damaged", damaged)):
+        for row in rows[:_MAX_NAMED]:
+            print(f"{title}: {printable(row['source'])}: {printable(row.get('reason', ''))}")
+        if len(rows) > _MAX_NAMED:
+            print(f"{title}: {len(rows) - _MAX_NAMED:,} more, see the list")
     print(f"{len(done.rows):,} videos: {len(done.rows) - len(bad):,} encoded")
     if (gain := done.gain) is not None:
         before_s, after_s = gain.clip_s

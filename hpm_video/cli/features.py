@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
         result = sliding_list_features(checkpoint, manifests, output, **how)
     if find_place().rank != 0:
         return 0  # of several processes, one speaks
+    for note in result.notes:
+        print(printable(f"warning: {note}"))
     for path, reason in result.bad:
         print(printable(f"unreadable, no features: {path}: {reason}"))
     print(printable(f"{result.output}  videos {result.num_videos}  unreadable {len(result.bad)}"))

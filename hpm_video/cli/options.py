@@ -110,12 +110,11 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--device", choices=values_of(Device), default="auto", help=text)
 
 
-def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int) -> None:
-    """How the videos of a list are decoded, each once."""
+def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int, decoder: str) -> None:
+    """How the videos of a list are decoded, each once; ``decoder``: what that option means."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     add_root(parser, "folder where relative paths start (default: that of M)")
-    text = "as data.decoder of training (default %(default)s)"
-    parser.add_argument("--decoder", choices=values_of(Decoder), default="decord", help=text)
+    parser.add_argument("--decoder", choices=values_of(Decoder), default="decord", help=decoder)
     parser.add_argument(
         "--num-workers", "--workers", type=int, default=cores, metavar="N",
         help="videos at once (default: cores, %(default)s)",

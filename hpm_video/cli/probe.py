@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"{result.kind:<9}  top1 {result.top1:.4f}  "
             f"balanced_accuracy {result.balanced_accuracy:.4f}  ({result.how})"
         )
-    if warning := report.warning():
-        print(warning)
+    for warning in report.warnings:
+        print(printable(f"warning: {warning}"))
     print(
         f"train {report.num_train}  val {report.num_val}  unreadable {len(report.bad)}  "
         f"precision {report.precision}"

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import hpm_video
+from hpm_video.data.video.readers import why_no_decord
 
-_DECODERS = {"PyAV": "av", "decord": "decord", "torchcodec": "torchcodec"}  # name -> package
+_DECODERS = {"PyAV": "av", "decord2": "decord2", "torchcodec": "torchcodec"}  # name -> package
+_NOT_INSTALLED = "not installed"
 
 
 class ShowVersion(argparse.Action):
@@ -24,23 +26,27 @@ class ShowVersion(argparse.Action):
 
 
 def versions() -> str:
-    """One line each: this package, Python, PyTorch with its CUDA, and the decoders."""
+    """One line each: this package, Python, PyTorch with its CUDA, and the decoders.
+
+    One more where decord 0.6 is installed, which decord2 has replaced.
+    """
     decoders = ", ".join(f"{name} {_version(package)}" for name, package in _DECODERS.items())
-    return "\n".join(
-        [
-            f"hpm-video  {hpm_video.__version__}",
-            f"Python     {platform.python_version()}",
-            f"torch      {_version('torch')}, {_cuda()}",
-            f"decoders   {decoders}",
-        ]
-    )
+    lines = [
+        f"hpm-video  {hpm_video.__version__}",
+        f"Python     {platform.python_version()}",
+        f"torch      {_version('torch')}, {_cuda()}",
+        f"decoders   {decoders}",
+    ]
+    if _version("decord") != _NOT_INSTALLED and (reason := why_no_decord()):
+        lines.append(f"           {reason}")
+    return "\n".join(lines)
 
 
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "not installed"
+        return _NOT_INSTALLED
 
 
 def _cuda() -> str:

@@ -78,6 +78,9 @@ class DataConfig:
     decoder: values.Decoder = setting("decord", "PyAV where it reads a file wrong")
     decode_timeout_s: float | None = setting(60.0, "a video that takes longer is bad; 0: no limit")
     max_bad_fraction: float = setting(0.05, "more unreadable videos than this share stop the run")
+    max_damage: float = setting(
+        1.0, "leave out videos with a larger share of damaged frames, as data check counted them"
+    )
 
     def __post_init__(self) -> None:
         all_at_least(
@@ -96,6 +99,7 @@ class DataConfig:
                 f"({self.repeats})"
             )
         between("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+        between("data.max_damage", self.max_damage, 0, 1)
 
     @property
     def videos_at_once(self) -> int:

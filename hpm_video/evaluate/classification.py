@@ -106,8 +106,11 @@ def evaluate(
         "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
         "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
     }
+    warnings = list(manifest.notes)
     if again := manifest.num_repeated:
-        about["warning"] = f"rows that repeat a video: {again}; all of them count"
+        warnings.append(f"rows that repeat a video: {again}; all of them count")
+    if warnings:
+        about["warning"] = "; ".join(warnings)
     folder = None
     if output_dir is not None:
         folder = make_results_folder(output_dir, name="--output-dir")

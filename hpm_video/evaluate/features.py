@@ -45,6 +45,7 @@ class Extracted:
     output: Path
     num_videos: int
     bad: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()  # about the lists
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def list_features(
     pairs = tuple((manifest.path(index), reasons[index]) for index in bad)
     if not is_any_readable:
         raise none_readable(pairs)
-    return Extracted(output, len(manifest), pairs)
+    return Extracted(output, len(manifest), pairs, manifest.notes)
 
 
 def video_features(
@@ -187,7 +188,7 @@ def sliding_list_features(
                 rows.append({**known, "features": "" if reason else file, "reason": reason})
             write_manifest(index_file, rows, columns=_INDEX)
         barrier(world)
-    return Extracted(index_file, len(manifest), bad)
+    return Extracted(index_file, len(manifest), bad, manifest.notes)
 
 
 def _encode_rows(

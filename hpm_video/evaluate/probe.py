@@ -18,10 +18,11 @@ from hpm_video.config.values import Precision
 from hpm_video.data.lists.manifest import (
     Manifest,
     check_labels,
-    num_shared,
+    label_notes,
     read_manifest,
     require_labels,
 )
+from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
@@ -39,13 +40,13 @@ from hpm_video.runtime.distributed import World, gather_to_main, join_world, oth
 
 @dataclass(frozen=True)
 class ProbeLists:
-    """Labelled videos to learn from, others to judge, the number of classes of the former, and how
-    many of the latter are learnt from too."""
+    """Labelled videos to learn from, others to judge, the number of classes of the former, and what
+    makes results worth little."""
 
     train: Manifest
     val: Manifest
     num_classes: int
-    num_shared: int
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,15 @@ class ProbeResult:
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """Results of all kinds; bad: (path, reason, what comes of it) of unreadable videos. num_shared:
-    videos to judge on that were learnt from, so that results say little. precision: of the encoder.
+    """Results of all kinds; bad: (path, reason, what comes of it) of unreadable videos. warnings:
+    what makes the results worth little. precision: of the encoder.
     """
 
     results: tuple[ProbeResult, ...]
     num_train: int
     num_val: int
     bad: tuple[tuple[str, str, str], ...]
-    num_shared: int
+    warnings: tuple[str, ...]
     precision: Precision
 
     def record(self) -> dict[str, float]:
@@ -102,13 +103,6 @@ class ProbeReport:
                 figures[f"{result.kind}_lr"] = result.lr
         figures["unreadable"] = len(self.bad)
         return figures
-
-    def warning(self) -> str | None:
-        """What makes its results worth little, if anything does."""
-        if not self.num_shared:
-            return None
-        shared = f"{self.num_shared} of {self.num_val} videos"
-        return f"warning: {shared} to judge on are learnt from too"
 
 
 def probe(
@@ -150,7 +144,10 @@ def read_probe_lists(
     )
     for manifest, name in ((learnt, names[0]), (judged, names[1])):
         check_labels(manifest, num_classes, classes_of=names[0], place=f" in {name}")
-    return ProbeLists(learnt, judged, num_classes, num_shared(learnt, judged))
+    warnings = [*learnt.notes, *label_notes(learnt), *judged.notes]
+    if (overlap := find_shared(learnt, judged)).num_shared:
+        warnings.append(f"{overlap} to judge on are learnt from too")
+    return ProbeLists(learnt, judged, num_classes, tuple(dict.fromkeys(warnings)))
 
 
 def check_probe(
@@ -222,7 +219,7 @@ def probe_backbone(
         num_train=len(lists.train),
         num_val=len(lists.val),
         bad=tuple(bad),
-        num_shared=lists.num_shared,
+        warnings=lists.warnings,
         precision=backbone.precision,
     )
 

@@ -1,7 +1,9 @@
 """Files that appear whole or not at all, and text for people from names of files."""
 
+import filecmp
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,6 +66,17 @@ def write_atomically(path: Path, lines: Iterable[str]) -> None:
 def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
     """Write a CSV with a header, as `write_atomically` does; None is an empty field."""
     write_atomically(path, (",".join(map(quoted, row)) + "\n" for row in chain([header], rows)))
+
+
+def keep_original(path: Path) -> Path:
+    """Copy a file beside itself as NAME.orig, else NAME.orig2, ...; an equal copy will do."""
+    copy, number = path.with_name(f"{path.name}.orig"), 1
+    while copy.exists():
+        if filecmp.cmp(copy, path, shallow=False):
+            return copy
+        copy = path.with_name(f"{path.name}.orig{(number := number + 1)}")
+    shutil.copy2(path, copy)
+    return copy
 
 
 def check_is_ours(path: Path, *, name: str, columns: Sequence[str] = ()) -> None:

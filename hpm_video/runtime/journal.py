@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,48 @@ from hpm_video.runtime.files import writing
 _SYNC_EVERY_S = 5.0
 
 
-def read_journal(path: Path) -> dict[str, dict[str, Any]]:
+class Entries(Mapping[str, dict[str, Any]]):
+    """The entries of a journal by key, the last of each: in memory is only where they stand."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 - read as long as this is used
+        self._places: dict[str, int] = {}
+        self.num_bytes = 0  # before a line that was cut short
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                key, _ = json.loads(line)
+            except ValueError:  # what a failing disk left
+                break
+            self.note(key, len(line))
+
+    def note(self, key: str, num_bytes: int) -> None:
+        """A line of so many bytes stands at the end of the file now."""
+        self._places[key] = self.num_bytes
+        self.num_bytes += num_bytes
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        self._file.seek(self._places[key])
+        entry: dict[str, Any] = json.loads(self._file.readline())[1]
+        return entry
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_journal(path: Path) -> Entries:
     """The entries of a journal that another process may be adding to."""
-    return _parse(path)[0]
+    return Entries(path)
 
 
 class Journal(AbstractContextManager["Journal"]):
@@ -39,8 +79,8 @@ class Journal(AbstractContextManager["Journal"]):
         except BlockingIOError as error:
             self._file.close()
             raise ValueError(f"{path} is in use: the same command is running already") from error
-        self.entries, num_bytes = _parse(path)
-        self._file.truncate(num_bytes)
+        self.entries = Entries(path)
+        self._file.truncate(self.entries.num_bytes)
         self._synced = time.monotonic()
 
     def add(self, key: str, entry: dict[str, Any]) -> None:
@@ -52,7 +92,7 @@ class Journal(AbstractContextManager["Journal"]):
             if time.monotonic() - self._synced > _SYNC_EVERY_S:
                 os.fsync(self._file.fileno())
                 self._synced = time.monotonic()
-        self.entries[key] = entry
+        self.entries.note(key, len(line))
 
     def remove(self) -> None:
         """Delete the file: everything in it has arrived where it belongs."""
@@ -60,20 +100,4 @@ class Journal(AbstractContextManager["Journal"]):
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def _parse(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the entries, and how many bytes they take before a line cut short."""
-    entries: dict[str, dict[str, Any]] = {}
-    num_bytes = 0
-    with open(path, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            try:
-                key, entry = json.loads(line)
-            except ValueError:  # what a failing disk left
-                break
-            entries[key] = entry
-            num_bytes += len(line)
-    return entries, num_bytes
+        self.entries.close()

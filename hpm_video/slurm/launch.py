@@ -28,6 +28,13 @@ from hpm_video.slurm.partition import Request
 from hpm_video.slurm.records import Submission, TaskRecord, add_record, shown
 from hpm_video.slurm.snapshot import Snapshot
 
+# Python 3.10 knows no PYTHONSAFEPATH: there the working directory is taken off the path by this
+_SKIP_HERE = (
+    "import runpy, sys; del sys.path[0], sys.argv[1:-1]; "
+    "runpy.run_module('submitit.core._submit', run_name='__main__', alter_sys=True)"
+)
+_WITHOUT_HERE = [] if sys.version_info >= (3, 11) else ["-u", "-c", _SKIP_HERE]
+
 
 @dataclass(frozen=True)
 class Order:
@@ -124,7 +131,10 @@ def _in_background(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
     """Start the one job on this machine, with as many processes as it asks for."""
     (job,) = jobs
     config, request = order.config, order.request
-    executor = submitit.LocalExecutor(order.folder, max_num_timeout=config.max_timeouts)
+    python = shlex.join([sys.executable, *_WITHOUT_HERE])
+    executor = submitit.LocalExecutor(
+        order.folder, max_num_timeout=config.max_timeouts, python=python
+    )
     executor.update_parameters(
         timeout_min=request.minutes,
         gpus_per_node=request.gpus_per_node,
@@ -201,7 +211,7 @@ def _script(order: Order) -> str:
         "additional_parameters": {key: value for key, value in extra.items() if value is not None},
         "wckey": None,  # submitit's own, which clusters may not know
     }
-    program = [*python, "-u", "-m", "submitit.core._submit", folder]
+    program = [*python, *_WITHOUT_HERE, "-u", "-m", "submitit.core._submit", folder]
     count = len(plan.tasks)
     return _make_sbatch_string(
         shlex.join(program), folder, map_count=count if count > 1 else None, **wanted

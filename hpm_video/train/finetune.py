@@ -9,7 +9,12 @@ import torch
 from hpm_video.config import FinetuneConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.directions import check_flip
-from hpm_video.data.lists.manifest import check_fits_model, read_manifest, require_labels
+from hpm_video.data.lists.manifest import (
+    check_fits_model,
+    label_notes,
+    read_manifest,
+    require_labels,
+)
 from hpm_video.models.build import Classifier, build
 from hpm_video.models.compiling import compile_parts
 from hpm_video.models.ema import average_of, follow
@@ -43,7 +48,7 @@ def finetune(config: FinetuneConfig) -> bool:
 
 def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     data, optim, mixing = config.data, config.optim, config.mixing
-    manifest = read_manifest(data.manifest, root=data.root)
+    manifest = read_manifest(data.manifest, root=data.root, max_damage=data.max_damage)
     num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
     check_fits_model(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []
@@ -100,11 +105,8 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             f"{num_classes} classes, {len(manifest)} videos, {steps.per_epoch} steps per epoch, "
             f"{steps.total} steps in all"
         )
-        if both := evaluation.num_shared:
-            run.log.line(
-                f"warning: {both} of {len(evaluation)} videos of data.val_manifest are in "
-                "data.manifest too"
-            )
+        for warning in (*label_notes(manifest), *evaluation.warnings):
+            run.log.line(f"warning: {warning}")
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         if data.flip and manifest.classes is None:
             run.log.line("data.flip: the list has no class names: mirroring must change no class")

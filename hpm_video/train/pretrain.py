@@ -47,7 +47,9 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     tube_length = masking.tube_length or grid.time
     num_reconstructed_tokens(grid, masking)  # or refuse
-    manifest = read_manifest(data.manifest, root=data.root, labels=False)
+    manifest = read_manifest(
+        data.manifest, root=data.root, labels=False, max_damage=data.max_damage
+    )
     steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
 
     torch.manual_seed(config.run.seed)

@@ -13,17 +13,25 @@ import time
 from pathlib import Path
 
 import pytest
+from damage import flip_bytes
 from killable_doubles import InspectDouble
 from videos import write_indexed_video
 
 from hpm_video.cli.main import main
+from hpm_video.data.lists.frame_index import FrameIndex
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
+from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare import check
 from hpm_video.data.prepare.check_report import make_report, report_page, report_text
+from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.runtime.journal import Journal, read_journal
 
 ROOT = Path(__file__).parents[2]
-COLUMNS = ["num_frames", "fps", "width", "height", "status", "num_bytes", "duration_s", "reason"]
+COLUMNS = [
+    "num_frames", "fps", "width", "height", "status", "num_bytes", "duration_s", "damaged",
+    "reason",
+]  # fmt: skip
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -63,7 +71,7 @@ def test_the_list_gets_what_was_found_out(
     assert [row["own"] for row in rows] == list("0123456")
     found = [(row["status"], row["num_frames"]) for row in rows]
     assert found == [
-        ("bad", "0"), ("ok", "12"), ("bad", "0"), ("bad", "0"), ("bad", "0"), ("ok", "40"),
+        ("bad", ""), ("ok", "12"), ("bad", ""), ("bad", ""), ("bad", ""), ("ok", "40"),
         ("ok", "12"),
     ]  # fmt: skip
     assert [bool(row["reason"]) for row in rows] == [row["status"] == "bad" for row in rows]
@@ -74,13 +82,87 @@ def test_the_list_gets_what_was_found_out(
     # What training reads
     assert len(read_manifest(manifest)) == 3
     assert [read_manifest(manifest).num_frames(k) for k in range(3)] == [12, 40, 12]
-    # Nothing but the list and its page is left
+    # Nothing but the list, its index and its page is left
     assert {p.name for p in videos.iterdir()} == {
-        *(names[:4]), "long.avi", "m.csv", "m.check.html",
+        *(names[:4]), "long.avi", "m.csv", "m.csv.index", "m.check.html",
     }  # fmt: skip
     printed = capsys.readouterr().out
-    assert "7 videos: 3 ok, 4 bad" in printed and "no such file" in printed
+    assert "7 videos: 3 ok, 0 damaged, 4 bad" in printed
+    assert "gone, .mp4: no such file" in printed
     assert printed.splitlines()[-1] == str(manifest)
+
+
+def test_the_index_has_the_tables_of_what_can_be_read(videos: Path) -> None:
+    manifest = videos / "m.csv"
+    manifest.write_text("path\n./long.avi\ntext.mp4\na b.mp4\n./long.avi\n")
+    check.check_manifest(manifest)
+    index = FrameIndex(videos / "m.csv.index")
+    assert len(index) == 2
+    for name in ("./long.avi", "a b.mp4"):
+        assert index.get(name) == decoded_table(str(videos / name)).to_bytes()
+    assert index.get("text.mp4") is None
+    # A quick check keeps what is known of a file that has not changed
+    shutil.copy(videos / "a b.mp4", videos / "text.mp4")
+    check.check_manifest(manifest, quick=True)
+    index = FrameIndex(videos / "m.csv.index")
+    assert index.get("a b.mp4") == decoded_table(str(videos / "a b.mp4")).to_bytes()
+    new = FrameTable.from_bytes(index.get("text.mp4") or b"")
+    assert new is not None and (new.num_frames, new.is_decoded) == (12, False)
+
+
+def test_damaged_videos_are_used_and_named(
+    videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All on the page, some on the terminal, with what to do."""
+    source = write_indexed_video(videos / "whole.mp4", 60)
+    start = source.read_bytes().index(b"mdat") + 100
+    for number in range(25):
+        flip_bytes(source, videos / f"smeared{number}.mp4", 40, seed=4, start=start)
+    names = [f"smeared{number}.mp4" for number in range(25)]
+    (videos / "m.csv").write_text("path\nwhole.mp4\ntext.mp4\n" + "\n".join(names) + "\n")
+    main(["data", "check", str(videos / "m.csv")])
+    printed = capsys.readouterr().out
+    rows = {row["path"]: row for row in _rows(videos / "m.csv")}
+    damaged = [row for row in rows.values() if row["status"] == "damaged"]
+    assert len(damaged) == 25
+    for row in damaged:
+        assert int(row["damaged"]) > 0 and row["reason"]
+    assert rows["whole.mp4"]["damaged"] == "0"
+    assert len(read_manifest(videos / "m.csv")) == 1 + len(damaged)
+    for row in damaged[:20]:
+        assert f"  {row['path']}: {row['reason']}\n" in printed
+    page = (videos / "m.check.html").read_text()
+    assert f"and {len(damaged) - 20} more, in {videos / 'm.check.html'}" in printed
+    assert all(row["path"] in page for row in damaged)
+    assert "text.mp4: is not a video" in printed and "copy or download it again" in printed
+    assert "data.max_damage" in page
+
+
+def test_an_index_takes_the_place_of_no_other_file(
+    videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (videos / "m.csv").write_text("path\nlong.avi\n")
+    (videos / "m.csv.index").write_text("my own notes")
+    assert "m.csv.index must be an index" in _refusal([str(videos / "m.csv")], capsys)
+    assert (videos / "m.csv.index").read_text() == "my own notes"
+
+
+def test_the_journal_of_an_older_version_is_no_use(
+    videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (videos / "m.csv").write_text("path\nlong.avi\na b.mp4\n")
+    status = (videos / "long.avi").stat()
+    entry = {
+        "status": "ok", "reason": "", "num_frames": 7, "fps": 10.0, "width": 80, "height": 32,
+        "num_bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "quick": False,
+        "decoder": "decord", "timeout_s": None,
+    }  # fmt: skip
+    with Journal(videos / ".m.csv.check.jsonl") as journal:
+        journal.add(str(videos / "long.avi"), entry)
+    assert main(["data", "check", str(videos / "m.csv")]) == 0
+    assert [row["num_frames"] for row in _rows(videos / "m.csv")] == ["40", "12"]
+    printed = capsys.readouterr().out
+    assert "older version" in printed and "1 videos" in printed
 
 
 def test_exit_code_0_when_all_are_ok(videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,11 +226,11 @@ def test_a_video_that_hangs_or_crashes_costs_its_limit_only(
     names = ["hangs.mp4", "long.avi", "crashes.mp4", "a b.mp4"]
     (videos / "m.csv").write_text("path\n" + "\n".join(names) + "\n")
     done = check.check_manifest(videos / "m.csv", num_workers=2, timeout_s=1.5)
-    assert [row["status"] for row in done.rows] == ["bad", "ok", "bad", "ok"]
-    assert "1.5 s" in done.rows[0]["reason"]
-    assert "SIGABRT" in done.rows[2]["reason"]
-    # Another reader tells how many frames there are
-    assert [row["num_frames"] for row in done.rows] == ["12", "40", "12", "12"]
+    rows = _rows(done.manifest)
+    assert [row["status"] for row in rows] == ["bad", "ok", "bad", "ok"]
+    assert "1.5 s" in rows[0]["reason"]
+    assert "SIGABRT" in rows[2]["reason"]
+    assert [row["num_frames"] for row in rows] == ["", "40", "", "12"]
 
 
 def test_names_of_any_bytes(videos: Path) -> None:
@@ -161,9 +243,10 @@ def test_names_of_any_bytes(videos: Path) -> None:
     manifest = read_manifest(videos / "m.csv")
     assert [manifest.name(k) for k in range(len(manifest))] == names
     assert [manifest.num_frames(k) for k in range(len(manifest))] == [40] * len(names)
-    done = check.check_manifest(videos / "m.csv")
-    assert [row["path"] for row in done.rows] == [*names, "no\udce9.mp4"]
-    assert done.rows[-1]["reason"] == "no such file"
+    check.check_manifest(videos / "m.csv")
+    rows = [row for _, row in read_rows(videos / "m.csv")]
+    assert [row["path"] for row in rows] == [*names, "no\udce9.mp4"]
+    assert rows[-1]["reason"] == "no such file"
 
 
 def _slow_list(videos: Path, number: int) -> Path:
@@ -364,15 +447,15 @@ def test_page_and_text_escape_names() -> None:
         {"path": "d", "label": "", "status": nasty},
     ]
     report = make_report(rows, classes=[nasty])
-    assert report.reasons == {"FILE is broken at N": 2}
+    assert report.bad.kinds == {"FILE is broken at N": 2}
     page = report_page(report, title=nasty)
     assert page.count("<script") == 0 and "&lt;script&gt;" in page
     page.encode()  # is valid Unicode
     assert len(re.findall(r'<img [^>]*src="data:image/png;base64,', page)) == 3
     assert not re.search(r'(src|href)="(?!data:)', page)  # needs no other file
-    text = report_text(report)
+    text = report_text(report, page="a.html")
     text.encode()
-    assert "5 videos: 2 ok, 2 bad" in text
+    assert "5 videos: 2 ok, 0 damaged, 2 bad" in text
 
 
 def test_figures_of_the_report() -> None:
@@ -387,13 +470,13 @@ def test_figures_of_the_report() -> None:
     assert report.labels == {"": 1, "0 cat": 1, "1 dog": 0, "2 cow": 2}
     assert report.sizes == {(640, 360): 2, (640, 480): 2}
     assert (report.num_ok, report.num_frames, report.num_bytes) == (4, 40, 4000)
-    text = report_text(report)
+    text = report_text(report, page="a.html")
     assert "3 classes of 0 to 2 videos, 1 videos without" in text
     assert "1 to 10 s, median 2.5 s" in text
     counts = [int(n) for n in re.findall(r"^ +(\d+) #* +[\d.]+ - [\d.]+ s$", text, re.MULTILINE)]
     assert sum(counts) == 4 and counts[0] == 1 and counts[-1] == 1
     none = make_report([{"path": "a", "status": "bad", "reason": "gone"}])
-    assert "1 videos: 0 ok, 1 bad" in report_text(none)
+    assert "1 videos: 0 ok, 0 damaged, 1 bad" in report_text(none, page="a.html")
     assert "<img" not in report_page(none, title="a")
 
 

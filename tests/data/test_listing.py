@@ -338,7 +338,7 @@ def test_a_validation_folder_has_the_numbers_of_the_training_folder(
     _fill(tmp_path / "val", ["c/2.mp4"])
     assert _list("--folder", tmp_path / "train", "-o", tmp_path / "train.csv") == 0
     assert _list("--folder", tmp_path / "val", "-o", tmp_path / "val.csv") == 0
-    assert "note: 2 classes have no videos: a, b" in capsys.readouterr().out
+    assert "note: 2 of 3 classes have no video: a, b" in capsys.readouterr().out
     assert _rows(tmp_path / "val.csv") == [("val/c/2.mp4", "2")]
     _fill(tmp_path / "val", ["d/2.mp4"])
     before = (tmp_path / "val.csv").read_text()
@@ -598,7 +598,10 @@ def test_options_that_do_not_fit(
 
 def test_options_of_data_sets_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--folder", tmp_path, "-o", tmp_path / "m.csv", "--split", "val")
-    assert "--split (val) must be used with the official files" in _refusal(capsys, *arguments)
+    assert (
+        "--split (val) must be used with the official files of a data set or --manifest only"
+        in _refusal(capsys, *arguments)
+    )
     for given in ([], ["--folder", "a", "--list", "b"]):
         with pytest.raises(SystemExit) as caught:
             _list("-o", tmp_path / "m.csv", *given)

@@ -8,10 +8,10 @@ import pytest
 from hpm_video.data.lists.manifest import (
     COLUMNS,
     Manifest,
-    num_shared,
     read_manifest,
     write_manifest,
 )
+from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.runtime.files import printable
 
@@ -56,7 +56,13 @@ PATHS_ONLY = [("a b.mp4", 0, -1), ("c/d.mp4", 0, -1)]
         # commas and numbers inside paths that are separated by spaces
         ("a, b.mp4 3\nc,d.mp4 0\n", [("a, b.mp4", 0, 3), ("c,d.mp4", 0, 0)]),
         ("c,d.mp4\na, b.mp4\n", [("c,d.mp4", 0, -1), ("a, b.mp4", 0, -1)]),
-        ("clip 7.mp4 3\ntake 2 of 9.mp4 5 0\n", [("clip 7.mp4", 0, 3), ("take 2 of 9.mp4", 5, 0)]),
+        (
+            "clip 7.mp4 9 3\ntake 2 of 9.mp4 5 0\n",
+            [("clip 7.mp4", 9, 3), ("take 2 of 9.mp4", 5, 0)],
+        ),
+        # Excel where decimals have commas, and what Windows calls Unicode
+        ("a b.mp4;120;3\nc/d.mp4;7;0\n", AB),
+        ("path;label\na b.mp4;3\nc/d.mp4;0\n", LABELS_ONLY),
         # foreign, with header
         ("path num_frames label\na b.mp4 120 3\nc/d.mp4 7 0\n", AB),
         ("path label\na b.mp4 3\nc/d.mp4 0\n", LABELS_ONLY),
@@ -81,7 +87,7 @@ def test_reads_every_kind_of_list(
         "path,label\na.mp4,run\nb c.mp4,jump\nd.mp4,run\n",
         "a.mp4,run\nb c.mp4,jump\nd.mp4,run\n",
         "a.mp4\trun\nb c.mp4\tjump\nd.mp4\trun\n",
-        "a.mp4 run\nb c.mp4 12 jump\nd.mp4 run\n",
+        "a.mp4 9 run\nb c.mp4 12 jump\nd.mp4 9 run\n",
     ],
 )
 def test_class_names_become_labels(tmp_path: Path, text: str) -> None:
@@ -142,8 +148,8 @@ def test_videos_of_two_lists_are_the_same_where_their_paths_are(tmp_path: Path) 
     (tmp_path / "a.csv").write_text("path\nx.mp4\nsub/y.mp4\n")
     (tmp_path / "sub" / "b.csv").write_text(f"path\nx.mp4\ny.mp4\n../x.mp4\n{tmp_path}/x.mp4\n")
     one, other = read_manifest(tmp_path / "a.csv"), read_manifest(tmp_path / "sub" / "b.csv")
-    assert num_shared(one, other) == 3  # all but sub/x.mp4
-    assert num_shared(other, one) == 2
+    assert find_shared(one, other).num_shared == 3  # all but sub/x.mp4
+    assert find_shared(other, one).num_shared == 2
 
 
 def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
@@ -164,7 +170,7 @@ def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
         ("path,label\n", None, r"list.csv lists no videos"),
         ("path,status\na.mp4,broken\n", None, r"list.csv lists no videos"),
         ("path,label\na.mp4,1\nb.mp4\n", None, r"list.csv:3: 1 columns, expected 2"),
-        ("a.mp4,1\nb.mp4,1,2,3\n", None, r"list.csv:2: 4 columns, expected 1 to 3"),
+        ("a.mp4,1\nb.mp4,1,2,3\n", None, r"list.csv:2: 4 columns, expected 2, as in the first row"),
         ("a.mp4,1,2,3\n", None, r"list.csv:1: 4 columns"),
         ("label,id\nrun,abc\n", None, r"header \(label,id\) must have a column path"),
         ("path,label\n,1\n", None, r"list.csv:2: the path is empty"),
@@ -173,7 +179,7 @@ def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
         ("a.mp4 0\nb.mp4 -2\n", None, r"list.csv:2: label \(-2\) must be at least 0"),
         ("a.mp4 0\nb.mp4 2\n", ["x", "y"], r"list.csv:2: label \(2\) must be below .*\(2, "),
         ("a.mp4,x\nb.mp4,z\n", ["x", "y"], r"list.csv:2: label \(z\) must be one of the .*: x, y$"),
-        ('path\n"a.mp4\nb.mp4\n', None, r"list.csv: malformed CSV"),
+        ('path\n"a.mp4\nb.mp4\n', None, r"list.csv:3: malformed CSV"),
     ],
 )
 def test_mistakes_name_file_and_line(
@@ -262,8 +268,8 @@ ROOT = Path(__file__).parents[2]
     ("text", "message"),
     [
         # another separator, or a label that was not understood, must not become part of a path
-        ("a.mp4;3\nb.mp4;1\n", r"list.csv:1: row \(a.mp4;3\) must be a video"),
-        ("path;label\na.mp4;1\n", r"list.csv:1: row \(path;label\)"),
+        ("a.mp4|3\nb.mp4|1\n", r"list.csv:1: row \(a.mp4\|3\) must be a video"),
+        ("path|label\na.mp4|1\n", r"list.csv:1: row \(path\|label\)"),
         ("a.mp4 0\nb.mp4;1\n", r"list.csv:2: row \(b.mp4;1\)"),
         ("a.mp4 0\nb.mp4 1.5\n", r"list.csv:2: label \(1.5\) must be a whole number or a class"),
         ("a.mp4,1.5\n", r"list.csv:1: label \(1.5\)"),
@@ -305,11 +311,18 @@ def test_other_texts_are_no_lists(name: str) -> None:
         read_manifest(ROOT / name, labels=False)
 
 
-@pytest.mark.parametrize("text", ["a.mp4 1\n", "path,label\na.mp4,1\n"])
-def test_utf_16_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["ä.mp4 1\n", "path,label\nä.mp4,1\n", "path\tlabel\nä.mp4\t1"])
+def test_utf_16_is_read_where_the_text_says_so(tmp_path: Path, text: str) -> None:
     path = tmp_path / "list.csv"
-    path.write_bytes(text.encode("utf-16"))
-    with pytest.raises(ValueError, match=r"list\.csv:1: must be UTF-8 text"):
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        mark = "" if encoding == "utf-16" else "\ufeff"
+        path.write_bytes((mark + text).encode(encoding))
+        assert _rows(read_manifest(path)) == [("ä.mp4", 0, 1)]
+    path.write_bytes(text.encode("utf-16-le"))
+    with pytest.raises(ValueError, match=r"list\.csv:1: must be UTF-8 text \(`iconv -f UTF-16LE"):
+        read_manifest(path)
+    path.write_bytes(text.encode("utf-16") + b"\x00\xd8")
+    with pytest.raises(ValueError, match=r"list\.csv begins like UTF-16 text, but is not"):
         read_manifest(path)
 
 

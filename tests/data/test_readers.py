@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import av
@@ -25,6 +26,7 @@ from numbered_videos import (
 )
 from reference import in_order
 
+from hpm_video.cli.version import versions
 from hpm_video.config.values import Decoder
 from hpm_video.data.video import frames as video_module
 from hpm_video.data.video.frame_table import FrameTable
@@ -210,6 +212,52 @@ def test_without_decord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     video = open_video(path, table=_table(path))
     assert (video.decoder, video.note) == ("pyav", "decord is not installed")
     assert numbers(video.read([7, 3])) == [7, 3]
+
+
+@pytest.mark.usefixtures("_fresh_readers")
+@pytest.mark.parametrize(
+    ("installed", "why"),
+    [
+        ({"decord2": "3.4.0", "decord": "0.6.0"}, "decord and decord2 are both installed"),
+        ({"decord": "0.6.0"}, "decord 0.6.0 is installed in place of decord2"),
+        ({}, "decord2 is not installed"),
+    ],
+)
+def test_decord_is_used_only_where_decord2_alone_is_installed(
+    installed: dict[str, str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two packages provide the module of that name; with another than decord2 PyAV reads."""
+
+    def version(package: str) -> str:
+        if package not in installed:
+            raise metadata.PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(metadata, "version", version)
+    check_decoder("decord")
+    video = open_video(write_video(tmp_path / "a", H264))
+    assert video.decoder == "pyav" and video.note and video.note.startswith(why)
+    if installed:
+        assert video.note.endswith(": pip uninstall -y decord decord2 && pip install decord2")
+        assert video.note in versions()
+    assert numbers(video.read([7, 3])) == [7, 3]
+
+
+def test_decord_keeps_to_itself(tmp_path: Path) -> None:
+    """By itself it loads CUDA's libraries too, and torchcodec crashes on AV1."""
+    for decoder in ("decord", "torchcodec"):
+        if reason := video_module.missing(decoder):  # type: ignore[arg-type]
+            pytest.skip(reason)
+    recipe = Recipe("mp4", "libsvtav1", 5, (96, 128), options={"preset": "8"})
+    path = write_video(tmp_path / "a", recipe)
+    code = f"""if True:
+        import hpm_video.data.video.readers.decord
+        libraries = open("/proc/self/maps").read()
+        assert "libdecord" in libraries and "libcublas" not in libraries
+        from hpm_video.data.video.readers.torchcodec import TorchcodecReader
+        assert len(TorchcodecReader({str(path)!r}).read([0, 4])) == 2
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_nothing_imports_a_decoder_before_it_is_used() -> None:

@@ -3,16 +3,18 @@
 import csv
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from damage import packet_ends, truncate
+from damage import flip_bytes, packet_ends, truncate
 from killable_doubles import TranscodeDouble
 from videos import frame_numbers, write_indexed_video
 
@@ -24,6 +26,7 @@ from hpm_video.data.prepare.transcode import target_names, transcode_manifest
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import BAD, OK, Verdict, inspect_video
 from hpm_video.data.video.frames import open_video
+from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.runtime.journal import read_journal
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +75,9 @@ def test_a_folder_for_training(
     out = tmp_path / "out"
     arguments = ["data", "transcode", str(videos / "train.csv"), "-o", str(out), "--workers", "2"]
     assert main([*arguments, "--short-side", "24"]) == 1
-    assert _files(out) == {"train.csv", "classes.txt", "run/long.mp4", "jump/a b.mp4"}
+    assert _files(out) == {
+        "train.csv", "train.csv.index", "classes.txt", "run/long.mp4", "jump/a b.mp4",
+    }  # fmt: skip
     rows = _rows(out / "train.csv")
     assert list(rows[0])[:4] == ["own", "path", "label", "status"]
     assert [row["own"] for row in rows] == list("xyzzwv")
@@ -159,6 +164,8 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert f"{len(known)} videos were there" in done.stdout
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
+    (out / "m.csv.index").unlink()  # says when files were written
+    (expected / "m.csv.index").unlink()
     assert {name: (out / name).read_bytes() for name in _files(out)} == {
         name: (expected / name).read_bytes() for name in _files(expected)
     }
@@ -198,7 +205,7 @@ def test_a_video_that_hangs_or_crashes_costs_its_limit_only(
     assert [row["status"] for row in done.rows] == ["bad", "bad", "ok", "bad"]
     assert done.rows[3]["reason"] == "is not a file"
     assert "1.5 s" in done.rows[0]["reason"] and "SIGABRT" in done.rows[1]["reason"]
-    assert _files(out) == {"m.csv", "good.mp4"}
+    assert _files(out) == {"m.csv", "m.csv.index", "good.mp4"}
 
 
 def test_a_full_disk_stops_it_and_leaves_no_half_file(
@@ -258,10 +265,67 @@ def test_a_source_that_is_not_whole_is_bad(tmp_path: Path, monkeypatch: pytest.M
     # The list says that there were more when it was checked
     found = Transcode(QUICK)(Work(str(cut), target, 30))
     assert found.status == BAD and "of 30 frames" in found.reason
-    # Or the reader of training finds other frames
-    monkeypatch.setattr(transcode_video, "open_video", lambda *_: open_video(source))
-    assert Transcode(QUICK)(Work(str(cut), target, None)).status == BAD
+    # Or all of it was decoded once, and gave other frames
+    table = replace(decoded_table(str(cut)), num_frames=30).to_bytes()
+    assert Transcode(QUICK)(Work(str(cut), target, None, table)).status == BAD
     assert _files(tmp_path / "out") == set()
+
+
+def _damaged(folder: Path) -> Path:
+    source = write_indexed_video(folder / "whole.mp4", 60)
+    start = source.read_bytes().index(b"mdat") + 100
+    return flip_bytes(source, folder / "smeared.mp4", 40, seed=4, start=start)
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_the_damage_of_a_source_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_checked: bool
+) -> None:
+    source = _damaged(tmp_path / "in")
+    expected = decoded_table(str(source))
+    (tmp_path / "in" / "m.csv").write_text("path,label\nsmeared.mp4,0\nwhole.mp4,1\n")
+    if is_checked:
+        assert main(["data", "check", str(tmp_path / "in" / "m.csv")]) == 0
+    out = tmp_path / "out"
+    arguments = ["data", "transcode", str(tmp_path / "in" / "m.csv"), "-o", str(out)]
+    assert main(arguments) == 0
+    rows = _rows(out / "m.csv")
+    assert [row["status"] for row in rows] == ["damaged", "ok"]
+    lost = expected.num_lost - expected.num_lost_first
+    assert [row["damaged"] for row in rows] == [str(expected.num_damaged + lost), "0"]
+    assert rows[0]["num_frames"] == str(expected.num_frames)
+    assert f"{lost} of {expected.num_frames + lost} frames lost" in rows[0]["reason"]
+    assert f"damaged: smeared.mp4: {rows[0]['reason']}" in capsys.readouterr().out
+    # What training reads: both, with the tables of the results
+    manifest = read_manifest(out / "m.csv")
+    assert (len(manifest), manifest.num_damaged) == (2, 1)
+    for place in range(2):
+        assert manifest.table(place) == decoded_table(manifest.path(place)).to_bytes()
+    assert main(arguments) == 0  # nothing is left to do
+    assert _rows(out / "m.csv") == rows
+
+
+def test_a_folder_of_an_older_version_goes_on(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose settings and journal know less."""
+    (videos / "m.csv").write_text("path\nrun/long.mkv\njump/a b.avi\n")
+    out = tmp_path / "out"
+    transcode_manifest(videos / "m.csv", out, QUICK)
+    settings = json.loads((out / "transcode.json").read_text())
+    settings.pop("deinterlace")
+    (out / "transcode.json").write_text(json.dumps(settings))
+    journal = out / ".transcode.jsonl"
+    entries = [json.loads(line) for line in journal.read_text().splitlines()]
+    for _, entry in entries:
+        del entry["table"], entry["damaged"]
+    journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    monkeypatch.setattr(transcode, "Transcode", TranscodeDouble)
+    done = transcode_manifest(videos / "m.csv", out, QUICK)
+    assert (done.num_before, done.num_new) == (2, 0)
+    assert [row["num_frames"] for row in _rows(out / "m.csv")] == ["40", "12"]
+    with pytest.raises(ValueError, match="deinterlace False, not True"):
+        transcode_manifest(videos / "m.csv", out, replace(QUICK, deinterlace=True))
 
 
 def test_a_source_that_changes_meanwhile_is_bad(
@@ -308,10 +372,12 @@ def test_time_of_reading_is_of_either_file(tmp_path: Path, monkeypatch: pytest.M
     _in_this_process(monkeypatch)
     opened: list[str] = []
     monkeypatch.setattr(
-        transcode_video, "open_video", lambda path, decoder: opened.append(path) or open_video(path)
+        transcode_video,
+        "open_video",
+        lambda path, decoder, table: opened.append(path) or open_video(path, table=table),
     )
     pair = [str(write_indexed_video(tmp_path / name, 80)) for name in ("a.mp4", "b.mp4")]
-    assert all(seconds > 0 for seconds in TimeReading("decord")((pair[0], pair[1])))
+    assert all(seconds > 0 for seconds in TimeReading("decord")(((pair[0], None), (pair[1], None))))
     assert opened == pair * 4
 
 

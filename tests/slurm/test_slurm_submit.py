@@ -892,9 +892,15 @@ def test_the_job_imports_the_copy_wherever_it_starts(
     other.mkdir()
     (other / "__init__.py").write_text("raise SystemExit('the sources of today')")
     srun = slurm.folder / "srun"
-    # -c puts the working directory first, as -m does, by which the script starts submitit
+    # The script's own command, with a module in submitit's place that says what is imported
+    stand_in = tmp_path / "stand_in" / "submitit" / "core"
+    stand_in.mkdir(parents=True)
+    (stand_in.parent / "__init__.py").touch()
+    (stand_in / "__init__.py").touch()
+    (stand_in / "_submit.py").write_text("import hpm_video; print(hpm_video.__file__)")
     srun.write_text(
-        f"#!/bin/sh\nexec {sys.executable} -c 'import hpm_video; print(hpm_video.__file__)'\n"
+        f"#!/bin/sh\nwhile [ $1 != {sys.executable} ]; do shift; done\n"
+        f'export PYTHONPATH={tmp_path}/stand_in:$PYTHONPATH\nexec "$@"\n'
     )
     (script,) = Path("runs/one/slurm").glob("42_submission.sh")
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}

@@ -6,16 +6,21 @@ elsewhere, and the folders that videos lie in.
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data.lists.rows import INTEGER, first_few, is_no_label, shown
+from hpm_video.data.lists.columns import several_labels
+from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.rows import INTEGER, first_few, is_no_label, open_text, shown
+from hpm_video.data.lists.spelling import as_text, same_name
 from hpm_video.runtime.files import write_atomically
 
 
@@ -26,6 +31,21 @@ class ClassNames:
     names: tuple[str, ...]
     source: str
 
+    @cached_property
+    def _labels(self) -> dict[str, int]:
+        spelled = {same_name(name): label for label, name in enumerate(self.names)}
+        return spelled | {name: label for label, name in enumerate(self.names)}
+
+    def label(self, name: str) -> int | None:
+        """The label of a class, whose name may be spelled with other bytes; None if it has none."""
+        found = self._labels.get(name)
+        return found if found is not None else self._labels.get(same_name(name))
+
+    def alike(self, name: str) -> str:
+        """In a message on an unknown name: the class that is the same but for case and blanks."""
+        found = next((other for other in self.names if _loosely(other) == _loosely(name)), None)
+        return "" if found is None else f" (only case or blanks differ from '{shown(found)}')"
+
 
 def read_classes(file: str | Path) -> ClassNames:
     """Read a file with a class name on each line.
@@ -34,8 +54,8 @@ def read_classes(file: str | Path) -> ClassNames:
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file} does not exist (expected a class name a line)")
-    text = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    names = tuple(line.strip() for line in text.split("\n") if line.strip())
+    with open_text(file) as lines:
+        names = tuple(line.strip() for line in lines.read().split("\n") if line.strip())
     if not names:
         raise ValueError(f"{file}: must have a class name on each line: is empty")
     for name, count in Counter(names).items():
@@ -60,10 +80,11 @@ def write_classes(file: Path, names: Sequence[str]) -> None:
 
 def check_same_classes(one: ClassNames, other: ClassNames) -> None:
     """Raise ValueError, naming the first difference, unless both have the same names in order."""
-    if one.names == other.names:
+    names = [tuple(map(same_name, classes.names)) for classes in (one, other)]
+    if names[0] == names[1]:
         return
-    shared = min(len(one.names), len(other.names))
-    label = next((i for i in range(shared) if one.names[i] != other.names[i]), shared)
+    shared = min(map(len, names))
+    label = next((i for i in range(shared) if names[0][i] != names[1][i]), shared)
     first, second = (
         f"'{shown(names[label])}'" if label < len(names) else "not there"
         for names in (one.names, other.names)
@@ -83,6 +104,17 @@ def classes_beside(files: Sequence[Path]) -> ClassNames | None:
     return found[-1] if found else None
 
 
+def similar_classes(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of class names that only case, blanks or the form of Unicode tell apart."""
+    first: dict[str, str] = {}
+    pairs = ((first.setdefault(_loosely(name), name), name) for name in names)
+    return [(one, other) for one, other in pairs if one != other]
+
+
+def _loosely(name: str) -> str:
+    return re.sub(r"[\s_]+", "", same_name(name)).casefold()
+
+
 class Labels:
     """The labels of a list: noted row by row, then turned into numbers all at once.
 
@@ -96,16 +128,15 @@ class Labels:
         """Take the class names to use, where they are known."""
         self.vocabulary: dict[str, tuple[int, str]] = {}  # text -> its code, where it first stood
         self._known = known
-        self._index = {name: i for i, name in enumerate(known.names if known is not None else ())}
         # (folder, label's text) -> videos; None where folders say nothing
         self._counts: Counter[tuple[str, str]] | None = Counter() if known is not None else None
         self._where: dict[tuple[str, str], str] = {}
 
     def add(self, path: str, label: str, where: str) -> int:
         """Note the label of a row, "" for none, and return its code."""
-        folder = os.path.basename(os.path.dirname(path))
-        if self._counts is not None and label:
-            if folder in self._index:
+        if self._counts is not None and label and self._known is not None:
+            folder = os.path.basename(os.path.dirname(path))
+            if self._known.label(folder) is not None:
                 self._counts[folder, label] += 1
                 self._where.setdefault((folder, label), where)
             else:
@@ -113,21 +144,45 @@ class Labels:
         return self.vocabulary.setdefault(label, (len(self.vocabulary), where))[0]
 
     def values(
-        self, beside: ClassNames | None = None, *, numbers_only: bool = False
+        self,
+        beside: ClassNames | None = None,
+        *,
+        numbers_only: bool = False,
+        faults: Faults | None = None,
     ) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
         """Return the label of every code, -1 for none, and the class names.
 
         ``beside``: the class names by the lists. ``numbers_only``: whether names must be known.
 
-        Raises ValueError: labels are not of one kind, not whole numbers, or not among the classes;
-            or most videos of a folder have another class's number.
+        Raises ValueError: labels are not of one kind, not whole numbers, several in a cell, or not
+            among the classes; or most videos of a folder have another class's number. Earlier
+            ``faults`` are then named, too.
         """
-        found = _label_values(self.vocabulary, self._known, beside, numbers_only=numbers_only)
+        faults = Faults() if faults is None else faults
+        found = _label_values(
+            self.vocabulary, self._known, beside, faults, numbers_only=numbers_only
+        )
         if self._known is not None:
-            self._check_folders(self._known)
+            self._check_folders(self._known, faults)
+        faults.check()
         return found
 
-    def _check_folders(self, known: ClassNames) -> None:
+    def notes(self) -> list[str]:
+        """Lines about labels that may not be meant, though they can be read."""
+        notes = []
+        if text := next((text for text in self.vocabulary if as_text(text) != text), None):
+            notes.append(
+                f"{self.vocabulary[text][1]}: label ({shown(text)}) is not UTF-8, taken for "
+                f"'{shown(same_name(text))}': `iconv -f WINDOWS-1252 -t UTF-8` converts a list"
+            )
+        notes += (
+            f"{where}: label ({text}) is taken for a class: leave it empty for no label"
+            for text, (_, where) in self.vocabulary.items()
+            if text.lower() in _NOTHING and self._known is None
+        )
+        return notes
+
+    def _check_folders(self, known: ClassNames, faults: Faults) -> None:
         counts = self._counts or Counter()
         most: dict[str, str] = {}  # folder -> its most frequent label
         for (folder, label), count in counts.items():
@@ -136,58 +191,81 @@ class Labels:
         if len(most) < 2:  # one folder for all is not a folder per class
             return
         for folder, label in most.items():
-            right = self._index[folder]
+            right = known.label(folder)
             if INTEGER.fullmatch(label) and int(label) not in (right, -1):
-                raise ValueError(
-                    f"{self._where[folder, label]}: label ({label}) must be {right} as the folder "
-                    f"'{shown(folder)}' is that class ({known.source}): wrong order of classes?"
+                faults.add(
+                    "order",
+                    self._where[folder, label],
+                    f"label ({label}) must be {right} as the folder '{shown(folder)}' is that "
+                    f"class ({known.source}): wrong order of classes?",
                 )
+
+
+_NOTHING = ("nan", "na", "n/a", "none", "null")
 
 
 def _label_values(
     vocabulary: Mapping[str, tuple[int, str]],
     known: ClassNames | None,
     beside: ClassNames | None,
+    faults: Faults,
     *,
-    numbers_only: bool = False,
+    numbers_only: bool,
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
     values = np.full(len(vocabulary), -1, dtype=np.int64)
     given = {text: entry for text, entry in vocabulary.items() if text}
-    for text, (_, where) in given.items():
-        if is_no_label(text):
-            raise ValueError(f"{where}: label ({text}) must be a whole number or a class name")
+    new = [text for text in given if known is None or known.label(text) is None]
+    for text in several_labels(new):
+        faults.add(
+            "several",
+            given[text][1],
+            f"label ({shown(text)}) must be one label, several are not supported yet: keep one in "
+            "each row; a class of that name must be in classes.txt",
+        )
+        del given[text]
+    for text in [text for text in given if is_no_label(text)]:
+        where = given.pop(text)[1]
+        faults.add("label", where, f"label ({text}) must be a whole number or a class name")
     integers = [text for text in given if INTEGER.fullmatch(text)]
     if 0 < len(integers) < len(given) and known is None:
         name = next(text for text in given if text not in integers)
-        raise ValueError(
-            f"{given[integers[0]][1]}: label ({integers[0]}) is a number and '{shown(name)}' "
-            f"({given[name][1]}) a name: labels must be all of one kind"
+        faults.add(
+            "kinds",
+            given[integers[0]][1],
+            f"label ({integers[0]}) is a number and '{shown(name)}' ({given[name][1]}) a name: "
+            "labels must be all of one kind",
         )
-    if len(integers) == len(given):
+    elif len(integers) == len(given):
         if known is not None and beside is not None:
             check_same_classes(beside, known)
         for text, (code, where) in given.items():
             value = int(text[:4000])  # Python reads no more digits
             if value < -1:
-                raise ValueError(f"{where}: label ({text}) must be at least 0, or -1 for none")
+                rule = f"label ({text}) must be at least 0, or -1 for none"
+                faults.add("below", where, rule)
             if known is not None and value >= len(known.names):
-                raise ValueError(
-                    f"{where}: label ({text}) must be below the number of classes "
-                    f"({len(known.names)}, {known.source})"
-                )
+                rule = f"must be below the number of classes ({len(known.names)}, {known.source})"
+                from_1 = "" if "0" in given else ": labels count from 0, and none is 0"
+                faults.add("above", where, f"label ({text}) {rule}{from_1}")
             values[code] = min(value, np.iinfo(np.int64).max - 1)
         return values, known.names if known is not None else None
-    if known is None and numbers_only:
+    elif known is None and numbers_only:
         text, (_, where) = next(iter(given.items()))
-        raise ValueError(
-            f"{where}: label ({shown(text)}) must be a number: the classes that it is compared "
-            "with have no names (classes.txt beside a list, a name a line, gives them)"
+        faults.add(
+            "names",
+            where,
+            f"label ({shown(text)}) must be a number: the classes that it is compared with have no "
+            "names (classes.txt beside a list, a name a line, gives them)",
         )
-    names, source = (known.names, known.source) if known is not None else (tuple(sorted(given)), "")
-    index = {name: i for i, name in enumerate(names)}
+    if known is None:
+        spelled: dict[str, str] = {}  # as each class is spelled first
+        for text in given:
+            spelled.setdefault(same_name(text), text)
+        known = ClassNames(tuple(sorted(spelled.values())), "")
     for text, (code, where) in given.items():
-        if text not in index:
-            some = first_few(names, 5)
-            raise ValueError(f"{where}: label ({shown(text)}) must be one of {source}: {some}")
-        values[code] = index[text]
-    return values, names
+        if (label := known.label(text)) is None:
+            rule = f"must be one of {known.source}: {first_few(known.names, 5)}{known.alike(text)}"
+            faults.add("unknown", where, f"label ({shown(text)}) {rule}")
+        else:
+            values[code] = label
+    return values, known.names

@@ -19,11 +19,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside
-from hpm_video.data.lists.rows import read_rows, shown
+from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside, similar_classes
+from hpm_video.data.lists.columns import COLUMNS, Columns
+from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index
+from hpm_video.data.lists.rows import first_few, read_videos, shown
+from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.runtime.files import write_csv
 
-COLUMNS = ("path", "label", "num_frames", "fps", "width", "height", "status")
+_NUM_ASKED = 8  # videos whose number of frames is asked for
+_MOST_READ = 2**26  # bytes of a file that is read for this
+_MOST_OF_A_FRAME = 2**22  # bytes, even of video that is not compressed
 MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
 
 
@@ -60,6 +66,10 @@ class Manifest:
     classes: tuple[str, ...] | None  # names in the order of their labels, None where not known
     largest_label_where: str  # the file and line in which the largest label first stands
     num_repeated: int  # rows that name a video that an earlier one names
+    notes: tuple[str, ...] = ()  # lines to show, about what may not be meant
+    lists: tuple[Path, ...] = ()  # the files that were read, one for each block
+    num_damaged: int = 0  # videos of status damaged that are used
+    num_left_out: int = 0  # and those that are not, as too many of their frames are
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
@@ -79,9 +89,10 @@ class Manifest:
         return self.names[block][row]
 
     def path(self, index: int) -> str:
-        """Return the path to open: absolute, or joined to the root of the list it came from."""
+        """Return the path to open: absolute, or joined to the root of the list it came from; see
+        `as_on_disk`."""
         block, row = self._locate(index)
-        return os.path.join(self.roots[block], self.names[block][row])
+        return as_on_disk(self.roots[block], self.names[block][row])
 
     def label(self, index: int) -> int:
         """Return the class index, -1 where the video has none."""
@@ -90,6 +101,16 @@ class Manifest:
     def num_frames(self, index: int) -> int:
         """Return the number of frames the list claims, 0 where it says nothing."""
         return int(self.frame_counts[index])
+
+    @cached_property
+    def _indices(self) -> tuple[FrameIndex | None, ...]:
+        return tuple(find_frame_index(file) for file in self.lists) or (None,) * len(self.names)
+
+    def table(self, index: int) -> bytes | None:
+        """Return the table of frames of a video, as the index beside its list has it, or None."""
+        block, row = self._locate(index)
+        beside = self._indices[block]
+        return None if beside is None else beside.get(self.names[block][row])
 
     def digest(self) -> str:
         """Return a SHA-256 of the videos, as named in the lists and in their order, and labels."""
@@ -127,12 +148,13 @@ def read_manifest(
     classes: Sequence[str] | None = None,
     labels: bool = True,
     numbers_only: bool = False,
+    max_damage: float = 1.0,
 ) -> Manifest:
     """Read one list of videos, or several joined in the order given.
 
-    A list is our CSV (see `COLUMNS`; rows whose status is neither empty nor `ok` are left out), or
-    lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or a tab,
-    with or without a header. Labels are integers (-1 or nothing: no label) or class names.
+    A list is our CSV (see `COLUMNS`; rows whose status is not empty, `ok` or `damaged` are left
+    out), or lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or
+    a tab, with or without a header. Labels are integers (-1 or nothing: no label) or class names.
 
     Names become integers by `classes`, else by the `classes.txt` beside the list (one name a line),
     else by their sorted order. That last order depends on which names occur, so give a validation
@@ -146,6 +168,7 @@ def read_manifest(
             can then be joined.
         numbers_only: refuse class names of which nothing but their sorted order says the numbers:
             for a list whose labels have to be those of another one that gives no names.
+        max_damage: leave out videos of status damaged of which a larger share of frames is.
 
     Raises FileNotFoundError: a list does not exist; ValueError: a list is a folder or without
     videos, a row is malformed, or a label is not among the classes; says which file and line.
@@ -156,36 +179,46 @@ def read_manifest(
 
     beside = classes_beside(files) if labels else None
     given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
-    noted = Labels(given or beside)
+    noted, faults = Labels(given or beside), Faults()
+    num_damaged = num_left_out = 0
     names: list[Names] = []
+    notes: list[str] = []
     frame_counts, codes, hashes = array("q"), array("q"), array("q")
     roots = [os.path.abspath(root if root is not None else file.parent) for file in files]
     for file, start in zip(files, roots, strict=True):
-        data, ends = bytearray(), array("q")
-        for line, row in read_rows(file):
-            where = f"{file}:{line}"
-            if row.get("status", "").strip() not in ("", "ok"):
+        data, ends, columns = bytearray(), array("q"), None
+        for where, row in read_videos(file, faults):
+            status = row.get("status", "").strip()
+            if status not in ("", "ok", "damaged"):
                 continue
-            if not row["path"].strip():
-                raise ValueError(f"{where}: the path is empty")
-            if "\0" in row["path"]:
-                raise ValueError(f"{where}: path ({shown(row['path'])}) must be text")
-            data += row["path"].encode("utf-8", "surrogateescape")
+            if status == "damaged":
+                is_used = damaged_share(row, where) <= max_damage
+                num_damaged, num_left_out = num_damaged + is_used, num_left_out + (not is_used)
+                if not is_used:
+                    continue
+            if columns is None:
+                columns = Columns(file, start, row)
+            if columns.is_watched:
+                columns.note(row, where)
+            name = row["path"]
+            data += name.encode("utf-8", "surrogateescape")
             ends.append(len(data))
-            hashes.append(hash(os.path.join(start, row["path"])))
-            count = row.get("num_frames", "").strip() or "0"
-            if not (count.isascii() and count.isdigit() and len(count) < 12):
-                raise ValueError(
-                    f"{where}: num_frames ({shown(count)}) must be an integer of at least 0"
-                )
-            frame_counts.append(int(count))
+            hashes.append(hash(os.path.join(start, name)))
+            frame_counts.append(frame_count(row, where, faults))
             label = row.get("label", "").strip() if labels else ""
-            codes.append(noted.add(row["path"], label, where))
-        if not ends:
-            raise ValueError(f"{file} lists no videos (or none with status ok)")
+            codes.append(noted.add(name, label, where))
+        if columns is None:
+            faults.check()
+            raise ValueError(f"{file} lists no videos (or none with status ok or damaged)")
+        columns.find_faults(faults, labels=labels)
+        if columns.has_bare_counts:
+            claims = np.frombuffer(frame_counts, dtype=np.int64)[len(frame_counts) - len(ends) :]
+            check_counts(file, start, Names(data, ends), claims, faults)
+        if unused := columns.unused():
+            notes.append(unused)
         names.append(Names(data, ends))
 
-    values, class_names = noted.values(beside, numbers_only=numbers_only)
+    values, class_names = noted.values(beside, numbers_only=numbers_only, faults=faults)
     return Manifest(
         tuple(names),
         tuple(roots),
@@ -194,13 +227,73 @@ def read_manifest(
         classes=class_names,
         largest_label_where=[where for _, where in noted.vocabulary.values()][values.argmax()],
         num_repeated=len(hashes) - len(np.unique(np.frombuffer(hashes, dtype=np.int64))),
+        notes=(*notes, *noted.notes()),
+        lists=tuple(files),
+        num_damaged=num_damaged,
+        num_left_out=num_left_out,
     )
 
 
-def num_shared(one: Manifest, other: Manifest) -> int:
-    """How many videos of ``other`` are in ``one`` too, by the paths at which they are opened."""
-    paths = {os.path.normpath(one.path(index)) for index in range(len(one))}
-    return sum(os.path.normpath(other.path(index)) in paths for index in range(len(other)))
+def frame_count(row: Mapping[str, str], where: str, faults: Faults) -> int:
+    """The number of frames in a row of a list, 0 where it says nothing."""
+    text = row.get("num_frames", "").strip() or "0"
+    if text.isascii() and text.isdigit() and len(text) < 12:
+        return int(text)
+    rule = f"num_frames ({shown(text)}) must be an integer of at least 0"
+    faults.add("num_frames", where, rule)
+    return 0
+
+
+def check_counts(
+    file: Path,
+    root: str,
+    names: Names | Sequence[str],
+    claims: npt.NDArray[np.int64],
+    faults: Faults,
+) -> None:
+    """Note a fault where a list's numbers of frames are far too small: they may be labels.
+
+    Asks those few files that are said to be the shortest, which shows labels for certain.
+    """
+    known = np.flatnonzero(claims)
+    shortest = known[np.argsort(claims[known], kind="stable")[:_NUM_ASKED]]
+    said = ((names[row], int(claims[row])) for row in shortest.tolist())
+    asked = [(name, claim, _frames_of(as_on_disk(root, name))) for name, claim in said]
+    there = [(name, claim, count) for name, claim, count in asked if count]
+    wrong = [(name, claim, count) for name, claim, count in there if claim < count / 2]
+    if 2 * len(wrong) > len(there):
+        name, claim, count = wrong[0]
+        faults.add(
+            "counts",
+            str(file),
+            f"num_frames ({claim}) of {shown(name)} must be about {count}, as the file has, and is "
+            f"too small for {len(wrong)} of the {len(there)} videos that were opened: if it is a "
+            "label, write `path label` with one label (several are not supported yet), else leave "
+            "the column out",
+        )
+
+
+def _frames_of(path: str) -> int | None:
+    """How many frames a file has, at least; None where that is not to be known cheaply."""
+    from hpm_video.data.video.frames import VideoReadError, open_video  # noqa: PLC0415
+
+    try:
+        if (size := os.path.getsize(path)) > _MOST_READ:
+            return size // _MOST_OF_A_FRAME
+        return open_video(path, "pyav").num_frames
+    except (OSError, ValueError, VideoReadError):
+        return None
+
+
+def damaged_share(row: Mapping[str, str], where: str) -> float:
+    """The share of a video's frames that are damaged, as `hpm-video data check` wrote it; 1 where
+    the list does not say. Raises ValueError for what is no number."""
+    damaged, frames = (row.get(name, "").strip() for name in ("damaged", "num_frames"))
+    if damaged and not damaged.isdecimal():
+        raise ValueError(f"{where}: damaged ({shown(damaged)}) must be an integer of at least 0")
+    if not damaged or not frames.isdecimal() or not int(frames):
+        return 1.0
+    return min(1.0, int(damaged) / int(frames))
 
 
 def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> int:
@@ -209,6 +302,26 @@ def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> in
     if not (num_classes := manifest.num_classes):
         raise ValueError(f"{name} ({', '.join(lists)}) must have labels: has none")
     return num_classes
+
+
+def label_notes(manifest: Manifest) -> list[str]:
+    """Lines about labels from which a model may not learn what is meant."""
+    names = manifest.classes
+    notes = [
+        f"classes '{shown(one)}' and '{shown(other)}' differ only by case or blanks: give them one "
+        "spelling if they are the same"
+        for one, other in similar_classes(names or ())[:3]
+    ]
+    used = np.unique(manifest.labels[manifest.labels >= 0])
+    if len(used) == 1:
+        notes.append(f"all videos have one label ({used[0]}): there is nothing to tell apart")
+    elif names is None and len(used) and used[0] == 1:
+        notes.append("labels begin at 1: class 0, from which they count, has no video")
+    without = np.setdiff1d(np.arange(len(names or ())), used)
+    if len(without) and len(used):
+        few = first_few([names[label] for label in without.tolist()[:4]] if names else [], 3)
+        notes.append(f"{len(without)} of {len(names or ())} classes have no video: {few}")
+    return notes
 
 
 def check_labels(
@@ -245,11 +358,13 @@ def write_manifest(
     With `columns` these come first, in that order. The file appears at once or not at all. A value
     of None counts as absent. Names that are not UTF-8 are written as the bytes they are.
 
-    Raises ValueError: the file cannot be written.
+    Raises ValueError: the file cannot be written, or a path cannot be that of a file.
     """
     rows = list(rows)
     seen = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
-    assert all(row.get("path") for row in rows), "every row needs a path"
+    for row in rows:
+        if not (name := str(row["path"])).strip() or "\0" in name:
+            raise ValueError(f"{path}: path ({shown(name)}) must be that of a file")
     known = [c for c in COLUMNS if c in seen]
     columns = list(dict.fromkeys([*columns, *known, *seen]))
     write_csv(Path(path), columns, ([row.get(c) for c in columns] for row in rows))

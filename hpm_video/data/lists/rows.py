@@ -5,14 +5,19 @@ that was not understood become part of a path. File names are bytes: those that 
 kept as Python keeps them in paths ("surrogateescape").
 """
 
+import codecs
 import csv
+import io
 import itertools
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
+from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.spelling import ffmpeg_of_frames
 from hpm_video.runtime.files import printable
 
 # What a file of a list without header, or of a folder of videos, must end in to be taken for one
@@ -28,14 +33,18 @@ _ALIASES = {
     **dict.fromkeys(("class", "class_name", "target"), "label"),
     **dict.fromkeys(("frames", "total_frames"), "num_frames"),
 }
+_LABEL_NUMBERS = ("label_id", "class_id", "label_index", "class_index", "label_idx", "class_idx")
 _HEADERLESS = {1: ("path",), 2: ("path", "label"), 3: ("path", "num_frames", "label")}
 # The path may hold spaces: it ends where a video's name does. `a b.mp4 120 3` -> a b.mp4, 120, 3
 _SPACED = re.compile(rf"(.*{_SUFFIX})(?:(?:\s+(\d+))?\s+(\S+))?", re.IGNORECASE)
+_SPACED_QUOTED = re.compile(r'("(?:[^"]|"")+")(?:(?:\s+("?\d+"?))?\s+("[^"]*"|\S+))?')
 _VIDEO_NAME = re.compile(rf".+{_SUFFIX}", re.IGNORECASE | re.DOTALL)
 _NAMES_A_VIDEO = re.compile(rf"{_SUFFIX}(?![^\s,;\"'])", re.IGNORECASE)
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(
+    path: str | Path, faults: Faults | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, {column: text}) for every row of a list of any kind.
 
     Every row has a `path`; a list without header has at most `label` and `num_frames` besides, and
@@ -43,51 +52,78 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, str]]]:
     begin with "# ", or with "#" and name no video) where there is no header above them. Rows are
     neither filtered by status nor interpreted.
 
-    Raises FileNotFoundError: the list does not exist; ValueError: it is no list, or a row is
-    malformed; says which file and line.
+    A column without a name is called "" if it is the first (the row numbers of pandas and R), and
+    is left out of rows where it is empty otherwise: Excel writes such ones.
+
+    Malformed rows are left out and noted in ``faults``. Without these a ValueError that names them
+    follows the last row.
+
+    Raises FileNotFoundError: the list does not exist; ValueError: it is no list.
     """
     path = Path(path)
+    noted = Faults() if faults is None else faults
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a list of videos")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist (expected a list of videos)")
     try:
-        # Line ends as they are: names may hold any
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with open_text(path) as file:
             numbered = enumerate(file, start=1)
             content = ((n, line) for n, line in numbered if line.strip() and not _is_comment(line))
             start, first = next(content, (1, ""))
             if "\0" in first:
-                raise ValueError(f"{path}:{start}: must be UTF-8 text")
+                raise ValueError(
+                    f"{path}:{start}: must be UTF-8 text (`iconv -f UTF-16LE -t UTF-8` converts "
+                    "what Windows calls Unicode)"
+                )
             delimiter, header = _detect(f"{path}:{start}", first.strip())
             if header is not None:
-                for number, fields in _split_lines(path, start + 1, file, delimiter):
-                    if len(fields) != len(header):
-                        expected = f"expected {len(header)}, as in the header"
-                        raise ValueError(f"{path}:{number}: {len(fields)} columns, {expected}")
-                    yield number, dict(zip(header, fields, strict=True))
+                lines = _split_lines(path, start + 1, file, delimiter, noted)
+                yield from _rows_below_header(path, lines, header, noted)
             else:
-                lines = itertools.chain([first], file)
-                kept = ("\n" if _is_comment(line) else line for line in lines)
-                for number, fields in _split_lines(path, start, kept, delimiter):
-                    yield number, _headerless_row(f"{path}:{number}", fields)
+                kept = (
+                    "\n" if _is_comment(line) else line for line in itertools.chain([first], file)
+                )
+                lines = _split_lines(path, start, kept, delimiter, noted)
+                yield from _headerless_rows(path, lines, noted)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} begins like UTF-16 text, but is not: {error.reason}") from error
+    if faults is None:
+        noted.check()
 
 
-def read_videos(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield ("file:line", row) for every row of a list, bad ones too; see `read_rows`.
+def read_videos(
+    path: str | Path, faults: Faults | None = None
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield ("file:line", row) for every row of a list, those with a bad `status` too.
 
-    Raises what `read_rows` does, and ValueError for a list without videos or an empty path.
+    See `read_rows`, and raises what it does; paths that cannot be one are faults as well.
     """
-    where = ""
-    for line, row in read_rows(path):
+    noted = Faults() if faults is None else faults
+    is_empty = True
+    for line, row in read_rows(path, noted):
         where = f"{path}:{line}"
-        if not row["path"].strip():
-            raise ValueError(f"{where}: the path is empty")
-        yield where, row
-    if not where:
+        if not (name := row["path"]).strip():
+            noted.add("empty", where, "the path is empty")
+        elif "\0" in name:
+            noted.add("text", where, f"path ({shown(name)}) must be text")
+        else:
+            is_empty = False
+            yield where, row
+    if is_empty or faults is None:
+        noted.check()
+    if is_empty:
         raise ValueError(f"{path} lists no videos")
+
+
+def open_text(path: str | Path) -> TextIO:
+    """Open a list: UTF-8, or UTF-16 where it says so. Line ends as they are: names may hold any."""
+    file = open(path, "rb")  # noqa: SIM115
+    if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return io.TextIOWrapper(file, encoding="utf-16", newline="")
+    return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def is_video_name(name: str) -> bool:
@@ -114,17 +150,21 @@ def _is_comment(line: str) -> bool:
 
 def _detect(where: str, first: str) -> tuple[str, list[str] | None]:
     """Tell from a list's first line its separator and, where it is one, the header's columns."""
-    for delimiter in ("\t", ","):
+    for delimiter in ("\t", ",", ";"):
         fields = _fields(first, delimiter)
         header = _column_names(fields)
         # A header of one column is a CSV's: paths below may be quoted
         if "path" in header and (len(header) > 1 or delimiter == ","):
-            for column, count in Counter(header).items():
+            for column, count in Counter(filter(None, header)).items():
                 if count > 1:
                     raise ValueError(f"{where}: column {shown(column)} must be there once")
             return delimiter, header
         if "label" in header and len(header) > 1:
-            raise ValueError(f"{where}: the header ({shown(first)}) must have a column path")
+            kinetics = "; of Kinetics' lists, `hpm-video data list --kinetics DIR` makes one"
+            raise ValueError(
+                f"{where}: the header ({shown(first)}) must have a column path"
+                f"{kinetics if 'youtube_id' in header else ''}"
+            )
         # A path may hold a comma itself: what precedes the first one must be a video's name, and
         # what follows the last one must not
         is_row = len(fields) > 1 and is_video_name(fields[0].strip())
@@ -137,58 +177,126 @@ def _detect(where: str, first: str) -> tuple[str, list[str] | None]:
 
 def _fields(line: str, delimiter: str) -> list[str]:
     try:
-        return next(csv.reader([line], delimiter=delimiter), [])
+        return next(csv.reader([_tidy_quotes(line, delimiter)], delimiter=delimiter), [])
     except csv.Error:  # longer than any row is
         return []
 
 
 def _column_names(fields: list[str]) -> list[str]:
-    """Return the fields as names of columns, common aliases resolved."""
+    """Return the fields as names of columns, common aliases resolved, "" where they have none."""
     columns = [field.strip().lower() for field in fields]
     given = set(columns)
-    return [_ALIASES.get(c, c) if _ALIASES.get(c) not in given else c for c in columns]
+    named = [_ALIASES.get(c, c) if _ALIASES.get(c) not in given else c for c in columns]
+    if "label" not in named and (number := next((c for c in _LABEL_NUMBERS if c in named), None)):
+        named[named.index(number)] = "label"
+    return named
 
 
 def _split_lines(
-    path: Path, start: int, lines: Iterable[str], delimiter: str
+    path: Path, start: int, lines: Iterable[str], delimiter: str, faults: Faults
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, fields) of every row; ``lines`` begin at number ``start``."""
     if delimiter == " ":
         for number, line in enumerate(map(str.strip, lines), start):
-            if match := _SPACED.fullmatch(line):
-                yield number, [field for field in match.groups() if field is not None]
+            if match := _SPACED.fullmatch(line) or _SPACED_QUOTED.fullmatch(line):
+                fields = [field for field in match.groups() if field is not None]
+                yield number, list(map(_bare, fields)) if '"' in line else fields
             elif line:
-                raise ValueError(
-                    f"{path}:{number}: row ({shown(line)}) must be a video, perhaps its number of "
-                    "frames, perhaps its label, between spaces, commas or tabs; videos that do not "
-                    "end in .mp4, .webm, .avi or the like, and labels with spaces, need a CSV with "
-                    "the header path,label"
-                )
+                faults.add("row", f"{path}:{number}", _no_row(line, path.parent))
         return
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    tidy = (_tidy_quotes(line, delimiter) if ' "' in line else line for line in lines)
+    reader = csv.reader(tidy, delimiter=delimiter, strict=True)
     try:
         for fields in reader:
             if any(fields):
                 yield reader.line_num + start - 1, fields
     except csv.Error as error:
-        raise ValueError(f"{path}: malformed CSV: {error}") from error
+        faults.add("csv", f"{path}:{reader.line_num + start - 1}", f"malformed CSV: {error}")
 
 
-def _headerless_row(where: str, fields: Sequence[str]) -> dict[str, str]:
-    """A row of a list without header, refused where it cannot be meant."""
-    columns = _HEADERLESS.get(len(fields))
-    if columns is None:
-        expected = "1 to 3: path, or path label, or path num_frames label"
-        raise ValueError(f"{where}: {len(fields)} columns, expected {expected}")
-    row = dict(zip(columns, map(str.strip, fields), strict=True))
-    if not is_video_name(row["path"]):
-        raise ValueError(
-            f"{where}: path ({shown(row['path'])}) must end in .mp4, .webm, .avi or the like; "
-            "lists of other names need a CSV with the header path,label"
+def _tidy_quotes(line: str, delimiter: str) -> str:
+    """Drop blanks between a separator and a quote, which would make the quote part of the field.
+
+    Inside a field that is quoted already, a quote is doubled or ends it: none is followed by
+    anything else.
+    """
+    return re.sub(rf'(^|{delimiter}) +(?="[^"\r\n{delimiter}])', r"\1", line)
+
+
+def _bare(field: str) -> str:
+    """A field without the quotes around it, as pandas and the csv module write some."""
+    is_quoted = len(field) > 1 and field[0] == field[-1] == '"'
+    return field[1:-1].replace('""', '"') if is_quoted else field
+
+
+def _no_row(line: str, folder: Path) -> str:
+    """What to say of a line that is no row of a list whose columns are separated by spaces."""
+    first, *rest = line.split()
+    if command := ffmpeg_of_frames(os.path.join(folder, first)):
+        said = f"path ({shown(first)}) is a folder of frames"
+        return f"{said}: must be a video; this makes one: {command}"
+    if is_video_name(first) and len(rest) > 2 and all(map(str.isdecimal, rest)):
+        return (
+            f"row ({shown(line)}) must have one label: several are not supported; repeat no label"
         )
-    if is_no_label(row.get("label", "")):
-        raise ValueError(f"{where}: label ({row['label']}) must be a whole number or a class name")
-    return row
+    return (
+        f"row ({shown(line)}) must be a video, perhaps its number of frames, perhaps its label, "
+        "between spaces, commas or tabs; videos that do not end in .mp4, .webm, .avi or the like, "
+        "and labels with spaces, need a CSV with the header path,label"
+    )
+
+
+def _rows_below_header(
+    path: Path, lines: Iterable[tuple[int, list[str]]], header: Sequence[str], faults: Faults
+) -> Iterator[tuple[int, dict[str, str]]]:
+    names = [name or (f"column_{i}" if i > 1 else "") for i, name in enumerate(header, start=1)]
+    unnamed = [name for name, given in zip(names, header, strict=True) if name and not given]
+    width = len(names)
+    for number, fields in lines:
+        if len(fields) != width and (any(fields[width:]) or len(fields) < width):
+            rule = f"{len(fields)} columns, expected {width}, as in the header"
+            faults.add("width", f"{path}:{number}", rule)
+            continue
+        row = dict(zip(names, fields, strict=False))
+        for name in unnamed:
+            if not row[name]:
+                del row[name]
+        yield number, row
+
+
+def _headerless_rows(
+    path: Path, lines: Iterable[tuple[int, list[str]]], faults: Faults
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a list without header. Those that cannot be meant, or differ in width, are faults."""
+    width = 0  # of all rows, as the first has it; what is empty in that beyond two is no column
+    for number, fields in lines:
+        where = f"{path}:{number}"
+        if not width:
+            given = len(fields)
+            width = given
+            while width > 2 and not fields[width - 1].strip():
+                width -= 1
+            columns = _HEADERLESS.get(width, ())
+            if not columns:
+                expected = "1 to 3: path, or path label, or path num_frames label"
+                faults.add("width", where, f"{given} columns, expected {expected}")
+                return
+        if len(fields) != width and (len(fields) < width or any(map(str.strip, fields[width:]))):
+            rule = f"{len(fields)} columns, expected {width}, as in the first row"
+            faults.add("width", where, rule)
+            continue
+        row = dict(zip(columns, map(str.strip, fields), strict=False))
+        if not is_video_name(row["path"]):
+            rule = (
+                f"path ({shown(row['path'])}) must end in .mp4, .webm, .avi or the like; lists of "
+                "other names need a CSV with the header path,label"
+            )
+            faults.add("name", where, rule)
+        elif is_no_label(row.get("label", "")):
+            rule = f"label ({row['label']}) must be a whole number or a class name"
+            faults.add("label", where, rule)
+        else:
+            yield number, row
 
 
 def is_no_label(text: str) -> bool:

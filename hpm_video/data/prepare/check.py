@@ -1,61 +1,74 @@
 """``hpm-video data check``: every video of a list decoded, and what came of it written into it.
 
 Videos are decoded in processes that can be killed. Verdicts go to a journal beside the list as they
-come, so that a run that was killed goes on where it was; the list is written at the end, at once.
+come, so that a run that was killed goes on where it was; the list and its index are written at the
+end, at once. Neither the rows nor the verdicts of a long list are ever in memory all together.
 """
 
 import csv
-import itertools
 import os
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from hpm_video.config.values import Decoder
-from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.lists.columns import COLUMNS
+from hpm_video.data.lists.frame_index import (
+    FrameIndex,
+    FrameIndexWriter,
+    check_is_index,
+    index_beside,
+    new_frame_index,
+)
 from hpm_video.data.lists.rows import read_videos
-from hpm_video.data.prepare.encode import count_frames
-from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity, inspect_video, silence
+from hpm_video.data.lists.spelling import as_on_disk
+from hpm_video.data.prepare.verdict import (
+    BAD,
+    USED,
+    Verdict,
+    file_identity,
+    inspect_video,
+    silence,
+)
 from hpm_video.data.video.frames import check_decoder
+from hpm_video.runtime.files import keep_original, write_csv
 from hpm_video.runtime.journal import Journal
 from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
 
 Rows = list[dict[str, str]]
+Video = tuple[str, bytes | None]  # a path, and its table in an index
 
 # Any other status is the user's own word for a video to be left out, and stays
-_OURS = ("", OK, BAD, "missing")
+_OURS = ("", *USED, BAD, "missing")
 _LONGEST_HEADER = 100_000  # characters, fewer than the csv module's limit of a field
-_FOUND = ("num_frames", "fps", "width", "height", "num_bytes", "duration_s", "status", "reason")
+_FOUND = (
+    "num_frames", "fps", "width", "height", "status", "num_bytes", "duration_s", "damaged",
+    "reason",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """`inspect_video` as a function of the path alone, for a process of its own."""
+    """`inspect_video` as a function of a `Video` alone, for a process of its own."""
 
     quick: bool
-    decoder: Decoder
 
-    def __call__(self, path: str) -> Verdict:
+    def __call__(self, video: Video) -> Verdict:
         silence()
-        return inspect_video(path, quick=self.quick, decoder=self.decoder)
-
-
-def _count_frames(path: str) -> int:
-    silence()
-    return count_frames(path)
+        path, table = video
+        return inspect_video(path, quick=self.quick, table=table)
 
 
 @dataclass(frozen=True)
 class Checked:
     """A checked list."""
 
-    rows: Rows  # those of the list in its order, with what was found out
-    manifest: Path  # where they were written
+    manifest: Path  # where it was written
     original: Path | None  # the list as it was, where it had another format
     num_before: int  # videos that an interrupted run had checked
+    num_outdated: int  # and those that one of an older version had, which were checked again
 
 
 def check_manifest(
@@ -64,23 +77,21 @@ def check_manifest(
     output: str | Path | None = None,
     root: str | Path | None = None,
     quick: bool = False,
-    decoder: Decoder = "decord",
     num_workers: int = 1,
     timeout_s: float = 120.0,
 ) -> Checked:
-    """Decode every video of a list and write the list with what was found out.
+    """Decode every video of a list and write the list with what was found out, and its index.
 
-    Columns `num_frames`, `fps`, `width`, `height`, `num_bytes`, `duration_s`, `status` and `reason`
-    are set, see `inspect_video`; all others, and the order of rows and columns, stay. Rows with a
-    status other than `ok`, `bad`, `missing` or nothing are left as they are. A list that is no CSV
-    with a header becomes one, and is kept beside it as `<name>.orig`.
+    Columns `num_frames`, `fps`, `width`, `height`, `num_bytes`, `duration_s`, `status`, `damaged`
+    and `reason` are set, see `inspect_video`; all others, and the order of rows and columns, stay.
+    Rows with a status other than `ok`, `damaged`, `bad`, `missing` or nothing are left as they are.
+    A list that is no CSV with a header becomes one, and is kept beside it as `<name>.orig`.
 
     Args:
         manifest: any list that `read_rows` reads.
         output: where to write, by default over the list itself.
         root: folder where relative paths start, by default that of the list.
         quick: decode only the head, the tail and a few places between.
-        decoder: of training's reader, see `open_video`.
         num_workers: videos decoded at once.
         timeout_s: how long a video may take; one that takes longer is bad.
 
@@ -88,47 +99,56 @@ def check_manifest(
     list is malformed, without videos, was changed meanwhile or is being checked already, or the
     output cannot be written.
     """
-    check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
-    inspect = Inspect(quick, decoder)
-    manifest = Path(manifest)
-    rows = [row for _, row in read_videos(manifest)]
+    check_settings(num_workers=num_workers, timeout_s=timeout_s)
+    inspect, manifest = Inspect(quick), Path(manifest)
     identity = file_identity(str(manifest))
+    start = os.path.abspath(root if root is not None else manifest.parent)
+    columns: dict[str, None] = {}
+    due: dict[str, str] = {}  # path -> the name of the video in the list
+    first: list[str] = []
+    for _, row in read_videos(manifest):
+        first = first or list(row)
+        columns |= dict.fromkeys(row)
+        if _is_due(row):
+            due.setdefault(as_on_disk(start, row["path"]), row["path"])
     output = Path(output) if output is not None else manifest
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output ({output}) must be a file in a folder that exists")
     is_over = output.exists() and output.samefile(manifest)
     if output.exists() and not (is_over or (output.is_file() and _is_ours(output))):
         raise ValueError(f"output ({output}) must be a new file or a manifest: is another")
-    start = os.path.abspath(root if root is not None else manifest.parent)
-    paths = [os.path.join(start, row["path"]) for row in rows]
-    is_ours = [row.get("status", "").strip() in _OURS for row in rows]
-    due = list(dict.fromkeys(itertools.compress(paths, is_ours)))
+    check_is_index(index_beside(output))
+    columns |= dict.fromkeys(_FOUND) if due else {}
+    header = list(dict.fromkeys([*first, *(c for c in COLUMNS if c in columns), *columns]))
 
     with Journal(output.with_name(f".{output.name}.check.jsonl")) as journal:
-        known = {path: _known(journal, path, inspect, timeout_s) for path in due}
-        verdicts = {path: verdict for path, verdict in known.items() if verdict is not None}
-        num_before = len(verdicts)
-        new = [path for path in due if path not in verdicts]
+        is_known = {path: _known(journal, path, inspect, timeout_s) for path in due}
+        num_outdated = sum(_is_outdated(journal, path) for path in due)
+        num_before = sum(is_known.values())
+        tables = _tables_of(manifest) if quick else None
+        new = (
+            (path, tables.get(name) if tables is not None else None)
+            for path, name in due.items()
+            if not is_known[path]
+        )
         with Progress("checked", total=len(due), done=num_before) as progress:
             for path, verdict, limit_s in _inspect_all(inspect, new, num_workers, timeout_s):
-                journal.add(path, {**asdict(verdict), **asdict(inspect), "timeout_s": limit_s})
-                verdicts[path] = verdict
+                entry = {**verdict.to_entry(), **asdict(inspect), "timeout_s": limit_s}
+                journal.add(path, entry)
                 progress.step(bad=verdict.status == BAD)
         if file_identity(str(manifest)) != identity:
             raise ValueError(
                 f"{manifest} was changed while it was checked: run again, which goes on from here"
             )
-        original = _keep(manifest) if is_over and not _is_ours(manifest) else None
-        checked = [
-            {**row, **verdict_columns(verdicts[path])} if path in verdicts else row
-            for path, row in zip(paths, rows, strict=True)
-        ]
-        write_manifest(output, checked, columns=list(rows[0]))
+        original = keep_original(manifest) if is_over and not _is_ours(manifest) else None
+        with new_frame_index(index_beside(output)) as index:
+            rows = _checked_rows(manifest, start, journal, index)
+            write_csv(output, header, ([row.get(column) for column in header] for row in rows))
         journal.remove()
-    return Checked(checked, output, original, num_before)
+    return Checked(output, original, num_before, num_outdated)
 
 
-def check_settings(*, decoder: Decoder, num_workers: int, timeout_s: float) -> None:
+def check_settings(*, num_workers: int, timeout_s: float, decoder: Decoder = "pyav") -> None:
     """Raise ValueError for a decoder that is not here, or a number out of range."""
     check_decoder(decoder)
     if num_workers < 1:
@@ -146,41 +166,63 @@ def failure_reason(outcome: ItemTimeout | WorkerDied) -> str:
 
 def verdict_columns(verdict: Verdict) -> dict[str, str]:
     """A verdict as columns of a list; what is not known is empty."""
-    values = {**asdict(verdict), "duration_s": verdict.duration_s}
+    values = {**vars(verdict), "duration_s": verdict.duration_s}
     for name in ("fps", "duration_s"):
         values[name] = values[name] and float(f"{values[name]:.6g}")
     return {name: "" if values[name] is None else str(values[name]) for name in _FOUND}
 
 
+def _is_due(row: Mapping[str, str]) -> bool:
+    return row.get("status", "").strip() in _OURS
+
+
+def _checked_rows(
+    manifest: Path, start: str, journal: Journal, index: FrameIndexWriter
+) -> Iterator[dict[str, str]]:
+    """The rows of a list with what was found out; tables of frames are added to the index."""
+    for _, row in read_videos(manifest):
+        if _is_due(row):
+            verdict = Verdict.from_entry(journal.entries[as_on_disk(start, row["path"])])
+            if verdict.table is not None:
+                index.add(row["path"], verdict.table)
+            yield {**row, **verdict_columns(verdict)}
+        else:
+            yield row
+
+
 def _inspect_all(
-    inspect: Inspect, paths: Sequence[str], num_workers: int, timeout_s: float
+    inspect: Inspect, videos: Iterable[Video], num_workers: int, timeout_s: float
 ) -> Iterator[tuple[str, Verdict, float | None]]:
     """Yield (path, verdict, the time limit if it was reached) as they come."""
-    lost: dict[str, ItemTimeout | WorkerDied] = {}
-    for path, outcome in run_killable(inspect, paths, num_workers=num_workers, timeout_s=timeout_s):
+    outcomes = run_killable(inspect, videos, num_workers=num_workers, timeout_s=timeout_s)
+    for (path, _), outcome in outcomes:
         if isinstance(outcome, Verdict):
             yield path, outcome, None
         else:
-            lost[path] = outcome
-    # A reader that never comes back leaves open how many frames there are; another may tell
-    counts = run_killable(_count_frames, lost, num_workers=num_workers, timeout_s=timeout_s)
-    for path, count in counts:
-        num_frames = count if isinstance(count, int) else None
-        reason = failure_reason(lost[path])
-        verdict = Verdict(BAD, reason, num_frames, None, None, None, *file_identity(path))
-        yield path, verdict, getattr(lost[path], "timeout_s", None)
+            size, changed_ns = file_identity(path)
+            verdict = Verdict(BAD, failure_reason(outcome), num_bytes=size, mtime_ns=changed_ns)
+            yield path, verdict, getattr(outcome, "timeout_s", None)
 
 
-def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> Verdict | None:
-    """The verdict of an earlier run, if it still holds: same file, as thorough, as patient."""
-    entry: dict[str, Any] = dict(journal.entries.get(path, {}))
-    if not entry or any(entry.pop(name) != value for name, value in asdict(inspect).items()):
-        return None
-    if entry.pop("timeout_s") not in (None, timeout_s):
-        return None
-    verdict = Verdict(**entry)
-    same = (verdict.num_bytes, verdict.mtime_ns) == file_identity(path)
-    return verdict if same else None
+def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> bool:
+    """Whether the verdict of an earlier run still holds: same file, as thorough, as patient."""
+    entry = journal.entries.get(path)
+    if entry is None or "table" not in entry or entry["quick"] != inspect.quick:
+        return False
+    same = (entry["num_bytes"], entry["mtime_ns"]) == file_identity(path)
+    return same and entry["timeout_s"] in (None, timeout_s)
+
+
+def _is_outdated(journal: Journal, path: str) -> bool:
+    """Whether an older version wrote the verdict."""
+    return path in journal.entries and "table" not in journal.entries[path]
+
+
+def _tables_of(manifest: Path) -> FrameIndex | None:
+    """The index of a list, which is about to be written anew: no word where it is of no use."""
+    with suppress(FileNotFoundError, ValueError):
+        return FrameIndex(index_beside(manifest))
+    return None
 
 
 def _is_ours(manifest: Path) -> bool:
@@ -190,12 +232,3 @@ def _is_ours(manifest: Path) -> bool:
         while line.isspace():
             line = file.readline(_LONGEST_HEADER)
     return "path" in next(csv.reader([line.strip()]), [])
-
-
-def _keep(manifest: Path) -> Path:
-    """Copy a list beside itself, under a name that is free."""
-    copy, number = manifest.with_name(f"{manifest.name}.orig"), 1
-    while copy.exists():
-        copy = manifest.with_name(f"{manifest.name}.orig{(number := number + 1)}")
-    shutil.copy2(manifest, copy)
-    return copy

@@ -2,6 +2,7 @@
 
 import os
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,23 +13,37 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from hpm_video.data.prepare.verdict import BAD, OK
+from hpm_video.data.prepare.remedies import remedies
+from hpm_video.data.prepare.verdict import BAD, DAMAGED, OK
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import page, png
 
 _NUM_BINS = 12
 _MAX_SIZES = 12  # frame sizes listed one by one
-_MAX_NAMED = 2000  # bad videos on a page; the list has all of them
+_MAX_NAMED = 2000  # videos of a status on a page; the list has all of them
+_MAX_SHOWN = 20  # of these on the terminal
 _BAR = 40  # characters
 
 
 @dataclass(frozen=True)
+class Named:
+    """Videos about which there is something to say."""
+
+    num_videos: int
+    first: tuple[tuple[str, str], ...]  # (path, reason) of the first ones, in their order
+    kinds: Mapping[str, int]  # reasons without numbers and names of files -> how many, most first
+    examples: Mapping[str, tuple[str, str]]  # the same -> (path, reason) of the first such video
+
+
+@dataclass(frozen=True)
 class Report:
-    """Figures of a checked list; those of the videos are of the ok ones."""
+    """Figures of a checked list; those of the videos are of the ok and damaged ones."""
 
     num_videos: int  # rows of the list
     num_ok: int  # of these, how many are ok
-    bad: tuple[tuple[str, str], ...]  # (path, reason) of every bad one, in their order
+    bad: Named
+    damaged: Named
+    unusual: Named  # ok ones
     left_out: Mapping[str, int]  # own word of the user for a video that is left out -> how many
     durations_s: npt.NDArray[np.float64]  # of those whose duration is known
     sizes: Mapping[tuple[int, int], int]  # (width, height) -> how many
@@ -36,44 +51,89 @@ class Report:
     num_bytes: int  # all together
     num_frames: int  # all together
 
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Kinds of reasons, numbers and names of files left out, and how many: most first."""
-        kinds = Counter(_kind(path, reason) for path, reason in self.bad)
-        return dict(kinds.most_common())
+
+class _Naming:
+    """Collects videos for `Named`."""
+
+    def __init__(self) -> None:
+        self._num_videos = 0
+        self._first: list[tuple[str, str]] = []
+        self._kinds: Counter[str] = Counter()
+        self._examples: dict[str, tuple[str, str]] = {}
+
+    def add(self, path: str, reason: str) -> None:
+        self._num_videos += 1
+        if len(self._first) < _MAX_NAMED:
+            self._first.append((path, reason))
+        for part in reason.split("; "):
+            kind = _kind(path, part)
+            self._kinds[kind] += 1
+            self._examples.setdefault(kind, (path, part))
+
+    def named(self) -> Named:
+        kinds = dict(self._kinds.most_common())
+        return Named(self._num_videos, tuple(self._first), kinds, self._examples)
 
 
-def make_report(rows: Sequence[Mapping[str, str]], *, classes: Sequence[str] = ()) -> Report:
+def make_report(rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = ()) -> Report:
     """Collect the figures of checked rows; `classes` are names of integer labels."""
-    by_status: dict[str, list[Mapping[str, str]]] = {}
+    naming = {word: _Naming() for word in (BAD, DAMAGED, OK)}
+    statuses: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    durations_s = array("d")
+    num_bytes = num_frames = 0
     for row in rows:
-        by_status.setdefault(row.get("status", "").strip(), []).append(row)
-    good = by_status.pop(OK, [])
-    labels = Counter(row.get("label", "").strip() for row in good)
+        status, reason = row.get("status", "").strip(), row.get("reason", "")
+        statuses[status] += 1
+        if status == BAD or (status in (OK, DAMAGED) and reason):
+            naming[status].add(row["path"], reason)
+        if status not in (OK, DAMAGED):
+            continue
+        labels[row.get("label", "").strip()] += 1
+        sizes[int(row["width"]), int(row["height"])] += 1
+        num_bytes += int(row["num_bytes"])
+        num_frames += int(row["num_frames"])
+        if row["duration_s"]:
+            durations_s.append(float(row["duration_s"]))
+    num_videos, num_ok = statuses.total(), statuses[OK]
     labels[""] += labels.pop("-1", 0)
     if all(re.fullmatch(r"\d+", label) for label in labels if label):
         # A class without any ok video is what one wants to see
         labels.update({str(number): 0 for number in range(len(classes))})
     return Report(
-        num_videos=len(rows),
-        num_ok=len(good),
-        bad=tuple((row["path"], row.get("reason", "")) for row in by_status.pop(BAD, [])),
-        left_out={word: len(some) for word, some in by_status.items()},
-        durations_s=np.array([float(r["duration_s"]) for r in good if r["duration_s"]]),
-        sizes=Counter((int(row["width"]), int(row["height"])) for row in good),
+        num_videos=num_videos,
+        num_ok=num_ok,
+        bad=naming[BAD].named(),
+        damaged=naming[DAMAGED].named(),
+        unusual=naming[OK].named(),
+        left_out={w: n for w, n in statuses.items() if w not in (OK, DAMAGED, BAD)},
+        durations_s=np.array(durations_s),
+        sizes=sizes,
         labels={_label_name(k, classes): labels[k] for k in sorted(labels, key=_label_order)},
-        num_bytes=sum(int(row["num_bytes"]) for row in good),
-        num_frames=sum(int(row["num_frames"]) for row in good),
+        num_bytes=num_bytes,
+        num_frames=num_frames,
     )
 
 
-def report_text(report: Report) -> str:
-    """The figures as lines of text, for a terminal."""
+def report_text(report: Report, *, page: str) -> str:
+    """The figures as lines of text, for a terminal; `page`: where more are named."""
     lines = [_headline(report)]
-    if report.bad:
-        lines += ["bad:", *_bars(report.reasons.items())]
+    for title, section in _sections(report):
+        lines.append(f"{title.lower()}:")
+        is_named = section is not report.unusual
+        if section.num_videos > _MAX_SHOWN or not is_named:
+            lines += _bars(section.kinds.items())
+        if is_named:
+            shown = section.first[:_MAX_SHOWN]
+            lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in shown]
+            if more := section.num_videos - len(shown):
+                lines.append(f"  and {more:,} more, in {printable(page)}")
+        if advice := _advice(section):
+            lines.append("what to do:")
+            lines += [f"  {printable(kind)}: {printable(remedy)}" for kind, remedy in advice]
     lines += [f"left out: {n} with status {printable(w)!r}" for w, n in report.left_out.items()]
-    if not report.num_ok:
+    if not report.sizes:
         return "\n".join(lines)
     if len(report.durations_s):
         counts, edges = _histogram(report.durations_s)
@@ -96,7 +156,7 @@ def report_page(report: Report, *, title: str) -> str:
     plots = []
     if len(report.durations_s):
         plots.append(("Durations", _plot(*_histogram(report.durations_s), "seconds")))
-    if report.num_ok:
+    if report.sizes:
         sides = np.array([min(size) for size in report.sizes], dtype=np.float64)
         weights = np.array(list(report.sizes.values()))
         plots.append(("Short sides", _plot(*_histogram(sides, weights), "pixels")))
@@ -114,18 +174,45 @@ def report_page(report: Report, *, title: str) -> str:
         title=f"Check of {title}",
         lines=lines,
         plots=plots,
-        reasons=report.reasons.items(),
+        sections=[
+            {
+                "title": title,
+                "kinds": [(count, kind) for kind, count in section.kinds.items()],
+                "advice": _advice(section),
+                "first": section.first,
+                "more": section.num_videos - len(section.first),
+            }
+            for title, section in _sections(report)
+        ],
         sizes=_size_counts(report).items(),
         classes=named,
-        bad=report.bad[:_MAX_NAMED],
-        more_bad=len(report.bad) - _MAX_NAMED,
     )
+
+
+def _sections(report: Report) -> list[tuple[str, Named]]:
+    """What there is to say of videos, by status; nothing of those of which there are none."""
+    sections = [
+        ("Bad, and left out of training", report.bad),
+        ("Damaged, and used unless data.max_damage says otherwise", report.damaged),
+        ("Ok, and unusual", report.unusual),
+    ]
+    return [(title, named) for title, named in sections if named.num_videos]
+
+
+def _advice(named: Named) -> list[tuple[str, str]]:
+    """What to do about each kind, for its first video; the same for several kinds once."""
+    found: dict[str, str] = {}
+    for kind in named.kinds:
+        for remedy in remedies(*named.examples[kind]):
+            found.setdefault(remedy, kind)
+    return [(kind, remedy) for remedy, kind in found.items()]
 
 
 def _headline(report: Report) -> str:
     return (
-        f"{report.num_videos:,} videos: {report.num_ok:,} ok, {len(report.bad):,} bad; "
-        f"the ok ones have {report.num_frames:,} frames in "
+        f"{report.num_videos:,} videos: {report.num_ok:,} ok, {report.damaged.num_videos:,} "
+        f"damaged, {report.bad.num_videos:,} bad; "
+        f"the ok and damaged ones have {report.num_frames:,} frames in "
         f"{report.durations_s.sum() / 3600:.4g} h, {report.num_bytes / 1e9:.4g} GB"
     )
 

@@ -5,11 +5,14 @@ Frames keep their number, order and times; the picture is turned as it is displa
 pixels stays. Sound, transparency and anything beyond 8 bits a channel are dropped.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, groupby
 from math import floor
+from operator import attrgetter
 
 import av
 from av.video.frame import VideoFrame
@@ -33,6 +36,7 @@ class Encoding:
     crf: int = 23  # x264's constant quality in [0, 51], lower is better and larger
     preset: str = "fast"  # one of PRESETS
     fps: float | None = None  # by repeating and dropping frames; None keeps all frames as they are
+    deinterlace: bool = False  # make whole pictures of frames that are flagged as interlaced
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting out of range."""
@@ -70,7 +74,7 @@ def encode_video(source: str, target: str, encoding: Encoding) -> Encoded:
 
 def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
     reader = _Reader(source)
-    frames = reader.frames()
+    frames = _deinterlaced(reader.frames()) if encoding.deinterlace else reader.frames()
     first = next(frames, None)
     if first is None:
         raise VideoReadError(source, "has no frames")
@@ -119,14 +123,6 @@ def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
     return Encoded(reader.num_read, num_written)
 
 
-def count_frames(path: str) -> int:
-    """How many frames of a video can be decoded, passing over what cannot; 0 for no video."""
-    try:
-        return sum(1 for _ in _Reader(path).frames())
-    except VideoReadError:
-        return 0
-
-
 class _Reader:
     """Decodes a file from its start to its end."""
 
@@ -149,6 +145,41 @@ class _Reader:
                 for frame in demux.decode(stream.codec_context, packet) or []:
                     self.num_read += 1
                     yield frame
+
+
+def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    """Yield a frame for each, whole where it was interlaced; frames around it help with that."""
+    kind = attrgetter("width", "height", "format.name")
+    for _, alike in groupby(frames, key=kind):
+        graph: av.filter.Graph | None = None
+        waiting: deque[tuple[int | None, int]] = deque()  # when frames are shown, and how long
+        for number, frame in enumerate(alike):
+            if graph is None:
+                graph, time_base = av.filter.Graph(), frame.time_base or Fraction(1, 1000)
+                source = graph.add_buffer(
+                    width=frame.width, height=frame.height, format=frame.format, time_base=time_base
+                )
+                filters = graph.add("bwdif", "mode=send_frame:deint=interlaced")
+                graph.link_nodes(source, filters, graph.add("buffersink")).configure()
+            waiting.append((frame.pts, frame.duration or 0))
+            frame.pts = number  # the filter must have one
+            graph.vpush(frame)
+            yield from _pulled(graph, waiting, time_base)
+        if graph is not None:
+            graph.vpush(None)
+            yield from _pulled(graph, waiting, time_base)
+
+
+def _pulled(
+    graph: av.filter.Graph, waiting: deque[tuple[int | None, int]], time_base: Fraction
+) -> Iterator[VideoFrame]:
+    """Yield the frames that are ready, which come in order, with their times."""
+    with suppress(BlockingIOError, EOFError):  # wants more frames; was the last one
+        while waiting:
+            frame = graph.vpull()
+            frame.pts, frame.duration = waiting.popleft()
+            frame.time_base = time_base
+            yield frame
 
 
 def _make_graph(frame: VideoFrame, width: int, height: int, *, odd_shape: bool) -> av.filter.Graph:

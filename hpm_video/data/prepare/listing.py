@@ -1,23 +1,38 @@
 """`hpm-video data list`: a manifest of a data set as it lies there.
 
 Beside the manifest, `classes.txt` gets the class names in the order of their labels, and
-`<manifest>_missing.csv` the videos that are named but not there. All three appear at once or not at
-all, the manifest last.
+`<manifest>_missing.csv` the videos that are named but not there. All three are read back before
+they appear, the manifest last; where anything fails none does.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hpm_video.data.lists.classes import ClassNames, Labels, read_classes, write_classes
-from hpm_video.data.lists.manifest import read_manifest, write_manifest
-from hpm_video.data.lists.rows import INTEGER, first_few, read_videos, shown
+from hpm_video.data.lists.columns import SPLITS, Columns
+from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.manifest import (
+    check_counts,
+    frame_count,
+    label_notes,
+    read_manifest,
+    write_manifest,
+)
+from hpm_video.data.lists.rows import INTEGER, read_rows, read_videos, shown
+from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.runtime.files import keep_original, writing
 
 # Folders of these names hold parts of a data set, not its classes
-_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}
+_SPLITS = {word for words in SPLITS.values() for word in words}
 Row = dict[str, object]
 
 
@@ -81,16 +96,15 @@ def list_official(
     _check_output(output, listing.files)
     usual = ClassNames(listing.classes, f"the order of {kind.title}")
     known = usual if classes is None else read_classes(classes)
-    numbers = {name: label for label, name in enumerate(known.names)}
     rows: list[Row] = []
     missing: list[Row] = []
     listed: dict[str, Video] = {}
     again: list[Video] = []
     for video in listing.videos:
         name = listing.classes[video.label] if video.label >= 0 else None
-        if name is not None and name not in numbers:
+        label = known.label(name) if name is not None else None
+        if name is not None and label is None:
             raise ValueError(f"{video.where}: class ({shown(name)}) must be one of {known.source}")
-        label = numbers[name] if name is not None else None
         if listed.setdefault(video.names[0], video) is not video:
             again.append(video)
             continue
@@ -140,23 +154,26 @@ def list_folder(
     if known is None:
         are_numbers = all(INTEGER.fullmatch(name) for name in folders)
         order = sorted(sorted(folders), key=int if are_numbers else str)
-        known = ClassNames(tuple(order), "the folders")
-    numbers = {name: label for label, name in enumerate(known.names)}
-    for name in sorted(folders - set(numbers)):
+        spelled = {same_name(name): name for name in reversed(order)}
+        known = ClassNames(tuple(name for name in order if name in spelled.values()), "the folders")
+    numbers = {name: known.label(name) for name in folders}
+    for name in sorted(name for name, label in numbers.items() if label is None):
         raise ValueError(
             f"{folder}: folder ({shown(name)}) must be one of the classes of {known.source}"
+            f"{known.alike(name)}"
         )
     rows: list[Row] = [
         {"path": os.path.abspath(path), "label": numbers[part[0]] if folders else None}
         for path, part in zip(tree.videos, parts, strict=True)
     ]
     notes = []
-    if without := [name for name in known.names if folders and name not in folders]:
-        notes.append(f"{len(without)} classes have no videos: {first_few(without, 3)}")
     if skipped := tree.num_others + len(tree.texts):
         notes.append(f"{skipped} other files were left out")
     names = known.names if folders else ()
-    return _write_list(output, rows, [], classes=names, source=f"in {folder}", notes=notes)
+    source = f"in {folder}"
+    return _write_list(
+        output, rows, [], classes=names, source=source, notes=notes, say_of_labels=True
+    )
 
 
 def list_own(
@@ -165,6 +182,7 @@ def list_own(
     *,
     root: str | Path | None = None,
     classes: str | Path | None = None,
+    split: str | None = None,
 ) -> Listed:
     """Turn any list that `read_manifest` reads into a manifest of the videos that are there.
 
@@ -174,39 +192,64 @@ def list_own(
         root: where the list's relative paths start, by default its own folder.
         classes: a file of class names in the order of their labels; by default the `classes.txt`
             beside the list, or else beside the manifest.
+        split: only rows whose column `split` (or `subset`, `set`, `partition`) has this value or
+            another spelling of it; classes are those of all rows.
 
     Raises FileNotFoundError: the list does not exist; ValueError: it is malformed, its labels do
-    not fit the classes, a video has two labels, or no video is there.
+    not fit the classes, a video has two labels, no row is of the split, or no video is there.
     """
     _check_output(output, (str(file),))
-    labels = Labels(_known_classes(classes, Path(file).parent, Path(output).parent))
-    listed: dict[str, tuple[str, str]] = {}
-    lines: list[tuple[int, dict[str, str]]] = []  # with the codes of their labels
-    for where, row in read_videos(file):
-        label = row.get("label", "").strip()
-        other, other_where = listed.setdefault(row["path"], (label, where))
-        if other != label:
-            raise ValueError(
-                f"{where}: label ({shown(label)}) of {shown(row['path'])} must be one, but is "
-                f"({shown(other)}) in {other_where}"
+    file = Path(file)
+    start = os.path.abspath(root if root is not None else file.parent)
+    labels, faults = Labels(_known_classes(classes, file.parent, Path(output).parent)), Faults()
+    columns: Columns | None = None
+    # Where each row stands, the code of its label, and how many frames it claims
+    lines: list[tuple[str, int, int, dict[str, str]]] = []
+    for where, row in read_videos(file, faults):
+        columns = columns or Columns(file, start, row)
+        columns.note(row, where)
+        code = labels.add(row["path"], row.get("label", "").strip(), where)
+        lines.append((where, code, frame_count(row, where, faults), row))
+    assert columns is not None
+    columns.find_faults(faults, chosen=split is not None)
+    if columns.has_bare_counts:
+        claims = np.array([claim for _, _, claim, _ in lines])
+        check_counts(file, start, [row["path"] for *_, row in lines], claims, faults)
+    notes = []
+    if split is not None:
+        chosen, num_rows = columns.choose(split), len(lines)
+        lines = [line for line in lines if columns.split_of(line[-1]) in chosen]
+        notes.append(f"chosen: {', '.join(sorted(chosen))}, {len(lines)} of {num_rows} rows")
+    listed: dict[str, tuple[int, str]] = {}
+    for where, code, _, row in lines:
+        other, other_where = listed.setdefault(row["path"], (code, where))
+        if other != code and not columns.has_parts:
+            said, first = (shown(list(labels.vocabulary)[label]) for label in (code, other))
+            faults.add(
+                "two labels",
+                where,
+                f"label ({said}) of {shown(row['path'])} must be one, but is ({first}) in "
+                f"{other_where}",
             )
-        lines.append((labels.add(row["path"], label, where), row))
-    values, names = labels.values()
-    start = os.path.abspath(root if root is not None else Path(file).parent)
+    values, names = labels.values(faults=faults)
     rows: list[Row] = []
     missing: list[Row] = []
-    for code, row in lines:
-        path = os.path.join(start, row["path"])
-        kept: Row = {key: value or None for key, value in row.items()}
+    for _, code, _, row in lines:
+        path = as_on_disk(start, row["path"])
+        kept: Row = {key: value or None for key, value in row.items() if key}  # no row numbers
         kept |= {"path": path, "label": int(values[code]) if values[code] >= 0 else None}
         if os.path.isfile(path):
             rows.append(kept)
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})
     again = len(lines) - len(listed)
-    notes = [f"{again} rows name a video again"] if again else []
+    notes += [f"{again} rows name a video again"] if again else []
+    notes += [unused] if (unused := columns.unused()) else []
+    notes += labels.notes()
     source = f"in {file} below {start}"
-    return _write_list(output, rows, missing, classes=names or (), source=source, notes=notes)
+    return _write_list(
+        output, rows, missing, classes=names or (), source=source, notes=notes, say_of_labels=True
+    )
 
 
 def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | None:
@@ -228,8 +271,11 @@ def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
         if any(os.path.samefile(path, file) for file in inputs if os.path.exists(file)):
             raise ValueError(f"output ({path}) must be another file: it is read as a list")
         with open(path, encoding="utf-8-sig", errors="replace") as file:
-            if file.readline().strip().split(",")[0] != "path":
-                raise ValueError(f"output ({path}) must be a new file or a manifest: is another")
+            is_list = file.readline().strip().split(",")[0] == "path"
+        if is_list and path != output:  # it is removed where nothing is missing
+            is_list = all(row.get("status") == "missing" for _, row in read_rows(path))
+        if not is_list:
+            raise ValueError(f"output ({path}) must be a new file or a manifest: is another")
 
 
 def _write_list(
@@ -240,33 +286,80 @@ def _write_list(
     classes: Sequence[str],
     source: str,
     notes: list[str],
+    say_of_labels: bool = False,
 ) -> Listed:
     """Write what was found. Paths of ``rows`` are absolute; ``source``: where they are named."""
     output = Path(output)
     if not rows:
-        example = shown(str(missing[0]["path"]))
-        raise ValueError(f"none of the {len(missing)} videos {source} is there, e.g. {example}")
+        example = str(missing[0]["path"])
+        windows = " (a path of Windows: give the folder by --root, and paths below it)"
+        hint = windows if re.match(r"[A-Za-z]:[\\/]|\\\\", example) else ""
+        raise ValueError(
+            f"none of the {len(missing)} videos {source} is there, e.g. {shown(example)}{hint}"
+        )
     base = os.path.join(os.path.abspath(output.parent), "")
     # What lies below the manifest may be moved with it
     written = [{**row, "path": str(row["path"]).removeprefix(base)} for row in rows]
-    if classes:
-        write_classes(output.parent / "classes.txt", classes)
-    missing_file = _missing_file(output)
-    if missing:
-        write_manifest(missing_file, missing)
-    write_manifest(output, written)
+    classes_file, missing_file = output.parent / "classes.txt", _missing_file(output)
+    with _staged(output) as staged:
+        if classes and classes_file.is_file():
+            write_classes(classes_file, classes)  # only compares
+        elif classes:
+            write_classes(staged.parent / classes_file.name, classes)
+        elif classes_file.is_file():
+            classes = read_classes(classes_file).names
+        if missing:
+            write_manifest(_missing_file(staged), missing)
+        write_manifest(staged, written)
+        manifest = read_manifest(staged, root=str(output.parent), classes=classes)
+        if unlabelled := sum(row["label"] is None for row in rows):
+            notes.append(f"{unlabelled} videos have no label")
+        try:
+            num_classes = manifest.num_classes
+        except ValueError as error:  # may be right for a part of a data set
+            num_classes = 0
+            notes.append(str(error).replace(str(staged), str(output)))
+        if say_of_labels:
+            notes += label_notes(manifest)
+        if output.exists() and _says_more(output, [*written, *missing]):
+            notes.append(f"the list that was there is kept as {keep_original(output)}")
     if not missing:
         missing_file.unlink(missing_ok=True)
-    if unlabelled := sum(row["label"] is None for row in rows):
-        notes.append(f"{unlabelled} videos have no label")
-    manifest = read_manifest(output)  # which looks at the labels
-    try:
-        num_classes = manifest.num_classes
-    except ValueError as error:  # may be right for a part of a data set
-        num_classes = 0
-        notes.append(str(error))
     named = missing_file if missing else None
     return Listed(output, len(rows), num_classes, len(missing), named, tuple(notes))
+
+
+@contextmanager
+def _staged(output: Path) -> Iterator[Path]:
+    """Where to write ``output``, and files that belong beside it: once this ends without an error
+    all take their places, ``output`` last."""
+    new = [folder for folder in output.parents if not folder.exists()]
+    with ExitStack() as stack:
+        with writing(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix=".hpm-video-list-", dir=output.parent)
+            )
+        try:
+            yield Path(folder, output.name)
+        except BaseException:
+            stack.close()
+            for parent in new:
+                with suppress(OSError):  # something else lies there by now
+                    parent.rmdir()
+            raise
+        for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == output.name):
+            os.replace(path, output.with_name(path.name))
+
+
+def _says_more(old: Path, rows: Iterable[Row]) -> bool:
+    """Whether a list has a video, or something on it, that is not in the rows to replace it."""
+    new = {str(row["path"]): row for row in rows}
+    for _, row in read_rows(old):
+        known = new.get(row["path"], {})
+        if not known or any(text and text != str(known.get(key)) for key, text in row.items()):
+            return True
+    return False
 
 
 def _missing_file(output: Path) -> Path:

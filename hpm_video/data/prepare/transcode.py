@@ -6,7 +6,7 @@ folder tells the next run what is there.
 
 import json
 import os
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -19,12 +19,19 @@ import numpy as np
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.classes import read_classes, write_classes
+from hpm_video.data.lists.frame_index import (
+    FrameIndex,
+    find_frame_index,
+    index_beside,
+    write_frame_index,
+)
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.check import Rows, check_settings, failure_reason, verdict_columns
 from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
-from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity
+from hpm_video.data.prepare.verdict import BAD, USED, Verdict, file_identity
 from hpm_video.runtime.files import write_atomically
 from hpm_video.runtime.journal import Journal, read_journal
 from hpm_video.runtime.progress import Progress
@@ -36,7 +43,7 @@ _SAMPLE = 8  # videos whose reading is timed
 
 @dataclass(frozen=True)
 class Gain:
-    """What encoding brought, on the videos that are ok."""
+    """What encoding brought, on the videos that were encoded."""
 
     source_bytes: int  # of the sources, all together
     num_bytes: int  # of what they were encoded as
@@ -78,7 +85,7 @@ def transcode_manifest(
         output_dir: folder to fill. Relative paths are kept, with the ending mp4.
         encoding: how.
         root: folder where relative paths start, by default that of the list.
-        decoder: of training's reader, which must be able to read the results.
+        decoder: of training's reader, with which reading is timed.
         num_workers: videos encoded at once.
         timeout_s: how long a video may take; one that takes longer is bad.
         part: (k, n) encodes the k-th of n parts of the list, and writes no list; once all are done,
@@ -96,17 +103,19 @@ def transcode_manifest(
     rows = [row for _, row in read_videos(manifest)]
     start = os.path.abspath(root if root is not None else manifest.parent)
     names = target_names([row["path"] for row in rows], start)
-    works = [_work(row, name, start, output_dir) for row, name in zip(rows, names, strict=True)]
-    is_due = [row.get("status", "").strip() in ("", OK) for row in rows]
+    index = find_frame_index(manifest)
+    works = [
+        _work(row, name, start, output_dir, index) for row, name in zip(rows, names, strict=True)
+    ]
+    is_due = [row.get("status", "").strip() in ("", *USED) for row in rows]
     due = {work.target: work for work in compress(works, is_due)}
     new_manifest = output_dir / manifest.with_suffix(".csv").name
     _prepare(output_dir, encoding, manifest, new_manifest, works)
 
     suffix = "" if is_whole else f"-{part[0]}-of-{part[1]}"
     with Journal(output_dir / f".transcode{suffix}.jsonl") as journal:
-        known: dict[str, dict[str, Any]] = {}
-        for other in sorted(output_dir.glob(".transcode*.jsonl")):
-            known |= read_journal(other)
+        journals = sorted(output_dir.glob(".transcode*.jsonl"), reverse=True)
+        known = ChainMap[str, Any](*map(read_journal, journals))  # type: ignore[arg-type]
         verdicts = {
             work.target: verdict
             for name, work in zip(names, works, strict=True)
@@ -115,7 +124,7 @@ def transcode_manifest(
         num_before = len(verdicts)
         mine = list(due.values())[part[0] - 1 :: part[1]]
         new = [work for work in mine if work.target not in verdicts]
-        encode = Transcode(encoding, decoder)
+        encode = Transcode(encoding)
         outcomes = run_killable(encode, new, num_workers=num_workers, timeout_s=timeout_s)
         progress = Progress("encoded", total=len(mine), done=len(mine) - len(new))
         try:
@@ -130,7 +139,7 @@ def transcode_manifest(
                     identity = file_identity(work.source)
                     entry = {"source": work.source, "identity": identity, "timeout_s": limit_s}
                     name = os.path.relpath(work.target, output_dir)
-                    journal.add(name, {**entry, **asdict(verdict)})
+                    journal.add(name, {**entry, **verdict.to_entry()})
                     verdicts[work.target] = verdict
                     progress.step(bad=verdict.status == BAD)
         finally:
@@ -144,9 +153,19 @@ def transcode_manifest(
         {**row, **found.get(work.target, {}), "path": name, "source": row["path"]}
         for row, name, work in zip(rows, names, works, strict=True)
     ]
+    write_frame_index(
+        index_beside(new_manifest),
+        (
+            (name, table)
+            for name, work in zip(names, works, strict=True)
+            if work.target in verdicts and (table := verdicts[work.target].table) is not None
+        ),
+    )
     write_manifest(new_manifest, new_rows, columns=list(rows[0]))
-    good = [work for work in due.values() if verdicts[work.target].status == OK]
-    return Transcoded(new_rows, new_manifest, num_before, len(new), _gain(good, decoder, timeout_s))
+    good = [work for work in due.values() if verdicts[work.target].status in USED]
+    tables = {work.target: verdicts[work.target].table for work in good}
+    gain = _gain(good, tables, decoder, timeout_s)
+    return Transcoded(new_rows, new_manifest, num_before, len(new), gain)
 
 
 def target_names(names: Sequence[str], root: str) -> list[str]:
@@ -174,10 +193,14 @@ def target_names(names: Sequence[str], root: str) -> list[str]:
     return [targets[path] for path in paths]
 
 
-def _work(row: Mapping[str, str], name: str, root: str, output_dir: Path) -> Work:
-    is_checked = row.get("status", "").strip() == OK and row.get("num_frames", "").isdigit()
+def _work(
+    row: Mapping[str, str], name: str, root: str, output_dir: Path, index: FrameIndex | None
+) -> Work:
+    is_checked = row.get("status", "").strip() in USED and row.get("num_frames", "").isdigit()
     num_frames = int(row["num_frames"]) if is_checked else None
-    return Work(os.path.join(root, row["path"]), os.path.join(output_dir, name), num_frames)
+    table = None if index is None else index.get(row["path"])
+    source, target = as_on_disk(root, row["path"]), os.path.join(output_dir, name)
+    return Work(source, target, num_frames, table)
 
 
 def _prepare(
@@ -197,9 +220,10 @@ def _prepare(
         # there before they are looked for, and not after, is not its own.
         names = [path.name for path in folder.iterdir()]
         if stored.exists():
-            found = json.loads(stored.read_text(encoding="utf-8"))
-            if other := {k: v for k, v in described.items() if found.get(k) != v}:
-                texts = (f"{name} {found.get(name)}, not {value}" for name, value in other.items())
+            usual = asdict(Encoding())  # of a setting that an older version did not have
+            found = {**usual, **json.loads(stored.read_text(encoding="utf-8"))}
+            if other := {k: v for k, v in described.items() if found[k] != v}:
+                texts = (f"{name} {found[name]}, not {value}" for name, value in other.items())
                 raise ValueError(
                     f"output_dir ({folder}) holds videos of other settings: {', '.join(texts)}"
                 )
@@ -216,10 +240,10 @@ def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Ver
     """What an earlier run made of a video, if that still holds."""
     if entry is None or entry["timeout_s"] not in (None, timeout_s):
         return None
-    verdict = Verdict(**{name: entry[name] for name in Verdict.__dataclass_fields__})
-    is_there = verdict.status == OK and file_identity(work.target)[0] == verdict.num_bytes
+    verdict = Verdict.from_entry(entry)
+    is_there = verdict.status in USED and file_identity(work.target)[0] == verdict.num_bytes
     if entry["identity"] == list(file_identity(work.source)):  # if only moved, it is the same
-        return verdict if is_there or verdict.status != OK else None
+        return verdict if is_there or verdict.status not in USED else None
     if is_there and entry["source"] != work.source:
         raise ValueError(
             f"{work.target} was made of {entry['source']}, not of {work.source}: "
@@ -234,12 +258,16 @@ def _delete_part(work: Work) -> None:
         os.unlink(part_name(work.target))
 
 
-def _gain(good: Sequence[Work], decoder: Decoder, timeout_s: float) -> Gain | None:
-    """Compare the videos that are ok with their sources."""
+def _gain(
+    good: Sequence[Work], tables: Mapping[str, bytes | None], decoder: Decoder, timeout_s: float
+) -> Gain | None:
+    """Compare the videos that were encoded, with their tables of frames, with their sources."""
     if not good:
         return None
     chosen = np.unique(np.linspace(0, len(good) - 1, _SAMPLE).astype(int))
-    pairs = [(good[k].source, good[k].target) for k in chosen]
+    pairs = [
+        ((good[k].source, good[k].table), (good[k].target, tables[good[k].target])) for k in chosen
+    ]
     timed = run_killable(TimeReading(decoder), pairs, num_workers=1, timeout_s=timeout_s)
     seconds = [outcome for _, outcome in timed if isinstance(outcome, tuple)]
     means = np.mean(seconds, axis=0) if seconds else (np.nan, np.nan)

@@ -4,15 +4,28 @@ import errno
 import hashlib
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.prepare.encode import Encoding, encode_video
-from hpm_video.data.prepare.verdict import BAD, OK, Verdict, file_identity, inspect_video, silence
+from hpm_video.data.prepare.verdict import (
+    BAD,
+    DAMAGED,
+    OK,
+    USED,
+    Verdict,
+    damage_of,
+    file_identity,
+    inspect_video,
+    silence,
+)
 from hpm_video.data.video.frame_indices import random_dense_indices
-from hpm_video.data.video.frames import VideoReadError, open_video
+from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.frames import VideoReadError, check_is_file, open_video
+from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.readers.tables import decoded_table
 
 # The folder's fault, not the video's
 _NOT_WRITABLE = (
@@ -28,6 +41,7 @@ class Work:
     source: str
     target: str  # the file to write
     num_frames: int | None  # of the source, if that was checked
+    table: bytes | None = None  # of its frames, from the index of the list
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,6 @@ class Transcode:
     """
 
     encoding: Encoding
-    decoder: Decoder = "decord"
 
     def __call__(self, work: Work) -> Verdict:
         silence()
@@ -47,15 +60,17 @@ class Transcode:
         try:
             os.makedirs(os.path.dirname(work.target), exist_ok=True)
             verdict = self._encode(work, part)
-            if verdict.status == OK and file_identity(work.source) != before:
+            if verdict.status in USED and file_identity(work.source) != before:
                 verdict = Verdict(BAD, "changed while it was read")
-            if verdict.status == OK:
+            if verdict.status in USED:
                 with open(part, "rb") as file:
                     os.fsync(file.fileno())
                 os.replace(part, work.target)
             return verdict
         except VideoReadError as error:
             return Verdict(BAD, error.reason)
+        except UnreadableError as error:
+            return Verdict(BAD, str(error))
         except OSError as error:
             if error.errno in _NOT_WRITABLE:
                 folder = os.path.dirname(work.target)
@@ -69,18 +84,27 @@ class Transcode:
 
     def _encode(self, work: Work, part: str) -> Verdict:
         """Write the file and read it back."""
+        check_is_file(work.source)
+        source = FrameTable.from_bytes(work.table) if work.table is not None else None
+        if source is None or not source.is_decoded or not source.fits(work.source):
+            source = decoded_table(work.source, find_starts=False)
         # Else a file cut short would pass for a shorter one
-        promised = open_video(work.source, self.decoder).num_frames
-        promised = work.num_frames or promised
+        if work.num_frames not in (None, source.num_frames):
+            return Verdict(BAD, f"{source.num_frames} of {work.num_frames} frames can be decoded")
         encoded = encode_video(work.source, part, self.encoding)
-        if encoded.num_read != promised:
-            return Verdict(BAD, f"{encoded.num_read} of {promised} frames can be decoded")
-        verdict = inspect_video(part, decoder=self.decoder)
-        if verdict.status == BAD:
+        if encoded.num_read != source.num_frames:
+            reason = f"{encoded.num_read} of {source.num_frames} frames can be decoded"
+            return Verdict(BAD, reason)
+        verdict = inspect_video(part)
+        if verdict.status != OK:
             return Verdict(BAD, f"cannot be read once encoded: {verdict.reason}")
         if verdict.num_frames != encoded.num_written:
             reason = f"of {encoded.num_written} frames encoded {verdict.num_frames} are read"
             return Verdict(BAD, reason)
+        if damage := damage_of(source):
+            num_damaged = source.num_damaged + source.num_lost - source.num_lost_first
+            reason = f"shows the damage of its source: {damage}"
+            return replace(verdict, status=DAMAGED, damaged=num_damaged, reason=reason)
         return verdict
 
 
@@ -93,17 +117,28 @@ def part_name(target: str) -> str:
 
 @dataclass(frozen=True)
 class TimeReading:
-    """Seconds to read a clip of 16 frames from each of two files: the same few clips, in turns."""
+    """Seconds to read a clip of 16 frames from each of two files, given with their tables of
+    frames: the same few clips, in turns. None where one cannot be read."""
 
     decoder: Decoder
 
-    def __call__(self, pair: tuple[str, str]) -> tuple[float, float]:
+    def __call__(
+        self, pair: tuple[tuple[str, bytes | None], tuple[str, bytes | None]]
+    ) -> tuple[float, float] | None:
         silence()
+        try:
+            return self._seconds(pair)
+        except VideoReadError:
+            return None
+
+    def _seconds(
+        self, pair: tuple[tuple[str, bytes | None], tuple[str, bytes | None]]
+    ) -> tuple[float, float]:
         seconds = [0.0, 0.0]
         for number in range(_CLIPS):
-            for place, path in enumerate(pair):
+            for place, (path, table) in enumerate(pair):
                 start = time.perf_counter()
-                video = open_video(path, self.decoder)
+                video = open_video(path, self.decoder, table=table)
                 indices = random_dense_indices(
                     video.num_frames,
                     clip_frames=_CLIP_FRAMES,

@@ -1,44 +1,65 @@
-"""Whether a video can be read as training reads it: every frame really decoded, by its reader.
+"""What becomes of one file when all of it is decoded, in words that a user can act on.
 
-The rule: a video is `ok` when each of the frames that its reader promises (`Video.num_frames`,
-which training draws its clips from) can be decoded, and the file stayed what it was meanwhile.
-Everything else is `bad`. So a file whose header claims more than it holds is ok if the reader
-knows better, and bad if it believes the header; damage that the decoder conceals is not seen.
+A video is `ok` where all of its frames decode, `damaged` where some decode with errors or not at
+all, and `bad` where nothing can be read of it. What is unusual about an ok one is said, too.
 """
 
+import base64
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
-from hpm_video.config.values import Decoder
-from hpm_video.data.prepare.encode import count_frames
-from hpm_video.data.video.frames import Video, VideoReadError, open_video
+from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.frames import VideoReadError, check_is_file
+from hpm_video.data.video.readers import UnreadableError, demux
+from hpm_video.data.video.readers.pyav import PyavReader
+from hpm_video.data.video.readers.tables import decoded_table
 
-OK, BAD = "ok", "bad"
-_BLOCK_BYTES = 128 << 20  # of frames held at once
+OK, DAMAGED, BAD = "ok", "damaged", "bad"
+USED = (OK, DAMAGED)  # by training
 _QUICK_FRAMES = 8  # read at the head, at the tail and at each random place
 _QUICK_PLACES = 2
+_LONG = 300  # frames, which take a while to decode for one clip
+_DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What was found out about one file; what is not known is None."""
 
-    status: str  # `ok` or `bad`
-    reason: str = ""  # why it is bad, in one line; empty for ok
-    num_frames: int | None = None  # of a bad file, how many ffmpeg makes out of it
+    status: str  # `ok`, `damaged` or `bad`
+    reason: str = ""  # why, or what is unusual about an ok one, in one line
+    num_frames: int | None = None  # that decode
+    damaged: int | None = None  # frames that decode with errors, and frames that are lost
     fps: float | None = None  # average frames per second
     width: int | None = None  # in pixels, as displayed
     height: int | None = None
     num_bytes: int | None = None  # size of the file
     mtime_ns: int | None = None  # when the file was last changed
+    table: bytes | None = None  # `FrameTable.to_bytes`
 
     @property
     def duration_s(self) -> float | None:
         """How long the frames last, where their number and rate are known."""
         return self.num_frames / self.fps if self.num_frames is not None and self.fps else None
+
+    def to_entry(self) -> dict[str, Any]:
+        """Return this as an entry of a journal."""
+        table = self.table and base64.b64encode(self.table).decode()
+        return {**asdict(self), "table": table}
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> "Verdict":
+        """Return what became an entry; of older versions' entries, what these knew."""
+        known = {field.name: entry[field.name] for field in fields(cls) if field.name in entry}
+        if table := known.get("table"):
+            known["table"] = base64.b64decode(table)
+        return cls(**known)
 
 
 def file_identity(path: str) -> tuple[int | None, int | None]:
@@ -53,52 +74,115 @@ def file_identity(path: str) -> tuple[int | None, int | None]:
     return status.st_size, status.st_mtime_ns
 
 
-def inspect_video(path: str, *, quick: bool = False, decoder: Decoder = "decord") -> Verdict:
+def inspect_video(path: str, *, quick: bool = False, table: bytes | None = None) -> Verdict:
     """Decode a video and say what became of it; never raises for a file, whatever is wrong.
 
     It may crash or never return, as decoders do: run it where it can be killed.
 
-    `quick` decodes only the head, the tail and a few places between, always the same ones; for the
-    `decoder` of the reader see `open_video`.
+    Args:
+        path: the file.
+        quick: decode only the head, the tail and a few places between, always the same ones, if
+            what comes out is what the file's packets say.
+        table: for `quick`, its table in an index, which holds if the file has not changed.
     """
     before = file_identity(path)
-    video: Video | None = None
-    promised: int | None = None
-    width = height = None
-    reason = ""
     try:
-        video = open_video(path, decoder)
-        promised = video.num_frames
-        height, width = video.read([0]).shape[1:3]
-        blocks = list(_blocks(promised, 3 * height * width, quick=quick))
-        if video.decoder == "pyav" and not quick and len(blocks) > 1:
-            # For each block it would begin anew, maybe at the start of the file
-            holds = count_frames(path)
-            reason = f"holds {holds} frames" if holds < promised else ""
-            blocks = [blocks[0], blocks[-1]]
-        for start, stop in blocks:
-            if reason:
-                break
-            video.read(range(start, stop))
-            if video.num_frames < promised:  # which it finds out on the way
-                reason = f"holds {video.num_frames} frames"
-    except VideoReadError as error:
-        reason = error.reason
+        check_is_file(path)
+        verdict = _quick_verdict(path, table) if quick else _verdict(path, decoded_table(path))
+    except (VideoReadError, UnreadableError) as error:
+        verdict = Verdict(BAD, error.reason if isinstance(error, VideoReadError) else str(error))
     except Exception as error:  # noqa: BLE001 - no file may stop the check of all others
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-    num_frames = promised
-    if reason:
-        if promised is not None:
-            reason = f"not all of the {promised} frames can be decoded: {reason}"
-        # Not how far the reader came: one that decodes ahead fails now here, now there
-        try:
-            num_frames = count_frames(path) if os.path.isfile(path) else 0
-        except Exception:  # noqa: BLE001 - as above; the number is not known then
-            num_frames = None
+        verdict = Verdict(BAD, " ".join(f"{type(error).__name__}: {error}".split()))
     if (after := file_identity(path)) != before:
-        reason = f"{'disappeared' if after[0] is None else 'changed'} while it was read"
-    fps = (video.fps or None) if video is not None else None
-    return Verdict(BAD if reason else OK, reason, num_frames, fps, width, height, *before)
+        gone = "disappeared" if after[0] is None else "changed"
+        verdict = Verdict(BAD, f"{gone} while it was read")
+    return replace(verdict, num_bytes=before[0], mtime_ns=before[1])
+
+
+def _verdict(path: str, table: FrameTable, size: tuple[int, int] | None = None) -> Verdict:
+    """The verdict on a file with this table; `size`: height and width, where they are known."""
+    lost = table.num_lost - table.num_lost_first
+    damaged = table.num_damaged + lost
+    if size is None:
+        turned = table.orientation is not None and table.orientation.transposed
+        size = (table.width, table.height) if turned else (table.height, table.width)
+    reasons = [damage_of(table)] if damaged else []
+    return Verdict(
+        DAMAGED if damaged else OK,
+        "; ".join([*reasons, *_unusual(path, table, size)]),
+        num_frames=table.num_frames,
+        damaged=damaged,
+        fps=table.fps or None,
+        height=size[0],
+        width=size[1],
+        table=table.to_bytes(),
+    )
+
+
+def damage_of(table: FrameTable) -> str:
+    """In words, how many frames are damaged."""
+    lost, shown = table.num_lost - table.num_lost_first, table.num_frames
+    parts = []
+    if table.num_damaged:
+        parts.append(f"decoding errors in {table.num_damaged} of {shown} frames")
+    if lost:
+        parts.append(f"{lost} of {shown + lost} frames lost")
+    return ", ".join(parts)
+
+
+def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
+    """What a user may want to know of a video, or change, although it can be read."""
+    found = []
+    shown = f"{size[1]} x {size[0]}"
+    if table.num_lost_first:
+        found.append(f"cut from a stream: its first {table.num_lost_first} frames do not decode")
+    if table.num_tracks > 1:
+        found.append(f"has {table.num_tracks} tracks of video, of which that of {shown} is read")
+    if table.other_sizes:
+        found.append(f"has pictures of several sizes, all scaled to the first, {shown}")
+    if table.is_interlaced:
+        found.append("is interlaced")
+    if match := _DEEP_GREY.fullmatch(table.pix_fmt):
+        used = _used_bits(path, "<u2" if match[2] == "le" else ">u2")
+        found.append(f"grey with {match[1]} bits, of which {used} are used: the upper 8 are read")
+    if table.irregular and not table.has_starts and table.num_frames >= _LONG:
+        found.append(f"slow to read, from its start for each clip ({table.irregular})")
+    return found
+
+
+def _used_bits(path: str, dtype: str) -> int:
+    """How many bits the largest value of all grey pictures takes."""
+    container, stream = demux.open_video(path)
+    largest = 0
+    for packet in chain(demux.packets(container, stream), [None]):
+        for frame in demux.decode(stream.codec_context, packet) or []:
+            plane = frame.planes[0]
+            lines = np.frombuffer(memoryview(plane), dtype).reshape(frame.height, -1)
+            largest = max(largest, int(lines[:, : frame.width].max()))
+    return max(1, largest.bit_length())
+
+
+def _quick_verdict(path: str, data: bytes | None) -> Verdict:
+    """What a few places tell; what all of the file does where these are not as told."""
+    table = FrameTable.from_bytes(data) if data is not None else None
+    reader = PyavReader(path, table if table is not None and table.fits(path) else None)
+    try:
+        for indices in _places(reader.num_frames):
+            _, height, width, _ = reader.read(indices).shape
+    except UnreadableError:
+        return _verdict(path, decoded_table(path))
+    return _verdict(path, reader.table, (height, width))
+
+
+def _places(num_frames: int) -> list[range]:
+    """The frames that are read for a quick check."""
+    if num_frames <= (2 + _QUICK_PLACES) * _QUICK_FRAMES:
+        places = list(range(0, num_frames, _QUICK_FRAMES))
+    else:
+        last = num_frames - _QUICK_FRAMES
+        between = np.random.default_rng(num_frames).integers(_QUICK_FRAMES, last, _QUICK_PLACES)
+        places = [0, *sorted(between.tolist()), last]
+    return [range(place, min(place + _QUICK_FRAMES, num_frames)) for place in places]
 
 
 def silence() -> None:
@@ -109,16 +193,3 @@ def silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     os.close(nowhere)
-
-
-def _blocks(num_frames: int, frame_bytes: int, *, quick: bool) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of frames to be read together, in order."""
-    size = max(1, _BLOCK_BYTES // frame_bytes)
-    places, length = [0], num_frames
-    if quick and num_frames > (2 + _QUICK_PLACES) * _QUICK_FRAMES:
-        length, last = _QUICK_FRAMES, num_frames - _QUICK_FRAMES
-        between = np.random.default_rng(num_frames).integers(length, last, _QUICK_PLACES)
-        places = [0, *sorted(between.tolist()), last]
-    for place in places:
-        for start in range(place, place + length, size):
-            yield start, min(start + size, place + length)

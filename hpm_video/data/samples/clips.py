@@ -33,10 +33,12 @@ class Request:
     path: str
     num_frames: int  # as the list says, which is never exceeded; 0: unknown
     seed: tuple[int, ...] = ()  # of all that is random
+    table: bytes | None = None  # of frames, from the index of the list
 
     def open(self, decoder: Decoder) -> Video:
         """Open the video. Raises VideoReadError."""
-        return open_video(self.path, decoder, most_frames=self.num_frames or None)
+        most_frames = self.num_frames or None
+        return open_video(self.path, decoder, most_frames=most_frames, table=self.table)
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,9 @@ class ClipDataset(Dataset[ClipSample]):
             yield self._request(int(drawn.integers(len(self))), *key, attempt)
 
     def _request(self, place: int, *seed: int) -> Request:
-        path, num_frames = self.manifest.path(place), self.manifest.num_frames(place)
-        return Request(place, path, num_frames, (self.seed, *seed))
+        videos = self.manifest
+        path, num_frames, table = videos.path(place), videos.num_frames(place), videos.table(place)
+        return Request(place, path, num_frames, (self.seed, *seed), table)
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
         """Return the clip for key (epoch, index), a function of the key and the seed alone.

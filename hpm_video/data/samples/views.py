@@ -72,7 +72,8 @@ class ViewDataset(Dataset[ViewSample]):
 
     def requests(self, key: int) -> Iterator[Request]:
         """Yield the video at a place in the manifest: nothing replaces it."""
-        yield Request(key, self.manifest.path(key), self.manifest.num_frames(key))
+        videos = self.manifest
+        yield Request(key, videos.path(key), videos.num_frames(key), table=videos.table(key))
 
     def __getitem__(self, index: int) -> ViewSample:
         """Return all views of one video, decoded once. Never raises for an unreadable video."""

@@ -181,11 +181,14 @@ def open_video(
     if video := _kept.get(key):
         _kept.move_to_end(key)
         return video
-    known = FrameTable.from_bytes(table) if table is not None else None
-    stale = known is not None and (known.num_bytes, known.mtime_ns) != (size, mtime)
+    try:
+        known = FrameTable.from_bytes(table) if table is not None else None
+        stale = known is not None and (known.num_bytes, known.mtime_ns) != (size, mtime)
+    except ValueError:  # the index is damaged
+        known, stale = None, True
     video = Video(path, decoder, most_frames, None if stale else known)
     if stale:
-        video.note = "an index of the list that is out of date (hpm-video data check renews it)"
+        video.note = "an index that is out of date or damaged (hpm-video data check renews it)"
     if video.num_frames >= _LONG and video.is_cheap_to_keep:
         _kept[key] = video
         while len(_kept) > _MOST_KEPT:
@@ -210,7 +213,7 @@ def read_frames(
 def check_decoder(decoder: Decoder) -> None:
     """Raise ValueError for a decoder that was asked for and is not here.
 
-    decord is the default and has no wheels for many machines: where it is missing PyAV reads.
+    decord is the default and has no wheels for some machines: where it is missing PyAV reads.
     """
     if decoder != "decord" and (reason := missing(decoder)):
         raise ValueError(f"data.decoder ({decoder}) must be one that works here: {reason}")

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.config import EvaluateConfig, FinetuneConfig
-from hpm_video.data.lists.manifest import Manifest, check_fits_model, num_shared, read_manifest
+from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
+from hpm_video.data.lists.overlap import find_shared
 from hpm_video.evaluate.classification import evaluate_classifier
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.parallel import gathered, whole_weights
@@ -30,7 +31,7 @@ class RunEvaluation:
         data = config.data
         self._config, self._world, self._videos = config, world, None
         self._best: BestCheckpoint | None = None
-        self.num_shared = 0  # videos that are learnt from, too
+        self.warnings: tuple[str, ...] = ()  # about the list; the main process's
         if data.val_manifest:
             self._videos = read_manifest(
                 data.val_manifest,
@@ -39,7 +40,10 @@ class RunEvaluation:
                 numbers_only=manifest.classes is None,
             )
             check_fits_model(self._videos, num_classes)
-            self.num_shared = num_shared(manifest, self._videos)
+            self.warnings = self._videos.notes
+            if world.is_main and (overlap := find_shared(manifest, self._videos)).num_shared:
+                both = f"{overlap} of data.val_manifest are in data.manifest too"
+                self.warnings = (*self.warnings, both)
 
     def __len__(self) -> int:
         return 0 if self._videos is None else len(self._videos)

@@ -113,9 +113,18 @@ class Run:
             say=self.log.line,
         )
         self._exit.callback(self._profile.close)
+        for note in self.manifest.notes:
+            self.log.line(f"warning: {note}")
         if again := self.manifest.num_repeated:
             self.log.line(
                 f"warning: {again} rows of data.manifest name a video that is there already"
+            )
+        if used := self.manifest.num_damaged:
+            self.log.line(f"{used} videos that are used have damaged frames (status damaged)")
+        if left_out := self.manifest.num_left_out:
+            self.log.line(
+                f"{left_out} videos are left out: a larger share of their frames is damaged than "
+                f"data.max_damage ({self._data.max_damage:g}) allows"
             )
         return self
 

@@ -55,9 +55,10 @@ class RunProbe:
         report = probe_backbone(backbone, self._lists, data, asked, self._world, kinds=kinds)
         if report is None:
             return
-        if (warning := report.warning()) and not self._has_warned:
-            log.line(warning)
+        if not self._has_warned:
             self._has_warned = True
+            for warning in report.warnings:
+                log.line(f"warning: {warning}")
         for path, reason, what in report.bad:
             if (path, what) not in self._named:
                 self._named.add((path, what))

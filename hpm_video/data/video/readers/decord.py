@@ -1,13 +1,45 @@
-"""Reading with decord 0.6, whose FFmpeg is of 2018."""
+"""Reading with decord2, the maintained fork of decord; its module is called decord, too."""
 
+import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
-import decord
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.readers import UnreadableError, why_no_decord
+
+if reason := why_no_decord():
+    raise ImportError(reason)
+
+
+@contextmanager
+def _own_library_only() -> Iterator[None]:
+    """While decord is imported: load its own library only, and show it to no other.
+
+    By itself decord2 3.4 also loads all of CUDA's libraries that pip has installed, 370 MiB in
+    each worker, which its wheels never call. And it makes its codecs' functions global: torchcodec
+    would then decode AV1 with a dav1d of another version, and crash.
+    """
+    load = ctypes.CDLL
+
+    def load_own(name: str, *_: Any, **__: Any) -> ctypes.CDLL:
+        if "decord" not in Path(name).name:
+            raise OSError(f"{name} is not decord's")
+        return load(name)
+
+    ctypes.CDLL = load_own  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        ctypes.CDLL = load  # type: ignore[misc]
+
+
+with _own_library_only():
+    import decord
 
 # FFmpeg's complaints, several for every damaged file, would drown the log of a run
 decord.logging.set_level(decord.logging.QUIET)

@@ -19,6 +19,8 @@ from hpm_video.data.video.readers import UnreadableError
 # FFmpeg's complaints, several for every damaged file, would drown the log of a run
 av.logging.set_level(av.logging.PANIC)
 
+ENCRYPTED = "is encrypted (CENC)"
+
 # Older versions refuse a file whose metadata is not UTF-8, unless told otherwise
 _LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 
@@ -99,9 +101,14 @@ def _has_index(file: BinaryIO) -> bool:
 
 
 def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of the video, up to the end or to where the file is damaged beyond reading on."""
+    """The packets of the video, up to the end or to where the file is damaged beyond reading on.
+
+    Raises UnreadableError: they are encrypted.
+    """
     try:
         for packet in container.demux(stream):
+            if packet.has_sidedata("encryption_info"):
+                raise UnreadableError(ENCRYPTED)
             if packet.size:  # the last one says that it is the last
                 yield packet
     except av.FFmpegError:

@@ -186,6 +186,13 @@ def _has_false_index(stream: av.VideoStream, noted: _Packets) -> bool:
     return sum(entry.is_keyframe for entry in stream.index_entries) > noted.num_keys
 
 
+def _num_beyond(stream: av.VideoStream, num_bytes: int) -> int:
+    """How many packets an mp4's table places behind the end of the file, which is cut off."""
+    if not stream.container.format.name.startswith("mov"):
+        return 0
+    return sum(entry.pos >= num_bytes for entry in stream.index_entries)
+
+
 def _is_start(context: av.VideoCodecContext, packet: av.Packet) -> bool:
     """Whether decoding may begin at a keyframe."""
     if packet.is_corrupt:  # what is missing of it is filled in from the frame before
@@ -255,6 +262,7 @@ def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
     first = out.times[0]
     before = [t for t in noted.times if t is not None and first is not None and t < first]
     lost = max(0, table.num_frames - len(out.times)) if "fields" not in why else out.num_failed
+    lost += _num_beyond(stream, table.num_bytes)
     starts_again = why == "times that start again"
     table = replace(
         table,

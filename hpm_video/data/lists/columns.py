@@ -1,0 +1,185 @@
+"""What the columns of a list say beyond path, label and number of frames.
+
+Columns that nothing reads are named once. Those that change what a row means, a part of a video, a
+split or several labels, are refused: without them every row would mean something else.
+"""
+
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.rows import INTEGER, first_few, is_video_name, shown
+from hpm_video.data.lists.spelling import ffmpeg_of_frames
+
+COLUMNS = ("path", "label", "num_frames", "fps", "width", "height", "status")
+# Ours, too, though only people read them; "" has the row numbers of pandas and R
+_ALSO_OURS = ("num_bytes", "duration_s", "reason", "damaged", "source", "features", "")
+
+# start, end_s, time_start, segment_start, t_start, startTime (in lower case), stop_frame, ...
+_PART = re.compile(
+    r"(t|time|frame|seg|segment|clip|subclip|action|event|video|temporal|trim|window|interval)?"
+    r"(start|begin|onset|end|stop)(ing)?"
+    r"(at|t|time|timestamp|frame|f|point|pos|position)?(s|sec|secs|seconds?|ms|idx|index)?"
+)
+_SPLIT = re.compile(r"(data|dataset|video)?split(name|type)?|subset|set|partition")
+_NUMBERED_LABEL = re.compile(r"(label|class|target|action|tag)s?(name|id)?\d+")
+SPLITS = {  # the usual spellings
+    "train": ("train", "training", "trn", "tr"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tst", "te", "holdout"),
+}
+
+
+class Columns:
+    """The columns of one list, noted row by row; what they cannot mean yet becomes a fault."""
+
+    def __init__(self, file: Path, root: str, header: Mapping[str, str]) -> None:
+        """``root``: the folder where paths start; ``header``: a row of the list."""
+        self._file, self._root = file, root
+        plain = {name: re.sub(r"[\W_]+", "", name) for name in header if name not in COLUMNS}
+        self._parts = [name for name, word in plain.items() if _PART.fullmatch(word)]
+        self._splits = [name for name, word in plain.items() if _SPLIT.fullmatch(word)]
+        self._labels = [name for name, word in plain.items() if _NUMBERED_LABEL.fullmatch(word)]
+        self._values: Counter[str] = Counter()  # of the first of the split columns
+        self._first: tuple[str, dict[str, str]] | None = None  # where a part or folder is named
+        self._has_labels = False
+        self.is_watched = bool(self._parts or self._splits or self._labels)
+        self._unused = [n for n in plain if n not in (*_ALSO_OURS, *self._splits)]
+        # The third column of a list without header, as a rule, which may be another thing
+        self.has_bare_counts = tuple(header) == ("path", "num_frames", "label")
+        self._used = [name for name in header if name in COLUMNS]
+        if not is_video_name(name := header["path"]):
+            self._folder_of_frames = ffmpeg_of_frames(os.path.join(root, name))
+        else:
+            self._folder_of_frames = None
+        self._example = name
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether some rows are parts of videos."""
+        return self._first is not None
+
+    def note(self, row: Mapping[str, str], where: str) -> None:
+        """Look at a row; only where ``is_watched``."""
+        if self._first is None and any(row.get(name, "").strip() for name in self._parts):
+            self._first = where, {name: row.get(name, "").strip() for name in self._parts}
+        if self._splits:
+            self._values[row[self._splits[0]].strip()] += 1
+        if sum(bool(row.get(name, "").strip()) for name in ("label", *self._labels)) > 1:
+            self._has_labels = True
+
+    def split_of(self, row: Mapping[str, str]) -> str | None:
+        """The value of the column that says to which split a row belongs, None without one."""
+        return row[self._splits[0]].strip() if self._splits else None
+
+    def choose(self, split: str) -> set[str]:
+        """The values of the split column that mean ``split``.
+
+        Raises ValueError: there is no such column, or no such value.
+        """
+        if not self._splits:
+            raise ValueError(
+                f"--split ({split}) must be used with lists that have a column split: {self._file} "
+                f"has {', '.join(map(shown, (*self._used, *self._unused)))}"
+            )
+        plain = split.strip().lower()
+        usual = next((words for words in SPLITS.values() if plain in words), ())
+        for word in (plain, *usual):
+            if found := {value for value in self._values if value.lower() == word}:
+                return found
+        raise ValueError(
+            f"--split ({split}) must be one of {self._file}'s column {self._splits[0]}: "
+            f"{self._counted()}"
+        )
+
+    def find_faults(self, faults: Faults, *, chosen: bool = False, labels: bool = True) -> None:
+        """Note what cannot be meant. ``chosen``: whether rows of one split were chosen; ``labels``:
+        whether labels are read."""
+        if self._folder_of_frames is not None:
+            faults.add(
+                "frames",
+                str(self._file),
+                f"path ({shown(self._example)}) is a folder of frames: must be a video; this makes "
+                f"one: {self._folder_of_frames}",
+            )
+        if self._first is not None:
+            where, part = self._first
+            given = ", ".join(f"{shown(name)} ({shown(text)})" for name, text in part.items())
+            faults.add(
+                "parts",
+                where,
+                f"{given}: rows must be whole videos, parts are not supported yet: cut the videos "
+                "(`ffmpeg -ss START -to END -i VIDEO PART.mp4`), or remove these columns if each "
+                "file is one part already",
+            )
+        if not chosen and self._splits and self._are_splits():
+            name, known = self._splits[0], [v for v in self._values if v]
+            usual = next((v for v in known if v.lower() in SPLITS["train"]), known[0])
+            file = shlex.quote(str(self._file))
+            output = shlex.quote(str(self._file.with_name(f"{self._file.stem}_{usual}.csv")))
+            root = self._root
+            is_own = root == os.path.abspath(self._file.parent)
+            faults.add(
+                "splits",
+                str(self._file),
+                f"column {name} must have one value, has {self._counted()}: choose by `hpm-video "
+                f"data list --manifest {file} {'' if is_own else f'--root {shlex.quote(root)} '}"
+                f"--split {shlex.quote(usual)} -o {output}`",
+            )
+        if self._has_labels and labels:
+            names = ", ".join(map(shown, self._labels))
+            faults.add(
+                "labels",
+                str(self._file),
+                f"a video must have one label, several are not supported yet: remove the columns "
+                f"{names}, or all but one",
+            )
+
+    def unused(self) -> str | None:
+        """A line about columns that nothing reads."""
+        if not self._unused:
+            return None
+        names = first_few(self._unused, 10)
+        return f"{self._file}: columns that are not used: {names} (used: {', '.join(self._used)})"
+
+    def _are_splits(self) -> bool:
+        """Whether there are several. A set may be anything else, too: its values tell."""
+        if len({value.lower() for value in self._values}) < 2:
+            return False
+        usual = {word for words in SPLITS.values() for word in words}
+        return "split" in self._splits[0] or any(v.lower() in usual for v in self._values)
+
+    def _counted(self) -> str:
+        most = self._values.most_common(6)
+        said = ", ".join(f"{shown(value) or '(empty)'} ({count} rows)" for value, count in most[:5])
+        return said + (", ..." if len(most) > 5 else "")
+
+
+# Several labels in a cell: 0,1 or 0 1 or 0|1 or [0, 1]; and as pandas writes lists of names
+_NUMBERS = re.compile(r"[\[({]?\s*\d+(\s*[,;|]\s*\d+|\s+\d+)+\s*[\])}]?", re.ASCII)
+_AS_LIST = re.compile(r"\[.*\]", re.DOTALL)
+
+
+def several_labels(texts: Iterable[str]) -> list[str]:
+    """Which of a list's different labels are several labels in one cell.
+
+    A class may be called "Pushing something, then pulling it": only whole numbers, lists in
+    brackets, and what is made of the list's other labels are several. With | and ; between them,
+    which names of classes do not have, these may be parts of other cells.
+    """
+    names = {text for text in texts if not INTEGER.fullmatch(text)}
+    found = {text for text in names if _NUMBERS.fullmatch(text) or _AS_LIST.fullmatch(text)}
+    for separator in ",;|":
+        parts = {
+            text: [part.strip() for part in text.split(separator)]
+            for text in names
+            if separator in text
+        }
+        uses = Counter(part for split in parts.values() for part in set(split))
+        known = names | {part for part, count in uses.items() if count > 1 and separator != ","}
+        found |= {text for text, split in parts.items() if known.issuperset(split)}
+    return sorted(found)

@@ -1,0 +1,33 @@
+"""What is wrong with a list: all of it at once, in one line."""
+
+MOST_KINDS, MOST_LINES = 5, 4
+
+
+class Faults:
+    """The faults of a list, or of several: the first row of each kind, and how many others."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, tuple[str, list[str]]] = {}  # kind -> first message, others' places
+        self._counts: dict[str, int] = {}
+
+    def add(self, kind: str, where: str, text: str) -> None:
+        """Note a fault. ``where``: "file:line" or a file; ``kind``: the same for such faults."""
+        if self._counts.setdefault(kind, 0) == 0:
+            self._kinds[kind] = (f"{where}: {text}", [])
+        elif len(places := self._kinds[kind][1]) < MOST_LINES:
+            places.append(where.rpartition(":")[2])
+        self._counts[kind] += 1
+
+    def check(self) -> None:
+        """Raise ValueError where there are any."""
+        if not self._kinds:
+            return
+        said = []
+        for kind, (message, places) in list(self._kinds.items())[:MOST_KINDS]:
+            others = self._counts[kind] - 1
+            more = ", ..." if others > len(places) else ""
+            also = f" (and {others} more: line {', '.join(places)}{more})" if others else ""
+            said.append(message + also)
+        if (unsaid := len(self._kinds) - MOST_KINDS) > 0:
+            said.append(f"and {unsaid} other faults")
+        raise ValueError("; ".join(said))

@@ -1,0 +1,47 @@
+"""What mends a video, by the reason that a check gave; with an ffmpeg line where one does."""
+
+import os
+import re
+import shlex
+
+# How a reason, or one of several, begins, and what to do. SOURCE and TARGET are files; numbers in
+# braces are what the reason says in the same places.
+_REMEDIES = {
+    r"is cut off": "copy or download it again: what is there cannot be found without the index",
+    r"is not a video": "copy or download it again",
+    r"is empty": "copy or download it again",
+    r"no such file": "copy or download it, or set --root to the folder where paths start",
+    r"permission denied": "make it readable: chmod a+r SOURCE",
+    r"has no video": "leave it out: there is nothing to see",
+    r"is encrypted": "decrypt it with its key (32 hexadecimal digits): "
+    "ffmpeg -decryption_key KEY -i SOURCE -c copy TARGET",
+    r"none of its frames can be decoded": "copy or download it again, or from elsewhere",
+    r"took longer than": "check it with a larger --decode-timeout-s",
+    r"(changed|disappeared) while": "check it again when it does not change any more",
+    r"decoding errors in|\d+ of \d+ frames lost": "copy or download it again; nothing "
+    "restores what is lost, and data.max_damage says whether training uses the rest",
+    r"has \d+ tracks of video": "choose one: ffmpeg -i SOURCE -map 0:v:0 -c copy TARGET "
+    "(0:v:1 for the second, ...)",
+    r"is interlaced": "hpm-video data transcode --deinterlace, or "
+    "ffmpeg -i SOURCE -vf bwdif=mode=send_frame -c:v libx264 -crf 18 TARGET.mp4",
+    r"grey with (\d+) bits, of which (\d+) are used": "for the bits that are used: "
+    r"ffmpeg -i SOURCE -vf 'lut=y=val*pow(2\,{0}-{1}),format=gray' -c:v libx264 -crf 10 "
+    "-pix_fmt yuv420p TARGET.mp4",
+    r"slow to read": "hpm-video data transcode makes copies that are quick to read",
+    r"has pictures of several sizes": "hpm-video data transcode makes copies of one size",
+}
+
+
+def remedies(path: str, reason: str) -> list[str]:
+    """What to do about a file, for each part of a reason; commands can be pasted."""
+    stem, ending = os.path.splitext(os.path.basename(path))
+    found = []
+    for part in reason.split("; "):
+        for start, text in _REMEDIES.items():
+            if match := re.match(start, part):
+                numbers = match.groups()
+                remedy = text.format(*numbers) if numbers and "{0}" in text else text
+                remedy = remedy.replace("TARGET.mp4", shlex.quote(f"{stem}_new.mp4"))
+                remedy = remedy.replace("TARGET", shlex.quote(f"{stem}_new{ending}"))
+                found.append(remedy.replace("SOURCE", shlex.quote(path)))
+    return found
