@@ -40,8 +40,8 @@ _WITHOUT_HERE = [] if sys.version_info >= (3, 11) else ["-u", "-c", _SKIP_HERE]
 class Order:
     """A submission, all of it checked.
 
-    folder: of logs, copies and records. dropped: variables of the environment that sbatch must not
-    see.
+    folder: of logs, copies and records. given: names of settings and options of sbatch that the
+    user gave. dropped: variables of the environment that sbatch must not see.
     """
 
     plan: Plan
@@ -50,6 +50,7 @@ class Order:
     folder: Path
     snapshot: Snapshot
     container: Container | None = None
+    given: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
     @property
@@ -102,7 +103,7 @@ def _to_slurm(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
     stated = re.findall(r"^#SBATCH --([a-z-]+)", text, re.MULTILINE)
     answer = subprocess.run(
         ["sbatch", str(script)],
-        env=job_environment(os.environ, stated, order.dropped),
+        env=job_environment(os.environ, [*stated, *order.given], order.dropped),
         capture_output=True,
         text=True,
         errors="replace",

@@ -478,6 +478,63 @@ def test_variables_of_sbatch_count_where_nothing_else_is_said(
     assert there["SBATCH_WCKEY"] == "kept"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("GPUS_PER_NODE", ["--gpus-per-node", "0"]),
+        ("GPUS_PER_NODE", ["--extra", "gres=gpu:2", "--gpus-per-node=0", "--tasks-per-node=2"]),
+        ("GPUS_PER_NODE", ["--extra", "gres=nvme:1,gpu:a100:2", "--gpus-per-node=0"]),
+        ("CONTAINER", ["--container", "image.sif"]),
+    ],
+)
+def test_an_option_hides_its_variable_whatever_line_the_script_has_for_it(
+    slurm: fake_slurm.FakeSlurm, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]
+) -> None:
+    slurm.say("apptainer", "")
+    Path("image.sif").touch()
+    monkeypatch.setenv(f"SBATCH_{name}", "4")
+    assert f"SBATCH_{name}" not in _environment_of_sbatch(slurm, *JOB, *words)
+
+
+def test_a_number_of_gpus_as_a_resource_is_not_added_to_that_of_the_variable(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SBATCH_GPUS_PER_NODE", "4")
+    lines = _dry_run(capsys, *JOB, "--extra", "gres=nvme:1")
+    assert "#SBATCH --gpus-per-node=4" in lines
+    lines = _dry_run(capsys, *JOB, "--extra", "gres=gpu:2")
+    assert "#SBATCH --gpus-per-node=4" not in lines
+
+
+def test_an_empty_variable_says_nothing(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quiet_storage: None,
+) -> None:
+    for name in ("PARTITION", "WCKEY", "SIGNAL", "GPUS_PER_NODE"):
+        monkeypatch.setenv(f"SBATCH_{name}", "")
+    assert _notes(capsys, *JOB) == []
+    there = _environment_of_sbatch(slurm, *JOB)
+    assert not [name for name in there if name.startswith("SBATCH_")]
+
+
+def test_the_note_names_every_variable_that_counts(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quiet_storage: None,
+) -> None:
+    monkeypatch.setenv("SBATCH_QOS", "fast")
+    monkeypatch.setenv("SBATCH_JOB_NAME", "mine")
+    (note,) = _notes(capsys, *JOB)
+    assert note.endswith(": from the environment: SBATCH_QOS=fast SBATCH_JOB_NAME=mine")
+    (note,) = _notes(capsys, *JOB, "--extra", "job-name=other")
+    assert "SBATCH_JOB_NAME" not in note
+
+
 def _notes(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     """What a dry run says beside the script."""
     capsys.readouterr()
