@@ -56,11 +56,11 @@ class Order:
     @property
     def words(self) -> list[list[str]]:
         """What each task runs: with the copy of the YAML in its place."""
-        yaml = self.plan.command.yaml
+        place = self.plan.command.place
         tasks = [list(task.arguments) for task in self.plan.tasks]
-        if yaml is not None:
+        if place is not None:
             for words in tasks:
-                words[words.index(yaml, 1)] = str(self.snapshot.config)
+                words[place] = str(self.snapshot.config)
         return tasks
 
 
@@ -164,7 +164,8 @@ def _script(order: Order) -> str:
     default_name = f"{name}-{Path(plan.run_folder).name}" if plan.run_folder else name
     # Since SLURM 22.05, srun takes neither from sbatch; without the second, a task that died leaves
     # the others waiting for it.
-    srun = ["--kill-on-bad-exit=1", *config.srun_options()]
+    # Relative paths start here, whatever folder the user's commands change to.
+    srun = [f"--chdir={os.getcwd()}", "--kill-on-bad-exit=1", *config.srun_options()]
     if request.cpus_per_task is not None:
         srun.insert(0, f"--cpus-per-task={request.cpus_per_task}")
     python = [config.interpreter() or ("python3" if order.container else sys.executable)]
@@ -221,11 +222,16 @@ def _script(order: Order) -> str:
 
 def _stopping_on_failure(commands: list[str]) -> list[str]:
     """Shell commands, each followed by a line that ends the script if it failed. (`set -e` would
-    also end it inside of functions such as `module` and `conda`, which handle failures.)"""
+    also end it inside of functions such as `module` and `conda`, which handle failures.) By `eval`, a
+    command that is not complete fails, too: an open quotation mark or ``<<END`` would take the rest
+    of the script for its own."""
     lines = []
     for command in commands:
         said = shlex.quote(f"hpm-video: setup failed, the job ends: {command}")
-        lines += [command, f"code=$?; [ $code = 0 ] || {{ echo {said} >&2; exit $code; }}"]
+        lines += [
+            f"eval {shlex.quote(command)}",
+            f"code=$?; [ $code = 0 ] || {{ echo {said} >&2; exit $code; }}",
+        ]
     return lines
 
 
