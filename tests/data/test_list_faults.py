@@ -370,6 +370,15 @@ def test_labels_in_the_place_of_numbers_of_frames(folder: Path, first: list[int]
     ]
 
 
+def test_numbers_of_frames_are_checked_in_each_of_several_lists(folder: Path) -> None:
+    good = _write(folder, _table("", [f"{path} 24 0" for path in PATHS]))
+    bad = _write(folder, _table("", [f"{path} 1 0" for path in PATHS]), "bad.txt")
+    assert read_manifest([good, good]).frame_counts.tolist() == [24] * 24
+    for files in ([good, bad], [bad, good]):
+        with pytest.raises(ValueError, match=r"bad\.txt: num_frames \(1\) of videos/left_1"):
+            read_manifest(files)
+
+
 def test_more_labels_than_two(folder: Path) -> None:
     rows = [f"{path} 0 1 2" for path in PATHS]
     said = _refusal(_write(folder, _table("", rows)))

@@ -209,7 +209,7 @@ def read_manifest(
             raise ValueError(f"{file} lists no videos (or none with status ok or damaged)")
         columns.find_faults(faults, labels=labels)
         if columns.has_bare_counts:
-            claims = np.frombuffer(frame_counts, dtype=np.int64)[len(frame_counts) - len(ends) :]
+            claims = np.array(frame_counts[-len(ends) :], dtype=np.int64)
             check_counts(file, start, Names(data, ends), claims, faults)
         if unused := columns.unused():
             notes.append(unused)
