@@ -311,7 +311,10 @@ def _add_track(path: Path, recipe: Recipe, rng: np.random.Generator) -> None:
     ) as container:  # fmt: skip
         sources = [one, two]
         streams = [
-            container.add_stream_from_template(s.streams.video[0], opaque=True) for s in sources
+            container.add_stream_from_template(
+                s.streams.video[0],
+            )
+            for s in sources
         ]
         packets = [
             (float((p.dts or 0) * p.time_base), place, p)
@@ -380,7 +383,10 @@ KINDS = {
     ),
     "joined": Kind(("ts", "mkv", "webm", "mpg", "flv"), _join, keeps_frames=False),
     "cut": Kind(("ts", "mpg"), _cut, keeps_frames=False),
-    "two tracks": Kind(("mp4", "mov", "mkv", "ts"), _add_track, keeps_frames=False),
+    "two tracks": Kind(
+        ("mp4", "mov", "mkv", "ts"), _add_track, ("libx264", "mpeg4", "libvpx-vp9", "mjpeg"),
+        keeps_frames=False,
+    ),
     "mirrored": Kind(_ISO, _leave, (), _turn),
     "shown when decoded": Kind(
         ("mp4", "mkv"), _show_when_decoded, ("libx264", "libx265"), _flat, keeps_frames=False

@@ -11,6 +11,7 @@ table; exits with 1 if a test fails, an installation fails or an interpreter is 
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -68,7 +69,8 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument(
         "--environments", type=Path, metavar="FOLDER",
-        help="keep the environments there and use them again; older ones in it are deleted",
+        help="keep the environments there and use them again; those of the same Python and file that "
+        "are out of date are deleted",
     )  # fmt: skip
     parser.add_argument(
         "--skip-missing", action="store_true", help="a Python that is not there is no failure"
@@ -84,8 +86,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hpm_video-versions-") as temporary:
         folder = arguments.environments or Path(temporary)
         kept = [environment(folder, *combination) for combination in combinations]
-        for other in set(folder.glob("hpm_video-*")) - set(kept):
-            shutil.rmtree(other)
+        for combination in combinations:
+            for other in set(environments(folder, *combination)) - set(kept):
+                shutil.rmtree(other)
         rows, is_good = [], True
         for (python, file), target in zip(combinations, kept, strict=True):
             interpreter = find_python(python)
@@ -107,6 +110,13 @@ def environment(folder: Path, python: str, file: Path) -> Path:
     """The place in a folder for a Python, a constraints file and today's setup.py."""
     state = hashlib.sha256((ROOT / "setup.py").read_bytes() + file.read_bytes())
     return folder / f"hpm_video-{python}-{file.stem}-{state.hexdigest()[:16]}"
+
+
+def environments(folder: Path, python: str, file: Path) -> list[Path]:
+    """What this script made in a folder for a Python and a constraints file, of whatever state."""
+    name = re.compile(rf"hpm_video-{re.escape(python)}-{re.escape(file.stem)}-[0-9a-f]{{16}}")
+    configured = folder.glob("hpm_video-*/pyvenv.cfg")
+    return [path.parent for path in configured if name.fullmatch(path.parent.name)]
 
 
 def try_one(interpreter: str, file: Path, target: Path) -> tuple[bool, str]:

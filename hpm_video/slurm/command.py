@@ -57,11 +57,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Command:
-    """The words of one job."""
+    """The words of one job. place: which of them is its file of settings, if it has one."""
 
     job: str
     words: tuple[str, ...]
     namespace: argparse.Namespace
+    place: int | None = None
 
     @property
     def yaml(self) -> str | None:
@@ -110,16 +111,28 @@ def read_command(words: Sequence[str]) -> Command:
         namespace = parse(parser, rest)
     except ValueError as error:
         raise ValueError(f"{job}: {error}") from error
-    words = list(words)
+    words, config_place = list(words), None
     for argument, kind in (("config", job), ("study", "ablation")):
         if (given := getattr(namespace, argument, None)) is not None:
             # The job runs elsewhere, perhaps later: from here on the recipe is a file
-            words[words.index(given, 1)] = file = find_recipe(kind, given)
+            place = _place_of(argument, given, words, parser)
+            words[place] = file = find_recipe(kind, given)
             setattr(namespace, argument, file)
-    command = Command(job, tuple(words), namespace)
+            config_place = place if argument == "config" else None
+    command = Command(job, tuple(words), namespace, config_place)
     if job in _KINDS and command.name not in [f"{job} {kind}" for kind in _KINDS[job]]:
         raise ValueError(f"job ({command.name}) must be {job} {' or '.join(_KINDS[job])}")
     return command
+
+
+def _place_of(argument: str, given: str, words: Sequence[str], parser: Parser) -> int:
+    """Which of the words is the value of an argument: the same word may also be that of an option,
+    such as the run folder."""
+    for place in range(1, len(words)):
+        marked = [*words[:place], f"{given}?", *words[place + 1 :]]
+        if words[place] == given and getattr(parse(parser, marked[1:]), argument) != given:
+            return place
+    raise AssertionError(f"{given} is none of {words}")
 
 
 def make_plan(

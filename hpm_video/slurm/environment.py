@@ -73,9 +73,9 @@ def dropped(environment: Mapping[str, str], job: str, given: Collection[str]) ->
     """Variables of sbatch that `submit` does not pass on and that no option replaces."""
     stated = {variable for name in given for variable in variables_of(name)}
     names = _OURS | ({"SBATCH_GPUS_PER_NODE"} if _is_one_process(job) else set())
-    if re.search(r"\bgpu\b", environment.get("SBATCH_GRES", "")):
+    if names_gpus(environment.get("SBATCH_GRES", "")):
         names = names | {"SBATCH_GRES"}
-    return sorted((names - stated) & environment.keys())
+    return sorted(name for name in names - stated if environment.get(name))
 
 
 def job_environment(
@@ -83,11 +83,15 @@ def job_environment(
 ) -> dict[str, str]:
     """The environment to submit from.
 
-    stated: options of sbatch that the script has. leave_out: names of variables.
+    stated: options of sbatch that the user gave or the script has; an option that was given as 0
+    is in no script. leave_out: names of variables. An empty variable of sbatch says nothing, but
+    sbatch would take it for a partition without a name.
     """
     hidden = {variable for name in stated for variable in variables_of(name)} | {*leave_out}
     return {
-        name: value for name, value in plain_environment(environment).items() if name not in hidden
+        name: value
+        for name, value in plain_environment(environment).items()
+        if name not in hidden and (value or not name.startswith("SBATCH_"))
     }
 
 
@@ -100,6 +104,20 @@ def variables_of(option: str) -> tuple[str, ...]:
     """The variables from which sbatch reads an option, or options that contradict it."""
     name = option.replace("-", "_")
     return _IRREGULAR.get(name, (f"SBATCH_{name.upper()}",))
+
+
+def given_names(settings: Collection[str], extra: Collection[str]) -> set[str]:
+    """Names of the settings and other options of sbatch (KEY=VALUE or KEY) that the user gave, as
+    `variables_of` takes them. ``gres=gpu:...`` is another way to say how many GPUs there are."""
+    pairs = [text.lstrip("-").partition("=") for text in extra]
+    named = {*settings, *(key.replace("-", "_") for key, _, _ in pairs)}
+    gres = next((value for key, _, value in pairs if key == "gres"), "")
+    return named | ({"gpus_per_node"} if names_gpus(gres) else set())
+
+
+def names_gpus(gres: str) -> bool:
+    """Whether a list of resources, as ``gpu:a100:4,nvme:1``, has GPUs."""
+    return re.search(r"\bgpu\b", gres) is not None
 
 
 def _is_one_process(job: str) -> bool:

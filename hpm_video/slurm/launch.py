@@ -40,8 +40,8 @@ _WITHOUT_HERE = [] if sys.version_info >= (3, 11) else ["-u", "-c", _SKIP_HERE]
 class Order:
     """A submission, all of it checked.
 
-    folder: of logs, copies and records. dropped: variables of the environment that sbatch must not
-    see.
+    folder: of logs, copies and records. given: names of settings and options of sbatch that the
+    user gave. dropped: variables of the environment that sbatch must not see.
     """
 
     plan: Plan
@@ -50,16 +50,17 @@ class Order:
     folder: Path
     snapshot: Snapshot
     container: Container | None = None
+    given: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
     @property
     def words(self) -> list[list[str]]:
         """What each task runs: with the copy of the YAML in its place."""
-        yaml = self.plan.command.yaml
+        place = self.plan.command.place
         tasks = [list(task.arguments) for task in self.plan.tasks]
-        if yaml is not None:
+        if place is not None:
             for words in tasks:
-                words[words.index(yaml, 1)] = str(self.snapshot.config)
+                words[place] = str(self.snapshot.config)
         return tasks
 
 
@@ -102,7 +103,7 @@ def _to_slurm(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
     stated = re.findall(r"^#SBATCH --([a-z-]+)", text, re.MULTILINE)
     answer = subprocess.run(
         ["sbatch", str(script)],
-        env=job_environment(os.environ, stated, order.dropped),
+        env=job_environment(os.environ, [*stated, *order.given], order.dropped),
         capture_output=True,
         text=True,
         errors="replace",
@@ -163,7 +164,8 @@ def _script(order: Order) -> str:
     default_name = f"{name}-{Path(plan.run_folder).name}" if plan.run_folder else name
     # Since SLURM 22.05, srun takes neither from sbatch; without the second, a task that died leaves
     # the others waiting for it.
-    srun = ["--kill-on-bad-exit=1", *config.srun_options()]
+    # Relative paths start here, whatever folder the user's commands change to.
+    srun = [f"--chdir={os.getcwd()}", "--kill-on-bad-exit=1", *config.srun_options()]
     if request.cpus_per_task is not None:
         srun.insert(0, f"--cpus-per-task={request.cpus_per_task}")
     python = [config.interpreter() or ("python3" if order.container else sys.executable)]
@@ -220,11 +222,16 @@ def _script(order: Order) -> str:
 
 def _stopping_on_failure(commands: list[str]) -> list[str]:
     """Shell commands, each followed by a line that ends the script if it failed. (`set -e` would
-    also end it inside of functions such as `module` and `conda`, which handle failures.)"""
+    also end it inside of functions such as `module` and `conda`, which handle failures.) By `eval`, a
+    command that is not complete fails, too: an open quotation mark or ``<<END`` would take the rest
+    of the script for its own."""
     lines = []
     for command in commands:
         said = shlex.quote(f"hpm-video: setup failed, the job ends: {command}")
-        lines += [command, f"code=$?; [ $code = 0 ] || {{ echo {said} >&2; exit $code; }}"]
+        lines += [
+            f"eval {shlex.quote(command)}",
+            f"code=$?; [ $code = 0 ] || {{ echo {said} >&2; exit $code; }}",
+        ]
     return lines
 
 

@@ -91,6 +91,12 @@ class SlurmConfig:
             for text in values if isinstance(values, list) else [values]:
                 if isinstance(text, str) and ("\n" in text or not text):
                     raise ValueError(f"{GROUP}.{item.name} ({text}) must be one line of text")
+        for command in self.setup:
+            if (len(command) - len(command.rstrip("\\"))) % 2:
+                raise ValueError(
+                    f"{GROUP}.setup ({command}) must be a whole command: take the backslash off "
+                    "its end"
+                )
         if self.container_mounts and self.container is None:
             mounts = " ".join(self.container_mounts)
             raise ValueError(f"{GROUP}.container_mounts ({mounts}) needs {GROUP}.container")

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     command = read_command(rest)
     given = read_given(command.yaml, arguments)
     on_slurm = arguments.cluster == "slurm"
-    named = {*given, *(_name_of(text) for text in given.get("extra", []))}
+    named = environment.given_names(given, given.get("extra", []))
     wanted = environment.wishes(os.environ, command.job, named) if on_slurm else {}
     with _naming_variables(wanted):
         config = slurm_config({**{key: os.environ[name] for key, name in wanted.items()}, **given})
@@ -95,8 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
             _check_array_size(arguments.sweep, config.array_size[0])
         order = _order(command, config, arguments)
     dropped = environment.dropped(os.environ, command.job, named) if on_slurm else []
-    if wanted:
-        values = " ".join(f"{name}={os.environ[name]}" for name in wanted.values())
+    heard = [*wanted.values()]
+    if on_slurm and "job_name" not in named and os.environ.get("SBATCH_JOB_NAME"):
+        heard.append("SBATCH_JOB_NAME")
+    if heard:
+        values = " ".join(f"{name}={os.environ[name]}" for name in heard)
         _note(f"from the environment: {values}")
     if dropped:
         _note(f"ignores {', '.join(dropped)} of the environment: submit decides these itself")
@@ -107,8 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--cluster {arguments.cluster} runs this Python on this machine: without container, "
             "python, setup and srun_extra"
         )
-    hidden = (*dropped, *(["SBATCH_CONTAINER"] if config.container else []))
-    order = replace(order, dropped=hidden)
+    order = replace(order, given=tuple(named | wanted.keys()), dropped=tuple(dropped))
     if arguments.dry_run:
         show(order, arguments.cluster)
         return 0
@@ -161,11 +163,6 @@ def _order(command: Command, config: SlurmConfig, arguments: argparse.Namespace)
             must_exist=config.dependency is None,
         )
     return Order(plan, config, request, folder, Snapshot(folder, command.yaml), container)
-
-
-def _name_of(extra: str) -> str:
-    """The name of an option of sbatch, KEY=VALUE or KEY, as a setting would have it."""
-    return extra.lstrip("-").partition("=")[0].replace("-", "_")
 
 
 @contextmanager

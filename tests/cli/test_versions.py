@@ -65,3 +65,22 @@ def test_a_python_that_is_not_there_is_a_failure_or_named(
     assert tool.main() == code
     rows = capsys.readouterr().out.splitlines()[-2:]
     assert all("| 9.9 |" in row and ": no python9.9" in row for row in rows)
+
+
+def test_only_its_own_environments_that_are_out_of_date_are_deleted(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (constraints := tmp_path / "new.txt").write_text("")
+    folder = tmp_path / "kept"
+    stale = f"hpm_video-9.9-new-{'0' * 16}"
+    others = (f"hpm_video-9.8-new-{'0' * 16}", f"hpm_video-9.9-old-{'0' * 16}", "hpm_video-9.9-new")
+    today = tool.environment(folder, "9.9", constraints).name
+    for name in (stale, *others, today, "hpm_video-main"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "pyvenv.cfg").touch()
+    (folder / f"hpm_video-9.9-new-{'1' * 16}").mkdir()  # no environment, whatever its name says
+    before = {path.name for path in folder.iterdir()}
+    words = ["--python", "9.9", "--constraints", str(constraints), "--environments", str(folder)]
+    monkeypatch.setattr(sys, "argv", ["try_versions.py", *words])
+    assert tool.main() == 1
+    assert before - {path.name for path in folder.iterdir()} == {stale}

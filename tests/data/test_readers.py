@@ -245,9 +245,8 @@ def test_decord_is_used_only_where_decord2_alone_is_installed(
 
 def test_decord_keeps_to_itself(tmp_path: Path) -> None:
     """By itself it loads CUDA's libraries too, and torchcodec crashes on AV1."""
-    for decoder in ("decord", "torchcodec"):
-        if reason := video_module.missing(decoder):  # type: ignore[arg-type]
-            pytest.skip(reason)
+    if reason := video_module.missing("decord") or video_module.missing("torchcodec"):
+        pytest.skip(reason)
     recipe = Recipe("mp4", "libsvtav1", 5, (96, 128), options={"preset": "8"})
     path = write_video(tmp_path / "a", recipe)
     code = f"""if True:

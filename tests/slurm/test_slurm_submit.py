@@ -125,9 +125,9 @@ def test_every_line_of_the_script_is_that_of_an_option(
         "#SBATCH --time=2190",
         "",
         "# setup",
-        "module load a",
+        "eval 'module load a'",
         _check("module load a"),
-        "echo $HOME",
+        "eval 'echo $HOME'",
         _check("echo $HOME"),
         f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
@@ -135,7 +135,7 @@ def test_every_line_of_the_script_is_that_of_an_option(
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
         f"srun --unbuffered --output {folder}/%j_%t_log.out --cpus-per-task=10 "
-        f"--kill-on-bad-exit=1 {sys.executable} -u -m submitit.core._submit {folder}",
+        f"--chdir={os.getcwd()} --kill-on-bad-exit=1 {sys.executable} -u -m submitit.core._submit {folder}",
         "",
         f"# task 0: hpm-video pretrain {config} data.manifest=list.csv run.output_dir=runs/one",
     ]
@@ -267,6 +267,7 @@ def test_durations() -> None:
         (["--extra", "ntasks-per-node=4"], ["slurm.tasks_per_node"]),
         (["--extra", "array=0-3"], ["slurm.extra (array=0-3)"]),
         (["--extra", "two words"], ["slurm.extra (two words)", "key=value"]),
+        (["--setup", "echo a \\"], ["slurm.setup (echo a \\)", "backslash"]),
         (["--comment", "a\nb"], ["slurm.comment", "one line"]),
         (["--cluster", "cloud"], ["cloud", "slurm", "local"]),
         (["--cluster", "local", "--nodes", "2"], ["slurm.nodes (2)", "local"]),
@@ -478,6 +479,63 @@ def test_variables_of_sbatch_count_where_nothing_else_is_said(
     assert there["SBATCH_WCKEY"] == "kept"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("GPUS_PER_NODE", ["--gpus-per-node", "0"]),
+        ("GPUS_PER_NODE", ["--extra", "gres=gpu:2", "--gpus-per-node=0", "--tasks-per-node=2"]),
+        ("GPUS_PER_NODE", ["--extra", "gres=nvme:1,gpu:a100:2", "--gpus-per-node=0"]),
+        ("CONTAINER", ["--container", "image.sif"]),
+    ],
+)
+def test_an_option_hides_its_variable_whatever_line_the_script_has_for_it(
+    slurm: fake_slurm.FakeSlurm, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]
+) -> None:
+    slurm.say("apptainer", "")
+    Path("image.sif").touch()
+    monkeypatch.setenv(f"SBATCH_{name}", "4")
+    assert f"SBATCH_{name}" not in _environment_of_sbatch(slurm, *JOB, *words)
+
+
+def test_a_number_of_gpus_as_a_resource_is_not_added_to_that_of_the_variable(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SBATCH_GPUS_PER_NODE", "4")
+    lines = _dry_run(capsys, *JOB, "--extra", "gres=nvme:1")
+    assert "#SBATCH --gpus-per-node=4" in lines
+    lines = _dry_run(capsys, *JOB, "--extra", "gres=gpu:2")
+    assert "#SBATCH --gpus-per-node=4" not in lines
+
+
+def test_an_empty_variable_says_nothing(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quiet_storage: None,
+) -> None:
+    for name in ("PARTITION", "WCKEY", "SIGNAL", "GPUS_PER_NODE"):
+        monkeypatch.setenv(f"SBATCH_{name}", "")
+    assert _notes(capsys, *JOB) == []
+    there = _environment_of_sbatch(slurm, *JOB)
+    assert not [name for name in there if name.startswith("SBATCH_")]
+
+
+def test_the_note_names_every_variable_that_counts(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    quiet_storage: None,
+) -> None:
+    monkeypatch.setenv("SBATCH_QOS", "fast")
+    monkeypatch.setenv("SBATCH_JOB_NAME", "mine")
+    (note,) = _notes(capsys, *JOB)
+    assert note.endswith(": from the environment: SBATCH_QOS=fast SBATCH_JOB_NAME=mine")
+    (note,) = _notes(capsys, *JOB, "--extra", "job-name=other")
+    assert "SBATCH_JOB_NAME" not in note
+
+
 def _notes(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     """What a dry run says beside the script."""
     capsys.readouterr()
@@ -648,6 +706,64 @@ def test_what_is_wrong_with_a_container(
     line = _refusal(capsys, *JOB, *words)
     for part in parts:
         assert part in line
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("export A=1", 0),
+        ("false || true", 0),
+        ("# nothing", 0),
+        ("(exit 3)", 3),
+        ('echo "a', None),
+        ("for a in 1; do", None),
+        ("echo two \\\\", 0),
+    ],
+)
+def test_the_script_goes_on_after_a_whole_command_that_succeeds(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], command: str, code: int | None
+) -> None:
+    slurm.say("srun", "trained\n")
+    (script := Path("script.sh")).write_text("\n".join(_dry_run(capsys, *JOB, "--setup", command)))
+    done = subprocess.run(["/bin/bash", script], capture_output=True, text=True, check=False)
+    assert ("trained" in done.stdout) == (code == 0), done
+    assert done.returncode == code if code is not None else done.returncode > 0
+    assert ("setup failed, the job ends: " + command in done.stderr) == (code != 0), done
+
+
+def test_an_open_here_document_does_not_take_the_rest_of_the_script(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.say("srun", "trained\n")
+    (script := Path("script.sh")).write_text("\n".join(_dry_run(capsys, *JOB, "--setup", ": <<E")))
+    done = subprocess.run(["/bin/bash", script], capture_output=True, text=True, check=False)
+    assert "trained" in done.stdout, done
+
+
+def test_tasks_start_in_the_current_folder_whatever_setup_does(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"--chdir={os.getcwd()}" in _commands(_dry_run(capsys, *JOB, "--setup", "cd /"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-o", "own_videos", "own_videos", "data.manifest=list.csv"),
+        ("own_videos", "data.manifest=list.csv", "--output-dir", "own_videos"),
+    ],
+)
+def test_a_run_folder_may_be_named_like_its_recipe(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    task = shlex.split(_dry_run(capsys, "pretrain", *words)[-1])
+    copy = f"{os.getcwd()}/own_videos/slurm/configs/own_videos-"
+    ours = task[task.index("pretrain") + 1 :]
+    given = [
+        word if word == mine else word[: len(copy)] for word, mine in zip(ours, words, strict=True)
+    ]
+    place = 2 if words[0] == "-o" else 0
+    assert given == [*words[:place], copy, *words[place + 1 :]]
 
 
 # ---------------------------------------------------------------- limits and storage

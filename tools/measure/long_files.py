@@ -12,7 +12,6 @@ touches, plus what opening alone reads.
 """
 
 import argparse
-import json
 import resource
 import statistics
 import sys
@@ -23,10 +22,13 @@ from pathlib import Path
 import av
 import numpy as np
 
+from hpm_video.data.lists.frame_index import FrameIndex, write_frame_index
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.toy import KEYFRAME_INTERVAL, write_toy_videos
 from hpm_video.data.video.frame_indices import random_dense_indices
+from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.frames import open_video
+from hpm_video.data.video.readers.tables import decoded_table
 
 
 def say(line: str) -> None:
@@ -91,12 +93,8 @@ def memory_mib() -> float:
     return int(text.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def make_table(path: Path) -> bytes | None:
-    """What `data check` stores of a file; None where there is no such thing."""
-    try:
-        from hpm_video.data.video.readers.tables import decoded_table  # noqa: PLC0415
-    except ImportError:
-        return None
+def make_table(path: Path) -> bytes:
+    """What `data check` stores of a file."""
     return decoded_table(str(path)).to_bytes()
 
 
@@ -124,20 +122,19 @@ def measure_clips(asked: argparse.Namespace) -> None:
         f"{'file':5} {'MiB':>6} {'table':>9} {'open ms':>8} {'clip ms':>8} {'short ms':>8} "
         f"{'ratio':>6} {'KiB read':>9} {'groups KiB':>10} {'open KiB':>8}"
     )
-    for suffix in CONTAINERS:
+    for suffix in asked.containers:
         paths = [files[asked.seconds][suffix], files[SHORT_S][suffix]]
         counts = [s * asked.fps for s in (asked.seconds, SHORT_S)]
         groups, sizes = group_bytes(paths[0])
         tables = [make_table(path) for path in paths]
         for name, known in (("none", [None, None]), ("stored", tables)):
-            if name == "stored" and None in tables:
-                continue
             readers = [
                 clip_reader(*pair) for pair in zip(paths, [asked.decoder] * 2, known, strict=True)
             ]
             seconds: tuple[list[float], list[float]] = ([], [])
             read, needed = [], []
-            for number in range(asked.clips + 3):
+            # Without a table each clip of a long file costs a pass over it
+            for number in range(3 + (asked.clips if name == "stored" else min(asked.clips, 5))):
                 for place, reader in enumerate(readers):
                     indices = clip_indices(counts[place], number)
                     before, start = bytes_read(), time.perf_counter()
@@ -185,17 +182,33 @@ def measure_memory(asked: argparse.Namespace) -> None:
 
 
 def measure_index(asked: argparse.Namespace) -> None:
-    """Print what an index of many files of 300 frames costs."""
+    """Print what an index of many files of 300 frames costs, each with the table of a real one."""
     files = toy_files(asked.folder, SHORT_S, asked.size, asked.fps)
-    for suffix, path in files.items():
-        table = make_table(path)
-        say(f"table of a {suffix} of {SHORT_S * asked.fps} frames: {table and len(table)} bytes")
-    try:
-        from hpm_video.data.lists import frame_index  # noqa: PLC0415
-    except ImportError:
-        say("there is no index yet")
-        return
-    say(json.dumps(sorted(name for name in vars(frame_index) if not name.startswith("_"))))
+    tables = [make_table(path) for path in files.values()]
+    sizes = ", ".join(f"{name} {len(table)}" for name, table in zip(files, tables, strict=True))
+    say(f"bytes of a table of {SHORT_S * asked.fps} frames: {sizes}")
+    path = asked.folder / "many.csv.index"
+    names = [f"videos/class_{k % 400:03}/video_{k:08}.mp4" for k in range(asked.files)]
+    start = time.perf_counter()
+    write_frame_index(path, ((n, tables[k % len(tables)]) for k, n in enumerate(names)))
+    say(f"{asked.files} files: {path.stat().st_size / 1e6:.0f} MB in {_since(start):.1f} s")
+    before, start = memory_mib(), time.perf_counter()
+    index = FrameIndex(path)
+    say(f"to open: {1000 * _since(start):.2f} ms, {memory_mib() - before:.1f} MiB")
+    chosen = [names[k] for k in np.random.default_rng(0).permutation(len(names))[:20_000]]
+    start = time.perf_counter()
+    found = [index.get(name) for name in chosen]
+    took = 1e6 * _since(start) / len(chosen)
+    assert None not in found
+    say(f"to look one up, in any order: {took:.1f} us")
+    start = time.perf_counter()
+    for data in found[:2000]:
+        FrameTable.from_bytes(data or b"")
+    say(f"to unpack one: {1e6 * _since(start) / 2000:.0f} us")
+
+
+def _since(start: float) -> float:
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -207,6 +220,7 @@ def main() -> None:
     parser.add_argument("--fps", type=int, default=30, help="frames per second (default 30)")
     parser.add_argument("--clips", type=int, help="to read (default 200; memory: 20000)")
     parser.add_argument("--files", type=int, default=240_000, help="of the index (default 240000)")
+    parser.add_argument("--containers", nargs="+", default=CONTAINERS, help="(default: all)")
     parser.add_argument("--decoder", default="pyav", choices=("decord", "torchcodec", "pyav"))
     asked = parser.parse_args()
     asked.clips = asked.clips or (20_000 if asked.what == "memory" else 200)

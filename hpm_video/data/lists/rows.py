@@ -197,12 +197,14 @@ def _split_lines(
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, fields) of every row; ``lines`` begin at number ``start``."""
     if delimiter == " ":
+        why = ""  # of the first line that is no row; the others are only counted
         for number, line in enumerate(map(str.strip, lines), start):
             if match := _SPACED.fullmatch(line) or _SPACED_QUOTED.fullmatch(line):
                 fields = [field for field in match.groups() if field is not None]
                 yield number, list(map(_bare, fields)) if '"' in line else fields
             elif line:
-                faults.add("row", f"{path}:{number}", _no_row(line, path.parent))
+                why = why or _no_row(line, path.parent)
+                faults.add("row", f"{path}:{number}", why)
         return
     tidy = (_tidy_quotes(line, delimiter) if ' "' in line else line for line in lines)
     reader = csv.reader(tidy, delimiter=delimiter, strict=True)

@@ -20,9 +20,9 @@ if reason := why_no_decord():
 def _own_library_only() -> Iterator[None]:
     """While decord is imported: load its own library only, and show it to no other.
 
-    By itself decord2 3.4 also loads all of CUDA's libraries that pip has installed, 370 MiB in
-    each worker, which its wheels never call. And it makes its codecs' functions global: torchcodec
-    would then decode AV1 with a dav1d of another version, and crash.
+    decord2 3.4 also loads every CUDA library that pip has installed, hundreds of MiB in each
+    worker, although its wheels call none. And it makes its codecs' functions global, so that
+    torchcodec decodes AV1 with a dav1d of another version and crashes.
     """
     load = ctypes.CDLL
 
