@@ -203,7 +203,10 @@ def _is_start(context: av.VideoCodecContext, packet: av.Packet) -> bool:
 
 
 def _is_helper(codec: str, packet: av.Packet) -> bool:
-    """Whether a packet holds a frame that others refer to and that is never shown (VP8)."""
+    """Whether a packet holds a frame that others refer to and that is never shown (VP8), or none,
+    but headers (Theora, where one stream follows another)."""
+    if codec == "theora":
+        return bool(memoryview(packet)[0] & 0x80)
     return codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
 
 
@@ -239,6 +242,8 @@ def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
     with _complaints() as complaints:
         for packet in demux.packets(container, stream):
             noted.add(packet, fields, context)
+            if context.name == "theora" and _is_helper(context.name, packet):
+                continue
             _note_frames(out, demux.decode(context, packet), packet.pts)
             if _take(complaints):
                 out.damaged.add(-1 if packet.pts is None else packet.pts)
