@@ -191,7 +191,7 @@ class Examine:
 
     def __call__(self, file: Damaged) -> Finding:
         silence()
-        verdict = inspect_video(file.path, decoder=self.decoder)
+        verdict = inspect_video(file.path)
         if verdict.status == BAD:
             problems = list(self._of_bad(file, verdict.reason))
         else:
