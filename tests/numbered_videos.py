@@ -24,7 +24,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 from field_coded import write_field_coded
-from reference import in_order
+from reference import by_pyav, in_order, track
 from videos import set_display_matrix
 
 from hpm_video.config.values import Decoder
@@ -412,7 +412,14 @@ def shown(path: Path, recipe: Recipe) -> list[int | None]:
     if KINDS[recipe.kind].keeps_frames:
         return list(range(recipe.first, recipe.first + recipe.num_frames))
     frames = in_order(path)
-    return numbers(np.stack(frames)) if frames else []
+    found = numbers(np.stack(frames)) if frames else []
+    # Of a stream that is cut, newer versions of FFmpeg leave out frames that lack a reference, and
+    # older ones show them spoilt: so those of PyAV count, where the others are the same
+    if found and recipe.kind == "cut":
+        own = numbers(np.stack(by_pyav(path, track(path) or 0)[0]))
+        if [n for n in own if n is not None] == [n for n in found if n is not None]:
+            return own
+    return found
 
 
 def numbers(frames: npt.NDArray[np.uint8]) -> list[int | None]:

@@ -111,8 +111,8 @@ def test_frames_of_videos_that_are_not_as_an_encoder_wrote_them(
     for seed in range(3):
         recipe = draw_kind(kind, seed)
         path = write_video(tmp_path / str(seed), recipe)
-        # What is known of the kind, ffmpeg finds too
-        assert shown(path, recipe) == numbers(np.stack(in_order(path)))
+        if KINDS[kind].keeps_frames:  # ffmpeg finds what is known of the kind
+            assert shown(path, recipe) == numbers(np.stack(in_order(path)))
         for table in (indexed(path), None):
             assert mistakes(path, recipe, decoder, table) is None, (recipe, table is not None)
 
