@@ -47,19 +47,22 @@ class Video:
         num_frames: how many frames it holds, at least 1.
         decoder: what reads it. "pyav" reads in place of another one that does not read this file,
             or might return other frames than those asked for.
-        note: what is unusual about reading it, in a few words that are the same for all such files;
-            None where nothing is.
     """
 
     def __init__(
-        self, path: str, decoder: Decoder, most_frames: int | None, table: FrameTable | None
+        self,
+        path: str,
+        decoder: Decoder,
+        most_frames: int | None,
+        table: FrameTable | None,
+        why: str | None = None,
     ) -> None:
         self.path, self.decoder = path, decoder
-        self.note: str | None = None
+        self._why = why  # PyAV reads in place of the other
         self._most_frames = most_frames
         self._table = table
-        if decoder != "pyav" and (note := _bad_name(path)):
-            self.decoder, self.note = "pyav", note
+        if decoder != "pyav" and (bad := _bad_name(path)):
+            self.decoder, self._why = "pyav", bad
         try:
             self._open()
         except UnreadableError as error:
@@ -116,9 +119,19 @@ class Video:
 
     @property
     def table(self) -> FrameTable:
-        """What is known of the file's frames."""
-        assert self._table is not None
-        return self._table
+        """What is known of the file's frames; reading them may tell more."""
+        table = getattr(self._reader, "table", self._table)
+        assert isinstance(table, FrameTable)
+        return table
+
+    @property
+    def note(self) -> str | None:
+        """What is unusual about reading it, in a few words that are the same for all such files;
+        None where nothing is."""
+        parts = [self._why, _unusual(self.table)]
+        if self.num_frames < self.table.num_frames / 2:
+            parts.append("far fewer frames in the list than in the file: are these its num_frames?")
+        return "; ".join(filter(None, parts)) or None
 
     @property
     def is_cheap_to_keep(self) -> bool:
@@ -127,27 +140,27 @@ class Video:
 
     def _open(self) -> None:
         reader: Reader | None = None
+        why = None
         if self.decoder != "pyav":
-            self.note = why_not(self._table, self.decoder)
-            if self.note is None and self._table is not None:
+            why = why_not(self._table, self.decoder)
+            if why is None and self._table is not None:
                 reader = _reader_class(self.decoder)(self.path)
                 if reader.num_frames != self._table.num_frames:
-                    self.note = f"files in which {self.decoder} counts other frames"
-            if self.note is not None:
+                    why = f"files in which {self.decoder} counts other frames"
+            if why is not None:
                 self.decoder, reader = "pyav", None
         if reader is None:
             from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415 - takes a while
 
             reader = PyavReader(self.path, self._table)
-            self._table = reader.table
-        self._reader, table = reader, self.table
-        self.note = self.note or _unusual(table)
-        self.num_frames = min(table.num_frames, self._most_frames or table.num_frames)
+        self._reader, self._why = reader, self._why or why
+        holds = self.table.num_frames
+        self.num_frames = min(holds, self._most_frames or holds)
 
     def _fall_back(self, error: UnreadableError) -> None:
         """Read with PyAV from now on, if that has not just failed itself."""
         if self.decoder != "pyav":
-            self.note = f"{self.decoder} fails to read it"
+            self._why = f"{self.decoder} fails to read it"
             self.decoder = "pyav"
             try:
                 return self._open()
@@ -186,9 +199,8 @@ def open_video(
         stale = known is not None and (known.num_bytes, known.mtime_ns) != (size, mtime)
     except ValueError:  # the index is damaged
         known, stale = None, True
-    video = Video(path, decoder, most_frames, None if stale else known)
-    if stale:
-        video.note = "an index that is out of date or damaged (hpm-video data check renews it)"
+    why = "an index that is out of date or damaged (hpm-video data check renews it)"
+    video = Video(path, decoder, most_frames, None if stale else known, why if stale else None)
     if video.num_frames >= _LONG and video.is_cheap_to_keep:
         _kept[key] = video
         while len(_kept) > _MOST_KEPT:

@@ -143,6 +143,8 @@ class RgbWriter:
         One of another size is scaled, its shape kept, and has black bars around it.
         """
         height, width, _ = pixels.shape
+        # Colour of the nearest chroma sample, as FFmpeg converts 8-bit video by default
+        interpolation = "POINT"
         if (frame.height, frame.width) != (height, width):
             scale = min(height / frame.height, width / frame.width)
             rows = max(1, min(height, round(frame.height * scale)))
@@ -150,10 +152,14 @@ class RgbWriter:
             pixels[:] = 0
             top, left = (height - rows) // 2, (width - columns) // 2
             pixels = pixels[top : top + rows, left : left + columns]
-            height, width = rows, columns
-        # Colour of the nearest chroma sample, as FFmpeg converts 8-bit video by default
+            height, width, interpolation = rows, columns, "BICUBIC"
         rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation="POINT", threads=1
+            frame,
+            width=width,
+            height=height,
+            format="rgb24",
+            interpolation=interpolation,
+            threads=1,
         )
         plane = rgb.planes[0]
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)

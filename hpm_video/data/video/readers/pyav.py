@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import PictureType
 
-from hpm_video.data.video.frame_table import NEW_PARAMETERS, FrameTable, Starts
+from hpm_video.data.video.frame_table import FrameTable, Starts
 from hpm_video.data.video.readers import UnreadableError, demux
 from hpm_video.data.video.readers.tables import counted_table, scan
 
@@ -42,7 +42,7 @@ class PyavReader:
     def __init__(self, path: str, table: FrameTable | None = None) -> None:
         self._path = path
         self._open()
-        self._context = self._stream.codec_context
+        self._context, self._is_used = self._stream.codec_context, False
         self.packets: list[av.Packet] | None = None
         if table is None:
             table, self.packets = scan(path, self._container, self._stream)
@@ -147,7 +147,7 @@ class PyavReader:
 
     def _decode(self, indices: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode a regular file; frames that nobody wants and no other refers to are left out."""
-        table, context = self.table, self._context
+        table, context, self._is_used = self.table, self._context, True
         index_at = {int(table.times[index]): index for index in indices}
         size = table.height, table.width
         skips = table.codec in _CODECS_THAT_SKIP
@@ -198,9 +198,10 @@ class PyavReader:
             return int(np.searchsorted(firsts, index, side="right")) - 1
 
         for which, group in groupby(indices, key=start_of):
-            if self.table.irregular == NEW_PARAMETERS:  # which a decoder that is flushed keeps
+            if self._is_used:  # a decoder that is flushed still remembers what was damaged, say
                 self._open()
                 self._context = self._stream.codec_context
+            self._is_used = True
             waiting, number = deque(group), int(firsts[which])
             packets = (packet for _, packet in self._from(which))
             for packet in chain(packets, [None]):
@@ -248,6 +249,8 @@ class PyavReader:
         time, dts = int(table.starts.times[which]), int(table.starts.dts[which])
         byte = int(table.starts.bytes[which])
         name = table.container
+        if name not in _SOUGHT_BY_BYTE and (np.diff(table.starts.times) <= 0).any():
+            return False  # where times start again, no time says where
         try:
             if name in _SOUGHT_BY_BYTE and byte >= 0:
                 self._container.seek(byte, unsupported_byte_offset=True)

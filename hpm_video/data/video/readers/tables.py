@@ -28,8 +28,11 @@ _REFERRING = (
     "mpeg1video", "mpeg2video", "theora", "vp6", "vp6f", "rv30", "rv40", "cinepak",
 )  # fmt: skip
 _PARAMETERS = ("new_extradata", "param_change", "palette")
+# Decoders that notice damage, and whose keyframes need nothing at all of what was before
+_SAY_ERRORS = ("h264", "hevc", "vp9", "av1", "libdav1d")
 _UNHARMFUL = ("mmco:",)  # complaints that say nothing about the frame at hand
 _MOST_TRIED = 1000  # places of a file: of a longer one every second, third, ... is
+_MOST_ROUNDS = 4  # after which only the start of the file is one
 _MOST_SEARCHED = 2048  # frames, for those of a group: a place after which nothing fits is none
 _Mark = tuple[int | None, int]  # when a frame is shown, and a check sum of its pixels
 _MOST_TABLES = 1024  # of files that had to be decoded, kept in each process
@@ -170,9 +173,13 @@ def _why_irregular(known: FrameTable, context: av.VideoCodecContext, noted: _Pac
     if noted.starts[:1] != [0]:
         return "a beginning in the middle of a group of pictures"
     first = noted.times[0]
-    if first is not None and min(time for time in times if time is not None) < first:
+    known_times = [time for time in times if time is not None]
+    if first is not None and min(known_times) < first:
         return "a beginning in the middle of a group of pictures"
-    if context.has_b_frames and noted.times == noted.dts and context.name in ("h264", "hevc"):
+    rising = all(before < after for before, after in pairwise(known_times))
+    if not context.has_b_frames and not rising:
+        return "frames in another order than that of their times"
+    if context.has_b_frames and rising and context.name in ("h264", "hevc"):
         return "frames with the times at which they are decoded"
     if known.codec in _REFERRING and noted.num_keys == len(noted.times) > 1:
         return "nothing but keyframes, which may be none"
@@ -283,9 +290,14 @@ def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
         other_sizes=len(out.sizes) > 1,
         is_interlaced=out.is_interlaced,
     )
-    if not why:
+    if not why and (not find_starts or table.codec in _SAY_ERRORS):
         return table
     found = _tried_starts(path, noted, table) if find_starts else {0: 0}
+    if not why:
+        told = zip(table.starts.packets.tolist(), table.starts.frames.tolist(), strict=True)
+        if found == dict(told):
+            return table
+        table = replace(table, irregular="frames that decode otherwise alone")
     starts = np.array(list(found), dtype=np.int64)
     return replace(
         table,
@@ -344,41 +356,74 @@ def _note_frames(out: _Decoded, frames: list[av.VideoFrame] | None, time: int | 
 def _tried_starts(path: str, noted: _Packets, table: FrameTable) -> dict[int, int]:
     """The packets from which the frames come as from the file's start, each with its first frame.
 
-    Each group of packets, from one place to the next, is decoded by itself and compared.
+    Each group of packets, from one place to the next, is decoded by itself and looked for in the
+    whole. Then every frame is decoded as a reader would, from the place before it.
     """
+    marker = _Marker(table)
     container, stream = demux.open_video(path)
-    context: av.VideoCodecContext = stream.codec_context
-    pixels = np.empty((table.height, table.width, 3), dtype=np.uint8)
-    writer = demux.RgbWriter()
-
-    def marks(packet: av.Packet | None) -> list[_Mark]:
-        found = []
-        for frame in demux.decode(context, packet) or []:
-            writer.write(frame, pixels)
-            found.append((frame.pts, zlib.crc32(pixels.data)))
-        return found
-
     whole = list[_Mark]()
-    for packet in demux.packets(container, stream):
-        whole += marks(packet)
-    whole += marks(None)
+    for packet in chain(demux.packets(container, stream), [None]):
+        whole += marker.marks(stream.codec_context, packet)
 
     # What a decoder remembers in spite of being flushed must not help: so each is a new one
     container, stream = demux.open_video(path)
+    context: av.VideoCodecContext = stream.codec_context
     step = -(-len(noted.starts) // _MOST_TRIED)
     candidates, found = set(noted.starts[::step]), {0: 0}
     begin, number, group = 0, 0, list[_Mark]()
     for place, packet in enumerate(chain(demux.packets(container, stream), [None])):
         if packet is None or (place in candidates and place > 0):
-            group += marks(None)
+            group += marker.marks(context, None)
             context = demux.open_video(path)[1].codec_context
             first = _first_of(group, whole, number)
             if first is not None:
                 found[begin] = first
                 number = first + len(group)
             begin, group = place, []
-        group += marks(packet) if packet is not None else []
-    return found
+        group += marker.marks(context, packet) if packet is not None else []
+
+    for _ in range(_MOST_ROUNDS):
+        if not (wrong := _wrong_starts(path, marker, whole, found)):
+            return found
+        found = {place: first for place, first in found.items() if place not in wrong}
+    return {0: 0}
+
+
+def _wrong_starts(
+    path: str, marker: "_Marker", whole: list[_Mark], found: dict[int, int]
+) -> set[int]:
+    """Places from which some frame, up to the first one of the next place, comes otherwise."""
+    container, stream = demux.open_video(path)
+    ends = dict(zip(found, [*list(found.values())[1:], len(whole)], strict=True))
+    trials: dict[int, tuple[av.VideoCodecContext, list[_Mark]]] = {}
+    wrong = set()
+    for place, packet in enumerate(chain(demux.packets(container, stream), [None])):
+        if place in found:
+            trials[place] = demux.open_video(path)[1].codec_context, []
+        for start, (context, came) in list(trials.items()):
+            came.extend(marker.marks(context, packet))
+            wanted = whole[found[start] : ends[start]]
+            if packet is None or len(came) >= len(wanted):
+                del trials[start]
+                if came[: len(wanted)] != wanted:
+                    wrong.add(start)
+    return wrong - {0}
+
+
+class _Marker:
+    """Marks frames by when they are shown and by their pixels, as readers give them."""
+
+    def __init__(self, table: FrameTable) -> None:
+        self._pixels = np.empty((table.height, table.width, 3), dtype=np.uint8)
+        self._writer = demux.RgbWriter()
+
+    def marks(self, context: av.VideoCodecContext, packet: av.Packet | None) -> list[_Mark]:
+        """The frames that come when a packet is decoded, or at the end."""
+        found = []
+        for frame in demux.decode(context, packet) or []:
+            self._writer.write(frame, self._pixels)
+            found.append((frame.pts, zlib.crc32(self._pixels.data)))
+        return found
 
 
 def _first_of(group: list[_Mark], whole: list[_Mark], number: int) -> int | None:
