@@ -225,9 +225,9 @@ def _script(order: Order) -> str:
 
 def _stopping_on_failure(commands: list[str]) -> list[str]:
     """Shell commands, each followed by a line that ends the script if it failed. (`set -e` would
-    also end it inside of functions such as `module` and `conda`, which handle failures.) By `eval`, a
-    command that is not complete fails, too: an open quotation mark or ``<<END`` would take the rest
-    of the script for its own."""
+    also end it inside of functions such as `module` and `conda`, which handle failures.) By
+    `eval`, a command that is not complete ends with itself: an open quotation mark or ``<<END``
+    would take the rest of the script for its own."""
     lines = []
     for command in commands:
         said = shlex.quote(f"hpm-video: setup failed, the job ends: {command}")

@@ -119,10 +119,11 @@ def _fitting(data: DataConfig, optim: OptimConfig, *, num_videos: int, num_proce
 
 def _takes(num_videos: int, num_processes: int, *, is_finetuning: bool) -> bool:
     """Whether the recipe for few videos, own_videos, makes a step of so many."""
-    recipe = load_config(
-        FinetuneConfig if is_finetuning else PretrainConfig,
-        find_named(f"{'finetune' if is_finetuning else 'pretrain'}/own_videos"),
-    )
+    recipe: PretrainConfig | FinetuneConfig
+    if is_finetuning:
+        recipe = load_config(FinetuneConfig, find_named("finetune/own_videos"))
+    else:
+        recipe = load_config(PretrainConfig, find_named("pretrain/own_videos"))
     data, optim = recipe.data, recipe.optim
     at_once = 1 if data.batch_size == "auto" else data.videos_at_once
     try:

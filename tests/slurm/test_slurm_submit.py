@@ -135,7 +135,8 @@ def test_every_line_of_the_script_is_that_of_an_option(
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
         f"srun --unbuffered --output {folder}/%j_%t_log.out --cpus-per-task=10 "
-        f"--chdir={os.getcwd()} --kill-on-bad-exit=1 {sys.executable} -u -m submitit.core._submit {folder}",
+        f"--chdir={os.getcwd()} --kill-on-bad-exit=1 "
+        f"{sys.executable} -u -m submitit.core._submit {folder}",
         "",
         f"# task 0: hpm-video pretrain {config} data.manifest=list.csv run.output_dir=runs/one",
     ]
