@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -232,8 +233,7 @@ def why_not_now(stages: Sequence[str], elapsed_s: float) -> str:
 def be_stage(settings: Mapping[str, Any], log: str) -> None:
     """What the process of a stage does."""
     os.setsid()  # what it starts is killed with it
-    # The server of forks, which ends when the check is killed
-    import_module("hpm_video.runtime.signals").end_with(os.getppid())
+    threading.Thread(target=end_with_check, daemon=True).start()
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -242,6 +242,14 @@ def be_stage(settings: Mapping[str, Any], log: str) -> None:
     stage = import_module("gpu_stages.stage").Stage(**settings)
     with stage.measuring("the stage"):
         import_module(f"gpu_stages.{stage.name}").run(stage)
+
+
+def end_with_check() -> None:
+    """End a stage, and all that it started, when the check itself is killed."""
+    check = multiprocessing.parent_process()
+    assert check is not None
+    check.join()
+    os.killpg(0, signal.SIGKILL)
 
 
 def send_device_fault(kind: str, answer: Connection) -> None:

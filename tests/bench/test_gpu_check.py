@@ -121,12 +121,12 @@ def test_a_check_that_is_ended_leaves_nothing_running(
     process = subprocess.Popen(**start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert until(lambda: '"child"' in output.read_text())
-        stage = json.loads(output.read_text().splitlines()[1])["figures"]["stage"]
+        pids = json.loads(output.read_text().splitlines()[1])["figures"]
         process.send_signal(number)
         out, _ = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert until(lambda: is_gone(stage))
+    assert until(lambda: is_gone(pids["stage"]) and is_gone(pids["pid"]))
     if number != signal.SIGKILL:
         assert process.returncode == 1
         assert "child" in out and "cut short" in out
