@@ -5,7 +5,8 @@
 
 Every stage runs in a process of its own with a time limit. What it finds goes line by line into a
 file of JSON, and at the end into one table. A failed stage does not stop the others. The exit code
-is 1 if anything failed, 2 for a mistake on the command line. docs/gpu.md explains the table.
+is 1 if anything failed or the check was interrupted, 2 for a mistake on the command line.
+docs/gpu.md explains the table.
 """
 
 import argparse
@@ -15,8 +16,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -67,9 +70,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"gpu_check: error: {error}\n")
         return 2
-    output = Path(asked.output).absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
+    output, is_whole = Path(asked.output).absolute(), True
+    with interrupted_by_signals(), tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
         given = {
             "kind": asked.device, "tiny": asked.tiny, "folder": folder, "output": str(output),
             "clips": asked.clips and os.path.abspath(asked.clips),
@@ -81,10 +83,11 @@ def main(words: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"gpu_check: error: {error}\n")
             return 2
         except KeyboardInterrupt:
+            is_whole = False
             sys.stderr.write("gpu_check: interrupted; this is what there is\n")
     records = records_of(output, given["run_name"])
     sys.stdout.write("\n".join([*table(records), f"all figures: {output}"]) + "\n")
-    return int(any(is_failure(record) for record in records))
+    return int(not is_whole or any(is_failure(record) for record in records))
 
 
 def chosen_stages(words: Sequence[str]) -> list[str]:
@@ -107,10 +110,51 @@ def check_options(asked: argparse.Namespace) -> None:
         wrong.append("--device (cpu) must come with --tiny: full sizes would take hours")
     if asked.clips is not None and not Path(asked.clips).is_dir():
         wrong.append(f"--clips ({asked.clips}) must be a folder of videos that exists")
-    if Path(asked.output).is_dir():
-        wrong.append(f"--output ({asked.output}) must be a file, but is a folder")
+    if fault := fault_of_output(Path(asked.output), make=not wrong):
+        wrong.append(f"--output ({asked.output}) must be {fault}")
     if wrong:
         raise ValueError("; ".join(wrong))
+
+
+def fault_of_output(output: Path, *, make: bool) -> str:
+    """What a file of JSON lines must be and is not; nothing where it can be appended to. make:
+    make it, if there is none, and its folder."""
+    if output.is_dir():
+        return "a file, but is a folder"
+    log = output.with_suffix(".log")
+    if output == log:
+        return "a file of another name: what stages print goes to FILE.log"
+    try:
+        if output.exists():
+            text = output.read_text(encoding="utf-8", errors="replace")
+            # A check that was killed may leave a part of a line
+            if text.strip() and not text.lstrip().startswith('{"run":'):
+                return "a file of an earlier check, or a new one: this one holds something else"
+            with open(output, "a", encoding="utf-8") as file:
+                file.write("" if text.endswith("\n") or not text else "\n")
+        elif make:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.touch()
+        if make:
+            open(log, "a", encoding="utf-8").close()
+    except OSError as error:
+        return f"a file that can be written: {error.strerror} ({error.filename})"
+    return ""
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Have SIGTERM (timeout, scancel) and SIGHUP do what Ctrl-C does, where they are not ignored:
+    the stage is ended, the table printed, the temporary folder removed."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
 
 
 def run_stages(stages: Sequence[str], given: Mapping[str, Any]) -> None:
@@ -189,6 +233,7 @@ def why_not_now(stages: Sequence[str], elapsed_s: float) -> str:
 def be_stage(settings: Mapping[str, Any], log: str) -> None:
     """What the process of a stage does."""
     os.setsid()  # what it starts is killed with it
+    threading.Thread(target=end_with_check, daemon=True).start()
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -197,6 +242,14 @@ def be_stage(settings: Mapping[str, Any], log: str) -> None:
     stage = import_module("gpu_stages.stage").Stage(**settings)
     with stage.measuring("the stage"):
         import_module(f"gpu_stages.{stage.name}").run(stage)
+
+
+def end_with_check() -> None:
+    """End a stage, and all that it started, when the check itself is killed."""
+    check = multiprocessing.parent_process()
+    assert check is not None
+    check.join()
+    os.killpg(0, signal.SIGKILL)
 
 
 def send_device_fault(kind: str, answer: Connection) -> None:
@@ -234,9 +287,15 @@ def add(given: Mapping[str, Any], stage: str, status: str, why: str, seconds: fl
 
 
 def records_of(output: Path, run: str) -> list[Record]:
-    """The records of a check, in order."""
-    lines = output.read_text(encoding="utf-8").splitlines()
-    return [record for record in map(json.loads, lines) if record["run"] == run]
+    """The records of a check, in order; lines that were cut short, of this or an earlier one, are
+    left out."""
+    records = []
+    for line in output.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and record.get("run") == run:
+                records.append(record)
+    return records
 
 
 def is_failure(record: Record) -> bool:

@@ -69,8 +69,8 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument(
         "--environments", type=Path, metavar="FOLDER",
-        help="keep the environments there and use them again; those of the same Python and file that "
-        "are out of date are deleted",
+        help="keep the environments there and use them again; outdated ones of the same Python "
+        "and file are deleted",
     )  # fmt: skip
     parser.add_argument(
         "--skip-missing", action="store_true", help="a Python that is not there is no failure"

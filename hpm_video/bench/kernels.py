@@ -1,7 +1,7 @@
 """Kernels, bytes and multiply-adds of a pre-training step on a GPU, counted without one.
 
 The step runs in eager mode on tensors without contents, in the forms that CUDA takes (see
-`hpm_video.bench.gpu_forms`). Each operator that PyTorch dispatches is noted with
+`hpm_video.train.gpu_forms`). Each operator that PyTorch dispatches is noted with
 
 - the kernels it launches: one, unless `_LAUNCHES` or `CUSTOM` says otherwise;
 - the bytes of its inputs and outputs, each once;
@@ -223,6 +223,8 @@ class KernelCounter(TorchDispatchMode):
         else:
             return result
         moved += _bytes_moved(name, given, result)
+        # Fake tensors are a CPU's; a GPU's operator has the same name without this
+        name = name.replace("_for_cpu", "")
         self.operations.append(Operation(self._phase, name, kernels, moved, flops, arithmetic))
         return result
 

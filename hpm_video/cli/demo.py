@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpm_video.cli.options import add_output_dir
+from hpm_video.cli.options import add_device, add_output_dir
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from hpm_video.config.values import Device
     from hpm_video.visualize import Result
 
 SIZE = 64  # pixels
@@ -24,12 +25,13 @@ NUM_FRAMES = 16  # per video
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_dir(parser, "(default %(default)s)", default="outputs/demo")
+    add_device(parser)
     text = "only see that everything runs: learns nothing"
     parser.add_argument("--quick", action="store_true", help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    rows = demo(arguments.output_dir, quick=arguments.quick)
+    rows = demo(arguments.output_dir, quick=arguments.quick, device=arguments.device)
     if rows is None:
         return 1
     width = max(len(what) for what, _, _ in rows)
@@ -56,18 +58,21 @@ _SHORT = ("optim.epochs=2", "optim.warmup_epochs=0", "data.num_workers=0")
 QUICK = Scale(unlabelled=96, labelled=48, held_out=24, pictures=1, settings=_SHORT)
 
 
-def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str, str]] | None:
+def demo(
+    output_dir: str | Path, *, quick: bool = False, device: Device = "auto"
+) -> list[tuple[str, str, str]] | None:
     """Run the demo, or what is left of it, into a folder; None when a signal stopped it.
 
     Returns rows of (what, figure, what chance or the comparison gives).
     """
     from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
-    from hpm_video.config.recipe import find_recipe
+    from hpm_video.config.recipe import find_named
     from hpm_video.config.settings import load_config
     from hpm_video.data.lists.manifest import read_manifest
     from hpm_video.data.prepare.toy import first_videos, write_toy_videos
     from hpm_video.evaluate.classification import evaluate
     from hpm_video.evaluate.mining_quality import measure_videos
+    from hpm_video.runtime.distributed import pick_device
     from hpm_video.runtime.files import check_is_ours
     from hpm_video.train.finetune import finetune
     from hpm_video.train.pretrain import pretrain
@@ -76,6 +81,7 @@ def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str,
 
     folder, scale = Path(output_dir), QUICK if quick else FULL
     check_is_ours(folder / "index.html", name="output_dir")
+    pick_device(device, setting="--device")  # or refuse, before any video is made
     start = time.monotonic()
     videos = folder / "videos"
     toy: dict[str, Any] = {"size": SIZE, "num_frames": NUM_FRAMES, "num_workers": 2}
@@ -84,26 +90,29 @@ def demo(output_dir: str | Path, *, quick: bool = False) -> list[tuple[str, str,
     labelled = first_videos(train, videos / "labelled.csv", scale.labelled)
 
     runs = {name: folder / name for name in ("pretrain", "finetune", "scratch")}
-    settings = [f"data.manifest={train}", f"run.output_dir={runs['pretrain']}", *scale.settings]
-    if not pretrain(load_config(PretrainConfig, find_recipe("demo", "pretrain"), settings)):
+    common = [f"run.device={device}", *scale.settings]
+    settings = [f"data.manifest={train}", f"run.output_dir={runs['pretrain']}", *common]
+    if not pretrain(load_config(PretrainConfig, find_named("demo/pretrain"), settings)):
         return None
     for name in ("finetune", "scratch"):
         settings = [f"data.manifest={labelled}", f"data.val_manifest={held_out}"]
-        settings += [f"run.output_dir={runs[name]}", *scale.settings]
+        settings += [f"run.output_dir={runs[name]}", *common]
         if name == "finetune":
             settings.append(f"model.init={find_checkpoint(runs['pretrain'])}")
-        if not finetune(load_config(FinetuneConfig, find_recipe("demo", "finetune"), settings)):
+        if not finetune(load_config(FinetuneConfig, find_named("demo/finetune"), settings)):
             return None
 
     report = measure_videos(runs["pretrain"], [str(held_out)])
     assert report is not None and report.coverage is not None
-    views = EvaluateConfig(evaluation=EvaluationConfig(num_clips=3, num_crops=1), num_workers=2)
+    views = EvaluateConfig(
+        evaluation=EvaluationConfig(num_clips=3, num_crops=1), num_workers=2, device=device
+    )
     tuned, scratch = (
         evaluate(runs[name], [str(held_out)], views).top(1) for name in ("finetune", "scratch")
     )
     manifest = read_manifest(held_out)
     shown = [manifest.path(index) for index in range(scale.pictures)]
-    _, results = visualize(runs["pretrain"], shown, folder / "pictures")
+    _, results = visualize(runs["pretrain"], shown, folder / "pictures", device=device)
     rows = [
         ("top-1 fine-tuned from the pre-training", f"{tuned:.3f}", "chance .125"),
         ("top-1 from scratch, same budget and labels", f"{scratch:.3f}", "chance .125"),

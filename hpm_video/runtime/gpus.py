@@ -72,9 +72,15 @@ def without_gpu(facts: GpuFacts, *, setting: str, value: str) -> str:
     cpu = f"{setting} cpu" if setting.startswith("-") else f"{setting}=cpu"
     if value == "auto":  # not every command has the setting
         cpu += " or CUDA_VISIBLE_DEVICES=''"
+    # A variable may be left over from elsewhere: it shows no GPU
+    are_there = any(sign.startswith("/") for sign in facts.signs)
+    claim = f"there are some ({signs})" if are_there else f"the environment names some ({signs})"
+    if not are_there:
+        names = " ".join(sign.partition("=")[0] for sign in facts.signs)
+        remedy += f", or, where there are none, unset {names}"
     return (
-        f"{setting} ({value}) finds no GPU that PyTorch can use, although there are some "
-        f"({signs}): {reason}{said}; {remedy}, or choose {cpu}"
+        f"{setting} ({value}) finds no GPU that PyTorch can use, although {claim}: "
+        f"{reason}{said}; {remedy}, or choose {cpu}"
     )
 
 

@@ -80,7 +80,7 @@ class Command:
 class Plan:
     """What to submit. loader_workers, videos_per_step: of each process, where known; total_batch:
     videos of a step over all processes, where that is set. inputs: files and folders that the
-    command and its settings name."""
+    command and its settings name. runs: settings of each run, where the job is one."""
 
     command: Command
     tasks: tuple[Task, ...]
@@ -89,6 +89,7 @@ class Plan:
     videos_per_step: int | None = None
     total_batch: int | None = None
     inputs: tuple[str, ...] = ()
+    runs: tuple[Any, ...] = ()
 
 
 class Parser(argparse.ArgumentParser):
@@ -172,13 +173,14 @@ def make_plan(
         raise ValueError("run.output_dir (null) must name a folder for the run")
     if folder is not None and "%" in folder:
         raise ValueError(f"run.output_dir ({folder}) must be without %, which SLURM replaces")
-    tasks = _variants(command, sweep, folder)
+    tasks, runs = _variants(command, sweep, folder), []
     for task in tasks:
         # The settings of the command and, after all its words, the task's own
         own = [word for word in task.arguments[len(command.words) :] if not word.startswith("-")]
         of_task = load_config(schema, command.yaml, [*settings, *own])
         if is_run:
             _check_run(of_task, wait_for_inputs)
+            runs.append(of_task)
     inputs = _named_paths(command, config)
     if folder is None:
         return Plan(command, tasks, loader_workers=config.num_workers, inputs=inputs)
@@ -189,8 +191,25 @@ def make_plan(
     workers = config.data.num_workers
     place = _absolute(folder)
     if sweep is not None:
-        return Plan(command, tasks, place, workers, inputs=inputs)
-    return Plan(command, tasks, place, workers, videos, config.optim.total_batch, inputs)
+        return Plan(command, tasks, place, workers, inputs=inputs, runs=tuple(runs))
+    total = config.optim.total_batch
+    return Plan(command, tasks, place, workers, videos, total, inputs, tuple(runs))
+
+
+def check_steps(plan: Plan, num_processes: int) -> None:
+    """Raise ValueError where a run's lists have too few videos for a step, or its step does not
+    divide among so many processes. Lists that are not there yet are not read."""
+    from hpm_video.data.lists.manifest import read_manifest
+    from hpm_video.train.optim import plan_steps
+
+    counts: dict[tuple[object, ...], int] = {}
+    for config in plan.runs:
+        lists = tuple(config.data.manifest)
+        if not all(map(os.path.exists, lists)):
+            continue
+        if (key := (config.data.root, *lists)) not in counts:
+            counts[key] = len(read_manifest(lists, root=config.data.root, labels=False))
+        plan_steps(config.data, config.optim, num_videos=counts[key], num_processes=num_processes)
 
 
 def _named_paths(command: Command, config: Any) -> tuple[str, ...]:

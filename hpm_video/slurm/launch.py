@@ -27,6 +27,7 @@ from hpm_video.slurm.options import SlurmConfig
 from hpm_video.slurm.partition import Request
 from hpm_video.slurm.records import Submission, TaskRecord, add_record, shown
 from hpm_video.slurm.snapshot import Snapshot
+from hpm_video.slurm.times import UNLIMITED
 
 # Python 3.10 knows no PYTHONSAFEPATH: there the working directory is taken off the path by this
 _SKIP_HERE = (
@@ -199,11 +200,13 @@ def _script(order: Order) -> str:
     wanted: dict[str, Any] = {
         **{setting: getattr(config, setting) for setting in as_given},
         "job_name": os.environ.get("SBATCH_JOB_NAME") or default_name,
-        "time": request.minutes,
+        "time": "infinite" if request.minutes == UNLIMITED else request.minutes,
         "nodes": request.nodes,
         "ntasks_per_node": request.tasks_per_node,
         "cpus_per_task": request.cpus_per_task,
-        "gpus_per_node": request.gpus_per_node or None,
+        "gpus_per_node": (config.gpus_per_node or request.gpus_per_node)
+        if request.gpus_per_node
+        else None,
         "signal_delay_s": config.signal_delay_s,
         "array_parallelism": config.array_size[1] or 1_000_000,
         "stderr_to_stdout": True,
@@ -222,9 +225,9 @@ def _script(order: Order) -> str:
 
 def _stopping_on_failure(commands: list[str]) -> list[str]:
     """Shell commands, each followed by a line that ends the script if it failed. (`set -e` would
-    also end it inside of functions such as `module` and `conda`, which handle failures.) By `eval`, a
-    command that is not complete fails, too: an open quotation mark or ``<<END`` would take the rest
-    of the script for its own."""
+    also end it inside of functions such as `module` and `conda`, which handle failures.) By
+    `eval`, a command that is not complete ends with itself: an open quotation mark or ``<<END``
+    would take the rest of the script for its own."""
     lines = []
     for command in commands:
         said = shlex.quote(f"hpm-video: setup failed, the job ends: {command}")

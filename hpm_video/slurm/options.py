@@ -34,8 +34,8 @@ _EXTRA_TOO = {"reservation", "container", "container_mounts"}
 @dataclass(frozen=True)
 class SlurmConfig:
     nodes: int = setting(1, "number of machines")
-    gpus_per_node: int | None = setting(
-        None, "GPUs of a node, one process for each; default 1, for data jobs 0"
+    gpus_per_node: str | None = setting(
+        None, "GPUs of a node, N or TYPE:N, one process for each; default 1, for data jobs 0"
     )
     tasks_per_node: int | None = setting(
         None, "processes of a node; default one for each GPU, or one"
@@ -71,9 +71,14 @@ class SlurmConfig:
     srun_extra: list[str] = setting([], "another option of srun, key=value or key; may be repeated")
 
     def __post_init__(self) -> None:
+        gpus = self.gpus_per_node
+        if gpus is not None and not re.fullmatch(r"(-|[A-Za-z][\w.+-]*:)?\d+", gpus, re.ASCII):
+            raise ValueError(
+                f"{GROUP}.gpus_per_node ({gpus}) must be a whole number, or TYPE:N as a100:4"
+            )
         lowest = {"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1}
         for name, low in {**lowest, "max_timeouts": 0, "signal_delay_s": 1}.items():
-            value = getattr(self, name)
+            value = self.num_gpus if name == "gpus_per_node" else getattr(self, name)
             if value is not None and value < low:
                 raise ValueError(f"{GROUP}.{name} ({value}) must be at least {low}")
         minutes = minutes_of(self.time, name=f"{GROUP}.time")
@@ -103,6 +108,11 @@ class SlurmConfig:
         self.extras()
         self.srun_options()
         self.interpreter()
+
+    @property
+    def num_gpus(self) -> int | None:
+        """GPUs of a node, of whatever type; None: not said."""
+        return None if self.gpus_per_node is None else int(self.gpus_per_node.rpartition(":")[2])
 
     @property
     def array_size(self) -> tuple[int | None, int | None]:

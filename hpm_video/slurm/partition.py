@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from hpm_video.slurm.times import duration, minutes_of
+from hpm_video.slurm.times import UNLIMITED, duration, minutes_of
 
 # In a node's list of resources, as gpu:a100:4(S:0-1),shard:8
 _GPUS = re.compile(r"\bgpu(?::[^:,()]+)?:(\d+)")
@@ -103,7 +103,9 @@ def _refusal(request: Request, partition: Partition) -> str | None:
         return f"slurm.{name} ({value}) must be at most {most}{why}"
 
     if partition.max_minutes is not None and request.minutes > partition.max_minutes:
-        asked, limit = (duration(m * 60) for m in (request.minutes, partition.max_minutes))
+        limit = duration(partition.max_minutes * 60)
+        is_endless = request.minutes == UNLIMITED
+        asked = "infinite" if is_endless else duration(request.minutes * 60)
         return at_most("time", asked, limit, f", the limit of {where}")
     most_gpus = max(node.gpus for node in partition.nodes)
     if request.gpus_per_node > most_gpus:

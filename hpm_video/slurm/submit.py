@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from hpm_video.runtime.files import printable
 from hpm_video.slurm import environment
-from hpm_video.slurm.command import JOBS, Command, Parser, Plan, make_plan, read_command
+from hpm_video.slurm.command import (
+    JOBS,
+    Command,
+    Parser,
+    Plan,
+    check_steps,
+    make_plan,
+    read_command,
+)
 from hpm_video.slurm.container import make_container
 from hpm_video.slurm.options import SlurmConfig, add_options, read_given, slurm_config
 from hpm_video.slurm.partition import (
@@ -145,6 +153,8 @@ def _order(command: Command, config: SlurmConfig, arguments: argparse.Namespace)
             f"cluster (local) must be slurm for {len(plan.tasks)} tasks, or debug, which runs one "
             "after the other"
         )
+    is_alone = arguments.cluster == "debug"
+    check_steps(plan, 1 if is_alone else request.nodes * request.tasks_per_node)
     if arguments.cluster == "slurm" and not arguments.dry_run and shutil.which("sbatch") is None:
         raise ValueError(
             "cluster (slurm) needs sbatch, which this machine does not have: --cluster local runs "
@@ -214,7 +224,7 @@ def _note(text: str) -> None:
 def _request(plan: Plan, config: SlurmConfig) -> Request:
     """The job's resources, with defaults that depend on the job."""
     default = 0 if plan.command.job == "data" else 1
-    gpus = default if config.gpus_per_node is None else config.gpus_per_node
+    gpus = default if config.num_gpus is None else config.num_gpus
     cpus = config.cpus_per_task
     if cpus is None and plan.loader_workers is not None:
         cpus = plan.loader_workers + 1

@@ -1,13 +1,16 @@
 """Lengths of time as SLURM writes them, and as people read them."""
 
-_FORMS = "minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
+_FORMS = "minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS or infinite"
+UNLIMITED = 0xFFFFFFFF  # minutes: SLURM's own number for no limit
 
 
 def minutes_of(text: str, *, name: str = "time") -> int:
-    """A time limit in whole minutes, rounded up.
+    """A time limit in whole minutes, rounded up; UNLIMITED for ``infinite`` and ``unlimited``.
 
     Raises ValueError, naming it ``name``, when it has none of SLURM's forms or is no time at all.
     """
+    if text.lower() in ("infinite", "unlimited"):
+        return UNLIMITED
     days, dash, clock = text.partition("-") if "-" in text else ("0", "", text)
     parts = clock.split(":")
     are_numbers = all(part.isascii() and part.isdigit() for part in (days, *parts))

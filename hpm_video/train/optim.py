@@ -14,7 +14,16 @@ from fvcore.common.param_scheduler import (
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from hpm_video.config import DataConfig, FinetuneDataConfig, FinetuneOptimConfig, OptimConfig
+from hpm_video.config import (
+    DataConfig,
+    FinetuneConfig,
+    FinetuneDataConfig,
+    FinetuneOptimConfig,
+    OptimConfig,
+    PretrainConfig,
+)
+from hpm_video.config.recipe import find_named
+from hpm_video.config.settings import load_config
 from hpm_video.data.loading.loader import steps_per_epoch
 
 LAYER_DECAY = 0.75  # of VideoMAE's encoder, unless optim.layer_decay says otherwise
@@ -98,11 +107,30 @@ def _fitting(data: DataConfig, optim: OptimConfig, *, num_videos: int, num_proce
     elif optim.accumulation != 1:
         settings.append(f"optim.accumulation={min(accumulation, optim.accumulation)}")
     addition = f"add {' '.join(settings)} to the command"
-    if isinstance(data, FinetuneDataConfig):
+    is_finetuning = isinstance(data, FinetuneDataConfig)
+    if not _takes(num_videos, num_processes, is_finetuning=is_finetuning):
+        return addition
+    if is_finetuning:
         return f"{addition}, or pre-train and fine-tune with the recipes named own_videos"
     lists = data.manifest[0] if len(data.manifest) == 1 else f"[{','.join(data.manifest)}]"
     words = shlex.join([f"data.manifest={lists}", "run.output_dir=outputs/own_videos"])
     return f"{addition}, or take the recipe for few videos: hpm-video pretrain own_videos {words}"
+
+
+def _takes(num_videos: int, num_processes: int, *, is_finetuning: bool) -> bool:
+    """Whether the recipe for few videos, own_videos, makes a step of so many."""
+    recipe: PretrainConfig | FinetuneConfig
+    if is_finetuning:
+        recipe = load_config(FinetuneConfig, find_named("finetune/own_videos"))
+    else:
+        recipe = load_config(PretrainConfig, find_named("pretrain/own_videos"))
+    data, optim = recipe.data, recipe.optim
+    at_once = 1 if data.batch_size == "auto" else data.videos_at_once
+    try:
+        accumulation = micro_batches(optim, batch_size=at_once, num_processes=num_processes)
+    except ValueError:
+        return False
+    return at_once * accumulation * num_processes <= num_videos
 
 
 def scaled(base: float, batch_size: int) -> float:

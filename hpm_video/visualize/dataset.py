@@ -59,7 +59,7 @@ def visualize_list(
     for name, columns in TABLES.items():
         files.check_is_ours(folder / name, columns=columns, name="output_dir")
     manifest = read_manifest([str(path) for path in manifests], root=root)
-    with join_world(device, setting="device") as world:
+    with join_world(device, setting="--device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
         if world.is_main:
             files.make_folder(output_dir, name="output_dir")

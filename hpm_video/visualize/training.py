@@ -66,7 +66,7 @@ def visualize_training(
     skipped: list[tuple[str, str]] = []
     moments: list[Moment] = []
     config: PretrainConfig | None = None
-    with join_world(device, setting="device") as world:
+    with join_world(device, setting="--device") as world:
         files.make_folder(output_dir, name="output_dir")
         for pretrained in read_checkpoints(evenly(there, num_checkpoints), world.device, skipped):
             if config is None:

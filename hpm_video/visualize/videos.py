@@ -93,7 +93,7 @@ def visualize(
     check_can_be_folder(folder, name="output_dir")
     for file in ("index.html", *(f"{s}.{end}" for s in stems for end in ("html", *formats))):
         check_is_ours(folder / file, name="output_dir")
-    with join_world(device, setting="device") as world:
+    with join_world(device, setting="--device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
         make_folder(output_dir, name="output_dir")
         settings = config_to_yaml(pretrained.config)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -75,8 +76,9 @@ STAGES = {
     "breaks": 'raise RuntimeError("it is broken\\nin two lines")',
     "lacks": "import no_such_package",
     "hangs": """
-    import subprocess, time
-    stage.row("child", pid=subprocess.Popen(["sleep", "1000"]).pid)
+    import os, subprocess, time
+    child = subprocess.Popen(["sleep", "1000"]).pid
+    stage.row("child", pid=child, stage=os.getpid())
     time.sleep(1000)""",
     "dies": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
     "works": """
@@ -86,27 +88,55 @@ STAGES = {
 }
 
 
-def test_a_failed_stage_is_reported_and_the_others_run(tmp_path: Path) -> None:
+def _with_stages(tmp_path: Path, output: str, seconds: dict[str, int]) -> dict[str, Any]:
+    """How to start a check of stages of our own, as arguments of a subprocess."""
     folder = tmp_path / "tools" / "gpu_stages"
     folder.mkdir(parents=True)
     for name in ("__init__.py", "stage.py"):
         shutil.copy(TOOLS / "gpu_stages" / name, folder)
-    for name, body in STAGES.items():
-        (folder / f"{name}.py").write_text(f"def run(stage):\n    {body}\n")
-    seconds = {name: 4 if name == "hangs" else 60 for name in STAGES}
+    for name in seconds:
+        (folder / f"{name}.py").write_text(f"def run(stage):\n    {STAGES[name]}\n")
     code = f"""
 import sys
 from pathlib import Path
 import gpu_check
 gpu_check.STAGES, gpu_check.ROOT = {seconds}, Path({str(tmp_path)!r})
 gpu_check._PRELOADED = ["gpu_stages.stage"]
-sys.exit(gpu_check.main(["--device", "cpu", "--tiny", "-o", {str(tmp_path / "o.jsonl")!r}]))
+sys.exit(gpu_check.main(["--device", "cpu", "--tiny", "-o", {output!r}]))
 """
     paths = [str(tmp_path / "tools"), str(TOOLS), str(TOOLS.parent)]
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(tmp_path)}
+    return {"args": [sys.executable, "-c", code], "env": environment, "text": True}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_check_that_is_ended_leaves_nothing_running(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """After a file that another check left with half a line at its end. Only of SIGKILL no table
+    comes, and the folder of temporary files stays."""
+    output = tmp_path / "o.jsonl"
+    output.write_text('{"run": "before", "stage": "gro')
+    start = _with_stages(tmp_path, str(output), {"hangs": 1000})
+    process = subprocess.Popen(**start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert until(lambda: '"child"' in output.read_text())
+        pids = json.loads(output.read_text().splitlines()[1])["figures"]
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert until(lambda: is_gone(pids["stage"]) and is_gone(pids["pid"]))
+    if number != signal.SIGKILL:
+        assert process.returncode == 1
+        assert "child" in out and "cut short" in out
+        assert not list(tmp_path.glob("gpu_check_*"))
+
+
+def test_a_failed_stage_is_reported_and_the_others_run(tmp_path: Path) -> None:
+    seconds = {name: 4 if name == "hangs" else 60 for name in STAGES}
+    start = _with_stages(tmp_path, str(tmp_path / "o.jsonl"), seconds)
+    done = subprocess.run(**start, capture_output=True, check=False, timeout=240)
     assert done.returncode == 1, done.stdout + done.stderr
     for words in (
         "FAIL  RuntimeError: it is broken",
@@ -163,6 +193,11 @@ def test_the_table_has_sixty_lines_and_every_failure(tool: Callable[[str], Modul
     [
         (["--device", "cpu"], "--device (cpu) must come with --tiny"),
         (["--stages", "11", "world"], "--stages (11) must be numbers from 1 to 10 or names: gr"),
+        (["-o", "a_file/x.jsonl"], "--output (a_file/x.jsonl) must be a file that can be written"),
+        (["-o", "a_file"], "--output (a_file) must be a file of an earlier check, or a new one"),
+        (["-o", "other.jsonl"], "--output (other.jsonl) must be a file of an earlier check"),
+        (["-o", "x.log"], "--output (x.log) must be a file of another name"),
+        (["-o", "."], "--output (.) must be a file, but is a folder"),
         (["--clips", "/no/such"], "--clips (/no/such) must be a folder of videos that exists"),
     ],
 )
@@ -171,7 +206,12 @@ def test_mistakes_are_told_before_anything_starts(
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("a note\n")
+    (tmp_path / "other.jsonl").write_text('{"stage": "ground"}\n')
     assert tool("gpu_check").main(words) == 2
     assert message in capsys.readouterr().err
 

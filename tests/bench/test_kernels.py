@@ -78,6 +78,7 @@ def test_a_step_has_the_products_that_bench_flops_counts(is_plain: bool) -> None
     config = step_config(**SHAPE)  # type: ignore[arg-type]
     config = plain(config) if is_plain else config
     operations, cost = count_step(config), step_cost(config)
+    assert not any("cpu" in each.name for each in operations)  # named as on a GPU
     products = {"forward": 0.0, "backward": 0.0}
     for each in operations:
         if each.flops:

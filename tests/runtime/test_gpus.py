@@ -99,6 +99,15 @@ def test_an_option_is_named_as_one_types_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert main(["bench", "step", "--size=tiny"]) == 2
 
 
+def test_a_variable_that_is_left_over_shows_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = replace(NODE, signs=("CUDA_VISIBLE_DEVICES=0",), files=(), visible="0", driver=None)
+    message = without_gpu(facts, setting="run.device", value="auto")
+    assert "there are some" not in message
+    assert "although the environment names some (CUDA_VISIBLE_DEVICES=0)" in message
+    assert "where there are none, unset CUDA_VISIBLE_DEVICES" in message
+    assert "there are some (/dev/nvidia0" in without_gpu(NODE, setting="x", value="auto")
+
+
 def test_every_command_refuses(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -120,7 +129,11 @@ def test_every_command_refuses(
     ]
     for command in commands:
         assert main(command) == 2, command
-        assert "built without CUDA" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "built without CUDA" in said
+        own = command[0] in ("demo", "visualize", "bench")  # these have the option, no settings
+        assert ("--device cpu" in said) == own and ("device=cpu" in said) != own, said
+    assert not (tmp_path / "demo").exists()
     assert not (tmp_path / "run").exists()
 
 

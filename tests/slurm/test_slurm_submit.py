@@ -25,7 +25,7 @@ from hpm_video.slurm.options import SlurmConfig
 from hpm_video.slurm.snapshot import Snapshot
 from hpm_video.slurm.storage import local_storage
 from hpm_video.slurm.sweep import check_size, combinations
-from hpm_video.slurm.times import duration, minutes_of
+from hpm_video.slurm.times import UNLIMITED, duration, minutes_of
 from hpm_video.train.run.logs import read_records
 
 Arguments = Callable[..., list[str]]
@@ -36,7 +36,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.FakeSlu
     """A faked SLURM, and a working directory ``here`` with a list of videos and a YAML."""
     here = tmp_path / "here"
     here.mkdir()
-    (here / "list.csv").write_text("path\nvideo.mp4\n")
+    (here / "list.csv").write_text("path\n" + "".join(f"{k}.mp4\n" for k in range(2048)))
     (here / "run.yaml").write_text("optim:\n  epochs: 100\n")
     monkeypatch.chdir(here)
     return fake_slurm.install(tmp_path, monkeypatch)
@@ -135,7 +135,8 @@ def test_every_line_of_the_script_is_that_of_an_option(
         "# command",
         "export SUBMITIT_EXECUTOR=slurm",
         f"srun --unbuffered --output {folder}/%j_%t_log.out --cpus-per-task=10 "
-        f"--chdir={os.getcwd()} --kill-on-bad-exit=1 {sys.executable} -u -m submitit.core._submit {folder}",
+        f"--chdir={os.getcwd()} --kill-on-bad-exit=1 "
+        f"{sys.executable} -u -m submitit.core._submit {folder}",
         "",
         f"# task 0: hpm-video pretrain {config} data.manifest=list.csv run.output_dir=runs/one",
     ]
@@ -189,7 +190,7 @@ def test_a_dry_run_needs_no_slurm(
     slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slurm.remove("sinfo", "sbatch", "srun", "squeue", "sacct")
-    assert "#SBATCH --nodes=500" in _dry_run(capsys, *JOB, "--nodes", "500")
+    assert "#SBATCH --nodes=500" in _dry_run(capsys, *JOB, "data.batch_size=1", "--nodes", "500")
 
 
 def test_a_transcoding_is_an_array_of_its_parts(
@@ -221,6 +222,8 @@ def test_a_transcoding_is_an_array_of_its_parts(
         ("1-12", 2160),
         ("1-12:30", 2190),
         ("2-00:00:30", 2881),
+        ("infinite", UNLIMITED),
+        ("UNLIMITED", UNLIMITED),
     ],
 )
 def test_times_are_read_as_slurm_does(text: str, minutes: int) -> None:
@@ -259,6 +262,7 @@ def test_durations() -> None:
         (["--partition", "nowhere"], ["slurm.partition (nowhere)", "high, low"]),
         (["--nodes", "two"], ["slurm.nodes (two)", "a whole number"]),
         (["--nodes", "0"], ["slurm.nodes (0)", "at least 1"]),
+        (["--gpus-per-node", "a100:9"], ["slurm.gpus_per_node (9)", "8", "partition low"]),
         (["--gpus-per-node", "-1"], ["slurm.gpus_per_node (-1)", "at least 0"]),
         (["--mem", "much"], ["slurm.mem (much)", "400G"]),
         (["--array", "x"], ["slurm.array (x)", "N%M"]),
@@ -536,6 +540,35 @@ def test_the_note_names_every_variable_that_counts(
     assert "SBATCH_JOB_NAME" not in note
 
 
+def test_no_time_limit_is_asked_for_where_the_partition_has_none(
+    slurm: fake_slurm.FakeSlurm,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "infinite")
+    words = ("--partition", "high", "--gpus-per-node", "0")
+    assert "#SBATCH --time=infinite" in _dry_run(capsys, *JOB, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["optim.total_batch=4096"], "videos per step (4096) must be at most the number of videos"),
+        (["data.batch_size=1024", "--nodes", "3", "--tasks-per-node=1"], "videos per step (3072)"),
+        (
+            ["optim.total_batch=9", "data.batch_size=1", "--nodes", "2", "--tasks-per-node", "2"],
+            "optim.total_batch (9) must be a multiple of data.batch_size x processes (1 x 4 = 4)",
+        ),
+        (["--sweep", "optim.total_batch=1024,4096"], "videos per step (4096)"),
+    ],
+)
+def test_a_run_whose_steps_cannot_be_made_is_refused(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], words: list[str], part: str
+) -> None:
+    """By the processes that it would have there."""
+    assert part in _refusal(capsys, *JOB, "data.batch_size=64", "--gpus-per-node=1", *words)
+
+
 def _notes(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     """What a dry run says beside the script."""
     capsys.readouterr()
@@ -578,8 +611,11 @@ def test_a_number_of_gpus_is_taken_by_jobs_that_have_some(
     assert not [line for line in lines if "--gpu" in line]
     assert "SBATCH_GPUS_PER_NODE" not in _environment_of_sbatch(slurm, "data", "check", "list.csv")
     monkeypatch.setenv("SBATCH_GPUS_PER_NODE", "a100:4")
+    lines = _dry_run(capsys, *JOB)
+    assert {"#SBATCH --gpus-per-node=a100:4", "#SBATCH --ntasks-per-node=4"} <= set(lines)
+    monkeypatch.setenv("SBATCH_GPUS_PER_NODE", "a100")
     line = _refusal(capsys, *JOB)
-    for part in ("slurm.gpus_per_node (a100:4)", "SBATCH_GPUS_PER_NODE", "--gpus-per-node"):
+    for part in ("slurm.gpus_per_node (a100)", "SBATCH_GPUS_PER_NODE", "--gpus-per-node"):
         assert part in line
 
 
@@ -588,7 +624,7 @@ def test_a_number_of_gpus_is_taken_by_jobs_that_have_some(
     [
         ("SBATCH_PARTITION", "nowhere", ["slurm.partition (nowhere)", "high, low"]),
         ("SBATCH_TIMELIMIT", "3-00:00:00", ["slurm.time (3d 00h)", "partition low"]),
-        ("SBATCH_TIMELIMIT", "UNLIMITED", ["slurm.time (UNLIMITED)", "--time"]),
+        ("SBATCH_TIMELIMIT", "UNLIMITED", ["slurm.time (infinite)", "partition low"]),
         ("SBATCH_MEM_PER_NODE", "much", ["slurm.mem (much)", "--mem"]),
     ],
 )
@@ -645,7 +681,7 @@ def test_a_container_by_pyxis(
     mounts = ("--container-mounts", "/data", "--container-mounts", "../b:/c:ro,/d:/e")
     lines = _dry_run(
         capsys,
-        *("pretrain", "run.yaml", f"data.manifest={tmp_path}/lists/a.csv"),
+        *("pretrain", "run.yaml", f"data.manifest={tmp_path}/lists/a.csv", "data.batch_size=1"),
         *(f"data.root={tmp_path}/videos", f"run.output_dir={tmp_path}/runs/one"),
         *("--container", "lab#torch:2", *mounts),
     )
@@ -672,7 +708,8 @@ def test_a_container_by_apptainer(
     (tmp_path / "real" / "a.csv").write_text("path\nv.mp4\n")
     (tmp_path / "lists" / "a.csv").symlink_to(tmp_path / "real" / "a.csv")
     Path("image.sif").write_bytes(b"")
-    arguments = ("pretrain", "run.yaml", f"data.manifest={tmp_path}/lists/a.csv")
+    lists = f"data.manifest={tmp_path}/lists/a.csv"
+    arguments = ("pretrain", "run.yaml", lists, "data.batch_size=1")
     output = f"run.output_dir={tmp_path}/runs/one"
     options = ("--container", "image.sif", "--python", "/opt/python")
     words = _commands(_dry_run(capsys, *arguments, output, *options))
@@ -874,7 +911,7 @@ def test_the_yaml_may_say_what_the_command_line_does(
     lines = _dry_run(capsys, *JOB, "--nodes", "2")
     for line in ("--nodes=2", "--gpus-per-node=4", "--time=750", "--mail-user=me"):
         assert f"#SBATCH {line}" in lines
-    assert "echo ${HOME}" in lines
+    assert "eval 'echo ${HOME}'" in lines
     assert not [line for line in lines if "--mem" in line or "--partition" in line]
 
 

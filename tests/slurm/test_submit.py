@@ -222,6 +222,7 @@ def test_variables_of_sbatch_are_heard_and_options_beat_them(
         "SBATCH_TIMELIMIT": "47",
         "SBATCH_ACCOUNT": "lab",
         "SBATCH_JOB_NAME": "mine",
+        "SBATCH_GPUS_PER_NODE": "4",
     }
     cpu = ("--gpus-per-node", "0", "--extra", "hold")
     of_job = {"Partition": "high", "TimeLimit": "00:47:00", "Account": "lab", "JobName": "mine"}
@@ -231,6 +232,8 @@ def test_variables_of_sbatch_are_heard_and_options_beat_them(
     again = _submit(run, *pretrain_arguments(Path("runs/two")), *cpu, *options, **variables)
     of_job |= {"Partition": "low", "TimeLimit": "00:33:00", "Account": "other"}
     assert {name: _field(cluster, again, name) for name in of_job} == of_job
+    for one in (job, again):
+        assert "gpu" not in _slurm(cluster, "scontrol", "-o", "show", "job", one)
     _slurm(cluster, "scancel", job, again)
 
 

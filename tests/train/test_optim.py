@@ -4,7 +4,13 @@ import re
 import pytest
 import torch
 
-from hpm_video.config import ClassifierConfig, FinetuneOptimConfig, OptimConfig
+from hpm_video.config import (
+    ClassifierConfig,
+    DataConfig,
+    FinetuneDataConfig,
+    FinetuneOptimConfig,
+    OptimConfig,
+)
 from hpm_video.models.build import build_classifier
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM
@@ -15,6 +21,7 @@ from hpm_video.train.optim import (
     finetune_optimizer,
     lr_schedule,
     micro_batches,
+    plan_steps,
     pretrain_optimizer,
     set_lr,
 )
@@ -203,3 +210,19 @@ def test_stochastic_depth_of_a_classifier_rises_from_block_to_block() -> None:
         model = build_classifier(config, **CLIP, num_classes=3)
         rates = [block.drop_path.drop_prob for block in model.encoder.blocks]
         assert rates == pytest.approx([highest * block / 11 for block in range(12)])
+
+
+@pytest.mark.parametrize(
+    ("num_videos", "processes", "pretrains", "finetunes"),
+    [(24, 1, False, False), (40, 1, False, True), (300, 1, True, True), (300, 7, False, False)],
+)
+def test_the_recipe_for_few_videos_is_advised_where_it_takes_them(
+    num_videos: int, processes: int, pretrains: bool, finetunes: bool
+) -> None:
+    """Its steps have 64 videos in pre-training and 32 in fine-tuning."""
+    for data, is_advised in ((DataConfig(), pretrains), (FinetuneDataConfig(), finetunes)):
+        optim = OptimConfig(total_batch=2**20)
+        with pytest.raises(ValueError, match="videos per step") as caught:
+            plan_steps(data, optim, num_videos=num_videos, num_processes=processes)
+        assert "optim.total_batch=" in str(caught.value)
+        assert ("own_videos" in str(caught.value)) == is_advised
