@@ -21,6 +21,7 @@ from hpm_video.cli.main import main
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
 from hpm_video.slurm import submit
+from hpm_video.slurm.launch import _WITHOUT_HERE
 from hpm_video.slurm.options import SlurmConfig
 from hpm_video.slurm.snapshot import Snapshot
 from hpm_video.slurm.storage import local_storage
@@ -136,7 +137,7 @@ def test_every_line_of_the_script_is_that_of_an_option(
         "export SUBMITIT_EXECUTOR=slurm",
         f"srun --unbuffered --output {folder}/%j_%t_log.out --cpus-per-task=10 "
         f"--chdir={os.getcwd()} --kill-on-bad-exit=1 "
-        f"{sys.executable} -u -m submitit.core._submit {folder}",
+        f"{shlex.join([sys.executable, *_WITHOUT_HERE])} -u -m submitit.core._submit {folder}",
         "",
         f"# task 0: hpm-video pretrain {config} data.manifest=list.csv run.output_dir=runs/one",
     ]
@@ -693,8 +694,16 @@ def test_a_container_by_pyxis(
     own = {"/data:/data", f"{tmp_path}/b:/c:ro", "/d:/e"}
     assert _mounts(options["--container-mounts"]) == own | {f"{tmp_path}:{tmp_path}"}
     code = re.search(rf"{tmp_path}/runs/one/slurm/code/[0-9a-f]{{12}}", "\n".join(lines))[0]
-    inside = ["env", f"PYTHONPATH={code}", "PYTHONSAFEPATH=1", "python3", "-u", "-m"]
-    assert words[start : start + 6] == inside
+    inside = [
+        "env",
+        f"PYTHONPATH={code}",
+        "PYTHONSAFEPATH=1",
+        "python3",
+        *_WITHOUT_HERE,
+        "-u",
+        "-m",
+    ]
+    assert words[start : start + len(inside)] == inside
     assert not [line for line in lines if line.startswith("export PYTHON")]
 
 

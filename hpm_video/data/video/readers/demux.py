@@ -101,14 +101,9 @@ def _has_index(file: BinaryIO) -> bool:
 
 
 def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of the video, up to the end or to where the file is damaged beyond reading on.
-
-    Raises UnreadableError: they are encrypted.
-    """
+    """The packets of the video, up to the end or to where the file is damaged beyond reading on."""
     try:
         for packet in container.demux(stream):
-            if packet.has_sidedata("encryption_info"):
-                raise UnreadableError(ENCRYPTED)
             if packet.size:  # the last one says that it is the last
                 yield packet
     except av.FFmpegError:

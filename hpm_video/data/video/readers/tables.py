@@ -55,7 +55,10 @@ class _Packets:
     def add(
         self, packet: av.Packet, fields: h264.FieldTest | None, context: av.VideoCodecContext
     ) -> None:
-        """Note a packet."""
+        """Note a packet. Raises UnreadableError: it is encrypted."""
+        kinds = [data.data_type for data in packet.iter_sidedata()]
+        if "encryption_info" in kinds:
+            raise UnreadableError(demux.ENCRYPTED)
         place = len(self.times)
         self.times.append(packet.pts)
         self.dts.append(packet.dts)
@@ -74,7 +77,7 @@ class _Packets:
             self.trouble = "two packets a frame (fields)"
         elif packet.is_corrupt:
             self.trouble = "damaged packets"
-        elif any(data.data_type in _PARAMETERS for data in packet.iter_sidedata()):
+        elif any(kind in _PARAMETERS for kind in kinds):
             self.trouble = NEW_PARAMETERS
 
 
