@@ -80,6 +80,8 @@ def by_pyav(path: Path, index: int) -> tuple[list[Frames], list[bool]]:
     frames, damaged = [], []
     with av.open(str(path), **_LENIENT) as container:
         stream = container.streams[index]
+        if stream.codec_context is None:  # the damage names a codec that there is not
+            return [], []
         stream.codec_context.thread_count = 1
         packets = container.demux(stream)
         while True:
