@@ -43,7 +43,9 @@ def test_the_same_thing_has_the_same_option(job: str) -> None:
             "transcode",
         )  # fmt: skip
         assert ("--manifest" in known) == takes_videos, parser.prog
-        runs_a_model = job in ("pretrain", "finetune", "evaluate", "probe", "features", "visualize")
+        runs_a_model = job in (
+            "pretrain", "finetune", "evaluate", "probe", "features", "visualize", "demo",
+        )  # fmt: skip
         assert ("--device" in known) == runs_a_model, parser.prog
 
 

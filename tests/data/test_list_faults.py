@@ -669,3 +669,14 @@ def test_what_json_to_csv_scripts_write(folder: Path) -> None:
 )
 def test_lists_of_programs_that_are_refused(tmp_path: Path, text: str, said: str) -> None:
     assert said in _refusal(_write(tmp_path, text))
+
+
+def test_the_separator_that_excel_is_told(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("sep=;\r\npath;label\r\na.mp4;x\r\nb.mp4;y\r\n")
+    assert read_manifest(tmp_path / "list.csv").classes == ("x", "y")
+
+
+def test_parts_by_other_names(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,t0,t1\na.mp4,0,5\nb.mp4,3,9\n")
+    with pytest.raises(ValueError, match="parts are not supported yet"):
+        read_manifest(tmp_path / "list.csv")

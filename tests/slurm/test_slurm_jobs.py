@@ -21,7 +21,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.FakeSlu
     """A faked SLURM in which job 42 is one run, ``runs/one``, and job 43 a sweep of two."""
     here = tmp_path / "here"
     here.mkdir()
-    (here / "list.csv").write_text("path\nvideo.mp4\n")
+    (here / "list.csv").write_text("path\n" + "".join(f"{n}.mp4\n" for n in range(64)))
     (here / "run.yaml").write_text("{}\n")
     monkeypatch.chdir(here)
     fake = fake_slurm.install(tmp_path, monkeypatch)

@@ -203,7 +203,7 @@ def test_what_the_cluster_cannot_do(
 def test_what_a_dry_run_prints_sbatch_takes(
     run: Run, cluster: Mapping[str, str], tmp_path: Path, pretrain_arguments: Arguments
 ) -> None:
-    options = ("--nodes", "2", "--gpus-per-node", "4", "--mem", "1G", "--partition", "high")
+    options = ("--nodes", "2", "--gpus-per-node", "2", "--mem", "1G", "--partition", "high")
     arguments = pretrain_arguments(Path("runs/one"))
     script = run("submit", "--dry-run", *arguments, *options, "--extra", "exclusive").stdout
     (tmp_path / "script.sh").write_text(script)

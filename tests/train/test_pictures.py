@@ -86,9 +86,9 @@ def test_an_unreadable_video_is_replaced_by_the_next_and_read_once(
     (folder / names[1]).write_bytes(b"no video")
     read: list[str] = []
 
-    def spy(path: str, config: object) -> object:
+    def spy(path: str, config: object, **known: object) -> object:
         read.append(Path(path).name)
-        return read_clip(path, config)
+        return read_clip(path, config, **known)
 
     monkeypatch.setattr(module, "read_clip", spy)
     settings = (f"data.manifest={folder / toy.name}", "run.picture_every=4")

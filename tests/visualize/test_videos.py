@@ -334,7 +334,7 @@ def test_other_files_of_the_same_names_stay(plain: Path, toy: Path, tmp_path: Pa
 def test_a_device_that_is_not_there_is_called_as_its_option(plain: Path, toy: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("has a CUDA device")
-    with pytest.raises(ValueError, match=r"^device \(cuda\) needs a CUDA device"):
+    with pytest.raises(ValueError, match=r"^--device \(cuda\) needs a CUDA device"):
         visualize(plain, [video(toy, "up")], "out", device="cuda")
 
 

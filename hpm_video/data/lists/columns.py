@@ -24,8 +24,11 @@ _PART = re.compile(
     r"(t|time|frame|seg|segment|clip|subclip|action|event|video|temporal|trim|window|interval)?"
     r"(start|begin|onset|end|stop)(ing)?"
     r"(at|t|time|timestamp|frame|f|point|pos|position)?(s|sec|secs|seconds?|ms|idx|index)?"
+    r"|t[01]"
 )
-_SPLIT = re.compile(r"(data|dataset|video)?split(name|type)?|subset|set|partition")
+_SPLIT = re.compile(
+    r"(data|dataset|video)?split(name|type)?|subset|set|partition|is(train|training|val|test)"
+)
 _NUMBERED_LABEL = re.compile(r"(label|class|target|action|tag)s?(name|id)?\d+")
 SPLITS = {  # the usual spellings
     "train": ("train", "training", "trn", "tr"),

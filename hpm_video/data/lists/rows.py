@@ -28,9 +28,10 @@ _SUFFIX = (
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
+_SEPARATOR = re.compile(r"sep=.", re.IGNORECASE)
 _ALIASES = {
     **dict.fromkeys(("video", "video_path", "file", "filename", "filepath"), "path"),
-    **dict.fromkeys(("class", "class_name", "target"), "label"),
+    **dict.fromkeys(("class", "class_name", "target", "labels"), "label"),
     **dict.fromkeys(("frames", "total_frames"), "num_frames"),
 }
 _LABEL_NUMBERS = ("label_id", "class_id", "label_index", "class_index", "label_idx", "class_idx")
@@ -143,6 +144,8 @@ def first_few(names: Sequence[str], most: int) -> str:
 
 
 def _is_comment(line: str) -> bool:
+    if _SEPARATOR.fullmatch(line.strip()):  # what Excel is told by, which the rows tell as well
+        return True
     # File names may begin with #, too
     text = line.strip()
     return text[:1] == "#" and (text[1:2] in ("", " ") or not _NAMES_A_VIDEO.search(text))

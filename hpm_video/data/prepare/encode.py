@@ -236,17 +236,21 @@ def _timed(frames: Iterator[VideoFrame], step: int) -> Iterator[tuple[VideoFrame
     `step` is the usual length of a frame, for those that do not say when they are shown.
     """
     held: tuple[VideoFrame, int] | None = None
-    first: int | None = None
+    start: int | None = None  # what is 0 here
+    last: int | None = None  # the time in the file of the frame that is held
     for frame in frames:
-        time = 0
-        if first is None:
-            first = frame.pts
+        time, now = 0, frame.pts
+        if start is None:
+            start = now
         if held is not None:
             time = held[1] + step
-            if frame.pts is not None and first is not None:
-                time = max(frame.pts - first, held[1] + 1)
+            if now is not None and start is not None:
+                if last is not None and now < last:  # another recording, joined to the first
+                    start = now - time
+                elif now != last:
+                    time = max(now - start, held[1] + 1)
             yield *held, time
-        held = frame, time
+        held, last = (frame, time), now
     if held is not None:
         yield *held, held[1] + (held[0].duration or step)
 

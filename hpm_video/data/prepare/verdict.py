@@ -138,6 +138,12 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
         found.append(f"cut from a stream: its first {table.num_lost_first} frames do not decode")
     if table.num_tracks > 1:
         found.append(f"has {table.num_tracks} tracks of video, of which that of {shown} is read")
+    if table.num_frames == 1:
+        found.append("is a single picture")
+    if table.container.startswith("mov") and (more := demux.num_mp4s(path) - 1) > 0:
+        found.append(f"{more} more mp4 appended to it, of which nothing is read")
+    if table.is_tilted:
+        found.append("is to be turned by an angle that is no quarter, which is not done")
     if table.other_sizes:
         found.append(f"has pictures of several sizes, all scaled to the first, {shown}")
     if table.is_interlaced:

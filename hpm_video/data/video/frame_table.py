@@ -71,6 +71,7 @@ class FrameTable:
     num_lost_first: int = 0  # of these, before the first frame: of a piece cut from a stream
     other_sizes: bool = False  # whether some frames have another size than the first
     is_interlaced: bool = False
+    is_tilted: bool = False  # whether players turn pictures by an angle that is no quarter
     has_leading: bool = False  # whether frames are shown before the keyframe that they follow
     has_false_starts: bool = False  # whether some of what is called keyframes is none
     has_hidden: bool = False  # whether an edit list hides frames, which are decoded nevertheless

@@ -128,7 +128,8 @@ class Video:
     def note(self) -> str | None:
         """What is unusual about reading it, in a few words that are the same for all such files;
         None where nothing is."""
-        parts = [self._why, _unusual(self.table)]
+        unusual = _unusual(self.table)
+        parts = [None if self._why and self._why in (unusual or "") else self._why, unusual]
         if self.num_frames < self.table.num_frames / 2:
             parts.append("far fewer frames in the list than in the file: are these its num_frames?")
         return "; ".join(filter(None, parts)) or None
@@ -248,6 +249,7 @@ def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
         "open groups of pictures": table.has_leading,
         "keyframes that are not whole": table.has_false_starts,
         "several tracks of video": table.num_tracks > 1,
+        "pictures turned by an angle that is no quarter": table.is_tilted,
         "mirrored pictures": table.orientation is not None and table.orientation.is_mirrored,
     }
     if decoder == "decord":
@@ -272,17 +274,18 @@ def _bad_name(path: str) -> str | None:
 
 def _unusual(table: FrameTable) -> str | None:
     """What a user should know of how a file is read, None for nothing."""
-    if table.num_lost:
-        return "files of which not all frames can be decoded"
-    if table.num_damaged:
-        return "files in which frames decode with errors"
-    if table.other_sizes:
-        return "pictures of several sizes, scaled to that of the first"
-    if table.irregular and not table.has_starts:
-        return f"frames that are counted from the start of the file, for {table.irregular}"
-    if table.num_tracks > 1:
-        return "several tracks of video, of which the best is read"
-    return None
+    counted = f"frames that are counted from the start of the file, for {table.irregular}"
+    found = {
+        "files of which not all frames can be decoded": table.num_lost,
+        "files in which frames decode with errors": table.num_damaged,
+        "pictures of several sizes, scaled to that of the first": table.other_sizes,
+        counted: table.irregular and not table.has_starts,
+        "pictures that are to be turned by an angle that is no quarter, and are not": (
+            table.is_tilted
+        ),
+        "several tracks of video, of which the best is read": table.num_tracks > 1,
+    }
+    return next((words for words, holds in found.items() if holds), None)
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -35,6 +35,13 @@ class Orientation(NamedTuple):
 UPRIGHT = Orientation()
 
 
+def is_tilt(matrix: Sequence[int] | npt.NDArray[np.int32]) -> bool:
+    """Whether a display matrix asks for an angle that is no quarter turn."""
+    a, b, _, c, d = (int(number) for number in matrix[:5])
+    small = (abs(a) + abs(b) + abs(c) + abs(d)) // 200  # rounding of a program that wrote it
+    return a * d != b * c and max(abs(a), abs(d)) > small and max(abs(b), abs(c)) > small
+
+
 def of_matrix(matrix: Sequence[int] | npt.NDArray[np.int32]) -> Orientation:
     """Return what a display matrix, nine numbers row by row, asks for: to the nearest quarter turn.
 

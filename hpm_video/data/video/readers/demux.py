@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
-from hpm_video.data.video.orientation import UPRIGHT, Orientation, of_matrix
+from hpm_video.data.video.orientation import UPRIGHT, Orientation, is_tilt, of_matrix
 from hpm_video.data.video.readers import UnreadableError
 
 # FFmpeg's complaints, several for every damaged file, would drown the log of a run
@@ -38,6 +38,8 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
 
     Raises UnreadableError: there is no video in it.
     """
+    if _is_playlist(path):
+        raise UnreadableError("is a playlist of other files, not a video")
     try:
         container = open_container(_source(path))
     except (av.FFmpegError, OSError, ValueError) as error:
@@ -52,6 +54,16 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
         if other.index != stream.index and hasattr(other, "discard"):
             other.discard = av.stream.Discard.all  # where that is known, it is not even read
     return container, stream
+
+
+def _is_playlist(path: str) -> bool:
+    """Whether a file names others, which FFmpeg would open, from anywhere."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+    except OSError:
+        return False
+    return head.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in head
 
 
 def _source(path: str) -> str | BinaryIO:
@@ -86,17 +98,29 @@ def _why_not_opened(path: str) -> str:
 
 def _has_index(file: BinaryIO) -> bool:
     """Whether an mp4 has the box without which nothing in it can be found."""
+    return any(name in (b"moov", b"moof") for name in _boxes(file))
+
+
+def num_mp4s(path: str) -> int:
+    """How many mp4 files lie in one, one after the other: FFmpeg reads the first."""
+    with open(path, "rb") as file:
+        return sum(name == b"ftyp" for name in _boxes(file))
+
+
+def _boxes(file: BinaryIO) -> Iterator[bytes]:
+    """The names of an mp4's boxes."""
     place = 0
     while True:
         file.seek(place)
         header = file.read(16)
-        size, name = int.from_bytes(header[:4], "big"), header[4:8]
-        if name in (b"moov", b"moof"):
-            return True
+        size = int.from_bytes(header[:4], "big")
+        if len(header) < 8:
+            return
+        yield header[4:8]
         if size == 1:
             size = int.from_bytes(header[8:16], "big")
         if size < 8:  # the last one, or no box
-            return False
+            return
         place += size
 
 
@@ -120,10 +144,34 @@ def decode(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.V
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """How a frame is to be shown."""
+    matrix = _matrix(frame)
+    return UPRIGHT if matrix is None else of_matrix(matrix)
+
+
+def is_tilted(frame: av.VideoFrame) -> bool:
+    """Whether a frame is to be turned by an angle between two quarters, which is not done."""
+    matrix = _matrix(frame)
+    return matrix is not None and is_tilt(matrix)
+
+
+def _matrix(frame: av.VideoFrame) -> npt.NDArray[np.int32] | None:
     for data in frame.side_data:
         if data.type.name == "DISPLAYMATRIX":
-            return of_matrix(np.frombuffer(bytes(data), np.int32))
-    return UPRIGHT
+            return np.frombuffer(bytes(data), np.int32)
+    return None
+
+
+# Formats with one line of colour for two of brightness
+_HALF_CHROMA = ("yuv420p", "yuvj420p")
+
+
+def _as_progressive(frame: av.VideoFrame) -> av.VideoFrame:
+    """The same picture, of which nothing says that it is two fields: readers and FFmpeg's own
+    conversion take its lines of colour as they lie."""
+    plain = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
+    for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
+        setattr(plain, name, getattr(frame, name))
+    return plain
 
 
 class RgbWriter:
@@ -138,6 +186,8 @@ class RgbWriter:
         One of another size is scaled, its shape kept, and has black bars around it.
         """
         height, width, _ = pixels.shape
+        if frame.interlaced_frame and frame.format.name in _HALF_CHROMA:
+            frame = _as_progressive(frame)
         # Colour of the nearest chroma sample, as FFmpeg converts 8-bit video by default
         interpolation = "POINT"
         if (frame.height, frame.width) != (height, width):

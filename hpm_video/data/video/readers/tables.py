@@ -137,6 +137,10 @@ def _table_of(
     starts = np.array(noted.starts, dtype=np.int64)
     # The earliest time from each packet on: a keyframe's own, in a closed group
     earliest = np.minimum.accumulate(times[::-1])[::-1]
+    seconds = float(times[places[-1]] - times[places[0]]) * known.time_base[0] / known.time_base[1]
+    between = (len(places) - 1) / seconds if seconds > 0 else 0.0
+    if between and not between / 1.5 < known.fps < between * 1.5:
+        known = replace(known, fps=between)  # some headers say nothing, or the rate of their clock
     return replace(
         known,
         last_lasts=noted.last_lasts[int(places[-1])],
@@ -233,6 +237,7 @@ class _Decoded:
     first_size: tuple[int, int] | None = None
     orientation: Orientation | None = None
     is_interlaced: bool = False
+    is_tilted: bool = False
     damaged: set[int] = field(default_factory=set)  # frames, and packets' times, with errors
     num_failed: int = 0  # packets that did not decode at all
 
@@ -275,6 +280,9 @@ def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
         elif len(out.sizes) > 1 or (height, width) != (table.height, table.width):
             why = "pictures of several sizes"
     first = out.times[0]
+    if first is not None and why != "times that start again":
+        # Complaints about frames that do not count are none about those that do
+        out.damaged = {time for time in out.damaged if time == -1 or time >= first}
     before = [t for t in noted.times if t is not None and first is not None and t < first]
     lost = max(0, table.num_frames - len(out.times)) if "fields" not in why else out.num_failed
     lost += _num_beyond(stream, table.num_bytes)
@@ -292,6 +300,7 @@ def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
         num_lost_first=0 if starts_again else min(lost, len(before)),
         other_sizes=len(out.sizes) > 1,
         is_interlaced=out.is_interlaced,
+        is_tilted=out.is_tilted,
     )
     if not why and (not find_starts or table.codec in _SAY_ERRORS):
         return table
@@ -349,6 +358,7 @@ def _note_frames(out: _Decoded, frames: list[av.VideoFrame] | None, time: int | 
         if out.first_size is None:
             out.first_size = frame.height, frame.width
             out.orientation = demux.orientation_of(frame)
+            out.is_tilted = demux.is_tilted(frame)
         out.sizes.add((frame.height, frame.width))
         out.is_interlaced |= bool(frame.interlaced_frame)
         if frame.is_corrupt:
