@@ -1,4 +1,4 @@
-"""Videos as recorders and other programs leave them; ffmpeg's command line makes and judges them."""
+"""Videos as recorders and other programs leave them, made and judged by ffmpeg's command line."""
 
 import shutil
 import subprocess
