@@ -43,6 +43,7 @@ class PyavReader:
         self._path = path
         self._open()
         self._context, self._is_used = self._stream.codec_context, False
+        self._latest = 0  # when the frame is shown that came last
         self.packets: list[av.Packet] | None = None
         if table is None:
             table, self.packets = scan(path, self._container, self._stream)
@@ -155,6 +156,7 @@ class PyavReader:
         try:
             for which, _, end in self._runs(indices):
                 first = int(table.starts.times[which])
+                self._latest = first - 1
                 for place, packet in self._from(which):
                     if place > end:
                         break
@@ -183,7 +185,9 @@ class PyavReader:
         for frame in frames:
             if frame.pts is None or frame.pts < first:  # shown before, and follows in the file
                 continue
-            if frame.is_corrupt or (frame.height, frame.width) != size:
+            is_next = frame.pts > self._latest
+            self._latest = frame.pts
+            if not is_next or frame.is_corrupt or (frame.height, frame.width) != size:
                 raise _NotAsToldError
             if frame.pts == first and frame.pict_type in _REFERRING:
                 raise _NotAsToldError
