@@ -376,4 +376,13 @@ def _decode_all(path: Path, picks: set[int]) -> dict[int, np.ndarray]:
     """Frames in the order in which a decoder that reads from start to end gives them."""
     with av.open(str(path)) as container:
         frames = enumerate(container.decode(video=0))
-        return {k: frame.to_ndarray(format="rgb24") for k, frame in frames if k in picks}
+        return {k: _rgb(frame) for k, frame in frames if k in picks}
+
+
+def _rgb(frame: av.VideoFrame) -> np.ndarray:
+    """Not as fields, of which ffmpeg's command line knows nothing either: `test_odd_videos`."""
+    if frame.interlaced_frame:
+        plain = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
+        plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
+        frame = plain
+    return frame.to_ndarray(format="rgb24")
