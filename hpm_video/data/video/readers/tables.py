@@ -304,7 +304,9 @@ def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
     )
     if not why and (not find_starts or table.codec in _SAY_ERRORS):
         return table
-    found = _tried_starts(path, noted, table) if find_starts else {0: 0}
+    # What is missing of such a picture is what its memory held before: the same only in a row
+    leftovers = table.codec == "mjpeg" and table.num_damaged > 0
+    found = _tried_starts(path, noted, table) if find_starts and not leftovers else {0: 0}
     if not why:
         told = zip(table.starts.packets.tolist(), table.starts.frames.tolist(), strict=True)
         if found == dict(told):
