@@ -136,6 +136,7 @@ def try_one(interpreter: str, file: Path, target: Path) -> tuple[bool, str]:
     tests = sorted({test for tests in TESTS.values() for test in tests})
     code = subprocess.run(
         [own, "-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile",
+         "--max-worker-restart", "0",
          "-p", "no:cacheprovider", f"--junit-xml={report}", *tests],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     ).returncode  # fmt: skip

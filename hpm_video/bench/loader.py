@@ -177,7 +177,7 @@ def _loaders(
 def classic_clip(path: str, indices: Sequence[int], box: Box, size: int) -> torch.Tensor:
     """The (3, T, size, size) float32 clip of the official pre-training data set: decord's frames,
     of which PIL crops `box` and resizes it, frame by frame; then normalised."""
-    import decord
+    from hpm_video.data.video.readers.decord import decord  # not by itself: see there
 
     reader = decord.VideoReader(path, num_threads=1)
     frames = reader.get_batch(list(indices)).asnumpy()
@@ -196,7 +196,7 @@ def classic_clip(path: str, indices: Sequence[int], box: Box, size: int) -> torc
 
 
 def _bare_decord(path: str, indices: list[int]) -> None:
-    import decord
+    from hpm_video.data.video.readers.decord import decord  # not by itself: see there
 
     decord.VideoReader(path, num_threads=1).get_batch(indices).asnumpy()
 

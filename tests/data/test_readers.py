@@ -259,6 +259,24 @@ def test_decord_keeps_to_itself(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+def test_torchcodec_is_kept_from_av1_where_others_imported_decord(tmp_path: Path) -> None:
+    if reason := video_module.missing("decord") or video_module.missing("torchcodec"):
+        pytest.skip(reason)
+    recipe = Recipe("mp4", "libsvtav1", 5, (96, 128), options={"preset": "8"})
+    path = write_video(tmp_path / "a", recipe)
+    assert open_video(path, "torchcodec", table=_table(path)).decoder == "torchcodec"
+    code = f"""if True:
+        import decord
+        from hpm_video.data.video.frames import open_video
+        from hpm_video.data.video.readers.tables import decoded_table
+        table = decoded_table({str(path)!r}).to_bytes()
+        video = open_video({str(path)!r}, "torchcodec", table=table)
+        assert video.decoder == "pyav" and "imported decord" in video.note, video.note
+        assert len(video.read([0, 4])) == 2
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_nothing_imports_a_decoder_before_it_is_used() -> None:
     code = (
         "import sys; sys.modules['decord'] = sys.modules['torchcodec'] = None; "

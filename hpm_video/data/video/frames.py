@@ -258,9 +258,12 @@ def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
             table.codec == "hevc"
         )
     else:
-        from hpm_video.data.video.readers.torchcodec import TURNS  # noqa: PLC0415
+        from hpm_video.data.video.readers import torchcodec  # noqa: PLC0415
 
-        refused["turned pictures"] = not TURNS and table.orientation != UPRIGHT
+        refused["turned pictures"] = not torchcodec.TURNS and table.orientation != UPRIGHT
+        refused["AV1, on which torchcodec crashes once other code has imported decord"] = (
+            "av1" in table.codec and torchcodec.would_crash_on_av1()
+        )
     return next((reason for reason, holds in refused.items() if holds), None)
 
 

@@ -39,7 +39,7 @@ def _own_library_only() -> Iterator[None]:
 
 
 with _own_library_only():
-    import decord
+    import decord as decord  # noqa: PLC0414  also for the bench
 
 # FFmpeg's complaints, several for every damaged file, would drown the log of a run
 decord.logging.set_level(decord.logging.QUIET)

@@ -1,5 +1,6 @@
 """Reading with torchcodec, which uses the FFmpeg of the system."""
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,14 @@ if getattr(torchcodec, "ffmpeg_major_version", "") is None:  # newer ones go wit
 
 # Whether pictures come as the file says that they are to be turned
 TURNS = tuple(map(int, torchcodec.__version__.split(".")[:2])) >= (0, 11)
+
+
+def would_crash_on_av1() -> bool:
+    """Whether an AV1 decoder's functions are global, as decord makes its own if others import it.
+
+    FFmpeg calls those in place of the ones it was built for, of another version.
+    """
+    return hasattr(ctypes.CDLL(None), "dav1d_open")
 
 
 class TorchcodecReader:
