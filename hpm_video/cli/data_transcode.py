@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from fractions import Fraction
 
 from hpm_video.cli.options import add_decoding, add_numbers, add_one_manifest, add_output_dir
 from hpm_video.runtime.files import printable
@@ -25,13 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_numbers(parser, meanings, vars(usual))
     text = "x264's (default %(default)s)"
     parser.add_argument("--preset", choices=PRESETS, default=usual.preset, help=text)
-    parser.add_argument("--fps", type=float, help="new frame rate (default: keep every frame)")
+    text = "new frame rate, as 25 or 30000/1001 (default: keep every frame)"
+    parser.add_argument("--fps", type=_rate, help=text)
     text = "make whole pictures of interlaced ones"
     parser.add_argument("--deinterlace", action="store_true", help=text)
     text = "only the K-th of N parts, for N processes; once all are done, run without it"
     parser.add_argument("--part", default="1/1", metavar="K/N", help=text)
     text = "data.decoder of training, with which reading is timed (default %(default)s)"
     add_decoding(parser, timeout_s=600, decoder=text)
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError) as error:
+        rule = f"({text}) must be a number, as 25 or 30000/1001"
+        raise argparse.ArgumentTypeError(rule) from error
 
 
 def run(arguments: argparse.Namespace) -> int:

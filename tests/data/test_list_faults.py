@@ -287,6 +287,17 @@ def test_a_split_is_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "lists that have a column split" in said and "has path, label" in said
 
 
+@pytest.mark.parametrize("yes", ["1", "True", "yes"])
+def test_a_split_of_yes_and_no_is_chosen(folder: Path, yes: str) -> None:
+    no = {"1": "0", "True": "False", "yes": ""}[yes]
+    rows = [f"{path},{label},{no if i % 3 else yes}" for i, (path, label) in enumerate(PAIRS)]
+    path = _write(folder, _table("path,label,is_train", rows))
+    assert "not train (8 rows)" in _refusal(path) and "--split train" in _refusal(path)
+    for split, number in {"train": 4, "not train": 8}.items():
+        assert _list("--manifest", path, "--split", split, "-o", folder / "out.csv") == 0
+        assert len(read_manifest(folder / "out.csv")) == number
+
+
 def test_a_command_that_a_refusal_names_is_one_that_works(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -645,7 +656,7 @@ def test_what_json_to_csv_scripts_write(folder: Path) -> None:
     assert manifest.labels.tolist() == NUMBERS
     assert "not used: meta, tags" in manifest.notes[0]
     for text in (json.dumps(entries), "\n".join(map(json.dumps, entries))):
-        assert "list.csv:1: row (" in _refusal(_write(folder, text))
+        assert "list.csv:1: must be CSV" in _refusal(_write(folder, text))
 
 
 @pytest.mark.parametrize(

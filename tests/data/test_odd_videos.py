@@ -105,6 +105,23 @@ def test_a_playlist_is_no_video(tmp_path: Path, name: str, content: str) -> None
         open_video(tmp_path / name, "pyav")
 
 
+@pytest.mark.parametrize("suffix", ["avi", "mkv", "webm"])
+def test_a_file_that_ends_early_is_said_to(tmp_path: Path, suffix: str) -> None:
+    path = _make(tmp_path / f"a.{suffix}", *(("-c:v", "libvpx") if suffix == "webm" else ()))
+    assert inspect_video(str(path)).reason == ""
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 6 // 10])
+    found = inspect_video(str(path))
+    missing = len(data) - len(data) * 6 // 10
+    assert f"is cut off: its last {missing:,} bytes are missing" in found.reason
+    assert found.num_frames and 10 < found.num_frames < 50
+
+
+def test_a_recording_of_open_length_is_not_cut_off(tmp_path: Path) -> None:
+    path = _make(tmp_path / "live.mkv", "-live", "1")
+    assert inspect_video(str(path)).reason == ""
+
+
 def test_what_check_says_of_odd_files(tmp_path: Path) -> None:
     single = tmp_path / "single.mp4"
     _make(tmp_path / "single.jpg", "-update", "1", frames=1).rename(single)

@@ -416,6 +416,7 @@ def test_mistakes_are_one_line(
         ("--part=3/2", "part (3/2)"),
         ("--part=1", "part (1)"),
         ("--fps=0", "fps (0)"),
+        ("--fps=1/1001", "fps (0.000999001)"),
     ]:
         assert words in refusal(manifest, option)
     assert _files(tmp_path) == before

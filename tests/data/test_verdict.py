@@ -419,4 +419,14 @@ def test_every_remedy_is_for_a_reason_that_is_given() -> None:
                    "has pictures of several sizes"):  # fmt: skip
         assert code.count(reason) > 1, reason
     assert remedies("a b.mp4", "permission denied") == ["make it readable: chmod a+r 'a b.mp4'"]
+    for path, words in {
+        "/data/file:///a/b.mp4": "not an address",
+        "https://a.org/b.mp4": "not an address",
+        "/data/~/b.mp4": "home folder",
+        "~me/b.mp4": "home folder",
+        "/data/C:\\a\\b.mp4": "path of Windows",
+        "/data/a~b/c:d.mp4": "or set --root",
+    }.items():
+        (said,) = remedies(path, "no such file")
+        assert words in said
     assert remedies("a.mp4", "something else; is empty") == ["copy or download it again"]

@@ -26,9 +26,9 @@ _PART = re.compile(
     r"(at|t|time|timestamp|frame|f|point|pos|position)?(s|sec|secs|seconds?|ms|idx|index)?"
     r"|t[01]"
 )
-_SPLIT = re.compile(
-    r"(data|dataset|video)?split(name|type)?|subset|set|partition|is(train|training|val|test)"
-)
+_SPLIT = re.compile(r"(data|dataset|video)?split(name|type)?|subset|set|partition")
+_IS_OF_SPLIT = re.compile(r"is(train|val|test)(ing|idation)?")  # which its rows are or are not
+_NO = ("", "0", "0.0", "false", "f", "no", "n")
 _NUMBERED_LABEL = re.compile(r"(label|class|target|action|tag)s?(name|id)?\d+")
 SPLITS = {  # the usual spellings
     "train": ("train", "training", "trn", "tr"),
@@ -46,6 +46,11 @@ class Columns:
         plain = {name: re.sub(r"[\W_]+", "", name) for name in header if name not in COLUMNS}
         self._parts = [name for name, word in plain.items() if _PART.fullmatch(word)]
         self._splits = [name for name, word in plain.items() if _SPLIT.fullmatch(word)]
+        self._yes = ""  # the split of rows with a yes in the first of these columns
+        if not self._splits:
+            found = {name: _IS_OF_SPLIT.fullmatch(word) for name, word in plain.items()}
+            self._splits = [name for name, match in found.items() if match]
+            self._yes = next((match[1] for match in found.values() if match), "")
         self._labels = [name for name, word in plain.items() if _NUMBERED_LABEL.fullmatch(word)]
         self._values: Counter[str] = Counter()  # of the first of the split columns
         self._first: tuple[str, dict[str, str]] | None = None  # where a part or folder is named
@@ -70,14 +75,19 @@ class Columns:
         """Look at a row; only where ``is_watched``."""
         if self._first is None and any(row.get(name, "").strip() for name in self._parts):
             self._first = where, {name: row.get(name, "").strip() for name in self._parts}
-        if self._splits:
-            self._values[row[self._splits[0]].strip()] += 1
+        if (split := self.split_of(row)) is not None:
+            self._values[split] += 1
         if sum(bool(row.get(name, "").strip()) for name in ("label", *self._labels)) > 1:
             self._has_labels = True
 
     def split_of(self, row: Mapping[str, str]) -> str | None:
         """The value of the column that says to which split a row belongs, None without one."""
-        return row[self._splits[0]].strip() if self._splits else None
+        if not self._splits:
+            return None
+        value = row[self._splits[0]].strip()
+        if self._yes:
+            return f"not {self._yes}" if value.lower() in _NO else self._yes
+        return value
 
     def choose(self, split: str) -> set[str]:
         """The values of the split column that mean ``split``.

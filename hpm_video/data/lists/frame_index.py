@@ -12,7 +12,6 @@ import hashlib
 import mmap
 import os
 import struct
-import warnings
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -81,14 +80,22 @@ def check_is_index(path: Path) -> None:
 
 
 def find_frame_index(manifest: Path) -> FrameIndex | None:
-    """The index beside a list, None without a usable one; warns of what cannot be used."""
+    """The index beside a list, None without a usable one: see `index_fault`."""
     try:
         return FrameIndex(index_beside(manifest))
+    except (ValueError, OSError):
+        return None
+
+
+def index_fault(manifest: Path) -> str | None:
+    """Why the index beside a list cannot be used; None where it can, or there is none."""
+    try:
+        FrameIndex(index_beside(manifest))
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
-        warnings.warn(str(error), stacklevel=2)
-        return None
+        return str(error)
+    return None
 
 
 class FrameIndexWriter:

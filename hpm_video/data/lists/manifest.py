@@ -22,7 +22,7 @@ import numpy.typing as npt
 from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside, similar_classes
 from hpm_video.data.lists.columns import COLUMNS, Columns
 from hpm_video.data.lists.faults import Faults
-from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index
+from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index_fault
 from hpm_video.data.lists.rows import first_few, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.runtime.files import write_csv
@@ -211,8 +211,7 @@ def read_manifest(
         if columns.has_bare_counts:
             claims = np.array(frame_counts[-len(ends) :], dtype=np.int64)
             check_counts(file, start, Names(data, ends), claims, faults)
-        if unused := columns.unused():
-            notes.append(unused)
+        notes += filter(None, (columns.unused(), index_fault(file)))
         names.append(Names(data, ends))
 
     values, class_names = noted.values(beside, numbers_only=numbers_only, faults=faults)

@@ -28,6 +28,7 @@ _SUFFIX = (
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
+_JSON = re.compile(r"\s*[\[{]\s*([\[{\"]|$)")  # and not a name that begins with a bracket
 _SEPARATOR = re.compile(r"sep=.", re.IGNORECASE)
 _ALIASES = {
     **dict.fromkeys(("video", "video_path", "file", "filename", "filepath"), "path"),
@@ -77,6 +78,11 @@ def read_rows(
                     f"{path}:{start}: must be UTF-8 text (`iconv -f UTF-16LE -t UTF-8` converts "
                     "what Windows calls Unicode)"
                 )
+            if _JSON.match(first):
+                rule = "must be CSV with the header path,label, or lines `path label`"
+                raise ValueError(f"{path}:{start}: {rule}: is JSON")
+            if first.startswith("hpm-video index"):
+                raise ValueError(f"{path} must be a list of videos: is the index of one")
             delimiter, header = _detect(f"{path}:{start}", first.strip())
             if header is not None:
                 lines = _split_lines(path, start + 1, file, delimiter, noted)

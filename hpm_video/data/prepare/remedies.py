@@ -4,10 +4,13 @@ import os
 import re
 import shlex
 
+from hpm_video.data.video.frames import NO_SUCH_FILE
+
 # How a reason, or one of several, begins, and what to do. SOURCE and TARGET are files; numbers in
 # braces are what the reason says in the same places.
 _REMEDIES = {
-    r"is cut off": "copy or download it again: what is there cannot be found without the index",
+    r"is cut off: an mp4": "copy or download it again: nothing can be found without the index",
+    r"is cut off": "copy or download it again, or use what is there",
     r"is not a video": "copy or download it again",
     r"is empty": "copy or download it again",
     r"no such file": "copy or download it, or set --root to the folder where paths start",
@@ -32,8 +35,20 @@ _REMEDIES = {
 }
 
 
+# What stands in a path that is none, and what it should be
+_NO_PATHS = {
+    r"(.*/)?\w+:/": "write a path, not an address: /a/b.mp4 for file:///a/b.mp4",
+    r"(.*/)?~\w*/": "write your home folder out: ~ means it to the shell alone",
+    r"(.*/)?[A-Za-z]:\\": "write where this machine has it: C:\\a\\b.mp4 is a path of Windows",
+}
+
+
 def remedies(path: str, reason: str) -> list[str]:
     """What to do about a file, for each part of a reason; commands can be pasted."""
+    if reason == NO_SUCH_FILE:
+        for start, text in _NO_PATHS.items():
+            if re.match(start, path):
+                return [text]
     stem, ending = os.path.splitext(os.path.basename(path))
     found = []
     for part in reason.split("; "):

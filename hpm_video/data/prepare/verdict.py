@@ -142,6 +142,8 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
         found.append("is a single picture")
     if table.container.startswith("mov") and (more := demux.num_mp4s(path) - 1) > 0:
         found.append(f"{more} more mp4 appended to it, of which nothing is read")
+    if missing := demux.num_missing_bytes(path):
+        found.append(f"is cut off: its last {missing:,} bytes are missing")
     if table.is_tilted:
         found.append("is to be turned by an angle that is no quarter, which is not done")
     if table.other_sizes:

@@ -107,6 +107,30 @@ def num_mp4s(path: str) -> int:
         return sum(name == b"ftyp" for name in _boxes(file))
 
 
+def num_missing_bytes(path: str) -> int:
+    """How many bytes of an AVI or Matroska file are missing, 0 where its header does not tell."""
+    with open(path, "rb") as file:
+        head, size = file.read(256), os.fstat(file.fileno()).st_size
+    end = size
+    if head.startswith(b"RIFF") and head[4:8] != b"\xff" * 4:  # which a stream begins with
+        end = 8 + int.from_bytes(head[4:8], "little")
+    elif head.startswith(b"\x1aE\xdf\xa3"):
+        start, length = _ebml_size(head, 4)  # of the header, which the segment follows
+        segment = start + (length or 0)
+        start, length = _ebml_size(head, segment + 4)
+        if head[segment : segment + 4] == b"\x18S\x80g" and length is not None:
+            end = start + length
+    return max(0, end - size)
+
+
+def _ebml_size(head: bytes, place: int) -> tuple[int, int | None]:
+    """Where an element's data begin, and their length, None where it is left open."""
+    width = 9 - int.from_bytes(head[place : place + 1], "big").bit_length()
+    value = int.from_bytes(head[place : place + width], "big")
+    most = (1 << 7 * width) - 1
+    return place + width, None if value & most == most else value & most
+
+
 def _boxes(file: BinaryIO) -> Iterator[bytes]:
     """The names of an mp4's boxes."""
     place = 0
