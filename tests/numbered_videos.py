@@ -183,7 +183,8 @@ def _encode_apart(path: Path, recipe: Recipe) -> None:
         process.join()
         if process.exitcode == 0:
             return
-        assert attempt < 2, f"x265 does not write {recipe}"
+        if attempt == 2:
+            raise ChildProcessError(f"x265 does not write {recipe}")
 
 
 def _encode(path: Path, recipe: Recipe) -> None:
@@ -544,7 +545,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for kind, number in [(k, n) for k, count in counts.items() for n in range(count)]:
             seed = options.seed + number
             recipe = draw_recipe(seed) if kind == "plain" else draw_kind(kind, seed)
-            path = write_video(Path(folder) / str(seed), recipe)
+            try:
+                path = write_video(Path(folder) / str(seed), recipe)
+            except ChildProcessError as error:
+                print(error, flush=True)
+                continue
             made[f"{recipe.suffix} {recipe.codec}" if kind == "plain" else kind] += 1
             table, right = indexed(path), shown(path, recipe)
             for decoder, known in [("pyav", None), *((d, table) for d in options.decoder)]:
