@@ -117,6 +117,16 @@ def test_frames_of_videos_that_are_not_as_an_encoder_wrote_them(
             assert mistakes(path, recipe, decoder, table) is None, (recipe, table is not None)
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libvpx-vp9", "libsvtav1", "mpeg4"])
+def test_an_mp4_that_has_lost_its_keyframes(tmp_path: Path, codec: str, decoder: Decoder) -> None:
+    """Each packet is flagged as one. HEVC decodes from any, without a word, to spoilt pictures."""
+    options = {"libsvtav1": {"preset": "8"}, "libx265": {"preset": "ultrafast"}}.get(codec, {})
+    recipe = Recipe("mp4", codec, 40, (96, 128), gop=16, options=options, kind="no keyframes")
+    path = write_video(tmp_path / "a", recipe)
+    for table in (indexed(path), None):
+        assert mistakes(path, recipe, decoder, table) is None
+
+
 def test_a_frame_does_not_depend_on_which_others_are_read(tmp_path: Path, decoder: Decoder) -> None:
     """Frames nobody asked for may be left out of decoding only where nothing comes of it."""
     path = write_video(tmp_path / "a", replace(H264, gop=250, num_frames=100))

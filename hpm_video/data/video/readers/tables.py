@@ -21,9 +21,10 @@ from hpm_video.data.video.readers import UnreadableError, demux, h264
 
 # Packets of a file up to this size stay in memory from the first pass; of others they are read anew
 _MOST_KEPT_BYTES = 64 * 2**20
-# Where a second picture of a packet's kind would not be noticed: they refer to pictures before, and
-# a container that flags each of them as a keyframe has lost its index
+# Codecs whose pictures refer to pictures before, but for keyframes: a container that flags each of
+# them as one has lost its index. (H.264's are looked into, see `_is_start`)
 _REFERRING = (
+    "hevc", "vp8", "libvpx", "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1",
     "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "h263", "flv1", "svq3",
     "mpeg1video", "mpeg2video", "theora", "vp6", "vp6f", "rv30", "rv40", "cinepak",
 )  # fmt: skip
