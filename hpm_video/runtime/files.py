@@ -57,7 +57,9 @@ def own_file(path: str | Path, flags: int) -> int:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        if os.lstat(path).st_uid not in (0, os.geteuid()):
+        owner = os.lstat(path).st_uid
+        ours = (0, os.geteuid())
+        if owner not in ours and owner != owner_of_new_files(Path(path).parent):
             raise PermissionError(errno.EPERM, "is a link of another user's", str(path)) from error
         return os.open(path, flags, 0o666)
 

@@ -78,9 +78,14 @@ class Snapshot:
                 file = part / self._package.name / name
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(content)
-            if os.path.lexists(self.code):  # changed, or another submission was quicker
+            try:
+                os.rename(part, self.code)
+            except OSError:
+                if not os.path.lexists(self.code):
+                    raise
+                # It was changed, or another submission was quicker
                 self.code = self.code.with_name(f"{self.code.name}-{token}")
-            os.rename(part, self.code)
+                os.rename(part, self.code)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
