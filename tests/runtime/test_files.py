@@ -33,7 +33,7 @@ def precious(tmp_path: Path) -> Path:
 
 # As processes of earlier versions named them
 TEMPORARY: dict[str, Callable[[Path], object]] = {
-    f".out.{os.getpid()}.tmp": lambda folder: files.write_atomically(folder / "out", ["x"]),
+    ".out.PID.tmp": lambda folder: files.write_atomically(folder / "out", ["x"]),
     "best.part": lambda folder: write_checkpoint(folder / "best.pt", STATE),
 }
 
@@ -42,7 +42,7 @@ TEMPORARY: dict[str, Callable[[Path], object]] = {
 def test_a_link_at_a_temporary_name_is_not_followed(
     tmp_path: Path, precious: Path, name: str
 ) -> None:
-    link = tmp_path / "folder" / name
+    link = tmp_path / "folder" / name.replace("PID", str(os.getpid()))
     link.parent.mkdir()
     link.symlink_to(precious)
     TEMPORARY[name](tmp_path / "folder")
