@@ -22,7 +22,7 @@ class BuildWithRecipes(build_py):
 
 
 ONNX = ["onnx>=1.17", "onnxscript>=0.7"]  # to export to it
-TORCHCODEC = ["torchcodec>=0.7"]  # and FFmpeg's libraries on the system
+TORCHCODEC = ["torchcodec>=0.10"]  # and FFmpeg's libraries on the system
 TEST = [
     *ONNX,
     *TORCHCODEC,
@@ -57,7 +57,7 @@ setup(
     packages=find_packages(include=["hpm_video", "hpm_video.*"]),
     package_data={"hpm_video": ["py.typed"], "": ["assets/*"]},
     install_requires=[
-        "av>=17",
+        "av>=17.1",
         # Where it has wheels; elsewhere PyAV reads. Its module is called decord
         "decord2>=3.4.0; sys_platform == 'linux' and python_version < '3.15'"
         " and (platform_machine == 'x86_64' or platform_machine == 'aarch64')",
@@ -73,8 +73,8 @@ setup(
         "submitit>=1.5.4",
         "tensorboard>=2.18",
         "timm>=1.0.15",
-        "torch>=2.8",
-        "torchvision>=0.23",
+        "torch>=2.10",
+        "torchvision>=0.25",
         "tqdm>=4.66",
     ],
     extras_require={

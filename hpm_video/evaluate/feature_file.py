@@ -18,7 +18,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from hpm_video.runtime.files import whole_file
+from hpm_video.runtime.files import own_folder, whole_file
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -85,10 +85,7 @@ class Parts:
 
     def clean(self) -> None:
         """Make the folder, and remove what belongs to something else."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"{self.folder} cannot be made: {error.strerror}") from error
+        own_folder(self.folder)
         for file in self.folder.iterdir():
             if not file.name.startswith(f"{self._prefix}_") or file.suffix != ".npz":
                 file.unlink()

@@ -4,7 +4,12 @@ Parts are compiled in place: names in state dicts, wrappers of several processes
 they are.
 """
 
+import os
+import stat
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +19,7 @@ from hpm_video.config import RunConfig
 from hpm_video.config.values import Compile
 from hpm_video.models.vit import Block
 from hpm_video.runtime.distributed import World
+from hpm_video.runtime.files import own_folder
 
 Say = Callable[[str], None]
 
@@ -61,6 +67,8 @@ def compile_parts(parts: Mapping[str, nn.Module], run: RunConfig, world: World, 
     """
     if not is_compiled(run, world.device):
         return
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # Triton's cache is within it
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_private_cache())
     by_block = run.activation_checkpointing or (world.size > 1 and run.parallel == "fsdp")
     for name, part in parts.items():
         blocks = [block for block in part.modules() if isinstance(block, Block)]
@@ -99,6 +107,25 @@ class _OrEager:
             f"run.compile: the {self._name} runs eagerly, as compiling it failed: "
             f"{type(inner).__name__}: {reason}"
         )
+
+
+def _private_cache() -> Path:
+    """A folder for what is compiled, which is loaded and run, and where only this user can write.
+
+    PyTorch's own default, in the folder of temporary files, belongs to whoever makes it first. Ours
+    is there too, as disks of this machine are quick; else in the home; else one for this process.
+    """
+    shared = Path(tempfile.gettempdir())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    for folder in (shared / f"hpm_video_{os.geteuid()}", home / "hpm_video"):
+        with suppress(ValueError):
+            own_folder(folder, mode=0o700)
+            is_closed = not folder.stat().st_mode & 0o077
+            # Else others may rename it, and put their own in its place
+            above = folder.parent.stat().st_mode
+            if is_closed and (not above & 0o022 or above & stat.S_ISVTX):
+                return folder / "compiled"
+    return Path(tempfile.mkdtemp(prefix="hpm_video_compiled_"))
 
 
 def _prepare(*, num_blocks: int, by_block: bool) -> None:

@@ -1,8 +1,10 @@
 """Files that appear whole or not at all, and text for people from names of files."""
 
+import errno
 import filecmp
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -15,14 +17,16 @@ OURS = "hpm-video"  # in all pages and pictures that may replace each other
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, ending: str = ".tmp") -> Iterator[Path]:
     """A temporary file to write, which takes the place of ``path`` when it is complete and on disk.
-    It has the permissions of any new file there. Raises ValueError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    It has the permissions of any new file there. Its name is hidden, begins with that of ``path``,
+    and ends with ``ending``. Raises ValueError where it cannot be written."""
+    # Nobody else can have put a link, or a file of theirs, where it will be
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        new_file(temporary)
         try:
-            temporary.touch()
             usual = temporary.stat().st_mode  # follows the umask, or the folder's ACL
             yield temporary
             if temporary.stat().st_mode != usual:  # safetensors lets only the owner read
@@ -32,6 +36,60 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def new_file(path: str | Path) -> None:
+    """Make an empty file in place of what lies there; a link is removed, and not followed."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+
+
+def own_file(path: str | Path, flags: int) -> int:
+    """An opener, as `open` takes it, of files that stay and are added to.
+
+    A link leads there only where this user or the administrator made it. Raises PermissionError for
+    one of another user's, who could let us write to any file of ours.
+    """
+    flags |= os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        owner = os.lstat(path).st_uid
+        ours = (0, os.geteuid())
+        if owner not in ours and owner != owner_of_new_files(Path(path).parent):
+            raise PermissionError(errno.EPERM, "is a link of another user's", str(path)) from error
+        return os.open(path, flags, 0o666)
+
+
+def own_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """Make a folder whose content is ours alone, or go on with one that is there.
+
+    Raises ValueError for a link, a file, or a folder of another user's.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode)
+        about = folder.lstat()
+        if not stat.S_ISDIR(about.st_mode):
+            kind = "a link" if stat.S_ISLNK(about.st_mode) else "no folder"
+            raise ValueError(f"{folder} is {kind}: remove it, as it must be a folder of yours")
+        if about.st_uid != owner_of_new_files(folder.parent):
+            raise ValueError(
+                f"{folder} belongs to another user ({about.st_uid}): must be yours; remove it, or "
+                "choose another place"
+            )
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def owner_of_new_files(folder: Path) -> int:
+    """Whose the files are that we make in a folder: some network drives name another owner."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_uid
 
 
 @contextmanager
@@ -71,11 +129,13 @@ def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[obje
 def keep_original(path: Path) -> Path:
     """Copy a file beside itself as NAME.orig, else NAME.orig2, ...; an equal copy will do."""
     copy, number = path.with_name(f"{path.name}.orig"), 1
-    while copy.exists():
-        if filecmp.cmp(copy, path, shallow=False):
+    while os.path.lexists(copy):
+        if copy.is_file() and filecmp.cmp(copy, path, shallow=False):
             return copy
         copy = path.with_name(f"{path.name}.orig{(number := number + 1)}")
-    shutil.copy2(path, copy)
+    with whole_file(copy) as temporary:
+        shutil.copyfile(path, temporary)
+    shutil.copystat(path, copy)
     return copy
 
 

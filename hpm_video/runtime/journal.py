@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from hpm_video.runtime.files import writing
+from hpm_video.runtime.files import own_file, writing
 
 _SYNC_EVERY_S = 5.0
 
@@ -73,7 +73,9 @@ class Journal(AbstractContextManager["Journal"]):
         cannot be written."""
         self.path = path
         with writing(path):
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by __exit__
+            self._file = open(  # noqa: SIM115 - closed by __exit__
+                path, "ab", buffering=0, opener=own_file
+            )
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -12,6 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from hpm_video.runtime.files import own_file
+
 _BEAT_S = 10.0  # from one sign of life to the next
 _PATIENCE_S = 60.0  # who gives none for so long is dead
 _MOST_BYTES = 1000
@@ -89,7 +91,7 @@ def _beat(descriptor: int, number: int) -> None:
 
 def _open(file: Path) -> tuple[int, bool, str]:
     """Open and, where the file system can, lock the file; returns what its last holder wrote."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = own_file(file, os.O_RDWR | os.O_CREAT)
     refusal: OSError | None = None
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

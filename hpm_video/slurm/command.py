@@ -19,6 +19,7 @@ from hpm_video.config import (
 )
 from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
+from hpm_video.slurm.options import check_line
 from hpm_video.slurm.sweep import combinations
 
 # Jobs that can be submitted and the settings they take: one line for each job.
@@ -173,6 +174,8 @@ def make_plan(
         raise ValueError("run.output_dir (null) must name a folder for the run")
     if folder is not None and "%" in folder:
         raise ValueError(f"run.output_dir ({folder}) must be without %, which SLURM replaces")
+    if folder is not None:
+        check_line("run.output_dir", folder)
     tasks, runs = _variants(command, sweep, folder), []
     for task in tasks:
         # The settings of the command and, after all its words, the task's own

@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hpm_video.slurm.options import check_line
+
 _PROGRAMS = ("apptainer", "singularity")
 _IMAGE_FILES = (".sif", ".sqsh", ".squashfs", ".img")
 _TIMEOUT_S = 30
@@ -65,6 +67,7 @@ def make_container(
     taken = {mount.split(":")[1] for mount in own}
     folders = [folder for folder in _folders(needed) if folder not in taken]
     for folder in folders:
+        check_line("path to mount", folder)
         if "," in folder or ":" in folder:
             raise ValueError(
                 f"slurm.container ({image}) must not be used with {folder}: containers cannot "

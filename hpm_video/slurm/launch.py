@@ -19,13 +19,14 @@ import submitit
 from submitit.helpers import DelayedSubmission
 from submitit.slurm.slurm import _make_sbatch_string
 
+from hpm_video.runtime.files import owner_of_new_files, printable
 from hpm_video.slurm.command import Plan
 from hpm_video.slurm.container import Container
 from hpm_video.slurm.environment import job_environment, plain_environment
 from hpm_video.slurm.job import REQUEUE_FILE, Job
-from hpm_video.slurm.options import SlurmConfig
+from hpm_video.slurm.options import SlurmConfig, check_line
 from hpm_video.slurm.partition import Request
-from hpm_video.slurm.records import Submission, TaskRecord, add_record, shown
+from hpm_video.slurm.records import Submission, TaskRecord, add_record, has_records, shown
 from hpm_video.slurm.snapshot import Snapshot
 from hpm_video.slurm.times import UNLIMITED
 
@@ -70,7 +71,7 @@ def show(order: Order, cluster: str) -> None:
     if cluster == "slurm":
         print(_script(order))
     for number, words in enumerate(order.words):
-        print(f"# task {number}: hpm-video {shlex.join(words)}")
+        print(printable(f"# task {number}: hpm-video {shlex.join(words)}"))
 
 
 def carry_out(order: Order, cluster: str) -> int:
@@ -95,7 +96,8 @@ def _to_slurm(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
     token = uuid.uuid4().hex
     script = order.folder / f".submission_file_{token}.sh"
     text = _script(order)
-    script.write_text(text)
+    with script.open("x", encoding="utf-8", errors="surrogateescape") as new:
+        new.write(text)
     pickles = [order.folder / f"{token}_{task}.pkl" for task in range(len(jobs))]
     for job, file in zip(jobs, pickles, strict=True):
         delayed = DelayedSubmission(job)
@@ -216,6 +218,13 @@ def _script(order: Order) -> str:
         "additional_parameters": {key: value for key, value in extra.items() if value is not None},
         "wckey": None,  # submitit's own, which clusters may not know
     }
+    # What no setting has been checked for
+    for what, text in (
+        ("job name", wanted["job_name"]),
+        ("working directory", os.getcwd()),
+        ("Python", sys.executable),
+    ):
+        check_line(what, text)
     program = [*python, *_WITHOUT_HERE, "-u", "-m", "submitit.core._submit", folder]
     count = len(plan.tasks)
     return _make_sbatch_string(
@@ -257,7 +266,7 @@ def _undone_on_failure(folder: Path) -> Iterator[None]:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     before = set(folder.rglob("*")) if folder.exists() else set()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_private(folder)
         yield
     except BaseException as error:
         if made:
@@ -268,6 +277,27 @@ def _undone_on_failure(folder: Path) -> Iterator[None]:
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise ValueError(f"folder ({folder}) cannot be used: {error.strerror}") from error
         raise
+
+
+def _make_private(folder: Path) -> None:
+    """Make the folder of what a job executes, to which nobody else may write.
+
+    Raises ValueError where it is another user's, or others may write to it and it is none of ours.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = folder.stat()
+    if about.st_uid != owner_of_new_files(folder):
+        raise ValueError(
+            f"folder ({folder}) belongs to another user ({about.st_uid}), who could change what "
+            "the job executes: give --folder DIR, a folder of yours"
+        )
+    if about.st_mode & 0o022:
+        if any(folder.iterdir()) and not has_records(folder):
+            raise ValueError(
+                f"folder ({folder}) is open to others, who could change what the job executes: "
+                f"run `chmod go-w {shlex.quote(str(folder))}`, or give --folder DIR, a new folder"
+            )
+        folder.chmod(0o700)  # made by a version that followed the umask
 
 
 def _record(order: Order, jobs: list[submitit.Job[int]], cluster: str) -> None:
@@ -312,8 +342,8 @@ def _record(order: Order, jobs: list[submitit.Job[int]], cluster: str) -> None:
         width = max(len(task.id) for task in tasks)
         for task in tasks:
             place = f"{shown(task.run_folder)}  " if task.run_folder else ""
-            print(f"  {task.id:<{width}}  {place}{task.label}")
+            print(printable(f"  {task.id:<{width}}  {place}{task.label}"))
     print(f"log         {shown(tasks[0].log)}")
     print(f"follow      hpm-video jobs follow {tasks[0].id}")
     if plan.command.job == "data" and len(tasks) > 1:
-        print(f"afterwards  hpm-video {shlex.join(plan.command.words)}")
+        print(printable(f"afterwards  hpm-video {shlex.join(plan.command.words)}"))

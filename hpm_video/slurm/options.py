@@ -8,6 +8,7 @@ import argparse
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, get_type_hints
 
 from hpm_video.config.schema import check_settings, describe_settings, setting
 from hpm_video.config.settings import read_group
+from hpm_video.runtime.files import printable
 from hpm_video.slurm.times import minutes_of
 
 GROUP = "slurm"
@@ -94,8 +96,10 @@ class SlurmConfig:
         for item in fields(self):
             values = getattr(self, item.name)
             for text in values if isinstance(values, list) else [values]:
-                if isinstance(text, str) and ("\n" in text or not text):
-                    raise ValueError(f"{GROUP}.{item.name} ({text}) must be one line of text")
+                if isinstance(text, str):
+                    # A command may hold tabs, as it is code
+                    code = text.replace("\t", " ") if item.name == "setup" else text
+                    check_line(f"{GROUP}.{item.name}", code)
         for command in self.setup:
             if (len(command) - len(command.rstrip("\\"))) % 2:
                 raise ValueError(
@@ -157,6 +161,15 @@ class SlurmConfig:
                 "interpreter, or a bare name for the job to find on its PATH"
             )
         return os.path.abspath(self.python)
+
+
+def check_line(name: str, text: str) -> None:
+    """Raise ValueError for a text that is empty or has a line break, an escape or another control
+    character: sbatch, a shell or a terminal would take what follows for something else."""
+    if not text or any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text):
+        raise ValueError(
+            f"{name} ({printable(text)}) must be one line of text without control characters"
+        )
 
 
 def _option(text: str, setting_name: str, program: str) -> tuple[str, str | bool]:

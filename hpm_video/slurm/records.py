@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hpm_video.runtime.files import own_file
+
 _FILE = "jobs.jsonl"
 
 
@@ -50,8 +52,13 @@ def add_record(folder: Path, submission: Submission) -> None:
     for file, line in new.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         # One write, so that lines of several at once do not mix
-        with file.open("a", encoding="utf-8", errors="surrogateescape") as stream:
+        with open(file, "a", encoding="utf-8", errors="surrogateescape", opener=own_file) as stream:
             stream.write(line + "\n")
+
+
+def has_records(folder: Path) -> bool:
+    """Whether submissions are recorded in a folder."""
+    return (folder / _FILE).is_file()
 
 
 def folders_of_user() -> list[Path]:

@@ -2,13 +2,15 @@
 
 import hashlib
 import os
+import secrets
 import shutil
+import stat
 from pathlib import Path
 
 import hpm_video
 from hpm_video.config.recipe import FOLDER
 from hpm_video.config.settings import find_config
-from hpm_video.runtime.files import whole_file
+from hpm_video.runtime.files import own_folder, owner_of_new_files, whole_file
 
 
 class Snapshot:
@@ -48,20 +50,58 @@ class Snapshot:
             self.config = Path(f"{self._copy}:{variant}") if variant else self._copy
 
     def write(self) -> None:
-        """Make the copies; each is there whole or not at all."""
-        if not self.code.exists():
-            part = self.code.with_name(f".{self.code.name}.{os.getpid()}")
+        """Make the copies; each is there whole or not at all.
+
+        A copy of the code that is there already is run only where it is what this one would be, and
+        nobody else can have changed it. Otherwise the new one gets a name beside it.
+        """
+        own_folder(self.code.parent, mode=0o700)
+        self.code.parent.chmod(0o700)  # versions before 0700 followed the umask
+        there = sorted(self.code.parent.glob(f"{self.code.name}*"))
+        if (copy := next(filter(self._is_intact, there), None)) is not None:
+            self.code = copy
+        else:
+            self._write_code()
+        if self.config is None:
+            return
+        own_folder(self._copy.parent)
+        if not self._copy.is_file() or self._copy.read_bytes() != self._yaml:
+            with whole_file(self._copy) as file:
+                file.write_bytes(self._yaml)
+
+    def _write_code(self) -> None:
+        token = secrets.token_hex(4)
+        part = self.code.with_name(f".{self.code.name}.{token}")
+        try:
+            part.mkdir(0o700)
+            for name, content in self._files.items():
+                file = part / self._package.name / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
             try:
-                for name, content in self._files.items():
-                    file = part / self._package.name / name
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(content)
                 os.rename(part, self.code)
             except OSError:
-                if not self.code.exists():  # else another submission was quicker
+                if not os.path.lexists(self.code):
                     raise
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
-        if self.config is not None and not self._copy.exists():
-            with whole_file(self._copy) as copy:
-                copy.write_bytes(self._yaml)
+                # It was changed, or another submission was quicker
+                self.code = self.code.with_name(f"{self.code.name}-{token}")
+                os.rename(part, self.code)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _is_intact(self, copy: Path) -> bool:
+        """Whether a copy holds these files and what Python compiled of them, all of it this
+        user's, in a folder that is closed to others."""
+        owner = owner_of_new_files(copy.parent)
+        about = copy.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_mode & 0o077 or about.st_uid != owner:
+            return False
+        found = {}
+        for path in copy.rglob("*"):
+            about = path.lstat()
+            is_file = stat.S_ISREG(about.st_mode)
+            if about.st_uid != owner or not (is_file or stat.S_ISDIR(about.st_mode)):
+                return False
+            if is_file and path.parent.name != "__pycache__":
+                found[path.relative_to(copy)] = path.read_bytes()
+        return found == {Path(self._package.name, name): c for name, c in self._files.items()}

@@ -22,7 +22,7 @@ from hpm_video.slurm.command import (
     read_command,
 )
 from hpm_video.slurm.container import make_container
-from hpm_video.slurm.options import SlurmConfig, add_options, read_given, slurm_config
+from hpm_video.slurm.options import SlurmConfig, add_options, check_line, read_given, slurm_config
 from hpm_video.slurm.partition import (
     Request,
     check_request,
@@ -242,6 +242,7 @@ def _folder(given: str | None, plan: Plan) -> Path:
     folder = given or (f"{plan.run_folder}/slurm" if plan.run_folder else _DEFAULT_FOLDER)
     if "%" in folder:
         raise ValueError(f"folder ({folder}) must be without %, which SLURM replaces")
+    check_line("folder", folder)
     path = Path(os.path.abspath(folder))
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():

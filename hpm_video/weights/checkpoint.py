@@ -14,6 +14,7 @@ format of `hpm_video.weights.shards`, and everything else in a small file of the
 them.
 """
 
+import glob
 import os
 import pickle
 import re
@@ -32,7 +33,7 @@ from hpm_video.config.settings import config_from_dict
 from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
-from hpm_video.runtime.files import writing
+from hpm_video.runtime.files import whole_file, writing
 from hpm_video.weights.misfits import is_allowed, misfits, refuse
 from hpm_video.weights.shards import METADATA, read_shards, stored_shapes, write_shards
 
@@ -71,14 +72,11 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
     Raises ValueError when it cannot be written.
     """
-    part = path.with_suffix(".part")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(part, state)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)  # a full disk is needed for something else
+    with whole_file(path) as temporary:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if left != temporary:  # a kill left it; no other process writes to a run's folder
+                left.unlink()
+        _write(temporary, state)
 
 
 def save_sharded(
@@ -100,7 +98,8 @@ def save_sharded(
             _clear(folder)
             part.mkdir()
             rest = {name: value for name, value in state.items() if name not in trees}
-            _write(part / _REST, rest)
+            with whole_file(part / _REST) as temporary:
+                _write(temporary, rest)
         if group is not None:
             dist.barrier(group)
         write_shards(part, dict(_flat(trees)), group)
@@ -195,10 +194,8 @@ def load_checkpoint(
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
-    with path.open("wb") as file:
+    with path.open("wb") as file:  # by its name, torch.save would put that into the file
         torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _publish(path: Path, *, keep: int) -> None:
@@ -206,7 +203,7 @@ def _publish(path: Path, *, keep: int) -> None:
     oldest steps first. Later ones, left by a run that was turned back, are the last to go."""
     link = path.parent / "last.part"
     link.unlink(missing_ok=True)
-    link.symlink_to(path.name)
+    link.symlink_to(path.name)  # fails where another link is
     os.replace(link, path.parent / "last")
     if keep:
         there = {each for each in path.parent.glob("step_*") if each.suffix != ".part"}
@@ -217,13 +214,13 @@ def _publish(path: Path, *, keep: int) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove what saves that did not come to their end have left."""
-    for part in folder.glob("step_*.part"):
+    for part in (*folder.glob("step_*.part"), *folder.glob(".step_*.tmp")):
         _remove(part)
 
 
 def _remove(path: Path) -> None:
     """Remove a checkpoint of either form, if it is there; never part of one under its name."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         part = path.with_name(f"{path.stem}.old.part")  # new shards may lie in step_*.part
         if part.exists():
             shutil.rmtree(part)

@@ -1,5 +1,8 @@
 """The compiled model: one graph, whatever the schedules do."""
 
+import os
+import stat
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -220,3 +223,71 @@ def test_two_processes_compile_what_they_share(
     for of_form in records.values():
         for mine, theirs in zip(of_form, records["plain"], strict=True):
             assert mine == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files, which all users share, beside the user's own of caches."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "x")  # so that it is as before afterwards
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    return folder
+
+
+def _cache() -> Path:
+    """Where a run that compiles keeps what was compiled."""
+    compile_parts({"model": nn.Linear(2, 2)}, RunConfig(compile="true"), WORLD, print)
+    return Path(os.environ.pop("TORCHINDUCTOR_CACHE_DIR"))
+
+
+def test_what_was_compiled_lies_in_a_private_folder(shared: Path) -> None:
+    ours = _cache().parent
+    assert ours.parent == shared and stat.S_IMODE(ours.stat().st_mode) == 0o700
+    assert _cache().parent == ours
+
+
+@pytest.mark.parametrize("kind", ["link", "open", "stranger", "shared folder"])
+def test_a_planted_cache_is_not_used(shared: Path, tmp_path: Path, kind: str) -> None:
+    planted = shared / f"hpm_video_{os.geteuid()}"
+    (tmp_path / "other").mkdir(mode=0o700)
+    if kind == "link":
+        planted.symlink_to(tmp_path / "other")
+    elif kind == "open":
+        planted.mkdir()
+        planted.chmod(0o770)
+    elif kind == "shared folder":
+        shared.chmod(0o777)  # where everybody renames everything
+    elif os.geteuid() == 0:
+        planted.mkdir(mode=0o700)
+        os.chown(planted, 54321, 54321)
+    else:
+        pytest.skip("only root makes files of other users")
+    assert _cache().parent == tmp_path / "home" / "hpm_video"
+    # Where neither will do, nobody else knows the name
+    (tmp_path / "home" / "hpm_video").chmod(0o755)
+    last = _cache()
+    assert last.parent == shared and last != planted
+    assert stat.S_IMODE(last.stat().st_mode) == 0o700
+
+
+def test_the_users_cache_stays_and_without_compiling_there_is_none(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_parts({"model": nn.Linear(2, 2)}, RunConfig(compile="false"), WORLD, print)
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/of/the/user")
+    assert _cache() == Path("/of/the/user")
+    assert not list(shared.iterdir())
+
+
+def test_what_is_compiled_lands_there(shared: Path) -> None:
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(2, 2), nn.GELU())
+    compile_parts({"model": model}, RunConfig(compile="true"), WORLD, print)
+    model(torch.zeros(3, 2))
+    cache = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert list(cache.rglob("*.py")) and not list(shared.glob("torchinductor_*"))

@@ -5,6 +5,7 @@ import pickle
 import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -1079,6 +1080,157 @@ def test_the_job_reads_a_copy_of_the_yaml(slurm: fake_slurm.FakeSlurm) -> None:
     assert load_config(PretrainConfig, config, settings).optim.epochs == 100
     # The same words as typed: relative paths start where they did
     assert settings == list(JOB[2:])
+
+
+@pytest.mark.parametrize("change", ["content", "file", "mode", "link", "owner"])
+def test_a_copy_that_others_may_have_changed_is_not_run(tmp_path: Path, change: str) -> None:
+    first = Snapshot(tmp_path)
+    first.write()
+    planted = first.code
+    init = planted / "hpm_video" / "__init__.py"
+    if change == "content":
+        init.write_text("raise SystemExit('planted')")
+    elif change == "file":
+        (planted / "sitecustomize.py").write_text("raise SystemExit('planted')")
+    elif change == "mode":
+        planted.chmod(0o777)
+    elif change == "link":
+        planted.rename(tmp_path / "elsewhere")
+        planted.symlink_to(tmp_path / "elsewhere")
+    elif os.geteuid() == 0:
+        os.chown(init, 54321, 54321)
+    else:
+        pytest.skip("only root makes files of other users")
+    second, third = Snapshot(tmp_path), Snapshot(tmp_path)
+    second.write()
+    assert second.code != planted and second.code.parent == planted.parent
+    assert (second.code / "hpm_video/__init__.py").read_text() == Path(
+        hpm_video.__file__
+    ).read_text()
+    (second.code / "hpm_video" / "__pycache__").mkdir()  # as jobs make it
+    (second.code / "hpm_video" / "__pycache__" / "a.pyc").touch()
+    third.write()
+    assert third.code == second.code
+
+
+def test_a_copy_of_the_yaml_that_was_changed_is_made_anew(slurm: fake_slurm.FakeSlurm) -> None:
+    assert main(["submit", *JOB]) == 0
+    (copy,) = Path("runs/one/slurm/configs").iterdir()
+    copy.write_text("optim: {epochs: 3}")
+    Snapshot(Path("runs/one/slurm"), "run.yaml").write()
+    assert copy.read_text() == Path("run.yaml").read_text()
+
+
+def _modes(folder: Path) -> set[str]:
+    return {oct(stat.S_IMODE(path.stat().st_mode)) for path in (folder, *folder.glob("code/*"))}
+
+
+def test_what_a_job_executes_lies_in_a_private_folder(slurm: fake_slurm.FakeSlurm) -> None:
+    before = os.umask(0o002)
+    try:
+        assert main(["submit", *JOB]) == 0
+    finally:
+        os.umask(before)
+    assert _modes(Path("runs/one/slurm")) == {"0o700"}
+    assert stat.S_IMODE(Path("runs/one").stat().st_mode) == 0o775
+
+
+def test_the_folder_of_an_earlier_version_is_closed(slurm: fake_slurm.FakeSlurm) -> None:
+    folder = Path("runs/one/slurm")
+    (folder / "code").mkdir(parents=True)
+    for path in (folder, folder / "code"):
+        path.chmod(0o775)
+    (folder / "jobs.jsonl").touch()
+    assert main(["submit", *JOB]) == 0
+    assert _modes(folder) == {"0o700"} and not (folder / "code").stat().st_mode & 0o077
+
+
+@pytest.mark.parametrize("of", ["everybody", "a stranger"])
+def test_a_folder_that_others_can_write_to_is_refused(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], quiet_storage: None, of: str
+) -> None:
+    folder = Path("shared")
+    folder.mkdir()
+    (folder / "notes").touch()
+    if of == "everybody":
+        folder.chmod(0o777)
+    elif os.geteuid() == 0:
+        os.chown(folder, 54321, 54321)
+    else:
+        pytest.skip("only root makes files of other users")
+    line = _refusal(capsys, *JOB, "--folder", "shared")
+    assert "shared) " in line and "who could change what the job executes" in line
+    assert ("chmod go-w /" in line) == (of == "everybody")
+    assert slurm.calls("sbatch") == []
+    if of == "everybody":
+        folder.chmod(0o755)
+        assert main(["submit", *JOB, "--folder", "shared"]) == 0
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["run.output_dir=a\ntouch planted"], "run.output_dir (a\\ntouch planted)"),
+        (["run.output_dir=a\x1b[2Jb"], "run.output_dir (a\\x1b[2Jb)"),
+        (["--folder", "a\rb"], "folder (a\\rb)"),
+        (["--partition", "low\r#SBATCH"], "slurm.partition (low\\r#SBATCH)"),
+        (["--comment", "a\u2028b"], "slurm.comment (a\\u2028b)"),
+        (["--comment", "a\tb"], "slurm.comment (a\\tb)"),
+        (["--extra", "mail-user=me\rx"], "slurm.extra (mail-user=me\\rx)"),
+        (["--srun-extra", "label=\x1bx"], "slurm.srun_extra (label=\\x1bx)"),
+        (["--setup", "echo a\x1bb"], "slurm.setup (echo a\\x1bb)"),
+        (["--python", "py\x7f"], "slurm.python (py\\x7f)"),
+    ],
+)
+def test_control_characters_do_not_reach_the_script(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str], words: list[str], named: str
+) -> None:
+    for more in ([], ["--dry-run"]):
+        line = _refusal(capsys, *JOB, *words, *more)
+        assert named in line and "one line of text without control characters" in line
+    assert slurm.calls("sbatch") == []
+
+
+def test_a_job_name_of_the_environment_is_one_line(
+    slurm: fake_slurm.FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    quiet_storage: None,
+) -> None:
+    monkeypatch.setenv("SBATCH_JOB_NAME", "a\ntouch planted")
+    assert main(["submit", "--dry-run", *JOB]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "job name (a\\ntouch planted)" in captured.err
+
+
+def test_a_working_directory_is_one_line(
+    slurm: fake_slurm.FakeSlurm,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    quiet_storage: None,
+) -> None:
+    here = Path("../a\ntouch planted").absolute()
+    here.mkdir()
+    for name in ("run.yaml", "list.csv"):
+        (here / name).symlink_to(Path(name).absolute())
+    top = os.getcwd()
+    monkeypatch.chdir(here)
+    places = [f"run.output_dir={top}/runs/one", "--folder", f"{top}/slurm"]
+    assert "working directory (" in _refusal(capsys, *JOB, *places)
+    # Of a container, which mounts what the job names
+    monkeypatch.chdir(top)
+    slurm.say("srun", "--container-image\n")
+    job = ["pretrain", "run.yaml", f"data.manifest={here}/list.csv", "run.output_dir=runs/one"]
+    assert "path to mount (" in _refusal(capsys, *job, "--container", "image")
+
+
+def test_what_tasks_run_is_shown_on_lines_of_comments(
+    slurm: fake_slurm.FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The script of a dry run may be kept and submitted by hand."""
+    lines = _dry_run(capsys, *JOB, "--sweep", "data.root='a\ntouch planted',b")
+    assert [line for line in lines if line.startswith("touch")] == []
 
 
 def test_a_copy_holds_contents_and_not_links(

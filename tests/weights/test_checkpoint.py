@@ -11,6 +11,7 @@ from hpm_video.config import ModelConfig
 from hpm_video.models.build import build_model
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder, ViTSize
+from hpm_video.runtime import files
 from hpm_video.weights.checkpoint import (
     find_checkpoint,
     load_checkpoint,
@@ -94,9 +95,11 @@ def test_a_failed_save_leaves_the_last_checkpoint_whole(
     assert [path.name for path in tmp_path.glob("step_*.pt")] == ["step_00000003.pt"]
 
 
-def test_a_full_disk_is_said_in_one_line_and_not_filled_further(tmp_path: Path) -> None:
+def test_a_full_disk_is_said_in_one_line_and_not_filled_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # torch.save itself says only that its position is not the expected one
-    (tmp_path / "step_00000001.part").symlink_to("/dev/full")
+    monkeypatch.setattr(files, "new_file", lambda path: path.symlink_to("/dev/full"))
     with pytest.raises(ValueError, match=r"step_00000001.pt cannot be written: No space left"):
         write_checkpoint(tmp_path / "step_00000001.pt", _state(1))
     assert not list(tmp_path.iterdir())

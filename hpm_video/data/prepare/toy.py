@@ -22,7 +22,7 @@ from hpm_video.data.lists.classes import write_classes
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.toy_drawing import CLASSES, Floats, draw_toy_video
-from hpm_video.runtime.files import check_can_be_folder, write_atomically, write_csv
+from hpm_video.runtime.files import check_can_be_folder, new_file, write_atomically, write_csv
 
 FORMATS = ("mp4", "webm", "avi")
 POSITION_COLUMNS = ("path", "frame", "y", "x", "radius")
@@ -178,7 +178,9 @@ def object_mask(
 
 def _encode(path: Path, frames: Iterable[NDArray[np.uint8]], size: int, fps: int) -> None:
     codec, options = _ENCODERS[path.suffix[1:]]
+    # Always the same name, so that what a kill left is replaced
     temporary, exact = str(path.with_name(f".{path.name}.tmp")), {"fflags": "bitexact"}
+    new_file(temporary)
     with av.open(temporary, "w", format=path.suffix[1:], container_options=exact) as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         assert isinstance(stream, VideoStream)

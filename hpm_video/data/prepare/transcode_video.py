@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,6 +27,7 @@ from hpm_video.data.video.frame_table import fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, open_video
 from hpm_video.data.video.readers import UnreadableError
 from hpm_video.data.video.readers.tables import decoded_table
+from hpm_video.runtime.files import new_file
 
 # The folder's fault, not the video's
 _NOT_WRITABLE = (
@@ -59,6 +61,7 @@ class Transcode:
         before = file_identity(work.source)
         try:
             os.makedirs(os.path.dirname(work.target), exist_ok=True)
+            new_file(part)
             verdict = self._encode(work, part)
             if verdict.status in USED and file_identity(work.source) != before:
                 verdict = Verdict(BAD, "changed while it was read")
@@ -79,7 +82,7 @@ class Transcode:
         except Exception as error:  # noqa: BLE001 - no file may stop the work on all others
             return Verdict(BAD, " ".join(f"{type(error).__name__}: {error}".split()))
         finally:
-            if os.path.exists(part):
+            with suppress(OSError):  # it is not there, or not ours
                 os.unlink(part)
 
     def _encode(self, work: Work, part: str) -> Verdict:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from hpm_video.runtime.files import printable, write_atomically, writing
+from hpm_video.runtime.files import own_file, printable, write_atomically, writing
 
 Record = Mapping[str, float | int | None]
 
@@ -34,9 +34,11 @@ class RunLog:
         self._folder = folder
         metrics = folder / "metrics.jsonl"
         _drop_records_after(metrics, start_step)
-        self._metrics = metrics.open("a", encoding="utf-8")
         # Names of files may hold bytes that are not UTF-8
-        self._text = (folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
+        self._metrics, self._text = (
+            open(file, "a", encoding="utf-8", errors=errors, opener=own_file)  # noqa: SIM115
+            for file, errors in ((metrics, "strict"), (folder / "log.txt", "backslashreplace"))
+        )
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
         self._bar = tqdm(
             total=total_steps,

@@ -1,13 +1,12 @@
 """A trace of some steps of a run: what host and device did when, and which kernels took longest."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.files import whole_file, write_atomically
 
 # Of every start: the first steps take memory, choose kernels or compile. One more warms up the
 # profiler itself.
@@ -76,9 +75,8 @@ class StepProfile:
         self._folder.mkdir(exist_ok=True)
         name = f"steps_{self._first}-{self._steps_done}"
         trace, table = self._folder / f"{name}.json.gz", self._folder / f"{name}.txt"
-        part = self._folder / f"{name}.part.json.gz"  # whose ending says in which form
-        traced.export_chrome_trace(str(part))
-        os.replace(part, trace)
+        with whole_file(trace, ending=".json.gz") as part:  # whose ending says in which form
+            traced.export_chrome_trace(str(part))
         text = traced.key_averages().table(
             sort_by="self_device_time_total" if self._on_gpu else "self_cpu_time_total",
             row_limit=_MOST_KERNELS,

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from hpm_video.config import PretrainConfig
 from hpm_video.models.build import decoder_heads_of, heads_of
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
-from hpm_video.runtime.files import whole_file
+from hpm_video.runtime.files import whole_file, write_atomically
 from hpm_video.weights.checkpoint import settings_of
 from hpm_video.weights.foreign.formats import HUGGING_FACE, HUGGING_FACE_ENCODER
 from hpm_video.weights.foreign.from_ours import export_tensors
@@ -35,12 +35,11 @@ def write(state: Mapping[str, Any], output: Path) -> list[str]:
         "image_mean": list(IMAGENET_MEAN),
         "image_std": list(IMAGENET_STD),
     }
-    output.mkdir()
     with whole_file(output / "model.safetensors") as file:
         save_file(tensors, file, metadata={"format": "pt"})
     for name, values in (("config", settings), ("preprocessor_config", preprocessor)):
         text = json.dumps(values, indent=2) + "\n"
-        (output / f"{name}.json").write_text(text, encoding="utf-8")
+        write_atomically(output / f"{name}.json", [text])
     return words
 
 

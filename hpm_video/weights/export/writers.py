@@ -1,8 +1,8 @@
 """A checkpoint as one file, or in the format of others: every format and how it is written.
 
 A writer puts the parts of a checkpoint, as `hpm_video.weights.checkpoint` describes them, into the
-file or new folder ``output``. It returns lines to say about what was left out or changed. Heavy
-packages are imported by the writers alone, so that ``--help`` is quick.
+file or folder ``output``, which is there, empty. It returns lines to say about what was left out or
+changed. Heavy packages are imported by the writers alone, so that ``--help`` is quick.
 """
 
 import json
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hpm_video.runtime.files import check_can_be_folder, make_folder, whole_file
+from hpm_video.runtime.files import check_can_be_folder, make_folder, new_file, whole_file
 
 # all: what is needed to go on with the run. weights-only: the student's or classifier's, with the
 # settings. encoder: its encoder's alone.
@@ -26,11 +26,12 @@ _MOST_BYTES = 2**31 - 2**20  # a file of ONNX holds less than 2 GiB
 
 @dataclass(frozen=True)
 class Target:
-    """A format to write. parts: those it can hold, the usual one first."""
+    """A format to write. parts: those it can hold, the usual one first. is_folder: else a file."""
 
     help: str
     write: Callable[[State, Path], list[str]]
     parts: tuple[Part, ...] = ("weights-only", "encoder")
+    is_folder: bool = False
 
 
 def _checkpoint(state: State, output: Path) -> list[str]:
@@ -143,7 +144,7 @@ TARGETS = {
         "one .pt file of ours", _checkpoint, parts=("all", "weights-only", "encoder")
     ),
     "safetensors": Target("tensors and settings", _safetensors),
-    "huggingface": Target("a folder for transformers", _hugging_face),
+    "huggingface": Target("a folder for transformers", _hugging_face, is_folder=True),
     "official": Target("as VideoMAE's own code", _official),
     "timm": Target("timm's image transformer", _timm),
     "onnx": Target("a graph and its weights", _onnx),
@@ -211,6 +212,7 @@ def write_output(state: Mapping[str, Any], output: str | Path, *, to: str) -> li
     unfinished = output.with_name(f"{output.name}.part")
     _remove(unfinished)
     try:
+        unfinished.mkdir() if TARGETS[to].is_folder else new_file(unfinished)
         words = TARGETS[to].write(state, unfinished)
     except BaseException:
         _remove(unfinished)
@@ -223,7 +225,7 @@ def write_output(state: Mapping[str, Any], output: str | Path, *, to: str) -> li
 
 def _remove(path: Path) -> None:
     """Remove what an unfinished export has left, if anything."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from hpm_video.config import DataConfig, EncoderConfig
 from hpm_video.models.build import SIZES, heads_of
 from hpm_video.models.resample import Tokens
 from hpm_video.models.vit import Encoder
+from hpm_video.runtime.files import write_atomically
 from hpm_video.weights.foreign.account import Imported, Row, key_table
 from hpm_video.weights.foreign.architecture import Assumptions
 from hpm_video.weights.foreign.to_ours import import_weights
@@ -79,4 +80,4 @@ def write_init_table(
         rows.append(Row("", "encoder.positions", "interpolated", shape, note))
     rows += [Row("", n, "initialised", tuple(own[n].shape)) for n in initialised]
     lines = key_table(replace(found, rows=tuple(rows)))
-    (folder / TABLE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomically(folder / TABLE, (f"{line}\n" for line in lines))
