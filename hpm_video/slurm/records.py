@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hpm_video.runtime.files import state_folder
+
 _FILE = "jobs.jsonl"
 
 
@@ -84,8 +86,7 @@ def shown(path: str) -> str:
 
 def _index() -> Path:
     """Where the user's folders with records are noted, one a line."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(state) / "hpm_video" / "slurm_folders"
+    return state_folder() / "slurm_folders"
 
 
 def _lines(file: Path) -> list[str]:
