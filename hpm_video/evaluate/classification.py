@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hpm_video.config import DataConfig, EvaluateConfig
 from hpm_video.config.values import StoredCheckpoint
@@ -53,7 +53,9 @@ def evaluate_classifier(
     )
     was_training = model.training
     model.eval()
-    mine: list[tuple[int, np.ndarray, str | None]] = []
+    indices: list[int] = []
+    means: list[Tensor] = [torch.empty(0, num_classes)]
+    errors: list[str | None] = []
     for batch in loader:
         num_videos, num_views = batch.views.shape[:2]
         # A smaller last batch is filled up: kernels round differently for another shape, and how
@@ -62,17 +64,19 @@ def evaluate_classifier(
         with autocast(world.device, config.precision):
             logits = model(views)[: num_videos * num_views]
         probability = logits.float().softmax(dim=-1).unflatten(0, (num_videos, num_views))
-        rows = probability.mean(dim=1).cpu().numpy()
-        mine += zip(batch.indices.tolist(), rows, batch.errors, strict=True)
+        indices += batch.indices.tolist()
+        means.append(probability.mean(dim=1).cpu())
+        errors += batch.errors
     model.train(was_training)
 
     scores = np.zeros((len(manifest), num_classes), dtype=np.float32)
     bad: list[tuple[int, str]] = []
-    for index, row, error in chain(*gather_objects(mine, world)):
-        if error is None:
-            scores[index] = row
-        else:
-            bad.append((index, error))
+    for part in gather_objects((indices, torch.cat(means).numpy(), errors), world):
+        for index, row, error in zip(*part, strict=True):
+            if error is None:
+                scores[index] = row
+            else:
+                bad.append((index, error))
     paths = tuple(manifest.path(index) for index in range(len(manifest)))
     for index in np.flatnonzero(~np.isfinite(scores).all(axis=1))[:1]:
         raise FloatingPointError(f"the model's scores of {paths[index]} are not finite")

@@ -50,7 +50,7 @@ def choose_precision(
     if asked != "auto":
         _check(asked, world.device, setting)
         return Choice(asked, None)
-    choices: list[Choice] = gather_objects(best_precision(world.device), world)
+    choices = [Choice(*c) for c in gather_objects(tuple(best_precision(world.device)), world)]
     best = min(choices, key=lambda choice: _ORDER.index(choice.precision))
     if kept is None or kept == "auto":
         return best

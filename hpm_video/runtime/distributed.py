@@ -5,6 +5,7 @@
 
 import inspect
 import itertools
+import os
 import re
 import socket
 import sys
@@ -28,7 +29,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from hpm_video.runtime.gpus import gpu_facts, without_gpu
-from hpm_video.runtime.rendezvous import CommunicationError, Place, find_place, meet
+from hpm_video.runtime.job_secret import job_secret
+from hpm_video.runtime.meeting import meet
+from hpm_video.runtime.messages import read_message, write_message
+from hpm_video.runtime.rendezvous import LOOPBACK, CommunicationError, Place, find_place
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -138,7 +142,9 @@ def join_world(
         else:
             # What answers for an earlier world of this process is not asked
             this = replace(place, name=f"{place.name} {next(_worlds)}")
-            store = meet(this, timeout_s=meeting_s, limit=limit)
+            store = meet(this, job_secret(), timeout_s=meeting_s, limit=limit)
+            if place.host == LOOPBACK and "lo" in (name for _, name in socket.if_nameindex()):
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # no other machine may connect
         dist.init_process_group(
             backend,
             timeout=timedelta(seconds=timeout_s or _PATIENT_S),
@@ -230,20 +236,48 @@ def mean_over_processes(values: Tensor, world: World) -> Tensor:
 
 
 def gather_objects(value: Any, world: World) -> list[Any]:
-    """One picklable value per process, in rank order, on each of them."""
+    """One value per process, as `write_message` takes them, in rank order, on each of them."""
     if world.size == 1:
         return [value]
-    values: list[Any] = [None] * world.size
-    dist.all_gather_object(values, value)
-    return values
+    mine, sizes = _padded(value, world)
+    parts = [torch.empty_like(mine) for _ in range(world.size)]
+    dist.all_gather(parts, mine)
+    return _values(parts, sizes)
 
 
 def gather_to_main(value: Any, world: World) -> list[Any]:
-    """One picklable value per process, in rank order, on the main process; nothing on others."""
+    """As `gather_objects`, on the main process; nothing on others."""
     if world.size == 1:
         return [value]
-    values: list[Any] = [None] * world.size if world.is_main else []
-    dist.gather_object(value, values if world.is_main else None)
+    mine, sizes = _padded(value, world)
+    parts = [torch.empty_like(mine) for _ in range(world.size)] if world.is_main else None
+    dist.gather(mine, parts)
+    return _values(parts or [], sizes)
+
+
+def _padded(value: Any, world: World) -> tuple[Tensor, list[int]]:
+    """A value as bytes, as many as the longest value of all ranks has; the numbers of bytes.
+
+    Not by PyTorch's collectives for objects: they unpickle, which runs what a peer sends.
+    """
+    device = world.device if dist.get_backend() == "nccl" else torch.device("cpu")
+    message = torch.frombuffer(bytearray(write_message(value)), dtype=torch.uint8)
+    size = torch.tensor([len(message)], device=device)
+    sizes = [torch.empty_like(size) for _ in range(world.size)]
+    dist.all_gather(sizes, size)
+    lengths = torch.cat(sizes).tolist()
+    padded = torch.zeros(max(lengths), dtype=torch.uint8, device=device)
+    padded[: len(message)] = message
+    return padded, lengths
+
+
+def _values(parts: list[Tensor], sizes: list[int]) -> list[Any]:
+    values = []
+    for rank, part in enumerate(parts):
+        try:
+            values.append(read_message(part[: sizes[rank]].cpu().numpy().tobytes()))
+        except ValueError as error:
+            raise CommunicationError(f"rank {rank} sent no message of ours: {error}") from error
     return values
 
 

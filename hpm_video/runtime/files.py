@@ -185,6 +185,12 @@ def make_folder(path: str | Path, *, name: str) -> Path:
     return folder
 
 
+def state_folder() -> Path:
+    """Where this package keeps what it knows of the user, on any machine with the same home."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state) / "hpm_video"
+
+
 @contextmanager
 def not_left_empty(folder: Path | None) -> Iterator[None]:
     """Remove a folder that an error leaves empty."""

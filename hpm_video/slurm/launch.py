@@ -20,6 +20,7 @@ from submitit.helpers import DelayedSubmission
 from submitit.slurm.slurm import _make_sbatch_string
 
 from hpm_video.runtime.files import owner_of_new_files, printable
+from hpm_video.runtime.job_secret import VARIABLE, new_secret
 from hpm_video.slurm.command import Plan
 from hpm_video.slurm.container import Container
 from hpm_video.slurm.environment import job_environment, plain_environment
@@ -106,7 +107,10 @@ def _to_slurm(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
     stated = re.findall(r"^#SBATCH --([a-z-]+)", text, re.MULTILINE)
     answer = subprocess.run(
         ["sbatch", str(script)],
-        env=job_environment(os.environ, [*stated, *order.given], order.dropped),
+        env={
+            **job_environment(os.environ, [*stated, *order.given], order.dropped),
+            VARIABLE: new_secret(),
+        },
         capture_output=True,
         text=True,
         errors="replace",
@@ -148,7 +152,8 @@ def _in_background(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
         stderr_to_stdout=True,
     )
     path = os.pathsep.join(filter(None, [str(order.snapshot.code), os.environ.get("PYTHONPATH")]))
-    with _plain_environment(PYTHONPATH=path, PYTHONSAFEPATH="1"):
+    changes = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", VARIABLE: new_secret()}
+    with _plain_environment(**changes):
         return [executor.submit(job)]
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hpm_video.runtime.files import own_file
+from hpm_video.runtime.files import own_file, state_folder
 
 _FILE = "jobs.jsonl"
 
@@ -91,8 +91,7 @@ def shown(path: str) -> str:
 
 def _index() -> Path:
     """Where the user's folders with records are noted, one a line."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(state) / "hpm_video" / "slurm_folders"
+    return state_folder() / "slurm_folders"
 
 
 def _lines(file: Path) -> list[str]:

@@ -112,13 +112,14 @@ def measure_list(
                 shown[index] = _shown(frames[place], known)
             ends = _ends((clips[index] for index in shown), asking.num_shown)
             shown = {index: shown[index] for index in ends}
-    parts = gather_to_main((clips, bad, shown), world)
+    mine = {index: (clip.frames, clip.ranks) for index, clip in shown.items()}
+    parts = gather_to_main((_stacked(clips.values()), bad, mine), world)
     if not world.is_main:
         return None
-    whole = sorted((clip for part in parts for clip in part[0].values()), key=lambda c: c.index)
+    whole = sorted((clip for part in parts for clip in _clips(*part[0])), key=lambda c: c.index)
     kinds = whole[0].losses if whole else ()
     columns = {kind: zip(*(clip.losses[kind] for clip in whole), strict=True) for kind in kinds}
-    shown = {index: clip for part in parts for index, clip in part[2].items()}
+    shown = {index: ShownClip(*clip) for part in parts for index, clip in part[2].items()}
     return Hardness(
         manifest,
         pretrained.grid,
@@ -128,6 +129,25 @@ def measure_list(
         {index: shown[index] for index in _ends(whole, asking.num_shown)},
         tuple(sorted(pair for part in parts for pair in part[1])),
     )
+
+
+_Stacks = dict[str, tuple[_Losses, _Losses]]
+
+
+def _stacked(clips: Iterable[_Clip]) -> tuple[list[int], _Stacks, list[float | None]]:
+    """Clips as few large arrays, which other processes can be sent."""
+    clips = list(clips)
+    losses: _Stacks = {}
+    for kind in clips[0].losses if clips else ():
+        tubes, times = zip(*(clip.losses[kind] for clip in clips), strict=True)
+        losses[kind] = np.stack(tubes), np.stack(times)
+    return [clip.index for clip in clips], losses, [clip.spearman for clip in clips]
+
+
+def _clips(indices: list[int], losses: _Stacks, spearman: list[float | None]) -> Iterable[_Clip]:
+    for place, index in enumerate(indices):
+        own = {kind: (tubes[place], times[place]) for kind, (tubes, times) in losses.items()}
+        yield _Clip(index, own, spearman[place])
 
 
 def _ask(

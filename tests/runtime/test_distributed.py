@@ -14,7 +14,8 @@ from processes import LIMIT_S, until
 from torch.distributed import FileStore
 
 from hpm_video.runtime import distributed
-from hpm_video.runtime.distributed import World, others_wait, pick_device
+from hpm_video.runtime.distributed import World, gather_objects, others_wait, pick_device
+from hpm_video.runtime.rendezvous import CommunicationError
 
 _OTHER = """
 import sys
@@ -63,6 +64,35 @@ def test_others_wait_for_the_main_process_and_its_errors(
         dist.destroy_process_group()  # as a process that fails does
     assert other.wait(LIMIT_S) != 0
     assert not (tmp_path / "after1").exists()
+
+
+_LIAR = """
+import sys
+import torch.distributed as dist
+from torch.distributed import FileStore
+
+class Code:
+    def __reduce__(self):
+        return open, (sys.argv[1] + "/code has run", "w")
+
+store = FileStore(sys.argv[1] + "/store", 2)
+dist.init_process_group("gloo", store=store, rank=1, world_size=2)
+dist.all_gather_object([None, None], Code())
+"""
+
+
+def test_what_a_peer_sends_runs_no_code(tmp_path: Path) -> None:
+    liar = subprocess.Popen([sys.executable, "-c", _LIAR, str(tmp_path)], stderr=subprocess.DEVNULL)
+    store = FileStore(str(tmp_path / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=2)
+    try:
+        world = World(0, 2, torch.device("cpu"), store)
+        with pytest.raises(CommunicationError, match="rank 1 sent no message of ours"):
+            gather_objects("some words", world)
+    finally:
+        dist.destroy_process_group()
+        liar.wait(LIMIT_S)
+    assert not (tmp_path / "code has run").exists()
 
 
 def test_float32_on_cuda_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:

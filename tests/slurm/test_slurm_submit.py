@@ -21,6 +21,7 @@ import hpm_video
 from hpm_video.cli.main import main
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
+from hpm_video.runtime.job_secret import VARIABLE
 from hpm_video.slurm import submit
 from hpm_video.slurm.launch import _WITHOUT_HERE
 from hpm_video.slurm.options import SlurmConfig
@@ -448,7 +449,9 @@ def _environment_of_sbatch(slurm: fake_slurm.FakeSlurm, *words: str) -> dict[str
     """What sbatch finds in its environment when a job is submitted."""
     dump = slurm.folder / "environment"
     sbatch = slurm.folder / "sbatch"
-    sbatch.write_text(f"#!/bin/sh\n/usr/bin/env >{dump}\necho Submitted batch job 42\n")
+    sbatch.write_text(
+        f"#!/bin/sh\n/usr/bin/env >{dump}\necho $@ >{dump}.words\necho Submitted batch job 42\n"
+    )
     assert main(["submit", *words]) == 0
     return dict(line.split("=", 1) for line in dump.read_text().splitlines() if "=" in line)
 
@@ -1271,6 +1274,23 @@ def test_jobs_get_nothing_of_the_job_they_are_submitted_from(
     assert not inherited.keys() & there.keys()
     assert kept.items() <= there.items()
     assert os.environ["RANK"] == "3"
+
+
+def test_each_job_has_a_secret_that_is_in_its_environment_alone(
+    slurm: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is submitted from another job."""
+    monkeypatch.setenv(VARIABLE, "of another job" * 4)
+    secrets = {os.environ[VARIABLE]}
+    for number in range(2):
+        job = (*JOB, f"run.output_dir={tmp_path / str(number)}")
+        secrets.add(_environment_of_sbatch(slurm, *job)[VARIABLE])
+        (slurm.folder / "environment").unlink()
+    assert len(secrets) == 3
+    assert os.environ[VARIABLE] == "of another job" * 4
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert b"submitit.core._submit" in written  # the script is there
+    assert not any(secret.encode() in written for secret in secrets)
 
 
 # ---------------------------------------------------------------- without a cluster
