@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from hpm_video.runtime.files import whole_file
+from hpm_video.runtime.reading import parse_json
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -41,7 +42,7 @@ def write_features(path: Path, arrays: Arrays, metadata: Mapping[str, Any]) -> N
 def read_features(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """The arrays and the metadata of a file that `write_features` wrote; executes nothing."""
     with _opened(Path(path)) as (text, arrays):
-        return dict(arrays), json.loads(text)
+        return dict(arrays), parse_json(text)
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
@@ -49,7 +50,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     broken = (EOFError, zipfile.BadZipFile, safetensors.SafetensorError)  # empty, or half of one
     try:
         with _opened(path) as (text, _):
-            metadata = json.loads(text)
+            metadata = parse_json(text)
     except (*broken, OSError, ValueError, KeyError, TypeError):
         return None
     return metadata if isinstance(metadata, dict) else None

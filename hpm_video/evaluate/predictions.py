@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hpm_video.data.lists.classes import read_classes
 from hpm_video.runtime.files import make_folder, quoted, write_atomically
+from hpm_video.runtime.reading import read_json
 
 PREDICTIONS = "predictions.csv"
 _COLUMNS = ("path", "label", "predicted", "error")  # then the scores: score_0, score_1, ...
@@ -154,7 +155,7 @@ def read_predictions(folder: str | Path) -> Evaluation:
             if len(row) != len(head):
                 raise ValueError(f"{where}: must have {len(head)} fields: has {len(row)}")
             path, label, _, error = row[: len(_COLUMNS)]
-            if not label.isdecimal() or int(label) >= num_classes:
+            if not label.isdecimal() or len(label) > 9 or int(label) >= num_classes:
                 raise ValueError(f"{where}: label ({label}) must be in [0, {num_classes - 1}]")
             if error:
                 bad.append((len(paths), error))
@@ -195,7 +196,7 @@ def _about(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = read_json(file)
         return {str(name): str(words) for name, words in about.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} must be JSON as an evaluation writes it") from error

@@ -1,6 +1,5 @@
 """How far a run has come, out of its folder's metrics.jsonl and config.yaml."""
 
-import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.config.settings import read_stored
+from hpm_video.runtime.reading import parse_json
 from hpm_video.slurm.queue import tail
 
 _NUM_BYTES = 64 * 1024  # some hundred records
@@ -57,7 +57,7 @@ def _training_records(text: str) -> list[dict[str, Any]]:
     records = []
     for line in text.splitlines():
         with suppress(ValueError):
-            record = json.loads(line)
+            record = parse_json(line)
             if isinstance(record, dict) and {"step", "epoch", "loss"} <= record.keys():
                 records.append(record)
     return records

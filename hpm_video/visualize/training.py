@@ -17,6 +17,7 @@ from hpm_video.data.video.frames import VideoReadError
 from hpm_video.runtime import files
 from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.files import printable
+from hpm_video.runtime.reading import parse_json, read_text
 from hpm_video.visualize.training_history import (
     History,
     Moment,
@@ -114,8 +115,8 @@ def _records(folder: Path) -> tuple[dict[str, float], ...]:
     """The records of a run; of one that goes on the last may be half written, and is left out."""
     records: list[dict[str, float]] = []
     with suppress(OSError, UnicodeDecodeError, json.JSONDecodeError):
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            records.append(json.loads(line))
+        for line in read_text(folder / "metrics.jsonl").splitlines():
+            records.append(parse_json(line))
     return tuple(record for record in records if isinstance(record, dict) and "step" in record)
 
 
