@@ -18,8 +18,7 @@ import os
 import pickle
 import re
 import shutil
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +33,15 @@ from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import writing
 from hpm_video.weights.misfits import is_allowed, misfits, refuse
-from hpm_video.weights.shards import METADATA, read_shards, stored_shapes, write_shards
+from hpm_video.weights.shard_metadata import METADATA
+from hpm_video.weights.shards import read_shards, stored_shapes, write_shards
+from hpm_video.weights.torch_files import UNREADABLE, read_torch
 
 BEST = "best.pt"
 
 # What only training needs: what grows with the model, and where the run was in its data
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
 _OF_TRAINING = (*TRAINING_WEIGHTS, "window", "data", "loss_scale")
-
-# What torch.load raises for files that are damaged, foreign, or would need to run code.
-UNREADABLE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError,
-    KeyError, IndexError, AssertionError, OSError, struct.error,
-)  # fmt: skip
 
 # What of a checkpoint is in shards, and the file of all the rest beside them.
 _PARTS = ("model", *TRAINING_WEIGHTS)
@@ -146,6 +141,46 @@ def is_of_ours(found: object) -> bool:
     return isinstance(found, dict) and {"kind", "config", "step", "model"} <= found.keys()
 
 
+def check_state(state: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError, in which the checkpoint is called ``name``, where what it holds beside its
+    tensors is of other types than we write."""
+    for key, (is_right, rule) in _TYPES.items():
+        if key in state and not is_right(value := state[key]):
+            found = repr(value)[:80] if isinstance(value, str | int | float) else type(value)
+            raise ValueError(f"{name}: {key} ({found}) must be {rule}")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(type(entry) is str for entry in value)
+
+
+def _are_tensors(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        type(key) is str and isinstance(entry, Tensor) for key, entry in value.items()
+    )
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_count, value))
+
+
+# What pages, tables and models are made of; settings are checked where they are used
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "kind": (lambda value: type(value) is str, "a text"),
+    "config": (lambda value: isinstance(value, Mapping), "groups of settings"),
+    "step": (_is_count, "a whole number of at least 0"),
+    "model": (_are_tensors, "tensors by name"),
+    "teacher": (lambda value: value is None or _are_tensors(value), "tensors by name"),
+    "num_classes": (_is_count, "a whole number of at least 0"),
+    "classes": (lambda value: value is None or _are_texts(value), "class names"),
+    "trained_grid": (lambda value: value is None or _is_shape(value), "three whole numbers"),
+}
+
+
 def run_checkpoints(run: str | Path) -> dict[int, Path]:
     """Step -> checkpoint, by step, of a run folder or of its folder checkpoints.
 
@@ -177,9 +212,9 @@ def load_checkpoint(
     place = find_checkpoint(path)
     try:
         if place.is_file():
-            state = torch.load(place, map_location="cpu", weights_only=True)
+            state = read_torch(place)
         else:
-            state = torch.load(place / _REST, map_location="cpu", weights_only=True)
+            state = read_torch(place / _REST)
             names = {n for n in stored_shapes(place) if optimizer or not n.startswith("optimizer/")}
             state |= _nested(read_shards(place, names))
     except UNREADABLE as error:
@@ -189,6 +224,7 @@ def load_checkpoint(
         raise ValueError(f"checkpoint ({place}) cannot be read: {reason}") from error
     if not is_of_ours(state):
         raise ValueError(f"checkpoint ({place}) was not written by hpm-video")
+    check_state(state, f"checkpoint ({place})")
     if kind is not None and state["kind"] != kind:
         raise ValueError(f"checkpoint ({place}) is of kind {state['kind']}: must be {kind}")
     return state
