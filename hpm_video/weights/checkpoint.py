@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.settings import config_from_dict
+from hpm_video.models.build import size_of_blocks
 from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
@@ -42,6 +43,11 @@ BEST = "best.pt"
 # What only training needs: what grows with the model, and where the run was in its data
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
 _OF_TRAINING = (*TRAINING_WEIGHTS, "window", "data", "loss_scale")
+
+# What a checkpoint's settings may claim: numbers in blocks as a multiple of all it holds, and some
+# more, as not all parts of a model need be in it; blocks; tokens of a clip; classes
+_MOST_TIMES, _MOST_NUMBERS, _MOST_BLOCKS = 16, 1 << 28, 1000
+_MOST_TOKENS, _MOST_CLASSES = 1 << 16, 1 << 20
 
 # What of a checkpoint is in shards, and the file of all the rest beside them.
 _PARTS = ("model", *TRAINING_WEIGHTS)
@@ -175,7 +181,10 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "step": (_is_count, "a whole number of at least 0"),
     "model": (_are_tensors, "tensors by name"),
     "teacher": (lambda value: value is None or _are_tensors(value), "tensors by name"),
-    "num_classes": (_is_count, "a whole number of at least 0"),
+    "num_classes": (
+        lambda value: _is_count(value) and value <= _MOST_CLASSES,
+        f"a whole number in [0, {_MOST_CLASSES}]",
+    ),
     "classes": (lambda value: value is None or _are_texts(value), "class names"),
     "trained_grid": (lambda value: value is None or _is_shape(value), "three whole numbers"),
 }
@@ -312,12 +321,33 @@ def load_weights(
 
 
 def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
-    """The settings of the run that wrote a checkpoint; ValueError where they are none."""
-    if state["kind"] == "pretrain":
-        return config_from_dict(PretrainConfig, state["config"])
-    if state["kind"] == "finetune":
-        return config_from_dict(FinetuneConfig, state["config"])
-    raise ValueError(f"kind {state['kind']}")
+    """The settings of the run that wrote a checkpoint; ValueError where they are none, or those of
+    a model that its weights are far too few for."""
+    schemas: dict[str, type[PretrainConfig | FinetuneConfig]]
+    schemas = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+    if state["kind"] not in schemas:
+        raise ValueError(f"kind {state['kind']}")
+    config = config_from_dict(schemas[state["kind"]], state["config"])
+    blocks, numbers = size_of_blocks(config.model)
+    held = sum(tensor.numel() for tensor in state["model"].values())
+    most = _MOST_TIMES * held + _MOST_NUMBERS
+    if blocks > _MOST_BLOCKS or numbers > most:
+        raise ValueError(
+            f"settings of the checkpoint are of a model of {blocks} blocks and {numbers} numbers: "
+            f"must be at most {_MOST_BLOCKS} and, as it holds {held} numbers, {most}"
+        )
+    if blocks:  # baselines have no tokens
+        _check_clips(state)
+    return config
+
+
+def _check_clips(state: Mapping[str, Any]) -> None:
+    """Raise ValueError where clips have more tokens than any model is used with."""
+    for grid in filter(None, (tokens_of(state).grid, trained_grid(state))):
+        if grid.num_tokens > _MOST_TOKENS:
+            raise ValueError(
+                f"settings of the checkpoint are of clips of {grid}: must be at most {_MOST_TOKENS}"
+            )
 
 
 def without_training(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,9 +362,24 @@ def under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def tokens_of(state: Mapping[str, Any]) -> Tokens:
     """The tokens of the clips that a checkpoint's model is for."""
-    model, data = state["config"]["model"], state["config"]["data"]
-    shape = TokenShape(model["tubelet_size"], model["patch_size"])
-    return Tokens(shape.grid(num_frames=data["num_frames"], crop_size=data["crop_size"]), shape)
+    stored = {
+        name: _stored_number(state["config"], group, name)
+        for group, name in (
+            *(("model", "tubelet_size"), ("model", "patch_size")),
+            *(("data", "num_frames"), ("data", "crop_size")),
+        )
+    }
+    shape = TokenShape(stored["tubelet_size"], stored["patch_size"])
+    grid = shape.grid(num_frames=stored["num_frames"], crop_size=stored["crop_size"])
+    return Tokens(grid, shape)
+
+
+def _stored_number(config: Mapping[str, Any], group: str, name: str) -> int:
+    settings = config.get(group)
+    value = settings.get(name) if isinstance(settings, Mapping) else None
+    if type(value) is not int or not 0 < value < 1 << 20:
+        raise ValueError(f"{group}.{name} of the checkpoint must be a whole number of at least 1")
+    return value
 
 
 def trained_grid(state: Mapping[str, Any]) -> TokenGrid | None:
