@@ -68,7 +68,8 @@ def load_config(
                 check_yaml(value)
                 layer = OmegaConf.from_dotlist([override])
         except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-            raise ValueError(f"setting ({override}) cannot be read: {_one_line(error)}") from error
+            given = override if len(override) <= 160 else f"{override[:157]}..."
+            raise ValueError(f"setting ({given}) cannot be read: {_one_line(error)}") from error
         layers.append(_checked(schema, layer))
     try:
         return _merged(layers)
