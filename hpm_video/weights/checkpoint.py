@@ -152,7 +152,8 @@ def check_state(state: Mapping[str, Any], name: str) -> None:
     tensors is of other types than we write."""
     for key, (is_right, rule) in _TYPES.items():
         if key in state and not is_right(value := state[key]):
-            found = repr(value)[:80] if isinstance(value, str | int | float) else type(value)
+            is_short = type(value) is str or (type(value) is int and abs(value) < 1 << 64)
+            found = repr(value)[:80] if is_short else f"a {type(value).__name__}"
             raise ValueError(f"{name}: {key} ({found}) must be {rule}")
 
 
