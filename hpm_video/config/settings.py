@@ -7,7 +7,7 @@ import difflib
 import io
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -23,8 +23,9 @@ from hpm_video.runtime.reading import read_text
 
 Config = TypeVar("Config")
 
-# libyaml's parser where it is there, which is ten times as fast, says the same of what this asks
-_EVENTS = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# libyaml's parser, where it is there, is ten times as fast. What it refuses the other one, which
+# reads settings, may still read.
+_PARSERS = (getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader)
 _DIGITS = re.compile(r"[-+.:_0-9a-fA-FxXoO]+")  # numbers in any notation of YAML
 
 # Groups of a YAML that tell other commands where and how a job goes on: no settings of its own.
@@ -176,34 +177,40 @@ def read_yaml(path: Path) -> str:
 def check_yaml(text: str) -> None:
     """Raise ValueError where a YAML is nested too deeply, has too many values (what aliases stand
     for counts each time), or a number of too many digits. Other faults are left to who parses."""
+    for parser in _PARSERS:
+        with suppress(yaml.YAMLError):
+            _check_events(yaml.parse(text, Loader=parser))
+            return
+
+
+def _check_events(events: Iterable[Any]) -> None:
     sizes: dict[str, int] = {}  # of what an anchor stands for
     open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of the groups we are in
-    with suppress(yaml.YAMLError):
-        for event in yaml.parse(text, Loader=_EVENTS):
-            if isinstance(event, yaml.CollectionStartEvent):
-                open_.append((event.anchor, 1))
-                if len(open_) > _MOST_DEPTH + 1:
-                    raise ValueError(f"must be nested at most {_MOST_DEPTH} deep")
-                continue
-            if isinstance(event, yaml.CollectionEndEvent):
-                anchor, size = open_.pop()
-            elif isinstance(event, yaml.ScalarEvent):
-                anchor, size = event.anchor, 1
-                is_long = len(event.value) > _MOST_DIGITS
-                if is_long and event.implicit[0] and _DIGITS.fullmatch(event.value):
-                    raise ValueError(f"has a number of {len(event.value)} digits")
-            elif isinstance(event, yaml.AliasEvent):
-                if any(event.anchor == outer for outer, _ in open_):
-                    raise ValueError(f"has an alias, {event.anchor}, inside of what it stands for")
-                anchor, size = None, sizes.get(event.anchor, 1)
-            else:
-                continue
-            if anchor is not None:
-                sizes[anchor] = size
-            outer, before = open_[-1]
-            open_[-1] = outer, before + size
-            if before + size > _MOST_VALUES:
-                raise ValueError(f"must have at most {_MOST_VALUES} values")
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_.append((event.anchor, 1))
+            if len(open_) > _MOST_DEPTH + 1:
+                raise ValueError(f"must be nested at most {_MOST_DEPTH} deep")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+            is_long = len(event.value) > _MOST_DIGITS
+            if is_long and event.implicit[0] and _DIGITS.fullmatch(event.value):
+                raise ValueError(f"has a number of {len(event.value)} digits")
+        elif isinstance(event, yaml.AliasEvent):
+            if any(event.anchor == outer for outer, _ in open_):
+                raise ValueError(f"has an alias, {event.anchor}, inside of what it stands for")
+            anchor, size = None, sizes.get(event.anchor, 1)
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        outer, before = open_[-1]
+        open_[-1] = outer, before + size
+        if before + size > _MOST_VALUES:
+            raise ValueError(f"must have at most {_MOST_VALUES} values")
 
 
 def check_plain(values: Any, *, name: str) -> dict[str, Any]:

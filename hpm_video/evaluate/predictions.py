@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -146,11 +147,11 @@ def read_predictions(folder: str | Path) -> Evaluation:
     bad: list[tuple[int, str]] = []
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
         rows = csv.reader(lines)
-        head = next(rows, [])
+        head = next(_well_formed(rows, file), [])
         num_classes = len(head) - len(_COLUMNS)
         if num_classes < 1 or head != _header(num_classes):
             raise ValueError(f"{file}: must have the columns {','.join(_COLUMNS)},score_0,...")
-        for row in rows:
+        for row in _well_formed(rows, file):
             where = f"{file}:{rows.line_num}"
             if len(row) != len(head):
                 raise ValueError(f"{where}: must have {len(head)} fields: has {len(row)}")
@@ -167,6 +168,13 @@ def read_predictions(folder: str | Path) -> Evaluation:
     classes = _class_names(folder / "classes.txt", num_classes)
     about, of = _about(folder / "about.json"), np.array(labels, dtype=np.int64)
     return Evaluation(np.stack(scores), of, tuple(paths), tuple(bad), classes, about)
+
+
+def _well_formed(rows: Any, file: Path) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise ValueError(f"{file}:{rows.line_num}: malformed CSV: {error}") from error
 
 
 def _header(num_classes: int) -> list[str]:

@@ -64,7 +64,7 @@ def check_archive(file: IO[bytes], num_bytes: int) -> None:
     with zipfile.ZipFile(file) as archive:
         for part in archive.infolist():
             if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:
-                raise ClaimError(f"its part {part.filename!r} is compressed, as none of PyTorch's")
+                raise ClaimError(f"its part {part.filename!r} is compressed, and must not be")
             claimed += part.file_size
             if part.filename.endswith("data.pkl") and part.file_size > _MOST_PICKLED:
                 raise ClaimError(f"its part {part.filename!r} has {part.file_size} bytes")

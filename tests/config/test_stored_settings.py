@@ -29,6 +29,8 @@ _YAML = {
     "hexadecimal": f"run:\n  seed: 0x{'f' * 50_000}\n",
     "aliases": _BOMB,
     "itself": "a: &a [*a]\n",
+    # Where libyaml stops and the parser in Python goes on
+    "a long key": f"{'k' * 2000}: 1\na: " + "[" * 3000 + "]" * 3000,
 }
 
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hpm_video.bench.plan import _read as read_report
@@ -15,6 +17,7 @@ from hpm_video.cli.main import main
 from hpm_video.data.lists.classes import read_classes
 from hpm_video.data.lists.frame_index import FrameIndex
 from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.bad_videos import BadVideos
 from hpm_video.data.prepare import toy
 from hpm_video.data.prepare.official import _csv, _json, _words
 from hpm_video.data.video.frame_table import VERSION, FrameTable
@@ -129,8 +132,6 @@ def test_records_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", _TEXTS)
 def test_metadata_of_features_that_python_cannot_read(tmp_path: Path, kind: str) -> None:
-    import numpy as np
-
     for suffix in (".npz", ".safetensors"):
         path = tmp_path / f"a{suffix}"
         write_features(path, {"a": np.zeros(2)}, {"b": "MARK"})
@@ -156,8 +157,6 @@ def test_pipes_among_the_files_of_a_list_and_a_run_are_not_waited_for(tmp_path: 
 
 
 def test_a_table_of_frames_unpacks_to_so_much_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    import zlib
-
     packed = bytes([VERSION]) + zlib.compress(bytes(10_000))
     monkeypatch.setattr("hpm_video.data.video.frame_table._MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="cut off, or too long"):
@@ -172,3 +171,26 @@ def test_a_label_of_many_digits_is_one_line(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"predictions\.csv:2: label .* must be in"):
         read_predictions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\nc,d\n", "path,reason\na.mp4\n", f"path,reason\na.mp4,{'x' * 200_000}\n"]
+)
+def test_tables_of_a_run_that_are_not_ours_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "list.csv").write_text("path\na.mp4\n")
+    manifest = read_manifest(tmp_path / "list.csv", labels=False)
+    (tmp_path / "bad_videos.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"bad_videos\.csv"):
+        BadVideos(tmp_path, manifest, max_fraction=1)
+    (tmp_path / "predictions.csv").write_text(
+        f"path,label,predicted,error,score_0\na.mp4,0,0,{'x' * 200_000},1\n"
+    )
+    with pytest.raises(ValueError, match=r"predictions\.csv:2: malformed CSV"):
+        read_predictions(tmp_path)
+
+
+def test_features_that_unpack_to_more_than_they_are(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", metadata=np.array("{}"), a=np.zeros(1 << 20))
+    with pytest.raises(ValueError, match="is compressed"):
+        read_features(tmp_path / "a.npz")
+    assert read_metadata(tmp_path / "a.npz") is None

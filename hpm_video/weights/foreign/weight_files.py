@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hpm_video.runtime.reading import check_regular, parse_json, read_json
+from hpm_video.runtime.reading import check_regular, parse_json, read_json, read_text
 from hpm_video.weights.checkpoint import check_state, find_checkpoint, is_of_ours, load_checkpoint
 from hpm_video.weights.misfits import refusal
 from hpm_video.weights.torch_files import UNREADABLE, ZIP, ClaimError, read_torch
@@ -101,7 +101,7 @@ def _read_folder(path: Path, container: str | None) -> Source:
             raise refusal(path, "config.json alone", beside)
         return replace(source, path=path, config=config)
     latest = path / "latest"
-    name = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
+    name = read_text(latest, errors="replace", most=4096).strip() if latest.is_file() else ""
     for file in (path / _DEEPSPEED, path / name / _DEEPSPEED):
         if file.is_file():
             return _read_file(file, container)
