@@ -1,6 +1,5 @@
 """``hpm-video bench plan``: a config and measured figures, put into the cost model."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.method.teacher import Teacher
 from hpm_video.runtime.distributed import World
+from hpm_video.runtime.reading import read_json
 from hpm_video.train.batch_size import choose_batch_size
 
 _GPU_BYTES = 80e9  # whose memory decides about data.batch_size=auto
@@ -168,7 +168,7 @@ def _read(path: str, benches: Sequence[str], *, option: str) -> Any:
         raise FileNotFoundError(f"{option} ({path}) does not exist")
     rule = f"must be what bench {' or '.join(benches)} wrote with --json"
     try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        report = read_json(path)
     except ValueError as error:
         raise ValueError(f"{option} ({path}) is not JSON: {rule}") from error
     if not isinstance(report, dict) or report.get("bench") not in benches:

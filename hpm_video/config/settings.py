@@ -4,8 +4,10 @@ The only module that reads YAML.
 """
 
 import difflib
+import io
+import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -17,11 +19,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hpm_video.config.schema import check_settings, entry_of
+from hpm_video.runtime.reading import read_text
 
 Config = TypeVar("Config")
 
+# libyaml's parser, where it is there, is ten times as fast. What it refuses the other one, which
+# reads settings, may still read.
+_PARSERS = (getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader)
+_DIGITS = re.compile(r"[-+.:_0-9a-fA-FxXoO]+")  # numbers in any notation of YAML
+
 # Groups of a YAML that tell other commands where and how a job goes on: no settings of its own.
 _NOT_OF_JOBS = ("slurm",)
+_MOST_BYTES = 1 << 22  # of a YAML; the largest of ours has some thousands
+_MOST_DEPTH = 20  # of settings in groups; ours have 4
+_MOST_VALUES = 100_000
+_MOST_DIGITS = 300  # of a number, which floats have no use for beyond
+_MARK = "$\ue000{"  # stands for "${" where OmegaConf would look for an interpolation
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -36,7 +49,7 @@ def load_config(
     """
     layers: list[Any] = [OmegaConf.structured(schema)]
     if path is not None:
-        layer, words = _read(path, OmegaConf.load)
+        layer, words = _read(path, _load)
         overrides = [*words_of(words), *overrides]
         if not isinstance(layer, DictConfig):
             raise ValueError(f"config ({path}) must hold groups of settings, key: value")
@@ -52,9 +65,12 @@ def load_config(
             raise ValueError(f"setting ({override}) must have the form group.key=value")
         layer = _verbatim(schema, key, value)
         try:
-            layer = OmegaConf.from_dotlist([override]) if layer is None else layer
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ValueError(f"setting ({override}) cannot be read: {_one_line(error)}") from error
+            if layer is None:
+                check_yaml(value)
+                layer = OmegaConf.from_dotlist([override])
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+            given = override if len(override) <= 160 else f"{override[:157]}..."
+            raise ValueError(f"setting ({given}) cannot be read: {_one_line(error)}") from error
         layers.append(_checked(schema, layer))
     try:
         return _merged(layers)
@@ -101,7 +117,7 @@ def find_config(path: str | Path) -> tuple[Path, str]:
 def variant_settings(path: str | Path) -> list[str]:
     """The settings that a variant, ``LIST.yaml:NAME``, adds to its list's base: texts of
     ``group.key=value``. Raises as `load_config` does."""
-    _, settings = _read(path, OmegaConf.load)
+    _, settings = _read(path, _load)
     if not find_config(path)[1]:
         raise ValueError(f"config ({path}) must be a variant of a list, as LIST.yaml:NAME")
     return settings
@@ -118,12 +134,16 @@ def words_of(settings: Sequence[str], *, name: str = "settings") -> list[str]:
     return words
 
 
-def _read(path: str | Path, load: Callable[[Path], Any]) -> tuple[Any, list[str]]:
+def _load(text: str) -> Any:
+    return OmegaConf.load(io.StringIO(text))
+
+
+def _read(path: str | Path, load: Callable[[str], Any]) -> tuple[Any, list[str]]:
     """What a YAML holds; for a variant, the base of its list and the settings it adds to that."""
     file, name = find_config(path)
     try:
-        layer = load(file)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        layer = load(read_yaml(file))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}{line}") from error
@@ -144,12 +164,91 @@ def _read(path: str | Path, load: Callable[[Path], Any]) -> tuple[Any, list[str]
     return layer["base"], list(variants[name].get("settings") or [])
 
 
+def read_yaml(path: Path) -> str:
+    """The text of a YAML that can be parsed without taking much memory.
+
+    Raises OSError, or ValueError where it is no regular file of UTF-8, or see `check_yaml`.
+    """
+    text = read_text(path, most=_MOST_BYTES)
+    check_yaml(text)
+    return text
+
+
+def check_yaml(text: str) -> None:
+    """Raise ValueError where a YAML is nested too deeply, has too many values (what aliases stand
+    for counts each time), or a number of too many digits. Other faults are left to who parses."""
+    for parser in _PARSERS:
+        with suppress(yaml.YAMLError):
+            _check_events(yaml.parse(text, Loader=parser))
+            return
+
+
+def _check_events(events: Iterable[Any]) -> None:
+    sizes: dict[str, int] = {}  # of what an anchor stands for
+    open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of the groups we are in
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_.append((event.anchor, 1))
+            if len(open_) > _MOST_DEPTH + 1:
+                raise ValueError(f"must be nested at most {_MOST_DEPTH} deep")
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+            is_long = len(event.value) > _MOST_DIGITS
+            if is_long and event.implicit[0] and _DIGITS.fullmatch(event.value):
+                raise ValueError(f"has a number of {len(event.value)} digits")
+        elif isinstance(event, yaml.AliasEvent):
+            if any(event.anchor == outer for outer, _ in open_):
+                raise ValueError(f"has an alias, {event.anchor}, inside of what it stands for")
+            anchor, size = None, sizes.get(event.anchor, 1)
+        else:
+            continue
+        if anchor is not None:
+            sizes[anchor] = size
+        outer, before = open_[-1]
+        open_[-1] = outer, before + size
+        if before + size > _MOST_VALUES:
+            raise ValueError(f"must have at most {_MOST_VALUES} values")
+
+
+def check_plain(values: Any, *, name: str) -> dict[str, Any]:
+    """Settings as they were stored: nested dicts with texts as keys, lists, texts and numbers.
+
+    Returns a copy without anything else. Raises ValueError, in which they are called ``name``.
+    """
+    left = _MOST_VALUES
+
+    def copied(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if depth > _MOST_DEPTH or left < 0:
+            raise ValueError(f"{name} must not be nested {_MOST_DEPTH} deep, nor have many values")
+        if isinstance(value, Mapping):
+            if not all(type(key) is str for key in value):
+                raise ValueError(f"{name} must have texts as names")
+            return {key: copied(entry, depth + 1) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [copied(entry, depth + 1) for entry in value]
+        if type(value) is int and abs(value) >= 1 << 63:
+            raise ValueError(f"{name} must have whole numbers of 64 bits at most")
+        if value is None or type(value) in (str, int, float, bool):
+            return value
+        raise ValueError(f"{name} must be texts and numbers: hold a {type(value).__name__}")
+
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name} must be groups of settings: are a {type(values).__name__}")
+    plain: dict[str, Any] = copied(values, 0)
+    return plain
+
+
 def read_group(path: str | Path, group: str) -> Any:
     """One group of a YAML that is not the job's, with all scalars as the texts that stand there.
 
     Empty and null are None; a group that is not there is empty. Raises as `load_config` does.
     """
-    layer, _ = _read(path, lambda file: yaml.load(file.read_text("utf-8"), yaml.BaseLoader))
+    layer, _ = _read(path, lambda text: yaml.load(text, yaml.BaseLoader))
     group_of = layer.get(group) if isinstance(layer, dict) else None
     if isinstance(group_of, dict):
         return {key: None if value in _NULLS else value for key, value in group_of.items()}
@@ -157,9 +256,21 @@ def read_group(path: str | Path, group: str) -> Any:
 
 
 def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
-    """A config from the plain dict that `config_to_dict` gave, e.g. out of a checkpoint."""
-    layer = _checked(schema, OmegaConf.create(dict(values)))
-    return _merged([OmegaConf.structured(schema), layer])
+    """A config from the plain dict that `config_to_dict` gave, e.g. out of a checkpoint.
+
+    Its values are data: ``${...}`` in a text stays as it is. Raises ValueError, one line, for what
+    does not fit the schema.
+    """
+    values = check_plain(values, name="stored settings")
+    # The types are checked of texts that are no interpolations, which would fit any
+    plain = _as_meant(schema, _with_texts(values, lambda text: text.replace("${", "$")))
+    check_settings(schema, plain)
+    # Exact for any text: backslashes count before ${ alone
+    meant = _as_meant(schema, _with_texts(values, _escaped))
+    try:
+        return _merged([OmegaConf.structured(schema), OmegaConf.create(meant)])
+    except OmegaConfBaseException as error:
+        raise ValueError(f"stored settings cannot be used: {_one_line(error)}") from error
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -169,7 +280,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 def config_to_yaml(config: Any) -> str:
     """All settings, resolved, in the order they are declared."""
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    values = _with_texts(asdict(config), lambda text: text.replace("${", _MARK))
+    return OmegaConf.to_yaml(OmegaConf.create(values)).replace(_MARK, "${")
 
 
 def read_stored(path: Path) -> dict[str, Any]:
@@ -177,12 +289,11 @@ def read_stored(path: Path) -> dict[str, Any]:
 
     Raises ValueError where it holds something else, OSError where it cannot be read.
     """
-    values = None
-    with suppress(yaml.YAMLError, UnicodeDecodeError):
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} does not hold the settings of a run or a study")
-    return values
+    try:
+        return check_plain(yaml.safe_load(read_yaml(path)), name=str(path))
+    except (yaml.YAMLError, ValueError) as error:
+        why = f"{path} does not hold the settings of a run or a study: {_one_line(error)}"
+        raise ValueError(why) from error
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -195,6 +306,20 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str
         elif mine != theirs:
             keys.append(f"{prefix}{key}")
     return keys
+
+
+def _with_texts(values: Any, change: Callable[[str], str]) -> Any:
+    """Nested values with all texts among them, names excepted, changed."""
+    if isinstance(values, Mapping):
+        return {name: _with_texts(entry, change) for name, entry in values.items()}
+    if isinstance(values, list | tuple):
+        return [_with_texts(entry, change) for entry in values]
+    return change(values) if isinstance(values, str) else values
+
+
+def _escaped(text: str) -> str:
+    """What OmegaConf resolves to the text, whatever it holds."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def _merged(layers: Sequence[Any]) -> Any:

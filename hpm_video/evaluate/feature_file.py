@@ -6,6 +6,7 @@ that the same command goes on after an interruption.
 
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ import safetensors
 import safetensors.numpy
 
 from hpm_video.runtime.files import own_folder, whole_file
+from hpm_video.runtime.reading import open_regular, parse_json
+from hpm_video.weights.torch_files import check_archive
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -40,8 +43,11 @@ def write_features(path: Path, arrays: Arrays, metadata: Mapping[str, Any]) -> N
 
 def read_features(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """The arrays and the metadata of a file that `write_features` wrote; executes nothing."""
-    with _opened(Path(path)) as (text, arrays):
-        return dict(arrays), json.loads(text)
+    try:
+        with _opened(Path(path)) as (text, arrays):
+            return dict(arrays), parse_json(text)
+    except MemoryError as error:
+        raise ValueError(f"{path} claims more numbers than there is memory") from error
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
@@ -49,7 +55,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     broken = (EOFError, zipfile.BadZipFile, safetensors.SafetensorError)  # empty, or half of one
     try:
         with _opened(path) as (text, _):
-            metadata = json.loads(text)
+            metadata = parse_json(text)
     except (*broken, OSError, ValueError, KeyError, TypeError):
         return None
     return metadata if isinstance(metadata, dict) else None
@@ -59,6 +65,8 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 def _opened(path: Path) -> Iterator[tuple[str, Iterator[tuple[str, npt.NDArray[Any]]]]]:
     """The text of a file's metadata, and its arrays by name, which are read when asked for."""
     if path.suffix == ".npz":
+        with open_regular(path) as archive:
+            check_archive(archive, os.fstat(archive.fileno()).st_size)
         with np.load(path, allow_pickle=False) as file:
             names = (name for name in file.files if name != _METADATA)
             yield str(file[_METADATA]), ((name, file[name]) for name in names)

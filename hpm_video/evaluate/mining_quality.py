@@ -4,7 +4,6 @@ A predictor is judged against the reconstruction loss measured under random mask
 the tokens of a clip as the student's own losses do, and do the tubes it would mask hold what moves?
 """
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from hpm_video.method.masking import make_mask, num_masked_units, num_units, uni
 from hpm_video.method.teacher import score_tokens
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import gather_tokens, normalize_targets, patchify
+from hpm_video.runtime.reading import read_json
 
 _NUM_MASKS = 8  # of `measure_videos`: random masks that measure the loss of a clip
 _NUM_VIEWS = 4  # and draws of a teacher that sees a share of the tokens
@@ -145,7 +145,7 @@ def measure_videos(
     places, side = {}, 0
     if len(manifests) == 1 and (folder / "positions.csv").is_file():
         places = read_positions(folder / "positions.csv")
-        side = json.loads((folder / "toy.json").read_text(encoding="utf-8"))["size"]
+        side = read_json(folder / "toy.json")["size"]
     count = min(len(manifest), most or len(manifest))
     clips, moving, bad = [], [], []
     for index in np.linspace(0, len(manifest) - 1, count).round().astype(int).tolist():

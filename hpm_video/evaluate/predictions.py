@@ -5,12 +5,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.lists.classes import read_classes
 from hpm_video.runtime.files import make_folder, quoted, write_atomically
+from hpm_video.runtime.reading import read_json
 
 PREDICTIONS = "predictions.csv"
 _COLUMNS = ("path", "label", "predicted", "error")  # then the scores: score_0, score_1, ...
@@ -145,16 +147,16 @@ def read_predictions(folder: str | Path) -> Evaluation:
     bad: list[tuple[int, str]] = []
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
         rows = csv.reader(lines)
-        head = next(rows, [])
+        head = next(_well_formed(rows, file), [])
         num_classes = len(head) - len(_COLUMNS)
         if num_classes < 1 or head != _header(num_classes):
             raise ValueError(f"{file}: must have the columns {','.join(_COLUMNS)},score_0,...")
-        for row in rows:
+        for row in _well_formed(rows, file):
             where = f"{file}:{rows.line_num}"
             if len(row) != len(head):
                 raise ValueError(f"{where}: must have {len(head)} fields: has {len(row)}")
             path, label, _, error = row[: len(_COLUMNS)]
-            if not label.isdecimal() or int(label) >= num_classes:
+            if not label.isdecimal() or len(label) > 9 or int(label) >= num_classes:
                 raise ValueError(f"{where}: label ({label}) must be in [0, {num_classes - 1}]")
             if error:
                 bad.append((len(paths), error))
@@ -166,6 +168,13 @@ def read_predictions(folder: str | Path) -> Evaluation:
     classes = _class_names(folder / "classes.txt", num_classes)
     about, of = _about(folder / "about.json"), np.array(labels, dtype=np.int64)
     return Evaluation(np.stack(scores), of, tuple(paths), tuple(bad), classes, about)
+
+
+def _well_formed(rows: Any, file: Path) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise ValueError(f"{file}:{rows.line_num}: malformed CSV: {error}") from error
 
 
 def _header(num_classes: int) -> list[str]:
@@ -195,7 +204,7 @@ def _about(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = read_json(file)
         return {str(name): str(words) for name, words in about.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{file} must be JSON as an evaluation writes it") from error

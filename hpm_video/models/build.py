@@ -140,6 +140,20 @@ def _encoder_size(config: EncoderConfig, drop_path: float) -> ViTSize:
     )
 
 
+def size_of_blocks(config: EncoderConfig) -> tuple[int, int]:
+    """How many blocks a model of these settings has, and about how many numbers: at least 12 for
+    every pair of numbers of a token in each. A baseline has a size of its own, and nothing here."""
+    size = SIZES[config.size]
+    if isinstance(config, ClassifierConfig) and config.name != "videomae":
+        return 0, 0
+    parts = [(config.depth or size.depth, config.width or size.width)]
+    if isinstance(config, ModelConfig):
+        width = config.decoder_width or size.decoder_width
+        parts += [(config.decoder_depth, width), (config.predictor_depth, width)]
+    blocks = sum(depth for depth, _ in parts)
+    return blocks, sum(12 * depth * width**2 for depth, width in parts)
+
+
 def _check_heads(prefix: str, width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"{prefix}width ({width}) must be a multiple of {prefix}heads ({heads})")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.runtime.files import own_file, writing
+from hpm_video.runtime.reading import open_regular, parse_json
 
 _SYNC_EVERY_S = 5.0
 
@@ -18,14 +19,14 @@ class Entries(Mapping[str, dict[str, Any]]):
     """The entries of a journal by key, the last of each: in memory is only where they stand."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - read as long as this is used
+        self._file = open_regular(path)  # read as long as this is used
         self._places: dict[str, int] = {}
         self.num_bytes = 0  # before a line that was cut short
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
             try:
-                key, _ = json.loads(line)
+                key, _ = parse_json(line)
             except ValueError:  # what a failing disk left
                 break
             self.note(key, len(line))
@@ -37,7 +38,7 @@ class Entries(Mapping[str, dict[str, Any]]):
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         self._file.seek(self._places[key])
-        entry: dict[str, Any] = json.loads(self._file.readline())[1]
+        entry: dict[str, Any] = parse_json(self._file.readline())[1]
         return entry
 
     def __contains__(self, key: object) -> bool:

@@ -1,10 +1,12 @@
 """Pages of HTML: one frame (assets/base.html) and one way to fill it; no page needs another file.
 
 The pages of a subpackage are Jinja2 templates in its folder ``assets``, beside their styles and
-scripts. All values are escaped, and text is `printable`: names of files hold any byte.
+scripts. All values are escaped, and text is `printable`: names of files hold any byte. A page has a
+Content-Security-Policy: it runs its own script and nothing else, and fetches nothing.
 """
 
 import base64
+import hashlib
 import io
 from functools import lru_cache
 
@@ -29,8 +31,8 @@ def page(package: str, template: str, **values: object) -> str:
 def _environment(package: str) -> Environment:
     """Finds the templates of a subpackage, and those that all share (base.html, parts.html).
 
-    In templates ``asset(name)`` is the text of a file as it is, such as a style, and
-    ``value | number(".3f")`` a number in a format of Python's.
+    In templates ``asset(name)`` is the text of a file as it is, such as a style, ``digest(text)``
+    what allows a style or a script, and ``value | number(".3f")`` a number in a format of Python's.
     """
     loader = ChoiceLoader(
         [PackageLoader(name, "assets") for name in (package, "hpm_video.runtime")]
@@ -44,14 +46,20 @@ def _environment(package: str) -> Environment:
         lstrip_blocks=True,
     )
     made.filters["number"] = format
+    made.globals["digest"] = _digest
     made.globals["asset"] = lambda name: Markup(loader.get_source(made, name)[0])
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return made
 
 
 def _shown(value: object) -> object:
-    is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return printable(str(value)) if is_text else value
+    # Whatever else says what it is as HTML, of which no value has a right to, is text
+    return value if isinstance(value, Markup) else printable(str(value))
+
+
+def _digest(text: str) -> str:
+    """How a policy names a style or a script: by what it is."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def address(data: bytes, kind: str) -> Markup:

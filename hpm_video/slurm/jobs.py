@@ -1,6 +1,7 @@
 """``hpm-video jobs``: what has been submitted, how far it has come; logs, ends, new turns."""
 
 import argparse
+import codecs
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hpm_video.runtime.files import printable
+from hpm_video.runtime.reading import open_regular
 from hpm_video.slurm.queue import State, control, local_process, read_states
 from hpm_video.slurm.records import (
     Submission,
@@ -26,6 +28,7 @@ from hpm_video.slurm.times import duration
 _COLUMNS: tuple[str, ...] = ("ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "OUTPUT")
 _ACTIONS = ("list", "follow", "cancel", "requeue")
 _RECENT = 20  # submissions that are listed without --all
+_AT_ONCE = 1 << 20  # bytes of a log in memory
 _POLL_S = 0.5  # between looks at a log
 _ASK_S = 10.0  # between questions to SLURM while a log stands still
 
@@ -148,15 +151,15 @@ def _place(task: TaskRecord) -> str:
 def _follow(submission: Submission, task: TaskRecord) -> None:
     """Print a log, and what comes to it until the job has ended."""
     position, asked_s, is_over = 0, -_ASK_S, False
-    file = Path(task.log)
+    file, decoder = Path(task.log), codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         new = b""
-        with suppress(FileNotFoundError), file.open("rb") as stream:  # else it waits in the queue
+        with suppress(FileNotFoundError), open_regular(file) as stream:  # else it is in the queue
             stream.seek(position)
-            new = stream.read()
+            new = stream.read(_AT_ONCE)
         if new:
             position += len(new)
-            print(new.decode("utf-8", "replace"), end="", flush=True)
+            print(_for_terminal(decoder.decode(new)), end="", flush=True)
             asked_s = time.monotonic()
         elif is_over:
             return
@@ -165,6 +168,12 @@ def _follow(submission: Submission, task: TaskRecord) -> None:
             is_over = not read_states([submission])[task.id].is_active
         else:
             time.sleep(_POLL_S)
+
+
+def _for_terminal(text: str) -> str:
+    """A part of a log, which may name files of strangers, without what terminals obey."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return re.sub(r"[^\n\t]+", lambda found: printable(found[0]), lines)
 
 
 def _cancel(name: str, submission: Submission) -> None:

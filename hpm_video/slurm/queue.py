@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpm_video.runtime.reading import open_regular
 from hpm_video.slurm.records import Submission
 
 _TIMEOUT_S = 30
@@ -119,9 +120,9 @@ def _sacct(ids: set[str]) -> dict[str, State]:
 def tail(file: Path, num_bytes: int) -> str:
     """The last part of a text; empty where there is none."""
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(stream.tell() - num_bytes, 0))
             return stream.read().decode("utf-8", "replace")
-    except OSError:
+    except (OSError, ValueError):
         return ""

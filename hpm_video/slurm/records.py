@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.runtime.files import own_file, state_folder
+from hpm_video.runtime.reading import parse_json, read_text
 
 _FILE = "jobs.jsonl"
 
@@ -77,7 +78,7 @@ def read_records(folders: Iterable[Path]) -> list[Submission]:
     for line in (line for folder in dict.fromkeys(folders) for line in _lines(folder / _FILE)):
         # Half a line, or one of another version, hides no other
         with suppress(ValueError, TypeError, KeyError, AttributeError):
-            values: dict[str, Any] = json.loads(line)
+            values: dict[str, Any] = parse_json(line)
             values["tasks"] = [TaskRecord(**task) for task in values["tasks"]]
             found.append(Submission(**values))
     return sorted(found, key=lambda submission: submission.submitted)
@@ -96,6 +97,6 @@ def _index() -> Path:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        return read_text(file, errors="surrogateescape").splitlines()
     except OSError:
         return []

@@ -1,6 +1,5 @@
 """How far a run has come, out of its folder's metrics.jsonl and config.yaml."""
 
-import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.config.settings import read_stored
+from hpm_video.runtime.reading import parse_json
 from hpm_video.slurm.queue import tail
 
 _NUM_BYTES = 64 * 1024  # some hundred records
+_NUMBERS = ("step", "epoch", "loss")  # of every record of training
 _NUM_RATES = 20  # records whose speed counts
 
 
@@ -57,10 +58,14 @@ def _training_records(text: str) -> list[dict[str, Any]]:
     records = []
     for line in text.splitlines():
         with suppress(ValueError):
-            record = json.loads(line)
-            if isinstance(record, dict) and {"step", "epoch", "loss"} <= record.keys():
+            record = parse_json(line)
+            if isinstance(record, dict) and all(map(_is_number, map(record.get, _NUMBERS))):
                 records.append(record)
     return records
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 2**63
 
 
 def _clips_per_step(config: dict[str, Any], processes: int) -> int | None:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -17,6 +18,7 @@ from hpm_video.data.video.frames import VideoReadError
 from hpm_video.runtime import files
 from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.files import printable
+from hpm_video.runtime.reading import parse_json, read_text
 from hpm_video.visualize.training_history import (
     History,
     Moment,
@@ -112,11 +114,20 @@ def _read_clips(
 
 def _records(folder: Path) -> tuple[dict[str, float], ...]:
     """The records of a run; of one that goes on the last may be half written, and is left out."""
-    records: list[dict[str, float]] = []
+    records: list[dict[str, object]] = []
     with suppress(OSError, UnicodeDecodeError, json.JSONDecodeError):
-        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            records.append(json.loads(line))
-    return tuple(record for record in records if isinstance(record, dict) and "step" in record)
+        for line in read_text(folder / "metrics.jsonl").splitlines():
+            records.append(parse_json(line))
+    numbers = (
+        {name: value for name, value in record.items() if _is_number(value)}
+        for record in records
+        if isinstance(record, dict)
+    )
+    return tuple(record for record in numbers if "step" in record)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and abs(value) < 2**63
 
 
 def _rows(history: History) -> Iterator[Sequence[object]]:

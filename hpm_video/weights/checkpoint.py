@@ -19,8 +19,7 @@ import os
 import pickle
 import re
 import shutil
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,15 @@ from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.settings import config_from_dict
+from hpm_video.models.build import size_of_blocks
 from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import whole_file, writing
 from hpm_video.weights.misfits import is_allowed, misfits, refuse
-from hpm_video.weights.shards import METADATA, read_shards, stored_shapes, write_shards
+from hpm_video.weights.shard_metadata import METADATA
+from hpm_video.weights.shards import read_shards, stored_shapes, write_shards
+from hpm_video.weights.torch_files import UNREADABLE, read_torch
 
 BEST = "best.pt"
 
@@ -43,11 +45,10 @@ BEST = "best.pt"
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
 _OF_TRAINING = (*TRAINING_WEIGHTS, "window", "data", "loss_scale")
 
-# What torch.load raises for files that are damaged, foreign, or would need to run code.
-UNREADABLE = (
-    pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError,
-    KeyError, IndexError, AssertionError, OSError, struct.error,
-)  # fmt: skip
+# What a checkpoint's settings may claim: numbers in blocks as a multiple of all it holds, and some
+# more, as not all parts of a model need be in it; blocks; tokens of a clip; classes
+_MOST_TIMES, _MOST_NUMBERS, _MOST_BLOCKS = 16, 1 << 28, 1000
+_MOST_TOKENS, _MOST_CLASSES = 1 << 16, 1 << 20
 
 # What of a checkpoint is in shards, and the file of all the rest beside them.
 _PARTS = ("model", *TRAINING_WEIGHTS)
@@ -145,6 +146,50 @@ def is_of_ours(found: object) -> bool:
     return isinstance(found, dict) and {"kind", "config", "step", "model"} <= found.keys()
 
 
+def check_state(state: Mapping[str, Any], name: str) -> None:
+    """Raise ValueError, in which the checkpoint is called ``name``, where what it holds beside its
+    tensors is of other types than we write."""
+    for key, (is_right, rule) in _TYPES.items():
+        if key in state and not is_right(value := state[key]):
+            is_short = type(value) is str or (type(value) is int and abs(value) < 1 << 64)
+            found = repr(value)[:80] if is_short else f"a {type(value).__name__}"
+            raise ValueError(f"{name}: {key} ({found}) must be {rule}")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(type(entry) is str for entry in value)
+
+
+def _are_tensors(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        type(key) is str and isinstance(entry, Tensor) for key, entry in value.items()
+    )
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_count, value))
+
+
+# What pages, tables and models are made of; settings are checked where they are used
+_TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "kind": (lambda value: type(value) is str, "a text"),
+    "config": (lambda value: isinstance(value, Mapping), "groups of settings"),
+    "step": (_is_count, "a whole number of at least 0"),
+    "model": (_are_tensors, "tensors by name"),
+    "teacher": (lambda value: value is None or _are_tensors(value), "tensors by name"),
+    "num_classes": (
+        lambda value: _is_count(value) and value <= _MOST_CLASSES,
+        f"a whole number in [0, {_MOST_CLASSES}]",
+    ),
+    "classes": (lambda value: value is None or _are_texts(value), "class names"),
+    "trained_grid": (lambda value: value is None or _is_shape(value), "three whole numbers"),
+}
+
+
 def run_checkpoints(run: str | Path) -> dict[int, Path]:
     """Step -> checkpoint, by step, of a run folder or of its folder checkpoints.
 
@@ -176,9 +221,9 @@ def load_checkpoint(
     place = find_checkpoint(path)
     try:
         if place.is_file():
-            state = torch.load(place, map_location="cpu", weights_only=True)
+            state = read_torch(place)
         else:
-            state = torch.load(place / _REST, map_location="cpu", weights_only=True)
+            state = read_torch(place / _REST)
             names = {n for n in stored_shapes(place) if optimizer or not n.startswith("optimizer/")}
             state |= _nested(read_shards(place, names))
     except UNREADABLE as error:
@@ -188,6 +233,7 @@ def load_checkpoint(
         raise ValueError(f"checkpoint ({place}) cannot be read: {reason}") from error
     if not is_of_ours(state):
         raise ValueError(f"checkpoint ({place}) was not written by hpm-video")
+    check_state(state, f"checkpoint ({place})")
     if kind is not None and state["kind"] != kind:
         raise ValueError(f"checkpoint ({place}) is of kind {state['kind']}: must be {kind}")
     return state
@@ -273,12 +319,33 @@ def load_weights(
 
 
 def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
-    """The settings of the run that wrote a checkpoint; ValueError where they are none."""
-    if state["kind"] == "pretrain":
-        return config_from_dict(PretrainConfig, state["config"])
-    if state["kind"] == "finetune":
-        return config_from_dict(FinetuneConfig, state["config"])
-    raise ValueError(f"kind {state['kind']}")
+    """The settings of the run that wrote a checkpoint; ValueError where they are none, or those of
+    a model that its weights are far too few for."""
+    schemas: dict[str, type[PretrainConfig | FinetuneConfig]]
+    schemas = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+    if state["kind"] not in schemas:
+        raise ValueError(f"kind {state['kind']}")
+    config = config_from_dict(schemas[state["kind"]], state["config"])
+    blocks, numbers = size_of_blocks(config.model)
+    held = sum(tensor.numel() for tensor in state["model"].values())
+    most = _MOST_TIMES * held + _MOST_NUMBERS
+    if blocks > _MOST_BLOCKS or numbers > most:
+        raise ValueError(
+            f"settings of the checkpoint are of a model of {blocks} blocks and {numbers} numbers: "
+            f"must be at most {_MOST_BLOCKS} and, as it holds {held} numbers, {most}"
+        )
+    if blocks:  # baselines have no tokens
+        _check_clips(state)
+    return config
+
+
+def _check_clips(state: Mapping[str, Any]) -> None:
+    """Raise ValueError where clips have more tokens than any model is used with."""
+    for grid in filter(None, (tokens_of(state).grid, trained_grid(state))):
+        if grid.num_tokens > _MOST_TOKENS:
+            raise ValueError(
+                f"settings of the checkpoint are of clips of {grid}: must be at most {_MOST_TOKENS}"
+            )
 
 
 def without_training(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,9 +360,24 @@ def under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def tokens_of(state: Mapping[str, Any]) -> Tokens:
     """The tokens of the clips that a checkpoint's model is for."""
-    model, data = state["config"]["model"], state["config"]["data"]
-    shape = TokenShape(model["tubelet_size"], model["patch_size"])
-    return Tokens(shape.grid(num_frames=data["num_frames"], crop_size=data["crop_size"]), shape)
+    stored = {
+        name: _stored_number(state["config"], group, name)
+        for group, name in (
+            *(("model", "tubelet_size"), ("model", "patch_size")),
+            *(("data", "num_frames"), ("data", "crop_size")),
+        )
+    }
+    shape = TokenShape(stored["tubelet_size"], stored["patch_size"])
+    grid = shape.grid(num_frames=stored["num_frames"], crop_size=stored["crop_size"])
+    return Tokens(grid, shape)
+
+
+def _stored_number(config: Mapping[str, Any], group: str, name: str) -> int:
+    settings = config.get(group)
+    value = settings.get(name) if isinstance(settings, Mapping) else None
+    if type(value) is not int or not 0 < value < 1 << 20:
+        raise ValueError(f"{group}.{name} of the checkpoint must be a whole number of at least 1")
+    return value
 
 
 def trained_grid(state: Mapping[str, Any]) -> TokenGrid | None:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from hpm_video.config import ClipConfig, DataConfig, FinetuneConfig, PretrainConfig
-from hpm_video.config.settings import config_from_dict
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import HPM, Baseline, Classifier, build, build_model, token_grid
 from hpm_video.models.precision import choose_precision
@@ -55,7 +54,8 @@ def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu
     Raises FileNotFoundError, or ValueError when it is no pre-training checkpoint of ours.
     """
     state = load_checkpoint(checkpoint, kind="pretrain")
-    config = config_from_dict(PretrainConfig, state["config"])
+    config = settings_of(state)
+    assert isinstance(config, PretrainConfig)
     # Imported weights have no run whose choice they could keep
     if config.run.precision == "auto":
         precision, _ = choose_precision("auto", World(0, 1, torch.device(device)))

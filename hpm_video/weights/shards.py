@@ -2,13 +2,16 @@
 
 The format is that of torch.distributed.checkpoint: ``.metadata`` says which tensors there are, and
 where in ``__<rank>_0.distcp`` their parts lie. It may be read by any number of processes. Beside
-what PyTorch does, the metadata, a pickle, is read without executing anything.
+what PyTorch does, the metadata, a pickle, is read as data, and no part may unpack to more than it
+is.
 """
 
-import pickle
+import errno
+import os
 import warnings
+from collections import defaultdict
 from collections.abc import Mapping
-from enum import Enum
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,25 +21,14 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.futures import Future
 
-METADATA = ".metadata"
-
-# The classes that such a pickle is made of. BytesStorageMetadata is left out: what it stands for is
-# an object that PyTorch's reader would unpickle.
-_ALLOWED = {
-    "torch": {"Size", *(str(kind).removeprefix("torch.") for kind in (
-        torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool,
-    ))},
-    "torch.serialization": {"_get_layout"},
-    "torch.distributed.checkpoint.metadata": {
-        "Metadata", "MetadataIndex", "TensorStorageMetadata", "TensorProperties",
-        "ChunkStorageMetadata", "StorageMeta", "_MEM_FORMAT_ENCODING",
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "pathlib": {"PosixPath"},
-}  # fmt: skip
+from hpm_video.runtime.reading import open_regular
+from hpm_video.weights.shard_metadata import read_metadata
+from hpm_video.weights.torch_files import check_archive
 
 
 def write_shards(
@@ -93,34 +85,51 @@ def read_shards_into(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
     stored = _Reader(folder).read_metadata().state_dict_metadata
-    # The other kind is none of the allowed classes
+    # The other kind is refused: what it stands for PyTorch's reader would unpickle
     return {name: cast(TensorStorageMetadata, entry) for name, entry in stored.items()}
 
 
 class _Reader(FileSystemReader):
     def read_metadata(self, *arguments: Any, **named: Any) -> Metadata:
-        with (Path(self.path) / METADATA).open("rb") as file:
-            metadata: Metadata = _Unpickler(file).load()
-        for place in metadata.storage_data.values():
-            if Path(place.relative_path).name != place.relative_path:
-                raise ValueError(f"{METADATA} points to another folder: {place.relative_path}")
+        metadata = read_metadata(Path(self.path))
         metadata.storage_meta = StorageMeta(load_id=self.load_id)
         return metadata
 
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        places = defaultdict(list)
+        for item in plan.items:
+            place = self.storage_data[item.storage_index]
+            places[place.relative_path].append(place)
+        for name, of_file in places.items():
+            with open_regular(Path(self.path) / name) as file:
+                for place in of_file:
+                    part = BufferedReader(_Part(file, place.offset, place.length))
+                    check_archive(part, place.length)
+        return super().read_data(plan, planner)
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("builtins", "getattr"):  # how Python 3.11.0 to 3.11.3 write an enum
-            return _enum_member
-        if module == "pathlib._local":  # where Python 3.13 alone has the classes of pathlib
-            module = "pathlib"
-        if name not in _ALLOWED.get(module, ()):
-            raise pickle.UnpicklingError(f"{METADATA} names {module}.{name}")
-        return super().find_class(module, name)
 
+class _Part(RawIOBase):
+    """Some bytes of a file as a file of their own; PyTorch's has no end that zipfile finds."""
 
-def _enum_member(owner: Any, name: str) -> Enum:
-    """The member of an enum: all that ``getattr`` is needed for."""
-    if isinstance(owner, type) and issubclass(owner, Enum):
-        return owner[name]
-    raise pickle.UnpicklingError(f"{METADATA} asks for the {name} of {owner}")
+    def __init__(self, file: BufferedReader, start: int, length: int) -> None:
+        self._file, self._start, self._length, self._position = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
+        if base + offset < 0:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        most = max(0, min(len(buffer), self._length - self._position))
+        data = os.pread(self._file.fileno(), most, self._start + self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)

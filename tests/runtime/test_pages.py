@@ -1,13 +1,17 @@
 """Pages: all of them are templates, and nothing that is put into one is HTML."""
 
+import base64
+import hashlib
+import html
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jinja2 import UndefinedError
 
 import hpm_video
-from hpm_video.runtime.pages import page
+from hpm_video.runtime.pages import _environment, page
 
 ROOT = Path(hpm_video.__file__).parent
 
@@ -35,3 +39,85 @@ def test_html_stands_in_templates_which_share_one_frame() -> None:
         assert not tag.search(path.read_text(encoding="utf-8")), path
     framed = [path for path in ROOT.rglob("*.html") if "<!doctype" in path.read_text("utf-8")]
     assert framed == [ROOT / "runtime" / "assets" / "base.html"]
+
+
+class _SaysItIsHtml:
+    def __html__(self) -> str:
+        return "<img src=x onerror=alert(1)>"
+
+    def __str__(self) -> str:
+        return "3"
+
+
+def test_no_value_may_say_that_it_is_html() -> None:
+    values = {"minutes": 1.0, "rows": [(_SaysItIsHtml(),)], "curves": "", "pictures": {}}
+    text = page("hpm_video.cli", "demo.html", title="a", **values)
+    assert "<td>3</td>" in text and "onerror" not in text
+
+
+def _policy(text: str) -> dict[str, list[str]]:
+    found = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', text)
+    assert found is not None
+    rules = (rule.split() for rule in html.unescape(found[1]).split(";"))
+    return {name: allowed for name, *allowed in rules}
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def test_every_page_allows_its_own_style_and_script_alone(tmp_path: Path) -> None:
+    """Of templates as they are: what is in their blocks for values may be left out."""
+    framed = [
+        path
+        for path in ROOT.rglob("assets/*.html")
+        if re.search(r'{% extends "(base|viewer).html" %}', path.read_text("utf-8"))
+        and path.name != "viewer.html"
+    ]
+    assert {path.name for path in framed} == {
+        "demo.html", "check.html", "evaluation.html", "index.html", "video.html", "training.html",
+        "dataset.html",
+    }  # fmt: skip
+    for path in framed:
+        package = f"hpm_video.{path.parent.parent.relative_to(ROOT).as_posix()}".replace("/", ".")
+        environment = _environment(package)
+        shell = environment.from_string(
+            f'{{% extends "{path.name}" %}}{{% block body %}}{{% endblock %}}'
+        )
+        text = shell.render(title="a", data={"a": "</script><script>alert(1)</script>"})
+        policy = _policy(text)
+        styles = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+        scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+        assert [policy["style-src"]] == [[_hash(style)] for style in styles], path
+        expected = [_hash(script) for script in scripts] or ["'none'"]
+        assert policy["script-src"] == expected and len(scripts) <= 1, path
+        assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == ["'none'"]
+        assert policy["img-src"] == ["data:"]
+        assert text.count("</script>") == 1 + len(scripts)
+
+
+def test_scripts_make_no_markup_of_texts() -> None:
+    for path in [*ROOT.rglob("assets/*.js"), *ROOT.rglob("assets/*.html")]:
+        text = path.read_text("utf-8")
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", text), path
+        assert not re.search(r"<[^>%]*\son[a-z]+=", text), path
+
+
+@pytest.mark.browser
+def test_a_browser_runs_nothing_that_was_put_into_a_page(browser: Any, tmp_path: Path) -> None:
+    """Where a value had found its way around the escaping."""
+    text = page("hpm_video.cli", "demo.html", title="a", minutes=1, rows=[], curves="", pictures=[])
+    bad = (
+        "<script>document.title = 'script'</script><style>h1 { display: none }</style>"
+        '<img src="x" onerror="document.title = \'handler\'">'
+        '<iframe src="data:text/html,x"></iframe>'
+    )
+    for name, added in (("good", ""), ("bad", bad)):
+        file = tmp_path / f"{name}.html"
+        file.write_text(text.replace("</html>", f"{added}</html>"), encoding="utf-8")
+        browser.get(file.as_uri())
+        assert browser.execute_script("return document.title") == "a"
+        shown = "return getComputedStyle(document.querySelector('h1')).display"
+        assert browser.execute_script(shown) == "block"
+        said = browser.get_log("browser")
+        assert bool(said) == bool(added), said

@@ -292,8 +292,13 @@ def test_a_log_is_followed_from_before_its_start_to_its_end(slurm: fake_slurm.Fa
             file.write("zw\xf6i\n".encode())
         assert process.stdout.readline() == "zw\xf6i\n".encode()
         assert process.poll() is None
+        # What a name in a log could make a terminal do is shown; a progress bar's steps are lines
+        with log.open("ab") as file:
+            file.write(b"10 %\r20 %\r\nunreadable: \x1b]0;title\x07\x1b[2Ja.mp4\t\xff\n")
         slurm.say("squeue", "42|COMPLETED|None|N/A\n")
-        assert process.wait(timeout=60) == 0
+        rest, _ = process.communicate(timeout=60)
+        named = "unreadable: \\x1b]0;title\\x07\\x1b[2Ja.mp4\t\ufffd\n".encode()
+        assert rest == b"10 %\n20 %\n" + named and process.returncode == 0
     finally:
         process.kill()
         process.stdout.close()

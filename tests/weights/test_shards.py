@@ -1,16 +1,16 @@
 """Checkpoints in shards: whole or not there, read without executing anything, refused clearly."""
 
-import io
 import os
 import pickle
 import shutil
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import pytest
 import torch
+from torch.serialization import _get_layout
 
 from hpm_video.weights import checkpoint
 from hpm_video.weights.checkpoint import (
@@ -19,7 +19,8 @@ from hpm_video.weights.checkpoint import (
     save_checkpoint,
     save_sharded,
 )
-from hpm_video.weights.shards import METADATA, _Unpickler, read_shards, write_shards
+from hpm_video.weights.shard_metadata import METADATA
+from hpm_video.weights.shards import read_shards, stored_shapes, write_shards
 
 
 def _state(step: int, **changes: Any) -> dict[str, Any]:
@@ -167,6 +168,76 @@ def test_reading_executes_nothing(
     assert not (tmp_path / "executed").exists()
 
 
+def _build(maker: bytes, state: bytes) -> bytes:
+    """A pickle that gives a class or a function attributes, and then is what it was."""
+    return b"\x80\x02" + maker + b"N}" + state + b"\x86b0"
+
+
+_PICKLES = {
+    "attributes of a class of paths": _build(
+        b"cpathlib\nPosixPath\n", b"X\x06\0\0\0parentX\1\0\0\0xs"
+    ),
+    "attributes of a class": _build(
+        b"ctorch.distributed.checkpoint.metadata\nMetadata\n", b"X\1\0\0\0aX\1\0\0\0xs"
+    ),
+    "attributes of a function": _build(
+        b"ctorch.serialization\n_get_layout\n", b"X\1\0\0\0aX\1\0\0\0xs"
+    ),
+    "INST": b"(S'/'\nipathlib\nPosixPath\n0",
+    "OBJ": b"(cpathlib\nPosixPath\nS'/'\no0",
+    "a name that is no class": b"cos\nsystem\n(S'true'\ntR0",
+    "a call of what was made": b"ctorch\nSize\n)R)R0",
+    "a persistent name": b"P1\n0",
+    "an extension": b"\x82\x010",
+    "a key that is nested": b"}" + b")" + b"\x85" * 500_000 + b"Ns0",
+    "a text that is not there": b"\x8d" + b"\xff" * 7 + b"\x7f",
+    "a number that is not there": b"\x8b\xff\xff\xff\x7f",
+    "a stack that is empty": b"0",
+    "a mark that is not there": b"t0",
+    "something that was never kept": b"h\x07",
+}
+
+
+@pytest.mark.parametrize("kind", _PICKLES)
+def test_metadata_that_wants_more_than_to_be_read(tmp_path: Path, kind: str) -> None:
+    """What stands before a sound pickle of metadata is carried out with it, where it can be."""
+    from torch.distributed.checkpoint.metadata import Metadata
+
+    path = _save(tmp_path, 1)
+    before = dict(vars(PosixPath)), dict(vars(Metadata)), dict(vars(_get_layout))
+    sound = (path / METADATA).read_bytes()
+    (path / METADATA).write_bytes(_PICKLES[kind] + sound)
+    try:
+        with pytest.raises(ValueError, match=r"checkpoint \(.*\) cannot be read") as caught:
+            load_checkpoint(path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+        assert before == (dict(vars(PosixPath)), dict(vars(Metadata)), dict(vars(_get_layout)))
+    finally:
+        for owner, attributes in zip((PosixPath, Metadata, _get_layout), before, strict=True):
+            for name in vars(owner).keys() - attributes.keys():
+                delattr(owner, name)
+
+
+def test_metadata_that_is_short_stands_for_little(tmp_path: Path) -> None:
+    """Lists of which each has the one before many times."""
+    path = _save(tmp_path, 1)
+    lists = (b"q%c](" % k + b"h%c" % k * 10 + b"e" for k in range(1, 200))
+    bomb = b"]" + b"".join(lists) + b"."
+    (path / METADATA).write_bytes(bomb)
+    with pytest.raises(ValueError, match=r"names list in place of .* Metadata"):
+        load_checkpoint(path)
+
+
+def test_metadata_that_claims_more_than_the_files_hold(tmp_path: Path) -> None:
+    write_shards(tmp_path, {"model/a": torch.ones(3, 200)}, None)
+    data = (tmp_path / METADATA).read_bytes()
+    assert b"K\x03K\xc8\x86" in data
+    claim = b"J" + (1 << 30).to_bytes(4, "little")
+    (tmp_path / METADATA).write_bytes(data.replace(b"K\x03K\xc8\x86", claim * 2 + b"\x86"))
+    with pytest.raises(ValueError, match=r"claims \d+ bytes of tensors, its files have \d+"):
+        stored_shapes(tmp_path)
+
+
 @pytest.mark.parametrize("name", [METADATA, "__0_0.distcp", "rest.pt"])
 @pytest.mark.parametrize("share", [None, 0.0, 0.5, 0.95])
 def test_a_damaged_one_is_refused(tmp_path: Path, name: str, share: float | None) -> None:
@@ -198,7 +269,33 @@ def test_some_of_the_tensors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
-def test_what_another_python_wrote_is_read(module: str) -> None:
+def test_what_another_python_wrote_is_read(tmp_path: Path, module: str) -> None:
     """Python 3.13 writes the module of a path by another name than those before and after."""
-    pickled = f"c{module}\nPosixPath\n(S'a'\ntR.".encode()
-    assert _Unpickler(io.BytesIO(pickled)).load() == Path("a")
+    path = _save(tmp_path, 1)
+    data = (path / METADATA).read_bytes()
+    before = b"\x8c\x07pathlib"
+    assert data.count(before) == 1
+    now = b"\x8c" + bytes([len(module)]) + module.encode()
+    frame = int.from_bytes(data[3:11], "little") + len(now) - len(before)
+    data = data[:3] + frame.to_bytes(8, "little") + data[11:]
+    (path / METADATA).write_bytes(data.replace(before, now))
+    assert load_checkpoint(path)["step"] == 1
+
+
+def test_what_older_versions_wrote_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch 2.8 keeps no strides, and Python 3.11.0 to 3.11.3 write an enum by getattr."""
+    from torch.distributed.checkpoint import metadata
+
+    def state(properties: Any) -> tuple[Any, ...]:
+        encoding = metadata._MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+        return properties.dtype, properties.layout, False, encoding, False
+
+    def by_name(member: Any, protocol: int) -> tuple[Any, ...]:
+        return getattr, (type(member), member.name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metadata.TensorProperties, "__getstate__", state)
+        patch.setattr(metadata._MEM_FORMAT_ENCODING, "__reduce_ex__", by_name)
+        path = _save(tmp_path, 1)
+    assert b"getattr" in (path / METADATA).read_bytes()
+    assert load_checkpoint(path)["step"] == 1

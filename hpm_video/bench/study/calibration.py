@@ -17,6 +17,7 @@ from hpm_video.bench.timing import round_seconds
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.runtime.distributed import join_world
 from hpm_video.runtime.files import printable, write_atomically
+from hpm_video.runtime.reading import read_json
 from hpm_video.train.batch_size import with_batch_size
 
 _WARMUP = 1  # rounds that do not count
@@ -142,7 +143,7 @@ def read_calibration(study: Study, data_set: str) -> dict[str, dict[str, float]]
     if not file.is_file():
         return {}
     try:
-        entries: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
+        entries: dict[str, dict[str, float]] = read_json(file)
         for entry in entries.values():
             entry["seconds_per_step"] / entry["base_seconds_per_step"]
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:

@@ -18,6 +18,7 @@ from hpm_video.evaluate.mining_quality import measure_videos
 from hpm_video.evaluate.probe import probe
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.reading import read_json
 from hpm_video.train.finetune import finetune
 from hpm_video.train.pretrain import pretrain
 from hpm_video.train.run.folder import changed_settings
@@ -36,7 +37,7 @@ def read_row(cell: Cell) -> Row | None:
     if not file.is_file():
         return None
     try:
-        row: Row = json.loads(file.read_text(encoding="utf-8"))
+        row: Row = read_json(file)
     except ValueError:
         row = {}
     if not isinstance(row, dict) or not _is_row_of(cell, row):

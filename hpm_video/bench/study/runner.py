@@ -20,7 +20,12 @@ from hpm_video.bench.study.cell import (
 )
 from hpm_video.bench.study.cells import Cell, Study
 from hpm_video.config import StudyConfig
-from hpm_video.config.settings import config_to_dict, config_to_yaml, load_config, read_stored
+from hpm_video.config.settings import (
+    config_from_dict,
+    config_to_dict,
+    config_to_yaml,
+    read_stored,
+)
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import steps_per_epoch
 from hpm_video.data.prepare.toy import first_videos, write_toy_videos
@@ -117,7 +122,8 @@ def _cells_of(file: Path, folder: Path) -> dict[str, Cell]:
     """Cells by name, as a study's folder has their settings; none where files of settings that it
     names are not there, as on another machine."""
     try:
-        before = Study(load_config(StudyConfig, file), home=folder, folder=folder)
+        config = config_from_dict(StudyConfig, read_stored(file))
+        before = Study(config, home=folder, folder=folder)
         cells = calibrated_cells(before)
     except FileNotFoundError:
         return {}

@@ -23,6 +23,8 @@ from hpm_video.data.lists.rows import INTEGER, first_few, is_no_label, open_text
 from hpm_video.data.lists.spelling import as_text, same_name
 from hpm_video.runtime.files import write_atomically
 
+_LONGEST = 1 << 26  # characters of a classes.txt
+
 
 @dataclass(frozen=True)
 class ClassNames:
@@ -55,7 +57,10 @@ def read_classes(file: str | Path) -> ClassNames:
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file} does not exist (expected a class name a line)")
     with open_text(file) as lines:
-        names = tuple(line.strip() for line in lines.read().split("\n") if line.strip())
+        text = lines.read(_LONGEST + 1)
+    if len(text) > _LONGEST:
+        raise ValueError(f"{file}: must have at most {_LONGEST} characters")
+    names = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not names:
         raise ValueError(f"{file}: must have a class name on each line: is empty")
     for name, count in Counter(names).items():

@@ -21,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from hpm_video.runtime.files import whole_file
+from hpm_video.runtime.reading import open_regular
 
 _MAGIC = b"hpm-video index\n"
 _VERSION = 1
@@ -42,7 +43,7 @@ class FrameIndex:
     """
 
     def __init__(self, path: Path) -> None:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size or not header.startswith(_MAGIC):
                 raise _unusable(path, "is not the index of a list")
@@ -70,7 +71,7 @@ class FrameIndex:
 def check_is_index(path: Path) -> None:
     """Raise ValueError where writing an index would replace some other file."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if not file.read(_HEADER.size).startswith(_MAGIC):
                 raise ValueError(f"{path} must be an index or no file at all: is another file")
     except FileNotFoundError:

@@ -19,6 +19,7 @@ from typing import TextIO
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.spelling import ffmpeg_of_frames
 from hpm_video.runtime.files import printable
+from hpm_video.runtime.reading import open_regular
 
 # What a file of a list without header, or of a folder of videos, must end in to be taken for one
 _SUFFIX = (
@@ -40,6 +41,7 @@ _HEADERLESS = {1: ("path",), 2: ("path", "label"), 3: ("path", "num_frames", "la
 # The path may hold spaces: it ends where a video's name does. `a b.mp4 120 3` -> a b.mp4, 120, 3
 _SPACED = re.compile(rf"(.*{_SUFFIX})(?:(?:\s+(\d+))?\s+(\S+))?", re.IGNORECASE)
 _SPACED_QUOTED = re.compile(r'("(?:[^"]|"")+")(?:(?:\s+("?\d+"?))?\s+("[^"]*"|\S+))?')
+_LONGEST_LINE = 1 << 20  # csv.reader takes fields of 131,072 characters
 _VIDEO_NAME = re.compile(rf".+{_SUFFIX}", re.IGNORECASE | re.DOTALL)
 _NAMES_A_VIDEO = re.compile(rf"{_SUFFIX}(?![^\s,;\"'])", re.IGNORECASE)
 
@@ -70,7 +72,8 @@ def read_rows(
         raise FileNotFoundError(f"{path} does not exist (expected a list of videos)")
     try:
         with open_text(path) as file:
-            numbered = enumerate(file, start=1)
+            lines = _bounded(path, file)
+            numbered = enumerate(lines, start=1)
             content = ((n, line) for n, line in numbered if line.strip() and not _is_comment(line))
             start, first = next(content, (1, ""))
             if "\0" in first:
@@ -85,14 +88,14 @@ def read_rows(
                 raise ValueError(f"{path} must be a list of videos: is the index of one")
             delimiter, header = _detect(f"{path}:{start}", first.strip())
             if header is not None:
-                lines = _split_lines(path, start + 1, file, delimiter, noted)
-                yield from _rows_below_header(path, lines, header, noted)
+                below = _split_lines(path, start + 1, lines, delimiter, noted)
+                yield from _rows_below_header(path, below, header, noted)
             else:
                 kept = (
-                    "\n" if _is_comment(line) else line for line in itertools.chain([first], file)
+                    "\n" if _is_comment(line) else line for line in itertools.chain([first], lines)
                 )
-                lines = _split_lines(path, start, kept, delimiter, noted)
-                yield from _headerless_rows(path, lines, noted)
+                rows = _split_lines(path, start, kept, delimiter, noted)
+                yield from _headerless_rows(path, rows, noted)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -126,11 +129,27 @@ def read_videos(
 
 
 def open_text(path: str | Path) -> TextIO:
-    """Open a list: UTF-8, or UTF-16 where it says so. Line ends as they are: names may hold any."""
-    file = open(path, "rb")  # noqa: SIM115
+    """Open a list: UTF-8, or UTF-16 where it says so. Line ends as they are: names may hold any.
+
+    Raises OSError, or ValueError where it is no regular file.
+    """
+    file = open_regular(path)
     if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return io.TextIOWrapper(file, encoding="utf-16", newline="")
     return io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _bounded(path: Path, file: TextIO) -> Iterator[str]:
+    """The lines of a list, which must not take all memory where a file has no line ends."""
+    for number in itertools.count(1):
+        line = file.readline(_LONGEST_LINE + 1)
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(
+                f"{path}:{number}: must have at most {_LONGEST_LINE} characters a line"
+            )
+        if not line:
+            return
+        yield line
 
 
 def is_video_name(name: str) -> bool:

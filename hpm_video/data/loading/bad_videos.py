@@ -24,6 +24,18 @@ def none_readable(bad: Sequence[tuple[str, str]]) -> UnreadableDataError:
     return UnreadableDataError(f"none of {len(bad)} videos can be read, e.g. {path}: {reason}")
 
 
+def _rows(file: Path, lines: Iterable[str]) -> list[dict[str, str]]:
+    reader = csv.DictReader(lines)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{file}:{reader.line_num}: malformed CSV: {error}") from error
+    columns = {"path", "reason"}
+    if any(not columns <= row.keys() or None in map(row.get, columns) for row in rows):
+        raise ValueError(f"{file} must have the columns path,reason in every row")
+    return rows
+
+
 class BadVideos:
     """Collects unreadable videos of a run and keeps them in bad_videos.csv of its folder.
 
@@ -40,7 +52,7 @@ class BadVideos:
         self._fresh: list[tuple[int, str]] = []
         if file.is_file():
             with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-                rows = list(csv.DictReader(lines))
+                rows = _rows(file, lines)
             self._known = {r["path"]: r["reason"] for r in rows if r["reason"] != NO_SUCH_FILE}
             self._is_stale = len(self._known) < len(rows)
 

@@ -30,6 +30,7 @@ from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
 from hpm_video.runtime.files import keep_original, writing
+from hpm_video.runtime.reading import open_regular
 
 # Folders of these names hold parts of a data set, not its classes
 _SPLITS = {word for words in SPLITS.values() for word in words}
@@ -270,8 +271,9 @@ def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
             continue
         if any(os.path.samefile(path, file) for file in inputs if os.path.exists(file)):
             raise ValueError(f"output ({path}) must be another file: it is read as a list")
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
-            is_list = file.readline().strip().split(",")[0] == "path"
+        with open_regular(path) as file:
+            head = file.readline(4096).decode("utf-8-sig", "replace")
+        is_list = head.strip().split(",")[0] == "path"
         if is_list and path != output:  # it is removed where nothing is missing
             is_list = all(row.get("status") == "missing" for _, row in read_rows(path))
         if not is_list:

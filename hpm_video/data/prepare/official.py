@@ -4,16 +4,17 @@ Each function reads one split and gives every video that belongs to it, there or
 """
 
 import csv
-import json
+import io
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from hpm_video.data.lists.rows import shown
 from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.runtime.reading import open_regular, read_json
 
 FOLDS = (1, 2, 3)
 
@@ -226,20 +227,19 @@ def _single(found: Sequence[str], name: str, tree: VideoTree) -> str:
 
 
 def _json(file: str, kind: type[Any]) -> Any:
-    with open(file, encoding="utf-8-sig") as text:
-        try:
-            value = json.load(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}:{error.lineno}: is not JSON: {error.msg}") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file}: is not UTF-8 text: {error.reason}") from error
+    value = read_json(file)
     if not isinstance(value, kind):
         raise ValueError(f"{file}: must hold a JSON {'object' if kind is dict else 'list'}")
     return value
 
 
+def _text(file: str) -> TextIO:
+    binary = open_regular(file)
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
 def _csv(file: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    with open(file, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+    with _text(file) as text:
         reader = csv.reader(text, delimiter=delimiter)
         try:
             for fields in reader:
@@ -266,7 +266,7 @@ def _table(file: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _words(file: str, *counts: int) -> Iterator[tuple[str, list[str]]]:
     """Yield (where, words) of the lines of a text, which have one of ``counts`` words."""
-    with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
+    with _text(file) as lines:
         for number, line in enumerate(lines, start=1):
             words = line.rsplit(None, max(counts) - 1)  # names may hold spaces
             if words and len(words) not in counts:

@@ -23,6 +23,7 @@ from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.toy_drawing import CLASSES, Floats, draw_toy_video
 from hpm_video.runtime.files import check_can_be_folder, new_file, write_atomically, write_csv
+from hpm_video.runtime.reading import read_json
 
 FORMATS = ("mp4", "webm", "avi")
 POSITION_COLUMNS = ("path", "frame", "y", "x", "radius")
@@ -199,7 +200,7 @@ def _encode(path: Path, frames: Iterable[NDArray[np.uint8]], size: int, fps: int
 def _differences(stored: Path, described: dict[str, Any]) -> str:
     """In which settings the set of a toy.json differs; nothing if in none."""
     try:
-        found = json.loads(stored.read_text(encoding="utf-8"))
+        found = read_json(stored)
     except (OSError, ValueError):
         return "without a readable toy.json"
     return ", ".join(

@@ -35,6 +35,7 @@ from hpm_video.data.prepare.verdict import BAD, USED, Verdict, file_identity
 from hpm_video.runtime.files import write_atomically
 from hpm_video.runtime.journal import Journal, read_journal
 from hpm_video.runtime.progress import Progress
+from hpm_video.runtime.reading import read_json
 from hpm_video.runtime.workers import ItemTimeout, run_killable
 
 _SETTINGS = "transcode.json"
@@ -221,7 +222,7 @@ def _prepare(
         names = [path.name for path in folder.iterdir()]
         if stored.exists():
             usual = asdict(Encoding())  # of a setting that an older version did not have
-            found = {**usual, **json.loads(stored.read_text(encoding="utf-8"))}
+            found = {**usual, **read_json(stored)}
             if other := {k: v for k, v in described.items() if found[k] != v}:
                 texts = (f"{name} {found[name]}, not {value}" for name, value in other.items())
                 raise ValueError(

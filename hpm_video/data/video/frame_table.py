@@ -19,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.video.orientation import Orientation
+from hpm_video.runtime.reading import parse_json
 
 Numbers = npt.NDArray[np.int64]
 NEW_PARAMETERS = "parameters that change on the way"  # see `FrameTable.irregular`
+_MOST_BYTES = 1 << 28  # of a table: 8 for each of its frames at most
 VERSION = 1  # of what tables say: of another version they are not used
 
 
@@ -129,13 +131,16 @@ class FrameTable:
         if data[:1] != bytes([VERSION]):
             return None
         try:
-            content = zlib.decompress(data[1:])
+            unpacking = zlib.decompressobj()
+            content = unpacking.decompress(data[1:], _MOST_BYTES)
+            if not unpacking.eof:
+                raise ValueError("a table of frames is damaged: it is cut off, or too long")
             lengths = struct.unpack_from("<8I", content)
             ends = 4 * len(lengths) + np.cumsum(lengths)
             plain, *packed = (
                 content[end - size : end] for size, end in zip(lengths, ends, strict=True)
             )
-            values = json.loads(plain)
+            values = parse_json(plain)
             if "orientation" in values:
                 values["orientation"] = Orientation(*values["orientation"])
             values["time_base"] = tuple(values["time_base"])

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from hpm_video.runtime.files import own_file, printable, write_atomically, writing
+from hpm_video.runtime.reading import parse_json, read_text
 
 Record = Mapping[str, float | int | None]
 
@@ -119,17 +120,16 @@ def format_record(values: Record) -> str:
 
 def read_records(folder: Path) -> list[dict[str, float]]:
     """All records of a run folder's metrics.jsonl, oldest first."""
-    with (folder / "metrics.jsonl").open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    return [parse_json(line) for line in read_text(folder / "metrics.jsonl").splitlines()]
 
 
 def _drop_records_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except json.JSONDecodeError:
             break  # half a line, the last thing an interrupted start wrote
         if step and record["step"] <= step:  # before the first step nothing has been

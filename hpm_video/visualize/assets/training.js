@@ -183,20 +183,34 @@ class Clip {
     const lines = names.map((layer, number) => {
       const points = this.tubes[layer].map((values, moment) =>
         `${x(moment)},${base - (base - top) * rankShares(values)[tube]}`);
-      return `<polyline class="line${number}" points="${points.join(" ")}"/>`;
+      return drawn("polyline", { class: `line${number}`, points: points.join(" ") });
     });
-    const keys = names.map((name, number) => `<span class="key${number}">${name}</span>`);
-    this.section.querySelector(".of-tube").innerHTML =
-      `<figure><figcaption>Rank of the tube: ${keys.join(" ")}</figcaption>` +
-      `<svg class="curve" role="img" aria-label="rank of the chosen tube by step" ` +
-      `viewBox="0 0 330 120" data-first="${data.steps[0]}" data-last="${data.steps.at(-1)}" ` +
-      `data-left="${left}" data-right="${right}"><path class="axis" ` +
-      `d="M${left} ${top}V${base}H${right}"/><text x="42" y="16" text-anchor="end">1</text>` +
-      `<text x="42" y="102" text-anchor="end">0</text><text x="${right}" y="116" ` +
-      `text-anchor="end">step ${data.steps.at(-1)}</text>${lines.join("")}` +
-      `<path class="cursor" d="M0 ${top}V${base}"/></svg></figure>`;
+    const keys = names.map((name, number) => element("span", { class: `key${number}` }, name));
+    const end = { "text-anchor": "end" };
+    const curve = drawn("svg", { class: "curve", role: "img", viewBox: "0 0 330 120",
+      "aria-label": "rank of the chosen tube by step", "data-first": data.steps[0],
+      "data-last": data.steps.at(-1), "data-left": left, "data-right": right },
+    drawn("path", { class: "axis", d: `M${left} ${top}V${base}H${right}` }),
+    drawn("text", { x: 42, y: 16, ...end }, "1"), drawn("text", { x: 42, y: 102, ...end }, "0"),
+    drawn("text", { x: right, y: 116, ...end }, `step ${data.steps.at(-1)}`), ...lines,
+    drawn("path", { class: "cursor", d: `M0 ${top}V${base}` }));
+    const words = element("figcaption", {}, "Rank of the tube:");
+    for (const key of keys) words.append(" ", key);
+    this.section.querySelector(".of-tube").replaceChildren(element("figure", {}, words, curve));
     mark(this.section.querySelector(".of-tube"));
   }
+}
+
+// Elements of the page, or of its drawings, with attributes and what is inside: never markup.
+const element = (name, attributes, ...inside) =>
+  filled(document.createElement(name), attributes, inside);
+const drawn = (name, attributes, ...inside) =>
+  filled(document.createElementNS(document.querySelector("svg").namespaceURI, name),
+    attributes, inside);
+function filled(made, attributes, inside) {
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...inside);
+  return made;
 }
 
 function mean(values) {

@@ -4,19 +4,19 @@ import json
 import pickle
 import re
 import zipfile
-import zlib
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hpm_video.weights.checkpoint import UNREADABLE, find_checkpoint, is_of_ours, load_checkpoint
+from hpm_video.runtime.reading import check_regular, parse_json, read_json, read_text
+from hpm_video.weights.checkpoint import check_state, find_checkpoint, is_of_ours, load_checkpoint
 from hpm_video.weights.misfits import refusal
+from hpm_video.weights.torch_files import UNREADABLE, ZIP, ClaimError, read_torch
 
 # What files of weights call the weights among the other things they hold
 CONTAINERS = ("model", "module", "state_dict", "model_state_dict")
@@ -34,7 +34,6 @@ _BEGINNINGS = {
     b"RIFF": "a video or sound",
     b"%PDF": "a PDF",
 }
-_ZIP = b"PK\x03\x04"
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def _read_folder(path: Path, container: str | None) -> Source:
             raise refusal(path, "config.json alone", beside)
         return replace(source, path=path, config=config)
     latest = path / "latest"
-    name = latest.read_text(encoding="utf-8", errors="replace").strip() if latest.is_file() else ""
+    name = read_text(latest, errors="replace", most=4096).strip() if latest.is_file() else ""
     for file in (path / _DEEPSPEED, path / name / _DEEPSPEED):
         if file.is_file():
             return _read_file(file, container)
@@ -119,10 +118,11 @@ def _read_safetensors(files: list[Path], path: Path) -> Source:
     header: dict[str, str] = {}
     for name in files:
         try:
+            check_regular(name, name.stat().st_mode)
             with safe_open(name, framework="pt") as file:
                 header |= file.metadata() or {}
                 found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError, MemoryError) as error:
             damaged = f"a safetensors file that is damaged or half-written ({error})"
             raise _unreadable(name, damaged) from error
         if twice := tensors.keys() & found.keys():
@@ -131,7 +131,7 @@ def _read_safetensors(files: list[Path], path: Path) -> Source:
         tensors |= found
     if {"kind", "step", "config"} <= header.keys():
         try:
-            rest = {k: v if k == "kind" else json.loads(v) for k, v in header.items()}
+            rest = {k: v if k == "kind" else parse_json(v) for k, v in header.items()}
         except json.JSONDecodeError as error:
             raise _unreadable(path, f"a header that is no JSON ({error})") from error
         return _ours(path, {**rest, "model": tensors})
@@ -141,11 +141,12 @@ def _read_safetensors(files: list[Path], path: Path) -> Source:
 def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
     try:
         # Official files keep their options in one: a plain holder of values, which runs nothing
-        with torch.serialization.safe_globals([Namespace]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+        found = read_torch(path, classes=(Namespace,))
+    except ClaimError as error:
+        raise _unreadable(path, f"a file that would take too much memory ({error})") from error
     except UNREADABLE as error:
         raise _unreadable(path, _words(path, start, error)) from error
-    if start.startswith(_ZIP) and (damaged := _damaged_part(path)):
+    if start.startswith(ZIP) and (damaged := _damaged_part(path)):
         raise _unreadable(path, f"{damaged}, which is damaged")
     if is_of_ours(found):
         return _ours(path, found)
@@ -171,7 +172,7 @@ def _damaged_part(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() or ""
-    except (zipfile.BadZipFile, zlib.error, *UNREADABLE):
+    except UNREADABLE:
         return "a zip archive"
 
 
@@ -182,6 +183,7 @@ def _ours(path: Path, state: dict[str, Any]) -> Source:
     for name, value in model.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise _unreadable(path, f"{name} in model, a {type(value).__name__}")
+    check_state(state, f"weights ({path})")
     others = tuple(str(name) for name in state if name != "model")
     return Source(path, dict(model), container="model", others=others, state=state)
 
@@ -190,7 +192,7 @@ def _words(path: Path, start: bytes, error: Exception) -> str:
     """What it is that `torch.load` could not read."""
     if not start:
         return "an empty file"
-    if start.startswith(_ZIP):
+    if start.startswith(ZIP):
         if not zipfile.is_zipfile(path):
             return "a zip archive without its end: half-written, or not wholly downloaded"
         if re.search(r"data\.pkl|not in a subdirectory", str(error)):
@@ -216,8 +218,8 @@ def _unreadable(path: Path, found: str) -> ValueError:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        found = read_json(path)
+    except ValueError as error:
         raise refusal(path, f"no JSON ({error})", "settings") from error
     if not isinstance(found, dict):
         raise refusal(path, f"a {type(found).__name__}", "settings")
