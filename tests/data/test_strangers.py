@@ -316,9 +316,9 @@ def test_a_list_is_read_although_one_of_its_files_crashes_a_decoder(
 ) -> None:
     """The shortest files are opened to see whether their numbers of frames are labels."""
     write_indexed_video(tmp_path / "a.mp4", 12)
-    (tmp_path / "list.csv").write_text("path,num_frames\na.mp4,12\n")
+    (tmp_path / "list.txt").write_text("a.mp4 12 0\n")
     monkeypatch.setattr(manifest, "_frames_of", crash)
-    assert manifest.read_manifest(tmp_path / "list.csv").num_frames(0) == 12
+    assert manifest.read_manifest(tmp_path / "list.txt").num_frames(0) == 12
 
 
 def _peak_kib() -> int:
