@@ -130,6 +130,17 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: Arg
     return folder
 
 
+@pytest.fixture
+def readers_may_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For stand-ins for readers, which leave notes in files; real readers cannot write."""
+    from hpm_video.data.loading import batches, windows
+    from hpm_video.data.prepare import check
+    from hpm_video.data.video.limits import WRITING
+
+    for module in (batches, windows, check):
+        monkeypatch.setattr(module, "READING", WRITING)
+
+
 @pytest.fixture(scope="session")
 def gpu() -> torch.device:
     """For tests marked `gpu`."""

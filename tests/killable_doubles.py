@@ -58,7 +58,9 @@ def main() -> None:
 
     from hpm_video.cli.main import main
     from hpm_video.data.prepare import check, transcode
+    from hpm_video.data.video.limits import WRITING
 
+    check.READING = WRITING
     check.Inspect = killable_doubles.InspectDouble  # type: ignore[misc]
     transcode.Transcode = killable_doubles.TranscodeDouble  # type: ignore[misc]
     sys.exit(main(["data", *sys.argv[1:]]))

@@ -9,7 +9,8 @@ only SIGKILL does. So such code runs in a process of its own, which costs a run 
 The fork server is started afresh (not forked: there may be threads and CUDA here). It imports what
 its workers need and then only forks them, in milliseconds, so workers share the memory of what is
 imported. It ends its workers as soon as this process is gone, however that ended, and the kernel
-ends them with it: nothing is left behind.
+ends them with it: nothing is left behind. Neither it nor its workers have a network, where the
+kernel allows a process to do without.
 """
 
 import atexit
@@ -34,6 +35,7 @@ from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from hpm_video.runtime.sandbox import Limits, confine, leave_network
 from hpm_video.runtime.signals import end_with
 
 Item = TypeVar("Item")
@@ -86,11 +88,18 @@ class KillableWorker:
             fork server imports what it needs.
         files: file descriptors to hand over, as further arguments of the function (where they may
             have other numbers).
+        limits: what the process may do; None: what this one may, but for the network.
     """
 
-    def __init__(self, function: Callable[..., Any], *, files: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        files: Sequence[int] = (),
+        limits: Limits | None = None,
+    ) -> None:
         self._function = pickle.dumps(function)
-        self._files = tuple(files)
+        self._files, self._limits = tuple(files), limits
         self._items: deque[tuple[Any, float | None]] = deque()  # with their time limits
         self._server: ForkServer | None = None  # that of the process
         self._connection: Connection | None = None
@@ -165,7 +174,7 @@ class KillableWorker:
 
     def _start(self) -> None:
         self._server = fork_server()
-        self._connection, self.pid = self._server.start(self._function, self._files)
+        self._connection, self.pid = self._server.start(self._function, self._files, self._limits)
         for item, _ in self._items:
             self._send(item)
 
@@ -231,18 +240,19 @@ def run_killable(
     *,
     num_workers: int,
     timeout_s: float | None,
+    limits: Limits | None = None,
 ) -> Generator[tuple[Item, Value | ItemTimeout | WorkerDied]]:
     """Yield every item with its result as they come, in any order, from num_workers processes.
 
     An item that takes longer than timeout_s seconds (above 0; None: no limit) comes with an
     `ItemTimeout`. One whose process died is tried once more, as another cause is possible, before
     it comes with a `WorkerDied`. What the function raises is raised here. Items are taken as they
-    are needed, a few in advance.
+    are needed, a few in advance. ``limits``: of the processes, see `KillableWorker`.
     """
     assert num_workers > 0
     waiting = ((item, False) for item in items)  # and whether its process has died before
     again: list[tuple[Item, bool]] = []
-    workers = [KillableWorker(function) for _ in range(num_workers)]
+    workers = [KillableWorker(function, limits=limits) for _ in range(num_workers)]
     under_way: dict[KillableWorker, tuple[Item, bool]] = {}
     try:
         while True:
@@ -291,12 +301,15 @@ class ForkServer:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
 
-    def start(self, function: bytes, files: Sequence[int]) -> tuple[Connection, int]:
+    def start(
+        self, function: bytes, files: Sequence[int], limits: Limits | None = None
+    ) -> tuple[Connection, int]:
         """Start a worker for a pickled function; returns a connection to it and its process id."""
         ours, theirs = Pipe()
         try:
             with theirs, self._lock:
-                self._requests.send(("start", function, sys.path, os.getcwd(), 1 + len(files)))
+                place = sys.path, os.getcwd()
+                self._requests.send(("start", function, *place, 1 + len(files), limits))
                 reduction.sendfds(self._socket, [theirs.fileno(), *files])
                 return ours, self._requests.recv()
         except (EOFError, ConnectionError) as error:
@@ -310,6 +323,12 @@ class ForkServer:
                 return self._requests.recv()
         except (EOFError, OSError):  # closed, perhaps, by who started another one
             return None  # the server is gone, and its workers with it
+
+    def is_offline(self) -> bool:
+        """Whether its workers have no network."""
+        with self._lock:
+            self._requests.send(("is offline",))
+            return bool(self._requests.recv())
 
     def is_alive(self) -> bool:
         return self._process.poll() is None
@@ -349,6 +368,7 @@ def serve(descriptor: int, parent: int) -> None:
     for number in _LEFT_TO_THE_TOP:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_TOP)
+    is_offline = leave_network()
     channel = socket.socket(fileno=descriptor)
     requests = Connection(os.dup(descriptor))
     workers: set[int] = set()
@@ -362,7 +382,10 @@ def serve(descriptor: int, parent: int) -> None:
                 requests.send(_end(*arguments))
                 workers.difference_update(arguments)
                 continue
-            function, sys.path[:], folder, num_files = arguments
+            if kind == "is offline":
+                requests.send(is_offline)
+                continue
+            function, sys.path[:], folder, num_files, limits = arguments
             connection, *files = reduction.recvfds(channel, num_files)
             # For what it imports. Whatever is wrong with it, the worker meets it too and reports it
             with contextlib.suppress(Exception), warnings.catch_warnings():
@@ -374,7 +397,7 @@ def serve(descriptor: int, parent: int) -> None:
                 try:
                     channel.close()
                     requests.close()
-                    _work(Connection(connection), function, files, folder)
+                    _work(Connection(connection), function, files, folder, limits)
                 finally:
                     os._exit(1)
             for file in (connection, *files):
@@ -401,11 +424,19 @@ def _end(pid: int) -> int | None:
     return None
 
 
-def _work(connection: Connection, pickled: bytes, files: Sequence[int], folder: str) -> None:
+def _work(
+    connection: Connection,
+    pickled: bytes,
+    files: Sequence[int],
+    folder: str,
+    limits: Limits | None,
+) -> None:
     """The life of a worker: item after item."""
     end_with(os.getppid())
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no file of it
     os.chdir(folder)
+    if limits is not None:
+        confine(limits, files)
     function: Callable[..., Any] | None = None
     while True:
         try:

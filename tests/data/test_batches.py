@@ -20,6 +20,7 @@ from hpm_video.data.samples.clips import Reading, Request
 from hpm_video.data.video.frames import VideoReadError
 
 SHAPE = (2, 3)
+pytestmark = pytest.mark.usefixtures("readers_may_write")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class DoubleReader:
             time.sleep(0.3)
         elif kind == "bug":
             raise KeyError("by intention")
+        elif kind == "memory":
+            raise MemoryError
+        elif kind == "deep":
+            self.read(request, out)
+        elif kind == "error":
+            torch.ones(2) @ torch.ones(3)
         elif kind == "flaky" and _is_first(Path(f"{self.diary} {request.path}")):
             os.kill(os.getpid(), signal.SIGKILL)
         out.fill_((request.seed[0] * 100 + request.index) % 256)
@@ -156,13 +163,24 @@ def test_many_hanging_readers(tmp_path: Path) -> None:
     assert [len(r.bad) for r in _readings(batches)] == [int(k % 5 == 1) for k in range(30)]
 
 
-def test_our_own_mistakes_are_raised(tmp_path: Path) -> None:
-    batches = read_batches(
-        Videos(tmp_path / "diary", ["good 0", "bug 1"]), _keys(2), num_workers=2, timeout_s=None
-    )
-    with pytest.raises(KeyError, match="by intention") as caught:
-        next(batches)
-    assert "in read" in str(caught.value.__cause__)
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("bug", "KeyError: 'by intention'"),
+        ("memory", "MemoryError: reading it takes more memory than its reader may have"),
+        ("deep", "RecursionError: maximum recursion depth exceeded"),
+        ("error of torch", "RuntimeError: "),
+    ],
+)
+def test_any_error_is_that_of_its_video(
+    tmp_path: Path, kind: str, reason: str, num_workers: int
+) -> None:
+    """With its type and text: it might be a mistake of ours."""
+    (batch,) = _read(Videos(tmp_path / "diary", ["good 0", f"{kind} 1"]), num_workers)
+    assert [reading.index for reading in batch.readings] == [0, 0]
+    ((index, said),) = batch.readings[1].bad
+    assert index == 1 and said.startswith(reason) and "\n" not in said
 
 
 def test_batches_are_read_ahead_but_not_without_end(tmp_path: Path) -> None:

@@ -216,6 +216,7 @@ def test_paths_start_at_the_root(videos: Path, tmp_path_factory: pytest.TempPath
     assert [row["num_frames"] for row in _rows(manifest)] == ["40", "12"]
 
 
+@pytest.mark.usefixtures("readers_may_write")
 def test_a_video_that_hangs_or_crashes_costs_its_limit_only(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +301,7 @@ def test_killed_and_run_again(videos: Path) -> None:
     assert not [p for p in videos.iterdir() if p.name.endswith(".tmp")]
 
 
+@pytest.mark.usefixtures("readers_may_write")
 def test_what_was_journalled_holds_for_the_same_file_only(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

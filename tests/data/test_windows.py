@@ -162,6 +162,7 @@ def test_a_process_of_its_own_gives_the_same_windows(tmp_path: Path) -> None:
             assert list(guarded.batches(12)) == []
 
 
+@pytest.mark.usefixtures("readers_may_write")
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -27,6 +27,7 @@ _MAGIC = b"hpm-video index\n"
 _VERSION = 1
 _HEADER = struct.Struct("<16sQQQ")  # magic, version, number of names, where their rows begin
 _ROWS = 4
+_MOST_BYTES = 2**26  # of a table: of one that is cut off it is said that it is damaged
 
 
 def index_beside(manifest: str | Path) -> Path:
@@ -65,7 +66,8 @@ class FrameIndex:
         place = int(np.searchsorted(self._hashes, np.uint64(key)))
         if place == len(self) or (self._hashes[place], self._rests[place]) != (key, rest):
             return None
-        return self._data[int(self._starts[place]) : int(self._ends[place])]
+        start, end = int(self._starts[place]), int(self._ends[place])
+        return self._data[start : min(end, start + _MOST_BYTES)]
 
 
 def check_is_index(path: Path) -> None:

@@ -25,9 +25,12 @@ from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index_fault
 from hpm_video.data.lists.rows import first_few, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk
+from hpm_video.data.video.limits import READING
 from hpm_video.runtime.files import write_csv
+from hpm_video.runtime.workers import run_killable
 
 _NUM_ASKED = 8  # videos whose number of frames is asked for
+_MOST_ASKED_S = 10.0  # of one
 _MOST_READ = 2**26  # bytes of a file that is read for this
 _MOST_OF_A_FRAME = 2**22  # bytes, even of video that is not compressed
 MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
@@ -272,9 +275,9 @@ def check_counts(
     """
     known = np.flatnonzero(claims)
     shortest = known[np.argsort(claims[known], kind="stable")[:_NUM_ASKED]]
-    said = ((names[row], int(claims[row])) for row in shortest.tolist())
-    asked = [(name, claim, _frames_of(as_on_disk(root, name))) for name, claim in said]
-    there = [(name, claim, count) for name, claim, count in asked if count]
+    said = [(names[row], int(claims[row])) for row in shortest.tolist()]
+    counts = _frames_of_all([as_on_disk(root, name) for name, _ in said])
+    there = [(*of, count) for of, count in zip(said, counts, strict=True) if count]
     wrong = [(name, claim, count) for name, claim, count in there if claim < count / 2]
     if 2 * len(wrong) > len(there):
         name, claim, count = wrong[0]
@@ -286,6 +289,15 @@ def check_counts(
             "label, write `path label` with one label (several are not supported yet), else leave "
             "the column out",
         )
+
+
+def _frames_of_all(paths: Sequence[str]) -> list[int | None]:
+    """`_frames_of` of each, in a process that may hang or crash."""
+    outcomes = run_killable(
+        _frames_of, paths, num_workers=1, timeout_s=_MOST_ASKED_S, limits=READING
+    )
+    known = {path: count for path, count in outcomes if isinstance(count, int)}
+    return [known.get(path) for path in paths]
 
 
 def _frames_of(path: str) -> int | None:

@@ -21,6 +21,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, TypeVar
@@ -30,11 +31,14 @@ import torch
 
 from hpm_video.data.loading.device_copy import Copied, copier_to, page_lock
 from hpm_video.data.samples.clips import Reader, Reading, Request, VideoDataset, read_item
-from hpm_video.data.video.frames import VideoReadError
+from hpm_video.data.video.frames import VideoReadError, reading
+from hpm_video.data.video.limits import READING
+from hpm_video.runtime.sandbox import describe
 from hpm_video.runtime.workers import (
     ItemTimeout,
     KillableWorker,
     WorkerDied,
+    fork_server,
     run_killable,
     wait_for_workers,
 )
@@ -132,14 +136,27 @@ def read_guarded(
 ) -> Value:
     """Return `read(path)`, called in a process of its own, unless `num_workers` is 0.
 
-    Raises VideoReadError where `read` does, or hangs or crashes.
+    Raises VideoReadError where `read` raises anything, or hangs or crashes.
     """
     if num_workers == 0:
-        return read(path)
-    ((_, outcome),) = run_killable(read, [path], num_workers=1, timeout_s=timeout_s)
+        return _read_safely(read, path)
+    read = partial(_read_safely, read)
+    ((_, outcome),) = run_killable(read, [path], num_workers=1, timeout_s=timeout_s, limits=READING)
     if isinstance(outcome, ItemTimeout | WorkerDied):
         raise VideoReadError(path, why_given_up(outcome))
     return outcome
+
+
+def readers_in_words(num_workers: int) -> str:
+    """What those that read videos may do, for a log."""
+    if num_workers == 0:
+        return "this process itself, without limits (data.num_workers=0)"
+    return describe(READING, is_offline=fork_server().is_offline())
+
+
+def _read_safely(read: Callable[[str], Value], path: str) -> Value:
+    with reading(path):
+        return read(path)
 
 
 @dataclass
@@ -205,7 +222,7 @@ class _Dispatcher:
             self.lends = self.cuda_device is None or page_lock(memory)
             function = _RowReader(self.dataset.reader)
             self.workers = {
-                KillableWorker(function, files=[file.fileno()]): deque[_Row]()
+                KillableWorker(function, files=[file.fileno()], limits=READING): deque[_Row]()
                 for _ in range(self.num_workers)
             }
             try:
@@ -289,14 +306,14 @@ class _Dispatcher:
         """Hand over the oldest batches, as far as they are complete and there is room for them."""
         while self.open and self.num_finished < _FINISHED_BATCHES:
             batch = self.open[0]
-            readings = [reading for reading in batch.readings if reading is not None]
+            readings = [came for came in batch.readings if came is not None]
             if len(readings) < len(batch.readings):
                 return
             self.open.popleft()
             out = self._rows_of(batch)
-            for place, reading in enumerate(readings):
-                if reading.index is None:
-                    out[place] = 0
+            for row, came in zip(out, readings, strict=True):
+                if came.index is None:
+                    row[:] = 0
             self.finished.put((out, readings))
             self.num_finished += 1
             self._open_more()
@@ -349,7 +366,8 @@ class _RowReader:
             self.rows = _rows_of(file, self.reader.shape)
         request, place = item
         try:
-            return None, self.reader.read(request, self.rows[place])
+            with reading(request.path):
+                return None, self.reader.read(request, self.rows[place])
         except VideoReadError as error:
             return error.reason, None
 

@@ -21,8 +21,8 @@ from hpm_video.data.loading.batches import why_given_up
 from hpm_video.data.video import crops
 from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frame_table import fitting_table
-from hpm_video.data.video.frames import VideoReadError, check_is_file
-from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.frames import VideoReadError, check_is_file, reading
+from hpm_video.data.video.limits import READING
 from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
 
 _Answer = tuple[int, float, npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
@@ -61,20 +61,16 @@ class LongVideo:
 
         self.path = str(path)
         check_is_file(self.path)
-        try:
+        with reading(self.path):
             self._reader = PyavReader(self.path, fitting_table(table, self.path))
-        except UnreadableError as error:
-            raise VideoReadError(self.path, str(error)) from error
         self.num_frames, self.fps = self._reader.num_frames, self._reader.fps
         self.times = self._reader.table.seconds()
 
     def frames(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield frames (H, W, 3), uint8 RGB, at rising indices, one by one. VideoReadError: one of
         them cannot be decoded."""
-        try:
+        with reading(self.path):
             yield from self._reader.stream(indices)
-        except UnreadableError as error:
-            raise VideoReadError(self.path, str(error)) from error
 
 
 def window_indices(num_frames: int, settings: WindowSettings) -> Indices:
@@ -150,7 +146,8 @@ class WindowReader:
 def _read_alone(reader: WindowReader, first: int | None) -> _Answer:
     """What a worker runs: on one thread, as the process that waits for it computes too."""
     torch.set_num_threads(1)
-    return reader(first)
+    with reading(reader.path):
+        return reader(first)
 
 
 class GuardedWindows(AbstractContextManager["GuardedWindows"]):
@@ -165,7 +162,9 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
     def __init__(self, reader: WindowReader, *, num_workers: int, timeout_s: float | None) -> None:
         check_is_file(reader.path)
         self._reader, self._timeout_s = reader, timeout_s
-        self._worker = KillableWorker(partial(_read_alone, reader)) if num_workers else None
+        self._worker = (
+            KillableWorker(partial(_read_alone, reader), limits=READING) if num_workers else None
+        )
         self._ask(None)
         self.num_frames, self.fps, self.times = self._answer(None)
         self.indices = window_indices(self.num_frames, reader.settings)

@@ -32,6 +32,7 @@ from hpm_video.data.prepare.verdict import (
     silence,
 )
 from hpm_video.data.video.frames import check_decoder
+from hpm_video.data.video.limits import READING
 from hpm_video.runtime.files import keep_original, write_csv
 from hpm_video.runtime.journal import Journal
 from hpm_video.runtime.progress import Progress
@@ -194,7 +195,9 @@ def _inspect_all(
     inspect: Inspect, videos: Iterable[Video], num_workers: int, timeout_s: float
 ) -> Iterator[tuple[str, Verdict, float | None]]:
     """Yield (path, verdict, the time limit if it was reached) as they come."""
-    outcomes = run_killable(inspect, videos, num_workers=num_workers, timeout_s=timeout_s)
+    outcomes = run_killable(
+        inspect, videos, num_workers=num_workers, timeout_s=timeout_s, limits=READING
+    )
     for (path, _), outcome in outcomes:
         if isinstance(outcome, Verdict):
             yield path, outcome, None

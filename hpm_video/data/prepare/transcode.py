@@ -32,6 +32,7 @@ from hpm_video.data.prepare.check import Rows, check_settings, failure_reason, v
 from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import BAD, USED, Verdict, file_identity
+from hpm_video.data.video.limits import READING, WRITING
 from hpm_video.runtime.files import write_atomically
 from hpm_video.runtime.journal import Journal, read_journal
 from hpm_video.runtime.progress import Progress
@@ -126,7 +127,9 @@ def transcode_manifest(
         mine = list(due.values())[part[0] - 1 :: part[1]]
         new = [work for work in mine if work.target not in verdicts]
         encode = Transcode(encoding)
-        outcomes = run_killable(encode, new, num_workers=num_workers, timeout_s=timeout_s)
+        outcomes = run_killable(
+            encode, new, num_workers=num_workers, timeout_s=timeout_s, limits=WRITING
+        )
         progress = Progress("encoded", total=len(mine), done=len(mine) - len(new))
         try:
             with progress, closing(outcomes):  # which ends what is under way
@@ -269,7 +272,9 @@ def _gain(
     pairs = [
         ((good[k].source, good[k].table), (good[k].target, tables[good[k].target])) for k in chosen
     ]
-    timed = run_killable(TimeReading(decoder), pairs, num_workers=1, timeout_s=timeout_s)
+    timed = run_killable(
+        TimeReading(decoder), pairs, num_workers=1, timeout_s=timeout_s, limits=READING
+    )
     seconds = [outcome for _, outcome in timed if isinstance(outcome, tuple)]
     means = np.mean(seconds, axis=0) if seconds else (np.nan, np.nan)
     return Gain(

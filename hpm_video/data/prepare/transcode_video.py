@@ -25,7 +25,7 @@ from hpm_video.data.prepare.verdict import (
 from hpm_video.data.video.frame_indices import random_dense_indices
 from hpm_video.data.video.frame_table import fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, open_video
-from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.readers import why
 from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.runtime.files import new_file
 
@@ -72,15 +72,13 @@ class Transcode:
             return verdict
         except VideoReadError as error:
             return Verdict(BAD, error.reason)
-        except UnreadableError as error:
-            return Verdict(BAD, str(error))
         except OSError as error:
             if error.errno in _NOT_WRITABLE:
                 folder = os.path.dirname(work.target)
                 raise ValueError(f"{folder} cannot be written: {error.strerror}") from error
             return Verdict(BAD, f"cannot be written: {error.strerror or error}")
         except Exception as error:  # noqa: BLE001 - no file may stop the work on all others
-            return Verdict(BAD, " ".join(f"{type(error).__name__}: {error}".split()))
+            return Verdict(BAD, why(error))
         finally:
             with suppress(OSError):  # it is not there, or not ours
                 os.unlink(part)

@@ -16,7 +16,7 @@ import numpy as np
 
 from hpm_video.data.video.frame_table import FrameTable, fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file
-from hpm_video.data.video.readers import UnreadableError, demux
+from hpm_video.data.video.readers import UnreadableError, demux, headers, why
 from hpm_video.data.video.readers.pyav import PyavReader
 from hpm_video.data.video.readers.tables import decoded_table
 
@@ -89,10 +89,10 @@ def inspect_video(path: str, *, quick: bool = False, table: bytes | None = None)
     try:
         check_is_file(path)
         verdict = _quick_verdict(path, table) if quick else _verdict(path, decoded_table(path))
-    except (VideoReadError, UnreadableError) as error:
-        verdict = Verdict(BAD, error.reason if isinstance(error, VideoReadError) else str(error))
+    except VideoReadError as error:
+        verdict = Verdict(BAD, error.reason)
     except Exception as error:  # noqa: BLE001 - no file may stop the check of all others
-        verdict = Verdict(BAD, " ".join(f"{type(error).__name__}: {error}".split()))
+        verdict = Verdict(BAD, why(error))
     if (after := file_identity(path)) != before:
         gone = "disappeared" if after[0] is None else "changed"
         verdict = Verdict(BAD, f"{gone} while it was read")
@@ -140,9 +140,9 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
         found.append(f"has {table.num_tracks} tracks of video, of which that of {shown} is read")
     if table.num_frames == 1:
         found.append("is a single picture")
-    if table.container.startswith("mov") and (more := demux.num_mp4s(path) - 1) > 0:
+    if table.container.startswith("mov") and (more := headers.num_mp4s(path) - 1) > 0:
         found.append(f"{more} more mp4 appended to it, of which nothing is read")
-    if missing := demux.num_missing_bytes(path):
+    if missing := headers.num_missing_bytes(path):
         found.append(f"is cut off: its last {missing:,} bytes are missing")
     if table.is_tilted:
         found.append("is to be turned by an angle that is no quarter, which is not done")

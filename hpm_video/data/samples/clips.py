@@ -19,7 +19,7 @@ from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.samples.augment import augment
 from hpm_video.data.video import crops, frame_indices
-from hpm_video.data.video.frames import Video, VideoReadError, open_video
+from hpm_video.data.video.frames import Video, VideoReadError, open_video, reading
 
 # An isolated broken file is replaced; this many in a row mean that the data are not there
 MAX_UNREADABLE_IN_A_ROW = 20
@@ -76,7 +76,8 @@ def read_item(reader: Reader, requests: Iterator[Request], out: torch.Tensor) ->
     bad: list[tuple[int, str]] = []
     for request in requests:
         try:
-            note = reader.read(request, out)
+            with reading(request.path):
+                note = reader.read(request, out)
         except VideoReadError as error:
             bad.append((request.index, error.reason))
         else:

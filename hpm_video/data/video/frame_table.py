@@ -9,21 +9,23 @@ other file frames are counted, from the start of the file or from places that we
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hpm_video.data.video.limits import MOST_PACKETS, MOST_PIXELS
 from hpm_video.data.video.orientation import Orientation
 from hpm_video.runtime.reading import parse_json
 
 Numbers = npt.NDArray[np.int64]
 NEW_PARAMETERS = "parameters that change on the way"  # see `FrameTable.irregular`
-_MOST_BYTES = 1 << 28  # of a table: 8 for each of its frames at most
+_MOST_BYTES = 2**26  # of a table that is unpacked: of 22 hours of keyframes, or of 78 with few
 VERSION = 1  # of what tables say: of another version they are not used
 
 
@@ -78,6 +80,7 @@ class FrameTable:
     has_false_starts: bool = False  # whether some of what is called keyframes is none
     has_hidden: bool = False  # whether an edit list hides frames, which are decoded nevertheless
     num_tracks: int = 1  # of video
+    codecs: tuple[str, ...] = ()  # of all tracks, those of sound too
     times: Numbers = field(default_factory=_none)  # (num_frames,) of each frame, rising
     places: Numbers = field(default_factory=_none)  # (num_frames,) the packet of each frame
     starts: Starts = field(default_factory=Starts)
@@ -143,11 +146,42 @@ class FrameTable:
             values = parse_json(plain)
             if "orientation" in values:
                 values["orientation"] = Orientation(*values["orientation"])
-            values["time_base"] = tuple(values["time_base"])
+            for name in ("time_base", "codecs"):
+                values[name] = tuple(values.get(name, ()))
             times, places, *of_starts = map(_unpacked, packed)
-            return cls(**values, times=times, places=places, starts=Starts(*of_starts))
-        except (zlib.error, struct.error, TypeError, KeyError, IndexError) as error:
+            table = cls(**values, times=times, places=places, starts=Starts(*of_starts))
+        except (
+            zlib.error, struct.error, TypeError, LookupError, AttributeError, RecursionError,
+        ) as error:  # fmt: skip
             raise ValueError(f"a table of frames is damaged: {error}") from error
+        if not table._is_possible():
+            raise ValueError("a table of frames is damaged: its values do not fit together")
+        return table
+
+    def _is_possible(self) -> bool:
+        """Whether this could be of some file: who wrote an index may have written anything."""
+        kinds: dict[Any, Any] = {"int": int, "str": str, "bool": bool, "float": int | float}
+        if not all(
+            isinstance(getattr(self, f.name), kinds.get(f.type, object)) for f in fields(self)
+        ):
+            return False
+        numbers, starts = self._arrays(), self.starts
+        return (
+            [type(value) for value in self.time_base] == [int, int]
+            and self.time_base[1] > 0
+            and all(isinstance(codec, str) for codec in self.codecs)
+            and isinstance(self.start_time, int | None)
+            and isinstance(self.orientation, Orientation | None)
+            and math.isfinite(self.fps)
+            and min(self.height, self.width) > 0
+            and self.height * self.width <= MOST_PIXELS
+            and 0 < self.num_frames <= MOST_PACKETS
+            and len(starts) > 0
+            and starts.packets[0] == 0
+            and all(len(array) == len(starts) for array in numbers[2:])
+            and all(len(a) == self.num_frames * self.is_regular for a in numbers[:2])
+            and all((np.diff(array) > 0).all() for array in (self.times, starts.packets))
+        )
 
     def seconds(self) -> npt.NDArray[np.float64]:
         """When each frame appears and, at the end, when the last one goes: (num_frames + 1,).

@@ -3,7 +3,8 @@
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import get_args
@@ -14,12 +15,18 @@ import numpy.typing as npt
 from hpm_video.config.values import Decoder
 from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.orientation import UPRIGHT
-from hpm_video.data.video.readers import Reader, UnreadableError
+from hpm_video.data.video.readers import Reader, UnreadableError, check_clip, why
+from hpm_video.data.video.readers.headers import begins_as, has_plain_name
 
 NO_SUCH_FILE = "no such file"
 _LONG = 1000  # frames of a video that stays open: to open it anew costs as much as to read a clip
 _MOST_KEPT = 16
 _CONTAINERS = ("mov", "matroska")  # in which decord and torchcodec are trusted
+# Of all tracks of a file that they get: their libraries may be old, and know how to decode others
+_CODECS = {
+    "h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "aac", "mp3", "opus", "vorbis", "flac", "ac3",
+    "eac3", "pcm_s16le", "pcm_s16be", "mov_text", "subrip", "webvtt",
+}  # fmt: skip
 
 
 class VideoReadError(RuntimeError):
@@ -34,6 +41,17 @@ class VideoReadError(RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Raise VideoReadError for every error inside: a file may cause any of them."""
+    try:
+        yield
+    except VideoReadError:
+        raise
+    except Exception as error:
+        raise VideoReadError(path, why(error)) from error
 
 
 _kept: OrderedDict[tuple[object, ...], "Video"] = OrderedDict()  # long ones, last used last
@@ -55,17 +73,17 @@ class Video:
         decoder: Decoder,
         most_frames: int | None,
         table: FrameTable | None,
-        why: str | None = None,
+        reason: str | None = None,
     ) -> None:
         self.path, self.decoder = path, decoder
-        self._why = why  # PyAV reads in place of the other
+        self._why = reason  # PyAV reads in place of the other
         self._most_frames = most_frames
         self._table = table
         if decoder != "pyav" and (bad := _bad_name(path)):
             self.decoder, self._why = "pyav", bad
         try:
             self._open()
-        except UnreadableError as error:
+        except Exception as error:  # noqa: BLE001 - any that the file causes in a decoder
             self._fall_back(error)
 
     @property
@@ -101,20 +119,20 @@ class Video:
         )
         unique, positions = np.unique(wanted, return_inverse=True)
         asked = unique.tolist()
+        with reading(self.path):
+            check_clip(len(asked), self.table.height, self.table.width)
         try:
             frames = self._reader.read(asked)
             if len(frames) != len(asked):
                 raise UnreadableError(f"{len(frames)} frames came of {len(asked)} asked for")
-        except UnreadableError as error:
+        except Exception as error:
             claimed = self.num_frames
             self._fall_back(error)
             if asked[-1] >= self.num_frames:
                 reason = f"holds {self.num_frames} frames and claims {claimed}"
                 raise VideoReadError(self.path, reason) from error
-            try:
+            with reading(self.path):
                 frames = self._reader.read(asked)
-            except UnreadableError as last:
-                raise VideoReadError(self.path, str(last)) from last
         return frames if np.array_equal(unique, wanted) else frames[positions]
 
     @property
@@ -141,33 +159,36 @@ class Video:
 
     def _open(self) -> None:
         reader: Reader | None = None
-        why = None
+        reason = None
         if self.decoder != "pyav":
-            why = why_not(self._table, self.decoder)
-            if why is None and self._table is not None:
-                reader = _reader_class(self.decoder)(self.path)
-                if reader.num_frames != self._table.num_frames:
-                    why = f"files in which {self.decoder} counts other frames"
-            if why is not None:
+            reason = why_not(self._table, self.decoder)
+            if self._table is not None and reason is None:
+                if not begins_as(self.path, self._table.container):
+                    reason = "files that do not begin as an mp4 or Matroska file does"
+                else:  # by a whole path: no other name is certain to be that of a file
+                    reader = _reader_class(self.decoder)(os.path.abspath(self.path))
+                    if reader.num_frames != self._table.num_frames:
+                        reason = f"files in which {self.decoder} counts other frames"
+            if reason is not None:
                 self.decoder, reader = "pyav", None
         if reader is None:
             from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415 - takes a while
 
             reader = PyavReader(self.path, self._table)
-        self._reader, self._why = reader, self._why or why
+        self._reader, self._why = reader, self._why or reason
         holds = self.table.num_frames
         self.num_frames = min(holds, self._most_frames or holds)
 
-    def _fall_back(self, error: UnreadableError) -> None:
+    def _fall_back(self, error: Exception) -> None:
         """Read with PyAV from now on, if that has not just failed itself."""
         if self.decoder != "pyav":
             self._why = f"{self.decoder} fails to read it"
             self.decoder = "pyav"
             try:
                 return self._open()
-            except UnreadableError as last:
+            except Exception as last:  # noqa: BLE001 - as above
                 error = last
-        raise VideoReadError(self.path, str(error)) from error
+        raise VideoReadError(self.path, why(error)) from error
 
 
 def open_video(
@@ -200,8 +221,8 @@ def open_video(
         stale = known is not None and (known.num_bytes, known.mtime_ns) != (size, mtime)
     except ValueError:  # the index is damaged
         known, stale = None, True
-    why = "an index that is out of date or damaged (hpm-video data check renews it)"
-    video = Video(path, decoder, most_frames, None if stale else known, why if stale else None)
+    reason = "an index that is out of date or damaged (hpm-video data check renews it)"
+    video = Video(path, decoder, most_frames, None if stale else known, reason if stale else None)
     if video.num_frames >= _LONG and video.is_cheap_to_keep:
         _kept[key] = video
         while len(_kept) > _MOST_KEPT:
@@ -245,6 +266,8 @@ def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
         table.irregular: table.irregular,
         "long files, in which PyAV goes right to a clip": table.num_frames >= _LONG,
         "neither mp4 nor Matroska": not table.container.startswith(_CONTAINERS),
+        "codecs that it is not tried with": not set(table.codecs) <= _CODECS,
+        "an index of an older version (hpm-video data check renews it)": not table.codecs,
         # Both count from a keyframe that they look for by its time
         "open groups of pictures": table.has_leading,
         "keyframes that are not whole": table.has_false_starts,
@@ -268,11 +291,9 @@ def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
 
 
 def _bad_name(path: str) -> str | None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "a name that is not UTF-8"
-    return None
+    if has_plain_name(path):
+        return None
+    return "a name that is not UTF-8, or holds one of %*?{"
 
 
 def _unusual(table: FrameTable) -> str | None:

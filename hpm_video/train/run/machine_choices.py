@@ -7,6 +7,7 @@ from socket import gethostname
 from typing import Any, TypeVar
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.data.loading.batches import readers_in_words
 from hpm_video.models.compiling import choose_compile
 from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, gather_objects
@@ -30,6 +31,7 @@ def choose_for_machine(
     precision, why = choose_precision(config.run.precision, world, kept=kept.get("precision"))
     ranks = gather_objects((gethostname(), device_words(world.device)), world)
     lines = describe_machine(ranks, world.device)
+    lines.append(f"readers of videos: {readers_in_words(config.data.num_workers)}")
     if why is not None:
         lines.append(f"run.precision=auto: {precision} ({why})")
     compiled, why = choose_compile(config.run.compile, world.device, kept=kept.get("compile"))

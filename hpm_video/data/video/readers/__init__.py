@@ -11,13 +11,49 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from hpm_video.data.video.limits import MOST_CLIP_BYTES, MOST_PIXELS
+
+_LONGEST_REASON = 500  # characters
+
 
 class UnreadableError(Exception):
     """A reader's own error: its text is the reason in one line of plain words, without the path."""
 
 
+def why(error: Exception) -> str:
+    """Why a file is unreadable, in one line, after any error that came of reading it.
+
+    An error that no reader expects keeps its type, so that mistakes of ours stay visible.
+    """
+    if isinstance(error, UnreadableError):
+        return str(error)
+    text = str(error)
+    if isinstance(error, MemoryError):
+        text = f"reading it takes more memory than its reader may have ({text or 'no details'})"
+    return " ".join(f"{type(error).__name__}: {text}".split())[:_LONGEST_REASON]
+
+
+def check_picture(height: int, width: int) -> None:
+    """Raise UnreadableError for pictures that are too large to decode."""
+    if height * width > MOST_PIXELS:
+        raise UnreadableError(
+            f"pictures of {width} x {height} pixels must have at most {MOST_PIXELS:,}: scale them"
+        )
+
+
+def check_clip(num_frames: int, height: int, width: int) -> None:
+    """Raise UnreadableError where so many frames take more memory than a clip may."""
+    check_picture(height, width)
+    size = num_frames * height * width * 3
+    if size > MOST_CLIP_BYTES:
+        raise UnreadableError(
+            f"{num_frames} frames of {width} x {height} pixels ({size / 2**30:.1f} GiB) must take "
+            f"at most {MOST_CLIP_BYTES / 2**30:g} GiB: read fewer, or hpm-video data transcode"
+        )
+
+
 class Reader(Protocol):
-    """An open file."""
+    """An open file. Any error it raises is that of the file."""
 
     num_frames: int  # how many frames the file holds, at least 1
     fps: float  # frames per second on average, 0 where the file does not say

@@ -5,7 +5,9 @@ for what is damaged.
 """
 
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 import av
@@ -13,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
+from hpm_video.data.video.limits import MOST_PIXELS
 from hpm_video.data.video.orientation import UPRIGHT, Orientation, is_tilt, of_matrix
-from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.readers import UnreadableError, check_picture, headers
 
 # FFmpeg's complaints, several for every damaged file, would drown the log of a run
 av.logging.set_level(av.logging.PANIC)
@@ -23,55 +26,92 @@ ENCRYPTED = "is encrypted (CENC)"
 
 # Older versions refuse a file whose metadata is not UTF-8, unless told otherwise
 _LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+# Formats that hold their frames themselves. FFmpeg knows more: playlists (HLS, DASH, concat, IMF),
+# descriptions of streams (SDP, RTSP), devices, sequences of images, scripts, and games' formats
+_FORMATS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "live_flv", "ogg", "asf", "wtv",
+    "rm", "mxf", "gxf", "nut", "nuv", "dv", "ivf", "swf", "h261", "h263", "h264", "hevc", "vvc",
+    "m4v", "obu", "av1", "vc1", "vc1test", "dirac", "mjpeg", "mpjpeg", "yuv4mpegpipe", "gif",
+    "apng", "webp", "bmp_pipe", "jpeg_pipe", "jpegls_pipe", "j2k_pipe", "jpegxl_pipe",
+    "jpegxl_anim", "png_pipe", "tiff_pipe", "webp_pipe",
+)  # fmt: skip
+_MOST_PIXELS = {"max_pixels": str(MOST_PIXELS)}  # for decoders, which check it with every picture
+_SAFE = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file", **_MOST_PIXELS}
+_REFUSED_SIZE = re.compile(r"size (\d+)x(\d+) exceeds specified max pixel count")
 
 
-def open_container(source: str | BinaryIO) -> av.container.InputContainer:
-    """Open a file to read from it, whatever the encoding of its metadata.
+def open_container(path: str) -> av.container.InputContainer:
+    """Open a file to read from it, whatever its name and the encoding of its metadata.
 
+    Nothing but this one file is opened, and it must be of a format that holds its frames itself.
     Raises what `av.open` raises: FFmpegError, OSError, ValueError.
     """
-    return av.open(source, **_LENIENT)
+    return av.open(_source(path), options=_SAFE, **_LENIENT)
 
 
 def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Open a file and choose its track: the one that FFmpeg calls best, no attached pictures.
 
-    Raises UnreadableError: there is no video in it.
+    Raises UnreadableError: there is no video in it, or of too large pictures.
     """
-    if _is_playlist(path):
-        raise UnreadableError("is a playlist of other files, not a video")
     try:
-        container = open_container(_source(path))
+        container = open_container(path)
     except (av.FFmpegError, OSError, ValueError) as error:
+        _check_is_damage(error)
         raise UnreadableError(_why_not_opened(path)) from error
     try:
         stream = _best_track(container)
         # The work is shared out by clips, not by frames
         stream.codec_context.thread_count = 1
+        stream.codec_context.options = _MOST_PIXELS
     except AttributeError as error:  # no context
         raise UnreadableError("has video of an unknown kind") from error
+    check_picture(stream.codec_context.height, stream.codec_context.width)
+    if not stream.codec_context.width:
+        _check_refused_picture(path)
     for other in container.streams:
         if other.index != stream.index and hasattr(other, "discard"):
             other.discard = av.stream.Discard.all  # where that is known, it is not even read
     return container, stream
 
 
-def _is_playlist(path: str) -> bool:
-    """Whether a file names others, which FFmpeg would open, from anywhere."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
-    except OSError:
-        return False
-    return head.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in head
-
-
 def _source(path: str) -> str | BinaryIO:
+    if headers.has_plain_name(path):
+        return f"file:{path}"  # without it, a:b.mp4 would name a protocol
+    # By its number: a file that is opened by its name tells FFmpeg that
+    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb")
+
+
+def _check_refused_picture(path: str) -> None:
+    """Raise UnreadableError where FFmpeg found no size because pictures are too large: it is opened
+    again, to hear how large."""
+    with complaints() as heard, suppress(av.FFmpegError, OSError, ValueError):
+        open_container(path).close()
+    for _, _, text in heard:
+        if match := _REFUSED_SIZE.search(text):
+            width, height = map(int, match.groups())
+            check_picture(height, width)
+
+
+@contextmanager
+def complaints() -> Iterator[list[tuple[int, str, str]]]:
+    """The errors that FFmpeg reports of what it reads and decodes meanwhile, instead of nothing."""
+    repeated = av.logging.get_skip_repeated()
+    av.logging.set_skip_repeated(False)
+    av.logging.set_level(av.logging.ERROR)
     try:
-        path.encode()
-    except UnicodeEncodeError:  # a name that is not UTF-8
-        return open(path, "rb")
-    return f"file:{path}"  # without it, a:b.mp4 would name a protocol
+        with av.logging.Capture() as heard:
+            yield heard
+    finally:
+        av.logging.set_level(av.logging.PANIC)
+        av.logging.set_skip_repeated(repeated)
+
+
+def codecs_of(container: av.container.InputContainer) -> tuple[str, ...]:
+    """The codecs of all tracks that a decoder might be made for, "" for one without a name here."""
+    tracks = (track for track in container.streams if track.type not in ("data", "attachment"))
+    contexts = (track.codec_context for track in tracks)
+    return tuple(sorted({c.codec.canonical_name if c is not None else "" for c in contexts}))
 
 
 def _best_track(container: av.container.InputContainer) -> av.VideoStream:
@@ -90,62 +130,11 @@ def _best_track(container: av.container.InputContainer) -> av.VideoStream:
 def _why_not_opened(path: str) -> str:
     if not os.path.isfile(path):
         return "no such file"
-    with open(path, "rb") as file:
-        if file.read(8)[4:] in (b"ftyp", b"mdat", b"wide", b"free") and not _has_index(file):
-            return "is cut off: an mp4 cannot be read without the index at its end"
+    if headers.is_playlist(path):
+        return "is a playlist of other files, not a video"
+    if headers.lacks_index(path):
+        return "is cut off: an mp4 cannot be read without the index at its end"
     return "is not a video, or its header is damaged"
-
-
-def _has_index(file: BinaryIO) -> bool:
-    """Whether an mp4 has the box without which nothing in it can be found."""
-    return any(name in (b"moov", b"moof") for name in _boxes(file))
-
-
-def num_mp4s(path: str) -> int:
-    """How many mp4 files lie in one, one after the other: FFmpeg reads the first."""
-    with open(path, "rb") as file:
-        return sum(name == b"ftyp" for name in _boxes(file))
-
-
-def num_missing_bytes(path: str) -> int:
-    """How many bytes of an AVI or Matroska file are missing, 0 where its header does not tell."""
-    with open(path, "rb") as file:
-        head, size = file.read(256), os.fstat(file.fileno()).st_size
-    end = size
-    if head.startswith(b"RIFF") and head[4:8] != b"\xff" * 4:  # which a stream begins with
-        end = 8 + int.from_bytes(head[4:8], "little")
-    elif head.startswith(b"\x1aE\xdf\xa3"):
-        start, length = _ebml_size(head, 4)  # of the header, which the segment follows
-        segment = start + (length or 0)
-        start, length = _ebml_size(head, segment + 4)
-        if head[segment : segment + 4] == b"\x18S\x80g" and length is not None:
-            end = start + length
-    return max(0, end - size)
-
-
-def _ebml_size(head: bytes, place: int) -> tuple[int, int | None]:
-    """Where an element's data begin, and their length, None where it is left open."""
-    width = 9 - int.from_bytes(head[place : place + 1], "big").bit_length()
-    value = int.from_bytes(head[place : place + width], "big")
-    most = (1 << 7 * width) - 1
-    return place + width, None if value & most == most else value & most
-
-
-def _boxes(file: BinaryIO) -> Iterator[bytes]:
-    """The names of an mp4's boxes."""
-    place = 0
-    while True:
-        file.seek(place)
-        header = file.read(16)
-        size = int.from_bytes(header[:4], "big")
-        if len(header) < 8:
-            return
-        yield header[4:8]
-        if size == 1:
-            size = int.from_bytes(header[8:16], "big")
-        if size < 8:  # the last one, or no box
-            return
-        place += size
 
 
 def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
@@ -154,16 +143,23 @@ def packets(container: av.container.InputContainer, stream: av.VideoStream) -> I
         for packet in container.demux(stream):
             if packet.size:  # the last one says that it is the last
                 yield packet
-    except av.FFmpegError:
-        return
+    except av.FFmpegError as error:
+        _check_is_damage(error)
 
 
 def decode(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame] | None:
     """The frames that come out when a packet goes in, or the last ones; None of a damaged one."""
     try:
         return context.decode(packet)
-    except av.FFmpegError:
+    except av.FFmpegError as error:
+        _check_is_damage(error)
         return None
+
+
+def _check_is_damage(error: Exception) -> None:
+    """Raise what says nothing about the file, but that there is no memory for it."""
+    if isinstance(error, MemoryError):
+        raise error
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:

@@ -6,8 +6,6 @@ from its start to its end, which is what `data check` does with every file.
 
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -16,6 +14,7 @@ import av
 import numpy as np
 
 from hpm_video.data.video.frame_table import NEW_PARAMETERS, FrameTable, Numbers, Starts
+from hpm_video.data.video.limits import MOST_PACKETS
 from hpm_video.data.video.orientation import Orientation
 from hpm_video.data.video.readers import UnreadableError, demux, h264
 
@@ -56,11 +55,13 @@ class _Packets:
     def add(
         self, packet: av.Packet, fields: h264.FieldTest | None, context: av.VideoCodecContext
     ) -> None:
-        """Note a packet. Raises UnreadableError: it is encrypted."""
+        """Note a packet. Raises UnreadableError: it is encrypted, or one too many."""
         kinds = [data.data_type for data in packet.iter_sidedata()]
         if "encryption_info" in kinds:
             raise UnreadableError(demux.ENCRYPTED)
         place = len(self.times)
+        if place >= MOST_PACKETS:
+            raise UnreadableError(f"frames must be at most {MOST_PACKETS:,}: cut it into parts")
         self.times.append(packet.pts)
         self.dts.append(packet.dts)
         self.bytes.append(-1 if packet.pos is None else packet.pos)
@@ -128,6 +129,7 @@ def _table_of(
         start_time=container.start_time,
         has_false_starts=len(noted.starts) < noted.num_keys or _has_false_index(stream, noted),
         has_hidden=noted.has_hidden,
+        codecs=demux.codecs_of(container),
         num_tracks=sum(not _is_picture(track) for track in container.streams.video),
     )
     if why := _why_irregular(known, context, noted):
@@ -255,7 +257,7 @@ def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
     context = stream.codec_context
     fields = h264.FieldTest(context.extradata or b"") if context.name == "h264" else None
     noted, out = _Packets(), _Decoded()
-    with _complaints() as complaints:
+    with demux.complaints() as complaints:
         for packet in demux.packets(container, stream):
             noted.add(packet, fields, context)
             if context.name == "theora" and _is_helper(context.name, packet):
@@ -329,20 +331,6 @@ def counted_table(path: str, num_bytes: int, mtime_ns: int) -> FrameTable:
     ``num_bytes`` and ``mtime_ns``: those of the file, so that a changed one is looked at again.
     """
     return decoded_table(path, find_starts=False)
-
-
-@contextmanager
-def _complaints() -> Iterator[list[tuple[int, str, str]]]:
-    """The errors that FFmpeg reports of what it decodes meanwhile, instead of nothing."""
-    repeated = av.logging.get_skip_repeated()
-    av.logging.set_skip_repeated(False)
-    av.logging.set_level(av.logging.ERROR)
-    try:
-        with av.logging.Capture() as complaints:
-            yield complaints
-    finally:
-        av.logging.set_level(av.logging.PANIC)
-        av.logging.set_skip_repeated(repeated)
 
 
 def _take(complaints: list[tuple[int, str, str]]) -> bool:
