@@ -69,13 +69,21 @@ def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[obje
 
 
 def keep_original(path: Path) -> Path:
-    """Copy a file beside itself as NAME.orig, else NAME.orig2, ...; an equal copy will do."""
+    """Copy a file beside itself as NAME.orig, else NAME.orig2, ...; an equal copy will do.
+
+    Raises ValueError where it cannot be written.
+    """
     copy, number = path.with_name(f"{path.name}.orig"), 1
     while copy.exists():
         if filecmp.cmp(copy, path, shallow=False):
             return copy
         copy = path.with_name(f"{path.name}.orig{(number := number + 1)}")
-    shutil.copy2(path, copy)
+    with writing(copy):
+        try:
+            shutil.copy2(path, copy)
+        except OSError:  # the disk is full: half a copy is none
+            copy.unlink(missing_ok=True)
+            raise
     return copy
 
 
