@@ -127,7 +127,10 @@ def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[obje
 
 
 def keep_original(path: Path) -> Path:
-    """Copy a file beside itself as NAME.orig, else NAME.orig2, ...; an equal copy will do."""
+    """Copy a file beside itself as NAME.orig, else NAME.orig2, ...; an equal copy will do.
+
+    Raises ValueError where it cannot be written.
+    """
     copy, number = path.with_name(f"{path.name}.orig"), 1
     while os.path.lexists(copy):
         if copy.is_file() and filecmp.cmp(copy, path, shallow=False):

@@ -80,8 +80,9 @@ def test_the_list_gets_what_was_found_out(
     assert float(last["duration_s"]) == pytest.approx(4)
     assert int(last["num_bytes"]) == (videos / "long.avi").stat().st_size
     # What training reads
-    assert len(read_manifest(manifest)) == 3
-    assert [read_manifest(manifest).num_frames(k) for k in range(3)] == [12, 40, 12]
+    read = read_manifest(manifest, labels=False)
+    assert len(read) == 3
+    assert [read.num_frames(k) for k in range(3)] == [12, 40, 12]
     # Nothing but the list, its index and its page is left
     assert {p.name for p in videos.iterdir()} == {
         *(names[:4]), "long.avi", "m.csv", "m.csv.index", "m.check.html",
@@ -216,6 +217,26 @@ def test_paths_start_at_the_root(videos: Path, tmp_path_factory: pytest.TempPath
     assert [row["num_frames"] for row in _rows(manifest)] == ["40", "12"]
 
 
+def test_a_list_that_is_written_elsewhere_leads_to_the_same_files(
+    videos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Its index as well; with a root, where all lists' paths start, they stay."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (videos / "sub").mkdir()
+    shutil.copy(videos / "long.avi", videos / "sub" / "e\u0301.avi")
+    (videos / "m.csv").write_text("path,status\na b.mp4,\nsub/\u00e9.avi,\ntext.mp4,mine\n")
+    for folder in (elsewhere, videos / "sub"):
+        assert main(["data", "check", str(videos / "m.csv"), "-o", str(folder / "o.csv")]) == 0
+        manifest = read_manifest(folder / "o.csv")
+        files = [os.path.realpath(manifest.path(k)) for k in range(2)]
+        assert files == [str(videos / "a b.mp4"), str(videos / "sub" / "e\u0301.avi")]
+        assert manifest.table(0) is not None and manifest.table(1) is not None
+        assert os.path.samefile(folder / _rows(folder / "o.csv")[2]["path"], videos / "text.mp4")
+    assert _rows(videos / "sub" / "o.csv")[1]["path"] == "\u00e9.avi"
+    check.check_manifest(videos / "m.csv", output=elsewhere / "p.csv", root=videos)
+    assert _rows(elsewhere / "p.csv")[0]["path"] == "a b.mp4"
+
+
 @pytest.mark.usefixtures("readers_may_write")
 def test_a_video_that_hangs_or_crashes_costs_its_limit_only(
     videos: Path, monkeypatch: pytest.MonkeyPatch
@@ -248,6 +269,22 @@ def test_names_of_any_bytes(videos: Path) -> None:
     rows = [row for _, row in read_rows(videos / "m.csv")]
     assert [row["path"] for row in rows] == [*names, "no\udce9.mp4"]
     assert rows[-1]["reason"] == "no such file"
+
+
+def test_a_video_under_another_spelling_that_vanishes(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.move(videos / "a b.mp4", videos / "e\u0301.mp4")
+    (videos / "m.csv").write_text("path\n\u00e9.mp4\nlong.avi\n")
+    add = Journal.add
+
+    def add_and_delete(self: Journal, key: str, entry: dict[str, object]) -> None:
+        add(self, key, entry)
+        (videos / "e\u0301.mp4").unlink(missing_ok=True)
+
+    monkeypatch.setattr(Journal, "add", add_and_delete)
+    check.check_manifest(videos / "m.csv")
+    assert [row["status"] for row in _rows(videos / "m.csv")] == ["ok", "ok"]
 
 
 def _slow_list(videos: Path, number: int) -> Path:
@@ -366,9 +403,11 @@ def test_mistakes_are_one_line(videos: Path, capsys: pytest.CaptureFixture[str])
     (videos / "zeros").write_bytes(bytes(10**6))
     (videos / "none.csv").write_text("path,label\n")
     (videos / "gap.csv").write_text('path,label\n"",3\n')
+    os.mkfifo(videos / "fifo.csv")
     for arguments, words in [
         ([str(videos / "nowhere.csv")], "nowhere.csv"),
         ([str(videos)], "folder"),
+        ([str(videos / "fifo.csv")], "fifo.csv must be a file"),
         ([str(videos / "none.csv")], "no videos"),
         ([str(videos / "gap.csv")], "gap.csv:2"),
         ([str(manifest), "--workers", "0"], "workers (0) must be at least 1"),
@@ -409,6 +448,23 @@ def test_a_full_disk_is_one_line(
     assert "No space left on device" in _refusal([str(manifest)], capsys)
     assert manifest.read_text() == "path\nlong.avi\n"
     assert not list(videos.glob(".*.tmp"))
+
+
+def test_a_disk_that_is_too_full_for_the_copy_of_a_list(
+    videos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (videos / "m.txt").write_text("long.avi 3\n")
+
+    def full(source: Path, target: Path) -> None:
+        target.write_text("lon")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copy2", full)
+    assert "m.txt.orig cannot be written: No space left" in _refusal(
+        [str(videos / "m.txt")], capsys
+    )
+    assert (videos / "m.txt").read_text() == "long.avi 3\n"
+    assert not (videos / "m.txt.orig").exists()
 
 
 def test_interrupted_by_ctrl_c_leaves_no_process(videos: Path) -> None:

@@ -130,6 +130,22 @@ def test_an_index_that_is_older_than_its_list_or_a_video(tmp_path: Path) -> None
         assert ("out of date" in (video.note or "")) == is_stale
 
 
+@pytest.mark.parametrize(
+    ("step", "is_same"), [(1, True), (100, True), (10**6, True), (10**9, True), (60 * 10**9, False)]
+)
+def test_a_copy_that_keeps_its_time_in_coarser_steps(
+    tmp_path: Path, step: int, is_same: bool
+) -> None:
+    """As tar and scp -p make it, and file systems other than that of the check."""
+    write_indexed_video(tmp_path / "a.mp4", 9)
+    os.utime(tmp_path / "a.mp4", ns=(0, 1_700_000_123_123_456_789))
+    table = decoded_table(str(tmp_path / "a.mp4"))
+    os.utime(tmp_path / "a.mp4", ns=(0, 1_700_000_123_123_456_789 // step * step))
+    assert table.fits(str(tmp_path / "a.mp4")) == is_same
+    video = open_video(tmp_path / "a.mp4", "pyav", table=table.to_bytes())
+    assert ("out of date" not in (video.note or "")) == is_same
+
+
 def test_a_table_with_a_flipped_bit_is_not_used(tmp_path: Path) -> None:
     listed = _checked(tmp_path, "a.mp4")
     path = index_beside(listed)

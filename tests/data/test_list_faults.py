@@ -14,6 +14,7 @@ import pytest
 from videos import write_indexed_video
 
 from hpm_video.cli.main import main
+from hpm_video.data.lists import overlap
 from hpm_video.data.lists.columns import several_labels
 from hpm_video.data.lists.manifest import Manifest, label_notes, read_manifest, write_manifest
 from hpm_video.data.lists.overlap import find_shared
@@ -221,6 +222,7 @@ def test_a_class_folder_and_a_list_in_different_forms_of_unicode(
             "temporalStart,temporalEnd",
             "start_idx,end_idx",
         ),
+        *("from,to", "frame_from,frame_to", "offset,duration", "from,until"),
     ],
 )
 def test_parts_of_videos_are_refused(folder: Path, header: str) -> None:
@@ -241,6 +243,11 @@ def test_parts_of_videos_are_not_listed_either(
     path = _write(folder, _table(header, rows))
     assert "segment_end (0.9)" in _error(capsys, "--manifest", path, "-o", folder / "m.csv")
     assert sorted(p.name for p in folder.iterdir()) == ["list.csv", "videos"]
+
+
+def test_where_a_video_is_from_is_no_part(folder: Path) -> None:
+    rows = [f"{path},{label},web,someone" for path, label in PAIRS]
+    assert len(read_manifest(_write(folder, _table("path,label,from,to", rows)))) == 12
 
 
 @pytest.mark.parametrize("name", ["weekend", "ending_credits", "friend", "startup", "backend"])
@@ -558,7 +565,8 @@ def _nasty(random_: random.Random) -> str:
 @pytest.mark.parametrize("seed", range(60))
 def test_what_is_written_is_what_is_read(tmp_path: Path, seed: int) -> None:
     drawn = random.Random(seed)
-    names = [name for name in (_nasty(drawn) for _ in range(40)) if name.strip()]
+    drawn_names = dict.fromkeys(_nasty(drawn) for _ in range(40))
+    names = [name for name in drawn_names if name.strip()]
     write_manifest(tmp_path / "out.csv", [{"path": n, "label": i} for i, n in enumerate(names)])
     manifest = read_manifest(tmp_path / "out.csv")
     read = [(os.fsencode(name), label) for name, label in _read(manifest)]
@@ -668,7 +676,7 @@ def test_what_json_to_csv_scripts_write(folder: Path) -> None:
             "must have a column path; of Kinetics' lists, `hpm-video data list --kinetics DIR`",
         ),
         # R: write.table, which leaves out the header of the row numbers
-        ('"path" "label"\n"1" "a.mp4" "left"\n', "list.csv:1: path (path) must end in .mp4"),
+        ('"path" "label"\n"1" "a.mp4" "left"\n', 'list.csv:2: row ("1" "a.mp4" "left") must'),
         # mmaction2's rawframes, where they do not lie beside the list
         ("some/frames_1 163 1\n", "list.csv:1: row (some/frames_1 163 1) must be a video"),
         # pandas: numbers that became floats as some are missing
@@ -691,3 +699,65 @@ def test_parts_by_other_names(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,t0,t1\na.mp4,0,5\nb.mp4,3,9\n")
     with pytest.raises(ValueError, match="parts are not supported yet"):
         read_manifest(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lists_that_were_joined_by_cat(folder: Path, mark: str) -> None:
+    """With the mark and the header of each in the middle."""
+    lists = [PAIRS[:5], PAIRS[5:]]
+    rows = [[f"{path},{label}" for path, label in pairs] for pairs in lists]
+    for header in ("path,label", '"path","label"', "video_path,class"):
+        text = "".join(mark + _table(header, part) for part in rows)
+        assert _read(read_manifest(_write(folder, text))) == _read(
+            read_manifest(_write(folder, _table("path,label", rows[0] + rows[1])))
+        )
+    manifest = read_manifest(_write(folder, "".join(mark + _table("", part) for part in rows)))
+    assert manifest.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert all(os.path.exists(manifest.path(index)) for index in range(12))
+    other = _table("label,path", [f"{label},{path}" for path, label in lists[1]])
+    said = _refusal(_write(folder, _table("path,label", rows[0]) + mark + other))
+    assert "list.csv:7: header" in said and "must have the columns of the first" in said
+
+
+def test_row_numbers_and_quotes_without_commas(folder: Path) -> None:
+    """pandas: to_csv with tabs, whose header begins with one; R: write.table(row.names=FALSE)."""
+    numbered = [f"{i}\t{path}\t{label}" for i, (path, label) in enumerate(PAIRS)]
+    quoted = [f'"{path}" "{label}"' for path, label in PAIRS]
+    for text in (_table("\tpath\tlabel", numbered), _table('"path" "label"', quoted)):
+        assert read_manifest(_write(folder, text)).labels.tolist() == NUMBERS
+
+
+def test_videos_that_are_left_out_by_their_status_are_counted(folder: Path) -> None:
+    status = ["", "ok", "OK", "bad", "bad", "nudity", *["ok"] * 6]
+    rows = [f"{path},{label},{s}" for (path, label), s in zip(PAIRS, status, strict=True)]
+    manifest = read_manifest(_write(folder, _table("path,label,status", rows)))
+    assert len(manifest) == 8
+    assert manifest.notes == ("4 videos are left out by their status: bad (2), OK (1), nudity (1)",)
+
+
+def test_rows_that_give_a_video_two_labels_are_refused(folder: Path) -> None:
+    rows = [f"{path},{label}" for path, label in PAIRS]
+    path = _write(folder, _table("path,label", [*rows, rows[3], f"./{PATHS[2]},right"]))
+    said = _refusal(path)
+    assert f"{PATHS[2]}: a video must have one label" in said and "left and right" in said
+    assert read_manifest(path, labels=False).num_repeated == 2
+    _write(folder, _table("path,label", [*rows, rows[3]]))
+    assert read_manifest(path).num_repeated == 1
+
+
+def test_copies_are_told_where_all_files_have_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As raw video has: each file is opened once, not once for each file of the other list."""
+    for part, numbers in {"train": range(30), "val": range(20, 40)}.items():
+        (tmp_path / part).mkdir()
+        for number in numbers:
+            (tmp_path / part / f"{number}.avi").write_bytes(bytes([number]) * 999)
+        write_manifest(
+            tmp_path / f"{part}.csv", [{"path": f"{part}/{number}.avi"} for number in numbers]
+        )
+    train, val = (read_manifest(tmp_path / f"{part}.csv") for part in ("train", "val"))
+    opened, real = [], overlap._ends
+    monkeypatch.setattr(overlap, "_ends", lambda path: opened.append(path) or real(path))
+    assert find_shared(train, val).num_copied == 10
+    assert len(opened) == len(set(opened)) == 50

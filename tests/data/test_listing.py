@@ -326,9 +326,42 @@ def test_a_folder_per_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ]
     assert (folder / "classes.txt").read_text() == "run\nwalk\n"
     assert capsys.readouterr().out.splitlines() == [
-        f"{folder}/m.csv: 4 videos of 2 classes, none missing",
+        f"{folder}/m.csv: 4 videos of 2 classes; 1 of 5 are missing, listed in "
+        f"{folder}/m_missing.csv",
+        "note: 1 folders have no video: docs",
         "note: 3 other files were left out",
     ]
+    assert _rows(folder / "m_missing.csv") == [("walk/nowhere.mp4", "1")]
+
+
+def test_links_between_class_folders_move_no_video_to_another_class(tmp_path: Path) -> None:
+    """A folder is gone through under its own name, though a link to it comes first."""
+    _fill(tmp_path, ["set/run/a.mp4", "set/jump/b.mp4", "else/c.mp4"])
+    (tmp_path / "set/jump/see also").symlink_to("../run")
+    (tmp_path / "set/climb").symlink_to("../else")
+    assert _list("--folder", tmp_path / "set", "-o", tmp_path / "m.csv") == 0
+    assert _rows(tmp_path / "m.csv") == [
+        ("set/jump/b.mp4", "1"),
+        ("set/run/a.mp4", "2"),
+        ("set/climb/c.mp4", "0"),
+    ]
+
+
+def test_links_to_videos_that_are_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As git-annex and DVC leave them, and a disk that is not mounted."""
+    for label in ("a", "b"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / "1.mp4").symlink_to("/not/mounted/1.mp4")
+    (tmp_path / "set/c").symlink_to("/not/mounted/c")
+    line = _refusal(capsys, "--folder", tmp_path / "set", "-o", tmp_path / "m.csv")
+    assert "none of the 2 videos" in line
+    _fill(tmp_path, ["set/b/2.mp4"])
+    assert _list("--folder", tmp_path / "set", "-o", tmp_path / "m.csv") == 0
+    assert (tmp_path / "classes.txt").read_text() == "a\nb\n"
+    assert _rows(tmp_path / "m_missing.csv") == [("set/a/1.mp4", "0"), ("set/b/1.mp4", "1")]
+    assert "1 folders have no video: c" in capsys.readouterr().out
 
 
 def test_a_validation_folder_has_the_numbers_of_the_training_folder(

@@ -449,9 +449,10 @@ def test_damaged_videos_are_used_up_to_a_share(tmp_path: Path) -> None:
     assert used(max_damage=0.99) == used(max_damage=0.12) == "abf"
     assert used(max_damage=0.1) == "ab"
     assert used(max_damage=0) == "a"
-    (note,) = read_manifest(path).notes
+    others, note = read_manifest(path).notes
+    assert others == "1 videos are left out by their status: bad (1)"
     assert note.startswith("4 videos have damaged frames")
-    used_note, other = read_manifest(path, max_damage=0.1).notes
+    _, used_note, other = read_manifest(path, max_damage=0.1).notes
     assert used_note.startswith("1 videos have damaged") and "3 videos are left out" in other
     assert "data.max_damage (0.1)" in other
     path.write_text("path,num_frames,status,damaged\na.mp4,9,damaged,some\n")

@@ -22,10 +22,11 @@ _ALSO_OURS = ("num_bytes", "duration_s", "reason", "damaged", "source", "feature
 # start, end_s, time_start, segment_start, t_start, startTime (in lower case), stop_frame, ...
 _PART = re.compile(
     r"(t|time|frame|seg|segment|clip|subclip|action|event|video|temporal|trim|window|interval)?"
-    r"(start|begin|onset|end|stop)(ing)?"
+    r"((start|begin|end|stop)(ing)?|onset|offset|from|to|until)"
     r"(at|t|time|timestamp|frame|f|point|pos|position)?(s|sec|secs|seconds?|ms|idx|index)?"
     r"|t[01]"
 )
+_DIGIT = re.compile(r"\d")  # as all times and numbers of frames have
 _SPLIT = re.compile(r"(data|dataset|video)?split(name|type)?|subset|set|partition")
 _IS_OF_SPLIT = re.compile(r"is(train|val|test)(ing|idation)?")  # which its rows are or are not
 _NO = ("", "0", "0.0", "false", "f", "no", "n")
@@ -73,7 +74,7 @@ class Columns:
 
     def note(self, row: Mapping[str, str], where: str) -> None:
         """Look at a row; only where ``is_watched``."""
-        if self._first is None and any(row.get(name, "").strip() for name in self._parts):
+        if self._first is None and any(_DIGIT.search(row.get(name, "")) for name in self._parts):
             self._first = where, {name: row.get(name, "").strip() for name in self._parts}
         if (split := self.split_of(row)) is not None:
             self._values[split] += 1

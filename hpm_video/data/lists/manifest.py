@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -182,6 +183,7 @@ def read_manifest(
     given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
     noted, faults = Labels(given or beside), Faults()
     num_damaged = num_left_out = 0
+    other_status: Counter[str] = Counter()
     names: list[Names] = []
     notes: list[str] = []
     frame_counts, codes, hashes = array("q"), array("q"), array("q")
@@ -190,6 +192,7 @@ def read_manifest(
         data, ends, columns = bytearray(), array("q"), None
         for where, row in read_videos(file, faults):
             if (status := row.get("status", "").strip()) not in ("", "ok", "damaged"):
+                other_status[status] += 1
                 continue
             if status == "damaged":
                 is_used = damaged_share(row, where, faults) <= max_damage
@@ -203,32 +206,61 @@ def read_manifest(
             name = row["path"]
             data += name.encode("utf-8", "surrogateescape")
             ends.append(len(data))
-            hashes.append(hash(os.path.join(start, name)))
+            path = os.path.join(start, name)
+            hashes.append(hash(os.path.normpath(path) if "./" in path or "//" in path else path))
             frame_counts.append(frame_count(row, where, faults))
             label = row.get("label", "").strip() if labels else ""
             codes.append(noted.add(name, label, where))
         if columns is None:
             faults.check()
-            raise ValueError(f"{file} lists no videos (or none with status ok or damaged)")
+            said = f": {_counted(other_status)}" if other_status else ""
+            raise ValueError(f"{file} lists no videos (or none with status ok or damaged){said}")
         columns.find_faults(faults, labels=labels)
         if columns.has_bare_counts:
             claims = np.array(frame_counts[-len(ends) :], dtype=np.int64)
             check_counts(file, start, Names(data, ends), claims, faults)
         notes += filter(None, (columns.unused(), index_fault(file)))
         names.append(Names(data, ends))
+    if other_status:
+        number, said = other_status.total(), _counted(other_status)
+        notes.append(f"{number} videos are left out by their status: {said}")
 
     values, class_names = noted.values(beside, numbers_only=numbers_only, faults=faults)
-    return Manifest(
+    hashed = np.frombuffer(hashes, dtype=np.int64)
+    manifest = Manifest(
         tuple(names),
         tuple(roots),
         values[np.frombuffer(codes, dtype=np.int64)],
         np.frombuffer(frame_counts, dtype=np.int64),
         classes=class_names,
         largest_label_where=[where for _, where in noted.vocabulary.values()][values.argmax()],
-        num_repeated=len(hashes) - len(np.unique(np.frombuffer(hashes, dtype=np.int64))),
+        num_repeated=len(hashed) - len(np.unique(hashed)),
         notes=(*notes, *_damage_notes(num_damaged, num_left_out, max_damage), *noted.notes()),
         lists=tuple(files),
     )
+    if manifest.num_repeated:
+        _check_one_label_each(manifest, hashed)
+    return manifest
+
+
+def _check_one_label_each(manifest: Manifest, hashed: npt.NDArray[np.int64]) -> None:
+    """Raise ValueError where two rows of one video, which have the same hash, differ in label."""
+    order = np.argsort(hashed, kind="stable")
+    same, labels = hashed[order][1:] == hashed[order][:-1], manifest.labels[order]
+    wrong = np.flatnonzero(same & (labels[1:] != labels[:-1]))
+    for place in wrong[:1].tolist():
+        one, other = (
+            shown(manifest.classes[n]) if manifest.classes and n >= 0 else n
+            for n in labels[place : place + 2].tolist()
+        )
+        raise ValueError(
+            f"{manifest.path(int(order[place]))}: a video must have one label, several are not "
+            f"supported yet: rows say {one} and {other} (and {len(wrong) - 1} more such rows)"
+        )
+
+
+def _counted(words: Counter[str]) -> str:
+    return ", ".join(f"{shown(word)} ({count})" for word, count in words.most_common(5))
 
 
 def damaged_share(row: Mapping[str, str], where: str, faults: Faults) -> float:

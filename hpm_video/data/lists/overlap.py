@@ -1,5 +1,6 @@
 """Which videos of a list are those of another, whatever they are called: by path, link or copy."""
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -44,8 +45,8 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
     """How many videos of ``other`` are in ``one`` too.
 
     By their paths, by the file that these lead to, and by content: of files of equal size both ends
-    are compared. Asks the file system about each file once, for about ``most_seconds`` at most;
-    what is not there is left out.
+    are compared. Asks the file system about each file once, and reads no file twice, for about
+    ``most_seconds`` in all; what is not there is left out.
     """
     wanted: dict[str, list[int]] = {}
     for index in range(len(other)):
@@ -58,19 +59,27 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
     with ThreadPoolExecutor(_THREADS) as pool:
         files: dict[tuple[int, int], list[str]] = {}
         sizes: dict[int, list[str]] = {}
+        contents: dict[int, dict[bytes, list[str]]] = {}  # of the files of some sizes
         for path, file, size in _identities(pool, [path for path in wanted if path not in named]):
             files.setdefault(file, []).append(path)
             sizes.setdefault(size, []).append(path)
-        pairs: list[tuple[str, str]] = []
         while files and num_looked_at < len(one) and time.monotonic() < until:
             rows = range(num_looked_at, min(num_looked_at + _CHUNK * _THREADS, len(one)))
             paths = [path for path in _paths(one, rows) if path not in wanted]
+            alike: list[tuple[str, int]] = []
             for path, file, size in _identities(pool, paths):
                 linked.update(files.get(file, ()))
-                pairs += ((path, candidate) for candidate in sizes.get(size, ()))
+                alike += [(path, size)] * (size in sizes)
+            for size in {size for _, size in alike} - contents.keys():
+                contents[size] = {}
+                for path, ends in zip(sizes[size], pool.map(_ends, sizes[size]), strict=True):
+                    if ends is not None:
+                        contents[size].setdefault(ends, []).append(path)
+            for (_, size), ends in zip(alike, pool.map(_ends, (p for p, _ in alike)), strict=True):
+                if ends is not None:
+                    copied.update(contents[size].get(ends, ()))
             num_looked_at = rows.stop
-        pairs = [pair for pair in pairs if pair[1] not in linked]
-        copied.update(path for path, is_copy in pool.map(_is_copy, pairs) if is_copy)
+        copied -= linked
     num_named, num_linked, num_copied = (
         sum(len(wanted[path]) for path in found) for found in (named, linked, copied)
     )
@@ -100,16 +109,13 @@ def _identities_of(paths: list[str]) -> list[_Identity]:
     return found
 
 
-def _is_copy(pair: tuple[str, str]) -> tuple[str, bool]:
-    one, other = map(_ends, pair)
-    return pair[1], one is not None and one == other
-
-
-def _ends(path: str) -> tuple[bytes, bytes] | None:
+def _ends(path: str) -> bytes | None:
+    """A hash of a file's first and last bytes, None where it cannot be read."""
     try:
         with open(path, "rb") as file:
-            head = file.read(_SAMPLE)
+            digest = hashlib.blake2b(file.read(_SAMPLE), digest_size=16)
             file.seek(max(0, os.fstat(file.fileno()).st_size - _SAMPLE))
-            return head, file.read(_SAMPLE)
+            digest.update(file.read(_SAMPLE))
+            return digest.digest()
     except OSError:
         return None

@@ -37,6 +37,8 @@ _ALIASES = {
     **dict.fromkeys(("frames", "total_frames"), "num_frames"),
 }
 _LABEL_NUMBERS = ("label_id", "class_id", "label_index", "class_index", "label_idx", "class_idx")
+_AROUND = ' \t\r\n"\ufeff'  # a column's name; a byte order mark is before a list joined to others
+_COLUMN_NAMES = {"path", "label", "num_frames", *_ALIASES, *_LABEL_NUMBERS}
 _HEADERLESS = {1: ("path",), 2: ("path", "label"), 3: ("path", "num_frames", "label")}
 # The path may hold spaces: it ends where a video's name does. `a b.mp4 120 3` -> a b.mp4, 120, 3
 _SPACED = re.compile(rf"(.*{_SUFFIX})(?:(?:\s+(\d+))?\s+(\S+))?", re.IGNORECASE)
@@ -86,7 +88,7 @@ def read_rows(
                 raise ValueError(f"{path}:{start}: {rule}: is JSON")
             if first.startswith("hpm-video index"):
                 raise ValueError(f"{path} must be a list of videos: is the index of one")
-            delimiter, header = _detect(f"{path}:{start}", first.strip())
+            delimiter, header = _detect(f"{path}:{start}", first.strip(" \r\n"))
             if header is not None:
                 below = _split_lines(path, start + 1, lines, delimiter, noted)
                 yield from _rows_below_header(path, below, header, noted)
@@ -212,7 +214,7 @@ def _fields(line: str, delimiter: str) -> list[str]:
 
 def _column_names(fields: list[str]) -> list[str]:
     """Return the fields as names of columns, common aliases resolved, "" where they have none."""
-    columns = [field.strip().lower() for field in fields]
+    columns = [field.strip(_AROUND).lower() for field in fields]
     given = set(columns)
     named = [_ALIASES.get(c, c) if _ALIASES.get(c) not in given else c for c in columns]
     if "label" not in named and (number := next((c for c in _LABEL_NUMBERS if c in named), None)):
@@ -281,8 +283,16 @@ def _rows_below_header(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     names = [name or (f"column_{i}" if i > 1 else "") for i, name in enumerate(header, start=1)]
     unnamed = [name for name, given in zip(names, header, strict=True) if name and not given]
-    width = len(names)
+    width, place = len(names), names.index("path")
     for number, fields in lines:
+        if width > 1 and "".join(fields[place : place + 1]).strip(_AROUND).lower() in _COLUMN_NAMES:
+            again = _column_names(fields)
+            if again == header:  # of a list that was joined to the first by cat
+                continue
+            if "path" in again and _COLUMN_NAMES.issuperset(again):
+                rule = "must have the columns of the first: give joined lists one by one"
+                faults.add("header", f"{path}:{number}", f"header ({shown(str(fields))}) {rule}")
+                continue
         if len(fields) != width and (any(fields[width:]) or len(fields) < width):
             rule = f"{len(fields)} columns, expected {width}, as in the header"
             faults.add("width", f"{path}:{number}", rule)

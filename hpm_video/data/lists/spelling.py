@@ -68,6 +68,7 @@ def _spellings(name: str) -> Iterator[str]:
     """Other spellings of a path, the likelier first; forms of Unicode are left to `_found`."""
     yield name
     yield name.strip()
+    yield name.strip("\ufeff")  # before the first row of a list that was joined to another
     slashed = name.strip().replace("\\", "/")
     yield slashed
     yield as_text(slashed)
@@ -75,7 +76,7 @@ def _spellings(name: str) -> Iterator[str]:
 
 def _found(folder: str, name: str) -> str | None:
     """The path of a name below a folder, each part of it in either form of Unicode, if there."""
-    path = folder
+    path = "/" if name.startswith("/") else folder
     for part in name.split("/"):
         forms = dict.fromkeys((part, normalize("NFC", part), normalize("NFD", part)))
         paths = (os.path.join(path, form) if part else path for form in forms)

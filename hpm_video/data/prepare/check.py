@@ -7,7 +7,7 @@ end, at once. Neither the rows nor the verdicts of a long list are ever in memor
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
 
 Rows = list[dict[str, str]]
+_CheckedRow = tuple[dict[str, str], bytes | None]  # with its table of frames
 Video = tuple[str, bytes | None]  # a path, and its table in an index
 
 # Any other status is the user's own word for a video to be left out, and stays
@@ -90,7 +91,8 @@ def check_manifest(
 
     Args:
         manifest: any list that `read_rows` reads.
-        output: where to write, by default over the list itself.
+        output: where to write, by default over the list itself. In another folder, and without
+            ``root``, paths are written so that they lead to the same files from there.
         root: folder where relative paths start, by default that of the list.
         quick: decode only the head, the tail and a few places between.
         num_workers: videos decoded at once.
@@ -102,16 +104,25 @@ def check_manifest(
     """
     check_settings(num_workers=num_workers, timeout_s=timeout_s)
     inspect, manifest = Inspect(quick), Path(manifest)
+    if manifest.exists() and not (manifest.is_file() or manifest.is_dir()):
+        raise ValueError(
+            f"{manifest} must be a file, which is read again at the end: hpm-video data list "
+            f"--manifest {manifest} -o FILE makes one"
+        )
     identity = file_identity(str(manifest))
     start = os.path.abspath(root if root is not None else manifest.parent)
     columns: dict[str, None] = {}
     due: dict[str, str] = {}  # path -> the name of the video in the list
+    spelled: dict[str, str] = {}  # a name in the list -> the path, where that is spelled otherwise
     first: list[str] = []
     for _, row in read_videos(manifest):
         first = first or list(row)
         columns |= dict.fromkeys(row)
         if _is_due(row):
-            due.setdefault(as_on_disk(start, row["path"]), row["path"])
+            name = row["path"]
+            if (path := as_on_disk(start, name)) != os.path.join(start, name):
+                spelled[name] = path
+            due.setdefault(path, name)
     output = Path(output) if output is not None else manifest
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output ({output}) must be a file in a folder that exists")
@@ -143,8 +154,10 @@ def check_manifest(
             )
         original = keep_original(manifest) if is_over and not _is_ours(manifest) else None
         with new_frame_index(index_beside(output)) as index:
-            rows = _checked_rows(manifest, start, journal, index)
-            write_csv(output, header, ([row.get(column) for column in header] for row in rows))
+            rows = _checked_rows(manifest, start, spelled, journal)
+            if root is None and not output.parent.samefile(manifest.parent):
+                rows = _moved(rows, start, output.parent)
+            write_csv(output, header, _with_tables(rows, header, index))
         journal.remove()
     return Checked(output, original, num_before, num_outdated)
 
@@ -178,17 +191,33 @@ def _is_due(row: Mapping[str, str]) -> bool:
 
 
 def _checked_rows(
-    manifest: Path, start: str, journal: Journal, index: FrameIndexWriter
-) -> Iterator[dict[str, str]]:
-    """The rows of a list with what was found out; tables of frames are added to the index."""
+    manifest: Path, start: str, spelled: Mapping[str, str], journal: Journal
+) -> Iterator[_CheckedRow]:
+    """The rows of a list with what was found out."""
     for _, row in read_videos(manifest):
         if _is_due(row):
-            verdict = Verdict.from_entry(journal.entries[as_on_disk(start, row["path"])])
-            if verdict.table is not None:
-                index.add(row["path"], verdict.table)
-            yield {**row, **verdict_columns(verdict)}
+            path = spelled.get(row["path"]) or os.path.join(start, row["path"])
+            verdict = Verdict.from_entry(journal.entries[path])
+            yield {**row, **verdict_columns(verdict)}, verdict.table
         else:
-            yield row
+            yield row, None
+
+
+def _moved(rows: Iterable[_CheckedRow], start: str, folder: Path) -> Iterator[_CheckedRow]:
+    """The rows with paths that lead to the same files from the list's new folder."""
+    base = os.path.join(os.path.abspath(folder), "")
+    for row, table in rows:
+        yield {**row, "path": os.path.join(start, row["path"]).removeprefix(base)}, table
+
+
+def _with_tables(
+    rows: Iterable[_CheckedRow], header: Sequence[str], index: FrameIndexWriter
+) -> Iterator[list[str | None]]:
+    """The values of the rows; tables of frames are added to the index."""
+    for row, table in rows:
+        if table is not None:
+            index.add(row["path"], table)
+        yield [row.get(column) for column in header]
 
 
 def _inspect_all(

@@ -25,7 +25,7 @@ from hpm_video.data.lists.manifest import (
     read_manifest,
     write_manifest,
 )
-from hpm_video.data.lists.rows import INTEGER, read_rows, read_videos, shown
+from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
@@ -136,7 +136,8 @@ def list_folder(
     """
     tree = VideoTree(folder)
     _check_output(output, ())
-    parts = [os.path.relpath(path, folder).split(os.sep) for path in tree.videos]
+    paths = [*tree.videos, *tree.dangling]
+    parts = [os.path.relpath(path, folder).split(os.sep) for path in paths]
     folders = {part[0] for part in parts if len(part) > 1}
     if not parts:
         raise ValueError(f"{folder} must hold videos in a folder per class: has none")
@@ -165,15 +166,19 @@ def list_folder(
         )
     rows: list[Row] = [
         {"path": os.path.abspath(path), "label": numbers[part[0]] if folders else None}
-        for path, part in zip(tree.videos, parts, strict=True)
+        for path, part in zip(paths, parts, strict=True)
     ]
+    rows, missing = rows[: len(tree.videos)], rows[len(tree.videos) :]
     notes = []
+    if folders and (without := tree.folders_without_videos):
+        notes.append(f"{len(without)} folders have no video: {first_few(without, 5)}")
     if skipped := tree.num_others + len(tree.texts):
         notes.append(f"{skipped} other files were left out")
     names = known.names if folders else ()
     source = f"in {folder}"
+    missing = [{**row, "status": "missing"} for row in missing]
     return _write_list(
-        output, rows, [], classes=names, source=source, notes=notes, say_of_labels=True
+        output, rows, missing, classes=names, source=source, notes=notes, say_of_labels=True
     )
 
 
@@ -301,7 +306,10 @@ def _write_list(
         )
     base = os.path.join(os.path.abspath(output.parent), "")
     # What lies below the manifest may be moved with it
-    written = [{**row, "path": str(row["path"]).removeprefix(base)} for row in rows]
+    written, absent = (
+        [{**row, "path": str(row["path"]).removeprefix(base)} for row in some]
+        for some in (rows, missing)
+    )
     classes_file, missing_file = output.parent / "classes.txt", _missing_file(output)
     with _staged(output) as staged:
         if classes and classes_file.is_file():
@@ -311,7 +319,7 @@ def _write_list(
         elif classes_file.is_file():
             classes = read_classes(classes_file).names
         if missing:
-            write_manifest(_missing_file(staged), missing)
+            write_manifest(_missing_file(staged), absent)
         write_manifest(staged, written)
         manifest = read_manifest(staged, root=str(output.parent), classes=classes)
         if unlabelled := sum(row["label"] is None for row in rows):
@@ -323,7 +331,7 @@ def _write_list(
             notes.append(str(error).replace(str(staged), str(output)))
         if say_of_labels:
             notes += label_notes(manifest)
-        if output.exists() and _says_more(output, [*written, *missing]):
+        if output.exists() and _says_more(output, [*written, *absent]):
             notes.append(f"the list that was there is kept as {keep_original(output)}")
     if not missing:
         missing_file.unlink(missing_ok=True)

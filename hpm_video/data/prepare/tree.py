@@ -23,13 +23,14 @@ class VideoTree:
         self.videos: list[str] = []  # paths, joined to the folder, in the order of their names
         self.texts: list[str] = []  # the same of csv, json and txt files
         self.num_others = 0  # files of other kinds
+        self.dangling: list[str] = []  # links named like videos, to files that are not there
         if not os.path.exists(folder):
             raise FileNotFoundError(f"{folder} does not exist (expected a folder of videos)")
         if not os.path.isdir(folder):
             raise ValueError(f"{folder} must be a folder of videos")
-        for path in _files_below(self.folder):
+        for path, is_there in _files_below(self.folder):
             if is_video_name(path):
-                self.videos.append(path)
+                (self.videos if is_there else self.dangling).append(path)
             elif path.lower().endswith(_TEXT_SUFFIXES):
                 self.texts.append(path)
             else:
@@ -37,6 +38,17 @@ class VideoTree:
         self._by_stem: dict[str, list[str]] = {}
         for path in self.videos:
             self._by_stem.setdefault(_stem(path), []).append(path)
+
+    @property
+    def folders_without_videos(self) -> list[str]:
+        """The names of folders right in this one, and of links to nothing, that hold no video."""
+        start = len(os.path.join(self.folder, ""))
+        used = {path[start:].split(os.sep)[0] for path in (*self.videos, *self.dangling)}
+        return sorted(
+            entry.name
+            for entry in _entries(self.folder)
+            if entry.name not in used and (entry.is_dir() or _is_dangling(entry))
+        )
 
     def find(self, name: str, *, folder: str = "") -> str | None:
         """Return the path of a video whatever its folder and kind, or None.
@@ -61,21 +73,38 @@ def _plain(text: str) -> str:
     return "".join(filter(str.isalnum, text)).casefold()
 
 
-def _files_below(folder: str) -> Iterator[str]:
-    """Yield regular files, links followed, each folder once even where links make a loop."""
+def _files_below(folder: str) -> Iterator[tuple[str, bool]]:
+    """Yield regular files and True, links to nothing and False.
+
+    Each folder is gone through once, even where links make a loop: under its own name where it has
+    one here, else under that of the first link to it.
+    """
     visited: set[tuple[int, int]] = set()
-    waiting = [folder]
-    while waiting:
-        current = waiting.pop()
-        try:
-            status = os.stat(current)
-            if (status.st_dev, status.st_ino) in visited:
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            with os.scandir(current) as entries:
-                shown_entries = [e for e in entries if not e.name.startswith(".")]
-        except OSError as error:
-            raise ValueError(f"{shown(current)} cannot be read: {error.strerror}") from error
-        shown_entries.sort(key=lambda entry: entry.name)
-        waiting += [entry.path for entry in reversed(shown_entries) if entry.is_dir()]
-        yield from (entry.path for entry in shown_entries if entry.is_file())
+    waiting, links = [folder], list[str]()
+    while waiting or links:
+        current = waiting.pop() if waiting else links.pop(0)
+        status = os.stat(current)
+        if (status.st_dev, status.st_ino) in visited:
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        entries = _entries(current)
+        folders = [entry for entry in entries if entry.is_dir()]
+        waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
+        links += [entry.path for entry in folders if entry.is_symlink()]
+        for entry in entries:
+            if (is_there := entry.is_file()) or _is_dangling(entry):
+                yield entry.path, is_there
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What lies in a folder, apart from hidden files, in the order of the names."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ValueError(f"{shown(folder)} cannot be read: {error.strerror}") from error
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def _is_dangling(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)

@@ -101,7 +101,15 @@ class FrameTable:
             status = os.stat(path)
         except (OSError, ValueError):
             return False
-        return (status.st_size, status.st_mtime_ns) == (self.num_bytes, self.mtime_ns)
+        return self.fits_identity(status.st_size, status.st_mtime_ns)
+
+    def fits_identity(self, num_bytes: int, mtime_ns: int) -> bool:
+        """Whether a file of this size and time of change is the one this tells of.
+
+        tar, scp -p, and file systems other than that of the check keep a time in coarser steps.
+        """
+        kept = {self.mtime_ns - self.mtime_ns % step for step in (1, 100, 10**3, 10**6, 10**9)}
+        return num_bytes == self.num_bytes and mtime_ns in kept
 
     def to_bytes(self) -> bytes:
         """Return this in as few bytes as is easy: some hundreds for a clip of ten seconds."""

@@ -218,7 +218,7 @@ def open_video(
         return video
     try:
         known = FrameTable.from_bytes(table) if table is not None else None
-        stale = known is not None and (known.num_bytes, known.mtime_ns) != (size, mtime)
+        stale = known is not None and not known.fits_identity(size, mtime)
     except ValueError:  # the index is damaged
         known, stale = None, True
     reason = "an index that is out of date or damaged (hpm-video data check renews it)"
