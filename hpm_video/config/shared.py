@@ -60,7 +60,9 @@ class DataConfig:
     root: str | None = setting(None, "where relative paths start; default: each list's own folder")
     num_frames: int = setting(16, "frames of a clip")
     frame_stride: int = setting(2, "frames from one frame of a dense clip to the next")
-    sampling: values.Sampling = setting("dense", "one window, or a frame of each segment")
+    sampling: values.Sampling = setting(
+        "dense", "one window, or a frame of each segment; videomae_...: the published rules"
+    )
     crop: values.Crop = setting("multi_scale", "kind of random crop")
     crop_size: int = setting(224, "side of a clip in pixels")
     crop_on: values.CropOn = setting("workers", "device: workers only decode")

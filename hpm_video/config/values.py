@@ -9,7 +9,7 @@ Parallel = Literal["ddp", "fsdp"]
 
 # Data
 Decoder = Literal["decord", "torchcodec", "pyav"]
-Sampling = Literal["dense", "uniform"]
+Sampling = Literal["dense", "uniform", "videomae_pretrain", "videomae_kinetics", "videomae_ssv2"]
 Crop = Literal["multi_scale", "random_resized"]
 CropOn = Literal["workers", "device"]
 

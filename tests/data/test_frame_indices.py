@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from hpm_video.config import DataConfig
+from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import frame_indices as clips
 
 
@@ -96,3 +98,111 @@ def test_uniform_views_divide_the_segments() -> None:
     # with as many clips as a segment has frames, every frame is seen once
     everything = clips.uniform_view_indices(30, clip_frames=6, num_clips=5)
     assert sorted(everything.ravel().tolist()) == list(range(30))
+
+
+LENGTHS = range(1, 701)
+
+
+def _slow_window(num_frames: int, start: int) -> list[int]:
+    """Published pre-training, 16 x 4: step on only while more than one frame is left."""
+    frames = [start]
+    while len(frames) < 16:
+        following = frames[-1] + 4
+        frames.append(following if following + 1 < num_frames else frames[-1])
+    return frames
+
+
+def _slow_kinetics(num_frames: int, start: int) -> list[int]:
+    """Published fine-tuning, 16 x 4: from a start to 64 frames later, both ends included."""
+    frames = []
+    if num_frames > 64:
+        for k in range(16):
+            frames.append(min(start + 64 * k // 15, start + 63))
+        return frames
+    values = num_frames // 4
+    for k in range(values):
+        place = k * num_frames // (values - 1) if values > 1 else 0
+        frames.append(min(place, num_frames - 1))
+    while len(frames) < 16:
+        frames.append(num_frames - 1)
+    return frames
+
+
+def test_published_windows_of_pretraining() -> None:
+    for num_frames in LENGTHS:
+        for start in {0, max(num_frames - 64, 0) // 3, max(num_frames - 64, 0)}:
+            found = clips.videomae_window(num_frames, clip_frames=16, stride=4, start=start)
+            assert found.tolist() == _slow_window(num_frames, start), (num_frames, start)
+
+
+def test_published_frames_of_kinetics() -> None:
+    for num_frames in LENGTHS:
+        for start in {0, max(num_frames - 64, 0) // 3, max(num_frames - 65, 0)}:
+            found = clips.videomae_kinetics_indices(
+                num_frames, clip_frames=16, stride=4, start=start
+            )
+            assert found.tolist() == _slow_kinetics(num_frames, start), (num_frames, start)
+    gaps = np.diff(clips.videomae_kinetics_indices(300, clip_frames=16, stride=4, start=7))
+    assert set(gaps.tolist()) == {4, 5} and gaps.sum() == 63
+
+
+class _Offsets:
+    """In place of a random generator: offsets that are given."""
+
+    def __init__(self, offsets: list[int]) -> None:
+        self.offsets = offsets
+
+    def integers(self, below: int, size: int) -> np.ndarray:
+        assert size == len(self.offsets) and max(self.offsets) < below
+        return np.array(self.offsets)
+
+
+def test_published_frames_of_ssv2() -> None:
+    drawn = np.random.default_rng(3)
+    for num_frames in LENGTHS:
+        length = num_frames // 16
+        offsets = drawn.integers(max(length, 1), size=16).tolist()
+        expected = []
+        for k in range(16):
+            expected.append(k * length + offsets[k] if length else 0)
+        found = clips.random_videomae_ssv2_indices(
+            num_frames, clip_frames=16, rng=_Offsets(offsets)
+        )
+        assert found.tolist() == expected
+    of_45 = [clips.random_videomae_ssv2_indices(45, clip_frames=16, rng=drawn) for _ in range(2000)]
+    assert np.unique(of_45).tolist() == list(range(32))  # the last 13 are never seen
+
+
+def test_published_starts_are_equally_likely() -> None:
+    rng = np.random.default_rng(4)
+    window = [
+        clips.random_videomae_window(70, clip_frames=16, stride=4, rng=rng)[0] for _ in range(3000)
+    ]
+    kinetics = [
+        clips.random_videomae_kinetics_indices(70, clip_frames=16, stride=4, rng=rng)[0]
+        for _ in range(3000)
+    ]
+    for starts, number in ((window, 7), (kinetics, 6)):  # 70 - 64 = 6: of a window one more
+        counts = np.bincount(starts)
+        assert len(counts) == number and counts.min() > 3000 / number * 0.8
+
+
+@pytest.mark.parametrize("num_clips", [2, 3, 5])
+def test_published_views(num_clips: int) -> None:
+    kinetics = DataConfig(num_frames=16, frame_stride=4, sampling="videomae_kinetics")
+    ssv2 = DataConfig(num_frames=16, sampling="videomae_ssv2")
+    for num_frames in LENGTHS:
+        thinned = list(range(0, num_frames, 4))
+        while len(thinned) < 16:
+            thinned.append(thinned[-1])
+        expected = []
+        for k in range(num_clips):
+            start = k * (len(thinned) - 16) // (num_clips - 1)
+            expected.append(thinned[start : start + 16])
+        found = view_indices(num_frames, kinetics, num_clips=num_clips)
+        assert found.tolist() == expected
+        if num_clips == 2:  # middles and starts of segments of any length
+            middles = [(2 * k + 1) * num_frames // 32 for k in range(16)]
+            starts = [k * num_frames // 16 for k in range(16)]
+            found = view_indices(num_frames, ssv2, num_clips=2)
+            assert found.tolist() == [middles, starts]

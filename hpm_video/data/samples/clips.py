@@ -21,6 +21,17 @@ from hpm_video.data.samples.augment import augment
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import Video, VideoReadError, open_video, reading
 
+# Which frames are drawn, by data.sampling
+_OF_A_WINDOW = {
+    "dense": frame_indices.random_dense_indices,
+    "videomae_pretrain": frame_indices.random_videomae_window,
+    "videomae_kinetics": frame_indices.random_videomae_kinetics_indices,
+}
+_OF_SEGMENTS = {
+    "uniform": frame_indices.random_uniform_indices,
+    "videomae_ssv2": frame_indices.random_videomae_ssv2_indices,
+}
+
 # An isolated broken file is replaced; this many in a row mean that the data are not there
 MAX_UNREADABLE_IN_A_ROW = 20
 
@@ -141,13 +152,11 @@ class ClipReader:
         return box, self.data.flip and bool(rng.random() < 0.5)
 
     def _indices(self, num_frames: int, rng: np.random.Generator) -> frame_indices.Indices:
-        length = self.data.num_frames
-        if self.data.sampling == "dense":
-            return frame_indices.random_dense_indices(
-                num_frames, clip_frames=length, stride=self.data.frame_stride, rng=rng
-            )
-        assert self.data.sampling == "uniform", self.data.sampling
-        return frame_indices.random_uniform_indices(num_frames, clip_frames=length, rng=rng)
+        length, stride = self.data.num_frames, self.data.frame_stride
+        if (segments := _OF_SEGMENTS.get(self.data.sampling)) is not None:
+            return segments(num_frames, clip_frames=length, rng=rng)
+        window = _OF_A_WINDOW[self.data.sampling]
+        return window(num_frames, clip_frames=length, stride=stride, rng=rng)
 
 
 class ClipDataset(Dataset[ClipSample]):

@@ -85,10 +85,15 @@ class ViewDataset(Dataset[ViewSample]):
 
 def view_indices(num_frames: int, data: DataConfig, *, num_clips: int) -> frame_indices.Indices:
     """Return the (num_clips, T) frames of the views of a video of `num_frames`."""
-    length = data.num_frames
-    if data.sampling == "dense":
-        return frame_indices.dense_view_indices(
-            num_frames, clip_frames=length, stride=data.frame_stride, num_clips=num_clips
+    length, stride = data.num_frames, data.frame_stride
+    if data.sampling in ("uniform", "videomae_ssv2"):  # which agree in this
+        return frame_indices.uniform_view_indices(
+            num_frames, clip_frames=length, num_clips=num_clips
         )
-    assert data.sampling == "uniform", data.sampling
-    return frame_indices.uniform_view_indices(num_frames, clip_frames=length, num_clips=num_clips)
+    views = frame_indices.dense_view_indices(
+        num_frames, clip_frames=length, stride=stride, num_clips=num_clips
+    )
+    if data.sampling == "dense":
+        return views
+    # As published: a video too short repeats the last frame of the thinned-out one
+    return np.minimum(views, (num_frames - 1) // stride * stride)

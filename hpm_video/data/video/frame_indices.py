@@ -3,6 +3,9 @@
 Every function returns int64 indices into a video of `num_frames` >= 1 frames. A dense clip is one
 window with a frame every `stride` frames, and past the end of the video the last frame repeats. A
 uniform clip cuts the whole video into `clip_frames` equal segments and takes one frame of each.
+
+The `videomae_...` functions are the rules of VideoMAE's released code (arXiv 2203.12602), frame for
+frame. docs/method.md says where they differ from ours.
 """
 
 import numpy as np
@@ -40,6 +43,64 @@ def random_uniform_indices(
     assert num_frames > 0
     times = (np.arange(clip_frames) + rng.random(clip_frames)) * (num_frames / clip_frames)
     return np.minimum(times.astype(np.int64), num_frames - 1)  # rounding may reach the very end
+
+
+def videomae_window(num_frames: int, *, clip_frames: int, stride: int, start: int) -> Indices:
+    """Return the published (clip_frames,) window of pre-training that begins at frame `start`.
+
+    Its next frame is taken only while one more follows; else the one taken last repeats.
+    """
+    steps = max(num_frames - 2 - start, 0) // stride
+    return start + stride * np.minimum(np.arange(clip_frames), steps)
+
+
+def random_videomae_window(
+    num_frames: int, *, clip_frames: int, stride: int, rng: np.random.Generator
+) -> Indices:
+    """Return a `videomae_window`, which begins at most clip_frames * stride before the end."""
+    start = int(rng.integers(max(num_frames - clip_frames * stride, 0) + 1))
+    return videomae_window(num_frames, clip_frames=clip_frames, stride=stride, start=start)
+
+
+def videomae_kinetics_indices(
+    num_frames: int, *, clip_frames: int, stride: int, start: int
+) -> Indices:
+    """Return the published (clip_frames,) frames of a fine-tuning on Kinetics, from `start` on.
+
+    They go from the first to the last of a window's clip_frames * stride frames, in gaps of
+    `stride` or one more. A video that is no longer than a window is gone through in gaps like
+    these from 0, whatever `start` is, and its last frame repeats.
+    """
+    span = clip_frames * stride
+    if num_frames > span:
+        ramp = np.linspace(start, start + span, clip_frames)
+        return np.minimum(ramp, start + span - 1).astype(np.int64)
+    ramp = np.full(clip_frames, float(num_frames))
+    ramp[: num_frames // stride] = np.linspace(0, num_frames, num_frames // stride)
+    return np.minimum(ramp, num_frames - 1).astype(np.int64)
+
+
+def random_videomae_kinetics_indices(
+    num_frames: int, *, clip_frames: int, stride: int, rng: np.random.Generator
+) -> Indices:
+    """Return `videomae_kinetics_indices` from a random start, never that of the last window."""
+    start = int(rng.integers(max(num_frames - clip_frames * stride, 1)))
+    return videomae_kinetics_indices(
+        num_frames, clip_frames=clip_frames, stride=stride, start=start
+    )
+
+
+def random_videomae_ssv2_indices(
+    num_frames: int, *, clip_frames: int, rng: np.random.Generator
+) -> Indices:
+    """Return the published (clip_frames,) frames of a fine-tuning on Something-Something V2.
+
+    One random frame of each of clip_frames segments of whole frames: what is left over at the end
+    of the video is never seen. A video of fewer frames than segments gives its first frame alone.
+    """
+    length = num_frames // clip_frames
+    offsets = rng.integers(max(length, 1), size=clip_frames)
+    return np.arange(clip_frames) * length + offsets
 
 
 def dense_view_indices(
