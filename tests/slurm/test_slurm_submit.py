@@ -15,6 +15,7 @@ from pathlib import Path
 
 import fake_slurm
 import pytest
+import submitit
 import yaml
 
 import hpm_video
@@ -1304,6 +1305,24 @@ def test_debug_runs_here_and_now(
     assert main(["submit", *arguments, "--cluster", "debug", "--gpus-per-node", "0"]) == 0
     assert read_records(tmp_path / "run")[-1]["step"] == 6
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["optim"]["epochs"] == 1
+
+
+def test_a_job_in_the_background_has_a_secret_too(
+    tmp_path: Path, pretrain_arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def submit(executor: submitit.LocalExecutor, job: object) -> None:
+        found.append(os.environ[VARIABLE])
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(submitit.LocalExecutor, "submit", submit)
+    monkeypatch.setenv(VARIABLE, "of another job" * 4)
+    words = ["--cluster", "local", "--gpus-per-node", "0"]
+    for name in ("one", "two"):
+        with pytest.raises(RuntimeError, match="enough"):
+            main(["submit", *pretrain_arguments(tmp_path / name), *words])
+    assert len({*found, os.environ[VARIABLE]}) == 3
 
 
 def test_local_runs_in_the_background(
