@@ -43,6 +43,7 @@ _HEADERLESS = {1: ("path",), 2: ("path", "label"), 3: ("path", "num_frames", "la
 # The path may hold spaces: it ends where a video's name does. `a b.mp4 120 3` -> a b.mp4, 120, 3
 _SPACED = re.compile(rf"(.*{_SUFFIX})(?:(?:\s+(\d+))?\s+(\S+))?", re.IGNORECASE)
 _SPACED_QUOTED = re.compile(r'("(?:[^"]|"")+")(?:(?:\s+("?\d+"?))?\s+("[^"]*"|\S+))?')
+_SMALL = 1 << 26  # bytes of a list whose lines may be as long as it is
 _LONGEST_LINE = 1 << 20  # csv.reader takes fields of 131,072 characters
 _VIDEO_NAME = re.compile(rf".+{_SUFFIX}", re.IGNORECASE | re.DOTALL)
 _NAMES_A_VIDEO = re.compile(rf"{_SUFFIX}(?![^\s,;\"'])", re.IGNORECASE)
@@ -74,7 +75,8 @@ def read_rows(
         raise FileNotFoundError(f"{path} does not exist (expected a list of videos)")
     try:
         with open_text(path) as file:
-            lines = _bounded(path, file)
+            is_small = os.fstat(file.fileno()).st_size <= _SMALL
+            lines = iter(file) if is_small else _bounded(path, file)
             numbered = enumerate(lines, start=1)
             content = ((n, line) for n, line in numbered if line.strip() and not _is_comment(line))
             start, first = next(content, (1, ""))
