@@ -36,7 +36,7 @@ from hpm_video.data.lists.frame_index import index_beside
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
-from hpm_video.data.video.limits import READING
+from hpm_video.data.video.limits import WRITING
 from hpm_video.runtime.workers import run_killable
 
 _CODECS = {
@@ -213,7 +213,7 @@ def inspect(path: str) -> str:
 def _inspect_all(folder: Path, workers: int) -> Iterator[tuple[str, str]]:
 
     paths = sorted(str(p) for p in folder.iterdir() if p.suffix[1:] in _WEIGHTS)
-    outcomes = run_killable(inspect, paths, num_workers=workers, timeout_s=_LIMIT_S, limits=READING)
+    outcomes = run_killable(inspect, paths, num_workers=workers, timeout_s=_LIMIT_S, limits=WRITING)
     for path, outcome in outcomes:
         yield path, outcome if isinstance(outcome, str) else str(outcome)
 

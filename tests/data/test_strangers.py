@@ -296,6 +296,16 @@ def test_packets_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "must be at most 11" in inspect_video(str(path)).reason
 
 
+def test_a_file_in_which_decoding_can_begin_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage that was found by chance left no keyframe, but frames that decode."""
+    path = write_indexed_video(tmp_path / "a.ts", 12)
+    monkeypatch.setattr(tables, "_is_start", lambda *_: False)
+    verdict = inspect_video(str(path))
+    assert (verdict.status, verdict.num_frames) == ("ok", 12), verdict.reason
+
+
 def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     (tmp_path / "bomb.gif").write_bytes(bomb())
     child = os.fork()

@@ -372,7 +372,7 @@ def _tried_starts(path: str, noted: _Packets, table: FrameTable) -> dict[int, in
     # What a decoder remembers in spite of being flushed must not help: so each is a new one
     container, stream = demux.open_video(path)
     context: av.VideoCodecContext = stream.codec_context
-    step = -(-len(noted.starts) // _MOST_TRIED)
+    step = max(1, -(-len(noted.starts) // _MOST_TRIED))
     candidates, found = set(noted.starts[::step]), {0: 0}
     begin, number, group = 0, 0, list[_Mark]()
     for place, packet in enumerate(chain(demux.packets(container, stream), [None])):
