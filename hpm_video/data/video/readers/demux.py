@@ -36,6 +36,8 @@ def open_container(source: str | BinaryIO) -> av.container.InputContainer:
 def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Open a file and choose its track: the one that FFmpeg calls best, no attached pictures.
 
+    Close the container: nothing else does so soon, as it and its streams hold each other.
+
     Raises UnreadableError: there is no video in it.
     """
     if _is_playlist(path):
@@ -49,11 +51,22 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
         # The work is shared out by clips, not by frames
         stream.codec_context.thread_count = 1
     except AttributeError as error:  # no context
+        container.close()
         raise UnreadableError("has video of an unknown kind") from error
+    except UnreadableError:
+        container.close()
+        raise
     for other in container.streams:
         if other.index != stream.index and hasattr(other, "discard"):
             other.discard = av.stream.Discard.all  # where that is known, it is not even read
     return container, stream
+
+
+def new_decoder(path: str) -> av.VideoCodecContext:
+    """A decoder for a file's video that has decoded nothing yet."""
+    container, stream = open_video(path)
+    with container:
+        return stream.codec_context
 
 
 def _is_playlist(path: str) -> bool:
