@@ -1,11 +1,16 @@
+import gc
+import os
 import pickle
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from damage import flip_bytes
 from videos import frame_numbers, write_indexed_video
 
+from hpm_video.data.prepare.verdict import inspect_video
+from hpm_video.data.video import frames
 from hpm_video.data.video.frames import VideoReadError, open_video, read_frames
 
 
@@ -115,3 +120,31 @@ def test_error_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(VideoReadError("a b.mp4", "broken")))
     assert isinstance(error, VideoReadError)
     assert (error.path, error.reason, str(error)) == ("a b.mp4", "broken", "a b.mp4: broken")
+
+
+def test_files_are_closed_without_the_garbage_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process has 256 to 1024 files at once, and a collection may be thousands of clips away."""
+    paths = [tmp_path / name for name in ("long.mp4", "short.mp4", "irregular.avi", "text.mp4")]
+    monkeypatch.setattr(frames, "_LONG", 40)
+    write_indexed_video(paths[0], 60, size=(32, 32))
+    write_indexed_video(paths[1], 30, size=(32, 32))
+    write_indexed_video(paths[2], 60, codec="mpeg4", size=(32, 32))
+    flip_bytes(paths[2], paths[2], 20, seed=1, start=9000)
+    paths[3].write_text("no video")
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(8):
+            for path in paths[:3]:
+                os.utime(path, (number, number))  # so that none is known
+                table = inspect_video(str(path)).table
+                for known in (table, None):
+                    open_video(path, "pyav", table=known).read([7, 3])
+            with pytest.raises(VideoReadError):
+                open_video(paths[3], "pyav")
+        assert len(os.listdir("/proc/self/fd")) <= before + 16  # the long ones that stay open
+    finally:
+        gc.enable()

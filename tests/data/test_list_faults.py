@@ -461,6 +461,7 @@ def test_rows_have_one_width(tmp_path: Path) -> None:
     [
         (["left", "Left", "up"], None, "classes 'Left' and 'left' differ only by case or blanks"),
         (["turn left", "turn_left", "up"], None, "differ only by case or blanks"),
+        (["left", "left\u200b", "up"], None, "differ only by case or blanks"),
         (["1", "2", "3"], None, "labels begin at 1"),
         (["left", "up"], "left\nright\nup\n", "1 of 3 classes have no video: right"),
         (["left", "left"], None, "all videos have one label (0)"),

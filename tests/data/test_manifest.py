@@ -8,6 +8,7 @@ import pytest
 from hpm_video.data.lists.manifest import (
     COLUMNS,
     Manifest,
+    check_labels,
     read_manifest,
     write_manifest,
 )
@@ -458,3 +459,20 @@ def test_damaged_videos_are_used_up_to_a_share(tmp_path: Path) -> None:
     path.write_text("path,num_frames,status,damaged\na.mp4,9,damaged,some\n")
     with pytest.raises(ValueError, match=r"list.csv:2: damaged \(some\) must be an integer"):
         read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (
+            [0, -1, 1, -1],
+            r"label \(none\) of .*b.mp4 must be in \[0, 1\], .*leave its row out \(and 1",
+        ),
+        ([1, 2, 1, 1], r"label \(2\) of .*b.mp4 .*the model: labels count from 0, and none is 0$"),
+        ([0, 2, 2, 1], r"label \(2\) of .*b.mp4 .*: labels count from 0 \(and 1 more rows\)$"),
+    ],
+)
+def test_labels_that_a_model_does_not_have(tmp_path: Path, labels: list[int], said: str) -> None:
+    rows = "".join(f"{name}.mp4,{label}\n" for name, label in zip("abcd", labels, strict=True))
+    with pytest.raises(ValueError, match=said):
+        check_labels(read_manifest(_list(tmp_path, rows)), 2)

@@ -506,7 +506,7 @@ def test_what_another_decoder_reads_is_said_once(
         tmp_path / "toy", num_videos=4, size=32, num_frames=12, formats=("avi",)
     )
     assert main(pretrain_arguments(tmp_path / "run", f"data.manifest={videos}")) == 0
-    said = (tmp_path / "run" / "log.txt").read_text().count("read with PyAV")
+    said = (tmp_path / "run" / "log.txt").read_text().count("decoded with PyAV")
     assert said == 1
 
 

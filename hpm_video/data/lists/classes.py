@@ -117,7 +117,8 @@ def similar_classes(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _loosely(name: str) -> str:
-    return re.sub(r"[\s_]+", "", same_name(name)).casefold()
+    shown_ones = (c for c in same_name(name) if c.isprintable())  # and no blank without width
+    return re.sub(r"[\s_]+", "", "".join(shown_ones)).casefold()
 
 
 class Labels:

@@ -380,11 +380,19 @@ def check_labels(
     ``classes_of`` and ``place``, such as " in --val", say in the message what is compared.
     """
     labels = manifest.labels
-    for index in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1].tolist():
-        label = "none" if labels[index] < 0 else labels[index]
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    for index in wrong[:1].tolist():
+        if labels[index] < 0:
+            label, advice = "none", "give it one, or leave its row out"
+        else:
+            label, advice = (
+                str(labels[index]),
+                "labels count from 0" + ", and none is 0" * (0 not in labels),
+            )
+        more = f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
         raise ValueError(
             f"label ({label}) of {manifest.path(index)}{place} must be in [0, {num_classes - 1}], "
-            f"the classes of {classes_of}"
+            f"the classes of {classes_of}: {advice}{more}"
         )
 
 

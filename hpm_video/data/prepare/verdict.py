@@ -162,11 +162,12 @@ def _used_bits(path: str, dtype: str) -> int:
     """How many bits the largest value of all grey pictures takes."""
     container, stream = demux.open_video(path)
     largest = 0
-    for packet in chain(demux.packets(container, stream), [None]):
-        for frame in demux.decode(stream.codec_context, packet) or []:
-            plane = frame.planes[0]
-            lines = np.frombuffer(memoryview(plane), dtype).reshape(frame.height, -1)
-            largest = max(largest, int(lines[:, : frame.width].max()))
+    with container:
+        for packet in chain(demux.packets(container, stream), [None]):
+            for frame in demux.decode(stream.codec_context, packet) or []:
+                plane = frame.planes[0]
+                lines = np.frombuffer(memoryview(plane), dtype).reshape(frame.height, -1)
+                largest = max(largest, int(lines[:, : frame.width].max()))
     return max(1, largest.bit_length())
 
 

@@ -334,7 +334,7 @@ class Run:
                 if note not in self._noted:
                     self._noted.add(note)
                     path = self.manifest.path(index)
-                    self.log.line(f"read with PyAV, as others like it: {path}: {note}")
+                    self.log.line(f"decoded with PyAV, like similar files: {path}: {note}")
 
     def _own_requests(self) -> tuple[bool, bool]:
         """Whether this process was asked to stop, and wants a checkpoint (the main one's clock)."""

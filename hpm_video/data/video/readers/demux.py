@@ -52,6 +52,8 @@ def open_container(path: str) -> av.container.InputContainer:
 def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Open a file and choose its track: the one that FFmpeg calls best, no attached pictures.
 
+    Close the container: nothing else does so soon, as it and its streams hold each other.
+
     Raises UnreadableError: there is no video in it, or of too large pictures.
     """
     try:
@@ -64,15 +66,26 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
         # The work is shared out by clips, not by frames
         stream.codec_context.thread_count = 1
         stream.codec_context.options = _MOST_PIXELS
+        check_picture(stream.codec_context.height, stream.codec_context.width)
+        if not stream.codec_context.width:
+            _check_refused_picture(path)
     except AttributeError as error:  # no context
+        container.close()
         raise UnreadableError("has video of an unknown kind") from error
-    check_picture(stream.codec_context.height, stream.codec_context.width)
-    if not stream.codec_context.width:
-        _check_refused_picture(path)
+    except UnreadableError:
+        container.close()
+        raise
     for other in container.streams:
         if other.index != stream.index and hasattr(other, "discard"):
             other.discard = av.stream.Discard.all  # where that is known, it is not even read
     return container, stream
+
+
+def new_decoder(path: str) -> av.VideoCodecContext:
+    """A decoder for a file's video that has decoded nothing yet."""
+    container, stream = open_video(path)
+    with container:
+        return stream.codec_context
 
 
 def _source(path: str) -> str | BinaryIO:

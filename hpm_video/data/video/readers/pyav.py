@@ -6,9 +6,10 @@ that is not what its packets say is decoded once from its start to its end, and 
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, groupby
+from weakref import finalize
 
 import av
 import numpy as np
@@ -41,6 +42,7 @@ class PyavReader:
 
     def __init__(self, path: str, table: FrameTable | None = None) -> None:
         self._path = path
+        self._close: Callable[[], object] = lambda: None
         self._open()
         self._context, self._is_used = self._stream.codec_context, False
         self._latest = 0  # when the frame is shown that came last
@@ -235,7 +237,10 @@ class PyavReader:
 
     def _open(self) -> None:
         """Begin at the file's first packet."""
+        self._close()
         self._container, self._stream = demux.open_video(self._path)
+        # At once when this reader goes, as a limit on open files may come before the collector
+        self._close = finalize(self, self._container.close)
         self._feed: Iterator[av.Packet] = demux.packets(self._container, self._stream)
         self._next, self._byte = 0, 0  # the packet that comes next, and about where it stands
 

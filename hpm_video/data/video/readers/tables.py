@@ -254,6 +254,17 @@ def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
     Raises UnreadableError: there is no video in it, or none of it can be decoded.
     """
     container, stream = demux.open_video(path)
+    with container:
+        return _decoded_table(path, container, stream, find_starts=find_starts)
+
+
+def _decoded_table(
+    path: str,
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    *,
+    find_starts: bool,
+) -> FrameTable:
     context = stream.codec_context
     fields = h264.FieldTest(context.extradata or b"") if context.name == "h264" else None
     noted, out = _Packets(), _Decoded()
@@ -364,27 +375,29 @@ def _tried_starts(path: str, noted: _Packets, table: FrameTable) -> dict[int, in
     whole. Then every frame is decoded as a reader would, from the place before it.
     """
     marker = _Marker(table)
-    container, stream = demux.open_video(path)
     whole = list[_Mark]()
-    for packet in chain(demux.packets(container, stream), [None]):
-        whole += marker.marks(stream.codec_context, packet)
+    container, stream = demux.open_video(path)
+    with container:
+        for packet in chain(demux.packets(container, stream), [None]):
+            whole += marker.marks(stream.codec_context, packet)
 
     # What a decoder remembers in spite of being flushed must not help: so each is a new one
-    container, stream = demux.open_video(path)
-    context: av.VideoCodecContext = stream.codec_context
     step = max(1, -(-len(noted.starts) // _MOST_TRIED))
     candidates, found = set(noted.starts[::step]), {0: 0}
     begin, number, group = 0, 0, list[_Mark]()
-    for place, packet in enumerate(chain(demux.packets(container, stream), [None])):
-        if packet is None or (place in candidates and place > 0):
-            group += marker.marks(context, None)
-            context = demux.open_video(path)[1].codec_context
-            first = _first_of(group, whole, number)
-            if first is not None:
-                found[begin] = first
-                number = first + len(group)
-            begin, group = place, []
-        group += marker.marks(context, packet) if packet is not None else []
+    container, stream = demux.open_video(path)
+    with container:
+        context: av.VideoCodecContext = stream.codec_context
+        for place, packet in enumerate(chain(demux.packets(container, stream), [None])):
+            if packet is None or (place in candidates and place > 0):
+                group += marker.marks(context, None)
+                context = demux.new_decoder(path)
+                first = _first_of(group, whole, number)
+                if first is not None:
+                    found[begin] = first
+                    number = first + len(group)
+                begin, group = place, []
+            group += marker.marks(context, packet) if packet is not None else []
 
     for _ in range(_MOST_ROUNDS):
         if not (wrong := _wrong_starts(path, marker, whole, found)):
@@ -397,20 +410,21 @@ def _wrong_starts(
     path: str, marker: "_Marker", whole: list[_Mark], found: dict[int, int]
 ) -> set[int]:
     """Places from which some frame, up to the first one of the next place, comes otherwise."""
-    container, stream = demux.open_video(path)
     ends = dict(zip(found, [*list(found.values())[1:], len(whole)], strict=True))
     trials: dict[int, tuple[av.VideoCodecContext, list[_Mark]]] = {}
     wrong = set()
-    for place, packet in enumerate(chain(demux.packets(container, stream), [None])):
-        if place in found:
-            trials[place] = demux.open_video(path)[1].codec_context, []
-        for start, (context, came) in list(trials.items()):
-            came.extend(marker.marks(context, packet))
-            wanted = whole[found[start] : ends[start]]
-            if packet is None or len(came) >= len(wanted):
-                del trials[start]
-                if came[: len(wanted)] != wanted:
-                    wrong.add(start)
+    container, stream = demux.open_video(path)
+    with container:
+        for place, packet in enumerate(chain(demux.packets(container, stream), [None])):
+            if place in found:
+                trials[place] = demux.new_decoder(path), []
+            for start, (context, came) in list(trials.items()):
+                came.extend(marker.marks(context, packet))
+                wanted = whole[found[start] : ends[start]]
+                if packet is None or len(came) >= len(wanted):
+                    del trials[start]
+                    if came[: len(wanted)] != wanted:
+                        wrong.add(start)
     return wrong - {0}
 
 
