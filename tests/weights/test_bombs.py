@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,17 @@ def test_json_of_weights_that_python_cannot_read_is_one_line(tmp_path: Path, tex
     with pytest.raises(ValueError, match="no JSON") as caught:
         import_weights(tmp_path / "folder")
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_byte_at_the_end_of_an_archive_is_one_line(tmp_path: Path) -> None:
+    data = _saved(tmp_path / "a.pt").read_bytes()
+    for place in range(1, 100):
+        changed = bytearray(data)
+        changed[-place] ^= 0x55
+        (tmp_path / "a.pt").write_bytes(changed)
+        for read in (load_checkpoint, import_weights):
+            with suppress(ValueError):  # what is not needed is not looked at
+                read(tmp_path / "a.pt")
 
 
 def test_a_large_pickle_is_refused_before_it_is_read(

@@ -193,7 +193,7 @@ def _words(path: Path, start: bytes, error: Exception) -> str:
     if not start:
         return "an empty file"
     if start.startswith(ZIP):
-        if not zipfile.is_zipfile(path):
+        if isinstance(error, zipfile.BadZipFile):
             return "a zip archive without its end: half-written, or not wholly downloaded"
         if re.search(r"data\.pkl|not in a subdirectory", str(error)):
             return "a zip archive without weights, as programs of torch.export are"
