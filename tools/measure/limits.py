@@ -8,6 +8,7 @@ workers are forked from, which costs no clip anything.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -29,8 +30,10 @@ _BATCH = 8
 _ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
-def clips_per_second(dataset: ClipDataset, num_clips: int) -> float:
-    """Of all batches but the first eighth, during which workers start."""
+def rate_of(dataset: ClipDataset, num_clips: int) -> tuple[float, float]:
+    """Clips a second, of all batches but the first eighth, during which workers start; and how many
+    for each second of the workers' processor time, which other work on the machine disturbs less.
+    """
     first = num_clips // _BATCH // 8
     sampler = StepSampler(
         len(dataset),
@@ -42,13 +45,23 @@ def clips_per_second(dataset: ClipDataset, num_clips: int) -> float:
         start_step=0,
         num_steps=num_clips // _BATCH,
     )
+    before = _ended_workers_s()
     loader = train_loader(dataset, sampler)
     for _ in range(first):
         next(loader)
     start = time.perf_counter()
     for _ in loader:
         pass
-    return (sampler.num_steps - first) * _BATCH / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    used = _ended_workers_s() - before
+    return (sampler.num_steps - first) * _BATCH / seconds, sampler.num_steps * _BATCH / used
+
+
+def _ended_workers_s() -> float:
+    """Processor time of all workers that have ended: of the children of their server."""
+    server = Path(f"/proc/{fork_server()._process.pid}/stat").read_text(encoding="ascii")
+    user, system = server.rpartition(")")[2].split()[13:15]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -58,7 +71,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
     keep_freed_memory()  # as commands do
-    rates: dict[bool, list[float]] = {True: [], False: []}
+    rates: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as folder:
         if asked.source is None:
             write_toy_videos(folder, num_videos=32, size=128, num_frames=64, seed=0)
@@ -73,16 +86,18 @@ def main() -> None:
         dataset = ClipDataset(read_manifest(listed), ClipReader(data), seed=0)
         for number in range(2 * asked.rounds):
             with_limits = number % 2 == (number // 2) % 2  # which one comes first alternates
-            batches.READING = READING if with_limits else None  # type: ignore[misc,assignment]
-            rates[with_limits].append(clips_per_second(dataset, asked.clips))
-    ratios = [one / other for one, other in zip(rates[True], rates[False], strict=True)]
+            batches.READING = READING if with_limits else None  # type: ignore[assignment]
+            rates[with_limits].append(rate_of(dataset, asked.clips))
     sys.stdout.write(f"limits: {describe(READING, is_offline=fork_server().is_offline())}\n")
-    for with_limits, name in ((False, "without"), (True, "with")):
-        median = statistics.median(rates[with_limits])
-        spread = " ".join(f"{rate:.1f}" for rate in sorted(rates[with_limits]))
-        sys.stdout.write(f"{name}: {median:.1f} clips/s ({spread})\n")
-    spread = " ".join(f"{ratio:.3f}" for ratio in sorted(ratios))
-    sys.stdout.write(f"with / without: {statistics.median(ratios):.3f} ({spread})\n")
+    for which, what in enumerate(("clips/s", "clips per second of processor time")):
+        sides = [[each[which] for each in rates[side]] for side in (True, False)]
+        ratios = [one / other for one, other in zip(*sides, strict=True)]
+        medians = [statistics.median(side) for side in sides]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        sys.stdout.write(
+            f"{what}: {medians[0]:.1f} with limits, {medians[1]:.1f} without; ratio of pairs: "
+            f"median {middle:.3f}, quartiles {low:.3f} to {high:.3f}\n"
+        )
 
 
 if __name__ == "__main__":
