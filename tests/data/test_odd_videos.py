@@ -46,6 +46,16 @@ def _times(path: Path) -> np.ndarray:
     return np.array(sorted(map(float, times)))
 
 
+def test_times_that_jump_to_and_fro_make_a_video_no_longer(tmp_path: Path) -> None:
+    """H.264 with B-frames in AVI, which has no times of its own: those that come are of packets."""
+    source = _make(tmp_path / "a.avi", "-c:v", "libx264", "-bf", "3")
+    for fps in (None, 25.0):
+        encode_video(str(source), str(tmp_path / "out.mp4"), Encoding(fps=fps))
+        times = _times(tmp_path / "out.mp4")
+        assert abs(len(times) - 50) <= (fps is not None) * 3
+        assert times[-1] - times[0] == pytest.approx(49 / 25, abs=0.15)
+
+
 @pytest.mark.parametrize("suffix", ["ts", "mpg", "mkv"])
 def test_joined_recordings_keep_their_length(tmp_path: Path, suffix: str) -> None:
     """`cat a b`: times start again, and nothing may be squeezed or lost."""

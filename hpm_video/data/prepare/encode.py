@@ -230,6 +230,10 @@ def _target_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
     return even(width), even(height)
 
 
+# Frames by which the times of an AVI with B-frames go back, as it has those of decoding alone
+_MOST_REORDERED = 17
+
+
 def _timed(frames: Iterator[VideoFrame], step: int) -> Iterator[tuple[VideoFrame, int, int]]:
     """Yield (frame, start, end) in units of the frames' time base, from 0 and always increasing.
 
@@ -245,9 +249,9 @@ def _timed(frames: Iterator[VideoFrame], step: int) -> Iterator[tuple[VideoFrame
         if held is not None:
             time = held[1] + step
             if now is not None and start is not None:
-                if last is not None and now < last:  # another recording, joined to the first
-                    start = now - time
-                elif now != last:
+                if last is not None and now < last - _MOST_REORDERED * step:
+                    start = now - time  # another recording, joined to the first
+                elif last is None or now > last:
                     time = max(now - start, held[1] + 1)
             yield *held, time
         held, last = (frame, time), now
