@@ -459,12 +459,12 @@ def test_a_disk_that_is_too_full_for_the_copy_of_a_list(
         target.write_text("lon")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copy2", full)
+    monkeypatch.setattr(shutil, "copyfile", full)
     assert "m.txt.orig cannot be written: No space left" in _refusal(
         [str(videos / "m.txt")], capsys
     )
     assert (videos / "m.txt").read_text() == "long.avi 3\n"
-    assert not (videos / "m.txt.orig").exists()
+    assert not list(videos.glob("*m.txt.*orig*"))
 
 
 def test_interrupted_by_ctrl_c_leaves_no_process(videos: Path) -> None:
