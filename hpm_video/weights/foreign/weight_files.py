@@ -143,7 +143,7 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
         # Official files keep their options in one: a plain holder of values, which runs nothing
         with torch.serialization.safe_globals([Namespace]):
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except (*UNREADABLE, SafetensorError) as error:  # PyTorch reads safetensors too, by the name
         raise _unreadable(path, _words(path, start, error)) from error
     if start.startswith(_ZIP) and (damaged := _damaged_part(path)):
         raise _unreadable(path, f"{damaged}, which is damaged")
@@ -175,6 +175,13 @@ def _damaged_part(path: Path) -> str:
         return "a zip archive"
 
 
+def _has_zip_end(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # of an archive in many parts, as it says
+        return False
+
+
 def _ours(path: Path, state: dict[str, Any]) -> Source:
     model, config = state["model"], state["config"]
     if not isinstance(config, Mapping) or not isinstance(model, Mapping) or not model:
@@ -191,7 +198,7 @@ def _words(path: Path, start: bytes, error: Exception) -> str:
     if not start:
         return "an empty file"
     if start.startswith(_ZIP):
-        if not zipfile.is_zipfile(path):
+        if not _has_zip_end(path):
             return "a zip archive without its end: half-written, or not wholly downloaded"
         if re.search(r"data\.pkl|not in a subdirectory", str(error)):
             return "a zip archive without weights, as programs of torch.export are"
