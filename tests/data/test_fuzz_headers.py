@@ -32,7 +32,8 @@ def test_some_dozens_of_damaged_headers(tmp_path: Path) -> None:
     assert numbers.keys() == {"check", "loader pyav", "loader decord", "weights"}
     for name, (files, readable, *wrong, _, _) in numbers.items():
         assert files == {"check": 48, "weights": 8}.get(name, 96)
-        assert 0 < readable < files and wrong == [0, 0, 0]
+        assert wrong == [0, 0, 0]
+        assert readable == 0 if name == "weights" else 0 < readable < files  # weights of no model
 
 
 def test_the_same_seed_is_the_same_damage() -> None:

@@ -144,7 +144,7 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
         found = read_torch(path, classes=(Namespace,))
     except ClaimError as error:
         raise _unreadable(path, f"a file that would take too much memory ({error})") from error
-    except UNREADABLE as error:
+    except (*UNREADABLE, SafetensorError) as error:  # PyTorch reads safetensors too, by the name
         raise _unreadable(path, _words(path, start, error)) from error
     if start.startswith(ZIP) and (damaged := _damaged_part(path)):
         raise _unreadable(path, f"{damaged}, which is damaged")
