@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from hpm_video.config import RunConfig
 from hpm_video.config.values import Compile
@@ -67,7 +68,9 @@ def compile_parts(parts: Mapping[str, nn.Module], run: RunConfig, world: World, 
     """
     if not is_compiled(run, world.device):
         return
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:  # Triton's cache is within it
+    # PyTorch itself sets its default when it is imported. Triton's cache is within it
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if given is None or given == default_cache_dir():
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_private_cache())
     by_block = run.activation_checkpointing or (world.size > 1 and run.parallel == "fsdp")
     for name, part in parts.items():

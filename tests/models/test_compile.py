@@ -16,6 +16,7 @@ from runs import assert_same_run, run_until_stopped
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from hpm_video.cli.main import main
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig, RunConfig
@@ -284,9 +285,22 @@ def test_the_users_cache_stays_and_without_compiling_there_is_none(
     assert not list(shared.iterdir())
 
 
+class _Small(nn.Module):
+    """A module of ours: PyTorch 2.10 does not compile its own containers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.gelu(self.layer(x))
+
+
 def test_what_is_compiled_lands_there(shared: Path) -> None:
+    """Also where PyTorch has set its default, as it does when it is imported."""
     torch._dynamo.reset()
-    model = nn.Sequential(nn.Linear(2, 2), nn.GELU())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = default_cache_dir()
+    model = _Small()
     compile_parts({"model": model}, RunConfig(compile="true"), WORLD, print)
     model(torch.zeros(3, 2))
     cache = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
