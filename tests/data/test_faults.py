@@ -145,6 +145,12 @@ def test_the_verdict(path: Path, fault: Fault) -> None:
     assert (found.height, found.width) == expected[0].shape[:2]
 
 
+def test_field_coded_video_lasts_as_long_as_its_frames(folder: Path) -> None:
+    """Its header may give the rate of fields, two of which make a frame."""
+    found = inspect_video(str(original_or_made("paff.mp4", folder)))
+    assert (found.fps, found.duration_s) == pytest.approx((25, 40 / 25))
+
+
 def test_reading_from_one_end_to_the_other(name: str, path: Path, fault: Fault) -> None:
     """As `features` and `visualize` of a long video do."""
     expected = _expect(name, path)

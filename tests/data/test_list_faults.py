@@ -736,14 +736,15 @@ def test_videos_that_are_left_out_by_their_status_are_counted(folder: Path) -> N
     assert manifest.notes == ("4 videos are left out by their status: bad (2), OK (1), nudity (1)",)
 
 
-def test_rows_that_give_a_video_two_labels_are_refused(folder: Path) -> None:
+def test_rows_that_give_a_video_two_labels(folder: Path) -> None:
     rows = [f"{path},{label}" for path, label in PAIRS]
-    path = _write(folder, _table("path,label", [*rows, rows[3], f"./{PATHS[2]},right"]))
-    said = _refusal(path)
-    assert f"{PATHS[2]}: a video must have one label" in said and "left and right" in said
-    assert read_manifest(path, labels=False).num_repeated == 2
-    _write(folder, _table("path,label", [*rows, rows[3]]))
-    assert read_manifest(path).num_repeated == 1
+    manifest = read_manifest(
+        _write(folder, _table("path,label", [*rows, rows[3], f"./{PATHS[2]},right"]))
+    )
+    (said,) = label_notes(manifest)
+    assert manifest.num_repeated == 2
+    assert said.startswith("1 videos have rows with different labels") and PATHS[2] in said
+    assert label_notes(read_manifest(_write(folder, _table("path,label", [*rows, rows[3]])))) == []
 
 
 def test_copies_are_told_where_all_files_have_one_size(

@@ -227,7 +227,7 @@ def read_manifest(
 
     values, class_names = noted.values(beside, numbers_only=numbers_only, faults=faults)
     hashed = np.frombuffer(hashes, dtype=np.int64)
-    manifest = Manifest(
+    return Manifest(
         tuple(names),
         tuple(roots),
         values[np.frombuffer(codes, dtype=np.int64)],
@@ -238,25 +238,6 @@ def read_manifest(
         notes=(*notes, *_damage_notes(num_damaged, num_left_out, max_damage), *noted.notes()),
         lists=tuple(files),
     )
-    if manifest.num_repeated:
-        _check_one_label_each(manifest, hashed)
-    return manifest
-
-
-def _check_one_label_each(manifest: Manifest, hashed: npt.NDArray[np.int64]) -> None:
-    """Raise ValueError where two rows of one video, which have the same hash, differ in label."""
-    order = np.argsort(hashed, kind="stable")
-    same, labels = hashed[order][1:] == hashed[order][:-1], manifest.labels[order]
-    wrong = np.flatnonzero(same & (labels[1:] != labels[:-1]))
-    for place in wrong[:1].tolist():
-        one, other = (
-            shown(manifest.classes[n]) if manifest.classes and n >= 0 else n
-            for n in labels[place : place + 2].tolist()
-        )
-        raise ValueError(
-            f"{manifest.path(int(order[place]))}: a video must have one label, several are not "
-            f"supported yet: rows say {one} and {other} (and {len(wrong) - 1} more such rows)"
-        )
 
 
 def _counted(words: Counter[str]) -> str:
@@ -360,6 +341,11 @@ def label_notes(manifest: Manifest) -> list[str]:
         "spelling if they are the same"
         for one, other in similar_classes(names or ())[:3]
     ]
+    if several := _with_several_labels(manifest):
+        notes.append(
+            f"{len(several)} videos have rows with different labels, of which several are not "
+            f"supported: keep one row of each: {first_few(several, 3)}"
+        )
     used = np.unique(manifest.labels[manifest.labels >= 0])
     if len(used) == 1:
         notes.append(f"all videos have one label ({used[0]}): there is nothing to tell apart")
@@ -370,6 +356,18 @@ def label_notes(manifest: Manifest) -> list[str]:
         few = first_few([names[label] for label in without.tolist()[:4]] if names else [], 3)
         notes.append(f"{len(without)} of {len(names or ())} classes have no video: {few}")
     return notes
+
+
+def _with_several_labels(manifest: Manifest) -> list[str]:
+    """Paths of videos that have rows with different labels."""
+    if not manifest.num_repeated:
+        return []
+    paths = (os.path.normpath(manifest.path(index)) for index in range(len(manifest)))
+    hashes = np.fromiter(map(hash, paths), np.int64, len(manifest))
+    order = np.argsort(hashes, kind="stable")
+    same, labels = np.diff(hashes[order]) == 0, manifest.labels[order]
+    wrong = order[1:][same & (np.diff(labels) != 0)].tolist()
+    return list(dict.fromkeys(manifest.path(index) for index in wrong))
 
 
 def check_labels(

@@ -60,24 +60,27 @@ class Encoded:
     num_written: int
 
 
-def encode_video(source: str, target: str, encoding: Encoding) -> Encoded:
+def encode_video(
+    source: str, target: str, encoding: Encoding, *, has_times: bool = True
+) -> Encoded:
     """Encode the video `source` as the H.264 mp4 file `target`, which is written over.
+
+    ``has_times``: whether frames are shown when the file says, else at its number per second.
 
     Raises VideoReadError: the source cannot be decoded to its end, or has no frames; OSError: the
     target cannot be written, or not in this way.
     """
     try:
-        return _encode(source, target, encoding)
+        return _encode(_Reader(source, has_times=has_times), target, encoding)
     except av.error.FFmpegError as error:  # one from reading is a VideoReadError already
         raise OSError(error.errno, error.strerror) from error
 
 
-def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
-    reader = _Reader(source)
+def _encode(reader: "_Reader", target: str, encoding: Encoding) -> Encoded:
     frames = _deinterlaced(reader.frames()) if encoding.deinterlace else reader.frames()
     first = next(frames, None)
     if first is None:
-        raise VideoReadError(source, "has no frames")
+        raise VideoReadError(reader.path, "has no frames")
     width, height = _target_size(first, encoding.short_side)
     time_base = first.time_base if first.time_base else Fraction(1, 1000)
     rate = reader.rate or Fraction(25)
@@ -126,8 +129,8 @@ def _encode(source: str, target: str, encoding: Encoding) -> Encoded:
 class _Reader:
     """Decodes a file from its start to its end."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, *, has_times: bool) -> None:
+        self.path, self._has_times = path, has_times
         self.num_read = 0  # frames decoded so far
         # Both known after opening, and None where the file does not say
         self.rate: Fraction | None = None  # average frames per second
@@ -136,14 +139,16 @@ class _Reader:
     def frames(self) -> Iterator[VideoFrame]:
         """Yield all frames that can be decoded, in order."""
         try:
-            container, stream = demux.open_video(self._path)
+            container, stream = demux.open_video(self.path)
         except UnreadableError as error:
-            raise VideoReadError(self._path, str(error)) from error
+            raise VideoReadError(self.path, str(error)) from error
         with container:
             self.rate, self.pixel_aspect = stream.average_rate, stream.sample_aspect_ratio
             for packet in chain(demux.packets(container, stream), [None]):
                 for frame in demux.decode(stream.codec_context, packet) or []:
                     self.num_read += 1
+                    if not self._has_times:
+                        frame.pts = None
                     if frame.time_base is None:  # as of those that came last
                         frame.time_base = stream.time_base
                     yield frame
@@ -230,10 +235,6 @@ def _target_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
     return even(width), even(height)
 
 
-# Frames by which the times of an AVI with B-frames go back, as it has those of decoding alone
-_MOST_REORDERED = 17
-
-
 def _timed(frames: Iterator[VideoFrame], step: int) -> Iterator[tuple[VideoFrame, int, int]]:
     """Yield (frame, start, end) in units of the frames' time base, from 0 and always increasing.
 
@@ -249,9 +250,9 @@ def _timed(frames: Iterator[VideoFrame], step: int) -> Iterator[tuple[VideoFrame
         if held is not None:
             time = held[1] + step
             if now is not None and start is not None:
-                if last is not None and now < last - _MOST_REORDERED * step:
-                    start = now - time  # another recording, joined to the first
-                elif last is None or now > last:
+                if last is not None and now < last:  # another recording, joined to the first
+                    start = now - time
+                elif now != last:
                     time = max(now - start, held[1] + 1)
             yield *held, time
         held, last = (frame, time), now

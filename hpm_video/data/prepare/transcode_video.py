@@ -23,7 +23,7 @@ from hpm_video.data.prepare.verdict import (
     silence,
 )
 from hpm_video.data.video.frame_indices import random_dense_indices
-from hpm_video.data.video.frame_table import fitting_table
+from hpm_video.data.video.frame_table import WITHOUT_TIMES, fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, open_video
 from hpm_video.data.video.readers import why
 from hpm_video.data.video.readers.tables import decoded_table
@@ -92,7 +92,8 @@ class Transcode:
         # Else a file cut short would pass for a shorter one
         if work.num_frames not in (None, source.num_frames):
             return Verdict(BAD, f"{source.num_frames} of {work.num_frames} frames can be decoded")
-        encoded = encode_video(work.source, part, self.encoding)
+        has_times = source.irregular not in WITHOUT_TIMES
+        encoded = encode_video(work.source, part, self.encoding, has_times=has_times)
         if encoded.num_read != source.num_frames:
             reason = f"{encoded.num_read} of {source.num_frames} frames can be decoded"
             return Verdict(BAD, reason)

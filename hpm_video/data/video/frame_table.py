@@ -26,6 +26,10 @@ from hpm_video.runtime.reading import parse_json
 Numbers = npt.NDArray[np.int64]
 NEW_PARAMETERS = "parameters that change on the way"  # see `FrameTable.irregular`
 _MOST_BYTES = 2**26  # of a table that is unpacked: of 22 hours of keyframes, or of 78 with few
+NO_TIMES = "frames without times of their own"
+DECODING_TIMES = "frames with the times at which they are decoded"
+OTHER_ORDER = "frames in another order than that of their times"
+WITHOUT_TIMES = (NO_TIMES, DECODING_TIMES, OTHER_ORDER)  # no time says when a frame is shown
 VERSION = 1  # of what tables say: of another version they are not used
 
 

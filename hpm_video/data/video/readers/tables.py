@@ -13,7 +13,15 @@ from itertools import chain, pairwise
 import av
 import numpy as np
 
-from hpm_video.data.video.frame_table import NEW_PARAMETERS, FrameTable, Numbers, Starts
+from hpm_video.data.video.frame_table import (
+    DECODING_TIMES,
+    NEW_PARAMETERS,
+    NO_TIMES,
+    OTHER_ORDER,
+    FrameTable,
+    Numbers,
+    Starts,
+)
 from hpm_video.data.video.limits import MOST_PACKETS
 from hpm_video.data.video.orientation import Orientation
 from hpm_video.data.video.readers import UnreadableError, demux, h264
@@ -140,18 +148,24 @@ def _table_of(
     starts = np.array(noted.starts, dtype=np.int64)
     # The earliest time from each packet on: a keyframe's own, in a closed group
     earliest = np.minimum.accumulate(times[::-1])[::-1]
-    seconds = float(times[places[-1]] - times[places[0]]) * known.time_base[0] / known.time_base[1]
-    between = (len(places) - 1) / seconds if seconds > 0 else 0.0
-    if between and not between / 1.5 < known.fps < between * 1.5:
-        known = replace(known, fps=between)  # some headers say nothing, or the rate of their clock
     return replace(
         known,
+        fps=_likely_fps(known, times[places]),
         last_lasts=noted.last_lasts[int(places[-1])],
         has_leading=bool((earliest[starts] < times[starts]).any()),
         times=times[places],
         places=places,
         starts=_starts(noted, starts, np.searchsorted(times[places], times[starts])),
     )
+
+
+def _likely_fps(table: FrameTable, times: Numbers) -> float:
+    """Frames per second by the header, unless rising times say otherwise: some headers say nothing,
+    or the rate of their clock, or that of fields."""
+    seconds = float(times[-1] - times[0]) * table.time_base[0] / table.time_base[1]
+    between = (len(times) - 1) / seconds if seconds > 0 else 0.0
+    is_likely = not between or between / 1.5 < table.fps < between * 1.5
+    return table.fps if is_likely else between
 
 
 def _starts(noted: _Packets, packets: Numbers, frames: Numbers) -> Starts:
@@ -173,10 +187,10 @@ def _why_irregular(known: FrameTable, context: av.VideoCodecContext, noted: _Pac
         return noted.trouble
     times = [noted.times[place] for place in noted.shown]
     if None in times or len(set(times)) < len(times):
-        return "frames without times of their own"
+        return NO_TIMES
     # An AVI has none: what FFmpeg then makes up is right where frames come in the order shown
     if known.container == "avi" and context.has_b_frames:
-        return "frames without times of their own"
+        return NO_TIMES
     decoded = [time for time in noted.dts if time is not None]
     if any(after < before for before, after in pairwise(decoded)):
         return "times that start again"
@@ -188,9 +202,9 @@ def _why_irregular(known: FrameTable, context: av.VideoCodecContext, noted: _Pac
         return "a beginning in the middle of a group of pictures"
     rising = all(before < after for before, after in pairwise(known_times))
     if not context.has_b_frames and not rising:
-        return "frames in another order than that of their times"
+        return OTHER_ORDER
     if context.has_b_frames and rising and context.name in ("h264", "hevc"):
-        return "frames with the times at which they are decoded"
+        return DECODING_TIMES
     if known.codec in _REFERRING and noted.num_keys == len(noted.times) > 1:
         return "nothing but keyframes, which may be none"
     return ""
@@ -290,7 +304,7 @@ def _decoded_table(
         elif out.damaged:
             why = "frames that decode with errors"
         elif out.times != table.times.tolist():
-            why = "frames in another order than that of their times"
+            why = OTHER_ORDER
         elif len(out.sizes) > 1 or (height, width) != (table.height, table.width):
             why = "pictures of several sizes"
     first = out.times[0]
@@ -301,6 +315,9 @@ def _decoded_table(
     lost = max(0, table.num_frames - len(out.times)) if "fields" not in why else out.num_failed
     lost += _num_beyond(stream, table.num_bytes)
     starts_again = why == "times that start again"
+    shown = [time for time in out.times if time is not None]
+    if why and why != NO_TIMES and all(one < other for one, other in pairwise(shown)):
+        table = replace(table, fps=_likely_fps(table, np.array(shown, dtype=np.int64)))
     table = replace(
         table,
         is_decoded=True,
