@@ -225,7 +225,7 @@ def test_a_full_disk_stops_it_and_leaves_no_half_file(
 def test_the_folders_fault_is_not_the_videos(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def encode(source: str, target: str, encoding: Encoding) -> Encoded:
+    def encode(source: str, target: str, encoding: Encoding, *, has_times: bool) -> Encoded:
         Path(target).write_bytes(b"half")
         raise OSError(number, os.strerror(number))
 
@@ -335,8 +335,8 @@ def test_a_source_that_changes_meanwhile_is_bad(
     _in_this_process(monkeypatch)
     source = write_indexed_video(tmp_path / "a.mp4", 9)
 
-    def encode(name: str, target: str, encoding: Encoding) -> Encoded:
-        encoded = encode_video(name, target, encoding)
+    def encode(name: str, target: str, encoding: Encoding, *, has_times: bool) -> Encoded:
+        encoded = encode_video(name, target, encoding, has_times=has_times)
         os.utime(source, ns=(1, 1))
         return encoded
 
