@@ -194,7 +194,7 @@ def test_views_and_workers_share_the_videos(toy: Path) -> None:
         read_manifest(toy), DataConfig(num_frames=4, frame_stride=1, crop_size=32),
         num_clips=2, num_crops=1,
     )  # fmt: skip
-    # A forked process that collects a container of pytorchvideo's waits for threads it does not have
+    # A forked process that collects a container of pytorchvideo's waits for its threads for ever
     gc.collect()
     batches = list(DataLoader(LabeledVideos(views), batch_size=6, num_workers=2))
     indices = torch.cat([batch["video_index"] for batch in batches])
