@@ -160,7 +160,7 @@ def test_sizes(
 def test_odd_sizes_become_even_and_never_larger() -> None:
     for width in range(1, 40):
         for height in range(1, 40):
-            frame = SimpleNamespace(width=width, height=height, side_data=[])
+            frame = SimpleNamespace(width=width, height=height, side_data={})
             found = encode._target_size(frame, 16)
             assert all(side % 2 == 0 and side >= 2 for side in found)
             assert all(a <= max(b, 2) for a, b in zip(found, (width, height), strict=True))

@@ -188,10 +188,8 @@ def is_tilted(frame: av.VideoFrame) -> bool:
 
 
 def _matrix(frame: av.VideoFrame) -> npt.NDArray[np.int32] | None:
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            return np.frombuffer(bytes(data), np.int32)
-    return None
+    data = frame.side_data.get("DISPLAYMATRIX")
+    return None if data is None else np.frombuffer(bytes(data), np.int32)
 
 
 # Formats with one line of colour for two of brightness
