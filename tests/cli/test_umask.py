@@ -9,6 +9,7 @@ import pytest
 
 from hpm_video.cli.main import main
 from hpm_video.runtime.files import whole_file
+from hpm_video.runtime.workers import fork_server
 from hpm_video.weights.export.writers import TARGETS
 
 _TINY = (
@@ -33,7 +34,9 @@ _PLAIN = ("device=cpu", "precision=float32", "num_workers=0")
 @pytest.fixture(params=[0o002, 0o022], ids=["umask 002", "umask 022"])
 def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     before = os.umask(request.param)
+    fork_server().close()  # that of an earlier test has the umask of then
     yield request.param
+    fork_server().close()
     os.umask(before)
 
 
