@@ -374,7 +374,7 @@ def _expected() -> list[dict[str, str]]:
 
 
 @pytest.mark.skipif(not _expected(), reason="no real clips in HPM_VIDEO_CLIPS")
-@pytest.mark.parametrize("row", _expected(), ids=lambda row: Path(row["file"]).name)
+@pytest.mark.parametrize("row", [pytest.param(row, id=row["file"]) for row in _expected()])
 def test_real_files_as_ffmpeg_reads_them(row: dict[str, str], decoder: Decoder) -> None:
     path = CLIPS / row["file"]
     if row["decodable_frames"] == "0":
