@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Planned seconds of each stage, in order.
 STAGES = {
-    "ground": 15, "correct": 60, "step": 110, "compile": 80, "parts": 35, "resume": 70,
-    "loader": 50, "world": 30, "useful": 50, "memory": 40,
+    "ground": 45, "correct": 50, "step": 100, "compile": 80, "parts": 30, "resume": 90,
+    "loader": 40, "world": 30, "useful": 40, "memory": 35,
 }  # fmt: skip
 LEFT_OUT_FIRST = ("memory", "useful", "parts")  # where time is short
 TOTAL_S, LAST_START_S = 540, 500

@@ -203,13 +203,13 @@ def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
     """The module itself, or its wrapper that averages gradients over processes."""
     if world.is_alone:
         return module
-    devices = [world.device] if world.device.type == "cuda" else None
     has_statistics = any(isinstance(part, _NormBase) for part in module.modules())
     # Only statistics of batch norms move; position tables would be sent with every step
     options: dict[str, Any] = {_SYNC_BUFFERS: has_statistics}
     options["gradient_as_bucket_view"] = True  # saves a copy of all gradients
-    # Never static_graph: the pass below is another graph than that of a step
-    replica = DistributedDataParallel(_Replicated(module), device_ids=devices, **options)
+    # Never static_graph: the pass below is another graph than that of a step. Without device_ids,
+    # as with these it expects arguments, which it would move: ours lie where they should
+    replica = DistributedDataParallel(_Replicated(module), **options)
     # It sums gradients by groups, which it forms anew by what it sees in its first backward pass.
     # How more than two numbers are rounded depends on their place there: if that pass were the
     # run's first step, a run that is continued would not be the same, bit for bit.

@@ -56,6 +56,7 @@ def peak_gb(stage: Stage) -> Iterator[dict[str, float]]:
     on a CPU."""
     found: dict[str, float] = {}
     if stage.on_gpu:
+        torch.cuda.init()  # a process that has not used the device has no record of its memory
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(stage.device)
     yield found
