@@ -11,10 +11,11 @@ from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_bytes, to_clips
 from hpm_video.method.masking import hard_ratio_at, random_mask
-from hpm_video.method.step import configured_step
+from hpm_video.method.step import PretrainStep, configured_step
 from hpm_video.method.teacher import Teacher, update_teacher
 from hpm_video.models.build import HPM, SIZES, build_model, token_grid
 from hpm_video.models.compiling import compile_parts, is_compiled
+from hpm_video.models.cuda_graphs import Replayed, choose_cuda_graphs
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.models.tokens import TokenGrid
@@ -57,28 +58,35 @@ def config_step(
     accumulation = accumulation_of(config, world.size)
     bad_steps = BadSteps(world.device, max_in_a_row=config.run.max_bad_steps)
 
+    def learn(batch: Tensor) -> PretrainStep:
+        enter("forward")
+        result = compute(called, teacher, batch, hard_ratio=hard_ratio, generator=generator)
+        enter("backward")
+        (result.loss / accumulation).backward()
+        return result.detached()
+
+    compiled = is_compiled(config.run, world.device)
+    graphs, _ = choose_cuda_graphs(config.run.cuda_graphs, world, compiled=compiled)
+    uses_graphs = graphs == "true"
+    replayed = Replayed(learn, generator, capture=uses_graphs, say=print)
+
     def step() -> Tensor:
         losses: dict[str, Tensor] = {}
         for _ in range(accumulation):
             enter("input")
-            batch = clips()
-            enter("forward")
-            result = compute(called, teacher, batch, hard_ratio=hard_ratio, generator=generator)
-            loss = result.loss / accumulation
-            enter("backward")
-            loss.backward()
+            result = replayed(clips())
             for name, value in result.losses.items():
-                losses[name] = losses.get(name, 0) + value.detach() / accumulation
+                losses[name] = losses.get(name, 0) + value / accumulation
         enter("clip")
         norm = clip_gradients(model, config.optim.clip_grad)
         skip = bad_steps.judge(torch.stack([*losses.values(), norm]).sum())
         enter("optimizer")
         step_unless(skip, optimizer)
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=not uses_graphs)
         enter("ema")
         if teacher is not None:
             update_teacher(teacher, model, config.teacher.momentum_start, skip=skip)
-        return result.loss.detach()
+        return result.loss
 
     return step
 

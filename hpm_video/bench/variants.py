@@ -23,6 +23,7 @@ def step_config(
     batch_size: int = 1,
     precision: Precision = "bfloat16",
     compile: bool = False,  # noqa: A002  # as the option and the setting
+    cuda_graphs: bool = False,
     mask_ratio: float = MaskingConfig().mask_ratio,
     decoder_depth: int = ModelConfig().decoder_depth,
 ) -> PretrainConfig:
@@ -30,7 +31,12 @@ def step_config(
     for name, value in {"batch-size": batch_size, "frames": frames, "crop-size": crop_size}.items():
         at_least(f"--{name}", value, 1)
     default = PretrainConfig()
-    run = replace(default.run, precision=precision, compile="true" if compile else "false")
+    run = replace(
+        default.run,
+        precision=precision,
+        compile="true" if compile else "false",
+        cuda_graphs="true" if cuda_graphs else "false",
+    )
     data = replace(default.data, batch_size=batch_size, num_frames=frames, crop_size=crop_size)
     model = replace(default.model, size=size, decoder_depth=decoder_depth)
     masking = replace(default.masking, mask_ratio=mask_ratio)

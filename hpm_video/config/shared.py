@@ -23,8 +23,12 @@ class RunConfig:
     deterministic: bool = setting(
         False, "only algorithms that repeat bit by bit, on GPUs too; slower"
     )
-    compile: values.Compile = setting(
+    compile: values.Switch = setting(
         "auto", "torch.compile of student and teacher, or classifier; auto: on CUDA"
+    )
+    cuda_graphs: values.Switch = setting(
+        "auto",
+        "the GPU repeats steps without the host; auto: in one process on CUDA, if not compiled",
     )
     parallel: values.Parallel = setting("ddp", "each process has the whole model, or a share of it")
     shard_processes: int | None = setting(None, "fsdp: processes that share one copy; default: all")

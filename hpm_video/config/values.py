@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Compile = Literal["auto", "true", "false"]
+Switch = Literal["auto", "true", "false"]
 Parallel = Literal["ddp", "fsdp"]
 
 # Data

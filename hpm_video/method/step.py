@@ -1,7 +1,7 @@
 """One step of the method, pure compute: score, mask, reconstruct, compare."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -51,6 +51,10 @@ class PretrainStep:
     @property
     def loss(self) -> Tensor:
         return self.losses["loss"]
+
+    def detached(self) -> "PretrainStep":
+        """The same without what the backward pass needs."""
+        return replace(self, losses={name: each.detach() for name, each in self.losses.items()})
 
 
 def pretrain_step(

@@ -17,7 +17,7 @@ from torch import nn
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from hpm_video.config import RunConfig
-from hpm_video.config.values import Compile
+from hpm_video.config.values import Switch
 from hpm_video.models.vit import Block
 from hpm_video.runtime.distributed import World
 from hpm_video.runtime.files import own_folder
@@ -32,12 +32,12 @@ _MOST_FORMS = 16
 class CompileChoice(NamedTuple):
     """Whether to compile, and why, in words; None: it was asked for."""
 
-    compile: Compile
+    compile: Switch
     why: str | None
 
 
 def choose_compile(
-    asked: Compile, device: torch.device, *, kept: Compile | bool | None = None
+    asked: Switch, device: torch.device, *, kept: Switch | bool | None = None
 ) -> CompileChoice:
     """What ``asked`` means on a device.
 
@@ -147,7 +147,7 @@ def _prepare(*, num_blocks: int, by_block: bool) -> None:
     torch._functorch.config.force_non_lazy_backward_lowering = True
 
 
-def _word(value: Compile | bool) -> Compile:
+def _word(value: Switch | bool) -> Switch:
     """Settings from before ``auto`` have a truth value."""
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hpm_video.config import FinetuneConfig
 from hpm_video.config.settings import config_to_dict
@@ -17,6 +18,7 @@ from hpm_video.data.lists.manifest import (
 )
 from hpm_video.models.build import Classifier, build
 from hpm_video.models.compiling import compile_parts
+from hpm_video.models.cuda_graphs import Replayed
 from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
@@ -114,6 +116,19 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             run.log.line(f"data.flip: {len(directed)} classes name a direction: {directed[0]}, ...")
         batches = run.batches(config.augment)
         compile_parts({"classifier": model}, config.run, world, run.log.line)
+
+        def learn(clips: Tensor, targets: Tensor) -> Tensor:
+            """The loss of a micro-batch; its gradients are added to those that are there."""
+            with autocast(world.device, config.run.precision):
+                logits = replica(clips)
+            loss = classification_loss(
+                logits, targets, label_smoothing=optim.label_smoothing, class_weights=class_weights
+            )
+            run.scaled(loss / steps.accumulation).backward()
+            return loss.detach()
+
+        uses_graphs = config.run.cuda_graphs == "true"
+        replayed = Replayed(learn, capture=uses_graphs, say=run.log.line)
         model.train()
         for step in run.steps():
             set_lr(optimizer, lr := steps.lr_at(step))
@@ -138,22 +153,13 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
                         rows=(first, steps.clips),
                     )
                 with sync_gradients(replica, micro_batch + 1 == steps.accumulation):
-                    with autocast(world.device, config.run.precision):
-                        logits = replica(clips)
-                    loss = classification_loss(
-                        logits,
-                        targets,
-                        label_smoothing=optim.label_smoothing,
-                        class_weights=class_weights,
-                    )
-                    run.scaled(loss / steps.accumulation).backward()
-                total += loss.detach() / steps.accumulation
+                    total += replayed(clips, targets) / steps.accumulation
             run.unscale(model)
             norm = clip_gradients(model, optim.clip_grad)
             skip = run.add({"loss": total, "grad_norm": norm})
             step_unless(skip, optimizer)
             restore_if(skip, moving, before)
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=not uses_graphs)  # graphs add to what is there
             if average is not None and optim.ema_momentum is not None:
                 follow(average, model, optim.ema_momentum, skip=skip)
             epoch = (step + 1) / steps.per_epoch

@@ -12,12 +12,13 @@ from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import ema_distance, mean_figures, step_figures
-from hpm_video.method.masking import hard_ratio_at
-from hpm_video.method.step import configured_step
+from hpm_video.method.masking import hard_ratio_at, num_hard_units
+from hpm_video.method.step import PretrainStep, configured_step
 from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
 from hpm_video.method.teacher_views import describe_view
 from hpm_video.models.build import build, token_grid
 from hpm_video.models.compiling import compile_parts
+from hpm_video.models.cuda_graphs import Replayed
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.runtime.distributed import World, seed_of, sync_gradients
 from hpm_video.train.optim import describe_lr, plan_steps, pretrain_optimizer, set_lr
@@ -105,12 +106,24 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         compile_parts(parts, config.run, world, run.log.line)
         compute = configured_step(config, grid)
         generator = torch.Generator(world.device)
+
+        def learn(clips: Tensor, **how: Any) -> PretrainStep:
+            """The gradients of a micro-batch, added to those that are there."""
+            result = compute(model, teacher, clips, generator=generator, **how)
+            run.scaled(result.loss / steps.accumulation).backward()
+            return result.detached()
+
+        uses_graphs = config.run.cuda_graphs == "true"
+        replayed = Replayed(learn, generator, capture=uses_graphs, say=run.log.line)
         pictures = Pictures(config, manifest, grid)
         if run.steps_done == 0 and config.run.probe_every:
             probe.run(student.encoder, step=0, epoch=0, log=run.log)
         for step in run.steps():
             progress, epoch = (step + 1) / steps.total, (step + 1) / steps.per_epoch
             hard_ratio = hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
+            num_hard = num_hard_units(
+                grid, mask_ratio=masking.mask_ratio, tube_length=tube_length, hard_ratio=hard_ratio
+            )
             set_lr(optimizer, lr := steps.lr_at(step))
             # Stochastic depth, the one user of the global generator, follows (seed, step, rank).
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
@@ -123,24 +136,22 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                 generator.manual_seed(seed_of(config.run.seed, step))
                 first = (micro_batch * world.size + world.rank) * len(clips)
                 with sync_gradients(model, micro_batch + 1 == steps.accumulation):
-                    result = compute(
-                        model,
-                        teacher,
+                    result = replayed(
                         clips,
+                        form=(num_hard, hard_ratio > 0),
+                        part=micro_batch,
                         hard_ratio=hard_ratio,
-                        generator=generator,
                         rows=(first, steps.clips),
                     )
-                    run.scaled(result.loss / steps.accumulation).backward()
                 for name, loss in result.losses.items():
-                    losses[name] = losses.get(name, 0) + loss.detach() / steps.accumulation
+                    losses[name] = losses.get(name, 0) + loss / steps.accumulation
                 if run.is_log_step:
                     figures.append(step_figures(result, grid, tube_length))
             run.unscale(student)
             norm = clip_gradients(student, optim.clip_grad)
             skip = run.add({**losses, "grad_norm": norm})
             step_unless(skip, optimizer)
-            optimizer.zero_grad()
+            optimizer.zero_grad(set_to_none=not uses_graphs)  # graphs add to what is there
             momentum = None
             if teacher is not None:
                 momentum = momentum_at(

@@ -19,17 +19,20 @@ BACKENDS = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")
 
 
 def run(stage: Stage) -> None:
-    configs = stage.pair(stage.either(64, 2), compile=True)
-    if stage.tiny:
-        del configs["plain"]  # has nothing to compile that the other one has not
-    for name, config in configs.items():
-        what = f"compiled {name}, {config.data.batch_size}"
-        if not stage.has_time(what, seconds=stage.either(15, 0)):
+    # The most telling first, in case that time ends
+    full = [
+        *(("default", 64, False), ("default", 16, False), ("default", 16, True)),
+        *(("default", 64, True), ("plain", 64, False), ("plain", 16, True)),
+    ]
+    for name, batch, graphs in stage.either(full, [("default", 2, False)]):
+        config = stage.pair(batch, compile=True, cuda_graphs=graphs)[name]
+        what = f"compiled {name}, {batch}" + (", graphs" if graphs else "")
+        if not stage.has_time(what, seconds=stage.either(25, 0)):
             continue
         with stage.measuring(what):
             compiled_step(stage, what, config)
-    full = ((64, 12, 160, 64), (64, 6, 1568, 64))  # of base: encoder, decoder
-    for shape in stage.either(full, ((2, 3, 36, 64),)):
+    shapes = ((64, 12, 160, 64), (64, 6, 1568, 64))  # of base: encoder, decoder
+    for shape in stage.either(shapes, ((2, 3, 36, 64),)):
         with stage.measuring("attention"):
             attention(stage, shape)
 

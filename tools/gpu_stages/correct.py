@@ -292,8 +292,8 @@ def crops(stage: Stage) -> None:
 
 
 def loop_without_waiting(stage: Stage) -> None:
-    """Steps 4 to 6 of a run must not wait for the device: PyTorch raises an error if one does."""
-    steps, watched = Run.steps, range(3, 6)
+    """Steps 5 to 7 of a run must not wait for the device: PyTorch raises an error if one does."""
+    steps, watched = Run.steps, range(4, 7)
 
     def watched_steps(run: Run) -> Iterator[int]:
         for step in steps(run):

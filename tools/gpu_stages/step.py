@@ -1,6 +1,7 @@
 """What a whole training step costs: time, kernels, memory, by variant and batch."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -26,6 +27,10 @@ def run(stage: Stage) -> None:
             if batch <= MOST.get(name, batch):
                 config = with_batch(configs[name], batch)
                 measure(stage, f"{name}, {batch}", config, ours, clips_at_rate[name])
+            if stage.on_gpu and name in ("plain", "default"):
+                config = replace(config, run=replace(config.run, cuda_graphs="true"))
+                what = f"{name}, {batch}, graphs"
+                measure(stage, what, config, ours, clips_at_rate[name])
         config = with_batch(configs["plain"], batch)
         what = f"transformers, {batch}"
         measure(stage, what, config, of_transformers, clips_at_rate["plain"])

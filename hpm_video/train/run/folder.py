@@ -18,7 +18,7 @@ from hpm_video.weights.checkpoint import linked_checkpoint
 _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.probe_every", "run.device",
-    "run.compile", "run.deterministic", "run.parallel", "run.shard_processes",
+    "run.compile", "run.cuda_graphs", "run.deterministic", "run.parallel", "run.shard_processes",
     "run.activation_checkpointing",
     "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
     "evaluation.batch_size",

@@ -60,5 +60,6 @@ class LossScale:
         good_steps = (self._good_steps + (skip == 0)).where(~overflow, 0)
         grow = good_steps >= _STEPS_TO_GROW
         larger = torch.where(grow, self.value * 2, self.value).clamp(max=_MOST)
-        self.value = torch.where(overflow, self.value / 2, larger)
+        # In place: a CUDA graph of the step knows no other tensor
+        self.value.copy_(torch.where(overflow, self.value / 2, larger))
         self._good_steps = good_steps.where(~grow, 0)

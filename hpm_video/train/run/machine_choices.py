@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.data.loading.batches import readers_in_words
 from hpm_video.models.compiling import choose_compile
+from hpm_video.models.cuda_graphs import choose_cuda_graphs
 from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, gather_objects
 from hpm_video.runtime.machine import describe_machine, device_words
@@ -37,7 +38,11 @@ def choose_for_machine(
     compiled, why = choose_compile(config.run.compile, world.device, kept=kept.get("compile"))
     if why is not None:
         lines.append(f"run.compile=auto: {compiled} ({why})")
-    config = replace(config, run=replace(config.run, precision=precision, compile=compiled))
+    graphs, why = choose_cuda_graphs(config.run.cuda_graphs, world, compiled=compiled == "true")
+    if why is not None:
+        lines.append(f"run.cuda_graphs=auto: {graphs} ({why})")
+    run = replace(config.run, precision=precision, compile=compiled, cuda_graphs=graphs)
+    config = replace(config, run=run)
     kept_size = kept_batch_size(state)
     size, why = choose_batch_size(config, world, kept=kept_size, num_classes=num_classes)
     if why is not None:
