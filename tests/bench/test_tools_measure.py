@@ -71,7 +71,7 @@ def test_pixels_are_the_published_ones_where_they_are_said_to_be(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Moved pictures to the bit; crops of pre-training to rounding; without OpenCV no test views."""
+    """Moves to the bit, crops of pre-training to rounding; no test views without OpenCV."""
     for number, size in enumerate(((90, 160), (120, 160), (48, 64))):
         write_video(tmp_path / f"{number}", Recipe("mp4", "libx264", 20, size))
     (tmp_path / "broken.mp4").write_bytes(b"no video")
