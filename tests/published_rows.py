@@ -60,6 +60,7 @@ _pretraining = partial(
         "frames and pixels": (16, 224),
         "sampling": "videomae_pretrain",
         "crop": "multi_scale",
+        "antialias": True,  # by Pillow, whose bilinear resizing is
         "flip": False,
         "drop path": 0,
         "weight decay": 0.05,
@@ -85,6 +86,7 @@ _finetuning = partial(
         "views": (5, 3),
         "frames and pixels": (16, 224),
         "crop": "random_resized",
+        "antialias": False,  # by PyTorch in training, by OpenCV in tests
         "weight decay": 0.05,
         "betas": (0.9, 0.999),
         "clip grad": None,
@@ -170,6 +172,7 @@ def ours(job: str, name: str) -> Row:
         "frames and pixels": (data.num_frames, data.crop_size),
         "sampling": data.sampling,
         "crop": data.crop,
+        "antialias": data.antialias,
         "flip": data.flip,
         "weight decay": optim.weight_decay,
         "betas": tuple(optim.betas),

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from hpm_video.cli.options import add_checkpoint, add_numbers, add_output
-from hpm_video.config.values import Inflation, values_of
+from hpm_video.config.values import Inflation, Sampling, values_of
 from hpm_video.weights.export.writers import TARGETS, check_output, export, write_output
 
 if TYPE_CHECKING:
@@ -65,11 +65,14 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     numbers = {
         "num_frames": "of a clip (default 16)",
         "image_size": "in pixels (default 224)",
+        "frame_stride": "from one frame of a clip to the next (default: the data set's, else 2)",
         "depth": "blocks (default: the size's)",
         "heads": "of attention (default: the size's)",
         "decoder_heads": "the same of the decoder",
     }
     add_numbers(told, numbers)
+    text = "rule for the frames of a clip (default: that of the data set with so many classes)"
+    told.add_argument("--sampling", choices=values_of(Sampling), help=text)
     for name in ("mean", "std"):
         text = f"{name} of pixels in [0, 1] that the weights expect to be taken out (ImageNet's)"
         told.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=text)
@@ -83,7 +86,10 @@ def _found(arguments: argparse.Namespace) -> Imported:
     from hpm_video.weights.foreign.architecture import Assumptions
     from hpm_video.weights.foreign.to_ours import import_weights
 
-    names = ("num_frames", "image_size", "tubelet_size", "depth", "heads", "decoder_heads")
+    names = (
+        *("num_frames", "image_size", "sampling", "frame_stride", "tubelet_size", "depth"),
+        *("heads", "decoder_heads"),
+    )
     assumptions = Assumptions(
         **{name: getattr(arguments, name) for name in names},
         inflation=arguments.inflate,
@@ -114,12 +120,12 @@ def _inspect(arguments: argparse.Namespace) -> list[str]:
 
 
 def _import(arguments: argparse.Namespace) -> list[str]:
-    from hpm_video.weights.foreign.account import in_a_line, key_table
+    from hpm_video.weights.foreign.account import assumed, in_a_line, key_table
 
     check_output(arguments.output, source=arguments.file)
     found = _found(arguments)
     written = write_output(found.state, arguments.output, to="checkpoint")
-    return [*key_table(found), "", in_a_line(found), *written]
+    return [*key_table(found), "", in_a_line(found), *assumed(found), *written]
 
 
 def _export(arguments: argparse.Namespace) -> list[str]:

@@ -65,11 +65,12 @@ class ClipConfig:
         None, "frames from one frame to the next; null: as in training"
     )
     crop_size: int | None = setting(None, "side of a clip in pixels; null: as in training")
+    antialias: bool | None = setting(None, "how frames are resized; null: as in training")
     tubelet_size: int | None = setting(None, "frames of a token; null: as in training")
     patch_size: int | None = setting(None, "side of a token in pixels; null: as in training")
 
     def __post_init__(self) -> None:
-        all_at_least("clip.", self, **dict.fromkeys(vars(self), 1))
+        all_at_least("clip.", self, **dict.fromkeys(vars(self).keys() - {"antialias"}, 1))
 
     def of(self, data: Data, model: Model) -> tuple[Data, Model]:
         """The settings of a training with these clips and tokens in the place of its own.

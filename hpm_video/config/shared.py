@@ -69,6 +69,11 @@ class DataConfig:
     )
     crop: values.Crop = setting("multi_scale", "kind of random crop")
     crop_size: int = setting(224, "side of a clip in pixels")
+    antialias: bool = setting(
+        True,
+        "resizing averages all pixels that shrink into one; false: only the nearest ones, and the "
+        "longer side of test views is rounded down, as in VideoMAE's fine-tuning",
+    )
     crop_on: values.CropOn = setting("workers", "device: workers only decode")
     frame_pixels: int = setting(
         116_736, "of a frame on its way to the device (256 x 456); larger: scaled"

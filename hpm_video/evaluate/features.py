@@ -260,6 +260,7 @@ def _slide(
         num_crops=config.num_crops,
         batch_size=config.batch_size,
         part=PART,
+        antialias=loaded.data.antialias,
     )
     reader, timeout_s = WindowReader(path, settings, table), config.decode_timeout_s or None
     with GuardedWindows(reader, num_workers=config.num_workers, timeout_s=timeout_s) as video:
@@ -347,6 +348,8 @@ def _about(
         "crop_size": loaded.data.crop_size,
         "token": str(loaded.backbone.encoder.tokens.shape),
         "num_crops": config.num_crops,
+        # Files from before this setting say nothing, and stay valid
+        **({} if loaded.data.antialias else {"antialias": False}),
     }
 
 

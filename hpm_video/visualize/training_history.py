@@ -122,7 +122,7 @@ def _clips(config: PretrainConfig) -> tuple[object, ...]:
     """What must be the same for the same clips to be asked about, token for token."""
     data, model = config.data, config.model
     return (
-        *(data.num_frames, data.frame_stride, data.sampling, data.crop_size),
+        *(data.num_frames, data.frame_stride, data.sampling, data.crop_size, data.antialias),
         *(model.patch_size, model.tubelet_size, config.masking.tube_length),
     )
 

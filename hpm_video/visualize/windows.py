@@ -136,7 +136,8 @@ def _window(
     else:  # of a square picture several would be the same
         num_crops = 1 if height == width else view.num_crops
         boxes = crops.view_crops(height, width, num_crops=num_crops)
-    squares = np.stack([crops.resize_crop(frames, box, data.crop_size).numpy() for box in boxes])
+    cut = partial(crops.resize_crop, frames, size=data.crop_size, antialias=data.antialias)
+    squares = np.stack([cut(box).numpy() for box in boxes])
     places = tuple(Place.of_box(box, height, width) for box in boxes)
     return Window(shrunk(frames, most), squares, places, indices)
 

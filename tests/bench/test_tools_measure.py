@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from numbered_videos import Recipe, write_video
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--size=tiny", "--frames=4", "--crop-size=64", "--batch-size=2", "--device=cpu"]
@@ -62,6 +63,33 @@ def test_views_are_read_as_the_same_bytes(
     module.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[3:]] == [*3 * ["k400"], *2 * ["ssv2"]]
+
+
+def test_pixels_are_the_published_ones_where_they_are_said_to_be(
+    script: Script,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Moves to the bit, crops of pre-training to rounding; no test views without OpenCV."""
+    for number, size in enumerate(((90, 160), (120, 160), (48, 64))):
+        write_video(tmp_path / f"{number}", Recipe("mp4", "libx264", 20, size))
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    script("pixels", f"--source={tmp_path}", "--crop-size=56", "--shorter=60").main()
+    said = capsys.readouterr().out
+    assert "OpenCV (cv2) is missing" in said and "\ntest views" not in said
+    # 160 * 56 / 90 = 99.6, 160 * 56 / 120 = 74.7; the third is too small
+    assert "Of 2 videos 2 have a longer side" in said
+    words = [line.split() for line in said.splitlines()]
+    for name in ("rotate", "shear_x", "shear_y", "move_x", "move_y"):
+        assert [row[-2:] for row in words if row and row[0] == name] == [["0", "0"]], name
+    of_crops = {tuple(row[:-2]): float(row[-2]) for row in words if row and row[0] == "crop,"}
+    means = {a: of_crops["crop,", "pre-training", "Pillow", f"antialias={a}"] for a in
+             ("true", "false")}  # fmt: skip
+    assert means["true"] < 0.1 < means["false"]
+    with pytest.raises(SystemExit, match="must hold readable videos with a side above 500"):
+        script("pixels", f"--source={tmp_path}", "--shorter=500").main()
 
 
 def test_growth_and_its_picture(

@@ -9,6 +9,7 @@ from hpm_video.data.video.crops import (
     multi_scale_crop,
     random_resized_crop,
     resize_crop,
+    resize_short_side,
     view_crops,
 )
 
@@ -91,24 +92,40 @@ def test_a_box_of_the_right_size_is_cut_out_untouched() -> None:
     np.testing.assert_array_equal(flipped.numpy(), frames[:, 3:11, 5:13][:, :, ::-1])
 
 
+@pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("box", [Box(2, 3, 40, 31), Box(0, 0, 7, 9), Box(10, 10, 20, 50)])
-def test_resizing_is_antialiased_bilinear(box: Box) -> None:
+def test_resizing_is_bilinear(box: Box, antialias: bool) -> None:
     frames = _frames(60, 80)
-    crop = resize_crop(frames, box, 16)
+    crop = resize_crop(frames, box, 16, antialias=antialias)
     assert crop.shape == (3, 16, 16, 3) and crop.is_contiguous()
-    np.testing.assert_allclose(crop.numpy(), _slow_resize(frames, box, 16), atol=1.01)
+    expected = _slow_resize(frames, box, 16, antialias)
+    np.testing.assert_allclose(crop.numpy(), expected, atol=1.01)
 
 
-def _slow_resize(frames: np.ndarray, box: Box, size: int) -> np.ndarray:
-    """Weigh pixels with a triangle as wide as the output pixel, at least one input pixel."""
+@pytest.mark.parametrize(
+    ("height", "width", "nearest", "down"),
+    [(240, 320, (224, 299), (224, 298)), (426, 240, (398, 224), (397, 224)),
+     (256, 340, (224, 298), (224, 297)), (256, 344, (224, 301), (224, 301))],
+)  # fmt: skip
+def test_the_longer_side_is_rounded_down_as_published(
+    height: int, width: int, nearest: tuple[int, int], down: tuple[int, int]
+) -> None:
+    frames = _frames(height, width)
+    assert tuple(resize_short_side(frames, 224).shape[1:3]) == nearest
+    assert tuple(resize_short_side(frames, 224, antialias=False).shape[1:3]) == down
+
+
+def _slow_resize(frames: np.ndarray, box: Box, size: int, antialias: bool) -> np.ndarray:
+    """Weigh pixels with a triangle as wide as an input pixel or, antialiased, as an output pixel
+    where that is the larger one."""
 
     def weights(length: int) -> np.ndarray:
         scale = length / size
-        table = np.zeros((size, length))
+        table, reach = np.zeros((size, length)), max(scale, 1.0) if antialias else 1.0
         for i in range(size):
             centre = (i + 0.5) * scale
             for j in range(length):
-                table[i, j] = max(0.0, 1 - abs(j + 0.5 - centre) / max(scale, 1.0))
+                table[i, j] = max(0.0, 1 - abs(j + 0.5 - centre) / reach)
         table /= table.sum(axis=1, keepdims=True)
         return table
 

@@ -58,10 +58,13 @@ def _batches(manifest: Manifest, **changes: object) -> list[ClipBatch]:
 
 
 @pytest.mark.parametrize("crop", ["multi_scale", "random_resized"])
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_they_are_those_of_workers(manifest: Manifest, crop: str, num_workers: int) -> None:
-    in_workers = _batches(manifest, crop=crop)
-    on_device = _batches(manifest, crop=crop, crop_on="device", num_workers=num_workers)
+@pytest.mark.parametrize(("num_workers", "antialias"), [(0, True), (2, True), (0, False)])
+def test_they_are_those_of_workers(
+    manifest: Manifest, crop: str, num_workers: int, antialias: bool
+) -> None:
+    how = {"crop": crop, "antialias": antialias}
+    in_workers = _batches(manifest, **how)
+    on_device = _batches(manifest, **how, crop_on="device", num_workers=num_workers)
     assert len(in_workers) == len(on_device) == 8
     for mine, other in zip(on_device, in_workers, strict=True):
         assert mine.indices.equal(other.indices) and mine.labels.equal(other.labels)
@@ -78,6 +81,25 @@ def test_a_gpu_makes_those_of_the_cpu(manifest: Manifest, gpu: torch.device) -> 
         found = batch.on(gpu)
         assert found.device.type == "cuda"
         torch.testing.assert_close(found.cpu(), batch.on(CPU), atol=1e-5, rtol=0)
+
+
+def test_workers_and_device_both_follow_antialias(manifest: Manifest) -> None:
+    for place in ("workers", "device"):
+        with_, without = (
+            _batches(manifest, crop_on=place, antialias=antialias) for antialias in (True, False)
+        )
+        pairs = zip(with_, without, strict=True)
+        differences = torch.stack([(a.on(CPU) - b.on(CPU)).abs().max() for a, b in pairs])
+        assert (differences > 8 / 255).any(), place  # those of rounding are at most 2
+
+
+def test_frames_that_are_scaled_down_first_follow_antialias(manifest: Manifest) -> None:
+    frames = torch.arange(8).repeat(2, 8, 1)[..., None].remainder(2).mul(255).byte()
+    striped = frames.expand(-1, -1, -1, 3)
+    small = {a: device_crops._fit(striped, 5 * 5, antialias=a).float() for a in (True, False)}
+    assert small[True].shape == small[False].shape == (2, 5, 5, 3)
+    # Stripes a pixel wide: a mean over all pixels is greyer than one over the nearest two
+    assert small[True].std() < 0.7 * small[False].std()
 
 
 def test_larger_frames_are_scaled_down_first(manifest: Manifest) -> None:
@@ -140,17 +162,19 @@ def _rows(num_videos: int, **changes: Any) -> tuple[FrameReader, torch.Tensor]:
     return reader, rows
 
 
+@pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize("crop", ["multi_scale", "random_resized"])
-def test_all_boxes_at_once_are_those_one_by_one(crop: str) -> None:
-    reader, rows = _rows(7, crop=crop)
+def test_all_boxes_at_once_are_those_one_by_one(crop: str, antialias: bool) -> None:
+    reader, rows = _rows(7, crop=crop, antialias=antialias)
     each = reader.crop(rows, rows)
     together = reader.crop(rows, rows, together=True)
     assert each.shape == together.shape == (28, 3, 3, 24, 24)
     torch.testing.assert_close(together, each, atol=1e-5, rtol=0)
 
 
-def test_they_are_pytorchs_antialiased_resize() -> None:
-    reader, rows = _rows(5, frame_pixels=10**4, windows=1)
+@pytest.mark.parametrize("antialias", [True, False])
+def test_they_are_pytorchs_resize(antialias: bool) -> None:
+    reader, rows = _rows(5, frame_pixels=10**4, windows=1, antialias=antialias)
     boxes = reader._boxes(rows)
     found = reader.crop(rows, rows, together=True).unflatten(0, (5, 4))
     for row, of_video, clips in zip(rows, boxes.tolist(), found, strict=True):
@@ -161,7 +185,7 @@ def test_they_are_pytorchs_antialiased_resize() -> None:
             whole = frames[:, : frames.shape[1] // frame_width * frame_width]
             whole = whole.unflatten(1, (-1, frame_width)).permute(0, 3, 1, 2).float() / 255
             cut = whole[:, :, top : top + height, left : left + width]
-            small = F.interpolate(cut, (24, 24), mode="bilinear", antialias=True)
+            small = F.interpolate(cut, (24, 24), mode="bilinear", antialias=antialias)
             small = small.flip(-1) if flip else small
             torch.testing.assert_close(clip, small.transpose(0, 1), atol=1e-5, rtol=0)
     assert boxes[..., 5].unique().tolist() == [0, 1]

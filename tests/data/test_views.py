@@ -1,5 +1,6 @@
 """The standard test views against a slow loop written from the recipes, down to the pixels."""
 
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,10 +54,10 @@ def _clips(num_frames: int, sampling: Sampling, num_clips: int, stride: int) -> 
     return clips
 
 
-def _weights(length: int, size: int) -> np.ndarray:
-    """(size, length): each output pixel as a mean of inputs under a triangle, antialiased."""
+def _weights(length: int, size: int, antialias: bool) -> np.ndarray:
+    """(size, length): each output pixel as a mean of inputs under a triangle."""
     scale = length / size
-    reach = max(scale, 1.0)
+    reach = max(scale, 1.0) if antialias else 1.0
     table = np.zeros((size, length))
     for i in range(size):
         for j in range(length):
@@ -65,13 +66,15 @@ def _weights(length: int, size: int) -> np.ndarray:
 
 
 def _slow_views(
-    frames: list[np.ndarray], clips: list[list[int]], num_crops: int, size: int
+    frames: list[np.ndarray], clips: list[list[int]], num_crops: int, size: int, antialias: bool
 ) -> list[np.ndarray]:
     """Short side `size`; crops along the longer side: left or top, centre, right or bottom."""
     height, width = frames[0].shape[:2]
     short = min(height, width)
-    new_height, new_width = round(height * size / short), round(width * size / short)
-    down, across = _weights(height, new_height), _weights(width, new_width)
+    rounded = round if antialias else math.floor
+    new_height, new_width = rounded(height * size / short), rounded(width * size / short)
+    down = _weights(height, new_height, antialias)
+    across = _weights(width, new_width, antialias)
     views = []
     for window in clips:
         for crop in range(num_crops):
@@ -87,6 +90,7 @@ def _slow_views(
     return views
 
 
+@pytest.mark.parametrize("antialias", [True, False])
 @pytest.mark.parametrize(
     ("sampling", "num_clips", "num_crops"),
     [("dense", 5, 3), ("uniform", 2, 3), ("dense", 1, 1)],
@@ -102,17 +106,19 @@ def test_views_against_the_recipe(
     num_frames: int,
     height: int,
     width: int,
+    antialias: bool,
 ) -> None:
     size, stride = 32, 4
     path = tmp_path / "video.mp4"
     frames = _write(path, num_frames, height, width)
-    data = DataConfig(frame_stride=stride, sampling=sampling, crop_size=size, decoder="pyav")
+    how = {"frame_stride": stride, "crop_size": size, "decoder": "pyav", "antialias": antialias}
+    data = DataConfig(sampling=sampling, **how)  # type: ignore[arg-type]
     reader = ViewReader(data, num_clips, num_crops)
     clips = _clips(num_frames, sampling, num_clips, stride)
     assert view_indices(num_frames, data, num_clips=num_clips).tolist() == clips
     out = torch.empty(reader.shape, dtype=torch.uint8)
     reader.read(Request(0, str(path), 0), out)
-    expected = _slow_views(frames, clips, num_crops, size)
+    expected = _slow_views(frames, clips, num_crops, size, antialias)
     assert len(out) == len(expected) == num_clips * num_crops
     # Without scaling to the bit; with it, rounded twice
     tolerance = 0 if min(height, width) == size else 1.01

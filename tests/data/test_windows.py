@@ -18,6 +18,7 @@ from hpm_video.data.loading.windows import (
     read_windows,
     window_indices,
 )
+from hpm_video.data.video.crops import Box, resize_crop
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.data.video.readers import demux
 
@@ -102,6 +103,19 @@ def test_every_frame_is_decoded_and_converted_once(
     list(read_windows(video, indices, settings))
     assert len(converted) == len(set(converted)) == len(np.unique(indices))
     assert len(decoded) == len(set(decoded)) <= video.num_frames
+
+
+def test_windows_are_resized_as_asked(tmp_path: Path) -> None:
+    video = LongVideo(write_video(tmp_path / "video", RECIPES["plain"]))
+    (frame,) = video.frames([0])
+    found = {}
+    for antialias in (True, False):
+        settings = _windows(1, 1, 1, crop_size=20, antialias=antialias)
+        ((window,),) = next(read_windows(video, np.array([[0]]), settings))
+        expected = resize_crop(frame[None], Box(0, 0, *SQUARE), 20, antialias=antialias)
+        assert torch.equal(window, expected)
+        found[antialias] = window
+    assert not torch.equal(found[True], found[False])
 
 
 def test_only_the_windows_in_work_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

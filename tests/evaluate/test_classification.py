@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numbered_videos import Recipe, write_video
 from processes import run_together
 
 from hpm_video.cli.main import main
@@ -101,6 +102,43 @@ def test_scores_are_means_over_all_views(
         assert result.scores[row] == pytest.approx(expected, abs=1e-5)
         assert result.scores[row].sum() == pytest.approx(1, abs=1e-5)
     assert np.ptp(result.scores[:4], axis=0).max() > 0.01  # the videos do differ
+
+
+def test_videos_are_resized_as_in_training_unless_told_otherwise(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Checkpoints from before the setting were trained, and are evaluated, with antialiasing."""
+    recipe = Recipe("mp4", "libx264", 12, size=(76, 102))
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"path,label\n{write_video(tmp_path / 'noise', recipe)},0\n")
+    state = load_checkpoint(checkpoint)
+    model, config, _ = load_classifier(checkpoint)
+    data = config.data
+    (window,) = clips.dense_view_indices(
+        12, clip_frames=data.num_frames, stride=data.frame_stride, num_clips=1
+    )
+    frames = read_frames(next(tmp_path.glob("noise*")), window)
+    expected = {}
+    for antialias in (True, False):
+        small = transforms.resize_short_side(frames, data.crop_size, antialias=antialias)
+        (box,) = transforms.view_crops(*small.shape[1:3], num_crops=1)
+        view = transforms.resize_crop(small, box, data.crop_size)
+        with torch.no_grad():
+            logits = model.eval()(view.permute(3, 0, 1, 2)[None].float() / 255)
+        expected[antialias] = logits[0].softmax(dim=0).numpy()
+    assert np.abs(expected[True] - expected[False]).max() > 1e-3
+    for stored, told, meant in (
+        (None, None, True), (True, None, True), (False, None, False), (False, True, True),
+        (None, False, False),
+    ):  # fmt: skip
+        settings = {k: v for k, v in state["config"]["data"].items() if k != "antialias"}
+        settings |= {} if stored is None else {"antialias": stored}
+        file = tmp_path / "checkpoint.pt"
+        torch.save({**state, "config": {**state["config"], "data": settings}}, file)
+        words = [*SETTINGS, "evaluation.num_clips=1", "evaluation.num_crops=1"]
+        words += [] if told is None else [f"clip.antialias={told}".lower()]
+        result = evaluate(file, [str(listed)], load_config(EvaluateConfig, None, words))
+        assert result.scores[0] == pytest.approx(expected[meant], abs=1e-5)
 
 
 def test_the_views_matter(checkpoint: Path, videos: Path) -> None:

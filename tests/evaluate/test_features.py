@@ -79,6 +79,26 @@ def _windows(checkpoint: Path, video: Path, output: Path, *more: str) -> list[st
     return ["features", str(checkpoint), "--video", str(video), "-o", str(output), *more, *SETTINGS]
 
 
+def test_features_of_windows_follow_antialias(
+    pretrained: Path, long_video: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "long.npz"
+    backbone = load_backbone(pretrained, precision="float32").backbone
+    pixels = read_frames(long_video, list(range(0, 8, 2)), "pyav")
+    (box,) = transforms.view_crops(*pixels.shape[1:3], num_crops=1)
+    found = {}
+    for antialias, words in ((True, []), (False, ["clip.antialias=false"])):
+        asked = _windows(pretrained, long_video, output, "--stride", "60", "--frame-stride", "2")
+        assert main([*asked, *words]) == 0  # into the same file, whose features are other ones
+        arrays, metadata = read_features(output)
+        view = transforms.resize_crop(pixels, box, 32, antialias=antialias)
+        tokens = backbone.encode(view.permute(3, 0, 1, 2)[None].float() / 255)
+        found[antialias] = torch.tensor(arrays["features"][0])
+        torch.testing.assert_close(found[antialias], tokens.mean(dim=1)[0])
+        assert metadata.get("antialias") == (None if antialias else False)
+    assert not torch.allclose(found[True], found[False])
+
+
 def test_windows_of_a_long_video(pretrained: Path, long_video: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "long.npz"
     arguments = ["--stride", "3", "--frame-stride", "2", "--per-step"]

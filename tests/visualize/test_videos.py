@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from numbered_videos import Recipe, write_video
 from PIL import Image
 from videos import frame_numbers, write_indexed_video
 
@@ -18,7 +19,8 @@ from hpm_video.cli.main import main
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.config.settings import load_config
 from hpm_video.data.prepare.toy import write_toy_videos
-from hpm_video.data.video.frames import VideoReadError
+from hpm_video.data.video.crops import resize_crop, view_crops
+from hpm_video.data.video.frames import VideoReadError, read_frames
 from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained, reconstruct
 from hpm_video.train.pretrain import pretrain
@@ -37,7 +39,7 @@ from hpm_video.visualize import (
 from hpm_video.visualize.films import film_frames
 from hpm_video.visualize.video_page import Asked
 from hpm_video.visualize.videos import _unique_stems
-from hpm_video.visualize.windows import window_indices
+from hpm_video.visualize.windows import read_window, window_indices
 
 SETTINGS = [
     "data.num_frames=4", "data.crop_size=32", "data.frame_stride=2", "data.batch_size=4",
@@ -88,6 +90,23 @@ def test_clip_is_the_middle_of_the_video(tmp_path: Path) -> None:
     assert read_clip(path, uniform)[1].tolist() == [5, 15, 25, 35]
     with pytest.raises(VideoReadError, match="no such file"):
         read_clip(tmp_path / "none.mp4", config)
+
+
+def test_pictures_are_of_pixels_as_the_model_saw_them(tmp_path: Path) -> None:
+    """Resized as in training, and not otherwise for the eye."""
+    path = write_video(tmp_path / "noise", Recipe("mp4", "libx264", 5, size=(48, 64)))
+    frames = read_frames(path, [2])
+    (box,) = view_crops(48, 64, num_crops=1)
+    crops = {}
+    for antialias in (True, False):
+        data = DataConfig(num_frames=1, crop_size=20, num_workers=0, antialias=antialias)
+        crops[antialias] = resize_crop(frames, box, 20, antialias=antialias).numpy()
+        clip, indices = read_clip(path, PretrainConfig(data=data))
+        assert indices.tolist() == [2]
+        np.testing.assert_allclose(clip[0].permute(1, 2, 3, 0) * 255, crops[antialias], atol=1e-3)
+        window = read_window(path, np.array([2]), data, View())
+        np.testing.assert_array_equal(window.crops[0], crops[antialias])
+    assert np.abs(crops[True].astype(int) - crops[False]).max() > 8
 
 
 def test_outline_goes_round_the_chosen_cells() -> None:

@@ -27,10 +27,11 @@ from transformers import (
 from hpm_video.cli.main import main
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
 from hpm_video.config.settings import config_from_dict, config_to_dict
+from hpm_video.data.samples.views import view_indices
 from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.models.build import HPM, build_model, heads_of, token_grid
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.weights.checkpoint import load_weights, write_checkpoint
+from hpm_video.weights.checkpoint import load_checkpoint, load_weights, write_checkpoint
 from hpm_video.weights.export.writers import write_output
 from hpm_video.weights.foreign.account import Imported
 from hpm_video.weights.foreign.architecture import Assumptions, architecture_of
@@ -110,6 +111,59 @@ def test_official_fine_tuning(tmp_path: Path) -> None:
     assert classes is None
     expected = foreign.run_official_finetuned(weights, _clips())
     assert (model.eval()(_clips()) - expected).abs().max() < TOLERANCE and expected.std() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "sampling", "stride", "words"),
+    [
+        (400, "videomae_kinetics", 4, "sampling videomae_kinetics, frame_stride 4 (400 classes)"),
+        (710, "videomae_kinetics", 4, "(710 classes)"),
+        (101, "videomae_kinetics", 4, "(101 classes)"),
+        (51, "videomae_kinetics", 2, "(51 classes)"),
+        (174, "videomae_ssv2", None, "sampling videomae_ssv2"),
+        (5, "dense", 2, "sampling dense, frame_stride 2 (5 classes, of no data set known here)"),
+    ],
+)
+def test_fine_tuned_weights_are_tested_as_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], num_classes: int, sampling: str,
+    stride: int | None, words: str,
+) -> None:  # fmt: skip
+    """The frames and pixels of the published programs, which have one rule for each data set."""
+    file, output = tmp_path / "weights.pt", tmp_path / "ours.pt"
+    torch.save(foreign.official_finetuned(num_classes), file)
+    command = ["weights", "import", str(file), "-o", str(output), "--heads", str(HEADS)]
+    assert main(command) == 0
+    assert words in capsys.readouterr().out
+    _, config, _ = classifier_of(load_checkpoint(output), source=output)
+    assert config.data.sampling == sampling and config.data.antialias is False
+    assert stride is None or config.data.frame_stride == stride
+    for num_frames in (1, 9, 30, 61, 64, 250):
+        asked = view_indices(num_frames, config.data, num_clips=2).tolist()
+        if sampling == "videomae_ssv2":
+            tick = num_frames / 16
+            expected = [[int(tick * k + tick / 2) for k in range(16)],
+                        [int(tick * k) for k in range(16)]]  # fmt: skip
+        elif sampling == "videomae_kinetics":
+            assert stride is not None
+            thin = list(range(0, num_frames, stride))
+            thin += [thin[-1]] * (16 - len(thin))
+            expected = [thin[:16], thin[len(thin) - 16 :]]
+        else:
+            continue
+        assert asked == expected
+
+    told = ["--sampling", "uniform", "--frame-stride", "3"]
+    assert main([*command, *told]) == 0
+    assert "sampling" not in capsys.readouterr().out
+    data = classifier_of(load_checkpoint(output), source=output)[1].data
+    assert (data.sampling, data.frame_stride) == ("uniform", 3)
+    assert main([*command, "--frame-stride", "0"]) == 2
+    assert "frame_stride (0) must be" in capsys.readouterr().err
+
+
+def test_pre_trained_weights_keep_the_resizing_of_pre_training(tmp_path: Path) -> None:
+    file = _write(foreign.official_pretrained(), tmp_path / "file")
+    assert import_weights(file, assumptions=TOLD).state["config"]["data"]["antialias"] is True
 
 
 def _containers(weights: Weights) -> dict[str, Any]:

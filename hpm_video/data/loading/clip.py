@@ -40,4 +40,5 @@ def _read_middle(
     (indices,) = view_indices(video.num_frames, data, num_clips=1)
     frames = video.read(indices)
     (box,) = crops.view_crops(*frames.shape[1:3], num_crops=1)
-    return crops.resize_crop(frames, box, data.crop_size).numpy(), indices
+    crop = crops.resize_crop(frames, box, data.crop_size, antialias=data.antialias)
+    return crop.numpy(), indices

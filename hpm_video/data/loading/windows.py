@@ -40,6 +40,7 @@ class WindowSettings:
     num_crops: int  # of each window: the centre, or spread along the longer side
     batch_size: int  # windows at a time
     part: int  # windows after which a new batch begins
+    antialias: bool = True  # see `DataConfig.antialias`
 
 
 class LongVideo:
@@ -102,7 +103,8 @@ def read_windows(
     window, size = 0, settings.crop_size
     for index, frame in zip(needed, video.frames(needed), strict=True):
         boxes = crops.view_crops(*frame.shape[:2], num_crops=settings.num_crops)
-        kept[index] = torch.cat([crops.resize_crop(frame[None], box, size) for box in boxes])
+        cut = partial(crops.resize_crop, frame[None], size=size, antialias=settings.antialias)
+        kept[index] = torch.cat([cut(box) for box in boxes])
         while window < len(indices) and indices[window, -1] <= index:
             # T x (num_crops, S, S, 3) -> (num_crops, T, S, S, 3)
             batch.append(torch.stack([kept[i] for i in indices[window].tolist()], dim=1))

@@ -8,15 +8,20 @@ equal pixels stay equal in all frames.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import InterpolationMode, functional
+from PIL import Image
+from torchvision.transforms.v2 import functional
 
 from hpm_video.config import AugmentConfig
 
-_GREY = [128.0, 128.0, 128.0]  # where a moved picture leaves nothing
+# How pictures are moved, as published: bicubic, and grey where nothing is left
+_BICUBIC: dict[str, Any] = {
+    "resample": Image.Resampling.BICUBIC,
+    "fillcolor": (128, 128, 128),
+}
 # ImageNet's mean and deviation in bytes: to models, which normalise, this is standard normal noise
 _NOISE_MEAN, _NOISE_STD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)
 
@@ -80,25 +85,34 @@ def _as_one_picture(clip: torch.Tensor, operation: _OfPictures) -> torch.Tensor:
     return tall.permute(1, 2, 0).unflatten(0, clip.shape[:2])
 
 
+def _frame_by_frame(
+    clip: torch.Tensor, operation: Callable[[Image.Image], Image.Image]
+) -> torch.Tensor:
+    """Apply Pillow's operation to each frame: torchvision moves tensors bilinearly at most."""
+    frames = [np.asarray(operation(Image.fromarray(frame))) for frame in clip.numpy()]
+    return torch.from_numpy(np.stack(frames))
+
+
+def _turned(clip: torch.Tensor, degrees: float) -> torch.Tensor:
+    """Turn anticlockwise about the middle."""
+    return _frame_by_frame(clip, lambda picture: picture.rotate(degrees, **_BICUBIC))
+
+
 def _moved(
     clip: torch.Tensor,
     *,
-    angle: float = 0.0,
     move: tuple[float, float] = (0.0, 0.0),
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> torch.Tensor:
-    """Turn by degrees, move by shares of the sides, or shear by shares of a pixel, (x, y) each."""
-    move_all = partial(
-        functional.affine,
-        angle=angle,
-        translate=[move[0] * clip.shape[2], move[1] * clip.shape[1]],
-        scale=1.0,
-        shear=[math.degrees(math.atan(share)) for share in shear],
-        interpolation=InterpolationMode.BILINEAR,
-        fill=_GREY,
-        center=None if angle else [0.0, 0.0],  # shears keep the upper left corner
+    """Each pixel is what lay this far off, (x, y) each: ``move`` in shares of the sides, ``shear``
+    in pixels for each pixel away from the upper left corner along the other side."""
+    height, width = clip.shape[1:3]
+    # (x, y) -> (a x + b y + c, d x + e y + f)
+    places = (1, shear[0], move[0] * width, shear[1], 1, move[1] * height)
+    affine = Image.Transform.AFFINE
+    return _frame_by_frame(
+        clip, lambda picture: picture.transform((width, height), affine, places, **_BICUBIC)
     )
-    return _as_pictures(clip, move_all)
 
 
 def _adjusted(
@@ -124,7 +138,7 @@ OPERATIONS: dict[str, Operation] = {
     "auto_contrast": lambda clip, level, sign: _as_one_picture(clip, functional.autocontrast),
     "equalize": lambda clip, level, sign: _as_one_picture(clip, functional.equalize),
     "invert": lambda clip, level, sign: 255 - clip,
-    "rotate": lambda clip, level, sign: _moved(clip, angle=-sign * 30 * level),
+    "rotate": lambda clip, level, sign: _turned(clip, sign * 30 * level),
     "posterize": lambda clip, level, sign: functional.posterize(clip, max(1, 4 - int(4 * level))),
     "solarize": _solarize,
     "solarize_add": _solarize_add,
@@ -134,6 +148,6 @@ OPERATIONS: dict[str, Operation] = {
     "sharpness": _adjusted(_as_pictures, functional.adjust_sharpness),
     "shear_x": lambda clip, level, sign: _moved(clip, shear=(sign * 0.3 * level, 0)),
     "shear_y": lambda clip, level, sign: _moved(clip, shear=(0, sign * 0.3 * level)),
-    "move_x": lambda clip, level, sign: _moved(clip, move=(-sign * 0.45 * level, 0)),
-    "move_y": lambda clip, level, sign: _moved(clip, move=(0, -sign * 0.45 * level)),
+    "move_x": lambda clip, level, sign: _moved(clip, move=(sign * 0.45 * level, 0)),
+    "move_y": lambda clip, level, sign: _moved(clip, move=(0, sign * 0.45 * level)),
 }

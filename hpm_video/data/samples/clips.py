@@ -126,10 +126,11 @@ class ClipReader:
         """Read R crops of one video into `out`, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
         video = request.open(self.data.decoder)
-        parts = self.read_windows(video, rng)
+        parts, antialias = self.read_windows(video, rng), self.data.antialias
         for clip, part in zip(out, itertools.cycle(parts), strict=False):
             box, flip = self.draw_box(part.shape[1], part.shape[2], rng)
-            crop = crops.resize_crop(part, box, self.data.crop_size, flip=flip)
+            size = self.data.crop_size
+            crop = crops.resize_crop(part, box, size, antialias=antialias, flip=flip)
             clip.copy_(crop if self.augment is None else augment(crop, self.augment, rng=rng))
         return video.note
 

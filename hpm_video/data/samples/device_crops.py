@@ -9,6 +9,7 @@ A row has room for a fixed number of pixels a frame, whatever its shape. Crops a
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -43,8 +44,10 @@ class FrameReader(ClipReader):
         """Fill a row, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
         video = request.open(self.data.decoder)
-        parts = [_fit(torch.from_numpy(part), self.data.frame_pixels)
-                 for part in self.read_windows(video, rng)]  # fmt: skip
+        parts = [
+            _fit(torch.from_numpy(part), self.data.frame_pixels, antialias=self.data.antialias)
+            for part in self.read_windows(video, rng)
+        ]
         height, width = parts[0].shape[1:3]
         numbers = [height, width]
         for _ in range(self.data.repeats):
@@ -76,8 +79,8 @@ class FrameReader(ClipReader):
             parts = list(zip(frames.split(step), on_device.split(step), strict=True))
             canvases = (cut_boxes(*part, *most) for part in parts)
             lengths = [of_part.flatten(0, 1) for _, of_part in parts]
-        size = self.data.crop_size
-        crops = [resize(*pair, size) for pair in zip(canvases, lengths, strict=True)]
+        to_size = partial(resize, size=self.data.crop_size, antialias=self.data.antialias)
+        crops = [to_size(*pair) for pair in zip(canvases, lengths, strict=True)]
         return (crops[0] if len(crops) == 1 else torch.cat(crops)).permute(0, 3, 2, 1, 4)
 
     def _boxes(self, rows: Tensor) -> Tensor:
@@ -89,14 +92,15 @@ class FrameReader(ClipReader):
         return torch.cat([width, boxes], dim=2)
 
 
-def _fit(frames: Tensor, pixels: int) -> Tensor:
+def _fit(frames: Tensor, pixels: int, *, antialias: bool) -> Tensor:
     """Frames (T, H, W, 3) uint8, scaled down to at most so many pixels each."""
     height, width = frames.shape[1:3]
     if height * width <= pixels:
         return frames
     scale = math.sqrt(pixels / (height * width))
     size = [max(1, int(height * scale)), max(1, int(width * scale))]
-    return functional.resize(frames.permute(0, 3, 1, 2), size, antialias=True).permute(0, 2, 3, 1)
+    planes = functional.resize(frames.permute(0, 3, 1, 2), size, antialias=antialias)
+    return planes.permute(0, 2, 3, 1)
 
 
 def _rounded_up(length: int) -> int:
@@ -135,27 +139,28 @@ def cut_boxes(frames: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     return cut.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 2)
 
 
-def resize(canvas: Tensor, boxes: Tensor, size: int) -> Tensor:
+def resize(canvas: Tensor, boxes: Tensor, size: int, *, antialias: bool = True) -> Tensor:
     """The boxes (K, 6) at the corners of canvases (K, height, T, 3, width), pixels from 0 to 255,
     scaled -> (K, size, T, 3, size) in [0, 1]; some mirrored."""
     *_, box_height, box_width, flip = boxes.unbind(-1)
-    rows = _weights(box_height, canvas.shape[1], size)  # (K, size, height)
-    columns = _weights(box_width, canvas.shape[4], size)
+    rows = _weights(box_height, canvas.shape[1], size, antialias)  # (K, size, height)
+    columns = _weights(box_width, canvas.shape[4], size, antialias)
     columns = torch.where(flip[:, None, None] > 0, columns.flip(1), columns) / 255
     narrow = canvas.flatten(1, 3) @ columns.mT  # (K, height * T * 3, size)
     small = rows @ narrow.unflatten(1, (canvas.shape[1], -1)).flatten(2)
     return small.clamp_(0, 1).unflatten(2, (*canvas.shape[2:4], size))
 
 
-def _weights(lengths: Tensor, most: int, size: int) -> Tensor:
+def _weights(lengths: Tensor, most: int, size: int, antialias: bool) -> Tensor:
     """(K,) lengths of lines -> (K, size, most): what each of ``most`` pixels weighs in those of its
     line scaled to ``size``; nothing behind its end.
 
-    Bilinear; where it shrinks, a triangle over all pixels that fall into one (antialiased).
+    Bilinear: a triangle over the two nearest pixels or, antialiased, over all that fall into one.
     """
     length = lengths[:, None, None].float()
     scale = length / size
     centres = (torch.arange(size, device=lengths.device)[:, None] + 0.5) * scale
     pixels = torch.arange(most, device=lengths.device) + 0.5
-    weights = (1 - (pixels - centres).abs() / scale.clamp(min=1)).clamp_(min=0) * (pixels < length)
+    reach = scale.clamp(min=1) if antialias else 1.0
+    weights = (1 - (pixels - centres).abs() / reach).clamp_(min=0) * (pixels < length)
     return weights / weights.sum(dim=2, keepdim=True)

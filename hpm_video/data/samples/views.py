@@ -45,12 +45,13 @@ class ViewReader:
         indices = view_indices(video.num_frames, self.data, num_clips=self.num_clips)
         # Clips and crops overlap: every frame is decoded and resized once, then handed out to them
         unique, positions = np.unique(indices, return_inverse=True)
-        frames = crops.resize_short_side(video.read(unique), self.data.crop_size)
+        size, antialias = self.data.crop_size, self.data.antialias
+        frames = crops.resize_short_side(video.read(unique), size, antialias=antialias)
         boxes = crops.view_crops(*frames.shape[1:3], num_crops=self.num_crops)
         clip_positions = torch.from_numpy(positions.reshape(indices.shape))
         views = out.unflatten(0, (self.num_clips, self.num_crops))
         for crop, box in enumerate(boxes):
-            cut = crops.resize_crop(frames, box, self.data.crop_size)  # (unique frames, S, S, 3)
+            cut = crops.resize_crop(frames, box, size)  # (unique frames, S, S, 3), as they are
             for clip, rows in enumerate(clip_positions):
                 torch.index_select(cut, 0, rows, out=views[clip, crop])
         return video.note

@@ -77,28 +77,42 @@ def view_crops(height: int, width: int, *, num_crops: int) -> list[Box]:
     return [Box((height - side) * k // n, (width - side) * k // n, side, side) for k, n in shares]
 
 
-def resize_short_side(frames: npt.NDArray[np.uint8] | torch.Tensor, size: int) -> torch.Tensor:
-    """Scale frames (T, H, W, 3) until the short side is `size`; bilinear, antialiased, uint8."""
+def resize_short_side(
+    frames: npt.NDArray[np.uint8] | torch.Tensor, size: int, *, antialias: bool = True
+) -> torch.Tensor:
+    """Scale frames (T, H, W, 3) until the short side is `size`; bilinear, uint8.
+
+    The longer side is rounded to the nearest pixel or, without `antialias`, down, as published.
+    """
     frames = torch.as_tensor(frames)
     height, width = frames.shape[1:3]
     short = min(height, width)
-    box = Box(0, 0, height, width)
-    return _resize(frames, box, (round(height * size / short), round(width * size / short)))
+    if antialias:
+        scaled = round(height * size / short), round(width * size / short)
+    else:
+        scaled = height * size // short, width * size // short
+    return _resize(frames, Box(0, 0, height, width), scaled, antialias=antialias)
 
 
 def resize_crop(
-    frames: npt.NDArray[np.uint8] | torch.Tensor, box: Box, size: int, *, flip: bool = False
+    frames: npt.NDArray[np.uint8] | torch.Tensor,
+    box: Box,
+    size: int,
+    *,
+    antialias: bool = True,
+    flip: bool = False,
 ) -> torch.Tensor:
     """Cut `box` out of frames (T, H, W, 3) and return it as (T, size, size, 3), contiguous uint8.
 
-    Bilinear with antialiasing; a box of the right size is cut out untouched. `flip` mirrors left
-    and right.
+    Bilinear; a box of the right size is cut out untouched. `flip` mirrors left and right.
     """
-    crop = _resize(torch.as_tensor(frames), box, (size, size))
+    crop = _resize(torch.as_tensor(frames), box, (size, size), antialias=antialias)
     return (crop.flip(2) if flip else crop).contiguous()
 
 
-def _resize(frames: torch.Tensor, box: Box, size: tuple[int, int]) -> torch.Tensor:
+def _resize(
+    frames: torch.Tensor, box: Box, size: tuple[int, int], *, antialias: bool
+) -> torch.Tensor:
     """Cut a box out of frames (T, H, W, 3) and scale it to (height, width); need not be contiguous,
     and is a part of `frames` where there is nothing to scale."""
     top, left, height, width = box
@@ -108,5 +122,5 @@ def _resize(frames: torch.Tensor, box: Box, size: tuple[int, int]) -> torch.Tens
         return crop
     # (T, H, W, 3) -> (T, 3, H, W) seen through strides: torchvision resizes channels-last
     # uint8 as it is, without a detour over float32
-    planes = functional.resize(crop.permute(0, 3, 1, 2), list(size), antialias=True)
+    planes = functional.resize(crop.permute(0, 3, 1, 2), list(size), antialias=antialias)
     return planes.permute(0, 2, 3, 1)

@@ -61,6 +61,13 @@ def key_table(found: Imported) -> list[str]:
     return ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
 
 
+def assumed(found: Imported) -> list[str]:
+    """A line of what the file did not say, if there is anything."""
+    if found.architecture is None or not found.architecture.assumed:
+        return []
+    return [f"assumed  {', '.join(found.architecture.assumed)}: the file does not say"]
+
+
 def overview(found: Imported) -> list[str]:
     """What a file is: format, size, grid, classes, what else lies in it."""
     state, tensors = found.state, found.source.tensors
@@ -81,8 +88,7 @@ def overview(found: Imported) -> list[str]:
             f"clips    {data['num_frames']} frames of {data['crop_size']} x {data['crop_size']} "
             f"pixels in tokens of {tokens}"
         )
-    if found.architecture is not None and found.architecture.assumed:
-        lines.append(f"assumed  {', '.join(found.architecture.assumed)}: the file does not say")
+    lines += assumed(found)
     if state["kind"] == "finetune":
         lines.append(f"classes  {state['num_classes']}")
     if found.source.others:

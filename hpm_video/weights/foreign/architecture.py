@@ -19,7 +19,7 @@ from hpm_video.config import (
     ModelConfig,
     PretrainConfig,
 )
-from hpm_video.config.values import Inflation
+from hpm_video.config.values import Inflation, Sampling
 from hpm_video.models.build import SIZES, build
 from hpm_video.models.resample import TokenShape
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
@@ -42,6 +42,14 @@ _SAID = {
     "mean": "image_mean", "std": "image_std",
 }  # fmt: skip
 _WHOLE_NUMBERS = [key for name, key in _SAID.items() if name not in ("mean", "std")]
+# Frames that VideoMAE and VideoMAE V2 fine-tune and test on, and their stride, by the number of
+# classes: their programs take these data sets only, and no other number for one
+_FRAMES: dict[int, tuple[Sampling, int]] = {
+    **dict.fromkeys((400, 600, 700, 710), ("videomae_kinetics", 4)),  # Kinetics
+    101: ("videomae_kinetics", 4),  # UCF101
+    51: ("videomae_kinetics", 2),  # HMDB51
+    174: ("videomae_ssv2", 2),  # Something-Something V2, where the stride is of no meaning
+}
 _LARGEST_EPS = 1e-5  # of norms; ours is 1e-6, and up to here outputs do not tell
 _NORMS = r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias"
 
@@ -52,12 +60,15 @@ class Assumptions:
 
     depth, decoder_depth: numbers of blocks. Files say them, but not whether some are lacking.
     image_frames: of clips where the weights are of images, unless num_frames is given.
+    sampling, frame_stride: which frames of a video are a clip.
     mean, std: with which the pixels that the weights were trained on were normalised.
     """
 
     num_frames: int | None = None
     image_frames: int | None = None
     image_size: int | None = None
+    sampling: Sampling | None = None
+    frame_stride: int | None = None
     tubelet_size: int | None = None
     depth: int | None = None
     heads: int | None = None
@@ -139,7 +150,12 @@ def architecture_of(
     whole: PretrainConfig | FinetuneConfig
     if "head" in parts:
         num_classes = len(found.tensor("head.weight"))
-        whole = FinetuneConfig(data=FinetuneDataConfig(**clip), model=ClassifierConfig(**encoder))
+        frames, words = _frames(told, num_classes, is_image=layout.is_image)
+        assumed += words
+        whole = FinetuneConfig(
+            data=FinetuneDataConfig(**clip, **frames, antialias=layout.is_image),
+            model=ClassifierConfig(**encoder),
+        )
     else:
         if "decoder" in parts:
             mask_token = found.tensor("decoder_input.mask_token")
@@ -153,7 +169,7 @@ def architecture_of(
             }
         normalize = bool(config.get("norm_pix_loss", True))
         whole = PretrainConfig(
-            data=DataConfig(**clip),
+            data=DataConfig(**clip, **_frames(told, 0, is_image=layout.is_image)[0]),
             model=ModelConfig(**encoder),
             loss=LossConfig(prediction="none", normalize_targets=normalize),
             masking=MaskingConfig(hard_ratio_end=0),
@@ -212,6 +228,20 @@ def _known(found: Recognised, given: Assumptions) -> Assumptions:
         ):
             raise refusal(path, f"{name} {colour}", words)
     return result
+
+
+def _frames(
+    told: Assumptions, num_classes: int, *, is_image: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """The settings that say which frames are read, and in words what of a classifier is assumed."""
+    known, usual = not is_image and num_classes in _FRAMES, DataConfig()
+    values = _FRAMES[num_classes] if known else (usual.sampling, usual.frame_stride)
+    likely = dict(zip(("sampling", "frame_stride"), values, strict=True))
+    given = {name: value for name in likely if (value := getattr(told, name)) is not None}
+    words = [f"{name} {value}" for name, value in likely.items() if name not in given]
+    if words:
+        words[-1] += f" ({num_classes} classes{'' if known else ', of no data set known here'})"
+    return {**likely, **given}, words
 
 
 def _parts(found: Recognised) -> frozenset[Part]:
