@@ -39,7 +39,7 @@ def choose_for_machine(
     if why is not None:
         lines.append(f"run.compile=auto: {compiled} ({why})")
     graphs, why = choose_cuda_graphs(config.run.cuda_graphs, world, compiled=compiled == "true")
-    if why is not None:
+    if why is not None and world.device.type == "cuda":
         lines.append(f"run.cuda_graphs=auto: {graphs} ({why})")
     run = replace(config.run, precision=precision, compile=compiled, cuda_graphs=graphs)
     config = replace(config, run=run)
