@@ -43,8 +43,12 @@ _SAID = {
 }  # fmt: skip
 _WHOLE_NUMBERS = [key for name, key in _SAID.items() if name not in ("mean", "std")]
 _LARGEST_EPS = 1e-5  # of norms; ours is 1e-6, and up to here outputs do not tell
-_NORMS = r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias"
-_HIDDEN = r".*mlp\.fc1\.bias|.*intermediate\.dense\.bias"
+# Names, and which of their sides is the width of a stack of blocks, or that inside of its MLPs
+_NORMS = {r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias": 0}
+_HIDDEN = {
+    r".*(mlp\.fc1|intermediate\.dense)\.(weight|bias)": 0,
+    r".*(mlp\.fc2|(?<!attention\.)output\.dense)\.weight": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -225,12 +229,18 @@ def _num_blocks(found: Recognised, part: Part) -> int:
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
-def _usual(found: Recognised, pattern: str, otherwise: int, *, of_decoder: bool = False) -> int:
-    """The length of most tensors of such names, so that one unlike all others is the wrong one."""
+def _usual(
+    found: Recognised, sides: Mapping[str, int], otherwise: int, *, of_decoder: bool = False
+) -> int:
+    """The length that most tensors of such names have on that side, so that one unlike all others
+    is the wrong one."""
     lengths = Counter(
-        tensor.shape[0]
+        tensor.shape[side]
         for name, tensor in found.tensors.items()
-        if re.fullmatch(pattern, name) and ("decoder" in name) == of_decoder and tensor.ndim == 1
+        for pattern, side in sides.items()
+        if re.fullmatch(pattern, name)
+        and ("decoder" in name) == of_decoder
+        and tensor.ndim == (1 if name.endswith("bias") else 2)
     )
     return lengths.most_common(1)[0][0] if lengths else otherwise
 
