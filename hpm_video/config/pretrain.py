@@ -1,6 +1,8 @@
 """Settings of ``hpm-video pretrain``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hpm_video.config.evaluation import PretrainProbeConfig
 from hpm_video.config.limits import all_at_least, at_least, below_one, between
@@ -32,6 +34,9 @@ class ModelConfig(EncoderConfig):
     )
     decoder_width: int | None = setting(None, "numbers per token; of `size` unless given")
     decoder_heads: int | None = setting(None, "attention heads; of `size` unless given")
+    decoder_mlp_ratio: float | None = setting(
+        None, "width of the decoders' MLPs over theirs; of `size` unless given"
+    )
     decoder_depth: int = setting(4, "blocks that reconstruct")
     predictor_input: PredictorInput = setting("encoded", "what it looks at")
     predictor_depth: int = setting(1, "blocks that predict the loss")
@@ -40,6 +45,8 @@ class ModelConfig(EncoderConfig):
         super().__post_init__()
         below_one("model.drop_path", self.drop_path)
         all_at_least("model.", self, decoder_depth=1, predictor_depth=1)
+        if self.decoder_mlp_ratio is not None:
+            between("model.decoder_mlp_ratio", self.decoder_mlp_ratio, 0.25, 64)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,9 @@ class MaskingConfig:
     )
     hard_ratio_end: float = setting(0.5, "... and at the end; linear in between")
     decoder_mask_ratio: float = setting(0.0, "share of the masked tokens that is not reconstructed")
-    decoder_mask: DecoderMask = setting("running_cell", "which are")
+    decoder_mask: DecoderMask = setting(
+        "running_cell", "pattern of decoder masking; videomae_v2: the published one"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
@@ -62,6 +71,12 @@ class MaskingConfig:
         between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
         between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
         below_one("masking.decoder_mask_ratio", self.decoder_mask_ratio)
+        if self.decoder_mask == "videomae_v2" and self.decoder_mask_ratio * 4 % 1:
+            raise ValueError(
+                f"masking.decoder_mask_ratio ({self.decoder_mask_ratio}) must be 0, 0.25, 0.5 or "
+                "0.75 while masking.decoder_mask is videomae_v2, whose cells have 4 places: choose "
+                "one of these, or masking.decoder_mask=running_cell"
+            )
 
     @property
     def mines(self) -> bool:
@@ -106,6 +121,18 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         at_least("loss.prediction_weight", self.prediction_weight, 0)
+
+
+def as_then(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The stored settings of an earlier run. Adds the value in effect then of each setting that is
+    younger than the run and whose default has another effect today."""
+    model = stored.get("model") if isinstance(stored, Mapping) else None
+    if not isinstance(model, Mapping) or "decoder_width" not in model:  # of no pre-training
+        return stored
+    if "decoder_mlp_ratio" in model or model.get("size") != "giant":
+        return stored
+    # Giant's decoder had the ratio of all others, instead of its encoder's
+    return {**stored, "model": {**model, "decoder_mlp_ratio": 4.0}}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ Crop = Literal["multi_scale", "random_resized"]
 CropOn = Literal["workers", "device"]
 
 # Models
-Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
+Size = Literal["tiny", "small", "base", "large", "huge", "huge_v2", "giant"]
 Positions = Literal["sinusoid", "stored"]
 PredictorInput = Literal["encoded", "pixels"]
 ClassifierName = Literal[
@@ -25,7 +25,7 @@ ClassifierName = Literal[
 Inflation = Literal["mean", "centre"]
 
 # The method
-DecoderMask = Literal["running_cell", "random"]
+DecoderMask = Literal["running_cell", "random", "videomae_v2"]
 View = Literal["tokens", "tubes", "frames", "spread"]
 Prediction = Literal["ranking", "absolute", "none"]
 RankingLevel = Literal["token", "unit"]

@@ -111,7 +111,7 @@ def pretrain_step(
         )
         # A predictor from pixels ranks a share of the tokens, as large as what the teacher sees
         ranks_share = loss.prediction != "none" and predictor_input == "pixels"
-        kept, ranked = draw_decoded(
+        drawn = draw_decoded(
             chosen.mask,
             grid,
             masking,
@@ -122,7 +122,9 @@ def pretrain_step(
         num_visible = num_visible_tokens(
             grid, mask_ratio=masking.mask_ratio, tube_length=tube_length
         )
-        output: HPMOutput = student(patches, chosen.mask, num_visible, kept, ranked)
+        output: HPMOutput = student(
+            patches, chosen.mask, num_visible, drawn.kept, drawn.ranked, remasked=drawn.remasked
+        )
     token_losses = patch_loss(
         output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
     )  # (B, M)

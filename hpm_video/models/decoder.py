@@ -16,7 +16,8 @@ class DecoderInput(nn.Module):
     """From encoded visible tokens to the sequence the decoders see.
 
     Linear to decoder width without bias, a learnt mask token in every masked place, positions.
-    With decoder masking (VideoMAE V2, arXiv 2303.16727), in some of the masked places only.
+    With decoder masking (VideoMAE V2, arXiv 2303.16727), in some of the masked places only and, as
+    published there, in some of the visible places too.
     """
 
     positions: Tensor
@@ -28,11 +29,18 @@ class DecoderInput(nn.Module):
         trunc_normal_(self.mask_token, std=0.02)
         self.register_buffer("positions", position_table(grid, width), persistent=False)
 
-    def forward(self, encoded: Tensor, visible: Tensor, kept: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        encoded: Tensor,
+        visible: Tensor,
+        kept: Tensor | None = None,
+        remasked: Tensor | None = None,
+    ) -> Tensor:
         """Encoded tokens (B, V, D) at index visible (B, V) -> sequence (B, N, decoder width).
 
         With an index ``kept`` (B, K) of masked tokens, the sequence holds those and the visible
-        ones only: (B, K + V, decoder width), the kept ones first.
+        ones only: (B, K + V, decoder width), the kept ones first. With an index ``remasked`` (B, R)
+        of visible tokens beside it, mask tokens in their places follow: (B, K + V + R, …).
         """
         tokens = self.project(encoded)
         batch, num_tokens = len(tokens), len(self.positions)
@@ -40,15 +48,18 @@ class DecoderInput(nn.Module):
         if kept is None:
             canvas = mask_token.expand(batch, num_tokens, -1)
             return scatter_tokens(canvas, visible, tokens) + self.positions
-        sequence = torch.cat([mask_token.expand(*kept.shape, -1), tokens], dim=1)
-        return sequence + self.positions[torch.cat([kept, visible], dim=1)]
+        parts, places = [mask_token.expand(*kept.shape, -1), tokens], [kept, visible]
+        if remasked is not None:
+            parts.append(mask_token.expand(*remasked.shape, -1))
+            places.append(remasked)
+        return torch.cat(parts, dim=1) + self.positions[torch.cat(places, dim=1)]
 
 
 class Decoder(nn.Module):
     """Transformer blocks over the whole sequence, a norm, and a linear head."""
 
     def __init__(
-        self, *, width: int, depth: int, heads: int, outputs: int, mlp_ratio: float = 4.0
+        self, *, width: int, depth: int, heads: int, outputs: int, mlp_ratio: float
     ) -> None:
         super().__init__()
         self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio)

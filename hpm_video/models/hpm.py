@@ -41,8 +41,8 @@ class EncodedPredictor(Decoder):
     encoder (HPM, arXiv 2304.05919).
     """
 
-    def __init__(self, *, width: int, depth: int, heads: int) -> None:
-        super().__init__(width=width, depth=depth, heads=heads, outputs=1)
+    def __init__(self, *, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__(width=width, depth=depth, heads=heads, outputs=1, mlp_ratio=mlp_ratio)
 
     def forward(self, sequence: Tensor, *, dtype: torch.dtype | None = torch.float32) -> Tensor:
         """What decoders see (B, S, width) -> predicted loss of each token (B, S) float32."""
@@ -90,6 +90,7 @@ class HPM(nn.Module):
         decoder_width: int,
         decoder_heads: int,
         decoder_depth: int,
+        decoder_mlp_ratio: float = 4.0,
         predictor_input: PredictorInput | None,
         predictor_depth: int = 1,
     ) -> None:
@@ -102,11 +103,15 @@ class HPM(nn.Module):
             depth=decoder_depth,
             heads=decoder_heads,
             outputs=self.encoder.tokens.shape.num_values,
+            mlp_ratio=decoder_mlp_ratio,
         )
         self.predictor: EncodedPredictor | PixelPredictor | None = None
         if predictor_input == "encoded":
             self.predictor = EncodedPredictor(
-                width=decoder_width, depth=predictor_depth, heads=decoder_heads
+                width=decoder_width,
+                depth=predictor_depth,
+                heads=decoder_heads,
+                mlp_ratio=decoder_mlp_ratio,
             )
         elif predictor_input == "pixels":
             shape = (size.tubelet_size, size.patch_size)
@@ -123,6 +128,8 @@ class HPM(nn.Module):
         num_visible: int | None = None,
         kept: Tensor | None = None,
         ranked: Tensor | None = None,
+        *,
+        remasked: Tensor | None = None,
     ) -> HPMOutput:
         """Clips (B, 3, T, H, W), or their patches (B, N, P), and mask (B, N), True = masked ->
         `HPMOutput`. Pixels are floats in [0, 1] or bytes.
@@ -132,11 +139,13 @@ class HPM(nn.Module):
         visible ones (see `reconstructed_tokens` in method.masking); all of them if not given.
         ``ranked`` (B, K): index, ascending, of those whose loss a `PixelPredictor` predicts; all
         that are reconstructed if not given.
+        ``remasked`` (B, R): index of visible tokens in whose places the decoders see a mask token
+        too, beside what the encoder made of them; only with ``kept``.
         """
         visible, masked = split_mask(mask, num_visible)
         patches = as_patches(clips, self.grid)
         encoded = self.encoder(gather_patches(patches, visible), visible)
-        sequence = self.decoder_input(encoded, visible, kept)
+        sequence = self.decoder_input(encoded, visible, kept, remasked)
         features = self.reconstructor(sequence)
         if kept is None:
             features = gather_tokens(features, masked)
@@ -145,8 +154,9 @@ class HPM(nn.Module):
         predicted = None
         if isinstance(self.predictor, EncodedPredictor):
             ranked, predicted = masked, self.predictor(sequence)
-            if kept is not None:  # (B, K + V) -> (B, N)
-                predicted = _at(torch.cat([kept, visible], dim=1), predicted, mask)
+            if kept is not None:  # (B, K + V), before what is remasked -> (B, N)
+                places = torch.cat([kept, visible], dim=1)
+                predicted = _at(places, predicted[:, : places.shape[1]], mask)
         elif self.predictor is not None:
             ranked = masked if ranked is None else ranked
             predicted = _at(ranked, self.predictor(gather_patches(patches, ranked), ranked), mask)
