@@ -12,14 +12,7 @@ from hpm_video.config.shared import (
     RunConfig,
     check_batch,
 )
-from hpm_video.config.values import (
-    DecoderMask,
-    FirstWeights,
-    Prediction,
-    PredictorInput,
-    RankingLevel,
-    View,
-)
+from hpm_video.config.values import DecoderMask, Prediction, PredictorInput, RankingLevel, View
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,6 @@ class ModelConfig(EncoderConfig):
     decoder_depth: int = setting(4, "blocks that reconstruct")
     predictor_input: PredictorInput = setting("encoded", "what it looks at")
     predictor_depth: int = setting(1, "blocks that predict the loss")
-    first_head: FirstWeights = setting("published", "trial: rule of the predictor's first head")
 
     def __post_init__(self) -> None:
         super().__post_init__()

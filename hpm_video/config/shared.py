@@ -119,7 +119,6 @@ class EncoderConfig:
     patch_size: int = setting(16, "side of a token in pixels")
     tubelet_size: int = setting(2, "frames of a token")
     positions: values.Positions = setting("sinusoid", "stored: a table beside the weights")
-    first_weights: values.FirstWeights = setting("published", "trial: rule of first weights")
     init: str | None = setting(None, "file of weights, ours or of others, to start from")
     allow_missing: list[str] = setting([], "names that init may lack, * is any")
 

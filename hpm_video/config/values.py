@@ -15,7 +15,6 @@ CropOn = Literal["workers", "device"]
 
 # Models
 Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
-FirstWeights = Literal["published", "former"]
 Positions = Literal["sinusoid", "stored"]
 PredictorInput = Literal["encoded", "pixels"]
 ClassifierName = Literal[

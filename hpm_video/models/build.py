@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import overload
 
-from timm.layers import trunc_normal_
-
 from hpm_video.config import (
     ClassifierConfig,
     EncoderConfig,
@@ -17,7 +15,7 @@ from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM, HPMOutput
 from hpm_video.models.resample import TokenShape
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.models.vit import ViTSize, init_linear
+from hpm_video.models.vit import ViTSize
 
 __all__ = ["HPM", "Baseline", "Classifier", "HPMOutput", "build_classifier", "build_model"]
 
@@ -82,7 +80,7 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
     width = config.decoder_width or size.decoder_width
     heads = config.decoder_heads or size.decoder_heads
     _check_heads("model.decoder_", width, heads)
-    model = HPM(
+    return HPM(
         grid,
         encoder,
         decoder_width=width,
@@ -91,16 +89,6 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
         predictor_input=config.predictor_input if predict_loss else None,
         predictor_depth=config.predictor_depth,
     )
-    head = None if model.predictor is None else model.predictor.head
-    small = None if head is None else head.weight.detach().clone()
-    if config.first_weights == "former":
-        model.apply(init_linear)
-        trunc_normal_(model.decoder_input.mask_token, std=0.02)
-    if head is not None and config.first_head == "former":
-        init_linear(head)
-    elif head is not None:
-        head.weight.data.copy_(small)
-    return model
 
 
 def build_classifier(
@@ -127,16 +115,13 @@ def build_classifier(
             head_dropout=config.head_dropout,
             drop_path=drop_path,
         )
-    model = kind(
+    return kind(
         token_grid(config, num_frames=num_frames, crop_size=crop_size),
         _encoder_size(config, drop_path),
         num_classes=num_classes,
         head_dropout=config.head_dropout,
         trained_grid=trained_grid,
     )
-    if config.first_weights == "former":
-        model.encoder.apply(init_linear)
-    return model
 
 
 def _encoder_size(config: EncoderConfig, drop_path: float) -> ViTSize:
