@@ -14,7 +14,15 @@ from hpm_video.config.shared import (
     RunConfig,
     check_batch,
 )
-from hpm_video.config.values import DecoderMask, Prediction, PredictorInput, RankingLevel, View
+from hpm_video.config.values import (
+    DecoderMask,
+    Prediction,
+    PredictorInput,
+    Ranking,
+    RankingLevel,
+    Variance,
+    View,
+)
 
 
 @dataclass(frozen=True)
@@ -117,10 +125,27 @@ class LossConfig:
     prediction_weight: float = setting(
         1.0, "of the prediction loss; that of the reconstruction is 1"
     )
+    ranking: Ranking = setting(
+        "exact", "cost of a pair in wrong order; clipped: at most 13.8, as in HPM's code"
+    )
     ranking_level: RankingLevel = setting("token", "what is compared: tokens or mining units")
+    variance: Variance = setting(
+        "auto",
+        "of a clip's losses in the absolute loss; auto: unbiased, as in HPM's code, but biased in "
+        "runs begun before this setting existed",
+    )
 
     def __post_init__(self) -> None:
         at_least("loss.prediction_weight", self.prediction_weight, 0)
+
+    @property
+    def objective(self) -> str:
+        """The prediction loss, by its name in `hpm_video.method.losses.OBJECTIVES`."""
+        if self.prediction == "ranking" and self.ranking == "clipped":
+            return "ranking_clipped"
+        if self.prediction == "absolute" and self.variance == "biased":
+            return "absolute_biased"
+        return self.prediction
 
 
 def as_then(stored: Mapping[str, Any]) -> Mapping[str, Any]:

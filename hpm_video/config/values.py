@@ -28,7 +28,9 @@ Inflation = Literal["mean", "centre"]
 DecoderMask = Literal["running_cell", "random", "videomae_v2"]
 View = Literal["tokens", "tubes", "frames", "spread"]
 Prediction = Literal["ranking", "absolute", "none"]
+Ranking = Literal["exact", "clipped"]
 RankingLevel = Literal["token", "unit"]
+Variance = Literal["auto", "unbiased", "biased"]
 
 # Fine-tuning, evaluation and studies
 ClassBalance = Literal["none", "weights"]

@@ -140,7 +140,7 @@ def pretrain_step(
     reconstruction = token_losses.mean()
     total, prediction = reconstruction, torch.zeros_like(reconstruction)
     if pairs.predicted is not None and pairs.measured is not None:
-        prediction = OBJECTIVES[loss.prediction](pairs.predicted, pairs.measured)
+        prediction = OBJECTIVES[loss.objective](pairs.predicted, pairs.measured)
         total = reconstruction + loss.prediction_weight * prediction
     return PretrainStep(
         losses={

@@ -5,11 +5,10 @@ second decoder over the same sequence (see `hpm_video.models.hpm`).
 """
 
 import torch
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from hpm_video.models.tokens import TokenGrid, scatter_tokens
-from hpm_video.models.vit import LayerNorm, make_blocks, position_table, run_blocks
+from hpm_video.models.vit import LayerNorm, init_linear, make_blocks, position_table, run_blocks
 
 
 class DecoderInput(nn.Module):
@@ -26,7 +25,7 @@ class DecoderInput(nn.Module):
         super().__init__()
         self.project = nn.Linear(encoder_width, width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        trunc_normal_(self.mask_token, std=0.02)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
         self.register_buffer("positions", position_table(grid, width), persistent=False)
 
     def forward(
@@ -65,6 +64,7 @@ class Decoder(nn.Module):
         self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio)
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, outputs)
+        self.apply(init_linear)
 
     def forward(self, sequence: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
         """Sequence (B, N, width) -> normalised features (B, N, width), ready for `head`. ``dtype``

@@ -10,7 +10,7 @@ from hpm_video.models.decoder import Decoder, DecoderInput
 from hpm_video.models.pixels import gather_patches
 from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens, split_mask
-from hpm_video.models.vit import Encoder, ViTSize, init_weights
+from hpm_video.models.vit import Encoder, ViTSize
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,17 @@ class PixelPredictor(nn.Module):
         return _loss_head(self.head, self.encoder(patches, index))
 
 
+def _start_small(head: nn.Linear, num_values: int) -> None:
+    """First weights of a head that says one loss: predictions near 0, ranking loss at ln 2.
+
+    The published head has an output for each of a token's pixel values, Xavier-uniform, and takes
+    their mean. This is the deviation of that mean (HPM, arXiv 2304.05919).
+    """
+    of_one = 2 / (head.in_features + num_values)
+    nn.init.normal_(head.weight, std=(of_one / num_values) ** 0.5)
+    nn.init.zeros_(head.bias)
+
+
 def _loss_head(head: nn.Linear, features: Tensor) -> Tensor:
     # bfloat16 has 8 bits: predictions close to each other would become ties.
     with no_autocast(features):
@@ -119,7 +130,8 @@ class HPM(nn.Module):
             self.predictor = PixelPredictor(grid, small)
         elif predictor_input is not None:
             raise ValueError(f"model.predictor_input ({predictor_input}) must be encoded or pixels")
-        self.apply(init_weights)
+        if self.predictor is not None:
+            _start_small(self.predictor.head, self.encoder.tokens.shape.num_values)
 
     def forward(
         self,
