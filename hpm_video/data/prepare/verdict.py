@@ -19,6 +19,7 @@ from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError, demux, headers, why
 from hpm_video.data.video.readers.pyav import PyavReader
 from hpm_video.data.video.readers.tables import decoded_table
+from hpm_video.runtime.replies import answer
 
 OK, DAMAGED, BAD = "ok", "damaged", "bad"
 USED = (OK, DAMAGED)  # by training
@@ -28,6 +29,7 @@ _LONG = 300  # frames, which take a while to decode for one clip
 _DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
 
 
+@answer
 @dataclass(frozen=True)
 class Verdict:
     """What was found out about one file; what is not known is None."""
