@@ -57,8 +57,15 @@ class Verdict:
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "Verdict":
-        """Return what became an entry; of older versions' entries, what these knew."""
+        """Return what became an entry; of older versions' entries, what these knew. ValueError for
+        an entry that others made."""
         known = {field.name: entry[field.name] for field in fields(cls) if field.name in entry}
+        for name, value in known.items():
+            is_text = name in ("status", "reason") or (name == "table" and value is not None)
+            if not isinstance(value, str if is_text else int | float | None):
+                raise ValueError(f"{name} ({value}) is not of its type")
+        if known.get("status") not in (OK, DAMAGED, BAD):
+            raise ValueError("status is none")
         if table := known.get("table"):
             known["table"] = base64.b64decode(table)
         return cls(**known)
