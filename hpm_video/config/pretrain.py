@@ -16,6 +16,7 @@ from hpm_video.config.shared import (
 )
 from hpm_video.config.values import (
     DecoderMask,
+    FirstWeights,
     Prediction,
     PredictorInput,
     Ranking,
@@ -48,6 +49,9 @@ class ModelConfig(EncoderConfig):
     decoder_depth: int = setting(4, "blocks that reconstruct")
     predictor_input: PredictorInput = setting("encoded", "what it looks at")
     predictor_depth: int = setting(1, "blocks that predict the loss")
+    first_weights: FirstWeights = setting(
+        "videomae", "of new runs: VideoMAE's; xavier: larger ones, those of earlier versions"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,10 +158,10 @@ def as_then(stored: Mapping[str, Any]) -> Mapping[str, Any]:
     model = stored.get("model") if isinstance(stored, Mapping) else None
     if not isinstance(model, Mapping) or "decoder_width" not in model:  # of no pre-training
         return stored
-    if "decoder_mlp_ratio" in model or model.get("size") != "giant":
-        return stored
-    # Giant's decoder had the ratio of all others, instead of its encoder's
-    return {**stored, "model": {**model, "decoder_mlp_ratio": 4.0}}
+    then: dict[str, Any] = {"first_weights": "xavier"}
+    if model.get("size") == "giant":  # its decoder had the ratio of all others
+        then["decoder_mlp_ratio"] = 4.0
+    return {**stored, "model": {**then, **model}}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import overload
 
+from torch import nn
+
 from hpm_video.config import (
     ClassifierConfig,
     EncoderConfig,
@@ -15,7 +17,7 @@ from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM, HPMOutput
 from hpm_video.models.resample import TokenShape
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.models.vit import ViTSize
+from hpm_video.models.vit import ViTSize, init_linear
 
 __all__ = ["HPM", "Baseline", "Classifier", "HPMOutput", "build_classifier", "build_model"]
 
@@ -84,7 +86,7 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
     width = config.decoder_width or size.decoder_width
     heads = config.decoder_heads or size.decoder_heads
     _check_heads("model.decoder_", width, heads)
-    return HPM(
+    model = HPM(
         grid,
         encoder,
         decoder_width=width,
@@ -94,6 +96,10 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
         predictor_input=config.predictor_input if predict_loss else None,
         predictor_depth=config.predictor_depth,
     )
+    if config.first_weights == "xavier":
+        model.apply(init_linear)
+        nn.init.trunc_normal_(model.decoder_input.mask_token, std=0.02)
+    return model
 
 
 def build_classifier(

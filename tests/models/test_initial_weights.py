@@ -92,6 +92,19 @@ def test_those_of_pre_training(predictor_input: PredictorInput) -> None:
             _check_plain(name, values)
 
 
+def test_those_of_earlier_versions() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(**_tiny(first_weights="xavier", decoder_depth=1))
+    model = build_model(config, TokenGrid(8, 4, 4), predict_loss=True)
+    for name, values in model.named_parameters():
+        if name == "decoder_input.mask_token":
+            assert values.abs().max() > 0.03  # of deviation .02, and not cut there
+        elif values.ndim == 2:
+            _check(name, values, _xavier(values))
+        else:
+            _check_plain(name, values)
+
+
 def test_those_of_a_classifier_from_scratch() -> None:
     torch.manual_seed(0)
     model = build_classifier(

@@ -22,6 +22,7 @@ _FREE_TO_CHANGE = (
     "run.compile", "run.cuda_graphs", "run.deterministic", "run.parallel", "run.shard_processes",
     "run.activation_checkpointing",
     "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
+    "model.first_weights",
     "evaluation.batch_size",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
     # Videos per step matter, however they are divided: see `hpm_video.train.run.starting_point`
@@ -143,8 +144,9 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
             f"run.output_dir ({folder}) is in use by another process ({error}): "
             "must be stopped first, or choose another folder"
         )
-    except OSError as error:
-        return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: what is there is no file
+        why = getattr(error, "strerror", None) or error
+        return f"run.output_dir ({folder}) cannot be written to: {why}"
     except ValueError as error:  # of what was to be written
         return str(error)
     return None
