@@ -144,9 +144,8 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
             f"run.output_dir ({folder}) is in use by another process ({error}): "
             "must be stopped first, or choose another folder"
         )
-    except (OSError, ValueError) as error:  # ValueError: what is there is no file
-        why = getattr(error, "strerror", None) or error
-        return f"run.output_dir ({folder}) cannot be written to: {why}"
+    except OSError as error:
+        return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"
     except ValueError as error:  # of what was to be written
         return str(error)
     return None
