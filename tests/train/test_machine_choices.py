@@ -96,7 +96,7 @@ def test_a_fine_tuning_of_before_keeps_how_its_frames_are_moved(
     assert main(finetune_arguments(tmp_path / "bilinear", *settings, bilinear)) == 0
     assert main(finetune_arguments(tmp_path / "new", *settings)) == 0
     run_until_stopped(finetune_arguments(tmp_path / "old", *settings, bilinear), at=4)
-    checkpoint = tmp_path / "old" / "checkpoints" / "step_00000004.pt"
+    checkpoint = (tmp_path / "old" / "checkpoints" / "last").resolve()
     state = load_checkpoint(checkpoint)
     del state["config"]["augment"]["interpolation"]
     torch.save(state, checkpoint)
@@ -120,7 +120,7 @@ def test_an_absolute_loss_of_before_keeps_its_variance(
     assert main(pretrain_arguments(tmp_path / "biased", *settings, "loss.variance=biased")) == 0
     assert main(pretrain_arguments(tmp_path / "new", *settings)) == 0
     run_until_stopped(pretrain_arguments(tmp_path / "old", *settings, "loss.variance=biased"), at=4)
-    checkpoint = tmp_path / "old" / "checkpoints" / "step_00000004.pt"
+    checkpoint = (tmp_path / "old" / "checkpoints" / "last").resolve()
     state = load_checkpoint(checkpoint)
     del state["config"]["loss"]["variance"]
     torch.save(state, checkpoint)
