@@ -12,7 +12,7 @@ from hpm_video.config.shared import (
     RunConfig,
     check_batch,
 )
-from hpm_video.config.values import ClassBalance, ClassifierName, Crop
+from hpm_video.config.values import ClassBalance, ClassifierName, Crop, Interpolation
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class AugmentConfig:
     )
     magnitude: float = setting(7.0, "RandAugment: mean strength of an operation, from 0 to 10")
     magnitude_spread: float = setting(0.5, "RandAugment: standard deviation of the strength")
+    interpolation: Interpolation = setting(
+        "auto",
+        "how RandAugment turns, shears and moves frames; auto: bicubic, as in VideoMAE's code, but "
+        "bilinear in runs begun before this setting existed",
+    )
     erasing: float = setting(0.25, "share of the clips in which a rectangle becomes noise")
 
     def __post_init__(self) -> None:

@@ -152,9 +152,17 @@ class LossConfig:
         return self.prediction
 
 
+# Of settings that are ``auto`` by default, what was in effect before they existed
+_THEN = (("loss", "variance", "biased"), ("augment", "interpolation", "bilinear"))
+
+
 def as_then(stored: Mapping[str, Any]) -> Mapping[str, Any]:
     """The stored settings of an earlier run. Adds the value in effect then of each setting that is
     younger than the run and whose default has another effect today."""
+    for name, setting_name, value in _THEN:
+        group = stored.get(name) if isinstance(stored, Mapping) else None
+        if isinstance(group, Mapping) and setting_name not in group:
+            stored = {**stored, name: {**group, setting_name: value}}
     model = stored.get("model") if isinstance(stored, Mapping) else None
     if not isinstance(model, Mapping) or "decoder_width" not in model:  # of no pre-training
         return stored

@@ -34,6 +34,7 @@ RankingLevel = Literal["token", "unit"]
 Variance = Literal["auto", "unbiased", "biased"]
 
 # Fine-tuning, evaluation and studies
+Interpolation = Literal["auto", "bicubic", "bilinear"]
 ClassBalance = Literal["none", "weights"]
 StoredCheckpoint = Literal["last", "best"]
 ProbeKind = Literal["knn", "linear", "attentive"]

@@ -41,9 +41,13 @@ def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) ->
     if optim.total_batch % at_once:
         below = optim.total_batch // at_once * at_once
         nearest = f"{below} or {below + at_once}" if below else str(at_once)
+        share, rest = divmod(optim.total_batch, num_processes)
+        unit = 2 - batch_size % 2  # an even number stays one: videos may be mixed in pairs
+        fitting = [size for size in range(unit, batch_size, unit) if rest + share % size == 0]
+        same_step = f"; for the same steps data.batch_size={fitting[-1]}" if fitting else ""
         raise ValueError(
             f"optim.total_batch ({optim.total_batch}) must be a multiple of data.batch_size x "
-            f"processes ({batch_size} x {num_processes} = {at_once}), such as {nearest}"
+            f"processes ({batch_size} x {num_processes} = {at_once}), such as {nearest}{same_step}"
         )
     return optim.total_batch // at_once
 

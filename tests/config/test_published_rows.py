@@ -117,6 +117,7 @@ def test_the_head_says_whose_row_it_is(job: str, name: str) -> None:
         words.append(text.format(row["videos a step"], *counts, per_gpu))
     else:
         words.append(f"A step is {row['videos a step']} videos on any, in micro-batches as large")
+        assert re.search(rf"`hpm-video bench plan` estimates [\d.]+ on {gpus}( GPUs)?\b", head)
     for word in words:
         assert word in head
     if name in REACHED:

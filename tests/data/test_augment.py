@@ -49,6 +49,35 @@ def test_all_of_timms_operations_are_there() -> None:
     assert set(TIMM.values()) == set(auto_augment._RAND_INCREASING_TRANSFORMS)
 
 
+@pytest.mark.parametrize(("name", "axis"), [("move_x", 2), ("move_y", 1)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_frames_are_moved_bilinearly_by_setting(
+    name: str, axis: int, sign: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By half a pixel: each is the mean of two neighbours. Bicubic ones overshoot at an edge."""
+    # The one operation that there is to draw
+    monkeypatch.setattr(module, "OPERATIONS", {name: OPERATIONS[name]})
+    monkeypatch.setattr(module, "_BILINEAR", {name: module._BILINEAR[name]})
+    clip = torch.from_numpy(np.random.default_rng(0).integers(0, 120, (2, 20, 20, 3)) * 2).byte()
+    half = 10 * 0.5 / (0.45 * 20)
+    moved = {}
+    for interpolation in ("bilinear", "bicubic", "auto"):
+        settings = AugmentConfig(1, half, 0, erasing=0, interpolation=interpolation)
+        for seed in range(100):
+            rng = np.random.default_rng(seed)
+            rng.integers(1), rng.normal()
+            if ((rng.random(2) < 0.5) == (True, sign > 0)).all():
+                break
+        moved[interpolation] = augment(clip, settings, rng=np.random.default_rng(seed))
+    means = (clip.int() + clip.int().roll(-1, axis)) // 2
+    found = moved["bilinear"].int().roll(0 if sign > 0 else -1, axis)
+    inner = slice(1, -2)
+    where = (slice(None), inner, slice(None)) if axis == 1 else (slice(None), slice(None), inner)
+    assert (found[where] - means[where]).abs().max() <= 1
+    assert not torch.equal(moved["bilinear"], moved["bicubic"])
+    assert torch.equal(moved["auto"], moved["bicubic"])
+
+
 @pytest.mark.parametrize("level", [0.0, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("name", TIMM)

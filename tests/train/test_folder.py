@@ -78,6 +78,36 @@ def test_a_folder_of_other_settings_is_refused_with_the_key(tmp_path: Path, over
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ({"data.antialias": False}, "continue it with data.antialias=false, or choose another"),
+        ({"data.antialias": None, "optim.epochs": 7},
+         "continue it with optim.epochs=7, or choose another"),
+        ({"optim.clip_grad": 0.5, "teacher.ramp": 0.25},
+         "continue it with teacher.ramp=0.25 optim.clip_grad=0.5, or choose another"),
+        ({"optim.betas": [0.8, 0.9]}, "(optim.betas): choose another folder"),
+        ({"data.decoder": "a b\x1b"}, "(data.decoder): choose another folder"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_would_continue_the_run(
+    tmp_path: Path, before: dict[str, Any], words: str
+) -> None:
+    """Also of a setting that is younger than the run; None: it had no such setting."""
+    config = _config(tmp_path)
+    stored = config_to_dict(config)
+    for key, value in before.items():
+        group, name = key.split(".")
+        stored[group][name] = value
+        if value is None:
+            del stored[group][name]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last").symlink_to("step_00000001.pt")
+    with pytest.raises(ValueError, match=re.escape(words)):
+        check_run_folder(config)
+
+
 def test_a_run_goes_on_with_settings_younger_than_itself(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     _claim(_config(folder))

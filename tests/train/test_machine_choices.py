@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import assert_same_run, run_until_stopped
+from runs import assert_same_run, run_until_stopped, untimed
 
 from hpm_video.cli.main import main
 from hpm_video.config import PretrainConfig
@@ -87,6 +87,31 @@ def test_a_precision_that_is_asked_for_must_be_the_chosen_one(
     assert main(pretrain_arguments(tmp_path, "run.precision=float32")) == 0
 
 
+def test_a_fine_tuning_of_before_keeps_how_its_frames_are_moved(
+    tmp_path: Path, finetune_arguments: Arguments
+) -> None:
+    """Settings that were stored before augment.interpolation was one do not name it: bilinear."""
+    settings = ["augment.num_operations=9", "optim.epochs=2", "run.checkpoint_every_minutes=0"]
+    bilinear, name = "augment.interpolation=bilinear", "augment.interpolation"
+    assert main(finetune_arguments(tmp_path / "bilinear", *settings, bilinear)) == 0
+    assert main(finetune_arguments(tmp_path / "new", *settings)) == 0
+    run_until_stopped(finetune_arguments(tmp_path / "old", *settings, bilinear), at=4)
+    checkpoint = (tmp_path / "old" / "checkpoints" / "last").resolve()
+    state = load_checkpoint(checkpoint)
+    del state["config"]["augment"]["interpolation"]
+    torch.save(state, checkpoint)
+    file = tmp_path / "old" / "config.yaml"
+    file.write_text(file.read_text().replace("  interpolation: bilinear\n", ""))
+    assert "interpolation" not in file.read_text()
+
+    assert main(finetune_arguments(tmp_path / "old", *settings)) == 0
+    assert untimed(tmp_path / "old") == untimed(tmp_path / "bilinear") != untimed(tmp_path / "new")
+    mine, theirs = (load_checkpoint(tmp_path / which)["model"] for which in ("old", "bilinear"))
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert f"{name}=auto: bilinear (as before)" in (tmp_path / "old" / "log.txt").read_text()
+    assert f"{name}=auto: bicubic (as published)" in (tmp_path / "new" / "log.txt").read_text()
+
+
 def test_an_absolute_loss_of_before_keeps_its_variance(
     tmp_path: Path, pretrain_arguments: Arguments
 ) -> None:
@@ -95,7 +120,7 @@ def test_an_absolute_loss_of_before_keeps_its_variance(
     assert main(pretrain_arguments(tmp_path / "biased", *settings, "loss.variance=biased")) == 0
     assert main(pretrain_arguments(tmp_path / "new", *settings)) == 0
     run_until_stopped(pretrain_arguments(tmp_path / "old", *settings, "loss.variance=biased"), at=4)
-    checkpoint = tmp_path / "old" / "checkpoints" / "step_00000004.pt"
+    checkpoint = (tmp_path / "old" / "checkpoints" / "last").resolve()
     state = load_checkpoint(checkpoint)
     del state["config"]["loss"]["variance"]
     torch.save(state, checkpoint)

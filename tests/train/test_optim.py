@@ -200,6 +200,23 @@ def test_a_batch_that_does_not_divide_is_refused(batch_size: int, num_processes:
         )
 
 
+@pytest.mark.parametrize(
+    ("total_batch", "batch_size", "num_processes", "advice"),
+    [(512, 16, 64, 8), (384, 12, 64, 6), (60, 7, 4, 5), (192, 6, 64, None), (9, 8, 2, None)],
+)
+def test_a_refused_batch_names_a_size_that_keeps_the_steps(
+    total_batch: int, batch_size: int, num_processes: int, advice: int | None
+) -> None:
+    """The largest smaller one; of an even one an even one, as pairs of videos may be mixed."""
+    optim = OptimConfig(total_batch=total_batch)
+    with pytest.raises(ValueError, match="must be a multiple of") as refused:
+        micro_batches(optim, batch_size=batch_size, num_processes=num_processes)
+    found = re.search(r"for the same steps data\.batch_size=(\d+)$", str(refused.value))
+    assert (found and int(found[1])) == advice
+    if advice is not None:
+        assert micro_batches(optim, batch_size=advice, num_processes=num_processes) >= 1
+
+
 def test_accumulation_counts_without_a_whole_batch() -> None:
     assert micro_batches(OptimConfig(accumulation=3), batch_size=5, num_processes=7) == 3
 

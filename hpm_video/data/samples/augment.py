@@ -8,20 +8,18 @@ equal pixels stay equal in all frames.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from hpm_video.config import AugmentConfig
 
-# How pictures are moved, as published: bicubic, and grey where nothing is left
-_BICUBIC: dict[str, Any] = {
-    "resample": Image.Resampling.BICUBIC,
-    "fillcolor": (128, 128, 128),
-}
+_GREY = (128, 128, 128)  # where a moved picture leaves nothing
+_BICUBIC: dict[str, Any] = {"resample": Image.Resampling.BICUBIC, "fillcolor": _GREY}
 # ImageNet's mean and deviation in bytes: to models, which normalise, this is standard normal noise
 _NOISE_MEAN, _NOISE_STD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)
 
@@ -37,8 +35,11 @@ def augment(
 
     `rng` is the only source of randomness.
     """
+    operations = OPERATIONS
+    if settings.interpolation == "bilinear":
+        operations = OPERATIONS | _BILINEAR
     for _ in range(settings.num_operations):
-        operation = tuple(OPERATIONS.values())[rng.integers(len(OPERATIONS))]
+        operation = tuple(operations.values())[rng.integers(len(operations))]
         level = rng.normal(settings.magnitude, settings.magnitude_spread)
         is_applied, sign = rng.random(2) < 0.5
         if is_applied:
@@ -115,6 +116,27 @@ def _moved(
     )
 
 
+def _moved_bilinearly(
+    clip: torch.Tensor,
+    *,
+    angle: float = 0.0,
+    move: tuple[float, float] = (0.0, 0.0),
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> torch.Tensor:
+    """Turn by degrees, move by shares of the sides, or shear by shares of a pixel, (x, y) each."""
+    move_all = partial(
+        functional.affine,
+        angle=angle,
+        translate=[move[0] * clip.shape[2], move[1] * clip.shape[1]],
+        scale=1.0,
+        shear=[math.degrees(math.atan(share)) for share in shear],
+        interpolation=InterpolationMode.BILINEAR,
+        fill=list(map(float, _GREY)),
+        center=None if angle else [0.0, 0.0],  # shears keep the upper left corner
+    )
+    return _as_pictures(clip, move_all)
+
+
 def _adjusted(
     apply: Callable[[torch.Tensor, _OfPictures], torch.Tensor],
     adjust: Callable[[torch.Tensor, float], torch.Tensor],
@@ -150,4 +172,12 @@ OPERATIONS: dict[str, Operation] = {
     "shear_y": lambda clip, level, sign: _moved(clip, shear=(0, sign * 0.3 * level)),
     "move_x": lambda clip, level, sign: _moved(clip, move=(sign * 0.45 * level, 0)),
     "move_y": lambda clip, level, sign: _moved(clip, move=(0, sign * 0.45 * level)),
+}
+# In the place of those above that move pixels
+_BILINEAR: dict[str, Operation] = {
+    "rotate": lambda clip, level, sign: _moved_bilinearly(clip, angle=-sign * 30 * level),
+    "shear_x": lambda clip, level, sign: _moved_bilinearly(clip, shear=(sign * 0.3 * level, 0)),
+    "shear_y": lambda clip, level, sign: _moved_bilinearly(clip, shear=(0, sign * 0.3 * level)),
+    "move_x": lambda clip, level, sign: _moved_bilinearly(clip, move=(-sign * 0.45 * level, 0)),
+    "move_y": lambda clip, level, sign: _moved_bilinearly(clip, move=(0, -sign * 0.45 * level)),
 }

@@ -1,5 +1,6 @@
 """The folder of a run: whether a run may write there, and which process holds it."""
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,11 +77,26 @@ def check_run_folder(config: Any) -> Path:
         if keys and (folder / "checkpoints" / "last").is_symlink():
             raise ValueError(
                 f"run.output_dir ({folder}) belongs to a run with other settings "
-                f"({', '.join(keys)}): choose another folder"
+                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder"
             )
     elif folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
         raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
     return folder
+
+
+def _as_there(there: Mapping[str, Any], config: Any, keys: Sequence[str]) -> str:
+    """What to add to a command that shall continue a run; nothing where that is no word or two."""
+    stored = _completed(as_then(there), config_to_dict(type(config)()))
+    words = []
+    for key in keys:
+        value: Any = stored
+        for name in key.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        text = value if isinstance(value, str) else json.dumps(value, default=repr)
+        if not re.fullmatch(r"[\w./:-]{1,200}", text, re.ASCII):
+            return ""
+        words.append(f"{key}={text}")
+    return f"continue it with {' '.join(words)}, or "
 
 
 def changed_settings(config: Any, before: Mapping[str, Any] | None = None) -> list[str]:

@@ -6,8 +6,7 @@ from dataclasses import replace
 from socket import gethostname
 from typing import Any, TypeVar
 
-from hpm_video.config import FinetuneConfig, PretrainConfig
-from hpm_video.config.values import Variance
+from hpm_video.config import FinetuneConfig, PretrainConfig, as_then
 from hpm_video.data.loading.batches import readers_in_words
 from hpm_video.models.compiling import choose_compile
 from hpm_video.models.cuda_graphs import choose_cuda_graphs
@@ -44,9 +43,8 @@ def choose_for_machine(
         lines.append(f"run.cuda_graphs=auto: {graphs} ({why})")
     run = replace(config.run, precision=precision, compile=compiled, cuda_graphs=graphs)
     config = replace(config, run=run)
-    config, variance = _with_variance(config, state=state)
-    if variance is not None:
-        lines.append(f"loss.variance=auto: {variance} ({'as before' if state else 'as published'})")
+    config, line = _as_published(config, state=state)
+    lines += line
     kept_size = kept_batch_size(state)
     size, why = choose_batch_size(config, world, kept=kept_size, num_classes=num_classes)
     if why is not None:
@@ -54,19 +52,20 @@ def choose_for_machine(
     return replace(config, data=replace(config.data, batch_size=size)), lines
 
 
-def _with_variance(
-    config: Config, *, state: Mapping[str, Any] | None
-) -> tuple[Config, Variance | None]:
-    """The config without ``auto`` in loss.variance, and what that became, where it matters.
+def _as_published(config: Config, *, state: Mapping[str, Any] | None) -> tuple[Config, list[str]]:
+    """The config without ``auto`` in settings that keep runs as they began, and a line for the log.
 
-    A run goes on with what it began with: biased, if it began before there was a choice.
+    A run goes on with what it began with, also if it began before there was a choice: `as_then`.
     """
-    if not isinstance(config, PretrainConfig):
-        return config, None
-    loss = config.loss
-    if loss.prediction != "absolute" or loss.variance != "auto":
-        return config, None
-    variance: Variance = "unbiased"
-    if state:
-        variance = state["config"]["loss"].get("variance", "biased")
-    return replace(config, loss=replace(loss, variance=variance)), variance
+    if isinstance(config, PretrainConfig):
+        group, name, published = "loss", "variance", "unbiased"
+        matters = config.loss.prediction == "absolute"
+    else:
+        group, name, published = "augment", "interpolation", "bicubic"
+        matters = config.augment.num_operations > 0
+    settings = getattr(config, group)
+    if not matters or getattr(settings, name) != "auto":
+        return config, []
+    value = as_then(state["config"])[group][name] if state else published
+    line = f"{group}.{name}=auto: {value} ({'as before' if state else 'as published'})"
+    return replace(config, **{group: replace(settings, **{name: value})}), [line]
