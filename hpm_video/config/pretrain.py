@@ -12,17 +12,27 @@ from hpm_video.config.shared import (
     RunConfig,
     check_batch,
 )
-from hpm_video.config.values import DecoderMask, Prediction, PredictorInput, RankingLevel, View
+from hpm_video.config.values import (
+    DecoderMask,
+    HardRamp,
+    Prediction,
+    PredictorInput,
+    RankingLevel,
+    View,
+)
 
 
 @dataclass(frozen=True)
 class PretrainRunConfig(RunConfig):
     picture_every: int = setting(1000, "steps between pictures in TensorBoard; 0 = never")
     probe_every: int = setting(0, "epochs from one probe to the next; 0 = never")
+    collapse_records: int = setting(
+        5, "records in a row that show a collapsed encoder before the log warns; 0 = never"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        all_at_least("run.", self, picture_every=0, probe_every=0)
+        all_at_least("run.", self, picture_every=0, probe_every=0, collapse_records=0)
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,21 @@ class ModelConfig(EncoderConfig):
     decoder_width: int | None = setting(None, "numbers per token; of `size` unless given")
     decoder_heads: int | None = setting(None, "attention heads; of `size` unless given")
     decoder_depth: int = setting(4, "blocks that reconstruct")
-    predictor_input: PredictorInput = setting("encoded", "what it looks at")
-    predictor_depth: int = setting(1, "blocks that predict the loss")
+    predictor_input: PredictorInput = setting(
+        "encoded",
+        "input of the loss predictor; both: an encoded one teaches, one from pixels picks masks",
+    )
+    predictor_depth: int = setting(1, "blocks of each loss predictor")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         below_one("model.drop_path", self.drop_path)
         all_at_least("model.", self, decoder_depth=1, predictor_depth=1)
+
+    @property
+    def predicts_from_pixels(self) -> bool:
+        """Whether a loss predictor reads pixels."""
+        return self.predictor_input in ("pixels", "both")
 
 
 @dataclass(frozen=True)
@@ -52,6 +70,13 @@ class MaskingConfig:
         0.0, "share of the mask chosen by predicted loss, at the start"
     )
     hard_ratio_end: float = setting(0.5, "... and at the end; linear in between")
+    ramp: HardRamp = setting(
+        "time", "the hard ratio rises with the run's steps, or with the student's rank accuracy"
+    )
+    competence_low: float = setting(
+        0.52, "rank accuracy up to which the hard ratio stays at its start (ramp: competence)"
+    )
+    competence_high: float = setting(0.74, "... and from which on it is at its end")
     decoder_mask_ratio: float = setting(0.0, "share of the masked tokens that is not reconstructed")
     decoder_mask: DecoderMask = setting("running_cell", "which are")
 
@@ -62,6 +87,12 @@ class MaskingConfig:
         between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
         between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
         below_one("masking.decoder_mask_ratio", self.decoder_mask_ratio)
+        low, high = self.competence_low, self.competence_high
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"masking.competence_low ({low}) must be below masking.competence_high ({high}), "
+                "both in [0, 1]"
+            )
 
     @property
     def mines(self) -> bool:
@@ -102,10 +133,13 @@ class LossConfig:
     prediction_weight: float = setting(
         1.0, "of the prediction loss; that of the reconstruction is 1"
     )
+    pixel_prediction_weight: float = setting(
+        1.0, "of the loss of the predictor from pixels with model.predictor_input=both"
+    )
     ranking_level: RankingLevel = setting("token", "what is compared: tokens or mining units")
 
     def __post_init__(self) -> None:
-        at_least("loss.prediction_weight", self.prediction_weight, 0)
+        all_at_least("loss.", self, prediction_weight=0, pixel_prediction_weight=0)
 
 
 @dataclass(frozen=True)
@@ -139,10 +173,10 @@ class PretrainConfig:
                 "loss.ranking_level (unit) must be token while masking.decoder_mask_ratio "
                 f"({self.masking.decoder_mask_ratio}) is above 0: units would be compared by parts"
             )
-        looks_at_part = self.model.predictor_input == "pixels" and self.teacher.token_ratio < 1
+        looks_at_part = self.model.predicts_from_pixels and self.teacher.token_ratio < 1
         if self.loss.ranking_level == "unit" and looks_at_part:
             raise ValueError(
-                "loss.ranking_level (unit) must be token while model.predictor_input is pixels and "
-                f"teacher.token_ratio ({self.teacher.token_ratio}) is below 1: units would be "
-                "compared by parts"
+                "loss.ranking_level (unit) must be token while model.predictor_input is "
+                f"{self.model.predictor_input} and teacher.token_ratio "
+                f"({self.teacher.token_ratio}) is below 1: units would be compared by parts"
             )

@@ -16,7 +16,7 @@ CropOn = Literal["workers", "device"]
 # Models
 Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
 Positions = Literal["sinusoid", "stored"]
-PredictorInput = Literal["encoded", "pixels"]
+PredictorInput = Literal["encoded", "pixels", "both"]
 ClassifierName = Literal[
     "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
     "mvit_base_16x4", "mvit_base_32x3",
@@ -29,6 +29,7 @@ DecoderMask = Literal["running_cell", "random"]
 View = Literal["tokens", "tubes", "frames", "spread"]
 Prediction = Literal["ranking", "absolute", "none"]
 RankingLevel = Literal["token", "unit"]
+HardRamp = Literal["time", "competence"]
 
 # Fine-tuning, evaluation and studies
 ClassBalance = Literal["none", "weights"]

@@ -149,7 +149,9 @@ def size_of_blocks(config: EncoderConfig) -> tuple[int, int]:
     parts = [(config.depth or size.depth, config.width or size.width)]
     if isinstance(config, ModelConfig):
         width = config.decoder_width or size.decoder_width
-        parts += [(config.decoder_depth, width), (config.predictor_depth, width)]
+        predictors = 2 if config.predictor_input == "both" else 1
+        parts += [(config.decoder_depth, width)]
+        parts += [(config.predictor_depth, width)] * predictors
     blocks = sum(depth for depth, _ in parts)
     return blocks, sum(12 * depth * width**2 for depth, width in parts)
 
