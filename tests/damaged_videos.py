@@ -26,6 +26,7 @@ from reference import by_pyav, cells, fitted, in_order, track
 from hpm_video.config.values import Decoder
 from hpm_video.data.prepare.verdict import BAD, inspect_video, silence
 from hpm_video.data.video.frames import Video, VideoReadError, missing, open_video
+from hpm_video.runtime.replies import answer
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
 
 _NUM_FRAMES = 100
@@ -167,6 +168,7 @@ class Damaged:
     is_sound: bool  # whether that went without errors, and all the frames came
 
 
+@answer
 @dataclass(frozen=True)
 class Finding:
     """What became of a file with a reader."""

@@ -6,6 +6,7 @@ of width 24, 1 block of 3 heads.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,10 @@ def drawn(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> Weights:
     return weights
 
 
-def _block(prefix: str, width: int, *, biases: dict[str, int]) -> dict[str, tuple[int, ...]]:
+def _block(
+    prefix: str, width: int, *, biases: dict[str, int], hidden: int = 0
+) -> dict[str, tuple[int, ...]]:
+    hidden = hidden or 4 * width
     return {
         f"{prefix}norm1.weight": (width,),
         f"{prefix}norm1.bias": (width,),
@@ -42,9 +46,9 @@ def _block(prefix: str, width: int, *, biases: dict[str, int]) -> dict[str, tupl
         f"{prefix}attn.proj.bias": (width,),
         f"{prefix}norm2.weight": (width,),
         f"{prefix}norm2.bias": (width,),
-        f"{prefix}mlp.fc1.weight": (4 * width, width),
-        f"{prefix}mlp.fc1.bias": (4 * width,),
-        f"{prefix}mlp.fc2.weight": (width, 4 * width),
+        f"{prefix}mlp.fc1.weight": (hidden, width),
+        f"{prefix}mlp.fc1.bias": (hidden,),
+        f"{prefix}mlp.fc2.weight": (width, hidden),
         f"{prefix}mlp.fc2.bias": (width,),
     }
 
@@ -57,27 +61,70 @@ def _layer(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
+@dataclass(frozen=True)
+class Official:
+    """Sizes of an official model. hidden: width of an MLP between its two layers."""
+
+    width: int
+    depth: int
+    heads: int
+    hidden: int
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    decoder_hidden: int
+    patch: int = 16
+    tubelet: int = 2
+
+
+SMALL = Official(
+    WIDTH, DEPTH, HEADS, 4 * WIDTH,
+    DECODER_WIDTH, DECODER_DEPTH, DECODER_HEADS, 4 * DECODER_WIDTH, PATCH, TUBELET,
+)  # fmt: skip
+# Of the released code, with the decoder depth of its scripts: those of Kinetics-400 for small to
+# huge of VideoMAE. 6144 and 2234 are 48/11 of 1408 and of 512, rounded down.
+RELEASED = {
+    "small": Official(384, 12, 6, 1536, 192, 4, 3, 768),
+    "base": Official(768, 12, 12, 3072, 384, 4, 6, 1536),
+    "large": Official(1024, 24, 16, 4096, 512, 12, 8, 2048),
+    "huge": Official(1280, 32, 16, 5120, 640, 12, 8, 2560),
+    "large, V2": Official(1024, 24, 16, 4096, 512, 4, 8, 2048),
+    "huge, V2": Official(1280, 32, 16, 5120, 512, 4, 8, 2048),
+    "giant, V2": Official(1408, 40, 16, 6144, 512, 4, 8, 2234, patch=14),
+}
+
+
+def pretrained_shapes(of: Official) -> dict[str, tuple[int, ...]]:
+    """What `run_mae_pretraining` saves, of VideoMAE and of VideoMAE V2: names and shapes."""
+    shapes: dict[str, tuple[int, ...]] = {"mask_token": (1, 1, of.decoder_width)}
+    shapes |= _layer("encoder.patch_embed.proj", of.width, 3, of.tubelet, of.patch, of.patch)
+    for number in range(of.depth):
+        prefix = f"encoder.blocks.{number}."
+        shapes |= _block(prefix, of.width, biases=_VIDEOMAE, hidden=of.hidden)
+    shapes |= _layer("encoder.norm", of.width)
+    for number in range(of.decoder_depth):
+        prefix = f"decoder.blocks.{number}."
+        shapes |= _block(prefix, of.decoder_width, biases=_VIDEOMAE, hidden=of.decoder_hidden)
+    shapes |= _layer("decoder.norm", of.decoder_width)
+    shapes |= _layer("decoder.head", 3 * of.tubelet * of.patch * of.patch, of.decoder_width)
+    shapes["encoder_to_decoder.weight"] = (of.decoder_width, of.width)
+    return shapes
+
+
+def finetuned_shapes(of: Official, num_classes: int) -> dict[str, tuple[int, ...]]:
+    """What `run_class_finetuning` saves, with the mean over tokens: names and shapes."""
+    shapes = _layer("patch_embed.proj", of.width, 3, of.tubelet, of.patch, of.patch)
+    for number in range(of.depth):
+        shapes |= _block(f"blocks.{number}.", of.width, biases=_VIDEOMAE, hidden=of.hidden)
+    return shapes | _layer("fc_norm", of.width) | _layer("head", num_classes, of.width)
+
+
 def official_pretrained() -> Weights:
-    """What `run_mae_pretraining` saves, of VideoMAE and of VideoMAE V2."""
-    shapes: dict[str, tuple[int, ...]] = {"mask_token": (1, 1, DECODER_WIDTH)}
-    shapes |= _layer("encoder.patch_embed.proj", WIDTH, 3, TUBELET, PATCH, PATCH)
-    for number in range(DEPTH):
-        shapes |= _block(f"encoder.blocks.{number}.", WIDTH, biases=_VIDEOMAE)
-    shapes |= _layer("encoder.norm", WIDTH)
-    for number in range(DECODER_DEPTH):
-        shapes |= _block(f"decoder.blocks.{number}.", DECODER_WIDTH, biases=_VIDEOMAE)
-    shapes |= _layer("decoder.norm", DECODER_WIDTH)
-    shapes |= _layer("decoder.head", 3 * TUBELET * PATCH * PATCH, DECODER_WIDTH)
-    shapes["encoder_to_decoder.weight"] = (DECODER_WIDTH, WIDTH)
-    return drawn(shapes)
+    return drawn(pretrained_shapes(SMALL))
 
 
 def official_finetuned(num_classes: int = 5) -> Weights:
-    """What `run_class_finetuning` saves, with the mean over tokens."""
-    shapes = _layer("patch_embed.proj", WIDTH, 3, TUBELET, PATCH, PATCH)
-    for number in range(DEPTH):
-        shapes |= _block(f"blocks.{number}.", WIDTH, biases=_VIDEOMAE)
-    return drawn(shapes | _layer("fc_norm", WIDTH) | _layer("head", num_classes, WIDTH), seed=1)
+    return drawn(finetuned_shapes(SMALL, num_classes), seed=1)
 
 
 def image_mae(*, with_predictor: bool) -> Weights:
@@ -158,29 +205,40 @@ def _tokens(clips: Tensor, weights: Weights, prefix: str) -> Tensor:
     return x + sinusoids(x.shape[1], x.shape[2])
 
 
-def run_official_finetuned(weights: Weights, clips: Tensor) -> Tensor:
+def run_official_finetuned(weights: Weights, clips: Tensor, of: Official = SMALL) -> Tensor:
     """Clips (B, 3, T, H, W) in [0, 1] -> logits."""
     weights = {name: value.double() for name, value in weights.items()}
     x = _tokens(clips.double(), weights, "")
-    for number in range(DEPTH):
-        x = run_block(x, weights, f"blocks.{number}.", HEADS)
+    for number in range(of.depth):
+        x = run_block(x, weights, f"blocks.{number}.", of.heads)
     return _linear(_norm(x.mean(dim=1), weights, "fc_norm"), weights, "head").float()
 
 
-def run_official_pretrained(weights: Weights, clips: Tensor, mask: Tensor) -> Tensor:
-    """Clips and a mask (B, N) -> pixels of the masked tokens (B, M, P)."""
+def run_official_pretrained(
+    weights: Weights,
+    clips: Tensor,
+    mask: Tensor,
+    decoded: Tensor | None = None,
+    of: Official = SMALL,
+) -> Tensor:
+    """Clips and a mask (B, N) -> pixels of the masked tokens (B, M, P).
+
+    ``decoded`` (B, N): where VideoMAE V2's decoder has mask tokens instead, whatever the encoder
+    sees; the pixels are of these.
+    """
+    decoded = mask if decoded is None else decoded
     weights = {name: value.double() for name, value in weights.items()}
     batch = len(clips)
-    x = _tokens(clips.double(), weights, "encoder.")[~mask].view(batch, -1, WIDTH)
-    for number in range(DEPTH):
-        x = run_block(x, weights, f"encoder.blocks.{number}.", HEADS)
+    x = _tokens(clips.double(), weights, "encoder.")[~mask].view(batch, -1, of.width)
+    for number in range(of.depth):
+        x = run_block(x, weights, f"encoder.blocks.{number}.", of.heads)
     x = _norm(x, weights, "encoder.norm") @ weights["encoder_to_decoder.weight"].T
-    places = sinusoids(mask.shape[1], DECODER_WIDTH).expand(batch, -1, -1)
-    visible = x + places[~mask].view(batch, -1, DECODER_WIDTH)
-    masked = weights["mask_token"] + places[mask].view(batch, -1, DECODER_WIDTH)
+    places = sinusoids(mask.shape[1], of.decoder_width).expand(batch, -1, -1)
+    visible = x + places[~mask].view(batch, -1, of.decoder_width)
+    masked = weights["mask_token"] + places[decoded].view(batch, -1, of.decoder_width)
     x = torch.cat([visible, masked], dim=1)
-    for number in range(DECODER_DEPTH):
-        x = run_block(x, weights, f"decoder.blocks.{number}.", DECODER_HEADS)
+    for number in range(of.decoder_depth):
+        x = run_block(x, weights, f"decoder.blocks.{number}.", of.decoder_heads)
     x = _norm(x[:, visible.shape[1] :], weights, "decoder.norm")
     return _linear(x, weights, "decoder.head").float()
 

@@ -24,7 +24,11 @@ Row = Mapping[str, Any]  # a column's name -> its value
 _PRODUCTS = ("GPUs x videos", "decoder", "views")  # columns
 
 V1, V2 = "VideoMAE", "VideoMAE V2"
-DECODERS = {"small": (192, 3), "base": (384, 6), "large": (512, 8), "huge": (640, 8)}  # of V1
+# Width and heads; of huge VideoMAE V2 has another one
+DECODERS = {
+    "small": (192, 3), "base": (384, 6), "large": (512, 8), "huge": (640, 8),
+    "huge_v2": (512, 8), "giant": (512, 8),
+}  # fmt: skip
 
 
 def _row(defaults: Row, size: str, gpus: int, videos: int, base_lr: float, **other: Any) -> Row:
@@ -36,6 +40,7 @@ def _row(defaults: Row, size: str, gpus: int, videos: int, base_lr: float, **oth
         "videos a step": step,
         "base lr": base_lr,
         "lr": base_lr * step / 256,  # whatever num_sample is
+        "patch": 14 if size == "giant" else 16,
         **defaults,
     }
     given = {name.replace("_", " "): value for name, value in other.items()}
@@ -55,7 +60,7 @@ _pretraining = partial(
         "repeats": 1,
         "mask": 0.9,
         "decoder": None,  # blocks, width, heads
-        "decoder mask": 0,
+        "decoder mask": None,  # its ratio and pattern
         "stride": 4,
         "frames and pixels": (16, 224),
         "sampling": "videomae_pretrain",
@@ -98,7 +103,8 @@ _finetuning = partial(
     },
 )
 _on_ssv2 = partial(_finetuning, sampling="videomae_ssv2", stride=None, flip=False, views=(2, 3))
-_hybrid = partial(_pretraining, of=V2, repeats=4, decoder_mask=0.5)
+# run_cell, beside which V2's code has no other pattern
+_hybrid = partial(_pretraining, of=V2, repeats=4, decoder_mask=(0.5, "videomae_v2"))
 _huge = {"drop_path": 0.2, "head_dropout": 0.5, "min_lr": 1e-5}
 _ucf = {"drop_path": 0.2, "head_dropout": 0.5, "min_lr": 1e-5, "layer_decay": 0.7}
 
@@ -114,6 +120,10 @@ PRETRAIN: dict[str, Row] = {
     "ucf101_base_3200e": _pretraining("base", 8, 24, 3e-4, epochs=3201, mask=0.75),
     "hybrid_base_v2": _hybrid("base", 32, 32, 1e-3, epochs=200, **{"warm-up": 20}),
     "hybrid_large_v2": _hybrid("large", 48, 32, 1e-3, epochs=300, **{"warm-up": 30}),
+    "hybrid_huge_v2": _hybrid("huge_v2", 64, 32, 1e-3, epochs=300, **{"warm-up": 30}),
+    "hybrid_giant_v2": _hybrid(
+        "giant", 64, 32, 6e-4, epochs=300, clip_grad=0.02, **{"warm-up": 30}
+    ),
 }
 FINETUNE: dict[str, Row] = {
     "ssv2_small_2400e": _on_ssv2("small", 32, 12, 1e-3, epochs=40, repeats=2, layer_decay=0.7),
@@ -129,14 +139,45 @@ FINETUNE: dict[str, Row] = {
     "kinetics400_large_v2": _finetuning(
         "large", 32, 6, 2e-3, epochs=35, repeats=2, drop_path=0.2, of=V2
     ),
+    "kinetics400_huge_v2": _finetuning(
+        "huge",
+        32,
+        4,
+        1e-3,
+        epochs=40,
+        repeats=2,
+        layer_decay=0.8,
+        drop_path=0.2,
+        head_dropout=0.5,
+        of=V2,
+    ),
+    "kinetics400_giant_v2": _finetuning(
+        "giant",
+        64,
+        3,
+        1e-3,
+        epochs=30,
+        repeats=2,
+        layer_decay=0.9,
+        drop_path=0.2,
+        weight_decay=0.1,
+        of=V2,
+    ),
     "ssv2_base_v2": _on_ssv2("base", 16, 16, 2e-3, epochs=25, repeats=2, layer_decay=0.65, of=V2),
     "ssv2_large_v2": _on_ssv2("large", 32, 6, 5e-4, epochs=20, repeats=2, drop_path=0.2, of=V2),
+    "ssv2_huge_v2": _on_ssv2(
+        "huge", 32, 4, 5e-4, epochs=20, repeats=2, layer_decay=0.8, drop_path=0.2, of=V2
+    ),
+    "ssv2_giant_v2": _on_ssv2(
+        "giant", 32, 3, 3e-4, epochs=20, repeats=2, layer_decay=0.9, drop_path=0.25, of=V2
+    ),
 }
 # Top-1 of the model zoos; of VideoMAE V2 they have the giant model only
 REACHED = {
     "ssv2_small_2400e": 66.8, "ssv2_base_800e": 69.6, "ssv2_base_2400e": 70.8,
     "kinetics400_small_1600e": 79.0, "kinetics400_base_800e": 80.0, "kinetics400_base_1600e": 81.5,
     "kinetics400_large_1600e": 85.2, "kinetics400_huge_1600e": 86.6, "ucf101_base_3200e": 91.3,
+    "kinetics400_giant_v2": 87.2, "ssv2_giant_v2": 77.0,
 }  # fmt: skip
 
 
@@ -162,6 +203,7 @@ def ours(job: str, name: str) -> Row:
         "GPUs x videos": (gpus, per_gpu),
         "videos a step": steps.videos,
         "base lr": optim.base_lr,
+        "patch": config.model.patch_size,
         "lr": max(map(steps.lr_at, range(steps.total))),
         "min lr": optim.min_lr,
         "epochs": optim.epochs,
@@ -179,16 +221,21 @@ def ours(job: str, name: str) -> Row:
         "clip grad": optim.clip_grad,
     }
     if isinstance(config, PretrainConfig):
-        assert model.predictor is None and not config.masking.mines
+        masking = config.masking
+        assert model.predictor is None and not masking.mines
         first = model.reconstructor.blocks[0]
         return shared | {
-            "mask": config.masking.mask_ratio,
+            "mask": masking.mask_ratio,
             "decoder": (
                 len(model.reconstructor.blocks),
                 model.reconstructor.head.in_features,
                 first.attn.heads,
             ),
-            "decoder mask": config.masking.decoder_mask_ratio,
+            "decoder mask": (
+                (masking.decoder_mask_ratio, masking.decoder_mask)
+                if masking.decoder_mask_ratio
+                else None
+            ),
             "drop path": config.model.drop_path,
             "normalised targets": config.loss.normalize_targets,
         }

@@ -46,6 +46,8 @@ _CODECS = {
 _WEIGHTS = ("safetensors", "pt")
 _MOST_MIB = 1536  # of a process: PyTorch and the decoders alone take some 760
 _LIMIT_S = 20.0  # for a file
+# What readers say of memory that FFmpeg asks for in vain
+_REFUSED = "MemoryError: reading it takes more memory than its reader may have"
 _UNEXPECTED = re.compile(r"(Traceback|\w+(Error|Exception|Interrupt|Warning)\b:)")
 _EXTREMES = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63,
              2**64 - 1, 2**64 - 8)  # fmt: skip
@@ -75,7 +77,9 @@ class Found:
         """Sort one reason, "" of what could be read."""
         self.files += 1
         line = f"{path}: {reason}"
-        if "took longer" in reason or "no result within" in reason:
+        if reason.startswith(_REFUSED):
+            pass  # it claims more than there is: a row, and the largest process is looked at below
+        elif "took longer" in reason or "no result within" in reason:
             self.hangs.append(line)
         elif "crashed" in reason or "its reader" in reason or "its process" in reason:
             self.crashes.append(line)

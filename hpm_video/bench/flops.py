@@ -17,7 +17,7 @@ from hpm_video.bench.steps import build_student, grid_of
 from hpm_video.bench.variants import PLAIN, step_config, variants
 from hpm_video.config import PretrainConfig
 from hpm_video.config.values import PredictorInput, Size
-from hpm_video.method.decoder_masking import num_reconstructed_tokens
+from hpm_video.method.decoder_masking import num_reconstructed_tokens, num_remasked_tokens
 from hpm_video.method.masking import num_visible_tokens
 from hpm_video.method.teacher import Teacher
 
@@ -47,7 +47,9 @@ def step_cost(config: PretrainConfig) -> StepCost:
     grid, masking = grid_of(config), config.masking
     tube_length, num_tokens = masking.tube_length or grid.time, grid.num_tokens
     visible = num_visible_tokens(grid, mask_ratio=masking.mask_ratio, tube_length=tube_length)
-    reconstructed = num_reconstructed_tokens(grid, masking)
+    reconstructed, again = (
+        count(grid, masking) for count in (num_reconstructed_tokens, num_remasked_tokens)
+    )
     token_ratio = config.teacher.token_ratio
 
     def index(share: float, count: int) -> Tensor:
@@ -60,7 +62,10 @@ def step_cost(config: PretrainConfig) -> StepCost:
         mask = torch.zeros(1, num_tokens, dtype=torch.bool)
         # What a predictor from pixels learns from; the other kind looks at all tokens anyway.
         kept, ranked = index(1, reconstructed), index(token_ratio, reconstructed)
-        of_student = multiply_adds(lambda: student(patches, mask, visible, kept, ranked))
+        remasked = torch.zeros(1, again, dtype=torch.long)
+        of_student = multiply_adds(
+            lambda: student(patches, mask, visible, kept, ranked, remasked=remasked)
+        )
         if not masking.mines:
             return StepCost(of_student, 0)
         teacher, seen = Teacher(student), index(token_ratio, num_tokens)

@@ -50,6 +50,8 @@ def bench_step(
     """
     at_least("--rounds", rounds, 1)
     place = pick_device(device, setting="--device")
+    if shape.get("cuda_graphs") and place.type != "cuda":
+        raise ValueError("--cuda-graphs needs a CUDA device: leave it out")
     alone = World(0, 1, place)
     shape["precision"], _ = choose_precision(precision, alone, setting="--precision")
     base = step_config(**shape)

@@ -173,7 +173,7 @@ def transformers_step(
             decoder_hidden_size=size.decoder_width,
             decoder_num_hidden_layers=config.model.decoder_depth,
             decoder_num_attention_heads=size.decoder_heads,
-            decoder_intermediate_size=4 * size.decoder_width,
+            decoder_intermediate_size=round(size.decoder_width * size.mlp_ratio),
             layer_norm_eps=1e-6,
             attn_implementation="sdpa",  # type: ignore[call-arg]  # of every config
         )

@@ -23,6 +23,8 @@ def _step(parser: Parser) -> None:
     bench_options.add_decoder_mask(parser)
     bench_options.add_precision(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile every model")
+    text = "repeat our steps as CUDA graphs, see run.cuda_graphs"
+    parser.add_argument("--cuda-graphs", action="store_true", help=text)
 
 
 def _flops(parser: Parser) -> None:

@@ -29,6 +29,7 @@ from hpm_video.config.pretrain import ModelConfig as ModelConfig
 from hpm_video.config.pretrain import PretrainConfig as PretrainConfig
 from hpm_video.config.pretrain import PretrainRunConfig as PretrainRunConfig
 from hpm_video.config.pretrain import TeacherConfig as TeacherConfig
+from hpm_video.config.pretrain import as_then as as_then
 from hpm_video.config.shared import DataConfig as DataConfig
 from hpm_video.config.shared import EncoderConfig as EncoderConfig
 from hpm_video.config.shared import OptimConfig as OptimConfig

@@ -1,6 +1,8 @@
 """Settings of ``hpm-video pretrain``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hpm_video.config.evaluation import PretrainProbeConfig
 from hpm_video.config.limits import all_at_least, at_least, below_one, between
@@ -14,10 +16,13 @@ from hpm_video.config.shared import (
 )
 from hpm_video.config.values import (
     DecoderMask,
+    FirstWeights,
     HardRamp,
     Prediction,
     PredictorInput,
+    Ranking,
     RankingLevel,
+    Variance,
     View,
 )
 
@@ -42,17 +47,25 @@ class ModelConfig(EncoderConfig):
     )
     decoder_width: int | None = setting(None, "numbers per token; of `size` unless given")
     decoder_heads: int | None = setting(None, "attention heads; of `size` unless given")
+    decoder_mlp_ratio: float | None = setting(
+        None, "width of the decoders' MLPs over theirs; of `size` unless given"
+    )
     decoder_depth: int = setting(4, "blocks that reconstruct")
     predictor_input: PredictorInput = setting(
         "encoded",
         "input of the loss predictor; both: an encoded one teaches, one from pixels picks masks",
     )
     predictor_depth: int = setting(1, "blocks of each loss predictor")
+    first_weights: FirstWeights = setting(
+        "videomae", "of new runs: VideoMAE's; xavier: larger ones, those of earlier versions"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         below_one("model.drop_path", self.drop_path)
         all_at_least("model.", self, decoder_depth=1, predictor_depth=1)
+        if self.decoder_mlp_ratio is not None:
+            between("model.decoder_mlp_ratio", self.decoder_mlp_ratio, 0.25, 64)
 
     @property
     def predicts_from_pixels(self) -> bool:
@@ -78,7 +91,9 @@ class MaskingConfig:
     )
     competence_high: float = setting(0.74, "... and from which on it is at its end")
     decoder_mask_ratio: float = setting(0.0, "share of the masked tokens that is not reconstructed")
-    decoder_mask: DecoderMask = setting("running_cell", "which are")
+    decoder_mask: DecoderMask = setting(
+        "running_cell", "pattern of decoder masking; videomae_v2: the published one"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
@@ -92,6 +107,12 @@ class MaskingConfig:
             raise ValueError(
                 f"masking.competence_low ({low}) must be below masking.competence_high ({high}), "
                 "both in [0, 1]"
+            )
+        if self.decoder_mask == "videomae_v2" and self.decoder_mask_ratio * 4 % 1:
+            raise ValueError(
+                f"masking.decoder_mask_ratio ({self.decoder_mask_ratio}) must be 0, 0.25, 0.5 or "
+                "0.75 while masking.decoder_mask is videomae_v2, whose cells have 4 places: choose "
+                "one of these, or masking.decoder_mask=running_cell"
             )
 
     @property
@@ -136,10 +157,39 @@ class LossConfig:
     pixel_prediction_weight: float = setting(
         1.0, "of the loss of the predictor from pixels with model.predictor_input=both"
     )
+    ranking: Ranking = setting(
+        "exact", "cost of a pair in wrong order; clipped: at most 13.8, as in HPM's code"
+    )
     ranking_level: RankingLevel = setting("token", "what is compared: tokens or mining units")
+    variance: Variance = setting(
+        "auto",
+        "of a clip's losses in the absolute loss; auto: unbiased, as in HPM's code, but biased in "
+        "runs begun before this setting existed",
+    )
 
     def __post_init__(self) -> None:
         all_at_least("loss.", self, prediction_weight=0, pixel_prediction_weight=0)
+
+    @property
+    def objective(self) -> str:
+        """The prediction loss, by its name in `hpm_video.method.losses.OBJECTIVES`."""
+        if self.prediction == "ranking" and self.ranking == "clipped":
+            return "ranking_clipped"
+        if self.prediction == "absolute" and self.variance == "biased":
+            return "absolute_biased"
+        return self.prediction
+
+
+def as_then(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The stored settings of an earlier run. Adds the value in effect then of each setting that is
+    younger than the run and whose default has another effect today."""
+    model = stored.get("model") if isinstance(stored, Mapping) else None
+    if not isinstance(model, Mapping) or "decoder_width" not in model:  # of no pre-training
+        return stored
+    then: dict[str, Any] = {"first_weights": "xavier"}
+    if model.get("size") == "giant":  # its decoder had the ratio of all others
+        then["decoder_mlp_ratio"] = 4.0
+    return {**stored, "model": {**then, **model}}
 
 
 @dataclass(frozen=True)

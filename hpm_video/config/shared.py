@@ -121,7 +121,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    size: values.Size = setting("base", "of VideoMAE")
+    size: values.Size = setting("base", "VideoMAE's; huge_v2 and giant are VideoMAE V2's")
     width: int | None = setting(None, "numbers per token; of `size` unless given")
     depth: int | None = setting(None, "blocks; of `size` unless given")
     heads: int | None = setting(None, "attention heads; of `size` unless given")

@@ -14,8 +14,9 @@ Crop = Literal["multi_scale", "random_resized"]
 CropOn = Literal["workers", "device"]
 
 # Models
-Size = Literal["tiny", "small", "base", "large", "huge", "giant"]
+Size = Literal["tiny", "small", "base", "large", "huge", "huge_v2", "giant"]
 Positions = Literal["sinusoid", "stored"]
+FirstWeights = Literal["videomae", "xavier"]
 PredictorInput = Literal["encoded", "pixels", "both"]
 ClassifierName = Literal[
     "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
@@ -25,11 +26,13 @@ ClassifierName = Literal[
 Inflation = Literal["mean", "centre"]
 
 # The method
-DecoderMask = Literal["running_cell", "random"]
+DecoderMask = Literal["running_cell", "random", "videomae_v2"]
 View = Literal["tokens", "tubes", "frames", "spread"]
 Prediction = Literal["ranking", "absolute", "none"]
+Ranking = Literal["exact", "clipped"]
 RankingLevel = Literal["token", "unit"]
 HardRamp = Literal["time", "competence"]
+Variance = Literal["auto", "unbiased", "biased"]
 
 # Fine-tuning, evaluation and studies
 ClassBalance = Literal["none", "weights"]

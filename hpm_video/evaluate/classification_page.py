@@ -1,5 +1,6 @@
 """What a classifier confuses: a page, and tables as CSV, made of the results of an evaluation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from markupsafe import Markup
 from matplotlib.figure import Figure
 from torchvision.transforms.v2 import functional
 
@@ -16,7 +16,7 @@ from hpm_video.data.video.frame_indices import uniform_view_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.evaluate.predictions import Evaluation, figures_line, write_predictions
 from hpm_video.runtime.files import write_atomically, write_csv
-from hpm_video.runtime.pages import jpeg, page, png
+from hpm_video.runtime.pages import address, jpeg_bytes, page, png
 
 MAX_CELLS = 30  # classes of a matrix whose cells are written out; a larger one is a picture
 MAX_WORST = 20  # clips shown
@@ -99,7 +99,7 @@ def write_evaluation(
     head = ["class", *(f"called {name}" for name in names), "unreadable"]
     write_csv(folder / "confusion.csv", head, zip(names, *confusion.T.tolist(), strict=True))
     read = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s)
-    strips: dict[int, str] = {}
+    strips: dict[int, bytes | str] = {}
     for index in worst(result, MAX_WORST):
         try:
             strips[index] = read(frame_strip, result.paths[index])
@@ -109,7 +109,7 @@ def write_evaluation(
     return folder / "index.html"
 
 
-def evaluation_page(result: Evaluation, strips: dict[int, str]) -> str:
+def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> str:
     """The page; `strips`: video -> `frame_strip`, or in words why there is none."""
     named, confusion = result.class_name, result.confusion()
     per_class = sorted(
@@ -147,14 +147,16 @@ def evaluation_page(result: Evaluation, strips: dict[int, str]) -> str:
     )
 
 
-def _worst_clip(result: Evaluation, index: int, strip: str) -> tuple[str, str, str, bool]:
+def _worst_clip(result: Evaluation, index: int, strip: bytes | str) -> tuple[str, str, str, bool]:
     label, predicted = int(result.labels[index]), int(result.predicted[index])
     scores = result.scores[index]
     words = (
         f"called {result.class_name(predicted)} ({scores[predicted]:.3f}), "
         f"is {result.class_name(label)} ({scores[label]:.3f})"
     )
-    return words, result.paths[index], strip, isinstance(strip, Markup)
+    is_picture = isinstance(strip, bytes)
+    shown = address(strip, "jpeg") if isinstance(strip, bytes) else strip
+    return words, result.paths[index], shown, is_picture
 
 
 def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
@@ -171,8 +173,8 @@ def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
     return drawn
 
 
-def frame_strip(path: str) -> Markup:
-    """The address of a JPEG: frames spread evenly over a whole video, or VideoReadError."""
+def frame_strip(path: str) -> bytes:
+    """A JPEG: frames spread evenly over a whole video, or VideoReadError."""
     video = open_video(path)
     indices = uniform_view_indices(video.num_frames, clip_frames=_STRIP_FRAMES, num_clips=1)[0]
     frames = torch.from_numpy(video.read(indices)).permute(0, 3, 1, 2)  # (T, 3, H, W)
@@ -180,7 +182,7 @@ def frame_strip(path: str) -> Markup:
     small = functional.resize(frames, [_STRIP_HEIGHT, width], antialias=True)
     # (T, 3, H, W) -> (H, T, W, 3) -> side by side
     strip = small.permute(2, 0, 3, 1).reshape(_STRIP_HEIGHT, -1, 3).contiguous()
-    return jpeg(strip.numpy(), quality=80)
+    return jpeg_bytes(strip.numpy(), quality=80)
 
 
 def _share(value: float | None) -> str:

@@ -65,15 +65,21 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 def _opened(path: Path) -> Iterator[tuple[str, Iterator[tuple[str, npt.NDArray[Any]]]]]:
     """The text of a file's metadata, and its arrays by name, which are read when asked for."""
     if path.suffix == ".npz":
-        with open_regular(path) as archive:
-            check_archive(archive, os.fstat(archive.fileno()).st_size)
-        with np.load(path, allow_pickle=False) as file:
+        with _archive(path) as file:
             names = (name for name in file.files if name != _METADATA)
             yield str(file[_METADATA]), ((name, file[name]) for name in names)
     else:
+        open_regular(path).close()  # it would wait for a pipe
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
             yield file.metadata()[_METADATA], arrays
+
+
+def _archive(path: Path) -> Any:
+    """An archive of arrays that unpack to no more than it has bytes, to be closed."""
+    with open_regular(path) as archive:
+        check_archive(archive, os.fstat(archive.fileno()).st_size)
+    return np.load(path, allow_pickle=False)
 
 
 def fingerprint(values: Any) -> str:
@@ -96,10 +102,13 @@ class Parts:
         own_folder(self.folder)
         for file in self.folder.iterdir():
             if not file.name.startswith(f"{self._prefix}_") or file.suffix != ".npz":
-                file.unlink()
+                if file.is_dir() and not file.is_symlink():
+                    shutil.rmtree(file)
+                else:
+                    file.unlink()
 
     def has(self, number: int) -> bool:
-        return self._file(number).exists()
+        return self._file(number).is_file()
 
     def write(self, number: int, arrays: Arrays) -> None:
         with whole_file(self._file(number)) as temporary, temporary.open("wb") as file:
@@ -109,7 +118,7 @@ class Parts:
         """The arrays of parts 0 to count - 1, joined along their first axis."""
         parts = []
         for number in range(count):
-            with np.load(self._file(number), allow_pickle=False) as file:
+            with _archive(self._file(number)) as file:
                 parts.append({name: file[name] for name in file.files})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

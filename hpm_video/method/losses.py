@@ -4,6 +4,9 @@ Everything is computed in float32, also under bfloat16 autocast: callers pass wh
 Notation: B clips, M masked tokens (or mining units), P pixel values per token.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,26 +38,41 @@ def patch_loss(
     return loss.apply(reconstruction, patches, index, normalize)
 
 
-def ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:
+def ranking_loss(predicted: Tensor, measured: Tensor, *, clipped: bool = False) -> Tensor:
     """How badly predictions (B, M) order the measured losses (B, M) -> scalar.
 
     Per clip -sum over ordered pairs with L_i > L_j of log sigmoid(p_i - p_j), divided by the number
     of such pairs, then the mean over clips (HPM, arXiv 2304.05919: the relative loss). Ties count
     in neither direction; a clip of ties only adds 0. ``measured`` gets no gradient.
+
+    ``clipped``: log(sigmoid(p_i - p_j) + 1e-6), as in HPM's code. A pair costs 13.8 at most, and
+    where it does it has no gradient. Without a kernel of its own.
     """
-    loss = FusedRankingLoss if gpu_kernels.runs_triton(predicted.device) else RankingLoss
-    return loss.apply(predicted.float(), measured.detach().float())
+    values = predicted.float(), measured.detach().float()
+    if gpu_kernels.runs_triton(predicted.device) and not clipped:
+        return FusedRankingLoss.apply(*values)
+    return RankingLoss.apply(*values, clipped)
 
 
-def absolute_loss(predicted: Tensor, measured: Tensor) -> Tensor:
-    """Mean squared error against losses standardised per clip: (B, M), (B, M) -> scalar."""
+def absolute_loss(predicted: Tensor, measured: Tensor, *, unbiased: bool = True) -> Tensor:
+    """Mean squared error against losses standardised per clip: (B, M), (B, M) -> scalar.
+
+    ``unbiased``: divide squared differences by M - 1, as HPM's code does, else by M. One token has
+    no variance: its loss is compared with 0.
+    """
     target = measured.detach().float()
-    variance, mean = torch.var_mean(target, dim=1, keepdim=True, unbiased=False)
+    correction = int(unbiased and target.shape[1] > 1)
+    variance, mean = torch.var_mean(target, dim=1, keepdim=True, correction=correction)
     return F.mse_loss(predicted.float(), (target - mean) / (variance + 1e-6).sqrt())
 
 
-# How the predictor learns, by the words of ``loss.prediction``
-OBJECTIVES = {"ranking": ranking_loss, "absolute": absolute_loss}
+# How the predictor learns, by the words of `LossConfig.objective`
+OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ranking": ranking_loss,
+    "ranking_clipped": partial(ranking_loss, clipped=True),
+    "absolute": absolute_loss,
+    "absolute_biased": partial(absolute_loss, unbiased=False),
+}
 
 
 @torch.no_grad()

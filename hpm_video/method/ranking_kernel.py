@@ -11,18 +11,20 @@ from torch import Tensor
 # time, 84 MB at most. Larger blocks mean fewer kernels to launch, smaller ones less memory.
 _CHUNK = 64
 _BLOCK = 2**22
+_CLIP = 1e-6  # HPM's code adds it to the sigmoid
 
 
 class RankingLoss(torch.autograd.Function):
     """`hpm_video.method.losses.ranking_loss`; the gradient is gathered on the way.
 
     With the tokens sorted, hardest first, only later ones can have lost less: half of the pairs
-    need no look. What is left of each pair (i, j) is softplus(x) = -log sigmoid(-x) of
-    x = p_j - p_i, positive where the prediction is wrong, and its derivative sigmoid(x).
+    need no look. What is left of each pair (i, j) is its cost, a function of x = p_j - p_i,
+    positive where the prediction is wrong, and the derivative of that.
     """
 
     @staticmethod
-    def forward(ctx: Any, predicted: Tensor, measured: Tensor) -> Tensor:
+    def forward(ctx: Any, predicted: Tensor, measured: Tensor, clipped: bool) -> Tensor:
+        add_costs = _add_clipped if clipped else _add_exact
         measured, order = measured.sort(dim=1, descending=True)
         predicted = predicted.gather(1, order)
         batch, num_tokens = predicted.shape
@@ -35,24 +37,40 @@ class RankingLoss(torch.autograd.Function):
                 # 1 where L_i > L_j, 0 at ties, and within the chunk where j comes before i.
                 counts = (measured[harder] - measured[easier]).sign_().clamp_(min=0)
                 wrong = predicted[easier] - predicted[harder]  # x: (clips, chunk, tokens from it)
-                push = wrong.sigmoid().mul_(counts)
+                push = add_costs(total[clips], wrong, counts)
                 gradient[clips, rows] -= push.sum(dim=2)
                 gradient[clips, rows.start :] += push.sum(dim=1)
                 pairs[clips] += counts.sum(dim=(1, 2))
-                # softplus(x) = max(x, 0) - log max(sigmoid(x), 1 - sigmoid(x)), whose last factor
-                # is in [1/2, 1]: a chunk's product is above 2^-64 and needs one logarithm, by far
-                # the slowest of these functions on a CPU.
-                total[clips] += wrong.relu_().mul_(counts).sum(dim=(1, 2))
-                total[clips] -= torch.maximum(push, 1 - push).prod(dim=1).log_().sum(dim=1)
         scale = 1 / (pairs.clamp(min=1) * batch)  # (B,)
         gradient *= scale[:, None]
         ctx.save_for_backward(torch.empty_like(gradient).scatter_(1, order, gradient))
         return (total * scale).sum()
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad_outputs[0], None
+        return gradient * grad_outputs[0], None, None
+
+
+def _add_exact(total: Tensor, wrong: Tensor, counts: Tensor) -> Tensor:
+    """Add softplus(x) = -log sigmoid(-x) of the pairs that count to total (clips,); returns its
+    derivative sigmoid(x) (clips, chunk, tokens). Overwrites ``wrong``, which is x."""
+    push = wrong.sigmoid().mul_(counts)
+    # softplus(x) = max(x, 0) - log max(sigmoid(x), 1 - sigmoid(x)), whose last factor is in
+    # [1/2, 1]: a chunk's product is above 2^-64 and needs one logarithm, by far the slowest of
+    # these functions on a CPU.
+    total += wrong.relu_().mul_(counts).sum(dim=(1, 2))
+    total -= torch.maximum(push, 1 - push).prod(dim=1).log_().sum(dim=1)
+    return push
+
+
+def _add_clipped(total: Tensor, wrong: Tensor, counts: Tensor) -> Tensor:
+    """As `_add_exact`, of -log(sigmoid(-x) + 1e-6)."""
+    right = wrong.neg_().sigmoid_()
+    clipped = right + _CLIP
+    push = (1 - right).mul_(right).div_(clipped).mul_(counts)
+    total -= clipped.log_().mul_(counts).sum(dim=(1, 2))
+    return push
 
 
 class FusedRankingLoss(torch.autograd.Function):

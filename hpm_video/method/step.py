@@ -134,7 +134,7 @@ def pretrain_step(
         )
         # A predictor from pixels ranks a share of the tokens, as large as what the teacher sees
         ranks_share = loss.prediction != "none" and predictor_input != "encoded"
-        kept, ranked = draw_decoded(
+        drawn = draw_decoded(
             chosen.mask,
             grid,
             masking,
@@ -145,7 +145,9 @@ def pretrain_step(
         num_visible = num_visible_tokens(
             grid, mask_ratio=masking.mask_ratio, tube_length=tube_length
         )
-        output: HPMOutput = student(patches, chosen.mask, num_visible, kept, ranked)
+        output: HPMOutput = student(
+            patches, chosen.mask, num_visible, drawn.kept, drawn.ranked, remasked=drawn.remasked
+        )
     token_losses = patch_loss(
         output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
     )  # (B, M)
@@ -162,14 +164,14 @@ def pretrain_step(
     reconstruction = token_losses.mean()
     total, prediction = reconstruction, torch.zeros_like(reconstruction)
     if pairs.predicted is not None and pairs.measured is not None:
-        prediction = OBJECTIVES[loss.prediction](pairs.predicted, pairs.measured)
+        prediction = OBJECTIVES[loss.objective](pairs.predicted, pairs.measured)
         total = reconstruction + loss.prediction_weight * prediction
     losses = {"loss": total, "reconstruction_loss": reconstruction, "prediction_loss": prediction}
     pixels = None
     if output.pixel_ranked is not None:
         pixels = pairs_of(output.pixel_predicted_loss, output.pixel_ranked)
         if pixels.predicted is not None and pixels.measured is not None:
-            losses["pixel_prediction_loss"] = prediction = OBJECTIVES[loss.prediction](
+            losses["pixel_prediction_loss"] = prediction = OBJECTIVES[loss.objective](
                 pixels.predicted, pixels.measured
             )
             losses["loss"] = total + loss.pixel_prediction_weight * prediction

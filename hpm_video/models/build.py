@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import overload
 
+from torch import nn
+
 from hpm_video.config import (
     ClassifierConfig,
     EncoderConfig,
@@ -15,7 +17,7 @@ from hpm_video.models.classifier import Classifier
 from hpm_video.models.hpm import HPM, HPMOutput
 from hpm_video.models.resample import TokenShape
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.models.vit import ViTSize
+from hpm_video.models.vit import ViTSize, init_linear
 
 __all__ = ["HPM", "Baseline", "Classifier", "HPMOutput", "build_classifier", "build_model"]
 
@@ -24,6 +26,8 @@ DROP_PATH = 0.1  # of classifiers that are transformers, unless model.drop_path 
 
 @dataclass(frozen=True)
 class Size:
+    """Of an encoder and of its decoder; the MLPs of both have the same ratio."""
+
     width: int
     depth: int
     heads: int
@@ -32,13 +36,15 @@ class Size:
     mlp_ratio: float = 4.0
 
 
-# Small to large are VideoMAE's, huge and giant VideoMAE V2's; tiny is ours.
+# Small to huge are VideoMAE's. VideoMAE V2 has the same small to large, a huge with another decoder
+# and giant. Tiny is ours.
 SIZES = {
     "tiny": Size(192, 12, 3, 96, 3),
     "small": Size(384, 12, 6, 192, 3),
     "base": Size(768, 12, 12, 384, 6),
     "large": Size(1024, 24, 16, 512, 8),
     "huge": Size(1280, 32, 16, 640, 8),
+    "huge_v2": Size(1280, 32, 16, 512, 8),
     "giant": Size(1408, 40, 16, 512, 8, mlp_ratio=48 / 11),
 }
 
@@ -80,15 +86,20 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
     width = config.decoder_width or size.decoder_width
     heads = config.decoder_heads or size.decoder_heads
     _check_heads("model.decoder_", width, heads)
-    return HPM(
+    model = HPM(
         grid,
         encoder,
         decoder_width=width,
         decoder_heads=heads,
         decoder_depth=config.decoder_depth,
+        decoder_mlp_ratio=config.decoder_mlp_ratio or size.mlp_ratio,
         predictor_input=config.predictor_input if predict_loss else None,
         predictor_depth=config.predictor_depth,
     )
+    if config.first_weights == "xavier":
+        model.apply(init_linear)
+        nn.init.trunc_normal_(model.decoder_input.mask_token, std=0.02)
+    return model
 
 
 def build_classifier(
@@ -141,19 +152,21 @@ def _encoder_size(config: EncoderConfig, drop_path: float) -> ViTSize:
 
 
 def size_of_blocks(config: EncoderConfig) -> tuple[int, int]:
-    """How many blocks a model of these settings has, and about how many numbers: at least 12 for
-    every pair of numbers of a token in each. A baseline has a size of its own, and nothing here."""
+    """How many blocks a model of these settings has, and about how many numbers: 4 of attention and
+    2 for each of the MLP's ratio, for every pair of numbers of a token. A baseline has a size of
+    its own, and nothing here."""
     size = SIZES[config.size]
     if isinstance(config, ClassifierConfig) and config.name != "videomae":
         return 0, 0
-    parts = [(config.depth or size.depth, config.width or size.width)]
+    parts = [(config.depth or size.depth, config.width or size.width, size.mlp_ratio)]
     if isinstance(config, ModelConfig):
         width = config.decoder_width or size.decoder_width
         predictors = 2 if config.predictor_input == "both" else 1
-        parts += [(config.decoder_depth, width)]
-        parts += [(config.predictor_depth, width)] * predictors
-    blocks = sum(depth for depth, _ in parts)
-    return blocks, sum(12 * depth * width**2 for depth, width in parts)
+        ratio = config.decoder_mlp_ratio or size.mlp_ratio
+        parts += [(config.decoder_depth, width, ratio)]
+        parts += [(config.predictor_depth, width, ratio)] * predictors
+    blocks = sum(depth for depth, _, _ in parts)
+    return blocks, round(sum((4 + 2 * ratio) * depth * width**2 for depth, width, ratio in parts))
 
 
 def _check_heads(prefix: str, width: int, heads: int) -> None:

@@ -1,10 +1,9 @@
 """The fine-tuning model: encoder without its final norm, mean over tokens, norm, linear head."""
 
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from hpm_video.models.tokens import TokenGrid, patchify
-from hpm_video.models.vit import Encoder, LayerNorm, ViTSize, init_weights
+from hpm_video.models.vit import Encoder, LayerNorm, ViTSize
 
 
 class Classifier(nn.Module):
@@ -27,9 +26,9 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(head_dropout)
         head = nn.Linear(size.width, num_classes)
         self.head: nn.Module = head
-        self.apply(init_weights)
+        self.encoder.blocks.apply(_init_linear)
+        _init_linear(head)
         # A head near zero lets the first steps train it before they disturb the encoder.
-        trunc_normal_(head.weight, std=0.02)
         head.weight.data.mul_(0.001)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -40,3 +39,14 @@ class Classifier(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Layers for timm's layer-wise learning-rate decay: embedding, blocks, then the rest."""
         return {"stem": r"^encoder\.embed", "blocks": r"^encoder\.blocks\.(\d+)"}
+
+
+def _init_linear(module: nn.Module) -> None:
+    """VideoMAE's first weights of a classifier from scratch; its embedding stays PyTorch's.
+
+    The published call truncates at 2, a hundred deviations: not at all.
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -5,18 +5,18 @@ second decoder over the same sequence (see `hpm_video.models.hpm`).
 """
 
 import torch
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from hpm_video.models.tokens import TokenGrid, scatter_tokens
-from hpm_video.models.vit import LayerNorm, make_blocks, position_table, run_blocks
+from hpm_video.models.vit import LayerNorm, init_linear, make_blocks, position_table, run_blocks
 
 
 class DecoderInput(nn.Module):
     """From encoded visible tokens to the sequence the decoders see.
 
     Linear to decoder width without bias, a learnt mask token in every masked place, positions.
-    With decoder masking (VideoMAE V2, arXiv 2303.16727), in some of the masked places only.
+    With decoder masking (VideoMAE V2, arXiv 2303.16727), in some of the masked places only and, as
+    published there, in some of the visible places too.
     """
 
     positions: Tensor
@@ -25,14 +25,21 @@ class DecoderInput(nn.Module):
         super().__init__()
         self.project = nn.Linear(encoder_width, width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        trunc_normal_(self.mask_token, std=0.02)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
         self.register_buffer("positions", position_table(grid, width), persistent=False)
 
-    def forward(self, encoded: Tensor, visible: Tensor, kept: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        encoded: Tensor,
+        visible: Tensor,
+        kept: Tensor | None = None,
+        remasked: Tensor | None = None,
+    ) -> Tensor:
         """Encoded tokens (B, V, D) at index visible (B, V) -> sequence (B, N, decoder width).
 
         With an index ``kept`` (B, K) of masked tokens, the sequence holds those and the visible
-        ones only: (B, K + V, decoder width), the kept ones first.
+        ones only: (B, K + V, decoder width), the kept ones first. With an index ``remasked`` (B, R)
+        of visible tokens beside it, mask tokens in their places follow: (B, K + V + R, …).
         """
         tokens = self.project(encoded)
         batch, num_tokens = len(tokens), len(self.positions)
@@ -40,20 +47,24 @@ class DecoderInput(nn.Module):
         if kept is None:
             canvas = mask_token.expand(batch, num_tokens, -1)
             return scatter_tokens(canvas, visible, tokens) + self.positions
-        sequence = torch.cat([mask_token.expand(*kept.shape, -1), tokens], dim=1)
-        return sequence + self.positions[torch.cat([kept, visible], dim=1)]
+        parts, places = [mask_token.expand(*kept.shape, -1), tokens], [kept, visible]
+        if remasked is not None:
+            parts.append(mask_token.expand(*remasked.shape, -1))
+            places.append(remasked)
+        return torch.cat(parts, dim=1) + self.positions[torch.cat(places, dim=1)]
 
 
 class Decoder(nn.Module):
     """Transformer blocks over the whole sequence, a norm, and a linear head."""
 
     def __init__(
-        self, *, width: int, depth: int, heads: int, outputs: int, mlp_ratio: float = 4.0
+        self, *, width: int, depth: int, heads: int, outputs: int, mlp_ratio: float
     ) -> None:
         super().__init__()
         self.blocks = make_blocks(depth, width, heads, mlp_ratio=mlp_ratio)
         self.norm = LayerNorm(width)
         self.head = nn.Linear(width, outputs)
+        self.apply(init_linear)
 
     def forward(self, sequence: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
         """Sequence (B, N, width) -> normalised features (B, N, width), ready for `head`. ``dtype``

@@ -10,7 +10,7 @@ from hpm_video.models.decoder import Decoder, DecoderInput
 from hpm_video.models.pixels import gather_patches
 from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, as_patches, gather_tokens, split_mask
-from hpm_video.models.vit import Encoder, ViTSize, init_weights
+from hpm_video.models.vit import Encoder, ViTSize
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class EncodedPredictor(Decoder):
     encoder (HPM, arXiv 2304.05919).
     """
 
-    def __init__(self, *, width: int, depth: int, heads: int) -> None:
-        super().__init__(width=width, depth=depth, heads=heads, outputs=1)
+    def __init__(self, *, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__(width=width, depth=depth, heads=heads, outputs=1, mlp_ratio=mlp_ratio)
 
     def forward(self, sequence: Tensor, *, dtype: torch.dtype | None = torch.float32) -> Tensor:
         """What decoders see (B, S, width) -> predicted loss of each token (B, S) float32."""
@@ -72,6 +72,17 @@ class PixelPredictor(nn.Module):
         return _loss_head(self.head, self.encoder(patches, index))
 
 
+def _start_small(head: nn.Linear, num_values: int) -> None:
+    """First weights of a head that says one loss: predictions near 0, ranking loss at ln 2.
+
+    The published head has an output for each of a token's pixel values, Xavier-uniform, and takes
+    their mean. This is the deviation of that mean (HPM, arXiv 2304.05919).
+    """
+    of_one = 2 / (head.in_features + num_values)
+    nn.init.normal_(head.weight, std=(of_one / num_values) ** 0.5)
+    nn.init.zeros_(head.bias)
+
+
 def _loss_head(head: nn.Linear, features: Tensor) -> Tensor:
     # bfloat16 has 8 bits: predictions close to each other would become ties.
     with no_autocast(features):
@@ -95,6 +106,7 @@ class HPM(nn.Module):
         decoder_width: int,
         decoder_heads: int,
         decoder_depth: int,
+        decoder_mlp_ratio: float = 4.0,
         predictor_input: PredictorInput | None,
         predictor_depth: int = 1,
     ) -> None:
@@ -107,6 +119,7 @@ class HPM(nn.Module):
             depth=decoder_depth,
             heads=decoder_heads,
             outputs=self.encoder.tokens.shape.num_values,
+            mlp_ratio=decoder_mlp_ratio,
         )
         self.predictor: EncodedPredictor | PixelPredictor | None = None
         self.pixel_predictor: PixelPredictor | None = None
@@ -115,7 +128,10 @@ class HPM(nn.Module):
             raise ValueError(f"model.predictor_input ({predictor_input}) must be one of {words}")
         if predictor_input in ("encoded", "both"):
             self.predictor = EncodedPredictor(
-                width=decoder_width, depth=predictor_depth, heads=decoder_heads
+                width=decoder_width,
+                depth=predictor_depth,
+                heads=decoder_heads,
+                mlp_ratio=decoder_mlp_ratio,
             )
         if predictor_input in ("pixels", "both"):
             shape = (size.tubelet_size, size.patch_size)
@@ -125,7 +141,9 @@ class HPM(nn.Module):
                 self.predictor = of_pixels
             else:
                 self.pixel_predictor = of_pixels
-        self.apply(init_weights)
+        for predictor in (self.predictor, self.pixel_predictor):
+            if predictor is not None:
+                _start_small(predictor.head, self.encoder.tokens.shape.num_values)
 
     def forward(
         self,
@@ -134,6 +152,8 @@ class HPM(nn.Module):
         num_visible: int | None = None,
         kept: Tensor | None = None,
         ranked: Tensor | None = None,
+        *,
+        remasked: Tensor | None = None,
     ) -> HPMOutput:
         """Clips (B, 3, T, H, W), or their patches (B, N, P), and mask (B, N), True = masked ->
         `HPMOutput`. Pixels are floats in [0, 1] or bytes.
@@ -143,11 +163,13 @@ class HPM(nn.Module):
         visible ones (see `reconstructed_tokens` in method.masking); all of them if not given.
         ``ranked`` (B, K): index, ascending, of those whose loss a `PixelPredictor` predicts; all
         that are reconstructed if not given.
+        ``remasked`` (B, R): index of visible tokens in whose places the decoders see a mask token
+        too, beside what the encoder made of them; only with ``kept``.
         """
         visible, masked = split_mask(mask, num_visible)
         patches = as_patches(clips, self.grid)
         encoded = self.encoder(gather_patches(patches, visible), visible)
-        sequence = self.decoder_input(encoded, visible, kept)
+        sequence = self.decoder_input(encoded, visible, kept, remasked)
         features = self.reconstructor(sequence)
         if kept is None:
             features = gather_tokens(features, masked)
@@ -161,8 +183,9 @@ class HPM(nn.Module):
         predicted = of_pixels = None
         if isinstance(self.predictor, EncodedPredictor):
             predicted = self.predictor(sequence)
-            if kept is not None:  # (B, K + V) -> (B, N)
-                predicted = _at(torch.cat([kept, visible], dim=1), predicted, mask)
+            if kept is not None:  # (B, K + V), before what is remasked -> (B, N)
+                places = torch.cat([kept, visible], dim=1)
+                predicted = _at(places, predicted[:, : places.shape[1]], mask)
         elif self.predictor is not None:
             predicted = from_pixels(self.predictor)
         if self.pixel_predictor is not None:

@@ -190,6 +190,7 @@ class Encoder(nn.Module):
         self.blocks = make_blocks(
             size.depth, size.width, size.heads, mlp_ratio=size.mlp_ratio, drop_path=size.drop_path
         )
+        self.blocks.apply(init_linear)
         self.norm: nn.Module = LayerNorm(size.width) if final_norm else nn.Identity()
         positions = position_table(grid, size.width, trained_grid=trained_grid)
         self.register_buffer("positions", positions, persistent=size.stored_positions)
@@ -206,8 +207,11 @@ class Encoder(nn.Module):
         return run_blocks(self.blocks, x, self.norm, dtype=torch.float32)
 
 
-def init_weights(module: nn.Module) -> None:
-    """Xavier-uniform linear layers with zero bias; LayerNorm keeps its ones and zeros."""
+def init_linear(module: nn.Module) -> None:
+    """VideoMAE's first weights inside encoder and decoder: Xavier-uniform linear layers, zero bias.
+
+    It leaves the patch embedding and the projection to the decoder as PyTorch makes them.
+    """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
+from hpm_video.runtime.reading import check_regular
+
 OURS = "hpm-video"  # in all pages and pictures that may replace each other
 
 
@@ -49,9 +51,13 @@ def own_file(path: str | Path, flags: int) -> int:
     """An opener, as `open` takes it, of files that stay and are added to.
 
     A link leads there only where this user or the administrator made it. Raises PermissionError for
-    one of another user's, who could let us write to any file of ours.
+    one of another user's, who could let us write to any file of ours; ValueError for a pipe, which
+    would wait for ever.
     """
-    flags |= os.O_CLOEXEC
+    with suppress(FileNotFoundError):
+        if not stat.S_ISCHR(mode := os.stat(path).st_mode):  # /dev/null takes a log
+            check_regular(path, mode)
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return os.open(path, flags | os.O_NOFOLLOW, 0o666)
     except OSError as error:

@@ -26,8 +26,10 @@ class Entries(Mapping[str, dict[str, Any]]):
             if not line.endswith(b"\n"):
                 break
             try:
-                key, _ = parse_json(line)
-            except ValueError:  # what a failing disk left
+                key, entry = parse_json(line)
+            except (ValueError, TypeError):  # what a failing disk left
+                break
+            if not (isinstance(key, str) and isinstance(entry, dict)):
                 break
             self.note(key, len(line))
 

@@ -12,7 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from hpm_video.runtime.files import own_file
+from hpm_video.runtime.files import own_file, printable
+from hpm_video.runtime.reading import open_regular
 
 _BEAT_S = 10.0  # from one sign of life to the next
 _PATIENCE_S = 60.0  # who gives none for so long is dead
@@ -119,7 +120,7 @@ def _is_dead(holder: str, *, is_locked: bool) -> bool:
 def _is_process(number: int) -> bool:
     try:
         os.kill(number, 0)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         return isinstance(error, PermissionError)
     return True
 
@@ -146,7 +147,8 @@ def _wait_for_a_beat(file: Path, holder: str) -> None:
     while time.monotonic() < give_up:
         time.sleep(min(_BEAT_S / 4, 1))
         # Opened anew each time: only then does a network drive ask its server
-        now = file.read_text(encoding="utf-8", errors="replace")
+        with open_regular(file) as opened:
+            now = opened.read(_MOST_BYTES).decode(errors="replace")
         if not now:
             return
         if now != holder:
@@ -154,4 +156,4 @@ def _wait_for_a_beat(file: Path, holder: str) -> None:
 
 
 def _who(holder: str) -> str:
-    return holder.split(", beat", maxsplit=1)[0].strip()
+    return printable(holder.split(", beat", maxsplit=1)[0].strip())

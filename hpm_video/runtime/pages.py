@@ -69,9 +69,14 @@ def address(data: bytes, kind: str) -> Markup:
 
 def jpeg(pixels: Frames, *, quality: int) -> Markup:
     """The address of a picture (H, W, 3)."""
+    return address(jpeg_bytes(pixels, quality=quality), "jpeg")
+
+
+def jpeg_bytes(pixels: Frames, *, quality: int) -> bytes:
+    """The file of a picture (H, W, 3)."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="jpeg", quality=quality)
-    return address(file.getvalue(), "jpeg")
+    return file.getvalue()
 
 
 def png(drawn: Figure, *, dpi: int = 110) -> Markup:

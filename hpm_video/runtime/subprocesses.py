@@ -13,6 +13,9 @@ from typing import Any
 
 from hpm_video.runtime.signals import end_with
 
+# From Python 3.11 on: nothing is imported from the folder in which the user stands
+_SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+
 
 def python(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What `subprocess` is to start: ``python -m module``, with this package and this process's
@@ -20,7 +23,7 @@ def python(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {
         "args": [sys.executable, "-m", module, json.dumps(settings), str(os.getpid())],
-        "env": {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        "env": {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **_SAFE_PATH},
         "text": True,
     }
 

@@ -35,6 +35,7 @@ from multiprocessing import Pipe, reduction
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from hpm_video.runtime.replies import read_reply, write_reply
 from hpm_video.runtime.sandbox import Limits, confine, leave_network
 from hpm_video.runtime.signals import end_with
 
@@ -81,7 +82,8 @@ class KillableWorker:
     """A process that runs `function(item, *files)` on one item after the other.
 
     Results come in the order of the items. A process that hangs or dies is replaced, and goes on
-    with the items that were waiting behind the culprit. Used from one thread at a time.
+    with the items that were waiting behind the culprit. Used from one thread at a time. Results are
+    read as data, see `replies`: code that a file brings into the process does not get out of it.
 
     Args:
         function: anything that can be pickled, so nothing of a script that is run itself. The
@@ -142,11 +144,13 @@ class KillableWorker:
         while not self.is_ready():
             wait_for_workers([self])
         timeout_s = self._items[0][1]
-        reply: bytes | None = None
+        reply: tuple[bool, Any] | None = None
         is_late = not self._has_reply()
         if not is_late:
-            with contextlib.suppress(EOFError, OSError):  # it has ended, perhaps amid a reply
-                reply = self._connection.recv_bytes()
+            # It has ended, perhaps amid a reply; or it sends what is none
+            with contextlib.suppress(EOFError, OSError, ValueError):
+                most = None if self._limits is None else self._limits.memory_bytes
+                reply = _opened(read_reply(self._connection.recv_bytes(most)))
         exitcode = self._end() if reply is None else None
         self._items.popleft()
         if self._items and reply is None:
@@ -157,7 +161,7 @@ class KillableWorker:
             raise ItemTimeout(timeout_s)
         if reply is None:
             raise WorkerDied(exitcode)
-        is_value, value = pickle.loads(reply)
+        is_value, value = reply
         if is_value:
             return value
         error, where = value
@@ -446,17 +450,26 @@ def _work(
         try:
             if function is None:
                 function = pickle.loads(pickled)
-            reply = pickle.dumps((True, function(pickle.loads(message), *files)))
+            reply = write_reply((True, function(pickle.loads(message), *files)))
         except Exception as error:  # noqa: BLE001 - raised again where the result is asked for
-            reply = _pickled_error(error)
+            reply = _reply_of(error)
         connection.send_bytes(reply)
 
 
-def _pickled_error(error: Exception) -> bytes:
+def _reply_of(error: Exception) -> bytes:
     what, where = traceback.format_exception_only(error)[-1].strip(), traceback.format_exc()
     try:
-        reply = pickle.dumps((False, (error, where)))
-        pickle.loads(reply)
-    except Exception:  # noqa: BLE001 - whatever an error that cannot be pickled raises then
-        return pickle.dumps((False, (RuntimeError(what), where)))
+        reply = write_reply((False, (error, where)))
+        read_reply(reply)
+    except Exception:  # noqa: BLE001 - whatever an error that cannot be sent raises then
+        return write_reply((False, (RuntimeError(what), where)))
     return reply
+
+
+def _opened(reply: Any) -> tuple[bool, Any]:
+    """A reply: whether it is a value, else an error and where it was raised. ValueError for
+    others."""
+    match reply:
+        case (True, _) | (False, (Exception(), str())):
+            return reply
+    raise ValueError("no reply")

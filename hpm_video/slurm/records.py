@@ -3,6 +3,7 @@ are, in a file of the user's."""
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -80,8 +81,22 @@ def read_records(folders: Iterable[Path]) -> list[Submission]:
         with suppress(ValueError, TypeError, KeyError, AttributeError):
             values: dict[str, Any] = parse_json(line)
             values["tasks"] = [TaskRecord(**task) for task in values["tasks"]]
-            found.append(Submission(**values))
+            found.append(_checked(Submission(**values)))
     return sorted(found, key=lambda submission: submission.submitted)
+
+
+def _checked(one: Submission) -> Submission:
+    """A submission, unless its values are of other kinds; ValueError then. Ids are numbers: they
+    reach the names of files and commands of SLURM."""
+    texts = [value for name, value in vars(one).items() if name not in ("command", "tasks")]
+    texts += [*one.command, *(text for task in one.tasks for text in (task.label, task.log))]
+    places = [place for task in one.tasks for place in (task.run_folder, task.output)]
+    texts += [place for place in places if place is not None]
+    ids = [one.id, *(task.id for task in one.tasks)]
+    are_ids = all(isinstance(id_, str) and re.fullmatch(r"\d+(_\d+)?", id_) for id_ in ids)
+    if not (are_ids and one.tasks and all(isinstance(text, str) for text in texts)):
+        raise ValueError("no record of a submission")
+    return one
 
 
 def shown(path: str) -> str:

@@ -128,9 +128,11 @@ def step_memory(
     with torch.random.fork_rng(devices=[]):
         low, high = (_counted_bytes(config, clips, num_classes=num_classes) for clips in _COUNTED)
     per_clip = (high - low) / (_COUNTED[1] - _COUNTED[0])
+    passes, gradients = low - _COUNTED[0] * per_clip, _GRADIENT_BYTES * trained
+    if config.run.cuda_graphs == "true":  # which keep gradients, and a micro-batch of their own
+        return StepMemory(state + passes + gradients, per_clip + 3 * frames)
     # Early in the backward pass, when most is kept, few gradients are there; at its end all
-    passes = max(low - _COUNTED[0] * per_clip, _GRADIENT_BYTES * trained)
-    return StepMemory(state + passes, per_clip + 2 * frames)
+    return StepMemory(state + max(passes, gradients), per_clip + 2 * frames)
 
 
 def _models(config: PretrainConfig | FinetuneConfig, num_classes: int) -> Sequence[nn.Module]:

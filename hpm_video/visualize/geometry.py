@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.video.crops import Box
+from hpm_video.runtime.replies import answer
 
 
+@answer
 class Place(NamedTuple):
     """A rectangle as shares of a picture's height and width, so that it holds at any scale."""
 

@@ -84,9 +84,12 @@ def evenly(checkpoints: Sequence[Path], most: int) -> list[Path]:
 def untrained(config: PretrainConfig, device: torch.device | str) -> Pretrained | None:
     """The model that a run of these settings starts with, weight for weight, made from run.seed.
 
-    None where the run starts with weights from elsewhere.
+    None where the run starts with weights from elsewhere, or with those of earlier versions, which
+    drew them in another order.
     """
     if config.model.init is not None or config.run.resume is not None:
+        return None
+    if config.model.first_weights != "videomae":
         return None
     grid = token_grid(
         config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size

@@ -19,6 +19,7 @@ from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
+from hpm_video.runtime.replies import answer
 from hpm_video.visualize.geometry import Place
 
 
@@ -44,6 +45,7 @@ class View:
             raise ValueError(f"num_crops ({self.num_crops}) must be 1 with whole_frame")
 
 
+@answer
 @dataclass(frozen=True)
 class Window:
     """Frames of a video as it shows them, and what a model sees of them.
@@ -59,6 +61,7 @@ class Window:
     indices: frame_indices.Indices
 
 
+@answer
 class Facts(NamedTuple):
     """How many frames a video holds, and how many it shows per second (0: it does not say)."""
 

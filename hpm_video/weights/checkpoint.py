@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config import FinetuneConfig, PretrainConfig, as_then
 from hpm_video.config.settings import config_from_dict
 from hpm_video.models.build import size_of_blocks
 from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
@@ -332,7 +332,7 @@ def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
     schemas = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
     if state["kind"] not in schemas:
         raise ValueError(f"kind {state['kind']}")
-    config = config_from_dict(schemas[state["kind"]], state["config"])
+    config = config_from_dict(schemas[state["kind"]], as_then(state["config"]))
     blocks, numbers = size_of_blocks(config.model)
     held = sum(tensor.numel() for tensor in state["model"].values())
     most = _MOST_TIMES * held + _MOST_NUMBERS

@@ -90,6 +90,17 @@ def test_multiply_adds_of_masked_decoders_and_of_a_step_that_does_not_mine() -> 
     assert (alone.student, alone.teacher) == (whole.student, 0)
 
 
+def test_multiply_adds_of_decoders_as_video_mae_v2_released_them() -> None:
+    """At 8 frames 144 tokens: 16 visible, and mask tokens at 72, of which 64 are reconstructed."""
+    config = _config(decoder_depth=3, predictor_input="encoded", predictor_depth=2)
+    config = replace(config, data=replace(config.data, num_frames=8))
+    patch, narrow = 2 * 16 * 16 * 3, 96
+    published = MaskingConfig(decoder_mask_ratio=0.5, decoder_mask="videomae_v2")
+    whole, half = (_cost(replace(config, masking=m), 1.0) for m in (MaskingConfig(), published))
+    saved = _blocks(144, narrow, 5) - _blocks(88, narrow, 5) + 56 * narrow + 64 * narrow * patch
+    assert whole.student - half.student == saved and whole.teacher == half.teacher
+
+
 @pytest.mark.parametrize("token_ratio", [1.0, 0.3])
 def test_multiply_adds_of_a_predictor_from_pixels(token_ratio: float) -> None:
     """Apart from the rest of the student: of the share of the masked tokens, and of all."""

@@ -22,6 +22,7 @@ from scipy import stats
 from hpm_video.bench.study import calibration, cell, runner
 from hpm_video.bench.study.cells import Study
 from hpm_video.bench.study.comparison import Comparison, estimate
+from hpm_video.bench.study.plots import write_plots
 from hpm_video.cli.main import main
 from hpm_video.config import StudyConfig
 from hpm_video.config.settings import load_config
@@ -129,6 +130,15 @@ def test_differences_are_paired_by_seed() -> None:
     # The seeds' own spread is large: unpaired, nothing would be seen
     assert found.excludes_zero
     assert not stats.ttest_ind(*shared).confidence_interval(0.95).low > 0
+
+
+def test_names_of_variants_are_no_formulas(tmp_path: Path) -> None:
+    """What matplotlib takes for one may be none that it can draw."""
+    variants = ("base", r"$\frac{$", "a$b^^$")
+    rows = tuple(
+        {"variant": name, "seed": seed, "top1": seed} for name in variants for seed in (0, 1)
+    )
+    assert len(write_plots(Comparison("$_$", "epochs", "base", rows), tmp_path)) == 2
 
 
 def test_one_value_has_no_interval_and_none_no_difference() -> None:

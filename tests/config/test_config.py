@@ -56,7 +56,7 @@ def test_every_setting_has_a_meaning(schema: type) -> None:
 def test_meanings_and_choices_are_those_of_the_fields() -> None:
     settings = {setting.key: setting for setting in describe_settings(FinetuneConfig)}
     size, epochs = settings["model.size"], settings["optim.epochs"]
-    assert size.choices == ("tiny", "small", "base", "large", "huge", "giant")
+    assert size.choices == ("tiny", "small", "base", "large", "huge", "huge_v2", "giant")
     assert (epochs.default, epochs.choices) == ("50", ())
     assert epochs.meaning == "passes over the videos"  # of the class it inherits from
     assert settings["optim.layer_decay"].meaning.startswith("lr factor from each layer")
@@ -208,6 +208,8 @@ def test_values_of_every_kind() -> None:
         ("masking.decoder_mask_ratio=1", ["masking.decoder_mask_ratio (1", "[0, 1)"]),
         ("masking.decoder_mask_ratio=.nan", ["masking.decoder_mask_ratio (nan)", "[0, 1)"]),
         ("data.windows=2", ["data.windows (2)", "divide data.repeats (1)"]),
+        ("model.decoder_mlp_ratio=0", ["model.decoder_mlp_ratio (0.0)", "[0.25, 64]"]),
+        ("model.decoder_mlp_ratio=.nan", ["model.decoder_mlp_ratio (nan)", "[0.25, 64]"]),
         ("masking.decoder_mask=cells", ["masking.decoder_mask", "cells", "running_cell"]),
         ("teacher.token_ratio=0", ["teacher.token_ratio (0", "(0, 1]"]),
         ("teacher.token_ratio=1.1", ["teacher.token_ratio (1.1)", "(0, 1]"]),

@@ -41,6 +41,11 @@ def _head(job: str, name: str) -> str:
     return " ".join(re.sub(r"^#|\\$", "", lines[0], flags=re.MULTILINE).split())
 
 
+def _mixes(job: str) -> bool:
+    """Whether ours mixes videos in pairs, so that a GPU has an even number of them."""
+    return job == "finetune"
+
+
 @pytest.mark.parametrize(("job", "name"), CASES)
 def test_every_value_is_the_published_one(job: str, name: str) -> None:
     published, our = ROWS[job][name], ours(job, name)
@@ -53,6 +58,9 @@ def test_every_value_is_the_published_one(job: str, name: str) -> None:
         # A script runs one epoch more than the checkpoint that is fine-tuned and names the row
         called = int(name.rpartition("_")[2].removesuffix("e"))
         assert different.pop("epochs") == (called + 1, called)
+    gpus, per_gpu = published["GPUs x videos"]
+    if _mixes(job) and per_gpu % 2:
+        assert different.pop("GPUs x videos") == ((gpus, per_gpu), (gpus // 2, per_gpu * 2))
     assert not different
 
 
@@ -93,6 +101,8 @@ def test_two_settings_add_mining(name: str) -> None:
 def test_the_head_says_whose_row_it_is(job: str, name: str) -> None:
     head, row = _head(job, name), ROWS[job][name]
     gpus, per_gpu = row["GPUs x videos"]
+    if _mixes(job) and per_gpu % 2:
+        gpus, per_gpu = gpus // 2, per_gpu * 2
     arxiv = "2303.16727" if row["of"] == V2 else "2203.12602"
     assert f"a published row of {row['of']} (arXiv {arxiv})" in head
     assert f"Hardware: {gpus} GPUs, " in head and "as published" in head
@@ -101,7 +111,7 @@ def test_the_head_says_whose_row_it_is(job: str, name: str) -> None:
     if job == "finetune":
         before = re.search(r" model\.init=outputs/(\S+) ", head)
         assert before is not None and before[1] in PRETRAIN
-        assert PRETRAIN[before[1]]["size"] == row["size"]
+        assert PRETRAIN[before[1]]["size"].removesuffix("_v2") == row["size"]
         counts = [row["videos a step"] // (per_gpu * number) for number in (8, 2, 1)]
         text = "{} videos on any: {}, {} or {} micro-batches of {} on each"
         words.append(text.format(row["videos a step"], *counts, per_gpu))
@@ -111,7 +121,8 @@ def test_the_head_says_whose_row_it_is(job: str, name: str) -> None:
         assert word in head
     if name in REACHED:
         assert f"Expected: {REACHED[name]} top-1" in head
-        assert name in PRETRAIN and name in FINETUNE and head.count(f"/{name}") >= 2
+        if row["of"] != V2:  # whose rows of pre-training are the beginning of several
+            assert name in PRETRAIN and name in FINETUNE and head.count(f"/{name}") >= 2
     if name == "ssv2_base_800e":
         assert "68.3" in head  # on 8 GPUs
     config = _config(job, name)

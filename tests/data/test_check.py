@@ -554,3 +554,26 @@ def test_journal(tmp_path: Path) -> None:
         assert path.read_bytes() == whole
     assert json.loads(whole.splitlines()[1]) == ["b", {"x": 2}]
     assert read_journal(path) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "5", "[1]", "[[], {}]", '["a", 5]', "[1, {}]",
+        '["PATH", {"table": null}]',
+        '["PATH", {"table": null, "quick": false, "timeout_s": null, SAME, "status": "<b>"}]',
+        '["PATH", {"table": 5, "quick": false, "timeout_s": null, SAME, "status": "ok"}]',
+        '["PATH", {"table": null, "quick": false, "timeout_s": null, SAME, "status": "ok",'
+        ' "num_frames": "many"}]',
+    ],
+)  # fmt: skip
+def test_a_journal_that_others_made_says_nothing(tmp_path: Path, line: str) -> None:
+    """It lies beside a list, in a folder that came from elsewhere."""
+    video = write_indexed_video(tmp_path / "a.mp4", 8)
+    about = os.stat(video)
+    same = f'"num_bytes": {about.st_size}, "mtime_ns": {about.st_mtime_ns}'
+    line = line.replace("PATH", str(video)).replace("SAME", same)
+    (tmp_path / "m.csv").write_text("path\na.mp4\n")
+    (tmp_path / ".m.csv.check.jsonl").write_text(f"{line}\n")
+    assert main(["data", "check", str(tmp_path / "m.csv"), "--workers", "1"]) == 0
+    assert ",ok," in (tmp_path / "m.csv").read_text()

@@ -347,6 +347,15 @@ def test_links_between_class_folders_move_no_video_to_another_class(tmp_path: Pa
     ]
 
 
+def test_links_that_lead_to_themselves_are_links_to_nothing(tmp_path: Path) -> None:
+    _fill(tmp_path, ["set/run/a.mp4"])
+    (tmp_path / "set/run/b.mp4").symlink_to("b.mp4")
+    (tmp_path / "set/loop").symlink_to("loop")
+    assert _list("--folder", tmp_path / "set/run", "-o", tmp_path / "m.csv") == 0
+    assert _list("--folder", tmp_path / "set", "-o", tmp_path / "m.csv") == 0
+    assert ("set/run/a.mp4", "0") in _rows(tmp_path / "m.csv")
+
+
 def test_links_to_videos_that_are_not_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -404,3 +404,16 @@ def test_importing_the_package_is_quick() -> None:
         [sys.executable, "-c", words], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False
     )
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_a_pipe_is_no_file_of_features(tmp_path: Path, suffix: str) -> None:
+    """Opening it would wait for ever: so that a failure is none that hangs, somebody writes."""
+    path = tmp_path / f"pipe{suffix}"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        with pytest.raises(ValueError, match="must be a regular file: is a pipe"):
+            read_features(path)
+    finally:
+        os.close(descriptor)

@@ -91,6 +91,20 @@ def test_far_predictions_stay_finite_and_numbers_that_are_not_show() -> None:
     assert ranking_loss(predicted, measured).isnan()
 
 
+def test_where_clipped_it_is_the_loss_without_kernels() -> None:
+    predicted, measured = _example(65)
+    leaf = (6 * predicted).requires_grad_()
+    loss = ranking_loss(leaf, measured, clipped=True)
+    loss.backward()
+    exact = leaf.detach().double().requires_grad_()
+    harder = (measured[:, :, None] > measured[:, None, :]).double()
+    log = ((exact[:, :, None] - exact[:, None, :]).sigmoid() + 1e-6).log()
+    expected = -((log * harder).sum(dim=(1, 2)) / harder.sum(dim=(1, 2)).clamp(min=1)).mean()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert (leaf.grad - exact.grad).abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("num_tokens", COUNTS[1:])
 def test_rank_accuracy_is_that_of_blocks(num_tokens: int) -> None:
     predicted, measured = _example(num_tokens)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hpm_video.method import ranking_kernel
 from hpm_video.method.losses import (
+    OBJECTIVES,
     absolute_loss,
     patch_loss,
     rank_accuracy,
@@ -45,6 +46,23 @@ def _slow_ranking_loss(predicted: Tensor, measured: Tensor) -> float:
                     pairs += 1
         of_clips.append(total / pairs if pairs else 0.0)
     return sum(of_clips) / len(of_clips)
+
+
+def _slow_clipped_loss(predicted: Tensor, measured: Tensor) -> tuple[float, Tensor]:
+    """-log(sigmoid + 1e-6) pair by pair, and its gradient, which is gone where it is clipped."""
+    gradient = torch.zeros_like(predicted, dtype=torch.float64)
+    of_clips = []
+    for clip, (p, loss) in enumerate(zip(predicted.tolist(), measured.tolist(), strict=True)):
+        pairs = [(i, j) for i in range(len(p)) for j in range(len(p)) if loss[i] > loss[j]]
+        total = 0.0
+        for i, j in pairs:
+            right = math.exp(_log_sigmoid(p[i] - p[j]))
+            total -= math.log(right + 1e-6)
+            slope = right * (1 - right) / (right + 1e-6) / len(pairs) / len(predicted)
+            gradient[clip, i] -= slope
+            gradient[clip, j] += slope
+        of_clips.append(total / len(pairs) if pairs else 0.0)
+    return sum(of_clips) / len(of_clips), gradient
 
 
 def _naive_ranking_loss(predicted: Tensor, measured: Tensor) -> Tensor:
@@ -127,6 +145,42 @@ def test_ranking_stays_finite_for_far_predictions() -> None:
     assert predicted.grad.tolist() == [[-1.0, 1.0]]
 
 
+@pytest.mark.parametrize("num_tokens", COUNTS)
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 10.0])
+def test_clipped_ranking_loss_and_its_gradient(num_tokens: int, spread: float) -> None:
+    predicted, measured = _example(num_tokens)
+    predicted = (spread * predicted).requires_grad_()
+    expected, gradient = _slow_clipped_loss(predicted.detach(), measured)
+    loss = ranking_loss(predicted, measured, clipped=True)
+    (3 * loss).backward()
+    assert loss.item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert predicted.grad is not None
+    assert (predicted.grad - 3 * gradient).abs().max() < 1e-6
+
+
+def test_clipped_ranking_does_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted, measured = _example(150, batch=5)
+    found = []
+    for block in (2**22, 3 * 64 * 150, 1):
+        monkeypatch.setattr(ranking_kernel, "_BLOCK", block)
+        leaf = (4 * predicted).requires_grad_()
+        loss = ranking_loss(leaf, measured, clipped=True)
+        loss.backward()
+        found.append((loss.detach(), leaf.grad))
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1])
+
+
+def test_a_clipped_pair_costs_13_8_at_most_and_then_has_no_gradient() -> None:
+    predicted = torch.tensor([[-15.0, 15.0], [-300.0, 300.0]], requires_grad=True)
+    loss = ranking_loss(predicted, torch.tensor([[1.0, 0.0]]).expand(2, 2), clipped=True)
+    loss.backward()
+    assert loss.item() == pytest.approx(13.8155, abs=1e-4)
+    assert predicted.grad is not None
+    assert predicted.grad.abs().max() < 1e-6
+
+
 def test_ranking_minimum_is_the_right_order() -> None:
     measured = torch.tensor([[0.1, 0.4, 0.2, 0.9]])
     right = ranking_loss(5 * measured, measured)
@@ -142,22 +196,26 @@ def test_measured_losses_get_no_gradient() -> None:
     assert predicted.grad is not None
 
 
-def _slow_absolute_loss(predicted: Tensor, measured: Tensor) -> float:
+def _slow_absolute_loss(predicted: Tensor, measured: Tensor, *, unbiased: bool) -> float:
     squares = []
     for p, loss in zip(predicted.double().tolist(), measured.double().tolist(), strict=True):
         mean = sum(loss) / len(loss)
-        variance = sum((x - mean) ** 2 for x in loss) / len(loss)
+        variance = sum((x - mean) ** 2 for x in loss) / max(1, len(loss) - unbiased)
         targets = [(x - mean) / math.sqrt(variance + 1e-6) for x in loss]
         squares += [(a - b) ** 2 for a, b in zip(p, targets, strict=True)]
     return sum(squares) / len(squares)
 
 
+@pytest.mark.parametrize("objective", ["absolute", "absolute_biased"])
 @pytest.mark.parametrize("num_tokens", COUNTS)
-def test_absolute_loss_compares_with_losses_standardised_per_clip(num_tokens: int) -> None:
+def test_absolute_loss_compares_with_losses_standardised_per_clip(
+    num_tokens: int, objective: str
+) -> None:
     predicted, measured = _example(num_tokens)
     measured *= torch.tensor([[1.0], [100.0], [0.01]])
-    expected = _slow_absolute_loss(predicted, measured)
-    assert absolute_loss(predicted, measured).item() == pytest.approx(expected, rel=1e-5)
+    expected = _slow_absolute_loss(predicted, measured, unbiased=objective == "absolute")
+    loss = OBJECTIVES[objective](predicted, measured)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("num_tokens", COUNTS[1:])

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from hpm_video.config import MaskingConfig
 from hpm_video.method import masking
-from hpm_video.method.decoder_masking import num_reconstructed_tokens, reconstructed_tokens
+from hpm_video.method.decoder_masking import (
+    draw_decoded,
+    num_reconstructed_tokens,
+    num_remasked_tokens,
+    reconstructed_tokens,
+    running_cells,
+)
 from hpm_video.method.masking import (
     hard_mask,
     hard_ratio_at,
@@ -505,3 +511,126 @@ def test_of_equal_scores_as_many_are_hard_and_a_random_mask_has_none() -> None:
         assert chosen.hard.sum(dim=1).tolist() == [2 * count] * 3
         assert chosen.mask.sum(dim=1).tolist() == [16] * 3
         assert bool((chosen.mask | ~chosen.hard).all())
+
+
+# ---- the running cell of VideoMAE V2's released code
+
+
+def _published_cell(begin: int, grid: TokenGrid, num_hidden: int) -> set[int]:
+    """Where its decoder sees mask tokens, by a loop over steps, rows and columns.
+
+    A queue of 4, the hidden places before the seen ones, lies on each 2 x 2 cell row by row. Before
+    every time step it is turned on by one.
+    """
+    queue, seen = [True] * num_hidden + [False] * (4 - num_hidden), set()
+    turn = begin
+    for time in range(grid.time):
+        turn += 1
+        for row in range(grid.height):
+            for column in range(grid.width):
+                place = 2 * (row % 2) + column % 2
+                if not queue[(place + turn) % 4]:
+                    seen.add((time * grid.height + row) * grid.width + column)
+    return seen
+
+
+@pytest.mark.parametrize("num_hidden", [1, 2, 3])
+@pytest.mark.parametrize("grid", [TokenGrid(8, 14, 14), TokenGrid(5, 2, 6), TokenGrid(4, 16, 4)])
+def test_running_cells_are_the_published_ones(grid: TokenGrid, num_hidden: int) -> None:
+    cells = running_cells(
+        400, grid, decoder_mask_ratio=num_hidden / 4, generator=_generator(), device="cpu"
+    )
+    published = [_published_cell(begin, grid, num_hidden) for begin in range(4)]
+    begins = [published.index(set(row.nonzero().flatten().tolist())) for row in cells]
+    # Each of the four as often: 5 standard deviations of a quarter of 400
+    assert all(abs(begins.count(begin) - 100) < 5 * 400**0.5 * 0.433 for begin in range(4))
+
+
+def test_published_cells_are_neighbours_and_diagonals_in_turns() -> None:
+    """As the authors' code has it; our running_cell has neighbours alone."""
+    grid = TokenGrid(4, 2, 2)
+    cells = running_cells(20, grid, decoder_mask_ratio=0.5, generator=_generator(), device="cpu")
+    ours = _kept(torch.ones(20, 16, dtype=torch.bool), grid, 8, "running_cell")
+    for row, others in zip(cells.view(20, 4, 4).tolist(), ours.tolist(), strict=True):
+        pairs = [tuple(place for place in range(4) if step[place]) for step in row]
+        are_rows = [pair in ((0, 1), (2, 3)) for pair in pairs]
+        are_diagonals = [pair in ((0, 3), (1, 2)) for pair in pairs]
+        assert are_rows in ([True, False] * 2, [False, True] * 2)
+        assert are_diagonals == [not each for each in are_rows]
+        neighbours = [tuple(t % 4 for t in others if t // 4 == time) for time in range(4)]
+        assert not {(0, 3), (1, 2)} & set(neighbours)
+
+
+def _v2(tube_length: int | None = None, ratio: float = 0.5) -> MaskingConfig:
+    return MaskingConfig(0.6, tube_length, decoder_mask_ratio=ratio, decoder_mask="videomae_v2")
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("tube_length", [4, 8])
+def test_v2_divides_its_cells_into_masked_and_visible_tokens(
+    tube_length: int, ratio: float
+) -> None:
+    grid = TokenGrid(8, 4, 6)
+    masking = _v2(tube_length, ratio)
+    mask = _makers(grid, tube_length, 0.6, batch=9)["hard 0.3"](_generator())
+
+    def draw(first: int, last: int) -> list[Tensor | None]:
+        drawn = draw_decoded(
+            mask[first:last],
+            grid,
+            masking,
+            ranked_ratio=1.0,
+            generator=_generator(4),
+            rows=(first, 9),
+        )
+        return [drawn.kept, drawn.remasked, drawn.ranked]
+
+    kept, remasked, ranked = draw(0, 9)
+    assert kept is not None and remasked is not None and ranked is None
+    counts = num_reconstructed_tokens(grid, masking), num_remasked_tokens(grid, masking)
+    assert (kept.shape[1], remasked.shape[1]) == counts
+    published = [_published_cell(begin, grid, round(4 * ratio)) for begin in range(4)]
+    for row, mine, again in zip(mask.tolist(), kept.tolist(), remasked.tolist(), strict=True):
+        hidden = {token for token, is_masked in enumerate(row) if is_masked}
+        cell = set(mine) | set(again)
+        assert cell in published
+        assert mine == sorted(cell & hidden) and again == sorted(cell - hidden)
+    # The same whatever share of the batch a process has
+    for whole, *parts in zip((kept, remasked), draw(0, 2), draw(2, 9), strict=False):
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_v2_of_the_papers_clip_decodes_784_mask_tokens() -> None:
+    """16 frames of 224 x 224: 176 of 196 tubes masked, half of all 1,568 tokens in the cells."""
+    grid = TokenGrid(8, 14, 14)
+    masking = MaskingConfig(decoder_mask_ratio=0.5, decoder_mask="videomae_v2")
+    assert num_reconstructed_tokens(grid, masking) == 704
+    assert num_remasked_tokens(grid, masking) == 80
+    assert num_remasked_tokens(grid, MaskingConfig(decoder_mask_ratio=0.5)) == 0
+    assert num_remasked_tokens(grid, MaskingConfig(decoder_mask="videomae_v2")) == 0
+
+
+@pytest.mark.parametrize(
+    ("grid", "tube_length", "found"),
+    [
+        (TokenGrid(8, 4, 6), 2, "mining units of 2 time steps"),
+        (TokenGrid(6, 4, 6), None, "mining units of 6 time steps"),
+        (TokenGrid(8, 3, 6), None, "8 x 3 x 6 tokens"),
+        (TokenGrid(8, 4, 5), None, "8 x 4 x 5 tokens"),
+    ],
+)
+def test_v2_refuses_where_clips_would_differ_in_number(
+    grid: TokenGrid, tube_length: int | None, found: str
+) -> None:
+    with pytest.raises(ValueError, match=r"masking\.decoder_mask \(videomae_v2\)") as caught:
+        num_reconstructed_tokens(grid, _v2(tube_length))
+    said = str(caught.value)
+    assert found in said and "masking.decoder_mask=running_cell" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.6])
+def test_v2_refuses_ratios_that_cells_do_not_have(ratio: float) -> None:
+    words = rf"masking\.decoder_mask_ratio \({ratio}\) must be 0, 0.25, 0.5 or 0.75 while"
+    with pytest.raises(ValueError, match=words):
+        MaskingConfig(decoder_mask_ratio=ratio, decoder_mask="videomae_v2")
+    MaskingConfig(decoder_mask_ratio=ratio)  # ours takes any

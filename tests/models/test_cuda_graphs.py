@@ -28,6 +28,11 @@ def test_auto_takes_graphs_where_one_process_trains_on_cuda() -> None:
         choose_cuda_graphs("true", pair, compiled=False)
 
 
+def test_the_bench_refuses_graphs_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "step", "--cuda-graphs", "--device", "cpu"]) != 0
+    assert "--cuda-graphs needs a CUDA device" in capsys.readouterr().err
+
+
 def test_what_cannot_be_captured_is_called_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: object, *given: Tensor, **named: object) -> None:
         raise RuntimeError("operation not permitted\nwhen stream is capturing")

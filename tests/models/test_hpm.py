@@ -235,6 +235,52 @@ def test_every_trainable_parameter_gets_a_gradient_and_the_teacher_none(predicti
         assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
 
+@pytest.mark.parametrize("predictor_input", ["encoded", "pixels"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ranking_loss_starts_at_ln_2(predictor_input: PredictorInput, seed: int) -> None:
+    grid = TokenGrid(8, 4, 4)
+    torch.manual_seed(seed)
+    settings = ModelConfig(size="tiny", predictor_input=predictor_input)
+    step = pretrain_step(
+        build_model(settings, grid, predict_loss=True),
+        None,
+        torch.rand(2, 3, 16, 64, 64),
+        grid=grid,
+        masking=MaskingConfig(mask_ratio=0.75),
+        loss=LossConfig(),
+        predictor_input=predictor_input,
+        hard_ratio=0.0,
+        token_ratio=0.5,
+        generator=torch.Generator().manual_seed(seed),
+        precision="float32",
+    )
+    assert step.losses["prediction_loss"].item() == pytest.approx(math.log(2), abs=0.01)
+
+
+def test_a_step_clips_the_ranking_loss_where_the_settings_say_so() -> None:
+    grid = TokenGrid(4, 3, 5)
+    model = _model(grid)
+    model.predictor.head.weight.data.mul_(1e4)  # so that wrong pairs are very wrong
+    losses = {}
+    for ranking in ("exact", "clipped"):
+        step = pretrain_step(
+            model,
+            None,
+            _clips(grid),
+            grid=grid,
+            masking=MaskingConfig(mask_ratio=0.6),
+            loss=LossConfig(ranking=ranking),
+            predictor_input="encoded",
+            hard_ratio=0.0,
+            token_ratio=1.0,
+            generator=torch.Generator().manual_seed(0),
+            precision="float32",
+        )
+        losses[ranking] = step.losses["prediction_loss"].item()
+    assert losses["exact"] > 100
+    assert 2 < losses["clipped"] < -math.log(1e-6)
+
+
 def test_the_prediction_objective_reaches_the_encoder_but_not_the_reconstructor() -> None:
     grid = TokenGrid(2, 3, 5)
     student = _model(grid)

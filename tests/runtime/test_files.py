@@ -182,3 +182,23 @@ def test_links_of_the_user_lead_where_they_did(tmp_path: Path) -> None:
     assert "hello" in (tmp_path / "log").read_text()
     assert (tmp_path / "disk" / "checkpoints" / "last").is_file()
     assert (tmp_path / "run").is_symlink() and (tmp_path / "run" / "log.txt").is_symlink()
+
+
+@pytest.mark.parametrize("name", ADDED_TO)
+def test_a_pipe_where_files_are_added_to_is_refused_and_not_waited_for(
+    tmp_path: Path, name: str
+) -> None:
+    os.mkfifo(tmp_path / name)
+    # Who reads from it lets the old way go on, so that a failure is none that hangs
+    descriptor = os.open(tmp_path / name, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(ValueError, match="must be a regular file: is a pipe"):
+            ADDED_TO[name](tmp_path)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_folder_among_parts_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "x.npz.parts/deep/er").mkdir(parents=True)
+    Parts(tmp_path / "x.npz", described="one").clean()
+    assert not list((tmp_path / "x.npz.parts").iterdir())

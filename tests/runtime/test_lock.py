@@ -161,3 +161,24 @@ def test_with_locks_what_is_written_here_holds_nobody_up(tmp_path: Path, looks: 
     (tmp_path / "run.lock").write_text(f"process {os.getppid()} on {HERE}, beat 000000001\n")
     lock_folder(tmp_path)
     assert looks == []
+
+
+def test_what_strangers_write_reaches_no_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run_lock, "_PATIENCE_S", 0.0)
+    (tmp_path / "run.lock").write_text("process 1 on \x1b]0;evil\x07, beat 000000001\n")
+    lock_folder(tmp_path)
+    unlock_folder(tmp_path)
+    said = capsys.readouterr().err
+    assert "\\x1b]0;evil" in said and said.replace("\n", "").isprintable()
+
+
+def test_a_process_number_that_none_can_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: list[str]
+) -> None:
+    _without_locks(monkeypatch)
+    (tmp_path / "run.lock").write_text(f"process {'9' * 99} on {HERE}, beat 000000001\n")
+    lock_folder(tmp_path)
+    unlock_folder(tmp_path)
+    assert looks == []

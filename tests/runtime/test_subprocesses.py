@@ -117,3 +117,16 @@ def _wait_for(happened: Callable[[], bool]) -> None:
     while not happened():
         assert time.monotonic() < give_up
         time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="older Pythons always look there")
+def test_nothing_is_imported_from_where_the_user_stands(
+    module: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a folder of strangers' videos."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "colorsys.py").write_text("")
+    monkeypatch.chdir(here)
+    name = module("looks", "import colorsys\nprint(colorsys.__file__)")
+    assert str(here) not in output_of(name, {})

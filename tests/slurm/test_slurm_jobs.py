@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import fake_slurm
 import pytest
@@ -302,3 +303,55 @@ def test_a_log_is_followed_from_before_its_start_to_its_end(slurm: fake_slurm.Fa
     finally:
         process.kill()
         process.stdout.close()
+
+
+_RECORD: dict[str, Any] = {
+    "id": "7", "job": "pretrain", "cluster": "local", "submitted": "2026", "host": "h",
+    "cwd": "/", "command": ["pretrain"], "code": "/c",
+    "tasks": [{"id": "7", "run_folder": None, "label": "", "log": "/l", "output": None}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "of_task"),
+    [
+        ({"job": [1]}, {}),
+        ({"id": 7}, {}),
+        ({"id": "--me"}, {}),
+        ({"command": [1]}, {}),
+        ({"tasks": []}, {}),
+        ({}, {"id": 7}),
+        ({}, {"id": "**/*"}),  # which names logs, by a pattern
+        ({}, {"log": []}),
+        ({}, {"label": [1]}),
+        ({}, {"run_folder": 7}),
+        ({}, {"output": {}}),
+    ],
+)
+def test_records_that_others_made_hide_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: Any, of_task: Any
+) -> None:
+    odd = {**_RECORD, "tasks": [{**_RECORD["tasks"][0], **of_task}], **changed}
+    lines = (json.dumps(record) + "\n" for record in (odd, {**_RECORD, "submitted": "2027"}))
+    (tmp_path / "jobs.jsonl").write_text("".join(lines))
+    assert list(_rows(capsys, "--root", str(tmp_path), "--all")) == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "record"),
+    [
+        ("optim: {epochs: 5, accumulation: 10000000000000}\ndata: {batch_size: aaaaaaaa}", {}),
+        ("optim: {epochs: .inf}\ndata: {batch_size: 2}", {"clips_per_second": 1.0}),
+        ("optim: {epochs: 5}\ndata: {batch_size: 2}", {"clips_per_second": "fast"}),
+        ("optim: {epochs: 5}\ndata: {batch_size: 2}", {"clips_per_second": 5e-324}),
+        ("optim: {epochs: 5}\ndata: {batch_size: 2}", {"epoch": 5e-324}),
+    ],
+)
+def test_progress_of_a_run_that_others_made(tmp_path: Path, settings: str, record: Any) -> None:
+    """A text times a large number would be a text of terabytes."""
+    (tmp_path / "config.yaml").write_text(settings)
+    line = {"step": 1, "epoch": 1.0, "loss": 1.0, "clips_per_second": 1.0, **record}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    progress = read_progress(tmp_path, processes=3)
+    assert progress.remaining_s is None
+    assert progress.clips_per_second is None or isinstance(progress.clips_per_second, float)

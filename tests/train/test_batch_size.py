@@ -121,6 +121,9 @@ def test_what_needs_less_memory_is_counted_so() -> None:
     assert step_memory(replace(config, run=run)).per_clip < 0.7 * whole.per_clip
     shared = replace(config, run=replace(config.run, parallel="fsdp"))
     assert step_memory(shared, num_ranks=8).fixed < whole.fixed
+    graphs = step_memory(replace(config, run=replace(config.run, cuda_graphs="true")))
+    assert graphs.fixed > whole.fixed  # gradients stay, and a micro-batch is copied
+    assert graphs.per_clip - whole.per_clip == pytest.approx(8 * 64 * 64 * 3)
     tuned = FinetuneConfig(mixing=MixingConfig(mixup=0, cutmix=0))
     data = replace(tuned.data, num_frames=8, crop_size=64)
     tuned = replace(tuned, data=data, model=replace(tuned.model, size="tiny"))

@@ -92,6 +92,20 @@ def test_a_run_goes_on_with_settings_younger_than_itself(tmp_path: Path) -> None
         check_run_folder(_config(folder, "masking.decoder_mask=random"))
 
 
+def test_an_earlier_giant_goes_on_with_the_decoder_that_it_has(tmp_path: Path) -> None:
+    """Before decoders had a setting of their MLPs these were 4 times as wide in all sizes."""
+    folder, giant = tmp_path / "run", ["model.size=giant", "model.patch_size=14"]
+    _claim(_config(folder, *giant))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last").symlink_to("step_00000001.pt")
+    there = yaml.safe_load((folder / "config.yaml").read_text())
+    assert there["model"].pop("decoder_mlp_ratio") is None
+    (folder / "config.yaml").write_text(yaml.safe_dump(there))
+    check_run_folder(_config(folder, *giant, "model.decoder_mlp_ratio=4"))
+    with pytest.raises(ValueError, match=re.escape("(model.decoder_mlp_ratio)")):
+        check_run_folder(_config(folder, *giant))
+
+
 def test_a_start_that_saved_nothing_does_not_occupy_its_folder(tmp_path: Path) -> None:
     _claim(_config(tmp_path / "run", "data.manifest=mistaken.csv"))
     (tmp_path / "run" / "bad_videos.csv").write_text("path,reason\nx.mp4,broken\n")
@@ -169,7 +183,7 @@ def test_an_interrupted_claim_is_repeated(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.lock").mkdir(parents=True)  # permissions do not stop everybody
-    with pytest.raises(ValueError, match=r"run.output_dir \(.*run\) cannot be written to: "):
+    with pytest.raises(ValueError, match=r"run/run.lock must be a regular file: is a folder"):
         _claim(_config(tmp_path / "run"))
 
 

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from runs import assert_same_run, run_until_stopped
 
 from hpm_video.cli.main import main
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
 from hpm_video.runtime import machine
+from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint
 
 Arguments = Callable[..., list[str]]
@@ -83,3 +85,34 @@ def test_a_precision_that_is_asked_for_must_be_the_chosen_one(
     assert main(pretrain_arguments(tmp_path, "run.precision=bfloat16")) == 2
     assert "other settings (run.precision)" in capsys.readouterr().err
     assert main(pretrain_arguments(tmp_path, "run.precision=float32")) == 0
+
+
+def test_an_absolute_loss_of_before_keeps_its_variance(
+    tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    """Settings that were stored before loss.variance was one do not name it: biased, then."""
+    settings = ["loss.prediction=absolute", "optim.epochs=2", "run.checkpoint_every_minutes=0"]
+    assert main(pretrain_arguments(tmp_path / "biased", *settings, "loss.variance=biased")) == 0
+    assert main(pretrain_arguments(tmp_path / "new", *settings)) == 0
+    run_until_stopped(pretrain_arguments(tmp_path / "old", *settings, "loss.variance=biased"), at=4)
+    checkpoint = tmp_path / "old" / "checkpoints" / "step_00000004.pt"
+    state = load_checkpoint(checkpoint)
+    del state["config"]["loss"]["variance"]
+    torch.save(state, checkpoint)
+    file = tmp_path / "old" / "config.yaml"
+    file.write_text(file.read_text().replace("  variance: biased\n", ""))
+    assert "variance" not in file.read_text()
+
+    assert main(pretrain_arguments(tmp_path / "old", *settings)) == 0
+    assert_same_run(tmp_path / "biased", tmp_path / "old")
+    assert "loss.variance=auto: biased (as before)" in (tmp_path / "old" / "log.txt").read_text()
+    variances = {
+        name: load_checkpoint(tmp_path / name)["config"]["loss"]["variance"]
+        for name in ("new", "old")
+    }
+    assert variances == {"new": "unbiased", "old": "biased"}
+    losses = [
+        [record["prediction_loss"] for record in read_records(tmp_path / name) if "loss" in record]
+        for name in ("new", "old")
+    ]
+    assert losses[0] != losses[1]

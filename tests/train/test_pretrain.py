@@ -144,6 +144,10 @@ VARIANTS = {
     "decoder masking at random": [
         *("masking.decoder_mask_ratio=0.5", "masking.decoder_mask=random"),
     ],
+    "decoder masking of VideoMAE V2": [
+        *("masking.decoder_mask_ratio=0.5", "masking.decoder_mask=videomae_v2"),
+        "data.num_frames=8",
+    ],
     "repeats": ["data.repeats=2"],
     "pixels": ["loss.normalize_targets=false"],
     "bfloat16": ["run.precision=bfloat16", "model.drop_path=0.1", "optim.clip_grad=1.0"],

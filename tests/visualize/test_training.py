@@ -80,6 +80,17 @@ def test_the_untrained_model_is_that_of_the_run(
     assert all(torch.equal(teacher[name], value) for name, value in state["teacher"].items())
 
 
+def test_the_untrained_model_of_an_earlier_version_is_not_known(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    """Its settings do not say which first weights it had, as there was one rule."""
+    state = load_checkpoint(pretrained, optimizer=True)
+    del state["config"]["model"]["first_weights"]
+    torch.save(state, tmp_path / "earlier.pt")
+    assert untrained(load_pretrained(pretrained).config, "cpu") is not None
+    assert untrained(load_pretrained(tmp_path / "earlier.pt").config, "cpu") is None
+
+
 def test_each_moment_is_what_its_checkpoint_says(
     kept: Path, videos: list[str], tmp_path: Path
 ) -> None:

@@ -185,6 +185,7 @@ def test_what_is_no_tensor_has_the_type_that_we_write(
     ("group", "settings"),
     [
         ("model", {"width": 1 << 16, "depth": 500, "heads": 1}),
+        ("model", {"decoder_width": 1 << 11, "decoder_depth": 2, "decoder_mlp_ratio": 64.0}),
         ("model", {"depth": 10**9}),
         ("model", {"decoder_depth": 10**9}),
         ("data", {"num_frames": 1 << 19, "crop_size": 1 << 18}),

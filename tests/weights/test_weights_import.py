@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import json
 import re
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,11 @@ from transformers import (
 )
 
 from hpm_video.cli.main import main
-from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
+from hpm_video.config import DataConfig, ModelConfig, PretrainConfig
 from hpm_video.config.settings import config_from_dict, config_to_dict
 from hpm_video.data.samples.views import view_indices
 from hpm_video.evaluate.frozen_encoder import load_backbone
-from hpm_video.models.build import HPM, build_model, heads_of, token_grid
-from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.build import HPM, build, build_model, heads_of, token_grid
 from hpm_video.weights.checkpoint import load_checkpoint, load_weights, write_checkpoint
 from hpm_video.weights.export.writers import write_output
 from hpm_video.weights.foreign.account import Imported
@@ -39,7 +39,7 @@ from hpm_video.weights.foreign.formats import OFFICIAL_PRETRAINED, recognise
 from hpm_video.weights.foreign.from_ours import export_tensors
 from hpm_video.weights.foreign.to_ours import import_weights
 from hpm_video.weights.foreign.weight_files import Source
-from hpm_video.weights.load import classifier_of
+from hpm_video.weights.load import classifier_of, load_pretrained
 
 TOLERANCE = 1e-5
 TOLD = Assumptions(
@@ -439,38 +439,131 @@ def test_our_own_are_not_told_what_they_say(
     assert not (tmp_path / "out.pt").exists()
 
 
-@pytest.mark.parametrize(
-    ("size", "patch_size", "decoder", "heads", "decoder_heads"),
-    [
-        ("small", 16, 192, 6, 3),
-        ("base", 16, 384, 12, 6),
-        ("large", 16, 512, 16, 8),
-        ("huge", 16, 640, 16, 8),
-        ("huge", 16, 512, 16, 8),  # of VideoMAE V2
-        ("giant", 14, 512, 16, 8),
-    ],
-)
-def test_released_sizes_are_known(
-    size: Any, patch_size: int, decoder: int, heads: int, decoder_heads: int
-) -> None:
-    """Without being told: of tensors that have shapes alone."""
-    model = ModelConfig(
-        size=size, patch_size=patch_size, decoder_width=decoder, decoder_heads=decoder_heads
-    )
-    no_prediction = (LossConfig(prediction="none"), MaskingConfig(hard_ratio_end=0))
-    config = PretrainConfig(model=model, loss=no_prediction[0], masking=no_prediction[1])
+@pytest.mark.parametrize("name", foreign.RELEASED)
+def test_released_sizes_are_known(name: str) -> None:
+    """Without being told: of tensors that have the released names and shapes alone. A model of
+    these settings has all of them, and no other."""
+    of = foreign.RELEASED[name]
+    shapes = foreign.pretrained_shapes(of)
     with torch.device("meta"):
-        ours = build_model(model, TokenGrid(8, 16, 16), predict_loss=False)
-    state = {"kind": "pretrain", "config": config_to_dict(config), "model": ours.state_dict()}
-    tensors, _ = export_tensors(state, OFFICIAL_PRETRAINED)
-    found = recognise(Source(Path("file"), tensors))
-    known = architecture_of(found, Assumptions()).config.model
+        tensors = {key: torch.empty(shape) for key, shape in shapes.items()}
+        architecture = architecture_of(recognise(Source(Path("file"), tensors)), Assumptions())
+        model = architecture.build()
+    known = architecture.config.model
     assert isinstance(known, ModelConfig)
-    assert (known.size, known.width, known.depth, known.patch_size) == (
-        *(size, None, None, patch_size),
-    )
-    assert (heads_of(known.size, known.heads), known.decoder_heads) == (heads, decoder_heads)
-    assert known.decoder_width == decoder
+    assert known.size == {"huge, V2": "huge_v2"}.get(name, name.removesuffix(", V2"))
+    assert (known.width, known.depth, known.heads) == (None, None, None)
+    assert (known.patch_size, known.decoder_mlp_ratio) == (of.patch, None)
+    assert heads_of(known.size, known.heads) == of.heads
+    decoder = known.decoder_width, known.decoder_depth, known.decoder_heads
+    assert decoder == (of.decoder_width, of.decoder_depth, of.decoder_heads)
+    state = {"kind": "pretrain", "config": config_to_dict(architecture.config)}
+    back, _ = export_tensors({**state, "model": model.state_dict()}, OFFICIAL_PRETRAINED)
+    assert {key: tuple(tensor.shape) for key, tensor in back.items()} == shapes
+
+
+# Giant, but for its depth; small clips, as the slow models compute one pixel after the other
+GIANT = replace(foreign.RELEASED["giant, V2"], depth=1, decoder_depth=1)
+GIANT_CLIP = Assumptions(num_frames=8, image_size=28, depth=1)
+
+
+def _giants_clips() -> Tensor:
+    return torch.rand(2, 3, 8, 28, 28, generator=torch.Generator().manual_seed(5))
+
+
+@torch.no_grad()
+def test_a_pre_trained_giant_there_and_back(tmp_path: Path) -> None:
+    """In halves beside DeepSpeed's other things, as released; only its depth is told."""
+    weights = foreign.drawn(foreign.pretrained_shapes(GIANT))
+    weights = {name: value.bfloat16() for name, value in weights.items()}
+    file = tmp_path / "giant.pth"
+    torch.save({"module": weights, "optimizer": None}, file)
+    with pytest.raises(ValueError, match=r"found 1 blocks .* 40 as giant has, or to be told depth"):
+        import_weights(file, assumptions=replace(GIANT_CLIP, depth=None))
+    found = import_weights(file, assumptions=GIANT_CLIP)
+    config = config_from_dict(PretrainConfig, found.state["config"])
+    assert (config.model.size, config.model.decoder_mlp_ratio) == ("giant", None)
+    assert (config.model.patch_size, config.model.depth) == (14, 1)
+    student = _hpm(found.state)
+    assert student.reconstructor.blocks[0].mlp.fc1.out_features == 2234
+    weights = {name: value.float() for name, value in weights.items()}
+    mask = torch.arange(16).expand(2, -1) % 5 != 3  # of 4 x 2 x 2 tokens
+    ours = student(_giants_clips(), mask).reconstruction
+    expected = foreign.run_official_pretrained(weights, _giants_clips(), mask, of=GIANT)
+    assert (ours - expected).abs().max() < 1e-4 * expected.abs().max() and expected.std() > 0.1
+
+    write_output(found.state, tmp_path / "back.pth", to="official")
+    back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert _same(back, weights)
+    write_output(found.state, tmp_path / "folder", to="huggingface")
+    again = import_weights(tmp_path / "folder", assumptions=Assumptions(depth=1))
+    assert again.state["config"]["model"] == found.state["config"]["model"]
+    assert _same(again.state["model"], found.state["model"])
+
+
+@torch.no_grad()
+def test_a_fine_tuned_giant_there_and_back(tmp_path: Path) -> None:
+    weights, file = foreign.drawn(foreign.finetuned_shapes(GIANT, 7)), tmp_path / "giant.pth"
+    torch.save({"module": weights}, file)
+    found = import_weights(file, assumptions=GIANT_CLIP)
+    model, config, _ = classifier_of(found.state, source=file)
+    assert (config.model.size, config.model.patch_size, config.model.depth) == ("giant", 14, 1)
+    expected = foreign.run_official_finetuned(weights, _giants_clips(), GIANT)
+    ours = model.eval()(_giants_clips())
+    assert (ours - expected).abs().max() < 1e-4 * expected.abs().max() and expected.std() > 0.1
+    write_output(found.state, tmp_path / "back.pth", to="official")
+    assert _same(torch.load(tmp_path / "back.pth", weights_only=True)["model"], weights)
+    again = import_weights(tmp_path / "back.pth", assumptions=GIANT_CLIP)
+    assert _same(again.state["model"], found.state["model"])
+
+
+@pytest.mark.parametrize("hidden", [2048, 1000, 2234])
+def test_a_decoder_with_mlps_of_another_width_is_known(tmp_path: Path, hidden: int) -> None:
+    """As those are that this package had for giant before, four times as wide as the decoder."""
+    of = replace(GIANT, decoder_hidden=hidden)
+    shapes = foreign.pretrained_shapes(of)
+    with torch.device("meta"):
+        tensors = {key: torch.empty(shape) for key, shape in shapes.items()}
+        found = recognise(Source(tmp_path, tensors))
+        architecture = architecture_of(found, Assumptions(depth=1))
+        decoder = architecture.build().reconstructor
+    ratio = architecture.config.model.decoder_mlp_ratio
+    assert ratio == (None if hidden == 2234 else hidden / 512)
+    assert decoder.blocks[0].mlp.fc1.weight.shape == (hidden, 512)
+
+
+def _earlier_giant(folder: Path) -> dict[str, Any]:
+    """What this package stored of a giant before decoders had a setting of their MLPs."""
+    config = PretrainConfig(
+        model=ModelConfig(
+            size="giant", patch_size=14, width=44, depth=1, heads=2, decoder_width=16,
+            decoder_heads=2, decoder_depth=1, decoder_mlp_ratio=4.0,
+        ),
+        data=DataConfig(num_frames=4, crop_size=28),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = build(config)
+    assert model.reconstructor.blocks[0].mlp.fc1.out_features == 64
+    state = {"kind": "pretrain", "step": 3, "model": model.state_dict(), "teacher": None}
+    state["config"] = config_to_dict(config)
+    del state["config"]["model"]["decoder_mlp_ratio"]
+    torch.save(state, folder / "old.pt")
+    return state
+
+
+@torch.no_grad()
+def test_an_earlier_giant_of_ours_still_runs(tmp_path: Path) -> None:
+    state = _earlier_giant(tmp_path)
+    found = load_pretrained(tmp_path / "old.pt")
+    for part in (found.student.reconstructor, found.student.predictor):
+        assert part.blocks[0].mlp.fc1.out_features == 64
+    assert _same(found.student.state_dict(), state["model"])
+    write_output(state, tmp_path / "official.pt", to="official")
+    told = Assumptions(num_frames=4, image_size=28, depth=1, heads=2, decoder_heads=2)
+    again = import_weights(tmp_path / "official.pt", assumptions=told)
+    assert again.state["config"]["model"]["decoder_mlp_ratio"] == 4.0
+    kept = {n: v for n, v in state["model"].items() if not n.startswith("predictor.")}
+    assert _same(again.state["model"], kept)
 
 
 def test_what_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from gpu_stages.stage import Stage
 from gpu_stages.step import ours
-from gpu_stages.timing import kernels_of, peak_gb
+from gpu_stages.timing import kernel_seconds, num_kernels, peak_gb
 from hpm_video.bench.kernels import count_step
 from hpm_video.bench.live_bytes import modelled_bytes
 from hpm_video.bench.variants import with_batch
@@ -30,6 +30,6 @@ def run(stage: Stage) -> None:
                 found[f"batch {batch}, ratio"] = None if measured is None else measured / modelled
             stage.row(f"{name}, GB", **found)
             modelled = sum(operation.kernels for operation in count_step(asked))
-            launches, _ = kernels_of(stage, step)
+            launches = num_kernels(kernel_seconds(stage, step))
             what = f"{name}, kernels, {batches[-1]}"
             stage.row(what, modelled=modelled, launches=launches)

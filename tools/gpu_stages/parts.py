@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gpu_stages.formulas import plain_patch_loss, plain_ranking_loss
 from gpu_stages.stage import Stage
 from gpu_stages.step import frames_of
-from gpu_stages.timing import kernels_of, medians
+from gpu_stages.timing import kernel_seconds, medians, num_kernels
 from hpm_video.bench.steps import build_student, grid_of, step_on
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import clip_batches, to_clips
@@ -54,7 +54,7 @@ def compare(stage: Stage, what: str, calls: Calls) -> None:
             torch.cuda.empty_cache()
     seconds = medians(stage, usable)
     milliseconds = {name: 1000 * seconds[name] if name in seconds else None for name in calls}
-    kernels, _ = kernels_of(stage, next(iter(calls.values())))
+    kernels = num_kernels(kernel_seconds(stage, next(iter(calls.values()))))
     stage.row(f"{what}, ms", **milliseconds, kernels=kernels)
 
 
@@ -68,7 +68,7 @@ def ranking(stage: Stage) -> Calls:
     predicted, measured = torch.rand(2, *stage.either((64, 1408), (4, 176)), device=stage.device)
     forms = {
         "ranking_loss": ranking_loss,
-        "PyTorch alone": RankingLoss.apply,
+        "PyTorch alone": lambda *losses: RankingLoss.apply(*losses, False),
         "formula": plain_ranking_loss,
     }
     if stage.on_gpu:

@@ -6,13 +6,20 @@ from dataclasses import replace
 from torch import Tensor
 
 from gpu_stages.stage import Stage
-from gpu_stages.timing import kernels_of, peak_gb, product_rate, seconds_of
+from gpu_stages.timing import (
+    kernel_seconds,
+    num_kernels,
+    peak_gb,
+    product_rate,
+    seconds_of,
+)
 from hpm_video.bench.flops import step_cost
 from hpm_video.bench.steps import build_student, random_frames, step_on, transformers_step
 from hpm_video.bench.variants import variants, with_batch
 from hpm_video.config import PretrainConfig
 
 NAMES = ("plain", "literal", "pixels", "default")  # in the order of `variants`
+_LISTED = 15  # kernels; the table has room for the first of them
 MOST = {"literal": 64}  # clips, whose teacher and predictor see all tokens
 
 
@@ -54,17 +61,23 @@ def measure(
         with peak_gb(stage) as peak:
             call = make(stage, config)
             seconds = seconds_of(stage, call)
-        launches, kernel_s = kernels_of(stage, call)
+        kernels = kernel_seconds(stage, call)
+        milliseconds = {name: 1000 * sum(times) for name, times in kernels.items()}
         clips = config.data.batch_size / seconds
         stage.row(
             what,
             ms=1000 * seconds,
-            kernel_ms=None if kernel_s is None else 1000 * kernel_s,
-            launches=launches,
+            kernel_ms=sum(milliseconds.values()) or None,
+            launches=num_kernels(kernels),
             clips_per_s=clips,
             of_product=clips / clips_at_rate,
             peak_gb=peak.get("gb"),
         )
+        if kernels and what == "default, 64":
+            slowest = sorted(milliseconds, key=milliseconds.__getitem__)[: -_LISTED - 1 : -1]
+            names = [f"{k}: {len(kernels[n])} x {n[:40]}" for k, n in enumerate(slowest, start=1)]
+            figures = {name: milliseconds[n] for name, n in zip(names, slowest, strict=True)}
+            stage.row(f"{what}, slowest, ms", **figures)
 
 
 def ours(stage: Stage, config: PretrainConfig) -> Callable[[], Tensor]:

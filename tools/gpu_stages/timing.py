@@ -34,20 +34,25 @@ def product_rate(stage: Stage, precision: str) -> float:
     return multiply_adds / seconds_of(stage, call)
 
 
-def kernels_of(stage: Stage, call: Callable[[], Any]) -> tuple[int | None, float | None]:
-    """How many kernels and copies a call starts on a GPU, and their seconds, added up."""
+def num_kernels(kernels: dict[str, list[float]]) -> int | None:
+    """How many there are, of `kernel_seconds`; None on a CPU."""
+    return sum(map(len, kernels.values())) or None
+
+
+def kernel_seconds(stage: Stage, call: Callable[[], Any]) -> dict[str, list[float]]:
+    """Seconds of each kernel and copy that a call starts on a GPU, by name; nothing on a CPU."""
     if not stage.on_gpu:
-        return None, None
+        return {}
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
         call()
         torch.cuda.synchronize(stage.device)
     # Ranges that the program named have a place on the device too
-    kernels = [
-        event.time_range.elapsed_us()
-        for event in trace.events() or ()
-        if event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
-    ]
-    return len(kernels), sum(kernels) / 1e6
+    found: dict[str, list[float]] = {}
+    for event in trace.events() or ():
+        is_range = getattr(event, "is_user_annotation", False)
+        if event.device_type == DeviceType.CUDA and not is_range:
+            found.setdefault(event.name, []).append(event.time_range.elapsed_us() / 1e6)
+    return found
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""DDP and FSDP2 in a world of one process, under NCCL: the same steps, and their checkpoints."""
+"""Several processes as far as one device goes: DDP and FSDP2 in a world of one, under NCCL, and DDP
+in two processes that share the device, under gloo. The same steps, and their checkpoints."""
 
+import multiprocessing
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from gpu_stages.stage import Stage
 from gpu_stages.states import saved_tensors, tensors_of
 from hpm_video.bench.steps import build_student
+from hpm_video.config import PretrainConfig
 from hpm_video.runtime.distributed import World
 from hpm_video.train.pretrain import pretrain
 from hpm_video.train.run import folder as run_folder
@@ -47,9 +48,11 @@ def run(stage: Stage) -> None:
             checkpoints(stage)
     finally:
         dist.destroy_process_group()
+    with stage.measuring("ddp, two processes, gloo"):
+        two_processes(stage, plain)
 
 
-def config_of(stage: Stage, folder: Path, *settings: str) -> Any:
+def config_of(stage: Stage, folder: Path, *settings: str) -> PretrainConfig:
     exact = ("run.precision=float32", "run.save_in_background=false")
     return stage.run(folder, *exact, *settings, steps=3)
 
@@ -57,14 +60,51 @@ def config_of(stage: Stage, folder: Path, *settings: str) -> Any:
 def spread_steps(stage: Stage, plain: Path, parallel: str, backend: str) -> None:
     """Three steps of a run whose models are wrapped, against those of a plain one."""
     folder = Path(stage.folder) / f"world_{parallel}"
-    with patch.object(run_folder, "join_world", lambda *_, **__: joined(stage)):
+    world = WorldOfOne(0, 1, stage.device)
+    with patch.object(run_folder, "join_world", lambda *_, **__: nullcontext(world)):
         pretrain(config_of(stage, folder, f"run.parallel={parallel}"))
+    compare(stage, f"{parallel}, {backend}", folder, plain)
+
+
+def two_processes(stage: Stage, plain: Path) -> None:
+    """Three steps of two processes with half of the batch each, against those of a plain run. NCCL
+    wants a device for each process; gloo takes tensors of one that they share."""
+    folder = Path(stage.folder) / "world_two"
+    half = stage.either(16, 4) // 2
+    config = config_of(stage, folder, f"data.batch_size={half}", f"optim.total_batch={2 * half}")
+    processes = [
+        multiprocessing.get_context("spawn").Process(target=be_rank, args=(config, rank, stage))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if codes := [process.exitcode for process in processes if process.exitcode]:
+        raise RuntimeError(f"a process ended with exit code {codes[0]}")
+    compare(stage, "ddp, two processes, gloo", folder, plain)
+
+
+def be_rank(config: PretrainConfig, rank: int, stage: Stage) -> None:
+    """Pre-train as one of two processes."""
+    if stage.on_gpu:
+        torch.cuda.set_device(stage.device)
+    store = dist.FileStore(f"{config.run.output_dir}.store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    world = World(rank, 2, stage.device, store)
+    with patch.object(run_folder, "join_world", lambda *_, **__: nullcontext(world)):
+        pretrain(config)
+    dist.destroy_process_group()
+
+
+def compare(stage: Stage, what: str, folder: Path, plain: Path) -> None:
+    """Report how far a run's last checkpoint is from a plain one's."""
     mine, theirs = (saved_tensors(find_checkpoint(each)) for each in (folder, plain))
     # AdamW's steps do not depend on the scale of gradients: moments do
     parts = ("['model']", "['teacher']", "['exp_avg']", "['exp_avg_sq']")
     furthest = max(difference(mine, theirs, part) for part in parts)
     equal = sum(mine[name].equal(value) for name, value in theirs.items())
-    stage.check(f"{parallel}, {backend}", furthest, LARGEST, bit_equal=f"{equal} of {len(theirs)}")
+    stage.check(what, furthest, LARGEST, bit_equal=f"{equal} of {len(theirs)}")
 
 
 def difference(mine: dict[str, Tensor], theirs: dict[str, Tensor], part: str) -> float:
@@ -72,11 +112,6 @@ def difference(mine: dict[str, Tensor], theirs: dict[str, Tensor], part: str) ->
     names = [name for name in theirs if part in name]
     found, exact = (torch.cat([of[n].flatten().double() for n in names]) for of in (mine, theirs))
     return float((found - exact).norm() / exact.norm())
-
-
-@contextmanager
-def joined(stage: Stage) -> Iterator[World]:
-    yield WorldOfOne(0, 1, stage.device)
 
 
 def checkpoints(stage: Stage) -> None:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -16,17 +17,18 @@ def write_plots(comparison: Comparison, folder: Path) -> list[str]:
     """Write what there is to show of a comparison into plots/; returns names within ``folder``."""
     if not comparison.rows:
         return []
-    figures = {
-        "values": _panels(comparison),
-        "differences": _panels(comparison, paired=True),
-        "curves": _curves(comparison),
-    }
     names = []
-    for kind, figure in figures.items():
-        if figure is not None:
-            names.append(f"plots/{comparison.name}.{kind}.png")
-            with whole_file(folder / names[-1]) as temporary:
-                figure.savefig(temporary, format="png", dpi=100)
+    with rc_context({"text.parse_math": False}):  # names of variants may have a $ in them
+        figures = {
+            "values": _panels(comparison),
+            "differences": _panels(comparison, paired=True),
+            "curves": _curves(comparison),
+        }
+        for kind, figure in figures.items():
+            if figure is not None:
+                names.append(f"plots/{comparison.name}.{kind}.png")
+                with whole_file(folder / names[-1]) as temporary:
+                    figure.savefig(temporary, format="png", dpi=100)
     return names
 
 

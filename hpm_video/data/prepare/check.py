@@ -239,10 +239,14 @@ def _inspect_all(
 def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> bool:
     """Whether the verdict of an earlier run still holds: same file, as thorough, as patient."""
     entry = journal.entries.get(path)
-    if entry is None or "table" not in entry or entry["quick"] != inspect.quick:
+    if entry is None or "table" not in entry or entry.get("quick") != inspect.quick:
         return False
-    same = (entry["num_bytes"], entry["mtime_ns"]) == file_identity(path)
-    return same and entry["timeout_s"] in (None, timeout_s)
+    try:
+        found = Verdict.from_entry(entry)
+    except ValueError:
+        return False
+    same = (found.num_bytes, found.mtime_ns) == file_identity(path)
+    return same and entry.get("timeout_s", 0) in (None, timeout_s)
 
 
 def _is_outdated(journal: Journal, path: str) -> bool:

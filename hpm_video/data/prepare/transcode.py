@@ -242,15 +242,18 @@ def _prepare(
 
 def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Verdict | None:
     """What an earlier run made of a video, if that still holds."""
-    if entry is None or entry["timeout_s"] not in (None, timeout_s):
+    if entry is None or entry.get("timeout_s", 0) not in (None, timeout_s):
         return None
-    verdict = Verdict.from_entry(entry)
+    try:
+        verdict = Verdict.from_entry(entry)
+    except ValueError:
+        return None
     is_there = verdict.status in USED and file_identity(work.target)[0] == verdict.num_bytes
-    if entry["identity"] == list(file_identity(work.source)):  # if only moved, it is the same
+    if entry.get("identity") == list(file_identity(work.source)):  # if only moved, it is the same
         return verdict if is_there or verdict.status not in USED else None
-    if is_there and entry["source"] != work.source:
+    if is_there and entry.get("source") != work.source:
         raise ValueError(
-            f"{work.target} was made of {entry['source']}, not of {work.source}: "
+            f"{work.target} was made of {entry.get('source')}, not of {work.source}: "
             "lists that name other videos alike must not share a folder"
         )
     return None

@@ -1,7 +1,7 @@
 """What lies in a folder of videos: which files there are, and where a named one is."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpm_video.data.lists.rows import is_video_name, shown
@@ -47,7 +47,7 @@ class VideoTree:
         return sorted(
             entry.name
             for entry in _entries(self.folder)
-            if entry.name not in used and (entry.is_dir() or _is_dangling(entry))
+            if entry.name not in used and (_is(entry.is_dir) or _is_dangling(entry))
         )
 
     def find(self, name: str, *, folder: str = "") -> str | None:
@@ -88,11 +88,11 @@ def _files_below(folder: str) -> Iterator[tuple[str, bool]]:
             continue
         visited.add((status.st_dev, status.st_ino))
         entries = _entries(current)
-        folders = [entry for entry in entries if entry.is_dir()]
+        folders = [entry for entry in entries if _is(entry.is_dir)]
         waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
         links += [entry.path for entry in folders if entry.is_symlink()]
         for entry in entries:
-            if (is_there := entry.is_file()) or _is_dangling(entry):
+            if (is_there := _is(entry.is_file)) or _is_dangling(entry):
                 yield entry.path, is_there
 
 
@@ -104,6 +104,15 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     except OSError as error:
         raise ValueError(f"{shown(folder)} cannot be read: {error.strerror}") from error
     return sorted(found, key=lambda entry: entry.name)
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Whether an entry is of a kind: none, where its link leads to itself, or where nobody may
+    look."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def _is_dangling(entry: os.DirEntry[str]) -> bool:

@@ -19,6 +19,7 @@ from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError, demux, headers, why
 from hpm_video.data.video.readers.pyav import PyavReader
 from hpm_video.data.video.readers.tables import decoded_table
+from hpm_video.runtime.replies import answer
 
 OK, DAMAGED, BAD = "ok", "damaged", "bad"
 USED = (OK, DAMAGED)  # by training
@@ -28,6 +29,7 @@ _LONG = 300  # frames, which take a while to decode for one clip
 _DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
 
 
+@answer
 @dataclass(frozen=True)
 class Verdict:
     """What was found out about one file; what is not known is None."""
@@ -55,8 +57,15 @@ class Verdict:
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "Verdict":
-        """Return what became an entry; of older versions' entries, what these knew."""
+        """Return what became an entry; of older versions' entries, what these knew. ValueError for
+        an entry that others made."""
         known = {field.name: entry[field.name] for field in fields(cls) if field.name in entry}
+        for name, value in known.items():
+            is_text = name in ("status", "reason") or (name == "table" and value is not None)
+            if not isinstance(value, str if is_text else int | float | None):
+                raise ValueError(f"{name} ({value}) is not of its type")
+        if known.get("status") not in (OK, DAMAGED, BAD):
+            raise ValueError("status is none")
         if table := known.get("table"):
             known["table"] = base64.b64decode(table)
         return cls(**known)

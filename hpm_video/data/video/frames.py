@@ -17,6 +17,7 @@ from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.orientation import UPRIGHT
 from hpm_video.data.video.readers import Reader, UnreadableError, check_clip, why
 from hpm_video.data.video.readers.headers import begins_as, has_plain_name
+from hpm_video.runtime.replies import answer
 
 NO_SUCH_FILE = "no such file"
 _LONG = 1000  # frames of a video that stays open: to open it anew costs as much as to read a clip
@@ -29,6 +30,7 @@ _CODECS = {
 }  # fmt: skip
 
 
+@answer
 class VideoReadError(RuntimeError):
     """A file (`path`) that cannot be read as a video.
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hpm_video.config import as_then
 from hpm_video.config.settings import config_to_dict, config_to_yaml, differing_keys, read_stored
 from hpm_video.runtime.determinism import deterministic
 from hpm_video.runtime.distributed import World, gather_objects, join_world
@@ -21,6 +22,7 @@ _FREE_TO_CHANGE = (
     "run.compile", "run.cuda_graphs", "run.deterministic", "run.parallel", "run.shard_processes",
     "run.activation_checkpointing",
     "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
+    "model.first_weights",
     "evaluation.batch_size",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
     # Videos per step matter, however they are divided: see `hpm_video.train.run.starting_point`
@@ -152,10 +154,10 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
 def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:
     """Settings that change results and differ from those of a config.yaml, as a plain dict.
 
-    One that is younger than the config.yaml had the effect of its default there. ``auto`` is no
-    other setting: a run keeps what was chosen at its first start.
+    One that is younger than the config.yaml had the effect of its default there, or the one that
+    `as_then` knows. ``auto`` is no other setting: a run keeps what was chosen at its first start.
     """
-    before = _completed(there, config_to_dict(type(config)()))
+    before = _completed(as_then(there), config_to_dict(type(config)()))
     now = _with_choices(config_to_dict(config), before)
     free = "|".join(map(re.escape, _FREE_TO_CHANGE))
     keys = differing_keys(before, now)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -40,7 +41,9 @@ class RunLog:
             open(file, "a", encoding="utf-8", errors=errors, opener=own_file)  # noqa: SIM115
             for file, errors in ((metrics, "strict"), (folder / "log.txt", "backslashreplace"))
         )
-        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        events = folder / "tensorboard"
+        with writing(events):
+            self._tensorboard = SummaryWriter(str(events), purge_step=start_step + 1)
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
@@ -126,16 +129,30 @@ def format_record(values: Record) -> str:
 
 def read_records(folder: Path) -> list[dict[str, float]]:
     """All records of a run folder's metrics.jsonl, oldest first."""
-    return [parse_json(line) for line in read_text(folder / "metrics.jsonl").splitlines()]
+    file = folder / "metrics.jsonl"
+    return [
+        _checked(parse_json(line), file, number)
+        for number, line in enumerate(read_text(file).splitlines(), start=1)
+    ]
+
+
+def _checked(record: Any, file: Path, number: int) -> dict[str, float]:
+    """A record, unless others wrote something else into the file."""
+    step = record.get("step") if isinstance(record, dict) else None
+    if isinstance(step, bool) or not isinstance(step, int | float):
+        raise ValueError(
+            f"{file}:{number}: must be a record with a step, a number: mend or remove the line"
+        )
+    return record
 
 
 def _drop_records_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept: list[str] = []
-    for line in read_text(path).splitlines():
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
-            record = parse_json(line)
+            record = _checked(parse_json(line), path, number)
         except json.JSONDecodeError:
             break  # half a line, the last thing an interrupted start wrote
         if step and record["step"] <= step:  # before the first step nothing has been

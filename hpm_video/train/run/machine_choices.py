@@ -7,6 +7,7 @@ from socket import gethostname
 from typing import Any, TypeVar
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config.values import Variance
 from hpm_video.data.loading.batches import readers_in_words
 from hpm_video.models.compiling import choose_compile
 from hpm_video.models.cuda_graphs import choose_cuda_graphs
@@ -39,12 +40,33 @@ def choose_for_machine(
     if why is not None:
         lines.append(f"run.compile=auto: {compiled} ({why})")
     graphs, why = choose_cuda_graphs(config.run.cuda_graphs, world, compiled=compiled == "true")
-    if why is not None:
+    if why is not None and world.device.type == "cuda":
         lines.append(f"run.cuda_graphs=auto: {graphs} ({why})")
     run = replace(config.run, precision=precision, compile=compiled, cuda_graphs=graphs)
     config = replace(config, run=run)
+    config, variance = _with_variance(config, state=state)
+    if variance is not None:
+        lines.append(f"loss.variance=auto: {variance} ({'as before' if state else 'as published'})")
     kept_size = kept_batch_size(state)
     size, why = choose_batch_size(config, world, kept=kept_size, num_classes=num_classes)
     if why is not None:
         lines.append(f"data.batch_size=auto: {size} videos per process and micro-batch ({why})")
     return replace(config, data=replace(config.data, batch_size=size)), lines
+
+
+def _with_variance(
+    config: Config, *, state: Mapping[str, Any] | None
+) -> tuple[Config, Variance | None]:
+    """The config without ``auto`` in loss.variance, and what that became, where it matters.
+
+    A run goes on with what it began with: biased, if it began before there was a choice.
+    """
+    if not isinstance(config, PretrainConfig):
+        return config, None
+    loss = config.loss
+    if loss.prediction != "absolute" or loss.variance != "auto":
+        return config, None
+    variance: Variance = "unbiased"
+    if state:
+        variance = state["config"]["loss"].get("variance", "biased")
+    return replace(config, loss=replace(loss, variance=variance)), variance

@@ -23,7 +23,8 @@ from hpm_video.weights.checkpoint import load_encoder, load_weights, trained_gri
 from hpm_video.weights.foreign.architecture import Assumptions
 from hpm_video.weights.foreign.to_ours import import_weights
 
-PATCH_SIZES = {size: 14 if size == "giant" else 16 for size in SIZES}
+# huge_v2 has huge's encoder
+PATCH_SIZES = {size: 14 if size == "giant" else 16 for size in SIZES if size != "huge_v2"}
 
 
 class TimmClassifier(Classifier):

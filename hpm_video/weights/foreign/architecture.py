@@ -51,7 +51,12 @@ _FRAMES: dict[int, tuple[Sampling, int]] = {
     174: ("videomae_ssv2", 2),  # Something-Something V2, where the stride is of no meaning
 }
 _LARGEST_EPS = 1e-5  # of norms; ours is 1e-6, and up to here outputs do not tell
-_NORMS = r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias"
+# Names, and which of their sides is the width of a stack of blocks, or that inside of its MLPs
+_NORMS = {r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias": 0}
+_HIDDEN = {
+    r".*(mlp\.fc1|intermediate\.dense)\.(weight|bias)": 0,
+    r".*(mlp\.fc2|(?<!attention\.)output\.dense)\.weight": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -158,15 +163,8 @@ def architecture_of(
         )
     else:
         if "decoder" in parts:
-            mask_token = found.tensor("decoder_input.mask_token")
-            decoder_width = _usual(found, _NORMS, mask_token.shape[-1], of_decoder=True)
-            usual = {each.decoder_width: each.decoder_heads for each in SIZES.values()}
-            heads = told.decoder_heads or usual.get(decoder_width)
-            encoder |= {
-                "decoder_width": decoder_width,
-                "decoder_heads": _told(found, "decoder_heads", heads, decoder_width),
-                "decoder_depth": depths["decoder"],
-            }
+            encoder |= _decoder(found, str(size["size"]), told)
+            encoder["decoder_depth"] = depths["decoder"]
         normalize = bool(config.get("norm_pix_loss", True))
         whole = PretrainConfig(
             data=DataConfig(**clip, **_frames(told, 0, is_image=layout.is_image)[0]),
@@ -261,12 +259,18 @@ def _num_blocks(found: Recognised, part: Part) -> int:
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
-def _usual(found: Recognised, pattern: str, otherwise: int, *, of_decoder: bool = False) -> int:
-    """The length of most tensors of such names, so that one unlike all others is the wrong one."""
+def _usual(
+    found: Recognised, sides: Mapping[str, int], otherwise: int, *, of_decoder: bool = False
+) -> int:
+    """The length that most tensors of such names have on that side, so that one unlike all others
+    is the wrong one."""
     lengths = Counter(
-        tensor.shape[0]
+        tensor.shape[side]
         for name, tensor in found.tensors.items()
-        if re.fullmatch(pattern, name) and ("decoder" in name) == of_decoder and tensor.ndim == 1
+        for pattern, side in sides.items()
+        if re.fullmatch(pattern, name)
+        and ("decoder" in name) == of_decoder
+        and tensor.ndim == (1 if name.endswith("bias") else 2)
     )
     return lengths.most_common(1)[0][0] if lengths else otherwise
 
@@ -274,7 +278,7 @@ def _usual(found: Recognised, pattern: str, otherwise: int, *, of_decoder: bool 
 def _size(found: Recognised, width: int, num_blocks: int, told: Assumptions) -> dict[str, Any]:
     """The size of ours, and what is unlike it; ``num_blocks`` of the encoder are in the file."""
     path = found.source.path
-    hidden = _usual(found, r".*mlp\.fc1\.bias|.*intermediate\.dense\.bias", 4 * width)
+    hidden = _usual(found, _HIDDEN, 4 * width)
     fitting = [n for n, size in SIZES.items() if round(width * size.mlp_ratio) == hidden]
     if not fitting:
         ratios = " or ".join(f"{ratio:.4g}" for ratio in {s.mlp_ratio for s in SIZES.values()})
@@ -292,6 +296,23 @@ def _size(found: Recognised, width: int, num_blocks: int, told: Assumptions) -> 
     values = {"width": width, "depth": told.depth or num_blocks, "heads": heads}
     unlike = {key: value for key, value in values.items() if value != getattr(size, key)}
     return {"size": name, **unlike}
+
+
+def _decoder(found: Recognised, size: str, told: Assumptions) -> dict[str, Any]:
+    """The settings of a decoder, and the size that has this one, of those with the same encoder."""
+    width = found.tensor("decoder_input.mask_token").shape[-1]
+    width = _usual(found, _NORMS, width, of_decoder=True)
+    ratio = SIZES[size].mlp_ratio
+    hidden = _usual(found, _HIDDEN, round(width * ratio), of_decoder=True)
+    usual = {each.decoder_width: each.decoder_heads for each in SIZES.values()}
+    heads = _told(found, "decoder_heads", told.decoder_heads or usual.get(width), width)
+    same = [name for name, each in SIZES.items() if each.width == SIZES[size].width]
+    return {
+        "size": next((name for name in same if SIZES[name].decoder_width == width), size),
+        "decoder_width": width,
+        "decoder_heads": heads,
+        "decoder_mlp_ratio": None if round(width * ratio) == hidden else hidden / width,
+    }
 
 
 def _told(found: Recognised, name: str, heads: int | None, width: int) -> int:
