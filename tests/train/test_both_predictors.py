@@ -56,6 +56,7 @@ def test_a_stopped_run_continues_as_if_nothing_had_happened(
     tmp_path: Path, pretrain_arguments: Arguments
 ) -> None:
     settings = (*WAITS, "optim.epochs=4", "run.log_every=5", "model.drop_path=0.2")
+    settings += ("masking.competence_high=0.52",)  # not reached before the stop
     assert main(pretrain_arguments(tmp_path / "whole", *settings)) == 0
     arguments = pretrain_arguments(tmp_path / "run", *settings)
     run_until_stopped(arguments, at=12)
