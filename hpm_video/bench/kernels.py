@@ -33,7 +33,7 @@ from hpm_video.config.values import Size
 from hpm_video.runtime.gpu_kernels import PARTS
 from hpm_video.train.gpu_forms import fake_tensors
 
-StepVariant = Literal["plain", "default", "literal", "pixels"]
+StepVariant = Literal["plain", "default", "literal", "pixels", "both"]
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,8 @@ def _config(variant: StepVariant, base: PretrainConfig) -> PretrainConfig:
         return plain(base)
     if variant == "default":
         return base
-    predictor_input, ratio, depth = LITERAL if variant == "literal" else ("pixels", 0.1, 1)
+    forms = {"literal": LITERAL, "pixels": ("pixels", 0.1, 1), "both": ("both", 0.25, 1)}
+    predictor_input, ratio, depth = forms[variant]
     model = replace(base.model, predictor_input=predictor_input, predictor_depth=depth)
     return replace(base, model=model, teacher=replace(base.teacher, token_ratio=ratio))
 

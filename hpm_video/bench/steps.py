@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_bytes, to_clips
+from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.masking import hard_ratio_at, random_mask
 from hpm_video.method.step import PretrainStep, configured_step
 from hpm_video.method.teacher import Teacher, update_teacher
@@ -55,12 +56,14 @@ def config_step(
     generator = torch.Generator(world.device).manual_seed(0)
     masking = config.masking
     hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
+    competence = competence_of(masking, world)
     accumulation = accumulation_of(config, world.size)
     bad_steps = BadSteps(world.device, max_in_a_row=config.run.max_bad_steps)
 
-    def learn(batch: Tensor) -> PretrainStep:
+    def learn(batch: Tensor, *ratio: Tensor) -> PretrainStep:
         enter("forward")
-        result = compute(called, teacher, batch, hard_ratio=hard_ratio, generator=generator)
+        given = ratio[0] if ratio else hard_ratio
+        result = compute(called, teacher, batch, hard_ratio=given, generator=generator)
         enter("backward")
         (result.loss / accumulation).backward()
         return result.detached()
@@ -72,9 +75,13 @@ def config_step(
 
     def step() -> Tensor:
         losses: dict[str, Tensor] = {}
+        on_device = () if competence is None else (competence.hard_ratio,)
+        accuracies = []
         for _ in range(accumulation):
             enter("input")
-            result = replayed(clips())
+            result = replayed(clips(), *on_device)
+            if competence is not None:
+                accuracies.append(student_accuracy(result))
             for name, value in result.losses.items():
                 losses[name] = losses.get(name, 0) + value / accumulation
         enter("clip")
@@ -82,6 +89,8 @@ def config_step(
         skip = bad_steps.judge(torch.stack([*losses.values(), norm]).sum())
         enter("optimizer")
         step_unless(skip, optimizer)
+        if competence is not None:
+            competence.follow(torch.stack(accuracies).mean(), skip=skip)
         optimizer.zero_grad(set_to_none=not uses_graphs)
         enter("ema")
         if teacher is not None:

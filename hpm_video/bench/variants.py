@@ -26,6 +26,7 @@ def step_config(
     cuda_graphs: bool = False,
     mask_ratio: float = MaskingConfig().mask_ratio,
     decoder_depth: int = ModelConfig().decoder_depth,
+    decoder_mask_ratio: float = MaskingConfig().decoder_mask_ratio,
 ) -> PretrainConfig:
     """The default pre-training at this size; ValueError for a clip that tokens do not divide."""
     for name, value in {"batch-size": batch_size, "frames": frames, "crop-size": crop_size}.items():
@@ -39,7 +40,7 @@ def step_config(
     )
     data = replace(default.data, batch_size=batch_size, num_frames=frames, crop_size=crop_size)
     model = replace(default.model, size=size, decoder_depth=decoder_depth)
-    masking = replace(default.masking, mask_ratio=mask_ratio)
+    masking = replace(default.masking, mask_ratio=mask_ratio, decoder_mask_ratio=decoder_mask_ratio)
     config = replace(default, run=run, data=data, model=model, masking=masking)
     grid_of(config)  # or refuse
     return config

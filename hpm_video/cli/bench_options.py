@@ -58,6 +58,11 @@ def add_clip(parser: Parser) -> None:
     add_number(parser, "--crop-size", 224, "pixels")
 
 
+def add_decoder_mask(parser: Parser) -> None:
+    text = "share of the masked tokens that no variant reconstructs (default %(default)s)"
+    parser.add_argument("--decoder-mask-ratio", type=float, default=0.0, help=text, metavar="R")
+
+
 def add_precision(parser: Parser, default: Precision = "auto") -> None:
     choices, text = values_of(Precision), "of the forward pass (default %(default)s)"
     parser.add_argument("--precision", choices=choices, default=default, help=text)

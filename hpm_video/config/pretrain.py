@@ -17,6 +17,7 @@ from hpm_video.config.shared import (
 from hpm_video.config.values import (
     DecoderMask,
     FirstWeights,
+    HardRamp,
     Prediction,
     PredictorInput,
     Ranking,
@@ -30,10 +31,13 @@ from hpm_video.config.values import (
 class PretrainRunConfig(RunConfig):
     picture_every: int = setting(1000, "steps between pictures in TensorBoard; 0 = never")
     probe_every: int = setting(0, "epochs from one probe to the next; 0 = never")
+    collapse_records: int = setting(
+        5, "records in a row that show a collapsed encoder before the log warns; 0 = never"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        all_at_least("run.", self, picture_every=0, probe_every=0)
+        all_at_least("run.", self, picture_every=0, probe_every=0, collapse_records=0)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,11 @@ class ModelConfig(EncoderConfig):
         None, "width of the decoders' MLPs over theirs; of `size` unless given"
     )
     decoder_depth: int = setting(4, "blocks that reconstruct")
-    predictor_input: PredictorInput = setting("encoded", "what it looks at")
-    predictor_depth: int = setting(1, "blocks that predict the loss")
+    predictor_input: PredictorInput = setting(
+        "encoded",
+        "input of the loss predictor; both: an encoded one teaches, one from pixels picks masks",
+    )
+    predictor_depth: int = setting(1, "blocks of each loss predictor")
     first_weights: FirstWeights = setting(
         "videomae", "of new runs: VideoMAE's; xavier: larger ones, those of earlier versions"
     )
@@ -59,6 +66,11 @@ class ModelConfig(EncoderConfig):
         all_at_least("model.", self, decoder_depth=1, predictor_depth=1)
         if self.decoder_mlp_ratio is not None:
             between("model.decoder_mlp_ratio", self.decoder_mlp_ratio, 0.25, 64)
+
+    @property
+    def predicts_from_pixels(self) -> bool:
+        """Whether a loss predictor reads pixels."""
+        return self.predictor_input in ("pixels", "both")
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,13 @@ class MaskingConfig:
         0.0, "share of the mask chosen by predicted loss, at the start"
     )
     hard_ratio_end: float = setting(0.5, "... and at the end; linear in between")
+    ramp: HardRamp = setting(
+        "time", "the hard ratio rises with the run's steps, or with the student's rank accuracy"
+    )
+    competence_low: float = setting(
+        0.52, "rank accuracy up to which the hard ratio stays at its start (ramp: competence)"
+    )
+    competence_high: float = setting(0.74, "... and from which on it is at its end")
     decoder_mask_ratio: float = setting(0.0, "share of the masked tokens that is not reconstructed")
     decoder_mask: DecoderMask = setting(
         "running_cell", "pattern of decoder masking; videomae_v2: the published one"
@@ -83,6 +102,12 @@ class MaskingConfig:
         between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
         between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
         below_one("masking.decoder_mask_ratio", self.decoder_mask_ratio)
+        low, high = self.competence_low, self.competence_high
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"masking.competence_low ({low}) must be below masking.competence_high ({high}), "
+                "both in [0, 1]"
+            )
         if self.decoder_mask == "videomae_v2" and self.decoder_mask_ratio * 4 % 1:
             raise ValueError(
                 f"masking.decoder_mask_ratio ({self.decoder_mask_ratio}) must be 0, 0.25, 0.5 or "
@@ -129,6 +154,9 @@ class LossConfig:
     prediction_weight: float = setting(
         1.0, "of the prediction loss; that of the reconstruction is 1"
     )
+    pixel_prediction_weight: float = setting(
+        1.0, "of the loss of the predictor from pixels with model.predictor_input=both"
+    )
     ranking: Ranking = setting(
         "exact", "cost of a pair in wrong order; clipped: at most 13.8, as in HPM's code"
     )
@@ -140,7 +168,7 @@ class LossConfig:
     )
 
     def __post_init__(self) -> None:
-        at_least("loss.prediction_weight", self.prediction_weight, 0)
+        all_at_least("loss.", self, prediction_weight=0, pixel_prediction_weight=0)
 
     @property
     def objective(self) -> str:
@@ -203,10 +231,10 @@ class PretrainConfig:
                 "loss.ranking_level (unit) must be token while masking.decoder_mask_ratio "
                 f"({self.masking.decoder_mask_ratio}) is above 0: units would be compared by parts"
             )
-        looks_at_part = self.model.predictor_input == "pixels" and self.teacher.token_ratio < 1
+        looks_at_part = self.model.predicts_from_pixels and self.teacher.token_ratio < 1
         if self.loss.ranking_level == "unit" and looks_at_part:
             raise ValueError(
-                "loss.ranking_level (unit) must be token while model.predictor_input is pixels and "
-                f"teacher.token_ratio ({self.teacher.token_ratio}) is below 1: units would be "
-                "compared by parts"
+                "loss.ranking_level (unit) must be token while model.predictor_input is "
+                f"{self.model.predictor_input} and teacher.token_ratio "
+                f"({self.teacher.token_ratio}) is below 1: units would be compared by parts"
             )

@@ -17,7 +17,7 @@ CropOn = Literal["workers", "device"]
 Size = Literal["tiny", "small", "base", "large", "huge", "huge_v2", "giant"]
 Positions = Literal["sinusoid", "stored"]
 FirstWeights = Literal["videomae", "xavier"]
-PredictorInput = Literal["encoded", "pixels"]
+PredictorInput = Literal["encoded", "pixels", "both"]
 ClassifierName = Literal[
     "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
     "mvit_base_16x4", "mvit_base_32x3",
@@ -31,6 +31,7 @@ View = Literal["tokens", "tubes", "frames", "spread"]
 Prediction = Literal["ranking", "absolute", "none"]
 Ranking = Literal["exact", "clipped"]
 RankingLevel = Literal["token", "unit"]
+HardRamp = Literal["time", "competence"]
 Variance = Literal["auto", "unbiased", "biased"]
 
 # Fine-tuning, evaluation and studies

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from hpm_video.method.losses import rank_accuracy
 from hpm_video.method.masking import unit_scores
-from hpm_video.method.step import PretrainStep
+from hpm_video.method.step import Pairs, PretrainStep
 from hpm_video.models.parallel import whole
 from hpm_video.models.tokens import TokenGrid
 
 Figures = Mapping[str, Tensor | None]
+_MOST_ROWS = 2048  # of `effective_rank`
 
 
 @torch.no_grad()
@@ -25,31 +26,47 @@ def step_figures(step: PretrainStep, grid: TokenGrid, tube_length: int) -> Figur
     rank_accuracy: see `hpm_video.method.losses.rank_accuracy`; None without a predictor.
     spearman: rank correlation of predicted with measured loss over the masked units with ranked
         tokens, mean over clips; None without predictions.
+    pixel_rank_accuracy, pixel_spearman: the same of a second predictor, where there is one.
     hard_share: share of the masked units that are hard.
     hard_loss, random_loss: mean measured loss of hard and of random units; NaN where there are
         none.
-    feature_variation: see there.
+    feature_variation, effective_rank: see there.
     """
     losses = _unit_means(step.token_losses, step.masked, grid, tube_length)  # (B, U)
     hidden = unit_scores(step.mask.float(), grid, tube_length) > 0.5  # (B, U)
     hard = unit_scores(step.hard.float(), grid, tube_length) > 0.5
-    accuracy = correlation = None
-    if step.predicted is not None and step.measured is not None:
-        accuracy = rank_accuracy(step.predicted, step.measured)
-    if step.ranked_predictions is not None:
-        predicted, measured = (
-            _unit_means(values, step.ranked, grid, tube_length)
-            for values in (step.ranked_predictions, step.ranked_losses)
-        )
-        correlation = rank_correlation(predicted, measured).mean()
+    own = Pairs(
+        *(step.ranked, step.ranked_losses, step.ranked_predictions, step.predicted, step.measured)
+    )
+    accuracy, correlation = _order(own, grid, tube_length)
+    of_pixels: dict[str, Tensor | None] = {}
+    if step.pixels is not None:
+        names = ("pixel_rank_accuracy", "pixel_spearman")
+        of_pixels = dict(zip(names, _order(step.pixels, grid, tube_length), strict=True))
     return {
         "rank_accuracy": accuracy,
         "spearman": correlation,
+        **of_pixels,
         "hard_share": hard.sum() / hidden.sum(),
         "hard_loss": losses.where(hard, torch.nan).nanmean(),
         "random_loss": losses.where(hidden & ~hard, torch.nan).nanmean(),
         "feature_variation": feature_variation(step.encoded),
+        "effective_rank": effective_rank(step.encoded),
     }
+
+
+def _order(pairs: Pairs, grid: TokenGrid, tube_length: int) -> tuple[Tensor | None, Tensor | None]:
+    """Rank accuracy of a predictor and its correlation over units; None where it said nothing."""
+    accuracy = correlation = None
+    if pairs.predicted is not None and pairs.measured is not None:
+        accuracy = rank_accuracy(pairs.predicted, pairs.measured)
+    if pairs.predictions is not None:
+        predicted, measured = (
+            _unit_means(values, pairs.tokens, grid, tube_length)
+            for values in (pairs.predictions, pairs.losses)
+        )
+        correlation = rank_correlation(predicted, measured).mean()
+    return accuracy, correlation
 
 
 @torch.no_grad()
@@ -62,6 +79,28 @@ def feature_variation(encoded: Tensor) -> Tensor:
     encoded = encoded.float()
     common = encoded.mean(dim=1).square().sum(dim=1)  # (B,)
     return 1 - (common / encoded.square().sum(dim=2).mean(dim=1).clamp(min=1e-12)).mean()
+
+
+@torch.no_grad()
+def effective_rank(encoded: Tensor) -> Tensor:
+    """RankMe (arXiv 2210.02885) of features (B, V, D): in about how many directions they lie.
+
+    exp(entropy) of the shares that the singular values of the table of features have in their sum,
+    each share with the paper's 1e-7 added. A scalar of about 1, when all tokens have the same
+    feature, to at most the smaller side of the table. The table has a row for each visible token
+    of the batch, but evenly spaced ones of more than `_MOST_ROWS`. NaN for features that are not
+    finite.
+    """
+    rows = encoded.flatten(0, 1)
+    rows = rows[:: -(-len(rows) // _MOST_ROWS)].double()
+    is_finite = rows.isfinite().all()
+    rows = torch.where(is_finite, rows, 0.0)
+    # The square of the table has squares of singular values: in float32 small ones would be lost
+    square = rows.T @ rows if len(rows) > rows.shape[1] else rows @ rows.T
+    values = torch.linalg.eigvalsh(square).clamp(min=0).sqrt()
+    shares_of_sum = values / values.sum().clamp(min=1e-300) + 1e-7
+    rank = torch.exp(-(shares_of_sum * shares_of_sum.log()).sum())
+    return torch.where(is_finite, rank, torch.nan)
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> Tensor:

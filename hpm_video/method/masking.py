@@ -16,6 +16,7 @@ from hpm_video.config import MaskingConfig
 from hpm_video.models.tokens import TokenGrid
 
 Rows = tuple[int, int]
+_ROUNDING = 1e-9  # keeps 0.29 * 100 = 28.999... at 29
 
 
 def num_units(grid: TokenGrid, tube_length: int) -> int:
@@ -82,7 +83,7 @@ def make_mask(
     grid: TokenGrid,
     masking: MaskingConfig,
     *,
-    hard_ratio: float,
+    hard_ratio: float | Tensor,
     batch_size: int,
     generator: torch.Generator,
     device: torch.device | str | None = None,
@@ -92,13 +93,14 @@ def make_mask(
 
     Without scores all are drawn uniformly. With scores (B, N), the predicted loss of each token,
     floor(hard_ratio * masked) are those of the highest mean score (ties broken at random), the rest
-    is drawn uniformly from the other units.
+    is drawn uniformly from the other units. A ``hard_ratio`` that is a tensor, a scalar on the
+    device, is not waited for.
 
     ``device``: the generator's unless given. ``rows`` (first, total): the batch is rows first ..
     first + B of a batch of ``total``, whose noise is drawn in full, so that masks do not depend on
     how the batch is split over processes.
     """
-    if not 0 <= hard_ratio <= 1:
+    if not isinstance(hard_ratio, Tensor) and not 0 <= hard_ratio <= 1:
         raise ValueError(f"hard_ratio ({hard_ratio}) must be in [0, 1]")
     tube_length = masking.tube_length or grid.time
     units = num_units(grid, tube_length)
@@ -117,8 +119,12 @@ def make_mask(
         shuffle = noise[:, units:].argsort(dim=1)
         per_unit = unit_scores(scores, grid, tube_length)
         hardness = (-per_unit).gather(1, shuffle).argsort(dim=1, stable=True)
-        hardest = shuffle.gather(1, hardness)[:, : _floor_share(hard_ratio, masked)]
-        is_hard.scatter_(1, hardest, True)
+        hardest = shuffle.gather(1, hardness)  # (B, U), all of them
+        if isinstance(hard_ratio, Tensor):
+            place = torch.arange(units, device=noise.device).expand_as(hardest)
+            is_hard.scatter_(1, hardest, place < (hard_ratio * masked + _ROUNDING).floor())
+        else:
+            is_hard.scatter_(1, hardest[:, : _floor_share(hard_ratio, masked)], True)
     # Hard units go before all others; what remains of the budget is filled by the lowest noise.
     first = order.masked_fill(is_hard, -1.0).argsort(dim=1)[:, :masked]
     is_masked = torch.zeros_like(is_hard).scatter_(1, first, True)
@@ -191,8 +197,7 @@ def batch_noise(
 
 
 def _floor_share(ratio: float, count: int) -> int:
-    # The small term keeps 0.29 * 100 = 28.999... at 29.
-    return math.floor(ratio * count + 1e-9)
+    return math.floor(ratio * count + _ROUNDING)
 
 
 def units_to_tokens(units: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:

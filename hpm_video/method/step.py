@@ -19,6 +19,26 @@ from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid, patchify, scatter_tokens, split_mask
 
 
+class Pairs(NamedTuple):
+    """Losses that a predictor was asked for.
+
+    tokens (B, K): which, losses (B, K) as measured, predictions (B, K). predicted, measured: what
+    the objective compares, (B, K) or, of units, (B, masked units). None without a predictor.
+    """
+
+    tokens: Tensor
+    losses: Tensor
+    predictions: Tensor | None = None
+    predicted: Tensor | None = None
+    measured: Tensor | None = None
+
+    def detached(self) -> "Pairs":
+        """The same without what the backward pass needs."""
+        return self._replace(
+            predictions=_detached(self.predictions), predicted=_detached(self.predicted)
+        )
+
+
 @dataclass(frozen=True)
 class PretrainStep:
     """One forward pass: what is minimised, and all that figures about the step are made of.
@@ -33,6 +53,7 @@ class PretrainStep:
     predicted, measured: what the objective compared, (B, K) or, of units, (B, masked units); None
     without a predictor.
     encoded (B, V, D): what the encoder made of the visible tokens.
+    pixels: of a second predictor, from pixels; None without one.
     """
 
     losses: dict[str, Tensor]
@@ -47,6 +68,7 @@ class PretrainStep:
     predicted: Tensor | None
     measured: Tensor | None
     encoded: Tensor
+    pixels: Pairs | None = None
 
     @property
     def loss(self) -> Tensor:
@@ -66,7 +88,7 @@ def pretrain_step(
     masking: MaskingConfig,
     loss: LossConfig,
     predictor_input: PredictorInput,
-    hard_ratio: float,
+    hard_ratio: float | Tensor,
     token_ratio: float,
     view: View = "tokens",
     draws: int = 1,
@@ -83,13 +105,14 @@ def pretrain_step(
     share of it) and predicts its own loss on it. ``token_ratio``, ``view`` and ``draws`` say what
     the teacher sees, see `score_tokens`; a predictor from pixels learns from the same share of the
     reconstructed tokens, drawn at random. Pure compute: no optimizer, no global random state.
-    ``rows`` as in `make_mask`.
+    ``hard_ratio`` and ``rows`` as in `make_mask`; of a tensor, which may be 0, the teacher is asked
+    in any case.
     """
     tube_length = masking.tube_length or grid.time
     patches = patchify(clips, grid)  # once, for the teacher, the student and the targets
     with autocast(clips.device, precision):
         scores = None
-        if teacher is not None and hard_ratio > 0:
+        if teacher is not None and (isinstance(hard_ratio, Tensor) or hard_ratio > 0):
             scores = score_tokens(
                 teacher,
                 patches,
@@ -110,7 +133,7 @@ def pretrain_step(
             rows=rows,
         )
         # A predictor from pixels ranks a share of the tokens, as large as what the teacher sees
-        ranks_share = loss.prediction != "none" and predictor_input == "pixels"
+        ranks_share = loss.prediction != "none" and predictor_input != "encoded"
         drawn = draw_decoded(
             chosen.mask,
             grid,
@@ -128,37 +151,44 @@ def pretrain_step(
     token_losses = patch_loss(
         output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
     )  # (B, M)
-    pairs = _pairs(
-        output,
-        token_losses.detach(),
+    pairs_of = partial(
+        _pairs,
+        masked=output.masked,
+        losses=token_losses.detach(),
         mask=chosen.mask,
         grid=grid,
         tube_length=tube_length,
         loss=loss,
     )
-
+    pairs = pairs_of(output.predicted_loss, output.ranked)
     reconstruction = token_losses.mean()
     total, prediction = reconstruction, torch.zeros_like(reconstruction)
     if pairs.predicted is not None and pairs.measured is not None:
         prediction = OBJECTIVES[loss.objective](pairs.predicted, pairs.measured)
         total = reconstruction + loss.prediction_weight * prediction
+    losses = {"loss": total, "reconstruction_loss": reconstruction, "prediction_loss": prediction}
+    pixels = None
+    if output.pixel_ranked is not None:
+        pixels = pairs_of(output.pixel_predicted_loss, output.pixel_ranked)
+        if pixels.predicted is not None and pixels.measured is not None:
+            losses["pixel_prediction_loss"] = prediction = OBJECTIVES[loss.objective](
+                pixels.predicted, pixels.measured
+            )
+            losses["loss"] = total + loss.pixel_prediction_weight * prediction
     return PretrainStep(
-        losses={
-            "loss": total,
-            "reconstruction_loss": reconstruction,
-            "prediction_loss": prediction,
-        },
+        losses=losses,
         scores=scores,
         mask=chosen.mask,
         hard=chosen.hard,
         masked=output.masked,
         token_losses=token_losses.detach(),
-        ranked=output.ranked,
-        ranked_losses=pairs.ranked_losses,
-        ranked_predictions=None if pairs.ranked is None else pairs.ranked.detach(),
-        predicted=None if pairs.predicted is None else pairs.predicted.detach(),
+        ranked=pairs.tokens,
+        ranked_losses=pairs.losses,
+        ranked_predictions=_detached(pairs.predictions),
+        predicted=_detached(pairs.predicted),
         measured=pairs.measured,
         encoded=output.encoded.detach(),
+        pixels=None if pixels is None else pixels.detached(),
     )
 
 
@@ -179,37 +209,36 @@ def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., Pr
     )
 
 
-class _Pairs(NamedTuple):
-    """Losses measured and predicted: of the ranked tokens, and what the objective compares."""
-
-    ranked_losses: Tensor
-    ranked: Tensor | None = None
-    predicted: Tensor | None = None
-    measured: Tensor | None = None
-
-
 def _pairs(
-    output: HPMOutput,
-    losses: Tensor,
+    predicted_loss: Tensor | None,
+    tokens: Tensor,
     *,
+    masked: Tensor,
+    losses: Tensor,
     mask: Tensor,
     grid: TokenGrid,
     tube_length: int,
     loss: LossConfig,
-) -> _Pairs:
-    """Pair the measured losses (B, M) of a step with their predictions, where there are any."""
-    if output.ranked.shape != output.masked.shape:
-        everywhere = losses.new_zeros(mask.shape).scatter(1, output.masked, losses)
-        losses = everywhere.gather(1, output.ranked)
-    if output.predicted_loss is None or loss.prediction == "none":
-        return _Pairs(losses)
-    ranked = output.predicted_loss.gather(1, output.ranked)
+) -> Pairs:
+    """Pair the measured losses (B, M), of tokens masked (B, M), with what is predicted, if it is,
+    predicted_loss (B, N), of tokens (B, K) among them."""
+    if tokens.shape != masked.shape:
+        losses = losses.new_zeros(mask.shape).scatter(1, masked, losses).gather(1, tokens)
+    if predicted_loss is None or loss.prediction == "none":
+        return Pairs(tokens, losses)
+    predictions = predicted_loss.gather(1, tokens)
     if loss.ranking_level == "token":
-        return _Pairs(losses, ranked, ranked, losses)
+        return Pairs(tokens, losses, predictions, predictions, losses)
     # Units: the settings refuse them where only a part of their tokens is ranked
-    place = (output.masked, mask, grid, tube_length)
-    predicted, measured = (_mean_per_masked_unit(values, *place) for values in (ranked, losses))
-    return _Pairs(losses, ranked, predicted, measured)
+    place = (masked, mask, grid, tube_length)
+    predicted, measured = (
+        _mean_per_masked_unit(values, *place) for values in (predictions, losses)
+    )
+    return Pairs(tokens, losses, predictions, predicted, measured)
+
+
+def _detached(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach()
 
 
 def _mean_per_masked_unit(

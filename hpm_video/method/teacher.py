@@ -19,15 +19,19 @@ from hpm_video.models.vit import Encoder
 
 class Teacher(nn.Module):
     """What of a student predicts losses, as a frozen copy: never the reconstructor, and the encoder
-    only where the predictor builds on it."""
+    only where the predictor builds on it. Of two predictors it has the one from pixels. Parts are
+    called as in the student."""
 
     def __init__(self, student: HPM) -> None:
         super().__init__()
         assert student.predictor is not None, "plain VideoMAE has no teacher"
         self.grid = student.grid
-        self.predictor = copy.deepcopy(student.predictor)
+        self.predictor: EncodedPredictor | PixelPredictor | None = None
+        self.pixel_predictor = copy.deepcopy(student.pixel_predictor)
         self.encoder: Encoder | None = None
         self.decoder_input: DecoderInput | None = None
+        if self.pixel_predictor is None:
+            self.predictor = copy.deepcopy(student.predictor)
         if isinstance(self.predictor, EncodedPredictor):
             self.encoder = copy.deepcopy(student.encoder)
             self.decoder_input = copy.deepcopy(student.decoder_input)
@@ -37,10 +41,12 @@ class Teacher(nn.Module):
         """Patches (B, N, P), of which it sees those at index seen (B, K) -> predicted loss of all
         tokens (B, N) float32."""
         looked_at = gather_patches(patches, seen)
-        if isinstance(self.predictor, PixelPredictor):
-            return fill_in(self.predictor(looked_at, seen), seen, self.grid)
+        predictor = self.pixel_predictor or self.predictor
+        if isinstance(predictor, PixelPredictor):
+            return fill_in(predictor(looked_at, seen), seen, self.grid)
+        assert predictor is not None
         assert self.encoder is not None and self.decoder_input is not None
-        return self.predictor(self.decoder_input(self.encoder(looked_at, seen), seen))
+        return predictor(self.decoder_input(self.encoder(looked_at, seen), seen))
 
 
 def fill_in(scores: Tensor, seen: Tensor, grid: TokenGrid) -> Tensor:

@@ -161,8 +161,10 @@ def size_of_blocks(config: EncoderConfig) -> tuple[int, int]:
     parts = [(config.depth or size.depth, config.width or size.width, size.mlp_ratio)]
     if isinstance(config, ModelConfig):
         width = config.decoder_width or size.decoder_width
+        predictors = 2 if config.predictor_input == "both" else 1
         ratio = config.decoder_mlp_ratio or size.mlp_ratio
-        parts += [(config.decoder_depth, width, ratio), (config.predictor_depth, width, ratio)]
+        parts += [(config.decoder_depth, width, ratio)]
+        parts += [(config.predictor_depth, width, ratio)] * predictors
     blocks = sum(depth for depth, _, _ in parts)
     return blocks, round(sum((4 + 2 * ratio) * depth * width**2 for depth, width, ratio in parts))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hpm_video.config.values import PredictorInput
+from hpm_video.config.values import PredictorInput, values_of
 from hpm_video.models.decoder import Decoder, DecoderInput
 from hpm_video.models.pixels import gather_patches
 from hpm_video.models.precision import no_autocast
@@ -20,9 +20,11 @@ class HPMOutput:
     reconstruction (B, M, P): pixels (or normalised pixels) of the masked tokens, raster order.
     predicted_loss (B, N): predicted reconstruction loss; only its order within a clip has a
         meaning. Not a number where no prediction was made. None for plain VideoMAE.
+    pixel_predicted_loss (B, N): the same of a second predictor, which reads pixels. None without.
     masked (B, M), visible (B, V): token indices, ascending. With decoder masking the masked tokens
         that are left out, and not reconstructed, are in neither.
-    ranked (B, K): those of the masked tokens whose loss is predicted, ascending.
+    ranked (B, K): those of the masked tokens whose loss is predicted, ascending. pixel_ranked
+        (B, K): those of the second predictor.
     encoded (B, V, D): what the encoder made of the visible tokens.
     """
 
@@ -32,6 +34,8 @@ class HPMOutput:
     visible: Tensor
     ranked: Tensor
     encoded: Tensor
+    pixel_predicted_loss: Tensor | None = None
+    pixel_ranked: Tensor | None = None
 
 
 class EncodedPredictor(Decoder):
@@ -89,8 +93,9 @@ def _loss_head(head: nn.Linear, features: Tensor) -> Tensor:
 class HPM(nn.Module):
     """Encoder of the visible tokens, reconstructor of the masked ones, predictor of their loss.
 
-    ``predictor_input`` says what the predictor looks at, `EncodedPredictor` or `PixelPredictor`;
-    None leaves it out: that is plain VideoMAE.
+    ``predictor_input`` says what the predictor looks at, `EncodedPredictor` or `PixelPredictor`.
+    With ``both`` there are two: the encoded one teaches the encoder, and that from pixels,
+    `pixel_predictor`, chooses masks. None leaves them out: that is plain VideoMAE.
     """
 
     def __init__(
@@ -117,21 +122,28 @@ class HPM(nn.Module):
             mlp_ratio=decoder_mlp_ratio,
         )
         self.predictor: EncodedPredictor | PixelPredictor | None = None
-        if predictor_input == "encoded":
+        self.pixel_predictor: PixelPredictor | None = None
+        if predictor_input not in (None, *values_of(PredictorInput)):
+            words = ", ".join(values_of(PredictorInput))
+            raise ValueError(f"model.predictor_input ({predictor_input}) must be one of {words}")
+        if predictor_input in ("encoded", "both"):
             self.predictor = EncodedPredictor(
                 width=decoder_width,
                 depth=predictor_depth,
                 heads=decoder_heads,
                 mlp_ratio=decoder_mlp_ratio,
             )
-        elif predictor_input == "pixels":
+        if predictor_input in ("pixels", "both"):
             shape = (size.tubelet_size, size.patch_size)
             small = ViTSize(*shape, decoder_width, depth=predictor_depth, heads=decoder_heads)
-            self.predictor = PixelPredictor(grid, small)
-        elif predictor_input is not None:
-            raise ValueError(f"model.predictor_input ({predictor_input}) must be encoded or pixels")
-        if self.predictor is not None:
-            _start_small(self.predictor.head, self.encoder.tokens.shape.num_values)
+            of_pixels = PixelPredictor(grid, small)
+            if self.predictor is None:
+                self.predictor = of_pixels
+            else:
+                self.pixel_predictor = of_pixels
+        for predictor in (self.predictor, self.pixel_predictor):
+            if predictor is not None:
+                _start_small(predictor.head, self.encoder.tokens.shape.num_values)
 
     def forward(
         self,
@@ -163,22 +175,30 @@ class HPM(nn.Module):
             features = gather_tokens(features, masked)
         else:
             masked, features = kept, features[:, : kept.shape[1]]
-        predicted = None
+        ranked = masked if ranked is None else ranked
+
+        def from_pixels(predictor: PixelPredictor) -> Tensor:
+            return _at(ranked, predictor(gather_patches(patches, ranked), ranked), mask)
+
+        predicted = of_pixels = None
         if isinstance(self.predictor, EncodedPredictor):
-            ranked, predicted = masked, self.predictor(sequence)
+            predicted = self.predictor(sequence)
             if kept is not None:  # (B, K + V), before what is remasked -> (B, N)
                 places = torch.cat([kept, visible], dim=1)
                 predicted = _at(places, predicted[:, : places.shape[1]], mask)
         elif self.predictor is not None:
-            ranked = masked if ranked is None else ranked
-            predicted = _at(ranked, self.predictor(gather_patches(patches, ranked), ranked), mask)
+            predicted = from_pixels(self.predictor)
+        if self.pixel_predictor is not None:
+            of_pixels = from_pixels(self.pixel_predictor)
         return HPMOutput(
             reconstruction=self.reconstructor.head(features),
             predicted_loss=predicted,
             masked=masked,
             visible=visible,
-            ranked=masked if ranked is None else ranked,
+            ranked=ranked if isinstance(self.predictor, PixelPredictor) else masked,
             encoded=encoded,
+            pixel_predicted_loss=of_pixels,
+            pixel_ranked=None if of_pixels is None else ranked,
         )
 
 

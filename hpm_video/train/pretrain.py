@@ -1,5 +1,6 @@
 """Pre-training: the loop around the steps."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
-from hpm_video.method.diagnostics import ema_distance, mean_figures, step_figures
+from hpm_video.method.diagnostics import Figures, ema_distance, mean_figures, step_figures
 from hpm_video.method.masking import hard_ratio_at, num_hard_units
 from hpm_video.method.step import PretrainStep, configured_step
 from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
@@ -23,6 +25,7 @@ from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.runtime.distributed import World, seed_of, sync_gradients
 from hpm_video.train.optim import describe_lr, plan_steps, pretrain_optimizer, set_lr
 from hpm_video.train.run import (
+    CollapseWatch,
     Pictures,
     Run,
     RunProbe,
@@ -79,6 +82,9 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     model = spread(student, world, config.run)
     optimizer = pretrain_optimizer(student, optim)
     start.load_optimizer(optimizer, student)
+    kept = {name: (start.state or {}).get(name) for name in ("competence", "collapsed_records")}
+    competence = competence_of(masking, world, kept["competence"])
+    collapse = CollapseWatch(config.run.collapse_records, kept["collapsed_records"] or 0)
     start.forget_weights()
 
     def checkpoint() -> dict[str, Any]:
@@ -89,6 +95,8 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             "model": student.state_dict(),
             "teacher": None if teacher is None else teacher.state_dict(),
             "optimizer": optimizer_state(optimizer, student),
+            "competence": None if competence is None else competence.value,
+            "collapsed_records": collapse.in_a_row,
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
@@ -100,6 +108,8 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         )
         if teacher is not None:
             run.log.line(describe_view(grid, sight))
+        if competence is not None:
+            run.log.line(competence.describe(is_new=kept["competence"] is None))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         batches = run.batches()
         parts = {"student": student} | ({} if teacher is None else {"teacher": teacher})
@@ -107,8 +117,9 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         compute = configured_step(config, grid)
         generator = torch.Generator(world.device)
 
-        def learn(clips: Tensor, **how: Any) -> PretrainStep:
+        def learn(clips: Tensor, *ratio: Tensor, hard_ratio: float, **how: Any) -> PretrainStep:
             """The gradients of a micro-batch, added to those that are there."""
+            how["hard_ratio"] = ratio[0] if ratio else hard_ratio
             result = compute(model, teacher, clips, generator=generator, **how)
             run.scaled(result.loss / steps.accumulation).backward()
             return result.detached()
@@ -124,11 +135,17 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             num_hard = num_hard_units(
                 grid, mask_ratio=masking.mask_ratio, tube_length=tube_length, hard_ratio=hard_ratio
             )
+            # Of masks that wait for the student: on the device, where it may change at every step
+            learnt = None if competence is None else competence.value
+            on_device = () if competence is None else (competence.hard_ratio,)
+            form = None if on_device else (num_hard, hard_ratio > 0)
+            used = partial(float, *(on_device or (hard_ratio,)))  # waits for the device
             set_lr(optimizer, lr := steps.lr_at(step))
             # Stochastic depth, the one user of the global generator, follows (seed, step, rank).
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
             losses: dict[str, Tensor] = {}
-            figures = []
+            figures: list[Figures] = []
+            accuracies: list[Tensor] = []
             for micro_batch in range(steps.accumulation):
                 batch = run.next(batches)
                 clips = batch.on(world.device, as_floats=False)
@@ -138,19 +155,24 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                 with sync_gradients(model, micro_batch + 1 == steps.accumulation):
                     result = replayed(
                         clips,
-                        form=(num_hard, hard_ratio > 0),
+                        *on_device,
+                        form=form,
                         part=micro_batch,
                         hard_ratio=hard_ratio,
                         rows=(first, steps.clips),
                     )
                 for name, loss in result.losses.items():
                     losses[name] = losses.get(name, 0) + loss / steps.accumulation
+                if competence is not None:
+                    accuracies.append(student_accuracy(result))
                 if run.is_log_step:
                     figures.append(step_figures(result, grid, tube_length))
             run.unscale(student)
             norm = clip_gradients(student, optim.clip_grad)
             skip = run.add({**losses, "grad_norm": norm})
             step_unless(skip, optimizer)
+            if competence is not None:
+                competence.follow(torch.stack(accuracies).mean(), skip=skip)
             optimizer.zero_grad(set_to_none=not uses_graphs)  # graphs add to what is there
             momentum = None
             if teacher is not None:
@@ -160,11 +182,12 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                 update_teacher(teacher, student, momentum, skip=skip)
             if run.is_log_step:
                 distance = None if teacher is None else ema_distance(teacher, student)
-                about = {"epoch": round(epoch, 4), "hard_ratio": hard_ratio, "momentum": momentum}
+                about = {"epoch": round(epoch, 4), "hard_ratio": used(), "momentum": momentum}
+                about |= {"lr": lr} if learnt is None else {"lr": lr, "competence": learnt.item()}
                 found = {**mean_figures(figures), "ema_distance": distance}
-                run.record({**about, "lr": lr}, figures=found, prefix="pretrain")
+                collapse.note(run.record(about, figures=found, prefix="pretrain"), run.log)
             if pictures.are_due(steps_done=step + 1, total_steps=steps.total):
-                pictures.draw(student, teacher, hard_ratio=hard_ratio, step=step + 1, log=run.log)
+                pictures.draw(student, teacher, hard_ratio=used(), step=step + 1, log=run.log)
             if steps.are_due(step + 1, every_epochs=config.run.probe_every):
                 probe.run(student.encoder, step=step + 1, epoch=epoch, log=run.log)
             run.end_step(checkpoint)

@@ -43,7 +43,8 @@ BEST = "best.pt"
 
 # What only training needs: what grows with the model, and where the run was in its data
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
-_OF_TRAINING = (*TRAINING_WEIGHTS, "window", "data", "loss_scale")
+_OF_THE_RUN = ("window", "data", "loss_scale", "competence", "collapsed_records")
+_OF_TRAINING = (*TRAINING_WEIGHTS, *_OF_THE_RUN)
 
 # What a checkpoint's settings may claim: numbers in blocks as a multiple of all it holds, and some
 # more, as not all parts of a model need be in it; blocks; tokens of a clip; classes
@@ -160,6 +161,10 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
+def _is_share(value: object) -> bool:
+    return isinstance(value, Tensor) and value.shape == () and 0 <= value.item() <= 1
+
+
 def _are_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(type(entry) is str for entry in value)
 
@@ -181,6 +186,8 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "step": (_is_count, "a whole number of at least 0"),
     "model": (_are_tensors, "tensors by name"),
     "teacher": (lambda value: value is None or _are_tensors(value), "tensors by name"),
+    "competence": (lambda value: value is None or _is_share(value), "a number in [0, 1]"),
+    "collapsed_records": (_is_count, "a whole number of at least 0"),
     "num_classes": (
         lambda value: _is_count(value) and value <= _MOST_CLASSES,
         f"a whole number in [0, {_MOST_CLASSES}]",

@@ -115,6 +115,32 @@ def test_multiply_adds_of_a_predictor_from_pixels(token_ratio: float) -> None:
     assert 0 <= cost.teacher - predict(seen) < 0.01 * cost.teacher
 
 
+def test_multiply_adds_of_two_predictors() -> None:
+    """Those of both students' predictors, and the teacher of the one from pixels alone."""
+    configs = {
+        kind: _config(predictor_input=kind, predictor_depth=2)
+        for kind in ("encoded", "pixels", "both")
+    }
+    cost = {kind: _cost(config, 0.3) for kind, config in configs.items()}
+    bare = _cost(configs["both"], None).student
+    extra = {kind: each.student - bare for kind, each in cost.items()}
+    assert extra["both"] == extra["encoded"] + extra["pixels"]
+    assert cost["both"].teacher == cost["pixels"].teacher < 0.1 * cost["encoded"].teacher
+
+
+@pytest.mark.parametrize("size", ["small", "base", "large"])
+def test_two_predictors_cost_less_than_the_default(size: str) -> None:
+    both = PretrainConfig(
+        model=ModelConfig(size=size, predictor_input="both"),  # type: ignore[arg-type]
+        teacher=TeacherConfig(token_ratio=0.25),
+    )
+    fast = replace(both, masking=MaskingConfig(decoder_mask_ratio=0.5))
+    bare, masked = step_cost(plain(both)).step, step_cost(plain(fast)).step
+    assert step_cost(both).step <= 1.22 * bare
+    assert step_cost(fast).step <= 1.15 * masked
+    assert step_cost(fast).step <= 0.9 * bare
+
+
 @pytest.mark.parametrize("size", ["small", "base", "large"])
 def test_mining_costs_little(size: str) -> None:
     default = PretrainConfig(model=ModelConfig(size=size))  # type: ignore[arg-type]

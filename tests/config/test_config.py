@@ -218,7 +218,13 @@ def test_values_of_every_kind() -> None:
         ("optim.epochs=0", ["optim.epochs (0)", "at least 1"]),
         ("optim.warmup_epochs=800", ["optim.warmup_epochs (800)", "optim.epochs (800)"]),
         ("loss.prediction=none", ["loss.prediction (none)", "hard_ratio_end"]),
-        ("model.predictor_input=all", ["model.predictor_input", "all", "pixels"]),
+        ("model.predictor_input=all", ["model.predictor_input", "all", "pixels", "both"]),
+        ("masking.ramp=epochs", ["masking.ramp", "epochs", "time, competence"]),
+        ("masking.competence_low=0.8", ["competence_low (0.8)", "competence_high (0.74)"]),
+        ("masking.competence_high=1.1", ["competence_low (0.52)", "competence_high (1.1)"]),
+        ("masking.competence_low=.nan", ["masking.competence_low (nan)", "[0, 1]"]),
+        ("loss.pixel_prediction_weight=-1", ["loss.pixel_prediction_weight (-1", "at least 0"]),
+        ("run.collapse_records=-1", ["run.collapse_records (-1)", "at least 0"]),
         ("run.log_every=0", ["run.log_every (0)", "at least 1"]),
         ("run.seed=-1", ["run.seed (-1)", "must be in"]),
         ("run.seed=99999999999999999999", ["run.seed (99999999999999999999)", "must be in"]),
@@ -275,10 +281,12 @@ def test_units_are_not_ranked_by_parts() -> None:
     assert "\n" not in str(caught.value)
     load_config(PretrainConfig, None, settings[1:])
     load_config(PretrainConfig, None, settings[:1])
-    pixels = [settings[0], "model.predictor_input=pixels"]
-    with pytest.raises(ValueError, match=r"loss.ranking_level \(unit\).*token_ratio \(0.1\)"):
-        load_config(PretrainConfig, None, pixels)
-    load_config(PretrainConfig, None, [*pixels, "teacher.token_ratio=1"])
+    for kind in ("pixels", "both"):
+        pixels = [settings[0], f"model.predictor_input={kind}"]
+        message = rf"loss.ranking_level \(unit\).*{kind}.*token_ratio \(0.1\)"
+        with pytest.raises(ValueError, match=message):
+            load_config(PretrainConfig, None, pixels)
+        load_config(PretrainConfig, None, [*pixels, "teacher.token_ratio=1"])
 
 
 def test_a_teacher_that_sees_all_looks_once() -> None:

@@ -16,7 +16,7 @@ DATA_SETS = ("ssv2", "kinetics400", "ucf101", "hmdb51")
 SIZES = ("small", "base", "large")
 BASELINES = ("kinetics400_slowfast_r50", "kinetics400_x3d_s", "kinetics400_mvit_base_16x4")
 FINETUNE = [f"{data}_{size}" for data in DATA_SETS for size in SIZES]
-PRETRAIN = [f"{data}_{size}" for data in DATA_SETS[:3] for size in SIZES]
+PRETRAIN = [f"{data}_{size}" for data in DATA_SETS[:3] for size in SIZES] + ["ssv2_base_fast"]
 
 # Fine-tuning: epochs, base lr, min lr, layer decay, drop path, head dropout, videos per step,
 # repeats. Those of HMDB51, and of sizes that nothing is published of, are the nearest ones.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from hpm_video.cli.main import main
 from hpm_video.config import MaskingConfig
+from hpm_video.method import diagnostics
 from hpm_video.method import step as module
 from hpm_video.method.diagnostics import (
+    effective_rank,
     ema_distance,
     feature_variation,
     mean_figures,
@@ -21,7 +24,7 @@ from hpm_video.method.diagnostics import (
     step_figures,
 )
 from hpm_video.method.masking import Masked, make_mask, random_mask
-from hpm_video.method.step import PretrainStep
+from hpm_video.method.step import Pairs, PretrainStep
 from hpm_video.models.tokens import TokenGrid, split_mask
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint
@@ -121,10 +124,65 @@ def test_figures_are_those_of_a_slow_loop(tube_length: int, hard_ratio: float | 
     slow = _slow_figures(
         mask, scores, losses, predictions, grid=GRID, tube_length=tube_length, num_hard=num_hard
     )
-    assert figures.keys() == {*slow, "rank_accuracy", "feature_variation"}
+    assert figures.keys() == {*slow, "rank_accuracy", "feature_variation", "effective_rank"}
     for name, value in slow.items():
         assert figures[name].item() == pytest.approx(value, rel=1e-5, nan_ok=True), name
     assert figures["spearman"].item() > 0.3
+
+
+def test_figures_of_a_second_predictor_are_of_its_own_tokens() -> None:
+    losses = torch.rand(6, GRID.num_tokens, generator=_generator(2))
+    chosen = make_mask(
+        None,
+        GRID,
+        MaskingConfig(mask_ratio=0.7),
+        hard_ratio=0,
+        batch_size=6,
+        generator=_generator(),
+    )
+    _, index = split_mask(chosen.mask)
+    some = index[:, ::3]
+    measured, opposite = losses.gather(1, some), -losses.gather(1, some)
+    pairs = Pairs(some, measured, opposite, opposite, measured)
+    step = replace(_step(chosen, index, losses, losses), pixels=pairs)
+    figures = step_figures(step, GRID, 1)
+    assert figures["rank_accuracy"].item() == 1 and figures["spearman"].item() > 0.99
+    assert figures["pixel_rank_accuracy"].item() == 0 and figures["pixel_spearman"].item() < -0.99
+
+
+def _slow_rank(table: np.ndarray) -> float:
+    """RankMe, as the paper has it."""
+    values = np.linalg.svd(table, compute_uv=False)
+    shares = [value / sum(values) + 1e-7 for value in values]
+    return math.exp(-sum(share * math.log(share) for share in shares))
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 5), (2, 3, 16), (4, 9, 36)])
+def test_effective_rank_is_that_of_the_paper(shape: tuple[int, int, int]) -> None:
+    features = torch.randn(shape, generator=_generator(5)) * torch.logspace(0, -3, shape[2])
+    for constant in (0.0, 30.0):  # the encoder's large constant counts as one direction
+        table = features + constant
+        expected = _slow_rank(table.flatten(0, 1).double().numpy())
+        assert effective_rank(table).item() == pytest.approx(expected, rel=1e-4)
+    assert effective_rank(torch.eye(8)[None]).item() == pytest.approx(8, rel=1e-3)
+
+
+def test_effective_rank_is_one_of_features_that_are_all_the_same() -> None:
+    same = torch.randn(1, 1, 64, generator=_generator(6)).expand(4, 30, 64)
+    assert effective_rank(same).item() == pytest.approx(1, abs=1e-3)
+    assert effective_rank(torch.zeros(2, 3, 4)).isfinite()
+    broken = torch.ones(2, 3, 4)
+    broken[1, 2, 3] = math.inf
+    assert effective_rank(broken).isnan()
+
+
+def test_effective_rank_of_many_tokens_is_of_evenly_spaced_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = torch.randn(3, 20, 8, generator=_generator(7))
+    monkeypatch.setattr(diagnostics, "_MOST_ROWS", 25)  # of 60, every third
+    expected = _slow_rank(features.flatten(0, 1)[::3].double().numpy())
+    assert effective_rank(features).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_features_vary_by_what_they_do_not_share() -> None:

@@ -37,7 +37,7 @@ WORLD = World(0, 1, torch.device("cpu"))
 GRID = TokenGrid(8, 9, 8)
 
 
-@pytest.mark.parametrize("predictor_input", ["pixels", "encoded"])
+@pytest.mark.parametrize("predictor_input", ["pixels", "encoded", "both"])
 def test_a_step_is_one_graph_and_stays_it_while_hard_ratio_moves(
     predictor_input: PredictorInput,
 ) -> None:
@@ -55,7 +55,7 @@ def test_a_step_is_one_graph_and_stays_it_while_hard_ratio_moves(
     counter = CompileCounter()
     compiled = torch.compile(student, backend=counter, fullgraph=True)
     clips = torch.rand(2, 3, 16, 36, 32, generator=torch.Generator().manual_seed(0))
-    for hard_ratio in (0.1, 0.25, 0.3, 0.5):
+    for hard_ratio in (0.1, 0.25, 0.3, 0.5, torch.tensor(0.4, dtype=torch.float64)):
         losses = []
         for model in (student, compiled):
             result = pretrain_step(

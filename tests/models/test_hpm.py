@@ -11,7 +11,7 @@ from hpm_video.config import LossConfig, MaskingConfig, ModelConfig
 from hpm_video.method.decoder_masking import num_reconstructed_tokens, reconstructed_tokens
 from hpm_video.method.masking import Rows, hard_mask, random_mask
 from hpm_video.method.step import pretrain_step
-from hpm_video.method.teacher import Teacher, score_tokens
+from hpm_video.method.teacher import Teacher, score_tokens, update_teacher
 from hpm_video.models.build import build_model
 from hpm_video.models.hpm import HPM, PixelPredictor, PredictorInput
 from hpm_video.models.tokens import (
@@ -174,7 +174,7 @@ def _step(
         grid=student.grid,
         masking=masking or MaskingConfig(mask_ratio=0.7),
         loss=loss or LossConfig(),
-        predictor_input="pixels" if _from_pixels(student) else "encoded",
+        predictor_input=_input(student),
         hard_ratio=hard_ratio,
         token_ratio=token_ratio,
         generator=torch.Generator().manual_seed(seed),
@@ -184,12 +184,14 @@ def _step(
     )
 
 
-def _from_pixels(student: HPM) -> bool:
-    return isinstance(student.predictor, PixelPredictor)
+def _input(student: HPM) -> PredictorInput:
+    if student.pixel_predictor is not None:
+        return "both"
+    return "pixels" if isinstance(student.predictor, PixelPredictor) else "encoded"
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-@pytest.mark.parametrize("predictor_input", ["encoded", "pixels"])
+@pytest.mark.parametrize("predictor_input", ["encoded", "pixels", "both"])
 def test_a_step_of_bytes_is_that_of_floats_bit_for_bit(
     predictor_input: PredictorInput, normalize: bool
 ) -> None:
@@ -706,6 +708,94 @@ def test_a_predictor_from_pixels_is_a_network_of_its_own() -> None:
     assert torch.equal(output.reconstruction, expected.reconstruction)
     assert output.predicted_loss[mask].isnan().all()
     assert expected.predicted_loss[mask].isfinite().all()
+
+
+def _moved(student: HPM, loss: Tensor) -> set[str]:
+    """The parts of a model that a loss has a gradient for, but for what only shifts predictions."""
+    student.zero_grad()
+    loss.backward(retain_graph=True)
+    grads = {n: p.grad for n, p in student.named_parameters() if p.grad is not None}
+    return {name for name, grad in grads.items() if grad.abs().max() > 1e-6}
+
+
+def test_of_two_predictors_one_teaches_the_encoder_and_each_learns_by_its_own_loss() -> None:
+    grid = TokenGrid(2, 3, 5)
+    student, clips = _model(grid, predictor_input="both"), _clips(grid)
+    names = {name for name, _ in student.named_parameters()}
+    shifts = {
+        *_SHIFTS,
+        *("pixel_predictor.head.bias", "pixel_predictor.encoder.norm.bias"),
+    }
+    own = {name for name in names if name.startswith("pixel_predictor.")} - shifts
+    loss = LossConfig(prediction_weight=0.3, pixel_prediction_weight=0.2)
+    step = _step(student, clips, token_ratio=0.5, loss=loss)
+    assert _moved(student, step.losses["pixel_prediction_loss"]) == own
+    rest = {name for name in names if not name.startswith(("pixel_predictor.", "reconstructor."))}
+    assert _moved(student, step.losses["prediction_loss"]) == rest - shifts
+    assert _moved(student, step.loss) == names - shifts
+    parts = ("reconstruction_loss", "prediction_loss", "pixel_prediction_loss")
+    total = sum(w * step.losses[n] for w, n in zip((1, 0.3, 0.2), parts, strict=True))
+    assert step.loss.item() == pytest.approx(total.item())
+
+
+@pytest.mark.parametrize("decoder_mask_ratio", [0.0, 0.5])
+def test_each_of_two_predictors_is_judged_on_the_tokens_it_ranks(decoder_mask_ratio: float) -> None:
+    """The encoded one on all that are reconstructed, that from pixels on a share of them."""
+    grid = TokenGrid(2, 3, 5)
+    student, clips = _model(grid, predictor_input="both").eval(), _clips(grid)
+    masking = MaskingConfig(mask_ratio=0.7, decoder_mask_ratio=decoder_mask_ratio)
+    step = _step(student, clips, masking=masking, token_ratio=0.3, hard_ratio=0.0)
+    patches, pixels = patchify(clips, grid), step.pixels
+    assert step.ranked.equal(step.masked) and step.measured.equal(step.token_losses)
+    assert step.predicted.shape == step.masked.shape
+    assert pixels.tokens.shape == (2, 6 if decoder_mask_ratio == 0 else 3)
+    for row in range(2):
+        masked, tokens = step.masked[row].tolist(), pixels.tokens[row].tolist()
+        losses = [step.token_losses[row, masked.index(token)].item() for token in tokens]
+        assert pixels.losses[row].tolist() == pixels.measured[row].tolist() == losses
+        index = pixels.tokens[row : row + 1]
+        alone = student.pixel_predictor(patches[row : row + 1, tokens], index)[0]
+        assert (pixels.predicted[row] - alone).abs().max() < 1e-5
+    # Beside it, the encoded one is what it is alone
+    single = _model(grid)
+    single.load_state_dict(student.state_dict(), strict=False)
+    other = _step(single.eval(), clips, masking=masking, hard_ratio=0.0)
+    assert other.predicted.equal(step.predicted) and other.pixels is None
+
+
+def test_of_two_predictors_the_one_from_pixels_makes_the_masks() -> None:
+    """Its average alone: no encoder, and the same scores as of a student that has no other."""
+    grid = TokenGrid(2, 4, 5)
+    student, clips = _model(grid, predictor_input="both"), _clips(grid)
+    teacher = Teacher(student)
+    names = {name.split(".")[0] for name, _ in teacher.named_parameters()}
+    assert names == {"pixel_predictor"}
+    assert teacher.state_dict().keys() < student.state_dict().keys()
+    single = _model(grid, predictor_input="pixels", seed=5)
+    single.predictor.load_state_dict(student.pixel_predictor.state_dict())
+    scores = [
+        score_tokens(
+            each,
+            clips,
+            token_ratio=0.3,
+            view="spread",
+            generator=torch.Generator().manual_seed(0),
+        )
+        for each in (teacher, Teacher(single))
+    ]
+    assert scores[0].equal(scores[1])
+    steps = [
+        _step(student, clips, teacher=each, token_ratio=0.3, hard_ratio=1.0)
+        for each in (teacher, Teacher(single), None)
+    ]
+    assert steps[0].mask.equal(steps[1].mask) and not steps[0].mask.equal(steps[2].mask)
+    with torch.no_grad():
+        for parameter in student.pixel_predictor.parameters():
+            parameter.add_(1.0)
+    before = {name: value.clone() for name, value in teacher.named_parameters()}
+    update_teacher(teacher, student, 0.75)
+    for name, value in teacher.named_parameters():
+        assert (value - before[name] - 0.25).abs().max() < 1e-5, name
 
 
 def test_predictions_from_pixels_are_float32_under_bfloat16() -> None:

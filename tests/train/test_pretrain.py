@@ -47,7 +47,7 @@ RECORD = [
     *("step", "epoch", "hard_ratio", "momentum", "lr"),
     *("loss", "reconstruction_loss", "prediction_loss", "grad_norm", "grad_norm_max"),
     *("rank_accuracy", "spearman", "hard_share", "hard_loss", "random_loss"),
-    *("feature_variation", "ema_distance"),
+    *("feature_variation", "effective_rank", "ema_distance"),
     *("skipped_steps", "clips_per_second", "data_wait_fraction"),
 ]
 
@@ -124,6 +124,18 @@ VARIANTS = {
     "from pixels, units": [
         *("model.predictor_input=pixels", "loss.ranking_level=unit", "teacher.token_ratio=1"),
     ],
+    "both": ["model.predictor_input=both", "teacher.token_ratio=0.25"],
+    "both, units": [
+        *("model.predictor_input=both", "loss.ranking_level=unit", "teacher.token_ratio=1"),
+    ],
+    "both, decoder masking": [
+        *("model.predictor_input=both", "teacher.token_ratio=0.5"),
+        "masking.decoder_mask_ratio=0.5",
+    ],
+    "both, waits": [
+        *("model.predictor_input=both", "teacher.token_ratio=0.25", "masking.ramp=competence"),
+    ],
+    "waits": ["masking.ramp=competence"],
     "sparse teacher": ["teacher.token_ratio=0.5"],
     "sparse teacher, tokens": ["teacher.token_ratio=0.2", "teacher.view=tokens", "teacher.draws=2"],
     "sparse teacher, tubes": ["teacher.token_ratio=0.5", "teacher.view=tubes"],
@@ -159,6 +171,9 @@ def test_every_variant_learns(tmp_path: Path, pretrain_arguments: Arguments, var
         assert (record["prediction_loss"] > 0) == has_predictor
         assert (record["rank_accuracy"] is not None) == has_predictor
         assert (record["momentum"] is not None) == (state["teacher"] is not None)
+        for name in ("pixel_prediction_loss", "pixel_rank_accuracy"):
+            assert (name in record) == variant.startswith("both"), name
+        assert ("competence" in record) == variant.endswith("waits")
 
 
 def test_the_seed_decides(pretrained: Path, tmp_path: Path, pretrain_arguments: Arguments) -> None:
@@ -340,7 +355,8 @@ def double_batch(tmp_path_factory: pytest.TempPathFactory, pretrain_arguments: A
 
 def _assert_same_losses(one: Path, other: Path) -> None:
     for mine, theirs in zip(read_records(one), read_records(other), strict=True):
-        for name in mine.keys() - {"clips_per_second", "data_wait_fraction"}:
+        # An effective rank is that of a micro-batch of one process
+        for name in mine.keys() - {"clips_per_second", "data_wait_fraction", "effective_rank"}:
             if theirs[name] is None:
                 assert mine[name] is None, name
             else:

@@ -107,6 +107,12 @@ class RunLog:
             for tag, tensor in values.items():
                 self._tensorboard.add_histogram(tag, tensor, step)
 
+    def warning(self, text: str, *, tag: str, step: int) -> None:
+        """A `line` that TensorBoard shows too, among its texts."""
+        self.line(f"warning: {text}")
+        if self.is_main:
+            self._tensorboard.add_text(tag, text, step)
+
     def progress(self, loss: float | None = None) -> None:
         """One more step is done."""
         if self.is_main and not self._bar.disable:

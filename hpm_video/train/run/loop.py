@@ -229,8 +229,9 @@ class Run:
 
     def record(
         self, values: Record, *, prefix: str, figures: Mapping[str, Tensor | None] | None = None
-    ) -> None:
-        """Append a record of the period to the logs: step, values, figures, means and rates.
+    ) -> Record:
+        """Append a record of the period to the logs, and return it: step, values, figures, means
+        and rates.
 
         ``values`` are numbers as they are. ``figures``, scalar tensors about the step in progress
         or None, are averaged over processes; they become null where they are not a number and
@@ -253,6 +254,7 @@ class Run:
             self.log.line(_WAITING.format(waited=waited))
             self._has_warned = True
         self._has_recorded = True
+        return record
 
     def end_step(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
         """Count the step; save when it is time, at the end, and before stopping.

@@ -49,7 +49,8 @@ def export_tensors(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, 
             theirs = rule.change.to_theirs([weights[name].float() for name in rule.ours], tokens)
             tensors |= {n: v.contiguous().clone() for n, v in zip(rule.theirs, theirs, strict=True)}
     left_out = [name for name in weights if name not in used]
-    may_be = ("predictor.", *(("decoder_input.", "reconstructor.") if layout.is_image else ()))
+    of_ours = ("predictor.", "pixel_predictor.")
+    may_be = (*of_ours, *(("decoder_input.", "reconstructor.") if layout.is_image else ()))
     lost = [name for name in left_out if not name.startswith(may_be)]
     refuse(lost, f"weights have no place in {layout.name}")
     counts = Counter(name.split(".")[0] for name in left_out)

@@ -1,0 +1,35 @@
+"""A warning where the encoder of a pre-training says the same of everything it is shown."""
+
+from hpm_video.train.run.logs import Record, RunLog
+
+# Effective rank below which the features of a batch are as good as one: they lie on a line, or
+# nearly so. See docs/pretrain.md for those of healthy runs.
+COLLAPSED_BELOW = 2.0
+
+
+class CollapseWatch:
+    """Counts the records in a row that show a collapsed encoder.
+
+    in_a_row: how many up to the latest; part of a checkpoint. A record without a figure, as of a
+    skipped step, changes nothing.
+    """
+
+    def __init__(self, patience: int, in_a_row: int = 0) -> None:
+        self._patience, self.in_a_row = patience, in_a_row
+
+    def note(self, record: Record, log: RunLog) -> None:
+        """Take in a record; warns at the ``patience``-th of a row, 0 = never."""
+        rank, variation = record["effective_rank"], record["feature_variation"]
+        if rank is None:
+            return
+        self.in_a_row = self.in_a_row + 1 if rank < COLLAPSED_BELOW else 0
+        if self._patience and self.in_a_row == self._patience:
+            log.warning(
+                f"the encoder has collapsed: {self.in_a_row} records in a row have an "
+                f"effective_rank below {COLLAPSED_BELOW:g} (now {rank:.2f}, feature_variation "
+                f"{variation:.2g}); "
+                "it says nearly the same of every token. Start again with a lower optim.base_lr or "
+                "a longer optim.warmup_epochs",
+                tag="warning/collapse",
+                step=int(record["step"] or 0),
+            )
