@@ -5,7 +5,8 @@ host has started the next, and waits for most of the step.
 """
 
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -41,7 +42,8 @@ def choose_cuda_graphs(asked: Switch, world: World, *, compiled: bool) -> tuple[
     return "true", "one process on CUDA"
 
 
-class _Capture(NamedTuple, Generic[Result]):
+@dataclass(frozen=True)  # a NamedTuple cannot be generic in Python 3.10
+class _Capture(Generic[Result]):
     graph: torch.cuda.CUDAGraph
     given: list[Tensor]
     result: Result
@@ -96,11 +98,11 @@ class Replayed(Generic[Result]):
                     f"{type(error).__name__}: {said[0]}"
                 )
                 return self._function(*given, **named)
-        graph, own, result = self._captured[part]
-        for mine, theirs in zip(own, given, strict=True):
-            mine.copy_(theirs)
-        graph.replay()
-        return result
+        captured = self._captured[part]
+        for own, new in zip(captured.given, given, strict=True):
+            own.copy_(new)
+        captured.graph.replay()
+        return captured.result
 
     def _beside(self, *given: Tensor, **named: Any) -> Result:
         """Call it on another stream than the default one, which no capture may meet."""
