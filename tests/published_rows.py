@@ -71,6 +71,7 @@ _pretraining = partial(
         "weight decay": 0.05,
         "betas": (0.9, 0.95),
         "clip grad": None,
+        "first weights": "videomae",
         "normalised targets": True,
     },
 )
@@ -237,6 +238,7 @@ def ours(job: str, name: str) -> Row:
                 else None
             ),
             "drop path": config.model.drop_path,
+            "first weights": config.model.first_weights,
             "normalised targets": config.loss.normalize_targets,
         }
     decay, augment, mixing = config.optim.layer_decay, config.augment, config.mixing

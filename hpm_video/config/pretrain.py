@@ -57,7 +57,9 @@ class ModelConfig(EncoderConfig):
     )
     predictor_depth: int = setting(1, "blocks of each loss predictor")
     first_weights: FirstWeights = setting(
-        "videomae", "of new runs: VideoMAE's; xavier: larger ones, those of earlier versions"
+        "xavier",
+        "videomae: as its code makes them; former: xavier, but the predictor's head does not start "
+        "small",
     )
 
     def __post_init__(self) -> None:
@@ -194,7 +196,7 @@ def as_then(stored: Mapping[str, Any]) -> Mapping[str, Any]:
     model = stored.get("model") if isinstance(stored, Mapping) else None
     if not isinstance(model, Mapping) or "decoder_width" not in model:  # of no pre-training
         return stored
-    then: dict[str, Any] = {"first_weights": "xavier"}
+    then: dict[str, Any] = {"first_weights": "former"}
     if model.get("size") == "giant":  # its decoder had the ratio of all others
         then["decoder_mlp_ratio"] = 4.0
     return {**stored, "model": {**then, **model}}

@@ -16,7 +16,7 @@ CropOn = Literal["workers", "device"]
 # Models
 Size = Literal["tiny", "small", "base", "large", "huge", "huge_v2", "giant"]
 Positions = Literal["sinusoid", "stored"]
-FirstWeights = Literal["videomae", "xavier"]
+FirstWeights = Literal["xavier", "videomae", "former"]
 PredictorInput = Literal["encoded", "pixels", "both"]
 ClassifierName = Literal[
     "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",

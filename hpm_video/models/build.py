@@ -96,9 +96,11 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
         predictor_input=config.predictor_input if predict_loss else None,
         predictor_depth=config.predictor_depth,
     )
-    if config.first_weights == "xavier":
+    if config.first_weights != "videomae":
         model.apply(init_linear)
         nn.init.trunc_normal_(model.decoder_input.mask_token, std=0.02)
+    if config.first_weights == "xavier":
+        model.start_heads_small()
     return model
 
 

@@ -141,6 +141,10 @@ class HPM(nn.Module):
                 self.predictor = of_pixels
             else:
                 self.pixel_predictor = of_pixels
+        self.start_heads_small()
+
+    def start_heads_small(self) -> None:
+        """Draw first weights of the predictors' heads, which then predict losses near 0."""
         for predictor in (self.predictor, self.pixel_predictor):
             if predictor is not None:
                 _start_small(predictor.head, self.encoder.tokens.shape.num_values)

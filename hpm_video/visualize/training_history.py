@@ -89,7 +89,7 @@ def untrained(config: PretrainConfig, device: torch.device | str) -> Pretrained 
     """
     if config.model.init is not None or config.run.resume is not None:
         return None
-    if config.model.first_weights != "videomae":
+    if config.model.first_weights == "former":
         return None
     grid = token_grid(
         config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size

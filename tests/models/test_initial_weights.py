@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import ClassifierConfig, ModelConfig
-from hpm_video.config.values import PredictorInput
+from hpm_video.config.values import FirstWeights, PredictorInput
 from hpm_video.models.build import build_classifier, build_model
 from hpm_video.models.tokens import TokenGrid
 
@@ -68,7 +68,7 @@ def _tiny(**settings: object) -> dict[str, object]:
 @pytest.mark.parametrize("predictor_input", ["encoded", "pixels"])
 def test_those_of_pre_training(predictor_input: PredictorInput) -> None:
     torch.manual_seed(0)
-    settings = _tiny(predictor_input=predictor_input, decoder_depth=1)
+    settings = _tiny(predictor_input=predictor_input, decoder_depth=1, first_weights="videomae")
     model = build_model(ModelConfig(**settings), TokenGrid(8, 4, 4), predict_loss=True)
     pixels = 2 * 16 * 16 * 3
     of_pytorch = {
@@ -92,13 +92,16 @@ def test_those_of_pre_training(predictor_input: PredictorInput) -> None:
             _check_plain(name, values)
 
 
-def test_those_of_earlier_versions() -> None:
+@pytest.mark.parametrize("rule", ["xavier", "former"])
+def test_those_that_published_recipes_do_not_take(rule: FirstWeights) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(**_tiny(first_weights="xavier", decoder_depth=1))
+    config = ModelConfig(**_tiny(first_weights=rule, decoder_depth=1))
     model = build_model(config, TokenGrid(8, 4, 4), predict_loss=True)
     for name, values in model.named_parameters():
         if name == "decoder_input.mask_token":
             assert values.abs().max() > 0.03  # of deviation .02, and not cut there
+        elif name == "predictor.head.weight" and rule == "xavier":
+            assert values.std() < 0.01
         elif values.ndim == 2:
             _check(name, values, _xavier(values))
         else:
