@@ -19,6 +19,13 @@ from hpm_video.visualize.windows import resized, shrunk
 Floats = npt.NDArray[np.float32]
 
 GREY = 0.5  # masked pixels
+# Of each source, by its name in `HardTubes.by_source`
+_LABELS = {
+    "predicted": "loss predicted",
+    "motion": "frame differences",
+    "codec": "motion vectors of the codec",
+    "measured": "loss measured, mean over random masks",
+}
 WHOLE = Place(0, 0, 1, 1)
 OUTSIDE = 0.5  # brightness of what a model does not see
 MAX_COLUMNS = 8
@@ -47,10 +54,12 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
     rows = [Row("the video", frames)]
     if tubes.predicted is not None:
         title += f"  (rank accuracy {tubes.rank_accuracy:.3f}, Spearman {tubes.spearman:.3f})"
-        label = "loss predicted: dark = easiest, yellow = hardest tokens of the clip"
-        rows.append(Row(label, heat_at(frames, ranks(tubes.predicted)[steps], place)))
-    label = "loss measured: mean over random masks, same colours"
-    rows.append(Row(label, heat_at(frames, ranks(tubes.measured)[steps], place)))
+    colours = ": dark = easiest, yellow = hardest tokens of the clip"
+    for source, scores in tubes.by_source.items():
+        label, colours = f"{_LABELS[source]}{colours}", ", same colours"
+        if source in tubes.agreement:
+            label += f" (Spearman {tubes.agreement[source]:.2f} with the loss measured)"
+        rows.append(Row(label, heat_at(frames, ranks(scores)[steps], place)))
 
     hard = tubes.hard[steps]
     by = "measured, as there is no predictor" if tubes.predicted is None else "predicted"

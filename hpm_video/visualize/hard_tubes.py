@@ -12,8 +12,10 @@ from hpm_video.config import MaskingConfig
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.pretrained import Pretrained, reconstruct, run_student
+from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.masking import Masked, make_mask, unit_scores, units_to_tokens
-from hpm_video.models.tokens import TokenGrid
+from hpm_video.method.sources import motion_scores
+from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place
 from hpm_video.visualize.windows import Window
@@ -34,6 +36,8 @@ class HardTubes:
     indices: (T,), which frames of the video they are.
     predicted: loss of every token, of which only the order has a meaning; None for plain VideoMAE.
     measured: reconstruction loss of every token, mean over the random masks that hide it.
+    motion, codec: scores of every token by what needs no model, see `hpm_video.method.sources`;
+        codec is None where the file gives no motion vectors.
     random_mask: of the reconstruction: honest (T, S, S, 3) uint8 is what the model makes of the
         rest alone; flattering adds the true mean and variance of every token, which no model can
         know. It is None where the model predicts pixels as they are.
@@ -50,6 +54,8 @@ class HardTubes:
     grid: TokenGrid
     predicted: Scores | None
     measured: Scores
+    motion: Scores
+    codec: Scores | None
     random_mask: Mask
     honest: Frames
     flattering: Frames | None
@@ -72,6 +78,22 @@ class HardTubes:
     def scores(self) -> Scores:
         """What says what is hard: the loss predicted, or measured where there is no predictor."""
         return self.measured if self.predicted is None else self.predicted
+
+    @property
+    def by_source(self) -> dict[str, Scores]:
+        """What ranks the tokens, by its name: all that there are, the measured loss last."""
+        found = {name: getattr(self, name) for name in ("predicted", "motion", "codec", "measured")}
+        return {name: scores for name, scores in found.items() if scores is not None}
+
+    @cached_property
+    def agreement(self) -> dict[str, float]:
+        """Rank correlation over tubes of each source's scores with the measured loss."""
+        tubes = {
+            name: torch.from_numpy(self.per_tube(scores))[None]
+            for name, scores in self.by_source.items()
+        }
+        measured = tubes.pop("measured")
+        return {name: rank_correlation(each, measured).item() for name, each in tubes.items()}
 
     @property
     def hard(self) -> Mask:
@@ -150,6 +172,7 @@ def ask(
     if config.loss.normalize_targets:
         flattering = _pixels(complete(true_statistics=True))
     shape = grid.time, grid.height, grid.width
+    codec = None if window.codec is None else window.codec[crop].reshape(shape)
     return HardTubes(
         frames=window.frames,
         place=window.places[crop],
@@ -158,6 +181,8 @@ def ask(
         grid=grid,
         predicted=None if predicted is None else predicted.float().reshape(shape).cpu().numpy(),
         measured=measured.float().reshape(shape).cpu().numpy(),
+        motion=motion_scores(patchify(clips, grid), grid).reshape(shape).cpu().numpy(),
+        codec=codec,
         random_mask=mask.reshape(shape).cpu().numpy(),
         honest=_pixels(complete()),
         flattering=flattering,

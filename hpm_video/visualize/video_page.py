@@ -60,6 +60,15 @@ class Asked:
     num_masks: int
 
 
+# Of each source, by its name in `HardTubes.by_source`
+_BY = {
+    "predicted": "the loss predicted",
+    "motion": "frame differences",
+    "codec": "the codec's motion",
+    "measured": "the loss measured",
+}
+
+
 def video_page(film: Film, asked: Asked) -> str:
     """The HTML page of a video."""
     return page(
@@ -71,6 +80,7 @@ def video_page(film: Film, asked: Asked) -> str:
         asked=asked,
         is_cut=film.view.whole_video and len(film.windows) == film.view.max_windows,
         heats=(255 * colormaps["inferno"](np.linspace(0, 1, 9))[:, :3]).round().astype(int),
+        by=_BY,
         data=_data(film),
     )
 
@@ -88,6 +98,7 @@ def _data(film: Film) -> dict[str, Any]:
         "masking": asdict(first.masking),
         "hardRatio": first.hard_ratio,
         "plain": first.predicted is None,
+        "kinds": list(first.by_source),
         "fps": film.fps,
         "numFrames": film.num_frames,
         "shown": list(first.frames.shape[1:3]),
@@ -107,17 +118,15 @@ def _data(film: Film) -> dict[str, Any]:
 
 
 def _crop(tubes: HardTubes) -> dict[str, Any]:
-    def losses(values: npt.NDArray[np.float32] | None) -> dict[str, str] | None:
-        if values is None:
-            return None
+    def losses(values: npt.NDArray[np.float32]) -> dict[str, str]:
         return {"tokens": packed(values), "tubes": packed(tubes.per_tube(values))}
 
     def pictures(frames: Frames | None) -> Sequence[str] | None:
         return None if frames is None else [jpeg(frame, quality=85) for frame in frames]
 
     return {
-        "predicted": losses(tubes.predicted),
-        "measured": losses(tubes.measured),
+        "scores": {name: losses(values) for name, values in tubes.by_source.items()},
+        "agreement": {name: _finite(value) for name, value in tubes.agreement.items()},
         "seen": packed(tubes.random_mask.astype(np.uint8)),
         "honest": pictures(tubes.honest),
         "flattering": pictures(tubes.flattering),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torchvision.transforms.v2 import functional
 
@@ -53,12 +54,14 @@ class Window:
     frames: (T, H, W, 3), at the video's own size or, where asked for, scaled down.
     crops: (K, T, S, S, 3), of the places in ``places``.
     indices: (T,), which frames of the video they are.
+    codec: (K, N) float32, what the codec says of each crop's motion; None where it says nothing.
     """
 
     frames: Frames
     crops: Frames
     places: tuple[Place, ...]
     indices: frame_indices.Indices
+    codec: npt.NDArray[np.float32] | None = None
 
 
 @answer

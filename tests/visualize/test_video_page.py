@@ -14,6 +14,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 from PIL import Image
+from scipy.stats import spearmanr
 from videos import turn
 
 from hpm_video.config import DataConfig, MaskingConfig
@@ -94,6 +95,8 @@ def film_of(path: Path, view: View | None = None) -> Film:
                 grid=GRID,
                 predicted=shares,
                 measured=shares[:, ::-1].copy() + 0.5,
+                motion=shares[:, :, ::-1].copy(),
+                codec=shares[:, ::-1, ::-1].copy(),
                 random_mask=mask,
                 honest=crop,
                 flattering=255 - crop,
@@ -104,6 +107,11 @@ def film_of(path: Path, view: View | None = None) -> Film:
             )
         )
     return Film(path.name, (tuple(tubes),), fps=10, video_fps=10, num_frames=12)
+
+
+def hardest_by(tubes: HardTubes, source: str) -> np.ndarray:
+    """The hard tubes of the run's masks, had they been chosen by another source."""
+    return replace(tubes, predicted=tubes.by_source[source]).hard
 
 
 def middle(flags: np.ndarray) -> np.ndarray:
@@ -319,7 +327,8 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
     # Every view differs from the others
     views = browser.find_elements(By.CSS_SELECTOR, "[data-view]")
     assert [view.get_attribute("data-view") for view in views] == [
-        "clip", "predicted", "measured", "hard", "random", "seen", "honest", "flattering"
+        "predicted", "motion", "codec", "measured", "clip", "hard", "random", "seen", "honest",
+        "flattering",
     ]  # fmt: skip
     drawn = {}
     for view in views:
@@ -333,6 +342,25 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
         for other in names[names.index(one) + 1 :]:
             if {one, other} != {"clip", "honest"}:  # here the reconstruction is perfect
                 assert np.abs(drawn[one] - drawn[other]).mean() > 1, (one, other)
+    # Each source with its own rank correlation, and masks by each
+    for source in ("predicted", "motion", "codec"):
+        units = (tubes.per_tube(scores) for scores in (tubes.by_source[source], tubes.measured))
+        expected = spearmanr(*units).statistic
+        shown = browser.find_element(By.CSS_SELECTOR, f"[data-agreement={source}]").text
+        assert shown == f"Spearman {expected:.3f}", source
+    browser.execute_script("look('hard')")
+    masks = {}
+    for source in tubes.by_source:
+        browser.execute_script(
+            "by('scores').value = arguments[0]; by('scores').dispatchEvent(new Event('change'))",
+            source,
+        )
+        assert text("covered") == f"{100 * tubes.covered(hardest_by(tubes, source)):.0f} %", source
+        masks[source] = pixels(browser)
+    assert np.abs(masks["motion"] - masks["codec"]).mean() > 1
+    browser.execute_script(
+        "by('scores').value = 'predicted'; by('scores').dispatchEvent(new Event('change'))"
+    )
     # Masks follow their sliders, and numbers do
     browser.execute_script("look('hard')")
     half, covered = pixels(browser), text("covered")
@@ -400,13 +428,14 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
 def test_a_plain_checkpoint_shows_what_is_measured(browser: Any, tmp_path: Path) -> None:
     film = film_of(moving_square(tmp_path / "a.mp4", "landscape"), View(num_crops=3))
     plain = tuple(
-        replace(t, predicted=None, flattering=None, spearman=None, rank_accuracy=None)
+        replace(t, predicted=None, codec=None, flattering=None, spearman=None, rank_accuracy=None)
         for t in film.windows[0]
     )
     show(browser, replace(film, windows=(plain,)), tmp_path)
     names = browser.execute_script(
         "return [...document.querySelectorAll('[data-view]')].map((e) => e.dataset.view)"
     )
-    assert names == ["clip", "measured", "hard", "random", "seen", "honest"]
-    assert "plain VideoMAE" in browser.execute_script("return document.body.textContent")
+    assert names == ["motion", "measured", "clip", "hard", "random", "seen", "honest"]
+    said = browser.execute_script("return document.body.textContent")
+    assert "plain VideoMAE" in said and "codec gives no motion vectors" in said
     assert errors(browser) == []

@@ -52,8 +52,13 @@ function thumbnails() {
     canvas.setAttribute("aria-hidden", "true");
     size(canvas, 260);
     button.append(canvas, text);
+    if (name in data.windows[0].crops[0].agreement) {
+      const value = document.createElement("small");
+      value.dataset.agreement = name;
+      button.append(value);
+    }
     button.addEventListener("click", () => look(name));
-    by("views").append(button);
+    by(view.heat ? "sources" : "views").append(button);
   }
 }
 
@@ -102,7 +107,6 @@ async function start() {
   choice("colours", "colours");
   choice("scores", "by");
   choice("slices", "slices");
-  by("scores").disabled = data.plain;
   by("outline").addEventListener("change", () => {
     state.outline = by("outline").checked;
     redraw();

@@ -19,9 +19,8 @@ function ranks(values) {
   return result;
 }
 
-// Losses of tokens (N) and of tubes (U), and what both are among the others of their clip.
+// Scores of tokens (N) and of tubes (U), and what both are among the others of their clip.
 function losses(packed) {
-  if (!packed) return null;
   const token = floats(packed.tokens);
   const units = floats(packed.tubes);
   const spread = (values) => masks.toTokens(values, data.grid, data.tubeLength);
@@ -41,21 +40,21 @@ function image(source) {
 for (const shown of data.windows) {
   shown.frames = shown.frames.map(image);
   for (const crop of shown.crops) {
-    for (const name of ["predicted", "measured"]) crop[name] = losses(crop[name]);
+    for (const name of data.kinds) crop[name] = losses(crop.scores[name]);
     crop.seen = bytes(crop.seen);
     for (const name of ["honest", "flattering"]) crop[name] = crop[name] && crop[name].map(image);
   }
 }
 data.palette = bytes(data.palette); // 256 colours, 3 bytes each
 
-// The lowest and highest loss of all clips, by kind and level: the ends of colours by value.
+// The lowest and highest score of all clips, by kind and level: the ends of colours by value.
 data.range = {};
-for (const kind of ["predicted", "measured"]) {
+for (const kind of data.kinds) {
   data.range[kind] = {};
   for (const level of ["token", "tube"]) {
     let [low, high] = [Infinity, -Infinity];
     for (const crop of data.windows.flatMap((shown) => shown.crops)) {
-      for (const value of crop[kind] ? crop[kind][level].values : []) {
+      for (const value of crop[kind][level].values) {
         low = Math.min(low, value);
         high = Math.max(high, value);
       }

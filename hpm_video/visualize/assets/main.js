@@ -47,6 +47,12 @@ function moment(current, index) {
   return { ...kept.get(key), crop, step, first: step * data.grid[1] * data.grid[2] };
 }
 
+const SAID = {
+  predicted: "predicted score",
+  motion: "frame difference",
+  codec: "codec's motion",
+  measured: "measured loss",
+};
 const percent = (value) => `${(100 * value).toFixed(0)} %`;
 const fixed = (value) => (value === null ? "–" : value.toFixed(3));
 
@@ -79,11 +85,9 @@ function tubeText() {
   const token = now.first + state.row * columns + state.column;
   const at = state.level;
   const parts = [`Tube in row ${state.row + 1} of ${rows}, column ${state.column + 1} of ${columns}`];
-  for (const kind of ["predicted", "measured"]) {
-    if (!now.crop[kind]) continue;
+  for (const kind of data.kinds) {
     const { values, ranks: among } = now.crop[kind][at];
-    const loss = kind === "predicted" ? "predicted score" : "measured loss";
-    parts.push(`${loss} ${values[token].toFixed(3)}, above ${percent(among[token])} of the clip's ${at}s`);
+    parts.push(`${SAID[kind]} ${values[token].toFixed(3)}, above ${percent(among[token])} of the clip's ${at}s`);
   }
   parts.push(now.mask.hardTokens[token] ? "among the hard tubes" : "not among the hard tubes");
   return `${parts.join("; ")}.`;
@@ -105,6 +109,9 @@ function numbers(shown) {
   const best = masks.toTokens(masks.hardest(units, counts.hard), data.grid, data.tubeLength);
   const most = values.reduce((sum, value, token) => sum + (best[token] ? value : 0), 0);
   by("spearman").textContent = fixed(crop.spearman);
+  for (const [kind, value] of Object.entries(crop.agreement)) {
+    document.querySelector(`[data-agreement="${kind}"]`).textContent = `Spearman ${fixed(value)}`;
+  }
   by("accuracy").textContent = fixed(crop.rankAccuracy);
   by("covered").textContent = percent(total > 0 ? covered / total : 0);
   by("covered-chance").textContent =
@@ -130,11 +137,10 @@ function table() {
   const [shown] = data.timeline[state.position];
   const crop = data.windows[shown].crops[state.crop];
   const [time, rows, columns] = data.grid;
-  const kinds = ["predicted", "measured"].filter((kind) => crop[kind]);
-  const lines = [["step", ...kinds]];
+  const lines = [["step", ...data.kinds]];
   for (let step = 0; step < time; step++) {
     const token = (step * rows + state.row) * columns + state.column;
-    lines.push([step + 1, ...kinds.map((kind) => crop[kind].token.values[token].toFixed(4))]);
+    lines.push([step + 1, ...data.kinds.map((kind) => crop[kind].token.values[token].toFixed(4))]);
   }
   by("values").replaceChildren(
     ...lines.map((cells, index) => {
