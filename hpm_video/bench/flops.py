@@ -45,7 +45,7 @@ def multiply_adds(function: Callable[[], object]) -> float:
 def step_cost(config: PretrainConfig) -> StepCost:
     """Count one step as the config asks for it, of one clip."""
     grid, masking = grid_of(config), config.masking
-    tube_length, num_tokens = masking.tube_length or grid.time, grid.num_tokens
+    tube_length, num_tokens = masking.unit_length(grid.time), grid.num_tokens
     visible = num_visible_tokens(grid, mask_ratio=masking.mask_ratio, tube_length=tube_length)
     reconstructed, again = (
         count(grid, masking) for count in (num_reconstructed_tokens, num_remasked_tokens)

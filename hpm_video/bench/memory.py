@@ -184,7 +184,7 @@ def _own_process() -> None:
     torch.set_num_threads(settings["threads"])
     config, is_ours = config_from_dict(PretrainConfig, settings["config"]), settings["is_ours"]
     tiny = step_config(size="tiny", frames=2, crop_size=64, precision=config.run.precision)
-    tiny = tiny if config.masking.mines else plain(tiny)
+    tiny = tiny if config.masking.needs_teacher else plain(tiny)
     _two_steps(tiny, _CPU, is_ours=is_ours)  # loads what first calls load
     gc.collect()
     if is_ours:

@@ -101,7 +101,7 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
     at_least("--videos", num_videos, optim.total_batch or at_once * optim.accumulation)
     with torch.device("meta"):
         student = build_student(config)
-        models = [student, *([Teacher(student)] if config.masking.mines else [])]
+        models = [student, *([Teacher(student)] if config.masking.needs_teacher else [])]
     weights, *averaged = (sum(p.numel() for p in model.parameters()) for model in models)
     return Job(
         num_videos=num_videos,

@@ -11,7 +11,7 @@ from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_bytes, to_clips
 from hpm_video.method.competence import competence_of, student_accuracy
-from hpm_video.method.masking import hard_ratio_at, random_mask
+from hpm_video.method.masking import planned_hard_ratio, random_mask
 from hpm_video.method.step import PretrainStep, configured_step
 from hpm_video.method.teacher import Teacher, update_teacher
 from hpm_video.models.build import HPM, SIZES, build_model, token_grid
@@ -48,15 +48,14 @@ def config_step(
     torch.manual_seed(0)
     model = student or build_student(config)
     called = student or spread(model, world, config.run)
-    teacher = Teacher(model) if config.masking.mines else None
+    teacher = Teacher(model) if config.masking.needs_teacher else None
     optimizer = pretrain_optimizer(model, config.optim)
     parts = {"student": model} | ({} if teacher is None else {"teacher": teacher})
     compile_parts(parts, config.run, world, say=print)
     compute = configured_step(config, grid)
     generator = torch.Generator(world.device).manual_seed(0)
-    masking = config.masking
-    hard_ratio = hard_ratio_at(0.5, masking.hard_ratio_start, masking.hard_ratio_end)
-    competence = competence_of(masking, world)
+    hard_ratio = planned_hard_ratio(config.masking, 0.5)
+    competence = competence_of(config.masking, world)
     accumulation = accumulation_of(config, world.size)
     bad_steps = BadSteps(world.device, max_in_a_row=config.run.max_bad_steps)
 

@@ -1,7 +1,7 @@
 """Settings of ``hpm-video pretrain``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hpm_video.config.evaluation import PretrainProbeConfig
@@ -18,6 +18,8 @@ from hpm_video.config.values import (
     DecoderMask,
     FirstWeights,
     HardRamp,
+    MaskPattern,
+    MaskSource,
     Prediction,
     PredictorInput,
     Ranking,
@@ -81,8 +83,18 @@ class MaskingConfig:
     tube_length: int | None = setting(
         None, "grid steps in time of a mining unit; default: the whole clip"
     )
+    pattern: MaskPattern = setting(
+        "auto",
+        "shape of the masks; auto: that of tube_length; blocks: rectangles over the whole clip, as "
+        "in V-JEPA",
+    )
+    source: MaskSource = setting(
+        "predicted",
+        "scores that say which units are hard; measured: the loss itself, by one more pass; none: "
+        "random masks",
+    )
     hard_ratio_start: float = setting(
-        0.0, "share of the mask chosen by predicted loss, at the start"
+        0.0, "share of the mask chosen by the source's scores, at the start"
     )
     hard_ratio_end: float = setting(0.5, "... and at the end; linear in between")
     ramp: HardRamp = setting(
@@ -101,6 +113,20 @@ class MaskingConfig:
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"masking.mask_ratio ({self.mask_ratio}) must be in (0, 1)")
         at_least("masking.tube_length", self.tube_length, 1)
+        length = self.tube_length
+        fits, needed = {
+            "auto": (True, ""),
+            "tubes": (length is None, "null"),
+            "blocks": (length is None, "null"),
+            "tokens": (length in (None, 1), "null or 1"),
+            "windows": (length is not None and length > 1, "at least 2"),
+        }[self.pattern]
+        if not fits:
+            raise ValueError(
+                f"masking.tube_length ({'null' if length is None else length}) must be {needed} "
+                f"while masking.pattern is {self.pattern}: change it, or use masking.pattern=auto, "
+                "which follows masking.tube_length"
+            )
         between("masking.hard_ratio_start", self.hard_ratio_start, 0, 1)
         between("masking.hard_ratio_end", self.hard_ratio_end, 0, 1)
         below_one("masking.decoder_mask_ratio", self.decoder_mask_ratio)
@@ -119,8 +145,24 @@ class MaskingConfig:
 
     @property
     def mines(self) -> bool:
-        """Whether any mask of the run is chosen by predicted loss (else no teacher is needed)."""
-        return max(self.hard_ratio_start, self.hard_ratio_end) > 0
+        """Whether any mask of the run is chosen by scores."""
+        return self.source != "none" and max(self.hard_ratio_start, self.hard_ratio_end) > 0
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher has to predict these scores."""
+        return self.mines and self.source == "predicted"
+
+    @property
+    def by_units(self) -> "MaskingConfig":
+        """The same with mining units masked one by one, not in blocks."""
+        return replace(self, pattern="auto") if self.pattern == "blocks" else self
+
+    def unit_length(self, time: int) -> int:
+        """Grid steps in time of a mining unit, in a clip that has ``time`` of them."""
+        if self.pattern == "tokens":
+            return 1
+        return self.tube_length or time
 
 
 @dataclass(frozen=True)
@@ -223,10 +265,17 @@ class PretrainConfig:
                     f"probe.{name} ([]) must name a list of labelled videos while run.probe_every "
                     f"({self.run.probe_every}) is above 0"
                 )
-        if self.loss.prediction == "none" and self.masking.mines:
+        masking = self.masking
+        if self.loss.prediction == "none" and masking.needs_teacher:
             raise ValueError(
                 "loss.prediction (none) must be ranking or absolute while masking.hard_ratio_end "
-                f"({self.masking.hard_ratio_end}) or hard_ratio_start is above 0"
+                f"({masking.hard_ratio_end}) or hard_ratio_start is above 0 and masking.source is "
+                "predicted: set both ratios to 0, or choose another source"
+            )
+        if self.loss.prediction == "none" and masking.mines and masking.ramp == "competence":
+            raise ValueError(
+                "loss.prediction (none) must be ranking or absolute while masking.ramp is "
+                "competence, which follows its rank accuracy: choose one, or masking.ramp=time"
             )
         if self.loss.ranking_level == "unit" and self.masking.decoder_mask_ratio > 0:
             raise ValueError(

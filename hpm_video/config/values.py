@@ -26,6 +26,8 @@ ClassifierName = Literal[
 Inflation = Literal["mean", "centre"]
 
 # The method
+MaskSource = Literal["predicted", "none", "motion", "codec", "measured"]
+MaskPattern = Literal["auto", "tubes", "windows", "tokens", "blocks"]
 DecoderMask = Literal["running_cell", "random", "videomae_v2"]
 View = Literal["tokens", "tubes", "frames", "spread"]
 Prediction = Literal["ranking", "absolute", "none"]

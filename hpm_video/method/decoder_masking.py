@@ -20,7 +20,7 @@ def num_reconstructed_tokens(grid: TokenGrid, masking: MaskingConfig) -> int:
 
     Raises ValueError where that is none, or where the pattern does not fit the grid.
     """
-    length, ratio = masking.tube_length or grid.time, masking.decoder_mask_ratio
+    length, ratio = masking.unit_length(grid.time), masking.decoder_mask_ratio
     masked = num_masked_units(grid, mask_ratio=masking.mask_ratio, tube_length=length) * length
     kept = round((1 - ratio) * masked)
     if kept < 1:

@@ -1,9 +1,10 @@
-"""Which tubes to mask: at random, or by predicted loss, on a schedule from easy to hard.
+"""Which tubes to mask: at random, or by scores, on a schedule from easy to hard.
 
 Pure tensor functions: batched, on the device of their inputs, driven by an explicit generator.
 A *mining unit* is one (row, column) over ``tube_length`` grid steps in time: the whole clip gives
 tube masking, 1 gives single-token masking. One rule serves all: the share ``hard_ratio`` of the
-masked units is the hardest ones, the others are drawn uniformly (HPM, arXiv 2304.05919).
+masked units is the hardest ones, the others are drawn uniformly (HPM, arXiv 2304.05919). What says
+which are hard is `hpm_video.method.sources`; masks of blocks are `hpm_video.method.blocks`.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import MaskingConfig
+from hpm_video.method.blocks import Blocks, num_draws
 from hpm_video.models.tokens import TokenGrid
 
 Rows = tuple[int, int]
@@ -61,6 +63,13 @@ def hard_ratio_at(progress: float, start: float, end: float) -> float:
     return start + (end - start) * min(max(progress, 0.0), 1.0)
 
 
+def planned_hard_ratio(masking: MaskingConfig, progress: float) -> float:
+    """That of a run with these settings by time, 0 where it masks at random."""
+    if not masking.mines:
+        return 0.0
+    return hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
+
+
 def unit_scores(scores: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:
     """Mean score of each unit's tokens: (B, N) -> (B, U), U in (window, row, column) order."""
     num_units(grid, tube_length)
@@ -91,10 +100,11 @@ def make_mask(
 ) -> Masked:
     """Mask floor(mask_ratio * U) units of every clip: the one place that decides which.
 
-    Without scores all are drawn uniformly. With scores (B, N), the predicted loss of each token,
-    floor(hard_ratio * masked) are those of the highest mean score (ties broken at random), the rest
-    is drawn uniformly from the other units. A ``hard_ratio`` that is a tensor, a scalar on the
-    device, is not waited for.
+    Without scores all are drawn uniformly. With scores (B, N), such as the predicted loss of each
+    token, floor(hard_ratio * masked) are those of the highest mean score (ties broken at random),
+    the rest is drawn uniformly from the other units. A unit with a score that is not known, NaN, is
+    never taken for it. A ``hard_ratio`` that is a tensor, a scalar on the device, is not waited
+    for. With masking.pattern blocks, units come in rectangles, see `Blocks`.
 
     ``device``: the generator's unless given. ``rows`` (first, total): the batch is rows first ..
     first + B of a batch of ``total``, whose noise is drawn in full, so that masks do not depend on
@@ -102,29 +112,35 @@ def make_mask(
     """
     if not isinstance(hard_ratio, Tensor) and not 0 <= hard_ratio <= 1:
         raise ValueError(f"hard_ratio ({hard_ratio}) must be in [0, 1]")
-    tube_length = masking.tube_length or grid.time
+    tube_length = masking.unit_length(grid.time)
     units = num_units(grid, tube_length)
     masked = num_masked_units(grid, mask_ratio=masking.mask_ratio, tube_length=tube_length)
+    columns = units if scores is None else 2 * units
+    in_blocks = masking.pattern == "blocks"
     noise = batch_noise(
         batch_size,
-        units if scores is None else 2 * units,
+        columns + (num_draws(with_scores=scores is not None) if in_blocks else 0),
         generator=generator,
         device=device or generator.device,
         rows=rows,
     )
-    order = noise[:, :units]
+    blocks = Blocks(noise[:, columns:], grid) if in_blocks else None
+    order = noise[:, :units] if blocks is None else noise[:, :units] + blocks.order()
     is_hard = torch.zeros_like(order, dtype=torch.bool)
     if scores is not None:
-        # Sorting a shuffled copy with a stable sort breaks ties by the shuffle, not by position.
-        shuffle = noise[:, units:].argsort(dim=1)
         per_unit = unit_scores(scores, grid, tube_length)
+        if blocks is not None:
+            per_unit = blocks.scores(per_unit)
+        # Sorting a shuffled copy with a stable sort breaks ties by the shuffle, not by position.
+        shuffle = noise[:, units:columns].argsort(dim=1)
         hardness = (-per_unit).gather(1, shuffle).argsort(dim=1, stable=True)
-        hardest = shuffle.gather(1, hardness)  # (B, U), all of them
+        hardest = shuffle.gather(1, hardness)  # (B, U), all of them; NaN is last
         if isinstance(hard_ratio, Tensor):
             place = torch.arange(units, device=noise.device).expand_as(hardest)
             is_hard.scatter_(1, hardest, place < (hard_ratio * masked + _ROUNDING).floor())
         else:
             is_hard.scatter_(1, hardest[:, : _floor_share(hard_ratio, masked)], True)
+        is_hard &= ~per_unit.isnan()
     # Hard units go before all others; what remains of the budget is filled by the lowest noise.
     first = order.masked_fill(is_hard, -1.0).argsort(dim=1)[:, :masked]
     is_masked = torch.zeros_like(is_hard).scatter_(1, first, True)

@@ -13,6 +13,7 @@ from hpm_video.config.values import Precision, PredictorInput, View
 from hpm_video.method.decoder_masking import draw_decoded
 from hpm_video.method.losses import OBJECTIVES, patch_loss
 from hpm_video.method.masking import Rows, make_mask, num_visible_tokens, unit_scores
+from hpm_video.method.sources import measured_scores, motion_scores
 from hpm_video.method.teacher import Teacher, score_tokens
 from hpm_video.models.hpm import HPMOutput
 from hpm_video.models.precision import autocast
@@ -45,8 +46,8 @@ class PretrainStep:
 
     losses: scalars with gradient by the names under which they are logged. ``loss`` is what is
     minimised; the prediction's is 0 without a predictor.
-    mask (B, N): True = masked; hard (B, N): the tokens it took for the teacher's scores (B, N),
-    which are None for a random mask.
+    mask (B, N): True = masked; hard (B, N): the tokens it took for the scores (B, N) of
+    masking.source, which are None for a random mask.
     masked (B, M): the tokens whose loss was measured, token_losses (B, M).
     ranked (B, K): those of them whose loss was predicted, ranked_losses (B, K) as measured and
     ranked_predictions (B, K), which are None without a predictor.
@@ -95,24 +96,34 @@ def pretrain_step(
     generator: torch.Generator,
     precision: Precision = "float32",
     rows: Rows | None = None,
+    given: Tensor | None = None,
 ) -> PretrainStep:
     """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) -> `PretrainStep`.
 
     Clips are floats in [0, 1], or bytes, of which only the patches in use are made floats: the
     numbers are the same.
-    The teacher, if there is one, predicts which tokens will be hard, the mask takes the hardest
-    share ``hard_ratio`` of them, the student reconstructs what is masked (with decoder masking, a
-    share of it) and predicts its own loss on it. ``token_ratio``, ``view`` and ``draws`` say what
-    the teacher sees, see `score_tokens`; a predictor from pixels learns from the same share of the
-    reconstructed tokens, drawn at random. Pure compute: no optimizer, no global random state.
-    ``hard_ratio`` and ``rows`` as in `make_mask`; of a tensor, which may be 0, the teacher is asked
-    in any case.
+    The masks' source, by default the teacher, if there is one, says which tokens will be hard, the
+    mask takes the hardest share ``hard_ratio`` of them, the student reconstructs what is masked
+    (with decoder masking, a share of it) and predicts its own loss on it. ``token_ratio``, ``view``
+    and ``draws`` say what the teacher sees, see `score_tokens`; a predictor from pixels learns from
+    the same share of the reconstructed tokens, drawn at random. Pure compute: no optimizer, no
+    global random state.
+    ``hard_ratio`` and ``rows`` as in `make_mask`; of a tensor, which may be 0, the source is asked
+    in any case. ``given`` (B, N): scores that came with the clips, for masking.source codec.
     """
-    tube_length = masking.tube_length or grid.time
+    tube_length = masking.unit_length(grid.time)
     patches = patchify(clips, grid)  # once, for the teacher, the student and the targets
+
+    def losses_of(output: HPMOutput) -> Tensor:
+        """Of its masked tokens (B, M)."""
+        return patch_loss(
+            output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
+        )
+
     with autocast(clips.device, precision):
+        source = masking.source if isinstance(hard_ratio, Tensor) or hard_ratio > 0 else "none"
         scores = None
-        if teacher is not None and (isinstance(hard_ratio, Tensor) or hard_ratio > 0):
+        if source == "predicted" and teacher is not None:
             scores = score_tokens(
                 teacher,
                 patches,
@@ -122,6 +133,16 @@ def pretrain_step(
                 generator=generator,
                 rows=rows,
             )
+        elif source == "motion":
+            scores = motion_scores(patches, grid, tubelet_size=clips.shape[2] // grid.time)
+        elif source == "measured":
+            scores = measured_scores(
+                student, patches, losses_of, grid, masking, generator=generator, rows=rows
+            )
+        elif source == "codec":
+            if given is None:
+                raise ValueError("masking.source (codec) needs scores that come with the clips")
+            scores = given
         chosen = make_mask(
             scores,
             grid,
@@ -148,9 +169,7 @@ def pretrain_step(
         output: HPMOutput = student(
             patches, chosen.mask, num_visible, drawn.kept, drawn.ranked, remasked=drawn.remasked
         )
-    token_losses = patch_loss(
-        output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
-    )  # (B, M)
+    token_losses = losses_of(output)  # (B, M)
     pairs_of = partial(
         _pairs,
         masked=output.masked,

@@ -158,6 +158,7 @@ class HPM(nn.Module):
         ranked: Tensor | None = None,
         *,
         remasked: Tensor | None = None,
+        predicts: bool = True,
     ) -> HPMOutput:
         """Clips (B, 3, T, H, W), or their patches (B, N, P), and mask (B, N), True = masked ->
         `HPMOutput`. Pixels are floats in [0, 1] or bytes.
@@ -169,6 +170,7 @@ class HPM(nn.Module):
         that are reconstructed if not given.
         ``remasked`` (B, R): index of visible tokens in whose places the decoders see a mask token
         too, beside what the encoder made of them; only with ``kept``.
+        ``predicts``: whether predictors are asked, too.
         """
         visible, masked = split_mask(mask, num_visible)
         patches = as_patches(clips, self.grid)
@@ -185,15 +187,16 @@ class HPM(nn.Module):
             return _at(ranked, predictor(gather_patches(patches, ranked), ranked), mask)
 
         predicted = of_pixels = None
-        if isinstance(self.predictor, EncodedPredictor):
-            predicted = self.predictor(sequence)
+        main, second = (self.predictor, self.pixel_predictor) if predicts else (None, None)
+        if isinstance(main, EncodedPredictor):
+            predicted = main(sequence)
             if kept is not None:  # (B, K + V), before what is remasked -> (B, N)
                 places = torch.cat([kept, visible], dim=1)
                 predicted = _at(places, predicted[:, : places.shape[1]], mask)
-        elif self.predictor is not None:
-            predicted = from_pixels(self.predictor)
-        if self.pixel_predictor is not None:
-            of_pixels = from_pixels(self.pixel_predictor)
+        elif main is not None:
+            predicted = from_pixels(main)
+        if second is not None:
+            of_pixels = from_pixels(second)
         return HPMOutput(
             reconstruction=self.reconstructor.head(features),
             predicted_loss=predicted,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
-from hpm_video.method.masking import hard_ratio_at
+from hpm_video.method.masking import planned_hard_ratio
 from hpm_video.method.step import configured_step
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import build, token_grid
@@ -140,7 +140,7 @@ def _models(config: PretrainConfig | FinetuneConfig, num_classes: int) -> Sequen
     with torch.device("meta"):
         if isinstance(config, PretrainConfig):
             student = build(config)
-            return [student, *([Teacher(student)] if config.masking.mines else [])]
+            return [student, *([Teacher(student)] if config.masking.needs_teacher else [])]
         made = [build(config, num_classes=num_classes)]
         return made * (1 if config.optim.ema_momentum is None else 2)
 
@@ -176,7 +176,7 @@ def _loss(
         with autocast(clips.device, precision):
             logits: Tensor = models[0](clips.float().div_(255))
         return logits.float().square().mean()
-    data, masking = config.data, config.masking
+    data = config.data
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     student, *teacher = models
     assert isinstance(student, HPM)
@@ -184,7 +184,7 @@ def _loss(
         student,
         teacher[0] if teacher else None,
         clips,
-        hard_ratio=hard_ratio_at(1.0, masking.hard_ratio_start, masking.hard_ratio_end),
+        hard_ratio=planned_hard_ratio(config.masking, 1.0),
         generator=torch.Generator().manual_seed(0),
         precision=precision,
     )

@@ -14,7 +14,7 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import Figures, ema_distance, mean_figures, step_figures
-from hpm_video.method.masking import hard_ratio_at, num_hard_units
+from hpm_video.method.masking import num_hard_units, planned_hard_ratio
 from hpm_video.method.step import PretrainStep, configured_step
 from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
 from hpm_video.method.teacher_views import describe_view
@@ -49,7 +49,7 @@ def pretrain(config: PretrainConfig) -> bool:
 def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     data, optim, masking, sight = config.data, config.optim, config.masking, config.teacher
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
-    tube_length = masking.tube_length or grid.time
+    tube_length = masking.unit_length(grid.time)
     num_reconstructed_tokens(grid, masking)  # or refuse
     manifest = read_manifest(
         data.manifest, root=data.root, labels=False, max_damage=data.max_damage
@@ -68,13 +68,13 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     config, choices = choose_for_machine(config, world, state=start.state)
     steps = plan_steps(config.data, optim, num_videos=len(manifest), num_processes=world.size)
     start.load_into(student)
-    if start.state is not None and masking.mines and start.state["teacher"] is None:
+    if start.state is not None and masking.needs_teacher and start.state["teacher"] is None:
         raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
     probe = RunProbe(config, student.encoder, world)
     claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
         start.write_table(folder, student)
-    teacher = Teacher(student) if masking.mines else None
+    teacher = Teacher(student) if masking.needs_teacher else None
     if teacher is not None:
         if start.state is not None:
             load_weights(teacher, start.state["teacher"], source="teacher")
@@ -131,7 +131,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             probe.run(student.encoder, step=0, epoch=0, log=run.log)
         for step in run.steps():
             progress, epoch = (step + 1) / steps.total, (step + 1) / steps.per_epoch
-            hard_ratio = hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
+            hard_ratio = planned_hard_ratio(masking, progress)
             num_hard = num_hard_units(
                 grid, mask_ratio=masking.mask_ratio, tube_length=tube_length, hard_ratio=hard_ratio
             )

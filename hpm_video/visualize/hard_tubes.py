@@ -66,7 +66,7 @@ class HardTubes:
     @property
     def tube_length(self) -> int:
         """Grid steps in time of a tube."""
-        return self.masking.tube_length or self.grid.time
+        return self.masking.unit_length(self.grid.time)
 
     @property
     def scores(self) -> Scores:

@@ -124,9 +124,10 @@ def read_checkpoints(
 def _clips(config: PretrainConfig) -> tuple[object, ...]:
     """What must be the same for the same clips to be asked about, token for token."""
     data, model = config.data, config.model
+    unit_length = config.masking.unit_length(data.num_frames // model.tubelet_size)
     return (
         *(data.num_frames, data.frame_stride, data.sampling, data.crop_size, data.antialias),
-        *(model.patch_size, model.tubelet_size, config.masking.tube_length),
+        *(model.patch_size, model.tubelet_size, unit_length),
     )
 
 

@@ -45,7 +45,7 @@ class Pretrained:
     @property
     def tube_length(self) -> int:
         """Grid steps in time of a mining unit."""
-        return self.config.masking.tube_length or self.grid.time
+        return self.config.masking.unit_length(self.grid.time)
 
 
 def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu") -> Pretrained:
