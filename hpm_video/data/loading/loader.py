@@ -15,6 +15,7 @@ from hpm_video.data.loading.batches import read_batches
 from hpm_video.data.loading.device_copy import Copied, on_device
 from hpm_video.data.samples.clips import MAX_UNREADABLE_IN_A_ROW, ClipDataset, ClipReader
 from hpm_video.data.samples.device_crops import FrameReader
+from hpm_video.data.samples.scores import Blocks
 from hpm_video.data.samples.views import ViewDataset, ViewSample
 from hpm_video.data.video.frames import NO_SUCH_FILE, check_decoder
 from hpm_video.runtime.distributed import World
@@ -24,13 +25,20 @@ from hpm_video.runtime.distributed import World
 class ClipBatch:
     """A micro-batch of B videos with R crops each; the R crops of a video are neighbours."""
 
-    clips: torch.Tensor  # (B * R, T, S, S, 3) uint8; or (B, bytes), rows of `frames`
+    clips: torch.Tensor  # (B * R, T, S, S, 3) uint8; or (B, bytes), rows of `frames` or `scored`
     labels: torch.Tensor  # (B * R,) int64
     indices: torch.Tensor  # (B * R,) int64, places in the manifest
     bad: list[tuple[int, str]]  # (manifest index, reason) of the unreadable videos met
     notes: list[tuple[int, str]]  # (manifest index, `Video.note`) of those not read as chosen
     frames: FrameReader | None = None  # makes crops on the device, where workers do not
     copied: Copied | None = None  # `clips` on their way to a GPU
+    scored: ClipReader | None = None  # knows where scores are in rows, where they were asked for
+
+    def scores(self, device: torch.device | str) -> torch.Tensor | None:
+        """Scores (B * R, N) float32 of the clips' blocks, on a device; None unless asked for."""
+        if self.scored is None:
+            return None
+        return self.scored.scores(on_device(self.clips, self.copied, device))
 
     def on(self, device: torch.device | str, *, as_floats: bool = True) -> torch.Tensor:
         """The clips (B * R, 3, T, S, S) on a device: float32 in [0, 1], or, unless ``as_floats``,
@@ -38,6 +46,8 @@ class ClipBatch:
         there = on_device(self.clips, self.copied, device)
         if self.frames is not None:
             return self.frames.crop(self.clips, there)
+        if self.scored is not None:
+            there = self.scored.clips(there)
         return to_clips(there, device) if as_floats else to_bytes(there, device)
 
 
@@ -166,8 +176,9 @@ def train_loader(
         )
         notes = [(r.index, r.note) for r in readings if r.index is not None and r.note]
         frames = reader if isinstance(reader, FrameReader) else None
-        clips = rows if frames is not None else rows.flatten(0, 1)
-        yield ClipBatch(clips, labels, indices, bad, notes, frames, copied)
+        scored = None if reader.blocks is None else reader
+        clips = rows if rows.ndim == 2 else reader.clips(rows)
+        yield ClipBatch(clips, labels, indices, bad, notes, frames, copied, scored)
         del rows, clips, copied  # memory of the loader's, see `read_batches`
 
 
@@ -192,14 +203,16 @@ def clip_batches(
     num_steps: int,
     given_up: Mapping[str, str] | None = None,
     augment: AugmentConfig | None = None,
+    blocks: Blocks | None = None,
 ) -> Iterator[ClipBatch]:
     """Iterate over this process's micro-batches of steps start_step to num_steps of a run.
 
-    Videos in given_up, path -> reason, count as unreadable. Raises UnreadableDataError: 20 videos
-    in a row are unreadable; ValueError: data.decoder is not installed.
+    Videos in given_up, path -> reason, count as unreadable. ``blocks``: these come with scores.
+    Raises UnreadableDataError: 20 videos in a row are unreadable; ValueError: data.decoder is not
+    installed.
     """
     check_decoder(data.decoder)
-    reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment)
+    reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment, blocks)
     sampler = StepSampler(
         len(manifest),
         batch_size=data.videos_at_once,

@@ -5,7 +5,8 @@ process because it knows nothing of the list. `views` has the data set for evalu
 """
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +19,10 @@ from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.samples.augment import augment
+from hpm_video.data.samples.scores import Blocks
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import Video, VideoReadError, open_video, reading
+from hpm_video.data.video.motion import Speeds
 
 # Which frames are drawn, by data.sampling
 _OF_A_WINDOW = {
@@ -34,6 +37,7 @@ _OF_SEGMENTS = {
 
 # An isolated broken file is replaced; this many in a row mean that the data are not there
 MAX_UNREADABLE_IN_A_ROW = 20
+NUMBER_BYTES = 4  # of numbers in rows of bytes
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,12 @@ class Request:
     seed: tuple[int, ...] = ()  # of all that is random
     table: bytes | None = None  # of frames, from the index of the list
 
-    def open(self, decoder: Decoder) -> Video:
-        """Open the video. Raises VideoReadError."""
+    def open(self, decoder: Decoder, *, motion: bool = False) -> Video:
+        """Open the video, see `open_video`. Raises VideoReadError."""
         most_frames = self.num_frames or None
-        return open_video(self.path, decoder, most_frames=most_frames, table=self.table)
+        return open_video(
+            self.path, decoder, most_frames=most_frames, table=self.table, motion=motion
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ def read_item(reader: Reader, requests: Iterator[Request], out: torch.Tensor) ->
 
 @dataclass(frozen=True)
 class ClipSample:
-    """R crops (R, T, S, S, 3) uint8 of one clip of one video.
+    """R crops (R, T, S, S, 3) uint8 of one clip of one video; or a row of bytes, see `ClipReader`.
 
     `clips` is (0, T, S, S, 3) when 20 videos in a row were unreadable, for the loader to report.
     """
@@ -111,37 +117,112 @@ class ClipSample:
 
 
 @dataclass(frozen=True)
+class Window:
+    """Frames (T, H, W, 3) of a window and, where they are asked for, their speeds."""
+
+    frames: npt.NDArray[np.uint8]
+    speeds: Speeds | None = None
+
+    def at(self, places: npt.NDArray[np.integer]) -> "Window":
+        """Some of the frames, in this order."""
+        speeds = self.speeds
+        return Window(self.frames[places], None if speeds is None else speeds.at(places))
+
+
+@dataclass(frozen=True)
 class ClipReader:
-    """Reads random clips: the frames and crops of `data`."""
+    """Reads random clips: the frames and crops of `data`, and scores of their blocks if asked to.
+
+    A video is then a row of bytes: clips, then a number (float32) for each block of each clip: how
+    fast it moves by the file's own motion vectors, minus the camera. See `data.video.motion`.
+    """
 
     data: DataConfig
     augment: AugmentConfig | None = None  # what else is done to each crop
+    blocks: Blocks | None = None  # that get scores; nothing augments such crops
+
+    def __post_init__(self) -> None:
+        assert self.blocks is None or self.augment is None, "scores would be of other pixels"
 
     @property
     def shape(self) -> tuple[int, ...]:
+        return self._clips_shape if self.blocks is None else (self._scores_at + self._scores_size,)
+
+    @property
+    def _clips_shape(self) -> tuple[int, ...]:
         side = self.data.crop_size
         return self.data.repeats, self.data.num_frames, side, side, 3
+
+    @property
+    def _scores_at(self) -> int:
+        """Where scores begin in a row: where numbers can be read as such."""
+        return -(-math.prod(self._clips_shape) // NUMBER_BYTES) * NUMBER_BYTES
+
+    @property
+    def _scores_size(self) -> int:
+        """Bytes of the scores in a row."""
+        blocks = self.blocks
+        return 0 if blocks is None else NUMBER_BYTES * self.data.repeats * blocks.count(self.data)
+
+    def clips(self, rows: torch.Tensor) -> torch.Tensor:
+        """Clips (B * R, T, S, S, 3) in rows of bytes, on any device."""
+        if self.blocks is not None:
+            size = math.prod(self._clips_shape)
+            rows = rows[:, :size].unflatten(1, self._clips_shape)
+        return rows.flatten(0, 1)
+
+    def scores(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """Scores (B * R, N) float32 in rows of bytes, on any device; None where none are there."""
+        if self.blocks is None:
+            return None
+        tail = rows[:, self._scores_at :].view(torch.float32)
+        return tail.unflatten(1, (self.data.repeats, -1)).flatten(0, 1)
 
     def read(self, request: Request, out: torch.Tensor) -> str | None:
         """Read R crops of one video into `out`, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
-        video = request.open(self.data.decoder)
+        video = request.open(self.data.decoder, motion=self.blocks is not None)
         parts, antialias = self.read_windows(video, rng), self.data.antialias
-        for clip, part in zip(out, itertools.cycle(parts), strict=False):
-            box, flip = self.draw_box(part.shape[1], part.shape[2], rng)
+        clips = zip(self.clips(out[None]), itertools.cycle(parts), strict=False)
+        for k, (clip, part) in enumerate(clips):
+            height, width = part.frames.shape[1:3]
+            box, flip = self.draw_box(height, width, rng)
             size = self.data.crop_size
-            crop = crops.resize_crop(part, box, size, antialias=antialias, flip=flip)
+            crop = crops.resize_crop(part.frames, box, size, antialias=antialias, flip=flip)
             clip.copy_(crop if self.augment is None else augment(crop, self.augment, rng=rng))
+            self.write_scores(out, k, part, box=box, size=(height, width), flip=flip)
         return video.note
 
-    def read_windows(self, video: Video, rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
-        """Frames (T, H, W, 3) of each window, drawn at random; each frame is decoded once."""
+    def write_scores(
+        self,
+        row: torch.Tensor,
+        k: int,
+        part: Window,
+        *,
+        box: crops.Box,
+        size: Sequence[int],
+        flip: bool,
+    ) -> None:
+        """Write those of a video's crop ``k`` into its row, unless none are asked for; for ``size``
+        see `Blocks.scores`."""
+        scores = self.scores(row[None])
+        if scores is not None and self.blocks is not None and part.speeds is not None:
+            found = self.blocks.scores(part.speeds, box, self.data.crop_size, size=size, flip=flip)
+            scores[k] = torch.from_numpy(found)
+
+    def read_windows(self, video: Video, rng: np.random.Generator) -> list[Window]:
+        """Windows drawn at random; each frame is decoded once."""
         windows = [self._indices(video.num_frames, rng) for _ in range(self.data.windows)]
         if len(windows) == 1:
-            return [video.read(windows[0])]
+            return [self._read_window(video, windows[0])]
         unique, positions = np.unique(windows, return_inverse=True)
-        frames = video.read(unique)
-        return [frames[place] for place in positions.reshape(len(windows), -1)]
+        read = self._read_window(video, unique)
+        return [read.at(places) for places in positions.reshape(len(windows), -1)]
+
+    def _read_window(self, video: Video, indices: frame_indices.Indices) -> Window:
+        if self.blocks is None:
+            return Window(video.read(indices))
+        return Window(*video.read_motion(indices))
 
     def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[crops.Box, bool]:
         """A random box of frames of this size, and whether it is mirrored."""

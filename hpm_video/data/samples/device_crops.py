@@ -1,6 +1,7 @@
 """Crops made on the device: readers only decode, and send whole frames with the boxes to cut out.
 
-    worker: decode -> row of bytes: frames (T, H, W, 3), then H, W and a box for each crop
+    worker: decode -> row of bytes: frames (T, H, W, 3), then H, W and a box for each crop, then
+            scores of `ClipReader`
     device: rows -> boxes, side by side on one canvas -> crops, all by the same two matrix products
 
 A row has room for a fixed number of pixels a frame, whatever its shape. Crops are those of
@@ -16,13 +17,12 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from hpm_video.data.samples.clips import ClipReader, Request
+from hpm_video.data.samples.clips import NUMBER_BYTES, ClipReader, Request
 
 _NUMBERS_OF_BOX = 5  # top, left, height, width, whether mirrored
 _HEIGHT, _WIDTH = 3, 4  # places of a box's in `FrameReader._boxes`
 _CANVAS_STEP = 32  # pixels
 _CLIPS_AT_ONCE = 64  # of 224 x 224 pixels: some 2 GB on the way
-_SIZE = np.dtype(np.int32).itemsize
 
 
 class FrameReader(ClipReader):
@@ -33,30 +33,43 @@ class FrameReader(ClipReader):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self._frame_bytes + _SIZE * (2 + _NUMBERS_OF_BOX * self.data.repeats),)
+        return (self._scores_at + self._scores_size,)
+
+    @property
+    def _scores_at(self) -> int:
+        return self._frame_bytes + NUMBER_BYTES * (2 + _NUMBERS_OF_BOX * self.data.repeats)
 
     @property
     def _frame_bytes(self) -> int:
         size = self.data.windows * self.data.num_frames * self.data.frame_pixels * 3
-        return -(-size // _SIZE) * _SIZE  # numbers stand where they can be read as such
+        return -(-size // NUMBER_BYTES) * NUMBER_BYTES  # numbers are read as such
 
     def read(self, request: Request, out: Tensor) -> str | None:
         """Fill a row, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
-        video = request.open(self.data.decoder)
+        video = request.open(self.data.decoder, motion=self.blocks is not None)
+        windows = self.read_windows(video, rng)
         parts = [
-            _fit(torch.from_numpy(part), self.data.frame_pixels, antialias=self.data.antialias)
-            for part in self.read_windows(video, rng)
+            _fit(
+                torch.from_numpy(window.frames),
+                self.data.frame_pixels,
+                antialias=self.data.antialias,
+            )
+            for window in windows
         ]
         height, width = parts[0].shape[1:3]
         numbers = [height, width]
-        for _ in range(self.data.repeats):
+        for k in range(self.data.repeats):
             box, flip = self.draw_box(height, width, rng)
             numbers += [*box, int(flip)]
+            window = windows[k % len(windows)]
+            self.write_scores(out, k, window, box=box, size=(height, width), flip=flip)
         room = out[: self._frame_bytes].view(self.data.windows, self.data.num_frames, -1)
         for frames, part in zip(room, parts, strict=True):  # each frame begins where it always does
             frames[:, : part[0].numel()].copy_(part.flatten(1))
-        out[self._frame_bytes :].view(torch.int32).copy_(torch.tensor(numbers, dtype=torch.int32))
+        out[self._frame_bytes : self._scores_at].view(torch.int32).copy_(
+            torch.tensor(numbers, dtype=torch.int32)
+        )
         return video.note
 
     def crop(self, rows: Tensor, there: Tensor, *, together: bool | None = None) -> Tensor:
@@ -86,7 +99,7 @@ class FrameReader(ClipReader):
     def _boxes(self, rows: Tensor) -> Tensor:
         """What stands behind the frames of rows (B, bytes): (B, R, 6) int32, width of the frame,
         top, left, height and width of the box, whether it is mirrored."""
-        numbers = rows[:, self._frame_bytes :].contiguous().view(torch.int32)
+        numbers = rows[:, self._frame_bytes : self._scores_at].contiguous().view(torch.int32)
         boxes = numbers[:, 2:].unflatten(1, (self.data.repeats, _NUMBERS_OF_BOX))
         width = numbers[:, 1, None, None].expand(-1, self.data.repeats, -1)
         return torch.cat([width, boxes], dim=2)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.motion import NO_VECTORS, Speeds
 from hpm_video.data.video.orientation import UPRIGHT
 from hpm_video.data.video.readers import Reader, UnreadableError, check_clip, why
 from hpm_video.data.video.readers.headers import begins_as, has_plain_name
@@ -22,6 +23,7 @@ from hpm_video.runtime.replies import answer
 NO_SUCH_FILE = "no such file"
 _LONG = 1000  # frames of a video that stays open: to open it anew costs as much as to read a clip
 _MOST_KEPT = 16
+_ONLY_PYAV = "motion vectors, which only PyAV tells"
 _CONTAINERS = ("mov", "matroska")  # in which decord and torchcodec are trusted
 # Of all tracks of a file that they get: their libraries may be old, and know how to decode others
 _CODECS = {
@@ -76,12 +78,15 @@ class Video:
         most_frames: int | None,
         table: FrameTable | None,
         reason: str | None = None,
+        *,
+        motion: bool = False,
     ) -> None:
         self.path, self.decoder = path, decoder
+        self._has_motion, self._lacks_vectors = motion, False
         self._why = reason  # PyAV reads in place of the other
         self._most_frames = most_frames
         self._table = table
-        if decoder != "pyav" and (bad := _bad_name(path)):
+        if decoder != "pyav" and (bad := _ONLY_PYAV if motion else _bad_name(path)):
             self.decoder, self._why = "pyav", bad
         try:
             self._open()
@@ -114,6 +119,22 @@ class Video:
         Indices may repeat and come in any order; every frame is decoded once, going forward.
         Pixels are as stored, square or not. VideoReadError: decoding fails.
         """
+        return self._read(indices)[0]
+
+    def read_motion(
+        self, indices: Sequence[int] | npt.NDArray[np.integer]
+    ) -> tuple[npt.NDArray[np.uint8], Speeds]:
+        """Return frames as `read` does, and how fast what they show moves; see `open_video`."""
+        frames, unique, positions = self._read(indices)
+        with reading(self.path):
+            speeds = self._reader.speeds(unique)  # type: ignore[attr-defined]  # PyavReader
+        self._lacks_vectors = not speeds.are_known
+        return frames, speeds.at(positions)
+
+    def _read(
+        self, indices: Sequence[int] | npt.NDArray[np.integer]
+    ) -> tuple[npt.NDArray[np.uint8], list[int], npt.NDArray[np.intp]]:
+        """The frames at `indices`, which frames were decoded, and which of them each one is."""
         wanted = np.asarray(indices, dtype=np.int64)
         assert wanted.ndim == 1 and len(wanted) > 0, f"indices of shape {wanted.shape}"
         assert wanted.min() >= 0 and wanted.max() < self.num_frames, (
@@ -135,7 +156,8 @@ class Video:
                 raise VideoReadError(self.path, reason) from error
             with reading(self.path):
                 frames = self._reader.read(asked)
-        return frames if np.array_equal(unique, wanted) else frames[positions]
+        frames = frames if np.array_equal(unique, wanted) else frames[positions]
+        return frames, asked, positions
 
     @property
     def table(self) -> FrameTable:
@@ -150,6 +172,8 @@ class Video:
         None where nothing is."""
         unusual = _unusual(self.table)
         parts = [None if self._why and self._why in (unusual or "") else self._why, unusual]
+        if self._lacks_vectors:
+            parts.append(f"{NO_VECTORS} ({self.table.codec}): hpm-video data transcode makes some")
         if self.num_frames < self.table.num_frames / 2:
             parts.append("far fewer frames in the list than in the file: are these its num_frames?")
         return "; ".join(filter(None, parts)) or None
@@ -176,7 +200,7 @@ class Video:
         if reader is None:
             from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415 - takes a while
 
-            reader = PyavReader(self.path, self._table)
+            reader = PyavReader(self.path, self._table, motion=self._has_motion)
         self._reader, self._why = reader, self._why or reason
         holds = self.table.num_frames
         self.num_frames = min(holds, self._most_frames or holds)
@@ -199,6 +223,7 @@ def open_video(
     *,
     most_frames: int | None = None,
     table: bytes | None = None,
+    motion: bool = False,
 ) -> Video:
     """Open a video. A long one stays open in this process, up to a small number of them.
 
@@ -208,13 +233,14 @@ def open_video(
         most_frames: how many frames it really has where that is known: no more are ever read.
         table: its table of frames from an index (`FrameTable.to_bytes`); not used where the file
             has changed since.
+        motion: `Video.read_motion` will be asked for, which PyAV alone can answer.
 
     Raises VideoReadError: the file does not exist, is no video, or holds no frames.
     """
     path = str(path)
     size, mtime = _identity(path)
     # Not those of the process that this one was forked from: they share a place in the file
-    key = os.getpid(), path, decoder, most_frames, size, mtime
+    key = os.getpid(), path, decoder, most_frames, size, mtime, motion
     if video := _kept.get(key):
         _kept.move_to_end(key)
         return video
@@ -224,7 +250,14 @@ def open_video(
     except ValueError:  # the index is damaged
         known, stale = None, True
     reason = "an index that is out of date or damaged (hpm-video data check renews it)"
-    video = Video(path, decoder, most_frames, None if stale else known, reason if stale else None)
+    video = Video(
+        path,
+        decoder,
+        most_frames,
+        None if stale else known,
+        reason if stale else None,
+        motion=motion,
+    )
     if video.num_frames >= _LONG and video.is_cheap_to_keep:
         _kept[key] = video
         while len(_kept) > _MOST_KEPT:

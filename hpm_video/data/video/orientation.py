@@ -1,10 +1,12 @@
 """How a stored picture is turned or mirrored before it is shown."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+Number = TypeVar("Number", np.uint8, np.float32)
 
 
 class Orientation(NamedTuple):
@@ -14,7 +16,7 @@ class Orientation(NamedTuple):
     left_right: bool = False  # columns in reverse order
     up_down: bool = False  # rows in reverse order
 
-    def apply(self, frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    def apply(self, frames: npt.NDArray[Number]) -> npt.NDArray[Number]:
         """Return pictures (..., H, W, C) as they are shown, (..., W, H, C) where transposed."""
         if self == UPRIGHT:
             return frames

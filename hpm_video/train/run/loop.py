@@ -17,6 +17,7 @@ from hpm_video.config import AugmentConfig, FinetuneConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loading.loader import ClipBatch, clip_batches
+from hpm_video.data.samples.scores import Blocks
 from hpm_video.runtime.distributed import World, barrier, gather_objects
 from hpm_video.runtime.signals import note_stop, stop_on_signal
 from hpm_video.train.optim import Steps
@@ -26,6 +27,7 @@ from hpm_video.train.run.profiling import StepProfile
 from hpm_video.train.run.rank_requests import RankRequests
 from hpm_video.train.run.saving import Saver
 from hpm_video.train.run.steps import BAD, OVERFLOW, BadSteps, Period, own_rows
+from hpm_video.train.run.vector_count import VectorCount
 
 # data_wait_fraction above which it is worth doing something about it.
 _MUCH_WAITING = 0.2
@@ -88,6 +90,7 @@ class Run:
         # Why videos were read with another decoder than the chosen, (index, note): each note once
         self._notes: list[tuple[int, str]] = []
         self._noted: set[str] = set()
+        self._vectors: VectorCount | None = None  # of a run whose masks need them
         self._bad = BadSteps(world.device, max_in_a_row=self.config.max_bad_steps)
         self._loss_scale = LossScale(
             self.config.precision, world.device, state.get("loss_scale") if state else None
@@ -151,6 +154,8 @@ class Run:
                 f"{self._stopped_by}: stopped and saved after step "
                 f"{self._saved_step} of {self.total_steps}; the same command continues"
             )
+        if self._vectors is not None and (said := self._vectors.describe()):
+            self.log.line(said)
         barrier(self.world)
 
     @property
@@ -162,8 +167,12 @@ class Run:
         """Whether the step in progress ends with a record."""
         return self._is_log_step(self.steps_done + 1)
 
-    def batches(self, augment: AugmentConfig | None = None) -> Iterator[ClipBatch]:
-        """This process's micro-batches of all steps that are left."""
+    def batches(
+        self, augment: AugmentConfig | None = None, blocks: Blocks | None = None
+    ) -> Iterator[ClipBatch]:
+        """This process's micro-batches of all steps that are left; see `clip_batches`."""
+        if blocks is not None:
+            self._vectors = VectorCount(len(self.manifest))
         return clip_batches(
             self.manifest,
             self._data,
@@ -174,6 +183,7 @@ class Run:
             num_steps=self.total_steps,
             given_up=self._bad_videos.given_up,
             augment=augment,
+            blocks=blocks,
         )
 
     def next(self, batches: Iterator[ClipBatch]) -> ClipBatch:
@@ -195,6 +205,8 @@ class Run:
         num_clips = self._plan.clips // self._plan.accumulation
         self._period.note_batch(batch.indices.tolist(), num_clips=num_clips, waited_s=waited_s)
         self._bad_videos.note(batch.bad)
+        if self._vectors is not None:
+            self._vectors.note(batch, repeats=self._data.repeats)
         self._notes += [(index, note) for index, note in batch.notes if note not in self._noted]
         return batch
 
@@ -268,7 +280,10 @@ class Run:
         stop, is_due = self._requests.heard()
         is_log_step = self._is_log_step(self.steps_done)
         # Several processes take the time to tell each other more only where there is a reason
-        if self.world.size > 1 and not (is_log_step or stop or is_due or self._bad.is_over):
+        waits = self._vectors is not None and self._vectors.is_open
+        if self.world.size > 1 and not (
+            is_log_step or stop or is_due or waits or self._bad.is_over
+        ):
             return
         self._tell_each_other()
         if is_due or self.is_complete or self._stopped_by or self._bad.is_over:
@@ -325,9 +340,11 @@ class Run:
     def _tell_each_other(self) -> None:
         """Tell all processes which videos were bad or read otherwise, and which signal asked this
         one to stop."""
-        mine = (self._signal.name, self._notes, self._bad_videos.take_fresh())
+        vectors = None if self._vectors is None else self._vectors.take()
+        mine = (self._signal.name, self._notes, self._bad_videos.take_fresh(), vectors)
         self._notes = []
-        for name, notes, bad in gather_objects(mine, self.world):
+        told = gather_objects(mine, self.world)
+        for name, notes, bad, _ in told:
             # Not what has come meanwhile: of that, the others do not know
             self._stopped_by = self._stopped_by or name
             for line in self._bad_videos.report(bad, write=self.world.is_main):
@@ -337,6 +354,8 @@ class Run:
                     self._noted.add(note)
                     path = self.manifest.path(index)
                     self.log.line(f"decoded with PyAV, like similar files: {path}: {note}")
+        if self._vectors is not None and (said := self._vectors.add([of for *_, of in told])):
+            self.log.line(said)
 
     def _own_requests(self) -> tuple[bool, bool]:
         """Whether this process was asked to stop, and wants a checkpoint (the main one's clock)."""

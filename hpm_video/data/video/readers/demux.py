@@ -6,7 +6,7 @@ for what is damaged.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -49,10 +49,13 @@ def open_container(path: str) -> av.container.InputContainer:
     return av.open(_source(path), options=_SAFE, **_LENIENT)
 
 
-def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
+def open_video(
+    path: str, options: Mapping[str, str] | None = None
+) -> tuple[av.container.InputContainer, av.VideoStream]:
     """Open a file and choose its track: the one that FFmpeg calls best, no attached pictures.
 
     Close the container: nothing else does so soon, as it and its streams hold each other.
+    ``options``: more of them for the decoder.
 
     Raises UnreadableError: there is no video in it, or of too large pictures.
     """
@@ -65,7 +68,7 @@ def open_video(path: str) -> tuple[av.container.InputContainer, av.VideoStream]:
         stream = _best_track(container)
         # The work is shared out by clips, not by frames
         stream.codec_context.thread_count = 1
-        stream.codec_context.options = _MOST_PIXELS
+        stream.codec_context.options = {**_MOST_PIXELS, **(options or {})}
         check_picture(stream.codec_context.height, stream.codec_context.width)
         if not stream.codec_context.width:
             _check_refused_picture(path)

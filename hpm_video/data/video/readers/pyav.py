@@ -17,8 +17,10 @@ import numpy.typing as npt
 from av.video.frame import PictureType
 
 from hpm_video.data.video.frame_table import FrameTable, Starts
+from hpm_video.data.video.motion import Speeds
 from hpm_video.data.video.readers import UnreadableError, demux
 from hpm_video.data.video.readers.tables import counted_table, scan
+from hpm_video.data.video.readers.vectors import OPTION, VectorLog
 
 # Where a frame that no other refers to can be left out. Not so AV1, which may show it a second time
 _CODECS_THAT_SKIP = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
@@ -36,12 +38,13 @@ class _NotAsToldError(Exception):
 class PyavReader:
     """An open file, see `Reader`. UnreadableError: FFmpeg finds no video in it.
 
-    ``table``: what is known of the file, else its packets are gone through. `packets`: all of them,
-    where they were few enough to keep.
+    ``table``: what is known of the file, else its packets are gone through. ``motion``: `speeds`
+    will be asked for. `packets`: all of them, where they were few enough to keep.
     """
 
-    def __init__(self, path: str, table: FrameTable | None = None) -> None:
+    def __init__(self, path: str, table: FrameTable | None = None, *, motion: bool = False) -> None:
         self._path = path
+        self._vectors = VectorLog() if motion else None
         self._close: Callable[[], object] = lambda: None
         self._open()
         self._context, self._is_used = self._stream.codec_context, False
@@ -65,6 +68,12 @@ class PyavReader:
         except _NotAsToldError:
             self._count_from_now_on()
             return self._read(indices)
+
+    def speeds(self, indices: Sequence[int]) -> Speeds:
+        """Return how fast what is shown moves in the frames that were just read: `read` comes
+        first, of the same frames."""
+        assert self._vectors is not None
+        return self._vectors.speeds(indices, self.table.height, self.table.width)
 
     def stream(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the frames (H, W, 3) at rising indices one by one, each decoded once.
@@ -93,8 +102,12 @@ class PyavReader:
         pixels = np.empty(shape, dtype=np.uint8)
         rows = {index: row for row, index in enumerate(indices)}
         writer, orientation = demux.RgbWriter(), None
+        if self._vectors is not None:
+            self._vectors = VectorLog()
         for index, frame in self._frames_at(indices):
             writer.write(frame, pixels[rows[index]])
+            if self._vectors is not None:
+                self._vectors.keep(index, frame, shape[1:3])
             orientation = orientation or demux.orientation_of(frame)
         assert orientation is not None
         return orientation.apply(pixels)
@@ -153,7 +166,8 @@ class PyavReader:
         table, context, self._is_used = self.table, self._context, True
         index_at = {int(table.times[index]): index for index in indices}
         size = table.height, table.width
-        skips = table.codec in _CODECS_THAT_SKIP
+        # Which frames come must not depend on which are asked for where their kinds count
+        skips = table.codec in _CODECS_THAT_SKIP and self._vectors is None
         skipping = False
         try:
             for which, _, end in self._runs(indices):
@@ -193,6 +207,9 @@ class PyavReader:
                 raise _NotAsToldError
             if frame.pts == first and frame.pict_type in _REFERRING:
                 raise _NotAsToldError
+            if self._vectors is not None:
+                index = int(np.searchsorted(self.table.times, frame.pts))
+                self._vectors.note(index, frame)
             if frame.pts in index_at:
                 yield index_at[frame.pts], frame
 
@@ -212,10 +229,12 @@ class PyavReader:
             packets = (packet for _, packet in self._from(which))
             for packet in chain(packets, [None]):
                 for frame in demux.decode(self._context, packet) or []:
+                    if self._vectors is not None:
+                        self._vectors.note(number, frame)
                     if waiting and number == waiting[0]:
                         yield waiting.popleft(), frame
                     number += 1
-                if not waiting:
+                if not waiting and not (self._vectors and self._vectors.ends_between):
                     break
             self._context.flush_buffers()
 
@@ -238,7 +257,9 @@ class PyavReader:
     def _open(self) -> None:
         """Begin at the file's first packet."""
         self._close()
-        self._container, self._stream = demux.open_video(self._path)
+        self._container, self._stream = demux.open_video(
+            self._path, None if self._vectors is None else OPTION
+        )
         # At once when this reader goes, as a limit on open files may come before the collector
         self._close = finalize(self, self._container.close)
         self._feed: Iterator[av.Packet] = demux.packets(self._container, self._stream)
