@@ -12,20 +12,13 @@ from matplotlib.figure import Figure
 
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place, token_pixels
-from hpm_video.visualize.hard_tubes import HardTubes, Scores
+from hpm_video.visualize.hard_tubes import SOURCES, HardTubes, Scores
 from hpm_video.visualize.hardness import rank_shares
 from hpm_video.visualize.windows import resized, shrunk
 
 Floats = npt.NDArray[np.float32]
 
 GREY = 0.5  # masked pixels
-# Of each source, by its name in `HardTubes.by_source`
-_LABELS = {
-    "predicted": "loss predicted",
-    "motion": "frame differences",
-    "codec": "motion vectors of the codec",
-    "measured": "loss measured, mean over random masks",
-}
 WHOLE = Place(0, 0, 1, 1)
 OUTSIDE = 0.5  # brightness of what a model does not see
 MAX_COLUMNS = 8
@@ -56,15 +49,14 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
         title += f"  (rank accuracy {tubes.rank_accuracy:.3f}, Spearman {tubes.spearman:.3f})"
     colours = ": dark = easiest, yellow = hardest tokens of the clip"
     for source, scores in tubes.by_source.items():
-        label, colours = f"{_LABELS[source]}{colours}", ", same colours"
+        label, colours = f"{SOURCES[source]}{colours}", ", same colours"
         if source in tubes.agreement:
             label += f" (Spearman {tubes.agreement[source]:.2f} with the loss measured)"
         rows.append(Row(label, heat_at(frames, ranks(scores)[steps], place)))
 
     hard = tubes.hard[steps]
-    by = "measured, as there is no predictor" if tubes.predicted is None else "predicted"
-    label = f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by the loss "
-    label += by
+    label = f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by "
+    label += SOURCES[tubes.source]
     chosen = np.where(spread(hard[..., None], place, frames), frames, _DIM * frames)
     rows.append(Row(label, within(place, frames, chosen), outlined=hard, place=place))
 

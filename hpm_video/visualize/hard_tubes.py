@@ -23,6 +23,13 @@ from hpm_video.visualize.windows import Window
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
+# What ranks tokens, by masking.source and as figures and pages call it
+SOURCES = {
+    "predicted": "the loss predicted",
+    "measured": "the loss measured",
+    "motion": "frame differences",
+    "codec": "the codec's motion vectors",
+}
 NUM_MASKS = 8  # random masks behind a measured loss
 NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
 
@@ -75,14 +82,21 @@ class HardTubes:
         return self.masking.unit_length(self.grid.time)
 
     @property
+    def source(self) -> str:
+        """What says which tubes are hard: the source of the run's masks if it is known here, else
+        the loss predicted, or measured where there is no predictor."""
+        given = self.masking.source
+        return given if given in self.by_source else next(iter(self.by_source))
+
+    @property
     def scores(self) -> Scores:
-        """What says what is hard: the loss predicted, or measured where there is no predictor."""
-        return self.measured if self.predicted is None else self.predicted
+        """Those of ``source``."""
+        return self.by_source[self.source]
 
     @property
     def by_source(self) -> dict[str, Scores]:
         """What ranks the tokens, by its name: all that there are, the measured loss last."""
-        found = {name: getattr(self, name) for name in ("predicted", "motion", "codec", "measured")}
+        found = {name: getattr(self, name) for name in SOURCES}
         return {name: scores for name, scores in found.items() if scores is not None}
 
     @cached_property
@@ -172,6 +186,7 @@ def ask(
     if config.loss.normalize_targets:
         flattering = _pixels(complete(true_statistics=True))
     shape = grid.time, grid.height, grid.width
+    motion = motion_scores(patchify(clips, grid), grid, tubelet_size=config.model.tubelet_size)
     codec = None if window.codec is None else window.codec[crop].reshape(shape)
     return HardTubes(
         frames=window.frames,
@@ -181,7 +196,7 @@ def ask(
         grid=grid,
         predicted=None if predicted is None else predicted.float().reshape(shape).cpu().numpy(),
         measured=measured.float().reshape(shape).cpu().numpy(),
-        motion=motion_scores(patchify(clips, grid), grid).reshape(shape).cpu().numpy(),
+        motion=motion.reshape(shape).cpu().numpy(),
         codec=codec,
         random_mask=mask.reshape(shape).cpu().numpy(),
         honest=_pixels(complete()),

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 
 from hpm_video.runtime.pages import Frames, jpeg, packed, page
 from hpm_video.visualize.geometry import owned
-from hpm_video.visualize.hard_tubes import HardTubes
+from hpm_video.visualize.hard_tubes import SOURCES, HardTubes
 from hpm_video.visualize.windows import View
 
 
@@ -60,15 +60,6 @@ class Asked:
     num_masks: int
 
 
-# Of each source, by its name in `HardTubes.by_source`
-_BY = {
-    "predicted": "the loss predicted",
-    "motion": "frame differences",
-    "codec": "the codec's motion",
-    "measured": "the loss measured",
-}
-
-
 def video_page(film: Film, asked: Asked) -> str:
     """The HTML page of a video."""
     return page(
@@ -80,7 +71,7 @@ def video_page(film: Film, asked: Asked) -> str:
         asked=asked,
         is_cut=film.view.whole_video and len(film.windows) == film.view.max_windows,
         heats=(255 * colormaps["inferno"](np.linspace(0, 1, 9))[:, :3]).round().astype(int),
-        by=_BY,
+        sources=SOURCES,
         data=_data(film),
     )
 
@@ -90,6 +81,12 @@ def _data(film: Film) -> dict[str, Any]:
     places = [tubes.place for tubes in film.windows[0]]
     timeline = film.timeline()
     seconds = [(int(film.windows[w][0].indices[frame]), film.video_fps) for w, frame in timeline]
+    # What is known of every clip: a key frame has no motion vectors
+    kinds = [
+        name
+        for name in first.by_source
+        if all(name in t.by_source for w in film.windows for t in w)
+    ]
     palette = np.round(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
     return {
         "grid": [first.grid.time, first.grid.height, first.grid.width],
@@ -98,7 +95,8 @@ def _data(film: Film) -> dict[str, Any]:
         "masking": asdict(first.masking),
         "hardRatio": first.hard_ratio,
         "plain": first.predicted is None,
-        "kinds": list(first.by_source),
+        "kinds": kinds,
+        "by": first.source if first.source in kinds else kinds[0],
         "fps": film.fps,
         "numFrames": film.num_frames,
         "shown": list(first.frames.shape[1:3]),
@@ -110,14 +108,14 @@ def _data(film: Film) -> dict[str, Any]:
         "windows": [
             {
                 "frames": [jpeg(frame, quality=85) for frame in crops[0].frames],
-                "crops": [_crop(tubes) for tubes in crops],
+                "crops": [_crop(tubes, kinds) for tubes in crops],
             }
             for crops in film.windows
         ],
     }
 
 
-def _crop(tubes: HardTubes) -> dict[str, Any]:
+def _crop(tubes: HardTubes, kinds: Sequence[str]) -> dict[str, Any]:
     def losses(values: npt.NDArray[np.float32]) -> dict[str, str]:
         return {"tokens": packed(values), "tubes": packed(tubes.per_tube(values))}
 
@@ -125,8 +123,10 @@ def _crop(tubes: HardTubes) -> dict[str, Any]:
         return None if frames is None else [jpeg(frame, quality=85) for frame in frames]
 
     return {
-        "scores": {name: losses(values) for name, values in tubes.by_source.items()},
-        "agreement": {name: _finite(value) for name, value in tubes.agreement.items()},
+        "scores": {name: losses(tubes.by_source[name]) for name in kinds},
+        "agreement": {
+            name: _finite(tubes.agreement[name]) for name in kinds if name in tubes.agreement
+        },
         "seen": packed(tubes.random_mask.astype(np.uint8)),
         "honest": pictures(tubes.honest),
         "flattering": pictures(tubes.flattering),

@@ -111,7 +111,7 @@ def film_of(path: Path, view: View | None = None) -> Film:
 
 def hardest_by(tubes: HardTubes, source: str) -> np.ndarray:
     """The hard tubes of the run's masks, had they been chosen by another source."""
-    return replace(tubes, predicted=tubes.by_source[source]).hard
+    return replace(tubes, masking=replace(tubes.masking, source=source)).hard
 
 
 def middle(flags: np.ndarray) -> np.ndarray:
@@ -327,7 +327,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
     # Every view differs from the others
     views = browser.find_elements(By.CSS_SELECTOR, "[data-view]")
     assert [view.get_attribute("data-view") for view in views] == [
-        "predicted", "motion", "codec", "measured", "clip", "hard", "random", "seen", "honest",
+        "predicted", "measured", "motion", "codec", "clip", "hard", "random", "seen", "honest",
         "flattering",
     ]  # fmt: skip
     drawn = {}
@@ -435,7 +435,7 @@ def test_a_plain_checkpoint_shows_what_is_measured(browser: Any, tmp_path: Path)
     names = browser.execute_script(
         "return [...document.querySelectorAll('[data-view]')].map((e) => e.dataset.view)"
     )
-    assert names == ["motion", "measured", "clip", "hard", "random", "seen", "honest"]
+    assert names == ["measured", "motion", "clip", "hard", "random", "seen", "honest"]
     said = browser.execute_script("return document.body.textContent")
-    assert "plain VideoMAE" in said and "codec gives no motion vectors" in said
+    assert "plain VideoMAE" in said and "gives no motion vectors" in said
     assert errors(browser) == []

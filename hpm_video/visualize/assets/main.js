@@ -2,11 +2,11 @@
 const by = (id) => document.getElementById(id);
 const state = {
   position: 0, // in data.timeline
-  view: data.plain ? "measured" : "predicted",
+  view: data.by,
   level: "token",
   colours: "rank",
   opacity: 0.6,
-  by: data.plain ? "measured" : "predicted",
+  by: data.by,
   hardRatio: data.hardRatio,
   maskRatio: data.masking.mask_ratio,
   outline: false,
