@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -843,3 +844,12 @@ def test_a_stopped_study_goes_on_where_it_stopped(
     for key in ("top1", "spearman", "steps", "feature_variation"):
         assert rows["whole"][key] == rows["stopped"][key]
     assert_same_run(*(cells[name] / "pretrain" for name in cells))
+
+
+def test_the_course_of_training_has_a_value_for_each_probe() -> None:
+    """Means of the records between two probes; before training the first record's."""
+    training = [{"step": step, "rank_accuracy": step / 100} for step in (10, 20, 30, 40)]
+    probes = [{"step": step} for step in (0, 20, 40)]
+    course = partial(cell._course, training=training, probes=probes)
+    assert course("rank_accuracy") == [0.1, (0.1 + 0.2) / 2, (0.3 + 0.4) / 2]
+    assert course("hard_ratio") == [0, 0, 0]

@@ -45,6 +45,7 @@ _OTHER_PARTS_S = 25  # what follows the variants
 VARIANTS = (
     "videomae", "hpm_ranking", "literal", "loss_prediction_only", "pixels", "hpm_absolute",
     "ranking_units", "all_hard", "tube_length_2", "decoder_mask", "decoder_mask_random",
+    "both_fast",
 )  # fmt: skip
 
 
@@ -65,7 +66,9 @@ def run(stage: Stage) -> None:
 
 def variants(stage: Stage) -> None:
     """One step of each variant: masks, losses and gradients, the worst of all variants."""
-    names = stage.either(VARIANTS, ("videomae", "hpm_ranking", "pixels", "decoder_mask"))
+    names = stage.either(
+        VARIANTS, ("videomae", "hpm_ranking", "pixels", "decoder_mask", "both_fast")
+    )
     found = {}
     for name in names:
         if stage.seconds_left > _OTHER_PARTS_S or not found:
@@ -136,7 +139,7 @@ def build_here(config: PretrainConfig) -> HPM:
     student = build(config)
     with torch.no_grad():  # predictions of a fresh head are all but equal
         for name, parameter in student.named_parameters():
-            if name.startswith("predictor.head"):
+            if "predictor.head" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
     return student
 
@@ -194,10 +197,14 @@ def cpu_noise() -> Iterator[None]:
 
 @contextmanager
 def order_of(exact: PretrainStep) -> Iterator[None]:
-    """The predictor learns from the losses that the exact step measured: of near ones rounding
-    changes the order, which with few tokens shows in the gradient."""
+    """Predictors learn from the losses that the exact step measured: of near ones rounding changes
+    the order, which with few tokens shows in the gradient."""
+    parts = (exact, *([] if exact.pixels is None else [exact.pixels]))
+    by_shape = {part.measured.shape: part.measured for part in parts if part.measured is not None}
     objectives = {
-        name: lambda predicted, _, loss=loss: loss(predicted, exact.measured.to(predicted.device))
+        name: lambda predicted, _, loss=loss: loss(
+            predicted, by_shape[predicted.shape].to(predicted.device)
+        )
         for name, loss in method_step.OBJECTIVES.items()
     }
     with patch.dict(method_step.OBJECTIVES, objectives):

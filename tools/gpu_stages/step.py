@@ -18,19 +18,19 @@ from hpm_video.bench.steps import build_student, random_frames, step_on, transfo
 from hpm_video.bench.variants import variants, with_batch
 from hpm_video.config import PretrainConfig
 
-NAMES = ("plain", "literal", "pixels", "default")  # in the order of `variants`
+NAMES = ("plain", "literal", "pixels", "both", "default")  # in the order of `variants`
 _LISTED = 15  # kernels; the table has room for the first of them
 MOST = {"literal": 64}  # clips, whose teacher and predictor see all tokens
 
 
 def run(stage: Stage) -> None:
     rate = product_rate(stage, stage.either("bfloat16", "float32"))
-    found = variants(stage.config(1), ["pixels"], [0.25], [1])
+    found = variants(stage.config(1), ["pixels", "both"], [0.25], [1])
     configs = dict(zip(NAMES, found.values(), strict=True))
     clips_at_rate = {name: rate / step_cost(config).step for name, config in configs.items()}
     # The most telling batch first, in case that time ends
     for batch in stage.either((64, 16, 256), (2,)):
-        for name in ("plain", "default", "pixels", "literal"):
+        for name in ("plain", "default", "both", "pixels", "literal"):
             if batch <= MOST.get(name, batch):
                 config = with_batch(configs[name], batch)
                 measure(stage, f"{name}, {batch}", config, ours, clips_at_rate[name])

@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from itertools import chain
 from typing import Any
@@ -25,6 +25,7 @@ from hpm_video.train.run.folder import changed_settings
 from hpm_video.train.run.logs import read_records
 
 Row = dict[str, Any]
+_FOLLOWED = ("rank_accuracy", "hard_ratio")  # figures of training whose course is kept
 
 
 class Stopped(Exception):  # noqa: N818 - it is an answer
@@ -164,7 +165,23 @@ def _of_pretraining(cell: Cell, config: PretrainConfig) -> Row:
     accuracies = [name for name in probes[-1] if _is_accuracy(name)] if probes else []
     row |= {name: probes[-1][name] for name in accuracies}
     row["probe_epochs"] = [record["epoch"] for record in probes]
-    return row | {f"{name}_curve": [record[name] for record in probes] for name in accuracies}
+    row |= {f"{name}_curve": [record[name] for record in probes] for name in accuracies}
+    if probes:
+        row |= {f"{name}_curve": _course(name, training, probes) for name in _FOLLOWED}
+    return row
+
+
+def _course(
+    name: str, training: Sequence[Mapping[str, Any]], probes: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """A figure of training at each probe: mean of the records since the one before; at the first,
+    the first record. 0 where no record has it."""
+    values, since = [], 0
+    for asked in probes:
+        passed = [record for record in training if since < record["step"] <= asked["step"]]
+        values.append(statistics.mean(r.get(name) or 0 for r in passed or training[:1]))
+        since = asked["step"]
+    return values
 
 
 def _hard_probe(cell: Cell, config: PretrainConfig, kinds: Sequence[str]) -> Row:

@@ -155,6 +155,6 @@ def _before_training(rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
         if row.get("probe_epochs", [])[:1] == [0]:
             named = {key: row[key] for key in ("data_set", "seed", "folder")}
-            curves = [key for key in row if key.endswith("_curve")]
+            curves = [k for k in row if k.endswith(("_balanced_accuracy_curve", "_top1_curve"))]
             probes = {key.removesuffix("_curve"): row[key][0] for key in curves}
             yield {**named, "variant": UNTRAINED, **probes}

@@ -79,33 +79,39 @@ def _panels(comparison: Comparison, *, paired: bool = False) -> Figure | None:
 
 
 def _curves(comparison: Comparison) -> Figure | None:
-    """Balanced accuracy of probes during pre-training: means over seeds, intervals as bands; of the
-    variants with the most seeds, or one less, as in an unfinished study."""
+    """Balanced accuracy of probes during pre-training, the student's rank accuracy and the hard
+    ratio: means over seeds, intervals as bands; of the variants with the most seeds, or one less,
+    as in an unfinished study."""
     counts = Counter(row["variant"] for row in comparison.rows if row.get("probe_epochs"))
     main = [name for name, count in counts.items() if count >= max(counts.values()) - 1]
-    rows = {
-        kind: [row for row in comparison.rows if f"{kind}_balanced_accuracy_curve" in row]
-        for kind in ("linear", "attentive", "knn")
+    titles = {
+        f"{kind}_balanced_accuracy": f"probe: {kind}" for kind in ("linear", "attentive", "knn")
     }
-    kinds = [kind for kind in rows if rows[kind]]
+    titles |= {"rank_accuracy": "rank accuracy in training", "hard_ratio": "hard ratio"}
+    rows = {
+        kind: [row for row in comparison.rows if any(row.get(f"{kind}_curve", []))]
+        for kind in titles
+    }
+    kinds = [kind for kind in titles if rows[kind]]
     if not kinds:
         return None
     figure = Figure(figsize=(4 * len(kinds), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         for variant in main:
             own = [row for row in rows[kind] if row["variant"] == variant]
             if not own:
                 continue
-            curves = [row[f"{kind}_balanced_accuracy_curve"] for row in own]
+            curves = [row[f"{kind}_curve"] for row in own]
             points = [estimate(values) for values in zip(*curves, strict=True)]
             epochs = own[0]["probe_epochs"]
             (line,) = axes.plot(epochs, [point.mean for point in points], label=variant)
             low, high = [point.low for point in points], [point.high for point in points]
             axes.fill_between(epochs, low, high, color=line.get_color(), alpha=0.15)
-        axes.set(title=f"probe: {kind}", xlabel="epoch of pre-training")
+        axes.set(title=titles[kind], xlabel="epoch of pre-training")
         axes.legend(fontsize=7)
-    panels[0].set_ylabel("balanced accuracy")
+        if kind.endswith("_balanced_accuracy"):
+            axes.set_ylabel("balanced accuracy")
     title = f"{comparison.data_set}, equal {comparison.kind}: frozen encoders, mean, 95 % interval"
     figure.suptitle(title, fontsize=10)
     return figure
