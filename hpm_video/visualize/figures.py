@@ -53,9 +53,11 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
     rows.append(Row(label, heat_at(frames, ranks(tubes.measured)[steps], place)))
 
     hard = tubes.hard[steps]
-    by = "measured, as there is no predictor" if tubes.predicted is None else "predicted"
-    label = f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by the loss "
-    label += by
+    by = tubes.scored_by
+    if by in ("predicted", "measured"):
+        alone = by == "measured" and tubes.predicted is None
+        by = f"the loss {by}" + (", as there is no predictor" if alone else "")
+    label = f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by {by}"
     chosen = np.where(spread(hard[..., None], place, frames), frames, _DIM * frames)
     rows.append(Row(label, within(place, frames, chosen), outlined=hard, place=place))
 

@@ -1,6 +1,7 @@
 """What a checkpoint finds hard in one clip of one video: scores, masks and reconstructions."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -33,6 +34,7 @@ class HardTubes:
     place: where in them the square lies that the model sees; crop: its pixels, (T, S, S, 3) uint8.
     indices: (T,), which frames of the video they are.
     predicted: loss of every token, of which only the order has a meaning; None for plain VideoMAE.
+    others: scores of every token by other sources of masks, such as motion, by masking.source.
     measured: reconstruction loss of every token, mean over the random masks that hide it.
     random_mask: of the reconstruction: honest (T, S, S, 3) uint8 is what the model makes of the
         rest alone; flattering adds the true mean and variance of every token, which no model can
@@ -58,6 +60,7 @@ class HardTubes:
     masking: MaskingConfig
     hard_ratio: float
     seed: int = 0
+    others: Mapping[str, Scores] = field(default_factory=dict)
 
     @property
     def mask_ratio(self) -> float:
@@ -69,9 +72,25 @@ class HardTubes:
         return self.masking.unit_length(self.grid.time)
 
     @property
+    def kinds(self) -> dict[str, Scores]:
+        """All that scores the clip, by name: the loss predicted, where it is, other sources of
+        masks, and the loss measured."""
+        predicted = {} if self.predicted is None else {"predicted": self.predicted}
+        return {**predicted, **self.others, "measured": self.measured}
+
+    @property
+    def scored_by(self) -> str:
+        """Which of the kinds says what is hard: the run's masking.source. Where that says nothing,
+        the loss predicted, or measured where there is no predictor."""
+        source: str = self.masking.source
+        if source in self.kinds:
+            return source
+        return "measured" if self.predicted is None else "predicted"
+
+    @property
     def scores(self) -> Scores:
-        """What says what is hard: the loss predicted, or measured where there is no predictor."""
-        return self.measured if self.predicted is None else self.predicted
+        """What says what is hard, see `scored_by`."""
+        return self.kinds[self.scored_by]
 
     @property
     def hard(self) -> Mask:
@@ -101,7 +120,7 @@ class HardTubes:
         return make_mask(
             units_to_tokens(scores, self.grid, self.tube_length),
             self.grid,
-            masking,
+            masking.by_units,  # which tubes of a block are hard, the page can show as well
             hard_ratio=hard_ratio,
             batch_size=1,
             generator=torch.Generator().manual_seed(self.seed),
@@ -131,15 +150,10 @@ def ask(
     config, grid = pretrained.config, pretrained.grid
     pixels = window.crops[crop]
     clips = to_clips(torch.from_numpy(pixels)[None], pretrained.student.encoder.mean.device)
-    predicted = spearman = accuracy = None
-    if pretrained.scorer is None:
-        measured = mining_quality.measured_loss(pretrained, clips, num_masks=num_masks, seed=seed)
-    else:
-        report = mining_quality.measure_mining(
-            pretrained, clips, num_masks=num_masks, num_views=NUM_VIEWS, seed=seed
-        )
-        predicted, measured = report.predicted, report.measured
-        spearman, accuracy = report.spearman, report.rank_accuracy
+    report = mining_quality.measure_mining(
+        pretrained, clips, num_masks=num_masks, num_views=NUM_VIEWS, seed=seed
+    )
+    predicted, measured = report.predicted, report.measured
     for name, losses in (("predicted", predicted), ("measured", measured)):
         if losses is not None and not bool(losses.isfinite().all()):
             raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
@@ -149,29 +163,39 @@ def ask(
     flattering = None
     if config.loss.normalize_targets:
         flattering = _pixels(complete(true_statistics=True))
-    shape = grid.time, grid.height, grid.width
+
+    def cells(scores: Tensor) -> Scores:
+        """(1, N) -> (time, rows, columns)."""
+        return scores.float().reshape(grid.time, grid.height, grid.width).cpu().numpy()
+
     return HardTubes(
         frames=window.frames,
         place=window.places[crop],
         crop=pixels,
         indices=window.indices,
         grid=grid,
-        predicted=None if predicted is None else predicted.float().reshape(shape).cpu().numpy(),
-        measured=measured.float().reshape(shape).cpu().numpy(),
-        random_mask=mask.reshape(shape).cpu().numpy(),
+        predicted=None if predicted is None else cells(predicted),
+        measured=cells(measured),
+        random_mask=cells(mask) > 0,
         honest=_pixels(complete()),
         flattering=flattering,
-        spearman=spearman,
-        rank_accuracy=accuracy,
+        spearman=report.spearman,
+        rank_accuracy=report.rank_accuracy,
         masking=config.masking,
         hard_ratio=hard_ratio_of(pretrained),
         seed=seed,
+        others={
+            source: cells(found.scores)
+            for source, found in report.sources.items()
+            if source != "predicted"
+        },
     )
 
 
 def hard_ratio_of(pretrained: Pretrained) -> float:
     """The hard ratio of the run's masks at its end; the default where it masked at random."""
-    return pretrained.config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
+    masking = pretrained.config.masking
+    return (masking.mines and masking.hard_ratio_end) or MaskingConfig().hard_ratio_end
 
 
 def _pixels(clips: Tensor) -> Frames:

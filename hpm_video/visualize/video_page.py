@@ -88,6 +88,8 @@ def _data(film: Film) -> dict[str, Any]:
         "masking": asdict(first.masking),
         "hardRatio": first.hard_ratio,
         "plain": first.predicted is None,
+        "kinds": list(first.kinds),
+        "scoredBy": first.scored_by,
         "fps": film.fps,
         "numFrames": film.num_frames,
         "shown": list(first.frames.shape[1:3]),
@@ -107,17 +109,14 @@ def _data(film: Film) -> dict[str, Any]:
 
 
 def _crop(tubes: HardTubes) -> dict[str, Any]:
-    def losses(values: npt.NDArray[np.float32] | None) -> dict[str, str] | None:
-        if values is None:
-            return None
+    def losses(values: npt.NDArray[np.float32]) -> dict[str, str]:
         return {"tokens": packed(values), "tubes": packed(tubes.per_tube(values))}
 
     def pictures(frames: Frames | None) -> Sequence[str] | None:
         return None if frames is None else [jpeg(frame, quality=85) for frame in frames]
 
     return {
-        "predicted": losses(tubes.predicted),
-        "measured": losses(tubes.measured),
+        **{kind: losses(scores) for kind, scores in tubes.kinds.items()},
         "seen": packed(tubes.random_mask.astype(np.uint8)),
         "honest": pictures(tubes.honest),
         "flattering": pictures(tubes.flattering),

@@ -5,6 +5,7 @@ run is touched: models are asked as copies, randomness comes from generators wit
 """
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,18 +72,19 @@ class Pictures:
         pretrained = Pretrained(asked, scorer, self._config, self._grid, step)
         clips = self._clips.to(asked.encoder.mean.device)
         measured = mining_quality.measured_loss(pretrained, clips, num_masks=NUM_MASKS, seed=0)
-        losses, predicted = {"measured": measured}, None
-        if scorer is not None:
-            predicted = mining_quality.predicted_loss(
-                pretrained, clips, seed=0, num_views=NUM_VIEWS
-            )
+        losses, scores, source = {"measured": measured}, None, self._config.masking.source
+        ask = partial(mining_quality.source_scores, pretrained, clips, num_views=NUM_VIEWS)
+        if (predicted := ask("predicted")) is not None:
             losses["predicted"] = predicted
+        if self._config.masking.mines:
+            scores = losses[source] if source in losses else ask(source)
         drawn = draw_clips(
             pretrained,
             clips,
             predicted=predicted,
             measured=measured,
-            hard_ratio=hard_ratio if teacher is not None else 0.0,
+            scores=scores,
+            hard_ratio=0.0 if scores is None else hard_ratio,
             titles=self._names,
             frames=self._frames,
         )
@@ -126,18 +128,20 @@ def draw_clips(
     *,
     predicted: Tensor | None,
     measured: Tensor,
+    scores: Tensor | None,
     hard_ratio: float,
     titles: list[str],
     frames: list[npt.NDArray[np.int64]],
 ) -> list[Figure]:
     """One figure per clip of (B, 3, T, S, S) in [0, 1], given the losses (B, N) of its tokens.
 
-    Rows: frames; loss predicted, if it is, and measured, by rank; a mask of ``hard_ratio``, with
-    its hard tubes outlined; the reconstruction under it. frames: per clip, the frames' numbers.
+    Rows: frames; loss predicted, if it is, and measured, by rank; the ``scores`` (B, N) that choose
+    the run's masks, where they are others; a mask of ``hard_ratio`` by these scores, with its hard
+    tubes outlined; the reconstruction under it. frames: per clip, the frames' numbers.
     """
     grid, config = pretrained.grid, pretrained.config
     chosen = make_mask(
-        predicted if hard_ratio > 0 else None,
+        scores if hard_ratio > 0 else None,
         grid,
         config.masking,
         hard_ratio=hard_ratio,
@@ -164,6 +168,9 @@ def draw_clips(
             ranks = cells(shares(predicted)[i])
             rows.append(Row("loss predicted: dark = easiest, yellow = hardest", heat(clip, ranks)))
         rows.append(Row("loss measured, same colours", heat(clip, cells(shares(measured)[i]))))
+        if scores is not None and config.masking.source not in ("predicted", "measured"):
+            ranks = cells(shares(scores)[i])
+            rows.append(Row(f"{config.masking.source}, which chooses masks", heat(clip, ranks)))
         hidden, outlined = cells(chosen.mask[i]), cells(chosen.hard[i]).astype(bool)
         masked = np.where(enlarge(hidden, clip), np.float32(GREY), clip)
         label = f"mask of hard ratio {hard_ratio:.2f}, hard tubes outlined"

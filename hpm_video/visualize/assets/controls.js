@@ -102,7 +102,6 @@ async function start() {
   choice("colours", "colours");
   choice("scores", "by");
   choice("slices", "slices");
-  by("scores").disabled = data.plain;
   by("outline").addEventListener("change", () => {
     state.outline = by("outline").checked;
     redraw();

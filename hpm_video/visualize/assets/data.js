@@ -41,7 +41,7 @@ function image(source) {
 for (const shown of data.windows) {
   shown.frames = shown.frames.map(image);
   for (const crop of shown.crops) {
-    for (const name of ["predicted", "measured"]) crop[name] = losses(crop[name]);
+    for (const name of data.kinds) crop[name] = losses(crop[name]);
     crop.seen = bytes(crop.seen);
     for (const name of ["honest", "flattering"]) crop[name] = crop[name] && crop[name].map(image);
   }
@@ -50,7 +50,7 @@ data.palette = bytes(data.palette); // 256 colours, 3 bytes each
 
 // The lowest and highest loss of all clips, by kind and level: the ends of colours by value.
 data.range = {};
-for (const kind of ["predicted", "measured"]) {
+for (const kind of data.kinds) {
   data.range[kind] = {};
   for (const level of ["token", "tube"]) {
     let [low, high] = [Infinity, -Infinity];

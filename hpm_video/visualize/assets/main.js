@@ -6,7 +6,7 @@ const state = {
   level: "token",
   colours: "rank",
   opacity: 0.6,
-  by: data.plain ? "measured" : "predicted",
+  by: data.scoredBy,
   hardRatio: data.hardRatio,
   maskRatio: data.masking.mask_ratio,
   outline: false,
