@@ -11,7 +11,7 @@ from torch import Tensor
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.data.samples.scores import Tubelet
+from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import Figures, ema_distance, mean_figures, step_figures
@@ -112,10 +112,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         if competence is not None:
             run.log.line(competence.describe(is_new=kept["competence"] is None))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
-        # Those of masking.source=codec come with the clips
-        tubelet = None
-        if masking.mines and masking.source == "codec":
-            tubelet = Tubelet(config.model.tubelet_size, config.model.patch_size)
+        tubelet = scored_tubelet(config)
         batches = run.batches(tubelet=tubelet)
         parts = {"student": student} | ({} if teacher is None else {"teacher": teacher})
         compile_parts(parts, config.run, world, run.log.line)

@@ -2,14 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from processes import run_together
 from runs import run_until_stopped, untimed
 
+from hpm_video.bench.steps import config_step, micro_batches_of
 from hpm_video.cli.main import main
+from hpm_video.config import PretrainConfig
+from hpm_video.config.settings import load_config
 from hpm_video.data.prepare.toy import write_toy_videos
+from hpm_video.runtime.distributed import World
+from hpm_video.train.batch_size import step_memory
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint
 
@@ -56,6 +62,41 @@ def test_masks_follow_the_scores(tmp_path: Path, pretrain_arguments: Arguments) 
         assert main(pretrain_arguments(tmp_path / name, *random, f"masking.source={source}")) == 0
     mine, theirs = (untimed(tmp_path / f"random-{source}") for source in ("codec", "predicted"))
     assert mine == theirs
+
+
+def test_pictures_show_the_scores_and_their_mask(
+    tmp_path: Path, pretrain_arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpm_video.train.run import pictures
+
+    draw, seen = pictures.draw_clips, list[dict[str, Any]]()
+
+    def spy(*given: Any, **named: Any) -> Any:
+        seen.append(named)
+        return draw(*given, **named)
+
+    monkeypatch.setattr(pictures, "draw_clips", spy)
+    settings = (*CODEC, "run.picture_every=6")
+    assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
+    assert len(seen) == 2 and [named["hard_ratio"] for named in seen] == [0.5, 1]
+    for named in seen:
+        assert (named["scores"].amax(dim=1) > 0).all() and named["predicted"] is None
+
+
+@pytest.mark.parametrize("source", ["codec", "predicted"])
+def test_benches_time_steps_with_scores(
+    tmp_path: Path, toy: Path, pretrain_arguments: Arguments, source: str
+) -> None:
+    """What stands in for scores does not change what is minimised but by the mask."""
+    settings = (f"masking.source={source}", "data.batch_size=4")
+    arguments = pretrain_arguments(tmp_path / "run", *settings)
+    config = load_config(PretrainConfig, arguments[1], arguments[2:])
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    (batch,) = micro_batches_of(config, world, 1)
+    assert (batch.scores("cpu") is None) == (source == "predicted")
+    step = config_step(config, lambda: batch.on("cpu", as_floats=False), world)
+    assert step().isfinite()
+    assert step_memory(config).per_clip > 0
 
 
 @pytest.fixture(scope="module")

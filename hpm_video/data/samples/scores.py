@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.config import DataConfig
+from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.video.crops import Box
 from hpm_video.data.video.motion import Speeds
 
@@ -34,3 +34,10 @@ class Tubelet:
         height, width = size
         found = speeds.in_blocks(box, height=height, width=width, blocks=tokens, flip=flip)
         return found.reshape(-1, self.frames, tokens * tokens).mean(axis=1).reshape(-1)
+
+
+def scored_tubelet(config: PretrainConfig) -> Tubelet | None:
+    """What is behind a token of a run's clips, where these come with scores: for masks by codec."""
+    if not (config.masking.mines and config.masking.source == "codec"):
+        return None
+    return Tubelet(config.model.tubelet_size, config.model.patch_size)

@@ -17,6 +17,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.loading.clip import read_codec_scores
+from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.pretrained import Pretrained, reconstruct
@@ -43,6 +45,7 @@ class Pictures:
     def __init__(self, config: PretrainConfig, manifest: Manifest, grid: TokenGrid) -> None:
         self._config, self._manifest, self._grid = config, manifest, grid
         self._clips: Tensor | None = None  # (B, 3, T, S, S), read when first needed
+        self._given: Tensor | None = None  # (B, N), scores that come with them, for masks by codec
         self._frames: list[npt.NDArray[np.int64]] = []
         self._names: list[str] = []
 
@@ -73,7 +76,10 @@ class Pictures:
         clips = self._clips.to(asked.encoder.mean.device)
         measured = mining_quality.measured_loss(pretrained, clips, num_masks=NUM_MASKS, seed=0)
         losses, scores, source = {"measured": measured}, None, self._config.masking.source
-        ask = partial(mining_quality.source_scores, pretrained, clips, num_views=NUM_VIEWS)
+        given = None if self._given is None else self._given.to(clips.device)
+        ask = partial(
+            mining_quality.source_scores, pretrained, clips, num_views=NUM_VIEWS, given=given
+        )
         if (predicted := ask("predicted")) is not None:
             losses["predicted"] = predicted
         if self._config.masking.mines:
@@ -105,6 +111,7 @@ class Pictures:
 
     def _read(self, log: RunLog) -> None:
         clips: list[Tensor] = []
+        given: list[Tensor] = []
         for index in range(min(len(self._manifest), NUM_CLIPS + _MAX_UNREADABLE)):
             if len(clips) == NUM_CLIPS:
                 break
@@ -112,6 +119,8 @@ class Pictures:
             try:
                 table = self._manifest.table(index)
                 clip, frames = read_clip(path, self._config, table=table)
+                if scored_tubelet(self._config) is not None:
+                    given.append(read_codec_scores(path, self._config, table=table)[0])
             except VideoReadError as error:
                 log.line(f"unreadable, not among the pictures: {path}: {error.reason}")
                 continue
@@ -120,6 +129,7 @@ class Pictures:
             self._names.append(Path(path).name[:60])
         if clips:
             self._clips = torch.cat(clips)
+            self._given = torch.stack(given) if given else None
 
 
 def draw_clips(
