@@ -24,7 +24,8 @@ from hpm_video.method.teacher import Teacher
 
 @dataclass(frozen=True)
 class StepCost:
-    """Multiply-adds per clip of one forward pass each: of the student, and of the teacher."""
+    """Multiply-adds per clip of one forward pass each: of the student, and of the teacher, or of
+    what else scores tokens for the mask."""
 
     student: float
     teacher: float
@@ -66,7 +67,12 @@ def step_cost(config: PretrainConfig) -> StepCost:
         of_student = multiply_adds(
             lambda: student(patches, mask, visible, kept, ranked, remasked=remasked)
         )
-        if not masking.mines:
+        if masking.mines and masking.source == "measured":
+            return StepCost(
+                of_student,
+                multiply_adds(lambda: student(patches, mask, visible, predicts=False)),
+            )
+        if not masking.needs_teacher:
             return StepCost(of_student, 0)
         teacher, seen = Teacher(student), index(token_ratio, num_tokens)
         of_teacher = config.teacher.draws * multiply_adds(lambda: teacher(patches, seen))

@@ -136,6 +136,7 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
         # What decides the cost of a step beside the variant, and whether it is timed with that
         for key, is_timed in {
             "masking.hard_ratio_end": masking.mines or config.loss.prediction == "none",
+            "masking.pattern": masking.pattern != "blocks",
             "masking.mask_ratio": masking.mask_ratio == default.masking.mask_ratio,
             "masking.decoder_mask_ratio": masking.decoder_mask_ratio == 0,
             "teacher.draws": config.teacher.draws == 1,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import ClipBatch, clip_batches, to_bytes, to_clips
+from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.masking import planned_hard_ratio, random_mask
 from hpm_video.method.step import PretrainStep, configured_step
@@ -58,11 +59,15 @@ def config_step(
     competence = competence_of(config.masking, world)
     accumulation = accumulation_of(config, world.size)
     bad_steps = BadSteps(world.device, max_in_a_row=config.run.max_bad_steps)
+    # Scores that come with clips: which ones costs a step nothing
+    size = config.data.videos_at_once * config.data.repeats, grid.num_tokens
+    is_scored = scored_tubelet(config) is not None
+    scores = torch.zeros(size, device=world.device) if is_scored else None
 
     def learn(batch: Tensor, *ratio: Tensor) -> PretrainStep:
         enter("forward")
-        given = ratio[0] if ratio else hard_ratio
-        result = compute(called, teacher, batch, hard_ratio=given, generator=generator)
+        how = {"hard_ratio": ratio[0] if ratio else hard_ratio, "given": scores}
+        result = compute(called, teacher, batch, generator=generator, **how)
         enter("backward")
         (result.loss / accumulation).backward()
         return result.detached()
@@ -132,7 +137,14 @@ def micro_batches_of(config: PretrainConfig, world: World, count: int) -> Iterat
     data, seed = config.data, config.run.seed
     videos = read_manifest(data.manifest, root=data.root, labels=False)
     return clip_batches(
-        videos, data, accumulation=1, world=world, seed=seed, start_step=0, num_steps=count
+        videos,
+        data,
+        accumulation=1,
+        world=world,
+        seed=seed,
+        start_step=0,
+        num_steps=count,
+        tubelet=scored_tubelet(config),
     )
 
 

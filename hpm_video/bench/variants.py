@@ -7,7 +7,7 @@ from itertools import product
 from hpm_video.bench.steps import grid_of
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
 from hpm_video.config.limits import at_least
-from hpm_video.config.values import Precision, PredictorInput, Size
+from hpm_video.config.values import MaskSource, Precision, PredictorInput, Size
 
 PLAIN = "VideoMAE"
 # predictor_input, token_ratio, predictor_depth of the paper: the teacher sees every token, and the
@@ -27,6 +27,7 @@ def step_config(
     mask_ratio: float = MaskingConfig().mask_ratio,
     decoder_depth: int = ModelConfig().decoder_depth,
     decoder_mask_ratio: float = MaskingConfig().decoder_mask_ratio,
+    mask_source: MaskSource = "predicted",
 ) -> PretrainConfig:
     """The default pre-training at this size; ValueError for a clip that tokens do not divide."""
     for name, value in {"batch-size": batch_size, "frames": frames, "crop-size": crop_size}.items():
@@ -40,7 +41,12 @@ def step_config(
     )
     data = replace(default.data, batch_size=batch_size, num_frames=frames, crop_size=crop_size)
     model = replace(default.model, size=size, decoder_depth=decoder_depth)
-    masking = replace(default.masking, mask_ratio=mask_ratio, decoder_mask_ratio=decoder_mask_ratio)
+    masking = replace(
+        default.masking,
+        mask_ratio=mask_ratio,
+        decoder_mask_ratio=decoder_mask_ratio,
+        source=mask_source,
+    )
     config = replace(default, run=run, data=data, model=model, masking=masking)
     grid_of(config)  # or refuse
     return config
@@ -63,10 +69,18 @@ def variants(
     token_ratios: Sequence[float],
     predictor_depths: Sequence[int],
 ) -> dict[str, PretrainConfig]:
-    """Plain VideoMAE, the literal form, every combination, and the default, each once, by name."""
+    """Plain VideoMAE, the literal form, every combination, and the default, each once, by name.
+
+    With masks by another source than the prediction: plain VideoMAE, the same with such masks,
+    every combination, and the default's predictor.
+    """
     found = [plain(base)]
-    asked = product(predictor_inputs, token_ratios, predictor_depths)
-    for predictor_input, token_ratio, depth in (LITERAL, *asked, _choice(PretrainConfig())):
+    asked = [*product(predictor_inputs, token_ratios, predictor_depths), _choice(PretrainConfig())]
+    if base.masking.needs_teacher:
+        asked.insert(0, LITERAL)
+    else:
+        found.append(replace(base, loss=LossConfig(prediction="none")))
+    for predictor_input, token_ratio, depth in asked:
         model = replace(base.model, predictor_input=predictor_input, predictor_depth=depth)
         teacher = replace(base.teacher, token_ratio=token_ratio)
         found.append(replace(base, model=model, teacher=teacher))
@@ -75,10 +89,14 @@ def variants(
 
 def variant_name(config: PretrainConfig) -> str:
     """What benches call the step of a config."""
+    masking = config.masking
+    source = f", masks by {masking.source}" if masking.mines and not masking.needs_teacher else ""
     if config.loss.prediction == "none":
-        return PLAIN
+        return PLAIN + source
     predictor_input, token_ratio, depth = choice = _choice(config)
     name = f"{predictor_input} r={token_ratio:g} predictor {depth}"
+    if source:
+        return f"HPM {name}{source}"
     name = f"HPM literal ({name})" if choice == LITERAL else f"HPM {name}"
     return f"{name} = default" if choice == _choice(PretrainConfig()) else name
 

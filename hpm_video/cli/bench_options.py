@@ -9,7 +9,7 @@ from typing import Any
 
 from hpm_video.cli.options import add_device, is_setting
 from hpm_video.config import PretrainConfig
-from hpm_video.config.values import Precision, PredictorInput, Size, values_of
+from hpm_video.config.values import MaskSource, Precision, PredictorInput, Size, values_of
 
 
 def config_from(words: Sequence[str]) -> PretrainConfig:
@@ -61,6 +61,13 @@ def add_clip(parser: Parser) -> None:
 def add_decoder_mask(parser: Parser) -> None:
     text = "share of the masked tokens that no variant reconstructs (default %(default)s)"
     parser.add_argument("--decoder-mask-ratio", type=float, default=0.0, help=text, metavar="R")
+
+
+def add_mask_source(parser: Parser) -> None:
+    # The codec's scores come with videos, which a bench of one step does not read
+    choices = [source for source in values_of(MaskSource) if source not in ("none", "codec")]
+    text = "what chooses masks, in all variants but plain VideoMAE (default %(default)s)"
+    parser.add_argument("--mask-source", choices=choices, default="predicted", help=text)
 
 
 def add_precision(parser: Parser, default: Precision = "auto") -> None:

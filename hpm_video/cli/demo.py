@@ -103,7 +103,7 @@ def demo(
             return None
 
     report = measure_videos(runs["pretrain"], [str(held_out)])
-    assert report is not None and report.coverage is not None
+    assert report.coverage is not None
     views = EvaluateConfig(
         evaluation=EvaluationConfig(num_clips=3, num_crops=1), num_workers=2, device=device
     )

@@ -1,11 +1,12 @@
 """What a pre-training checkpoint thinks is hard, and what is hard: as numbers.
 
-A predictor is judged against the reconstruction loss measured under random masks: does it order
-the tokens of a clip as the student's own losses do, and do the tubes it would mask hold what moves?
+A source of masks, its predictor or another, is judged against the reconstruction loss measured
+under random masks: does it order the tokens of a clip as the student's own losses do, and do the
+tubes it would mask hold what moves?
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpm_video.config.values import MaskSource
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.clip import read_clip
@@ -23,6 +25,7 @@ from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_s
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.losses import rank_accuracy, reconstruction_loss
 from hpm_video.method.masking import make_mask, num_masked_units, num_units, unit_scores
+from hpm_video.method.sources import motion_scores
 from hpm_video.method.teacher import score_tokens
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import gather_tokens, normalize_targets, patchify
@@ -30,26 +33,56 @@ from hpm_video.runtime.reading import read_json
 
 _NUM_MASKS = 8  # of `measure_videos`: random masks that measure the loss of a clip
 _NUM_VIEWS = 4  # and draws of a teacher that sees a share of the tokens
+# Sources that are compared with the measured loss
+JUDGED: tuple[MaskSource, ...] = ("predicted", "motion", "codec")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a source of masks knows what is hard, over B clips.
+
+    scores (B, N): of every token; only their order within a clip has a meaning.
+    spearman: rank correlation, per clip, of the scores with the measured losses over mining units,
+        mean over clips; 0 is chance.
+    coverage: how much of the moving object the hardest quarter of the units holds, relative to all
+        units; 1 is chance. None if it is not known where the object is.
+    """
+
+    scores: Tensor
+    spearman: float
+    coverage: float | None
 
 
 @dataclass(frozen=True)
 class MiningReport:
-    """How well a checkpoint knows what is hard for it, over B clips.
+    """How well a checkpoint, and what else may choose masks, knows what is hard for it.
 
     rank_accuracy: share of the pairs of masked tokens of a clip whose losses the student orders
-        right; 0.5 is chance.
-    spearman: rank correlation, per clip, of the scorer's predictions with the measured losses over
-        mining units, mean over clips; 0 is chance.
-    coverage: how much of the moving object the hardest quarter of the units holds, relative to all
-        units; 1 is chance. None if it is not known where the object is.
-    predicted, measured (B, N): loss of every token; see `predicted_loss`, `measured_loss`.
+        right; 0.5 is chance. None without a predictor.
+    sources: by masking.source, of the scorer's prediction where there is one, of motion, and of
+        scores that came with the clips. predicted, spearman and coverage are those of the scorer.
+    measured (B, N): loss of every token, see `measured_loss`.
     """
 
-    rank_accuracy: float
-    spearman: float
-    coverage: float | None
-    predicted: Tensor
+    rank_accuracy: float | None
+    sources: Mapping[MaskSource, Agreement]
     measured: Tensor
+
+    @property
+    def predicted(self) -> Tensor | None:
+        """The predicted loss of every token (B, N), see `predicted_loss`."""
+        found = self.sources.get("predicted")
+        return None if found is None else found.scores
+
+    @property
+    def spearman(self) -> float | None:
+        found = self.sources.get("predicted")
+        return None if found is None else found.spearman
+
+    @property
+    def coverage(self) -> float | None:
+        found = self.sources.get("predicted")
+        return None if found is None else found.coverage
 
 
 @torch.no_grad()
@@ -77,6 +110,32 @@ def predicted_loss(
     return scores / views
 
 
+def source_scores(
+    pretrained: Pretrained,
+    clips: Tensor,
+    source: MaskSource,
+    *,
+    seed: int = 0,
+    num_views: int = 1,
+    num_masks: int = _NUM_MASKS,
+    given: Tensor | None = None,
+) -> Tensor | None:
+    """What a masking.source says of every token: clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32.
+
+    Predicted and measured losses are those of `predicted_loss` and `measured_loss`; what comes with
+    clips, codec, is ``given`` (B, N). None where there is nothing: for source none, without a
+    predictor, or without what is given.
+    """
+    if source == "motion":
+        patches, size = patchify(clips, pretrained.grid), pretrained.config.model.tubelet_size
+        return motion_scores(patches, pretrained.grid, tubelet_size=size)
+    if source == "measured":
+        return measured_loss(pretrained, clips, num_masks=num_masks, seed=seed)
+    if source == "predicted" and pretrained.scorer is not None:
+        return predicted_loss(pretrained, clips, seed=seed, num_views=num_views)
+    return given if source == "codec" else None
+
+
 def measured_loss(pretrained: Pretrained, clips: Tensor, *, num_masks: int, seed: int) -> Tensor:
     """Mean reconstruction loss of every token over the random masks that hide it.
 
@@ -95,32 +154,38 @@ def measure_mining(
     seed: int,
     num_views: int = 1,
     moving: Tensor | None = None,
+    given: Tensor | None = None,
 ) -> MiningReport:
-    """Compare predicted with measured losses of clips (B, 3, T, H, W) in [0, 1].
+    """Compare what sources of masks say with measured losses of clips (B, 3, T, H, W) in [0, 1].
 
-    moving (B, N): share of each token that the moving object covers, where it is known.
-    Raises ValueError for a checkpoint without a predictor, or ``moving`` that does not fit.
+    moving (B, N): share of each token that the moving object covers, where it is known. given
+    (B, N): scores that came with the clips. Raises ValueError for ``moving`` that does not fit.
     """
-    require_scorer(pretrained)
     measured, accuracy = _measure(pretrained, clips, num_masks=num_masks, seed=seed)
-    assert accuracy is not None
-    predicted = predicted_loss(pretrained, clips, seed=seed, num_views=num_views)
     grid, tube_length = pretrained.grid, pretrained.tube_length
-    scores = unit_scores(predicted, grid, tube_length)  # (B, U)
-    correlation = rank_correlation(scores, unit_scores(measured, grid, tube_length))
-    coverage = None
+    losses = unit_scores(measured, grid, tube_length)  # (B, U)
+    covered = None
     if moving is not None:
-        if moving.shape != predicted.shape:
+        if moving.shape != measured.shape:
             raise ValueError(
-                f"moving of shape {tuple(moving.shape)} must be {tuple(predicted.shape)}"
+                f"moving of shape {tuple(moving.shape)} must be {tuple(measured.shape)}"
             )
-        covered = unit_scores(moving.to(scores), grid, tube_length)
+        covered = unit_scores(moving.to(losses), grid, tube_length)
         if not bool(covered.any()):
             raise ValueError("moving must cover a part of at least one token; it is all 0")
-        quarter = max(1, scores.shape[1] // 4)
-        hardest = covered.gather(1, scores.topk(quarter, dim=1).indices)
-        coverage = (hardest.mean() / covered.mean()).item()
-    return MiningReport(accuracy, correlation.mean().item(), coverage, predicted, measured)
+    ask = partial(source_scores, pretrained, clips, seed=seed, num_views=num_views, given=given)
+    sources: dict[MaskSource, Agreement] = {}
+    for source in JUDGED:
+        scores = ask(source)
+        if scores is None:
+            continue
+        units, coverage = unit_scores(scores, grid, tube_length), None
+        if covered is not None:
+            hardest = units.nan_to_num(nan=-torch.inf).topk(max(1, units.shape[1] // 4), dim=1)
+            coverage = (covered.gather(1, hardest.indices).mean() / covered.mean()).item()
+        correlation = rank_correlation(units, losses).mean().item()
+        sources[source] = Agreement(scores, correlation, coverage)
+    return MiningReport(accuracy, sources, measured)
 
 
 def measure_videos(
@@ -129,17 +194,14 @@ def measure_videos(
     *,
     root: str | None = None,
     most: int | None = None,
-) -> MiningReport | None:
+) -> MiningReport:
     """`measure_mining`, of the middle clips of the videos of lists, at most so many of them, evenly
     picked; with the true place of the moving object where the one list is that of a toy set.
 
     What is unreadable is left out: the report's tensors have a row for each video that counts.
-    Returns None for a checkpoint without a predictor. Raises UnreadableDataError where no video
-    can be read.
+    Raises UnreadableDataError where no video can be read.
     """
     pretrained = load_pretrained(checkpoint)
-    if pretrained.scorer is None:
-        return None
     manifest = read_manifest(list(manifests), root=root, labels=False)
     folder = Path(manifests[0]).parent
     places, side = {}, 0
@@ -221,7 +283,7 @@ def even_masks(
     """Random masks (B, N) that hide every unit equally often, within one, and at least once.
 
     Each takes the units hidden least often so far, ties at random. By symmetry every mask, seen
-    alone, is distributed like any random mask.
+    alone, is distributed like any random mask of units, not of blocks.
     """
     if num_masks < 1:
         raise ValueError(f"num_masks ({num_masks}) must be at least 1")
@@ -232,7 +294,7 @@ def even_masks(
     count = torch.zeros(size, grid.num_tokens, device=clips.device)
     for _ in range(max(num_masks, math.ceil(num_units(grid, tube_length) / masked))):
         made = make_mask(
-            -count, grid, masking, hard_ratio=1.0, batch_size=size, generator=generator
+            -count, grid, masking.by_units, hard_ratio=1.0, batch_size=size, generator=generator
         )
         count += made.mask
         yield made.mask

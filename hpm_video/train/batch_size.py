@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.method.masking import planned_hard_ratio
 from hpm_video.method.step import configured_step
 from hpm_video.method.teacher import Teacher
@@ -180,11 +181,15 @@ def _loss(
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     student, *teacher = models
     assert isinstance(student, HPM)
+    scores = None  # that come with clips
+    if scored_tubelet(config) is not None:
+        scores = torch.zeros(len(clips), grid.num_tokens, device=clips.device)
     result = configured_step(config, grid)(
         student,
         teacher[0] if teacher else None,
         clips,
         hard_ratio=planned_hard_ratio(config.masking, 1.0),
+        given=scores,
         generator=torch.Generator().manual_seed(0),
         precision=precision,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import Figures, ema_distance, mean_figures, step_figures
@@ -111,15 +112,19 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         if competence is not None:
             run.log.line(competence.describe(is_new=kept["competence"] is None))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
-        batches = run.batches()
+        tubelet = scored_tubelet(config)
+        batches = run.batches(tubelet=tubelet)
         parts = {"student": student} | ({} if teacher is None else {"teacher": teacher})
         compile_parts(parts, config.run, world, run.log.line)
         compute = configured_step(config, grid)
         generator = torch.Generator(world.device)
 
-        def learn(clips: Tensor, *ratio: Tensor, hard_ratio: float, **how: Any) -> PretrainStep:
+        # What else is on the device and differs from step to step, by the names it is given under
+        names = (("hard_ratio",) if competence else ()) + (("given",) if tubelet else ())
+
+        def learn(clips: Tensor, *tensors: Tensor, **how: Any) -> PretrainStep:
             """The gradients of a micro-batch, added to those that are there."""
-            how["hard_ratio"] = ratio[0] if ratio else hard_ratio
+            how |= zip(names, tensors, strict=True)
             result = compute(model, teacher, clips, generator=generator, **how)
             run.scaled(result.loss / steps.accumulation).backward()
             return result.detached()
@@ -149,6 +154,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             for micro_batch in range(steps.accumulation):
                 batch = run.next(batches)
                 clips = batch.on(world.device, as_floats=False)
+                scores = batch.scores(world.device)
                 # Masks follow (seed, step) and the clip's place in the step's whole batch.
                 generator.manual_seed(seed_of(config.run.seed, step))
                 first = (micro_batch * world.size + world.rank) * len(clips)
@@ -156,6 +162,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
                     result = replayed(
                         clips,
                         *on_device,
+                        *(() if scores is None else (scores,)),
                         form=form,
                         part=micro_batch,
                         hard_ratio=hard_ratio,

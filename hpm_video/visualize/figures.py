@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place, token_pixels
-from hpm_video.visualize.hard_tubes import SOURCES, HardTubes, Scores
+from hpm_video.visualize.hard_tubes import KINDS, HardTubes, Scores
 from hpm_video.visualize.hardness import rank_shares
 from hpm_video.visualize.windows import resized, shrunk
 
@@ -48,15 +48,15 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
     if tubes.predicted is not None:
         title += f"  (rank accuracy {tubes.rank_accuracy:.3f}, Spearman {tubes.spearman:.3f})"
     colours = ": dark = easiest, yellow = hardest tokens of the clip"
-    for source, scores in tubes.by_source.items():
-        label, colours = f"{SOURCES[source]}{colours}", ", same colours"
-        if source in tubes.agreement:
-            label += f" (Spearman {tubes.agreement[source]:.2f} with the loss measured)"
+    for kind, scores in tubes.kinds.items():
+        label, colours = f"{KINDS[kind]}{colours}", ", same colours"
+        if kind in tubes.agreement:
+            label += f" (Spearman {tubes.agreement[kind]:.2f} with the loss measured)"
         rows.append(Row(label, heat_at(frames, ranks(scores)[steps], place)))
 
     hard = tubes.hard[steps]
     label = f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by "
-    label += SOURCES[tubes.source]
+    label += KINDS[tubes.scored_by]
     chosen = np.where(spread(hard[..., None], place, frames), frames, _DIM * frames)
     rows.append(Row(label, within(place, frames, chosen), outlined=hard, place=place))
 

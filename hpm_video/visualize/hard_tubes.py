@@ -1,6 +1,7 @@
 """What a checkpoint finds hard in one clip of one video: scores, masks and reconstructions."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -14,8 +15,7 @@ from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.pretrained import Pretrained, reconstruct, run_student
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.masking import Masked, make_mask, unit_scores, units_to_tokens
-from hpm_video.method.sources import motion_scores
-from hpm_video.models.tokens import TokenGrid, patchify
+from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.pages import Frames
 from hpm_video.visualize.geometry import Place
 from hpm_video.visualize.windows import Window
@@ -23,12 +23,12 @@ from hpm_video.visualize.windows import Window
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-# What ranks tokens, by masking.source and as figures and pages call it
-SOURCES = {
+# What ranks tokens, by the names of `HardTubes.kinds`, as figures and pages call it
+KINDS = {
     "predicted": "the loss predicted",
-    "measured": "the loss measured",
     "motion": "frame differences",
     "codec": "the codec's motion vectors",
+    "measured": "the loss measured",
 }
 NUM_MASKS = 8  # random masks behind a measured loss
 NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
@@ -42,9 +42,8 @@ class HardTubes:
     place: where in them the square lies that the model sees; crop: its pixels, (T, S, S, 3) uint8.
     indices: (T,), which frames of the video they are.
     predicted: loss of every token, of which only the order has a meaning; None for plain VideoMAE.
+    others: scores of every token by other sources of masks, such as motion, by masking.source.
     measured: reconstruction loss of every token, mean over the random masks that hide it.
-    motion, codec: scores of every token by what needs no model, see `hpm_video.method.sources`;
-        codec is None where the file gives no motion vectors.
     random_mask: of the reconstruction: honest (T, S, S, 3) uint8 is what the model makes of the
         rest alone; flattering adds the true mean and variance of every token, which no model can
         know. It is None where the model predicts pixels as they are.
@@ -61,8 +60,6 @@ class HardTubes:
     grid: TokenGrid
     predicted: Scores | None
     measured: Scores
-    motion: Scores
-    codec: Scores | None
     random_mask: Mask
     honest: Frames
     flattering: Frames | None
@@ -71,6 +68,7 @@ class HardTubes:
     masking: MaskingConfig
     hard_ratio: float
     seed: int = 0
+    others: Mapping[str, Scores] = field(default_factory=dict)
 
     @property
     def mask_ratio(self) -> float:
@@ -82,32 +80,35 @@ class HardTubes:
         return self.masking.unit_length(self.grid.time)
 
     @property
-    def source(self) -> str:
-        """What says which tubes are hard: the source of the run's masks if it is known here, else
-        the loss predicted, or measured where there is no predictor."""
-        given = self.masking.source
-        return given if given in self.by_source else next(iter(self.by_source))
-
-    @property
-    def scores(self) -> Scores:
-        """Those of ``source``."""
-        return self.by_source[self.source]
-
-    @property
-    def by_source(self) -> dict[str, Scores]:
-        """What ranks the tokens, by its name: all that there are, the measured loss last."""
-        found = {name: getattr(self, name) for name in SOURCES}
-        return {name: scores for name, scores in found.items() if scores is not None}
+    def kinds(self) -> dict[str, Scores]:
+        """All that scores the clip, by name: the loss predicted, where it is, other sources of
+        masks, and the loss measured."""
+        predicted = {} if self.predicted is None else {"predicted": self.predicted}
+        return {**predicted, **self.others, "measured": self.measured}
 
     @cached_property
     def agreement(self) -> dict[str, float]:
-        """Rank correlation over tubes of each source's scores with the measured loss."""
-        tubes = {
-            name: torch.from_numpy(self.per_tube(scores))[None]
-            for name, scores in self.by_source.items()
+        """Rank correlation over tubes of each other kind with the loss measured, by name."""
+        measured = torch.from_numpy(self.per_tube(self.measured))[None]
+        return {
+            kind: rank_correlation(torch.from_numpy(self.per_tube(scores))[None], measured).item()
+            for kind, scores in self.kinds.items()
+            if kind != "measured"
         }
-        measured = tubes.pop("measured")
-        return {name: rank_correlation(each, measured).item() for name, each in tubes.items()}
+
+    @property
+    def scored_by(self) -> str:
+        """Which of the kinds says what is hard: the run's masking.source. Where that says nothing,
+        the loss predicted, or measured where there is no predictor."""
+        source: str = self.masking.source
+        if source in self.kinds:
+            return source
+        return "measured" if self.predicted is None else "predicted"
+
+    @property
+    def scores(self) -> Scores:
+        """What says what is hard, see `scored_by`."""
+        return self.kinds[self.scored_by]
 
     @property
     def hard(self) -> Mask:
@@ -137,7 +138,7 @@ class HardTubes:
         return make_mask(
             units_to_tokens(scores, self.grid, self.tube_length),
             self.grid,
-            masking,
+            masking.by_units,  # which tubes of a block are hard, the page can show as well
             hard_ratio=hard_ratio,
             batch_size=1,
             generator=torch.Generator().manual_seed(self.seed),
@@ -167,15 +168,11 @@ def ask(
     config, grid = pretrained.config, pretrained.grid
     pixels = window.crops[crop]
     clips = to_clips(torch.from_numpy(pixels)[None], pretrained.student.encoder.mean.device)
-    predicted = spearman = accuracy = None
-    if pretrained.scorer is None:
-        measured = mining_quality.measured_loss(pretrained, clips, num_masks=num_masks, seed=seed)
-    else:
-        report = mining_quality.measure_mining(
-            pretrained, clips, num_masks=num_masks, num_views=NUM_VIEWS, seed=seed
-        )
-        predicted, measured = report.predicted, report.measured
-        spearman, accuracy = report.spearman, report.rank_accuracy
+    given = None if window.codec is None else torch.from_numpy(window.codec[crop])[None].to(clips)
+    report = mining_quality.measure_mining(
+        pretrained, clips, num_masks=num_masks, num_views=NUM_VIEWS, seed=seed, given=given
+    )
+    predicted, measured = report.predicted, report.measured
     for name, losses in (("predicted", predicted), ("measured", measured)):
         if losses is not None and not bool(losses.isfinite().all()):
             raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
@@ -185,33 +182,39 @@ def ask(
     flattering = None
     if config.loss.normalize_targets:
         flattering = _pixels(complete(true_statistics=True))
-    shape = grid.time, grid.height, grid.width
-    motion = motion_scores(patchify(clips, grid), grid, tubelet_size=config.model.tubelet_size)
-    codec = None if window.codec is None else window.codec[crop].reshape(shape)
+
+    def cells(scores: Tensor) -> Scores:
+        """(1, N) -> (time, rows, columns)."""
+        return scores.float().reshape(grid.time, grid.height, grid.width).cpu().numpy()
+
     return HardTubes(
         frames=window.frames,
         place=window.places[crop],
         crop=pixels,
         indices=window.indices,
         grid=grid,
-        predicted=None if predicted is None else predicted.float().reshape(shape).cpu().numpy(),
-        measured=measured.float().reshape(shape).cpu().numpy(),
-        motion=motion.reshape(shape).cpu().numpy(),
-        codec=codec,
-        random_mask=mask.reshape(shape).cpu().numpy(),
+        predicted=None if predicted is None else cells(predicted),
+        measured=cells(measured),
+        random_mask=cells(mask) > 0,
         honest=_pixels(complete()),
         flattering=flattering,
-        spearman=spearman,
-        rank_accuracy=accuracy,
+        spearman=report.spearman,
+        rank_accuracy=report.rank_accuracy,
         masking=config.masking,
         hard_ratio=hard_ratio_of(pretrained),
         seed=seed,
+        others={
+            source: cells(found.scores)
+            for source, found in report.sources.items()
+            if source != "predicted"
+        },
     )
 
 
 def hard_ratio_of(pretrained: Pretrained) -> float:
     """The hard ratio of the run's masks at its end; the default where it masked at random."""
-    return pretrained.config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
+    masking = pretrained.config.masking
+    return (masking.mines and masking.hard_ratio_end) or MaskingConfig().hard_ratio_end
 
 
 def _pixels(clips: Tensor) -> Frames:

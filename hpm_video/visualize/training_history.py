@@ -145,10 +145,11 @@ def moment_of(
         return Moment(pretrained.step, torch.cat(losses).cpu().numpy())
     measure = partial(measure_mining, num_masks=num_masks, num_views=num_views)
     reports = [measure(pretrained, clip, seed=seed) for clip in each]
+    predicted = [report.predicted for report in reports if report.predicted is not None]
     return Moment(
         pretrained.step,
         torch.cat([report.measured for report in reports]).cpu().numpy(),
-        torch.cat([report.predicted for report in reports]).cpu().numpy(),
+        torch.cat(predicted).cpu().numpy(),
         np.array([report.rank_accuracy for report in reports]),
         np.array([report.spearman for report in reports]),
     )

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 
 from hpm_video.runtime.pages import Frames, jpeg, packed, page
 from hpm_video.visualize.geometry import owned
-from hpm_video.visualize.hard_tubes import SOURCES, HardTubes
+from hpm_video.visualize.hard_tubes import KINDS, HardTubes
 from hpm_video.visualize.windows import View
 
 
@@ -71,7 +71,7 @@ def video_page(film: Film, asked: Asked) -> str:
         asked=asked,
         is_cut=film.view.whole_video and len(film.windows) == film.view.max_windows,
         heats=(255 * colormaps["inferno"](np.linspace(0, 1, 9))[:, :3]).round().astype(int),
-        sources=SOURCES,
+        names=KINDS,
         data=_data(film),
     )
 
@@ -81,12 +81,9 @@ def _data(film: Film) -> dict[str, Any]:
     places = [tubes.place for tubes in film.windows[0]]
     timeline = film.timeline()
     seconds = [(int(film.windows[w][0].indices[frame]), film.video_fps) for w, frame in timeline]
-    # What is known of every clip: a key frame has no motion vectors
-    kinds = [
-        name
-        for name in first.by_source
-        if all(name in t.by_source for w in film.windows for t in w)
-    ]
+    # Of which every clip has a map: one of key frames alone has no motion vectors
+    clips = [tubes for crops in film.windows for tubes in crops]
+    kinds = [kind for kind in first.kinds if all(kind in tubes.kinds for tubes in clips)]
     palette = np.round(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)
     return {
         "grid": [first.grid.time, first.grid.height, first.grid.width],
@@ -96,7 +93,7 @@ def _data(film: Film) -> dict[str, Any]:
         "hardRatio": first.hard_ratio,
         "plain": first.predicted is None,
         "kinds": kinds,
-        "by": first.source if first.source in kinds else kinds[0],
+        "scoredBy": first.scored_by if first.scored_by in kinds else kinds[0],
         "fps": film.fps,
         "numFrames": film.num_frames,
         "shown": list(first.frames.shape[1:3]),
@@ -123,10 +120,8 @@ def _crop(tubes: HardTubes, kinds: Sequence[str]) -> dict[str, Any]:
         return None if frames is None else [jpeg(frame, quality=85) for frame in frames]
 
     return {
-        "scores": {name: losses(tubes.by_source[name]) for name in kinds},
-        "agreement": {
-            name: _finite(tubes.agreement[name]) for name in kinds if name in tubes.agreement
-        },
+        "scores": {kind: losses(tubes.kinds[kind]) for kind in kinds},
+        "agreement": {k: _finite(value) for k, value in tubes.agreement.items() if k in kinds},
         "seen": packed(tubes.random_mask.astype(np.uint8)),
         "honest": pictures(tubes.honest),
         "flattering": pictures(tubes.flattering),

@@ -15,7 +15,7 @@ import numpy as np
 from hpm_video.config.limits import at_least, between
 from hpm_video.config.settings import config_to_yaml
 from hpm_video.config.values import PictureFormat, values_of
-from hpm_video.data.samples.scores import Blocks
+from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.embed_classify import version_of
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
@@ -137,7 +137,7 @@ def watch(
     Raises VideoReadError.
     """
     data = pretrained.config.data
-    blocks = Blocks(pretrained.config.model.tubelet_size, pretrained.config.model.patch_size)
+    tubelet = Tubelet(pretrained.config.model.tubelet_size, pretrained.config.model.patch_size)
     facts = read_facts(video, data)
     indices = window_indices(facts.num_frames, data, view)
     side = next(side for frames, side in _SHORT_SIDES if indices.size <= frames)
@@ -145,7 +145,7 @@ def watch(
     ask_about = partial(ask, pretrained, seed=seed, num_masks=num_masks)
     windows = []
     for frames in indices:
-        window = read_window(video, frames, data, view, most_short_side=short_side, blocks=blocks)
+        window = read_window(video, frames, data, view, most_short_side=short_side, tubelet=tubelet)
         windows.append(tuple(ask_about(window, crop=crop) for crop in range(len(window.crops))))
     apart = max(1.0, float(np.diff(indices[0]).mean())) if indices.shape[1] > 1 else 1.0
     fps = (facts.fps or _USUAL_FPS) / apart

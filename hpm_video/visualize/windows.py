@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 from hpm_video.config import DataConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.loading.batches import read_guarded
-from hpm_video.data.samples.scores import Blocks
+from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, open_video
@@ -118,15 +118,15 @@ def read_window(
     view: View,
     *,
     most_short_side: int | None = None,
-    blocks: Blocks | None = None,
+    tubelet: Tubelet | None = None,
 ) -> Window:
     """The frames (T,) of a video, shown with a short side of at most ``most_short_side`` pixels.
-    ``blocks`` of its crops get scores by the codec.
+    ``tubelet``: what is behind a token of its crops, which then get scores by the codec.
 
     Raises VideoReadError.
     """
     read = partial(
-        _window, indices=indices, data=data, view=view, most=most_short_side, blocks=blocks
+        _window, indices=indices, data=data, view=view, most=most_short_side, tubelet=tubelet
     )
     timeout_s = data.decode_timeout_s or None
     return read_guarded(read, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
@@ -144,10 +144,10 @@ def _window(
     data: DataConfig,
     view: View,
     most: int | None,
-    blocks: Blocks | None,
+    tubelet: Tubelet | None,
 ) -> Window:
     speeds = None
-    if blocks is None:
+    if tubelet is None:
         frames = open_video(path).read(indices)
     else:
         frames, speeds = open_video(path, "pyav", motion=True).read_motion(indices)
@@ -161,9 +161,9 @@ def _window(
     squares = np.stack([cut(box).numpy() for box in boxes])
     places = tuple(Place.of_box(box, height, width) for box in boxes)
     codec = None
-    if blocks is not None and speeds is not None and speeds.are_known:
+    if tubelet is not None and speeds is not None and speeds.are_known:
         size = height, width
-        score = partial(blocks.scores, speeds, crop_size=data.crop_size, size=size, flip=False)
+        score = partial(tubelet.scores, speeds, crop_size=data.crop_size, size=size, flip=False)
         codec = np.stack([score(box) for box in boxes])
     return Window(shrunk(frames, most), squares, places, indices, codec)
 

@@ -219,6 +219,9 @@ def test_values_of_every_kind() -> None:
         ("optim.warmup_epochs=800", ["optim.warmup_epochs (800)", "optim.epochs (800)"]),
         ("loss.prediction=none", ["loss.prediction (none)", "hard_ratio_end"]),
         ("model.predictor_input=all", ["model.predictor_input", "all", "pixels", "both"]),
+        ("masking.source=flow", ["masking.source", "flow", "motion, codec, measured"]),
+        ("masking.pattern=cubes", ["masking.pattern", "cubes", "windows, tokens, blocks"]),
+        ("masking.pattern=windows", ["tube_length (null) must be at least 2", "is windows"]),
         ("masking.ramp=epochs", ["masking.ramp", "epochs", "time, competence"]),
         ("masking.competence_low=0.8", ["competence_low (0.8)", "competence_high (0.74)"]),
         ("masking.competence_high=1.1", ["competence_low (0.52)", "competence_high (1.1)"]),
@@ -287,6 +290,45 @@ def test_units_are_not_ranked_by_parts() -> None:
         with pytest.raises(ValueError, match=message):
             load_config(PretrainConfig, None, pixels)
         load_config(PretrainConfig, None, [*pixels, "teacher.token_ratio=1"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fitting", "others"),
+    [
+        ("auto", (None, 1, 4), ()),
+        ("tubes", (None,), (1, 4)),
+        ("blocks", (None,), (1, 4)),
+        ("tokens", (None, 1), (4,)),
+        ("windows", (2, 4), (None, 1)),
+    ],
+)
+def test_the_pattern_agrees_with_the_length_of_tubes(
+    pattern: str, fitting: tuple[int | None, ...], others: tuple[int | None, ...]
+) -> None:
+    for length in (*fitting, *others):
+        given = length or "null"
+        settings = [f"masking.pattern={pattern}", f"masking.tube_length={given}"]
+        if length in fitting:
+            masking = load_config(PretrainConfig, None, settings).masking
+            assert masking.unit_length(8) == (1 if pattern == "tokens" else length or 8)
+            continue
+        with pytest.raises(ValueError, match=rf"\({given}\) must be .* {pattern}") as caught:
+            load_config(PretrainConfig, None, settings)
+        assert "\n" not in str(caught.value) and "masking.pattern=auto" in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["none", "motion", "codec", "measured"])
+def test_masks_that_need_no_prediction_work_without(source: str) -> None:
+    without = ["loss.prediction=none", f"masking.source={source}"]
+    assert not load_config(PretrainConfig, None, without).masking.needs_teacher
+    waits = [*without, "masking.ramp=competence"]
+    if source == "none":  # nothing waits
+        load_config(PretrainConfig, None, waits)
+        return
+    with pytest.raises(ValueError, match=r"loss.prediction \(none\).*competence") as caught:
+        load_config(PretrainConfig, None, waits)
+    assert "\n" not in str(caught.value)
+    load_config(PretrainConfig, None, waits[1:])
 
 
 def test_a_teacher_that_sees_all_looks_once() -> None:

@@ -118,6 +118,7 @@ def test_a_picture_has_a_row_for_each_question(
         clips,
         predicted=losses,
         measured=losses.flip(1),
+        scores=losses,
         hard_ratio=0.5,
         titles=["one", "two"],
         frames=[np.arange(4), np.arange(4)],

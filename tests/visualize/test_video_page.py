@@ -95,8 +95,10 @@ def film_of(path: Path, view: View | None = None) -> Film:
                 grid=GRID,
                 predicted=shares,
                 measured=shares[:, ::-1].copy() + 0.5,
-                motion=shares[:, :, ::-1].copy(),
-                codec=shares[:, ::-1, ::-1].copy(),
+                others={
+                    "motion": shares[:, :, ::-1].copy(),
+                    "codec": shares[:, ::-1, ::-1].copy(),
+                },
                 random_mask=mask,
                 honest=crop,
                 flattering=255 - crop,
@@ -327,7 +329,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
     # Every view differs from the others
     views = browser.find_elements(By.CSS_SELECTOR, "[data-view]")
     assert [view.get_attribute("data-view") for view in views] == [
-        "predicted", "measured", "motion", "codec", "clip", "hard", "random", "seen", "honest",
+        "predicted", "motion", "codec", "measured", "clip", "hard", "random", "seen", "honest",
         "flattering",
     ]  # fmt: skip
     drawn = {}
@@ -344,13 +346,13 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
                 assert np.abs(drawn[one] - drawn[other]).mean() > 1, (one, other)
     # Each source with its own rank correlation, and masks by each
     for source in ("predicted", "motion", "codec"):
-        units = (tubes.per_tube(scores) for scores in (tubes.by_source[source], tubes.measured))
+        units = (tubes.per_tube(scores) for scores in (tubes.kinds[source], tubes.measured))
         expected = spearmanr(*units).statistic
         shown = browser.find_element(By.CSS_SELECTOR, f"[data-agreement={source}]").text
         assert shown == f"Spearman {expected:.3f}", source
     browser.execute_script("look('hard')")
     masks = {}
-    for source in tubes.by_source:
+    for source in tubes.kinds:
         browser.execute_script(
             "by('scores').value = arguments[0]; by('scores').dispatchEvent(new Event('change'))",
             source,
@@ -428,14 +430,21 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
 def test_a_plain_checkpoint_shows_what_is_measured(browser: Any, tmp_path: Path) -> None:
     film = film_of(moving_square(tmp_path / "a.mp4", "landscape"), View(num_crops=3))
     plain = tuple(
-        replace(t, predicted=None, codec=None, flattering=None, spearman=None, rank_accuracy=None)
+        replace(
+            t,
+            predicted=None,
+            others={"motion": t.measured},
+            flattering=None,
+            spearman=None,
+            rank_accuracy=None,
+        )
         for t in film.windows[0]
     )
     show(browser, replace(film, windows=(plain,)), tmp_path)
     names = browser.execute_script(
         "return [...document.querySelectorAll('[data-view]')].map((e) => e.dataset.view)"
     )
-    assert names == ["measured", "motion", "clip", "hard", "random", "seen", "honest"]
+    assert names == ["motion", "measured", "clip", "hard", "random", "seen", "honest"]
     said = browser.execute_script("return document.body.textContent")
     assert "plain VideoMAE" in said and "gives no motion vectors" in said
     assert errors(browser) == []

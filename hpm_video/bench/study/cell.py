@@ -138,11 +138,15 @@ def _measure(cell: Cell, study: StudyConfig) -> Row:
     report = measure_videos(
         cell.folder / "pretrain", cell.lists.val, root=cell.lists.root, most=study.mining_videos
     )
-    if report is not None:
+    if report.rank_accuracy is not None:
         row["rank_accuracy"] = report.rank_accuracy
         row["spearman"] = report.spearman
         row["object_coverage"] = report.coverage
-        row["mining_videos"] = len(report.measured)
+    for source, found in report.sources.items():
+        if source != "predicted":
+            row[f"{source}_spearman"] = found.spearman
+            row[f"{source}_object_coverage"] = found.coverage
+    row["mining_videos"] = len(report.measured)
     return row
 
 

@@ -39,6 +39,8 @@ MINING = (
     Measure("rank_accuracy", "rank accuracy"),
     Measure("spearman", "Spearman"),
     Measure("object_coverage", "object in the hardest quarter"),
+    Measure("motion_spearman", "Spearman of motion"),
+    Measure("motion_object_coverage", "object in the quarter that moves most"),
     Measure("feature_variation", "feature variation"),
 )
 COSTS = (

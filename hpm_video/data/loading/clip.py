@@ -11,7 +11,7 @@ from torch import Tensor
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.loading.loader import to_clips
-from hpm_video.data.samples.scores import Blocks
+from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops
 from hpm_video.data.video.frames import open_video
@@ -42,8 +42,8 @@ def read_codec_scores(
 
     Raises VideoReadError.
     """
-    blocks = Blocks(config.model.tubelet_size, config.model.patch_size)
-    data, read = config.data, partial(_score_middle, data=config.data, table=table, blocks=blocks)
+    tubelet = Tubelet(config.model.tubelet_size, config.model.patch_size)
+    data, read = config.data, partial(_score_middle, data=config.data, table=table, tubelet=tubelet)
     scores, are_known = read_guarded(
         read, str(path), num_workers=data.num_workers, timeout_s=data.decode_timeout_s or None
     )
@@ -51,14 +51,14 @@ def read_codec_scores(
 
 
 def _score_middle(
-    path: str, data: DataConfig, table: bytes | None, blocks: Blocks
+    path: str, data: DataConfig, table: bytes | None, tubelet: Tubelet
 ) -> tuple[npt.NDArray[np.float32], bool]:
     video = open_video(path, "pyav", table=table, motion=True)
     (indices,) = view_indices(video.num_frames, data, num_clips=1)
     frames, speeds = video.read_motion(indices)
     size = frames.shape[1:3]
     (box,) = crops.view_crops(*size, num_crops=1)
-    return blocks.scores(speeds, box, data.crop_size, size=size, flip=False), speeds.are_known
+    return tubelet.scores(speeds, box, data.crop_size, size=size, flip=False), speeds.are_known
 
 
 def _read_middle(

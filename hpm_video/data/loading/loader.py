@@ -15,7 +15,7 @@ from hpm_video.data.loading.batches import read_batches
 from hpm_video.data.loading.device_copy import Copied, on_device
 from hpm_video.data.samples.clips import MAX_UNREADABLE_IN_A_ROW, ClipDataset, ClipReader
 from hpm_video.data.samples.device_crops import FrameReader
-from hpm_video.data.samples.scores import Blocks
+from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.samples.views import ViewDataset, ViewSample
 from hpm_video.data.video.frames import NO_SUCH_FILE, check_decoder
 from hpm_video.runtime.distributed import World
@@ -35,10 +35,11 @@ class ClipBatch:
     scored: ClipReader | None = None  # knows where scores are in rows, where they were asked for
 
     def scores(self, device: torch.device | str) -> torch.Tensor | None:
-        """Scores (B * R, N) float32 of the clips' blocks, on a device; None unless asked for."""
+        """Scores (B * R, N) float32 of the clips' tokens, on a device; None unless asked for."""
         if self.scored is None:
             return None
-        return self.scored.scores(on_device(self.clips, self.copied, device))
+        scores = self.scored.scores(on_device(self.clips, self.copied, device))
+        return None if scores is None else scores.contiguous()  # the row may be read into again
 
     def on(self, device: torch.device | str, *, as_floats: bool = True) -> torch.Tensor:
         """The clips (B * R, 3, T, S, S) on a device: float32 in [0, 1], or, unless ``as_floats``,
@@ -176,7 +177,7 @@ def train_loader(
         )
         notes = [(r.index, r.note) for r in readings if r.index is not None and r.note]
         frames = reader if isinstance(reader, FrameReader) else None
-        scored = None if reader.blocks is None else reader
+        scored = None if reader.tubelet is None else reader
         clips = rows if rows.ndim == 2 else reader.clips(rows)
         yield ClipBatch(clips, labels, indices, bad, notes, frames, copied, scored)
         del rows, clips, copied  # memory of the loader's, see `read_batches`
@@ -203,16 +204,16 @@ def clip_batches(
     num_steps: int,
     given_up: Mapping[str, str] | None = None,
     augment: AugmentConfig | None = None,
-    blocks: Blocks | None = None,
+    tubelet: Tubelet | None = None,
 ) -> Iterator[ClipBatch]:
     """Iterate over this process's micro-batches of steps start_step to num_steps of a run.
 
-    Videos in given_up, path -> reason, count as unreadable. ``blocks``: these come with scores.
+    Videos in given_up, path -> reason, count as unreadable. ``tubelet``: these come with scores.
     Raises UnreadableDataError: 20 videos in a row are unreadable; ValueError: data.decoder is not
     installed.
     """
     check_decoder(data.decoder)
-    reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment, blocks)
+    reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment, tubelet)
     sampler = StepSampler(
         len(manifest),
         batch_size=data.videos_at_once,

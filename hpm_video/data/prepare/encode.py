@@ -15,7 +15,7 @@ from math import floor
 from operator import attrgetter
 
 import av
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from hpm_video.data.video.frames import VideoReadError
@@ -117,6 +117,7 @@ def _encode(reader: "_Reader", target: str, encoding: Encoding) -> Encoded:
             graphs[kind].vpush(frame)
             picture = graphs[kind].vpull()
             picture.pts, picture.time_base = pts, time_base
+            picture.pict_type = PictureType.NONE  # else keyframes of the source become some here
             if num_written == 0:
                 for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
                     setattr(context, name, getattr(picture, name))

@@ -19,7 +19,7 @@ from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.samples.augment import augment
-from hpm_video.data.samples.scores import Blocks
+from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import Video, VideoReadError, open_video, reading
 from hpm_video.data.video.motion import Speeds
@@ -131,22 +131,22 @@ class Window:
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads random clips: the frames and crops of `data`, and scores of their blocks if asked to.
+    """Reads random clips: the frames and crops of `data`, and a score for each of their tokens if
+    asked to, see `Tubelet.scores`.
 
-    A video is then a row of bytes: clips, then a number (float32) for each block of each clip: how
-    fast it moves by the file's own motion vectors, minus the camera. See `data.video.motion`.
+    A video is then a row of bytes: its clips, then their scores, float32.
     """
 
     data: DataConfig
     augment: AugmentConfig | None = None  # what else is done to each crop
-    blocks: Blocks | None = None  # that get scores; nothing augments such crops
+    tubelet: Tubelet | None = None  # behind a token, where these get scores; no crop is augmented
 
     def __post_init__(self) -> None:
-        assert self.blocks is None or self.augment is None, "scores would be of other pixels"
+        assert self.tubelet is None or self.augment is None, "scores would be of other pixels"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._clips_shape if self.blocks is None else (self._scores_at + self._scores_size,)
+        return self._clips_shape if self.tubelet is None else (self._scores_at + self._scores_size,)
 
     @property
     def _clips_shape(self) -> tuple[int, ...]:
@@ -161,19 +161,19 @@ class ClipReader:
     @property
     def _scores_size(self) -> int:
         """Bytes of the scores in a row."""
-        blocks = self.blocks
-        return 0 if blocks is None else NUMBER_BYTES * self.data.repeats * blocks.count(self.data)
+        tubelet = self.tubelet
+        return 0 if tubelet is None else NUMBER_BYTES * self.data.repeats * tubelet.count(self.data)
 
     def clips(self, rows: torch.Tensor) -> torch.Tensor:
         """Clips (B * R, T, S, S, 3) in rows of bytes, on any device."""
-        if self.blocks is not None:
+        if self.tubelet is not None:
             size = math.prod(self._clips_shape)
             rows = rows[:, :size].unflatten(1, self._clips_shape)
         return rows.flatten(0, 1)
 
     def scores(self, rows: torch.Tensor) -> torch.Tensor | None:
         """Scores (B * R, N) float32 in rows of bytes, on any device; None where none are there."""
-        if self.blocks is None:
+        if self.tubelet is None:
             return None
         tail = rows[:, self._scores_at :].view(torch.float32)
         return tail.unflatten(1, (self.data.repeats, -1)).flatten(0, 1)
@@ -181,7 +181,7 @@ class ClipReader:
     def read(self, request: Request, out: torch.Tensor) -> str | None:
         """Read R crops of one video into `out`, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
-        video = request.open(self.data.decoder, motion=self.blocks is not None)
+        video = request.open(self.data.decoder, motion=self.tubelet is not None)
         parts, antialias = self.read_windows(video, rng), self.data.antialias
         clips = zip(self.clips(out[None]), itertools.cycle(parts), strict=False)
         for k, (clip, part) in enumerate(clips):
@@ -204,10 +204,10 @@ class ClipReader:
         flip: bool,
     ) -> None:
         """Write those of a video's crop ``k`` into its row, unless none are asked for; for ``size``
-        see `Blocks.scores`."""
+        see `Tubelet.scores`."""
         scores = self.scores(row[None])
-        if scores is not None and self.blocks is not None and part.speeds is not None:
-            found = self.blocks.scores(part.speeds, box, self.data.crop_size, size=size, flip=flip)
+        if scores is not None and self.tubelet is not None and part.speeds is not None:
+            found = self.tubelet.scores(part.speeds, box, self.data.crop_size, size=size, flip=flip)
             scores[k] = torch.from_numpy(found)
 
     def read_windows(self, video: Video, rng: np.random.Generator) -> list[Window]:
@@ -220,7 +220,7 @@ class ClipReader:
         return [read.at(places) for places in positions.reshape(len(windows), -1)]
 
     def _read_window(self, video: Video, indices: frame_indices.Indices) -> Window:
-        if self.blocks is None:
+        if self.tubelet is None:
             return Window(video.read(indices))
         return Window(*video.read_motion(indices))
 

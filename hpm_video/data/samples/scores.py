@@ -1,4 +1,4 @@
-"""A score for each block of a clip: how fast what it shows moves, by the file's motion vectors."""
+"""A score for each token of a clip: how fast what it shows moves, by the file's motion vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.config import DataConfig
+from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.video.crops import Box
 from hpm_video.data.video.motion import Speeds
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """Parts of a clip that get a score each, N in all, in raster order (time, row, column)."""
+class Tubelet:
+    """The part of a clip behind one token; a clip has N of them, in raster order."""
 
-    frames: int  # of a part
-    side: int  # of a part in pixels
+    frames: int
+    side: int  # in pixels
 
     def count(self, data: DataConfig) -> int:
         """N, of a clip."""
@@ -30,6 +30,14 @@ class Blocks:
 
         ``size``: height and width of the frames that the box is cut out of.
         """
-        side = crop_size // self.side
-        found = speeds.in_blocks(box, height=size[0], width=size[1], blocks=side, flip=flip)
-        return found.reshape(-1, self.frames, side * side).mean(axis=1).reshape(-1)
+        tokens = crop_size // self.side
+        height, width = size
+        found = speeds.in_blocks(box, height=height, width=width, blocks=tokens, flip=flip)
+        return found.reshape(-1, self.frames, tokens * tokens).mean(axis=1).reshape(-1)
+
+
+def scored_tubelet(config: PretrainConfig) -> Tubelet | None:
+    """What is behind a token of a run's clips, where these come with scores: for masks by codec."""
+    if not (config.masking.mines and config.masking.source == "codec"):
+        return None
+    return Tubelet(config.model.tubelet_size, config.model.patch_size)

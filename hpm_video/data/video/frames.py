@@ -23,7 +23,7 @@ from hpm_video.runtime.replies import answer
 NO_SUCH_FILE = "no such file"
 _LONG = 1000  # frames of a video that stays open: to open it anew costs as much as to read a clip
 _MOST_KEPT = 16
-_ONLY_PYAV = "motion vectors, which only PyAV tells"
+_ONLY_PYAV = "motion vectors, which only PyAV returns"
 _CONTAINERS = ("mov", "matroska")  # in which decord and torchcodec are trusted
 # Of all tracks of a file that they get: their libraries may be old, and know how to decode others
 _CODECS = {
@@ -173,7 +173,9 @@ class Video:
         unusual = _unusual(self.table)
         parts = [None if self._why and self._why in (unusual or "") else self._why, unusual]
         if self._lacks_vectors:
-            parts.append(f"{NO_VECTORS} ({self.table.codec}): hpm-video data transcode makes some")
+            parts.append(
+                f"{NO_VECTORS} ({self.table.codec}; hpm-video data transcode makes files with some)"
+            )
         if self.num_frames < self.table.num_frames / 2:
             parts.append("far fewer frames in the list than in the file: are these its num_frames?")
         return "; ".join(filter(None, parts)) or None

@@ -17,7 +17,7 @@ from hpm_video.config import AugmentConfig, FinetuneConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loading.loader import ClipBatch, clip_batches
-from hpm_video.data.samples.scores import Blocks
+from hpm_video.data.samples.scores import Tubelet
 from hpm_video.runtime.distributed import World, barrier, gather_objects
 from hpm_video.runtime.signals import note_stop, stop_on_signal
 from hpm_video.train.optim import Steps
@@ -168,10 +168,10 @@ class Run:
         return self._is_log_step(self.steps_done + 1)
 
     def batches(
-        self, augment: AugmentConfig | None = None, blocks: Blocks | None = None
+        self, augment: AugmentConfig | None = None, tubelet: Tubelet | None = None
     ) -> Iterator[ClipBatch]:
         """This process's micro-batches of all steps that are left; see `clip_batches`."""
-        if blocks is not None:
+        if tubelet is not None:
             self._vectors = VectorCount(len(self.manifest))
         return clip_batches(
             self.manifest,
@@ -183,7 +183,7 @@ class Run:
             num_steps=self.total_steps,
             given_up=self._bad_videos.given_up,
             augment=augment,
-            blocks=blocks,
+            tubelet=tubelet,
         )
 
     def next(self, batches: Iterator[ClipBatch]) -> ClipBatch:

@@ -5,6 +5,7 @@ run is touched: models are asked as copies, randomness comes from generators wit
 """
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from hpm_video.config import PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.loading.clip import read_codec_scores
+from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.pretrained import Pretrained, reconstruct
@@ -42,6 +45,7 @@ class Pictures:
     def __init__(self, config: PretrainConfig, manifest: Manifest, grid: TokenGrid) -> None:
         self._config, self._manifest, self._grid = config, manifest, grid
         self._clips: Tensor | None = None  # (B, 3, T, S, S), read when first needed
+        self._given: Tensor | None = None  # (B, N), scores that come with them, for masks by codec
         self._frames: list[npt.NDArray[np.int64]] = []
         self._names: list[str] = []
 
@@ -71,18 +75,22 @@ class Pictures:
         pretrained = Pretrained(asked, scorer, self._config, self._grid, step)
         clips = self._clips.to(asked.encoder.mean.device)
         measured = mining_quality.measured_loss(pretrained, clips, num_masks=NUM_MASKS, seed=0)
-        losses, predicted = {"measured": measured}, None
-        if scorer is not None:
-            predicted = mining_quality.predicted_loss(
-                pretrained, clips, seed=0, num_views=NUM_VIEWS
-            )
+        losses, scores, source = {"measured": measured}, None, self._config.masking.source
+        given = None if self._given is None else self._given.to(clips.device)
+        ask = partial(
+            mining_quality.source_scores, pretrained, clips, num_views=NUM_VIEWS, given=given
+        )
+        if (predicted := ask("predicted")) is not None:
             losses["predicted"] = predicted
+        if self._config.masking.mines:
+            scores = losses[source] if source in losses else ask(source)
         drawn = draw_clips(
             pretrained,
             clips,
             predicted=predicted,
             measured=measured,
-            hard_ratio=hard_ratio if teacher is not None else 0.0,
+            scores=scores,
+            hard_ratio=0.0 if scores is None else hard_ratio,
             titles=self._names,
             frames=self._frames,
         )
@@ -103,6 +111,7 @@ class Pictures:
 
     def _read(self, log: RunLog) -> None:
         clips: list[Tensor] = []
+        given: list[Tensor] = []
         for index in range(min(len(self._manifest), NUM_CLIPS + _MAX_UNREADABLE)):
             if len(clips) == NUM_CLIPS:
                 break
@@ -110,6 +119,8 @@ class Pictures:
             try:
                 table = self._manifest.table(index)
                 clip, frames = read_clip(path, self._config, table=table)
+                if scored_tubelet(self._config) is not None:
+                    given.append(read_codec_scores(path, self._config, table=table)[0])
             except VideoReadError as error:
                 log.line(f"unreadable, not among the pictures: {path}: {error.reason}")
                 continue
@@ -118,6 +129,7 @@ class Pictures:
             self._names.append(Path(path).name[:60])
         if clips:
             self._clips = torch.cat(clips)
+            self._given = torch.stack(given) if given else None
 
 
 def draw_clips(
@@ -126,18 +138,20 @@ def draw_clips(
     *,
     predicted: Tensor | None,
     measured: Tensor,
+    scores: Tensor | None,
     hard_ratio: float,
     titles: list[str],
     frames: list[npt.NDArray[np.int64]],
 ) -> list[Figure]:
     """One figure per clip of (B, 3, T, S, S) in [0, 1], given the losses (B, N) of its tokens.
 
-    Rows: frames; loss predicted, if it is, and measured, by rank; a mask of ``hard_ratio``, with
-    its hard tubes outlined; the reconstruction under it. frames: per clip, the frames' numbers.
+    Rows: frames; loss predicted, if it is, and measured, by rank; the ``scores`` (B, N) that choose
+    the run's masks, where they are others; a mask of ``hard_ratio`` by these scores, with its hard
+    tubes outlined; the reconstruction under it. frames: per clip, the frames' numbers.
     """
     grid, config = pretrained.grid, pretrained.config
     chosen = make_mask(
-        predicted if hard_ratio > 0 else None,
+        scores if hard_ratio > 0 else None,
         grid,
         config.masking,
         hard_ratio=hard_ratio,
@@ -164,6 +178,9 @@ def draw_clips(
             ranks = cells(shares(predicted)[i])
             rows.append(Row("loss predicted: dark = easiest, yellow = hardest", heat(clip, ranks)))
         rows.append(Row("loss measured, same colours", heat(clip, cells(shares(measured)[i]))))
+        if scores is not None and config.masking.source not in ("predicted", "measured"):
+            ranks = cells(shares(scores)[i])
+            rows.append(Row(f"{config.masking.source}, which chooses masks", heat(clip, ranks)))
         hidden, outlined = cells(chosen.mask[i]), cells(chosen.hard[i]).astype(bool)
         masked = np.where(enlarge(hidden, clip), np.float32(GREY), clip)
         label = f"mask of hard ratio {hard_ratio:.2f}, hard tubes outlined"

@@ -39,9 +39,9 @@ class VectorCount:
             return None
         if self._read == self._lacking:
             raise ValueError(
-                "masking.source (codec) must be another one for these videos: none of the first "
-                f"{self._read} has motion vectors, as H.264 and MPEG-4 have. Make videos that have "
-                "them with hpm-video data transcode, or set masking.source=motion"
+                "masking.source (codec) needs motion vectors in the videos, and none of the first "
+                f"{self._read} clips has any: encode the videos as H.264 with hpm-video data "
+                "transcode, or set masking.source=motion"
             )
         self.is_open = False
         return self.describe("first ")

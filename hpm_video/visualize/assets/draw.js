@@ -6,9 +6,9 @@ const HARD = "#ffd400";
 const VIEWS = {
   clip: { name: "The video" },
   predicted: { name: "Loss predicted", heat: "predicted", needs: "predicted" },
-  measured: { name: "Loss measured", heat: "measured" },
   motion: { name: "Frame differences", heat: "motion", needs: "motion" },
   codec: { name: "The codec's motion", heat: "codec", needs: "codec" },
+  measured: { name: "Loss measured", heat: "measured" },
   hard: { name: "Mask with hard tubes", hides: (now) => now.mask.masked },
   random: { name: "Random mask", hides: (now) => now.random },
   seen: { name: "What the model was shown", hides: (now) => now.crop.seen },

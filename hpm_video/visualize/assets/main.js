@@ -2,11 +2,11 @@
 const by = (id) => document.getElementById(id);
 const state = {
   position: 0, // in data.timeline
-  view: data.by,
+  view: data.scoredBy,
   level: "token",
   colours: "rank",
   opacity: 0.6,
-  by: data.by,
+  by: data.scoredBy,
   hardRatio: data.hardRatio,
   maskRatio: data.masking.mask_ratio,
   outline: false,

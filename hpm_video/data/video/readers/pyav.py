@@ -170,11 +170,13 @@ class PyavReader:
         skips = table.codec in _CODECS_THAT_SKIP and self._vectors is None
         skipping = False
         try:
-            for which, _, end in self._runs(indices):
+            for which, start, end in self._runs(indices):
                 first = int(table.starts.times[which])
                 self._latest = first - 1
+                here = [index for index in indices if start <= table.places[index] <= end]
+                last = int(table.times[max(here)])
                 for place, packet in self._from(which):
-                    if place > end:
+                    if place > end and not self._waits_for(last):
                         break
                     if skips and skipping != (packet.pts not in index_at):
                         skipping = not skipping
@@ -186,6 +188,12 @@ class PyavReader:
             context.flush_buffers()
             if skipping:
                 context.skip_frame = "DEFAULT"
+
+    def _waits_for(self, last: int) -> bool:
+        """Whether packets after that of the frame shown at a time are needed for its vectors: some
+        decoders tell none of frames that come only because there is no further packet."""
+        vectors = self._vectors
+        return vectors is not None and (self._latest < last or vectors.ends_between)
 
     def _expected(
         self,
@@ -234,7 +242,7 @@ class PyavReader:
                     if waiting and number == waiting[0]:
                         yield waiting.popleft(), frame
                     number += 1
-                if not waiting and not (self._vectors and self._vectors.ends_between):
+                if not waiting and not (self._vectors is not None and self._vectors.ends_between):
                     break
             self._context.flush_buffers()
 
