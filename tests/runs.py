@@ -44,12 +44,12 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def assert_same_run(one: Path, other: Path) -> None:
+def assert_same_run(one: Path, other: Path, *, has_teacher: bool = True) -> None:
     """Records and every number of the last checkpoint, moments and EMA included, bit for bit."""
     assert untimed(one) == untimed(other)
     mine, theirs = tensors(one), tensors(other)
     assert mine.keys() == theirs.keys()
-    assert any(name.startswith("/teacher/") for name in mine)
+    assert any(name.startswith("/teacher/") for name in mine) == has_teacher
     assert any("exp_avg_sq" in name for name in mine)
     assert not [name for name in mine if not torch.equal(mine[name], theirs[name])]
 

@@ -1,4 +1,5 @@
-"""How well sparse teachers stand in for the full one, which sees everything, and at what cost."""
+"""How well sparse teachers, and scores without one, stand in for the full teacher, which sees
+everything, and at what cost."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,11 @@ from hpm_video.bench.report import Cell, Report, machine_facts
 from hpm_video.bench.timing import median_seconds
 from hpm_video.config import DataConfig, MaskingConfig
 from hpm_video.config.limits import at_least
-from hpm_video.config.values import View
+from hpm_video.config.values import MaskSource, View
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import ViewDataset
-from hpm_video.evaluate.mining_quality import hardest_tokens, measured_loss
+from hpm_video.evaluate.mining_quality import hardest_tokens, measured_loss, source_scores
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_scorer
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.masking import unit_scores
@@ -35,11 +36,13 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to ask the teacher; the full one is token_ratio 1, with any view."""
+    """A way to ask the teacher; the full one is token_ratio 1, with any view. Or of another source
+    of masks, which sees all."""
 
     view: View
     token_ratio: float
     draws: int
+    source: MaskSource = "predicted"
 
 
 def bench_teacher(
@@ -56,9 +59,10 @@ def bench_teacher(
     rounds: int,
     device: str,
     num_workers: int = 1,
+    sources: Sequence[MaskSource] = (),
 ) -> Report:
     """Compare candidates with the full teacher, and all with what is hard; the rows of a checkpoint
-    begin with its full teacher.
+    begin with its full teacher, and end with other sources of masks, such as motion.
 
     The clips are the middle ones, cropped to the centre, of ``num_clips`` readable videos of the
     list, drawn at random: the same for every candidate and checkpoint of the same data settings.
@@ -90,6 +94,7 @@ def bench_teacher(
         pretrained = load_pretrained(checkpoint, device=place)
         sys.stderr.write(f"{checkpoint}: step {pretrained.step}\n")
         asked = candidates(pretrained.grid, views, token_ratios, draws)
+        asked += [Candidate("tokens", 1.0, 1, each) for each in sources if each != "none"]
         data = pretrained.config.data
         batches = list(_batches(videos, data, num_clips, batch_size, num_workers))
         quality = _quality(pretrained, asked, batches, num_masks=num_masks)
@@ -99,11 +104,15 @@ def bench_teacher(
             seen = num_seen(pretrained.grid, token_ratio=candidate.token_ratio, view=candidate.view)
             # A single checkpoint is named by the settings
             named = {"checkpoint": str(checkpoint)} if len(checkpoints) > 1 else {}
+            how = asdict(candidate)
+            source = how.pop("source")
             row: dict[str, Cell] = {
                 **named,
                 "step": pretrained.step,
-                "predictor_input": pretrained.config.model.predictor_input,
-                **asdict(candidate),
+                "predictor_input": (
+                    pretrained.config.model.predictor_input if source == "predicted" else source
+                ),
+                **how,
                 "num_tokens": min(seen * candidate.draws, pretrained.grid.num_tokens),
                 "spearman_full": full,
                 "spearman_measured": measured,
@@ -172,10 +181,13 @@ def _score(
     pretrained: Pretrained, candidate: Candidate, clips: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Clips (B, 3, T, H, W) -> predicted loss of every token (B, N), in the run's precision."""
+    how = asdict(candidate)
+    if (source := how.pop("source")) != "predicted":
+        scores = source_scores(pretrained, clips, source)
+        assert scores is not None
+        return scores
     with autocast(clips.device, pretrained.config.run.precision):
-        return score_tokens(
-            require_scorer(pretrained), clips, **asdict(candidate), generator=generator
-        )
+        return score_tokens(require_scorer(pretrained), clips, **how, generator=generator)
 
 
 def _quality(

@@ -123,7 +123,8 @@ def _add_assumed(group: Group | Parser, name: str, default: float, what: str) ->
 
 
 def _teacher(parser: Parser) -> None:
-    """how well sparse teachers stand in for one that sees all, and at what cost"""
+    """how well sparse teachers, and motion, stand in for a teacher that sees all, and at what
+    cost"""
     bench_options.add_timing(parser, batch_size=20)
     bench_options.add_threads(parser)
     parser.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="or run folder")
@@ -137,6 +138,8 @@ def _teacher(parser: Parser) -> None:
     bench_options.add_token_ratios(parser, [0.5, 0.25, 0.1])
     text = "passes over different tokens, averaged"
     add_several(parser, "--draws", [1, 2], text, "draws", type=int, metavar="K")
+    text = "other source(s) of masks to compare; none: leave them out"
+    add_several(parser, "--source", ["motion"], text, "sources", choices=("motion", "none"))
 
 
 def _loader(parser: Parser) -> None:

@@ -2,8 +2,9 @@
 
 V-JEPA (arXiv 2404.08471) hides, in two masks for each clip, the union of 8 blocks of 15 % of the
 frame, and that of 2 blocks of 70 %; their heights are .75 to 1.5 of their widths, drawn uniformly
-like their places. How many tokens that hides varies. Here a clip has one mask per step, of either
-kind as likely, that always hides the same number of units, the U = rows * columns tubes:
+like their places. How many tokens that hides varies. Here each block has a shape of its own, and a
+clip has one mask per step, of either kind as likely, that always hides the same number of units,
+the U = rows * columns tubes:
 
 - blocks hide their units one after the other; of the block that is too much, random units stay
   visible;

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hpm_video.config import MaskingConfig
 from hpm_video.method.masking import Rows, make_mask, num_visible_tokens
 from hpm_video.models.hpm import HPMOutput
+from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid
 
 
@@ -83,7 +84,8 @@ def measured_scores(
     try:
         with torch.no_grad():
             output: HPMOutput = student(patches, mask, num_visible, predicts=False)
-            losses = losses_of(output)
+            with no_autocast(patches):  # as in the step, whose losses are in float32
+                losses = losses_of(output)
     finally:
         student.train(was_training)
     unknown = losses.new_full(mask.shape, torch.nan)

@@ -66,6 +66,7 @@ def moving_average(checkpoint: str | Path) -> dict[str, Any]:
     if not encoder:
         raise ValueError(
             f"checkpoint ({checkpoint}) must have a teacher with an encoder, as runs with "
-            "masking.hard_ratio_end above 0 and model.predictor_input=encoded have: there is none"
+            "masking.hard_ratio_end above 0, masking.source=predicted and "
+            "model.predictor_input=encoded have: there is none"
         )
     return {**without_training(state), "model": encoder}

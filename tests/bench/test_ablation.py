@@ -19,7 +19,7 @@ from hpm_video.config.settings import (
     variant_settings,
 )
 from hpm_video.method.competence import competence_of, student_accuracy
-from hpm_video.method.masking import hard_ratio_at
+from hpm_video.method.masking import planned_hard_ratio
 from hpm_video.method.step import PretrainStep, pretrain_step
 from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
 from hpm_video.models.build import build_model, token_grid
@@ -48,6 +48,15 @@ OF_VARIANTS: dict[str, dict[str, object]] = {
         "masking.decoder_mask_ratio": 0.5,
     },
     "competence": {"masking.ramp": "competence"},
+    "blocks": {"masking.pattern": "blocks"},
+    "blocks_random": {
+        "masking.pattern": "blocks",
+        "masking.source": "none",
+        "loss.prediction": "none",
+    },
+    "measured": {"masking.source": "measured"},
+    "motion": {"masking.source": "motion", "loss.prediction": "none"},
+    "motion_and_prediction": {"masking.source": "motion"},
     "all_hard": {"masking.hard_ratio_start": 1.0, "masking.hard_ratio_end": 1.0},
     "decoder_mask": {"masking.decoder_mask_ratio": 0.5},
     "decoder_mask_random": {
@@ -226,7 +235,7 @@ def _train(name: str) -> tuple[PretrainStep, PretrainStep, HPM, Teacher | None]:
     grid = token_grid(config.model, num_frames=8, crop_size=32)
     torch.manual_seed(0)
     student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
-    teacher = Teacher(student) if config.masking.mines else None
+    teacher = Teacher(student) if config.masking.needs_teacher else None
     optimizer = pretrain_optimizer(student, config.optim)
     set_lr(optimizer, LR)
 
@@ -253,7 +262,7 @@ def _train(name: str) -> tuple[PretrainStep, PretrainStep, HPM, Teacher | None]:
     for index in range(NUM_STEPS):
         progress = (index + 1) / NUM_STEPS
         masking, average = config.masking, config.teacher
-        hard_ratio = hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
+        hard_ratio = planned_hard_ratio(masking, progress)
         if competence is not None:
             hard_ratio = competence.hard_ratio
         result = step(index, teacher, hard_ratio)
@@ -282,7 +291,8 @@ def test_a_few_steps_move_the_loss(name: str) -> None:
     assert after.loss < before.loss
     assert after.losses["reconstruction_loss"] < 0.8 * before.losses["reconstruction_loss"]
     assert (student.predictor is None) == (config.loss.prediction == "none")
-    assert (teacher is None) == (config.masking.hard_ratio_end == 0)
+    masking = config.masking
+    assert (teacher is None) == (masking.hard_ratio_end == 0 or masking.source != "predicted")
     if student.predictor is not None:
         assert after.losses["prediction_loss"] < before.losses["prediction_loss"]
         blocks = [name for name, _ in student.predictor.named_modules() if name.endswith(".attn")]

@@ -167,6 +167,24 @@ def test_variants_are_plain_the_literal_the_asked_and_the_default_once_each() ->
     assert choices[1] == ("encoded", 1.0) and found["VideoMAE"].loss.prediction == "none"
 
 
+@pytest.mark.parametrize("source", ["motion", "measured"])
+def test_variants_of_another_source_have_no_teacher_but_its_name(source: Any) -> None:
+    base = _config()
+    base = replace(base, masking=replace(base.masking, source=source))
+    found = variants(base, ["encoded"], [0.1], [1, 4])
+    assert list(found) == [
+        "VideoMAE",
+        f"VideoMAE, masks by {source}",
+        f"HPM encoded r=0.1 predictor 1, masks by {source}",
+        f"HPM encoded r=0.1 predictor 4, masks by {source}",
+    ]
+    costs = {name: step_cost(config) for name, config in found.items()}
+    bare, *others = costs.values()
+    for cost in others:  # one forward pass more, without predictors, or nothing
+        assert cost.teacher == (bare.student if source == "measured" else 0)
+    assert costs[f"VideoMAE, masks by {source}"].student == bare.student < others[1].student
+
+
 def test_peak_memory_is_that_of_the_call() -> None:
     # In a process of its own: here, what other tests have freed may be used again
     code = (

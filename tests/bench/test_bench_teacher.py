@@ -17,8 +17,10 @@ from hpm_video.data.loading.loader import to_clips
 from hpm_video.evaluate.mining_quality import measured_loss
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.method.masking import unit_scores
+from hpm_video.method.sources import motion_scores
 from hpm_video.method.teacher import score_tokens
 from hpm_video.models.hpm import HPM
+from hpm_video.models.tokens import patchify
 from hpm_video.weights.checkpoint import load_checkpoint
 
 Arguments = Callable[..., list[str]]
@@ -81,6 +83,35 @@ def test_the_literal_teacher_and_the_measured_loss_as_scipy_sees_them(
         assert row["chance"] == pytest.approx(12 / 16)  # hard ratio 1 of 12 of 16 tubes
     assert report.settings["clips"] == 6
     assert "checkpoint" not in literal
+
+
+def test_motion_is_compared_with_the_same_losses(encoded: Path, toy: Path) -> None:
+    """Without a product, and without the teacher."""
+    alone = _bench([encoded], toy, views=["spread"]).rows
+    *rows, motion = _bench([encoded], toy, views=["spread"], sources=["motion"]).rows
+    known = ("spearman_measured", "spearman_full", "overlap", "multiply_adds")
+    assert [[row[name] for name in known] for row in rows] == [
+        [row[name] for name in known] for row in alone
+    ]
+    assert motion["predictor_input"] == "motion" and motion["multiply_adds"] == 0
+    assert motion["num_tokens"] == 32 and list(motion) == list(rows[0])
+    pretrained = load_pretrained(encoded)
+    expected = []
+    batches = _batches(
+        read_manifest(toy, labels=False),
+        pretrained.config.data,
+        num_clips=6,
+        batch_size=4,
+        num_workers=0,
+    )
+    for number, frames in enumerate(batches):
+        clips = to_clips(frames, "cpu")
+        patches = patchify(clips, pretrained.grid)
+        scores = motion_scores(patches, pretrained.grid, tubelet_size=2)
+        losses = measured_loss(pretrained, clips, num_masks=2, seed=number)
+        pair = [unit_scores(values, pretrained.grid, 2).numpy() for values in (scores, losses)]
+        expected += [scipy.stats.spearmanr(*clip).statistic for clip in zip(*pair, strict=True)]
+    assert motion["spearman_measured"] == pytest.approx(np.mean(expected))
 
 
 def test_rows_name_their_checkpoint_where_there_are_several(

@@ -41,6 +41,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     [
         ("attention", ["--batch-size=1", "--device=cpu"], 10),
         ("checkpoint", ["--size=tiny", "--device=cpu"], 2),
+        ("motion_vectors", ["--videos=2"], 5),
         ("pictures", [*TINY, "--precision=float32"], 2),
     ],
 )

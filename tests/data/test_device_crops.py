@@ -157,7 +157,7 @@ def _rows(num_videos: int, **changes: Any) -> tuple[FrameReader, torch.Tensor]:
         height, width = generator.integers(20, 70), generator.integers(20, 90)
         frames = generator.integers(0, 256, (9, height, width, 3), dtype=np.uint8)
         video = SimpleNamespace(num_frames=9, note=None, read=lambda k, f=frames: f[np.array(k)])
-        request = SimpleNamespace(seed=(number,), open=lambda decoder, v=video: v)
+        request = SimpleNamespace(seed=(number,), open=lambda decoder, motion, v=video: v)
         reader.read(request, row)  # type: ignore[arg-type]
     return reader, rows
 

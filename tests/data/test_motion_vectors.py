@@ -25,7 +25,7 @@ from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.video import crops
 from hpm_video.data.video.crops import Box
 from hpm_video.data.video.frames import missing, open_video
-from hpm_video.data.video.motion import Speeds, edges, speeds_of
+from hpm_video.data.video.motion import FrameVectors, Speeds, edges, speeds_of
 from hpm_video.data.video.orientation import Orientation
 from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.runtime.distributed import World
@@ -58,12 +58,15 @@ KINDS = {
 
 def _slow_speeds(path: Path, *, threads: int) -> list[npt.NDArray[np.float64] | None]:
     """Speed of every pixel of every frame as stored, None without vectors: the whole file decoded
-    from its start by as many threads, vector by vector, pixel by pixel."""
+    from its start by as many threads, vector by vector, pixel by pixel.
+
+    Threads share a frame: where each has one, FFmpeg's vectors of B-frames change from run to run.
+    """
     decoded: list[tuple[int, Any]] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.options = {"flags2": "+export_mvs"}
-        stream.codec_context.thread_count, stream.thread_type = threads, "AUTO"
+        stream.codec_context.thread_count, stream.thread_type = threads, "SLICE"
         for frame in container.decode(stream):
             data = frame.side_data.get("MOTION_VECTORS")
             vectors = None
@@ -185,16 +188,25 @@ def _vectors(blocks: list[tuple[int, int, int, int, float, float, int]]) -> np.n
     return np.array(rows, dtype=[(name, np.int32) for name in names])
 
 
+def _speeds_of(
+    vectors: np.ndarray, height: int, width: int, *, before: int, after: int
+) -> npt.NDArray[np.float32]:
+    """Of one frame, among others that have nothing to do with it."""
+    other = FrameVectors(_vectors([(0, 0, 16, 16, 9, 9, -1)]), 3, 1)
+    frames = [other, FrameVectors(vectors, before, after), other]
+    return speeds_of(frames, height, width)[1]
+
+
 def test_a_camera_that_moves_is_taken_off() -> None:
     still = [(y, x, 16, 16, 0, 0, -1) for y in (0, 16, 32) for x in (0, 16, 32)]
     one = [(*block[:4], 3, -4, -1) if block[:2] == (16, 16) else block for block in still]
-    speeds = speeds_of(_vectors(one), 48, 48, before=1, after=1)
+    speeds = _speeds_of(_vectors(one), 48, 48, before=1, after=1)
     expected = np.zeros((6, 6))
     expected[2:4, 2:4] = 5
     np.testing.assert_allclose(speeds, expected)
     panned = [(*block[:4], block[4] + 7, block[5] - 2, -1) for block in one]
     np.testing.assert_allclose(
-        speeds_of(_vectors(panned), 48, 48, before=1, after=1), expected, atol=1e-6
+        _speeds_of(_vectors(panned), 48, 48, before=1, after=1), expected, atol=1e-6
     )
 
 
@@ -203,7 +215,7 @@ def test_vectors_of_both_directions_count_per_frame() -> None:
     still = [(y, 0, 16, 16, 0, 0, -1) for y in (16, 32, 48)]
     both = [(0, 0, 16, 16, -6, -3, -1), (0, 0, 16, 16, 4, 2, 1)]
     for moving in (both, both[:1], both[1:]):
-        speeds = speeds_of(_vectors([*still, *moving]), 64, 16, before=3, after=2)
+        speeds = _speeds_of(_vectors([*still, *moving]), 64, 16, before=3, after=2)
         np.testing.assert_allclose(speeds[:2], np.hypot(2, 1), rtol=1e-6)
         assert not speeds[2:].any()
 
@@ -211,10 +223,10 @@ def test_vectors_of_both_directions_count_per_frame() -> None:
 def test_what_could_not_be_copied_gets_the_mean() -> None:
     moving = [(0, 0, 16, 16, 0, 8, -1), (0, 16, 16, 8, 0, 0, -1), (0, 24, 16, 8, 0, 0, -1)]
     moving += [(0, 32, 16, 16, 0, 0, -1)]
-    speeds = speeds_of(_vectors(moving), 16, 56, before=1, after=1)
+    speeds = _speeds_of(_vectors(moving), 16, 56, before=1, after=1)
     np.testing.assert_allclose(speeds, np.array([[8, 8, 0, 0, 0, 0, 8 / 3]] * 2), rtol=1e-6)
     assert np.isnan(
-        speeds_of(_vectors([(90, 0, 16, 16, 1, 1, -1)]), 16, 16, before=1, after=1)
+        _speeds_of(_vectors([(90, 0, 16, 16, 1, 1, -1)]), 16, 16, before=1, after=1)
     ).all()
 
 
@@ -227,7 +239,7 @@ def test_records_of_a_hostile_decoder_give_numbers() -> None:
                 vectors[name] = rng.integers(-(2**15), 2**15, len(vectors))
         vectors["motion_scale"] = np.abs(vectors["motion_scale"])
         vectors["w"], vectors["h"] = (np.abs(vectors[name]) % 256 for name in ("w", "h"))
-        speeds = speeds_of(vectors, 40, 72, before=1, after=2)
+        speeds = _speeds_of(vectors, 40, 72, before=1, after=2)
         assert speeds.shape == (5, 9) and (np.isfinite(speeds).all() or np.isnan(speeds).all())
 
 

@@ -17,10 +17,12 @@ from hpm_video.evaluate.mining_quality import (
     measure_mining,
     measured_loss,
     predicted_loss,
+    source_scores,
 )
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, reconstruct, run_student
 from hpm_video.method.losses import reconstruction_loss
 from hpm_video.method.masking import unit_scores
+from hpm_video.method.sources import motion_scores
 from hpm_video.method.teacher import Teacher, score_tokens
 from hpm_video.models.build import build_model, token_grid
 from hpm_video.models.tokens import gather_tokens, normalize_targets, patchify
@@ -74,8 +76,9 @@ def test_scorer_is_the_teacher_then_the_student_then_none(tmp_path: Path, clips:
     assert plain.scorer is None
     with pytest.raises(ValueError, match=r"no loss predictor.*must be ranking or absolute"):
         predicted_loss(plain, clips)
-    with pytest.raises(ValueError, match="no loss predictor"):
-        measure_mining(plain, clips, num_masks=1, seed=0)
+    report = measure_mining(plain, clips, num_masks=1, seed=0)
+    assert report.predicted is report.spearman is report.rank_accuracy is None
+    assert list(report.sources) == ["motion"]
     assert measured_loss(plain, clips, num_masks=2, seed=0).isfinite().all()
 
 
@@ -138,6 +141,42 @@ def test_report(tmp_path: Path, clips: Tensor) -> None:
     pairs = zip(report.predicted.numpy(), report.measured.numpy(), strict=True)
     expected = np.mean([scipy.stats.spearmanr(*pair).statistic for pair in pairs])
     assert report.spearman == pytest.approx(expected)
+
+
+def test_every_source_is_judged_alike(tmp_path: Path, clips: Tensor) -> None:
+    """By the same measured losses and objects; a token of an unknown score counts in no figure."""
+    pretrained = pretrained_with(tmp_path, "masking.tube_length=1")
+    given = torch.rand(3, 32, generator=torch.Generator().manual_seed(4))
+    given[:, :3] = torch.nan
+    moving = torch.zeros(3, 32)
+    moving.scatter_(1, given.nan_to_num(nan=-1.0).topk(8, dim=1).indices, 1.0)
+    report = measure_mining(pretrained, clips, num_masks=3, seed=2, given=given, moving=moving)
+    assert list(report.sources) == ["predicted", "motion", "codec"]
+    ask = {"num_masks": 3, "seed": 2, "given": given}
+    for source, found in report.sources.items():
+        scores = source_scores(pretrained, clips, source, **ask)
+        assert torch.equal(found.scores.nan_to_num(), scores.nan_to_num())
+        known = slice(3, None) if source == "codec" else slice(None)
+        pairs = zip(scores[:, known].numpy(), report.measured[:, known].numpy(), strict=True)
+        expected = np.mean([scipy.stats.spearmanr(*pair).statistic for pair in pairs])
+        assert found.spearman == pytest.approx(expected)
+    assert report.sources["codec"].coverage == pytest.approx(4)
+    assert 0 < report.sources["motion"].coverage < 4
+    motion = motion_scores(patchify(clips, pretrained.grid), pretrained.grid, tubelet_size=2)
+    assert torch.equal(report.sources["motion"].scores, motion)
+    measured = source_scores(pretrained, clips, "measured", **ask)
+    assert torch.equal(measured, report.measured)
+    assert source_scores(pretrained, clips, "none") is None
+    assert source_scores(pretrained, clips, "codec") is None
+
+
+def test_the_loss_of_a_run_with_blocks_is_measured_tube_by_tube(
+    tmp_path: Path, clips: Tensor
+) -> None:
+    pretrained = pretrained_with(tmp_path, "masking.pattern=blocks")
+    counts = sum(mask.int() for mask in even_masks(pretrained, clips, num_masks=4, seed=0))
+    assert counts.min() >= 1 and counts.max() - counts.min() <= 1
+    assert measured_loss(pretrained, clips, num_masks=1, seed=0).isfinite().all()
 
 
 def test_coverage_is_1_by_chance_and_4_at_best(tmp_path: Path, clips: Tensor) -> None:

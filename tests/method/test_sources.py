@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig
 from hpm_video.config.values import MaskSource
@@ -281,3 +282,19 @@ def test_no_source_but_the_prediction_needs_a_teacher() -> None:
         assert (masking.mines, masking.needs_teacher) == (mines, needs)
         never = replace(masking, hard_ratio_end=0)
         assert not never.mines and not never.needs_teacher
+
+
+@pytest.mark.parametrize("source", ["motion", "measured"])
+@pytest.mark.parametrize("pattern", ["auto", "blocks"])
+def test_no_step_needs_a_number_on_the_host(
+    step_of: Step, source: MaskSource, pattern: Any
+) -> None:
+    """Tensors without contents have none: what asks for one, as CUDA would have to wait for it,
+    is an error."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        step = step_of(
+            torch.empty(2, 3, 4, 32, 32, dtype=torch.uint8),
+            _masking(source, pattern=pattern),
+            hard_ratio=torch.tensor(0.5),
+        )
+    assert step.mask.shape == step.hard.shape == (2, 32)

@@ -70,12 +70,15 @@ def test_a_replay_adds_to_what_is_there_and_follows_its_form(gpu: torch.device) 
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("source", ["predicted", "motion", "measured"])
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_pre_training_of_graphs_is_the_same(
-    tmp_path: Path, pretrain_arguments: Arguments, gpu: torch.device, precision: str
+    tmp_path: Path, pretrain_arguments: Arguments, gpu: torch.device, precision: str, source: str
 ) -> None:
     """Bit for bit, while hard_ratio rises and micro-batches take turns."""
+    pattern = "blocks" if source == "motion" else "auto"
     settings = (
+        *(f"masking.source={source}", f"masking.pattern={pattern}"),
         *("run.device=cuda", f"run.precision={precision}", "run.deterministic=true"),
         *("run.compile=false", "run.log_every=1", "optim.accumulation=2", "optim.epochs=6"),
         *("masking.hard_ratio_start=0", "masking.hard_ratio_end=1"),
@@ -84,7 +87,8 @@ def test_a_pre_training_of_graphs_is_the_same(
         choice = f"run.cuda_graphs={graphs}"
         assert main(pretrain_arguments(tmp_path / graphs, *settings, choice)) == 0
     assert "steps run without" not in (tmp_path / "true" / "log.txt").read_text()
-    assert_same_run(tmp_path / "true", tmp_path / "false")
+    has_teacher = source == "predicted"
+    assert_same_run(tmp_path / "true", tmp_path / "false", has_teacher=has_teacher)
 
 
 @pytest.mark.gpu

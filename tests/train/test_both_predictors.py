@@ -84,8 +84,9 @@ def test_a_checkpoint_from_before_goes_on(tmp_path: Path, pretrain_arguments: Ar
     state = torch.load(path, weights_only=True)
     for key in ("competence", "collapsed_records"):
         del state[key]
-    for group, name in (("masking", "ramp"), ("run", "collapse_records")):
-        del state["config"][group][name]
+    del state["config"]["run"]["collapse_records"]
+    for name in ("ramp", "source", "pattern"):
+        del state["config"]["masking"][name]
     torch.save(state, path)
     assert main(arguments) == 0
     assert main(pretrain_arguments(tmp_path / "whole", "optim.epochs=4")) == 0

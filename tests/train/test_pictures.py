@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hpm_video.cli.main import main
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.method.masking import make_mask
+from hpm_video.method.sources import motion_scores
+from hpm_video.models.tokens import patchify
 from hpm_video.train.run import pictures as module
 from hpm_video.train.run.logs import read_records
 from hpm_video.train.run.pictures import draw_clips
@@ -63,6 +66,9 @@ def test_a_run_with_pictures_is_the_same_run(
     [
         ("masking.hard_ratio_end=0", "loss.prediction=none"),
         ("masking.hard_ratio_end=0",),
+        ("masking.source=motion",),
+        ("masking.source=motion", "loss.prediction=none", "masking.pattern=blocks"),
+        ("masking.source=measured",),
         ("masking.tube_length=1", "loss.normalize_targets=false", "run.precision=bfloat16"),
     ],
 )
@@ -75,6 +81,28 @@ def test_every_variant_has_pictures(
     assert [image.step for image in found.Images("clips/4")] == [6]  # the end
     has_predictor = "loss.prediction=none" not in settings
     assert ("tubes/predicted_loss" in found.Tags()["histograms"]) == has_predictor
+
+
+@pytest.mark.parametrize("source", ["predicted", "motion", "measured", "none"])
+def test_a_picture_shows_the_masks_of_the_run(
+    tmp_path: Path, pretrain_arguments: Arguments, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    drawn: list[dict[str, Any]] = []
+
+    def spy(pretrained: object, clips: torch.Tensor, **given: Any) -> list[Figure]:
+        drawn.append({**given, "clips": clips, "grid": pretrained.grid})
+        return draw_clips(pretrained, clips, **given)
+
+    monkeypatch.setattr(module, "draw_clips", spy)
+    settings = (f"masking.source={source}", "optim.epochs=1", "run.picture_every=1000")
+    assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
+    (given,) = drawn
+    motion = motion_scores(patchify(given["clips"], given["grid"]), given["grid"], tubelet_size=2)
+    expected = {"motion": motion, "none": None}.get(source, given.get(source))
+    assert given["hard_ratio"] == (0 if source == "none" else 1)
+    assert (given["scores"] is None) == (expected is None)
+    if expected is not None:
+        torch.testing.assert_close(given["scores"], expected)
 
 
 def test_an_unreadable_video_is_replaced_by_the_next_and_read_once(

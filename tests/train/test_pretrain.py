@@ -148,6 +148,18 @@ VARIANTS = {
         *("masking.decoder_mask_ratio=0.5", "masking.decoder_mask=videomae_v2"),
         "data.num_frames=8",
     ],
+    "motion": ["masking.source=motion"],
+    "motion without prediction": ["masking.source=motion", "loss.prediction=none"],
+    "motion, waits": ["masking.source=motion", "masking.ramp=competence"],
+    "measured": ["masking.source=measured", "model.drop_path=0.2"],
+    "measured, tokens, waits": [
+        *("masking.source=measured", "masking.pattern=tokens", "masking.ramp=competence"),
+        "masking.decoder_mask_ratio=0.5",
+    ],
+    "no source": ["masking.source=none"],
+    "blocks": ["masking.pattern=blocks"],
+    "blocks by motion": ["masking.pattern=blocks", "masking.source=motion"],
+    "windows": ["masking.pattern=windows", "masking.tube_length=2", "data.num_frames=8"],
     "repeats": ["data.repeats=2"],
     "pixels": ["loss.normalize_targets=false"],
     "bfloat16": ["run.precision=bfloat16", "model.drop_path=0.1", "optim.clip_grad=1.0"],
@@ -164,9 +176,11 @@ def test_every_variant_learns(tmp_path: Path, pretrain_arguments: Arguments, var
     losses = [record["reconstruction_loss"] for record in records]
     assert losses[2] < losses[1] < losses[0]
     state = load_checkpoint(tmp_path / "run")
-    has_predictor = variant != "plain VideoMAE"
+    has_predictor = variant not in ("plain VideoMAE", "motion without prediction")
+    sources = [setting for setting in VARIANTS[variant] if setting.startswith("masking.source=")]
+    has_teacher = variant not in ("plain VideoMAE", "prediction only") and not sources
     assert any(name.startswith("predictor.") for name in state["model"]) == has_predictor
-    assert (state["teacher"] is not None) == (variant not in ("plain VideoMAE", "prediction only"))
+    assert (state["teacher"] is not None) == has_teacher
     for record in records:
         assert (record["prediction_loss"] > 0) == has_predictor
         assert (record["rank_accuracy"] is not None) == has_predictor

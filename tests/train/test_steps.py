@@ -354,7 +354,15 @@ def test_an_optimizer_told_to_skip_stays_as_it_is() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("ramp", ["time", "competence"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("masking.ramp=time",),
+        ("masking.ramp=competence",),
+        ("masking.source=motion", "masking.pattern=blocks"),
+        ("masking.source=measured", "masking.ramp=competence"),
+    ],
+)
 @pytest.mark.parametrize("graphs", ["true", "false"])
 def test_no_step_waits_for_the_gpu(
     tmp_path: Path,
@@ -362,7 +370,7 @@ def test_no_step_waits_for_the_gpu(
     monkeypatch: pytest.MonkeyPatch,
     gpu: torch.device,
     graphs: str,
-    ramp: str,
+    how: tuple[str, ...],
 ) -> None:
     """But for records and checkpoints: PyTorch raises an error if one does. A bad one included."""
     steps, waiting_is_wrong = Run.steps, range(4, 9)  # one is captured before
@@ -377,7 +385,7 @@ def test_no_step_waits_for_the_gpu(
     spoil(monkeypatch, {6})  # calls, of which graphs make no more
     settings = (
         *("run.device=cuda", "run.compile=false", f"run.cuda_graphs={graphs}"),
-        *("run.log_every=100", "masking.hard_ratio_end=0.5", *HARD, f"masking.ramp={ramp}"),
+        *("run.log_every=100", "masking.hard_ratio_end=0.5", *HARD, *how),
     )
     try:
         assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0

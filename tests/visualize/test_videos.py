@@ -24,6 +24,8 @@ from hpm_video.data.video.crops import resize_crop, view_crops
 from hpm_video.data.video.frames import VideoReadError, read_frames
 from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained, reconstruct
+from hpm_video.method.sources import motion_scores
+from hpm_video.models.tokens import patchify
 from hpm_video.train.pretrain import pretrain
 from hpm_video.visualize import (
     Row,
@@ -190,6 +192,34 @@ def test_hard_tubes_of_a_video(mined: Path, tmp_path: Path) -> None:
     assert tubes.covered(tubes.hard) == pytest.approx(share, rel=1e-5)
     whole = hpm_video.hard_tubes(mined, path, device="cpu", whole_frame=True)
     assert whole.place == (0, 0, 1, 1) and np.abs(whole.crop.astype(int) - tubes.crop).max() < 9
+
+
+def test_hard_tubes_are_those_of_the_source_that_masked(toy: Path, tmp_path: Path) -> None:
+    """Of a run with masks by motion, with and without a predictor; and of one with blocks."""
+    video = toy / (toy / "manifest.csv").read_text().splitlines()[1].split(",")[0]
+    for name, settings in (
+        ("predicts", ("masking.pattern=blocks",)),
+        ("plain", ("loss.prediction=none",)),
+    ):
+        run = train(toy, tmp_path / name, "masking.source=motion", *settings)
+        tubes = hpm_video.hard_tubes(run, video, device="cpu")
+        pretrained = load_pretrained(run)
+        clips, _ = read_clip(video, pretrained.config)
+        motion = motion_scores(patchify(clips, tubes.grid), tubes.grid, tubelet_size=2)
+        assert (tubes.predicted is None) == (name == "plain")
+        assert tubes.scored_by == "motion" and tubes.hard_ratio == 0.5
+        assert np.allclose(tubes.scores.ravel(), motion, atol=1e-6)
+        per_tube = tubes.scores.mean(axis=0).ravel()
+        # 11 of 16 tubes are masked, half of these by score
+        assert set(np.flatnonzero(tubes.hard[0])) == set(np.argsort(-per_tube)[:5])
+        _, (result,) = visualize(run, [video], tmp_path / f"{name}_pages", device="cpu")
+        page = result.page.read_text()
+        assert '"scoredBy":"motion"' in page.replace(" ", "")
+        assert '<option value="motion">motion</option>' in page
+    # Random masks go by nothing: then the loss measured says what would be hard
+    run = train(toy, tmp_path / "none", "masking.source=none", "loss.prediction=none")
+    tubes = hpm_video.hard_tubes(run, video, device="cpu")
+    assert tubes.scored_by == "measured" and tubes.hard_ratio == 0.5
 
 
 def test_windows_side_by_side() -> None:

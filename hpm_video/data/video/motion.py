@@ -8,6 +8,7 @@ bits and not to be true, but it costs no more than to look.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -73,40 +74,69 @@ def edges(length: int) -> Floats:
     return np.minimum(starts[: -(-length // CELL) + 1], length)
 
 
-def speeds_of(vectors: np.ndarray, height: int, width: int, *, before: int, after: int) -> Floats:
-    """Speeds (R, C) of a frame of such a height and width by its vectors, as FFmpeg exports them.
+@dataclass(frozen=True)
+class FrameVectors:
+    """The vectors of a frame as FFmpeg exports them, and how many frames away are those from which
+    its blocks are copied."""
 
-    ``before``, ``after``: how many frames away are those from which its blocks are copied. A cell
-    moves with the mean of its vectors. The median of all cells is the camera's and is taken off.
-    Cells without a vector, which the codec could not copy, get the frame's mean.
+    vectors: np.ndarray
+    before: int
+    after: int
+
+
+def speeds_of(frames: Sequence[FrameVectors], height: int, width: int) -> Floats:
+    """Speeds (T, R, C) of frames of such a height and width.
+
+    A cell moves with the mean of its vectors. The median of a frame's cells is the camera's and is
+    taken off. Cells without a vector, which the codec could not copy, get the frame's mean.
     """
     rows, columns = -(-height // CELL), -(-width // CELL)
-    is_past = vectors["source"] < 0
+    cells, shape = rows * columns, (len(frames), rows * columns)
+    lengths = [len(frame.vectors) for frame in frames]
+    of_frame = np.repeat(np.arange(len(frames)), lengths)
+
+    def field(name: str) -> npt.NDArray[np.int64]:
+        return np.concatenate([frame.vectors[name] for frame in frames]).astype(np.int64)
+
     # From there to here: towards the past and the future in opposite directions
-    per_frame = np.where(is_past, 1 / before, -1 / after) / np.maximum(vectors["motion_scale"], 1)
-    size = vectors["h"].astype(np.int64), vectors["w"].astype(np.int64)
-    first = [
-        (vectors[name].astype(np.int64) - length // 2) // CELL
-        for name, length in zip(("dst_y", "dst_x"), size, strict=True)
-    ]
-    sums = np.zeros((3, rows * columns))
-    for down in (0, 1):  # blocks have at most two cells each way
-        for right in (0, 1):
-            row, column = first[0] + down, first[1] + right
-            covers = (size[0] > down * CELL) & (size[1] > right * CELL)
-            covers &= (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-            place, share = (row * columns + column)[covers], per_frame[covers]
-            for k, name in enumerate(("motion_y", "motion_x")):
-                sums[k] += np.bincount(place, vectors[name][covers] * share, rows * columns)
-            sums[2] += np.bincount(place, minlength=rows * columns)
-    has = sums[2] > 0
-    speeds = np.full(rows * columns, np.nan, np.float32)
-    if has.any():
-        velocity = sums[:2, has] / sums[2, has]
-        velocity -= np.median(velocity, axis=1, keepdims=True)
-        speeds[has] = np.hypot(*velocity)
-        speeds[~has] = speeds[has].mean()
-    return speeds.reshape(rows, columns)
+    before = np.repeat([frame.before for frame in frames], lengths)
+    after = np.repeat([frame.after for frame in frames], lengths)
+    away = np.where(field("source") < 0, before, -after) * np.maximum(field("motion_scale"), 1)
+    down, right = (field(name) / away for name in ("motion_y", "motion_x"))
+    high, wide = field("h"), field("w")
+    first_row, first_column = (
+        (field("dst_y") - high // 2) // CELL,
+        (field("dst_x") - wide // 2) // CELL,
+    )
+    sums = np.zeros((3, len(frames) * cells))
+    for rows_on, columns_on in product((0, 1), repeat=2):  # blocks have at most two cells each way
+        row, column = first_row + rows_on, first_column + columns_on
+        covers = (high > rows_on * CELL) & (wide > columns_on * CELL)
+        covers &= (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        place = (of_frame * cells + row * columns + column)[covers]
+        for total, weights in zip(sums, (down, right, np.ones_like(down)), strict=True):
+            total[:] += np.bincount(place, weights[covers], len(total))
+    with np.errstate(invalid="ignore"):
+        velocity = (sums[:2] / sums[2]).reshape(2, *shape)  # NaN without a vector
+    speeds = np.hypot(*(velocity - _medians(velocity)))
+    return _mean_where_unknown(speeds).reshape(len(frames), rows, columns).astype(np.float32)
+
+
+def _medians(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Medians (..., 1) of what is known of values (..., K), NaN without any."""
+    ordered = np.sort(values, axis=-1)  # NaN is last
+    count = (~np.isnan(values)).sum(axis=-1, keepdims=True)
+    middle = [np.maximum(count - 1, 0) // 2, np.minimum(count // 2, values.shape[-1] - 1)]
+    first, second = (np.take_along_axis(ordered, place, -1) for place in middle)
+    return np.where(count > 0, (first + second) / 2, np.nan)
+
+
+def _mean_where_unknown(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Values (..., K) with the mean of the others in place of NaN, if there are others."""
+    lacks = np.isnan(values)
+    count = (~lacks).sum(axis=-1, keepdims=True)
+    total = np.where(lacks, 0, values).sum(axis=-1, keepdims=True)
+    return np.where(lacks & (count > 0), total / np.maximum(count, 1), values)
 
 
 def _filled(cells: Floats) -> npt.NDArray[np.float64]:

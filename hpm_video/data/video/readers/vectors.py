@@ -2,6 +2,9 @@
 
 Decoders of the MPEG-1, 2 and 4 families, H.263, WMV and H.264 do; those of HEVC, VP8, VP9 and AV1
 do not. FFmpeg says of a vector whether it points to the past or to the future, not to which frame.
+
+One thread decodes: with threads for several frames FFmpeg tells of B-frames before they are done,
+other vectors each time.
 """
 
 from collections.abc import Sequence
@@ -10,7 +13,7 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from hpm_video.data.video.motion import Speeds, edges, speeds_of
+from hpm_video.data.video.motion import FrameVectors, Speeds, edges, speeds_of
 from hpm_video.data.video.orientation import UPRIGHT, Orientation
 from hpm_video.data.video.readers.demux import orientation_of
 
@@ -46,11 +49,13 @@ class VectorLog:
         rows, columns = edges(height), edges(width)
         cells = np.full((len(indices), len(rows) - 1, len(columns) - 1), np.nan, np.float32)
         anchors = np.array(self._anchors, dtype=np.int64)
-        for place, index in enumerate(indices):
-            if (vectors := self._vectors.get(index)) is None:
-                continue
+        known = {place: index for place, index in enumerate(indices) if index in self._vectors}
+        found = []
+        for index in known.values():
             past, future = anchors[anchors < index], anchors[anchors > index]
             before = index - int(past[-1]) if len(past) else 1
             after = int(future[0]) - index if len(future) else 1
-            cells[place] = speeds_of(vectors, height, width, before=before, after=after)
+            found.append(FrameVectors(self._vectors[index], before, after))
+        if found:
+            cells[list(known)] = speeds_of(found, height, width)
         return Speeds(cells, rows, columns).turned(self._turn)
