@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig
 from hpm_video.config.values import Precision, PredictorInput, View
 from hpm_video.method.decoder_masking import draw_decoded
-from hpm_video.method.losses import OBJECTIVES, patch_loss
+from hpm_video.method.losses import OBJECTIVES
 from hpm_video.method.masking import Rows, make_mask, num_visible_tokens, unit_scores
+from hpm_video.method.targets import FrozenModel, target_features, token_losses
 from hpm_video.method.teacher import Teacher, score_tokens
 from hpm_video.models.hpm import HPMOutput
 from hpm_video.models.precision import autocast
@@ -95,6 +96,7 @@ def pretrain_step(
     generator: torch.Generator,
     precision: Precision = "float32",
     rows: Rows | None = None,
+    frozen: FrozenModel | None = None,
 ) -> PretrainStep:
     """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) -> `PretrainStep`.
 
@@ -107,10 +109,13 @@ def pretrain_step(
     reconstructed tokens, drawn at random. Pure compute: no optimizer, no global random state.
     ``hard_ratio`` and ``rows`` as in `make_mask`; of a tensor, which may be 0, the teacher is asked
     in any case.
+    Of loss.target=ema the teacher also gives the features that are reconstructed, of frozen
+    ``frozen`` does, the model of loss.target_model.
     """
     tube_length = masking.tube_length or grid.time
     patches = patchify(clips, grid)  # once, for the teacher, the student and the targets
     with autocast(clips.device, precision):
+        features = target_features(loss, clips, patches, teacher=teacher, frozen=frozen)
         scores = None
         if teacher is not None and (isinstance(hard_ratio, Tensor) or hard_ratio > 0):
             scores = score_tokens(
@@ -121,6 +126,7 @@ def pretrain_step(
                 draws=draws,
                 generator=generator,
                 rows=rows,
+                encoded=None if features is None else features.encoded,
             )
         chosen = make_mask(
             scores,
@@ -148,20 +154,18 @@ def pretrain_step(
         output: HPMOutput = student(
             patches, chosen.mask, num_visible, drawn.kept, drawn.ranked, remasked=drawn.remasked
         )
-    token_losses = patch_loss(
-        output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
-    )  # (B, M)
+    losses_of_tokens = token_losses(loss, output, patches, features)  # (B, M)
     pairs_of = partial(
         _pairs,
         masked=output.masked,
-        losses=token_losses.detach(),
+        losses=losses_of_tokens.detach(),
         mask=chosen.mask,
         grid=grid,
         tube_length=tube_length,
         loss=loss,
     )
     pairs = pairs_of(output.predicted_loss, output.ranked)
-    reconstruction = token_losses.mean()
+    reconstruction = losses_of_tokens.mean()
     total, prediction = reconstruction, torch.zeros_like(reconstruction)
     if pairs.predicted is not None and pairs.measured is not None:
         prediction = OBJECTIVES[loss.objective](pairs.predicted, pairs.measured)
@@ -181,7 +185,7 @@ def pretrain_step(
         mask=chosen.mask,
         hard=chosen.hard,
         masked=output.masked,
-        token_losses=token_losses.detach(),
+        token_losses=losses_of_tokens.detach(),
         ranked=pairs.tokens,
         ranked_losses=pairs.losses,
         ranked_predictions=_detached(pairs.predictions),
@@ -192,10 +196,12 @@ def pretrain_step(
     )
 
 
-def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., PretrainStep]:
+def configured_step(
+    config: PretrainConfig, grid: TokenGrid, frozen: FrozenModel | None = None
+) -> Callable[..., PretrainStep]:
     """`pretrain_step` with the settings of a config; what is left to give changes from step to
-    step: student, teacher, clips, hard_ratio, generator, rows. run.precision must
-    be chosen by now: not auto."""
+    step: student, teacher, clips, hard_ratio, generator, rows. ``frozen``: of loss.target=frozen.
+    run.precision must be chosen by now: not auto."""
     return partial(
         pretrain_step,
         grid=grid,
@@ -206,6 +212,7 @@ def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., Pr
         view=config.teacher.view,
         draws=config.teacher.draws,
         precision=config.run.precision,
+        frozen=frozen,
     )
 
 

@@ -16,7 +16,7 @@ from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import Figures, ema_distance, mean_figures, step_figures
 from hpm_video.method.masking import hard_ratio_at, num_hard_units
 from hpm_video.method.step import PretrainStep, configured_step
-from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
+from hpm_video.method.teacher import momentum_at, teacher_of, update_teacher
 from hpm_video.method.teacher_views import describe_view
 from hpm_video.models.build import build, token_grid
 from hpm_video.models.compiling import compile_parts
@@ -38,6 +38,7 @@ from hpm_video.train.run import (
     step_unless,
 )
 from hpm_video.weights.checkpoint import load_weights
+from hpm_video.weights.targets import check_digest, load_target
 
 
 def pretrain(config: PretrainConfig) -> bool:
@@ -47,6 +48,8 @@ def pretrain(config: PretrainConfig) -> bool:
 
 
 def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
+    config, frozen = load_target(config, world.device)
+    digest = None if frozen is None else frozen.digest()
     data, optim, masking, sight = config.data, config.optim, config.masking, config.teacher
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     tube_length = masking.tube_length or grid.time
@@ -68,13 +71,16 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     config, choices = choose_for_machine(config, world, state=start.state)
     steps = plan_steps(config.data, optim, num_videos=len(manifest), num_processes=world.size)
     start.load_into(student)
-    if start.state is not None and masking.mines and start.state["teacher"] is None:
-        raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
+    teacher = teacher_of(student, config)
+    if start.state is not None:
+        if teacher is not None and start.state["teacher"] is None:
+            needs = "mines hard tubes" if teacher.predicts else "has loss.target=ema"
+            raise ValueError(f"checkpoint ({start.source}) has no teacher: this run {needs}")
+        check_digest(config.loss, digest, start.state, source=start.source)
     probe = RunProbe(config, student.encoder, world)
     claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
         start.write_table(folder, student)
-    teacher = Teacher(student) if masking.mines else None
     if teacher is not None:
         if start.state is not None:
             load_weights(teacher, start.state["teacher"], source="teacher")
@@ -97,6 +103,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             "optimizer": optimizer_state(optimizer, student),
             "competence": None if competence is None else competence.value,
             "collapsed_records": collapse.in_a_row,
+            "target_digest": digest,
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
@@ -106,15 +113,17 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "
             f"{steps.per_epoch} steps per epoch, {steps.total} steps in all"
         )
-        if teacher is not None:
+        if frozen is not None:
+            run.log.line(f"targets are features of {config.loss.target_model}: {frozen.describe()}")
+        if teacher is not None and teacher.predicts:
             run.log.line(describe_view(grid, sight))
         if competence is not None:
             run.log.line(competence.describe(is_new=kept["competence"] is None))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         batches = run.batches()
-        parts = {"student": student} | ({} if teacher is None else {"teacher": teacher})
+        parts = {"student": student, "teacher": teacher, "target": frozen}
         compile_parts(parts, config.run, world, run.log.line)
-        compute = configured_step(config, grid)
+        compute = configured_step(config, grid, frozen)
         generator = torch.Generator(world.device)
 
         def learn(clips: Tensor, *ratio: Tensor, hard_ratio: float, **how: Any) -> PretrainStep:
@@ -126,7 +135,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
 
         uses_graphs = config.run.cuda_graphs == "true"
         replayed = Replayed(learn, generator, capture=uses_graphs, say=run.log.line)
-        pictures = Pictures(config, manifest, grid)
+        pictures = Pictures(config, manifest, grid, frozen)
         if run.steps_done == 0 and config.run.probe_every:
             probe.run(student.encoder, step=0, epoch=0, log=run.log)
         for step in run.steps():

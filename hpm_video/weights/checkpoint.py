@@ -43,7 +43,7 @@ BEST = "best.pt"
 
 # What only training needs: what grows with the model, and where the run was in its data
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
-_OF_THE_RUN = ("window", "data", "loss_scale", "competence", "collapsed_records")
+_OF_THE_RUN = ("window", "data", "loss_scale", "competence", "collapsed_records", "target_digest")
 _OF_TRAINING = (*TRAINING_WEIGHTS, *_OF_THE_RUN)
 
 # What a checkpoint's settings may claim: numbers in blocks as a multiple of all it holds, and some
@@ -188,6 +188,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "teacher": (lambda value: value is None or _are_tensors(value), "tensors by name"),
     "competence": (lambda value: value is None or _is_share(value), "a number in [0, 1]"),
     "collapsed_records": (_is_count, "a whole number of at least 0"),
+    "target_digest": (lambda value: value is None or type(value) is str, "a text"),
     "num_classes": (
         lambda value: _is_count(value) and value <= _MOST_CLASSES,
         f"a whole number in [0, {_MOST_CLASSES}]",

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from hpm_video.cli.main import main
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict
+from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.weights import torch_files
 from hpm_video.weights.checkpoint import load_checkpoint, save_sharded
 from hpm_video.weights.foreign.to_ours import import_weights
-from hpm_video.weights.load import encoder_of, load_pretrained
+from hpm_video.weights.load import encoder_of
 
 _MIB = 1 << 20
 
