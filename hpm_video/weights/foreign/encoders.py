@@ -238,8 +238,9 @@ class _Timm(_Normalised):
         height, self.side = settings["input_size"][-2:]
         if height != self.side:
             raise ValueError(f"{words} is for images of {height} x {self.side}: must be square")
-        check_layers(layers, len(model.feature_info))
-        self.layers = list(layers)
+        depth = len(model.feature_info)
+        check_layers(layers, depth)
+        self.layers = [layer % depth for layer in layers]
         with torch.no_grad():
             found = self._maps(torch.zeros(1, 3, self.side, self.side))
         shapes = {tuple(each.shape[1:]) for each in found}
@@ -259,10 +260,11 @@ class _Timm(_Normalised):
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, S, S) -> of each layer (B, D, h, w), after the final norm where there is one."""
-        found: list[Tensor] = self.model.forward_intermediates(
-            images, indices=self.layers, norm=True, output_fmt="NCHW", intermediates_only=True
+        in_order = sorted(self.layers)  # as the library gives them
+        found = self.model.forward_intermediates(
+            images, indices=in_order, norm=True, output_fmt="NCHW", intermediates_only=True
         )
-        return found
+        return [found[in_order.index(layer)] for layer in self.layers]
 
 
 def _load_timm(model: Any, weights: str) -> None:
