@@ -9,7 +9,7 @@ from typing import Any
 
 from hpm_video.cli.options import add_device, is_setting
 from hpm_video.config import PretrainConfig
-from hpm_video.config.values import Precision, PredictorInput, Size, values_of
+from hpm_video.config.values import LossTarget, Precision, PredictorInput, Size, values_of
 
 
 def config_from(words: Sequence[str]) -> PretrainConfig:
@@ -61,6 +61,14 @@ def add_clip(parser: Parser) -> None:
 def add_decoder_mask(parser: Parser) -> None:
     text = "share of the masked tokens that no variant reconstructs (default %(default)s)"
     parser.add_argument("--decoder-mask-ratio", type=float, default=0.0, help=text, metavar="R")
+
+
+def add_target(parser: Parser) -> None:
+    text = "what all but plain VideoMAE reconstruct (default %(default)s)"
+    choices = values_of(LossTarget)
+    parser.add_argument("--target", choices=choices, default="pixels", help=text)
+    parser.add_argument("--target-model", metavar="PATH", help="loss.target_model, if frozen")
+    parser.add_argument("--target-weights", metavar="FILE", help="of --target-model timm:NAME")
 
 
 def add_precision(parser: Parser, default: Precision = "auto") -> None:
