@@ -208,6 +208,16 @@ def size_of_blocks(config: EncoderConfig) -> tuple[int, int]:
     return blocks, round(sum((4 + 2 * ratio) * depth * width**2 for depth, width, ratio in parts))
 
 
+def size_of_target(config: PretrainConfig) -> int:
+    """How many numbers the head of a model of these settings has where it reconstructs features."""
+    model, loss = config.model, config.loss
+    if loss.target == "pixels":
+        return 0
+    width = loss.target_width or model.width or SIZES[model.size].width
+    decoder_width = model.decoder_width or SIZES[model.size].decoder_width
+    return len(loss.target_layers) * width * decoder_width
+
+
 def _check_heads(prefix: str, width: int, heads: int) -> None:
     if width % heads:
         raise ValueError(f"{prefix}width ({width}) must be a multiple of {prefix}heads ({heads})")

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, as_then
 from hpm_video.config.settings import config_from_dict
-from hpm_video.models.build import size_of_blocks
+from hpm_video.models.build import size_of_blocks, size_of_target
 from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
@@ -335,6 +335,8 @@ def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
         raise ValueError(f"kind {state['kind']}")
     config = config_from_dict(schemas[state["kind"]], as_then(state["config"]))
     blocks, numbers = size_of_blocks(config.model)
+    if isinstance(config, PretrainConfig):
+        numbers += size_of_target(config)
     held = sum(tensor.numel() for tensor in state["model"].values())
     most = _MOST_TIMES * held + _MOST_NUMBERS
     if blocks > _MOST_BLOCKS or numbers > most:
