@@ -22,15 +22,16 @@ class BuildWithRecipes(build_py):
 
 
 ONNX = ["onnx>=1.17", "onnxscript>=0.7"]  # to export to it
+TRANSFORMERS = ["transformers>=5"]  # its models, as frozen encoders
 TORCHCODEC = ["torchcodec>=0.10"]  # and FFmpeg's libraries on the system
 TEST = [
     *ONNX,
     *TORCHCODEC,
+    *TRANSFORMERS,
     "onnxruntime>=1.20",
     "pytest>=8",
     "pytest-xdist>=3.6.1",
     "selenium>=4.20",
-    "transformers>=5",
 ]
 
 setup(
@@ -80,6 +81,7 @@ setup(
     extras_require={
         "onnx": ONNX,
         "torchcodec": TORCHCODEC,
+        "transformers": TRANSFORMERS,
         "test": TEST,
         "dev": [*TEST, "import-linter>=2.11", "mypy", "ruff"],
     },

@@ -19,20 +19,23 @@ from hpm_video.config import PretrainConfig
 from hpm_video.config.values import PredictorInput, Size
 from hpm_video.method.decoder_masking import num_reconstructed_tokens, num_remasked_tokens
 from hpm_video.method.masking import num_visible_tokens
-from hpm_video.method.teacher import Teacher
+from hpm_video.method.teacher import teacher_of
+from hpm_video.weights.targets import load_target
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Multiply-adds per clip of one forward pass each: of the student, and of the teacher, or of
-    what else scores tokens for the mask."""
+    """Multiply-adds per clip of one forward pass each: of the student; of the teacher, or of what
+    else scores tokens for the mask; and of what gives features to reconstruct, beyond what the
+    teacher does anyway."""
 
     student: float
     teacher: float
+    target: float = 0
 
     @property
     def step(self) -> float:
-        return 3 * self.student + self.teacher
+        return 3 * self.student + self.teacher + self.target
 
 
 def multiply_adds(function: Callable[[], object]) -> float:
@@ -45,7 +48,8 @@ def multiply_adds(function: Callable[[], object]) -> float:
 @torch.no_grad()
 def step_cost(config: PretrainConfig) -> StepCost:
     """Count one step as the config asks for it, of one clip."""
-    grid, masking = grid_of(config), config.masking
+    config, frozen = load_target(config)
+    grid, masking, data = grid_of(config), config.masking, config.data
     tube_length, num_tokens = masking.unit_length(grid.time), grid.num_tokens
     visible = num_visible_tokens(grid, mask_ratio=masking.mask_ratio, tube_length=tube_length)
     reconstructed, again = (
@@ -67,16 +71,24 @@ def step_cost(config: PretrainConfig) -> StepCost:
         of_student = multiply_adds(
             lambda: student(patches, mask, visible, kept, ranked, remasked=remasked)
         )
+        of_scores = of_target = 0.0
+        teacher, seen = teacher_of(student, config), index(token_ratio, num_tokens)
+        layers = list(config.loss.target_layers)
+        if frozen is not None:
+            clips = torch.zeros(1, 3, data.num_frames, data.crop_size, data.crop_size)
+            of_target = multiply_adds(lambda: frozen.to("meta")(clips))
+        elif config.loss.target == "ema":
+            assert teacher is not None
+            of_target = multiply_adds(lambda: teacher(patches, layers=layers))
         if masking.mines and masking.source == "measured":
-            return StepCost(
-                of_student,
-                multiply_adds(lambda: student(patches, mask, visible, predicts=False)),
-            )
-        if not masking.needs_teacher:
-            return StepCost(of_student, 0)
-        teacher, seen = Teacher(student), index(token_ratio, num_tokens)
-        of_teacher = config.teacher.draws * multiply_adds(lambda: teacher(patches, seen))
-    return StepCost(of_student, of_teacher)
+            of_scores = multiply_adds(lambda: student(patches, mask, visible, predicts=False))
+        elif teacher is not None and teacher.predicts:
+            draws = config.teacher.draws
+            of_scores = draws * multiply_adds(lambda: teacher(patches, seen))
+            # What sees the whole clip is asked once for both
+            if of_target and token_ratio == 1 and teacher.decoder_input is not None:
+                of_target = 0.0
+    return StepCost(of_student, of_scores, of_target)
 
 
 def bench_flops(
@@ -100,6 +112,7 @@ def bench_flops(
                 "variant": name,
                 "student_forward_g": round(cost.student / 1e9, 2),
                 "teacher_forward_g": round(cost.teacher / 1e9, 2),
+                "target_forward_g": round(cost.target / 1e9, 2),
                 "step_g": round(cost.step / 1e9, 1),
                 "ratio": round(cost.step / costs[PLAIN].step, 3),
             }
@@ -110,5 +123,5 @@ def bench_flops(
         machine_facts(torch.device("cpu")),
         shape,
         rows,
-        ["10^9 multiply-adds per clip; step = 3 x student + teacher"],
+        ["10^9 multiply-adds per clip; step = 3 x student + teacher + target"],
     )

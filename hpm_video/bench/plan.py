@@ -16,10 +16,11 @@ from hpm_video.bench.variants import variant_name
 from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import read_manifest
-from hpm_video.method.teacher import Teacher
+from hpm_video.method.teacher import teacher_of
 from hpm_video.runtime.distributed import World
 from hpm_video.runtime.reading import read_json
 from hpm_video.train.batch_size import choose_batch_size
+from hpm_video.weights.targets import load_target
 
 _GPU_BYTES = 80e9  # whose memory decides about data.batch_size=auto
 COUNTS = tuple(2**power for power in range(10))  # GPUs
@@ -94,6 +95,7 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
         if not data.manifest:
             raise ValueError("--videos (none) must say how many there are, or data.manifest a list")
         num_videos = len(read_manifest(data.manifest, root=data.root, labels=False))
+    config, _ = load_target(config)
     at_once = data.batch_size
     if isinstance(at_once, str):  # auto, of GPUs with the memory of an H100
         one = World(0, 1, torch.device("cuda"))
@@ -101,7 +103,7 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
     at_least("--videos", num_videos, optim.total_batch or at_once * optim.accumulation)
     with torch.device("meta"):
         student = build_student(config)
-        models = [student, *([Teacher(student)] if config.masking.needs_teacher else [])]
+        models = [m for m in (student, teacher_of(student, config)) if m is not None]
     weights, *averaged = (sum(p.numel() for p in model.parameters()) for model in models)
     return Job(
         num_videos=num_videos,

@@ -14,8 +14,8 @@ from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.masking import planned_hard_ratio, random_mask
 from hpm_video.method.step import PretrainStep, configured_step
-from hpm_video.method.teacher import Teacher, update_teacher
-from hpm_video.models.build import HPM, SIZES, build_model, token_grid
+from hpm_video.method.teacher import teacher_of, update_teacher
+from hpm_video.models.build import HPM, SIZES, build, token_grid
 from hpm_video.models.compiling import compile_parts, is_compiled
 from hpm_video.models.cuda_graphs import Replayed, choose_cuda_graphs
 from hpm_video.models.parallel import clip_gradients, spread
@@ -25,6 +25,7 @@ from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime.distributed import World
 from hpm_video.train.optim import micro_batches, pretrain_optimizer
 from hpm_video.train.run.steps import BadSteps, step_unless
+from hpm_video.weights.targets import load_target
 
 # What a step does, in this order; "clip" holds the norm of the gradients and the check of a step.
 Phase = Literal["input", "forward", "backward", "clip", "optimizer", "ema"]
@@ -45,15 +46,16 @@ def config_step(
     """
     precision, _ = choose_precision(config.run.precision, world)
     config = replace(config, run=replace(config.run, precision=precision))
+    config, frozen = load_target(config, world.device)
     grid = grid_of(config)
     torch.manual_seed(0)
     model = student or build_student(config)
     called = student or spread(model, world, config.run)
-    teacher = Teacher(model) if config.masking.needs_teacher else None
+    teacher = teacher_of(model, config)
     optimizer = pretrain_optimizer(model, config.optim)
-    parts = {"student": model} | ({} if teacher is None else {"teacher": teacher})
+    parts = {"student": model, "teacher": teacher, "target": frozen}
     compile_parts(parts, config.run, world, say=print)
-    compute = configured_step(config, grid)
+    compute = configured_step(config, grid, frozen)
     generator = torch.Generator(world.device).manual_seed(0)
     hard_ratio = planned_hard_ratio(config.masking, 0.5)
     competence = competence_of(config.masking, world)
@@ -156,8 +158,7 @@ def grid_of(config: PretrainConfig) -> TokenGrid:
 
 def build_student(config: PretrainConfig) -> HPM:
     """The config's model, on the CPU or the device of a context."""
-    predicts = config.loss.prediction != "none"
-    return build_model(config.model, grid_of(config), predict_loss=predicts)
+    return build(config)
 
 
 def transformers_step(

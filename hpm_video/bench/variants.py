@@ -7,7 +7,7 @@ from itertools import product
 from hpm_video.bench.steps import grid_of
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig, PretrainConfig
 from hpm_video.config.limits import at_least
-from hpm_video.config.values import MaskSource, Precision, PredictorInput, Size
+from hpm_video.config.values import LossTarget, MaskSource, Precision, PredictorInput, Size
 
 PLAIN = "VideoMAE"
 # predictor_input, token_ratio, predictor_depth of the paper: the teacher sees every token, and the
@@ -28,6 +28,9 @@ def step_config(
     decoder_depth: int = ModelConfig().decoder_depth,
     decoder_mask_ratio: float = MaskingConfig().decoder_mask_ratio,
     mask_source: MaskSource = "predicted",
+    target: LossTarget = "pixels",
+    target_model: str | None = None,
+    target_weights: str | None = None,
 ) -> PretrainConfig:
     """The default pre-training at this size; ValueError for a clip that tokens do not divide."""
     for name, value in {"batch-size": batch_size, "frames": frames, "crop-size": crop_size}.items():
@@ -47,7 +50,10 @@ def step_config(
         decoder_mask_ratio=decoder_mask_ratio,
         source=mask_source,
     )
-    config = replace(default, run=run, data=data, model=model, masking=masking)
+    loss = replace(
+        default.loss, target=target, target_model=target_model, target_weights=target_weights
+    )
+    config = replace(default, run=run, data=data, model=model, masking=masking, loss=loss)
     grid_of(config)  # or refuse
     return config
 
@@ -98,6 +104,8 @@ def variant_name(config: PretrainConfig) -> str:
     if source:
         return f"HPM {name}{source}"
     name = f"HPM literal ({name})" if choice == LITERAL else f"HPM {name}"
+    if not config.loss.has_pixels:
+        return f"{name}, target {config.loss.target}"
     return f"{name} = default" if choice == _choice(PretrainConfig()) else name
 
 

@@ -22,6 +22,7 @@ def _step(parser: Parser) -> None:
     bench_options.add_size(parser, "base")
     bench_options.add_decoder_mask(parser)
     bench_options.add_mask_source(parser)
+    bench_options.add_target(parser)
     bench_options.add_precision(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile every model")
     text = "repeat our steps as CUDA graphs, see run.cuda_graphs"
@@ -36,6 +37,7 @@ def _flops(parser: Parser) -> None:
     add_number(parser, "--decoder-depth", 4, "blocks of the reconstructor")
     bench_options.add_decoder_mask(parser)
     bench_options.add_mask_source(parser)
+    bench_options.add_target(parser)
 
 
 def _kernels(parser: Parser) -> None:
@@ -45,6 +47,8 @@ def _kernels(parser: Parser) -> None:
     bench_options.add_clip(parser)
     bench_options.add_decoder_mask(parser)
     bench_options.add_mask_source(parser)
+    text = "what all but plain VideoMAE reconstruct (default %(default)s)"
+    parser.add_argument("--target", choices=("pixels", "ema"), default="pixels", help=text)
     bench_options.add_precision(parser, "bfloat16")  # of a GPU, wherever it runs
     choices, text = ("plain", "default", "literal", "pixels", "both"), "variant(s) of the step"
     add_several(parser, "--variant", choices[:2], text, "variants", choices=choices)

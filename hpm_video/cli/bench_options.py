@@ -9,7 +9,14 @@ from typing import Any
 
 from hpm_video.cli.options import add_device, is_setting
 from hpm_video.config import PretrainConfig
-from hpm_video.config.values import MaskSource, Precision, PredictorInput, Size, values_of
+from hpm_video.config.values import (
+    LossTarget,
+    MaskSource,
+    Precision,
+    PredictorInput,
+    Size,
+    values_of,
+)
 
 
 def config_from(words: Sequence[str]) -> PretrainConfig:
@@ -68,6 +75,14 @@ def add_mask_source(parser: Parser) -> None:
     choices = [source for source in values_of(MaskSource) if source not in ("none", "codec")]
     text = "what chooses masks, in all variants but plain VideoMAE (default %(default)s)"
     parser.add_argument("--mask-source", choices=choices, default="predicted", help=text)
+
+
+def add_target(parser: Parser) -> None:
+    text = "what all but plain VideoMAE reconstruct (default %(default)s)"
+    choices = values_of(LossTarget)
+    parser.add_argument("--target", choices=choices, default="pixels", help=text)
+    parser.add_argument("--target-model", metavar="PATH", help="loss.target_model, if frozen")
+    parser.add_argument("--target-weights", metavar="FILE", help="of --target-model timm:NAME")
 
 
 def add_precision(parser: Parser, default: Precision = "auto") -> None:

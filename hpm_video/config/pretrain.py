@@ -18,6 +18,7 @@ from hpm_video.config.values import (
     DecoderMask,
     FirstWeights,
     HardRamp,
+    LossTarget,
     MaskPattern,
     MaskSource,
     Prediction,
@@ -189,10 +190,30 @@ class TeacherConfig:
             between(f"teacher.{name}", getattr(self, name), 0, 1)
 
 
+_MOST_LAYERS, _WIDEST = 64, 1 << 16  # of a target of features
+
+
 @dataclass(frozen=True)
 class LossConfig:
+    target: LossTarget = setting(
+        "pixels",
+        "what is reconstructed: pixels, features of the moving average of the encoder (ema), or of "
+        "the model loss.target_model (frozen)",
+    )
     normalize_targets: bool = setting(
         True, "reconstruct pixels normalised per token and colour channel"
+    )
+    target_model: str | None = setting(
+        None,
+        "of target=frozen: a checkpoint or run folder, VideoMAE weights, a Hugging Face folder, or "
+        "timm:NAME",
+    )
+    target_weights: str | None = setting(None, "file of weights for target_model=timm:NAME")
+    target_layers: list[int] = setting(
+        [-1], "blocks whose features are reconstructed; 0 = first, -1 = last"
+    )
+    target_width: int | None = setting(
+        None, "numbers per token in a layer of the frozen model; found at the start of a run"
     )
     prediction: Prediction = setting("ranking", "how to learn to predict loss")
     prediction_weight: float = setting(
@@ -213,6 +234,37 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         all_at_least("loss.", self, prediction_weight=0, pixel_prediction_weight=0)
+        self._check_target()
+
+    def _check_target(self) -> None:
+        layers, width = self.target_layers, self.target_width
+        if not 0 < len(layers) <= _MOST_LAYERS or len(set(layers)) < len(layers):
+            raise ValueError(
+                f"loss.target_layers ({layers}) must name 1 to {_MOST_LAYERS} blocks, each once"
+            )
+        if width is not None and not 0 < width <= _WIDEST:
+            raise ValueError(f"loss.target_width ({width}) must be in [1, {_WIDEST}]")
+        if self.target == "frozen" and self.target_model is None:
+            raise ValueError(
+                "loss.target_model (null) must name the model whose features are the target while "
+                "loss.target is frozen: a checkpoint, a folder, or timm:NAME"
+            )
+        of_frozen = ("target_model", "target_weights", "target_width")
+        given = [name for name in of_frozen if getattr(self, name) is not None]
+        if given and self.target != "frozen":
+            raise ValueError(
+                f"loss.{given[0]} ({getattr(self, given[0])}) must be left out while loss.target "
+                f"is {self.target}: only loss.target=frozen uses it"
+            )
+        if self.target == "pixels" and layers != [-1]:
+            raise ValueError(
+                f"loss.target_layers ({layers}) must be left out while loss.target is pixels"
+            )
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether the reconstruction can be shown as a picture."""
+        return self.target == "pixels"
 
     @property
     def objective(self) -> str:

@@ -35,6 +35,7 @@ Ranking = Literal["exact", "clipped"]
 RankingLevel = Literal["token", "unit"]
 HardRamp = Literal["time", "competence"]
 Variance = Literal["auto", "unbiased", "biased"]
+LossTarget = Literal["pixels", "ema", "frozen"]
 
 # Fine-tuning, evaluation and studies
 Interpolation = Literal["auto", "bicubic", "bilinear"]

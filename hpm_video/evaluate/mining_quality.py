@@ -23,12 +23,13 @@ from hpm_video.data.prepare.toy import object_mask, read_positions
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_scorer, run_student
 from hpm_video.method.diagnostics import rank_correlation
-from hpm_video.method.losses import rank_accuracy, reconstruction_loss
+from hpm_video.method.losses import rank_accuracy
 from hpm_video.method.masking import make_mask, num_masked_units, num_units, unit_scores
 from hpm_video.method.sources import motion_scores
+from hpm_video.method.targets import token_losses
 from hpm_video.method.teacher import score_tokens
 from hpm_video.models.precision import autocast
-from hpm_video.models.tokens import gather_tokens, normalize_targets, patchify
+from hpm_video.models.tokens import patchify
 from hpm_video.runtime.reading import read_json
 
 _NUM_MASKS = 8  # of `measure_videos`: random masks that measure the loss of a clip
@@ -260,14 +261,12 @@ def _measure(
     """`measured_loss`, and the student's mean rank accuracy if it has a predictor."""
     total = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
     count = torch.zeros_like(total)
-    targets = patchify(clips, pretrained.grid)
-    if pretrained.config.loss.normalize_targets:
-        targets = normalize_targets(targets)
+    patches = patchify(clips, pretrained.grid)
+    features = pretrained.features(clips, patches)
     accuracies: list[Tensor] = []
     for mask in even_masks(pretrained, clips, num_masks=num_masks, seed=seed):
         output = run_student(pretrained, clips, mask)
-        target = gather_tokens(targets, output.masked)
-        losses = reconstruction_loss(output.reconstruction, target)  # (B, M)
+        losses = token_losses(pretrained.config.loss, output, patches, features)  # (B, M)
         total.scatter_add_(1, output.masked, losses)
         count += mask
         if output.predicted_loss is not None:

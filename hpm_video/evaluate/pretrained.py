@@ -1,16 +1,120 @@
 """What a pre-training checkpoint makes of masked clips: outputs of its student, and pixels."""
 
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
+from hpm_video.config import PretrainConfig
+from hpm_video.method.targets import Features, FrozenModel, target_features
 from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import HPMOutput
-from hpm_video.models.precision import autocast
-from hpm_video.models.tokens import gather_tokens, patchify, scatter_tokens, unpatchify
-from hpm_video.weights.load import Pretrained, load_pretrained
+from hpm_video.models.build import HPM, HPMOutput, build
+from hpm_video.models.precision import autocast, choose_precision
+from hpm_video.models.tokens import (
+    TokenGrid,
+    gather_tokens,
+    patchify,
+    scatter_tokens,
+    unpatchify,
+)
+from hpm_video.runtime.distributed import World
+from hpm_video.weights.checkpoint import load_checkpoint, load_weights, settings_of
+from hpm_video.weights.targets import check_digest, load_target
 
-__all__ = ["Pretrained", "load_pretrained", "reconstruct", "require_scorer",
-           "run_student"]  # fmt: skip
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pre-training checkpoint holds.
+
+    student: reconstructs, in eval mode. scorer: predicts losses; the EMA teacher where the
+    checkpoint has one, else one made of the student, and None for plain VideoMAE, which has no
+    predictor. step: optimizer steps done.
+    average: holds the encoder of loss.target=ema; None for other targets, and where the checkpoint
+    has none. frozen: the model of loss.target=frozen, if it is loaded already; target_digest: of
+    its weights in training.
+    """
+
+    student: HPM
+    scorer: Teacher | None
+    config: PretrainConfig
+    grid: TokenGrid
+    step: int
+    average: Teacher | None = None
+    frozen: FrozenModel | None = None
+    target_digest: str | None = None
+
+    @property
+    def tube_length(self) -> int:
+        """Grid steps in time of a mining unit."""
+        return self.config.masking.unit_length(self.grid.time)
+
+    def features(self, clips: Tensor, patches: Tensor) -> Features | None:
+        """What the student reconstructs of clips (B, 3, T, H, W), given their patches too, where
+        that is not pixels.
+
+        Raises ValueError or FileNotFoundError where the model that gives it is not there.
+        """
+        loss = self.config.loss
+        if loss.target == "ema" and self.average is None:
+            raise ValueError(
+                "checkpoint has no average of the encoder, which is the target of loss.target=ema: "
+                "losses can be measured with a checkpoint of the run itself, not with exported "
+                "weights"
+            )
+        frozen = self._frozen if loss.target == "frozen" else None
+        with autocast(clips.device, self.config.run.precision):
+            return target_features(loss, clips, patches, teacher=self.average, frozen=frozen)
+
+    @cached_property
+    def _frozen(self) -> FrozenModel | None:
+        if self.frozen is not None:
+            return self.frozen
+        _, encoder = load_target(self.config, self.student.encoder.mean.device)
+        if encoder is not None:
+            state = {"target_digest": self.target_digest}
+            check_digest(self.config.loss, encoder.digest(), state, source=f"step {self.step}")
+        return encoder
+
+
+def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu") -> Pretrained:
+    """Read a pre-training checkpoint, or the last one of a run folder.
+
+    Raises FileNotFoundError, or ValueError when it is no pre-training checkpoint of ours.
+    """
+    state = load_checkpoint(checkpoint, kind="pretrain")
+    config = settings_of(state)
+    assert isinstance(config, PretrainConfig)
+    # Imported weights have no run whose choice they could keep
+    if config.run.precision == "auto":
+        precision, _ = choose_precision("auto", World(0, 1, torch.device(device)))
+        config = replace(config, run=replace(config.run, precision=precision))
+    student = build(config)
+    load_weights(student, state["model"], source=checkpoint)
+    student.requires_grad_(False).eval().to(device)
+    stored, encodes = state.get("teacher") or {}, config.loss.target == "ema"
+    teacher = None
+    predicts = student.predictor is not None and any(not n.startswith("encoder.") for n in stored)
+    if stored and (predicts or encodes):
+        teacher = Teacher(student, predicts=predicts, encodes=encodes)
+        load_weights(teacher, stored, source=checkpoint)
+    return Pretrained(
+        student,
+        scorer_of(student, teacher),
+        config,
+        student.grid,
+        state["step"],
+        average=teacher if encodes else None,
+        target_digest=state.get("target_digest"),
+    )
+
+
+def scorer_of(student: HPM, teacher: Teacher | None) -> Teacher | None:
+    """What predicts losses: the teacher, if it does, else one made of the student."""
+    if teacher is not None and teacher.predicts:
+        return teacher
+    return None if student.predictor is None else Teacher(student)
 
 
 def require_scorer(pretrained: Pretrained) -> Teacher:
@@ -44,9 +148,15 @@ def reconstruct(
     A student of normalised targets predicts no brightness, colour and contrast. They are taken
     from the clip's visible tokens, per channel the mean of their means and of their deviations,
     or, with ``true_statistics``, from each masked token itself, which no model can know.
-    ``output``: what `run_student` gave for these clips, where it is known.
+    ``output``: what `run_student` gave for these clips, where it is known. Raises ValueError for a
+    student of features.
     """
     config, grid = pretrained.config, pretrained.grid
+    if not config.loss.has_pixels:
+        raise ValueError(
+            f"checkpoint reconstructs features (loss.target {config.loss.target}): only one of "
+            "loss.target=pixels gives pictures"
+        )
     output = output or run_student(pretrained, clips, mask)
     predicted, patches = output.reconstruction.float(), patchify(clips, grid)
     if config.loss.normalize_targets:

@@ -38,6 +38,21 @@ def patch_loss(
     return loss.apply(reconstruction, patches, index, normalize)
 
 
+def feature_loss(reconstruction: Tensor, features: Tensor, *, num_layers: int) -> Tensor:
+    """Squared distance of each token's predicted features and its target: (B, M, L * D) twice ->
+    (B, M) float32, in [0, 4].
+
+    Both are scaled to length 1 in each of the L layers, whose distances are averaged (HPM's image
+    code, arXiv 2304.05919, which has one layer).
+    """
+    of_layers = (num_layers, reconstruction.shape[-1] // num_layers)
+    ours, theirs = (
+        F.normalize(values.float().unflatten(-1, of_layers), dim=-1)
+        for values in (reconstruction, features)
+    )
+    return (ours - theirs).square().sum(dim=-1).mean(dim=-1)
+
+
 def ranking_loss(predicted: Tensor, measured: Tensor, *, clipped: bool = False) -> Tensor:
     """How badly predictions (B, M) order the measured losses (B, M) -> scalar.
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig
 from hpm_video.config.values import Precision, PredictorInput, View
 from hpm_video.method.decoder_masking import draw_decoded
-from hpm_video.method.losses import OBJECTIVES, patch_loss
+from hpm_video.method.losses import OBJECTIVES
 from hpm_video.method.masking import Rows, make_mask, num_visible_tokens, unit_scores
 from hpm_video.method.sources import measured_scores, motion_scores
+from hpm_video.method.targets import FrozenModel, target_features, token_losses
 from hpm_video.method.teacher import Teacher, score_tokens
 from hpm_video.models.hpm import HPMOutput
 from hpm_video.models.precision import autocast
@@ -97,6 +98,7 @@ def pretrain_step(
     precision: Precision = "float32",
     rows: Rows | None = None,
     given: Tensor | None = None,
+    frozen: FrozenModel | None = None,
 ) -> PretrainStep:
     """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) -> `PretrainStep`.
 
@@ -110,17 +112,14 @@ def pretrain_step(
     global random state.
     ``hard_ratio`` and ``rows`` as in `make_mask`; of a tensor, which may be 0, the source is asked
     in any case. ``given`` (B, N): scores that came with the clips, for masking.source codec.
+    Of loss.target=ema the teacher also gives the features that are reconstructed, of frozen
+    ``frozen`` does, the model of loss.target_model.
     """
     tube_length = masking.unit_length(grid.time)
     patches = patchify(clips, grid)  # once, for the teacher, the student and the targets
-
-    def losses_of(output: HPMOutput) -> Tensor:
-        """Of its masked tokens (B, M)."""
-        return patch_loss(
-            output.reconstruction, patches, output.masked, normalize=loss.normalize_targets
-        )
-
     with autocast(clips.device, precision):
+        features = target_features(loss, clips, patches, teacher=teacher, frozen=frozen)
+        losses_of = partial(token_losses, loss, patches=patches, features=features)
         source = masking.source if isinstance(hard_ratio, Tensor) or hard_ratio > 0 else "none"
         scores = None
         if source == "predicted" and teacher is not None:
@@ -132,6 +131,7 @@ def pretrain_step(
                 draws=draws,
                 generator=generator,
                 rows=rows,
+                encoded=None if features is None else features.encoded,
             )
         elif source == "motion":
             scores = motion_scores(patches, grid, tubelet_size=clips.shape[2] // grid.time)
@@ -169,18 +169,18 @@ def pretrain_step(
         output: HPMOutput = student(
             patches, chosen.mask, num_visible, drawn.kept, drawn.ranked, remasked=drawn.remasked
         )
-    token_losses = losses_of(output)  # (B, M)
+    losses_of_tokens = losses_of(output)  # (B, M)
     pairs_of = partial(
         _pairs,
         masked=output.masked,
-        losses=token_losses.detach(),
+        losses=losses_of_tokens.detach(),
         mask=chosen.mask,
         grid=grid,
         tube_length=tube_length,
         loss=loss,
     )
     pairs = pairs_of(output.predicted_loss, output.ranked)
-    reconstruction = token_losses.mean()
+    reconstruction = losses_of_tokens.mean()
     total, prediction = reconstruction, torch.zeros_like(reconstruction)
     if pairs.predicted is not None and pairs.measured is not None:
         prediction = OBJECTIVES[loss.objective](pairs.predicted, pairs.measured)
@@ -200,7 +200,7 @@ def pretrain_step(
         mask=chosen.mask,
         hard=chosen.hard,
         masked=output.masked,
-        token_losses=token_losses.detach(),
+        token_losses=losses_of_tokens.detach(),
         ranked=pairs.tokens,
         ranked_losses=pairs.losses,
         ranked_predictions=_detached(pairs.predictions),
@@ -211,10 +211,12 @@ def pretrain_step(
     )
 
 
-def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., PretrainStep]:
+def configured_step(
+    config: PretrainConfig, grid: TokenGrid, frozen: FrozenModel | None = None
+) -> Callable[..., PretrainStep]:
     """`pretrain_step` with the settings of a config; what is left to give changes from step to
-    step: student, teacher, clips, hard_ratio, generator, rows. run.precision must
-    be chosen by now: not auto."""
+    step: student, teacher, clips, hard_ratio, generator, rows. ``frozen``: of loss.target=frozen.
+    run.precision must be chosen by now: not auto."""
     return partial(
         pretrain_step,
         grid=grid,
@@ -225,6 +227,7 @@ def configured_step(config: PretrainConfig, grid: TokenGrid) -> Callable[..., Pr
         view=config.teacher.view,
         draws=config.teacher.draws,
         precision=config.run.precision,
+        frozen=frozen,
     )
 
 

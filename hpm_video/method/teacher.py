@@ -1,10 +1,12 @@
 """The EMA teacher: predicts, before each step, which tokens will be hard."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from hpm_video.config import PretrainConfig
 from hpm_video.config.values import View
 from hpm_video.method.masking import Rows
 from hpm_video.method.teacher_views import draw_tokens, num_seen
@@ -18,35 +20,70 @@ from hpm_video.models.vit import Encoder
 
 
 class Teacher(nn.Module):
-    """What of a student predicts losses, as a frozen copy: never the reconstructor, and the encoder
-    only where the predictor builds on it. Of two predictors it has the one from pixels. Parts are
-    called as in the student."""
+    """The moving average of a student's parts, without gradient: never of the reconstructor.
 
-    def __init__(self, student: HPM) -> None:
+    With ``predicts`` it predicts losses, by its encoder only where the predictor builds on that. Of
+    two predictors it has the one from pixels. With ``encodes`` it has the encoder in any case,
+    whose features are the student's target. Parts are called as in the student."""
+
+    def __init__(self, student: HPM, *, predicts: bool = True, encodes: bool = False) -> None:
         super().__init__()
-        assert student.predictor is not None, "plain VideoMAE has no teacher"
         self.grid = student.grid
         self.predictor: EncodedPredictor | PixelPredictor | None = None
-        self.pixel_predictor = copy.deepcopy(student.pixel_predictor)
+        self.pixel_predictor: PixelPredictor | None = None
         self.encoder: Encoder | None = None
         self.decoder_input: DecoderInput | None = None
-        if self.pixel_predictor is None:
-            self.predictor = copy.deepcopy(student.predictor)
+        if predicts:
+            assert student.predictor is not None, "plain VideoMAE predicts no loss"
+            self.pixel_predictor = copy.deepcopy(student.pixel_predictor)
+            if self.pixel_predictor is None:
+                self.predictor = copy.deepcopy(student.predictor)
         if isinstance(self.predictor, EncodedPredictor):
-            self.encoder = copy.deepcopy(student.encoder)
             self.decoder_input = copy.deepcopy(student.decoder_input)
+        if encodes or self.decoder_input is not None:
+            self.encoder = copy.deepcopy(student.encoder)
         self.requires_grad_(False).eval()
 
-    def forward(self, patches: Tensor, seen: Tensor) -> Tensor:
+    @property
+    def predicts(self) -> bool:
+        """Whether it predicts losses."""
+        return self.predictor is not None or self.pixel_predictor is not None
+
+    def forward(
+        self,
+        patches: Tensor,
+        seen: Tensor | None = None,
+        *,
+        encoded: Tensor | None = None,
+        layers: Sequence[int] = (),
+    ) -> Tensor | list[Tensor]:
         """Patches (B, N, P), of which it sees those at index seen (B, K) -> predicted loss of all
-        tokens (B, N) float32."""
-        looked_at = gather_patches(patches, seen)
+        tokens (B, N) float32.
+
+        ``encoded`` (B, N, D): what its encoder made of the whole clip, if that is what it sees and
+        is known. With ``layers`` instead, it sees the whole clip, and gives features of these
+        blocks of its encoder: see `Encoder.at_layers`. (Both are calls of the module, which under
+        FSDP bring its weights together.)
+        """
+        if layers:
+            assert self.encoder is not None
+            return self.encoder.at_layers(patches, layers)
+        assert seen is not None
+        looked_at = patches if encoded is not None else gather_patches(patches, seen)
         predictor = self.pixel_predictor or self.predictor
         if isinstance(predictor, PixelPredictor):
             return fill_in(predictor(looked_at, seen), seen, self.grid)
         assert predictor is not None
         assert self.encoder is not None and self.decoder_input is not None
-        return predictor(self.decoder_input(self.encoder(looked_at, seen), seen))
+        if encoded is None:
+            encoded = self.encoder(looked_at, seen)
+        return predictor(self.decoder_input(encoded, seen))
+
+
+def teacher_of(student: HPM, config: PretrainConfig) -> Teacher | None:
+    """The teacher of a run that begins with this student; None where nothing asks for one."""
+    mines, encodes = config.masking.needs_teacher, config.loss.target == "ema"
+    return Teacher(student, predicts=mines, encodes=encodes) if mines or encodes else None
 
 
 def fill_in(scores: Tensor, seen: Tensor, grid: TokenGrid) -> Tensor:
@@ -98,6 +135,7 @@ def score_tokens(
     draws: int = 1,
     generator: torch.Generator,
     rows: Rows | None = None,
+    encoded: Tensor | None = None,
 ) -> Tensor:
     """Predicted loss of every token: clips (B, 3, T, H, W), or their patches (B, N, P), floats in
     [0, 1] or bytes -> (B, N) float32.
@@ -106,13 +144,14 @@ def score_tokens(
     that share of the tokens, which ones says ``view`` (see `draw_tokens`), afresh for each clip and
     call. The others are scored by an `EncodedPredictor` through mask tokens, for a
     `PixelPredictor` by `fill_in`. ``draws`` such passes, over different tokens, are averaged.
-    ``rows`` as in `hpm_video.method.masking.random_mask`.
+    ``rows`` as in `hpm_video.method.masking.random_mask`. ``encoded`` (B, N, D): what the teacher's
+    encoder makes of the whole clip, if it is known; of use only at ``token_ratio`` 1.
     """
     patches = as_patches(clips, teacher.grid)
     batch, num_tokens, _ = patches.shape
     if num_seen(teacher.grid, token_ratio=token_ratio, view=view) == num_tokens:
         everything = torch.arange(num_tokens, device=clips.device).expand(batch, -1)
-        scores: Tensor = teacher(patches, everything)
+        scores: Tensor = teacher(patches, everything, encoded=encoded)
         return scores
     drawn = draw_tokens(
         batch,

@@ -1,5 +1,6 @@
 """Models: sizes, and how a model is built from its settings."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -70,7 +71,12 @@ def build(
     model, data = config.model, config.data
     if isinstance(config, PretrainConfig):
         grid = token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size)
-        return build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+        return build_model(
+            config.model,
+            grid,
+            predict_loss=config.loss.prediction != "none",
+            outputs=_target_outputs(config),
+        )
     return build_classifier(
         config.model,
         num_frames=data.num_frames,
@@ -80,8 +86,11 @@ def build(
     )
 
 
-def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> HPM:
-    """The model to pre-train; without ``predict_loss`` it is plain VideoMAE."""
+def build_model(
+    config: ModelConfig, grid: TokenGrid, *, predict_loss: bool, outputs: int | None = None
+) -> HPM:
+    """The model to pre-train; without ``predict_loss`` it is plain VideoMAE. ``outputs``: numbers
+    that it reconstructs per token, if not pixels."""
     size, encoder = SIZES[config.size], _encoder_size(config, config.drop_path)
     width = config.decoder_width or size.decoder_width
     heads = config.decoder_heads or size.decoder_heads
@@ -95,6 +104,7 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
         decoder_mlp_ratio=config.decoder_mlp_ratio or size.mlp_ratio,
         predictor_input=config.predictor_input if predict_loss else None,
         predictor_depth=config.predictor_depth,
+        outputs=outputs,
     )
     if config.first_weights != "videomae":
         model.apply(init_linear)
@@ -102,6 +112,33 @@ def build_model(config: ModelConfig, grid: TokenGrid, *, predict_loss: bool) -> 
     if config.first_weights == "xavier":
         model.start_heads_small()
     return model
+
+
+def _target_outputs(config: PretrainConfig) -> int | None:
+    """Numbers per token of what is reconstructed, where that is not pixels."""
+    loss, size = config.loss, _encoder_size(config.model, 0.0)
+    if loss.target == "pixels":
+        return None
+    width = loss.target_width
+    if loss.target == "ema":
+        check_layers(loss.target_layers, size.depth)
+        width = size.width
+    if width is None:
+        raise ValueError(
+            "loss.target_width (null) must be given to build a model of loss.target=frozen: it is "
+            f"the width of loss.target_model ({loss.target_model})"
+        )
+    return len(loss.target_layers) * width
+
+
+def check_layers(layers: Sequence[int], depth: int) -> None:
+    """Raise ValueError where loss.target_layers names a block that a model does not have."""
+    wrong = [layer for layer in layers if not -depth <= layer < depth]
+    if wrong or len({layer % depth for layer in layers}) < len(layers):
+        raise ValueError(
+            f"loss.target_layers ({list(layers)}) must name blocks from 0 to {depth - 1}, or from "
+            f"-{depth} to -1, each once: the target's model has {depth}"
+        )
 
 
 def build_classifier(
@@ -169,6 +206,16 @@ def size_of_blocks(config: EncoderConfig) -> tuple[int, int]:
         parts += [(config.predictor_depth, width, ratio)] * predictors
     blocks = sum(depth for depth, _, _ in parts)
     return blocks, round(sum((4 + 2 * ratio) * depth * width**2 for depth, width, ratio in parts))
+
+
+def size_of_target(config: PretrainConfig) -> int:
+    """How many numbers the head of a model of these settings has where it reconstructs features."""
+    model, loss = config.model, config.loss
+    if loss.target == "pixels":
+        return 0
+    width = loss.target_width or model.width or SIZES[model.size].width
+    decoder_width = model.decoder_width or SIZES[model.size].decoder_width
+    return len(loss.target_layers) * width * decoder_width
 
 
 def _check_heads(prefix: str, width: int, heads: int) -> None:

@@ -59,7 +59,9 @@ def is_compiled(run: RunConfig, device: torch.device) -> bool:
     return choose_compile(run.compile, device).compile == "true"
 
 
-def compile_parts(parts: Mapping[str, nn.Module], run: RunConfig, world: World, say: Say) -> None:
+def compile_parts(
+    parts: Mapping[str, nn.Module | None], run: RunConfig, world: World, say: Say
+) -> None:
     """Compile models, by the names under which ``say`` is told of a failure, after they are spread
     over processes. Nothing is done where the settings do not ask for it.
 
@@ -74,6 +76,8 @@ def compile_parts(parts: Mapping[str, nn.Module], run: RunConfig, world: World, 
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_private_cache())
     by_block = run.activation_checkpointing or (world.size > 1 and run.parallel == "fsdp")
     for name, part in parts.items():
+        if part is None:
+            continue
         blocks = [block for block in part.modules() if isinstance(block, Block)]
         _prepare(num_blocks=len(blocks), by_block=by_block)
         for module in blocks if by_block and blocks else [part]:

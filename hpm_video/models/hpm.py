@@ -17,7 +17,8 @@ from hpm_video.models.vit import Encoder, ViTSize
 class HPMOutput:
     """What one forward pass gives.
 
-    reconstruction (B, M, P): pixels (or normalised pixels) of the masked tokens, raster order.
+    reconstruction (B, M, P): pixels (or normalised pixels) of the masked tokens, raster order; of a
+        target of features, as many numbers as that has.
     predicted_loss (B, N): predicted reconstruction loss; only its order within a clip has a
         meaning. Not a number where no prediction was made. None for plain VideoMAE.
     pixel_predicted_loss (B, N): the same of a second predictor, which reads pixels. None without.
@@ -96,6 +97,7 @@ class HPM(nn.Module):
     ``predictor_input`` says what the predictor looks at, `EncodedPredictor` or `PixelPredictor`.
     With ``both`` there are two: the encoded one teaches the encoder, and that from pixels,
     `pixel_predictor`, chooses masks. None leaves them out: that is plain VideoMAE.
+    ``outputs``: numbers of the reconstruction per token, if not the P pixel values.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class HPM(nn.Module):
         decoder_mlp_ratio: float = 4.0,
         predictor_input: PredictorInput | None,
         predictor_depth: int = 1,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -118,7 +121,7 @@ class HPM(nn.Module):
             width=decoder_width,
             depth=decoder_depth,
             heads=decoder_heads,
-            outputs=self.encoder.tokens.shape.num_values,
+            outputs=outputs or self.encoder.tokens.shape.num_values,
             mlp_ratio=decoder_mlp_ratio,
         )
         self.predictor: EncodedPredictor | PixelPredictor | None = None

@@ -141,6 +141,13 @@ def run_blocks(
     branch = None
     for block in blocks:
         x, branch = block(x, branch)
+    return finish(x, branch, norm, dtype=dtype)
+
+
+def finish(
+    x: Tensor, branch: Tensor | None, norm: nn.Module, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """The norm of what a block gives, the stream x (B, N, D) and a branch still to be added."""
     if isinstance(norm, nn.LayerNorm):
         return add_and_norm(x, branch, norm, dtype=dtype)[1]
     x = x if branch is None else x + branch
@@ -205,6 +212,19 @@ class Encoder(nn.Module):
         x = self.embed(standardize(patches, self.mean, self.std))
         x = x + (self.positions if index is None else self.positions[index])
         return run_blocks(self.blocks, x, self.norm, dtype=torch.float32)
+
+    def at_layers(self, patches: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Encode all N tokens of patches (B, N, P) -> what each of these blocks gives, after the
+        final norm, (B, N, D) float32. 0 is the first block, -1 the last, as `forward` gives it."""
+        x = self.embed(standardize(patches, self.mean, self.std)) + self.positions
+        depth, found = len(self.blocks), {}
+        numbers = [layer % depth for layer in layers]
+        branch = None
+        for number, block in enumerate(self.blocks[: max(numbers) + 1]):
+            x, branch = block(x, branch)
+            if number in numbers:
+                found[number] = finish(x, branch, self.norm, dtype=torch.float32)
+        return [found[number] for number in numbers]
 
 
 def init_linear(module: nn.Module) -> None:

@@ -16,10 +16,12 @@ from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.method.masking import planned_hard_ratio
 from hpm_video.method.step import configured_step
-from hpm_video.method.teacher import Teacher
+from hpm_video.method.targets import FrozenModel
+from hpm_video.method.teacher import teacher_of
 from hpm_video.models.build import build, token_grid
 from hpm_video.models.hpm import HPM
 from hpm_video.models.precision import autocast
+from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Block
 from hpm_video.runtime.distributed import World, gather_objects
 from hpm_video.train.gpu_forms import fake_tensors
@@ -141,7 +143,7 @@ def _models(config: PretrainConfig | FinetuneConfig, num_classes: int) -> Sequen
     with torch.device("meta"):
         if isinstance(config, PretrainConfig):
             student = build(config)
-            return [student, *([Teacher(student)] if config.masking.needs_teacher else [])]
+            return [each for each in (student, teacher_of(student, config)) if each is not None]
         made = [build(config, num_classes=num_classes)]
         return made * (1 if config.optim.ema_momentum is None else 2)
 
@@ -184,7 +186,7 @@ def _loss(
     scores = None  # that come with clips
     if scored_tubelet(config) is not None:
         scores = torch.zeros(len(clips), grid.num_tokens, device=clips.device)
-    result = configured_step(config, grid)(
+    result = configured_step(config, grid, _stand_in(config, grid))(
         student,
         teacher[0] if teacher else None,
         clips,
@@ -194,6 +196,16 @@ def _loss(
         precision=precision,
     )
     return result.loss
+
+
+def _stand_in(config: PretrainConfig, grid: TokenGrid) -> FrozenModel | None:
+    """What gives features in the place of a frozen model, which keeps nothing for the backward
+    pass. Its weights are on the GPU by now, so that they are no part of what is free."""
+    loss = config.loss
+    if loss.target != "frozen":
+        return None
+    width = len(loss.target_layers) * (loss.target_width or 0)
+    return lambda clips: torch.empty(len(clips), grid.num_tokens, width)
 
 
 def kept_batch_size(state: Mapping[str, Any] | None) -> int | str | None:

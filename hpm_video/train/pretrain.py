@@ -17,7 +17,7 @@ from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import Figures, ema_distance, mean_figures, step_figures
 from hpm_video.method.masking import num_hard_units, planned_hard_ratio
 from hpm_video.method.step import PretrainStep, configured_step
-from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
+from hpm_video.method.teacher import momentum_at, teacher_of, update_teacher
 from hpm_video.method.teacher_views import describe_view
 from hpm_video.models.build import build, token_grid
 from hpm_video.models.compiling import compile_parts
@@ -39,6 +39,7 @@ from hpm_video.train.run import (
     step_unless,
 )
 from hpm_video.weights.checkpoint import load_weights
+from hpm_video.weights.targets import check_digest, load_target
 
 
 def pretrain(config: PretrainConfig) -> bool:
@@ -48,6 +49,8 @@ def pretrain(config: PretrainConfig) -> bool:
 
 
 def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
+    config, frozen = load_target(config, world.device)
+    digest = None if frozen is None else frozen.digest()
     data, optim, masking, sight = config.data, config.optim, config.masking, config.teacher
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     tube_length = masking.unit_length(grid.time)
@@ -69,13 +72,16 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     config, choices = choose_for_machine(config, world, state=start.state)
     steps = plan_steps(config.data, optim, num_videos=len(manifest), num_processes=world.size)
     start.load_into(student)
-    if start.state is not None and masking.needs_teacher and start.state["teacher"] is None:
-        raise ValueError(f"checkpoint ({start.source}) has no teacher: this run mines hard tubes")
+    teacher = teacher_of(student, config)
+    if start.state is not None:
+        if teacher is not None and start.state["teacher"] is None:
+            needs = "mines hard tubes" if teacher.predicts else "has loss.target=ema"
+            raise ValueError(f"checkpoint ({start.source}) has no teacher: this run {needs}")
+        check_digest(config.loss, digest, start.state, source=start.source)
     probe = RunProbe(config, student.encoder, world)
     claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
         start.write_table(folder, student)
-    teacher = Teacher(student) if masking.needs_teacher else None
     if teacher is not None:
         if start.state is not None:
             load_weights(teacher, start.state["teacher"], source="teacher")
@@ -98,6 +104,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             "optimizer": optimizer_state(optimizer, student),
             "competence": None if competence is None else competence.value,
             "collapsed_records": collapse.in_a_row,
+            "target_digest": digest,
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
@@ -107,16 +114,18 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "
             f"{steps.per_epoch} steps per epoch, {steps.total} steps in all"
         )
-        if teacher is not None:
+        if frozen is not None:
+            run.log.line(f"targets are features of {config.loss.target_model}: {frozen.describe()}")
+        if teacher is not None and teacher.predicts:
             run.log.line(describe_view(grid, sight))
         if competence is not None:
             run.log.line(competence.describe(is_new=kept["competence"] is None))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         tubelet = scored_tubelet(config)
         batches = run.batches(tubelet=tubelet)
-        parts = {"student": student} | ({} if teacher is None else {"teacher": teacher})
+        parts = {"student": student, "teacher": teacher, "target": frozen}
         compile_parts(parts, config.run, world, run.log.line)
-        compute = configured_step(config, grid)
+        compute = configured_step(config, grid, frozen)
         generator = torch.Generator(world.device)
 
         # What else is on the device and differs from step to step, by the names it is given under
@@ -131,7 +140,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
 
         uses_graphs = config.run.cuda_graphs == "true"
         replayed = Replayed(learn, generator, capture=uses_graphs, say=run.log.line)
-        pictures = Pictures(config, manifest, grid)
+        pictures = Pictures(config, manifest, grid, frozen)
         if run.steps_done == 0 and config.run.probe_every:
             probe.run(student.encoder, step=0, epoch=0, log=run.log)
         for step in run.steps():

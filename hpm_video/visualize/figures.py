@@ -61,12 +61,15 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
     rows.append(Row(label, within(place, frames, chosen), outlined=hard, place=place))
 
     label = f"a random mask of ratio {tubes.mask_ratio:g}: what the model sees"
+    if tubes.honest is None:
+        label += " (it reconstructs features, which are no picture)"
     hidden = spread(tubes.random_mask[steps, ..., None], place, frames)
     rows.append(Row(label, within(place, frames, np.where(hidden, np.float32(GREY), frames))))
     label = "reconstruction under that mask, from the model alone"
     if tubes.flattering is not None:
         label += " (mean and contrast: average of the visible patches)"
-    rows.append(Row(label, placed(frames, tubes.honest[shown], place)))
+    if tubes.honest is not None:
+        rows.append(Row(label, placed(frames, tubes.honest[shown], place)))
     if tubes.flattering is not None:
         label = "adds the true mean and variance of every patch: flatters any model"
         rows.append(Row(label, placed(frames, tubes.flattering[shown], place)))

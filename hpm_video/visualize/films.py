@@ -36,6 +36,8 @@ def panel_size(film: Film) -> tuple[int, int]:
 def film_frames(film: Film) -> Iterator[Frames]:
     """Yield the pictures (H, W, 3) of a film, H and W even."""
     names = ["video", "loss predicted", "loss measured", "mask: hard tubes", "reconstruction"]
+    if film.windows[0][0].honest is None:  # features are no picture
+        del names[4]
     if film.windows[0][0].predicted is None:
         del names[1]
     height, width = panel_size(film)
@@ -100,7 +102,8 @@ def _of_crop(tubes: HardTubes, frames: Floats) -> list[Floats]:
     hidden = spread(tubes.mask.repeat(tubelet, axis=0)[..., None], place, frames)
     masked = within(place, frames, np.where(hidden, np.float32(GREY), frames))
     panels.append(_outlined(masked, tubes.hard.repeat(tubelet, axis=0), place))
-    panels.append(placed(frames, tubes.honest, place))
+    if tubes.honest is not None:
+        panels.append(placed(frames, tubes.honest, place))
     return panels
 
 

@@ -46,7 +46,8 @@ class HardTubes:
     measured: reconstruction loss of every token, mean over the random masks that hide it.
     random_mask: of the reconstruction: honest (T, S, S, 3) uint8 is what the model makes of the
         rest alone; flattering adds the true mean and variance of every token, which no model can
-        know. It is None where the model predicts pixels as they are.
+        know. It is None where the model predicts pixels as they are, and so are both where it
+        reconstructs features, which are no picture.
     spearman: rank correlation of predicted and measured loss over tubes, 0 is chance;
         rank_accuracy: share of pairs of masked tokens ordered right, .5 is chance. None for plain
         VideoMAE.
@@ -61,7 +62,7 @@ class HardTubes:
     predicted: Scores | None
     measured: Scores
     random_mask: Mask
-    honest: Frames
+    honest: Frames | None
     flattering: Frames | None
     spearman: float | None
     rank_accuracy: float | None
@@ -177,11 +178,13 @@ def ask(
         if losses is not None and not bool(losses.isfinite().all()):
             raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
     mask = next(mining_quality.even_masks(pretrained, clips, num_masks=1, seed=seed))
-    output = run_student(pretrained, clips, mask)
-    complete = partial(reconstruct, pretrained, clips, mask, output=output)
-    flattering = None
-    if config.loss.normalize_targets:
-        flattering = _pixels(complete(true_statistics=True))
+    honest = flattering = None
+    if config.loss.has_pixels:
+        output = run_student(pretrained, clips, mask)
+        complete = partial(reconstruct, pretrained, clips, mask, output=output)
+        honest = _pixels(complete())
+        if config.loss.normalize_targets:
+            flattering = _pixels(complete(true_statistics=True))
 
     def cells(scores: Tensor) -> Scores:
         """(1, N) -> (time, rows, columns)."""
@@ -196,7 +199,7 @@ def ask(
         predicted=None if predicted is None else cells(predicted),
         measured=cells(measured),
         random_mask=cells(mask) > 0,
-        honest=_pixels(complete()),
+        honest=honest,
         flattering=flattering,
         spearman=report.spearman,
         rank_accuracy=report.rank_accuracy,

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.evaluate.mining_quality import measure_mining, measured_loss
-from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
-from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import build_model, token_grid
+from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, scorer_of
+from hpm_video.method.teacher import teacher_of
+from hpm_video.models.build import build
 from hpm_video.models.tokens import TokenGrid
 
 FEW = 4  # checkpoints, fewer of which show no course of a training
@@ -91,15 +91,13 @@ def untrained(config: PretrainConfig, device: torch.device | str) -> Pretrained 
         return None
     if config.model.first_weights == "former":
         return None
-    grid = token_grid(
-        config.model, num_frames=config.data.num_frames, crop_size=config.data.crop_size
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
+        student = build(config)
     student.requires_grad_(False).eval().to(device)
-    scorer = None if student.predictor is None else Teacher(student)
-    return Pretrained(student, scorer, config, grid, step=0)
+    teacher = teacher_of(student, config)
+    scorer = scorer_of(student, teacher)
+    return Pretrained(student, scorer, config, student.grid, step=0, average=teacher)
 
 
 def read_checkpoints(

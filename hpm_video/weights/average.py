@@ -49,7 +49,8 @@ def moving_average(checkpoint: str | Path) -> dict[str, Any]:
     """The exponential moving average of a run, as a checkpoint to be used.
 
     Of a fine-tuning with optim.ema_momentum it is what its model is. Of a pre-training it is the
-    encoder of the teacher, where it has one: with model.predictor_input=encoded.
+    encoder of the teacher, where it has one: with model.predictor_input=encoded, or
+    loss.target=ema.
 
     Raises FileNotFoundError, or ValueError where the run keeps no average.
     """
@@ -67,6 +68,6 @@ def moving_average(checkpoint: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"checkpoint ({checkpoint}) must have a teacher with an encoder, as runs with "
             "masking.hard_ratio_end above 0, masking.source=predicted and "
-            "model.predictor_input=encoded have: there is none"
+            "model.predictor_input=encoded have, and those with loss.target=ema: there is none"
         )
     return {**without_training(state), "model": encoder}

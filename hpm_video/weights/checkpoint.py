@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, as_then
 from hpm_video.config.settings import config_from_dict
-from hpm_video.models.build import size_of_blocks
+from hpm_video.models.build import size_of_blocks, size_of_target
 from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
@@ -43,7 +43,7 @@ BEST = "best.pt"
 
 # What only training needs: what grows with the model, and where the run was in its data
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
-_OF_THE_RUN = ("window", "data", "loss_scale", "competence", "collapsed_records")
+_OF_THE_RUN = ("window", "data", "loss_scale", "competence", "collapsed_records", "target_digest")
 _OF_TRAINING = (*TRAINING_WEIGHTS, *_OF_THE_RUN)
 
 # What a checkpoint's settings may claim: numbers in blocks as a multiple of all it holds, and some
@@ -188,6 +188,7 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "teacher": (lambda value: value is None or _are_tensors(value), "tensors by name"),
     "competence": (lambda value: value is None or _is_share(value), "a number in [0, 1]"),
     "collapsed_records": (_is_count, "a whole number of at least 0"),
+    "target_digest": (lambda value: value is None or type(value) is str, "a text"),
     "num_classes": (
         lambda value: _is_count(value) and value <= _MOST_CLASSES,
         f"a whole number in [0, {_MOST_CLASSES}]",
@@ -334,6 +335,8 @@ def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
         raise ValueError(f"kind {state['kind']}")
     config = config_from_dict(schemas[state["kind"]], as_then(state["config"]))
     blocks, numbers = size_of_blocks(config.model)
+    if isinstance(config, PretrainConfig):
+        numbers += size_of_target(config)
     held = sum(tensor.numel() for tensor in state["model"].values())
     most = _MOST_TIMES * held + _MOST_NUMBERS
     if blocks > _MOST_BLOCKS or numbers > most:

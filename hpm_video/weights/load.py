@@ -1,21 +1,16 @@
-"""Models out of checkpoints: an encoder, a classifier, or a pre-training and its scorer."""
+"""Models out of checkpoints: an encoder, or a classifier."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from hpm_video.config import ClipConfig, DataConfig, FinetuneConfig, PretrainConfig
-from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import HPM, Baseline, Classifier, build, build_model, token_grid
-from hpm_video.models.precision import choose_precision
+from hpm_video.models.build import Baseline, Classifier, build, build_model, token_grid
 from hpm_video.models.resample import fit_tokens
-from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder, LayerNorm, position_table
-from hpm_video.runtime.distributed import World
 from hpm_video.weights.checkpoint import (
     load_checkpoint,
     load_encoder,
@@ -25,48 +20,6 @@ from hpm_video.weights.checkpoint import (
     trained_grid,
     under,
 )
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """What a pre-training checkpoint holds.
-
-    student: reconstructs, in eval mode. scorer: predicts losses; the EMA teacher where the
-    checkpoint has one, else one made of the student, and None for plain VideoMAE, which has no
-    predictor. step: optimizer steps done.
-    """
-
-    student: HPM
-    scorer: Teacher | None
-    config: PretrainConfig
-    grid: TokenGrid
-    step: int
-
-    @property
-    def tube_length(self) -> int:
-        """Grid steps in time of a mining unit."""
-        return self.config.masking.unit_length(self.grid.time)
-
-
-def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu") -> Pretrained:
-    """Read a pre-training checkpoint, or the last one of a run folder.
-
-    Raises FileNotFoundError, or ValueError when it is no pre-training checkpoint of ours.
-    """
-    state = load_checkpoint(checkpoint, kind="pretrain")
-    config = settings_of(state)
-    assert isinstance(config, PretrainConfig)
-    # Imported weights have no run whose choice they could keep
-    if config.run.precision == "auto":
-        precision, _ = choose_precision("auto", World(0, 1, torch.device(device)))
-        config = replace(config, run=replace(config.run, precision=precision))
-    student = build(config)
-    load_weights(student, state["model"], source=checkpoint)
-    student.requires_grad_(False).eval().to(device)
-    scorer = None if student.predictor is None else Teacher(student)
-    if scorer is not None and state.get("teacher") is not None:
-        load_weights(scorer, state["teacher"], source=checkpoint)
-    return Pretrained(student, scorer, config, student.grid, state["step"])
 
 
 def load_classifier(

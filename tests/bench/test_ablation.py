@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
+from untrained_target import untrained_target
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import (
@@ -21,8 +22,8 @@ from hpm_video.config.settings import (
 from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.masking import planned_hard_ratio
 from hpm_video.method.step import PretrainStep, pretrain_step
-from hpm_video.method.teacher import Teacher, momentum_at, update_teacher
-from hpm_video.models.build import build_model, token_grid
+from hpm_video.method.teacher import Teacher, momentum_at, teacher_of, update_teacher
+from hpm_video.models.build import build, token_grid
 from hpm_video.models.hpm import HPM
 from hpm_video.runtime.distributed import World
 from hpm_video.slurm.snapshot import Snapshot
@@ -74,6 +75,11 @@ OF_VARIANTS: dict[str, dict[str, object]] = {
     "predictor_depth_2": {"model.predictor_depth": 2},
     "predictor_depth_4": {"model.predictor_depth": 4},
     "ranking_units": {"loss.ranking_level": "unit"},
+    "target_ema": {"loss.target": "ema"},
+    "target_frozen": {
+        "loss.target": "frozen",
+        "loss.target_model": "outputs/ablation/videomae",
+    },
     "teacher_ratio_0.25": {"teacher.token_ratio": 0.25},
     "teacher_ratio_0.5": {"teacher.token_ratio": 0.5},
     "teacher_ratio_1": {"teacher.token_ratio": 1.0},
@@ -234,8 +240,11 @@ def _train(name: str) -> tuple[PretrainStep, PretrainStep, HPM, Teacher | None]:
     config = load_config(PretrainConfig, f"{LIST}:{name}", DEBUG)
     grid = token_grid(config.model, num_frames=8, crop_size=32)
     torch.manual_seed(0)
-    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none")
-    teacher = Teacher(student) if config.masking.needs_teacher else None
+    frozen = None
+    if config.loss.target == "frozen":
+        config, frozen = untrained_target(config)
+    student = build(config)
+    teacher = teacher_of(student, config)
     optimizer = pretrain_optimizer(student, config.optim)
     set_lr(optimizer, LR)
 
@@ -255,10 +264,11 @@ def _train(name: str) -> tuple[PretrainStep, PretrainStep, HPM, Teacher | None]:
             view=config.teacher.view,
             draws=config.teacher.draws,
             generator=torch.Generator().manual_seed(seed),
+            frozen=frozen,
         )
 
     with torch.no_grad():
-        before = step(1000, None, 0.0)
+        before = step(1000, teacher, 0.0)
     for index in range(NUM_STEPS):
         progress = (index + 1) / NUM_STEPS
         masking, average = config.masking, config.teacher
@@ -280,7 +290,7 @@ def _train(name: str) -> tuple[PretrainStep, PretrainStep, HPM, Teacher | None]:
             )
             update_teacher(teacher, student, momentum)
     with torch.no_grad():
-        after = step(1000, None, 0.0)
+        after = step(1000, teacher, 0.0)
     return before, after, student, teacher
 
 

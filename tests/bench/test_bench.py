@@ -20,13 +20,16 @@ from hpm_video.bench.variants import plain, variant_name, variants
 from hpm_video.cli.main import main
 from hpm_video.config import (
     DataConfig,
+    LossConfig,
     MaskingConfig,
     ModelConfig,
     PretrainConfig,
     TeacherConfig,
 )
+from hpm_video.config.settings import config_to_dict
 from hpm_video.data.video.crops import Box, resize_crop
 from hpm_video.data.video.frames import missing, read_frames
+from hpm_video.models.build import build
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 
 SMALL_STEP = [
@@ -126,6 +129,28 @@ def test_multiply_adds_of_two_predictors() -> None:
     extra = {kind: each.student - bare for kind, each in cost.items()}
     assert extra["both"] == extra["encoded"] + extra["pixels"]
     assert cost["both"].teacher == cost["pixels"].teacher < 0.1 * cost["encoded"].teacher
+
+
+@pytest.mark.parametrize("predictor_input", ["encoded", "both"])
+def test_multiply_adds_of_targets_of_features(tmp_path: Path, predictor_input: Any) -> None:
+    """An encoder of the whole clip more, but where the teacher's is that; and another head."""
+    config = _config(predictor_input=predictor_input, decoder_depth=3)
+    patch, width, narrow = 2 * 16 * 16 * 3, 192, 96
+    encode = 72 * patch * width + _blocks(72, width, 12)
+    ema = replace(config, loss=LossConfig(target="ema", target_layers=[0, -1]))
+    bare, cost = _cost(config, 0.3), _cost(ema, 0.3)
+    assert bare.student - cost.student == 64 * narrow * (patch - 2 * width)
+    assert (cost.teacher, cost.target) == (bare.teacher, encode)
+    assert cost.step == 3 * cost.student + cost.teacher + encode
+    shares = predictor_input == "encoded"
+    assert _cost(ema, 1.0).target == (0 if shares else encode)
+    first = replace(ema, loss=LossConfig(target="ema", target_layers=[3]))
+    assert _cost(first, 0.3).target == 72 * patch * width + _blocks(72, width, 4)
+    model = build(plain(config))
+    state = {"kind": "pretrain", "config": config_to_dict(plain(config)), "step": 0}
+    torch.save({**state, "model": model.state_dict()}, tmp_path / "target.pt")
+    loss = LossConfig(target="frozen", target_model=str(tmp_path / "target.pt"))
+    assert _cost(replace(config, loss=loss), 0.3).target == encode
 
 
 @pytest.mark.parametrize("size", ["small", "base", "large"])

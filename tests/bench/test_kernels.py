@@ -1,6 +1,7 @@
 """`bench kernels`: launches by PyTorch's rules, counted by hand, and totals of a step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,18 @@ def test_the_table_has_phases_and_our_operators(
 def test_rates_must_be_above_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "kernels", "--memory-tb-s", "0"]) == 2
     assert "--memory-tb-s (0) must be above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("token_ratio", [0.25, 1.0])
+def test_a_target_of_features_needs_none_of_the_kernels_of_pixels(token_ratio: float) -> None:
+    """And its products are those that `bench flops` counts, of all clips."""
+    base = step_config(**SHAPE, target="ema")  # type: ignore[arg-type]
+    config = replace(base, teacher=replace(base.teacher, token_ratio=token_ratio))
+    operations = count_step(config)
+    names = {each.name for each in operations}
+    assert not [name for name in names if "patch_loss" in name]
+    assert "_local_scalar_dense" not in names  # nobody waits for the GPU
+    products = sum(each.flops for each in operations) / 2
+    assert products == pytest.approx(2 * step_cost(config).step, rel=0.01)
+    pixels = {each.name for each in count_step(step_config(**SHAPE))}  # type: ignore[arg-type]
+    assert "hpm_video::patch_loss" in pixels

@@ -448,3 +448,17 @@ def test_a_plain_checkpoint_shows_what_is_measured(browser: Any, tmp_path: Path)
     said = browser.execute_script("return document.body.textContent")
     assert "plain VideoMAE" in said and "gives no motion vectors" in said
     assert errors(browser) == []
+
+
+@pytest.mark.browser
+def test_a_checkpoint_of_features_shows_no_reconstruction(browser: Any, tmp_path: Path) -> None:
+    film = film_of(moving_square(tmp_path / "a.mp4", "landscape"), View(num_crops=3))
+    features = tuple(replace(t, honest=None, flattering=None) for t in film.windows[0])
+    show(browser, replace(film, windows=(features,)), tmp_path)
+    names = browser.execute_script(
+        "return [...document.querySelectorAll('[data-view]')].map((e) => e.dataset.view)"
+    )
+    assert names == ["clip", "predicted", "measured", "hard", "random", "seen"]
+    text = browser.execute_script("return document.body.textContent")
+    assert "reconstructs features, which are no picture" in text
+    assert errors(browser) == []

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from untrained_target import untrained_target
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
 from hpm_video.data.prepare.toy import write_toy_videos
-from hpm_video.evaluate.pretrained import Pretrained
-from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import build_model, token_grid
+from hpm_video.evaluate.pretrained import Pretrained, scorer_of
+from hpm_video.method.teacher import teacher_of
+from hpm_video.models.build import build
 from hpm_video.visualize import View, ask, watch
+from hpm_video.visualize.figures import picture
+from hpm_video.visualize.films import GAP, film_frames, panel_size
 from hpm_video.visualize.geometry import Place
 from hpm_video.visualize.video_page import Asked, video_page
 from hpm_video.visualize.windows import Window
@@ -38,11 +41,14 @@ def toy_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def untrained(file: str | None, *settings: str) -> Pretrained:
     config = load_config(PretrainConfig, file, [*SMALL, *settings])
-    grid = token_grid(config.model, num_frames=8, crop_size=32)
     torch.manual_seed(0)
-    student = build_model(config.model, grid, predict_loss=config.loss.prediction != "none").eval()
-    scorer = None if student.predictor is None else Teacher(student)
-    return Pretrained(student, scorer, config, grid, step=0)
+    frozen = None
+    if config.loss.target == "frozen":
+        config, frozen = untrained_target(config)
+    student = build(config).requires_grad_(False).eval()
+    teacher = teacher_of(student, config)
+    scorer = scorer_of(student, teacher)
+    return Pretrained(student, scorer, config, student.grid, 0, average=teacher, frozen=frozen)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -53,7 +59,18 @@ def test_every_variant_has_a_page(name: str, toy_video: Path) -> None:
     plain = name == "videomae"
     assert (tubes.predicted is None) == (tubes.spearman is None) == plain
     assert tubes.measured.shape == (4, 4, 4) and tubes.tube_length == pretrained.tube_length
-    assert ("without a loss predictor" in video_page(film, Asked("a", 0, "", 1))) == plain
+    page = video_page(film, Asked("a", 0, "", 1))
+    assert ("without a loss predictor" in page) == plain
+    # Of features there is no picture, but a word
+    has_pixels = not name.startswith("target_")
+    assert (tubes.honest is not None) == has_pixels
+    assert ("which are no picture" in page) == (not has_pixels)
+    assert np.isfinite(tubes.measured).all() and tubes.measured.min() > 0
+    rows = [axes.get_title(loc="left") for axes in picture(tubes, title="").axes]
+    assert any(row.startswith("reconstruction") for row in rows) == has_pixels
+    _, width = panel_size(film)
+    count = 3 + (not plain) + has_pixels
+    assert abs(next(film_frames(film)).shape[1] - (count * (width + GAP) - GAP)) <= 1
 
 
 def test_an_honest_reconstruction_of_an_untrained_model_is_one_colour() -> None:

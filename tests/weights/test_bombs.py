@@ -6,6 +6,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch
 from safetensors.torch import save_file
 
 from hpm_video.cli.main import main
-from hpm_video.config import PretrainConfig
+from hpm_video.config import LossConfig, ModelConfig, PretrainConfig
 from hpm_video.config.settings import config_to_dict
+from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.weights import torch_files
 from hpm_video.weights.checkpoint import load_checkpoint, save_sharded
 from hpm_video.weights.foreign.to_ours import import_weights
-from hpm_video.weights.load import encoder_of, load_pretrained
+from hpm_video.weights.load import encoder_of
 
 _MIB = 1 << 20
 
@@ -247,3 +249,14 @@ def test_files_of_the_old_format_are_still_read(tmp_path: Path) -> None:
     (tmp_path / "b.pt").write_bytes(memory.getvalue())
     with pytest.raises(ValueError, match="cannot be read"):
         load_checkpoint(tmp_path / "b.pt")
+
+
+def test_a_head_of_features_that_the_file_does_not_hold_is_refused(tmp_path: Path) -> None:
+    loss = LossConfig(target="frozen", target_model="x", target_width=1 << 16)
+    loss = replace(loss, target_layers=list(range(64)))
+    config = PretrainConfig(loss=loss, model=ModelConfig(decoder_width=4096, decoder_heads=1))
+    path = tmp_path / "claims.pt"
+    state = {"kind": "pretrain", "config": config_to_dict(config), "step": 0}
+    torch.save({**state, "model": {"a": torch.zeros(2)}}, path)
+    with pytest.raises(ValueError, match=r"of a model of \d+ blocks and \d+ numbers: must be"):
+        load_pretrained(path)

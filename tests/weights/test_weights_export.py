@@ -9,6 +9,9 @@ from safetensors import safe_open
 
 from hpm_video.cli.main import main
 from hpm_video.weights.checkpoint import load_checkpoint, save_sharded
+from hpm_video.weights.foreign.architecture import Assumptions
+from hpm_video.weights.foreign.to_ours import import_weights
+from hpm_video.weights.load import encoder_of
 
 Arguments = Callable[..., list[str]]
 
@@ -92,3 +95,23 @@ def test_wrong_outputs_get_one_line(
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_decoder_of_features_is_left_out_of_the_formats_of_others(
+    tmp_path: Path, pretrain_arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    settings = ("loss.target=ema", "optim.epochs=1", "masking.hard_ratio_end=0")
+    assert main(pretrain_arguments(folder, *settings)) == 0
+    encoder, _ = encoder_of(load_checkpoint(folder), source=folder)
+    for to in ("huggingface", "official"):
+        output = tmp_path / to
+        command = ["weights", "export", str(folder), "-o", str(output), "--to", to]
+        capsys.readouterr()
+        assert main(command) == 0
+        assert "reconstructs features (loss.target ema): the decoder" in capsys.readouterr().out
+        back = import_weights(output, assumptions=Assumptions(heads=2))  # no file says
+        assert all(name.startswith("encoder.") for name in back.state["model"])
+        assert torch.equal(back.state["model"]["encoder.embed.weight"], encoder.embed.weight)
+    assert main(["weights", "export", str(folder), "-o", str(tmp_path / "own.pt")]) == 0
+    assert "reconstructor.head.weight" in load_checkpoint(tmp_path / "own.pt")["model"]

@@ -30,6 +30,7 @@ from hpm_video.config import DataConfig, ModelConfig, PretrainConfig
 from hpm_video.config.settings import config_from_dict, config_to_dict
 from hpm_video.data.samples.views import view_indices
 from hpm_video.evaluate.frozen_encoder import load_backbone
+from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.models.build import HPM, build, build_model, heads_of, token_grid
 from hpm_video.weights.checkpoint import load_checkpoint, load_weights, write_checkpoint
 from hpm_video.weights.export.writers import write_output
@@ -39,7 +40,7 @@ from hpm_video.weights.foreign.formats import OFFICIAL_PRETRAINED, recognise
 from hpm_video.weights.foreign.from_ours import export_tensors
 from hpm_video.weights.foreign.to_ours import import_weights
 from hpm_video.weights.foreign.weight_files import Source
-from hpm_video.weights.load import classifier_of, load_pretrained
+from hpm_video.weights.load import classifier_of
 
 TOLERANCE = 1e-5
 TOLD = Assumptions(

@@ -21,9 +21,10 @@ from hpm_video.data.loading.clip import read_codec_scores
 from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate import mining_quality
-from hpm_video.evaluate.pretrained import Pretrained, reconstruct
+from hpm_video.evaluate.pretrained import Pretrained, reconstruct, scorer_of
 from hpm_video.method.masking import make_mask, unit_scores
-from hpm_video.method.teacher import Teacher
+from hpm_video.method.targets import FrozenModel
+from hpm_video.method.teacher import Teacher, teacher_of
 from hpm_video.models.build import build
 from hpm_video.models.hpm import HPM
 from hpm_video.models.parallel import load_whole
@@ -42,8 +43,14 @@ _MAX_UNREADABLE = 20  # then there are fewer clips
 class Pictures:
     """Draws the fixed clips of a run whenever asked to, on the main process."""
 
-    def __init__(self, config: PretrainConfig, manifest: Manifest, grid: TokenGrid) -> None:
-        self._config, self._manifest, self._grid = config, manifest, grid
+    def __init__(
+        self,
+        config: PretrainConfig,
+        manifest: Manifest,
+        grid: TokenGrid,
+        frozen: FrozenModel | None = None,
+    ) -> None:
+        self._config, self._manifest, self._grid, self._frozen = config, manifest, grid, frozen
         self._clips: Tensor | None = None  # (B, 3, T, S, S), read when first needed
         self._given: Tensor | None = None  # (B, N), scores that come with them, for masks by codec
         self._frames: list[npt.NDArray[np.int64]] = []
@@ -71,8 +78,11 @@ class Pictures:
             return
         # Copies are in eval mode and not compiled, and the models in training stay as they are.
         asked = copy.deepcopy(student).requires_grad_(False).eval()
-        scorer = copy.deepcopy(teacher) or (Teacher(asked) if asked.predictor is not None else None)
-        pretrained = Pretrained(asked, scorer, self._config, self._grid, step)
+        average = copy.deepcopy(teacher)
+        scorer = scorer_of(asked, average)
+        pretrained = Pretrained(
+            *(asked, scorer, self._config, self._grid, step), average=average, frozen=self._frozen
+        )
         clips = self._clips.to(asked.encoder.mean.device)
         measured = mining_quality.measured_loss(pretrained, clips, num_masks=NUM_MASKS, seed=0)
         losses, scores, source = {"measured": measured}, None, self._config.masking.source
@@ -107,7 +117,11 @@ class Pictures:
         with torch.random.fork_rng(devices=[]):
             whole = build(self._config)
         load_whole(whole.to(student.encoder.mean.device), student)
-        return whole, None if teacher is None else load_whole(Teacher(whole), teacher)
+        if teacher is None:
+            return whole, None
+        own = teacher_of(whole, self._config)
+        assert own is not None
+        return whole, load_whole(own, teacher)
 
     def _read(self, log: RunLog) -> None:
         clips: list[Tensor] = []
@@ -147,7 +161,8 @@ def draw_clips(
 
     Rows: frames; loss predicted, if it is, and measured, by rank; the ``scores`` (B, N) that choose
     the run's masks, where they are others; a mask of ``hard_ratio`` by these scores, with its hard
-    tubes outlined; the reconstruction under it. frames: per clip, the frames' numbers.
+    tubes outlined; the reconstruction under it, where that is of pixels. frames: per clip, the
+    frames' numbers.
     """
     grid, config = pretrained.grid, pretrained.config
     chosen = make_mask(
@@ -158,7 +173,9 @@ def draw_clips(
         batch_size=len(clips),
         generator=torch.Generator(clips.device).manual_seed(0),  # the same in every picture
     )
-    reconstruction = reconstruct(pretrained, clips, chosen.mask)
+    reconstruction = None
+    if config.loss.has_pixels:
+        reconstruction = reconstruct(pretrained, clips, chosen.mask)
     steps = np.linspace(0, grid.time - 1, min(grid.time, _COLUMNS)).round().astype(int)
     shown = steps * config.model.tubelet_size
 
@@ -184,8 +201,12 @@ def draw_clips(
         hidden, outlined = cells(chosen.mask[i]), cells(chosen.hard[i]).astype(bool)
         masked = np.where(enlarge(hidden, clip), np.float32(GREY), clip)
         label = f"mask of hard ratio {hard_ratio:.2f}, hard tubes outlined"
+        if reconstruction is None:
+            label += "; features are reconstructed under it, which are no picture"
         rows.append(Row(label, masked, outlined=outlined))
-        rows.append(Row("reconstruction under it, from the model alone", images(reconstruction[i])))
+        if reconstruction is not None:
+            label = "reconstruction under it, from the model alone"
+            rows.append(Row(label, images(reconstruction[i])))
         columns = [f"frame {number}" for number in numbers[shown]]
         drawn = figure(rows, title=f"{title}, step {pretrained.step}", columns=columns)
         drawn.set_dpi(_DPI)

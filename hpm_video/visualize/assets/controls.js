@@ -131,7 +131,7 @@ async function start() {
   keys();
   const images = (shown) => [
     ...shown.frames,
-    ...shown.crops.flatMap((crop) => [...crop.honest, ...(crop.flattering || [])]),
+    ...shown.crops.flatMap((crop) => [...(crop.honest || []), ...(crop.flattering || [])]),
   ];
   await Promise.all(images(data.windows[0]).map((picture) => picture.decode()));
   look(state.view);

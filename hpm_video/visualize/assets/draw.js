@@ -12,7 +12,7 @@ const VIEWS = {
   hard: { name: "Mask with hard tubes", hides: (now) => now.mask.masked },
   random: { name: "Random mask", hides: (now) => now.random },
   seen: { name: "What the model was shown", hides: (now) => now.crop.seen },
-  honest: { name: "Reconstruction, honest", pixels: "honest" },
+  honest: { name: "Reconstruction, honest", pixels: "honest", needs: "honest" },
   flattering: { name: "True statistics: flattering", pixels: "flattering", needs: "flattering" },
 };
 

@@ -201,8 +201,12 @@ def write_output(state: Mapping[str, Any], output: str | Path, *, to: str) -> li
     Returns lines to say, the last one its name. Raises ValueError where it cannot be written, or
     where a number is not finite.
     """
+    from hpm_video.weights.foreign.from_ours import without_features
     from hpm_video.weights.misfits import is_finite
 
+    said: list[str] = []
+    if to in ("huggingface", "official"):
+        state, said = without_features(state)
     output = Path(output)
     check_output(output)
     for name, value in state["model"].items():
@@ -220,7 +224,7 @@ def write_output(state: Mapping[str, Any], output: str | Path, *, to: str) -> li
     if unfinished.is_dir():
         output.unlink(missing_ok=True)
     os.replace(unfinished, output)
-    return [*words, str(output)]
+    return [*said, *words, str(output)]
 
 
 def _remove(path: Path) -> None:

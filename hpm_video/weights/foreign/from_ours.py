@@ -7,11 +7,25 @@ from typing import Any
 
 from torch import Tensor
 
-from hpm_video.config import FinetuneConfig
+from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.models.vit import position_table
 from hpm_video.weights.checkpoint import settings_of, tokens_of, trained_grid
 from hpm_video.weights.foreign.formats import Layout
 from hpm_video.weights.misfits import refuse
+
+
+def without_features(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """A checkpoint whose decoder, if it has one, reconstructs pixels, as those of other formats do;
+    and a line on what was left out for that."""
+    config = settings_of(state)
+    if not isinstance(config, PretrainConfig) or config.loss.has_pixels:
+        return state, []
+    of_decoder = ("decoder_input.", "reconstructor.", "predictor.", "pixel_predictor.")
+    kept = {n: value for n, value in state["model"].items() if not n.startswith(of_decoder)}
+    if len(kept) == len(state["model"]):
+        return state, []
+    words = f"left out, as it reconstructs features (loss.target {config.loss.target}): the decoder"
+    return {**state, "model": kept}, [words]
 
 
 def export_tensors(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Tensor], list[str]]:

@@ -1,0 +1,343 @@
+"""The models behind frozen encoders: ours, timm's, transformers', each at its own resolution.
+
+Nothing is downloaded, and no code of a folder is run. Notation as in `hpm_video.models.tokens`; S
+the side of a model's own pixels.
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from hpm_video.config import ClipConfig
+from hpm_video.models.build import check_layers
+from hpm_video.models.pixels import as_floats
+from hpm_video.models.tokens import TokenGrid, patchify
+from hpm_video.models.vit import Encoder
+from hpm_video.runtime.reading import read_json
+from hpm_video.weights.checkpoint import load_weights
+from hpm_video.weights.foreign.architecture import Assumptions
+from hpm_video.weights.foreign.to_ours import import_weights
+from hpm_video.weights.foreign.weight_files import read_weights
+from hpm_video.weights.load import encoder_of
+
+OF_TIMM = "timm:"
+# Classes of transformers by the model_type of a folder. Its VideoMAE is read as one of ours
+OF_HUGGING_FACE = {
+    "vjepa2": "VJEPA2Model",
+    "dinov2": "Dinov2Model",
+    "dinov2_with_registers": "Dinov2WithRegistersModel",
+    "dinov3_vit": "DINOv3ViTModel",
+    "clip": "CLIPVisionModel",
+    "clip_vision_model": "CLIPVisionModel",
+}
+# Weights without which features are the same
+_NOT_ASKED = ("predictor.", "embeddings.mask_token")
+_FINAL_NORMS = ("layernorm", "post_layernorm", "norm")
+_PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
+
+
+class Source(nn.Module):
+    """A model at its own resolution: clips (B, 3, T, S, S) in [0, 1] -> features (B, t, h, w, D) of
+    each layer. grid: of these features; side: S."""
+
+    width: int
+    side: int
+    grid: TokenGrid
+
+
+class OurEncoder(Source):
+    """One of our encoders, with weights of any origin that we import."""
+
+    def __init__(self, model: str, num_frames: int, layers: Sequence[int], *, name: str) -> None:
+        super().__init__()
+        assumed = Assumptions(image_frames=num_frames)
+        state = import_weights(model, assumptions=assumed, encoder_only=True).state
+        tubelet_size = state["config"]["model"].get("tubelet_size", 1)
+        _check_frames(num_frames, tubelet_size, f"{name} ({model})")
+        clip = ClipConfig(num_frames=num_frames)
+        self.encoder: Encoder
+        self.encoder, data = encoder_of(state, source=model, clip=clip)
+        check_layers(layers, len(self.encoder.blocks))
+        self.layers, self.side = list(layers), data.crop_size
+        self.width, self.grid = self.encoder.width, self.encoder.grid
+
+    def forward(self, clips: Tensor) -> list[Tensor]:
+        grid = self.grid
+        found = self.encoder.at_layers(patchify(clips, grid), self.layers)
+        return [layer.unflatten(1, (grid.time, grid.height, grid.width)) for layer in found]
+
+
+class _Normalised(Source):
+    """A model that wants pixels normalised in its own way. scale: of pixels in [0, 1] before."""
+
+    mean: Tensor
+    std: Tensor
+
+    def _keep_colours(self, mean: Sequence[float], std: Sequence[float], scale: float = 1) -> None:
+        for name, colours in (("mean", mean), ("std", std)):
+            value = torch.tensor(colours, dtype=torch.float64) / scale
+            self.register_buffer(name, value.float()[:, None, None, None], persistent=False)
+
+    def _normalised(self, clips: Tensor) -> Tensor:
+        return (as_floats(clips) - self.mean) / self.std
+
+
+class TimmModel(_Normalised):
+    """An image model of timm, frame by frame."""
+
+    def __init__(
+        self,
+        architecture: str,
+        weights: str | None,
+        num_frames: int,
+        layers: Sequence[int],
+        *,
+        name: str,
+    ) -> None:
+        import timm  # noqa: PLC0415 - takes seconds
+
+        super().__init__()
+        words = f"{name} ({OF_TIMM}{architecture})"
+        # Names with : or / are of hubs, from which timm would read settings
+        if not timm.is_model(architecture) or {":", "/"} & set(architecture):
+            raise ValueError(f"{words} must name a model of timm: timm.list_models() lists them")
+        if weights is None:
+            raise ValueError(
+                f"{words} needs a file of weights, as nothing is downloaded and random weights are "
+                "no target: give it with loss.target_weights=FILE"
+            )
+        model = timm.create_model(architecture, pretrained=False, num_classes=0)
+        if not hasattr(model, "forward_intermediates"):
+            raise ValueError(f"{words} must be a model that gives features of its layers")
+        _load_timm(model, weights)
+        settings = timm.data.resolve_model_data_config(model)
+        self.model = model.eval()
+        self._keep_colours(settings["mean"], settings["std"])
+        height, self.side = settings["input_size"][-2:]
+        if height != self.side:
+            raise ValueError(f"{words} is for images of {height} x {self.side}: must be square")
+        depth = len(model.feature_info)
+        check_layers(layers, depth)
+        self.layers = [layer % depth for layer in layers]
+        with torch.no_grad():
+            found = self._maps(torch.zeros(1, 3, self.side, self.side))
+        shapes = {tuple(each.shape[1:]) for each in found}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"loss.target_layers ({self.layers}) of {words} have features of several sizes "
+                f"({', '.join(map(str, sorted(shapes)))}): must be of one"
+            )
+        ((self.width, rows, columns),) = shapes
+        self.grid = TokenGrid(num_frames, rows, columns)
+
+    def forward(self, clips: Tensor) -> list[Tensor]:
+        batch = len(clips)
+        images = self._normalised(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, S, S)
+        # (B * T, D, h, w) -> (B, T, h, w, D)
+        return [each.unflatten(0, (batch, -1)).movedim(2, -1) for each in self._maps(images)]
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) -> of each layer (B, D, h, w), after the final norm where there is one."""
+        in_order = sorted(self.layers)  # as the library gives them
+        found = self.model.forward_intermediates(
+            images, indices=in_order, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return [found[in_order.index(layer)] for layer in self.layers]
+
+
+def _load_timm(model: Any, weights: str) -> None:
+    """Load a file strictly, but for the head of a classifier, as timm would."""
+    tensors: dict[str, Tensor] = dict(read_weights(weights).tensors)
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if adapt is not None:  # from names and shapes of a model's authors
+        try:
+            tensors = adapt(tensors, model)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"weights ({weights}) do not fit {type(model).__name__}") from error
+    heads = model.pretrained_cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    own = model.state_dict()
+    kept = {
+        key: value
+        for key, value in tensors.items()
+        if key in own or not key.startswith(tuple(f"{head}." for head in heads))
+    }
+    load_weights(model, kept, source=weights)
+
+
+class HuggingFaceModel(_Normalised):
+    """A model of transformers: an image model frame by frame, or V-JEPA 2."""
+
+    def __init__(
+        self, folder: Path, kind: str, num_frames: int, layers: Sequence[int], *, name: str
+    ) -> None:
+        super().__init__()
+        words = f"{name} ({folder})"
+        whole = _load_hugging_face(folder, kind, words)
+        self.is_video = kind == "vjepa2"
+        self.model: nn.Module = whole.encoder if self.is_video else whole
+        self.width, patch = whole.config.hidden_size, whole.config.patch_size
+        settings = _read_preprocessor(folder, words)
+        scale = 255 * settings.get("rescale_factor", 1 / 255) if settings["do_rescale"] else 255
+        colours = ([0.0] * 3, [1.0] * 3)
+        if settings["do_normalize"]:
+            colours = settings["image_mean"], settings["image_std"]
+        self._keep_colours(*colours, scale)
+        # Positions of these two are of one size; of the others the library interpolates
+        if self.is_video:
+            self.side = whole.config.crop_size
+        elif kind.startswith("clip"):
+            self.side = whole.config.image_size
+        else:
+            self.side = _side_of(settings) or whole.config.image_size
+        self.side -= self.side % patch
+        frames = whole.config.tubelet_size if self.is_video else 1
+        _check_frames(num_frames, frames, words)
+        self.grid = TokenGrid(num_frames // frames, self.side // patch, self.side // patch)
+        stacks = [part for part in self.model.modules() if isinstance(part, nn.ModuleList)]
+        self.blocks: nn.ModuleList = max(stacks, key=len)
+        check_layers(layers, len(self.blocks))
+        self.layers = [layer % len(self.blocks) for layer in layers]
+        inner = {id(part) for part in self.blocks.modules()}
+        norms = [
+            part
+            for path, part in self.model.named_modules()
+            if path.split(".")[-1] in _FINAL_NORMS and id(part) not in inner
+        ]
+        assert len(norms) == 1, f"{kind} has {len(norms)} norms at its end"
+        self.norm = norms[0]
+
+    def forward(self, clips: Tensor) -> list[Tensor]:
+        pixels = self._normalised(clips).transpose(1, 2)  # (B, T, 3, S, S)
+        found: dict[int, Tensor] = {}
+
+        def keep(number: int) -> Any:
+            def hook(module: nn.Module, given: Any, result: Any) -> None:
+                found[number] = result[0] if isinstance(result, tuple) else result
+
+            return hook
+
+        hooks = [self.blocks[k].register_forward_hook(keep(k)) for k in self.layers]
+        try:
+            self.model(pixels if self.is_video else pixels.flatten(0, 1))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        grid, batch = self.grid, len(clips)
+        sizes = (batch, grid.time, grid.height, grid.width)
+        count = grid.num_tokens if self.is_video else grid.num_tubes
+        # Class token and registers come first
+        layers = [self.norm(found[number])[:, -count:] for number in self.layers]
+        return [layer.reshape(*sizes, self.width) for layer in layers]
+
+
+def _load_hugging_face(folder: Path, kind: str, words: str) -> Any:
+    try:
+        import transformers  # noqa: PLC0415 - optional, and takes seconds
+    except ImportError as error:
+        raise ValueError(
+            f"{words} is a model of transformers, which is not installed: "
+            "pip install 'hpm_video[transformers]'"
+        ) from error
+    of_kind = getattr(transformers, OF_HUGGING_FACE[kind], None)
+    if of_kind is None:
+        raise ValueError(
+            f"{words} is of model_type {kind}, which transformers {transformers.__version__} does "
+            "not have: install a newer one"
+        )
+    logging = transformers.utils.logging
+    shows_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is missing we say ourselves; what is left over is usual
+    try:
+        model, info = of_kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",  # what settings name could be code of a hub
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{words} cannot be read by transformers: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if shows_bars:
+            logging.enable_progress_bar()
+    if missing := sorted(k for k in info["missing_keys"] if not k.startswith(_NOT_ASKED)):
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise ValueError(f"{words} lacks weights: {', '.join(missing[:4])}{more}")
+    return model
+
+
+def model_type(folder: Path) -> object:
+    """That of a Hugging Face folder; None for everything else."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return None
+    settings = _read(file)
+    if "quantization_config" in settings:
+        raise ValueError(f"{folder} holds quantised weights: must be of floating-point numbers")
+    return settings.get("model_type")
+
+
+def _read_preprocessor(folder: Path, words: str) -> dict[str, Any]:
+    """How pixels are normalised, checked."""
+    there = [folder / name for name in _PREPROCESSORS if (folder / name).is_file()]
+    if not there:
+        raise ValueError(
+            f"{words} has no {' or '.join(_PREPROCESSORS)}, which says how its pixels are "
+            "normalised: copy it from the model's own folder"
+        )
+    settings = {"do_rescale": True, "do_normalize": True, **_read(there[0])}
+    if settings["do_normalize"]:
+        for key in ("image_mean", "image_std"):
+            colours = settings.get(key)
+            if (
+                not isinstance(colours, list)
+                or len(colours) != 3
+                or not all(isinstance(c, int | float) for c in colours)
+            ):
+                raise ValueError(f"{there[0]}: {key} ({colours}) must be three numbers")
+    factor = settings.get("rescale_factor", 1 / 255)
+    if not isinstance(factor, int | float) or not 0 < factor < math.inf:
+        raise ValueError(f"{there[0]}: rescale_factor ({factor}) must be a number above 0")
+    return settings
+
+
+def _side_of(settings: Mapping[str, Any]) -> int | None:
+    """The side of the images that a preprocessor makes, where it says one."""
+    for key in ("crop_size", "size"):
+        size = settings.get(key)
+        if key == "crop_size" and not settings.get("do_center_crop", True):
+            continue
+        if isinstance(size, Mapping):
+            size = size.get("height", size.get("shortest_edge"))
+        if isinstance(size, int) and size > 0:
+            return size
+    return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}): must hold settings") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds a {type(found).__name__}: must hold settings")
+    return found
+
+
+def _check_frames(num_frames: int, tubelet_size: int, words: str) -> None:
+    if num_frames % tubelet_size:
+        raise ValueError(
+            f"{words} has tokens of {tubelet_size} frames: data.num_frames ({num_frames}) must be "
+            "a multiple of that"
+        )

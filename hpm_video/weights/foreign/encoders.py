@@ -1,0 +1,139 @@
+"""Frozen encoders of any origin, asked for features of whole clips on our grid of tokens.
+
+What a model itself expects is its own affair here: resolution, normalisation of pixels, frames of a
+token, class tokens and registers. Nothing is downloaded, and no code of a folder is run.
+
+Notation as in `hpm_video.models.tokens`; S the side of the model's own pixels, L layers.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpm_video.models.pixels import as_floats
+from hpm_video.models.precision import no_autocast
+from hpm_video.models.tokens import TokenGrid
+from hpm_video.weights.foreign.encoder_sources import (
+    OF_HUGGING_FACE,
+    OF_TIMM,
+    HuggingFaceModel,
+    OurEncoder,
+    Source,
+    TimmModel,
+    model_type,
+)
+
+
+def frozen_encoder(
+    model: str,
+    grid: TokenGrid,
+    *,
+    num_frames: int,
+    layers: Sequence[int] = (-1,),
+    weights: str | None = None,
+    name: str = "encoder",
+) -> "FrozenEncoder":
+    """Read an encoder, onto the CPU.
+
+    ``model``: a checkpoint or run folder of ours, a file that `import_weights` knows, a folder of
+    Hugging Face, or timm:NAME with the file ``weights``. ``grid``: that of the features.
+    ``num_frames``: of the clips that it will be asked about. ``layers``: whose features, 0 is the
+    first block and -1 the last. ``name``: what messages call it.
+
+    Raises FileNotFoundError, or ValueError in one line: where it is missing, unknown, has no
+    weights, or does not fit such clips.
+    """
+    if weights is not None and not model.startswith(OF_TIMM):
+        raise ValueError(
+            f"weights ({weights}) must be left out for {name} ({model}): it has its own"
+        )
+    folder = Path(model)
+    source: Source
+    if model.startswith(OF_TIMM):
+        source = TimmModel(model.removeprefix(OF_TIMM), weights, num_frames, layers, name=name)
+    elif not folder.exists():
+        raise FileNotFoundError(f"{name} ({model}) does not exist")
+    elif (kind := model_type(folder)) in (None, "videomae"):
+        source = OurEncoder(model, num_frames, layers, name=name)
+    elif kind in OF_HUGGING_FACE:
+        source = HuggingFaceModel(folder, str(kind), num_frames, layers, name=name)
+    else:
+        known = ", ".join(("videomae", *OF_HUGGING_FACE))
+        raise ValueError(f"{name} ({model}) is of model_type {kind}: must be one of {known}")
+    return FrozenEncoder(source, grid)
+
+
+class FrozenEncoder(nn.Module):
+    """Features of whole clips, without gradient, brought to a grid of ours.
+
+    Clips (B, 3, T, H, W), floats in [0, 1] or bytes -> (B, N, L * D) float32, one layer after the
+    other. Pixels are resized to the model's side, bilinear and antialiased. Features of a finer
+    grid are averaged over the area of a token, those of a coarser one interpolated, along each
+    axis. An image model sees every frame, and a token has the mean of its frames.
+
+    width: numbers of a token in a layer, D.
+    """
+
+    def __init__(self, source: "Source", grid: TokenGrid) -> None:
+        super().__init__()
+        self.source, self.width = source, source.width
+        old, new = source.grid, grid
+        axes = (old.time, new.time), (old.height, new.height), (old.width, new.width)
+        for axis, sizes in enumerate(axes):
+            self.register_buffer(f"to_grid_{axis}", resizing(*sizes), persistent=False)
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, clips: Tensor) -> Tensor:
+        side = self.source.side
+        if clips.shape[-2:] != (side, side):
+            frames = as_floats(clips).transpose(1, 2)  # (B, T, 3, H, W)
+            resized = F.interpolate(
+                frames.flatten(0, 1), (side, side), mode="bilinear", antialias=True
+            )
+            clips = resized.unflatten(0, frames.shape[:2]).transpose(1, 2)
+        return torch.cat([self._on_grid(layer) for layer in self.source(clips)], dim=-1)
+
+    def describe(self) -> str:
+        """What it looks at and gives, in words."""
+        source = self.source
+        return (
+            f"{self.width} numbers of each token in a layer, clips of {source.side} x "
+            f"{source.side} pixels, {source.grid}"
+        )
+
+    def digest(self) -> str:
+        """SHA-256 of the weights: the same for the same ones."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.source.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    def _on_grid(self, features: Tensor) -> Tensor:
+        """(B, t, h, w, D) of the model's grid -> (B, N, D) of ours."""
+        features = features.float()
+        with no_autocast(features):
+            for axis in range(3):
+                weights = self.get_buffer(f"to_grid_{axis}")
+                if weights.shape[0] != weights.shape[1]:
+                    moved = features.movedim(1 + axis, -2)  # (…, old, D)
+                    features = (weights @ moved).movedim(-2, 1 + axis)
+        return features.flatten(1, 3)
+
+
+def resizing(old: int, new: int) -> Tensor:
+    """The matrix (new, old) that turns values of ``old`` equal cells of an axis into those of
+    ``new``: means over the part of each that a new cell covers, or linear interpolation."""
+    if new >= old:
+        cells = torch.eye(old)[None]
+        return F.interpolate(cells, size=new, mode="linear", align_corners=False)[0].T.contiguous()
+    edges = torch.arange(new + 1, dtype=torch.float64) * old / new
+    place = torch.arange(old, dtype=torch.float64)
+    ends = torch.minimum(edges[1:, None], place + 1)
+    starts = torch.maximum(edges[:-1, None], place)
+    return ((ends - starts).clamp(min=0) * new / old).float()

@@ -1,0 +1,53 @@
+"""The frozen model whose features a pre-training reconstructs, as its settings name it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpm_video.config import LossConfig, PretrainConfig
+from hpm_video.models.build import token_grid
+from hpm_video.weights.foreign.encoders import FrozenEncoder, frozen_encoder
+
+
+def load_target(
+    config: PretrainConfig, device: torch.device | str = "cpu"
+) -> tuple[PretrainConfig, FrozenEncoder | None]:
+    """The model of loss.target=frozen on a device, and the config with its width; for any other
+    target the config as it is, and None.
+
+    Raises FileNotFoundError, or ValueError where it is not the model that the settings say.
+    """
+    loss, data = config.loss, config.data
+    if loss.target != "frozen":
+        return config, None
+    assert loss.target_model is not None
+    encoder = frozen_encoder(
+        loss.target_model,
+        token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size),
+        num_frames=data.num_frames,
+        layers=loss.target_layers,
+        weights=loss.target_weights,
+        name="loss.target_model",
+    )
+    if loss.target_width not in (None, encoder.width):
+        raise ValueError(
+            f"loss.target_width ({loss.target_width}) must be {encoder.width}, that of "
+            f"loss.target_model ({loss.target_model}): leave it out"
+        )
+    config = replace(config, loss=replace(loss, target_width=encoder.width))
+    return config, encoder.to(device)
+
+
+def check_digest(
+    loss: LossConfig, digest: str | None, state: Mapping[str, Any], *, source: str | Path | None
+) -> None:
+    """Raise ValueError where the target has other weights than that of a checkpoint, ``state``."""
+    before = state.get("target_digest")
+    if digest is not None and before is not None and digest != before:
+        raise ValueError(
+            f"loss.target_model ({loss.target_model}) has other weights than when checkpoint "
+            f"({source}) was written: put them back, or begin another run"
+        )
