@@ -458,7 +458,8 @@ def test_a_checkpoint_of_features_shows_no_reconstruction(browser: Any, tmp_path
     names = browser.execute_script(
         "return [...document.querySelectorAll('[data-view]')].map((e) => e.dataset.view)"
     )
-    assert names == ["clip", "predicted", "measured", "hard", "random", "seen"]
+    sources = ["predicted", "motion", "codec", "measured"]
+    assert names == [*sources, "clip", "hard", "random", "seen"]
     text = browser.execute_script("return document.body.textContent")
     assert "reconstructs features, which are no picture" in text
     assert errors(browser) == []

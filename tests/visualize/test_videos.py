@@ -215,7 +215,7 @@ def test_hard_tubes_are_those_of_the_source_that_masked(toy: Path, tmp_path: Pat
         _, (result,) = visualize(run, [video], tmp_path / f"{name}_pages", device="cpu")
         page = result.page.read_text()
         assert '"scoredBy":"motion"' in page.replace(" ", "")
-        assert '<option value="motion">motion</option>' in page
+        assert '<option value="motion">frame differences</option>' in page
     # Random masks go by nothing: then the loss measured says what would be hard
     run = train(toy, tmp_path / "none", "masking.source=none", "loss.prediction=none")
     tubes = hpm_video.hard_tubes(run, video, device="cpu")
