@@ -58,6 +58,7 @@ OF_VARIANTS: dict[str, dict[str, object]] = {
     "measured": {"masking.source": "measured"},
     "motion": {"masking.source": "motion", "loss.prediction": "none"},
     "motion_and_prediction": {"masking.source": "motion"},
+    "codec": {"masking.source": "codec", "loss.prediction": "none"},
     "all_hard": {"masking.hard_ratio_start": 1.0, "masking.hard_ratio_end": 1.0},
     "decoder_mask": {"masking.decoder_mask_ratio": 0.5},
     "decoder_mask_random": {

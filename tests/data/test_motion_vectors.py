@@ -192,9 +192,9 @@ def _speeds_of(
     vectors: np.ndarray, height: int, width: int, *, before: int, after: int
 ) -> npt.NDArray[np.float32]:
     """Of one frame, among others that have nothing to do with it."""
-    other = FrameVectors(_vectors([(0, 0, 16, 16, 9, 9, -1)]), 3, 1)
-    frames = [other, FrameVectors(vectors, before, after), other]
-    return speeds_of(frames, height, width)[1]
+    other = FrameVectors(_vectors([(0, 0, 16, 16, 9, 9, -1)]).tobytes(), 3, 1)
+    frames = [other, FrameVectors(vectors.tobytes(), before, after), other]
+    return speeds_of(frames, vectors.dtype, height, width)[1]
 
 
 def test_a_camera_that_moves_is_taken_off() -> None:

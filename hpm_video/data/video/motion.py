@@ -76,27 +76,30 @@ def edges(length: int) -> Floats:
 
 @dataclass(frozen=True)
 class FrameVectors:
-    """The vectors of a frame as FFmpeg exports them, and how many frames away are those from which
-    its blocks are copied."""
+    """The vectors of a frame, and how many frames away are those from which its blocks are
+    copied."""
 
-    vectors: np.ndarray
+    vectors: bytes  # records, as FFmpeg exports them
     before: int
     after: int
 
 
-def speeds_of(frames: Sequence[FrameVectors], height: int, width: int) -> Floats:
-    """Speeds (T, R, C) of frames of such a height and width.
+def speeds_of(
+    frames: Sequence[FrameVectors], record: np.dtype[np.void], height: int, width: int
+) -> Floats:
+    """Speeds (T, R, C) of frames of such a height and width, by vectors of a type of records.
 
     A cell moves with the mean of its vectors. The median of a frame's cells is the camera's and is
     taken off. Cells without a vector, which the codec could not copy, get the frame's mean.
     """
     rows, columns = -(-height // CELL), -(-width // CELL)
     cells, shape = rows * columns, (len(frames), rows * columns)
-    lengths = [len(frame.vectors) for frame in frames]
+    lengths = [len(frame.vectors) // record.itemsize for frame in frames]
+    vectors = np.frombuffer(b"".join(frame.vectors for frame in frames), record)
     of_frame = np.repeat(np.arange(len(frames)), lengths)
 
     def field(name: str) -> npt.NDArray[np.int64]:
-        return np.concatenate([frame.vectors[name] for frame in frames]).astype(np.int64)
+        return vectors[name].astype(np.int64)
 
     # From there to here: towards the past and the future in opposite directions
     before = np.repeat([frame.before for frame in frames], lengths)
@@ -104,18 +107,17 @@ def speeds_of(frames: Sequence[FrameVectors], height: int, width: int) -> Floats
     away = np.where(field("source") < 0, before, -after) * np.maximum(field("motion_scale"), 1)
     down, right = (field(name) / away for name in ("motion_y", "motion_x"))
     high, wide = field("h"), field("w")
-    first_row, first_column = (
-        (field("dst_y") - high // 2) // CELL,
-        (field("dst_x") - wide // 2) // CELL,
-    )
+    first_row = (field("dst_y") - high // 2) // CELL
+    first_column = (field("dst_x") - wide // 2) // CELL
     sums = np.zeros((3, len(frames) * cells))
     for rows_on, columns_on in product((0, 1), repeat=2):  # blocks have at most two cells each way
         row, column = first_row + rows_on, first_column + columns_on
         covers = (high > rows_on * CELL) & (wide > columns_on * CELL)
         covers &= (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
         place = (of_frame * cells + row * columns + column)[covers]
-        for total, weights in zip(sums, (down, right, np.ones_like(down)), strict=True):
-            total[:] += np.bincount(place, weights[covers], len(total))
+        sums[0] += np.bincount(place, down[covers], len(frames) * cells)
+        sums[1] += np.bincount(place, right[covers], len(frames) * cells)
+        sums[2] += np.bincount(place, minlength=len(frames) * cells)
     with np.errstate(invalid="ignore"):
         velocity = (sums[:2] / sums[2]).reshape(2, *shape)  # NaN without a vector
     speeds = np.hypot(*(velocity - _medians(velocity)))

@@ -26,7 +26,8 @@ class VectorLog:
 
     def __init__(self) -> None:
         self._anchors: list[int] = []  # frames others refer to, rising
-        self._vectors: dict[int, np.ndarray] = {}
+        self._vectors: dict[int, bytes] = {}
+        self._record: np.dtype[np.void] | None = None  # of a vector
         self._turn: Orientation = UPRIGHT
         self.ends_between = False  # whether the latest frame's second reference is still to come
 
@@ -42,7 +43,8 @@ class VectorLog:
         self._turn = orientation_of(frame)
         data = frame.side_data.get("MOTION_VECTORS")
         if data is not None and (frame.height, frame.width) == size:
-            self._vectors[index] = data.to_ndarray().copy()  # the frame's own memory ends with it
+            self._record = self._record or data.to_ndarray().dtype
+            self._vectors[index] = bytes(data)  # the frame's own memory ends with it
 
     def speeds(self, indices: Sequence[int], height: int, width: int) -> Speeds:
         """Speeds of frames of such a height and width, as stored, in these frames as shown."""
@@ -56,6 +58,6 @@ class VectorLog:
             before = index - int(past[-1]) if len(past) else 1
             after = int(future[0]) - index if len(future) else 1
             found.append(FrameVectors(self._vectors[index], before, after))
-        if found:
-            cells[list(known)] = speeds_of(found, height, width)
+        if self._record is not None and found:
+            cells[list(known)] = speeds_of(found, self._record, height, width)
         return Speeds(cells, rows, columns).turned(self._turn)
