@@ -39,8 +39,9 @@ _SPLIT = ("data transcode", "bench ablation")
 # Settings that name files which must be there before the job starts.
 _INPUTS = (
     "data.manifest", "data.val_manifest", "model.init", "run.resume", "probe.train_manifest",
-    "probe.val_manifest",
+    "probe.val_manifest", "loss.target_model", "loss.target_weights",
 )  # fmt: skip
+_NO_FILE = "timm:"  # so begin names that a setting may have instead
 # Arguments that do
 _INPUT_ARGUMENTS = ("checkpoint", "manifest", "train", "val", "video")
 
@@ -311,7 +312,9 @@ def _check_exist(
     name: str, value: str | Sequence[str] | None, *, may_be_setting: bool = False
 ) -> None:
     for path in [value] if isinstance(value, str) else value or []:
-        if not (may_be_setting and is_setting(path)) and not os.path.exists(path):
+        if path.startswith(_NO_FILE) or (may_be_setting and is_setting(path)):
+            continue
+        if not os.path.exists(path):
             raise FileNotFoundError(f"{name} ({path}) does not exist")
 
 

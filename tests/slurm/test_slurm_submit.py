@@ -289,6 +289,14 @@ def test_durations() -> None:
         (["data.manifest=none.csv"], ["data.manifest (none.csv)", "does not exist"]),
         (["data.manifest=[]"], ["data.manifest ([])"]),
         (["model.init=none.pt"], ["model.init (none.pt)", "does not exist"]),
+        (
+            ["loss.target=frozen", "loss.target_model=none.pt"],
+            ["loss.target_model (none.pt)", "does not exist"],
+        ),
+        (
+            ["loss.target=frozen", "loss.target_model=timm:x", "loss.target_weights=none.pt"],
+            ["loss.target_weights (none.pt)", "does not exist"],
+        ),
         (["--folder", "list.csv/x"], ["folder (list.csv/x)", "is a file"]),
         (["--sweep", "optim.bas_lr=1,2"], ["optim.bas_lr", "optim.base_lr"]),
         (["--sweep", "masking.hard_ratio_end=.5,2"], ["masking.hard_ratio_end (2"]),

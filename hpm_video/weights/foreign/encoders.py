@@ -78,7 +78,7 @@ class FrozenEncoder(nn.Module):
     width: numbers of a token in a layer, D.
     """
 
-    def __init__(self, source: "Source", grid: TokenGrid) -> None:
+    def __init__(self, source: Source, grid: TokenGrid) -> None:
         super().__init__()
         self.source, self.width = source, source.width
         old, new = source.grid, grid
