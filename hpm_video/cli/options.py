@@ -15,6 +15,8 @@ from hpm_video.config.values import Decoder, Device, values_of
 
 SETTINGS = "key=value"
 
+_VIDEOS = "videos"  # a command's words that are no option; there may be none
+
 # Settings that are options too, by their last name, and what stands for their value in --help
 _ALSO_OPTIONS = {
     "manifest": "LIST",
@@ -150,7 +152,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
         if isinstance(given[name], list):  # ... and settings behind an option for its values
             settings = [word for word in given[name] if isinstance(word, str) and is_setting(word)]
             given[name] = [word for word in given[name] if word not in settings]
-            if settings and not given[name]:
+            if settings and not given[name] and name != _VIDEOS:
                 option, follow = name.rpartition(".")[2].rstrip("="), " ".join(settings)
                 raise ValueError(
                     f"--{option} must have a value: only settings follow it ({follow})"

@@ -27,6 +27,7 @@ JOBS: dict[str, type[Any] | None] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
+    "predict": EvaluateConfig,
     "probe": ProbeJobConfig,
     "features": FeaturesConfig,
     "data": None,
@@ -42,7 +43,7 @@ _INPUTS = (
     "probe.val_manifest",
 )  # fmt: skip
 # Arguments that do
-_INPUT_ARGUMENTS = ("checkpoint", "manifest", "train", "val", "video")
+_INPUT_ARGUMENTS = ("checkpoint", "manifest", "train", "val", "video", "videos")
 
 
 @dataclass(frozen=True)
@@ -248,8 +249,8 @@ def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[
 
 def _results(command: Command, sweep: str) -> str | None:
     """Where the results of a sweep's tasks go, side by side; None for a job that writes none."""
-    if command.job == "features":
-        raise ValueError(f"sweep ({sweep}) must not be of features, whose output is one file")
+    if command.job in ("features", "predict"):
+        raise ValueError(f"sweep ({sweep}) must not be of {command.job}, whose output is one file")
     if command.job == "evaluate" and command.namespace.output_dir is None:
         raise ValueError(f"sweep ({sweep}) of evaluate needs -o DIR: each task has a folder there")
     return getattr(command.namespace, "output_dir", None)
