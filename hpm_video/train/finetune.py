@@ -77,13 +77,13 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     optimizer = finetune_optimizer(model, optim)
     start.load_optimizer(optimizer, model)
     fit = start.describe_fit(model.encoder) if isinstance(model, Classifier) else []
+    evaluation.keep_best(folder / "checkpoints", state=start.state)
     start.forget_weights()
     moving = running_means(model)  # of baselines
     class_weights = None
     if optim.class_balance == "weights":
         weights = balancing_weights(torch.from_numpy(manifest.labels), num_classes)
         class_weights = weights.to(world.device)
-    evaluation.keep_best(folder / "checkpoints", is_new=start.state is None)
 
     def checkpoint() -> dict[str, Any]:
         return {
@@ -95,6 +95,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             "optimizer": optimizer_state(optimizer, model),
             "num_classes": num_classes,
             "classes": None if manifest.classes is None else list(manifest.classes),
+            **evaluation.state(),
             "trained_grid": trained_grid
             and [trained_grid.time, trained_grid.height, trained_grid.width],
         }
@@ -130,6 +131,8 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
         uses_graphs = config.run.cuda_graphs == "true"
         replayed = Replayed(learn, capture=uses_graphs, say=run.log.line)
         model.train()
+        if evaluation.is_over:
+            run.end_early()
         for step in run.steps():
             set_lr(optimizer, lr := steps.lr_at(step))
             # Dropout and stochastic depth follow (seed, step, rank): nothing to save for a resume.
@@ -168,5 +171,9 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             if evaluation.is_due(step + 1, steps):
                 evaluated = model if average is None else average
                 evaluation.run(evaluated, checkpoint, step=step + 1, epoch=epoch, log=run.log)
+                if evaluation.is_over:
+                    run.end_early()
             run.end_step(checkpoint)
+        if evaluation.is_over and run.steps_done < steps.total:
+            run.log.line(evaluation.why_over())
         return run.is_complete
