@@ -2,68 +2,159 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 from hpm_video.runtime.moved import find_moved_modules
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from torch import Tensor
 
     from hpm_video.config.values import Device
     from hpm_video.visualize.hard_tubes import HardTubes
+
+    Path = str | PathLike[str]
+    Video = Path | npt.NDArray[np.uint8] | Tensor
 
 __version__ = "0.1.0"
 
 find_moved_modules()
 
+# Said by libraries that we import, about themselves.
+warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
+
+@overload
 def embed(
-    path: str | PathLike[str],
+    videos: Video,
     *,
-    checkpoint: str | PathLike[str],
+    checkpoint: Path,
+    num_clips: int = ...,
+    num_crops: int = ...,
+    every: int | None = ...,
+    device: Device = ...,
+) -> npt.NDArray[np.float32]: ...
+@overload
+def embed(
+    videos: Iterator[Video],
+    *,
+    checkpoint: Path,
+    num_clips: int = ...,
+    num_crops: int = ...,
+    every: int | None = ...,
+    device: Device = ...,
+) -> Iterator[npt.NDArray[np.float32]]: ...
+@overload
+def embed(
+    videos: list[Any] | tuple[Any, ...],
+    *,
+    checkpoint: Path,
+    num_clips: int = ...,
+    num_crops: int = ...,
+    every: int | None = ...,
+    device: Device = ...,
+) -> npt.NDArray[np.float32]: ...
+def embed(
+    videos: Any,
+    *,
+    checkpoint: Path,
     num_clips: int = 1,
     num_crops: int = 1,
+    every: int | None = None,
     device: Device = "auto",
-) -> npt.NDArray[np.float32]:
+) -> Any:
     """Return the feature (D,) of a video: the mean over tokens, clips and crops.
+
+    Of several videos, a list or tuple, they are the rows of an array (V, D). An iterator gives
+    features one by one: of the videos that it yields or, where it yields frames, of windows that
+    begin ``every`` so many of them (by default side by side). So a camera never has to end.
 
     The checkpoint, or run folder, is of pre-training or of fine-tuning; the last one used stays in
     memory. One clip and one crop are the middle of the video.
 
+    Args:
+        videos: a path, or frames (T, H, W, 3) uint8 as an array or tensor; several of these; or an
+            iterator over these or over frames (H, W, 3) uint8.
+        checkpoint: a file or a run folder.
+        num_clips: clips in time per video; of a stream of frames each window is one.
+        num_crops: crops in space per clip.
+        every: frames of a stream from one window to the next.
+        device: where the model runs.
+
     Raises:
-        VideoReadError: the video is unreadable.
-        FileNotFoundError, ValueError: there is no such checkpoint, or it is none of ours.
+        VideoReadError: a video is unreadable.
+        FileNotFoundError, ValueError: there is no such checkpoint, it is none of ours, or the
+            frames are of another type or shape.
     """
-    from hpm_video.evaluate.embed_classify import embed_video
+    from hpm_video.evaluate.embed_classify import Views, embed_videos
 
-    return embed_video(
-        path, checkpoint=checkpoint, num_clips=num_clips, num_crops=num_crops, device=device
-    )
+    views = Views(num_clips, num_crops, every)
+    return embed_videos(videos, checkpoint=checkpoint, views=views, device=device)
 
 
+@overload
 def classify(
-    path: str | PathLike[str],
+    videos: Video,
     *,
-    checkpoint: str | PathLike[str],
+    checkpoint: Path,
+    num_clips: int | None = ...,
+    num_crops: int | None = ...,
+    every: int | None = ...,
+    device: Device = ...,
+) -> dict[str, float]: ...
+@overload
+def classify(
+    videos: Iterator[Video],
+    *,
+    checkpoint: Path,
+    num_clips: int | None = ...,
+    num_crops: int | None = ...,
+    every: int | None = ...,
+    device: Device = ...,
+) -> Iterator[dict[str, float]]: ...
+@overload
+def classify(
+    videos: list[Any] | tuple[Any, ...],
+    *,
+    checkpoint: Path,
+    num_clips: int | None = ...,
+    num_crops: int | None = ...,
+    every: int | None = ...,
+    device: Device = ...,
+) -> list[dict[str, float]]: ...
+def classify(
+    videos: Any,
+    *,
+    checkpoint: Path,
     num_clips: int | None = None,
     num_crops: int | None = None,
+    every: int | None = None,
     device: Device = "auto",
-) -> dict[str, float]:
+) -> Any:
     """Return the probability of every class of a fine-tuned checkpoint, the likeliest class first.
 
+    ``videos`` and ``every`` are as in `embed`: several videos give a list, an iterator an iterator.
     Classes without names are called by their number. Probabilities are means over the views, which
     are those of the checkpoint's own evaluation unless given.
 
     Raises:
-        VideoReadError: the video is unreadable.
-        FileNotFoundError, ValueError: there is no such checkpoint, or it is not of fine-tuning.
+        VideoReadError: a video is unreadable. `hpm-video predict` goes on with the others.
+        FileNotFoundError, ValueError: there is no such checkpoint, it is not of fine-tuning, or the
+            frames are of another type or shape.
     """
-    from hpm_video.evaluate.embed_classify import classify_video
+    from hpm_video.evaluate.embed_classify import classify_videos
 
-    return classify_video(
-        path, checkpoint=checkpoint, num_clips=num_clips, num_crops=num_crops, device=device
+    return classify_videos(
+        videos,
+        checkpoint=checkpoint,
+        num_clips=num_clips,
+        num_crops=num_crops,
+        every=every,
+        device=device,
     )
 
 

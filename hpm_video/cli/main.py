@@ -6,7 +6,6 @@ Exit code 0: done. 1: failed or stopped before the end. 2: the user's mistake, o
 import argparse
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from types import TracebackType
@@ -21,6 +20,7 @@ JOBS = {
     "pretrain": "pre-train a model on unlabelled videos",
     "finetune": "fine-tune a classifier on labelled videos",
     "evaluate": "figures, predictions and a page of a fine-tuned classifier",
+    "predict": "classes of videos without labels, and along long ones, as tables and pages",
     "probe": "how good features are: simple classifiers on a frozen encoder",
     "features": "features of videos, or of windows that slide over long ones, as files",
     "visualize": "pictures of what a pre-trained model finds hard",
@@ -42,8 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
     # loader workers share, that makes a training step several times slower; read at its import.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # Said by libraries that we import, about themselves.
-    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
     parser = argparse.ArgumentParser(
         prog="hpm-video",
         description="Self-supervised video pre-training by masked autoencoding that finds out "

@@ -15,6 +15,8 @@ from hpm_video.config.values import Decoder, Device, values_of
 
 SETTINGS = "key=value"
 
+_VIDEOS = "videos"  # a command's words that are no option; there may be none
+
 # Settings that are options too, by their last name, and what stands for their value in --help
 _ALSO_OPTIONS = {
     "manifest": "LIST",
@@ -67,6 +69,24 @@ def add_manifest(
 ) -> None:
     """One or several lists of videos."""
     parser.add_argument(name, nargs="+", default=[], metavar="LIST", help=meaning, **more)
+
+
+def lists_or_stored(
+    given: Sequence[str], stored: Sequence[str], *, option: str, setting: str, checkpoint: str
+) -> list[str]:
+    """The lists of an option or, without it, those that the checkpoint's settings name."""
+    if given:
+        return list(given)
+    if not stored:
+        raise ValueError(
+            f"{option} (none) must name a list: checkpoint ({checkpoint}) has none in {setting}"
+        )
+    for path in stored:
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"{setting} of the checkpoint ({path}) does not exist: name a list by {option}"
+            )
+    return list(stored)
 
 
 def add_one_manifest(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +170,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
         if isinstance(given[name], list):  # ... and settings behind an option for its values
             settings = [word for word in given[name] if isinstance(word, str) and is_setting(word)]
             given[name] = [word for word in given[name] if word not in settings]
-            if settings and not given[name]:
+            if settings and not given[name] and name != _VIDEOS:
                 option, follow = name.rpartition(".")[2].rstrip("="), " ".join(settings)
                 raise ValueError(
                     f"--{option} must have a value: only settings follow it ({follow})"

@@ -121,7 +121,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig(AskConfig):
-    """Settings of ``hpm-video evaluate`` beside the checkpoint."""
+    """Settings of ``hpm-video evaluate`` and ``predict`` beside the checkpoint."""
 
     checkpoint: StoredCheckpoint = setting("last", "which one of a run folder; best: see docs")
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, fields
 
 from hpm_video.config.evaluation import EvaluationConfig
-from hpm_video.config.limits import all_at_least, at_least, below_one, between
+from hpm_video.config.limits import all_at_least, below_one, between
 from hpm_video.config.schema import setting
 from hpm_video.config.shared import (
     DataConfig,
@@ -12,7 +12,7 @@ from hpm_video.config.shared import (
     RunConfig,
     check_batch,
 )
-from hpm_video.config.values import ClassBalance, ClassifierName, Crop, Interpolation
+from hpm_video.config.values import BestBy, ClassBalance, ClassifierName, Crop, Interpolation
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,23 @@ class MixingConfig:
 @dataclass(frozen=True)
 class FinetuneEvaluationConfig(EvaluationConfig):
     every_epochs: int = setting(0, "epochs from one evaluation to the next; 0: only at the end")
+    best_by: BestBy = setting(
+        "auto",
+        "figure that chooses best.pt, of equals the later; auto: top1, but first_top1 (of equals "
+        "the earlier) in runs begun before this setting existed",
+    )
+    patience: int = setting(
+        0, "evaluations in a row without a better best_by after which the run ends; 0: never"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("evaluation.every_epochs", self.every_epochs, 0)
+        all_at_least("evaluation.", self, every_epochs=0, patience=0)
+        if self.patience and not self.every_epochs:
+            raise ValueError(
+                f"evaluation.patience ({self.patience}) must be 0 while evaluation.every_epochs is "
+                "0: add evaluation.every_epochs=1"
+            )
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,11 @@ class FinetuneConfig:
             raise ValueError(
                 f"data.batch_size ({at_once}) must be even: pairs of videos are mixed "
                 "(mixing.mixup=0 mixing.cutmix=0: not)"
+            )
+        if self.evaluation.patience and not self.data.val_manifest:
+            raise ValueError(
+                f"evaluation.patience ({self.evaluation.patience}) must be 0 without "
+                "data.val_manifest: name the list to evaluate on"
             )
         if self.data.crop_on == "device" and max(self.augment.num_operations, self.augment.erasing):
             raise ValueError(

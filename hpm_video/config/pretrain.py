@@ -277,7 +277,11 @@ class LossConfig:
 
 
 # Of settings that are ``auto`` by default, what was in effect before they existed
-_THEN = (("loss", "variance", "biased"), ("augment", "interpolation", "bilinear"))
+_THEN = (
+    ("loss", "variance", "biased"),
+    ("augment", "interpolation", "bilinear"),
+    ("evaluation", "best_by", "first_top1"),
+)
 
 
 def as_then(stored: Mapping[str, Any]) -> Mapping[str, Any]:

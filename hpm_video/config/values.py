@@ -40,6 +40,7 @@ LossTarget = Literal["pixels", "ema", "frozen"]
 # Fine-tuning, evaluation and studies
 Interpolation = Literal["auto", "bicubic", "bilinear"]
 ClassBalance = Literal["none", "weights"]
+BestBy = Literal["auto", "top1", "balanced_accuracy", "loss", "first_top1"]
 StoredCheckpoint = Literal["last", "best"]
 ProbeKind = Literal["knn", "linear", "attentive"]
 Comparison = Literal["epochs", "time"]

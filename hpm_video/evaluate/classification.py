@@ -26,8 +26,20 @@ from hpm_video.weights.load import classifier_of
 _FILES = {"last": "last", "best": BEST}  # of the checkpoints of a run
 
 
-@torch.no_grad()
 def evaluate_classifier(
+    model: Classifier | Baseline,
+    manifest: Manifest,
+    data: DataConfig,
+    config: EvaluateConfig,
+    world: World,
+) -> Evaluation:
+    """`score_videos` of a manifest whose labels are the model's."""
+    check_fits_model(manifest, model.num_classes)
+    return score_videos(model, manifest, data, config, world)
+
+
+@torch.no_grad()
+def score_videos(
     model: Classifier | Baseline,
     manifest: Manifest,
     data: DataConfig,
@@ -40,7 +52,6 @@ def evaluate_classifier(
     FloatingPointError for a score that is not finite: the weights are not of a working model.
     """
     settings, num_classes = config.evaluation, model.num_classes
-    check_fits_model(manifest, num_classes)
     batch_size = min(settings.batch_size, len(manifest))
     loader = view_loader(
         ViewDataset(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops),
@@ -84,6 +95,11 @@ def evaluate_classifier(
     return Evaluation(scores, labels, paths, tuple(sorted(bad)), manifest.classes)
 
 
+def checkpoint_file(checkpoint: str | Path, which: StoredCheckpoint) -> Path:
+    """A checkpoint by its own path, or the last or the best one of a run folder."""
+    return find_checkpoint(checkpoint, _FILES[which])
+
+
 def evaluate(
     checkpoint: str | Path,
     manifests: Sequence[str],
@@ -96,7 +112,7 @@ def evaluate(
     Of a run folder it is the last checkpoint, or the best one; ``Evaluation.about`` says which.
     With ``output_dir`` the main process writes there what `write_evaluation` does.
     """
-    file = find_checkpoint(checkpoint, _FILES[config.checkpoint])
+    file = checkpoint_file(checkpoint, config.checkpoint)
     state = load_checkpoint(file, kind="finetune")
     model, trained, classes = classifier_of(state, source=file, clip=config.clip)
     manifest = read_manifest(
@@ -143,7 +159,7 @@ def results_folder(
 ) -> Path:
     """Where results are put unless one says otherwise: evaluation/<first list>[_best] in the run
     folder, or beside a checkpoint that lies in none."""
-    folder = find_checkpoint(checkpoint, _FILES[which]).parent
+    folder = checkpoint_file(checkpoint, which).parent
     if folder.name == "checkpoints":
         folder = folder.parent
     name = Path(manifests[0]).stem

@@ -1,9 +1,14 @@
-"""What `hpm_video.embed` and `hpm_video.classify` do, one video at a time."""
+"""What `hpm_video.embed` and `hpm_video.classify` do: of files, arrays and streams of frames."""
 
 import os
-from functools import lru_cache
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from itertools import chain
 from os import PathLike
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,62 +17,202 @@ from torch import Tensor
 
 from hpm_video.config import DataConfig, FinetuneConfig
 from hpm_video.config.limits import at_least
+from hpm_video.config.values import Decoder
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.samples.clips import Request
 from hpm_video.data.samples.views import ViewReader
+from hpm_video.data.video.frames import Video
 from hpm_video.evaluate.frozen_encoder import LoadedBackbone, load_backbone
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.runtime.distributed import pick_device
 from hpm_video.weights.checkpoint import find_checkpoint
 from hpm_video.weights.load import load_classifier
 
+Answer = TypeVar("Answer")
+Pixels = npt.NDArray[np.uint8]
 
-def embed_video(
-    path: str | PathLike[str],
-    *,
-    checkpoint: str | PathLike[str],
-    num_clips: int,
-    num_crops: int,
-    device: str,
-) -> npt.NDArray[np.float32]:
+
+@dataclass(frozen=True)
+class Views:
+    """What of a video is looked at: clips and crops; of a stream of frames, windows that begin
+    ``every`` so many frames (None: side by side)."""
+
+    num_clips: int
+    num_crops: int
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        at_least("num_clips", self.num_clips, 1)
+        at_least("num_crops", self.num_crops, 1)
+        at_least("every", self.every, 1)
+
+
+def embed_videos(videos: Any, *, checkpoint: str | PathLike[str], views: Views, device: str) -> Any:
     """See `hpm_video.embed`."""
     loaded = _backbone(*version_of(checkpoint), device)
     backbone = loaded.backbone
-    views = _views(path, loaded.data, num_clips, num_crops)
-    tokens = backbone.encode(to_clips(views, backbone.device))
-    feature: npt.NDArray[np.float32] = backbone.pooled(tokens).mean(dim=0).cpu().numpy()
-    return feature
+
+    def feature(clips: Tensor) -> npt.NDArray[np.float32]:
+        tokens = backbone.encode(to_clips(clips, backbone.device))
+        pooled: npt.NDArray[np.float32] = backbone.pooled(tokens).mean(dim=0).cpu().numpy()
+        return pooled
+
+    found = _of_each(videos, loaded.data, views, feature)
+    return np.stack(found) if isinstance(found, list) and found else found
 
 
-@torch.no_grad()
-def classify_video(
-    path: str | PathLike[str],
+def classify_videos(
+    videos: Any,
     *,
     checkpoint: str | PathLike[str],
     num_clips: int | None,
     num_crops: int | None,
+    every: int | None,
     device: str,
-) -> dict[str, float]:
+) -> Any:
     """See `hpm_video.classify`."""
     model, config, classes = _classifier(*version_of(checkpoint), device)
     own = config.evaluation
-    num_clips = own.num_clips if num_clips is None else num_clips
-    num_crops = own.num_crops if num_crops is None else num_crops
-    views = _views(path, config.data, num_clips, num_crops)
-    logits = model(to_clips(views, next(model.parameters()).device))
-    scores = logits.softmax(dim=-1).mean(dim=0).tolist()
-    names = [str(label) for label in range(len(scores))] if classes is None else classes
-    return dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1]))
+    views = Views(
+        own.num_clips if num_clips is None else num_clips,
+        own.num_crops if num_crops is None else num_crops,
+        every,
+    )
+
+    @torch.no_grad()
+    def scores_by_name(clips: Tensor) -> dict[str, float]:
+        logits = model(to_clips(clips, next(model.parameters()).device))
+        scores = logits.softmax(dim=-1).mean(dim=0).tolist()
+        names = [str(label) for label in range(len(scores))] if classes is None else classes
+        return dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1]))
+
+    return _of_each(videos, config.data, views, scores_by_name)
 
 
-def _views(path: str | PathLike[str], data: DataConfig, num_clips: int, num_crops: int) -> Tensor:
+def _of_each(
+    videos: Any, data: DataConfig, views: Views, ask: Callable[[Tensor], Answer]
+) -> Answer | list[Answer] | Iterator[Answer]:
+    """What is asked of the views (V, T, S, S, 3) uint8 of a video, of each of several as a list,
+    or of each of an iterator as they come: videos, or windows of its frames."""
+    look = partial(_views_of, data=data, views=views)
+    if _is_video(videos):
+        return ask(look(videos))
+    if not isinstance(videos, Iterable):
+        raise ValueError(_expected(videos))
+    if isinstance(videos, Iterator):
+        return _as_they_come(videos, data, views, ask)
+    return [ask(look(video)) for video in videos]
+
+
+def _as_they_come(
+    items: Iterator[Any], data: DataConfig, views: Views, ask: Callable[[Tensor], Answer]
+) -> Iterator[Answer]:
+    for first in items:
+        items = chain([first], items)
+        if _is_frame(first):
+            # All frames of a window are looked at
+            plain = replace(data, sampling="dense", frame_stride=1)
+            span = (data.num_frames - 1) * data.frame_stride + 1
+            every = views.every or data.num_frames * data.frame_stride
+            for window in _windows(map(_frame, items), span=span, every=every):
+                clip = np.stack(window[:: data.frame_stride])
+                yield ask(_views_of(clip, plain, replace(views, num_clips=1)))
+        else:
+            for video in items:
+                yield ask(_views_of(video, data, views))
+
+
+def _windows(frames: Iterator[Pixels], *, span: int, every: int) -> Iterator[list[Pixels]]:
+    """So many frames in a row, from each ``every``-th on; the last window is the first that holds
+    the last frame, which it repeats where frames are missing."""
+    kept: deque[Pixels] = deque(maxlen=span)
+    start = num_seen = 0  # of the next window; frames so far
+    for frame in frames:
+        kept.append(frame)
+        num_seen += 1
+        if num_seen == start + span:
+            yield list(kept)
+            start += every
+    if start < num_seen and (start == 0 or num_seen > start - every + span):
+        window = list(kept)[start - num_seen :]
+        yield window + [window[-1]] * (span - len(window))
+
+
+def _is_video(value: Any) -> bool:
+    if isinstance(value, str | PathLike):
+        return True
+    return isinstance(value, np.ndarray | Tensor) and value.ndim == 4 and value.dtype != object
+
+
+def _is_frame(value: Any) -> bool:
+    return isinstance(value, np.ndarray | Tensor) and value.ndim == 3
+
+
+def _frame(value: Any) -> Pixels:
+    """A frame of a stream, copied: cameras write the next one to the same memory."""
+    if not _is_frame(value):
+        raise ValueError(_expected(value))
+    return _array(value[None])[0].copy()
+
+
+def _array(value: npt.NDArray[Any] | Tensor) -> Pixels:
+    """Frames (T, H, W, 3) uint8, of either kind; ValueError for others."""
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+    if array.dtype != np.uint8 or array.shape[-1] != 3 or 0 in array.shape:
+        raise ValueError(_expected(value))
+    return cast(Pixels, array)
+
+
+def _expected(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    said = type(value).__name__
+    if shape is not None:
+        said = f"{value.dtype} of shape {tuple(shape)}"
+    turned = shape is not None and len(shape) >= 3 and shape[-1] != 3 and shape[-3] == 3
+    advice = ": bring the colours to the end, x.movedim(-3, -1) of a tensor" if turned else ""
+    return (
+        f"video ({said}) must be a path, frames (T, H, W, 3) uint8 as an array or tensor, several "
+        f"of these, or an iterator over frames (H, W, 3){advice}"
+    )
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """Frames as a reader of views reads them from an open video."""
+
+    frames: Pixels
+    note: str | None = None
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frames)
+
+    def read(self, indices: npt.NDArray[np.int64]) -> Pixels:
+        return self.frames[indices]
+
+
+@dataclass(frozen=True)
+class _Given(Request):
+    """A request for frames that are there."""
+
+    frames: Pixels | None = None
+
+    def open(self, decoder: Decoder, *, motion: bool = False) -> Video:
+        assert self.frames is not None and not motion
+        return cast(Video, _InMemory(self.frames))
+
+
+def _views_of(video: Any, data: DataConfig, views: Views) -> Tensor:
     """The test views of a video (num_clips * num_crops, T, S, S, 3) uint8; or VideoReadError."""
-    at_least("num_clips", num_clips, 1)
-    at_least("num_crops", num_crops, 1)
-    reader = ViewReader(data, num_clips, num_crops)
-    views = torch.empty(reader.shape, dtype=torch.uint8)
-    reader.read(Request(0, os.fspath(path), 0), views)
-    return views
+    if not _is_video(video):
+        raise ValueError(_expected(video))
+    reader = ViewReader(data, views.num_clips, views.num_crops)
+    out = torch.empty(reader.shape, dtype=torch.uint8)
+    if isinstance(video, str | PathLike):
+        reader.read(Request(0, os.fspath(video), 0), out)
+    else:
+        reader.read(_Given(0, "", 0, frames=_array(video)), out)
+    return out
 
 
 def version_of(checkpoint: str | PathLike[str]) -> tuple[Path, int]:

@@ -67,12 +67,23 @@ class Evaluation:
         videos = counts.sum(axis=1)
         return float((counts.diagonal()[videos > 0] / videos[videos > 0]).mean())
 
+    def loss(self) -> float | None:
+        """Mean of -log of the score of the label, over the videos that can be read; None without
+        any. A score of 0 counts as the smallest float32."""
+        readable = np.ones(len(self.labels), dtype=bool)
+        readable[[index for index, _ in self.bad]] = False
+        scores = self.scores[readable, self.labels[readable]].astype(np.float64)
+        if not len(scores):
+            return None
+        return float(-np.log(np.maximum(scores, np.finfo(np.float32).tiny)).mean())
+
     def figures(self) -> dict[str, float | int | None]:
         """What is said of an evaluation; top5 is None where 5 classes are all there are."""
         return {
             "top1": self.top(1),
             "top5": self.top(5) if self.num_classes > 5 else None,
             "balanced_accuracy": self.balanced_accuracy(),
+            "loss": self.loss(),
             "unreadable": len(self.bad),
         }
 
@@ -84,7 +95,7 @@ class Evaluation:
 def figures_line(result: Evaluation) -> str:
     """The figures on one line, for a terminal."""
     figures = {**result.figures(), "videos": len(result.labels)}
-    order = ("top1", "top5", "balanced_accuracy", "videos", "unreadable")
+    order = ("top1", "top5", "balanced_accuracy", "loss", "videos", "unreadable")
     shown = ((name, figures[name]) for name in order if figures[name] is not None)
     return "  ".join(
         f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"

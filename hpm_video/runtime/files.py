@@ -151,7 +151,7 @@ def keep_original(path: Path) -> Path:
 def check_is_ours(path: Path, *, name: str, columns: Sequence[str] = ()) -> None:
     """Raise ValueError where a page or picture or, with ``columns``, a table, the setting ``name``,
     would replace a file that is none of ours: those say so near their beginning, films at their
-    end, and tables have these columns."""
+    end, and tables begin with these columns."""
     try:
         if path.exists() and not (path.is_file() and _says_ours(path, columns)):
             raise ValueError(f"{name} ({path}) must be a new file or one of {OURS}'s: is another")
@@ -163,7 +163,7 @@ def _says_ours(path: Path, columns: Sequence[str]) -> bool:
     with path.open("rb") as file:
         head = file.read(1024)
         if columns:
-            return head.startswith((",".join(columns) + "\n").encode())
+            return head.startswith(tuple((",".join(columns) + after).encode() for after in ",\n"))
         file.seek(max(0, path.stat().st_size - 1024))
         return OURS.encode() in head or OURS.encode() in file.read()
 

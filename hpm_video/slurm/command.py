@@ -27,6 +27,7 @@ JOBS: dict[str, type[Any] | None] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
+    "predict": EvaluateConfig,
     "probe": ProbeJobConfig,
     "features": FeaturesConfig,
     "data": None,
@@ -43,7 +44,7 @@ _INPUTS = (
 )  # fmt: skip
 _NO_FILE = "timm:"  # so begin names that a setting may have instead
 # Arguments that do
-_INPUT_ARGUMENTS = ("checkpoint", "manifest", "train", "val", "video")
+_INPUT_ARGUMENTS = ("checkpoint", "manifest", "train", "val", "video", "videos")
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def make_plan(
     for task in tasks:
         # The settings of the command and, after all its words, the task's own
         own = [word for word in task.arguments[len(command.words) :] if not word.startswith("-")]
-        of_task = load_config(schema, command.yaml, [*settings, *own])
+        of_task = _settings(schema, command.yaml, [*settings, *own])
         if is_run:
             _check_run(of_task, wait_for_inputs)
             runs.append(of_task)
@@ -198,6 +199,16 @@ def make_plan(
         return Plan(command, tasks, place, workers, inputs=inputs, runs=tuple(runs))
     total = config.optim.total_batch
     return Plan(command, tasks, place, workers, videos, total, inputs, tuple(runs))
+
+
+def _settings(schema: type[Any], yaml: str | None, settings: Sequence[str]) -> Any:
+    """The settings of a task. Those that a fine-tuning will take from weights are left as they are,
+    but for a run that goes on, whose folder knows them."""
+    if schema is not FinetuneConfig:
+        return load_config(schema, yaml, settings)
+    from hpm_video.train.run.known_settings import load_finetune_config
+
+    return load_finetune_config(yaml, settings, reads_weights=False)[0]
 
 
 def check_steps(plan: Plan, num_processes: int) -> None:
@@ -249,8 +260,8 @@ def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[
 
 def _results(command: Command, sweep: str) -> str | None:
     """Where the results of a sweep's tasks go, side by side; None for a job that writes none."""
-    if command.job == "features":
-        raise ValueError(f"sweep ({sweep}) must not be of features, whose output is one file")
+    if command.job in ("features", "predict"):
+        raise ValueError(f"sweep ({sweep}) must not be of {command.job}, whose output is one file")
     if command.job == "evaluate" and command.namespace.output_dir is None:
         raise ValueError(f"sweep ({sweep}) of evaluate needs -o DIR: each task has a folder there")
     return getattr(command.namespace, "output_dir", None)
@@ -265,11 +276,13 @@ def _output(command: Command) -> str | None:
         if given.recompute:
             place = given.checkpoint
         else:
+            from hpm_video.cli.evaluate import with_stored_lists
             from hpm_video.evaluate.classification import results_folder
 
             config = load_config(EvaluateConfig, None, given.settings)
             with suppress(FileNotFoundError):
-                place = results_folder(given.checkpoint, given.manifest, config.checkpoint)
+                _, lists = with_stored_lists(config, given.checkpoint, given.manifest)
+                place = results_folder(given.checkpoint, lists, config.checkpoint)
     return _absolute(place)
 
 

@@ -1,5 +1,6 @@
 """Fine-tuning for action recognition, from a pre-trained encoder or from scratch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,16 @@ from hpm_video.train.run import (
 from hpm_video.weights.checkpoint import load_weights
 
 
-def finetune(config: FinetuneConfig) -> bool:
-    """Run, or continue, the fine-tuning of a config; returns whether it is complete."""
+def finetune(config: FinetuneConfig, *, notes: Sequence[str] = ()) -> bool:
+    """Run, or continue, the fine-tuning of a config; returns whether it is complete.
+
+    ``notes``: lines for the log, about the settings.
+    """
     with join_run(config) as (folder, world):
-        return _finetune(config, folder, world)
+        return _finetune(config, folder, world, notes)
 
 
-def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
+def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequence[str]) -> bool:
     data, optim, mixing = config.data, config.optim, config.mixing
     manifest = read_manifest(data.manifest, root=data.root, max_damage=data.max_damage)
     num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
@@ -77,13 +81,13 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
     optimizer = finetune_optimizer(model, optim)
     start.load_optimizer(optimizer, model)
     fit = start.describe_fit(model.encoder) if isinstance(model, Classifier) else []
+    evaluation.keep_best(folder / "checkpoints", state=start.state)
     start.forget_weights()
     moving = running_means(model)  # of baselines
     class_weights = None
     if optim.class_balance == "weights":
         weights = balancing_weights(torch.from_numpy(manifest.labels), num_classes)
         class_weights = weights.to(world.device)
-    evaluation.keep_best(folder / "checkpoints", is_new=start.state is None)
 
     def checkpoint() -> dict[str, Any]:
         return {
@@ -95,13 +99,14 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             "optimizer": optimizer_state(optimizer, model),
             "num_classes": num_classes,
             "classes": None if manifest.classes is None else list(manifest.classes),
+            **evaluation.state(),
             "trained_grid": trained_grid
             and [trained_grid.time, trained_grid.height, trained_grid.width],
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
         said, *missing = start.lines()
-        for line in (said, *choices, *fit, *missing):
+        for line in (said, *notes, *choices, *fit, *missing):
             run.log.line(line)
         run.log.line(
             f"{num_classes} classes, {len(manifest)} videos, {steps.per_epoch} steps per epoch, "
@@ -130,6 +135,8 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
         uses_graphs = config.run.cuda_graphs == "true"
         replayed = Replayed(learn, capture=uses_graphs, say=run.log.line)
         model.train()
+        if evaluation.is_over:
+            run.end_early()
         for step in run.steps():
             set_lr(optimizer, lr := steps.lr_at(step))
             # Dropout and stochastic depth follow (seed, step, rank): nothing to save for a resume.
@@ -168,5 +175,9 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
             if evaluation.is_due(step + 1, steps):
                 evaluated = model if average is None else average
                 evaluation.run(evaluated, checkpoint, step=step + 1, epoch=epoch, log=run.log)
+                if evaluation.is_over:
+                    run.end_early()
             run.end_step(checkpoint)
+        if evaluation.is_over and run.steps_done < steps.total:
+            run.log.line(evaluation.why_over())
         return run.is_complete

@@ -43,7 +43,16 @@ BEST = "best.pt"
 
 # What only training needs: what grows with the model, and where the run was in its data
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
-_OF_THE_RUN = ("window", "data", "loss_scale", "competence", "collapsed_records", "target_digest")
+_OF_THE_RUN = (
+    "window",
+    "data",
+    "loss_scale",
+    "competence",
+    "collapsed_records",
+    "target_digest",
+    "best_so_far",
+    "since_best",
+)
 _OF_TRAINING = (*TRAINING_WEIGHTS, *_OF_THE_RUN)
 
 # What a checkpoint's settings may claim: numbers in blocks as a multiple of all it holds, and some
@@ -189,6 +198,8 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "competence": (lambda value: value is None or _is_share(value), "a number in [0, 1]"),
     "collapsed_records": (_is_count, "a whole number of at least 0"),
     "target_digest": (lambda value: value is None or type(value) is str, "a text"),
+    "best_so_far": (lambda value: value is None or type(value) is float, "a number"),
+    "since_best": (_is_count, "a whole number of at least 0"),
     "num_classes": (
         lambda value: _is_count(value) and value <= _MOST_CLASSES,
         f"a whole number in [0, {_MOST_CLASSES}]",

@@ -39,14 +39,33 @@ def test_the_same_thing_has_the_same_option(job: str) -> None:
             if old in known:
                 assert known[old] is known[new], parser.prog
         takes_videos = parser.prog.split()[-1] in (
-            "pretrain", "finetune", "evaluate", "features", "visualize", "list", "check",
+            "pretrain", "finetune", "evaluate", "predict", "features", "visualize", "list", "check",
             "transcode",
         )  # fmt: skip
         assert ("--manifest" in known) == takes_videos, parser.prog
         runs_a_model = job in (
-            "pretrain", "finetune", "evaluate", "probe", "features", "visualize", "demo",
+            "pretrain", "finetune", "evaluate", "predict", "probe", "features", "visualize",
+            "demo",
         )  # fmt: skip
         assert ("--device" in known) == runs_a_model, parser.prog
+
+
+@pytest.mark.parametrize(
+    ("words", "videos"),
+    [
+        (["a.mp4", "device=cpu"], ["a.mp4"]),
+        (["device=cpu", "a.mp4", "b.mp4"], ["a.mp4", "b.mp4"]),
+        (["device=cpu", "--manifest", "l.csv"], []),
+        (["--manifest", "l.csv", "device=cpu"], []),
+    ],
+)
+def test_videos_and_settings_stand_in_any_order(words: list[str], videos: list[str]) -> None:
+    given = _parse("predict", "run", *words)
+    assert (given.videos, given.settings) == (videos, ["device=cpu"])
+    assert given.manifest == ([] if videos else ["l.csv"])
+    plan_words = ["predict", "run", *words]
+    plan = make_plan(read_command(plan_words), wait_for_inputs=False)
+    assert plan.tasks[0].arguments == tuple(plan_words)
 
 
 @pytest.mark.parametrize("command", ["check", "transcode"])

@@ -199,7 +199,8 @@ def test_the_command_prints_what_it_found(
     stdout = capsys.readouterr().out
     assert _numbers(stdout) == (
         f"top1 {result.top(1):.4f}  top5 {result.top(5):.4f}  "
-        f"balanced_accuracy {result.balanced_accuracy():.4f}  videos 7  unreadable 2"
+        f"balanced_accuracy {result.balanced_accuracy():.4f}  loss {result.loss():.4f}  "
+        "videos 7  unreadable 2"
     )
     for name in ("broken.mp4", "missing.mp4"):
         assert len(re.findall(rf"^unreadable, counts as wrong: .*{name}: ", stdout, re.M)) == 1

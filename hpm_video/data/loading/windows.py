@@ -41,6 +41,7 @@ class WindowSettings:
     batch_size: int  # windows at a time
     part: int  # windows after which a new batch begins
     antialias: bool = True  # see `DataConfig.antialias`
+    stride_s: float | None = None  # instead of `stride`: seconds from one window to the next
 
 
 class LongVideo:
@@ -74,8 +75,13 @@ class LongVideo:
             yield from self._reader.stream(indices)
 
 
-def window_indices(num_frames: int, settings: WindowSettings) -> Indices:
+def window_indices(
+    num_frames: int, settings: WindowSettings, times: npt.NDArray[np.float64] | None = None
+) -> Indices:
     """Return the (W, clip_frames) frames of windows that begin at 0, stride, 2 * stride, ...
+
+    With ``stride_s`` and ``times`` of `LongVideo` they begin at the first frame that appears in
+    each stretch of so many seconds; without times there is none.
 
     A window holds every `frame_stride`-th frame. The last one is the first to reach the end of the
     video; past that the last frame repeats. None begins past the end.
@@ -85,6 +91,11 @@ def window_indices(num_frames: int, settings: WindowSettings) -> Indices:
     span = (length - 1) * step + 1
     count = 1 + max(0, -((span - num_frames) // stride))  # rounded up
     starts = stride * np.arange(min(count, (num_frames - 1) // stride + 1))
+    if settings.stride_s is not None and times is not None:
+        # Of frames, not of all moments: a file may claim to last for ever. Times are rounded
+        stretch = np.floor((times[:-1] - times[0]) / settings.stride_s + 1e-6)
+        starts = np.flatnonzero(np.diff(stretch, prepend=-1.0) > 0)
+        starts = starts[: 1 + int((starts + span < num_frames).sum())]
     return np.minimum(starts[:, None] + step * np.arange(length), num_frames - 1)
 
 
@@ -136,7 +147,7 @@ class WindowReader:
             return video.num_frames, video.fps, video.times
         if self._next != first:
             self._next = first - first % settings.part
-            indices = window_indices(video.num_frames, settings)[self._next :]
+            indices = window_indices(video.num_frames, settings, video.times)[self._next :]
             self._batches = read_windows(video, indices, settings)
         for batch in self._batches:
             start, self._next = self._next, self._next + len(batch)
@@ -169,7 +180,7 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
         )
         self._ask(None)
         self.num_frames, self.fps, self.times = self._answer(None)
-        self.indices = window_indices(self.num_frames, reader.settings)
+        self.indices = window_indices(self.num_frames, reader.settings, self.times)
 
     def __exit__(self, *error: object) -> None:
         if self._worker is not None:

@@ -1,16 +1,21 @@
-"""Evaluations of a fine-tuning in progress, and its best checkpoint by their top-1."""
+"""Evaluations of a fine-tuning in progress: its best checkpoint, and when no better one comes."""
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpm_video.config import EvaluateConfig, FinetuneConfig
+from hpm_video.config.values import BestBy
 from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.evaluate.classification import evaluate_classifier
+from hpm_video.evaluate.predictions import Evaluation
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.parallel import gathered, whole_weights
-from hpm_video.runtime.distributed import World, share_from_main
+from hpm_video.runtime.distributed import World, gather_objects, share_from_main
 from hpm_video.train.optim import Steps
 from hpm_video.train.run.logs import RunLog
 from hpm_video.train.run.steps import running_means
@@ -31,6 +36,9 @@ class RunEvaluation:
         data = config.data
         self._config, self._world, self._videos = config, world, None
         self._best: BestCheckpoint | None = None
+        self._best_so_far: float | None = None
+        self._since_best = 0  # evaluations
+        self._last_warning: str | None = None
         self.warnings: tuple[str, ...] = ()  # about the list; the main process's
         if data.val_manifest:
             self._videos = read_manifest(
@@ -48,11 +56,35 @@ class RunEvaluation:
     def __len__(self) -> int:
         return 0 if self._videos is None else len(self._videos)
 
-    def keep_best(self, checkpoints: Path, *, is_new: bool) -> None:
+    def keep_best(self, checkpoints: Path, *, state: Mapping[str, Any] | None) -> None:
         """Keep the best weights in this folder from now on, if there is more than one evaluation
-        to choose from."""
-        if self._world.is_main and self._config.evaluation.every_epochs:
-            self._best = BestCheckpoint(checkpoints, is_new=is_new)
+        to choose from. ``state``: the checkpoint that the run continues."""
+        if state is not None:
+            self._best_so_far = state.get("best_so_far")
+            self._since_best = state.get("since_best", 0)
+        settings = self._config.evaluation
+        if self._world.is_main and settings.every_epochs:
+            best_by = settings.best_by
+            self._best = BestCheckpoint(checkpoints, best_by=best_by, is_new=state is None)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs so that a run goes on counting."""
+        return {"best_so_far": self._best_so_far, "since_best": self._since_best}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether so many evaluations in a row were no better that the run ends; the same on all
+        processes."""
+        return 0 < self._config.evaluation.patience <= self._since_best
+
+    def why_over(self) -> str:
+        """In words for the log."""
+        settings = self._config.evaluation
+        return (
+            f"ends early: {self._since_best} evaluations in a row without a better "
+            f"{settings.best_by} (evaluation.patience={settings.patience}); "
+            "evaluation.patience=0 goes on"
+        )
 
     def is_due(self, steps_done: int, steps: Steps) -> bool:
         """Whether to evaluate after so many steps."""
@@ -84,38 +116,90 @@ class RunEvaluation:
             result = evaluate_classifier(model, self._videos, data, asked, self._world)
         for index, reason in result.bad:
             log.line(f"unreadable, counts as wrong: {self._videos.path(index)}: {reason}")
-        record = {"step": step, "epoch": round(epoch, 4), **result.figures()}
+        figures = result.figures()
+        figures["val_loss"] = figures.pop("loss")  # records of training have a loss
+        record = {"step": step, "epoch": round(epoch, 4), **figures}
         log.record(record, prefix="evaluation")
-        if not config.evaluation.every_epochs:
+        warning = at_chance(result)
+        if warning != self._last_warning and warning is not None:
+            log.warning(warning, tag="evaluation", step=step)
+        self._last_warning = warning
+        settings = config.evaluation
+        if not settings.every_epochs:
             return
+        # Machines may round differently; one says for all what is better
+        value = gather_objects(_worth(result, settings.best_by), self._world)[0]
+        is_better = self._best_so_far is None or value > self._best_so_far
+        self._since_best = 0 if is_better else self._since_best + 1
+        self._best_so_far = value if is_better else self._best_so_far
         to_keep = {**checkpoint(), "model": whole_weights(model)}
-        if self._best and self._best.offer(to_keep, step=step, top1=result.top(1)):
+        top1 = result.top(1)
+        if self._best and self._best.offer(to_keep, step=step, value=value, top1=top1):
             log.line(f"the best so far, kept: checkpoints/{BEST}")
 
 
+def at_chance(result: Evaluation) -> str | None:
+    """Why an evaluation shows no skill: one class for all videos, or a balanced accuracy that is at
+    most one standard error of guessing above chance. None where it shows some."""
+    videos = np.bincount(result.labels)
+    videos = videos[videos > 0]
+    called = np.unique(result.predicted[result.predicted >= 0])
+    if len(videos) < 2 or not len(called):
+        return None
+    advice = "see optim.base_lr, labels and, with rare classes, optim.class_balance=weights"
+    if len(called) == 1:
+        return f"every video is called {result.class_name(int(called[0]))}: {advice}"
+    chance = 1 / len(videos)
+    error = float(np.sqrt((chance * (1 - chance) / videos).sum()) / len(videos))
+    if (accuracy := result.balanced_accuracy()) > chance + error:
+        return None
+    return (
+        f"balanced_accuracy ({accuracy:.3f}) is at chance ({chance:.3f}, standard error "
+        f"{error:.3f}): {advice}"
+    )
+
+
+def _worth(result: Evaluation, best_by: BestBy) -> float:
+    """What `evaluation.best_by` chooses by; higher is better."""
+    if best_by == "balanced_accuracy":
+        return result.balanced_accuracy()
+    if best_by == "loss":
+        loss = result.loss()
+        return -sys.float_info.max if loss is None else -loss
+    return result.top(1)
+
+
 class BestCheckpoint:
-    """Keeps the weights with the highest top-1; of equals those of the earlier step.
+    """Keeps the weights of the highest value; of equals those of the later step, or of the earlier
+    one with ``first_top1``.
 
     The file itself is the record of what is best, so that a run that goes on, from whichever step,
     knows it. It is there to be used, not to be continued: it has no state of the optimizer, and of
     averaged weights nothing but the average.
     """
 
-    def __init__(self, folder: Path, *, is_new: bool) -> None:
+    def __init__(self, folder: Path, *, best_by: BestBy, is_new: bool) -> None:
         """`folder`: of the checkpoints; a new run forgets what an earlier start left there."""
-        self._file = folder / BEST
-        self._rank: tuple[float, int] | None = None  # (top-1, minus the step): higher is better
+        self._file, self._best_by = folder / BEST, best_by
+        self._rank: tuple[float, int] | None = None
         if is_new:
             self._file.unlink(missing_ok=True)
         elif self._file.is_file():
             state = load_checkpoint(self._file, kind="finetune")
-            self._rank = state["top1"], -state["step"]
+            # Runs begun before there was a choice went by top-1
+            self._rank = self._rank_of(state.get("best_value", state["top1"]), state["step"])
 
-    def offer(self, checkpoint: Mapping[str, Any], *, step: int, top1: float) -> bool:
+    def offer(self, checkpoint: Mapping[str, Any], *, step: int, value: float, top1: float) -> bool:
         """Keep this checkpoint if it is the best so far, and say whether it is."""
-        if self._rank is not None and self._rank >= (top1, -step):
+        rank = self._rank_of(value, step)
+        if self._rank is not None and self._rank >= rank:
             return False
-        state = {n: value for n, value in checkpoint.items() if n not in TRAINING_WEIGHTS}
-        write_checkpoint(self._file, {**state, "step": step, "top1": top1})
-        self._rank = top1, -step
+        state = {n: entry for n, entry in checkpoint.items() if n not in TRAINING_WEIGHTS}
+        values = {"best_by": self._best_by, "best_value": value, "top1": top1}
+        write_checkpoint(self._file, {**state, **values, "step": step})
+        self._rank = rank
         return True
+
+    def _rank_of(self, value: float, step: int) -> tuple[float, int]:
+        """Higher is better."""
+        return value, -step if self._best_by == "first_top1" else step

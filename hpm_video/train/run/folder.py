@@ -25,7 +25,7 @@ _FREE_TO_CHANGE = (
     "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
     "model.first_weights",
     "loss.target_width",  # loss.target_model decides
-    "evaluation.batch_size",
+    "evaluation.batch_size", "evaluation.patience",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
     # Videos per step matter, however they are divided: see `hpm_video.train.run.starting_point`
     "data.batch_size", "optim.accumulation", "optim.total_batch",

@@ -96,6 +96,7 @@ class Run:
             self.config.precision, world.device, state.get("loss_scale") if state else None
         )
         self._requests = RankRequests(world, self._own_requests)
+        self._ends_early = False
         self._stopped_by: str | None = None  # the signal, once all processes know of it
         self._last_loss: float | None = None
         self._has_recorded = self._has_warned = False
@@ -160,7 +161,11 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        return self.steps_done == self.total_steps
+        return self.steps_done == self.total_steps or self._ends_early
+
+    def end_early(self) -> None:
+        """Make the step in progress, or the one before, the last. All processes call."""
+        self._ends_early = True
 
     @property
     def is_log_step(self) -> bool:
@@ -280,10 +285,9 @@ class Run:
         stop, is_due = self._requests.heard()
         is_log_step = self._is_log_step(self.steps_done)
         # Several processes take the time to tell each other more only where there is a reason
-        waits = self._vectors is not None and self._vectors.is_open
-        if self.world.size > 1 and not (
-            is_log_step or stop or is_due or waits or self._bad.is_over
-        ):
+        is_reason = is_log_step or stop or is_due or self._bad.is_over or self._ends_early
+        is_reason |= self._vectors is not None and self._vectors.is_open
+        if self.world.size > 1 and not is_reason:
             return
         self._tell_each_other()
         if is_due or self.is_complete or self._stopped_by or self._bad.is_over:

@@ -43,8 +43,8 @@ def choose_for_machine(
         lines.append(f"run.cuda_graphs=auto: {graphs} ({why})")
     run = replace(config.run, precision=precision, compile=compiled, cuda_graphs=graphs)
     config = replace(config, run=run)
-    config, line = _as_published(config, state=state)
-    lines += line
+    config, more = _as_begun(config, state=state)
+    lines += more
     kept_size = kept_batch_size(state)
     size, why = choose_batch_size(config, world, kept=kept_size, num_classes=num_classes)
     if why is not None:
@@ -52,20 +52,25 @@ def choose_for_machine(
     return replace(config, data=replace(config.data, batch_size=size)), lines
 
 
-def _as_published(config: Config, *, state: Mapping[str, Any] | None) -> tuple[Config, list[str]]:
-    """The config without ``auto`` in settings that keep runs as they began, and a line for the log.
+def _as_begun(config: Config, *, state: Mapping[str, Any] | None) -> tuple[Config, list[str]]:
+    """The config without ``auto`` in settings that keep runs as they began, and lines for the log.
 
     A run goes on with what it began with, also if it began before there was a choice: `as_then`.
     """
     if isinstance(config, PretrainConfig):
-        group, name, published = "loss", "variance", "unbiased"
-        matters = config.loss.prediction == "absolute"
+        choices = [("loss", "variance", "unbiased", config.loss.prediction == "absolute")]
     else:
-        group, name, published = "augment", "interpolation", "bicubic"
-        matters = config.augment.num_operations > 0
-    settings = getattr(config, group)
-    if not matters or getattr(settings, name) != "auto":
-        return config, []
-    value = as_then(state["config"])[group][name] if state else published
-    line = f"{group}.{name}=auto: {value} ({'as before' if state else 'as published'})"
-    return replace(config, **{group: replace(settings, **{name: value})}), [line]
+        choices = [
+            ("augment", "interpolation", "bicubic", config.augment.num_operations > 0),
+            ("evaluation", "best_by", "top1", config.evaluation.every_epochs > 0),
+        ]
+    lines = []
+    for group, name, usual, matters in choices:
+        settings = getattr(config, group)
+        if not matters or getattr(settings, name) != "auto":
+            continue
+        value = as_then(state["config"])[group][name] if state else usual
+        why = "as before" if state else "the default" if group == "evaluation" else "as published"
+        lines.append(f"{group}.{name}=auto: {value} ({why})")
+        config = replace(config, **{group: replace(settings, **{name: value})})
+    return config, lines

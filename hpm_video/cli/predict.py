@@ -1,0 +1,67 @@
+"""``hpm-video predict``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hpm_video.cli.options import add_checkpoint, add_manifest, add_settings
+from hpm_video.config import EvaluateConfig
+from hpm_video.config.settings import load_config
+from hpm_video.runtime.files import printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint(parser, "a fine-tuned classifier: a checkpoint, or a run folder")
+    text = "videos, or folders of videos; or else --manifest names lists of them"
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help=text)
+    add_manifest(parser, "list(s) of videos; labels are not read")
+    text = (
+        "a file for the results, .csv or .json, or a folder for both (default: the table on "
+        "screen); with --windows a folder"
+    )
+    parser.add_argument("-o", "--output", "--output-dir", metavar="PLACE", help=text)
+    text = "number of likeliest classes to name, with their scores (default 1)"
+    parser.add_argument("--top", type=int, default=1, metavar="K", help=text)
+    text = "also write the score of every class"
+    parser.add_argument("--all-scores", action="store_true", help=text)
+    text = (
+        "classes along each video, by windows that begin every so many seconds: tables, events, "
+        "and a page with the scores over the playing video"
+    )
+    parser.add_argument("--windows", type=float, metavar="SECONDS", help=text)
+    add_settings(parser, EvaluateConfig)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    config = load_config(EvaluateConfig, None, arguments.settings)
+    from hpm_video.evaluate.predict import Shown, csv_lines, predict, videos_of
+    from hpm_video.runtime.rendezvous import find_place
+
+    shown = Shown(arguments.top, arguments.all_scores)
+    output = None if arguments.output is None else Path(arguments.output)
+    if arguments.windows is not None and output is None:
+        raise ValueError("--output (none) must name a folder with --windows: add -o DIR")
+    videos = videos_of(arguments.videos, arguments.manifest, root=config.root)
+    notes = videos.notes
+    if arguments.windows is not None:
+        from hpm_video.visualize.along_videos import predict_along
+
+        assert output is not None
+        seconds = arguments.windows
+        found = predict_along(
+            arguments.checkpoint, videos, output, config, stride_s=seconds, shown=shown
+        )
+        bad, notes, lines = found.bad, found.notes, [str(found.table)]
+    else:
+        result = predict(arguments.checkpoint, videos, config, output=output, shown=shown)
+        bad = tuple((result.paths[index], reason) for index, reason in result.bad)
+        lines = [str(output)] if output is not None else list(csv_lines(result, shown))
+    if find_place().rank != 0:
+        return 0  # of several processes, one speaks
+    for note in notes:
+        print(printable(f"warning: {note}"), file=sys.stderr)
+    for line in lines:
+        print(printable(line.removesuffix("\n")))
+    for path, reason in bad:
+        print(printable(f"unreadable: {path}: {reason}"), file=sys.stderr)
+    return 1 if bad else 0

@@ -1,0 +1,150 @@
+"""Classes along a video of any length: scores of windows with their times, and events."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from hpm_video.config.limits import at_least
+from hpm_video.data.loading.loader import to_clips
+from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
+from hpm_video.data.video.frames import VideoReadError
+from hpm_video.evaluate.predict import LoadedClassifier
+from hpm_video.models.precision import autocast
+from hpm_video.runtime.pages import jpeg_bytes
+
+MOST_PICTURES = 900  # of a video, for its page: some MB
+_PICTURES_PER_S = 8.0  # at most
+_SIDE = 176  # pixels of a picture, at most
+_PART = 512  # windows after which a new batch begins
+_LEAST_STRIDE_S = 0.001
+
+
+@dataclass(frozen=True)
+class Event:
+    """Windows in a row of one top class, from the start of the first to the end of the last.
+
+    score: mean of the scores of that class in these windows.
+    """
+
+    start_s: float
+    end_s: float
+    label: int
+    score: float
+    num_windows: int
+
+
+@dataclass(frozen=True)
+class Along:
+    """The scores (W, C) of a video's windows, and when each begins and ends (W,), in seconds.
+
+    pictures: (time, JPEG) of frames on the way, as the model sees their middle crop.
+    """
+
+    path: str
+    start_s: npt.NDArray[np.float64]
+    end_s: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float32]
+    pictures: tuple[tuple[float, bytes], ...]
+
+    def events(self) -> list[Event]:
+        """Windows in a row that have the same top class."""
+        tops = self.scores.argmax(axis=1).tolist()
+        events = []
+        for label, windows in groupby(range(len(tops)), key=tops.__getitem__):
+            rows = list(windows)
+            start, end = float(self.start_s[rows[0]]), float(self.end_s[rows[-1]])
+            score = float(self.scores[rows, label].mean(dtype=np.float64))
+            events.append(Event(start, end, label, score, len(rows)))
+        return events
+
+
+def check_stride(stride_s: float) -> None:
+    """Raise ValueError for what cannot be the seconds from one window to the next."""
+    at_least("--windows", stride_s, _LEAST_STRIDE_S)
+
+
+@torch.no_grad()
+def score_along(
+    loaded: LoadedClassifier, path: str, *, stride_s: float, table: bytes | None = None
+) -> Along:
+    """Score windows that begin every ``stride_s`` seconds, until one reaches the end of the video.
+
+    A window is a clip as in dense sampling, in all crops of the settings. ``table``: the video's
+    table of frames, from the index of its list. Raises VideoReadError, also for a file that does
+    not say when its frames are shown; FloatingPointError for a score that is not finite.
+    """
+    config, data = loaded.config, loaded.data
+    settings = WindowSettings(
+        clip_frames=data.num_frames,
+        frame_stride=data.frame_stride,
+        stride=1,
+        crop_size=data.crop_size,
+        num_crops=config.evaluation.num_crops,
+        batch_size=config.evaluation.batch_size,
+        part=_PART,
+        antialias=data.antialias,
+        stride_s=stride_s,
+    )
+    device = next(loaded.model.parameters()).device
+    reader, timeout_s = WindowReader(path, settings, table), config.decode_timeout_s or None
+    with GuardedWindows(reader, num_workers=config.num_workers, timeout_s=timeout_s) as video:
+        if not np.isfinite(video.times).all():
+            raise VideoReadError(path, "does not say when its frames are shown")
+        pictures, num_done = _Pictures(video.times), 0
+        scores: list[npt.NDArray[np.float32]] = []
+        for windows in video.batches():
+            pictures.look(windows, video.indices[num_done : num_done + len(windows)])
+            num_done += len(windows)
+            with autocast(device, config.precision):
+                logits = loaded.model(to_clips(windows.flatten(0, 1), device))
+            probability = logits.float().softmax(dim=-1).unflatten(0, windows.shape[:2])
+            scores.append(probability.mean(dim=1).cpu().numpy())
+    joined = np.concatenate(scores)
+    if not np.isfinite(joined).all():
+        raise FloatingPointError(f"the model's scores of {path} are not finite")
+    indices = video.indices
+    start_s, end_s = video.times[indices[:, 0]], video.times[indices[:, -1] + 1]
+    return Along(path, start_s, end_s, joined, tuple(pictures.taken))
+
+
+class _Pictures:
+    """Takes small pictures of frames that pass, evenly in time, up to a number of them."""
+
+    def __init__(self, times: npt.NDArray[np.float64]) -> None:
+        self._times = times
+        self._apart_s = max(1 / _PICTURES_PER_S, (times[-1] - times[0]) / MOST_PICTURES)
+        self._next_s = -math.inf
+        self._seen = -1  # the last frame that has passed
+        self.taken: list[tuple[float, bytes]] = []
+
+    def look(self, windows: Tensor, indices: npt.NDArray[np.int64]) -> None:
+        """Windows (B, num_crops, T, S, S, 3) uint8, and which frames (B, T) they are of."""
+        middle = windows[:, windows.shape[1] // 2]
+        for window, frame, index in self._new(indices):
+            time = float(self._times[index])
+            if time >= self._next_s:
+                self.taken.append((time, _picture(middle[window, frame])))
+                self._next_s = time + self._apart_s * (1 - 1e-6)
+
+    def _new(self, indices: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+        """(window, frame in it, frame of the video) of those that have not passed yet."""
+        for window, frames in enumerate(indices.tolist()):
+            for frame, index in enumerate(frames):
+                if index > self._seen:
+                    self._seen = index
+                    yield window, frame, index
+
+
+def _picture(frame: Tensor) -> bytes:
+    """A JPEG of a frame (S, S, 3)."""
+    if frame.shape[0] > _SIDE:
+        planes = functional.resize(frame.permute(2, 0, 1), [_SIDE, _SIDE], antialias=True)
+        frame = planes.permute(1, 2, 0)
+    return jpeg_bytes(frame.contiguous().numpy(), quality=70)

@@ -1,0 +1,242 @@
+"""Classes of videos without labels, as a table (CSV) or as JSON."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.config import DataConfig, EvaluateConfig
+from hpm_video.config.limits import at_least
+from hpm_video.data.lists.manifest import Manifest, read_manifest
+from hpm_video.data.lists.named_videos import list_of_videos
+from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.evaluate.classification import checkpoint_file, score_videos
+from hpm_video.evaluate.predictions import Evaluation
+from hpm_video.models.build import Baseline, Classifier
+from hpm_video.models.precision import choose_precision
+from hpm_video.runtime.distributed import World, join_world
+from hpm_video.runtime.files import (
+    OURS,
+    check_can_be_folder,
+    check_is_ours,
+    printable,
+    quoted,
+    write_atomically,
+)
+from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.load import classifier_of
+
+COLUMNS = ("path", "class", "score", "error")
+_NAME = "predictions"  # of the files in a folder
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is said of each video or window: the ``top`` likeliest classes and, with
+    ``all_scores``, the score of every class."""
+
+    top: int = 1
+    all_scores: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("--top", self.top, 1)
+
+
+@dataclass(frozen=True)
+class LoadedClassifier:
+    """A classifier on its device, how its clips are read, its class names, and all this in words.
+
+    config: of the command, with a precision that is not auto.
+    """
+
+    model: Classifier | Baseline
+    data: DataConfig
+    config: EvaluateConfig
+    classes: tuple[str, ...]
+    about: Mapping[str, str]
+
+
+def load_for(
+    checkpoint: str | Path, config: EvaluateConfig, world: World, *, views: str
+) -> LoadedClassifier:
+    """The classifier of a checkpoint or run folder. Classes without names are called by number.
+
+    ``views``: in words, of each video.
+    """
+    file = checkpoint_file(checkpoint, config.checkpoint)
+    state = load_checkpoint(file, kind="finetune")
+    model, trained, names = classifier_of(state, source=file, clip=config.clip)
+    precision, why = choose_precision(config.precision, world, setting="precision")
+    data = trained.data
+    about = {
+        "checkpoint": f"{file}, step {state['step']}",
+        "views": views,
+        "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
+        "precision": precision if why is None else f"{precision} (auto: {why})",
+    }
+    model.requires_grad_(False).eval().to(world.device)
+    classes = tuple(names or map(str, range(model.num_classes)))
+    return LoadedClassifier(model, data, replace(config, precision=precision), classes, about)
+
+
+def videos_of(
+    places: Sequence[str], manifests: Sequence[str], *, root: str | None = None
+) -> Manifest:
+    """The videos that are named: files, all in folders and below them, or lists, whose labels are
+    not read.
+
+    Raises ValueError where nothing is named, both are, or a folder holds no video;
+    FileNotFoundError for a place that does not exist.
+    """
+    if places and manifests:
+        raise ValueError(f"--manifest ({manifests[0]}) must come without VIDEO ({places[0]})")
+    if manifests:
+        return read_manifest(list(manifests), root=root, labels=False)
+    if not places:
+        raise ValueError(
+            "VIDEO (none) must name at least one file or folder, unless --manifest names a list"
+        )
+    paths: list[str] = []
+    for place in places:
+        if os.path.isdir(place):
+            found = VideoTree(place)
+            paths += [*found.videos, *found.dangling]
+            if not (found.videos or found.dangling):
+                raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none")
+        elif os.path.lexists(place):
+            paths.append(place)
+        else:
+            raise FileNotFoundError(f"VIDEO ({printable(place)}) does not exist")
+    return list_of_videos(paths)
+
+
+def predict(
+    checkpoint: str | Path,
+    videos: Manifest,
+    config: EvaluateConfig,
+    *,
+    output: Path | None = None,
+    shown: Shown | None = None,
+) -> Evaluation:
+    """Score videos with the views of ``config``, whatever their labels, which are not asked for.
+
+    The main process writes ``output``: a file that ends in .csv or .json, or a folder for both.
+    Unreadable videos are in there with the reason. Raises ValueError where a file of others is
+    there.
+    """
+    files = _output_files(output)
+    views = f"{config.evaluation.num_clips} x {config.evaluation.num_crops} (clips x crops)"
+    with join_world(config.device, setting="device") as world:
+        loaded = load_for(checkpoint, config, world, views=views)
+        result = score_videos(loaded.model, videos, loaded.data, loaded.config, world)
+        result = replace(result, classes=loaded.classes, about=loaded.about)
+        if world.is_main:
+            for file in files:
+                lines = json_lines if file.suffix == ".json" else csv_lines
+                write_atomically(file, lines(result, shown or Shown()))
+    return result
+
+
+def csv_lines(result: Evaluation, shown: Shown) -> Iterator[str]:
+    """A table with a row for each video, in the order of the list."""
+    assert result.classes is not None
+    yield _csv_line([*COLUMNS, *score_columns(result.classes, shown)])
+    errors = dict(result.bad)
+    for index, path in enumerate(result.paths):
+        if (error := errors.get(index)) is not None:
+            yield _csv_line([path, None, None, error, *score_cells(None, result.classes, shown)])
+            continue
+        label, score = best_of(result.scores[index], 1)[0]
+        cells = score_cells(result.scores[index], result.classes, shown)
+        yield _csv_line([path, result.classes[label], digits(score), None, *cells])
+
+
+def json_lines(result: Evaluation, shown: Shown) -> Iterator[str]:
+    """The same as JSON, a line for each video."""
+    assert result.classes is not None
+    yield json_head(result.about, result.classes) + ',\n "videos": [\n'
+    errors = dict(result.bad)
+    for index, path in enumerate(result.paths):
+        entry: dict[str, Any] = {"path": path}
+        if (error := errors.get(index)) is not None:
+            entry["error"] = error
+        else:
+            entry |= scores_in_words(result.scores[index], result.classes, shown)
+        yield ("" if index == 0 else ",\n") + "  " + json.dumps(entry)
+    yield "\n ]}\n"
+
+
+def json_head(about: Mapping[str, str], classes: Sequence[str]) -> str:
+    """How our JSON begins; it is not closed."""
+    head = {"made_by": OURS, **about, "classes": list(classes)}
+    return json.dumps(head, indent=1).removesuffix("\n}")
+
+
+def best_of(scores: npt.NDArray[np.float32], top: int) -> list[tuple[int, float]]:
+    """(class, score) of the highest scores (C,), of equals the lower class first."""
+    best = np.argsort(-scores, kind="stable")[:top]
+    return [(int(label), float(scores[label])) for label in best]
+
+
+def score_columns(classes: Sequence[str], shown: Shown) -> list[str]:
+    """Names of the columns that `score_cells` fills."""
+    ranks = range(2, min(shown.top, len(classes)) + 1)
+    columns = [name for rank in ranks for name in (f"class_{rank}", f"score_{rank}")]
+    return [*columns, *(f"score of {name}" for name in classes if shown.all_scores)]
+
+
+def score_cells(
+    scores: npt.NDArray[np.float32] | None, classes: Sequence[str], shown: Shown
+) -> list[str | None]:
+    """The second likeliest class, its score, the third ...; then, if asked for, all scores."""
+    if scores is None:
+        return [None] * len(score_columns(classes, shown))
+    ranked = best_of(scores, shown.top)[1:]
+    cells = [cell for label, score in ranked for cell in (classes[label], digits(score))]
+    return [*cells, *(digits(score) for score in scores.tolist() if shown.all_scores)]
+
+
+def scores_in_words(
+    scores: npt.NDArray[np.float32], classes: Sequence[str], shown: Shown
+) -> dict[str, Any]:
+    """An entry of JSON: the likeliest class, the ``top`` of them if more, all scores if asked."""
+    (label, score), *_ = ranked = best_of(scores, shown.top)
+    entry: dict[str, Any] = {"class": classes[label], "score": float(digits(score))}
+    if shown.top > 1:
+        entry["top"] = [[classes[label], float(digits(score))] for label, score in ranked]
+    if shown.all_scores:
+        entry["scores"] = [float(digits(score)) for score in scores.tolist()]
+    return entry
+
+
+def digits(score: float) -> str:
+    """A score whose digits give back the same float32."""
+    return f"{score:.9g}"
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    return ",".join(map(quoted, cells)) + "\n"
+
+
+def _output_files(output: Path | None) -> list[Path]:
+    """The files that an output means, which are new or ours."""
+    if output is None:
+        return []
+    if output.is_dir() or not output.suffix:
+        check_can_be_folder(output, name="--output")
+        files = [output / f"{_NAME}{ending}" for ending in (".csv", ".json")]
+    elif output.suffix in (".csv", ".json"):
+        files = [output]
+    else:
+        raise ValueError(
+            f"--output ({output}) must end in .csv or .json, or be a folder for both: one that is "
+            "there, or a name without an ending"
+        )
+    for file in files:
+        check_is_ours(file, name="--output", columns=COLUMNS if file.suffix == ".csv" else ())
+    return files
