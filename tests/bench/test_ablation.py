@@ -251,11 +251,16 @@ def _train(name: str) -> tuple[PretrainStep, PretrainStep, HPM, Teacher | None]:
 
     competence = competence_of(config.masking, World(0, 1, torch.device("cpu")))
 
+    clips = _clips()
+    # Those that come with clips, which only the codec's masks look at
+    scores = torch.rand(len(clips), grid.num_tokens, generator=torch.Generator().manual_seed(7))
+
     def step(seed: int, teacher: Teacher | None, hard_ratio: float | Tensor) -> PretrainStep:
         return pretrain_step(
             student,
             teacher,
-            _clips(),
+            clips,
+            given=scores,
             grid=grid,
             masking=config.masking,
             loss=config.loss,
