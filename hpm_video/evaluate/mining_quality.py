@@ -18,7 +18,7 @@ from torch import Tensor
 from hpm_video.config.values import MaskSource
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import none_readable
-from hpm_video.data.loading.clip import read_clip
+from hpm_video.data.loading.clip import read_clip, read_codec_scores
 from hpm_video.data.prepare.toy import object_mask, read_positions
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_scorer, run_student
@@ -42,7 +42,8 @@ JUDGED: tuple[MaskSource, ...] = ("predicted", "motion", "codec")
 class Agreement:
     """How well a source of masks knows what is hard, over B clips.
 
-    scores (B, N): of every token; only their order within a clip has a meaning.
+    scores (B, N): of every token; only their order within a clip has a meaning. NaN all over a clip
+        that the source says nothing of, which does not count below.
     spearman: rank correlation, per clip, of the scores with the measured losses over mining units,
         mean over clips; 0 is chance.
     coverage: how much of the moving object the hardest quarter of the units holds, relative to all
@@ -180,11 +181,15 @@ def measure_mining(
         scores = ask(source)
         if scores is None:
             continue
-        units, coverage = unit_scores(scores, grid, tube_length), None
+        known = ~scores.isnan().all(dim=1)
+        if not bool(known.any()):
+            continue
+        units, coverage = unit_scores(scores[known], grid, tube_length), None
         if covered is not None:
             hardest = units.nan_to_num(nan=-torch.inf).topk(max(1, units.shape[1] // 4), dim=1)
-            coverage = (covered.gather(1, hardest.indices).mean() / covered.mean()).item()
-        correlation = rank_correlation(units, losses).mean().item()
+            theirs = covered[known]
+            coverage = (theirs.gather(1, hardest.indices).mean() / theirs.mean()).item()
+        correlation = rank_correlation(units, losses[known]).mean().item()
         sources[source] = Agreement(scores, correlation, coverage)
     return MiningReport(accuracy, sources, measured)
 
@@ -197,7 +202,8 @@ def measure_videos(
     most: int | None = None,
 ) -> MiningReport:
     """`measure_mining`, of the middle clips of the videos of lists, at most so many of them, evenly
-    picked; with the true place of the moving object where the one list is that of a toy set.
+    picked; with the true place of the moving object where the one list is that of a toy set, and
+    with the scores by codec of those clips that have motion vectors.
 
     What is unreadable is left out: the report's tensors have a row for each video that counts.
     Raises UnreadableDataError where no video can be read.
@@ -210,21 +216,30 @@ def measure_videos(
         places = read_positions(folder / "positions.csv")
         side = read_json(folder / "toy.json")["size"]
     count = min(len(manifest), most or len(manifest))
-    clips, moving, bad = [], [], []
+    clips, moving, given, bad = [], [], [], []
     for index in np.linspace(0, len(manifest) - 1, count).round().astype(int).tolist():
         try:
             path, table = manifest.path(index), manifest.table(index)
             clip, frames = read_clip(path, pretrained.config, table=table)
+            scores, has_vectors = read_codec_scores(path, pretrained.config, table=table)
         except VideoReadError as error:
             bad.append((error.path, error.reason))
             continue
         clips.append(clip)
+        given.append(scores if has_vectors else torch.full_like(scores, torch.nan))
         if places:
             moving.append(_covered(places[manifest.name(index)][frames], side, pretrained))
     if not clips:
         raise none_readable(bad)
-    ask = partial(measure_mining, num_masks=_NUM_MASKS, num_views=_NUM_VIEWS, seed=0)
-    return ask(pretrained, torch.cat(clips), moving=torch.stack(moving) if moving else None)
+    return measure_mining(
+        pretrained,
+        torch.cat(clips),
+        num_masks=_NUM_MASKS,
+        num_views=_NUM_VIEWS,
+        seed=0,
+        moving=torch.stack(moving) if moving else None,
+        given=torch.stack(given),
+    )
 
 
 def _covered(place: np.ndarray, side: int, pretrained: Pretrained) -> Tensor:

@@ -11,10 +11,14 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict, load_config
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.clip import read_codec_scores
+from hpm_video.data.prepare.toy import write_toy_videos
 from hpm_video.evaluate.mining_quality import (
     even_masks,
     hardest_tokens,
     measure_mining,
+    measure_videos,
     measured_loss,
     predicted_loss,
     source_scores,
@@ -232,3 +236,20 @@ def test_honest_reconstruction_knows_nothing_of_what_is_masked(
     colours = patchify(clips, grid).unflatten(-1, (-1, 3)).mean(dim=2, keepdim=True)
     painted = true.unflatten(-1, (-1, 3))[mask]
     torch.testing.assert_close(painted, colours[mask].expand_as(painted))
+
+
+def test_sources_are_judged_on_videos(tmp_path: Path) -> None:
+    """On toy videos what needs no model is on the object; of VP9 the codec tells nothing."""
+    toy = {"size": 32, "num_frames": 8, "formats": ("mp4", "webm")}
+    manifest = write_toy_videos(tmp_path / "toy", num_videos=12, seed=0, **toy)
+    pretrained_with(tmp_path / "run", "data.frame_stride=1", *PLAIN)
+    report = measure_videos(tmp_path / "run", [str(manifest)])
+    assert set(report.sources) == {"motion", "codec"}
+    for found in report.sources.values():
+        assert found.coverage > 1.2 and -1 <= found.spearman <= 1
+    (file,) = (tmp_path / "run").glob("*.pt")
+    config, videos = load_pretrained(file).config, read_manifest(manifest)
+    scores = report.sources["codec"].scores
+    assert scores.isnan().all(dim=1).tolist() == [False] * 8 + [True] * 4
+    own = [read_codec_scores(videos.path(k), config)[0] for k in range(8)]
+    assert torch.equal(scores[:8], torch.stack(own))

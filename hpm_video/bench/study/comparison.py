@@ -41,6 +41,8 @@ MINING = (
     Measure("object_coverage", "object in the hardest quarter"),
     Measure("motion_spearman", "Spearman of motion"),
     Measure("motion_object_coverage", "object in the quarter that moves most"),
+    Measure("codec_spearman", "Spearman of the codec's motion"),
+    Measure("codec_object_coverage", "object in the quarter that moves most, by the codec"),
     Measure("feature_variation", "feature variation"),
 )
 COSTS = (
