@@ -12,7 +12,7 @@ from torch import Tensor
 from hpm_video.cli.main import main
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
-from hpm_video.method import step as step_module
+from hpm_video.method import targets as targets_module
 from hpm_video.runtime.determinism import deterministic
 
 Arguments = Callable[..., list[str]]
@@ -56,13 +56,13 @@ def test_what_cannot_repeat_is_refused() -> None:
 def test_it_is_in_force_in_every_step(
     tmp_path: Path, pretrain_arguments: Arguments, is_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_step, seen = step_module.patch_loss, []
+    run_step, seen = targets_module.patch_loss, []
 
     def spy(*arguments: Tensor, **named: bool) -> Tensor:
         seen.append(_flags()[:2])
         return run_step(*arguments, **named)
 
-    monkeypatch.setattr(step_module, "patch_loss", spy)
+    monkeypatch.setattr(targets_module, "patch_loss", spy)
     word = f"run.deterministic={str(is_on).lower()}"
     assert main(pretrain_arguments(tmp_path / "run", word, "optim.epochs=1")) == 0
     assert seen == [(is_on, is_on)] * 6

@@ -23,13 +23,14 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.loader import clip_batches, to_clips
 from hpm_video.method import decoder_masking, masking, teacher_views
 from hpm_video.method import step as method_step
+from hpm_video.method import targets as method_targets
 from hpm_video.method.losses import (
     patch_loss,
     ranking_loss,
     reconstruction_loss,
 )
 from hpm_video.method.step import PretrainStep, configured_step
-from hpm_video.method.teacher import Teacher
+from hpm_video.method.teacher import Teacher, teacher_of
 from hpm_video.models.build import HPM, build
 from hpm_video.models.tokens import gather_tokens, normalize_targets
 from hpm_video.runtime.distributed import World
@@ -45,7 +46,7 @@ _OTHER_PARTS_S = 25  # what follows the variants
 VARIANTS = (
     "videomae", "hpm_ranking", "literal", "loss_prediction_only", "pixels", "hpm_absolute",
     "ranking_units", "all_hard", "tube_length_2", "decoder_mask", "decoder_mask_random",
-    "both_fast",
+    "both_fast", "motion", "measured", "blocks", "target_ema",
 )  # fmt: skip
 
 
@@ -67,7 +68,17 @@ def run(stage: Stage) -> None:
 def variants(stage: Stage) -> None:
     """One step of each variant: masks, losses and gradients, the worst of all variants."""
     names = stage.either(
-        VARIANTS, ("videomae", "hpm_ranking", "pixels", "decoder_mask", "both_fast")
+        VARIANTS,
+        (
+            "videomae",
+            "hpm_ranking",
+            "pixels",
+            "both_fast",
+            "motion",
+            "measured",
+            "blocks",
+            "target_ema",
+        ),
     )
     found = {}
     for name in names:
@@ -109,7 +120,7 @@ def variant(stage: Stage, name: str) -> PretrainConfig:
 def compare(config: PretrainConfig, device: torch.device) -> dict[str, float]:
     """Relative differences of a step on the device from the CPU's, in float32 and bfloat16."""
     student, clips = build_here(config), to_clips(random_frames(config), CPU)
-    teacher = Teacher(student) if config.masking.mines else None
+    teacher = teacher_of(student, config)
     exact, gradient, scores = exact_step(config, student, teacher, clips)
     student.to(device)
     if teacher is not None:
@@ -126,11 +137,11 @@ def compare(config: PretrainConfig, device: torch.device) -> dict[str, float]:
         result.loss.backward()
         found[f"{precision} losses"] = max(losses)
         found[f"{precision} gradients"] = relative(gradient_of(student), gradient)
-    if teacher is not None:
+    if scores is not None:
         with cpu_noise():
             own = run_step(config, student, teacher, clips.to(device))
         assert own.scores is not None
-        found["float32 scores"] = relative(own.scores, scores)
+        found["float32 scores"] = relative(own.scores.nan_to_num(), scores.nan_to_num())
     return found
 
 
@@ -150,12 +161,16 @@ def exact_step(
     """The step on the CPU in float64, its gradient, and the scores, of float32, behind its mask."""
     with cpu_noise():
         scores = run_step(config, student, teacher, clips).scores
+    models = [student, *([] if teacher is None else [teacher])]
     with in_float64():
-        result = step_with(config, student.double(), teacher, clips.double(), scores)
+        for model in models:
+            model.double()
+        result = step_with(config, student, teacher, clips.double(), scores)
         student.zero_grad()
         result.loss.backward()
     gradient = gradient_of(student)
-    student.float()
+    for model in models:
+        model.float()
     return result, gradient, scores
 
 
@@ -167,9 +182,11 @@ def step_with(
     scores: Tensor | None,
     **how: Any,
 ) -> PretrainStep:
-    """A step whose teacher gives these scores, so that rounding changes no mask."""
+    """A step whose source of masks gives these scores, so that rounding changes no mask."""
     given = None if scores is None else scores.to(clips.device)
-    with cpu_noise(), patch.object(method_step, "score_tokens", lambda *_, **__: given):
+    with cpu_noise(), ExitStack() as patches:
+        for source in ("score_tokens", "motion_scores", "measured_scores"):
+            patches.enter_context(patch.object(method_step, source, lambda *_, **__: given))
         return run_step(config, student, teacher, clips, **how)
 
 
@@ -216,7 +233,7 @@ def in_float64() -> Iterator[None]:
     """What the method computes in float32 is computed in float64, by the plain formulas."""
     with (
         patch.object(Tensor, "float", Tensor.double),
-        patch.object(method_step, "patch_loss", plain_patch_loss),
+        patch.object(method_targets, "patch_loss", plain_patch_loss),
         patch.dict(method_step.OBJECTIVES, ranking=plain_ranking_loss),
     ):
         yield
