@@ -2,8 +2,16 @@
 
 import argparse
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 
-from hpm_video.cli.options import add_checkpoint, add_manifest, add_output_dir, add_settings
+from hpm_video.cli.options import (
+    add_checkpoint,
+    add_manifest,
+    add_output_dir,
+    add_settings,
+    lists_or_stored,
+)
 from hpm_video.config import EvaluateConfig
 from hpm_video.config.settings import load_config
 from hpm_video.runtime.files import printable
@@ -11,12 +19,28 @@ from hpm_video.runtime.files import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
-    what = parser.add_mutually_exclusive_group(required=True)
-    add_manifest(what, "list(s) of labelled videos")
+    what = parser.add_mutually_exclusive_group()
+    add_manifest(what, "list(s) of labelled videos (default: the run's data.val_manifest)")
     text = "CHECKPOINT is the folder of an evaluation: its figures and page, from predictions.csv"
     what.add_argument("--recompute", action="store_true", help=text)
     add_output_dir(parser, "folder for results (default: evaluation/<list> in the run folder)")
     add_settings(parser, EvaluateConfig)
+
+
+def with_stored_lists(
+    config: EvaluateConfig, checkpoint: str, lists: Sequence[str]
+) -> tuple[EvaluateConfig, Sequence[str]]:
+    """The settings and lists of a command; without lists those that the fine-tuning judged by."""
+    if lists:
+        return config, lists
+    from hpm_video.evaluate.classification import checkpoint_file
+    from hpm_video.weights.load import lists_of
+
+    stored = lists_of(checkpoint_file(checkpoint, config.checkpoint))
+    names = {"option": "--manifest", "setting": "data.val_manifest", "checkpoint": checkpoint}
+    return replace(config, root=config.root or stored.root), lists_or_stored(
+        lists, stored.val, **names
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = folder or checkpoint
         result = recompute(checkpoint, config, output_dir=folder)
     else:
+        config, lists = with_stored_lists(config, checkpoint, lists)
         folder = folder or results_folder(checkpoint, lists, config.checkpoint)
         result = evaluate(checkpoint, lists, config, output_dir=folder)
     if find_place().rank != 0:

@@ -1,6 +1,7 @@
 """``hpm-video features``."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ from hpm_video.config import FeaturesConfig
 from hpm_video.config.settings import load_config
 from hpm_video.runtime.files import printable
 
+_VAL = "data.val_manifest, or probe.val_manifest of pre-training"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_checkpoint(parser)
-    which = parser.add_mutually_exclusive_group(required=True)
-    options.add_manifest(which, "list(s) of videos")
+    which = parser.add_mutually_exclusive_group()
+    options.add_manifest(which, "list(s) of videos (default: those the run was judged on)")
     which.add_argument("--video", metavar="FILE", help="one video, by sliding windows")
     text = "a file, .npz or .safetensors, or a folder for it; of a list by windows a folder"
     options.add_output(parser, text, "--output-dir", metavar="PLACE")
@@ -45,6 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.window, arguments.frame_stride, arguments.stride, arguments.per_step
     )
     checkpoint, manifests, output = arguments.checkpoint, arguments.manifest, Path(arguments.output)
+    if arguments.video is None and not manifests:
+        from hpm_video.weights.load import lists_of
+
+        stored = lists_of(checkpoint)
+        config = replace(config, root=config.root or stored.root)
+        names = {"option": "--manifest", "setting": _VAL, "checkpoint": checkpoint}
+        manifests = options.lists_or_stored(manifests, stored.val, **names)
     how: dict[str, Any] = {"sliding": sliding, "config": config}
     if arguments.video is not None:
         try:

@@ -14,7 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     file = find_recipe("finetune", arguments.config)
-    config = load_config(FinetuneConfig, file, arguments.settings)
+    load_config(FinetuneConfig, file, arguments.settings)  # refuses mistakes at once
     from hpm_video.train.finetune import finetune
+    from hpm_video.train.run.known_settings import load_finetune_config
 
-    return 0 if finetune(config) else 1
+    config, notes = load_finetune_config(file, arguments.settings)
+    return 0 if finetune(config, notes=notes) else 1

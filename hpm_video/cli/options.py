@@ -71,6 +71,24 @@ def add_manifest(
     parser.add_argument(name, nargs="+", default=[], metavar="LIST", help=meaning, **more)
 
 
+def lists_or_stored(
+    given: Sequence[str], stored: Sequence[str], *, option: str, setting: str, checkpoint: str
+) -> list[str]:
+    """The lists of an option or, without it, those that the checkpoint's settings name."""
+    if given:
+        return list(given)
+    if not stored:
+        raise ValueError(
+            f"{option} (none) must name a list: checkpoint ({checkpoint}) has none in {setting}"
+        )
+    for path in stored:
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"{setting} of the checkpoint ({path}) does not exist: name a list by {option}"
+            )
+    return list(stored)
+
+
 def add_one_manifest(parser: argparse.ArgumentParser) -> None:
     """The list of a command that works on one, as ``M`` or ``--manifest M``."""
     group = parser.add_mutually_exclusive_group(required=True)

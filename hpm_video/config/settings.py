@@ -39,15 +39,23 @@ _NULLS = ("", "~", "null", "Null", "NULL")
 
 
 def load_config(
-    schema: type[Config], path: str | Path | None = None, overrides: Sequence[str] = ()
+    schema: type[Config],
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    known: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Defaults of ``schema`` < the YAML at ``path`` < overrides ``group.key=value``.
+    """Defaults of ``schema`` < ``known`` < the YAML at ``path`` < overrides ``group.key=value``.
+
+    ``known``: nested settings that take the place of defaults.
 
     ``path`` may name a variant of a list, as in `find_config`. Raises ValueError, one line, for an
     unknown key (with a suggestion), a wrong type or value; FileNotFoundError when the YAML, or the
     variant, is missing.
     """
     layers: list[Any] = [OmegaConf.structured(schema)]
+    if known is not None:
+        layers.append(_checked(schema, OmegaConf.create(dict(known))))
     if path is not None:
         layer, words = _read(path, _load)
         overrides = [*words_of(words), *overrides]

@@ -181,7 +181,7 @@ def make_plan(
     for task in tasks:
         # The settings of the command and, after all its words, the task's own
         own = [word for word in task.arguments[len(command.words) :] if not word.startswith("-")]
-        of_task = load_config(schema, command.yaml, [*settings, *own])
+        of_task = _settings(schema, command.yaml, [*settings, *own])
         if is_run:
             _check_run(of_task, wait_for_inputs)
             runs.append(of_task)
@@ -198,6 +198,16 @@ def make_plan(
         return Plan(command, tasks, place, workers, inputs=inputs, runs=tuple(runs))
     total = config.optim.total_batch
     return Plan(command, tasks, place, workers, videos, total, inputs, tuple(runs))
+
+
+def _settings(schema: type[Any], yaml: str | None, settings: Sequence[str]) -> Any:
+    """The settings of a task. Those that a fine-tuning will take from weights are left as they are,
+    but for a run that goes on, whose folder knows them."""
+    if schema is not FinetuneConfig:
+        return load_config(schema, yaml, settings)
+    from hpm_video.train.run.known_settings import load_finetune_config
+
+    return load_finetune_config(yaml, settings, reads_weights=False)[0]
 
 
 def check_steps(plan: Plan, num_processes: int) -> None:
@@ -265,11 +275,13 @@ def _output(command: Command) -> str | None:
         if given.recompute:
             place = given.checkpoint
         else:
+            from hpm_video.cli.evaluate import with_stored_lists
             from hpm_video.evaluate.classification import results_folder
 
             config = load_config(EvaluateConfig, None, given.settings)
             with suppress(FileNotFoundError):
-                place = results_folder(given.checkpoint, given.manifest, config.checkpoint)
+                _, lists = with_stored_lists(config, given.checkpoint, given.manifest)
+                place = results_folder(given.checkpoint, lists, config.checkpoint)
     return _absolute(place)
 
 

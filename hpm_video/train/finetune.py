@@ -1,5 +1,6 @@
 """Fine-tuning for action recognition, from a pre-trained encoder or from scratch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,16 @@ from hpm_video.train.run import (
 from hpm_video.weights.checkpoint import load_weights
 
 
-def finetune(config: FinetuneConfig) -> bool:
-    """Run, or continue, the fine-tuning of a config; returns whether it is complete."""
+def finetune(config: FinetuneConfig, *, notes: Sequence[str] = ()) -> bool:
+    """Run, or continue, the fine-tuning of a config; returns whether it is complete.
+
+    ``notes``: lines for the log, about the settings.
+    """
     with join_run(config) as (folder, world):
-        return _finetune(config, folder, world)
+        return _finetune(config, folder, world, notes)
 
 
-def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
+def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequence[str]) -> bool:
     data, optim, mixing = config.data, config.optim, config.mixing
     manifest = read_manifest(data.manifest, root=data.root, max_damage=data.max_damage)
     num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
@@ -102,7 +106,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World) -> bool:
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
         said, *missing = start.lines()
-        for line in (said, *choices, *fit, *missing):
+        for line in (said, *notes, *choices, *fit, *missing):
             run.log.line(line)
         run.log.line(
             f"{num_classes} classes, {len(manifest)} videos, {steps.per_epoch} steps per epoch, "

@@ -93,6 +93,25 @@ def classifier_of(
     return model, config, state["classes"]
 
 
+@dataclass(frozen=True)
+class StoredLists:
+    """The lists of labelled videos that a run learnt from and was judged on, as they were named,
+    and where their relative paths start."""
+
+    train: list[str]
+    val: list[str]
+    root: str | None
+
+
+def lists_of(checkpoint: str | Path) -> StoredLists:
+    """The labelled lists that a checkpoint's settings name: of a fine-tuning its own, of a
+    pre-training those of its probes. Empty where it names none."""
+    config = settings_of(load_checkpoint(checkpoint))
+    if isinstance(config, FinetuneConfig):
+        return StoredLists(config.data.manifest, config.data.val_manifest, config.data.root)
+    return StoredLists(config.probe.train_manifest, config.probe.val_manifest, config.data.root)
+
+
 def encoder_of(
     state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
 ) -> tuple[Encoder, DataConfig]:
