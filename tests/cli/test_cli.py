@@ -426,7 +426,7 @@ def test_help_names_every_job_and_setting(capsys: pytest.CaptureFixture[str]) ->
         assert "(auto | float32 | bfloat16 | float16)" in " ".join(text.split())
 
 
-@pytest.mark.parametrize("arguments", [[], ["pretraim"], ["pretrain"], ["evaluate", "x"]])
+@pytest.mark.parametrize("arguments", [[], ["pretraim"], ["pretrain"], ["visualize", "x"]])
 def test_a_wrong_command_is_exit_code_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
