@@ -24,6 +24,7 @@ _QUICK = {
     ),
     "finetune": _MODEL,
     "evaluate": _PLAIN,
+    "predict": _PLAIN,
     "probe": _PLAIN,
     "features": _PLAIN,
     "visualize": ("--device", "cpu", "--num-masks", "1"),
@@ -44,15 +45,16 @@ def test_own_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_toy_videos(tmp_path / "toy" / name, num_videos=count, seed=count, **small)
         shutil.copytree(tmp_path / "toy" / name / "videos", tmp_path / "videos" / name)
     videos = sorted((tmp_path / "videos" / "train").rglob("*.mp4"))
-    for place in ("video1.mp4", "long.mp4"):
+    for place in ("video1.mp4", "long.mp4", "new_videos/clip.mp4"):
+        Path(place).parent.mkdir(exist_ok=True)
         shutil.copy(videos[0], place)
     shutil.copy(next((tmp_path / "videos" / "train").rglob("*.webm")), "video2.webm")
 
     install, *commands = _commands()
     assert install[:3] == ["pip", "install", "-e"]
     assert [command[1] for command in commands] == [
-        *("data", "data", "data", "pretrain", "finetune", "evaluate", "visualize", "probe"),
-        "features",
+        *("data", "data", "data", "pretrain", "finetune", "evaluate", "predict", "visualize"),
+        *("probe", "features"),
     ]
     for program, *words in commands:
         assert program == "hpm-video"
@@ -63,6 +65,7 @@ def test_own_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "8 classes, 318 videos" in (tmp_path / "outputs" / "fine" / "log.txt").read_text()
     assert {path.stem for path in Path("pictures").glob("*.html")} == {"index", "video1", "video2"}
     assert Path("long.npz").exists()
+    assert len(Path("classes.csv").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("job", ["pretrain", "finetune"])
