@@ -76,6 +76,7 @@ def test_every_page_allows_its_own_style_and_script_alone(tmp_path: Path) -> Non
     ]
     assert {path.name for path in framed} == {
         "demo.html", "check.html", "evaluation.html", "index.html", "video.html", "training.html",
+        "along.html",
         "dataset.html",
     }  # fmt: skip
     for path in framed:
