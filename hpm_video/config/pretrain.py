@@ -18,6 +18,7 @@ from hpm_video.config.values import (
     DecoderMask,
     FirstWeights,
     HardRamp,
+    InitPart,
     LossTarget,
     MaskPattern,
     MaskSource,
@@ -27,6 +28,7 @@ from hpm_video.config.values import (
     RankingLevel,
     Variance,
     View,
+    values_of,
 )
 
 
@@ -45,6 +47,10 @@ class PretrainRunConfig(RunConfig):
 
 @dataclass(frozen=True)
 class ModelConfig(EncoderConfig):
+    init_parts: list[str] = setting(
+        list(values_of(InitPart)),
+        "what init gives; parts that are not named start fresh, the teacher as the student",
+    )
     drop_path: float = setting(
         0.0, "stochastic depth: chance to skip the last block; earlier ones less"
     )
@@ -69,6 +75,12 @@ class ModelConfig(EncoderConfig):
         super().__post_init__()
         below_one("model.drop_path", self.drop_path)
         all_at_least("model.", self, decoder_depth=1, predictor_depth=1)
+        parts, known = self.init_parts, values_of(InitPart)
+        if "encoder" not in parts or len(set(parts)) < len(parts) or set(parts) - set(known):
+            raise ValueError(
+                f"model.init_parts ({', '.join(parts)}) must hold encoder and may hold "
+                f"{', '.join(known[1:])}, each once: model.init_parts=[encoder] is the least"
+            )
         if self.decoder_mlp_ratio is not None:
             between("model.decoder_mlp_ratio", self.decoder_mlp_ratio, 0.25, 64)
 
