@@ -32,6 +32,7 @@ from hpm_video.train.run import (
     RunProbe,
     choose_for_machine,
     claim_run_folder,
+    describe_changes,
     describe_data,
     find_start,
     join_run,
@@ -89,6 +90,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     kept = {name: (start.state or {}).get(name) for name in ("competence", "collapsed_records")}
     competence = competence_of(masking, world, kept["competence"])
     collapse = CollapseWatch(config.run.collapse_records, kept["collapsed_records"] or 0)
+    changes = describe_changes(config, start.state, steps=steps)
     start.forget_weights()
 
     def checkpoint() -> dict[str, Any]:
@@ -106,7 +108,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
-        for line in (*start.lines(), *choices):
+        for line in (*start.lines(), *changes, *choices):
             run.log.line(line)
         run.log.line(
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "

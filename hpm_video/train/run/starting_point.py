@@ -161,6 +161,7 @@ def find_start(
                 f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"
             )
         step = state["step"]
+        more = step * config.optim.epochs // total_steps + 1  # epochs that leave steps to be done
         changes = _changes(state.get("data"), data)
         if changes and source == own:
             raise ValueError(
@@ -170,9 +171,12 @@ def find_start(
         # Its own last step may be left to be evaluated; of another run's nothing is left to be done
         if step > total_steps or (step == total_steps and source != own):
             raise ValueError(
-                f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
+                f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps; "
+                f"set optim.epochs to {more} or more, or begin with its weights: model.init"
             )
         line = f"continues after step {step} of {source}" + (f", but {changes}" if changes else "")
+        if step == total_steps:
+            line += f", which is its end: to go on, set optim.epochs to {more} or more"
         return Start(state, None, source, line, last=last)
     source = config.model.init
     if source is not None:
