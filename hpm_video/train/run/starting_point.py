@@ -38,7 +38,8 @@ class Start:
     state: the checkpoint it continues, if any. init: what it takes its encoder from, if anything;
     parts: of a pre-training that, and the other parts.
     source: the file of either. line: all this in words. allow_missing: what init may lack. last:
-    name of the checkpoint, if it is the run's own. initialised: names of what init did lack.
+    name of the checkpoint, if it is the run's own. initialised: names of what init did lack. table:
+    what became of the parts, once they are loaded.
     """
 
     state: dict[str, Any] | None
@@ -49,6 +50,7 @@ class Start:
     last: str | None = None
     initialised: Sequence[str] = ()
     parts: InitParts | None = None
+    table: Sequence[str] = ()
 
     def load_into(self, model: nn.Module) -> None:
         """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
@@ -75,6 +77,7 @@ class Start:
         they do not fit, or if a run that is continued had none."""
         if self.parts is not None:
             self.parts.load_teacher(teacher)
+            self.table = self.parts.lines()
         elif self.state is not None and teacher is not None:
             if self.state["teacher"] is None:
                 needs = "mines hard tubes" if teacher.predicts else "has loss.target=ema"
@@ -99,8 +102,8 @@ class Start:
 
     def lines(self) -> list[str]:
         """Where the run starts from, in words for its log."""
-        if self.parts is not None:
-            return [self.line, *self.parts.lines()]
+        if self.table:
+            return [self.line, *self.table]
         if not self.initialised:
             return [self.line]
         return [self.line, f"not in it, so as initialised: {', '.join(self.initialised)}"]

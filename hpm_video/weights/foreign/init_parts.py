@@ -14,7 +14,7 @@ from torch import Tensor
 from hpm_video.config import EncoderConfig, FinetuneConfig, ModelConfig, PretrainConfig
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.build import HPM, SIZES, token_grid
-from hpm_video.models.resample import Tokens, TokenShape, describe_fit, fit_tokens
+from hpm_video.models.resample import Tokens, TokenShape, describe_fit, fit_tokens, resample_head
 from hpm_video.weights.checkpoint import load_weights, settings_of, tokens_of, trained_grid
 from hpm_video.weights.foreign.account import Imported, assumed
 from hpm_video.weights.misfits import is_finite, refuse
@@ -22,10 +22,8 @@ from hpm_video.weights.misfits import is_finite, refuse
 # Modules that are one part for the user. "norm" and "head": of a classifier.
 _PARTS = {"decoder_input": "decoder", "reconstructor": "decoder", "norm": "head"}
 _ENCODER = ("width", "depth", "heads", "mlp_ratio", "positions")
-_DECODER = (
-    *("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio"),
-    *("patch_size", "tubelet_size"),  # which its head reconstructs
-)
+_DECODER = ("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio")
+_HEAD = ("reconstructor.head.weight", "reconstructor.head.bias")
 _NOT_ASKED = "not in model.init_parts"
 
 Weights = dict[str, Tensor]
@@ -88,7 +86,7 @@ class InitParts:
                 self._rows.append(_Row(part, "-", 0, len(names), f"fresh: {why}"))
                 continue
             fresh = [name for name in names if name in lacking]
-            rest = [] if part == "predictor" else describe_fit(self.before, self._tokens)
+            rest = self._fit(part)
             if fresh:
                 why = "a classifier has none" if has_no_norm else "allowed to be missing"
                 rest.append(f"fresh, {why}: {', '.join(fresh)}")
@@ -118,7 +116,8 @@ class InitParts:
         load_weights(teacher, chosen, source=source, allow_missing=copied)
         rest = "-"
         if copied:
-            why = "not in the file" if is_asked else _NOT_ASKED
+            lacks = "not in the file's teacher" if stored else "not in the file"
+            why = self._why_fresh.get(_part(copied[0]), lacks) if is_asked else _NOT_ASKED
             modules = ", ".join(dict.fromkeys(map(_module, copied)))
             of = f"{modules} as in" if chosen else "a copy of"
             rest = f"{of} the student: {why}"
@@ -160,7 +159,20 @@ class InitParts:
         chosen = {name: value for name, value in weights.items() if _module(name) in modules}
         for prefix in ("encoder.", "pixel_predictor.encoder."):
             chosen = fit_tokens(chosen, prefix, tokens_of(self.found.state), self._tokens)
+        if self._config.loss.has_pixels:
+            shapes = self.before.shape, self._tokens.shape
+            chosen |= {n: resample_head(chosen[n], *shapes) for n in _HEAD if n in chosen}
         return {own.get(name, name): value for name, value in chosen.items()}, own
+
+    def _fit(self, part: str) -> list[str]:
+        """How weights of a part are changed for other tokens than they were trained with."""
+        if part == "predictor":  # which reads the decoder's tokens
+            return []
+        if part != "decoder":
+            return describe_fit(self.before, self._tokens)
+        is_resampled = self._config.loss.has_pixels
+        after = self._tokens if is_resampled else replace(self.before, grid=self._tokens.grid)
+        return describe_fit(self.before, after, resampled="head")
 
     def _check_settings(self) -> None:
         """Raise ValueError where parts to be loaded are of other sizes, or for another target."""

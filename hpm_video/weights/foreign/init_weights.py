@@ -9,6 +9,7 @@ from torch import nn
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.models.build import SIZES, heads_of
 from hpm_video.models.decoder import DecoderInput
+from hpm_video.models.hpm import HPM
 from hpm_video.models.resample import Tokens
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import write_atomically
@@ -110,4 +111,10 @@ def _changed(model: nn.Module, before: Tokens, taken: Collection[str]) -> dict[s
             changed[f"{name}.positions"] = f"from {before.grid} to {now.grid}"
         if isinstance(part, Encoder) and before.shape != now.shape:
             changed[f"{name}.embed.weight"] = f"from {before.shape} to {now.shape}"
+    head = model.get_submodule("reconstructor.head") if isinstance(model, HPM) else None
+    # One of features has nothing to do with the shape of tokens
+    says_pixels = isinstance(head, nn.Linear) and head.out_features == now.shape.num_values
+    if says_pixels and before.shape != now.shape:
+        of_head = {"reconstructor.head.weight", "reconstructor.head.bias"} & set(taken)
+        changed |= dict.fromkeys(of_head, f"from {before.shape} to {now.shape}")
     return changed
