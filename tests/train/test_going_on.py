@@ -365,6 +365,10 @@ def test_tokens_of_another_size_are_reconstructed_resized(tmp_path: Path) -> Non
          "add model.predictor_depth=1, or model.init_parts=[encoder,decoder,teacher] to begin"),
         (("model.size=giant",), "model.size (giant) must be base, as in"),
         (("loss.target=ema",), "loss.target (ema) must be pixels, as in"),
+        (("loss.target=frozen", "loss.target_model=a.pt", "loss.target_width=8"),
+         "loss.target (frozen) must be pixels, loss.target_model (a.pt) must be null, as in"),
+        (("model.size=giant", "model.width=32", "model.decoder_mlp_ratio=4"),
+         "model.size (giant) must be base, as in"),
     ],
 )  # fmt: skip
 def test_sizes_that_differ_are_named_with_what_to_set(

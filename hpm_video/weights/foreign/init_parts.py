@@ -4,6 +4,7 @@ A part that the file or ``model.init_parts`` lacks starts fresh, the teacher as 
 student.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -191,14 +192,18 @@ class InitParts:
         names = dict.fromkeys([*_ENCODER, *of_decoder, *of_predictors])
         unlike = {f"model.{n}": v for n, v in _to_set(mine.model, theirs.model, names).items()}
         if has_decoder and isinstance(theirs, PretrainConfig):
-            for name in ("target", "target_layers", "target_width"):
+            of_loss = ["target", "target_layers"]
+            if mine.loss.target_width != theirs.loss.target_width:
+                of_loss.append("target_model")  # which decides it
+            for name in of_loss:
                 values = getattr(mine.loss, name), getattr(theirs.loss, name)
                 if values[0] != values[1]:
                     unlike[f"loss.{name}"] = values
         if not unlike:
             return
-        differ = ", ".join(f"{key} ({a}) must be {b}" for key, (a, b) in unlike.items())
-        advice = " ".join(f"{key}={str(b).replace(' ', '')}" for key, (_, b) in unlike.items())
+        said = {key: (_said(a), _said(b)) for key, (a, b) in unlike.items()}
+        differ = ", ".join(f"{key} ({a}) must be {b}" for key, (a, b) in said.items())
+        advice = " ".join(f"{key}={b}" for key, (_, b) in said.items())
         if not unlike.keys() & {f"model.{name}" for name in ("size", *_ENCODER)}:
             kept = {"encoder"}
             if unlike.keys() == {"model.predictor_depth"}:
@@ -229,7 +234,8 @@ def _part(name: str) -> str:
 
 
 def _said(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """A value of a setting, as a command takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _as_of_two(name: str, config: PretrainConfig | FinetuneConfig) -> str:
@@ -268,7 +274,7 @@ def _to_set(
     found = unlike(mine)
     if found and mine.size != theirs.size:
         with_size = unlike(replace(mine, size=theirs.size))
-        if len(with_size) < len(found):
+        if "mlp_ratio" in found or len(with_size) < len(found):
             return {"size": (mine.size, theirs.size), **with_size}
     return found
 
