@@ -1,5 +1,6 @@
 """Pre-training: the loop around the steps."""
 
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         start.write_table(folder, student)
     if teacher is not None:
         spread(teacher, world, config.run)
-    trained_grid = student.trained_grid
+    trained = student.trained_grid
     model = spread(student, world, config.run)
     optimizer = pretrain_optimizer(student, optim)
     start.load_optimizer(optimizer, student)
@@ -104,7 +105,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             "competence": None if competence is None else competence.value,
             "collapsed_records": collapse.in_a_row,
             "target_digest": digest,
-            "trained_grid": [trained_grid.time, trained_grid.height, trained_grid.width],
+            **({} if trained == grid else {"trained_grid": list(astuple(trained))}),
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:

@@ -82,8 +82,8 @@ def test_a_folder_of_other_settings_is_refused_with_the_key(tmp_path: Path, over
     ("before", "words"),
     [
         ({"data.antialias": False}, "continue it with data.antialias=false, or choose another"),
-        ({"data.antialias": None, "optim.epochs": 7},
-         "continue it with optim.epochs=7, or choose another"),
+        ({"data.antialias": None, "optim.epochs": 900},
+         "continue it with optim.epochs=900, or choose another"),
         ({"optim.clip_grad": 0.5, "teacher.ramp": 0.25},
          "continue it with teacher.ramp=0.25 optim.clip_grad=0.5, or choose another"),
         ({"optim.betas": [0.8, 0.9]}, "(optim.betas): choose another folder"),
@@ -454,7 +454,8 @@ def test_start_order(tmp_path: Path, config: PretrainConfig, save: Save) -> None
     own = save("run/checkpoints", 7).with_name("last")
     for run, init in [(resume, "nowhere"), (replace(config.run, resume="nowhere"), None)]:
         step, line, fresh = start(run, init)
-        assert (step, line) == (7, f"continues after step 7 of {own}")
+        end = "which is its end: to go on, set optim.epochs to 801 or more"
+        assert (step, line) == (7, f"continues after step 7 of {own}, {end}")
         assert value(fresh, "encoder.embed") == 7
 
 

@@ -298,7 +298,7 @@ def test_a_classifier_gives_its_encoder(tmp_path: Path) -> None:
     state = {"kind": "finetune", "config": config_to_dict(config), "step": 3, "num_classes": 3}
     state |= {"model": model.state_dict(), "classes": None, "trained_grid": [2, 4, 4]}
     path = save_checkpoint(tmp_path / "saved", state, keep=1)
-    for parts in ("[encoder]", "[encoder,decoder,predictor,teacher]"):
+    for parts in ("[encoder]", "[all]"):
         _, student, _, said = _begun(tmp_path, path, f"model.init_parts={parts}")
         own = student.state_dict()
         assert all(torch.equal(own[n], v) for n, v in model.state_dict().items() if n in own)
@@ -394,8 +394,8 @@ def test_parts_start_fresh_where_that_is_asked_for(tmp_path: Path) -> None:
     there = state["teacher"]["encoder.norm.weight"]
     assert torch.equal(teacher.encoder.norm.weight, there)
     assert "predictor as in the student: not in model.init_parts" in said
-    for wrong in ("[decoder]", "[encoder,decoders]", "[encoder,encoder]"):
-        with pytest.raises(ValueError, match="must hold encoder and may hold decoder, predictor"):
+    for wrong in ("[decoder]", "[encoder,decoders]", "[encoder,encoder]", "[all,encoder]"):
+        with pytest.raises(ValueError, match="must be all, or hold encoder and may hold decoder"):
             _config(f"model.init_parts={wrong}")
 
 

@@ -106,7 +106,7 @@ class InitParts:
             if stored:
                 self._drop("teacher", len(stored))
             return
-        is_asked = "teacher" in self._config.model.init_parts
+        is_asked = "teacher" in self._config.model.parts_of_init
         weights = {_as_of_two(name, self._theirs): value for name, value in stored.items()}
         chosen, own = self._chosen(weights if is_asked else {}, teacher)
         source = f"teacher of {self._init}"
@@ -139,7 +139,7 @@ class InitParts:
 
     def _reasons(self) -> dict[str, str]:
         """Of the parts of a model none of whose tensors are loaded: why."""
-        asked, there = self._config.model.init_parts, set(map(_part, self._file))
+        asked, there = self._config.model.parts_of_init, set(map(_part, self._file))
         reasons = {}
         for part in ("decoder", "predictor", "pixel_predictor"):
             if part.removeprefix("pixel_") not in asked:
@@ -208,7 +208,7 @@ class InitParts:
             kept = {"encoder"}
             if unlike.keys() == {"model.predictor_depth"}:
                 kept |= {"decoder", "teacher"}
-            parts = [part for part in mine.model.init_parts if part in kept]
+            parts = [part for part in mine.model.parts_of_init if part in kept]
             advice += f", or model.init_parts=[{','.join(parts)}] to begin the others fresh"
         raise ValueError(f"{differ}, as in the weights of model.init ({self._init}): add {advice}")
 

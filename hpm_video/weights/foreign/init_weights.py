@@ -45,7 +45,8 @@ def init_weights(config: PretrainConfig | FinetuneConfig) -> Imported:
         assumptions=told,
         allow_missing=model.allow_missing,
         fill=False,
-        encoder_only=isinstance(config, FinetuneConfig) or "decoder" not in config.model.init_parts,
+        encoder_only=isinstance(config, FinetuneConfig)
+        or "decoder" not in config.model.parts_of_init,
     )
     if isinstance(config, PretrainConfig):
         return found
