@@ -177,7 +177,7 @@ def test_paths_that_were_moved_with_the_run_are_the_same(tmp_path: Path) -> None
     check_run_folder(settings(tmp_path / "elsewhere", "pre"))
     for changed, key in (
         (settings(tmp_path / "elsewhere", "other"), "model.init"),
-        (settings(tmp_path / "elsewhere", "pre", epochs=400), "optim.epochs"),
+        (settings(tmp_path / "elsewhere", "pre", epochs=200), "optim.epochs"),
     ):
         with pytest.raises(ValueError, match=rf"other settings \({key}\)"):
             check_run_folder(changed)

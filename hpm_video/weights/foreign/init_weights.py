@@ -31,6 +31,7 @@ def init_weights(config: PretrainConfig | FinetuneConfig) -> Imported:
     """
     model = config.model
     assert model.init is not None
+    has_decoder = isinstance(config, PretrainConfig) and "decoder" in config.model.parts_of_init
     told = Assumptions(image_frames=config.data.num_frames, tubelet_size=model.tubelet_size)
     if isinstance(config, PretrainConfig):
         # What is of the size is compared afterwards, all at once
@@ -45,8 +46,7 @@ def init_weights(config: PretrainConfig | FinetuneConfig) -> Imported:
         assumptions=told,
         allow_missing=model.allow_missing,
         fill=False,
-        encoder_only=isinstance(config, FinetuneConfig)
-        or "decoder" not in config.model.parts_of_init,
+        encoder_only=not has_decoder,
     )
     if isinstance(config, PretrainConfig):
         return found
