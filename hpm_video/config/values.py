@@ -18,6 +18,7 @@ Size = Literal["tiny", "small", "base", "large", "huge", "huge_v2", "giant"]
 Positions = Literal["sinusoid", "stored"]
 FirstWeights = Literal["xavier", "videomae", "former"]
 PredictorInput = Literal["encoded", "pixels", "both"]
+InitPart = Literal["all", "encoder", "decoder", "predictor", "teacher"]
 ClassifierName = Literal[
     "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
     "mvit_base_16x4", "mvit_base_32x3",

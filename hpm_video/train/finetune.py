@@ -32,6 +32,7 @@ from hpm_video.train.run import (
     RunEvaluation,
     choose_for_machine,
     claim_run_folder,
+    describe_changes,
     describe_data,
     find_start,
     join_run,
@@ -82,6 +83,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     start.load_optimizer(optimizer, model)
     fit = start.describe_fit(model.encoder) if isinstance(model, Classifier) else []
     evaluation.keep_best(folder / "checkpoints", state=start.state)
+    changes = describe_changes(config, start.state, steps=steps)
     start.forget_weights()
     moving = running_means(model)  # of baselines
     class_weights = None
@@ -106,7 +108,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
         said, *missing = start.lines()
-        for line in (said, *notes, *choices, *fit, *missing):
+        for line in (said, *changes, *notes, *choices, *fit, *missing):
             run.log.line(line)
         run.log.line(
             f"{num_classes} classes, {len(manifest)} videos, {steps.per_epoch} steps per epoch, "

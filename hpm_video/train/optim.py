@@ -88,6 +88,13 @@ def plan_steps(
         )
     accumulation = micro_batches(optim, batch_size=at_once, num_processes=num_processes)
     videos = at_once * accumulation * num_processes
+    return divided(data, optim, videos=videos, num_videos=num_videos, accumulation=accumulation)
+
+
+def divided(
+    data: DataConfig, optim: OptimConfig, *, videos: int, num_videos: int, accumulation: int = 1
+) -> Steps:
+    """The steps of ``videos`` each that these settings make of ``num_videos``."""
     clips, per_epoch = videos * data.repeats, steps_per_epoch(num_videos, videos)
     lr_at = lr_schedule(optim, videos=videos, clips=clips, steps_per_epoch=per_epoch)
     return Steps(accumulation, videos, clips, per_epoch, optim.epochs * per_epoch, lr_at)

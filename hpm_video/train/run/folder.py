@@ -56,7 +56,7 @@ def check_run_folder(config: Any) -> Path:
     """The folder run.output_dir names, which is free or already belongs to this config.
 
     Raises ValueError when it is not given, is no folder, holds something else, or belongs to a run
-    whose settings differ in what changes results.
+    whose settings differ in what changes results. More epochs than before are none of these.
     """
     if not config.run.output_dir:
         raise ValueError("run.output_dir (null) must name a folder for the run")
@@ -74,15 +74,25 @@ def check_run_folder(config: Any) -> Path:
                 f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
             )
         keys = changed_settings(config, there)
+        if "optim.epochs" in keys and _goes_further(config, there):
+            keys.remove("optim.epochs")
         # Nothing is lost where nothing was saved: a mistaken first start may be corrected.
-        if keys and (folder / "checkpoints" / "last").is_symlink():
+        if keys and linked_checkpoint(folder) is not None:
             raise ValueError(
                 f"run.output_dir ({folder}) belongs to a run with other settings "
-                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder"
+                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder, "
+                f"where run.resume={folder} goes on from its last checkpoint with these settings"
             )
     elif folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
         raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
     return folder
+
+
+def _goes_further(config: Any, there: Mapping[str, Any]) -> bool:
+    """Whether a config has more epochs than the run that it continues had, which is allowed."""
+    optim = _completed(there, config_to_dict(type(config)()))["optim"]
+    epochs = optim.get("epochs") if isinstance(optim, Mapping) else None
+    return isinstance(epochs, int) and config.optim.epochs > epochs
 
 
 def _as_there(there: Mapping[str, Any], config: Any, keys: Sequence[str]) -> str:
@@ -152,7 +162,8 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
                 "start again"
             )
         file = folder / "config.yaml"
-        if file.is_file() and changed_settings(config, read_stored(file)):
+        is_new = linked_checkpoint(folder) is None
+        if is_new and file.is_file() and changed_settings(config, read_stored(file)):
             # A mistaken start, see check_run_folder
             (folder / "bad_videos.csv").unlink(missing_ok=True)
         write_atomically(file, [config_to_yaml(config)])
