@@ -23,6 +23,8 @@ class BuildWithRecipes(build_py):
 
 ONNX = ["onnx>=1.17", "onnxscript>=0.7"]  # to export to it
 TRANSFORMERS = ["transformers>=5"]  # its models, as frozen encoders
+HUB = ["huggingface_hub>=1"]  # to fetch and push models
+MLFLOW = ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"]  # the latter for its local store
 TORCHCODEC = ["torchcodec>=0.10"]  # and FFmpeg's libraries on the system
 TEST = [
     *ONNX,
@@ -79,11 +81,14 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "hub": HUB,
+        "mlflow": MLFLOW,
         "onnx": ONNX,
         "torchcodec": TORCHCODEC,
         "transformers": TRANSFORMERS,
+        "wandb": ["wandb>=0.19"],
         "test": TEST,
-        "dev": [*TEST, "import-linter>=2.11", "mypy", "ruff"],
+        "dev": [*TEST, *HUB, *MLFLOW, "import-linter>=2.11", "mypy", "ruff"],
     },
     entry_points={"console_scripts": ["hpm-video=hpm_video.cli.main:entry"]},
 )
