@@ -26,8 +26,6 @@ HUB = ["huggingface_hub>=1.0"]  # models to and from the Hugging Face Hub
 # Its client, and what a database in the run's folder needs
 MLFLOW = ["mlflow-skinny>=3.0.1", "sqlalchemy>=2.0.20", "alembic>=1.13"]
 TRANSFORMERS = ["transformers>=5"]  # its models, as frozen encoders
-HUB = ["huggingface_hub>=1"]  # to fetch and push models
-MLFLOW = ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"]  # the latter for its local store
 TORCHCODEC = ["torchcodec>=0.10"]  # and FFmpeg's libraries on the system
 TEST = [
     *ONNX,
@@ -86,13 +84,10 @@ setup(
     extras_require={
         "hub": HUB,
         "mlflow": MLFLOW,
-        "hub": HUB,
-        "mlflow": MLFLOW,
         "onnx": ONNX,
         "torchcodec": TORCHCODEC,
         "transformers": TRANSFORMERS,
         "wandb": ["wandb>=0.21"],
-        "wandb": ["wandb>=0.19"],
         "test": TEST,
         "dev": [*TEST, *HUB, *MLFLOW, "import-linter>=2.11", "mypy", "ruff"],
     },
