@@ -48,6 +48,10 @@ class RunConfig:
     collective_timeout_s: float = setting(
         600.0, "longer than this no process waits for another one"
     )
+    loggers: list[str] = setting(
+        ["tensorboard"],
+        "of tensorboard, wandb and mlflow, beside metrics.jsonl; all offline by default",
+    )
     profile_steps: int = setting(
         0, "so many steps of every start are traced into profile/; 0 = none"
     )
@@ -58,6 +62,12 @@ class RunConfig:
             max_bad_steps=1, shard_processes=1, collective_timeout_s=1, profile_steps=0,
         )  # fmt: skip
         between("run.seed", self.seed, 0, 2**63 - 1)
+        known = values.values_of(values.Logger)
+        for name in self.loggers:
+            if name not in known:
+                raise ValueError(f"run.loggers ({name}) must be of {', '.join(known)}")
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"run.loggers ({', '.join(self.loggers)}) must name each logger once")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Switch = Literal["auto", "true", "false"]
 Parallel = Literal["ddp", "fsdp"]
+Logger = Literal["tensorboard", "wandb", "mlflow"]
 
 # Data
 Decoder = Literal["decord", "torchcodec", "pyav"]

@@ -34,6 +34,7 @@ from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import whole_file, writing
+from hpm_video.weights.hub import local_model
 from hpm_video.weights.misfits import is_allowed, misfits, refuse
 from hpm_video.weights.shard_metadata import METADATA
 from hpm_video.weights.shards import read_shards, stored_shapes, write_shards
@@ -142,10 +143,15 @@ def find_checkpoint(path: str | Path, which: str = "last") -> Path:
 
     ``which``: name of the one to take of a folder, ``last`` or ``best.pt``.
     """
-    path = Path(path)
+    path = local_model(path)
     for candidate in (path, path / which, path / "checkpoints" / which):
         if is_checkpoint(candidate):
             return candidate
+    if (path / "config.json").is_file():
+        raise ValueError(
+            f"checkpoint ({path}) is a folder of Hugging Face: hpm-video weights import {path} -o "
+            "ours.pt makes a checkpoint of it"
+        )
     if path.is_dir():
         raise FileNotFoundError(f"checkpoint ({path}): the folder holds no checkpoints/{which}")
     raise FileNotFoundError(f"checkpoint ({path}) does not exist")

@@ -14,6 +14,7 @@ from hpm_video.runtime.determinism import deterministic
 from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, write_atomically
 from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
+from hpm_video.train.run.loggers import ID_FILE, check_installed
 from hpm_video.weights.checkpoint import linked_checkpoint
 
 # Settings that may change between two starts of one run without changing its results.
@@ -21,7 +22,7 @@ _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.probe_every", "run.device",
     "run.compile", "run.cuda_graphs", "run.deterministic", "run.parallel", "run.shard_processes",
-    "run.activation_checkpointing",
+    "run.activation_checkpointing", "run.loggers",
     "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
     "model.first_weights",
     "loss.target_width",  # loss.target_model decides
@@ -41,6 +42,7 @@ def join_run(config: Any) -> Iterator[tuple[Path, World]]:
     """The folder of a run, as by `check_run_folder`, and the processes that work on it; what is
     claimed of the folder is free at the end."""
     run = config.run
+    check_installed(run.loggers)
     with (
         deterministic(run.deterministic),
         join_world(run.device, timeout_s=run.collective_timeout_s) as world,
@@ -165,7 +167,8 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
         is_new = linked_checkpoint(folder) is None
         if is_new and file.is_file() and changed_settings(config, read_stored(file)):
             # A mistaken start, see check_run_folder
-            (folder / "bad_videos.csv").unlink(missing_ok=True)
+            for name in ("bad_videos.csv", ID_FILE):
+                (folder / name).unlink(missing_ok=True)
         write_atomically(file, [config_to_yaml(config)])
     except FolderInUse as error:
         return (

@@ -26,6 +26,7 @@ from hpm_video.weights.foreign.encoder_sources import (
     TimmModel,
     model_type,
 )
+from hpm_video.weights.hub import local_model
 
 
 def frozen_encoder(
@@ -51,7 +52,7 @@ def frozen_encoder(
         raise ValueError(
             f"weights ({weights}) must be left out for {name} ({model}): it has its own"
         )
-    folder = Path(model)
+    folder = Path(model) if model.startswith(OF_TIMM) else local_model(model)
     source: Source
     if model.startswith(OF_TIMM):
         source = TimmModel(model.removeprefix(OF_TIMM), weights, num_frames, layers, name=name)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hpm_video.runtime.reading import check_regular, parse_json, read_json, read_text
 from hpm_video.weights.checkpoint import check_state, find_checkpoint, is_of_ours, load_checkpoint
+from hpm_video.weights.hub import local_model
 from hpm_video.weights.misfits import refusal
 from hpm_video.weights.torch_files import UNREADABLE, ZIP, ClaimError, read_torch
 
@@ -60,7 +61,7 @@ def read_weights(path: str | Path, *, container: str | None = None) -> Source:
 
     Raises FileNotFoundError, or ValueError that says what was found and what was expected.
     """
-    path = Path(path)
+    path = local_model(path)
     source = _read_folder(path, container) if path.is_dir() else _read_file(path, container)
     if container is not None and source.container != container:
         raise ValueError(f"container ({container}) must be left out: {path} has none to choose")
