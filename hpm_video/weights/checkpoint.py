@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, as_then
 from hpm_video.config.settings import config_from_dict
+from hpm_video.models.adapters import merged
 from hpm_video.models.build import size_of_blocks, size_of_target
 from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
@@ -230,12 +231,18 @@ def run_checkpoints(run: str | Path) -> dict[int, Path]:
 
 
 def load_checkpoint(
-    path: str | Path, *, kind: str | None = None, optimizer: bool = False
+    path: str | Path,
+    *,
+    kind: str | None = None,
+    optimizer: bool = False,
+    as_trained: bool = False,
 ) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in it is executed.
 
     Of shards the optimizer's state, half of it all, is read only where ``optimizer`` asks for it.
-    Raises FileNotFoundError, or ValueError when it is not one of ours or of another ``kind``.
+    Adapters are added to the layers that they stand beside, and the settings say of none then; with
+    ``as_trained``, to go on, they are not. Raises FileNotFoundError, or ValueError when it is not
+    one of ours or of another ``kind``.
     """
     place = find_checkpoint(path)
     try:
@@ -255,7 +262,24 @@ def load_checkpoint(
     check_state(state, f"checkpoint ({place})")
     if kind is not None and state["kind"] != kind:
         raise ValueError(f"checkpoint ({place}) is of kind {state['kind']}: must be {kind}")
-    return state
+    if as_trained:
+        return state
+    try:
+        return _without_adapters(state)
+    except ValueError as error:
+        raise ValueError(f"checkpoint ({place}): {error}") from error
+
+
+def _without_adapters(state: dict[str, Any]) -> dict[str, Any]:
+    config = state["config"]
+    model = config.get("model")
+    if state["kind"] != "finetune" or not isinstance(model, Mapping) or not model.get("lora_rank"):
+        return state
+    settings = settings_of(state)
+    assert isinstance(settings, FinetuneConfig)
+    scale = settings.model.lora_alpha / settings.model.lora_rank
+    plain = {**config, "model": {**model, "lora_rank": 0}}
+    return {**state, "config": plain, "model": merged(state["model"], scale)}
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:

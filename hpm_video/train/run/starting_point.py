@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hpm_video.data.lists.manifest import Manifest
+from hpm_video.models.adapters import plain_name
 from hpm_video.models.resample import Tokens, describe_fit
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
@@ -58,6 +59,22 @@ class Start:
             source = self.source or ""
             self.initialised = load_encoder(
                 encoder, self.init.state, source=source, allow_missing=self.allow_missing
+            )
+
+    def check_frozen(self, model: nn.Module) -> None:
+        """Raise ValueError where weights that do not learn are from nowhere."""
+        frozen = {plain_name(n) for n, p in model.named_parameters() if not p.requires_grad}
+        if not frozen or self.state is not None:
+            return
+        if self.init is None:
+            raise ValueError(
+                "model.init (null) must name weights to start from with model.freeze or "
+                "model.lora_rank: what does not learn would stay random"
+            )
+        for name in sorted(frozen.intersection(self.initialised))[:1]:
+            raise ValueError(
+                f"model.init ({self.source}) must have {name}: it does not learn (model.freeze, "
+                "model.lora_rank), and would stay random"
             )
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -126,7 +143,7 @@ def find_start(
         raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {last}")
     source = own if last is not None else config.run.resume
     if source is not None:
-        state = load_checkpoint(source, kind=kind)
+        state = load_checkpoint(source, kind=kind, as_trained=True)
         if find_checkpoint(source).is_file() and "optimizer" not in state:
             raise ValueError(
                 f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"

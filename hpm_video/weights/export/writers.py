@@ -171,7 +171,7 @@ def export(
     if part not in parts:
         raise ValueError(f"part ({part}) must be one of {', '.join(parts)} with --to {to}")
     check_output(output, source=checkpoint)
-    state = load_checkpoint(checkpoint, optimizer=part == "all")
+    state = load_checkpoint(checkpoint, optimizer=part == "all", as_trained=part == "all")
     account_of(state, source=checkpoint)
     if part != "all":
         state = without_training(state)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hpm_video.config import DataConfig, EncoderConfig
+from hpm_video.models.adapters import plain_name
 from hpm_video.models.build import SIZES, heads_of
 from hpm_video.models.resample import Tokens
 from hpm_video.models.vit import Encoder
@@ -57,7 +58,7 @@ def write_init_table(
     ``before``: the tokens that the weights were trained with. ``initialised``: names of what was
     allowed to be missing.
     """
-    own = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    own = {f"encoder.{plain_name(n)}": value for n, value in encoder.state_dict().items()}
     changed = {}
     if before.grid != encoder.grid:
         changed["encoder.positions"] = f"from {before.grid} to {encoder.grid}"
