@@ -79,9 +79,9 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     if start.state is None:
         start.load_into(model)
     train_less(model, config.model)
+    start.check_what_learns(model, config.model)
     if start.state is not None:
         start.load_into(model)
-    start.check_frozen(model)
     claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
         start.write_table(folder, model)

@@ -264,22 +264,26 @@ def load_checkpoint(
         raise ValueError(f"checkpoint ({place}) is of kind {state['kind']}: must be {kind}")
     if as_trained:
         return state
-    try:
-        return _without_adapters(state)
-    except ValueError as error:
-        raise ValueError(f"checkpoint ({place}): {error}") from error
+    return without_adapters(state, f"checkpoint ({place})")
 
 
-def _without_adapters(state: dict[str, Any]) -> dict[str, Any]:
+def without_adapters(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """A checkpoint whose adapters are added to the layers that they stand beside.
+
+    Raises ValueError, in which it is called ``name``, where they do not fit.
+    """
     config = state["config"]
     model = config.get("model")
     if state["kind"] != "finetune" or not isinstance(model, Mapping) or not model.get("lora_rank"):
         return state
-    settings = settings_of(state)
-    assert isinstance(settings, FinetuneConfig)
-    scale = settings.model.lora_alpha / settings.model.lora_rank
-    plain = {**config, "model": {**model, "lora_rank": 0}}
-    return {**state, "config": plain, "model": merged(state["model"], scale)}
+    try:
+        settings = settings_of(state)
+        assert isinstance(settings, FinetuneConfig)
+        scale = settings.model.lora_alpha / settings.model.lora_rank
+        weights = merged(state["model"], scale)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return {**state, "config": {**config, "model": {**model, "lora_rank": 0}}, "model": weights}
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpm_video.config import ClassifierConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.models.adapters import plain_name
 from hpm_video.models.resample import Tokens, describe_fit
@@ -61,10 +62,20 @@ class Start:
                 encoder, self.init.state, source=source, allow_missing=self.allow_missing
             )
 
-    def check_frozen(self, model: nn.Module) -> None:
-        """Raise ValueError where weights that do not learn are from nowhere."""
+    def check_what_learns(self, model: nn.Module, config: ClassifierConfig) -> None:
+        """Raise ValueError where weights that do not learn are from nowhere, or where others learnt
+        in the run that goes on."""
+        if self.state is not None:
+            stored, usual = self.state["config"]["model"], vars(ClassifierConfig())
+            for name in ("freeze", "lora_rank", "lora_alpha", "lora_targets"):
+                if (then := stored.get(name, usual[name])) != (now := getattr(config, name)):
+                    raise ValueError(
+                        f"model.{name} ({now}) must be {then}, as in the run that goes on "
+                        f"({self.source}); model.init={self.source} starts another from its weights"
+                    )
+            return
         frozen = {plain_name(n) for n, p in model.named_parameters() if not p.requires_grad}
-        if not frozen or self.state is not None:
+        if not frozen:
             return
         if self.init is None:
             raise ValueError(
