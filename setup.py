@@ -24,7 +24,9 @@ class BuildWithRecipes(build_py):
 ONNX = ["onnx>=1.17", "onnxscript>=0.7"]  # to export to it
 TRANSFORMERS = ["transformers>=5"]  # its models, as frozen encoders
 TORCHCODEC = ["torchcodec>=0.10"]  # and FFmpeg's libraries on the system
+LORA = ["peft>=0.18"]  # adapters in fine-tuning; from here on it knows transformers 5
 TEST = [
+    *LORA,
     *ONNX,
     *TORCHCODEC,
     *TRANSFORMERS,
@@ -79,6 +81,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "lora": LORA,
         "onnx": ONNX,
         "torchcodec": TORCHCODEC,
         "transformers": TRANSFORMERS,
