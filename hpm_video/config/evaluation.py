@@ -61,6 +61,7 @@ class ClipConfig:
     """Clips and tokens unlike those of training; the weights are interpolated to fit them."""
 
     num_frames: int | None = setting(None, "frames of a clip; null: as in training")
+    fps: float | None = setting(None, "see `data.fps`; null: as in training")
     frame_stride: int | None = setting(
         None, "frames from one frame to the next; null: as in training"
     )
@@ -70,7 +71,7 @@ class ClipConfig:
     patch_size: int | None = setting(None, "side of a token in pixels; null: as in training")
 
     def __post_init__(self) -> None:
-        all_at_least("clip.", self, **dict.fromkeys(vars(self).keys() - {"antialias"}, 1))
+        all_at_least("clip.", self, **dict.fromkeys(vars(self).keys() - {"antialias", "fps"}, 1))
 
     def of(self, data: Data, model: Model) -> tuple[Data, Model]:
         """The settings of a training with these clips and tokens in the place of its own.

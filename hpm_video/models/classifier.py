@@ -47,7 +47,10 @@ class Classifier(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes)."""
-        tokens = self.encoder(patchify(clips, self.grid))
+        return self.of_tokens(self.encoder(patchify(clips, self.grid)))
+
+    def of_tokens(self, tokens: Tensor) -> Tensor:
+        """Encoded tokens (B, N, D) -> logits (B, classes)."""
         return self.head(self.dropout(self.norm(tokens.mean(dim=1))))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:

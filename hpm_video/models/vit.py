@@ -4,7 +4,7 @@ As in VideoMAE (arXiv 2203.12602): pre-norm blocks, LayerNorm eps 1e-6, exact GE
 v but none on k, no class token, fixed sinusoid positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,6 +58,8 @@ class Attention(nn.Module):
         # What stands between them where the three are one product
         self.register_buffer("k_bias", torch.zeros(width), persistent=False)
         self.proj = nn.Linear(width, width)
+        # Another in its place can show the weights
+        self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = attention
 
     def weights(self) -> tuple[Tensor, ...]:
         """What `forward` multiplies with, in its order."""
@@ -68,7 +70,7 @@ class Attention(nn.Module):
         """(B, N, D) -> (B, N, D), with `weights` or casts of them."""
         of_qkv, *biases, of_proj, proj_bias = weights
         q, k, v = heads_of_linear(self.qkv, x, of_qkv, torch.cat(biases), self.heads)
-        x = attention(q, k, v).transpose(1, 2).flatten(2)
+        x = self.attend(q, k, v).transpose(1, 2).flatten(2)
         return apply_linear(self.proj, x, of_proj, proj_bias)
 
 
@@ -210,14 +212,18 @@ class Encoder(nn.Module):
 
         Without an index the patches are all N tokens in raster order.
         """
-        x = self.embed(standardize(patches, self.mean, self.std))
-        x = x + (self.positions if index is None else self.positions[index])
+        x = self.embedded(patches, index)
         return run_blocks(self.blocks, x, self.norm, dtype=torch.float32)
+
+    def embedded(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
+        """What the first block gets of patches, see `forward`: (B, V, P) -> (B, V, D)."""
+        x = self.embed(standardize(patches, self.mean, self.std))
+        return x + (self.positions if index is None else self.positions[index])
 
     def at_layers(self, patches: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Encode all N tokens of patches (B, N, P) -> what each of these blocks gives, after the
         final norm, (B, N, D) float32. 0 is the first block, -1 the last, as `forward` gives it."""
-        x = self.embed(standardize(patches, self.mean, self.std)) + self.positions
+        x = self.embedded(patches)
         depth, found = len(self.blocks), {}
         numbers = [layer % depth for layer in layers]
         branch = None
