@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "one or several, which then share the encoder's work (default knn)"
     kinds = "|".join(PROBE_KINDS)
     parser.add_argument("--kind", nargs="+", default=["knn"], metavar=kinds, help=text)
+    text = "a folder to become a run, whose classifier is the encoder with the linear probe"
+    parser.add_argument("--keep", metavar="FOLDER", help=text)
     add_settings(parser, ProbeJobConfig)
 
 
@@ -39,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
                 lists[name], there, option=f"--{name}", setting=_LISTS[name],
                 checkpoint=arguments.checkpoint,
             )  # fmt: skip
-    report = probe(arguments.checkpoint, **lists, kinds=arguments.kind, config=config)
+    keep = arguments.keep
+    report = probe(arguments.checkpoint, **lists, kinds=arguments.kind, config=config, keep=keep)
     if report is None:
         return 0  # under torchrun, one process speaks
     for path, reason, what in report.bad:
@@ -55,4 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
         f"train {report.num_train}  val {report.num_val}  unreadable {len(report.bad)}  "
         f"precision {report.precision}"
     )
+    if keep is not None:
+        print(f"kept, as a classifier: {keep}")
     return 0

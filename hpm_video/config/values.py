@@ -24,7 +24,8 @@ ClassifierName = Literal[
     "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
     "mvit_base_16x4", "mvit_base_32x3",
 ]  # fmt: skip
-
+Pooling = Literal["mean_norm", "norm_mean"]
+LoraTarget = Literal["qkv", "proj", "fc1", "fc2"]
 Inflation = Literal["mean", "centre"]
 
 # The method

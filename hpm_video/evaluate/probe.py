@@ -27,7 +27,9 @@ from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
+from hpm_video.evaluate.kept_probe import KeptProbe, check_keep
 from hpm_video.evaluate.probe_heads import (
+    LinearResult,
     attentive_scores,
     knn_scores,
     linear_scores,
@@ -69,15 +71,15 @@ class ProbeResult:
     """What one kind of probe found.
 
     top1: share of all videos that are classified right, unreadable ones being wrong.
-    balanced_accuracy: mean of that share over classes. how: what it settled on, in words. lr: of
-    the linear probe.
+    balanced_accuracy: mean of that share over classes. how: what it settled on, in words. linear:
+    of the linear probe.
     """
 
     kind: str
     top1: float
     balanced_accuracy: float
     how: str
-    lr: float | None = None
+    linear: LinearResult | None = None
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ class ProbeReport:
         for result in self.results:
             figures[f"{result.kind}_top1"] = result.top1
             figures[f"{result.kind}_balanced_accuracy"] = result.balanced_accuracy
-            if result.lr is not None:
-                figures[f"{result.kind}_lr"] = result.lr
+            if result.linear is not None:
+                figures[f"{result.kind}_lr"] = result.linear.lr
         figures["unreadable"] = len(self.bad)
         return figures
 
@@ -112,12 +114,16 @@ def probe(
     val: Sequence[str],
     kinds: Sequence[str],
     config: ProbeJobConfig,
+    keep: str | Path | None = None,
 ) -> ProbeReport | None:
     """Probe the encoder of a checkpoint, of pre-training or fine-tuning; None but on one process.
 
-    Clips are sampled as the checkpoint's settings say, in the views of ``config``.
+    Clips are sampled as the checkpoint's settings say, in the views of ``config``. ``keep``: a
+    folder that becomes a run whose classifier is the encoder with the linear probe.
     """
     check_probe_kinds("kind", kinds)
+    if keep is not None:
+        check_keep(keep, kinds, config.probe)
     lists = read_probe_lists(train, val, root=config.root, names=("--train", "--val"))
     with join_world(config.device, setting="device") as world:
         precision, _ = choose_precision(config.precision, world, setting="precision")
@@ -127,7 +133,12 @@ def probe(
         )
         backbone = loaded.backbone
         check_probe(lists, kinds, config.probe, grid=backbone.grid, width=backbone.width)
-        return probe_backbone(backbone, lists, loaded.data, config, world, kinds=kinds)
+        kept = None if keep is None else KeptProbe.of(checkpoint, loaded, config)
+        report = probe_backbone(backbone, lists, loaded.data, config, world, kinds=kinds)
+        if report is not None and kept is not None:
+            (linear,) = (each.linear for each in report.results if each.linear is not None)
+            kept.write(Path(keep or ""), linear, classes=lists.train.classes, train=train, val=val)
+        return report
 
 
 def read_probe_lists(
@@ -208,12 +219,12 @@ def probe_backbone(
             bad += named
         results = []
         for kind in kinds:
-            scores, how, lr = _scores(
+            scores, how, linear = _scores(
                 kind, train, val, lists.num_classes, model=backbone, settings=config.probe
             )
             right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
             shares = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
-            results.append(ProbeResult(kind, *shares, how, lr))
+            results.append(ProbeResult(kind, *shares, how, linear))
     return ProbeReport(
         tuple(results),
         num_train=len(lists.train),
@@ -286,9 +297,9 @@ def encode_videos(
 
 def _scores(
     kind: str, train: Encoded, val: Encoded, classes: int, *, model: Backbone, settings: ProbeConfig
-) -> tuple[Tensor, str, float | None]:
+) -> tuple[Tensor, str, LinearResult | None]:
     """What one kind of probe, learnt from ``train``, makes of ``val``: scores (V, C), what it
-    settled on, and the learning rate that it chose."""
+    settled on, and more of the linear one."""
     device = model.device
     labels = train.labels.to(device)
     given = train.features.to(device), labels, val.features.to(device)
@@ -307,7 +318,7 @@ def _scores(
         by = "the middle one: no class has a video to spare"
         if linear.lr_was_chosen:
             by = "chosen on a fifth of the training videos"
-        return linear.scores, f"lr {linear.lr:g}, {by}", linear.lr
+        return linear.scores, f"lr {linear.lr:g}, {by}", linear
     assert kind == "attentive" and train.tokens is not None and val.tokens is not None
     sizes = {"num_classes": classes, "heads": model.heads}
     epochs, lr = settings.attentive_epochs, settings.attentive_lr

@@ -180,6 +180,8 @@ def build_classifier(
         num_classes=num_classes,
         head_dropout=config.head_dropout,
         trained_grid=trained_grid,
+        pooling=config.pooling,
+        head_float32=config.head_float32,
     )
 
 

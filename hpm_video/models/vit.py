@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpm_video.models.attention import attention
 from hpm_video.models.pixels import standardize
-from hpm_video.models.projections import gelu_of_linear, heads_of_linear
+from hpm_video.models.projections import apply_linear, gelu_of_linear, heads_of_linear
 from hpm_video.models.resample import Tokens, TokenShape, interpolate_tokens
 from hpm_video.models.residual import add_and_norm
 from hpm_video.models.tokens import TokenGrid
@@ -70,8 +69,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """(B, N, D) -> (B, N, D), with `weights` or casts of them."""
         of_qkv, *biases, of_proj, proj_bias = weights
-        q, k, v = heads_of_linear(x, of_qkv, torch.cat(biases), self.heads)
-        return F.linear(self.attend(q, k, v).transpose(1, 2).flatten(2), of_proj, proj_bias)
+        q, k, v = heads_of_linear(self.qkv, x, of_qkv, torch.cat(biases), self.heads)
+        x = self.attend(q, k, v).transpose(1, 2).flatten(2)
+        return apply_linear(self.proj, x, of_proj, proj_bias)
 
 
 class Mlp(nn.Module):
@@ -89,7 +89,8 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """(B, N, D) -> (B, N, D), with `weights` or casts of them."""
         of_fc1, fc1_bias, of_fc2, fc2_bias = weights
-        return F.linear(gelu_of_linear(x, of_fc1, fc1_bias), of_fc2, fc2_bias)
+        inner = gelu_of_linear(self.fc1, x, of_fc1, fc1_bias)
+        return apply_linear(self.fc2, inner, of_fc2, fc2_bias)
 
 
 class Block(nn.Module):

@@ -158,6 +158,15 @@ def describe_lr(optim: OptimConfig, *, videos: int, clips: int) -> str:
     )
 
 
+def describe_learning(model: nn.Module) -> str | None:
+    """One line with the number of parameters that learn, where these are not all."""
+    sizes = [(each.numel(), each.requires_grad) for each in model.parameters()]
+    learning, total = sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes)
+    if learning == total:
+        return None
+    return f"{learning:,} of {total:,} parameters learn ({learning / total:.2%})"
+
+
 def lr_schedule(
     optim: OptimConfig, *, videos: int, clips: int, steps_per_epoch: int
 ) -> Callable[[int], float]:

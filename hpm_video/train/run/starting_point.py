@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpm_video.config import PretrainConfig
+from hpm_video.config import ClassifierConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.method.teacher import Teacher
+from hpm_video.models.adapters import plain_name
 from hpm_video.models.hpm import HPM
 from hpm_video.models.resample import Tokens, describe_fit
 from hpm_video.models.tokens import TokenGrid
@@ -84,6 +85,32 @@ class Start:
                 raise ValueError(f"checkpoint ({self.source}) has no teacher: this run {needs}")
             load_weights(teacher, self.state["teacher"], source="teacher")
 
+    def check_what_learns(self, model: nn.Module, config: ClassifierConfig) -> None:
+        """Raise ValueError where weights that do not learn are from nowhere, or where others learnt
+        in the run that goes on."""
+        if self.state is not None:
+            stored, usual = self.state["config"]["model"], vars(ClassifierConfig())
+            for name in ("freeze", "lora_rank", "lora_alpha", "lora_targets"):
+                if (then := stored.get(name, usual[name])) != (now := getattr(config, name)):
+                    raise ValueError(
+                        f"model.{name} ({now}) must be {then}, as in the run that goes on "
+                        f"({self.source}); model.init={self.source} starts another from its weights"
+                    )
+            return
+        frozen = {plain_name(n) for n, p in model.named_parameters() if not p.requires_grad}
+        if not frozen:
+            return
+        if self.init is None:
+            raise ValueError(
+                "model.init (null) must name weights to start from with model.freeze or "
+                "model.lora_rank: what does not learn would stay random"
+            )
+        for name in sorted(frozen.intersection(self.initialised))[:1]:
+            raise ValueError(
+                f"model.init ({self.source}) must have {name}: it does not learn (model.freeze, "
+                "model.lora_rank), and would stay random"
+            )
+
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         """Load the state of the optimizer of ``model``, which may be spread over processes by now;
         ValueError if it does not fit."""
@@ -117,7 +144,7 @@ class Start:
         if self.parts is not None:
             taken: Mapping[str, str] = self.parts.taken
         else:
-            names = {f"encoder.{name}" for name in encoder.state_dict()}
+            names = {f"encoder.{plain_name(name)}" for name in encoder.state_dict()}
             taken = {name: name for name in names - set(self.initialised)}
         before = self._tokens(encoder)
         write_init_table(
@@ -158,7 +185,7 @@ def find_start(
         raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {last}")
     source = own if last is not None else config.run.resume
     if source is not None:
-        state = load_checkpoint(source, kind=kind)
+        state = load_checkpoint(source, kind=kind, as_trained=True)
         if find_checkpoint(source).is_file() and "optimizer" not in state:
             raise ValueError(
                 f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"

@@ -170,7 +170,12 @@ def export(
 
     Raises FileNotFoundError, or ValueError where it cannot be read or written.
     """
-    from hpm_video.weights.checkpoint import find_checkpoint, load_checkpoint, without_training
+    from hpm_video.weights.checkpoint import (
+        find_checkpoint,
+        load_checkpoint,
+        without_adapters,
+        without_training,
+    )
     from hpm_video.weights.export.model_card import Origin
     from hpm_video.weights.foreign.to_ours import account_of
 
@@ -180,12 +185,13 @@ def export(
     if part not in parts:
         raise ValueError(f"part ({part}) must be one of {', '.join(parts)} with --to {to}")
     check_output(output, source=checkpoint)
-    state = load_checkpoint(checkpoint, optimizer=part == "all")
-    account_of(state, source=checkpoint)
+    state = load_checkpoint(checkpoint, optimizer=part == "all", as_trained=True)
+    plain = without_adapters(state, f"checkpoint ({checkpoint})")
+    account_of(plain, source=checkpoint)
     run = find_checkpoint(checkpoint).absolute().parents[1]  # RUN/checkpoints/FILE
     origin = Origin(run if (run / "checkpoints").is_dir() else None, state.get("data"), pictures)
     if part != "all":
-        state = without_training(state)
+        state = without_training(plain)
     if part == "encoder":
         weights = state["model"].items()
         state["model"] = {name: value for name, value in weights if name.startswith("encoder.")}

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.models.adapters import plain_name
 from hpm_video.models.build import SIZES, heads_of
 from hpm_video.models.decoder import DecoderInput
 from hpm_video.models.hpm import HPM
@@ -77,7 +78,8 @@ def write_init_table(
     ``taken``: names in the file's model -> in the run's. ``before``: the tokens that the weights
     were trained with. ``initialised``: names of what was allowed to be missing.
     """
-    own, changed = model.state_dict(), _changed(model, before, taken.values())
+    own = {plain_name(name): value for name, value in model.state_dict().items()}
+    changed = _changed(model, before, taken.values())
     rows = []
     for row in found.rows:
         if not row.ours:
