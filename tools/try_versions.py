@@ -37,7 +37,6 @@ TESTS = {
     "onnx": ["tests/weights/test_weights_programs.py"],
     "onnxruntime": ["tests/weights/test_weights_programs.py"],
     "onnxscript": ["tests/weights/test_weights_programs.py"],
-    "peft": ["tests/models/test_adapters.py"],
     "pytest": ["tests/runtime/test_workers.py"],
     "pytest-xdist": ["tests/models/test_ema.py"],
     "pytorchvideo": ["tests/models/test_baselines.py"],
