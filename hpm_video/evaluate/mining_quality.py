@@ -287,7 +287,7 @@ def _measure(
         if output.predicted_loss is not None:
             predicted = output.predicted_loss.gather(1, output.masked)
             accuracies.append(rank_accuracy(predicted, losses))
-    accuracy = torch.stack(accuracies).mean().item() if accuracies else None
+    accuracy = torch.stack(accuracies).nanmean().item() if accuracies else None
     return total / count, accuracy
 
 

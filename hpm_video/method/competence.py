@@ -16,7 +16,7 @@ class Competence:
     """Running mean of the rank accuracy of a run's student, on the device, for which nothing waits.
 
     value: float64 scalar, the same on all processes. It starts at chance, or at ``kept``, the value
-    of a checkpoint. Steps that are skipped leave it as it is.
+    of a checkpoint. Steps that are skipped, or have nothing to rank, leave it as it is.
     """
 
     def __init__(self, masking: MaskingConfig, world: World, kept: Tensor | None = None) -> None:
@@ -41,10 +41,11 @@ class Competence:
         )
 
     def follow(self, accuracy: Tensor, *, skip: Tensor) -> None:
-        """Take in a step's rank accuracy on this process. ``skip``: scalar, 1 leaves it out."""
+        """Take in a step's rank accuracy on this process, NaN of a step with no pair of losses to
+        rank. ``skip``: scalar, 1 leaves it out."""
         accuracy = mean_over_processes(accuracy.to(torch.float64, copy=True), self._world)
         moved = KEPT * self.value + (1 - KEPT) * accuracy
-        self.value = torch.where(skip > 0, self.value, moved)
+        self.value = torch.where((skip > 0) | moved.isnan(), self.value, moved)
 
 
 def competent_hard_ratio(masking: MaskingConfig, value: Tensor) -> Tensor:

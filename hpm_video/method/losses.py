@@ -93,7 +93,8 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @torch.no_grad()
 def rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
     """Share of a clip's pairs with different measured losses that are predicted in the right order:
-    (B, M), (B, M) -> scalar. A tied prediction counts half, so that 0.5 is chance."""
+    (B, M), (B, M) -> scalar. A tied prediction counts half, so that 0.5 is chance. NaN without
+    such a pair."""
     if gpu_kernels.runs_triton(predicted.device):
         return fused_rank_accuracy(predicted, measured)
     right = predicted.new_zeros((), dtype=torch.float64)
@@ -103,4 +104,4 @@ def rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
         margin = predicted[:, rows, None] - predicted[:, None, :]
         right += (harder * (margin.sign() + 1) / 2).sum(dtype=torch.float64)
         pairs += harder.sum()
-    return right / pairs.clamp(min=1)
+    return right / pairs

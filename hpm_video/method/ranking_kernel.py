@@ -92,7 +92,7 @@ class FusedRankingLoss(torch.autograd.Function):
 def fused_rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
     """`hpm_video.method.losses.rank_accuracy` by a Triton kernel."""
     right, pairs = torch.ops.hpm_video.right_order(predicted, measured)
-    return right.sum().double() / 2 / pairs.sum().clamp(min=1)
+    return right.sum().double() / 2 / pairs.sum()
 
 
 _ROWS = 32  # of a program

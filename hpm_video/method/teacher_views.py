@@ -25,11 +25,17 @@ def describe_view(grid: TokenGrid, sight: TeacherConfig) -> str:
     videos such a teacher ordered tubes worse with each seed (docs/results.md)."""
     seen = num_seen(grid, token_ratio=sight.token_ratio, view=sight.view)
     line = f"the teacher sees {seen} of {grid.num_tokens} tokens of a clip"
-    if 2 * seen * sight.draws >= grid.num_tubes:
+
+    def shows_most(ratio: float) -> bool:
+        tokens = num_seen(grid, token_ratio=ratio, view=sight.view)
+        return 2 * tokens * sight.draws >= grid.num_tubes
+
+    if shows_most(sight.token_ratio):
         return line
+    enough = next(ratio for ratio in (0.25, 0.5, 1.0) if shows_most(ratio))
     return (
         f"{line}; warning: nothing of most of its {grid.num_tubes} tubes: teacher.token_ratio "
-        f"({sight.token_ratio:g}) should be higher on so small a grid, such as 0.25"
+        f"({sight.token_ratio:g}) should be higher on so small a grid, such as {enough:g}"
     )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hpm_video.config import MaskingConfig
 from hpm_video.method.competence import Competence, competence_of
+from hpm_video.method.losses import rank_accuracy
 from hpm_video.method.masking import make_mask
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import World
@@ -43,6 +44,13 @@ def test_a_skipped_step_may_be_anything() -> None:
     competence = Competence(WAITS, ALONE)
     before = competence.value
     competence.follow(_scalar(math.nan), skip=_scalar(1.0))
+    assert competence.value.equal(before)
+
+
+def test_a_step_with_nothing_to_rank_teaches_nothing() -> None:
+    competence, losses = Competence(WAITS, ALONE), torch.ones(2, 1)  # one unit is no pair
+    before = competence.value
+    competence.follow(rank_accuracy(losses, losses), skip=_scalar(0.0))
     assert competence.value.equal(before)
 
 

@@ -232,6 +232,7 @@ def test_rank_accuracy_is_the_share_of_pairs_in_the_right_order(num_tokens: int)
     assert rank_accuracy(measured, measured).item() == 1
     assert rank_accuracy(-measured, measured).item() == 0
     assert rank_accuracy(torch.zeros_like(measured), measured).item() == 0.5
+    assert rank_accuracy(measured, torch.zeros_like(measured)).isnan()  # nothing to order
 
 
 def test_rank_accuracy_counts_a_tied_prediction_half() -> None:

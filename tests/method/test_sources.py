@@ -1,6 +1,7 @@
 """What says which tokens are hard: each source against a slow loop, and in a step of the method."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -145,6 +146,23 @@ def test_the_measured_loss_is_that_of_the_student_at_rest(
     for clip in range(3):
         for token, loss in zip(output.masked[clip], losses[clip], strict=True):
             assert scores[clip, token] == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_the_pass_that_measures_leaves_no_copies_of_weights(student: HPM) -> None:
+    """PyTorch before 2.11 makes those of a pass without gradient, and they would stand in for the
+    weights in the student's own pass: one that is stale shows here that they are kept."""
+    patches, masking = patchify(_bytes(2, 3, 4, 32, 32), GRID), MaskingConfig(mask_ratio=0.7)
+    changed = deepcopy(student).eval()
+    mask = make_mask(
+        None, GRID, masking, hard_ratio=0.0, batch_size=2, generator=_generator(2)
+    ).mask
+    with torch.autocast("cpu", torch.bfloat16):
+        _measured(changed, patches, masking, generator=_generator(2))
+        for weight in changed.parameters():
+            weight.data.mul_(2)
+        found = changed(patches, mask).reconstruction
+    with torch.autocast("cpu", torch.bfloat16):
+        assert found.equal(changed(patches, mask).reconstruction)
 
 
 def test_what_was_not_measured_is_never_hard(student: HPM) -> None:

@@ -281,6 +281,13 @@ def _counts(values: list[int], num_kinds: int) -> list[int]:
             "7 of 72 tokens of a clip; warning: nothing of most of its 36 tubes: "
             "teacher.token_ratio (0.1) should be higher on so small a grid, such as 0.25",
         ),
+        (
+            TokenGrid(1, 6, 6),
+            0.25,
+            1,
+            "9 of 36 tokens of a clip; warning: nothing of most of its 36 tubes: "
+            "teacher.token_ratio (0.25) should be higher on so small a grid, such as 0.5",
+        ),
     ],
 )
 def test_a_run_is_told_when_most_tubes_show_the_teacher_nothing(
