@@ -20,6 +20,7 @@ from hpm_video.models.tokens import TokenGrid
 from hpm_video.weights.foreign.encoder_sources import (
     OF_HUGGING_FACE,
     OF_TIMM,
+    Asked,
     HuggingFaceModel,
     OurEncoder,
     Source,
@@ -47,24 +48,40 @@ def frozen_encoder(
     Raises FileNotFoundError, or ValueError in one line: where it is missing, unknown, has no
     weights, or does not fit such clips.
     """
-    if weights is not None and not model.startswith(OF_TIMM):
+    asked = Asked(num_frames, layers, weights, name=name)
+    return FrozenEncoder(source_of_others(model, asked) or OurEncoder(model, asked), grid)
+
+
+def source_of_others(model: str, asked: Asked) -> Source | None:
+    """The model of another library, where ``model`` names one; None for all that is or becomes one
+    of ours. Raises as `frozen_encoder`."""
+    if asked.weights is not None and not model.startswith(OF_TIMM):
         raise ValueError(
-            f"weights ({weights}) must be left out for {name} ({model}): it has its own"
+            f"{asked.weights_name} ({asked.weights}) must be left out for {asked.name} ({model}): "
+            "it has its own"
         )
-    folder = Path(model)
-    source: Source
+    kind = library_model(model, name=asked.name)
+    if kind == OF_TIMM:
+        return TimmModel(model.removeprefix(OF_TIMM), asked)
+    return None if kind is None else HuggingFaceModel(Path(model), kind, asked)
+
+
+def library_model(model: str, *, name: str) -> str | None:
+    """Which model of another library this names: ``timm:`` or a model_type of Hugging Face; None
+    where it is, or becomes, one of ours. Raises FileNotFoundError, or ValueError for one unknown.
+    """
     if model.startswith(OF_TIMM):
-        source = TimmModel(model.removeprefix(OF_TIMM), weights, num_frames, layers, name=name)
-    elif not folder.exists():
+        return OF_TIMM
+    folder = Path(model)
+    if not folder.exists():
         raise FileNotFoundError(f"{name} ({model}) does not exist")
-    elif (kind := model_type(folder)) in (None, "videomae"):
-        source = OurEncoder(model, num_frames, layers, name=name)
-    elif kind in OF_HUGGING_FACE:
-        source = HuggingFaceModel(folder, str(kind), num_frames, layers, name=name)
-    else:
+    kind = model_type(folder)
+    if kind in (None, "videomae"):
+        return None
+    if kind not in OF_HUGGING_FACE:
         known = ", ".join(("videomae", *OF_HUGGING_FACE))
         raise ValueError(f"{name} ({model}) is of model_type {kind}: must be one of {known}")
-    return FrozenEncoder(source, grid)
+    return str(kind)
 
 
 class FrozenEncoder(nn.Module):
