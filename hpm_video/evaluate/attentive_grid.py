@@ -221,8 +221,9 @@ class _Learner:
         for crop in range(views.num_crops):
             done = 0
             for part, crops in self._parts(views, rows, torch.full_like(rows, crop)):
+                tokens = views.crop(part, crops, self.device)
                 with autocast(self.device, self.precision):
-                    logits = model(views.crop(part, crops, self.device))
+                    logits = model(tokens)
                 found[done : done + len(part)] += logits.float().softmax(dim=1).cpu()
                 done += len(part)
         return found / views.num_crops

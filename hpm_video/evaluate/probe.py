@@ -66,8 +66,8 @@ class Encoded:
 
     features (K, L * C * D) float32: means over tokens and views, of each of C cells of the grid and
     each of L layers. tokens (K, views * L * N, D) float16, if they were asked for, of so many crops
-    of a clip. file: where these are kept, and whether they were before. labels (K,). bad: (manifest index,
-    reason) of the videos that are left out. All on the CPU.
+    of a clip. labels (K,). bad: (manifest index, reason) of the videos that are left out. All on
+    the CPU. file: where tokens are kept, and whether they were before.
     """
 
     features: Tensor
