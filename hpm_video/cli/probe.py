@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(printable(f"unreadable, {what}: {path}: {reason}"))
     for result in report.results:
         print(
-            f"{result.kind:<9}  top1 {result.top1:.4f}  "
+            f"{result.kind:<14}  top1 {result.top1:.4f}  "
             f"balanced_accuracy {result.balanced_accuracy:.4f}  ({result.how})"
         )
     for warning in report.warnings:

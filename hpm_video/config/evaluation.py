@@ -37,7 +37,9 @@ class GridConfig:
         "videos that choose the best pair: a fifth of the training list, or the judged list itself",
     )
     blocks: int = setting(4, "attention blocks: the last is cross-attention")
-    heads: int | None = setting(None, "attention heads; null: 16 where they divide the width")
+    heads: int | None = setting(
+        None, "attention heads; null: 16, or fewer where the encoder is narrow"
+    )
     epochs: int = setting(20, "passes over the tokens")
     batch_size: int = setting(32, "videos per optimizer step")
     memory_gb: float = setting(4.0, "memory for activations; less memory takes more time")
