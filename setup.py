@@ -22,8 +22,12 @@ class BuildWithRecipes(build_py):
 
 
 ONNX = ["onnx>=1.17", "onnxscript>=0.7"]  # to export to it
+HUB = ["huggingface_hub>=1.0"]  # models to and from the Hugging Face Hub
+# Its client, and what a database in the run's folder needs
+MLFLOW = ["mlflow-skinny>=3.0.1", "sqlalchemy>=2.0.20", "alembic>=1.13"]
 TRANSFORMERS = ["transformers>=5"]  # its models, as frozen encoders
 TORCHCODEC = ["torchcodec>=0.10"]  # and FFmpeg's libraries on the system
+LORA = ["peft>=0.18"]  # adapters in fine-tuning; from here on it knows transformers 5
 TEST = [
     *ONNX,
     *TORCHCODEC,
@@ -79,11 +83,15 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "hub": HUB,
+        "mlflow": MLFLOW,
+        "lora": LORA,
         "onnx": ONNX,
         "torchcodec": TORCHCODEC,
         "transformers": TRANSFORMERS,
+        "wandb": ["wandb>=0.21"],
         "test": TEST,
-        "dev": [*TEST, "import-linter>=2.11", "mypy", "ruff"],
+        "dev": [*TEST, *HUB, *LORA, *MLFLOW, "import-linter>=2.11", "mypy", "ruff"],
     },
     entry_points={"console_scripts": ["hpm-video=hpm_video.cli.main:entry"]},
 )

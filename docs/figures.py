@@ -6,10 +6,12 @@ Masks, views and schedules come from the functions that training uses.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -17,11 +19,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from torch import Tensor
 
-from hpm_video.config import PretrainConfig
-from hpm_video.method.masking import hard_mask, hard_ratio_at, num_masked_units
+from hpm_video.config import MaskingConfig, PretrainConfig
+from hpm_video.data.prepare.toy import FORMATS, object_mask, read_positions, write_toy_videos
+from hpm_video.data.samples.scores import Tubelet
+from hpm_video.data.video.crops import Box
+from hpm_video.data.video.frames import open_video
+from hpm_video.method.masking import hard_ratio_at, make_mask, num_masked_units
+from hpm_video.method.sources import motion_scores
 from hpm_video.method.teacher import momentum_at
 from hpm_video.method.teacher_views import View, draw_tokens
-from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.tokens import TokenGrid, patchify
 
 # Okabe and Ito's colours, which colour-blind people can tell apart; the same meaning everywhere.
 VISIBLE, RANDOM, HARD = "#F3F3F3", "#8FBFDF", "#E69F00"
@@ -96,18 +103,15 @@ def mining_units() -> Figure:
     """What is masked together: tubes, windows of time, single tokens."""
     grid, mask_ratio, hard_ratio = TokenGrid(4, 7, 7), 0.75, 0.5
     scores = _moving_object(grid)
-    rows = {
-        "whole tubes\ntube_length 4": 4,
-        "windows\ntube_length 2": 2,
-        "tokens\ntube_length 1": 1,
-    }
+    rows = {"whole tubes": 4, "windows": 2, "tokens": 1}
     figure, axes = plt.subplots(4, grid.time, figsize=(6.6, 6.3))
     for time, panel in enumerate(axes[0]):
         panel.imshow(_frames(scores, grid)[time].numpy(), cmap="Greys", vmin=0, vmax=1.3)
         panel.set_title(f"time step {time + 1}", fontsize=10)
         _as_grid(panel, grid)
     for row, (name, tube_length) in zip(axes[1:], rows.items(), strict=True):
-        kinds = _mask_kinds(scores, grid, mask_ratio, hard_ratio, tube_length)
+        masking = MaskingConfig(mask_ratio=mask_ratio, tube_length=tube_length)
+        kinds = _mask_kinds(scores, grid, masking, hard_ratio)
         for time, panel in enumerate(row):
             panel.imshow(_frames(kinds, grid)[time].numpy(), cmap=MASK_COLOURS, vmin=0, vmax=2)
             _as_grid(panel, grid)
@@ -219,7 +223,7 @@ def schedule() -> Figure:
     panel.set_title("predicted loss", fontsize=10)
     for place, moment in enumerate(moments):
         ratio = hard_ratio_at(moment, start, end)
-        kinds = _mask_kinds(scores, grid, masking.mask_ratio, ratio, grid.time)
+        kinds = _mask_kinds(scores, grid, masking, ratio)
         panel = figure.add_subplot(bottom[1 + place])
         panel.imshow(_frames(kinds, grid)[0].numpy(), cmap=MASK_COLOURS, vmin=0, vmax=2)
         _as_grid(panel, grid)
@@ -229,11 +233,156 @@ def schedule() -> Figure:
     return figure
 
 
+def two_predictors() -> Figure:
+    """Who teaches and who chooses, with `model.predictor_input=both`."""
+    figure, axes = _canvas(12, 5.6)
+    _lane(axes, (2.2, 4.0, 7.35, 1.45), TEACHER, "teacher: no gradient, no encoder")
+    _lane(axes, (2.2, 0.12, 9.7, 3.28), STUDENT, "student", at_bottom=True)
+
+    _box(axes, (0.15, 2.65, 1.55, 1.0), "clip\n16 frames,\n1,568 tokens", INK)
+    _box(
+        axes, (2.45, 4.15, 3.4, 0.8), "predictor from pixels\nsees a quarter of the tokens", TEACHER
+    )
+    _box(axes, (6.6, 4.15, 2.7, 0.8), "predicted loss\nof every token", INK)
+    _box(axes, (9.85, 4.15, 1.85, 0.8), "mask\nhardest units,\nand random ones", HARD)
+
+    _box(axes, (2.45, 2.0, 1.7, 0.8), "encoder\nvisible tenth", STUDENT)
+    _box(axes, (4.75, 2.15, 1.95, 0.65), "reconstructor", STUDENT)
+    _box(axes, (7.3, 2.15, 2.1, 0.65), "loss of each token", LOSS)
+    _box(axes, (4.75, 1.2, 1.95, 0.65), "encoded predictor", STUDENT)
+    _box(axes, (7.3, 1.2, 2.1, 0.65), "ranking loss", LOSS)
+    _box(axes, (2.45, 0.52, 4.25, 0.5), "predictor from pixels, a network of its own", STUDENT)
+    _box(axes, (7.3, 0.52, 2.1, 0.5), "ranking loss", LOSS)
+
+    _arrow(axes, (1.7, 3.35), (2.45, 4.45), INK)
+    _arrow(axes, (1.7, 3.0), (2.45, 2.45), INK)
+    _arrow(axes, (1.7, 2.75), (2.45, 0.82), INK)
+    _arrow(axes, (5.85, 4.55), (6.6, 4.55), TEACHER)
+    _arrow(axes, (9.3, 4.55), (9.85, 4.55), INK)
+    axes.plot([10.78, 10.78, 3.3], [4.15, 3.1, 3.1], color=HARD, lw=2.2, solid_joinstyle="round")
+    _arrow(axes, (3.3, 3.12), (3.3, 2.8), HARD)
+    axes.text(8.9, 3.14, "which tokens are visible", ha="center", va="bottom", fontsize=9)
+    _arrow(axes, (4.15, 2.47), (4.75, 2.47), STUDENT)
+    _arrow(axes, (4.15, 2.2), (4.75, 1.6), STUDENT)
+    for height in (2.47, 1.52, 0.77):
+        _arrow(axes, (6.7, height), (7.3, height), STUDENT)
+    axes.plot([9.4, 9.85, 9.85], [2.47, 2.47, 0.77], color=LOSS, lw=2.2, linestyle=(0, (3, 1.5)))
+    _arrow(axes, (9.85, 1.52), (9.4, 1.52), LOSS, dashed=True)
+    _arrow(axes, (9.85, 0.77), (9.4, 0.77), LOSS, dashed=True)
+    axes.text(9.97, 1.5, "measured\norder", ha="left", va="center", fontsize=9)
+    _arrow(axes, (5.9, 3.44), (5.9, 3.96), TEACHER, dashed=True)
+    axes.text(5.8, 3.7, "EMA of the predictor from pixels", ha="right", va="center", fontsize=9)
+    axes.text(9.97, 0.45, "no gradient\nto the encoder", ha="left", va="center", fontsize=9)
+    return figure
+
+
+def sources() -> Figure:
+    """Scores of tokens that cost no model, beside the truth, on one toy video."""
+    size, stride, steps = 128, 2, (1, 3, 5, 7)
+    grid, tubelet = TokenGrid(8, 8, 8), Tubelet(2, 16)
+    indices = stride * np.arange(16)
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = write_toy_videos(
+            folder, num_videos=1, size=size, num_frames=32, formats=FORMATS[:1]
+        )
+        (name, places), *_ = read_positions(manifest.with_name("positions.csv")).items()
+        pixels, speeds = open_video(manifest.parent / name, motion=True).read_motion(indices)
+    clip = torch.from_numpy(pixels).permute(3, 0, 1, 2)[None]
+    box = Box(0, 0, size, size)
+    share = object_mask(
+        places[indices], size, grid_time=grid.time, grid_height=grid.height, grid_width=grid.width
+    )
+    rows = {
+        "masking.source\nmotion": motion_scores(patchify(clip, grid), grid, tubelet_size=2)[0],
+        "masking.source\ncodec": torch.from_numpy(
+            tubelet.scores(speeds, box, size, size=(size, size), flip=False)
+        ).flatten(),
+        "the moving object\n(share of a token)": torch.from_numpy(share).flatten(),
+    }
+    figure, axes = plt.subplots(4, len(steps) + 1, figsize=(8.6, 6.6))
+    for panel, step_ in zip(axes[0], steps, strict=False):
+        panel.imshow(pixels[2 * step_ + 1])
+        panel.set(title=f"time step {step_ + 1}", xticks=[], yticks=[])
+    _label(axes[0, 0], "frame")
+    axes[0, -1].axis("off")
+    masking = MaskingConfig(mask_ratio=0.75)
+    for row, (name, scores) in zip(axes[1:], rows.items(), strict=True):
+        for panel, step_ in zip(row, steps, strict=False):
+            panel.imshow(_frames(scores, grid)[step_].numpy(), cmap="Greys", vmin=0)
+            _as_grid(panel, grid)
+        kinds = _mask_kinds(scores, grid, masking, 0.5)
+        row[-1].imshow(_frames(kinds, grid)[0].numpy(), cmap=MASK_COLOURS, vmin=0, vmax=2)
+        _as_grid(row[-1], grid)
+        _label(row[0], name)
+    axes[1, -1].set_title("mask of tubes", fontsize=10)
+    _legend(figure, {"visible": VISIBLE, "masked at random": RANDOM, "masked as hard": HARD})
+    figure.subplots_adjust(left=0.2, right=0.985, top=0.955, bottom=0.075, wspace=0.08, hspace=0.1)
+    return figure
+
+
+def blocks() -> Figure:
+    """Masks of blocks of both kinds, at random and by scores."""
+    grid = TokenGrid(8, 14, 14)
+    scores = _moving_object(grid, width=2.2)
+    masking = MaskingConfig(mask_ratio=0.75, pattern="blocks")
+    rows: dict[str, Tensor | None] = {"hard ratio 0": None, "hard ratio 0.5": scores}
+    figure, axes = plt.subplots(len(rows), 6, figsize=(10.4, 3.9))
+    for row, (name, given) in zip(axes, rows.items(), strict=True):
+        for seed, panel in enumerate(row[1:]):
+            kinds = _mask_kinds(given, grid, masking, 0.5 if given is not None else 0, seed)
+            panel.imshow(_frames(kinds, grid)[0].numpy(), cmap=MASK_COLOURS, vmin=0, vmax=2)
+            _as_grid(panel, grid)
+            if given is None:
+                panel.set_title(f"clip {seed + 1}", fontsize=10)
+        row[1].set_ylabel(name)
+        row[0].axis("off")
+    axes[1, 0].axis("on")
+    axes[1, 0].imshow(_frames(scores, grid).mean(0).numpy(), cmap="Greys", vmin=0)
+    _as_grid(axes[1, 0], grid)
+    axes[1, 0].set_title("predicted loss", fontsize=10)
+    _legend(figure, {"visible": VISIBLE, "masked at random": RANDOM, "masked as hard": HARD})
+    figure.subplots_adjust(left=0.015, right=0.99, top=0.92, bottom=0.11, wspace=0.12, hspace=0.1)
+    return figure
+
+
+def targets() -> Figure:
+    """Where the target of a masked token comes from."""
+    figure, axes = _canvas(12, 4.3)
+    _box(axes, (0.15, 1.75, 1.45, 0.9), "clip\nall tokens", INK)
+    rows = {
+        "pixels": ("pixels of the token, normalised by\ntheir mean and deviation", INK),
+        "ema": ("moving average of the student's\nown encoder", TEACHER),
+        "frozen": (
+            "a trained model that does not change:\nours, VideoMAE, V-JEPA 2, DINOv2 …",
+            HARD,
+        ),
+    }
+    for number, (name, (text, colour)) in enumerate(rows.items()):
+        height = 3.1 - 1.35 * number
+        _box(axes, (2.6, height, 3.6, 0.9), text, colour)
+        axes.text(2.6, height + 1.0, f"loss.target={name}", fontsize=9.5, family="monospace")
+        _arrow(axes, (1.6, 2.2), (2.6, height + 0.45), INK)
+        _arrow(axes, (6.2, height + 0.45), (7.1, 2.2), colour)
+    _box(axes, (7.1, 1.75, 1.7, 0.9), "target of each\nmasked token", INK)
+    _box(axes, (10.2, 1.75, 1.65, 0.9), "loss\nof each token", LOSS)
+    _box(axes, (10.2, 0.25, 1.65, 0.9), "student's\nprediction", STUDENT)
+    _arrow(axes, (8.8, 2.2), (10.2, 2.2), INK)
+    _arrow(axes, (11.02, 1.15), (11.02, 1.75), STUDENT)
+    axes.text(9.5, 2.3, "no gradient", ha="center", va="bottom", fontsize=9)
+    _box(axes, (10.2, 3.2, 1.65, 0.9), "ranked, predicted,\nmined", LOSS)
+    _arrow(axes, (11.02, 2.65), (11.02, 3.2), LOSS)
+    return figure
+
+
 FIGURES = {
     "step": step,
     "mining_units": mining_units,
     "teacher_views": teacher_views,
     "schedule": schedule,
+    "two_predictors": two_predictors,
+    "sources": sources,
+    "blocks": blocks,
+    "targets": targets,
 }
 
 
@@ -249,28 +398,18 @@ def _moving_object(grid: TokenGrid, width: float = 1.2) -> Tensor:
 
 
 def _mask_kinds(
-    scores: Tensor, grid: TokenGrid, mask_ratio: float, hard_ratio: float, tube_length: int
+    scores: Tensor | None, grid: TokenGrid, masking: MaskingConfig, hard_ratio: float, seed: int = 1
 ) -> Tensor:
     """0 visible, 1 masked at random, 2 masked as hard: scores (N,) -> (N,)."""
-
-    def masked(ratio: float, hard: float) -> Tensor:
-        generator = torch.Generator().manual_seed(1)
-        return hard_mask(
-            scores[None],
-            grid,
-            mask_ratio=ratio,
-            hard_ratio=hard,
-            tube_length=tube_length,
-            generator=generator,
-        )[0]
-
-    kinds = masked(mask_ratio, hard_ratio).long()
-    units = grid.num_tokens // tube_length
-    count = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
-    if hard := int(hard_ratio * count + 1e-9):  # with the same seed: also ties in the same order
-        kinds += masked((hard + 0.5) / units, 1.0)
-    assert int(kinds.max()) <= 2 and not bool((kinds == 2).sum() % tube_length)
-    return kinds
+    made = make_mask(
+        None if scores is None else scores[None],
+        grid,
+        masking,
+        hard_ratio=hard_ratio,
+        batch_size=1,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return (made.mask.long() + made.hard.long())[0]
 
 
 def _frames(values: Tensor, grid: TokenGrid) -> Tensor:

@@ -29,6 +29,16 @@ def _step(parser: Parser) -> None:
     parser.add_argument("--cuda-graphs", action="store_true", help=text)
 
 
+def _finetune(parser: Parser) -> None:
+    """time, memory and parameters of a step of fine-tuning: whole, half frozen, adapters, head"""
+    bench_options.add_timing(parser, batch_size=4)
+    bench_options.add_threads(parser)
+    bench_options.add_clip(parser)
+    bench_options.add_size(parser, "base")
+    bench_options.add_precision(parser)
+    add_number(parser, "--lora-rank", 8, "of adapters")
+
+
 def _flops(parser: Parser) -> None:
     """multiply-adds of a step, counted; no timing"""
     bench_options.add_clip(parser)
@@ -160,6 +170,7 @@ def _loader(parser: Parser) -> None:
 # returns the `Report`; --help says its docstring. ``settings`` are a config.
 BENCHES: dict[str, Callable[[Parser], None]] = {
     "step": _step,
+    "finetune": _finetune,
     "flops": _flops,
     "kernels": _kernels,
     "memory": _memory,

@@ -25,6 +25,7 @@ JOBS = {
     "features": "features of videos, or of windows that slide over long ones, as files",
     "visualize": "pictures of what a pre-trained model finds hard",
     "weights": "weights in and out: inspect, import, export, average, ema",
+    "push": "an exported model to the Hugging Face Hub",
     "demo": "toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes",
     "bench": "what steps, runs, memory and loaders cost, and many GPUs",
     "data": "make lists, check and transcode videos, toy videos",

@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", dest="config", metavar="RECIPE", help=text)
     text = "JSON file for the results; one that is there gets more rows, and all are shown"
     parser.add_argument("-o", "--output", metavar="FILE", help=text)
+    text = "a folder to become a run, whose classifier is the encoder with the linear probe"
+    parser.add_argument("--keep", metavar="FOLDER", help=text)
     add_settings(parser, ProbeJobConfig)
 
 
@@ -53,9 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
                 lists[name], there, option=f"--{name}", setting=_LISTS[name],
                 checkpoint=arguments.checkpoint,
             )  # fmt: skip
-    output = None if arguments.output is None else Path(arguments.output)
+    output, keep = None if arguments.output is None else Path(arguments.output), arguments.keep
     before = [] if output is None else read_rows(output, lists)
-    report = probe(arguments.checkpoint, **lists, kinds=config.kinds, config=config)
+    report = probe(arguments.checkpoint, **lists, kinds=config.kinds, config=config, keep=keep)
     if report is None:
         return 0  # under torchrun, one process speaks
     for path, reason, what in report.bad:
@@ -73,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"train {report.num_train}  val {report.num_val}  unreadable {len(report.bad)}  "
         f"precision {report.precision}"
     )
+    if keep is not None:
+        print(f"kept, as a classifier: {keep}")
     if output is not None:
         rows = rows_of(arguments.checkpoint, report, lists, config)
         print("", *table(write_rows(output, before, rows)), str(output), sep="\n")

@@ -10,7 +10,15 @@ from hpm_video.runtime.files import printable
 
 # Options of one kind of page alone. Where one is not given the default is that of the function.
 _OF_ALL = ("num_masks", "seed", "device")
-_OF_CLIPS = ("num_crops", "whole_frame", "whole_video", "max_windows", "formats")
+_OF_CLIPS = (
+    "num_crops",
+    "whole_frame",
+    "whole_video",
+    "max_windows",
+    "formats",
+    "classifier",
+    "class_name",
+)
 _OF_TRAINING = ("num_checkpoints",)
 _OF_LISTS = ("root", "num_shown", "batch_size", "num_workers")
 
@@ -34,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--whole-frame", action="store_true", default=None, help=text)
     text = "clips side by side from the first frame to the last, not only the one in the middle"
     clips.add_argument("--whole-video", action="store_true", default=None, help=text)
+    text = "a fine-tuned run or checkpoint: what it looks at, beside what is hard"
+    clips.add_argument("--classifier", metavar="CHECKPOINT", help=text)
+    text = "a name or number: what speaks for this class (default the class that it finds)"
+    clips.add_argument("--class-name", metavar="CLASS", help=text)
     options.add_numbers(clips, {"max_windows": "most clips of a whole video (default 64)"})
 
     training = parser.add_argument_group("one page through training; CHECKPOINT is a run folder")
@@ -74,8 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _of_clips(arguments: argparse.Namespace, *where: Any) -> int:
     from hpm_video.visualize import View, visualize
 
-    view = View(**_given(arguments, _OF_CLIPS[:-1]))
-    page, results = visualize(*where, view=view, **_given(arguments, ("formats", *_OF_ALL)))
+    if arguments.class_name is not None and arguments.classifier is None:
+        raise ValueError(f"--class-name ({arguments.class_name}) must come with --classifier")
+    view = View(**_given(arguments, _OF_CLIPS[:-3]))
+    rest = _given(arguments, (*_OF_CLIPS[-3:], *_OF_ALL))
+    page, results = visualize(*where, view=view, **rest)
     bad = [result for result in results if result.error is not None]
     for result in bad:
         print(f"unreadable: {result.name}: {result.error}", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from hpm_video.cli.options import add_checkpoint, add_numbers, add_output
@@ -28,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     meanings = "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
     text = f"{meanings} (default: checkpoint, or safetensors where the name ends so)"
     exporting.add_argument("--to", choices=list(TARGETS), help=text)
+    text = "of a pre-training --to huggingface: videos whose pictures the model card shows"
+    exporting.add_argument("--clips", nargs="+", default=[], metavar="VIDEO", help=text)
     parts = exporting.add_mutually_exclusive_group()
     for part, text in (
         ("weights-only", "leave out what only training needs (all but checkpoints always do)"),
@@ -129,7 +133,22 @@ def _import(arguments: argparse.Namespace) -> list[str]:
 
 
 def _export(arguments: argparse.Namespace) -> list[str]:
-    return export(arguments.checkpoint, arguments.output, to=arguments.to, part=arguments.part)
+    checkpoint, output, to = arguments.checkpoint, arguments.output, arguments.to
+    if arguments.clips and to != "huggingface":
+        raise ValueError(f"--clips ({arguments.clips[0]}) must come with --to huggingface")
+    with ExitStack() as folders:
+        pictures = []
+        if arguments.clips:
+            from hpm_video.visualize import visualize
+
+            check_output(output, source=checkpoint)
+            folder = folders.enter_context(TemporaryDirectory())
+            _, results = visualize(checkpoint, arguments.clips, folder, formats=["png"])
+            for result in results:
+                if result.page is None:
+                    raise ValueError(f"--clips ({result.name}) is unreadable: {result.error}")
+                pictures.append(result.page.with_suffix(".png"))
+        return export(checkpoint, output, to=to, part=arguments.part, pictures=pictures)
 
 
 def _average(arguments: argparse.Namespace) -> list[str]:

@@ -113,6 +113,7 @@ class ClipConfig:
     """Clips and tokens unlike those of training; the weights are interpolated to fit them."""
 
     num_frames: int | None = setting(None, "frames of a clip; null: as in training")
+    fps: float | None = setting(None, "see `data.fps`; null: as in training")
     frame_stride: int | None = setting(
         None, "frames from one frame to the next; null: as in training"
     )
@@ -125,7 +126,7 @@ class ClipConfig:
     patch_size: int | None = setting(None, "side of a token in pixels; null: as in training")
 
     def __post_init__(self) -> None:
-        numbers = vars(self).keys() - {"antialias", "sampling"}
+        numbers = vars(self).keys() - {"antialias", "sampling", "fps"}
         all_at_least("clip.", self, **dict.fromkeys(numbers, 1))
 
     def of(self, data: Data, model: Model) -> tuple[Data, Model]:

@@ -12,7 +12,18 @@ from hpm_video.config.shared import (
     RunConfig,
     check_batch,
 )
-from hpm_video.config.values import BestBy, ClassBalance, ClassifierName, Crop, Interpolation
+from hpm_video.config.values import (
+    BestBy,
+    ClassBalance,
+    ClassifierName,
+    Crop,
+    Interpolation,
+    LoraTarget,
+    Pooling,
+    values_of,
+)
+
+LORA_TARGETS = values_of(LoraTarget)
 
 
 @dataclass(frozen=True)
@@ -20,13 +31,43 @@ class ClassifierConfig(EncoderConfig):
     name: ClassifierName = setting("videomae", "the others are baselines, trained from scratch")
     drop_path: float | None = setting(None, "as in pre-training; null: 0.1 in transformers")
     head_dropout: float = setting(0.0, "chance to drop an input of the last layer")
+    pooling: Pooling = setting(
+        "mean_norm",
+        "order of the mean over tokens and the norm before the head; norm_mean: with the encoder's "
+        "own norm, as in pre-training",
+    )
+    head_float32: bool = setting(
+        False, "the last layer computes in float32 whatever the precision, as in kept probes"
+    )
+    freeze: int | str = setting(
+        "none",
+        "what does not learn: none, embeddings, a number n (embeddings and the first n blocks) or "
+        "encoder (all but the head and its norm)",
+    )
+    lora_rank: int = setting(
+        0, "of adapters (LoRA) beside layers of the encoder, which then learns nothing else; 0: no"
+    )
+    lora_alpha: int = setting(16, "what adapters give counts lora_alpha / lora_rank times")
+    lora_targets: list[str] = setting(
+        list(LORA_TARGETS), f"layers of a block that have adapters: of {', '.join(LORA_TARGETS)}"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         below_one("model.drop_path", self.drop_path)
         below_one("model.head_dropout", self.head_dropout)
+        self._check_what_learns()
         if self.name == "videomae":
             return
+        for name, default in (
+            *(("pooling", "mean_norm"), ("head_float32", False)),
+            *(("freeze", "none"), ("lora_rank", 0)),
+        ):
+            if (value := getattr(self, name)) != default:
+                raise ValueError(
+                    f"model.{name} ({value}) must be {str(default).lower()} with "
+                    f"model.name={self.name}: it is of VideoMAE's encoder"
+                )
         usual = EncoderConfig()
         for item in fields(EncoderConfig):
             if getattr(self, item.name) != getattr(usual, item.name):
@@ -38,6 +79,26 @@ class ClassifierConfig(EncoderConfig):
             raise ValueError(
                 f"model.drop_path ({self.drop_path}) must be 0 or null with "
                 f"model.name={self.name}: it has no stochastic depth"
+            )
+
+    def _check_what_learns(self) -> None:
+        freeze, targets = self.freeze, self.lora_targets
+        is_number = type(freeze) is int and freeze >= 1
+        if not is_number and freeze not in ("none", "embeddings", "encoder"):
+            raise ValueError(
+                f"model.freeze ({freeze}) must be none, embeddings, encoder or a number of blocks "
+                "of at least 1"
+            )
+        all_at_least("model.", self, lora_rank=0, lora_alpha=1)
+        if not targets or set(targets) - {*LORA_TARGETS} or len({*targets}) < len(targets):
+            raise ValueError(
+                f"model.lora_targets ({', '.join(targets)}) must be one or several of "
+                f"{', '.join(LORA_TARGETS)}, each once"
+            )
+        if self.lora_rank and freeze == "encoder":
+            raise ValueError(
+                f"model.freeze (encoder) must be none, embeddings or a number of blocks with "
+                f"model.lora_rank ({self.lora_rank}): adapters are in the blocks that it leaves"
             )
 
 

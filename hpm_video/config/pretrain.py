@@ -18,6 +18,7 @@ from hpm_video.config.values import (
     DecoderMask,
     FirstWeights,
     HardRamp,
+    InitPart,
     LossTarget,
     MaskPattern,
     MaskSource,
@@ -27,6 +28,7 @@ from hpm_video.config.values import (
     RankingLevel,
     Variance,
     View,
+    values_of,
 )
 
 
@@ -45,6 +47,10 @@ class PretrainRunConfig(RunConfig):
 
 @dataclass(frozen=True)
 class ModelConfig(EncoderConfig):
+    init_parts: list[str] = setting(
+        ["all"],
+        "what init gives: all, or of encoder, decoder, predictor, teacher; the rest starts fresh",
+    )
     drop_path: float = setting(
         0.0, "stochastic depth: chance to skip the last block; earlier ones less"
     )
@@ -69,8 +75,20 @@ class ModelConfig(EncoderConfig):
         super().__post_init__()
         below_one("model.drop_path", self.drop_path)
         all_at_least("model.", self, decoder_depth=1, predictor_depth=1)
+        parts, known = self.init_parts, values_of(InitPart)[1:]
+        is_right = "encoder" in parts and len(set(parts)) == len(parts) and set(parts) <= set(known)
+        if not is_right and parts != ["all"]:
+            raise ValueError(
+                f"model.init_parts ({', '.join(parts)}) must be all, or hold encoder and may hold "
+                f"{', '.join(known[1:])}, each once: model.init_parts=[encoder] is the least"
+            )
         if self.decoder_mlp_ratio is not None:
             between("model.decoder_mlp_ratio", self.decoder_mlp_ratio, 0.25, 64)
+
+    @property
+    def parts_of_init(self) -> tuple[str, ...]:
+        """Parts of the model that ``init`` gives, where it has them."""
+        return values_of(InitPart)[1:] if self.init_parts == ["all"] else tuple(self.init_parts)
 
     @property
     def predicts_from_pixels(self) -> bool:

@@ -7,6 +7,8 @@ from hpm_video.config import values
 from hpm_video.config.limits import all_at_least, between
 from hpm_video.config.schema import setting
 
+MOST_FPS = 1000
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -46,6 +48,10 @@ class RunConfig:
     collective_timeout_s: float = setting(
         600.0, "longer than this no process waits for another one"
     )
+    loggers: list[str] = setting(
+        ["tensorboard"],
+        "of tensorboard, wandb and mlflow, beside metrics.jsonl; all offline by default",
+    )
     profile_steps: int = setting(
         0, "so many steps of every start are traced into profile/; 0 = none"
     )
@@ -56,6 +62,12 @@ class RunConfig:
             max_bad_steps=1, shard_processes=1, collective_timeout_s=1, profile_steps=0,
         )  # fmt: skip
         between("run.seed", self.seed, 0, 2**63 - 1)
+        known = values.values_of(values.Logger)
+        for name in self.loggers:
+            if name not in known:
+                raise ValueError(f"run.loggers ({name}) must be of {', '.join(known)}")
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"run.loggers ({', '.join(self.loggers)}) must name each logger once")
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,9 @@ class DataConfig:
     manifest: list[str] = setting([], "one or several lists, joined")
     root: str | None = setting(None, "where relative paths start; default: each list's own folder")
     num_frames: int = setting(16, "frames of a clip")
+    fps: float | None = setting(
+        None, "see videos at so many frames a second, by their own times; null: all frames"
+    )
     frame_stride: int = setting(2, "frames from one frame of a dense clip to the next")
     sampling: values.Sampling = setting(
         "dense", "one window, or a frame of each segment; videomae_...: the published rules"
@@ -104,6 +119,13 @@ class DataConfig:
             raise ValueError(
                 f"data.batch_size ({self.batch_size}) must be a whole number of at least 1, or auto"
             )
+        if self.fps is not None and not (math.isfinite(self.fps) and 0 < self.fps <= MOST_FPS):
+            raise ValueError(f"data.fps ({self.fps}) must be above 0, and at most {MOST_FPS}")
+        if self.fps is not None and self.frame_stride > 1 and not self.takes_segments:
+            raise ValueError(
+                f"data.frame_stride ({self.frame_stride}) must be 1 with data.fps ({self.fps:g}), "
+                "which says how far apart the frames of a clip are: add data.frame_stride=1"
+            )
         if self.windows < 1 or self.repeats % self.windows:
             raise ValueError(
                 f"data.windows ({self.windows}) must be at least 1 and divide data.repeats "
@@ -111,6 +133,11 @@ class DataConfig:
             )
         between("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
         between("data.max_damage", self.max_damage, 0, 1)
+
+    @property
+    def takes_segments(self) -> bool:
+        """Whether a clip has a frame of each segment of the whole video, and no stride."""
+        return self.sampling in ("uniform", "videomae_ssv2")
 
     @property
     def videos_at_once(self) -> int:

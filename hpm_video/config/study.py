@@ -68,7 +68,8 @@ class DataSetConfig:
 class VariantConfig:
     settings: list[str] = setting([], "of pre-training, beyond the base's, or LIST.yaml:NAME")
     seeds: int | None = setting(None, "default: those of the study")
-    pretrain: bool = setting(True, "false: fine-tuned from scratch, at equal epochs only")
+    finetune: list[str] = setting([], "of fine-tuning, beyond those that all variants share")
+    pretrain: bool = setting(True, "false: fine-tuned from `init`, at equal epochs only")
     comparisons: list[str] = setting([], "default: those of the study")
 
 
@@ -78,6 +79,9 @@ class StudyConfig:
 
     pretrain: BaseRunConfig = field(default_factory=BaseRunConfig)
     finetune: BaseRunConfig = field(default_factory=BaseRunConfig)
+    init: str | None = setting(
+        None, "a run or weights, from which pretrain: false starts; null: from scratch"
+    )
     sets: dict[str, DataSetConfig] = setting({}, "by name")
     variants: dict[str, VariantConfig] = setting({}, "by name; the base first")
     seeds: int = setting(3, "of each variant: 0, 1, ...")
@@ -104,6 +108,7 @@ class StudyConfig:
 
     def _check_variant(self, name: str, variant: VariantConfig) -> None:
         _check_words(f"{name}.settings", variant.settings, shared=_SHARED)
+        _check_words(f"{name}.finetune", variant.finetune, shared=_SHARED)
         at_least(f"{name}.seeds", variant.seeds, 1)
         if variant.comparisons:
             _check_comparisons(f"{name}.comparisons", variant.comparisons, of=self.comparisons)

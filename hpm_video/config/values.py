@@ -6,6 +6,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Switch = Literal["auto", "true", "false"]
 Parallel = Literal["ddp", "fsdp"]
+Logger = Literal["tensorboard", "wandb", "mlflow"]
 
 # Data
 Decoder = Literal["decord", "torchcodec", "pyav"]
@@ -18,11 +19,13 @@ Size = Literal["tiny", "small", "base", "large", "huge", "huge_v2", "giant"]
 Positions = Literal["sinusoid", "stored"]
 FirstWeights = Literal["xavier", "videomae", "former"]
 PredictorInput = Literal["encoded", "pixels", "both"]
+InitPart = Literal["all", "encoder", "decoder", "predictor", "teacher"]
 ClassifierName = Literal[
     "videomae", "slowfast_r50", "slowfast_r101", "x3d_xs", "x3d_s", "x3d_m", "x3d_l",
     "mvit_base_16x4", "mvit_base_32x3",
 ]  # fmt: skip
-
+Pooling = Literal["mean_norm", "norm_mean"]
+LoraTarget = Literal["qkv", "proj", "fc1", "fc2"]
 Inflation = Literal["mean", "centre"]
 
 # The method

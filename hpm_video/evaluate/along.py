@@ -84,6 +84,7 @@ def score_along(
     settings = WindowSettings(
         clip_frames=data.num_frames,
         frame_stride=data.frame_stride,
+        fps=data.fps,
         stride=1,
         crop_size=data.crop_size,
         num_crops=config.evaluation.num_crops,

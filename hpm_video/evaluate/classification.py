@@ -1,8 +1,9 @@
 """Evaluation of a classifier: several views per video, decoded once, one verdict per video."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import not_left_empty
 from hpm_video.weights.checkpoint import BEST, find_checkpoint, load_checkpoint
+from hpm_video.weights.foreign.to_ours import import_weights
+from hpm_video.weights.hub import local_model
 from hpm_video.weights.load import classifier_of
 
 _FILES = {"last": "last", "best": BEST}  # of the checkpoints of a run
@@ -100,6 +103,24 @@ def checkpoint_file(checkpoint: str | Path, which: StoredCheckpoint) -> Path:
     return find_checkpoint(checkpoint, _FILES[which])
 
 
+def load_finetuned(
+    checkpoint: str | Path, which: StoredCheckpoint
+) -> tuple[Path, Mapping[str, Any]]:
+    """A checkpoint of a fine-tuning, and where it lies. A classifier in a folder of Hugging Face
+    becomes one.
+
+    Raises FileNotFoundError or ValueError where it is missing, or is none.
+    """
+    folder = local_model(checkpoint)
+    if not (folder / "config.json").is_file():
+        file = checkpoint_file(checkpoint, which)
+        return file, load_checkpoint(file, kind="finetune")
+    state = import_weights(folder).state
+    if state["kind"] != "finetune":
+        raise ValueError(f"checkpoint ({checkpoint}) is no classifier: must be one")
+    return folder, state
+
+
 def evaluate(
     checkpoint: str | Path,
     manifests: Sequence[str],
@@ -112,8 +133,7 @@ def evaluate(
     Of a run folder it is the last checkpoint, or the best one; ``Evaluation.about`` says which.
     With ``output_dir`` the main process writes there what `write_evaluation` does.
     """
-    file = checkpoint_file(checkpoint, config.checkpoint)
-    state = load_checkpoint(file, kind="finetune")
+    file, state = load_finetuned(checkpoint, config.checkpoint)
     model, trained, classes = classifier_of(state, source=file, clip=config.clip)
     manifest = read_manifest(
         list(manifests), root=config.root, classes=classes, numbers_only=classes is None
@@ -159,6 +179,10 @@ def results_folder(
 ) -> Path:
     """Where results are put unless one says otherwise: evaluation/<first list>[_best] in the run
     folder, or beside a checkpoint that lies in none."""
+    if (local_model(checkpoint) / "config.json").is_file():
+        raise ValueError(
+            f"--output-dir (none) must name a folder for results: {checkpoint} is no run"
+        )
     folder = checkpoint_file(checkpoint, which).parent
     if folder.name == "checkpoints":
         folder = folder.parent

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from hpm_video.config import DataConfig, FinetuneConfig
 from hpm_video.config.limits import at_least
-from hpm_video.config.values import Decoder
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.samples.clips import Request
 from hpm_video.data.samples.views import ViewReader
-from hpm_video.data.video.frames import Video
+from hpm_video.data.video.timeline import Frames
 from hpm_video.evaluate.frozen_encoder import LoadedBackbone, load_backbone
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.runtime.distributed import pick_device
@@ -197,9 +196,9 @@ class _Given(Request):
 
     frames: Pixels | None = None
 
-    def open(self, decoder: Decoder, *, motion: bool = False) -> Video:
+    def open(self, data: DataConfig, *, motion: bool = False) -> Frames:
         assert self.frames is not None and not motion
-        return cast(Video, _InMemory(self.frames))
+        return cast(Frames, _InMemory(self.frames))
 
 
 def _views_of(video: Any, data: DataConfig, views: Views) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Subset
 
-from hpm_video.config import ClipConfig, FeaturesConfig, FrozenEncoderConfig
+from hpm_video.config import ClipConfig, DataConfig, FeaturesConfig, FrozenEncoderConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.data.loading.bad_videos import none_readable
@@ -87,6 +87,7 @@ def list_features(
             **_about(checkpoint, loaded, config),
             "lists": [os.fspath(path) for path in manifests],
             "sampling": loaded.data.sampling,
+            **_rate(loaded.data),
             "frame_stride": loaded.data.frame_stride,
             "num_clips": config.num_clips,
         }
@@ -247,9 +248,15 @@ def _load_for_windows(
         **_about(checkpoint, loaded, config),
         **asdict(sliding),
         "window": loaded.data.num_frames,
+        **_rate(loaded.data),
         "frame_stride": frame_stride,
         "stride": sliding.stride or frame_stride * loaded.data.num_frames,
     }
+
+
+def _rate(data: DataConfig) -> dict[str, float]:
+    """Left out where there is none: metadata of files from before know of none."""
+    return {} if data.fps is None else {"fps": data.fps}
 
 
 def _slide(
@@ -276,6 +283,7 @@ def _slide(
         batch_size=config.batch_size,
         part=PART,
         antialias=loaded.data.antialias,
+        fps=loaded.data.fps,
     )
     reader, timeout_s = WindowReader(path, settings, table), config.decode_timeout_s or None
     with GuardedWindows(reader, num_workers=config.num_workers, timeout_s=timeout_s) as video:

@@ -26,6 +26,7 @@ from hpm_video.weights.foreign.encoders import library_model, source_of_others
 from hpm_video.weights.foreign.formats import IMAGE
 from hpm_video.weights.foreign.to_ours import import_weights
 from hpm_video.weights.foreign.weight_files import read_weights
+from hpm_video.weights.hub import local_model
 from hpm_video.weights.load import StoredLists, encoder_of, lists_in, pooling_norm_of
 
 
@@ -215,7 +216,9 @@ def _load_others(
     )
     source = source_of_others(model, asked)
     assert source is not None
-    given: dict[str, Any] = {"sampling": clip.sampling, "frame_stride": clip.frame_stride}
+    given: dict[str, Any] = {n: getattr(clip, n) for n in ("sampling", "frame_stride", "fps")}
+    if clip.fps is not None:
+        given["frame_stride"] = clip.frame_stride or 1
     data = DataConfig(
         num_frames=source.num_frames,
         crop_size=source.side,
@@ -231,8 +234,10 @@ def _load_others(
 def _require_frames(model: str, clip: ClipConfig, *, has_length: bool) -> None:
     """Raise ValueError where nobody says which frames of a video a model is to see."""
     missing = [] if has_length or clip.num_frames else ["clip.num_frames=16"]
-    if not clip.frame_stride and clip.sampling not in ("uniform", "videomae_ssv2"):
-        missing.append("clip.frame_stride=4 (or clip.sampling=uniform for the whole video)")
+    if not (clip.frame_stride or clip.fps) and clip.sampling not in ("uniform", "videomae_ssv2"):
+        missing.append(
+            "clip.frame_stride=4 (or clip.fps=8, or clip.sampling=uniform for the whole video)"
+        )
     if missing:
         raise ValueError(
             f"model ({model}) does not say which frames of a video it is to see: add "
@@ -248,7 +253,7 @@ def stored_lists(model: str) -> StoredLists:
 
 def file_of(model: str | Path, settings: FrozenEncoderConfig) -> tuple[Path, int, int]:
     """Where a model's weights lie, how many bytes these are, and when they were written (ns)."""
-    path = Path(settings.weights or model)
+    path = local_model(settings.weights or model)
     if (path / "config.json").is_file():
         stats = [entry.stat() for entry in os.scandir(path) if entry.is_file()]
         size, written = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)

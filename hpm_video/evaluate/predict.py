@@ -15,7 +15,7 @@ from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.lists.named_videos import list_of_videos
 from hpm_video.data.prepare.tree import VideoTree
-from hpm_video.evaluate.classification import checkpoint_file, score_videos
+from hpm_video.evaluate.classification import load_finetuned, score_videos
 from hpm_video.evaluate.predictions import Evaluation
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.precision import choose_precision
@@ -28,7 +28,6 @@ from hpm_video.runtime.files import (
     quoted,
     write_atomically,
 )
-from hpm_video.weights.checkpoint import load_checkpoint
 from hpm_video.weights.load import classifier_of
 
 COLUMNS = ("path", "class", "score", "error")
@@ -68,8 +67,7 @@ def load_for(
 
     ``views``: in words, of each video.
     """
-    file = checkpoint_file(checkpoint, config.checkpoint)
-    state = load_checkpoint(file, kind="finetune")
+    file, state = load_finetuned(checkpoint, config.checkpoint)
     model, trained, names = classifier_of(state, source=file, clip=config.clip)
     precision, why = choose_precision(config.precision, world, setting="precision")
     data = trained.data

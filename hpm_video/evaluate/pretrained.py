@@ -20,7 +20,12 @@ from hpm_video.models.tokens import (
     unpatchify,
 )
 from hpm_video.runtime.distributed import World
-from hpm_video.weights.checkpoint import load_checkpoint, load_weights, settings_of
+from hpm_video.weights.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    settings_of,
+    trained_grid,
+)
 from hpm_video.weights.targets import check_digest, load_target
 
 
@@ -90,7 +95,7 @@ def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu
     if config.run.precision == "auto":
         precision, _ = choose_precision("auto", World(0, 1, torch.device(device)))
         config = replace(config, run=replace(config.run, precision=precision))
-    student = build(config)
+    student = build(config, trained_grid=trained_grid(state))
     load_weights(student, state["model"], source=checkpoint)
     student.requires_grad_(False).eval().to(device)
     stored, encodes = state.get("teacher") or {}, config.loss.target == "ema"

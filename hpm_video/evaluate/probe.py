@@ -31,7 +31,9 @@ from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.attentive_grid import GridPoint, Views, grid_scores, heads_for
 from hpm_video.evaluate.frozen_encoder import Backbone, file_of, load_backbone
+from hpm_video.evaluate.kept_probe import KeptProbe, check_keep
 from hpm_video.evaluate.probe_heads import (
+    LinearResult,
     attentive_scores,
     knn_scores,
     linear_scores,
@@ -84,7 +86,8 @@ class ProbeResult:
 
     top1: share of all videos that are classified right, unreadable ones being wrong.
     balanced_accuracy: mean of that share over classes. how: what it settled on, in words. lr and
-    weight_decay: what it chose, if it did. grid: of attentive_grid, all of its points.
+    weight_decay: what it chose, if it did. grid: of attentive_grid, all of its points. linear: of
+    the linear probe.
     """
 
     kind: str
@@ -94,6 +97,7 @@ class ProbeResult:
     lr: float | None = None
     weight_decay: float | None = None
     grid: tuple[GridPoint, ...] = ()
+    linear: LinearResult | None = None
 
 
 @dataclass(frozen=True)
@@ -134,12 +138,16 @@ def probe(
     val: Sequence[str],
     kinds: Sequence[str],
     config: ProbeJobConfig,
+    keep: str | Path | None = None,
 ) -> ProbeReport | None:
     """Probe the encoder of a checkpoint, of pre-training or fine-tuning; None but on one process.
 
-    Clips are sampled as the checkpoint's settings say, in the views of ``config``.
+    Clips are sampled as the checkpoint's settings say, in the views of ``config``. ``keep``: a
+    folder that becomes a run whose classifier is the encoder with the linear probe.
     """
     check_probe_kinds("kind", kinds)
+    if keep is not None:
+        check_keep(keep, kinds, config.probe)
     lists = read_probe_lists(train, val, root=config.root, names=("--train", "--val"))
     with join_world(config.device, setting="device") as world:
         precision, _ = choose_precision(config.precision, world, setting="precision")
@@ -154,16 +162,21 @@ def probe(
         backbone = loaded.backbone
         sizes = {"width": backbone.width, "num_layers": len(backbone.layers)}
         check_probe(lists, kinds, config.probe, grid=backbone.grid, **sizes)
+        kept = None if keep is None else KeptProbe.of(checkpoint, loaded, config)
         file, size, written_ns = file_of(checkpoint, config.encoder)
         asked = [asdict(config.encoder), asdict(config.clip), config.precision]
         origin = [os.fspath(file), size, written_ns, *asked]
         report = probe_backbone(
             backbone, lists, loaded.data, config, world, kinds=kinds, origin=origin
         )
-    if report is None:
-        return None
+        if report is None:
+            return None
+        if kept is not None:
+            (linear,) = (each.linear for each in report.results if each.linear is not None)
+            kept.write(Path(keep or ""), linear, classes=lists.train.classes, train=train, val=val)
     data, views = loaded.data, config.probe
     frames = f"stride {data.frame_stride}" if data.sampling == "dense" else data.sampling
+    frames += "" if data.fps is None else f" at {data.fps:g} fps"
     return replace(
         report,
         warnings=(*report.warnings, *loaded.notes),
@@ -417,7 +430,7 @@ def _scores(
         by = "the middle one: no class has a video to spare"
         if linear.lr_was_chosen:
             by = "chosen on a fifth of the training videos"
-        return linear.scores, f"lr {linear.lr:g}, {by}", {"lr": linear.lr}
+        return linear.scores, f"lr {linear.lr:g}, {by}", {"lr": linear.lr, "linear": linear}
     assert train.tokens is not None and val.tokens is not None
     if kind == "attentive_grid":
         found = grid_scores(

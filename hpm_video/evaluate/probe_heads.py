@@ -23,21 +23,29 @@ _QUERIES_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class LinearResult:
-    """Scores (V, C) of the linear probe; its learning rate; whether held-out videos chose it."""
+    """Scores (V, C) of the linear probe; its learning rate; whether held-out videos chose it; and
+    the layer itself, of features as they are: weight (C, D), bias (C,)."""
 
     scores: Tensor
     lr: float
     lr_was_chosen: bool
+    weight: Tensor
+    bias: Tensor
 
 
 def normalize(train: Tensor, *others: Tensor) -> list[Tensor]:
     """Features (..., D) with mean 0 and deviation 1 in each of the D numbers, as far as ``train``
     knows: the others are shifted and scaled by the same amounts."""
+    mean, scale = _statistics(train)
+    return [(features - mean) * scale for features in (train, *others)]
+
+
+def _statistics(train: Tensor) -> tuple[Tensor, Tensor]:
+    """What `normalize` shifts and scales each of the D numbers by."""
     flat = train.flatten(0, -2)
     mean, std = flat.mean(dim=0), flat.std(dim=0, correction=0)
     # A number that is the same for all videos says nothing: it becomes 0, not noise
-    scale = torch.where(std > 1e-6, 1 / std, torch.zeros_like(std))
-    return [(features - mean) * scale for features in (train, *others)]
+    return mean, torch.where(std > 1e-6, 1 / std, torch.zeros_like(std))
 
 
 def num_neighbours(num_train: int, num_classes: int, *, most: int) -> int:
@@ -79,6 +87,7 @@ def linear_scores(
     Its learning rate is chosen on every fifth training video of each class, which the layers of
     that sweep do not learn from; then a layer learns from all. ``queries`` choose nothing.
     """
+    mean, scale = _statistics(train)
     train, queries = normalize(train, queries)
     held_out = held_out_videos(labels)
     learn = partial(train_linear, num_classes=num_classes, epochs=epochs)
@@ -93,8 +102,10 @@ def linear_scores(
     else:
         best = len(LEARNING_RATES) // 2
     lr = LEARNING_RATES[best]
-    scores = _linear(queries, *learn(train, labels, rates=(lr,)))[0].softmax(dim=1)
-    return LinearResult(scores, lr, bool(held_out.any()))
+    weights, biases = learn(train, labels, rates=(lr,))
+    scores = _linear(queries, weights, biases)[0].softmax(dim=1)
+    weight = scale[:, None] * weights[0]  # (D, C)
+    return LinearResult(scores, lr, bool(held_out.any()), weight.T, biases[0] - mean @ weight)
 
 
 def held_out_videos(labels: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def rows_of(
         {
             "model": model,
             "encoder": report.encoder,
-            **asdict(result),
+            **{n: v for n, v in asdict(replace(result, linear=None)).items() if n != "linear"},
             **{name: _absolute(lists[name]) for name in _LISTS},
             "num_train": report.num_train,
             "num_val": report.num_val,

@@ -28,10 +28,7 @@ class Competence:
     def hard_ratio(self) -> Tensor:
         """That of the next mask, a float64 scalar: from masking.hard_ratio_start to hard_ratio_end
         while the value goes from masking.competence_low to competence_high."""
-        masking = self._masking
-        low, high = masking.competence_low, masking.competence_high
-        start, end = masking.hard_ratio_start, masking.hard_ratio_end
-        return start + (end - start) * ((self.value - low) / (high - low)).clamp(0, 1)
+        return competent_hard_ratio(self._masking, self.value)
 
     def describe(self, *, is_new: bool) -> str:
         """In a line what masks wait for, and where the running mean stands; waits for the device.
@@ -48,6 +45,13 @@ class Competence:
         accuracy = mean_over_processes(accuracy.to(torch.float64, copy=True), self._world)
         moved = KEPT * self.value + (1 - KEPT) * accuracy
         self.value = torch.where(skip > 0, self.value, moved)
+
+
+def competent_hard_ratio(masking: MaskingConfig, value: Tensor) -> Tensor:
+    """The hard ratio of a mask that waits for the student, at a running mean, a scalar."""
+    low, high = masking.competence_low, masking.competence_high
+    start, end = masking.hard_ratio_start, masking.hard_ratio_end
+    return start + (end - start) * ((value - low) / (high - low)).clamp(0, 1)
 
 
 def competence_of(

@@ -66,7 +66,8 @@ def build(
 ) -> HPM | Classifier | Baseline:
     """The model that the settings of a run describe, for clips as in its data.
 
-    ``num_classes`` and ``trained_grid``: of a model to fine-tune, as in `build_classifier`.
+    ``trained_grid``: the grid of the weights it will start from. ``num_classes``: of a model to
+    fine-tune.
     """
     model, data = config.model, config.data
     if isinstance(config, PretrainConfig):
@@ -76,6 +77,7 @@ def build(
             grid,
             predict_loss=config.loss.prediction != "none",
             outputs=_target_outputs(config),
+            trained_grid=trained_grid,
         )
     return build_classifier(
         config.model,
@@ -87,10 +89,16 @@ def build(
 
 
 def build_model(
-    config: ModelConfig, grid: TokenGrid, *, predict_loss: bool, outputs: int | None = None
+    config: ModelConfig,
+    grid: TokenGrid,
+    *,
+    predict_loss: bool,
+    outputs: int | None = None,
+    trained_grid: TokenGrid | None = None,
 ) -> HPM:
     """The model to pre-train; without ``predict_loss`` it is plain VideoMAE. ``outputs``: numbers
-    that it reconstructs per token, if not pixels."""
+    that it reconstructs per token, if not pixels. ``trained_grid``: that of the weights it will
+    start from."""
     size, encoder = SIZES[config.size], _encoder_size(config, config.drop_path)
     width = config.decoder_width or size.decoder_width
     heads = config.decoder_heads or size.decoder_heads
@@ -105,6 +113,7 @@ def build_model(
         predictor_input=config.predictor_input if predict_loss else None,
         predictor_depth=config.predictor_depth,
         outputs=outputs,
+        trained_grid=trained_grid,
     )
     if config.first_weights != "videomae":
         model.apply(init_linear)
@@ -171,6 +180,8 @@ def build_classifier(
         num_classes=num_classes,
         head_dropout=config.head_dropout,
         trained_grid=trained_grid,
+        pooling=config.pooling,
+        head_float32=config.head_float32,
     )
 
 

@@ -2,12 +2,23 @@
 
 from torch import Tensor, nn
 
+from hpm_video.config.values import Pooling
+from hpm_video.models.precision import no_autocast
 from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import Encoder, LayerNorm, ViTSize
 
 
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in float32, also under autocast."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        with no_autocast(features):
+            return super().forward(features.float())
+
+
 class Classifier(nn.Module):
-    """Video classifier on a pre-trained encoder."""
+    """Video classifier on a pre-trained encoder. ``pooling`` norm_mean: the norm is the encoder's
+    own, of every token, and stands before the mean over tokens."""
 
     def __init__(
         self,
@@ -17,14 +28,17 @@ class Classifier(nn.Module):
         num_classes: int,
         head_dropout: float = 0.0,
         trained_grid: TokenGrid | None = None,
+        pooling: Pooling = "mean_norm",
+        head_float32: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.grid = grid
-        self.encoder = Encoder(grid, size, final_norm=False, trained_grid=trained_grid)
-        self.norm = LayerNorm(size.width)
+        is_first = pooling == "norm_mean"
+        self.encoder = Encoder(grid, size, final_norm=is_first, trained_grid=trained_grid)
+        self.norm: nn.Module = nn.Identity() if is_first else LayerNorm(size.width)
         self.dropout = nn.Dropout(head_dropout)
-        head = nn.Linear(size.width, num_classes)
+        head = (Float32Linear if head_float32 else nn.Linear)(size.width, num_classes)
         self.head: nn.Module = head
         self.encoder.blocks.apply(_init_linear)
         _init_linear(head)
@@ -33,7 +47,10 @@ class Classifier(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes)."""
-        tokens = self.encoder(patchify(clips, self.grid))
+        return self.of_tokens(self.encoder(patchify(clips, self.grid)))
+
+    def of_tokens(self, tokens: Tensor) -> Tensor:
+        """Encoded tokens (B, N, D) -> logits (B, classes)."""
         return self.head(self.dropout(self.norm(tokens.mean(dim=1))))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:

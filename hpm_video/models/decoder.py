@@ -21,12 +21,20 @@ class DecoderInput(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, grid: TokenGrid, *, encoder_width: int, width: int) -> None:
+    def __init__(
+        self,
+        grid: TokenGrid,
+        *,
+        encoder_width: int,
+        width: int,
+        trained_grid: TokenGrid | None = None,
+    ) -> None:
         super().__init__()
         self.project = nn.Linear(encoder_width, width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
-        self.register_buffer("positions", position_table(grid, width), persistent=False)
+        positions = position_table(grid, width, trained_grid=trained_grid)
+        self.register_buffer("positions", positions, persistent=False)
 
     def forward(
         self,

@@ -62,9 +62,11 @@ class PixelPredictor(nn.Module):
     encoder, and works as well on a share of the tokens as on all.
     """
 
-    def __init__(self, grid: TokenGrid, size: ViTSize) -> None:
+    def __init__(
+        self, grid: TokenGrid, size: ViTSize, *, trained_grid: TokenGrid | None = None
+    ) -> None:
         super().__init__()
-        self.encoder = Encoder(grid, size)
+        self.encoder = Encoder(grid, size, trained_grid=trained_grid)
         self.head = nn.Linear(size.width, 1)
 
     def forward(self, patches: Tensor, index: Tensor) -> Tensor:
@@ -98,6 +100,7 @@ class HPM(nn.Module):
     With ``both`` there are two: the encoded one teaches the encoder, and that from pixels,
     `pixel_predictor`, chooses masks. None leaves them out: that is plain VideoMAE.
     ``outputs``: numbers of the reconstruction per token, if not the P pixel values.
+    ``trained_grid``: the grid whose positions the weights were trained with, if another one.
     """
 
     def __init__(
@@ -112,11 +115,14 @@ class HPM(nn.Module):
         predictor_input: PredictorInput | None,
         predictor_depth: int = 1,
         outputs: int | None = None,
+        trained_grid: TokenGrid | None = None,
     ) -> None:
         super().__init__()
-        self.grid = grid
-        self.encoder = Encoder(grid, size)
-        self.decoder_input = DecoderInput(grid, encoder_width=size.width, width=decoder_width)
+        self.grid, self.trained_grid = grid, trained_grid or grid
+        self.encoder = Encoder(grid, size, trained_grid=trained_grid)
+        self.decoder_input = DecoderInput(
+            grid, encoder_width=size.width, width=decoder_width, trained_grid=trained_grid
+        )
         self.reconstructor = Decoder(
             width=decoder_width,
             depth=decoder_depth,
@@ -139,7 +145,7 @@ class HPM(nn.Module):
         if predictor_input in ("pixels", "both"):
             shape = (size.tubelet_size, size.patch_size)
             small = ViTSize(*shape, decoder_width, depth=predictor_depth, heads=decoder_heads)
-            of_pixels = PixelPredictor(grid, small)
+            of_pixels = PixelPredictor(grid, small, trained_grid=trained_grid)
             if self.predictor is None:
                 self.predictor = of_pixels
             else:

@@ -32,8 +32,9 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
     """
     is_trained = any(parameter.requires_grad for parameter in module.parameters())
     blocks = [part for part in module.modules() if isinstance(part, Block)]
-    for block in blocks:
-        block.recompute = run.activation_checkpointing
+    for block in blocks:  # of a frozen one nothing is kept anyway
+        learns = any(parameter.requires_grad for parameter in block.parameters())
+        block.recompute = run.activation_checkpointing and learns
     if world.is_alone or run.parallel == "ddp":  # one process has nobody to share with
         module.to(world.device)
         return replicate(module, world) if is_trained else module

@@ -9,31 +9,46 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpm_video.runtime import gpu_kernels
 
 
-def gelu_of_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """GELU(x W^T + b): (B, N, D), (K, D), (K,) -> (B, N, K)."""
-    if _has_kernels(x, weight):
+def apply_linear(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x W^T + b of a layer whose weight and bias are these, or casts of them: (B, N, D), (K, D),
+    (K,) -> (B, N, K).
+
+    What a library has put in the place of a linear layer, as one with an adapter, is called as it
+    is. ``bias`` is added there only if the layer has none.
+    """
+    if type(layer) is nn.Linear:
+        return F.linear(x, weight, bias)
+    result: Tensor = layer(x)
+    return result if layer.bias is not None else result + bias
+
+
+def gelu_of_linear(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The GELU of `apply_linear`."""
+    if _has_kernels(layer, x, weight):
         result: Tensor = _GeluOfLinear.apply(x, weight, bias)
         return result
-    return F.gelu(F.linear(x, weight, bias))
+    return F.gelu(apply_linear(layer, x, weight, bias))
 
 
-def heads_of_linear(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> tuple[Tensor, ...]:
-    """Queries, keys and values of all heads: (B, N, D), (3 * D, D), (3 * D,) -> 3 x (B, heads, N,
-    D / heads)."""
-    if _has_kernels(x, weight):
+def heads_of_linear(
+    layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor, heads: int
+) -> tuple[Tensor, ...]:
+    """Queries, keys and values of all heads, of what `apply_linear` gives: (B, N, D), (3 * D, D),
+    (3 * D,) -> 3 x (B, heads, N, D / heads)."""
+    if _has_kernels(layer, x, weight):
         return _HeadsOfLinear.apply(x, weight, bias, heads)
-    return _heads(F.linear(x, weight, bias), heads)
+    return _heads(apply_linear(layer, x, weight, bias), heads)
 
 
-def _has_kernels(x: Tensor, weight: Tensor) -> bool:
+def _has_kernels(layer: nn.Module, x: Tensor, weight: Tensor) -> bool:
     """Whether a gradient is wanted, and our kernels can make it; casts are not theirs."""
     wanted = torch.is_grad_enabled() and weight.requires_grad and x.dtype == weight.dtype
-    return wanted and gpu_kernels.runs_triton(x.device)
+    return wanted and type(layer) is nn.Linear and gpu_kernels.runs_triton(x.device)
 
 
 def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:

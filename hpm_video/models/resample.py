@@ -78,12 +78,27 @@ def resample_embedding(weight: Tensor, old: TokenShape, new: TokenShape) -> Tens
         raise ValueError(f"weight {tuple(weight.shape)} is none of an embedding of {old}")
     if old == new:
         return weight
-    time = _fold_back(old.tubelet_size, new.tubelet_size)
-    side = _fold_back(old.patch_size, new.patch_size)
+    # Of weights the pseudo-inverse of what resizes pixels
+    time = torch.linalg.pinv(_resizing(old.tubelet_size, new.tubelet_size))
+    side = torch.linalg.pinv(_resizing(old.patch_size, new.patch_size))
     kernel = weight.double().unflatten(1, (old.tubelet_size, old.patch_size, old.patch_size, 3))
     # The resizing is a product of one matrix along each axis, and so is its pseudo-inverse
     kernel = torch.einsum("dtyxc,at,by,ex->dabec", kernel, time, side, side)
     return kernel.flatten(1).to(weight.dtype)
+
+
+def resample_head(values: Tensor, old: TokenShape, new: TokenShape) -> Tensor:
+    """The weight (P, D) or bias (P,) of a head that says pixels -> (P', D) or (P',): what it then
+    says is what it said of tokens of the old shape, resized (linear, with antialiasing)."""
+    if len(values) != old.num_values:
+        raise ValueError(f"values {tuple(values.shape)} are none of a head for {old}")
+    if old == new:
+        return values
+    time = _resizing(old.tubelet_size, new.tubelet_size)
+    side = _resizing(old.patch_size, new.patch_size)
+    pixels = values.double().unflatten(0, (old.tubelet_size, old.patch_size, old.patch_size, 3))
+    pixels = torch.einsum("tyxc...,ta,yb,xe->abec...", pixels, time, side, side)
+    return pixels.flatten(0, 3).to(values.dtype)
 
 
 @dataclass(frozen=True)
@@ -109,19 +124,19 @@ def fit_tokens(weights: Mapping[str, Tensor], prefix: str, old: Tokens, new: Tok
     return fitting
 
 
-def describe_fit(old: Tokens, new: Tokens) -> list[str]:
-    """What `fit_tokens` changes, in words for a log."""
+def describe_fit(old: Tokens, new: Tokens, *, resampled: str = "patch embedding") -> list[str]:
+    """What `fit_tokens` changes, in words for a log; or `resample_head`, of which it calls what is
+    ``resampled``."""
     lines = []
     if old.grid != new.grid:
         lines.append(f"positions of {old.grid} interpolated to {new.grid}")
     if old.shape != new.shape:
-        lines.append(f"patch embedding of {old.shape} resampled to {new.shape}")
+        lines.append(f"{resampled} of {old.shape} resampled to {new.shape}")
     return lines
 
 
-def _fold_back(old: int, new: int) -> Tensor:
-    """The matrix (new, old) that turns weights of ``old`` pixels in a row into those of ``new``."""
+def _resizing(old: int, new: int) -> Tensor:
+    """The matrix (old, new) that resizes ``old`` pixels in a row: pixels @ it are ``new`` ones."""
     # A row for each pixel. (As columns of images one pixel wide PyTorch 2.15 resizes them wrongly.)
     pixels = torch.eye(old, dtype=torch.float64)[None, None]
-    resized = F.interpolate(pixels, size=(old, new), mode="bilinear", antialias=True)
-    return torch.linalg.pinv(resized[0, 0])
+    return F.interpolate(pixels, size=(old, new), mode="bilinear", antialias=True)[0, 0]

@@ -4,19 +4,18 @@ As in VideoMAE (arXiv 2203.12602): pre-norm blocks, LayerNorm eps 1e-6, exact GE
 v but none on k, no class token, fixed sinusoid positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpm_video.models.attention import attention
 from hpm_video.models.pixels import standardize
-from hpm_video.models.projections import gelu_of_linear, heads_of_linear
+from hpm_video.models.projections import apply_linear, gelu_of_linear, heads_of_linear
 from hpm_video.models.resample import Tokens, TokenShape, interpolate_tokens
 from hpm_video.models.residual import add_and_norm
 from hpm_video.models.tokens import TokenGrid
@@ -59,6 +58,8 @@ class Attention(nn.Module):
         # What stands between them where the three are one product
         self.register_buffer("k_bias", torch.zeros(width), persistent=False)
         self.proj = nn.Linear(width, width)
+        # Another in its place can show the weights
+        self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = attention
 
     def weights(self) -> tuple[Tensor, ...]:
         """What `forward` multiplies with, in its order."""
@@ -68,8 +69,9 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """(B, N, D) -> (B, N, D), with `weights` or casts of them."""
         of_qkv, *biases, of_proj, proj_bias = weights
-        q, k, v = heads_of_linear(x, of_qkv, torch.cat(biases), self.heads)
-        return F.linear(attention(q, k, v).transpose(1, 2).flatten(2), of_proj, proj_bias)
+        q, k, v = heads_of_linear(self.qkv, x, of_qkv, torch.cat(biases), self.heads)
+        x = self.attend(q, k, v).transpose(1, 2).flatten(2)
+        return apply_linear(self.proj, x, of_proj, proj_bias)
 
 
 class Mlp(nn.Module):
@@ -87,7 +89,8 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """(B, N, D) -> (B, N, D), with `weights` or casts of them."""
         of_fc1, fc1_bias, of_fc2, fc2_bias = weights
-        return F.linear(gelu_of_linear(x, of_fc1, fc1_bias), of_fc2, fc2_bias)
+        inner = gelu_of_linear(self.fc1, x, of_fc1, fc1_bias)
+        return apply_linear(self.fc2, inner, of_fc2, fc2_bias)
 
 
 class Block(nn.Module):
@@ -209,14 +212,18 @@ class Encoder(nn.Module):
 
         Without an index the patches are all N tokens in raster order.
         """
-        x = self.embed(standardize(patches, self.mean, self.std))
-        x = x + (self.positions if index is None else self.positions[index])
+        x = self.embedded(patches, index)
         return run_blocks(self.blocks, x, self.norm, dtype=torch.float32)
+
+    def embedded(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
+        """What the first block gets of patches, see `forward`: (B, V, P) -> (B, V, D)."""
+        x = self.embed(standardize(patches, self.mean, self.std))
+        return x + (self.positions if index is None else self.positions[index])
 
     def at_layers(self, patches: Tensor, layers: Sequence[int]) -> list[Tensor]:
         """Encode all N tokens of patches (B, N, P) -> what each of these blocks gives, after the
         final norm, (B, N, D) float32. 0 is the first block, -1 the last, as `forward` gives it."""
-        x = self.embed(standardize(patches, self.mean, self.std)) + self.positions
+        x = self.embedded(patches)
         depth, found = len(self.blocks), {}
         numbers = [layer % depth for layer in layers]
         branch = None

@@ -21,6 +21,7 @@ from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
 from hpm_video.slurm.options import check_line
 from hpm_video.slurm.sweep import combinations
+from hpm_video.weights.hub import OF_HUB
 
 # Jobs that can be submitted and the settings they take: one line for each job.
 JOBS: dict[str, type[Any] | None] = {
@@ -42,7 +43,7 @@ _INPUTS = (
     "data.manifest", "data.val_manifest", "model.init", "run.resume", "probe.train_manifest",
     "probe.val_manifest", "loss.target_model", "loss.target_weights", "encoder.weights",
 )  # fmt: skip
-_NO_FILE = "timm:"  # so begin names that a setting may have instead
+_NO_FILE = ("timm:", OF_HUB)  # so begin names that a setting may have instead
 # Arguments that do
 _INPUT_ARGUMENTS = ("checkpoint", "manifest", "train", "val", "video", "videos")
 

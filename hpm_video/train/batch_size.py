@@ -18,6 +18,7 @@ from hpm_video.method.masking import planned_hard_ratio
 from hpm_video.method.step import configured_step
 from hpm_video.method.targets import FrozenModel
 from hpm_video.method.teacher import teacher_of
+from hpm_video.models.adapters import train_less
 from hpm_video.models.build import build, token_grid
 from hpm_video.models.hpm import HPM
 from hpm_video.models.precision import autocast
@@ -120,10 +121,11 @@ def step_memory(
     Micro-batches wait on the device too: one ahead, one that is worked on.
     """
     frames = config.data.num_frames * config.data.crop_size**2 * 3
-    trained, *others = (
-        sum(weight.numel() for weight in model.parameters())
-        for model in _models(config, num_classes)
-    )
+    model, *more = _models(config, num_classes)
+    sizes = [(each.numel(), each.requires_grad) for each in model.parameters()]
+    trained = sum(size for size, learns in sizes if learns)
+    others = [size for size, learns in sizes if not learns]
+    others += [each.numel() for other in more for each in other.parameters()]
     shares = 1
     if config.run.parallel == "fsdp":
         shares = config.run.shard_processes or num_ranks
@@ -144,7 +146,9 @@ def _models(config: PretrainConfig | FinetuneConfig, num_classes: int) -> Sequen
         if isinstance(config, PretrainConfig):
             student = build(config)
             return [each for each in (student, teacher_of(student, config)) if each is not None]
-        made = [build(config, num_classes=num_classes)]
+        classifier = build(config, num_classes=num_classes)
+        train_less(classifier, config.model)
+        made = [classifier]
         return made * (1 if config.optim.ema_momentum is None else 2)
 
 

@@ -17,6 +17,7 @@ from hpm_video.data.lists.manifest import (
     read_manifest,
     require_labels,
 )
+from hpm_video.models.adapters import train_less
 from hpm_video.models.build import Classifier, build
 from hpm_video.models.compiling import compile_parts
 from hpm_video.models.cuda_graphs import Replayed
@@ -26,12 +27,19 @@ from hpm_video.models.precision import autocast
 from hpm_video.runtime.distributed import World, seed_of, sync_gradients
 from hpm_video.train.class_loss import balancing_weights, classification_loss
 from hpm_video.train.mixing import mix_batch
-from hpm_video.train.optim import describe_lr, finetune_optimizer, plan_steps, set_lr
+from hpm_video.train.optim import (
+    describe_learning,
+    describe_lr,
+    finetune_optimizer,
+    plan_steps,
+    set_lr,
+)
 from hpm_video.train.run import (
     Run,
     RunEvaluation,
     choose_for_machine,
     claim_run_folder,
+    describe_changes,
     describe_data,
     find_start,
     join_run,
@@ -68,7 +76,13 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
     model = build(config, num_classes=num_classes, trained_grid=start.trained_grid())
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
-    start.load_into(model)
+    # Adapters are no part of weights to start from, but of a run's own
+    if start.state is None:
+        start.load_into(model)
+    train_less(model, config.model)
+    start.check_what_learns(model, config.model)
+    if start.state is not None:
+        start.load_into(model)
     claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
         start.write_table(folder, model)
@@ -82,6 +96,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     start.load_optimizer(optimizer, model)
     fit = start.describe_fit(model.encoder) if isinstance(model, Classifier) else []
     evaluation.keep_best(folder / "checkpoints", state=start.state)
+    changes = describe_changes(config, start.state, steps=steps)
     start.forget_weights()
     moving = running_means(model)  # of baselines
     class_weights = None
@@ -106,7 +121,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
         said, *missing = start.lines()
-        for line in (said, *notes, *choices, *fit, *missing):
+        for line in (said, *changes, *notes, *choices, *fit, *missing):
             run.log.line(line)
         run.log.line(
             f"{num_classes} classes, {len(manifest)} videos, {steps.per_epoch} steps per epoch, "
@@ -114,6 +129,8 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
         )
         for warning in (*label_notes(manifest), *evaluation.warnings):
             run.log.line(f"warning: {warning}")
+        if (learning := describe_learning(model)) is not None:
+            run.log.line(learning)
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         if data.flip and manifest.classes is None:
             run.log.line("data.flip: the list has no class names: mirroring must change no class")

@@ -88,6 +88,13 @@ def plan_steps(
         )
     accumulation = micro_batches(optim, batch_size=at_once, num_processes=num_processes)
     videos = at_once * accumulation * num_processes
+    return divided(data, optim, videos=videos, num_videos=num_videos, accumulation=accumulation)
+
+
+def divided(
+    data: DataConfig, optim: OptimConfig, *, videos: int, num_videos: int, accumulation: int = 1
+) -> Steps:
+    """The steps of ``videos`` each that these settings make of ``num_videos``."""
     clips, per_epoch = videos * data.repeats, steps_per_epoch(num_videos, videos)
     lr_at = lr_schedule(optim, videos=videos, clips=clips, steps_per_epoch=per_epoch)
     return Steps(accumulation, videos, clips, per_epoch, optim.epochs * per_epoch, lr_at)
@@ -149,6 +156,15 @@ def describe_lr(optim: OptimConfig, *, videos: int, clips: int) -> str:
         f"{videos} videos, {clips} clips per step: lr {optim.base_lr:g} * {batch} / 256 = "
         f"{scaled(optim.base_lr, batch):.3g}"
     )
+
+
+def describe_learning(model: nn.Module) -> str | None:
+    """One line with the number of parameters that learn, where these are not all."""
+    sizes = [(each.numel(), each.requires_grad) for each in model.parameters()]
+    learning, total = sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes)
+    if learning == total:
+        return None
+    return f"{learning:,} of {total:,} parameters learn ({learning / total:.2%})"
 
 
 def lr_schedule(

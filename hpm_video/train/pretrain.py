@@ -1,5 +1,6 @@
 """Pre-training: the loop around the steps."""
 
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,14 @@ from hpm_video.train.run import (
     RunProbe,
     choose_for_machine,
     claim_run_folder,
+    describe_changes,
     describe_data,
     find_start,
     join_run,
     optimizer_state,
     step_unless,
 )
-from hpm_video.weights.checkpoint import load_weights
+from hpm_video.weights.checkpoint import tokens_of
 from hpm_video.weights.targets import check_digest, load_target
 
 
@@ -60,38 +62,36 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     )
     steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
 
-    torch.manual_seed(config.run.seed)
-    student = build(config)
     data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="pretrain", total_steps=steps.total, data=data_of_steps)
-    if (start.trained_grid() or grid) != grid:
+    if start.state is not None and (before := tokens_of(start.state).grid) != grid:
         raise ValueError(
-            f"checkpoint ({start.source}) was trained on a grid of {start.trained_grid()}: "
-            f"pre-training can only go on with the same one, not {grid}"
+            f"checkpoint ({start.source}) is of clips of {before}: must be the same to go on with, "
+            f"not {grid}; model.init={start.source} in place of run.resume begins with its weights"
         )
     config, choices = choose_for_machine(config, world, state=start.state)
     steps = plan_steps(config.data, optim, num_videos=len(manifest), num_processes=world.size)
+    torch.manual_seed(config.run.seed)
+    student = build(config, trained_grid=start.trained_grid())
     start.load_into(student)
     teacher = teacher_of(student, config)
+    start.load_teacher(teacher)
     if start.state is not None:
-        if teacher is not None and start.state["teacher"] is None:
-            needs = "mines hard tubes" if teacher.predicts else "has loss.target=ema"
-            raise ValueError(f"checkpoint ({start.source}) has no teacher: this run {needs}")
         check_digest(config.loss, digest, start.state, source=start.source)
     probe = RunProbe(config, student.encoder, world)
     claim_run_folder(folder, config, world, last=start.last)
     if world.is_main:
         start.write_table(folder, student)
     if teacher is not None:
-        if start.state is not None:
-            load_weights(teacher, start.state["teacher"], source="teacher")
         spread(teacher, world, config.run)
+    trained = student.trained_grid
     model = spread(student, world, config.run)
     optimizer = pretrain_optimizer(student, optim)
     start.load_optimizer(optimizer, student)
     kept = {name: (start.state or {}).get(name) for name in ("competence", "collapsed_records")}
     competence = competence_of(masking, world, kept["competence"])
     collapse = CollapseWatch(config.run.collapse_records, kept["collapsed_records"] or 0)
+    changes = describe_changes(config, start.state, steps=steps)
     start.forget_weights()
 
     def checkpoint() -> dict[str, Any]:
@@ -105,10 +105,11 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             "competence": None if competence is None else competence.value,
             "collapsed_records": collapse.in_a_row,
             "target_digest": digest,
+            **({} if trained == grid else {"trained_grid": list(astuple(trained))}),
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
-        for line in (*start.lines(), *choices):
+        for line in (*start.lines(), *changes, *choices):
             run.log.line(line)
         run.log.line(
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "

@@ -45,6 +45,8 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
     place = tubes.place
     frames = shrunk(tubes.frames[shown], MOST_SHORT_SIDE).astype(np.float32) / np.float32(255)
     rows = [Row("the video", frames)]
+    if tubes.seen_as is not None:
+        title += "  (class {}, score {:.2f})".format(*tubes.seen_as)
     if tubes.predicted is not None:
         title += f"  (rank accuracy {tubes.rank_accuracy:.3f}, Spearman {tubes.spearman:.3f})"
     colours = ": dark = easiest, yellow = hardest tokens of the clip"

@@ -13,6 +13,7 @@ from hpm_video.config import MaskingConfig
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.evaluate import mining_quality
 from hpm_video.evaluate.pretrained import Pretrained, reconstruct, run_student
+from hpm_video.evaluate.relevance import Onlooker
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.masking import Masked, make_mask, unit_scores, units_to_tokens
 from hpm_video.models.tokens import TokenGrid
@@ -28,6 +29,8 @@ KINDS = {
     "predicted": "the loss predicted",
     "motion": "frame differences",
     "codec": "the codec's motion vectors",
+    "rollout": "attention rollout of the classifier",
+    "relevance": "what speaks for the class",
     "measured": "the loss measured",
 }
 NUM_MASKS = 8  # random masks behind a measured loss
@@ -42,7 +45,9 @@ class HardTubes:
     place: where in them the square lies that the model sees; crop: its pixels, (T, S, S, 3) uint8.
     indices: (T,), which frames of the video they are.
     predicted: loss of every token, of which only the order has a meaning; None for plain VideoMAE.
-    others: scores of every token by other sources of masks, such as motion, by masking.source.
+    others: scores of every token by other sources of masks, such as motion, by masking.source, and
+        what a classifier looks at.
+    seen_as: what that classifier says: the class, and its score.
     measured: reconstruction loss of every token, mean over the random masks that hide it.
     random_mask: of the reconstruction: honest (T, S, S, 3) uint8 is what the model makes of the
         rest alone; flattering adds the true mean and variance of every token, which no model can
@@ -70,6 +75,7 @@ class HardTubes:
     hard_ratio: float
     seed: int = 0
     others: Mapping[str, Scores] = field(default_factory=dict)
+    seen_as: tuple[str, float] | None = None
 
     @property
     def mask_ratio(self) -> float:
@@ -164,8 +170,10 @@ def ask(
     crop: int = 0,
     seed: int = 0,
     num_masks: int = NUM_MASKS,
+    onlooker: Onlooker | None = None,
 ) -> HardTubes:
-    """Ask a checkpoint about a crop of a window; ValueError if a loss is not finite."""
+    """Ask a checkpoint, and a classifier beside it, about a crop of a window; ValueError if a loss
+    is not finite."""
     config, grid = pretrained.config, pretrained.grid
     pixels = window.crops[crop]
     clips = to_clips(torch.from_numpy(pixels)[None], pretrained.student.encoder.mean.device)
@@ -190,6 +198,12 @@ def ask(
         """(1, N) -> (time, rows, columns)."""
         return scores.float().reshape(grid.time, grid.height, grid.width).cpu().numpy()
 
+    looks = None if onlooker is None else onlooker(clips)
+    others: dict[str, Tensor] = {
+        name: found.scores for name, found in report.sources.items() if name != "predicted"
+    }
+    if looks is not None:
+        others |= {"rollout": looks.rollout, "relevance": looks.relevance}
     return HardTubes(
         frames=window.frames,
         place=window.places[crop],
@@ -206,11 +220,8 @@ def ask(
         masking=config.masking,
         hard_ratio=hard_ratio_of(pretrained),
         seed=seed,
-        others={
-            source: cells(found.scores)
-            for source, found in report.sources.items()
-            if source != "predicted"
-        },
+        others={name: cells(scores) for name, scores in others.items()},
+        seen_as=None if looks is None else (looks.name, looks.score),
     )
 
 

@@ -124,7 +124,14 @@ def _clips(config: PretrainConfig) -> tuple[object, ...]:
     data, model = config.data, config.model
     unit_length = config.masking.unit_length(data.num_frames // model.tubelet_size)
     return (
-        *(data.num_frames, data.frame_stride, data.sampling, data.crop_size, data.antialias),
+        *(
+            data.num_frames,
+            data.fps,
+            data.frame_stride,
+            data.sampling,
+            data.crop_size,
+            data.antialias,
+        ),
         *(model.patch_size, model.tubelet_size, unit_length),
     )
 

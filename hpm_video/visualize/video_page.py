@@ -52,12 +52,14 @@ class Film:
 
 @dataclass(frozen=True)
 class Asked:
-    """Who was asked: a checkpoint, by the name it was given, its step and settings as YAML."""
+    """Who was asked: a checkpoint, by the name it was given, its step and settings as YAML; and
+    the name of a classifier beside it."""
 
     checkpoint: str
     step: int
     settings: str
     num_masks: int
+    classifier: str | None = None
 
 
 def video_page(film: Film, asked: Asked) -> str:
@@ -127,6 +129,7 @@ def _crop(tubes: HardTubes, kinds: Sequence[str]) -> dict[str, Any]:
         "flattering": pictures(tubes.flattering),
         "spearman": _finite(tubes.spearman),
         "rankAccuracy": _finite(tubes.rank_accuracy),
+        "seenAs": tubes.seen_as,
     }
 
 

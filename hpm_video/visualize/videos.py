@@ -19,6 +19,7 @@ from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.embed_classify import version_of
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
+from hpm_video.evaluate.relevance import Onlooker, load_onlooker
 from hpm_video.runtime.distributed import join_world, pick_device
 from hpm_video.runtime.files import (
     OURS,
@@ -75,14 +76,17 @@ def visualize(
     formats: Sequence[str] = FORMATS,
     num_masks: int = NUM_MASKS,
     seed: int = 0,
+    classifier: str | Path | None = None,
+    class_name: str | None = None,
     device: str = "auto",
 ) -> tuple[Path | None, list[Result]]:
     """Write a page per video, the same as files of ``formats``, and index.html to ``output_dir``.
 
-    Returns the index and results in order; a video that cannot be read has an ``error`` in both.
-    When none can be read there is no index. Raises ValueError (or FileNotFoundError) for a wrong
-    checkpoint, no videos or one that does not exist, settings out of range, no place to write, or
-    other files of the same names there.
+    With a fine-tuned ``classifier`` they also show what it looks at, for ``class_name`` or the
+    class that it finds, see `hpm_video.evaluate.relevance`. Returns the index and results in order;
+    a video that cannot be read has an ``error`` in both. When none can be read there is no index.
+    Raises ValueError (or FileNotFoundError) for a wrong checkpoint or class, no videos or one that
+    does not exist, settings out of range, no place to write, or other files of these names there.
     """
     check_videos(videos)
     between("seed", seed, 0, 2**63 - 1)
@@ -96,13 +100,23 @@ def visualize(
         check_is_ours(folder / file, name="output_dir")
     with join_world(device, setting="--device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
+        onlooker = None
+        if classifier is not None:
+            onlooker = load_onlooker(classifier, pretrained, class_name=class_name)
         make_folder(output_dir, name="output_dir")
+        look = partial(watch, pretrained, view=view or View(), num_masks=num_masks, seed=seed)
         settings = config_to_yaml(pretrained.config)
-        asked = Asked(str(checkpoint), pretrained.step, settings, num_masks)
+        asked = Asked(
+            str(checkpoint),
+            pretrained.step,
+            settings,
+            num_masks,
+            None if classifier is None else str(classifier),
+        )
         results: list[Result] = []
         for video, stem in zip(videos, stems, strict=True):
             try:
-                film = watch(pretrained, video, view=view or View(), num_masks=num_masks, seed=seed)
+                film = look(video, onlooker=onlooker)
             except VideoReadError as error:
                 results.append(Result(printable(str(video)), error=printable(error.reason)))
                 continue
@@ -131,8 +145,10 @@ def watch(
     num_masks: int = NUM_MASKS,
     seed: int = 0,
     at_full_size: bool = False,
+    onlooker: Onlooker | None = None,
 ) -> Film:
-    """Ask a checkpoint about the clips of a video, scaled down for a page unless ``at_full_size``.
+    """Ask a checkpoint, and a classifier beside it, about the clips of a video, scaled down for a
+    page unless ``at_full_size``.
 
     Raises VideoReadError.
     """
@@ -142,7 +158,7 @@ def watch(
     indices = window_indices(facts.num_frames, data, view)
     side = next(side for frames, side in _SHORT_SIDES if indices.size <= frames)
     short_side = None if at_full_size else side
-    ask_about = partial(ask, pretrained, seed=seed, num_masks=num_masks)
+    ask_about = partial(ask, pretrained, seed=seed, num_masks=num_masks, onlooker=onlooker)
     windows = []
     for frames in indices:
         window = read_window(video, frames, data, view, most_short_side=short_side, tubelet=tubelet)

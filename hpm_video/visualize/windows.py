@@ -18,7 +18,7 @@ from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops, frame_indices
-from hpm_video.data.video.frames import VideoReadError, open_video
+from hpm_video.data.video.frames import VideoReadError, at_rate, open_video
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
 from hpm_video.runtime.replies import answer
@@ -85,7 +85,8 @@ def check_videos(videos: Sequence[str | Path]) -> None:
 def read_facts(path: str | Path, data: DataConfig) -> Facts:
     """Raises VideoReadError, also where a video holds fewer frames than a clip takes."""
     timeout_s = data.decode_timeout_s or None
-    facts = read_guarded(_facts, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
+    ask = partial(_facts, data=data)
+    facts = read_guarded(ask, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
     if facts.num_frames < data.num_frames:
         raise VideoReadError(
             str(path), f"too short: holds {facts.num_frames} frames, a clip takes {data.num_frames}"
@@ -132,8 +133,8 @@ def read_window(
     return read_guarded(read, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
 
 
-def _facts(path: str) -> Facts:
-    video = open_video(path)
+def _facts(path: str, *, data: DataConfig) -> Facts:
+    video = at_rate(open_video(path), data.fps)
     return Facts(video.num_frames, video.fps)
 
 
@@ -148,9 +149,10 @@ def _window(
 ) -> Window:
     speeds = None
     if tubelet is None:
-        frames = open_video(path).read(indices)
+        frames = at_rate(open_video(path), data.fps).read(indices)
     else:
-        frames, speeds = open_video(path, "pyav", motion=True).read_motion(indices)
+        video = at_rate(open_video(path, "pyav", motion=True), data.fps)
+        frames, speeds = video.read_motion(indices)
     height, width = frames.shape[1:3]
     if view.whole_frame:
         boxes = [crops.Box(0, 0, height, width)]

@@ -29,11 +29,13 @@ from torch import Tensor, nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig, as_then
 from hpm_video.config.settings import config_from_dict
+from hpm_video.models.adapters import merged
 from hpm_video.models.build import size_of_blocks, size_of_target
 from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import whole_file, writing
+from hpm_video.weights.hub import local_model
 from hpm_video.weights.misfits import is_allowed, misfits, refuse
 from hpm_video.weights.shard_metadata import METADATA
 from hpm_video.weights.shards import read_shards, stored_shapes, write_shards
@@ -142,10 +144,15 @@ def find_checkpoint(path: str | Path, which: str = "last") -> Path:
 
     ``which``: name of the one to take of a folder, ``last`` or ``best.pt``.
     """
-    path = Path(path)
+    path = local_model(path)
     for candidate in (path, path / which, path / "checkpoints" / which):
         if is_checkpoint(candidate):
             return candidate
+    if (path / "config.json").is_file():
+        raise ValueError(
+            f"checkpoint ({path}) is a folder of Hugging Face: hpm-video weights import {path} -o "
+            "ours.pt makes a checkpoint of it"
+        )
     if path.is_dir():
         raise FileNotFoundError(f"checkpoint ({path}): the folder holds no checkpoints/{which}")
     raise FileNotFoundError(f"checkpoint ({path}) does not exist")
@@ -230,12 +237,18 @@ def run_checkpoints(run: str | Path) -> dict[int, Path]:
 
 
 def load_checkpoint(
-    path: str | Path, *, kind: str | None = None, optimizer: bool = False
+    path: str | Path,
+    *,
+    kind: str | None = None,
+    optimizer: bool = False,
+    as_trained: bool = False,
 ) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in it is executed.
 
     Of shards the optimizer's state, half of it all, is read only where ``optimizer`` asks for it.
-    Raises FileNotFoundError, or ValueError when it is not one of ours or of another ``kind``.
+    Adapters are added to the layers that they stand beside, and the settings say of none then; with
+    ``as_trained``, to go on, they are not. Raises FileNotFoundError, or ValueError when it is not
+    one of ours or of another ``kind``.
     """
     place = find_checkpoint(path)
     try:
@@ -255,7 +268,28 @@ def load_checkpoint(
     check_state(state, f"checkpoint ({place})")
     if kind is not None and state["kind"] != kind:
         raise ValueError(f"checkpoint ({place}) is of kind {state['kind']}: must be {kind}")
-    return state
+    if as_trained:
+        return state
+    return without_adapters(state, f"checkpoint ({place})")
+
+
+def without_adapters(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """A checkpoint whose adapters are added to the layers that they stand beside.
+
+    Raises ValueError, in which it is called ``name``, where they do not fit.
+    """
+    config = state["config"]
+    model = config.get("model")
+    if state["kind"] != "finetune" or not isinstance(model, Mapping) or not model.get("lora_rank"):
+        return state
+    try:
+        settings = settings_of(state)
+        assert isinstance(settings, FinetuneConfig)
+        scale = settings.model.lora_alpha / settings.model.lora_rank
+        weights = merged(state["model"], scale)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return {**state, "config": {**config, "model": {**model, "lora_rank": 0}}, "model": weights}
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:

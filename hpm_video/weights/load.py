@@ -99,9 +99,12 @@ def encoder_of(
 def pooling_norm_of(state: Mapping[str, Any], width: int, *, source: str | Path) -> nn.Module:
     """What follows the mean over tokens of width D: in a classifier the norm before its head.
 
-    Nothing in pre-training, whose encoder ends with a norm, and in an encoder exported alone.
+    Nothing in pre-training and model.pooling=norm_mean, where the encoder ends with a norm, and in
+    an encoder exported alone.
     """
-    if state["kind"] == "pretrain" or all(name.startswith("encoder.") for name in state["model"]):
+    config = settings_of(state)
+    has_own = isinstance(config, PretrainConfig) or config.model.pooling == "norm_mean"
+    if has_own or all(name.startswith("encoder.") for name in state["model"]):
         return nn.Identity()
     norm = LayerNorm(width)
     load_weights(norm, under(state["model"], "norm."), source=source)

@@ -92,7 +92,7 @@ PROBE = {
     "ssv2_frozen": (16, 4, 2, 3, [-1], _RATES, _DECAYS, 20, 4 * 64),
     "kinetics400_frozen": (16, 4, 8, 3, [-1], _RATES, _DECAYS, 20, 4 * 64),
     "diving48_frozen": (32, 2, 4, 3, [17, 19, 21, 23], _RATES[:3], [0.8], 100, 2 * 64),
-    "ek100_frozen": (32, 8, 1, 1, [-1], _RATES, [1e-4, 1e-3, 1e-2, 0.1], 20, 2 * 64),
+    "ek100_frozen": (32, 1, 1, 1, [-1], _RATES, [1e-4, 1e-3, 1e-2, 0.1], 20, 2 * 64),
 }
 
 
@@ -105,6 +105,7 @@ def test_frozen_evaluation_has_the_published_numbers(name: str) -> None:
         *(config.encoder.layers, grid.lrs, grid.weight_decays, grid.epochs, grid.batch_size),
     ) == PROBE[name]
     assert config.kinds == ["attentive_grid"] and grid.blocks == 4 and grid.heads is None
+    assert clip.fps == (8 if name == "ek100_frozen" else None)
     assert grid.chosen_on == "judged" and (probe.train_crops or 1) == 1
 
 

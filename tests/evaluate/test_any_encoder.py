@@ -302,7 +302,7 @@ def test_what_is_not_known_is_asked_for(
     dino = _save(_dinov2(), tmp_path / "dinov2")
     refused = line(dino)
     assert "does not say which frames" in refused
-    assert "add clip.num_frames=16 clip.frame_stride=4 (or clip.sampling=uniform" in refused
+    assert "add clip.num_frames=16 clip.frame_stride=4 (or clip.fps=8, or clip.samp" in refused
     assert "add clip.frame_stride=4 (or" in line(vjepa2)  # whose folder knows the length of clips
     assert "clip.num_frames=16, or other" in line(f"timm:{VIT}", "clip.sampling=uniform")
     mae = _save(_videomae(), tmp_path / "videomae")
@@ -310,6 +310,9 @@ def test_what_is_not_known_is_asked_for(
     assert (
         main(["probe", mae, "--train", train, "--val", val, *PLAIN, "clip.sampling=uniform"]) == 0
     )
+    assert main(["probe", vjepa2, "--train", train, "--val", val, *PLAIN, "clip.fps=6"]) == 0
+    kept = [*CLIP, "--kind", "linear", "--keep", str(tmp_path / "kept")]
+    assert "must be a checkpoint of ours for --keep" in line(vjepa2, *kept)
     assert "needs a file of weights" in line(f"timm:{VIT}", *CLIP)
     assert "must be left out" in line(vjepa2, *CLIP, "encoder.weights=x")
     assert "clip.patch_size (4) must be left out" in line(vjepa2, *CLIP, "clip.patch_size=4")

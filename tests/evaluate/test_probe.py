@@ -23,11 +23,13 @@ from hpm_video.data.video import frame_indices as clips
 from hpm_video.data.video.frames import read_frames
 from hpm_video.evaluate import probe
 from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
+from hpm_video.evaluate.predictions import read_predictions
 from hpm_video.evaluate.probe import accuracies, encode_videos
 from hpm_video.evaluate.probe_heads import knn_scores
 from hpm_video.runtime.distributed import World
 from hpm_video.train.run.logs import read_records
 from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.load import load_classifier
 
 Arguments = Callable[..., list[str]]
 SETTINGS = ["device=cpu", "precision=float32", "num_workers=0"]
@@ -419,3 +421,126 @@ def test_two_processes_probe_their_run_together(
     alone, together = _untimed(probed)[1], _untimed(tmp_path / "run")[1]
     assert [record["step"] for record in together] == [0, 6, 12]
     assert together[0] == {name: alone[0][name] for name in together[0]}
+
+
+_LONG = "probe.linear_epochs=300"
+
+
+def _kept(checkpoint: Path, lists: tuple[Path, Path], folder: Path, *settings: str) -> list[str]:
+    return [
+        *_probe_arguments(checkpoint, lists, "linear", "knn"),
+        "--keep",
+        str(folder),
+        *settings,
+        _LONG,
+    ]
+
+
+@pytest.mark.parametrize("kind", ["pretrained", "finetuned", "kept again"])
+def test_a_kept_probe_is_a_classifier(
+    tmp_path: Path,
+    lists: tuple[Path, Path],
+    pretrained: Path,
+    finetune_arguments: Arguments,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its scores are the probe's, also where the encoder's clips are others than in training."""
+    source, settings = pretrained, ["clip.num_frames=6"]
+    if kind == "finetuned":
+        assert main(finetune_arguments(tmp_path / "fine", f"model.init={pretrained}")) == 0
+        source, settings = tmp_path / "fine", []
+    if kind == "kept again":
+        assert main(_kept(pretrained, lists, tmp_path / "first")) == 0
+        source, settings = tmp_path / "first", []
+    found, learn = [], probe.linear_scores
+    monkeypatch.setattr(
+        probe, "linear_scores", lambda *a, **k: found.append(learn(*a, **k)) or found[-1]
+    )
+    folder = tmp_path / "kept"
+    assert main(_kept(source, lists, folder, *settings)) == 0
+    said = capsys.readouterr().out
+    assert f"kept, as a classifier: {folder}" in said
+    one = ["evaluation.num_clips=1", "evaluation.num_crops=1"]
+    results = ["-o", str(tmp_path / "evaluation")]
+    assert main(["evaluate", str(folder), *results, *one, *SETTINGS]) == 0
+    scored = read_predictions(tmp_path / "evaluation")
+    readable = [k for k in range(len(scored.labels)) if k not in dict(scored.bad)]
+    scores = torch.from_numpy(scored.scores[readable])
+    assert (scores - found[-1].scores).abs().max() < 1e-5
+    assert re.search(rf"linear +top1 {scored.top(1):.4f} ", said)
+    assert scores.max() - scores.min() > 0.02
+
+
+def test_a_kept_probe_is_read_like_any_other(
+    tmp_path: Path,
+    lists: tuple[Path, Path],
+    pretrained: Path,
+    finetune_arguments: Arguments,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, (_, val) = tmp_path / "kept", lists
+    assert main(_kept(pretrained, lists, folder)) == 0
+    video = read_manifest(val).path(0)
+    assert main(["predict", str(folder), video, *SETTINGS]) == 0
+    assert main(["features", str(folder), "--video", video, "-o", str(tmp_path / "f.npz")]) == 0
+    assert main(["weights", "inspect", str(folder)]) == 0
+    model, config, classes = load_classifier(folder)
+    assert config.model.pooling == "norm_mean" and classes is not None
+    clips_ = torch.rand(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = model.eval()(clips_)
+    with torch.autocast("cpu", torch.bfloat16):  # the head is exact
+        inputs: list[torch.Tensor] = []
+        model.head.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+        assert model(clips_).dtype == torch.float32 == inputs[0].dtype
+    file = tmp_path / "kept.safetensors"
+    assert main(["weights", "export", str(folder), "-o", str(file)]) == 0
+    program = tmp_path / "kept.pt2"
+    assert main(["weights", "export", str(folder), "--to", "torch-export", "-o", str(program)]) == 0
+    assert torch.allclose(torch.export.load(program).module()(clips_), expected, atol=1e-5)
+    encoder = tmp_path / "encoder"
+    export = ["weights", "export", str(folder), "--to", "huggingface", "-o", str(encoder)]
+    assert main([*export, "--encoder"]) == 0
+    again = finetune_arguments(tmp_path / "fine", f"model.init={folder}", "optim.epochs=1")
+    assert main(again) == 0
+    capsys.readouterr()
+    assert main([*export[:-1], str(tmp_path / "whole")]) == 2
+    assert "model.pooling (norm_mean) must be mean_norm" in capsys.readouterr().err
+    assert main(finetune_arguments(folder)) == 2
+    assert "belongs to a run with other settings" in capsys.readouterr().err
+    # A run with the norm before the mean can be trained, too, and starts with the encoder's own
+    settings = ("model.pooling=norm_mean", "model.freeze=encoder", "optim.epochs=1")
+    tuned = finetune_arguments(tmp_path / "tuned", f"model.init={pretrained}", *settings)
+    assert main(tuned) == 0
+    weights = load_checkpoint(tmp_path / "tuned")["model"]
+    norm = load_checkpoint(pretrained)["model"]["encoder.norm.weight"]
+    assert weights["encoder.norm.weight"].equal(norm) and "norm.weight" not in weights
+
+
+@pytest.mark.parametrize(
+    ("kinds", "settings", "words"),
+    [
+        (["knn", "attentive"], [], "--kind (knn attentive) must have linear with --keep"),
+        (["linear"], ["probe.cells=[1,2,2]"], "probe.cells ([1, 2, 2]) must be [1, 1, 1]"),
+        (["linear"], ["used"], "holds files: must be empty, or not exist yet"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_before_any_work(
+    tmp_path: Path,
+    lists: tuple[Path, Path],
+    pretrained: Path,
+    capsys: pytest.CaptureFixture[str],
+    kinds: list[str],
+    settings: list[str],
+    words: str,
+) -> None:
+    folder = tmp_path / "kept"
+    if settings == ["used"]:
+        folder.mkdir()
+        (folder / "notes.txt").touch()
+        settings = []
+    arguments = [*_probe_arguments(pretrained, lists, *kinds), "--keep", str(folder), *settings]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and not captured.out

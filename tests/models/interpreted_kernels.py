@@ -15,6 +15,7 @@ from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime import gpu_kernels
 
 LOW = [torch.bfloat16, torch.float16]
+_LAYER = nn.Linear(1, 1)  # as it is: no adapter in its place
 STEP = {torch.float32: 1e-5, torch.float16: 2**-9, torch.bfloat16: 2**-6}
 
 
@@ -109,7 +110,7 @@ def test_gelu_of_a_linear_layer(shape: tuple[int, ...], dtype: torch.dtype) -> N
     def formula(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
         return (F.gelu(F.linear(x, weight, bias)),)
 
-    _check(lambda *of: (gelu_of_linear(*of),), formula, inputs, [weights], dtype)
+    _check(lambda *of: (gelu_of_linear(_LAYER, *of),), formula, inputs, [weights], dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *LOW])
@@ -132,7 +133,7 @@ def test_heads_of_a_linear_layer(
         parts = F.linear(x, weight, bias).chunk(3, dim=-1)
         return tuple(part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)
 
-    _check(lambda *of: heads_of_linear(*of, heads), formula, inputs, weights, dtype)
+    _check(lambda *of: heads_of_linear(_LAYER, *of, heads), formula, inputs, weights, dtype)
 
 
 def _check(ours, formula, inputs, weights, dtype) -> None:
@@ -151,9 +152,9 @@ def _check(ours, formula, inputs, weights, dtype) -> None:
 
 def test_no_kernel_where_no_gradient_is_wanted() -> None:
     x, weight, bias = _random(2, 3, 4), _random(5, 4), _random(5)
-    assert gelu_of_linear(x, weight, bias).equal(F.gelu(F.linear(x, weight, bias)))
+    assert gelu_of_linear(_LAYER, x, weight, bias).equal(F.gelu(F.linear(x, weight, bias)))
     with torch.no_grad():
-        assert gelu_of_linear(x, weight.requires_grad_(), bias).grad_fn is None
+        assert gelu_of_linear(_LAYER, x, weight.requires_grad_(), bias).grad_fn is None
 
 
 @pytest.mark.parametrize("dtype", LOW)

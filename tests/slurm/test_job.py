@@ -5,16 +5,19 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import submitit
 from paced import PacedJob
 from runs import assert_same_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [
@@ -260,6 +263,49 @@ def test_a_killed_task_ends_the_job_and_a_new_one_continues(
     _assert_same_as(undisturbed, folder, again)
     (step,) = _restarts(folder)
     assert 13 <= step < NUM_STEPS  # the second record is written just before step 14 is saved
+
+
+def _logged(folder: Path) -> list[tuple[int, float]]:
+    """Steps and losses in MLflow's database of a run, in the order they came."""
+    database = folder / "mlflow.db"
+    if not database.exists():
+        return []
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        words = "SELECT step, value FROM metrics WHERE key = 'pretrain/loss' ORDER BY timestamp"
+        with suppress(sqlite3.OperationalError):  # its tables are being made
+            return connection.execute(words).fetchall()
+    return []
+
+
+def test_loggers_show_one_run_through_a_requeue_and_a_kill(
+    tmp_path: Path, arguments: Arguments, undisturbed: Path
+) -> None:
+    """TensorBoard and MLflow, which had records of steps that the kill took and are done again."""
+    for package in ("mlflow", "sqlalchemy", "alembic"):
+        pytest.importorskip(package)
+    folder = tmp_path / "run"
+    command = arguments(folder, "run.loggers=[tensorboard,mlflow]")
+    job = _submit(folder, command, pace_s=0.7)
+    _until_under_way(folder, job)
+    subprocess.run(["scancel", "--signal=USR2", job.job_id], check=True)
+    _until(lambda: len(_restarts(folder)) == 1, "its requeue", job)
+    (saved,) = _restarts(folder)
+    _until(lambda: any(step > saved for step, _ in _logged(folder)), "a new record", job)
+    os.kill(_tasks(job)[0], signal.SIGKILL)
+    _until_ended(job, "FAILED")
+    assert len(before := _logged(folder)) < 9, "too late to interfere"
+    again = _submit(folder, command, pace_s=0)
+    _assert_same_as(undisturbed, folder, again)
+    assert _restarts(folder) == [saved, saved]
+    records = [json.loads(line) for line in (undisturbed / "metrics.jsonl").open()]
+    truth = [(record["step"], record["loss"]) for record in records]
+    assert _logged(folder) == truth and before == truth[: len(before)]
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("pretrain/loss")]
+    assert shown == [(step, pytest.approx(loss)) for step, loss in truth]
+    with closing(sqlite3.connect(folder / "mlflow.db")) as connection:
+        assert connection.execute("SELECT status FROM runs").fetchall() == [("FINISHED",)]
+    assert "run.loggers" not in (folder / "log.txt").read_text()
 
 
 def test_a_task_that_hangs_is_reported(tmp_path: Path, arguments: Arguments) -> None:

@@ -33,7 +33,10 @@ def test_what_is_no_record_is_said_in_one_line(tmp_path: Path, line: str) -> Non
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
 
-def test_a_file_in_place_of_tensorboards_folder_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_file_in_place_of_tensorboards_folder_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").touch()
-    with pytest.raises(ValueError, match="tensorboard cannot be written"):
-        RunLog(tmp_path, is_main=True, start_step=0, total_steps=1)
+    with RunLog(tmp_path, is_main=True, start_step=0, total_steps=1) as log:
+        log.record({"step": 1, "loss": 0.5}, prefix="train")
+    text = (tmp_path / "log.txt").read_text()
+    assert text.count("warning: run.loggers: tensorboard failed") == 1
+    assert len(read_records(tmp_path)) == 1

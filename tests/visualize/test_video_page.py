@@ -34,11 +34,11 @@ ASKED = Asked("outputs/<pre>", step=7, settings="run: {}\n", num_masks=8)
 SIZES = {"landscape": (96, 160), "portrait": (160, 96), "odd": (97, 131), "rotated": (96, 160)}
 
 
-def show(browser: Any, film: Film, folder: Path) -> None:
+def show(browser: Any, film: Film, folder: Path, asked: Asked = ASKED) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     path = folder / "page.html"
-    path.write_text(video_page(film, ASKED), encoding="utf-8")
+    path.write_text(video_page(film, asked), encoding="utf-8")
     browser.get(path.as_uri())
     WebDriverWait(browser, 120).until(
         lambda b: b.execute_script("return document.documentElement.dataset.ready === 'true'")
@@ -447,6 +447,35 @@ def test_a_plain_checkpoint_shows_what_is_measured(browser: Any, tmp_path: Path)
     assert names == ["motion", "measured", "clip", "hard", "random", "seen", "honest"]
     said = browser.execute_script("return document.body.textContent")
     assert "plain VideoMAE" in said and "gives no motion vectors" in said
+    assert errors(browser) == []
+
+
+@pytest.mark.browser
+def test_a_classifier_beside_it_is_shown(browser: Any, tmp_path: Path) -> None:
+    film = film_of(moving_square(tmp_path / "a.mp4", "landscape"), View(num_crops=3))
+    seen = tuple(
+        replace(
+            t,
+            others={**t.others, "rollout": t.measured, "relevance": t.kinds["motion"]},
+            seen_as=(f"class<{n}>", n / 4),
+        )
+        for n, t in enumerate(film.windows[0])
+    )
+    asked = replace(ASKED, classifier="outputs/<fine>")
+    show(browser, replace(film, windows=(seen,)), tmp_path, asked)
+    names = browser.execute_script(
+        "return [...document.querySelectorAll('#sources [data-view]')].map((e) => e.textContent)"
+    )
+    assert names[3:5] == ["Attention rolloutSpearman 1.000", names[4]]
+    assert names[4].startswith("What speaks for the classSpearman ")
+    said = browser.find_element("id", "seen-as").text
+    browser.execute_script("choose(0, 0, 2)")
+    assert (said, browser.find_element("id", "seen-as").text) == (
+        "class<1>, score 0.250",
+        "class<2>, score 0.500",
+    )
+    text = browser.execute_script("return document.body.textContent")
+    assert "Class, by outputs/<fine>" in text and "relevance for the class" in text
     assert errors(browser) == []
 
 

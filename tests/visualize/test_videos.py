@@ -17,14 +17,15 @@ from videos import frame_numbers, write_indexed_video
 
 import hpm_video
 from hpm_video.cli.main import main
-from hpm_video.config import DataConfig, PretrainConfig
-from hpm_video.config.settings import load_config
+from hpm_video.config import DataConfig, FinetuneConfig, PretrainConfig
+from hpm_video.config.settings import config_to_dict, load_config
 from hpm_video.data.prepare.toy import write_toy_videos
 from hpm_video.data.video.crops import resize_crop, view_crops
 from hpm_video.data.video.frames import VideoReadError, read_frames
 from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained, reconstruct
 from hpm_video.method.sources import motion_scores
+from hpm_video.models.build import build
 from hpm_video.models.tokens import patchify
 from hpm_video.train.pretrain import pretrain
 from hpm_video.visualize import (
@@ -43,6 +44,7 @@ from hpm_video.visualize.films import film_frames
 from hpm_video.visualize.video_page import Asked
 from hpm_video.visualize.videos import _unique_stems
 from hpm_video.visualize.windows import read_window, window_indices
+from hpm_video.weights.checkpoint import write_checkpoint
 
 SETTINGS = [
     "data.num_frames=4", "data.crop_size=32", "data.frame_stride=2", "data.batch_size=4",
@@ -449,3 +451,29 @@ def test_a_file_without_vectors_has_no_map_of_the_codec(mined: Path, tmp_path: P
     path = write_indexed_video(tmp_path / "a.mkv", 41, size=(48, 64), codec="ffv1")
     tubes = hpm_video.hard_tubes(mined, path, device="cpu")
     assert "codec" not in tubes.kinds and "motion" in tubes.kinds
+
+
+def test_what_a_classifier_looks_at_stands_beside(
+    toy: Path, mined: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [s for s in SETTINGS if s.startswith(("data.num_fr", "data.cr", "model.size"))]
+    settings += ["model.width=32", "model.depth=2", "model.heads=2", "model.patch_size=8"]
+    config = load_config(FinetuneConfig, None, ["data.manifest=none", *settings])
+    state = {
+        "kind": "finetune", "step": 1, "config": config_to_dict(config), "num_classes": 3,
+        "model": build(config, num_classes=3).state_dict(), "classes": ["a", "b", "<c>"],
+    }  # fmt: skip
+    write_checkpoint(tmp_path / "classifier.pt", state)
+    asked = ["visualize", str(mined), str(video(toy, "left")), "-o", str(tmp_path / "pictures")]
+    assert main([*asked, "--formats", "png", "--class-name", "<c>"]) == 2
+    assert "--class-name (<c>) must come with --classifier" in capsys.readouterr().err
+    asked += ["--formats", "png", "--classifier", str(tmp_path / "classifier.pt")]
+    assert main([*asked, "--class-name", "d"]) == 2
+    assert "class (d) must be one of the classifier's 3: a, b, <c>" in capsys.readouterr().err
+    assert not (tmp_path / "pictures").exists()
+    assert main([*asked, "--class-name", "<c>"]) == 0
+    (page,) = (tmp_path / "pictures").glob("left*.html")
+    text = page.read_text(encoding="utf-8")
+    assert '"kinds":["predicted","motion","codec","rollout","relevance","measured"]' in text
+    assert '"seenAs":["\\u003cc\\u003e",0.3' in text
+    assert f"Class, by {tmp_path / 'classifier.pt'}" in text

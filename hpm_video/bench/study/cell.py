@@ -58,7 +58,7 @@ def _is_row_of(cell: Cell, row: Row) -> bool:
     if not all(isinstance(values, list) for values in lists):
         return False
     needed = ["epochs", "top1", "balanced_accuracy", *(["steps"] if cell.pretrain else [])]
-    others = row.keys() - {*names, *curves, "settings", "machine"}
+    others = row.keys() - {*names, *curves, "settings", "finetune", "machine"}
     # What could not be measured is None
     figures = [row.get(key) for key in needed]
     figures += [row[key] for key in others if row[key] is not None]
@@ -80,9 +80,9 @@ def check_cell(cell: Cell, study: StudyConfig, *, before: Cell | None = None) ->
     if (row := read_row(cell)) is None:
         return  # its runs look themselves
     changed = [] if row["epochs"] == cell.epochs else ["optim.epochs"]
-    own = [] if cell.pretrain is None else study.variants[cell.variant].settings
-    if sorted(words_of(row.get("settings", own))) != sorted(words_of(own)):
-        changed.append(f"variants.{cell.variant}.settings")
+    for name, own in _own_settings(cell, study).items():
+        if sorted(words_of(row.get(name, own))) != sorted(words_of(own)):
+            changed.append(f"variants.{cell.variant}.{name}")
     for job in ("pretrain", "finetune"):
         config, other = getattr(cell, job), getattr(before, job, None)
         if config is not None and (cell.folder / job / "config.yaml").is_file():
@@ -127,7 +127,7 @@ def _measure(cell: Cell, study: StudyConfig) -> Row:
         "seed": cell.seed,
         "epochs": cell.epochs,
         "folder": cell.name,
-        "settings": [] if cell.pretrain is None else list(study.variants[cell.variant].settings),
+        **_own_settings(cell, study),
         "machine": machine_facts(pick_device(cell.finetune.run.device, setting="run.device")),
         "finetune_step": evaluation["step"],
         **{name: evaluation[name] for name in ("top1", "balanced_accuracy", "unreadable")},
@@ -148,6 +148,13 @@ def _measure(cell: Cell, study: StudyConfig) -> Row:
             row[f"{source}_object_coverage"] = found.coverage
     row["mining_videos"] = len(report.measured)
     return row
+
+
+def _own_settings(cell: Cell, study: StudyConfig) -> dict[str, list[str]]:
+    """What sets a cell's variant apart, by its names in a study file."""
+    variant = study.variants[cell.variant]
+    settings = [] if cell.pretrain is None else list(variant.settings)
+    return {"settings": settings, **({"finetune": variant.finetune} if variant.finetune else {})}
 
 
 def _of_pretraining(cell: Cell, config: PretrainConfig) -> Row:

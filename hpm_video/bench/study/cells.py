@@ -61,8 +61,9 @@ class Study:
                 raise ValueError(f"{group} ({{}}) must name at least one")
         self.base = next(iter(config.variants))
         base = config.variants[self.base]
-        if not base.pretrain or base.settings or base.comparisons:
-            rule = "must be pre-trained and without settings or comparisons of its own"
+        has_start = base.pretrain or config.init is not None
+        if not has_start or base.settings or base.finetune or base.comparisons:
+            rule = "must be pre-trained (or the study have an init) and without settings of its own"
             raise ValueError(f"variants ({self.base}) {rule}: the first is the base of comparison")
         self.lists = {name: self._lists(name) for name in config.sets}
 
@@ -97,11 +98,15 @@ class Study:
             raise ValueError(f"variants.{variant}: {error}") from error
 
     @cache  # noqa: B019 - as above
-    def _finetuning(self, data_set: str) -> FinetuneConfig:
+    def _finetuning(self, data_set: str, variant: str) -> FinetuneConfig:
         lists, base = self.lists[data_set], self.config.finetune
-        words = _data(lists.root, manifest=lists.train, val_manifest=lists.val)
-        words = [*words_of(base.settings), *words, "run.keep_checkpoints=1"]
-        return load_config(FinetuneConfig, base.config, words)
+        words = [*words_of(base.settings), *words_of(self.config.variants[variant].finetune)]
+        words += _data(lists.root, manifest=lists.train, val_manifest=lists.val)
+        words += ["run.keep_checkpoints=1"]
+        try:
+            return load_config(FinetuneConfig, base.config, words)
+        except ValueError as error:
+            raise ValueError(f"finetune of variants.{variant}: {error}") from error
 
     def _cells(
         self, data_set: str, variant: str, seed: int, rates: Mapping[tuple[str, str], int]
@@ -123,9 +128,9 @@ class Study:
     def _cell(
         self, data_set: str, variant: str, seed: int, epochs: int, comparisons: tuple[str, ...]
     ) -> Cell:
-        lists, finetune = self.lists[data_set], self._finetuning(data_set)
+        lists, finetune = self.lists[data_set], self._finetuning(data_set, variant)
         folder = self.folder / "cells" / data_set / comparisons[0] / variant / f"seed{seed}"
-        pretrain = init = None
+        pretrain, init = None, self.config.init
         if epochs:
             given, kinds = self.pretraining(data_set, variant), self.config.probes
             run = replace(given.run, seed=seed, output_dir=str(folder / "pretrain"))
@@ -222,6 +227,7 @@ def _resolved(config: StudyConfig, home: Path) -> StudyConfig:
 
     return replace(
         config,
+        init=config.init and os.path.abspath(config.init),
         pretrain=shared(config.pretrain),
         finetune=shared(config.finetune),
         sets={name: with_paths(given) for name, given in config.sets.items()},

@@ -23,6 +23,7 @@ from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frame_table import fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, reading
 from hpm_video.data.video.limits import READING
+from hpm_video.data.video.timeline import frames_at
 from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
 
 _Answer = tuple[int, float, npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
@@ -42,6 +43,7 @@ class WindowSettings:
     part: int  # windows after which a new batch begins
     antialias: bool = True  # see `DataConfig.antialias`
     stride_s: float | None = None  # instead of `stride`: seconds from one window to the next
+    fps: float | None = None  # see `DataConfig.fps`; all frames are then counted at this rate
 
 
 class LongVideo:
@@ -53,12 +55,15 @@ class LongVideo:
         times: (num_frames + 1,) when each frame appears and, at the end, when the last one goes,
             in seconds from the start of the file; NaN where the file has neither times nor fps.
 
-    ``table``: its table of frames, from the index of a list.
+    ``table``: its table of frames, from the index of a list. ``rate``: `DataConfig.fps`; frames are
+    then what the video shows so many times a second.
 
     VideoReadError: the file does not exist, is no video, or holds no frames.
     """
 
-    def __init__(self, path: str | Path, table: bytes | None = None) -> None:
+    def __init__(
+        self, path: str | Path, table: bytes | None = None, *, rate: float | None = None
+    ) -> None:
         from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415 - as in `video`
 
         self.path = str(path)
@@ -67,12 +72,25 @@ class LongVideo:
             self._reader = PyavReader(self.path, fitting_table(table, self.path))
         self.num_frames, self.fps = self._reader.num_frames, self._reader.fps
         self.times = self._reader.table.seconds()
+        self._chosen: Indices | None = None
+        if rate is not None:
+            with reading(self.path):
+                self._chosen, first = frames_at(self._reader.table, rate), self.times[0]
+            self.num_frames, self.fps = len(self._chosen), rate
+            self.times = first + np.arange(self.num_frames + 1) / rate
 
     def frames(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield frames (H, W, 3), uint8 RGB, at rising indices, one by one. VideoReadError: one of
         them cannot be decoded."""
         with reading(self.path):
-            yield from self._reader.stream(indices)
+            if self._chosen is None:
+                yield from self._reader.stream(indices)
+                return
+            wanted = self._chosen[np.asarray(indices)]
+            unique, counts = np.unique(wanted, return_counts=True)  # a slow video repeats frames
+            frames = self._reader.stream(unique.tolist())
+            for frame, count in zip(frames, counts.tolist(), strict=True):
+                yield from [frame] * count
 
 
 def window_indices(
@@ -142,7 +160,7 @@ class WindowReader:
         """None: (num_frames, fps, times). Else the batch (B, num_crops, T, S, S, 3) that begins
         with a window; quick where that is the one after the batch before."""
         settings = self.settings
-        video = self._video = self._video or LongVideo(self.path, self._table)
+        video = self._video = self._video or LongVideo(self.path, self._table, rate=settings.fps)
         if first is None:
             return video.num_frames, video.fps, video.times
         if self._next != first:

@@ -16,13 +16,13 @@ import torch
 from torch.utils.data import Dataset
 
 from hpm_video.config import AugmentConfig, DataConfig
-from hpm_video.config.values import Decoder
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.samples.augment import augment
 from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.video import crops, frame_indices
-from hpm_video.data.video.frames import Video, VideoReadError, open_video, reading
+from hpm_video.data.video.frames import VideoReadError, at_rate, open_video, reading
 from hpm_video.data.video.motion import Speeds
+from hpm_video.data.video.timeline import Frames
 
 # Which frames are drawn, by data.sampling
 _OF_A_WINDOW = {
@@ -50,12 +50,14 @@ class Request:
     seed: tuple[int, ...] = ()  # of all that is random
     table: bytes | None = None  # of frames, from the index of the list
 
-    def open(self, decoder: Decoder, *, motion: bool = False) -> Video:
-        """Open the video, see `open_video`. Raises VideoReadError."""
+    def open(self, data: DataConfig, *, motion: bool = False) -> Frames:
+        """Open the video as the settings say, see `open_video` and `at_rate`. Raises
+        VideoReadError."""
         most_frames = self.num_frames or None
-        return open_video(
-            self.path, decoder, most_frames=most_frames, table=self.table, motion=motion
+        video = open_video(
+            self.path, data.decoder, most_frames=most_frames, table=self.table, motion=motion
         )
+        return at_rate(video, data.fps)
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class ClipReader:
     def read(self, request: Request, out: torch.Tensor) -> str | None:
         """Read R crops of one video into `out`, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
-        video = request.open(self.data.decoder, motion=self.tubelet is not None)
+        video = request.open(self.data, motion=self.tubelet is not None)
         parts, antialias = self.read_windows(video, rng), self.data.antialias
         clips = zip(self.clips(out[None]), itertools.cycle(parts), strict=False)
         for k, (clip, part) in enumerate(clips):
@@ -210,7 +212,7 @@ class ClipReader:
             found = self.tubelet.scores(part.speeds, box, self.data.crop_size, size=size, flip=flip)
             scores[k] = torch.from_numpy(found)
 
-    def read_windows(self, video: Video, rng: np.random.Generator) -> list[Window]:
+    def read_windows(self, video: Frames, rng: np.random.Generator) -> list[Window]:
         """Windows drawn at random; each frame is decoded once."""
         windows = [self._indices(video.num_frames, rng) for _ in range(self.data.windows)]
         if len(windows) == 1:
@@ -219,7 +221,7 @@ class ClipReader:
         read = self._read_window(video, unique)
         return [read.at(places) for places in positions.reshape(len(windows), -1)]
 
-    def _read_window(self, video: Video, indices: frame_indices.Indices) -> Window:
+    def _read_window(self, video: Frames, indices: frame_indices.Indices) -> Window:
         if self.tubelet is None:
             return Window(video.read(indices))
         return Window(*video.read_motion(indices))

@@ -47,7 +47,7 @@ class FrameReader(ClipReader):
     def read(self, request: Request, out: Tensor) -> str | None:
         """Fill a row, a function of the request alone."""
         rng = np.random.default_rng(request.seed)
-        video = request.open(self.data.decoder, motion=self.tubelet is not None)
+        video = request.open(self.data, motion=self.tubelet is not None)
         windows = self.read_windows(video, rng)
         parts = [
             _fit(

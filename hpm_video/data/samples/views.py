@@ -41,7 +41,7 @@ class ViewReader:
 
     def read(self, request: Request, out: torch.Tensor) -> str | None:
         """Read all views of a video into `out`, decoding it once."""
-        video = request.open(self.data.decoder)
+        video = request.open(self.data)
         indices = view_indices(video.num_frames, self.data, num_clips=self.num_clips)
         # Clips and crops overlap: every frame is decoded and resized once, then handed out to them
         unique, positions = np.unique(indices, return_inverse=True)

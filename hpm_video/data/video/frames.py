@@ -18,6 +18,7 @@ from hpm_video.data.video.motion import NO_VECTORS, Speeds
 from hpm_video.data.video.orientation import UPRIGHT
 from hpm_video.data.video.readers import Reader, UnreadableError, check_clip, why
 from hpm_video.data.video.readers.headers import begins_as, has_plain_name
+from hpm_video.data.video.timeline import Frames, Selection, frames_at
 from hpm_video.runtime.replies import answer
 
 NO_SUCH_FILE = "no such file"
@@ -265,6 +266,18 @@ def open_video(
         while len(_kept) > _MOST_KEPT:
             _kept.popitem(last=False)
     return video
+
+
+def at_rate(video: Video, fps: float | None) -> Frames:
+    """The video as it is, or, at ``fps``, what it shows so many times a second, see `frames_at`.
+
+    Raises VideoReadError: it does not say when its frames are shown.
+    """
+    if fps is None:
+        return video
+    with reading(video.path):
+        chosen = frames_at(video.table, fps, num_frames=video.num_frames)
+    return Selection(video, chosen, fps)
 
 
 def check_is_file(path: str) -> None:

@@ -3,6 +3,7 @@
 The loops need what is named here. What reads a run folder from outside imports `folder` and `logs`.
 """
 
+from hpm_video.train.run.changes import describe_changes as describe_changes
 from hpm_video.train.run.collapse import CollapseWatch as CollapseWatch
 from hpm_video.train.run.evaluation import RunEvaluation as RunEvaluation
 from hpm_video.train.run.folder import claim_run_folder as claim_run_folder

@@ -14,6 +14,7 @@ from hpm_video.runtime.determinism import deterministic
 from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, write_atomically
 from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
+from hpm_video.train.run.loggers import ID_FILE, check_installed
 from hpm_video.weights.checkpoint import linked_checkpoint
 
 # Settings that may change between two starts of one run without changing its results.
@@ -21,7 +22,7 @@ _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.probe_every", "run.device",
     "run.compile", "run.cuda_graphs", "run.deterministic", "run.parallel", "run.shard_processes",
-    "run.activation_checkpointing",
+    "run.activation_checkpointing", "run.loggers",
     "run.save_in_background", "run.collective_timeout_s", "run.profile_steps", "probe",
     "model.first_weights",
     "loss.target_width",  # loss.target_model decides
@@ -41,6 +42,7 @@ def join_run(config: Any) -> Iterator[tuple[Path, World]]:
     """The folder of a run, as by `check_run_folder`, and the processes that work on it; what is
     claimed of the folder is free at the end."""
     run = config.run
+    check_installed(run.loggers)
     with (
         deterministic(run.deterministic),
         join_world(run.device, timeout_s=run.collective_timeout_s) as world,
@@ -56,7 +58,7 @@ def check_run_folder(config: Any) -> Path:
     """The folder run.output_dir names, which is free or already belongs to this config.
 
     Raises ValueError when it is not given, is no folder, holds something else, or belongs to a run
-    whose settings differ in what changes results.
+    whose settings differ in what changes results. More epochs than before are none of these.
     """
     if not config.run.output_dir:
         raise ValueError("run.output_dir (null) must name a folder for the run")
@@ -74,15 +76,25 @@ def check_run_folder(config: Any) -> Path:
                 f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
             )
         keys = changed_settings(config, there)
+        if "optim.epochs" in keys and _goes_further(config, there):
+            keys.remove("optim.epochs")
         # Nothing is lost where nothing was saved: a mistaken first start may be corrected.
-        if keys and (folder / "checkpoints" / "last").is_symlink():
+        if keys and linked_checkpoint(folder) is not None:
             raise ValueError(
                 f"run.output_dir ({folder}) belongs to a run with other settings "
-                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder"
+                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder, "
+                f"where run.resume={folder} goes on from its last checkpoint with these settings"
             )
     elif folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
         raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
     return folder
+
+
+def _goes_further(config: Any, there: Mapping[str, Any]) -> bool:
+    """Whether a config has more epochs than the run that it continues had, which is allowed."""
+    optim = _completed(there, config_to_dict(type(config)()))["optim"]
+    epochs = optim.get("epochs") if isinstance(optim, Mapping) else None
+    return isinstance(epochs, int) and config.optim.epochs > epochs
 
 
 def _as_there(there: Mapping[str, Any], config: Any, keys: Sequence[str]) -> str:
@@ -152,9 +164,11 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
                 "start again"
             )
         file = folder / "config.yaml"
-        if file.is_file() and changed_settings(config, read_stored(file)):
+        is_new = linked_checkpoint(folder) is None
+        if is_new and file.is_file() and changed_settings(config, read_stored(file)):
             # A mistaken start, see check_run_folder
-            (folder / "bad_videos.csv").unlink(missing_ok=True)
+            for name in ("bad_videos.csv", ID_FILE):
+                (folder / name).unlink(missing_ok=True)
         write_atomically(file, [config_to_yaml(config)])
     except FolderInUse as error:
         return (

@@ -1,10 +1,11 @@
-"""What a run leaves to read: log.txt, metrics.jsonl, TensorBoard, and a line or bar on screen."""
+"""What a run leaves to read: log.txt, metrics.jsonl, loggers, and a line or bar on screen."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from hpm_video.runtime.files import own_file, printable, write_atomically, writing
 from hpm_video.runtime.reading import parse_json, read_text
+from hpm_video.train.run.loggers import PATIENCE_S, About, Background, End, Point
 
 Record = Mapping[str, float | int | None]
 
@@ -25,11 +26,23 @@ class RunLog:
     """Writers of one run folder; every method does nothing on processes other than the main one.
 
     A run that continues from ``start_step`` first drops the records after it, which an interrupted
-    start may have left: `metrics.jsonl` then reads as if nothing had happened.
+    start may have left: `metrics.jsonl` then reads as if nothing had happened. So do ``loggers``,
+    which are told the run's ``settings``.
+
+    ``is_complete``: whether the run has come to its end; else loggers call it still running.
     """
 
-    def __init__(self, folder: Path, *, is_main: bool, start_step: int, total_steps: int) -> None:
-        self.is_main = is_main
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        is_main: bool,
+        start_step: int,
+        total_steps: int,
+        loggers: Sequence[str] = ("tensorboard",),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.is_main, self.is_complete = is_main, False
         if not is_main:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,9 +54,6 @@ class RunLog:
             open(file, "a", encoding="utf-8", errors=errors, opener=own_file)  # noqa: SIM115
             for file, errors in ((metrics, "strict"), (folder / "log.txt", "backslashreplace"))
         )
-        events = folder / "tensorboard"
-        with writing(events):
-            self._tensorboard = SummaryWriter(str(events), purge_step=start_step + 1)
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
@@ -52,6 +62,8 @@ class RunLog:
             disable=not sys.stdout.isatty(),
             file=sys.stdout,
         )
+        about = About(folder, start_step, settings or {}, _history(folder, settings or {}))
+        self._loggers = [Background(name, about) for name in loggers]
 
     def __enter__(self) -> RunLog:
         return self
@@ -66,7 +78,7 @@ class RunLog:
                 files.enter_context(suppress(OSError, ValueError))
             files.callback(self._text.close)
             files.callback(self._metrics.close)
-            files.callback(self._tensorboard.close)
+            self._close_loggers(failed=error is not None)
             if error is not None:
                 self._write(f"stopped: {type(error).__name__}: {error}")
 
@@ -90,28 +102,46 @@ class RunLog:
         with writing(self._folder):
             self._metrics.write(json.dumps(values) + "\n")
             self._metrics.flush()
-            for name, value in values.items():
-                if value is not None and name not in ("step", "epoch"):
-                    self._tensorboard.add_scalar(f"{prefix}/{name}", value, values["step"])
         self.line(format_record(values))
+        self._tell("write", _points(values, prefix))
 
     def pictures(self, figures: Mapping[str, Figure], *, step: int) -> None:
         """Figures by their tags, into TensorBoard."""
         if self.is_main:
-            for tag, figure in figures.items():
-                self._tensorboard.add_figure(tag, figure, step)
+            self._tell("pictures", figures, step)
 
     def histograms(self, values: Mapping[str, Tensor], *, step: int) -> None:
         """Distributions of finite values of any shape by their tags, into TensorBoard."""
         if self.is_main:
-            for tag, tensor in values.items():
-                self._tensorboard.add_histogram(tag, tensor, step)
+            self._tell("histograms", {tag: tensor.cpu() for tag, tensor in values.items()}, step)
 
     def warning(self, text: str, *, tag: str, step: int) -> None:
         """A `line` that TensorBoard shows too, among its texts."""
         self.line(f"warning: {text}")
         if self.is_main:
-            self._tensorboard.add_text(tag, text, step)
+            self._tell("text", tag, text, step)
+
+    def _tell(self, what: str, *arguments: Any) -> None:
+        for logger in self._loggers:
+            logger.put(what, *arguments)
+        self._drop_loggers()
+
+    def _drop_loggers(self) -> None:
+        """Go on without those that have failed, which is said once."""
+        for logger in self._loggers:
+            if logger.problem:
+                self.line(
+                    f"warning: run.loggers: {logger.name} {logger.problem}: it is off until the "
+                    "next start; metrics.jsonl has all records"
+                )
+        self._loggers = [logger for logger in self._loggers if not logger.problem]
+
+    def _close_loggers(self, *, failed: bool) -> None:
+        until_s = time.monotonic() + PATIENCE_S
+        end: End = "failed" if failed else "finished" if self.is_complete else "stopped"
+        for logger in self._loggers:
+            logger.close(end, until_s=until_s)
+        self._drop_loggers()
 
     def progress(self, loss: float | None = None) -> None:
         """One more step is done."""
@@ -119,6 +149,26 @@ class RunLog:
             if loss is not None:
                 self._bar.set_postfix(loss=f"{loss:.4f}")
             self._bar.update()
+
+
+def _points(values: Record, prefix: str) -> list[Point]:
+    """A record as points of curves."""
+    step = int(values["step"] or 0)
+    return [
+        Point(f"{prefix}/{name}", value, step)
+        for name, value in values.items()
+        if value is not None and name not in ("step", "epoch")
+    ]
+
+
+def _history(folder: Path, settings: Mapping[str, Any]) -> list[Point]:
+    """What metrics.jsonl has, by the names it was recorded under."""
+    steps, others = ("pretrain", "probe") if "masking" in settings else ("finetune", "evaluation")
+    return [
+        point
+        for record in read_records(folder)
+        for point in _points(record, steps if "grad_norm" in record else others)
+    ]
 
 
 def format_record(values: Record) -> str:

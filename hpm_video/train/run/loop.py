@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from hpm_video.config import AugmentConfig, FinetuneConfig, PretrainConfig
+from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loading.loader import ClipBatch, clip_batches
@@ -80,6 +81,7 @@ class Run:
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self.config, self.folder, self.world = config.run, folder, world
+        self._settings = config_to_dict(config)
         self.manifest, self._data, self._plan = manifest, config.data, steps
         self._divides_total = config.optim.total_batch is not None
         self._bad_videos = BadVideos(folder, manifest, max_fraction=config.data.max_bad_fraction)
@@ -106,7 +108,10 @@ class Run:
     def __enter__(self) -> Run:
         self._exit.callback(self._saver.close)
         is_main, start, total = self.world.is_main, self.steps_done, self.total_steps
-        log = RunLog(self.folder, is_main=is_main, start_step=start, total_steps=total)
+        log = RunLog(
+            self.folder, is_main=is_main, start_step=start, total_steps=total,
+            loggers=self.config.loggers, settings=self._settings,
+        )  # fmt: skip
         self.log = self._exit.enter_context(log)
         self._signal = self._exit.enter_context(stop_on_signal(is_alone=self.world.size == 1))
         self._profile = StepProfile(
@@ -149,6 +154,7 @@ class Run:
         self._profile.start()
         while not self.is_complete and self._stopped_by is None:
             yield self.steps_done
+        self.log.is_complete = self.is_complete
         if not self.is_complete:
             note_stop(self._stopped_by)
             self.log.line(

@@ -38,7 +38,7 @@ def load_optimizer_state(
     optimizer's out, each process reads just its own parts. Raises ValueError, naming the first,
     where the parameters are others.
     """
-    parameters = dict(model.named_parameters())
+    parameters = {n: each for n, each in model.named_parameters() if each.requires_grad}
     if "optimizer" in state:
         _check_names(state["optimizer"], parameters, source)
         for name, values in state["optimizer"].items():
@@ -67,5 +67,5 @@ def _check_names(stored: Iterable[str], own: Iterable[str], source: str | Path) 
     for name in sorted(set(stored) ^ set(own))[:1]:
         raise ValueError(
             f"checkpoint ({source}) does not fit the optimizer of these settings: {name} is "
-            f"{'missing' if name in own else 'not in the model'}"
+            f"{'missing' if name in own else 'nothing that learns'}"
         )

@@ -115,7 +115,7 @@ class Pictures:
     def _put_together(self, student: HPM, teacher: Teacher | None) -> tuple[HPM, Teacher | None]:
         """Models of this process alone with the weights of such as are spread over all."""
         with torch.random.fork_rng(devices=[]):
-            whole = build(self._config)
+            whole = build(self._config, trained_grid=student.trained_grid)
         load_whole(whole.to(student.encoder.mean.device), student)
         if teacher is None:
             return whole, None

@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from hpm_video.config import ClassifierConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.adapters import plain_name
+from hpm_video.models.hpm import HPM
 from hpm_video.models.resample import Tokens, describe_fit
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
@@ -24,16 +28,19 @@ from hpm_video.weights.checkpoint import (
     trained_grid,
 )
 from hpm_video.weights.foreign.account import Imported, in_a_line
-from hpm_video.weights.foreign.init_encoder import init_weights, write_init_table
+from hpm_video.weights.foreign.init_parts import InitParts
+from hpm_video.weights.foreign.init_weights import init_weights, write_init_table
 
 
 @dataclass
 class Start:
     """Where a run starts from.
 
-    state: the checkpoint it continues, if any. init: what it takes its encoder from, if anything.
+    state: the checkpoint it continues, if any. init: what it takes its encoder from, if anything;
+    parts: of a pre-training that, and the other parts.
     source: the file of either. line: all this in words. allow_missing: what init may lack. last:
-    name of the checkpoint, if it is the run's own. initialised: names of what init did lack.
+    name of the checkpoint, if it is the run's own. initialised: names of what init did lack. table:
+    what became of the parts, once they are loaded.
     """
 
     state: dict[str, Any] | None
@@ -43,6 +50,8 @@ class Start:
     allow_missing: Sequence[str] = ()
     last: str | None = None
     initialised: Sequence[str] = ()
+    parts: InitParts | None = None
+    table: Sequence[str] = ()
 
     def load_into(self, model: nn.Module) -> None:
         """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
@@ -52,12 +61,54 @@ class Start:
             # with the weights themselves.
             weights = self.state.get("trained_model") or self.state["model"]
             load_weights(model, weights, source=self.source or "")
+        elif self.parts is not None:
+            assert isinstance(model, HPM)
+            self.parts.load_student(model)
+            self.initialised = self.parts.fresh
         elif self.init is not None:
             encoder = model.get_submodule("encoder")
             assert isinstance(encoder, Encoder)
             source = self.source or ""
             self.initialised = load_encoder(
                 encoder, self.init.state, source=source, allow_missing=self.allow_missing
+            )
+
+    def load_teacher(self, teacher: Teacher | None) -> None:
+        """Load the weights of the teacher, now a copy of the student, that there are; ValueError if
+        they do not fit, or if a run that is continued had none."""
+        if self.parts is not None:
+            self.parts.load_teacher(teacher)
+            self.table = self.parts.lines()
+        elif self.state is not None and teacher is not None:
+            if self.state["teacher"] is None:
+                needs = "mines hard tubes" if teacher.predicts else "has loss.target=ema"
+                raise ValueError(f"checkpoint ({self.source}) has no teacher: this run {needs}")
+            load_weights(teacher, self.state["teacher"], source="teacher")
+
+    def check_what_learns(self, model: nn.Module, config: ClassifierConfig) -> None:
+        """Raise ValueError where weights that do not learn are from nowhere, or where others learnt
+        in the run that goes on."""
+        if self.state is not None:
+            stored, usual = self.state["config"]["model"], vars(ClassifierConfig())
+            for name in ("freeze", "lora_rank", "lora_alpha", "lora_targets"):
+                if (then := stored.get(name, usual[name])) != (now := getattr(config, name)):
+                    raise ValueError(
+                        f"model.{name} ({now}) must be {then}, as in the run that goes on "
+                        f"({self.source}); model.init={self.source} starts another from its weights"
+                    )
+            return
+        frozen = {plain_name(n) for n, p in model.named_parameters() if not p.requires_grad}
+        if not frozen:
+            return
+        if self.init is None:
+            raise ValueError(
+                "model.init (null) must name weights to start from with model.freeze or "
+                "model.lora_rank: what does not learn would stay random"
+            )
+        for name in sorted(frozen.intersection(self.initialised))[:1]:
+            raise ValueError(
+                f"model.init ({self.source}) must have {name}: it does not learn (model.freeze, "
+                "model.lora_rank), and would stay random"
             )
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -78,26 +129,34 @@ class Start:
 
     def lines(self) -> list[str]:
         """Where the run starts from, in words for its log."""
+        if self.table:
+            return [self.line, *self.table]
         if not self.initialised:
             return [self.line]
         return [self.line, f"not in it, so as initialised: {', '.join(self.initialised)}"]
 
     def write_table(self, folder: Path, model: nn.Module) -> None:
         """Write to the run's folder what became of every tensor of ``init``, if there is one."""
-        if self.init is not None:
-            encoder = model.get_submodule("encoder")
-            assert isinstance(encoder, Encoder)
-            before = self._tokens(encoder)
-            write_init_table(
-                folder, self.init, encoder, before=before, initialised=self.initialised
-            )
+        if self.init is None:
+            return
+        encoder = model.get_submodule("encoder")
+        assert isinstance(encoder, Encoder)
+        if self.parts is not None:
+            taken: Mapping[str, str] = self.parts.taken
+        else:
+            names = {f"encoder.{plain_name(name)}" for name in encoder.state_dict()}
+            taken = {name: name for name in names - set(self.initialised)}
+        before = self._tokens(encoder)
+        write_init_table(
+            folder, self.init, model, taken=taken, before=before, initialised=self.initialised
+        )
 
     def forget_weights(self) -> None:
         """Let go of what was loaded: of a state only what `Run` goes on from stays."""
         if self.state is not None:
             kept = {"step", "window", "loss_scale"} & self.state.keys()
             self.state = {name: self.state[name] for name in kept}
-        self.init = None
+        self.init = self.parts = None
 
     def _tokens(self, encoder: Encoder) -> Tokens:
         """Those that the weights of ``init`` were trained with."""
@@ -126,12 +185,13 @@ def find_start(
         raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {last}")
     source = own if last is not None else config.run.resume
     if source is not None:
-        state = load_checkpoint(source, kind=kind)
+        state = load_checkpoint(source, kind=kind, as_trained=True)
         if find_checkpoint(source).is_file() and "optimizer" not in state:
             raise ValueError(
                 f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"
             )
         step = state["step"]
+        more = step * config.optim.epochs // total_steps + 1  # epochs that leave steps to be done
         changes = _changes(state.get("data"), data)
         if changes and source == own:
             raise ValueError(
@@ -141,15 +201,21 @@ def find_start(
         # Its own last step may be left to be evaluated; of another run's nothing is left to be done
         if step > total_steps or (step == total_steps and source != own):
             raise ValueError(
-                f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps"
+                f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps; "
+                f"set optim.epochs to {more} or more, or begin with its weights: model.init"
             )
         line = f"continues after step {step} of {source}" + (f", but {changes}" if changes else "")
+        if step == total_steps:
+            line += f", which is its end: to go on, set optim.epochs to {more} or more"
         return Start(state, None, source, line, last=last)
     source = config.model.init
     if source is not None:
-        found = init_weights(config.model, config.data)
-        line = f"starts with the encoder of {in_a_line(found)} of {source}"
-        return Start(None, found, source, line, config.model.allow_missing)
+        found = init_weights(config)
+        is_whole = isinstance(config, PretrainConfig)
+        parts = InitParts(found, config) if is_whole else None
+        what = "weights" if is_whole else "the encoder"
+        line = f"starts with {what} of {in_a_line(found)} of {source}"
+        return Start(None, found, source, line, config.model.allow_missing, parts=parts)
     return Start(None, None, None, "starts from scratch")
 
 

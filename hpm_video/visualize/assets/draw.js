@@ -8,6 +8,8 @@ const VIEWS = {
   predicted: { name: "Loss predicted", heat: "predicted", needs: "predicted" },
   motion: { name: "Frame differences", heat: "motion", needs: "motion" },
   codec: { name: "The codec's motion", heat: "codec", needs: "codec" },
+  rollout: { name: "Attention rollout", heat: "rollout", needs: "rollout" },
+  relevance: { name: "What speaks for the class", heat: "relevance", needs: "relevance" },
   measured: { name: "Loss measured", heat: "measured" },
   hard: { name: "Mask with hard tubes", hides: (now) => now.mask.masked },
   random: { name: "Random mask", hides: (now) => now.random },

@@ -51,6 +51,8 @@ const SAID = {
   predicted: "predicted score",
   motion: "frame difference",
   codec: "codec's motion",
+  rollout: "attention rollout",
+  relevance: "relevance for the class",
   measured: "measured loss",
 };
 const percent = (value) => `${(100 * value).toFixed(0)} %`;
@@ -112,6 +114,7 @@ function numbers(shown) {
   for (const [kind, value] of Object.entries(crop.agreement)) {
     document.querySelector(`[data-agreement="${kind}"]`).textContent = `Spearman ${fixed(value)}`;
   }
+  if (crop.seenAs) by("seen-as").textContent = `${crop.seenAs[0]}, score ${fixed(crop.seenAs[1])}`;
   by("accuracy").textContent = fixed(crop.rankAccuracy);
   by("covered").textContent = percent(total > 0 ? covered / total : 0);
   by("covered-chance").textContent =

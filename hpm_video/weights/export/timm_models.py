@@ -97,6 +97,7 @@ def build(
             raise ValueError(f"checkpoint ({checkpoint}) must have {heads} heads, as {size}")
     weights = state["model"]
     has_head = "head.weight" in weights
+    kept = state["config"]["model"] if has_head else {}
     if num_classes is None:
         num_classes = state["num_classes"] if has_head else 0
     settings: dict[str, Any] = {
@@ -106,6 +107,7 @@ def build(
         "positions": "stored" if "encoder.positions" in weights else "sinusoid",
         "drop_path": drop_path_rate,
         "head_dropout": drop_rate,
+        **{name: kept[name] for name in ("pooling", "head_float32") if name in kept},
     }
     model = build_classifier(
         ClassifierConfig(**settings),

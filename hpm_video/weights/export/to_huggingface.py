@@ -1,6 +1,8 @@
-"""A folder that ``AutoModel.from_pretrained`` of transformers reads, as one of its VideoMAE."""
+"""A folder that ``AutoModel.from_pretrained`` of transformers reads as a VideoMAE of its own, and
+its model card."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from hpm_video.models.build import decoder_heads_of, heads_of
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime.files import whole_file, write_atomically
 from hpm_video.weights.checkpoint import settings_of
+from hpm_video.weights.export.model_card import NAME as CARD
+from hpm_video.weights.export.model_card import Origin, model_card
 from hpm_video.weights.foreign.formats import HUGGING_FACE, HUGGING_FACE_ENCODER
 from hpm_video.weights.foreign.from_ours import export_tensors
 
@@ -26,6 +30,7 @@ def write(state: Mapping[str, Any], output: Path) -> list[str]:
     preprocessor = {
         "image_processor_type": "VideoMAEImageProcessor",
         "do_resize": True,
+        "resample": 2,  # bilinear
         "size": {"shortest_edge": side},
         "do_center_crop": True,
         "crop_size": {"height": side, "width": side},
@@ -41,6 +46,17 @@ def write(state: Mapping[str, Any], output: Path) -> list[str]:
         text = json.dumps(values, indent=2) + "\n"
         write_atomically(output / f"{name}.json", [text])
     return words
+
+
+def write_card(state: Mapping[str, Any], output: Path, *, name: str, origin: Origin) -> list[str]:
+    """Write README.md, and the pictures that it shows; returns what to say about it."""
+    copies = [f"picture_{n}{path.suffix}" for n, path in enumerate(origin.pictures, start=1)]
+    for copy, path in zip(copies, origin.pictures, strict=True):
+        shutil.copyfile(path, output / copy)
+    (architecture,) = _settings(state)["architectures"]
+    card = model_card(state, architecture, name=name, origin=origin, pictures=copies)
+    write_atomically(output / CARD, [card])
+    return [f"{CARD}: fill in the licence and what there is to know of the videos"]
 
 
 def _settings(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,15 @@ changed. Heavy packages are imported by the writers alone, so that ``--help`` is
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hpm_video.runtime.files import check_can_be_folder, make_folder, new_file, whole_file
+
+if TYPE_CHECKING:
+    from hpm_video.weights.export.model_card import Origin
 
 # all: what is needed to go on with the run. weights-only: the student's or classifier's, with the
 # settings. encoder: its encoder's alone.
@@ -153,16 +156,27 @@ TARGETS = {
 
 
 def export(
-    checkpoint: str | Path, output: str | Path, *, to: str | None = None, part: Part | None = None
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    to: str | None = None,
+    part: Part | None = None,
+    pictures: Sequence[Path] = (),
 ) -> list[str]:
     """Write a checkpoint of either form, or the last of a run, as one of `TARGETS`.
 
     Returns lines to say: what was left out or changed, and where it is. Without ``to`` a name that
-    ends in ``.safetensors`` gets that, any other one a checkpoint.
+    ends in ``.safetensors`` gets that, any other one a checkpoint. ``pictures``: for a model card.
 
     Raises FileNotFoundError, or ValueError where it cannot be read or written.
     """
-    from hpm_video.weights.checkpoint import load_checkpoint, without_training
+    from hpm_video.weights.checkpoint import (
+        find_checkpoint,
+        load_checkpoint,
+        without_adapters,
+        without_training,
+    )
+    from hpm_video.weights.export.model_card import Origin
     from hpm_video.weights.foreign.to_ours import account_of
 
     to = to or ("safetensors" if Path(output).suffix == ".safetensors" else "checkpoint")
@@ -171,14 +185,17 @@ def export(
     if part not in parts:
         raise ValueError(f"part ({part}) must be one of {', '.join(parts)} with --to {to}")
     check_output(output, source=checkpoint)
-    state = load_checkpoint(checkpoint, optimizer=part == "all")
-    account_of(state, source=checkpoint)
+    state = load_checkpoint(checkpoint, optimizer=part == "all", as_trained=True)
+    plain = without_adapters(state, f"checkpoint ({checkpoint})")
+    account_of(plain, source=checkpoint)
+    run = find_checkpoint(checkpoint).absolute().parents[1]  # RUN/checkpoints/FILE
+    origin = Origin(run if (run / "checkpoints").is_dir() else None, state.get("data"), pictures)
     if part != "all":
-        state = without_training(state)
+        state = without_training(plain)
     if part == "encoder":
         weights = state["model"].items()
         state["model"] = {name: value for name, value in weights if name.startswith("encoder.")}
-    return write_output(state, output, to=to)
+    return write_output(state, output, to=to, origin=origin)
 
 
 def check_output(output: str | Path, *, source: str | Path | None = None) -> None:
@@ -195,11 +212,13 @@ def check_output(output: str | Path, *, source: str | Path | None = None) -> Non
     check_can_be_folder(path.parent, name="folder of --output")
 
 
-def write_output(state: Mapping[str, Any], output: str | Path, *, to: str) -> list[str]:
+def write_output(
+    state: Mapping[str, Any], output: str | Path, *, to: str, origin: "Origin | None" = None
+) -> list[str]:
     """Write a checkpoint, or what is left of it, as one of `TARGETS`; it appears when complete.
 
-    Returns lines to say, the last one its name. Raises ValueError where it cannot be written, or
-    where a number is not finite.
+    ``origin``: for a model card. Returns lines to say, the last one its name. Raises ValueError
+    where it cannot be written, or where a number is not finite.
     """
     from hpm_video.weights.foreign.from_ours import without_features
     from hpm_video.weights.misfits import is_finite
@@ -218,6 +237,11 @@ def write_output(state: Mapping[str, Any], output: str | Path, *, to: str) -> li
     try:
         unfinished.mkdir() if TARGETS[to].is_folder else new_file(unfinished)
         words = TARGETS[to].write(state, unfinished)
+        if to == "huggingface":
+            from hpm_video.weights.export.model_card import Origin
+            from hpm_video.weights.export.to_huggingface import write_card
+
+            words += write_card(state, unfinished, name=output.name, origin=origin or Origin())
     except BaseException:
         _remove(unfinished)
         raise

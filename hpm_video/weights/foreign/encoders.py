@@ -8,7 +8,6 @@ Notation as in `hpm_video.models.tokens`; S the side of the model's own pixels, 
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +26,7 @@ from hpm_video.weights.foreign.encoder_sources import (
     TimmModel,
     model_type,
 )
+from hpm_video.weights.hub import local_model
 
 
 def frozen_encoder(
@@ -63,7 +63,7 @@ def source_of_others(model: str, asked: Asked) -> Source | None:
     kind = library_model(model, name=asked.name)
     if kind == OF_TIMM:
         return TimmModel(model.removeprefix(OF_TIMM), asked)
-    return None if kind is None else HuggingFaceModel(Path(model), kind, asked)
+    return None if kind is None else HuggingFaceModel(local_model(model), kind, asked)
 
 
 def library_model(model: str, *, name: str) -> str | None:
@@ -72,7 +72,7 @@ def library_model(model: str, *, name: str) -> str | None:
     """
     if model.startswith(OF_TIMM):
         return OF_TIMM
-    folder = Path(model)
+    folder = local_model(model)
     if not folder.exists():
         raise FileNotFoundError(f"{name} ({model}) does not exist")
     kind = model_type(folder)

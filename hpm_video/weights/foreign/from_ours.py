@@ -40,6 +40,12 @@ def export_tensors(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, 
         raise ValueError(
             f"model.name ({config.model.name}) must be videomae: other formats have no such model"
         )
+    pooling = config.model.pooling if isinstance(config, FinetuneConfig) else "mean_norm"
+    if pooling != "mean_norm" and "head.weight" in state["model"]:
+        raise ValueError(
+            f"model.pooling ({pooling}) must be mean_norm for a classifier in {layout.name}, which "
+            "has no other: export a checkpoint, safetensors or a program, or its --encoder alone"
+        )
     tokens = tokens_of(state)
     weights: dict[str, Tensor] = dict(state["model"])
     trained = trained_grid(state) or tokens.grid

@@ -14,7 +14,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hpm_video.runtime.reading import check_regular, parse_json, read_json, read_text
-from hpm_video.weights.checkpoint import check_state, find_checkpoint, is_of_ours, load_checkpoint
+from hpm_video.weights.checkpoint import (
+    check_state,
+    find_checkpoint,
+    is_of_ours,
+    load_checkpoint,
+    without_adapters,
+)
+from hpm_video.weights.hub import local_model
 from hpm_video.weights.misfits import refusal
 from hpm_video.weights.torch_files import UNREADABLE, ZIP, ClaimError, read_torch
 
@@ -60,7 +67,7 @@ def read_weights(path: str | Path, *, container: str | None = None) -> Source:
 
     Raises FileNotFoundError, or ValueError that says what was found and what was expected.
     """
-    path = Path(path)
+    path = local_model(path)
     source = _read_folder(path, container) if path.is_dir() else _read_file(path, container)
     if container is not None and source.container != container:
         raise ValueError(f"container ({container}) must be left out: {path} has none to choose")
@@ -184,8 +191,9 @@ def _ours(path: Path, state: dict[str, Any]) -> Source:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise _unreadable(path, f"{name} in model, a {type(value).__name__}")
     check_state(state, f"weights ({path})")
+    state = without_adapters(state, f"weights ({path})")
     others = tuple(str(name) for name in state if name != "model")
-    return Source(path, dict(model), container="model", others=others, state=state)
+    return Source(path, dict(state["model"]), container="model", others=others, state=state)
 
 
 def _words(path: Path, start: bytes, error: Exception) -> str:

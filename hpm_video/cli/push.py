@@ -1,0 +1,40 @@
+"""``hpm-video push``."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    text = "the folder of an exported model: hpm-video weights export RUN --to huggingface"
+    parser.add_argument("folder", metavar="FOLDER", help=text)
+    text = "OWNER/NAME on the Hugging Face Hub; made if need be"
+    parser.add_argument("repo", metavar="REPO", help=text)
+    text = "let everybody see a repository that this command makes (default: only its owner)"
+    parser.add_argument("--public", action="store_true", help=text)
+    text = "list what would be sent, and what is missing, without a network"
+    parser.add_argument("--dry-run", action="store_true", help=text)
+    text = "of the commit (default: %(default)s)"
+    parser.add_argument("--message", default="Model exported by hpm-video", help=text)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from hpm_video.weights.export.push import check_repo, has_token, plan_upload, push
+
+    repo, is_private = arguments.repo, not arguments.public
+    check_repo(repo)
+    upload = plan_upload(arguments.folder)
+    for name, size in upload.files:
+        print(f"{size / 1e6:12.3f} MB  {name}")
+    who = "private" if is_private else "public"
+    print(f"{sum(size for _, size in upload.files) / 1e6:12.3f} MB to {repo} ({who} if it is new)")
+    for words in upload.missing:
+        print(f"missing: {words}")
+    if arguments.dry_run:
+        print("dry run: nothing was sent")
+        return 0
+    if not has_token():
+        raise ValueError(
+            "nothing was sent, as there is no token: `hf auth login`, or set HF_TOKEN; --dry-run "
+            "needs none"
+        )
+    print(push(upload, repo, is_private=is_private, message=arguments.message))
+    return 0

@@ -1,0 +1,80 @@
+"""What is changed in a run that goes on: its settings, and what jumps where it does."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config.settings import config_to_dict
+from hpm_video.method.competence import CHANCE, competent_hard_ratio
+from hpm_video.method.masking import planned_hard_ratio
+from hpm_video.method.teacher import momentum_at
+from hpm_video.train.optim import Steps, divided
+from hpm_video.train.run.folder import changed_settings
+from hpm_video.weights.checkpoint import settings_of
+
+
+def describe_changes(
+    config: PretrainConfig | FinetuneConfig, state: Mapping[str, Any] | None, *, steps: Steps
+) -> list[str]:
+    """Lines for the log: each setting that decides results and is not as in the checkpoint
+    ``state``, and what jumps at the next of the run's ``steps``. Nothing without a checkpoint."""
+    if state is None or state["step"] >= steps.total:
+        return []
+    before = settings_of(state)
+    old, new = config_to_dict(before), config_to_dict(config)
+    lines = [
+        f"changed: {key}: {_value(old, key)} -> {_value(new, key)}"
+        for key in changed_settings(config, state["config"])
+    ]
+    data = state.get("data") or {}
+    there = divided(
+        before.data,
+        before.optim,
+        videos=data.get("videos_per_step", steps.videos),
+        num_videos=data.get("num_videos", steps.per_epoch * steps.videos),
+    )
+    then, now = (
+        _course(of, plan, step=state["step"], competence=state.get("competence"))
+        for of, plan in ((before, there), (config, steps))
+    )
+    jumps = [
+        f"{name} {then[name]:.4g} -> {value:.4g}"
+        for name, value in now.items()
+        if name in then and not math.isclose(value, then[name], rel_tol=1e-6)
+    ]
+    if jumps:
+        lines.append(f"jumps at step {state['step'] + 1}: {', '.join(jumps)}")
+    return lines
+
+
+def _course(
+    config: PretrainConfig | FinetuneConfig,
+    steps: Steps,
+    *,
+    step: int,
+    competence: torch.Tensor | None,
+) -> dict[str, float]:
+    """What schedules make of the step after ``step`` ones, or of the last step there is."""
+    step = min(step, steps.total - 1)
+    found = {"learning rate": steps.lr_at(step), "weight decay": config.optim.weight_decay}
+    if isinstance(config, PretrainConfig):
+        masking, sight, progress = config.masking, config.teacher, (step + 1) / steps.total
+        found["hard ratio"] = planned_hard_ratio(masking, progress)
+        if masking.mines and masking.ramp == "competence":
+            value = torch.tensor(CHANCE) if competence is None else competence
+            found["hard ratio"] = competent_hard_ratio(masking, value).item()
+        if masking.needs_teacher or config.loss.target == "ema":
+            found["EMA momentum"] = momentum_at(
+                progress, start=sight.momentum_start, end=sight.momentum_end, ramp=sight.ramp
+            )
+    return found
+
+
+def _value(values: Mapping[str, Any], key: str) -> str:
+    group, _, name = key.partition(".")
+    value = values[group][name]
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,285 @@
+"""``model.init`` of a pre-training: its parts, each loaded where the file has it, and the account.
+
+A part that the file or ``model.init_parts`` lacks starts fresh, the teacher as a copy of the
+student.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from hpm_video.config import EncoderConfig, FinetuneConfig, ModelConfig, PretrainConfig
+from hpm_video.method.teacher import Teacher
+from hpm_video.models.build import HPM, SIZES, token_grid
+from hpm_video.models.resample import Tokens, TokenShape, describe_fit, fit_tokens, resample_head
+from hpm_video.weights.checkpoint import load_weights, settings_of, tokens_of, trained_grid
+from hpm_video.weights.foreign.account import Imported, assumed
+from hpm_video.weights.misfits import is_finite, refuse
+
+# Modules that are one part for the user. "norm" and "head": of a classifier.
+_PARTS = {"decoder_input": "decoder", "reconstructor": "decoder", "norm": "head"}
+_ENCODER = ("width", "depth", "heads", "mlp_ratio", "positions")
+_DECODER = ("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio")
+_HEAD = ("reconstructor.head.weight", "reconstructor.head.bias")
+_NOT_ASKED = "not in model.init_parts"
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A part: where it is from, how many of its tensors are loaded, what became of the rest."""
+
+    part: str
+    origin: str
+    loaded: int
+    total: int
+    rest: str = "-"
+
+
+class InitParts:
+    """The weights that a pre-training starts with, checked against its settings.
+
+    before: the tokens that they were trained with. taken: names of loaded tensors, in the file's
+    model -> in the run's. fresh: names of those that were allowed to be missing.
+
+    Raises ValueError where sizes differ, naming the settings to change.
+    """
+
+    def __init__(self, found: Imported, config: PretrainConfig) -> None:
+        self.found, self._config = found, config
+        self._init = config.model.init or ""
+        self._theirs = settings_of(found.state)
+        self._file = {_as_of_two(name, self._theirs): name for name in found.state["model"]}
+        if not any(name.startswith("encoder.") for name in self._file):
+            raise ValueError(
+                f"model.init ({self._init}) must hold an encoder of VideoMAE's kind: it is of "
+                f"{getattr(self._theirs.model, 'name', 'none')}"
+            )
+        model, data = config.model, config.data
+        grid = token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size)
+        self._tokens = Tokens(grid, TokenShape(model.tubelet_size, model.patch_size))
+        tokens = tokens_of(found.state)
+        self.before = replace(tokens, grid=trained_grid(found.state) or tokens.grid)
+        self._why_fresh = self._reasons()
+        self._check_settings()
+        self.taken: dict[str, str] = {}
+        self.fresh: list[str] = []
+        self._rows: list[_Row] = []
+
+    def load_student(self, student: HPM) -> None:
+        """Load what there is; ValueError naming the tensors that do not fit."""
+        weights = {n: self.found.state["model"][there] for n, there in self._file.items()}
+        chosen, own = self._chosen(weights, student)
+        may_lack = [*self._config.model.allow_missing]
+        may_lack += [own[n] for n in own if _part(n) in self._why_fresh]
+        if has_no_norm := not any(name.startswith("encoder.norm.") for name in chosen):
+            may_lack.append("encoder.norm.*")  # of a classifier: its norm comes after the mean
+        lacking = load_weights(student, chosen, source=self._init, allow_missing=may_lack)
+        self.taken = {self._file[n]: own[n] for n in self._file if own.get(n) in chosen}
+        parts = {part: [own[n] for n in own if _part(n) == part] for part in map(_part, own)}
+        for part, names in parts.items():
+            if (why := self._why_fresh.get(part)) is not None:
+                self._rows.append(_Row(part, "-", 0, len(names), f"fresh: {why}"))
+                continue
+            fresh = [name for name in names if name in lacking]
+            rest = self._fit(part)
+            if fresh:
+                why = "a classifier has none" if has_no_norm else "allowed to be missing"
+                rest.append(f"fresh, {why}: {', '.join(fresh)}")
+            self.fresh += fresh
+            loaded = len(names) - len(fresh)
+            of_file = _origin(part, self._theirs)
+            self._rows.append(_Row(part, of_file, loaded, len(names), "; ".join(rest) or "-"))
+        others = [part for part in map(_part, self._file) if part not in parts]
+        for part in dict.fromkeys(others):
+            self._drop(part, others.count(part))
+
+    def load_teacher(self, teacher: Teacher | None) -> None:
+        """Load what there is into a copy of the student; ValueError for what does not fit."""
+        stored = self.found.state.get("teacher") or {}
+        if teacher is None:
+            if stored:
+                self._drop("teacher", len(stored))
+            return
+        is_asked = "teacher" in self._config.model.parts_of_init
+        weights = {_as_of_two(name, self._theirs): value for name, value in stored.items()}
+        chosen, own = self._chosen(weights if is_asked else {}, teacher)
+        source = f"teacher of {self._init}"
+        infinite = [name for name, value in chosen.items() if not is_finite(value)]
+        refuse([f"{n} holds numbers that are not finite" for n in infinite], f"weights ({source})")
+        there = set(map(_module, chosen))
+        copied = [name for name in own.values() if _module(name) not in there]
+        load_weights(teacher, chosen, source=source, allow_missing=copied)
+        rest = "-"
+        if copied:
+            lacks = "not in the file's teacher" if stored else "not in the file"
+            why = self._why_fresh.get(_part(copied[0]), lacks) if is_asked else _NOT_ASKED
+            modules = ", ".join(dict.fromkeys(map(_module, copied)))
+            of = f"{modules} as in" if chosen else "a copy of"
+            rest = f"{of} the student: {why}"
+        origin = "the file's teacher" if chosen else "the student"
+        self._rows.append(_Row("teacher", origin, len(chosen), len(own), rest))
+
+    def lines(self) -> list[str]:
+        """The account as a table, what was assumed, and warnings."""
+        cells = [("part", "from", "tensors loaded", "the rest")]
+        cells += [(r.part, r.origin, f"{r.loaded} of {r.total}", r.rest) for r in self._rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+        return [*table, *assumed(self.found), *self._warnings()]
+
+    def _drop(self, part: str, number: int) -> None:
+        row = _Row(part, _origin(part, self._theirs), 0, number, "dropped: this run has none")
+        self._rows.append(row)
+
+    def _reasons(self) -> dict[str, str]:
+        """Of the parts of a model none of whose tensors are loaded: why."""
+        asked, there = self._config.model.parts_of_init, set(map(_part, self._file))
+        reasons = {}
+        for part in ("decoder", "predictor", "pixel_predictor"):
+            if part.removeprefix("pixel_") not in asked:
+                reasons[part] = _NOT_ASKED
+            elif part not in there:
+                reasons[part] = "not in the file"
+        if "decoder" in reasons:
+            reasons.setdefault("predictor", "it reads what the decoder reads, which starts fresh")
+        return reasons
+
+    def _chosen(
+        self, weights: Mapping[str, Tensor], model: HPM | Teacher
+    ) -> tuple[Weights, dict[str, str]]:
+        """Of weights, named as of two predictors, those that a student or teacher takes, fitted to
+        its tokens, by its own names; and all of its names, by those as of two predictors."""
+        own = {_as_of_two(name, self._config): name for name in model.state_dict()}
+        modules = {_module(name) for name in own if _part(name) not in self._why_fresh}
+        chosen = {name: value for name, value in weights.items() if _module(name) in modules}
+        for prefix in ("encoder.", "pixel_predictor.encoder."):
+            chosen = fit_tokens(chosen, prefix, tokens_of(self.found.state), self._tokens)
+        if self._config.loss.has_pixels:
+            shapes = self.before.shape, self._tokens.shape
+            chosen |= {n: resample_head(chosen[n], *shapes) for n in _HEAD if n in chosen}
+        return {own.get(name, name): value for name, value in chosen.items()}, own
+
+    def _fit(self, part: str) -> list[str]:
+        """How weights of a part are changed for other tokens than they were trained with."""
+        if part == "predictor":  # which reads the decoder's tokens
+            return []
+        if part != "decoder":
+            return describe_fit(self.before, self._tokens)
+        is_resampled = self._config.loss.has_pixels
+        after = self._tokens if is_resampled else replace(self.before, grid=self._tokens.grid)
+        return describe_fit(self.before, after, resampled="head")
+
+    def _check_settings(self) -> None:
+        """Raise ValueError where parts to be loaded are of other sizes, or for another target."""
+        mine, theirs = self._config, self._theirs
+        is_there = {
+            part: mine.loss.prediction != "none"
+            and mine.model.predictor_input in (kind, "both")
+            and part not in self._why_fresh
+            for part, kind in (("predictor", "encoded"), ("pixel_predictor", "pixels"))
+        }
+        of_predictors = ["predictor_depth"] if any(is_there.values()) else []
+        if is_there["pixel_predictor"]:
+            of_predictors += ["decoder_width", "decoder_heads"]
+        has_decoder = "decoder" not in self._why_fresh
+        of_decoder = _DECODER if has_decoder else ()
+        names = dict.fromkeys([*_ENCODER, *of_decoder, *of_predictors])
+        unlike = {f"model.{n}": v for n, v in _to_set(mine.model, theirs.model, names).items()}
+        if has_decoder and isinstance(theirs, PretrainConfig):
+            of_loss = ["target", "target_layers"]
+            if mine.loss.target_width != theirs.loss.target_width:
+                of_loss.append("target_model")  # which decides it
+            for name in of_loss:
+                values = getattr(mine.loss, name), getattr(theirs.loss, name)
+                if values[0] != values[1]:
+                    unlike[f"loss.{name}"] = values
+        if not unlike:
+            return
+        said = {key: (_said(a), _said(b)) for key, (a, b) in unlike.items()}
+        differ = ", ".join(f"{key} ({a}) must be {b}" for key, (a, b) in said.items())
+        advice = " ".join(f"{key}={b}" for key, (_, b) in said.items())
+        if not unlike.keys() & {f"model.{name}" for name in ("size", *_ENCODER)}:
+            kept = {"encoder"}
+            if unlike.keys() == {"model.predictor_depth"}:
+                kept |= {"decoder", "teacher"}
+            parts = [part for part in mine.model.parts_of_init if part in kept]
+            advice += f", or model.init_parts=[{','.join(parts)}] to begin the others fresh"
+        raise ValueError(f"{differ}, as in the weights of model.init ({self._init}): add {advice}")
+
+    def _warnings(self) -> list[str]:
+        mine, theirs = self._config.loss, self._theirs
+        if "decoder" in self._why_fresh or not isinstance(theirs, PretrainConfig):
+            return []
+        return [
+            f"warning: loss.{name} ({_said(getattr(mine, name))}) was {_said(there)} for these "
+            f"weights: the decoder has learnt another target; loss.{name}={_said(there)} goes on"
+            for name in ("normalize_targets", "target_model")
+            if (there := getattr(theirs.loss, name)) != getattr(mine, name)
+        ]
+
+
+def _module(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _part(name: str) -> str:
+    module = _module(name)
+    return _PARTS.get(module, module)
+
+
+def _said(value: object) -> str:
+    """A value of a setting, as a command takes it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def _as_of_two(name: str, config: PretrainConfig | FinetuneConfig) -> str:
+    """The name of a tensor in a model with two predictors: one alone may be that from pixels."""
+    is_of_pixels = isinstance(config, PretrainConfig) and config.model.predictor_input == "pixels"
+    return f"pixel_{name}" if is_of_pixels and name.startswith("predictor.") else name
+
+
+def _origin(part: str, theirs: PretrainConfig | FinetuneConfig) -> str:
+    if part == "pixel_predictor" and _as_of_two("predictor.", theirs).startswith(part):
+        part = "predictor"
+    return f"the file's {part}"
+
+
+def _sizes(model: EncoderConfig) -> dict[str, Any]:
+    """Settings of a model's size as they count, by their names; mlp_ratio is of the size alone."""
+    size = SIZES[model.size]
+    found = {"mlp_ratio": size.mlp_ratio, **vars(model)}
+    usual = {name: getattr(size, name) for name in ("width", "depth", "heads")}
+    if isinstance(model, ModelConfig):
+        usual |= {n: getattr(size, n) for n in ("decoder_width", "decoder_heads")}
+        usual["decoder_mlp_ratio"] = size.mlp_ratio
+    return found | {name: value for name, value in usual.items() if found[name] is None}
+
+
+def _to_set(
+    mine: ModelConfig, theirs: EncoderConfig, names: Mapping[str, Any]
+) -> dict[str, tuple[Any, Any]]:
+    """Settings (mine, theirs) to change where sizes ``names`` are not the same: of another size of
+    the model that size, and what is still unlike then."""
+
+    def unlike(of: ModelConfig) -> dict[str, tuple[Any, Any]]:
+        ours, others = _sizes(of), _sizes(theirs)
+        return {n: (ours[n], others[n]) for n in names if not _are_same(ours[n], others[n])}
+
+    found = unlike(mine)
+    if found and mine.size != theirs.size:
+        with_size = unlike(replace(mine, size=theirs.size))
+        if "mlp_ratio" in found or len(with_size) < len(found):
+            return {"size": (mine.size, theirs.size), **with_size}
+    return found
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-3)  # of MLPs whose width was rounded
+    return bool(one == other)

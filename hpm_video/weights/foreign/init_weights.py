@@ -1,0 +1,123 @@
+"""``model.init``: the weights that a run starts with, and what became of every tensor."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.models.adapters import plain_name
+from hpm_video.models.build import SIZES, heads_of
+from hpm_video.models.decoder import DecoderInput
+from hpm_video.models.hpm import HPM
+from hpm_video.models.resample import Tokens
+from hpm_video.models.vit import Encoder
+from hpm_video.runtime.files import write_atomically
+from hpm_video.weights.foreign.account import Imported, Row, key_table
+from hpm_video.weights.foreign.architecture import Assumptions
+from hpm_video.weights.foreign.to_ours import import_weights
+
+TABLE = "init.txt"  # in a run's folder
+
+
+def init_weights(config: PretrainConfig | FinetuneConfig) -> Imported:
+    """Read the file of ``model.init``, of any origin; what is allowed to be missing is left out.
+
+    Of a fine-tuning the encoder alone, and of a pre-training whose model.init_parts have no
+    decoder.
+
+    Raises FileNotFoundError, or ValueError where it is refused, or where what no shape tells is
+    otherwise in the settings.
+    """
+    model = config.model
+    assert model.init is not None
+    has_decoder = isinstance(config, PretrainConfig) and "decoder" in config.model.parts_of_init
+    told = Assumptions(image_frames=config.data.num_frames, tubelet_size=model.tubelet_size)
+    if isinstance(config, PretrainConfig):
+        # What is of the size is compared afterwards, all at once
+        told = replace(
+            told, depth=model.depth, heads=model.heads, decoder_heads=config.model.decoder_heads
+        )
+    else:
+        heads = heads_of(model.size, model.heads)
+        told = replace(told, depth=model.depth or SIZES[model.size].depth, heads=heads)
+    found = import_weights(
+        model.init,
+        assumptions=told,
+        allow_missing=model.allow_missing,
+        fill=False,
+        encoder_only=not has_decoder,
+    )
+    if isinstance(config, PretrainConfig):
+        return found
+    trained = found.state["config"]["model"]
+    for name, mine, theirs in (
+        ("heads", heads, heads_of(trained["size"], trained["heads"])),
+        ("positions", model.positions, trained.get("positions", "sinusoid")),
+    ):
+        if mine != theirs:
+            raise ValueError(
+                f"model.{name} ({mine}) must be {theirs}, as in the weights of model.init "
+                f"({model.init})"
+            )
+    return found
+
+
+def write_init_table(
+    folder: Path,
+    found: Imported,
+    model: nn.Module,
+    *,
+    taken: Mapping[str, str],
+    before: Tokens,
+    initialised: Sequence[str],
+) -> None:
+    """Write folder/init.txt: of every tensor of the file and of what was taken, what became of it.
+
+    ``taken``: names in the file's model -> in the run's. ``before``: the tokens that the weights
+    were trained with. ``initialised``: names of what was allowed to be missing.
+    """
+    own = {plain_name(name): value for name, value in model.state_dict().items()}
+    changed = _changed(model, before, taken.values())
+    rows = []
+    for row in found.rows:
+        if not row.ours:
+            rows.append(row)
+        elif (name := taken.get(row.ours)) is not None:
+            found_as = replace(row, ours=name, status="loaded" if name == row.theirs else "renamed")
+            note = changed.get(name)
+            rows.append(replace(found_as, status="interpolated", note=note) if note else found_as)
+        elif row.theirs:
+            note = "allowed not to fit" if row.ours in initialised else "not of this model"
+            rows.append(replace(row, ours="", status="unused", note=note))
+    for name in changed.keys() - own.keys():
+        table = model.get_buffer(name)
+        note = f"computed, {changed[name]}"
+        rows.append(Row("", name, "interpolated", tuple(table.shape), note))
+    rows += [Row("", n, "initialised", tuple(own[n].shape)) for n in initialised]
+    lines = key_table(replace(found, rows=tuple(rows)))
+    write_atomically(folder / TABLE, (f"{line}\n" for line in lines))
+
+
+def _changed(model: nn.Module, before: Tokens, taken: Collection[str]) -> dict[str, str]:
+    """What was made to fit other tokens, of the modules that have tensors among ``taken``."""
+    encoder = model.get_submodule("encoder")
+    assert isinstance(encoder, Encoder)
+    now, changed = encoder.tokens, {}
+    for name, part in model.named_modules():
+        if not isinstance(part, Encoder | DecoderInput):
+            continue
+        if not any(each.startswith(f"{name}.") for each in taken):
+            continue
+        if before.grid != now.grid:
+            changed[f"{name}.positions"] = f"from {before.grid} to {now.grid}"
+        if isinstance(part, Encoder) and before.shape != now.shape:
+            changed[f"{name}.embed.weight"] = f"from {before.shape} to {now.shape}"
+    head = model.get_submodule("reconstructor.head") if isinstance(model, HPM) else None
+    # One of features has nothing to do with the shape of tokens
+    says_pixels = isinstance(head, nn.Linear) and head.out_features == now.shape.num_values
+    if says_pixels and before.shape != now.shape:
+        of_head = {"reconstructor.head.weight", "reconstructor.head.bias"} & set(taken)
+        changed |= dict.fromkeys(of_head, f"from {before.shape} to {now.shape}")
+    return changed
