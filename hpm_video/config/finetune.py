@@ -49,7 +49,7 @@ class ClassifierConfig(EncoderConfig):
     )
     lora_alpha: int = setting(16, "what adapters give counts lora_alpha / lora_rank times")
     lora_targets: list[str] = setting(
-        list(LORA_TARGETS), f"layers of a block that have adapters: of {', '.join(LORA_TARGETS)}"
+        [], f"layers of a block that have adapters: of {', '.join(LORA_TARGETS)}; []: all of them"
     )
 
     def __post_init__(self) -> None:
@@ -90,9 +90,9 @@ class ClassifierConfig(EncoderConfig):
                 "of at least 1"
             )
         all_at_least("model.", self, lora_rank=0, lora_alpha=1)
-        if not targets or set(targets) - {*LORA_TARGETS} or len({*targets}) < len(targets):
+        if set(targets) - {*LORA_TARGETS} or len({*targets}) < len(targets):
             raise ValueError(
-                f"model.lora_targets ({', '.join(targets)}) must be one or several of "
+                f"model.lora_targets ({', '.join(targets)}) must be of "
                 f"{', '.join(LORA_TARGETS)}, each once"
             )
         if self.lora_rank and freeze == "encoder":

@@ -11,6 +11,7 @@ from timm.layers import DropPath
 from torch import Tensor
 
 from hpm_video.config import ClassifierConfig
+from hpm_video.config.finetune import LORA_TARGETS
 from hpm_video.models.baselines import Baseline
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.vit import Encoder
@@ -69,7 +70,8 @@ def _add_adapters(encoder: Encoder, blocks: range, config: ClassifierConfig) -> 
         raise ValueError(
             f"model.lora_rank ({config.lora_rank}) must be at most {width}, the encoder's width"
         )
-    names = [f"blocks.{k}.{_PLACES[target]}" for k in blocks for target in config.lora_targets]
+    targets = config.lora_targets or LORA_TARGETS
+    names = [f"blocks.{k}.{_PLACES[target]}" for k in blocks for target in targets]
     settings = LoraConfig(
         r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules=names, bias="none"
     )

@@ -323,7 +323,7 @@ def test_several_processes_of_one_job_are_refused(
         ),
         (
             {"variants": {"hpm": {"comparisons": ["epochs"]}}},
-            ["variants (hpm)", "without settings or comparisons"],
+            ["variants (hpm)", "without settings of its own"],
         ),
         ({"seeds": 0}, ["seeds (0)"]),
         ({"probes": ["svm"]}, ["probes (svm)"]),
@@ -381,6 +381,7 @@ def test_the_committed_studies_have_the_seeds_that_evidence_needs(
 def _committed(path: Path, folder: Path) -> Study:
     parts = ("pretrain", "train", "val") if "signs" in path.stem else ()
     words = [f"sets.signs.{part}=list.csv" for part in parts]
+    words += ["init=pre"] if path.stem == "study_adapt" else []
     return Study(load_config(StudyConfig, path, words), home=path.parent, folder=folder)
 
 

@@ -22,7 +22,7 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.prepare.check import check_manifest
 from hpm_video.data.samples.clips import ClipDataset, ClipReader
 from hpm_video.data.samples.views import ViewDataset
-from hpm_video.data.video.frames import open_video
+from hpm_video.data.video.frames import Video, open_video
 from hpm_video.data.video.readers.tables import decoded_table
 
 
@@ -114,7 +114,8 @@ def test_requests_have_the_tables_of_their_lists(tmp_path: Path) -> None:
         assert (first.index, first.table) == (place, table)
         assert second.table == expected[second.index]
         assert next(views.requests(place)).table == table
-    assert next(clips.requests((0, 3))).open("pyav").table.is_decoded
+    video = next(clips.requests((0, 3))).open(data)
+    assert isinstance(video, Video) and video.table.is_decoded
 
 
 def test_an_index_that_is_older_than_its_list_or_a_video(tmp_path: Path) -> None:

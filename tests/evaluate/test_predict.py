@@ -256,8 +256,8 @@ def test_a_video_without_times_is_named(
 ) -> None:
     opened = LongVideo.__init__
 
-    def without_times(video: LongVideo, *arguments: Any) -> None:
-        opened(video, *arguments)
+    def without_times(video: LongVideo, *arguments: Any, **others: Any) -> None:
+        opened(video, *arguments, **others)
         video.times = np.full_like(video.times, np.nan)
 
     monkeypatch.setattr(LongVideo, "__init__", without_times)

@@ -28,7 +28,7 @@ def view_by_view(reader: ViewReader, request: Request, out: torch.Tensor, *, who
     """Decode the video anew for every view; ``whole``: all of its stride-th frames."""
     for place in range(len(out)):
         clip, crop = divmod(place, reader.num_crops)
-        video, data = request.open(reader.data.decoder), reader.data
+        video, data = request.open(reader.data), reader.data
         window = view_indices(video.num_frames, data, num_clips=reader.num_clips)[clip]
         read = np.union1d(np.arange(0, video.num_frames, data.frame_stride), window)
         read = read if whole else np.unique(window)
