@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.cli import options
+from hpm_video.cli.probe import MODEL
 from hpm_video.config import FeaturesConfig
 from hpm_video.config.settings import load_config
 from hpm_video.runtime.files import printable
@@ -14,7 +15,7 @@ _VAL = "data.val_manifest, or probe.val_manifest of pre-training"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options.add_checkpoint(parser)
+    options.add_checkpoint(parser, MODEL)
     which = parser.add_mutually_exclusive_group()
     options.add_manifest(which, "list(s) of videos (default: those the run was judged on)")
     which.add_argument("--video", metavar="FILE", help="one video, by sliding windows")
@@ -49,9 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     checkpoint, manifests, output = arguments.checkpoint, arguments.manifest, Path(arguments.output)
     if arguments.video is None and not manifests:
-        from hpm_video.weights.load import lists_of
+        from hpm_video.evaluate.frozen_encoder import stored_lists
 
-        stored = lists_of(checkpoint)
+        stored = stored_lists(checkpoint)
         config = replace(config, root=config.root or stored.root)
         names = {"option": "--manifest", "setting": _VAL, "checkpoint": checkpoint}
         manifests = options.lists_or_stored(manifests, stored.val, **names)

@@ -21,7 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(find_named(arguments.name).read_text(encoding="utf-8"), end="")
         return 0
     for kind, recipes in groupby(list_recipes(), key=lambda recipe: recipe.kind):
-        print(f"hpm-video {COMMANDS[kind]}" + ("" if kind == "demo" else " NAME …"))
+        name = {"demo": "", "probe": " MODEL --recipe NAME …"}.get(kind, " NAME …")
+        print(f"hpm-video {COMMANDS[kind]}{name}")
         print(_row("NAME", "hardware", "hours", "expected result"))
         for recipe in recipes:
             facts = map(_first_sentence, (recipe.hardware, recipe.hours, recipe.expected))

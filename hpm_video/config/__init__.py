@@ -12,6 +12,8 @@ from hpm_video.config.evaluation import ClipConfig as ClipConfig
 from hpm_video.config.evaluation import EvaluateConfig as EvaluateConfig
 from hpm_video.config.evaluation import EvaluationConfig as EvaluationConfig
 from hpm_video.config.evaluation import FeaturesConfig as FeaturesConfig
+from hpm_video.config.evaluation import FrozenEncoderConfig as FrozenEncoderConfig
+from hpm_video.config.evaluation import GridConfig as GridConfig
 from hpm_video.config.evaluation import PretrainProbeConfig as PretrainProbeConfig
 from hpm_video.config.evaluation import ProbeConfig as ProbeConfig
 from hpm_video.config.evaluation import ProbeJobConfig as ProbeJobConfig

@@ -8,7 +8,15 @@ from typing import TypeVar
 from hpm_video.config.limits import all_at_least
 from hpm_video.config.schema import setting
 from hpm_video.config.shared import DataConfig, EncoderConfig
-from hpm_video.config.values import Device, Precision, ProbeKind, StoredCheckpoint, values_of
+from hpm_video.config.values import (
+    ChosenOn,
+    Device,
+    Precision,
+    ProbeKind,
+    Sampling,
+    StoredCheckpoint,
+    values_of,
+)
 
 Data = TypeVar("Data", bound=DataConfig)
 Model = TypeVar("Model", bound=EncoderConfig)
@@ -17,9 +25,43 @@ PROBE_KINDS = values_of(ProbeKind)
 
 
 @dataclass(frozen=True)
+class GridConfig:
+    """Of the probe attentive_grid; the defaults are those of V-JEPA 2 but for the batch size."""
+
+    lrs: list[float] = setting([1e-4, 3e-4, 1e-3, 3e-3, 5e-3], "learning rates of AdamW")
+    weight_decays: list[float] = setting(
+        [0.01, 0.1, 0.4, 0.8], "each is trained with each learning rate"
+    )
+    chosen_on: ChosenOn = setting(
+        "held_out",
+        "videos that choose the best pair: a fifth of the training list, or the judged list itself",
+    )
+    blocks: int = setting(4, "attention blocks: the last is cross-attention")
+    heads: int | None = setting(
+        None, "attention heads; null: 16, or fewer where the encoder is narrow"
+    )
+    epochs: int = setting(20, "passes over the tokens")
+    batch_size: int = setting(32, "videos per optimizer step")
+    memory_gb: float = setting(4.0, "memory for activations; less memory takes more time")
+
+    def __post_init__(self) -> None:
+        all_at_least("probe.grid.", self, blocks=1, heads=1, epochs=1, batch_size=1)
+        for name, low in (("lrs", "above"), ("weight_decays", "of at least")):
+            values = getattr(self, name)
+            usable = all(0 <= v < math.inf and (v > 0 or name != "lrs") for v in values)
+            if not values or not usable or len(set(values)) < len(values):
+                raise ValueError(
+                    f"probe.grid.{name} ({values}) must be different numbers {low} 0, at least one"
+                )
+        if not 0 < self.memory_gb < math.inf:
+            raise ValueError(f"probe.grid.memory_gb ({self.memory_gb}) must be a number above 0")
+
+
+@dataclass(frozen=True)
 class ProbeConfig:
     num_clips: int = setting(1, "clips in time per video")
     num_crops: int = setting(1, "crops in space per clip")
+    train_crops: int | None = setting(None, "crops of the training list; null: num_crops")
     batch_size: int = setting(8, "videos encoded at a time")
     cells: tuple[int, int, int] = setting(
         (1, 1, 1), "of a clip, of which knn and linear see a mean each"
@@ -29,10 +71,16 @@ class ProbeConfig:
     linear_epochs: int = setting(100, "passes over the features, at every learning rate at once")
     attentive_epochs: int = setting(20, "passes over the tokens")
     attentive_lr: float = setting(1e-3, "of AdamW")
-    most_token_gb: float = setting(16.0, "memory that tokens, or cells, of all videos may take")
+    most_token_gb: float = setting(
+        16.0, "memory that tokens, or cells, of all videos may take; with probe.cache, disk space"
+    )
+    cache: str | None = setting(
+        None, "folder for tokens: on disk instead of in memory, and read again by a later probe"
+    )
+    grid: GridConfig = field(default_factory=GridConfig)
 
     def __post_init__(self) -> None:
-        all_at_least("probe.", self, num_clips=1, num_crops=1, batch_size=1)
+        all_at_least("probe.", self, num_clips=1, num_crops=1, train_crops=1, batch_size=1)
         all_at_least("probe.", self, knn_neighbours=1, linear_epochs=1, attentive_epochs=1)
         if len(self.cells) != 3 or min(self.cells) < 1:
             raise ValueError(
@@ -49,11 +97,15 @@ class ProbeConfig:
 class PretrainProbeConfig(ProbeConfig):
     train_manifest: list[str] = setting([], "labelled videos to learn from")
     val_manifest: list[str] = setting([], "labelled videos that are then judged")
-    kinds: list[str] = setting(["knn"], "of knn, linear and attentive")
+    kinds: list[str] = setting(["knn"], f"of {', '.join(PROBE_KINDS)}")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_probe_kinds("probe.kinds", self.kinds)
+        if self.cache is not None:
+            raise ValueError(
+                f"probe.cache ({self.cache}) must be left out in pre-training: the encoder changes"
+            )
 
 
 @dataclass(frozen=True)
@@ -66,12 +118,16 @@ class ClipConfig:
         None, "frames from one frame to the next; null: as in training"
     )
     crop_size: int | None = setting(None, "side of a clip in pixels; null: as in training")
+    sampling: Sampling | None = setting(
+        None, "one window, or a frame of each segment; null: as in training"
+    )
     antialias: bool | None = setting(None, "how frames are resized; null: as in training")
     tubelet_size: int | None = setting(None, "frames of a token; null: as in training")
     patch_size: int | None = setting(None, "side of a token in pixels; null: as in training")
 
     def __post_init__(self) -> None:
-        all_at_least("clip.", self, **dict.fromkeys(vars(self).keys() - {"antialias", "fps"}, 1))
+        numbers = vars(self).keys() - {"antialias", "sampling", "fps"}
+        all_at_least("clip.", self, **dict.fromkeys(numbers, 1))
 
     def of(self, data: Data, model: Model) -> tuple[Data, Model]:
         """The settings of a training with these clips and tokens in the place of its own.
@@ -89,6 +145,41 @@ class ClipConfig:
                     f"clip.{length} ({long}) must be a multiple of the tokens' {size} ({short})"
                 )
         return data, model
+
+
+@dataclass(frozen=True)
+class FrozenEncoderConfig:
+    """What of an encoder is asked, and what an encoder of another project does not say itself."""
+
+    layers: list[int] = setting(
+        [-1], "blocks whose features are taken, 0 is the first and -1 the last"
+    )
+    weights: str | None = setting(None, "file of weights of timm:NAME")
+    mean: list[float] | None = setting(
+        None, "three, of pixels in [0, 1], subtracted first; null: as the model's folder says"
+    )
+    std: list[float] | None = setting(
+        None, "three, by which pixels are then divided; null: as the model's folder says"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise ValueError(
+                f"encoder.layers ({self.layers}) must name blocks, at least one, each once"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise ValueError(
+                f"encoder.mean ({self.mean}) and encoder.std ({self.std}) must be given together"
+            )
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None and not (
+                len(value) == 3
+                and all(map(math.isfinite, value))
+                and (name == "mean" or min(value) > 0)
+            ):
+                above = " above 0" if name == "std" else ""
+                raise ValueError(f"encoder.{name} ({value}) must be three numbers{above}")
 
 
 @dataclass(frozen=True)
@@ -130,9 +221,15 @@ class EvaluateConfig(AskConfig):
 
 @dataclass(frozen=True)
 class ProbeJobConfig(AskConfig):
-    """Settings of ``hpm-video probe`` beside checkpoint, lists and kinds."""
+    """Settings of ``hpm-video probe`` beside model and lists."""
 
+    kinds: list[str] = setting(["knn"], f"of {', '.join(PROBE_KINDS)}")
+    encoder: FrozenEncoderConfig = field(default_factory=FrozenEncoderConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_probe_kinds("kinds", self.kinds)
 
 
 @dataclass(frozen=True)
@@ -144,6 +241,7 @@ class FeaturesConfig(AskConfig):
     num_clips: int = setting(1, "clips in time per video of a list; their features are averaged")
     num_crops: int = setting(1, "crops in space per clip or window; their features are averaged")
     batch_size: int = setting(8, "videos or windows at a time")
+    encoder: FrozenEncoderConfig = field(default_factory=FrozenEncoderConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

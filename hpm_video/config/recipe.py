@@ -20,6 +20,7 @@ FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "con
 COMMANDS = {
     "pretrain": "pretrain",
     "finetune": "finetune",
+    "probe": "probe",
     "ablation": "bench ablation",
     "demo": "demo",
 }

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 Value = TypeVar("Value")
 
+_LONGEST_DEFAULT = 16  # that others are set beside
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -60,14 +61,18 @@ def settings_table(schema: type[Any], *, columns: int) -> str:
     """All settings with default, meaning and choices, in lines of at most so many characters."""
     settings = list(describe_settings(schema))
     key_width = max(len(setting.key) for setting in settings)
-    default_width = max(len(setting.default) for setting in settings)
+    lengths = [len(setting.default) for setting in settings]
+    default_width = max(length for length in lengths if length <= _LONGEST_DEFAULT)
     lines: list[str] = []
     for setting in settings:
         text = setting.meaning + (f" ({' | '.join(setting.choices)})" if setting.choices else "")
         start = f"  {setting.key:<{key_width}}  {setting.default:<{default_width}}  "
+        indent = " " * (key_width + default_width + 6)
         # Below a narrow terminal's width the lines are longer than it, but not unreadable.
-        room = max(columns, len(start) + 30)
-        indent = " " * len(start)
+        room = max(columns, len(indent) + 30)
+        if len(start) > len(indent):  # a long default has a line of its own
+            lines.append(start.rstrip())
+            start = indent
         lines += textwrap.wrap(
             text, room, initial_indent=start, subsequent_indent=indent, break_on_hyphens=False
         )

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Subset
 
-from hpm_video.config import DataConfig, FeaturesConfig
+from hpm_video.config import ClipConfig, DataConfig, FeaturesConfig, FrozenEncoderConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
 from hpm_video.data.loading.bad_videos import none_readable
@@ -21,7 +21,6 @@ from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import VideoReadError, check_is_file
-from hpm_video.evaluate.embed_classify import version_of
 from hpm_video.evaluate.feature_file import (
     SUFFIXES,
     Parts,
@@ -29,10 +28,16 @@ from hpm_video.evaluate.feature_file import (
     read_metadata,
     write_features,
 )
-from hpm_video.evaluate.frozen_encoder import Backbone, LoadedBackbone, load_backbone
+from hpm_video.evaluate.frozen_encoder import (
+    Backbone,
+    LoadedBackbone,
+    file_of,
+    load_backbone,
+)
 from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, barrier, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, printable
+from hpm_video.weights.foreign.encoder_sources import Source
 
 PART = 512  # videos or windows that are saved at a time
 _INDEX = ("path", "label", "features")  # first columns of a folder's index.csv
@@ -76,9 +81,7 @@ def list_features(
     manifest = read_manifest(list(manifests), root=config.root)
     with join_world(config.device, setting="device") as world:
         config = _with_precision(config, world)
-        loaded = load_backbone(
-            checkpoint, precision=config.precision, device=world.device, clip=config.clip
-        )
+        loaded = _load(checkpoint, config.clip, config, world)
         names = [manifest.name(index) for index in range(len(manifest))]
         description = {
             **_about(checkpoint, loaded, config),
@@ -118,7 +121,7 @@ def list_features(
     pairs = tuple((manifest.path(index), reasons[index]) for index in bad)
     if not is_any_readable:
         raise none_readable(pairs)
-    return Extracted(output, len(manifest), pairs, manifest.notes)
+    return Extracted(output, len(manifest), pairs, (*manifest.notes, *loaded.notes))
 
 
 def video_features(
@@ -140,7 +143,7 @@ def video_features(
         config = _with_precision(config, world)
         loaded, about = _load_for_windows(checkpoint, sliding, config, world)
         _slide(loaded, os.fspath(video), output, config, about)
-    return Extracted(output, 1, ())
+    return Extracted(output, 1, (), loaded.notes)
 
 
 def sliding_list_features(
@@ -190,7 +193,7 @@ def sliding_list_features(
                 rows.append({**known, "features": "" if reason else file, "reason": reason})
             write_manifest(index_file, rows, columns=_INDEX)
         barrier(world)
-    return Extracted(index_file, len(manifest), bad, manifest.notes)
+    return Extracted(index_file, len(manifest), bad, (*manifest.notes, *loaded.notes))
 
 
 def _encode_rows(
@@ -201,7 +204,7 @@ def _encode_rows(
     dataset = ViewDataset(
         manifest, loaded.data, num_clips=config.num_clips, num_crops=config.num_crops
     )
-    features = np.empty((len(rows), backbone.width), dtype=np.float32)
+    features = np.empty((len(rows), backbone.feature_width), dtype=np.float32)
     reasons = [""] * len(rows)
     for batch in view_loader(
         Subset(dataset, rows),
@@ -221,13 +224,25 @@ def _encode_rows(
     return {"features": features, "reason": np.array(reasons)}
 
 
+def _load(
+    checkpoint: str | Path, clip: ClipConfig, config: FeaturesConfig, world: World
+) -> LoadedBackbone:
+    return load_backbone(
+        checkpoint,
+        precision=config.precision,
+        device=world.device,
+        clip=clip,
+        settings=config.encoder,
+    )
+
+
 def _load_for_windows(
     checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
 ) -> tuple[LoadedBackbone, dict[str, Any]]:
     """The encoder for windows, and what the metadata of each of their files says of them."""
-    clip, window = config.clip, sliding.window
-    clip = clip if window is None else replace(clip, num_frames=window)
-    loaded = load_backbone(checkpoint, precision=config.precision, device=world.device, clip=clip)
+    given: dict[str, Any] = {"num_frames": sliding.window, "frame_stride": sliding.frame_stride}
+    clip = replace(config.clip, **{n: value for n, value in given.items() if value is not None})
+    loaded = _load(checkpoint, clip, config, world)
     frame_stride = sliding.frame_stride or loaded.data.frame_stride
     return loaded, {
         **_about(checkpoint, loaded, config),
@@ -280,7 +295,7 @@ def _slide(
             if not any(parts.folder.iterdir()):
                 parts.folder.rmdir()
             raise
-    indices, tubelet = video.indices, loaded.backbone.encoder.tokens.shape.tubelet_size
+    indices, tubelet = video.indices, loaded.data.num_frames // loaded.backbone.grid.time
     times = {"start_s": video.times[indices[:, 0]], "end_s": video.times[indices[:, -1] + 1]}
     if about["per_step"]:
         times["step_start_s"] = video.times[indices[:, ::tubelet]]
@@ -344,20 +359,25 @@ def _about(
     checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig
 ) -> dict[str, Any]:
     """What features depend on beside the videos, for their metadata."""
-    file, written_ns = version_of(checkpoint)
+    file, size, written_ns = file_of(checkpoint, config.encoder)
+    backbone, encoder = loaded.backbone, asdict(config.encoder)
+    tokens = (
+        backbone.grid if isinstance(backbone.encoder, Source) else backbone.encoder.tokens.shape
+    )
     return {
         "checkpoint": os.fspath(file),
-        "checkpoint_bytes": file.stat().st_size,
+        "checkpoint_bytes": size,
         "checkpoint_written_ns": written_ns,
         "kind": loaded.kind,
         "step": loaded.step,
         "precision": config.precision,
         "window": loaded.data.num_frames,
         "crop_size": loaded.data.crop_size,
-        "token": str(loaded.backbone.encoder.tokens.shape),
+        "token": str(tokens),
         "num_crops": config.num_crops,
-        # Files from before this setting say nothing, and stay valid
+        # Files from before these settings say nothing, and stay valid
         **({} if loaded.data.antialias else {"antialias": False}),
+        **({} if encoder == asdict(FrozenEncoderConfig()) else {"encoder": encoder}),
     }
 
 

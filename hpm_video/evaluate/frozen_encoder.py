@@ -3,20 +3,31 @@
 Notation as in `hpm_video.models.tokens`.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpm_video.config import ClipConfig, DataConfig
+from hpm_video.config import ClipConfig, DataConfig, FrozenEncoderConfig
 from hpm_video.config.values import Precision
+from hpm_video.models.build import check_layers
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import Block, Encoder
-from hpm_video.weights.checkpoint import load_checkpoint
-from hpm_video.weights.load import encoder_of, pooling_norm_of
+from hpm_video.weights.checkpoint import find_checkpoint
+from hpm_video.weights.foreign.account import Imported
+from hpm_video.weights.foreign.architecture import Assumptions, knows_frames
+from hpm_video.weights.foreign.encoder_sources import OF_TIMM, Asked, Source
+from hpm_video.weights.foreign.encoders import library_model, source_of_others
+from hpm_video.weights.foreign.formats import IMAGE
+from hpm_video.weights.foreign.to_ours import import_weights
+from hpm_video.weights.foreign.weight_files import read_weights
+from hpm_video.weights.hub import local_model
+from hpm_video.weights.load import StoredLists, encoder_of, lists_in, pooling_norm_of
 
 
 @dataclass(frozen=True)
@@ -25,12 +36,14 @@ class Backbone:
 
     encoder: of all N tokens of a clip. norm: what follows the mean over tokens, see
     `pooling_norm_of`, so that a pooled feature is just what the head of a classifier sees.
-    precision: of the forward pass.
+    precision: of the forward pass. layers: the L blocks whose features are taken; those of another
+    library's model are what it was made for.
     """
 
-    encoder: Encoder
+    encoder: Encoder | Source
     norm: nn.Module
     precision: Precision
+    layers: tuple[int, ...] = (-1,)
 
     @property
     def grid(self) -> TokenGrid:
@@ -41,75 +54,209 @@ class Backbone:
         return self.encoder.width
 
     @property
+    def num_tokens(self) -> int:
+        """Of a clip, in all layers."""
+        return len(self.layers) * self.grid.num_tokens
+
+    @property
+    def feature_width(self) -> int:
+        """Numbers of a pooled feature of one cell."""
+        return len(self.layers) * self.width
+
+    @property
     def device(self) -> torch.device:
-        return self.encoder.mean.device
+        return next(self.encoder.parameters()).device
 
     @property
     def heads(self) -> int:
-        """Attention heads of a block."""
+        """Attention heads of a block, or as many as usual at this width."""
+        if isinstance(self.encoder, Source):
+            most = max(self.width // 64, 1)
+            return next(heads for heads in range(most, 0, -1) if self.width % heads == 0)
         block = self.encoder.blocks[0]
         assert isinstance(block, Block)
         return block.attn.heads
 
     @torch.no_grad()
     def encode(self, clips: Tensor) -> Tensor:
-        """Clips (B, 3, T, H, W) in [0, 1] -> tokens (B, N, D) float32, for the methods below."""
+        """Clips (B, 3, T, H, W) in [0, 1] -> tokens (B, L * N, D) float32, layer by layer, for the
+        methods below."""
         was_training = self.encoder.training
         self.encoder.eval()
         with autocast(clips.device, self.precision):
-            tokens: Tensor = self.encoder(patchify(clips, self.grid))
+            if isinstance(self.encoder, Source):
+                found = [layer.flatten(1, 3) for layer in self.encoder(clips)]
+            elif self.layers == (-1,):
+                found = [self.encoder(patchify(clips, self.grid))]
+            else:
+                found = self.encoder.at_layers(patchify(clips, self.grid), self.layers)
         self.encoder.train(was_training)
-        return tokens.float()
+        return torch.cat([layer.float() for layer in found], dim=1)
 
     @torch.no_grad()
     def pooled(self, tokens: Tensor, cells: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
-        """Tokens (B, N, D) -> one feature of each clip (B, C * D).
+        """Tokens (B, L * N, D) -> one feature of each clip (B, L * C * D), layer by layer.
 
         The grid is cut into C cells, so many along (time, height, width), none above the grid's. A
         feature is the mean over the tokens of each, one after the other, width running fastest.
         """
         grid = self.grid
-        volume = tokens.unflatten(1, (grid.time, grid.height, grid.width)).movedim(-1, 1)
+        layers = tokens.unflatten(1, (-1, grid.num_tokens)).flatten(0, 1)  # (B * L, N, D)
+        volume = layers.unflatten(1, (grid.time, grid.height, grid.width)).movedim(-1, 1)
         means = F.adaptive_avg_pool3d(volume, cells).flatten(2).mT
-        return self.norm(means).flatten(1)
+        return self.norm(means).reshape(len(tokens), -1)
 
     @torch.no_grad()
     def steps(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N, D) -> a feature of each step of the grid in time (B, time, D)."""
-        return self.norm(tokens.unflatten(1, (self.grid.time, -1)).mean(dim=2))
+        """Tokens (B, L * N, D) -> a feature of each step of the grid in time (B, time, L * D)."""
+        means = tokens.unflatten(1, (len(self.layers), self.grid.time, -1)).mean(dim=3)
+        return self.norm(means).transpose(1, 2).flatten(2)
 
     @torch.no_grad()
     def tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, N, D) -> features of each of them (B, N, D)."""
+        """Tokens (B, L * N, D) -> features of each of them (B, L * N, D)."""
         return self.norm(tokens)
 
 
 @dataclass(frozen=True)
 class LoadedBackbone:
-    """A backbone from a checkpoint, how its clips were sampled, and where it is from."""
+    """A backbone, how its clips are sampled, and where it is from: kind and, of a checkpoint of
+    ours, step. notes: what was assumed about it."""
 
     backbone: Backbone
     data: DataConfig
     kind: str
-    step: int
+    step: int | None
+    notes: tuple[str, ...] = ()
 
 
 def load_backbone(
-    checkpoint: str | Path,
+    model: str | Path,
     *,
     precision: Precision,
     device: torch.device | str = "cpu",
     clip: ClipConfig | None = None,
+    settings: FrozenEncoderConfig | None = None,
 ) -> LoadedBackbone:
-    """The encoder of a checkpoint of pre-training (the student's) or of fine-tuning.
+    """An encoder of any origin: of a checkpoint of ours (of pre-training, the student's, or of
+    fine-tuning), of a file that `import_weights` knows, or of another library (`library_model`).
 
-    ``clip``: clips and tokens if not as in training; the weights are interpolated to fit them.
-    Raises FileNotFoundError, or ValueError when it is no checkpoint of ours.
+    ``clip``: clips and tokens if not as in training; weights of ours are interpolated to fit them.
+    Raises FileNotFoundError, or ValueError in one line: for a model that is none of these, and for
+    settings that it needs or cannot have.
     """
-    state = load_checkpoint(checkpoint)
-    encoder, data = encoder_of(state, source=checkpoint, clip=clip)
-    norm = pooling_norm_of(state, encoder.width, source=checkpoint)
-    for module in (encoder, norm):
+    clip, settings, model = clip or ClipConfig(), settings or FrozenEncoderConfig(), str(model)
+    make = _load_ours if library_model(model, name="model") is None else _load_others
+    loaded = make(model, clip, settings, precision)
+    for module in (loaded.backbone.encoder, loaded.backbone.norm):
         module.requires_grad_(False).eval().to(device)
-    kind, step = str(state["kind"]), int(state["step"])
-    return LoadedBackbone(Backbone(encoder, norm, precision), data, kind, step)
+    return loaded
+
+
+def _load_ours(
+    model: str, clip: ClipConfig, settings: FrozenEncoderConfig, precision: Precision
+) -> LoadedBackbone:
+    if settings.weights is not None:
+        raise ValueError(
+            f"encoder.weights ({settings.weights}) must be left out for model ({model}): it has "
+            "its own"
+        )
+    colours = [None if c is None else (c[0], c[1], c[2]) for c in (settings.mean, settings.std)]
+    found = import_weights(model, assumptions=Assumptions(mean=colours[0], std=colours[1]))
+    state = found.state
+    if found.architecture is not None:
+        _check_imported(found, model, clip)
+    elif settings.mean is not None:
+        raise ValueError(
+            f"encoder.mean ({settings.mean}) must be left out for model ({model}): it has its own"
+        )
+    encoder, data = encoder_of(state, source=model, clip=clip)
+    check_layers(settings.layers, len(encoder.blocks), setting="encoder.layers")
+    norm = pooling_norm_of(state, encoder.width, source=model)
+    assumed = found.architecture.assumed if found.architecture is not None else ()
+    notes = (f"of model ({model}) this is assumed: {', '.join(assumed)}",) if assumed else ()
+    kind = str(state["kind"]) if found.architecture is None else found.words
+    step = None if found.architecture is not None else int(state["step"])
+    backbone = Backbone(encoder, norm, precision, tuple(settings.layers))
+    return LoadedBackbone(backbone, data, kind, step, notes)
+
+
+def _check_imported(found: Imported, model: str, clip: ClipConfig) -> None:
+    """Raise ValueError for images, and where nobody says which frames the model is to see."""
+    assert found.architecture is not None
+    if found.words == IMAGE.words:
+        raise ValueError(
+            f"model ({model}) is of images: name its architecture too, as "
+            f"timm:vit_base_patch16_224 encoder.weights={model}"
+        )
+    if not knows_frames(found.architecture.num_classes):
+        _require_frames(model, clip, has_length=True)
+
+
+def _load_others(
+    model: str, clip: ClipConfig, settings: FrozenEncoderConfig, precision: Precision
+) -> LoadedBackbone:
+    kind = library_model(model, name="model")
+    _require_frames(model, clip, has_length=kind == "vjepa2")
+    for name in ("patch_size", "tubelet_size"):
+        if (value := getattr(clip, name)) is not None:
+            raise ValueError(
+                f"clip.{name} ({value}) must be left out for model ({model}): its tokens are fixed"
+            )
+    asked = Asked(
+        clip.num_frames,
+        settings.layers,
+        settings.weights,
+        side=clip.crop_size,
+        mean=settings.mean,
+        std=settings.std,
+        name="model",
+        group="encoder.",
+        clip="clip.",
+    )
+    source = source_of_others(model, asked)
+    assert source is not None
+    given: dict[str, Any] = {n: getattr(clip, n) for n in ("sampling", "frame_stride", "fps")}
+    if clip.fps is not None:
+        given["frame_stride"] = clip.frame_stride or 1
+    data = DataConfig(
+        num_frames=source.num_frames,
+        crop_size=source.side,
+        antialias=clip.antialias is not False,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    backbone = Backbone(source, nn.Identity(), precision, tuple(settings.layers))
+    return LoadedBackbone(
+        backbone, data, model if kind == OF_TIMM else f"transformers {kind}", None
+    )
+
+
+def _require_frames(model: str, clip: ClipConfig, *, has_length: bool) -> None:
+    """Raise ValueError where nobody says which frames of a video a model is to see."""
+    missing = [] if has_length or clip.num_frames else ["clip.num_frames=16"]
+    if not (clip.frame_stride or clip.fps) and clip.sampling not in ("uniform", "videomae_ssv2"):
+        missing.append(
+            "clip.frame_stride=4 (or clip.fps=8, or clip.sampling=uniform for the whole video)"
+        )
+    if missing:
+        raise ValueError(
+            f"model ({model}) does not say which frames of a video it is to see: add "
+            f"{' '.join(missing)}, or other numbers"
+        )
+
+
+def stored_lists(model: str) -> StoredLists:
+    """The labelled lists that a model's settings name: none of a model that is not ours."""
+    state = None if library_model(model, name="model") else read_weights(model).state
+    return StoredLists([], [], None) if state is None else lists_in(state)
+
+
+def file_of(model: str | Path, settings: FrozenEncoderConfig) -> tuple[Path, int, int]:
+    """Where a model's weights lie, how many bytes these are, and when they were written (ns)."""
+    path = local_model(settings.weights or model)
+    if (path / "config.json").is_file():
+        stats = [entry.stat() for entry in os.scandir(path) if entry.is_file()]
+        size, written = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
+        return path.resolve(), size, written
+    file = find_checkpoint(path).resolve()
+    return file, file.stat().st_size, file.stat().st_mtime_ns

@@ -63,8 +63,19 @@ class KeptProbe:
     ) -> "KeptProbe":
         """That of a backbone which was loaded from a checkpoint.
 
-        Raises ValueError for the encoder of a classifier that was exported alone.
+        Raises ValueError for the encoder of a classifier that was exported alone, for one that is
+        not ours, and for other layers than the last.
         """
+        if loaded.step is None:
+            raise ValueError(
+                f"model ({checkpoint}) must be a checkpoint of ours for --keep: hpm-video weights "
+                "import makes one of VideoMAE's files"
+            )
+        if loaded.backbone.layers != (-1,):
+            raise ValueError(
+                f"encoder.layers ({list(loaded.backbone.layers)}) must be [-1] with --keep: a "
+                "classifier sees the last layer"
+            )
         state = load_checkpoint(checkpoint)
         trained = settings_of(state)
         pooling: Pooling = "norm_mean"

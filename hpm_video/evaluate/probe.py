@@ -5,9 +5,12 @@ for all kinds of probes (`hpm_video.evaluate.probe_heads`).
 """
 
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +29,8 @@ from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
-from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
+from hpm_video.evaluate.attentive_grid import GridPoint, Views, grid_scores, heads_for
+from hpm_video.evaluate.frozen_encoder import Backbone, file_of, load_backbone
 from hpm_video.evaluate.kept_probe import KeptProbe, check_keep
 from hpm_video.evaluate.probe_heads import (
     LinearResult,
@@ -35,9 +39,16 @@ from hpm_video.evaluate.probe_heads import (
     linear_scores,
     num_neighbours,
 )
+from hpm_video.evaluate.token_file import TokenFile, as_text
 from hpm_video.models.precision import choose_precision
 from hpm_video.models.tokens import TokenGrid
-from hpm_video.runtime.distributed import World, gather_to_main, join_world, others_wait
+from hpm_video.runtime.distributed import (
+    World,
+    gather_objects,
+    gather_to_main,
+    join_world,
+    others_wait,
+)
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,18 @@ class ProbeLists:
 class Encoded:
     """Features of the readable videos of a list.
 
-    features (K, C * D) float32: means over tokens and views, of each of C cells of the grid.
-    tokens (K, views * N, D) float16, if they were asked for. labels (K,). bad: (manifest index,
-    reason) of the videos that are left out. All on the CPU.
+    features (K, L * C * D) float32: means over tokens and views, of each of C cells of the grid and
+    each of L layers. tokens (K, views * L * N, D) float16, if they were asked for, of so many crops
+    of a clip. labels (K,). bad: (manifest index, reason) of the videos that are left out. All on
+    the CPU. file: where tokens are kept, and whether they were before.
     """
 
     features: Tensor
     tokens: Tensor | None
+    num_crops: int
     labels: Tensor
     bad: tuple[tuple[int, str], ...]
+    file: tuple[Path, bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,21 +85,26 @@ class ProbeResult:
     """What one kind of probe found.
 
     top1: share of all videos that are classified right, unreadable ones being wrong.
-    balanced_accuracy: mean of that share over classes. how: what it settled on, in words. linear:
-    of the linear probe.
+    balanced_accuracy: mean of that share over classes. how: what it settled on, in words. lr and
+    weight_decay: what it chose, if it did. grid: of attentive_grid, all of its points. linear: of
+    the linear probe.
     """
 
     kind: str
     top1: float
     balanced_accuracy: float
     how: str
+    lr: float | None = None
+    weight_decay: float | None = None
+    grid: tuple[GridPoint, ...] = ()
     linear: LinearResult | None = None
 
 
 @dataclass(frozen=True)
 class ProbeReport:
     """Results of all kinds; bad: (path, reason, what comes of it) of unreadable videos. warnings:
-    what makes the results worth little. precision: of the encoder.
+    what makes the results worth little. precision: of the encoder. encoder, clips: what it is, and
+    what it saw, in words. notes: files of tokens that were read or kept.
     """
 
     results: tuple[ProbeResult, ...]
@@ -94,6 +113,9 @@ class ProbeReport:
     bad: tuple[tuple[str, str, str], ...]
     warnings: tuple[str, ...]
     precision: Precision
+    encoder: str = ""
+    clips: str = ""
+    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, float]:
         """Figures by name, for a record."""
@@ -101,8 +123,10 @@ class ProbeReport:
         for result in self.results:
             figures[f"{result.kind}_top1"] = result.top1
             figures[f"{result.kind}_balanced_accuracy"] = result.balanced_accuracy
-            if result.linear is not None:
-                figures[f"{result.kind}_lr"] = result.linear.lr
+            if result.lr is not None:
+                figures[f"{result.kind}_lr"] = result.lr
+            if result.weight_decay is not None:
+                figures[f"{result.kind}_weight_decay"] = result.weight_decay
         figures["unreadable"] = len(self.bad)
         return figures
 
@@ -129,16 +153,37 @@ def probe(
         precision, _ = choose_precision(config.precision, world, setting="precision")
         config = replace(config, precision=precision)
         loaded = load_backbone(
-            checkpoint, precision=config.precision, device=world.device, clip=config.clip
+            checkpoint,
+            precision=config.precision,
+            device=world.device,
+            clip=config.clip,
+            settings=config.encoder,
         )
         backbone = loaded.backbone
-        check_probe(lists, kinds, config.probe, grid=backbone.grid, width=backbone.width)
+        sizes = {"width": backbone.width, "num_layers": len(backbone.layers)}
+        check_probe(lists, kinds, config.probe, grid=backbone.grid, **sizes)
         kept = None if keep is None else KeptProbe.of(checkpoint, loaded, config)
-        report = probe_backbone(backbone, lists, loaded.data, config, world, kinds=kinds)
-        if report is not None and kept is not None:
+        file, size, written_ns = file_of(checkpoint, config.encoder)
+        asked = [asdict(config.encoder), asdict(config.clip), config.precision]
+        origin = [os.fspath(file), size, written_ns, *asked]
+        report = probe_backbone(
+            backbone, lists, loaded.data, config, world, kinds=kinds, origin=origin
+        )
+        if report is None:
+            return None
+        if kept is not None:
             (linear,) = (each.linear for each in report.results if each.linear is not None)
             kept.write(Path(keep or ""), linear, classes=lists.train.classes, train=train, val=val)
-        return report
+    data, views = loaded.data, config.probe
+    frames = f"stride {data.frame_stride}" if data.sampling == "dense" else data.sampling
+    frames += "" if data.fps is None else f" at {data.fps:g} fps"
+    return replace(
+        report,
+        warnings=(*report.warnings, *loaded.notes),
+        encoder=loaded.kind if loaded.step is None else f"{loaded.kind}, step {loaded.step}",
+        clips=f"{data.num_frames} x {data.crop_size} x {data.crop_size} {frames}, "
+        f"{views.num_clips} x {views.num_crops}",
+    )
 
 
 def read_probe_lists(
@@ -162,30 +207,52 @@ def read_probe_lists(
 
 
 def check_probe(
-    lists: ProbeLists, kinds: Sequence[str], settings: ProbeConfig, *, grid: TokenGrid, width: int
+    lists: ProbeLists,
+    kinds: Sequence[str],
+    settings: ProbeConfig,
+    *,
+    grid: TokenGrid,
+    width: int,
+    num_layers: int = 1,
 ) -> None:
-    """Raise ValueError where there are more cells than tokens, or more to keep than may be."""
+    """Raise ValueError where there are more cells than tokens, heads that do not divide the width
+    D, or more to keep than may be."""
     sizes = (grid.time, grid.height, grid.width)
     if any(cells > size for cells, size in zip(settings.cells, sizes, strict=True)):
         raise ValueError(
             f"probe.cells ({list(settings.cells)}) must not be finer than the grid, {grid}"
         )
+    if "attentive_grid" in kinds:
+        heads_for(width, settings.grid)
     num_videos = len(lists.train) + len(lists.val)
-    num_tokens = settings.num_clips * settings.num_crops * grid.num_tokens
-    cells, tokens = math.prod(settings.cells) * torch.float32.itemsize, 0
-    if "attentive" in kinds:
-        tokens = num_tokens * torch.float16.itemsize
+    views = settings.num_clips * (
+        len(lists.train) * train_crops(settings) + len(lists.val) * settings.num_crops
+    )
+    cells = num_videos * math.prod(settings.cells) * torch.float32.itemsize
+    tokens = views * grid.num_tokens * torch.float16.itemsize if _needs_tokens(kinds) else 0
     take = f"of {num_videos} videos take"
+    advice = "fewer views, another kind"
+    if settings.cache is None:
+        advice += ", or a folder on a large disk with probe.cache"
     for each, what, fewer in (
         (cells, f"cells {take}", "fewer probe.cells"),
-        (tokens, f"tokens {take}, for the attentive probe", "fewer views, another kind"),
+        (tokens, f"tokens {take}, for the attentive probe", advice),
     ):
-        needed = num_videos * each * width / 1e9
+        needed = each * width * num_layers / 1e9
         if needed > settings.most_token_gb:
             raise ValueError(
                 f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
                 f"{math.ceil(needed * 10) / 10}, the GB that the {what}: or shorter lists, {fewer}"
             )
+
+
+def train_crops(settings: ProbeConfig) -> int:
+    """Crops in space of a clip to learn from."""
+    return settings.num_crops if settings.train_crops is None else settings.train_crops
+
+
+def _needs_tokens(kinds: Sequence[str]) -> bool:
+    return any(kind.startswith("attentive") for kind in kinds)
 
 
 def probe_backbone(
@@ -196,16 +263,24 @@ def probe_backbone(
     world: World,
     *,
     kinds: Sequence[str],
+    origin: Any = None,
 ) -> ProbeReport | None:
     """Judge an encoder by probes of all ``kinds``; the report is the main process's.
 
-    Clips are those of ``data``; views, workers and the probes are those of ``config``. Raises
+    Clips are those of ``data``; views, workers and the probes are those of ``config``. ``origin``
+    as in `encode_videos`. Raises
     UnreadableDataError, on the main process, where no video of a list can be read.
     """
     train, val = (
-        encode_videos(backbone, manifest, data, config, world, with_tokens="attentive" in kinds)
-        for manifest in (lists.train, lists.val)
-    )
+        encode_videos(
+            backbone, manifest, data, config, world,
+            with_tokens=_needs_tokens(kinds), num_crops=num_crops, origin=origin,
+        )
+        for manifest, num_crops in (
+            (lists.train, train_crops(config.probe)),
+            (lists.val, config.probe.num_crops),
+        )
+    )  # fmt: skip
     # Learning may take longer than a process may wait for another one in a collective
     with others_wait(world):
         if train is None or val is None:
@@ -219,12 +294,12 @@ def probe_backbone(
             bad += named
         results = []
         for kind in kinds:
-            scores, how, linear = _scores(
+            scores, how, chosen = _scores(
                 kind, train, val, lists.num_classes, model=backbone, settings=config.probe
             )
             right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
             shares = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
-            results.append(ProbeResult(kind, *shares, how, linear))
+            results.append(ProbeResult(kind, *shares, how, **chosen))
     return ProbeReport(
         tuple(results),
         num_train=len(lists.train),
@@ -232,6 +307,10 @@ def probe_backbone(
         bad=tuple(bad),
         warnings=lists.warnings,
         precision=backbone.precision,
+        notes=tuple(
+            f"tokens were {'read from' if was_there else 'written to'} {path}"
+            for path, was_there in filter(None, (train.file, val.file))
+        ),
     )
 
 
@@ -243,15 +322,28 @@ def encode_videos(
     world: World,
     *,
     with_tokens: bool,
+    num_crops: int | None = None,
+    origin: Any = None,
 ) -> Encoded | None:
-    """Encode the fixed views of all videos of a list, shared out over processes.
+    """Encode the fixed views of all videos of a list, shared out over processes. ``num_crops``: of
+    a clip, if not as in the settings. ``origin``: what sets the encoder apart, for probe.cache.
 
     The main process gets everything, each video once and in its place; the others get None.
     """
     settings = config.probe
-    views = settings.num_clips * settings.num_crops
+    num_crops = num_crops or settings.num_crops
+    file = None
+    if settings.cache is not None and with_tokens and world.is_main:
+        names = [manifest.path(index) for index in range(len(manifest))]
+        clips = [asdict(data), settings.num_clips, num_crops, list(settings.cells)]
+        described = [origin, clips, names, np.asarray(manifest.labels).tolist()]
+        file = TokenFile.of(settings.cache, described)
+    (is_there, *_) = gather_objects(file is not None and file.is_there, world)
+    if is_there:
+        return None if file is None else _read(file, num_crops)
+    views, count = settings.num_clips * num_crops, len(manifest)
     batches = view_loader(
-        ViewDataset(manifest, data, num_clips=settings.num_clips, num_crops=settings.num_crops),
+        ViewDataset(manifest, data, num_clips=settings.num_clips, num_crops=num_crops),
         batch_size=settings.batch_size,
         num_workers=config.num_workers,
         rank=world.rank,
@@ -259,47 +351,67 @@ def encode_videos(
         timeout_s=config.decode_timeout_s or None,
         device=world.device,
     )
-    count, width = len(manifest), backbone.width
-    features = torch.empty(count if world.is_main else 0, math.prod(settings.cells) * width)
-    tokens = None
-    if with_tokens and world.is_main:
-        num_tokens = views * backbone.grid.num_tokens
-        tokens = torch.empty(count, num_tokens, width, dtype=torch.float16)
+    num_features = math.prod(settings.cells) * backbone.feature_width
+    features = torch.empty(count if world.is_main else 0, num_features)
+    shape = count, views * backbone.num_tokens, backbone.width
     bad: list[tuple[int, str]] = []
-    # Shares may differ by a batch. Gathered batch by batch, tokens never fill a device's memory
-    for _ in range(-(-count // (world.size * settings.batch_size)) if count else 0):
-        batch, mine = next(batches, None), None
-        if batch is not None:
-            encoded = backbone.encode(batch.on(world.device))
-            pooled = backbone.pooled(encoded, settings.cells)  # (B * views, C * D)
-            pooled = pooled.unflatten(0, (-1, views)).mean(dim=1).cpu()
-            each = None
-            if with_tokens:  # (B * views, N, D) -> (B, views * N, D)
-                each = backbone.tokens(encoded).unflatten(0, (-1, views)).flatten(1, 2)
-                each = each.to("cpu", torch.float16)
-            mine = batch.indices.tolist(), pooled, each, batch.errors
-        for indices, pooled, each, errors in filter(None, gather_to_main(mine, world)):
-            features[indices] = pooled
-            if tokens is not None:
-                tokens[indices] = each
-            pairs = zip(indices, errors, strict=True)
-            bad += [(index, error) for index, error in pairs if error is not None]
-    if not world.is_main:
-        return None
-    labels = torch.from_numpy(np.array(manifest.labels))
-    if bad:
-        readable = torch.ones(count, dtype=torch.bool)
-        readable[[index for index, _ in bad]] = False
-        features, labels = features[readable], labels[readable]
-        tokens = None if tokens is None else tokens[readable]
-    return Encoded(features, tokens, labels, tuple(sorted(bad)))
+    with ExitStack() as stack:
+        tokens = None
+        if file is not None:
+            tokens = stack.enter_context(file.new(*shape))
+        elif with_tokens and world.is_main:
+            tokens = torch.empty(shape, dtype=torch.float16)
+        # Shares may differ by a batch. Gathered batch by batch, tokens never fill a device's memory
+        for _ in range(-(-count // (world.size * settings.batch_size)) if count else 0):
+            batch, mine = next(batches, None), None
+            if batch is not None:
+                encoded = backbone.encode(batch.on(world.device))
+                pooled = backbone.pooled(encoded, settings.cells)  # (B * views, L * C * D)
+                pooled = pooled.unflatten(0, (-1, views)).mean(dim=1).cpu()
+                each = None
+                if with_tokens:  # (B * views, L * N, D) -> (B, views * L * N, D)
+                    each = backbone.tokens(encoded).unflatten(0, (-1, views)).flatten(1, 2)
+                    each = each.to("cpu", torch.float16)
+                mine = batch.indices.tolist(), pooled, each, batch.errors
+            for indices, pooled, each, errors in filter(None, gather_to_main(mine, world)):
+                features[indices] = pooled
+                if tokens is not None:
+                    tokens[indices] = each
+                pairs = zip(indices, errors, strict=True)
+                bad += [(index, error) for index, error in pairs if error is not None]
+        if not world.is_main:
+            return None
+        labels = torch.from_numpy(np.array(manifest.labels))
+        bad.sort()
+        if bad:
+            readable = torch.ones(count, dtype=torch.bool)
+            readable[[index for index, _ in bad]] = False
+            features, labels = features[readable], labels[readable]
+            if tokens is not None:  # closed up in place: there may be no room for two
+                for new, old in enumerate(readable.nonzero()[:, 0].tolist()):
+                    if new != old:
+                        tokens[new] = tokens[old]
+                tokens = tokens[: len(labels)]
+    if file is not None:
+        assert tokens is not None
+        arrays = {"features": features.numpy(), "labels": labels.numpy(), **as_text(bad)}
+        file.finish(tuple(tokens.shape), **arrays)
+    kept = None if file is None else (file.path, False)
+    return Encoded(features, tokens, num_crops, labels, tuple(bad), kept)
+
+
+def _read(file: TokenFile, num_crops: int) -> Encoded:
+    tokens, arrays = file.read()
+    bad = tuple(zip(arrays["bad"].tolist(), arrays["reasons"].tolist(), strict=True))
+    features, labels = (torch.from_numpy(arrays[name]) for name in ("features", "labels"))
+    return Encoded(features, tokens, num_crops, labels, bad, (file.path, True))
 
 
 def _scores(
     kind: str, train: Encoded, val: Encoded, classes: int, *, model: Backbone, settings: ProbeConfig
-) -> tuple[Tensor, str, LinearResult | None]:
+) -> tuple[Tensor, str, dict[str, Any]]:
     """What one kind of probe, learnt from ``train``, makes of ``val``: scores (V, C), what it
-    settled on, and more of the linear one."""
+    settled on in words, and what it chose, by the names of a `ProbeResult`."""
     device = model.device
     labels = train.labels.to(device)
     given = train.features.to(device), labels, val.features.to(device)
@@ -312,20 +424,36 @@ def _scores(
             neighbours=neighbours,
             temperature=settings.knn_temperature,
         )
-        return scores, f"{neighbours} neighbours", None
+        return scores, f"{neighbours} neighbours", {}
     if kind == "linear":
         linear = linear_scores(*given, num_classes=classes, epochs=settings.linear_epochs)
         by = "the middle one: no class has a video to spare"
         if linear.lr_was_chosen:
             by = "chosen on a fifth of the training videos"
-        return linear.scores, f"lr {linear.lr:g}, {by}", linear
-    assert kind == "attentive" and train.tokens is not None and val.tokens is not None
+        return linear.scores, f"lr {linear.lr:g}, {by}", {"lr": linear.lr, "linear": linear}
+    assert train.tokens is not None and val.tokens is not None
+    if kind == "attentive_grid":
+        found = grid_scores(
+            Views(train.tokens, settings.num_clips, train.num_crops),
+            train.labels,
+            Views(val.tokens, settings.num_clips, val.num_crops),
+            val.labels,
+            num_classes=classes,
+            settings=settings.grid,
+            precision=model.precision,
+            device=device,
+        )
+        best = found.best
+        how = f"lr {best.lr:g}, weight decay {best.weight_decay:g}, {found.how}"
+        chosen = {"lr": best.lr, "weight_decay": best.weight_decay, "grid": found.points}
+        return found.scores, how, chosen
+    assert kind == "attentive"
     sizes = {"num_classes": classes, "heads": model.heads}
     epochs, lr = settings.attentive_epochs, settings.attentive_lr
     scores = attentive_scores(
         train.tokens, labels, val.tokens, **sizes, epochs=epochs, lr=lr, device=device
     )
-    return scores, f"lr {lr:g}, as given", None
+    return scores, f"lr {lr:g}, as given", {}
 
 
 def accuracies(

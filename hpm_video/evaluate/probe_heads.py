@@ -143,7 +143,7 @@ def train_linear(
     optimizer = torch.optim.SGD([weights, biases], lr=1.0, momentum=0.9)
     lr = torch.tensor(rates, device=features.device)
     with torch.enable_grad():
-        for batch in _batches(optimizer, count, _LINEAR_BATCH, epochs=epochs, seed=seed):
+        for batch in batches(optimizer, count, _LINEAR_BATCH, epochs=epochs, seed=seed):
             rows = batch.to(features.device)
             logits = _linear(features[rows], weights, biases)  # (R, B, C)
             (_losses(logits, labels[rows]) * lr).sum().backward()
@@ -185,7 +185,7 @@ def attentive_scores(
         model.append(nn.Linear(train.shape[-1], num_classes)).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     with torch.enable_grad():
-        for rows in _batches(optimizer, len(train), _ATTENTIVE_BATCH, epochs=epochs, seed=seed):
+        for rows in batches(optimizer, len(train), _ATTENTIVE_BATCH, epochs=epochs, seed=seed):
             F.cross_entropy(model(ready(train[rows])), labels[rows].to(device)).backward()
     with torch.no_grad():
         parts = [model(ready(part)).softmax(dim=1) for part in queries.split(_ATTENTIVE_BATCH)]
@@ -204,7 +204,7 @@ def _losses(logits: Tensor, labels: Tensor) -> Tensor:
     return losses.unflatten(0, logits.shape[:2]).mean(dim=1)
 
 
-def _batches(
+def batches(
     optimizer: torch.optim.Optimizer, count: int, size: int, *, epochs: int, seed: int
 ) -> Iterator[Tensor]:
     """Rows of each batch, on the CPU, so that their order is the same on every device.

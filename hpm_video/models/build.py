@@ -140,13 +140,13 @@ def _target_outputs(config: PretrainConfig) -> int | None:
     return len(loss.target_layers) * width
 
 
-def check_layers(layers: Sequence[int], depth: int) -> None:
-    """Raise ValueError where loss.target_layers names a block that a model does not have."""
+def check_layers(layers: Sequence[int], depth: int, *, setting: str = "loss.target_layers") -> None:
+    """Raise ValueError where a setting names a block that a model does not have."""
     wrong = [layer for layer in layers if not -depth <= layer < depth]
     if wrong or len({layer % depth for layer in layers}) < len(layers):
         raise ValueError(
-            f"loss.target_layers ({list(layers)}) must name blocks from 0 to {depth - 1}, or from "
-            f"-{depth} to -1, each once: the target's model has {depth}"
+            f"{setting} ({list(layers)}) must name blocks from 0 to {depth - 1}, or from "
+            f"-{depth} to -1, each once: the model has {depth}"
         )
 
 

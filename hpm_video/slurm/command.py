@@ -41,7 +41,7 @@ _SPLIT = ("data transcode", "bench ablation")
 # Settings that name files which must be there before the job starts.
 _INPUTS = (
     "data.manifest", "data.val_manifest", "model.init", "run.resume", "probe.train_manifest",
-    "probe.val_manifest", "loss.target_model", "loss.target_weights",
+    "probe.val_manifest", "loss.target_model", "loss.target_weights", "encoder.weights",
 )  # fmt: skip
 _NO_FILE = ("timm:", OF_HUB)  # so begin names that a setting may have instead
 # Arguments that do

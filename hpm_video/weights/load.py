@@ -57,9 +57,14 @@ class StoredLists:
 
 
 def lists_of(checkpoint: str | Path) -> StoredLists:
+    """As `lists_in`, of a checkpoint."""
+    return lists_in(load_checkpoint(checkpoint))
+
+
+def lists_in(state: Mapping[str, Any]) -> StoredLists:
     """The labelled lists that a checkpoint's settings name: of a fine-tuning its own, of a
     pre-training those of its probes. Empty where it names none."""
-    config = settings_of(load_checkpoint(checkpoint))
+    config = settings_of(state)
     if isinstance(config, FinetuneConfig):
         return StoredLists(config.data.manifest, config.data.val_manifest, config.data.root)
     return StoredLists(config.probe.train_manifest, config.probe.val_manifest, config.data.root)

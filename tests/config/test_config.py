@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hpm_video.config import EvaluateConfig, FinetuneConfig, PretrainConfig, StudyConfig, values
+from hpm_video.config import (
+    AskConfig,
+    EvaluateConfig,
+    FeaturesConfig,
+    FinetuneConfig,
+    PretrainConfig,
+    ProbeJobConfig,
+    StudyConfig,
+    values,
+)
 from hpm_video.config.schema import describe_settings, settings_table
 from hpm_video.config.settings import (
     config_from_dict,
@@ -18,13 +27,14 @@ from hpm_video.config.values import values_of
 from hpm_video.models.build import SIZES
 from hpm_video.slurm.options import SlurmConfig
 
-SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig]
+SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig, ProbeJobConfig, FeaturesConfig]
 DESCRIBED = [*SCHEMAS, StudyConfig]  # which has groups with free names
 CONFIGS = Path(__file__).parents[2] / "configs"
 SCHEMA_OF_FOLDER = {
     "pretrain": PretrainConfig,
     "ablation": PretrainConfig,
     "finetune": FinetuneConfig,
+    "probe": ProbeJobConfig,
 }
 
 
@@ -380,7 +390,7 @@ def test_dicts_and_yaml_give_the_config_back(schema: type) -> None:
     tricky = ["123", "1e5", "true", "null", "a: b", "~", "ü - {x}", "2020-01-01", "0x10", " s "]
     for text in tricky:
         config = load_config(schema)
-        key = "root" if schema is EvaluateConfig else "run.output_dir"
+        key = "root" if issubclass(schema, AskConfig) else "run.output_dir"
         values = config_to_dict(config)
         *groups, last = key.split(".")
         inner = values

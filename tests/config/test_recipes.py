@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config import FinetuneConfig, PretrainConfig, ProbeJobConfig
 from hpm_video.config.settings import load_config
 from hpm_video.models.build import build_classifier, build_model, token_grid
 from hpm_video.train.optim import micro_batches
@@ -83,6 +83,30 @@ def test_pre_training_has_the_published_numbers(name: str) -> None:
     assert (optim.weight_decay, tuple(optim.betas)) == (0.05, (0.9, 0.95))
     assert config.model.size == name.split("_")[1]
     assert config.model.decoder_depth == (12 if config.model.size == "large" else 4)
+
+
+# Frozen evaluation, of V-JEPA 2's configs/eval/vitl: frames, stride, clips, crops, layers, learning
+# rates, weight decays, epochs, videos per step
+_RATES, _DECAYS = [1e-4, 3e-4, 1e-3, 3e-3, 5e-3], [0.01, 0.1, 0.4, 0.8]
+PROBE = {
+    "ssv2_frozen": (16, 4, 2, 3, [-1], _RATES, _DECAYS, 20, 4 * 64),
+    "kinetics400_frozen": (16, 4, 8, 3, [-1], _RATES, _DECAYS, 20, 4 * 64),
+    "diving48_frozen": (32, 2, 4, 3, [17, 19, 21, 23], _RATES[:3], [0.8], 100, 2 * 64),
+    "ek100_frozen": (32, 1, 1, 1, [-1], _RATES, [1e-4, 1e-3, 1e-2, 0.1], 20, 2 * 64),
+}
+
+
+@pytest.mark.parametrize("name", PROBE)
+def test_frozen_evaluation_has_the_published_numbers(name: str) -> None:
+    config = load_config(ProbeJobConfig, CONFIGS / "probe" / f"{name}.yaml")
+    clip, probe, grid = config.clip, config.probe, config.probe.grid
+    assert (
+        *(clip.num_frames, clip.frame_stride, probe.num_clips, probe.num_crops),
+        *(config.encoder.layers, grid.lrs, grid.weight_decays, grid.epochs, grid.batch_size),
+    ) == PROBE[name]
+    assert config.kinds == ["attentive_grid"] and grid.blocks == 4 and grid.heads is None
+    assert clip.fps == (8 if name == "ek100_frozen" else None)
+    assert grid.chosen_on == "judged" and (probe.train_crops or 1) == 1
 
 
 ALL = [

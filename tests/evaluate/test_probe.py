@@ -271,7 +271,7 @@ def test_what_cannot_be_probed_is_one_line(
     assert "named.csv:2: label (b) must be a number: " in refused
     assert "probe.knn_temperature (0.0)" in line(train, val, "probe.knn_temperature=0")
     arguments = _probe_arguments(pretrained, lists, "nearest")
-    assert "kind (nearest) must be one of knn, linear, attentive" in _refusal(arguments, capsys)
+    assert "kinds (nearest) must be one of knn, linear, attentive" in _refusal(arguments, capsys)
     arguments = [*_probe_arguments(pretrained, lists, "attentive"), "probe.most_token_gb=1e-5"]
     assert "probe.most_token_gb (1e-05) must be at least 0.1," in _refusal(arguments, capsys)
     assert "of cells along time, height" in line(train, val, "probe.cells=[0, 1, 1]")

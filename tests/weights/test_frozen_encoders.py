@@ -215,7 +215,7 @@ def _refused(error: type[Exception], words: str, model: str, **settings: Any) ->
 
 def test_what_cannot_be_used_is_refused_in_a_line(tmp_path: Path) -> None:
     _refused(FileNotFoundError, "loss.target_model (no/where) does not exist", "no/where")
-    _refused(ValueError, "random weights are no target", f"timm:{VIT}")
+    _refused(ValueError, "random weights are of no use", f"timm:{VIT}")
     _refused(ValueError, "must name a model of timm", "timm:hf-hub:some/model", weights="x")
     _refused(ValueError, "must name a model of timm", "timm:vit_huuge", weights="x")
     _, weights = _timm(tmp_path)

@@ -228,6 +228,11 @@ def _known(found: Recognised, given: Assumptions) -> Assumptions:
     return result
 
 
+def knows_frames(num_classes: int) -> bool:
+    """Whether weights with a head of so many classes are of a data set whose frames are known."""
+    return num_classes in _FRAMES
+
+
 def _frames(
     told: Assumptions, num_classes: int, *, is_image: bool
 ) -> tuple[dict[str, Any], list[str]]:

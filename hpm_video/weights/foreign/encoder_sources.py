@@ -7,6 +7,7 @@ the side of a model's own pixels.
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +43,64 @@ _FINAL_NORMS = ("layernorm", "post_layernorm", "norm")
 _PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a model; what is None is the model's own.
+
+    num_frames: T of the clips. layers: whose features. weights: file of those of timm.
+    side, mean, std: of the pixels. The rest is what messages call these settings.
+    """
+
+    num_frames: int | None
+    layers: Sequence[int]
+    weights: str | None = None
+    side: int | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    name: str = "encoder"
+    group: str = "loss.target_"  # of layers and weights
+    clip: str = "data."
+
+    @property
+    def frames_name(self) -> str:
+        return f"{self.clip}num_frames"
+
+    @property
+    def layers_name(self) -> str:
+        return f"{self.group}layers"
+
+    @property
+    def weights_name(self) -> str:
+        return f"{self.group}weights"
+
+
 class Source(nn.Module):
     """A model at its own resolution: clips (B, 3, T, S, S) in [0, 1] -> features (B, t, h, w, D) of
-    each layer. grid: of these features; side: S."""
+    each layer. grid: of these features; side: S; num_frames: T."""
 
     width: int
     side: int
     grid: TokenGrid
+    num_frames: int
 
 
 class OurEncoder(Source):
     """One of our encoders, with weights of any origin that we import."""
 
-    def __init__(self, model: str, num_frames: int, layers: Sequence[int], *, name: str) -> None:
+    def __init__(self, model: str, asked: Asked) -> None:
         super().__init__()
-        assumed = Assumptions(image_frames=num_frames)
+        assumed = Assumptions(image_frames=asked.num_frames)
         state = import_weights(model, assumptions=assumed, encoder_only=True).state
         tubelet_size = state["config"]["model"].get("tubelet_size", 1)
-        _check_frames(num_frames, tubelet_size, f"{name} ({model})")
-        clip = ClipConfig(num_frames=num_frames)
+        assert asked.num_frames is not None
+        _check_frames(asked, asked.num_frames, tubelet_size, f"{asked.name} ({model})")
+        clip = ClipConfig(num_frames=asked.num_frames)
         self.encoder: Encoder
         self.encoder, data = encoder_of(state, source=model, clip=clip)
-        check_layers(layers, len(self.encoder.blocks))
-        self.layers, self.side = list(layers), data.crop_size
+        check_layers(asked.layers, len(self.encoder.blocks), setting=asked.layers_name)
+        self.layers, self.side = list(asked.layers), data.crop_size
         self.width, self.grid = self.encoder.width, self.encoder.grid
+        self.num_frames = asked.num_frames
 
     def forward(self, clips: Tensor) -> list[Tensor]:
         grid = self.grid
@@ -91,26 +126,18 @@ class _Normalised(Source):
 class TimmModel(_Normalised):
     """An image model of timm, frame by frame."""
 
-    def __init__(
-        self,
-        architecture: str,
-        weights: str | None,
-        num_frames: int,
-        layers: Sequence[int],
-        *,
-        name: str,
-    ) -> None:
+    def __init__(self, architecture: str, asked: Asked) -> None:
         import timm  # noqa: PLC0415 - takes seconds
 
         super().__init__()
-        words = f"{name} ({OF_TIMM}{architecture})"
+        words, weights = f"{asked.name} ({OF_TIMM}{architecture})", asked.weights
         # Names with : or / are of hubs, from which timm would read settings
         if not timm.is_model(architecture) or {":", "/"} & set(architecture):
             raise ValueError(f"{words} must name a model of timm: timm.list_models() lists them")
         if weights is None:
             raise ValueError(
                 f"{words} needs a file of weights, as nothing is downloaded and random weights are "
-                "no target: give it with loss.target_weights=FILE"
+                f"of no use: give it with {asked.weights_name}=FILE"
             )
         model = timm.create_model(architecture, pretrained=False, num_classes=0)
         if not hasattr(model, "forward_intermediates"):
@@ -118,23 +145,26 @@ class TimmModel(_Normalised):
         _load_timm(model, weights)
         settings = timm.data.resolve_model_data_config(model)
         self.model = model.eval()
-        self._keep_colours(settings["mean"], settings["std"])
+        self._keep_colours(asked.mean or settings["mean"], asked.std or settings["std"])
         height, self.side = settings["input_size"][-2:]
         if height != self.side:
             raise ValueError(f"{words} is for images of {height} x {self.side}: must be square")
+        _check_side(asked, self.side, words)
         depth = len(model.feature_info)
-        check_layers(layers, depth)
-        self.layers = [layer % depth for layer in layers]
+        check_layers(asked.layers, depth, setting=asked.layers_name)
+        self.layers = [layer % depth for layer in asked.layers]
         with torch.no_grad():
             found = self._maps(torch.zeros(1, 3, self.side, self.side))
         shapes = {tuple(each.shape[1:]) for each in found}
         if len(shapes) > 1:
             raise ValueError(
-                f"loss.target_layers ({self.layers}) of {words} have features of several sizes "
+                f"{asked.layers_name} ({self.layers}) of {words} have features of several sizes "
                 f"({', '.join(map(str, sorted(shapes)))}): must be of one"
             )
         ((self.width, rows, columns),) = shapes
-        self.grid = TokenGrid(num_frames, rows, columns)
+        assert asked.num_frames is not None
+        self.num_frames = asked.num_frames
+        self.grid = TokenGrid(self.num_frames, rows, columns)
 
     def forward(self, clips: Tensor) -> list[Tensor]:
         batch = len(clips)
@@ -174,36 +204,48 @@ def _load_timm(model: Any, weights: str) -> None:
 class HuggingFaceModel(_Normalised):
     """A model of transformers: an image model frame by frame, or V-JEPA 2."""
 
-    def __init__(
-        self, folder: Path, kind: str, num_frames: int, layers: Sequence[int], *, name: str
-    ) -> None:
+    def __init__(self, folder: Path, kind: str, asked: Asked) -> None:
         super().__init__()
-        words = f"{name} ({folder})"
+        words = f"{asked.name} ({folder})"
         whole = _load_hugging_face(folder, kind, words)
         self.is_video = kind == "vjepa2"
         self.model: nn.Module = whole.encoder if self.is_video else whole
         self.width, patch = whole.config.hidden_size, whole.config.patch_size
-        settings = _read_preprocessor(folder, words)
-        scale = 255 * settings.get("rescale_factor", 1 / 255) if settings["do_rescale"] else 255
-        colours = ([0.0] * 3, [1.0] * 3)
-        if settings["do_normalize"]:
-            colours = settings["image_mean"], settings["image_std"]
-        self._keep_colours(*colours, scale)
-        # Positions of these two are of one size; of the others the library interpolates
-        if self.is_video:
-            self.side = whole.config.crop_size
-        elif kind.startswith("clip"):
-            self.side = whole.config.image_size
+        settings: dict[str, Any] = {}
+        if asked.mean is not None and asked.std is not None:
+            self._keep_colours(asked.mean, asked.std)
         else:
-            self.side = _side_of(settings) or whole.config.image_size
+            settings = _read_preprocessor(folder, words)
+            scale = 255 * settings.get("rescale_factor", 1 / 255) if settings["do_rescale"] else 255
+            colours = ([0.0] * 3, [1.0] * 3)
+            if settings["do_normalize"]:
+                colours = settings["image_mean"], settings["image_std"]
+            self._keep_colours(*colours, scale)
+        # Positions of these two are of one size; of the others the library interpolates
+        if self.is_video or kind.startswith("clip"):
+            config = whole.config
+            self.side = config.crop_size if self.is_video else config.image_size
+            _check_side(asked, self.side, words)
+        else:
+            self.side = asked.side or _side_of(settings) or whole.config.image_size
+            if asked.side is not None and asked.side % patch:
+                raise ValueError(
+                    f"{words} has tokens of {patch} pixels: {asked.clip}crop_size ({asked.side}) "
+                    "must be a multiple of that"
+                )
         self.side -= self.side % patch
         frames = whole.config.tubelet_size if self.is_video else 1
-        _check_frames(num_frames, frames, words)
+        num_frames = asked.num_frames
+        if num_frames is None:
+            assert self.is_video, "an image model has no length of clips"
+            num_frames = whole.config.frames_per_clip
+        _check_frames(asked, num_frames, frames, words)
+        self.num_frames = num_frames
         self.grid = TokenGrid(num_frames // frames, self.side // patch, self.side // patch)
         stacks = [part for part in self.model.modules() if isinstance(part, nn.ModuleList)]
         self.blocks: nn.ModuleList = max(stacks, key=len)
-        check_layers(layers, len(self.blocks))
-        self.layers = [layer % len(self.blocks) for layer in layers]
+        check_layers(asked.layers, len(self.blocks), setting=asked.layers_name)
+        self.layers = [layer % len(self.blocks) for layer in asked.layers]
         inner = {id(part) for part in self.blocks.modules()}
         norms = [
             part
@@ -294,7 +336,8 @@ def _read_preprocessor(folder: Path, words: str) -> dict[str, Any]:
     if not there:
         raise ValueError(
             f"{words} has no {' or '.join(_PREPROCESSORS)}, which says how its pixels are "
-            "normalised: copy it from the model's own folder"
+            "normalised: copy it from the model's own folder, or a probe's encoder.mean and "
+            "encoder.std say it"
         )
     settings = {"do_rescale": True, "do_normalize": True, **_read(there[0])}
     if settings["do_normalize"]:
@@ -335,9 +378,16 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _check_frames(num_frames: int, tubelet_size: int, words: str) -> None:
+def _check_frames(asked: Asked, num_frames: int, tubelet_size: int, words: str) -> None:
     if num_frames % tubelet_size:
         raise ValueError(
-            f"{words} has tokens of {tubelet_size} frames: data.num_frames ({num_frames}) must be "
-            "a multiple of that"
+            f"{words} has tokens of {tubelet_size} frames: {asked.frames_name} ({num_frames}) must "
+            "be a multiple of that"
+        )
+
+
+def _check_side(asked: Asked, side: int, words: str) -> None:
+    if asked.side not in (None, side):
+        raise ValueError(
+            f"{words} is of {side} pixels: {asked.clip}crop_size ({asked.side}) must be {side}"
         )

@@ -8,7 +8,6 @@ Notation as in `hpm_video.models.tokens`; S the side of the model's own pixels, 
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +19,7 @@ from hpm_video.models.tokens import TokenGrid
 from hpm_video.weights.foreign.encoder_sources import (
     OF_HUGGING_FACE,
     OF_TIMM,
+    Asked,
     HuggingFaceModel,
     OurEncoder,
     Source,
@@ -48,24 +48,40 @@ def frozen_encoder(
     Raises FileNotFoundError, or ValueError in one line: where it is missing, unknown, has no
     weights, or does not fit such clips.
     """
-    if weights is not None and not model.startswith(OF_TIMM):
+    asked = Asked(num_frames, layers, weights, name=name)
+    return FrozenEncoder(source_of_others(model, asked) or OurEncoder(model, asked), grid)
+
+
+def source_of_others(model: str, asked: Asked) -> Source | None:
+    """The model of another library, where ``model`` names one; None for all that is or becomes one
+    of ours. Raises as `frozen_encoder`."""
+    if asked.weights is not None and not model.startswith(OF_TIMM):
         raise ValueError(
-            f"weights ({weights}) must be left out for {name} ({model}): it has its own"
+            f"{asked.weights_name} ({asked.weights}) must be left out for {asked.name} ({model}): "
+            "it has its own"
         )
-    folder = Path(model) if model.startswith(OF_TIMM) else local_model(model)
-    source: Source
+    kind = library_model(model, name=asked.name)
+    if kind == OF_TIMM:
+        return TimmModel(model.removeprefix(OF_TIMM), asked)
+    return None if kind is None else HuggingFaceModel(local_model(model), kind, asked)
+
+
+def library_model(model: str, *, name: str) -> str | None:
+    """Which model of another library this names: ``timm:`` or a model_type of Hugging Face; None
+    where it is, or becomes, one of ours. Raises FileNotFoundError, or ValueError for one unknown.
+    """
     if model.startswith(OF_TIMM):
-        source = TimmModel(model.removeprefix(OF_TIMM), weights, num_frames, layers, name=name)
-    elif not folder.exists():
+        return OF_TIMM
+    folder = local_model(model)
+    if not folder.exists():
         raise FileNotFoundError(f"{name} ({model}) does not exist")
-    elif (kind := model_type(folder)) in (None, "videomae"):
-        source = OurEncoder(model, num_frames, layers, name=name)
-    elif kind in OF_HUGGING_FACE:
-        source = HuggingFaceModel(folder, str(kind), num_frames, layers, name=name)
-    else:
+    kind = model_type(folder)
+    if kind in (None, "videomae"):
+        return None
+    if kind not in OF_HUGGING_FACE:
         known = ", ".join(("videomae", *OF_HUGGING_FACE))
         raise ValueError(f"{name} ({model}) is of model_type {kind}: must be one of {known}")
-    return FrozenEncoder(source, grid)
+    return str(kind)
 
 
 class FrozenEncoder(nn.Module):

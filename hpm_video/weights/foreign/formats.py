@@ -190,6 +190,7 @@ def recognise(source: Source) -> Recognised:
     if len(names) < len(source.tensors):
         twice = next(n for n in source.tensors if n not in names.values())
         raise refusal(source.path, f"{twice} by two names", "each tensor once")
+    _refuse_of_others(names, source)
     known = {
         layout: sum(bool(layout.part_of(name) or layout.why_unused(name)) for name in names)
         for layout in LAYOUTS
@@ -209,3 +210,28 @@ def recognise(source: Source) -> Recognised:
         if round(places**0.5) ** 2 == places:  # a square image's, behind that of the class token
             tensors["pos_embed"] = table[:, 1:]
     return Recognised(layout, tensors, names, source)
+
+
+def _refuse_of_others(names: Mapping[str, str], source: Source) -> None:
+    """Raise ValueError for weights that are whole and known, but fit no model of ours."""
+    there = "probes, features and loss.target_model take it"
+    kind = source.config.get("model_type", "videomae")
+    if kind != "videomae":
+        raise ValueError(
+            f"weights ({source.path}) are those of a {kind} of Hugging Face, which fit no model of "
+            f"ours: {there} as it is, if they know {kind}"
+        )
+    embedding = source.tensors.get(names.get("patch_embed.proj.weight", ""))
+    # Tokens of several frames, as VideoMAE's, but with a bias of k, as image models have
+    if embedding is None or embedding.ndim != 5 or "blocks.0.attn.qkv.bias" not in names:
+        return
+    if "pos_embed" in names:
+        raise ValueError(
+            f"weights ({source.path}) are those of V-JEPA, the first one, which fit no model of "
+            "ours and which transformers does not have: use V-JEPA 2"
+        )
+    raise ValueError(
+        f"weights ({source.path}) are those of V-JEPA 2, which fit no model of ours: {there} as "
+        "a folder of Hugging Face, such as facebook/vjepa2-vitl-fpc64-256, or as the one that "
+        "convert_vjepa2_to_hf.py in the repository of transformers makes of this file"
+    )

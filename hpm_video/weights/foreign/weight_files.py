@@ -26,7 +26,7 @@ from hpm_video.weights.misfits import refusal
 from hpm_video.weights.torch_files import UNREADABLE, ZIP, ClaimError, read_torch
 
 # What files of weights call the weights among the other things they hold
-CONTAINERS = ("model", "module", "state_dict", "model_state_dict")
+CONTAINERS = ("model", "module", "state_dict", "model_state_dict", "target_encoder", "encoder")
 
 _DEEPSPEED = "mp_rank_00_model_states.pt"
 _EXPECTED = "a checkpoint of PyTorch or a safetensors file"
