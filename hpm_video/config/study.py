@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hpm_video.config.evaluation import check_probe_kinds
 from hpm_video.config.limits import all_at_least, at_least
@@ -65,6 +66,16 @@ class DataSetConfig:
 
 
 @dataclass(frozen=True)
+class FewLabelsConfig:
+    count: int = setting(1, "videos with labels, the first of each class, as many of each")
+    settings: list[str] = setting([], "of fine-tuning on them, beyond those of all")
+
+    def __post_init__(self) -> None:
+        at_least("few_labels.count", self.count, 1)
+        _check_words("few_labels.settings", self.settings, shared=("run.device",))
+
+
+@dataclass(frozen=True)
 class VariantConfig:
     settings: list[str] = setting([], "of pre-training, beyond the base's, or LIST.yaml:NAME")
     seeds: int | None = setting(None, "default: those of the study")
@@ -87,6 +98,9 @@ class StudyConfig:
     seeds: int = setting(3, "of each variant: 0, 1, ...")
     comparisons: list[str] = setting(["epochs"], "epochs, time, or both")
     probes: list[str] = setting(["linear"], "of knn, linear and attentive")
+    few_labels: dict[str, FewLabelsConfig] = setting(
+        {}, "parts of the labelled videos, by name: all is fine-tuned and probed on them, too"
+    )
     probe_every: int = setting(0, "epochs from one probe to the next; 0: only before and after")
     mining_videos: int = setting(128, "of the lists `val`, to measure how well loss is predicted")
     clock: Clock = setting("process", "of the calibration; wall: for GPUs")
@@ -98,11 +112,17 @@ class StudyConfig:
         if self.probes:
             check_probe_kinds("probes", self.probes)
         _check_comparisons("comparisons", self.comparisons, of=COMPARISONS)
-        for group, names in (("sets", self.sets), ("variants", self.variants)):
+        named: dict[str, dict[str, Any]] = {
+            "sets": self.sets, "variants": self.variants, "few_labels": self.few_labels,
+        }  # fmt: skip
+        for group, names in named.items():
             for name in names:
                 if not re.fullmatch(r"\w[\w.+-]*", name):
                     rule = "must be of letters, digits, _, ., + and -: it names folders"
                     raise ValueError(f"{group} ({name}) {rule}")
+        counts = [part.count for part in self.few_labels.values()]
+        if len(set(counts)) < len(counts):
+            raise ValueError(f"few_labels must have different counts, have {counts}")
         for name, variant in self.variants.items():
             self._check_variant(f"variants.{name}", variant)
 

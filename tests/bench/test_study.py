@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from runs import assert_same_run
 from scipy import stats
@@ -23,10 +24,14 @@ from scipy import stats
 from hpm_video.bench.study import calibration, cell, runner
 from hpm_video.bench.study.cells import Study
 from hpm_video.bench.study.comparison import Comparison, estimate
+from hpm_video.bench.study.few_labels import area
 from hpm_video.bench.study.plots import write_plots
+from hpm_video.bench.study.runner import check_study
 from hpm_video.cli.main import main
 from hpm_video.config import StudyConfig
 from hpm_video.config.settings import load_config
+from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.prepare.toy_drawing import CLASSES
 from hpm_video.slurm.command import make_plan, read_command
 from hpm_video.train.run.logs import read_records
 
@@ -326,6 +331,9 @@ def test_several_processes_of_one_job_are_refused(
             ["variants (hpm)", "without settings of its own"],
         ),
         ({"seeds": 0}, ["seeds (0)"]),
+        ({"few_labels": {"a": {"count": 0}}}, ["few_labels.count (0)"]),
+        ({"few_labels": {"a": {"count": 99}}}, ["few_labels.a", "count (99)", "sets.toy"]),
+        ({"few_labels": {"a": {"count": 3}, "b": {"count": 3}}}, ["different counts"]),
         ({"probes": ["svm"]}, ["probes (svm)"]),
     ],
 )
@@ -487,6 +495,52 @@ def finished(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     study = Study(load_config(StudyConfig, file), home=folder, folder=folder / "out")
     _calibrated(study, "made", {"hpm": 0.1, "broken": 0.1, "plain": 0.1})
     return file, folder / "out", main(["bench", "ablation", str(file), "-o", str(folder / "out")])
+
+
+def test_few_labels_are_points_of_one_figure(toy: Path, tmp_path: Path) -> None:
+    """Of each class the first videos; a fine-tuning and probes of each part, from the same
+    pre-training, and the area under them."""
+    toys = {"unlabelled": 48, "labelled": 48, "held_out": 8, "size": 32, "num_frames": 8}
+    parts = {"few": {"count": 12, "settings": "optim.epochs=1"}, "more": {"count": 24}}
+    settings = _settings(toy, sets={"made": {"toy": toys}}, few_labels=parts, variants={"hpm": {}})
+    study = _study(tmp_path / "a", settings)
+    _calibrated(study, "made", {"hpm": 0.1})
+    asked = ["bench", "ablation", str(_file(tmp_path, settings)), "-o", str(study.folder)]
+    assert main(asked) == 0
+    folder = study.folder / "cells" / "made" / "epochs" / "hpm" / "seed0"
+    row = json.loads((folder / "row.json").read_text())
+    whole = read_manifest(study.folder / "data" / "made" / "labelled_48.csv")
+    known = {}
+    for name, count in (("few", 12), ("more", 24)):
+        part = study.folder / "data" / "made" / "few_labels" / f"{name}.csv"
+        videos = read_manifest(part)
+        assert len(videos) == count
+        for label in range(8):
+            paths = [p for p in map(whole.path, range(48)) if f"/{CLASSES[label]}/" in p]
+            number = count // 8 + (label < count % 8)
+            mine = [videos.path(i) for i in np.flatnonzero(videos.labels == label)]
+            assert mine == paths[:number]
+        records = read_records(folder / f"finetune_{name}")
+        evaluation = next(r for r in reversed(records) if "top1" in r)
+        assert evaluation["epoch"] == (1 if name == "few" else 2)
+        known[count] = row[f"labels_{count}_balanced_accuracy"]
+        assert known[count] == evaluation["balanced_accuracy"]
+        assert 0 <= row[f"labels_{count}_knn_balanced_accuracy"] <= 1
+    a, b, c = known[12], known[24], row["balanced_accuracy"]
+    assert row["labels_area"] == pytest.approx(((a + b) / 2 + (b + c) / 2) / 2)
+    text = (study.folder / "summary.md").read_text()
+    assert "fine-tuned, area over labels" in text and "nearest neighbours, area" in text
+    assert not list(folder.rglob("*.pt"))
+    # Another part is another figure
+    settings["few_labels"] = {**parts, "few": {"count": 16, "settings": "optim.epochs=1"}}
+    with pytest.raises(ValueError, match="few_labels"):
+        check_study(_study(tmp_path / "a", settings))
+
+
+def test_the_area_is_over_the_logarithm() -> None:
+    assert area({10: 0.2, 40: 0.6}) == pytest.approx(0.4)
+    assert area({40: 0.6, 10: 0.2, 20: 0.6}) == pytest.approx(0.5)
+    assert area({10: 0.3, 20: 0.3, 480: 0.3}) == pytest.approx(0.3)
 
 
 @pytest.fixture

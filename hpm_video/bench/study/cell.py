@@ -12,8 +12,10 @@ from typing import Any
 
 from hpm_video.bench.report import machine_facts
 from hpm_video.bench.study.cells import Cell
+from hpm_video.bench.study.few_labels import area
 from hpm_video.config import PretrainConfig, ProbeJobConfig, StudyConfig
 from hpm_video.config.settings import config_to_dict, words_of
+from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.evaluate.mining_quality import measure_videos
 from hpm_video.evaluate.probe import probe
 from hpm_video.runtime.distributed import pick_device
@@ -58,6 +60,7 @@ def _is_row_of(cell: Cell, row: Row) -> bool:
     if not all(isinstance(values, list) for values in lists):
         return False
     needed = ["epochs", "top1", "balanced_accuracy", *(["steps"] if cell.pretrain else [])]
+    needed += ["labels_area"] if cell.few else []
     others = row.keys() - {*names, *curves, "settings", "finetune", "machine"}
     # What could not be measured is None
     figures = [row.get(key) for key in needed]
@@ -83,11 +86,11 @@ def check_cell(cell: Cell, study: StudyConfig, *, before: Cell | None = None) ->
     for name, own in _own_settings(cell, study).items():
         if sorted(words_of(row.get(name, own))) != sorted(words_of(own)):
             changed.append(f"variants.{cell.variant}.{name}")
-    for job in ("pretrain", "finetune"):
-        config, other = getattr(cell, job), getattr(before, job, None)
-        if config is not None and (cell.folder / job / "config.yaml").is_file():
+    known = {} if before is None else before.jobs
+    for job, config in cell.jobs.items():
+        if (cell.folder / job / "config.yaml").is_file():
             changed += changed_settings(config)
-        elif config is not None and other is not None:
+        elif (other := known.get(job)) is not None:
             changed += changed_settings(config, config_to_dict(other))
     if changed:
         names = ", ".join(dict.fromkeys(changed))
@@ -99,7 +102,8 @@ def run_cell(cell: Cell, study: StudyConfig) -> None:
     """Do what is left of a cell and write its row. Raises Stopped, and what its runs raise."""
     # What runs say is in their log.txt
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
-        if (cell.pretrain and not pretrain(cell.pretrain)) or not finetune(cell.finetune):
+        is_done = cell.pretrain is None or pretrain(cell.pretrain)
+        if not (is_done and all(map(finetune, cell.finetunings.values()))):
             raise Stopped
         row = _measure(cell, study)
     write_atomically(cell.folder / "row.json", [json.dumps(row, indent=1) + "\n"])
@@ -108,19 +112,18 @@ def run_cell(cell: Cell, study: StudyConfig) -> None:
 
 
 def has_checkpoints(cell: Cell) -> bool:
-    return any((cell.folder / job / "checkpoints").is_dir() for job in ("pretrain", "finetune"))
+    return any((cell.folder / job / "checkpoints").is_dir() for job in cell.jobs)
 
 
 def remove_checkpoints(cell: Cell) -> None:
     """Remove what nobody needs of a cell that has its row."""
-    for job in ("pretrain", "finetune"):
+    for job in cell.jobs:
         shutil.rmtree(cell.folder / job / "checkpoints", ignore_errors=True)
 
 
 def _measure(cell: Cell, study: StudyConfig) -> Row:
     """The row of a cell whose runs are complete. Figures without unit are shares."""
-    records = read_records(cell.folder / "finetune")
-    evaluation = next(record for record in reversed(records) if "top1" in record)
+    evaluation = _evaluation(cell, "finetune")
     row: Row = {
         "data_set": cell.data_set,
         "variant": cell.variant,
@@ -133,8 +136,13 @@ def _measure(cell: Cell, study: StudyConfig) -> Row:
         **{name: evaluation[name] for name in ("top1", "balanced_accuracy", "unreadable")},
     }
     if cell.pretrain is None:
-        return row
-    row |= _of_pretraining(cell, cell.pretrain) | _hard_probe(cell, cell.pretrain, study.probes)
+        return row | _few_labels(cell, row, ())
+    row |= _of_pretraining(cell, cell.pretrain)
+    lists = cell.lists
+    if lists.hard_val and study.probes:
+        hard = _probe(cell, cell.pretrain, lists.hard_train, lists.hard_val, study.probes)
+        row |= {f"hard_{name}": value for name, value in hard.items()}
+    row |= _few_labels(cell, row, study.probes)
     report = measure_videos(
         cell.folder / "pretrain", cell.lists.val, root=cell.lists.root, most=study.mining_videos
     )
@@ -195,23 +203,54 @@ def _course(
     return values
 
 
-def _hard_probe(cell: Cell, config: PretrainConfig, kinds: Sequence[str]) -> Row:
-    """Accuracies of the second, harder probe, if there is one."""
-    lists, run, data = cell.lists, config.run, config.data
-    if not lists.hard_val or not kinds:
-        return {}
+def _probe(
+    cell: Cell,
+    config: PretrainConfig,
+    train: Sequence[str],
+    val: Sequence[str],
+    kinds: Sequence[str],
+) -> Row:
+    """Accuracies of probes of a cell's pre-training on other lists than its own."""
+    run, data = config.run, config.data
     job = ProbeJobConfig(
-        root=lists.root,
+        root=cell.lists.root,
         device=run.device,
         precision=run.precision,
         num_workers=data.num_workers,
         decode_timeout_s=data.decode_timeout_s,
         probe=config.probe,
     )
-    folder = cell.folder / "pretrain"
-    report = probe(folder, train=lists.hard_train, val=lists.hard_val, kinds=kinds, config=job)
+    report = probe(cell.folder / "pretrain", train=train, val=val, kinds=kinds, config=job)
     assert report is not None
-    return {f"hard_{name}": value for name, value in report.record().items() if _is_accuracy(name)}
+    return {name: value for name, value in report.record().items() if _is_accuracy(name)}
+
+
+def _few_labels(cell: Cell, whole: Row, kinds: Sequence[str]) -> Row:
+    """Accuracies with fewer labels, and areas under them, up to those of the whole row."""
+    row: Row = {}
+    counts = {part.count: f"labels_{part.count}_" for part in cell.few}
+    for part in cell.few:
+        found: Row = dict(_evaluation(cell, f"finetune_{part.name}"))
+        if cell.pretrain is not None and kinds:
+            found |= _probe(cell, cell.pretrain, [str(part.manifest)], cell.lists.val, kinds)
+        row |= {f"{counts[part.count]}{n}": v for n, v in found.items() if _is_balanced(n)}
+    if counts:
+        all_labels = len(read_manifest(cell.lists.train, root=cell.lists.root))
+        for name in filter(_is_balanced, whole):
+            known = {count: row[f"{prefix}{name}"] for count, prefix in counts.items()}
+            stem = name.removesuffix("balanced_accuracy")
+            row[f"{stem}labels_area"] = area({**known, all_labels: whole[name]})
+    return row
+
+
+def _evaluation(cell: Cell, job: str) -> Mapping[str, Any]:
+    """The last one of a fine-tuning."""
+    records = read_records(cell.folder / job)
+    return next(record for record in reversed(records) if "top1" in record)
+
+
+def _is_balanced(name: str) -> bool:
+    return name.endswith("balanced_accuracy") and not name.startswith(("hard_", "best_", "labels_"))
 
 
 def _is_accuracy(name: str) -> bool:

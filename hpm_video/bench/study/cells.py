@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hpm_video.bench.study.few_labels import FewLabels
 from hpm_video.config import (
     BaseRunConfig,
     DataSetConfig,
@@ -32,6 +33,7 @@ class Cell:
         equal time, one training serves both.
     epochs: of pre-training; 0 from scratch.
     lists: absolute paths of the data set's lists, those of toy videos included.
+    few: fine-tunings on parts of the labelled videos, from the same pre-training.
     """
 
     data_set: str
@@ -43,6 +45,19 @@ class Cell:
     pretrain: PretrainConfig | None
     finetune: FinetuneConfig
     lists: DataSetConfig
+    few: tuple[FewLabels, ...] = ()
+
+    @property
+    def finetunings(self) -> dict[str, FinetuneConfig]:
+        """By their folders' names, that on all labels first."""
+        few = {f"finetune_{part.name}": part.finetune for part in self.few}
+        return {"finetune": self.finetune, **few}
+
+    @property
+    def jobs(self) -> dict[str, PretrainConfig | FinetuneConfig]:
+        """All runs of the cell, in their order, by their folders' names."""
+        first = {} if self.pretrain is None else {"pretrain": self.pretrain}
+        return {**first, **self.finetunings}
 
     @property
     def name(self) -> str:
@@ -98,11 +113,14 @@ class Study:
             raise ValueError(f"variants.{variant}: {error}") from error
 
     @cache  # noqa: B019 - as above
-    def _finetuning(self, data_set: str, variant: str) -> FinetuneConfig:
+    def _finetuning(
+        self, data_set: str, variant: str, part: tuple[str, ...] = ()
+    ) -> FinetuneConfig:
+        """Settings of a variant's fine-tuning, with those of a part of the labels, if any."""
         lists, base = self.lists[data_set], self.config.finetune
         words = [*words_of(base.settings), *words_of(self.config.variants[variant].finetune)]
+        words += [*words_of(part), "run.keep_checkpoints=1"]
         words += _data(lists.root, manifest=lists.train, val_manifest=lists.val)
-        words += ["run.keep_checkpoints=1"]
         try:
             return load_config(FinetuneConfig, base.config, words)
         except ValueError as error:
@@ -144,10 +162,30 @@ class Study:
             pretrain = replace(given, run=run, probe=probe, optim=optim)
             init = run.output_dir
             _check_same_encoder(variant, pretrain, finetune)
-        model = replace(finetune.model, init=init)
-        tuned = replace(finetune.run, seed=seed, output_dir=str(folder / "finetune"))
-        finetune = replace(finetune, run=tuned, model=model)
-        return Cell(data_set, variant, seed, epochs, comparisons, folder, pretrain, finetune, lists)
+
+        def of_cell(config: FinetuneConfig, name: str) -> FinetuneConfig:
+            run = replace(config.run, seed=seed, output_dir=str(folder / name))
+            return replace(config, run=run, model=replace(config.model, init=init))
+
+        few = []
+        for name, part in self.config.few_labels.items():
+            manifest = self.folder / "data" / data_set / "few_labels" / f"{name}.csv"
+            tuned = self._finetuning(data_set, variant, tuple(part.settings))
+            tuned = replace(tuned, data=replace(tuned.data, manifest=[str(manifest)]))
+            own = of_cell(tuned, f"finetune_{name}")
+            few.append(FewLabels(name, part.count, manifest, own))
+        return Cell(
+            data_set,
+            variant,
+            seed,
+            epochs,
+            comparisons,
+            folder,
+            pretrain,
+            of_cell(finetune, "finetune"),
+            lists,
+            tuple(few),
+        )
 
     def check_lists(self) -> None:
         """Raise FileNotFoundError for a list that is not there."""

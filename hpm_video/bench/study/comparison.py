@@ -28,6 +28,10 @@ class Measure(NamedTuple):
 ACCURACIES = (
     Measure("balanced_accuracy", "fine-tuned, balanced"),
     Measure("top1", "fine-tuned, top-1"),
+    Measure("labels_area", "fine-tuned, area over labels"),
+    Measure("attentive_labels_area", "attentive probe, area over labels"),
+    Measure("linear_labels_area", "linear probe, area over labels"),
+    Measure("knn_labels_area", "nearest neighbours, area over labels"),
     Measure("linear_balanced_accuracy", "linear probe"),
     Measure("attentive_balanced_accuracy", "attentive probe"),
     Measure("knn_balanced_accuracy", "nearest neighbours"),

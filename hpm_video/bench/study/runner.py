@@ -19,6 +19,7 @@ from hpm_video.bench.study.cell import (
     run_cell,
 )
 from hpm_video.bench.study.cells import Cell, Study
+from hpm_video.bench.study.few_labels import write_part
 from hpm_video.config import StudyConfig
 from hpm_video.config.settings import (
     config_from_dict,
@@ -110,6 +111,8 @@ def check_study(study: Study) -> None:
     if any(name not in before for name in _OF_ALL_CELLS):
         raise ValueError(f"{file} is damaged: {_EMPTIED}")
     same = {name: (now[name], before[name]) for name in _OF_ALL_CELLS}
+    if (few := now["few_labels"]) != before.get("few_labels", {}):
+        same["few_labels"] = few, before.get("few_labels", {})
     for name in sorted({cell.data_set for cell in done} & before.get("sets", {}).keys()):
         same[f"sets.{name}.toy"] = now["sets"][name]["toy"], before["sets"][name]["toy"]
     for name, (value, used) in same.items():
@@ -199,6 +202,7 @@ def _prepare(study: Study, say: Say) -> None:
     for name, data_set in study.config.sets.items():
         toy = data_set.toy
         if not toy.unlabelled:
+            _write_few_labels(study, name)
             continue
         folder = study.folder / "data" / name
         if not folder.is_dir():
@@ -213,8 +217,18 @@ def _prepare(study: Study, say: Say) -> None:
                 raise ValueError(f"sets.{name}.toy: {error}") from error
         lists = study.lists[name]
         first_videos(Path(lists.pretrain[0]), Path(lists.train[0]), toy.labelled)
+        _write_few_labels(study, name)
     calibrate(study, say)
     write_atomically(file, [text])
+
+
+def _write_few_labels(study: Study, data_set: str) -> None:
+    first = next(cell for cell in study.cells() if cell.data_set == data_set)
+    for part in first.few:
+        try:
+            write_part(first.lists, part.manifest, part.count)
+        except ValueError as error:
+            raise ValueError(f"few_labels.{part.name}: {error} of sets.{data_set}") from error
 
 
 @contextmanager
