@@ -140,6 +140,12 @@ class DataConfig:
         return self.sampling in ("uniform", "videomae_ssv2")
 
     @property
+    def frames_in_words(self) -> str:
+        """Which frames of a video make a clip."""
+        stride = "" if self.takes_segments else f" stride {self.frame_stride}"
+        return f"{self.sampling}{stride}{'' if self.fps is None else f' at {self.fps:g} fps'}"
+
+    @property
     def videos_at_once(self) -> int:
         """``batch_size`` of a run under way, for which ``auto`` has become a number."""
         assert isinstance(self.batch_size, int), "choose_for_machine comes first"

@@ -27,7 +27,7 @@ from hpm_video.runtime.files import check_can_be_folder, make_folder, write_atom
 from hpm_video.weights.checkpoint import load_checkpoint, save_checkpoint, settings_of, trained_grid
 
 # How clips are read, which a classifier does as its encoder did
-_OF_CLIPS = ("num_frames", "frame_stride", "sampling", "crop_size", "antialias", "decoder")
+_OF_CLIPS = ("num_frames", "fps", "frame_stride", "sampling", "crop_size", "antialias", "decoder")
 
 
 def check_keep(folder: str | Path, kinds: Sequence[str], settings: ProbeConfig) -> None:

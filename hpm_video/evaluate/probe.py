@@ -175,13 +175,11 @@ def probe(
             (linear,) = (each.linear for each in report.results if each.linear is not None)
             kept.write(Path(keep or ""), linear, classes=lists.train.classes, train=train, val=val)
     data, views = loaded.data, config.probe
-    frames = f"stride {data.frame_stride}" if data.sampling == "dense" else data.sampling
-    frames += "" if data.fps is None else f" at {data.fps:g} fps"
     return replace(
         report,
         warnings=(*report.warnings, *loaded.notes),
         encoder=loaded.kind if loaded.step is None else f"{loaded.kind}, step {loaded.step}",
-        clips=f"{data.num_frames} x {data.crop_size} x {data.crop_size} {frames}, "
+        clips=f"{data.num_frames} x {data.crop_size} x {data.crop_size} {data.frames_in_words}, "
         f"{views.num_clips} x {views.num_crops}",
     )
 

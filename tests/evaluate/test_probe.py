@@ -436,7 +436,7 @@ def _kept(checkpoint: Path, lists: tuple[Path, Path], folder: Path, *settings: s
     ]
 
 
-@pytest.mark.parametrize("kind", ["pretrained", "finetuned", "kept again"])
+@pytest.mark.parametrize("kind", ["pretrained", "by rate", "finetuned", "kept again"])
 def test_a_kept_probe_is_a_classifier(
     tmp_path: Path,
     lists: tuple[Path, Path],
@@ -448,6 +448,8 @@ def test_a_kept_probe_is_a_classifier(
 ) -> None:
     """Its scores are the probe's, also where the encoder's clips are others than in training."""
     source, settings = pretrained, ["clip.num_frames=6"]
+    if kind == "by rate":  # clips of other frames than by number
+        settings = ["clip.fps=11", "clip.frame_stride=1"]
     if kind == "finetuned":
         assert main(finetune_arguments(tmp_path / "fine", f"model.init={pretrained}")) == 0
         source, settings = tmp_path / "fine", []

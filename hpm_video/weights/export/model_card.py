@@ -93,7 +93,7 @@ def _what(
     yield f"size {model.size}, {numbers / 1e6:.1f} M parameters."
     yield ""
     yield f"- Clips: {data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels"
-    yield f"- Frames of a clip: sampling `{data.sampling}`, stride {data.frame_stride}"
+    yield f"- Frames of a clip: {data.frames_in_words}"
     side = model.patch_size
     yield f"- A token: {model.tubelet_size} frames of {side} x {side} pixels"
     if not data.antialias:
