@@ -21,6 +21,7 @@ from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import VideoReadError, check_is_file
+from hpm_video.data.video.part import stem_of
 from hpm_video.evaluate.feature_file import (
     SUFFIXES,
     Parts,
@@ -269,9 +270,7 @@ def _slide(
     table: bytes | None = None,
 ) -> None:
     """Write the features of a video's windows, unless they are there; goes on where it stopped."""
-    check_is_file(path)
-    stat = os.stat(path)
-    described = fingerprint([about, os.path.abspath(path), stat.st_size, stat.st_mtime_ns])
+    described = fingerprint([about, os.path.abspath(path), *check_is_file(path)])
     if (read_metadata(output) or {}).get("fingerprint") == described:
         return
     settings = WindowSettings(
@@ -352,7 +351,7 @@ def _label(manifest: Manifest, index: int) -> str:
 
 def _stem_of(video: str | Path) -> str:
     """What a file of a video's features is called after it."""
-    return printable(Path(video).stem).replace(os.sep, "_")[:100]
+    return printable(stem_of(video)).replace(os.sep, "_")[:100]
 
 
 def _about(
