@@ -25,7 +25,7 @@ from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside, sim
 from hpm_video.data.lists.columns import COLUMNS, Columns
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index_fault
-from hpm_video.data.lists.parts import part_columns, part_of
+from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of
 from hpm_video.data.lists.rows import first_few, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.video.limits import READING
@@ -235,7 +235,9 @@ def read_manifest(
             if "#" in name:
                 _check_is_no_part(path, where, faults)
             key = os.path.normpath(path) if "./" in path or "//" in path else path
-            part = part_of(row, of_part, where, faults) if of_part else None
+            part = part_of(row, of_part, where, faults)
+            if part is not None:
+                check_is_inside(part, row, where, faults)
             if of_part or bounds:
                 bounds.extend([math.nan] * (2 * len(hashes) - len(bounds)))
                 bounds.extend((math.nan, math.nan) if part is None else (part.start, part.end))

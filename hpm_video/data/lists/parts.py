@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.rows import NUMBER, shown
-from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS, Part
+from hpm_video.data.video.part import FRAME_COLUMNS, SECOND_COLUMNS, Part
 
 _MOST = 1e9  # seconds, or frames: 30 years are a mistake
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)", re.ASCII)
@@ -29,7 +29,7 @@ def part_of(
     texts = [row.get(name, "").strip() for name in columns]
     if not any(texts):
         return None
-    kinds = ("an integer", "frames") if columns == FRAME_COLUMNS else ("a number", "seconds")
+    kind = "an integer" if columns == FRAME_COLUMNS else "a number of seconds"
     bounds = []
     for name, text in zip(columns, texts, strict=True):
         number = float(text) if NUMBER.fullmatch(text) else -1.0
@@ -37,7 +37,7 @@ def part_of(
         if 0 <= number <= _MOST and is_whole:
             bounds.append(number)
         else:
-            rule = f"must be {kinds[0]} of at least 0 ({kinds[1]})"
+            rule = f"must be {kind} from 0 to {_MOST:,.0f}"
             faults.add(name, where, f"{name} ({shown(text)}) {rule}")
     if len(bounds) < 2:
         return None
@@ -46,19 +46,18 @@ def part_of(
         (one, other), (first, last) = columns, texts
         faults.add("part", where, f"{other} ({last}) must be above {one} ({first})")
         return None
-    part = Part(start, end, in_frames=columns == FRAME_COLUMNS)
-    if (lasts := _length(row, in_frames=part.in_frames)) is not None and start >= lasts:
-        rule = f"must be below the {lasts:.10g} {kinds[1]} of the video, as this row has them"
-        faults.add("outside", where, f"{columns[0]} ({texts[0]}) {rule}")
-    return part
+    return Part(start, end, in_frames=columns == FRAME_COLUMNS)
 
 
-def _length(row: Mapping[str, str], *, in_frames: bool) -> float | None:
-    """How long the video is by its row, None where that is not said or was checked already."""
-    name = "num_frames" if in_frames else "duration_s"
+def check_is_inside(part: Part, row: Mapping[str, str], where: str, faults: Faults) -> None:
+    """Note a fault where a part begins after its video ends, by what else the row says of that."""
+    name = "num_frames" if part.in_frames else "duration_s"
     text = row.get(name, "").strip()
-    is_known = NUMBER.fullmatch(text) and row.get("status", "").strip() not in ("ok", "damaged")
-    return float(text) if is_known and float(text) > 0 else None
+    if not NUMBER.fullmatch(text) or row.get("status", "").strip() in ("ok", "damaged"):
+        return  # not known, or known better: see `hpm-video data check`
+    if 0 < float(text) <= part.start:
+        column, start = next(iter(part.columns.items()))
+        faults.add("outside", where, f"{column} ({start}) must be below {name} ({text})")
 
 
 def seconds_of(text: str) -> float | None:
@@ -69,8 +68,3 @@ def seconds_of(text: str) -> float | None:
         return None
     hours, minutes, seconds = match.groups()
     return round(int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds), 9)
-
-
-def without_part(row: Mapping[str, str]) -> dict[str, str]:
-    """A row as one of a whole video."""
-    return {name: text for name, text in row.items() if name not in PART_COLUMNS}

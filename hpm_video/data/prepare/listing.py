@@ -26,7 +26,7 @@ from hpm_video.data.lists.manifest import (
     read_manifest,
     write_manifest,
 )
-from hpm_video.data.lists.parts import part_columns, part_of, seconds_of
+from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of, seconds_of
 from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
@@ -236,7 +236,9 @@ def list_own(
         columns.note(row, where)
         code = labels.add(row["path"], row.get("label", "").strip(), where)
         lines.append((where, code, frame_count(row, where, faults), row))
-        keys.append((row["path"], part_of(row, of_part, where, faults)))
+        if (part := part_of(row, of_part, where, faults)) is not None:
+            check_is_inside(part, row, where, faults)
+        keys.append((row["path"], part))
     assert columns is not None
     columns.find_faults(faults, chosen=split is not None)
     if columns.has_bare_counts:

@@ -239,7 +239,7 @@ def read_epic(tree: VideoTree, split: str, fold: int, *, kind: str) -> Listing:
             numbers.append(int(text))
         return tuple(numbers)
 
-    known = {(number,) for number in words.get(kind, ())}
+    known: set[tuple[int, ...]] = {(number,) for number in words.get(kind, ())}
     if kind == "action":
         for of_split in ("train", "val"):
             other, found = rows(of_split)

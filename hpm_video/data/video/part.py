@@ -39,6 +39,11 @@ class Part:
         return f"#{'frame' if self.in_frames else 't'}={_text(self.start)},{_text(self.end)}"
 
     @property
+    def suffix(self) -> str:
+        """What follows the name of a file about it."""
+        return str(self).replace("#", "_").replace("=", "").replace(",", "-")
+
+    @property
     def columns(self) -> dict[str, str]:
         """Itself as columns of a list."""
         names = FRAME_COLUMNS if self.in_frames else SECOND_COLUMNS
@@ -75,9 +80,11 @@ def file_of(path: str | Path) -> str:
 
 def stem_of(path: str | Path) -> str:
     """What files about a video or a part are called after it."""
-    file = file_of(path)
-    part = str(path)[len(file) :].replace("#", "_").replace("=", "").replace(",", "-")
-    return Path(file).stem + part
+    try:
+        file, part = split_part(str(path))
+    except ValueError:
+        return Path(path).stem
+    return Path(file).stem + (part.suffix if part else "")
 
 
 def _text(number: float) -> str:
