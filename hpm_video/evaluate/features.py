@@ -189,7 +189,8 @@ def sliding_list_features(
         if world.is_main:
             rows = []
             for index, file in enumerate(files):
-                known = {"path": manifest.name(index), "label": _label(manifest, index)}
+                name = manifest.name(index).removesuffix(str(manifest.part(index) or ""))
+                known = {**manifest.row(index), "path": name, "label": _label(manifest, index)}
                 reason = reasons.get(index, "")
                 rows.append({**known, "features": "" if reason else file, "reason": reason})
             write_manifest(index_file, rows, columns=_INDEX)

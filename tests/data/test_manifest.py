@@ -14,6 +14,7 @@ from hpm_video.data.lists.manifest import (
 )
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.lists.rows import read_rows
+from hpm_video.data.video.part import PART_COLUMNS
 from hpm_video.runtime.files import printable
 
 

@@ -114,6 +114,11 @@ class Manifest:
         start, end = self.bounds[index].tolist()
         return Part(start, end, in_frames=self.in_frames[block])
 
+    def row(self, index: int) -> dict[str, object]:
+        """Return which video it is as columns of a list: the file and, if it is one, the part."""
+        part = self.part(index)
+        return {"path": self.file(index), **(part.columns if part else {})}
+
     def label(self, index: int) -> int:
         """Return the class index, -1 where the video has none."""
         return int(self.labels[index])

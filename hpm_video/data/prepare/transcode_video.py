@@ -1,4 +1,5 @@
-"""One video, or a part of one, encoded anew, read back, and only then given its name; for a process of its own."""
+"""One video or part encoded anew, read back, and only then given its name; for a process of its
+own."""
 
 import errno
 import hashlib
