@@ -31,7 +31,7 @@ class Part:
         """Raise ValueError for what cannot be a part of any video."""
         if not 0 <= self.start < self.end < math.inf:
             raise ValueError(f"part ({self}) must have 0 <= start < end")
-        if self.in_frames and not (self.start.is_integer() and self.end.is_integer()):
+        if self.in_frames and (self.start % 1 or self.end % 1):
             raise ValueError(f"part ({self}) must have whole numbers of frames")
 
     def __str__(self) -> str:
