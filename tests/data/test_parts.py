@@ -1,7 +1,10 @@
 """Parts of videos: no frame outside of one is ever read, and lists say what they mean by them."""
 
 import csv
+import json
 import os
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -305,7 +308,7 @@ def test_all_faults_of_parts_are_named_at_once(tmp_path: Path) -> None:
         "path,start_s,end_s,start_frame,end_frame\na.mp4,1,2,,\n": "has both kinds of columns",
         "path,start_s\na.mp4,1\n": "must be in columns start_s,end_s or start_frame,end_frame",
         "path,start_frame,stop_frame\na.mp4,1,2\n": "--seconds start_frame stop_frame -o",
-        "path\na.mp4#t=1,2\n": "names a part: write path,start_s,end_s",
+        'path\n"a.mp4#t=1,2"\n': "names a part: write path,start_s,end_s",
     }.items():
         with pytest.raises(ValueError) as caught:
             _read(tmp_path / "l.csv", text)
@@ -316,12 +319,14 @@ def test_all_faults_of_parts_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_parts_are_shared_where_they_overlap(tmp_path: Path) -> None:
-    for name in ("a", "b", "c"):
+    for name in ("a", "b", "c", "d"):
         (tmp_path / f"{name}.mp4").write_bytes(name.encode() * 99)
-    (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "d.mp4")
     (tmp_path / "copy.mp4").write_bytes((tmp_path / "b.mp4").read_bytes())
     head = "path,start_s,end_s\n"
-    train = _read(tmp_path / "t.csv", f"{head}a.mp4,0,5\na.mp4,7,9\nb.mp4,0,5\nc.mp4,,\n")
+    train = _read(
+        tmp_path / "t.csv", f"{head}a.mp4,0,5\na.mp4,7,9\nb.mp4,0,5\nc.mp4,,\nd.mp4,0,5\n"
+    )
     rows = {
         "a.mp4,5,7": False, "a.mp4,4.9,5": True, "a.mp4,6,8": True, "a.mp4,,": True,
         "link.mp4,5,6": False, "link.mp4,1,2": True, "copy.mp4,5,6": False, "copy.mp4,4,6": True,
@@ -525,3 +530,188 @@ def test_parts_of_one_video_are_told_apart_when_bad(
         f"replaced by another: {path}#t=8,9: has no frame"
         in (tmp_path / "run" / "log.txt").read_text()
     )
+
+
+# ---- data list ---------------------------------------------------------------------------------
+
+
+def _listed(output: Path, *words: object) -> list[tuple[str, ...]]:
+    assert main(["data", "list", *map(str, words), "-o", str(output)]) == 0
+    names = ("path", "start_s", "end_s", "label")
+    return [tuple(row.get(name, "") for name in names) for row in _table(output)]
+
+
+def _empty(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"video")
+
+
+EPIC = (
+    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,"
+    "start_frame,stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n"
+)
+
+
+@pytest.fixture
+def epic(tmp_path: Path) -> Path:
+    folder = tmp_path / "epic"
+    _empty(folder / "P01/videos/P01_01.MP4", folder / "P02/videos/P02_101.MP4")
+    (folder / "EPIC_100_verb_classes.csv").write_text(
+        "id,key,instances,category\n0,take,['take'],r\n1,put,['put'],r\n"
+    )
+    (folder / "EPIC_100_noun_classes.csv").write_text(
+        "id,key,instances,category\n0,tap,\"['tap', 'faucet']\",a\n1,plate:side,['plate'],b\n"
+    )
+    first, second = "00:00:00.14,00:00:03.37,8,202", "00:00:03.37,01:02:06.17,202,370"
+    many = "\"['plate', 'tap']\",\"[1, 0]\""
+    rows = [
+        f"P01_01_0,P01,P01_01,00:00:01.089,{first},take tap,take,0,tap,0,['tap'],[0]",
+        f'P01_01_1,P01,P01_01,00:00:02.6,{second},"put plate, side",put,1,plate,1,{many}',
+        f"P03_01_1,P03,P03_01,00:00:02.6,{second},put tap,put,1,tap,0,['tap'],[0]",
+    ]
+    (folder / "EPIC_100_train.csv").write_text(EPIC + "\n".join(rows) + "\n")
+    times = "00:00:09.00,00:00:08.00,8,202"
+    row = f"P02_101_0,P02,P02_101,00:00:01.1,{times},take plate,take,0,plate,1,['plate'],[1]"
+    (folder / "EPIC_100_validation.csv").write_text(
+        f"{EPIC}{row}\n{row.replace('08.00', '10.5')}\n"
+    )
+    (folder / "EPIC_100_test_timestamps.csv").write_text(
+        "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,"
+        "start_frame,stop_frame\nP02_101_0,P02,P02_101,00:00:01.1,00:00:00.54,00:00:02.23,27,111\n"
+    )
+    return folder
+
+
+def test_epic_kitchens(epic: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "lists"
+    one, two = epic / "P01/videos/P01_01.MP4", epic / "P02/videos/P02_101.MP4"
+    found = _listed(out / "v" / "train.csv", "--epic-verbs", epic)
+    assert found == [(str(one), "0.14", "3.37", "0"), (str(one), "3.37", "3726.17", "1")]
+    assert (out / "v" / "classes.txt").read_text() == "take\nput\n"
+    assert "1 of 3 are missing" in capsys.readouterr().out
+    missing = _table(out / "v" / "train_missing.csv")
+    assert [(row["path"], row["start_s"]) for row in missing] == [("P03_01.MP4", "3.37")]
+    assert _listed(out / "v" / "val.csv", "--epic-verbs", epic, "--split", "val") == [
+        (str(two), "9", "10.5", "0")
+    ]
+    said = capsys.readouterr().out
+    assert "1 parts are left out" in said and "EPIC_100_validation.csv:2: 00:00:09.00 to" in said
+    test = _listed(out / "v" / "test.csv", "--epic-verbs", epic, "--split", "test")
+    assert test == [(str(two), "0.54", "2.23", "")]
+    nouns = _listed(out / "n" / "train.csv", "--epic-nouns", epic)
+    assert [row[3] for row in nouns] == ["0", "1"]
+    actions = _listed(out / "a" / "val.csv", "--epic-actions", epic, "--split", "val")
+    assert (
+        out / "a" / "classes.txt"
+    ).read_text() == "take tap\ntake plate:side\nput tap\nput plate:side\n"
+    assert [row[3] for row in actions] == ["1"]
+    assert len(read_manifest(out / "a" / "val.csv")) == 1
+    wrong = (epic / "EPIC_100_train.csv").read_text().replace(",put,1,", ",put,9,")
+    (epic / "EPIC_100_train.csv").write_text(wrong)
+    assert main(["data", "list", "--epic-verbs", str(epic), "-o", str(out / "w" / "t.csv")]) == 2
+    assert "EPIC_100_train.csv:3: verb_class (9) must be a number of" in capsys.readouterr().err
+
+
+def test_charades(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "charades", tmp_path / "lists" / "train.csv"
+    _empty(folder / "Charades_v1_480/46GP8.mp4", folder / "Charades_v1_480/N11GT.mp4")
+    (folder / "Charades_v1_classes.txt").write_text(
+        "c000 Holding some clothes\nc001 Putting, down\n"
+    )
+    head = (
+        "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
+    )
+    rows = [
+        '46GP8,HR43,Kitchen,6,7,Yes,"A, script",a;b,desc,c001 11.90 21.20;c000 0.00 12.60,24.83',
+        "N11GT,0KZ7,Stairs,6,7,No,x,y,z,,18.33",
+        "N11GT,0KZ7,Stairs,6,7,No,x,y,z,c001 18.40 19.00;c001 4.00 30.00;c001 4.00 30.00,18.33",
+    ]
+    (folder / "Charades_v1_train.csv").write_text(head + "\n".join(rows) + "\n")
+    paths = [str(folder / "Charades_v1_480" / name) for name in ("46GP8.mp4", "N11GT.mp4")]
+    assert _listed(out, "--charades", folder) == [
+        (paths[0], "11.9", "21.2", "1"),
+        (paths[0], "0", "12.6", "0"),
+        (paths[1], "4", "30", "1"),
+    ]
+    said = capsys.readouterr().out
+    assert "1 videos are named again" in said
+    assert "Charades_v1_train.csv:4: 18.40 to 19.00 of 18.33 s" in said
+    assert (out.parent / "classes.txt").read_text() == "Holding some clothes\nPutting, down\n"
+    (folder / "Charades_v1_test.csv").write_text(head + rows[0].replace("c001", "c7x") + "\n")
+    assert main(["data", "list", "--charades", str(folder), "--split", "test", "-o", str(out)]) == 2
+    assert "Charades_v1_test.csv:2: action (c7x 11.90 21.20) must be" in capsys.readouterr().err
+
+
+def test_activitynet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = tmp_path / "anet", tmp_path / "lists"
+    _empty(folder / "v_sJFgo9H6zNo.mp4", folder / "v_a-b_c.mkv", folder / "test" / "v_zz.webm")
+    video = {"url": "", "resolution": "1280x720"}
+    first, second = ({"segment": s, "label": "Zumba"} for s in ([0.01, 124.16], [130, 120]))
+    third = {"segment": [17.5, 200.25], "label": "Archery"}
+    content = {
+        "version": "VERSION 1.3",
+        "taxonomy": [],
+        "database": {
+            "sJFgo9H6zNo": {
+                **video,
+                "subset": "training",
+                "duration": 124.16,
+                "annotations": [first, second],
+            },
+            "a-b_c": {**video, "subset": "validation", "duration": 180.5, "annotations": [third]},
+            "zz": {**video, "subset": "testing", "duration": 9.5, "annotations": []},
+        },
+    }
+    (folder / "activity_net.v1-3.min.json").write_text(json.dumps(content))
+    train = _listed(out / "train.csv", "--activitynet", folder)
+    assert train == [(str(folder / "v_sJFgo9H6zNo.mp4"), "0.01", "124.16", "1")]
+    assert "sJFgo9H6zNo: 130 to 120 of 124.16 s" in capsys.readouterr().out
+    val = _listed(out / "val.csv", "--activitynet", folder, "--split", "val")
+    assert val == [(str(folder / "v_a-b_c.mkv"), "17.5", "200.25", "0")]
+    test = _listed(out / "test.csv", "--activitynet", folder, "--split", "test")
+    assert test == [(str(folder / "test" / "v_zz.webm"), "", "", "")]
+    del content["database"]["zz"]["subset"]  # type: ignore[index]
+    (folder / "activity_net.v1-3.min.json").write_text(json.dumps(content))
+    assert main(["data", "list", "--activitynet", str(folder), "-o", str(out / "x.csv")]) == 2
+    assert "must be as ActivityNet has it: KeyError('subset')" in capsys.readouterr().err
+
+
+def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command in the message of a list with other columns does what it says."""
+    _empty(tmp_path / "a.mp4", tmp_path / "b c.mp4")
+    file, out = tmp_path / "my list.csv", tmp_path / "my list_parts.csv"
+    file.write_text(
+        "video,Clip Start,clip_end,class\na.mp4,0:01.5,1:02:03,x\nb c.mp4,4,5,y\na.mp4,2,3,y\n"
+        "b c.mp4,4.0,5,y\ngone.mp4,1,2,x\n"
+    )
+    with pytest.raises(ValueError, match="clip start") as caught:
+        read_manifest(file)
+    command = re.findall("`hpm-video (.*?)`", str(caught.value))[0]
+    assert main(shlex.split(command)) == 0
+    assert "1 rows name a video again" in capsys.readouterr().out
+    manifest = read_manifest(out)
+    assert [(manifest.name(k), manifest.label(k)) for k in range(4)] == [
+        ("a.mp4#t=1.5,3723", 0), ("b c.mp4#t=4,5", 1), ("a.mp4#t=2,3", 1), ("b c.mp4#t=4,5", 1),
+    ]  # fmt: skip
+    assert [row["start_s"] for row in _table(tmp_path / "my list_parts_missing.csv")] == ["1"]
+    # The same list again: nothing is lost by it, and nothing is kept
+    assert main(["data", "list", "--manifest", str(out), "-o", str(out)]) == 2  # it is read
+    assert main(shlex.split(command)) == 0 and not list(tmp_path.glob("*.orig"))
+    file.write_text(file.read_text().replace("2,3,y", "2,4,y"))
+    assert main(shlex.split(command)) == 0 and len(list(tmp_path.glob("*.orig"))) == 1
+    capsys.readouterr()
+    for text, options, said in (
+        ("path,a,b\na.mp4,1,2\n", ("--seconds", "a", "c"), "column (c) must be one of those of"),
+        ("path,a,b\na.mp4,1,x\n", ("--seconds", "a", "b"), "l.csv:2: end_s (x) must be a number"),
+        ("path,a,b\na.mp4,0:01,9\n", ("--frames", "a", "b"), "start_frame (0:01) must be an int"),
+        ("path,a,b,label\na.mp4,1,2,0\na.mp4,1.0,2,1\n", ("--seconds", "a", "b"),
+         "l.csv:3: label (1) of a.mp4#t=1,2 must be one, but is (0) in"),
+    ):  # fmt: skip
+        (tmp_path / "l.csv").write_text(text)
+        command = ["data", "list", "--manifest", str(tmp_path / "l.csv"), *options]
+        assert main([*command, "-o", str(tmp_path / "out.csv")]) == 2
+        assert said in capsys.readouterr().err
+    folder = ["data", "list", "--folder", str(tmp_path), "-o", str(tmp_path / "out.csv")]
+    assert main([*folder, "--frames", "a", "b"]) == 2
+    assert "--frames (a b) must be used with --manifest only" in capsys.readouterr().err

@@ -46,8 +46,8 @@ class Columns:
     def __init__(self, file: Path, root: str, header: Mapping[str, str]) -> None:
         """``root``: the folder where paths start; ``header``: a row of the list."""
         self._file, self._root = file, root
-        plain = {name: re.sub(r"[\W_]+", "", name) for name in header if name not in COLUMNS}
-        words = plain | {name: name.replace("_", "") for name in header if name in PART_COLUMNS}
+        words = {name: re.sub(r"[\W_]+", "", name) for name in header}
+        plain = {name: word for name, word in words.items() if name not in COLUMNS}
         is_told = any(set(pair) <= header.keys() for pair in (SECOND_COLUMNS, FRAME_COLUMNS))
         self._parts = [n for n, word in words.items() if _PART.fullmatch(word) and not is_told]
         self._splits = [name for name, word in plain.items() if _SPLIT.fullmatch(word)]
