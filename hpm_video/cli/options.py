@@ -148,7 +148,10 @@ def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int, decoder: st
 
 def is_setting(word: str) -> bool:
     """Whether a word of the command line is a setting, and neither an option nor a file or part."""
-    return "=" in word and not word.startswith("-") and not os.path.exists(file_of(word))
+    try:
+        return "=" in word and not word.startswith("-") and not os.path.exists(file_of(word))
+    except ValueError:  # a part that cannot be: whoever takes videos says so
+        return False
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

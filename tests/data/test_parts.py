@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from videos import frame_numbers, indexed_picture, write_indexed_video
 
+from hpm_video.bench.study.few_labels import write_part
 from hpm_video.cli.main import main
-from hpm_video.config import DataConfig, PretrainConfig
+from hpm_video.config import DataConfig, DataSetConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.loading.clip import read_clip
@@ -199,7 +200,7 @@ def test_windows_of_a_part(folder: Path, name: str, rate: float | None) -> None:
             assert video.times.tolist() == whole.times[[*allowed, allowed[-1] + 1]].tolist()
 
 
-def test_what_a_part_is_called(tmp_path: Path) -> None:
+def test_what_a_part_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in (Part(0, 1e9), Part(0.1, 12.345678), Part(1e-7, 3), Part(3, 9, in_frames=True)):
         assert split_part(f"/x/a b.mp4{part}") == ("/x/a b.mp4", part)
     assert [stem_of(f"x/a.b.mp4#{part}") for part in ("t=1.5,2", "frame=3,9", "u=1,2")] == [
@@ -208,8 +209,11 @@ def test_what_a_part_is_called(tmp_path: Path) -> None:
     for whole in ("a.mp4", "a#b.mp4", "a.mp4#t=1", "a.mp4#t=1,2,3", "a.mp4#t=-,+"):
         assert split_part(whole) == (whole, None) and file_of(whole) == whole
     for wrong in ("a.mp4#t=2,1", "a.mp4#t=1,1", "a.mp4#frame=1,2.5", "a.mp4#t=1,1e999"):
-        with pytest.raises(ValueError, match="must have"):
+        with pytest.raises(ValueError, match=f"^{wrong}: part .* must have"):
             split_part(wrong)
+        assert main(["visualize", "none", wrong, "-o", str(tmp_path / "pages")]) == 2
+        assert main(["predict", "none", wrong]) == 2
+        assert capsys.readouterr().err.count(f"{wrong}: part (") == 2
     odd = write_indexed_video(tmp_path / "a.mp4", 12).rename(tmp_path / "a.mp4#t=1,2")
     assert split_part(str(odd)) == (str(odd), None)  # as it always was
     assert open_frames(odd).num_frames == 12
@@ -285,6 +289,17 @@ def test_parts_of_several_lists(tmp_path: Path) -> None:
     assert manifest.num_repeated == 2 and manifest.notes == ()
     # Not Python objects, which workers would slowly copy
     assert isinstance(manifest.bounds, np.ndarray) and manifest.bounds.shape == (6, 2)
+
+
+def test_lists_of_some_of_a_list_keep_their_parts(tmp_path: Path) -> None:
+    """As studies with few labels write them."""
+    rows = ["a.mp4,1,2,x", "b.mp4,,,y", "a.mp4,3,4.25,y", "a.mp4,5,6,x"]
+    (tmp_path / "l.csv").write_text("\n".join(["path,start_s,end_s,label", *rows]))
+    lists = DataSetConfig(train=[str(tmp_path / "l.csv")])
+    write_part(lists, tmp_path / "few" / "l.csv", 3)
+    few = read_manifest(tmp_path / "few" / "l.csv")
+    names = sorted(few.path(place) for place in range(3))
+    assert names == [f"{tmp_path}/{name}" for name in ("a.mp4#t=1,2", "a.mp4#t=5,6", "b.mp4")]
 
 
 def test_all_faults_of_parts_are_named_at_once(tmp_path: Path) -> None:

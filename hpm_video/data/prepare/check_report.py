@@ -131,7 +131,7 @@ def _extent(row: Mapping[str, str], part: Part | None) -> tuple[int, float | Non
     if part is None:
         return frames, seconds
     whole = frames if part.in_frames else seconds or part.end
-    share = (min(part.end, whole) - part.start) / whole
+    share = max(0.0, min(part.end, whole) - part.start) / whole
     return round(frames * share), None if seconds is None else seconds * share
 
 

@@ -306,7 +306,8 @@ def at_rate(video: Video, fps: float | None, part: Part | None = None) -> Frames
 def check_is_file(path: str) -> tuple[int, int]:
     """Size and time of change of the file of a video or part. Raises VideoReadError where there is
     no file, nothing in it, or none that may be read."""
-    return _identity(file_of(path))
+    with reading(path):
+        return _identity(file_of(path))
 
 
 def read_frames(

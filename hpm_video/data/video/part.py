@@ -67,23 +67,20 @@ def split_part(path: str) -> tuple[str, Part | None]:
         if os.path.lexists(file):
             raise ValueError(f"{path} is a file and a part of {file}: rename the file")
         return path, None
-    return file, Part(*bounds, in_frames=kind == "frame")
+    try:
+        return file, Part(*bounds, in_frames=kind == "frame")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def file_of(path: str | Path) -> str:
-    """The file of a video or part; `path` itself where it is called like no part."""
-    try:
-        return split_part(str(path))[0]
-    except ValueError:
-        return str(path)
+    """The file of a video or part. Raises what `split_part` raises."""
+    return split_part(str(path))[0]
 
 
 def stem_of(path: str | Path) -> str:
     """What files about a video or a part are called after it."""
-    try:
-        file, part = split_part(str(path))
-    except ValueError:
-        return Path(path).stem
+    file, part = split_part(str(path))
     return Path(file).stem + (part.suffix if part else "")
 
 
