@@ -432,6 +432,9 @@ def test_what_transcode_refuses(
     file.write_text(f"path\n{path}\n")
     assert main([*command, "--cut"]) == 2
     assert "--cut must come with a list of parts" in capsys.readouterr().err
+    file.write_text(f"path,start_s,end_s\n{path},1,2\n{folder}/./constant_t1-2.mp4,,\n")
+    assert main([*command, "--cut"]) == 2
+    assert "constant_t1-2.mp4) is named as a part of" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -718,6 +721,7 @@ def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     capsys.readouterr()
     for text, options, said in (
         ("path,a,b\na.mp4,1,2\n", ("--seconds", "a", "c"), "column (c) must be one of those of"),
+        ("path,a,b,end_s\na.mp4,1,2,3\n", ("--seconds", "a", "b"), "end_s must not be there"),
         ("path,a,b\na.mp4,1,x\n", ("--seconds", "a", "b"), "l.csv:2: end_s (x) must be a number"),
         ("path,a,b\na.mp4,0:01,9\n", ("--frames", "a", "b"), "start_frame (0:01) must be an int"),
         ("path,a,b,label\na.mp4,1,2,0\na.mp4,1.0,2,1\n", ("--seconds", "a", "b"),

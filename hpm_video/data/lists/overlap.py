@@ -59,7 +59,8 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
     for index in range(len(other)):
         wanted.setdefault(os.path.normpath(other.file(index)), []).append(index)
     named = {path for path in _paths(one, range(len(one))) if path in wanted}
-    same = {path: {path} for path in named}  # of other -> of one
+    has_parts = one.bounds is not None or other.bounds is not None
+    same = {path: {path} for path in named if has_parts}  # of other -> of one, where that counts
     linked: set[str] = set()
     copied: set[str] = set()
     num_looked_at = 0
@@ -76,24 +77,23 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
             paths = [path for path in dict.fromkeys(_paths(one, rows)) if path not in wanted]
             alike: list[tuple[str, int]] = []
             for path, file, size in _identities(pool, paths):
-                for found in files.get(file, ()):
-                    linked.add(found)
-                    same.setdefault(found, set()).add(path)
+                linked.update(found := files.get(file, ()))
+                for of_other in found if has_parts else ():
+                    same.setdefault(of_other, set()).add(path)
                 alike += [(path, size)] * (size in sizes)
             for size in {size for _, size in alike} - contents.keys():
                 contents[size] = {}
                 for path, ends in zip(sizes[size], pool.map(_ends, sizes[size]), strict=True):
                     if ends is not None:
                         contents[size].setdefault(ends, []).append(path)
-            for (path, size), ends in zip(
-                alike, pool.map(_ends, (p for p, _ in alike)), strict=True
-            ):
-                for found in () if ends is None else contents[size].get(ends, ()):
-                    copied.add(found)
-                    same.setdefault(found, set()).add(path)
+            ends_of = pool.map(_ends, (path for path, _ in alike))
+            for (path, size), ends in zip(alike, ends_of, strict=True):
+                copied.update(found := [] if ends is None else contents[size].get(ends, []))
+                for of_other in found if has_parts else ():
+                    same.setdefault(of_other, set()).add(path)
             num_looked_at = rows.stop
         copied -= linked
-    if one.bounds is not None or other.bounds is not None:
+    if has_parts:
         _keep_overlapping(wanted, same, one, other)
     num_named, num_linked, num_copied = (
         sum(len(wanted[path]) for path in found) for found in (named, linked, copied)

@@ -288,6 +288,8 @@ def _with_part(row: dict[str, str], renamed: Mapping[str, str], file: Path) -> d
         if old not in row:
             rest = ", ".join(map(shown, row))
             raise ValueError(f"column ({shown(old)}) must be one of those of {file}: {rest}")
+        if new in row and new != old:
+            raise ValueError(f"{file}: column {new} must not be there beside {shown(old)}")
         text = row[old].strip()
         if new in SECOND_COLUMNS and (time := seconds_of(text)) is not None:
             text = f"{time:.12g}"

@@ -109,7 +109,7 @@ def transcode_manifest(
     manifest, output_dir = Path(manifest), Path(output_dir).absolute()
     rows, parts = _rows_and_parts(manifest, has_rate=encoding.fps is not None, cut=cut)
     start = os.path.abspath(root if root is not None else manifest.parent)
-    names = target_names(_cut_names(rows, parts), start)
+    names = target_names(_cut_names(rows, parts, start), start)
     index = find_frame_index(manifest)
     works = [
         replace(_work(row, name, start, output_dir, index), part=of_row)
@@ -202,17 +202,14 @@ def _rows_and_parts(manifest: Path, *, has_rate: bool, cut: bool) -> tuple[Rows,
     return rows, parts if cut else [None] * len(rows)
 
 
-def _cut_names(rows: Rows, parts: Sequence[Part | None]) -> list[str]:
-    """The path of each row; of a part that is cut out, one beside it."""
-    names = []
-    whole = {row["path"] for row in rows}
+def _cut_names(rows: Rows, parts: Sequence[Part | None], root: str) -> list[str]:
+    """The path of each row; of a part that is cut out, one beside it that no row has."""
+    names, whole = [], {os.path.normpath(os.path.join(root, row["path"])) for row in rows}
     for row, part in zip(rows, parts, strict=True):
         stem, ending = os.path.splitext(row["path"])
-        names.append(f"{stem}{part.suffix}{ending}" if part else row["path"])
-        if part and names[-1] in whole:
-            raise ValueError(
-                f"path ({names[-1]}) is what a part of {row['path']} becomes: rename it"
-            )
+        names.append(name := f"{stem}{part.suffix}{ending}" if part else row["path"])
+        if part and os.path.normpath(os.path.join(root, name)) in whole:
+            raise ValueError(f"path ({name}) is named as a part of {row['path']}: rename the file")
     return names
 
 
