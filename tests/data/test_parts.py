@@ -14,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from runs import assert_same_run, run_until_stopped
 from videos import frame_numbers, indexed_picture, write_indexed_video
 
 from hpm_video.bench.study.few_labels import write_part
@@ -734,3 +735,22 @@ def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     folder = ["data", "list", "--folder", str(tmp_path), "-o", str(tmp_path / "out.csv")]
     assert main([*folder, "--frames", "a", "b"]) == 2
     assert "--frames (a b) must be used with --manifest only" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_the_same_parts_alone(
+    folder: Path, tmp_path: Path, pretrain_arguments: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bit for bit; with other parts of the same videos it does not."""
+    file = tmp_path / "l.csv"
+    rows = [f"{folder / name},{row[0]},{row[1]}" for name in VIDEOS for row in rows_of(name)]
+    file.write_text("\n".join(["path,start_s,end_s", *rows]))
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert main(pretrain_arguments(one, f"data.manifest={file}")) == 0
+    run_until_stopped(pretrain_arguments(other, f"data.manifest={file}"), at=4)
+    assert main(pretrain_arguments(other, f"data.manifest={file}")) == 0
+    assert_same_run(one, other)
+    run_until_stopped(pretrain_arguments(tmp_path / "third", f"data.manifest={file}"), at=4)
+    file.write_text(file.read_text().replace(rows[3], rows[3] + "1"))
+    capsys.readouterr()
+    assert main(pretrain_arguments(tmp_path / "third", f"data.manifest={file}")) == 2
+    assert "videos" in capsys.readouterr().err
