@@ -60,10 +60,10 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
         # A list of exactly so many steps, however many videos there are
         listed, count = folder / "train.csv", steps * accumulation * data.videos_at_once
         numbers = (k % len(manifest) for k in range(count))
-        rows = [(manifest.path(k), manifest.num_frames(k) or None) for k in numbers]
-        write_manifest(listed, [{"path": path, "num_frames": frames} for path, frames in rows])
+        rows = [{**manifest.row(k), "num_frames": manifest.num_frames(k) or None} for k in numbers]
+        write_manifest(listed, rows)
         places = range(min(count, len(manifest)))
-        tables = ((manifest.path(k), table) for k in places if (table := manifest.table(k)))
+        tables = ((manifest.file(k), table) for k in places if (table := manifest.table(k)))
         write_frame_index(index_beside(listed), tables)
         config = replace(
             config,

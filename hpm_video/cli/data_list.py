@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--manifest", "--list", dest="list", metavar="FILE", help=text)
     for name, data_set in DATA_SETS.items():
         text = f"{data_set.title}: a folder with its videos and official files"
-        source.add_argument(f"--{name}", metavar="DIR", help=text)
+        source.add_argument(f"--{name.replace('_', '-')}", metavar="DIR", help=text)
     text = (
         "csv to write; beside it classes.txt (names in the order of the labels) and "
         "MANIFEST_missing.csv (videos that are not there)"
@@ -31,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=int, help="1 to 3, of UCF101 and HMDB51 (default 1)")
     text = "official files, if they lie elsewhere or repeatedly"
     parser.add_argument("--annotations", metavar="DIR", help=text)
+    text = "columns of a --manifest: when each row's part of its video begins and ends"
+    parser.add_argument("--seconds", nargs=2, metavar=("START", "END"), help=text)
+    text = "the same, as numbers of frames from 0; END is the first that is not in the part"
+    parser.add_argument("--frames", nargs=2, metavar=("START", "END"), help=text)
     add_root(parser, "where relative paths of a --manifest start")
     text = "class names in the order to number them, one a line"
     parser.add_argument("--classes", metavar="FILE", help=text)
@@ -38,13 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     official = next((name for name in DATA_SETS if getattr(arguments, name) is not None), None)
-    for option in ("split", "fold", "annotations", "root"):
-        of_list = option in ("split", "root") and arguments.list is not None
-        of_data_set = option != "root" and official is not None
+    of_lists = ("root", "seconds", "frames")  # alone; split is of both
+    for option in ("split", "fold", "annotations", *of_lists):
+        of_list = option in ("split", *of_lists) and arguments.list is not None
+        of_data_set = option not in of_lists and official is not None
         if (value := getattr(arguments, option)) is not None and not (of_list or of_data_set):
-            used_with = "--manifest" if option == "root" else "the official files of a data set"
+            used_with = "--manifest" if option in of_lists else "the official files of a data set"
             used_with += " or --manifest" * (option == "split")
-            raise ValueError(f"--{option} ({value}) must be used with {used_with} only")
+            text = value if isinstance(value, str | int) else " ".join(value)
+            raise ValueError(f"--{option} ({text}) must be used with {used_with} only")
     output, classes = arguments.output, arguments.classes
     if official is not None:
         listed = listing.list_official(
@@ -58,7 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
         )
     elif arguments.list is not None:
         listed = listing.list_own(
-            arguments.list, output, root=arguments.root, classes=classes, split=arguments.split
+            arguments.list,
+            output,
+            root=arguments.root,
+            classes=classes,
+            split=arguments.split,
+            seconds=arguments.seconds,
+            frames=arguments.frames,
         )
     else:
         listed = listing.list_folder(arguments.folder, output, classes=classes)

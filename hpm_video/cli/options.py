@@ -12,6 +12,7 @@ from typing import Any
 
 from hpm_video.config.schema import describe_settings, settings_table
 from hpm_video.config.values import Decoder, Device, values_of
+from hpm_video.data.video.part import file_of
 
 SETTINGS = "key=value"
 
@@ -146,8 +147,11 @@ def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int, decoder: st
 
 
 def is_setting(word: str) -> bool:
-    """Whether a word of the command line is a setting, and neither an option nor a file."""
-    return "=" in word and not word.startswith("-") and not os.path.exists(word)
+    """Whether a word of the command line is a setting, and neither an option nor a file or part."""
+    try:
+        return "=" in word and not word.startswith("-") and not os.path.exists(file_of(word))
+    except ValueError:  # a part that cannot be: whoever takes videos says so
+        return False
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 
 from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.video.frame_indices import uniform_view_indices
-from hpm_video.data.video.frames import VideoReadError, open_video
+from hpm_video.data.video.frames import VideoReadError, open_frames
 from hpm_video.evaluate.predictions import Evaluation, figures_line, write_predictions
 from hpm_video.runtime.files import write_atomically, write_csv
 from hpm_video.runtime.pages import address, jpeg_bytes, page, png
@@ -175,7 +175,7 @@ def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
 
 def frame_strip(path: str) -> bytes:
     """A JPEG: frames spread evenly over a whole video, or VideoReadError."""
-    video = open_video(path)
+    video = open_frames(path)
     indices = uniform_view_indices(video.num_frames, clip_frames=_STRIP_FRAMES, num_clips=1)[0]
     frames = torch.from_numpy(video.read(indices)).permute(0, 3, 1, 2)  # (T, 3, H, W)
     width = max(1, round(frames.shape[3] * _STRIP_HEIGHT / frames.shape[2]))

@@ -21,6 +21,7 @@ from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import VideoReadError, check_is_file
+from hpm_video.data.video.part import stem_of
 from hpm_video.evaluate.feature_file import (
     SUFFIXES,
     Parts,
@@ -188,7 +189,8 @@ def sliding_list_features(
         if world.is_main:
             rows = []
             for index, file in enumerate(files):
-                known = {"path": manifest.name(index), "label": _label(manifest, index)}
+                name = manifest.name(index).removesuffix(str(manifest.part(index) or ""))
+                known = {**manifest.row(index), "path": name, "label": _label(manifest, index)}
                 reason = reasons.get(index, "")
                 rows.append({**known, "features": "" if reason else file, "reason": reason})
             write_manifest(index_file, rows, columns=_INDEX)
@@ -269,9 +271,7 @@ def _slide(
     table: bytes | None = None,
 ) -> None:
     """Write the features of a video's windows, unless they are there; goes on where it stopped."""
-    check_is_file(path)
-    stat = os.stat(path)
-    described = fingerprint([about, os.path.abspath(path), stat.st_size, stat.st_mtime_ns])
+    described = fingerprint([about, os.path.abspath(path), *check_is_file(path)])
     if (read_metadata(output) or {}).get("fingerprint") == described:
         return
     settings = WindowSettings(
@@ -352,7 +352,7 @@ def _label(manifest: Manifest, index: int) -> str:
 
 def _stem_of(video: str | Path) -> str:
     """What a file of a video's features is called after it."""
-    return printable(Path(video).stem).replace(os.sep, "_")[:100]
+    return printable(stem_of(video)).replace(os.sep, "_")[:100]
 
 
 def _about(

@@ -11,6 +11,7 @@ import numpy as np
 from hpm_video.config import EvaluateConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.video.frames import VideoReadError
+from hpm_video.data.video.part import stem_of
 from hpm_video.evaluate import predict
 from hpm_video.evaluate.along import Along, Event, check_stride, score_along
 from hpm_video.evaluate.predict import LoadedClassifier, Shown
@@ -214,7 +215,7 @@ def unique_stems(names: Sequence[str]) -> list[str]:
     taken = {"events"}
     stems = []
     for name in names:
-        plain = printable(Path(name).stem).replace(os.sep, "_")[:80].lstrip(".") or "video"
+        plain = printable(stem_of(name)).replace(os.sep, "_")[:80].lstrip(".") or "video"
         stem, number = plain, 1
         while stem.casefold() in taken:
             stem = f"{plain}_{(number := number + 1)}"

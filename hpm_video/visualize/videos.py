@@ -17,6 +17,7 @@ from hpm_video.config.settings import config_to_yaml
 from hpm_video.config.values import PictureFormat, values_of
 from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.video.frames import VideoReadError
+from hpm_video.data.video.part import stem_of
 from hpm_video.evaluate.embed_classify import version_of
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
 from hpm_video.evaluate.relevance import Onlooker, load_onlooker
@@ -228,7 +229,7 @@ def _unique_stems(videos: Sequence[str | Path]) -> list[str]:
     """File names without ending, told apart by a number where they repeat."""
     stems: list[str] = ["index"]  # the list's own page
     for video in videos:
-        stem, number = Path(video).stem[:50] or "video", 1
+        stem, number = stem_of(video)[:50] or "video", 1
         name = stem
         while name.casefold() in {taken.casefold() for taken in stems}:
             name = f"{stem}_{(number := number + 1)}"

@@ -18,7 +18,8 @@ from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops, frame_indices
-from hpm_video.data.video.frames import VideoReadError, at_rate, open_video
+from hpm_video.data.video.frames import VideoReadError, open_frames
+from hpm_video.data.video.part import file_of
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
 from hpm_video.runtime.replies import answer
@@ -78,7 +79,7 @@ def check_videos(videos: Sequence[str | Path]) -> None:
     if not videos:
         raise ValueError("videos (none) must name at least one file")
     for video in videos:
-        if not os.path.exists(video):
+        if not os.path.exists(file_of(video)):
             raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
 
 
@@ -134,7 +135,7 @@ def read_window(
 
 
 def _facts(path: str, *, data: DataConfig) -> Facts:
-    video = at_rate(open_video(path), data.fps)
+    video = open_frames(path, fps=data.fps)
     return Facts(video.num_frames, video.fps)
 
 
@@ -149,9 +150,9 @@ def _window(
 ) -> Window:
     speeds = None
     if tubelet is None:
-        frames = at_rate(open_video(path), data.fps).read(indices)
+        frames = open_frames(path, fps=data.fps).read(indices)
     else:
-        video = at_rate(open_video(path, "pyav", motion=True), data.fps)
+        video = open_frames(path, "pyav", fps=data.fps, motion=True)
         frames, speeds = video.read_motion(indices)
     height, width = frames.shape[1:3]
     if view.whole_frame:

@@ -209,7 +209,6 @@ def test_a_class_folder_and_a_list_in_different_forms_of_unicode(
     [
         *(
             "start,end",
-            "start_s,end_s",
             "start_time,end_time",
             "start_sec,stop_sec",
             "t_start,t_end",
@@ -230,7 +229,8 @@ def test_parts_of_videos_are_refused(folder: Path, header: str) -> None:
     for labels in (True, False):
         said = _refusal(_write(folder, _table(f"path,{header},label", rows)), labels=labels)
         assert "list.csv:2: " in said and "(0.0)" in said
-        assert "parts are not supported yet" in said and "ffmpeg -ss" in said
+        assert "parts of videos must be in columns start_s,end_s" in said
+        assert "hpm-video data list --manifest" in said and "--seconds" in said
 
 
 def test_parts_of_videos_are_not_listed_either(
@@ -698,7 +698,7 @@ def test_the_separator_that_excel_is_told(tmp_path: Path) -> None:
 
 def test_parts_by_other_names(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,t0,t1\na.mp4,0,5\nb.mp4,3,9\n")
-    with pytest.raises(ValueError, match="parts are not supported yet"):
+    with pytest.raises(ValueError, match="parts of videos must be in columns start_s,end_s"):
         read_manifest(tmp_path / "list.csv")
 
 

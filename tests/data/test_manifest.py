@@ -14,6 +14,7 @@ from hpm_video.data.lists.manifest import (
 )
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.lists.rows import read_rows
+from hpm_video.data.video.part import PART_COLUMNS
 from hpm_video.runtime.files import printable
 
 
@@ -29,6 +30,7 @@ def _rows(manifest: Manifest) -> list[tuple[str, int, int]]:
     ]
 
 
+OURS = [name for name in COLUMNS if name not in PART_COLUMNS]
 AB = [("a b.mp4", 120, 3), ("c/d.mp4", 7, 0)]
 LABELS_ONLY = [("a b.mp4", 0, 3), ("c/d.mp4", 0, 0)]
 PATHS_ONLY = [("a b.mp4", 0, -1), ("c/d.mp4", 0, -1)]
@@ -38,7 +40,7 @@ PATHS_ONLY = [("a b.mp4", 0, -1), ("c/d.mp4", 0, -1)]
     ("text", "expected"),
     [
         # ours
-        (f"{','.join(COLUMNS)}\na b.mp4,3,120,25.0,9,9,ok\nc/d.mp4,0,7,,,,\n", AB),
+        (f"{','.join(OURS)}\na b.mp4,3,120,25.0,9,9,ok\nc/d.mp4,0,7,,,,\n", AB),
         ("label,path\n3,a b.mp4\n0,c/d.mp4", LABELS_ONLY),
         ("path\na b.mp4\nc/d.mp4\n", PATHS_ONLY),
         ('path\n"a, ""b"".mp4"\n', [('a, "b".mp4', 0, -1)]),

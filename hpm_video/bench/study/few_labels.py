@@ -41,7 +41,7 @@ def write_part(lists: DataSetConfig, part: Path, count: int) -> None:
     part.parent.mkdir(parents=True, exist_ok=True)
     if videos.classes is not None:
         write_classes(part.with_name("classes.txt"), videos.classes)
-    rows = [{"path": videos.path(index), "label": label} for _, label, index in chosen]
+    rows = [{**videos.row(index), "label": label} for _, label, index in chosen]
     write_manifest(part, rows)
 
 

@@ -1,7 +1,8 @@
 """What the columns of a list say beyond path, label and number of frames.
 
-Columns that nothing reads are named once. Those that change what a row means, a part of a video, a
-split or several labels, are refused: without them every row would mean something else.
+Columns that nothing reads are named once. Those that change what a row means, a part of a video in
+other words than ours, a split or several labels, are refused: without them every row would mean
+something else.
 """
 
 import os
@@ -14,8 +15,9 @@ from pathlib import Path
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.rows import INTEGER, first_few, is_video_name, shown
 from hpm_video.data.lists.spelling import ffmpeg_of_frames
+from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS
 
-COLUMNS = ("path", "label", "num_frames", "fps", "width", "height", "status")
+COLUMNS = ("path", "label", *PART_COLUMNS, "num_frames", "fps", "width", "height", "status")
 # Ours, too, though only people read them; "" has the row numbers of pandas and R
 _ALSO_OURS = ("num_bytes", "duration_s", "reason", "damaged", "source", "features", "")
 
@@ -44,8 +46,10 @@ class Columns:
     def __init__(self, file: Path, root: str, header: Mapping[str, str]) -> None:
         """``root``: the folder where paths start; ``header``: a row of the list."""
         self._file, self._root = file, root
-        plain = {name: re.sub(r"[\W_]+", "", name) for name in header if name not in COLUMNS}
-        self._parts = [name for name, word in plain.items() if _PART.fullmatch(word)]
+        words = {name: re.sub(r"[\W_]+", "", name) for name in header}
+        plain = {name: word for name, word in words.items() if name not in COLUMNS}
+        is_told = any(set(pair) <= header.keys() for pair in (SECOND_COLUMNS, FRAME_COLUMNS))
+        self._parts = [n for n, word in words.items() if _PART.fullmatch(word) and not is_told]
         self._splits = [name for name, word in plain.items() if _SPLIT.fullmatch(word)]
         self._yes = ""  # the split of rows with a yes in the first of these columns
         if not self._splits:
@@ -66,11 +70,6 @@ class Columns:
         else:
             self._folder_of_frames = None
         self._example = name
-
-    @property
-    def has_parts(self) -> bool:
-        """Whether some rows are parts of videos."""
-        return self._first is not None
 
     def note(self, row: Mapping[str, str], where: str) -> None:
         """Look at a row; only where ``is_watched``."""
@@ -123,12 +122,16 @@ class Columns:
         if self._first is not None:
             where, part = self._first
             given = ", ".join(f"{shown(name)} ({shown(text)})" for name, text in part.items())
+            names = " ".join(map(shlex.quote, part)) if len(part) == 2 else "START END"
+            file = shlex.quote(str(self._file))
+            output = shlex.quote(str(self._file.with_name(f"{self._file.stem}_parts.csv")))
             faults.add(
                 "parts",
                 where,
-                f"{given}: rows must be whole videos, parts are not supported yet: cut the videos "
-                "(`ffmpeg -ss START -to END -i VIDEO PART.mp4`), or remove these columns if each "
-                "file is one part already",
+                f"{given}: parts of videos must be in columns start_s,end_s or "
+                f"start_frame,end_frame: `hpm-video data list --manifest {file} --seconds {names} "
+                f"-o {output}` (or --frames) makes such a list; remove these columns if each file "
+                "is one part already",
             )
         if not chosen and self._splits and self._are_splits():
             name, known = self._splits[0], [v for v in self._values if v]

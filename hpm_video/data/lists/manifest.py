@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 from array import array
 from collections import Counter
@@ -24,9 +25,11 @@ from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside, sim
 from hpm_video.data.lists.columns import COLUMNS, Columns
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index_fault
+from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of
 from hpm_video.data.lists.rows import first_few, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.video.limits import READING
+from hpm_video.data.video.part import FRAME_COLUMNS, Part, split_part
 from hpm_video.runtime.files import write_csv
 from hpm_video.runtime.workers import run_killable
 
@@ -72,6 +75,9 @@ class Manifest:
     num_repeated: int  # rows that name a video that an earlier one names
     notes: tuple[str, ...] = ()  # lines to show, about what may not be meant
     lists: tuple[Path, ...] = ()  # the files that were read, one for each block
+    # (number of videos, 2), where each begins and ends, NaN for a whole one; None: all are whole
+    bounds: npt.NDArray[np.float64] | None = None
+    in_frames: tuple[bool, ...] = ()  # whether those of block k are numbers of frames, not seconds
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
@@ -86,15 +92,32 @@ class Manifest:
         return block, index - (int(self._ends[block - 1]) if block else 0)
 
     def name(self, index: int) -> str:
-        """Return the path as written in the list."""
+        """Return the path as written in the list; of a part, what it is called by that."""
         block, row = self._locate(index)
-        return self.names[block][row]
+        return self.names[block][row] + str(self.part(index) or "")
 
     def path(self, index: int) -> str:
-        """Return the path to open: absolute, or joined to the root of the list it came from; see
-        `as_on_disk`."""
+        """Return what to open: the file, or what its part is called."""
+        return self.file(index) + str(self.part(index) or "")
+
+    def file(self, index: int) -> str:
+        """Return the path of the file: absolute, or joined to the root of the list it came from;
+        see `as_on_disk`."""
         block, row = self._locate(index)
         return as_on_disk(self.roots[block], self.names[block][row])
+
+    def part(self, index: int) -> Part | None:
+        """Return which part of its file a video is, None where it is all of it."""
+        if self.bounds is None or np.isnan(self.bounds[index, 0]):
+            return None
+        block, _ = self._locate(index)
+        start, end = self.bounds[index].tolist()
+        return Part(start, end, in_frames=self.in_frames[block])
+
+    def row(self, index: int) -> dict[str, object]:
+        """Return which video it is as columns of a list: the file and, if it is one, the part."""
+        part = self.part(index)
+        return {"path": self.file(index), **(part.columns if part else {})}
 
     def label(self, index: int) -> int:
         """Return the class index, -1 where the video has none."""
@@ -115,12 +138,16 @@ class Manifest:
         return None if beside is None else beside.get(self.names[block][row])
 
     def digest(self) -> str:
-        """Return a SHA-256 of the videos, as named in the lists and in their order, and labels."""
+        """Return a SHA-256 of the videos, as named in the lists and in their order, labels and, if
+        there are any, parts."""
         digest = hashlib.sha256()
         for names in self.names:
             names.update(digest)
         digest.update(self.labels.tobytes())
         digest.update("\n".join(self.classes or ()).encode(errors="surrogateescape"))
+        if self.bounds is not None:
+            digest.update(self.bounds.tobytes())
+            digest.update(bytes(self.in_frames))
         return digest.hexdigest()
 
     @property
@@ -155,8 +182,9 @@ def read_manifest(
     """Read one list of videos, or several joined in the order given.
 
     A list is our CSV (see `COLUMNS`; rows whose status is not empty, `ok` or `damaged` are left
-    out), or lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or
-    a tab, with or without a header. Labels are integers (-1 or nothing: no label) or class names.
+    out; those with ``start_s,end_s`` or ``start_frame,end_frame`` are parts of videos), or lines
+    `path`, `path label` or `path num_frames label`, separated by spaces, a comma or a tab, with or
+    without a header. Labels are integers (-1 or nothing: no label) or class names.
 
     Names become integers by `classes`, else by the `classes.txt` beside the list (one name a line),
     else by their sorted order. That last order depends on which names occur, so give a validation
@@ -186,7 +214,8 @@ def read_manifest(
     other_status: Counter[str] = Counter()
     names: list[Names] = []
     notes: list[str] = []
-    frame_counts, codes, hashes = array("q"), array("q"), array("q")
+    frame_counts, codes, hashes, bounds = array("q"), array("q"), array("q"), array("d")
+    in_frames: list[bool] = []
     roots = [os.path.abspath(root if root is not None else file.parent) for file in files]
     for file, start in zip(files, roots, strict=True):
         data, ends, columns = bytearray(), array("q"), None
@@ -201,13 +230,23 @@ def read_manifest(
                     continue
             if columns is None:
                 columns = Columns(file, start, row)
+                of_part = part_columns(row, str(file), faults)
             if columns.is_watched:
                 columns.note(row, where)
             name = row["path"]
             data += name.encode("utf-8", "surrogateescape")
             ends.append(len(data))
             path = os.path.join(start, name)
-            hashes.append(hash(os.path.normpath(path) if "./" in path or "//" in path else path))
+            if "#" in name:
+                _check_is_no_part(path, where, faults)
+            key = os.path.normpath(path) if "./" in path or "//" in path else path
+            part = part_of(row, of_part, where, faults)
+            if part is not None:
+                check_is_inside(part, row, where, faults)
+            if of_part or bounds:
+                bounds.extend([math.nan] * (2 * len(hashes) - len(bounds)))
+                bounds.extend((math.nan, math.nan) if part is None else (part.start, part.end))
+            hashes.append(hash(key + str(part or "")))
             frame_counts.append(frame_count(row, where, faults))
             label = row.get("label", "").strip() if labels else ""
             codes.append(noted.add(name, label, where))
@@ -221,12 +260,15 @@ def read_manifest(
             check_counts(file, start, Names(data, ends), claims, faults)
         notes += filter(None, (columns.unused(), index_fault(file)))
         names.append(Names(data, ends))
+        in_frames.append(of_part == FRAME_COLUMNS)
     if other_status:
         number, said = other_status.total(), _counted(other_status)
         notes.append(f"{number} videos are left out by their status: {said}")
 
     values, class_names = noted.values(beside, numbers_only=numbers_only, faults=faults)
     hashed = np.frombuffer(hashes, dtype=np.int64)
+    # Empty cells are as good as none: such a list is what it was before there were parts
+    has_parts = any(map(math.isfinite, bounds))
     return Manifest(
         tuple(names),
         tuple(roots),
@@ -237,7 +279,19 @@ def read_manifest(
         num_repeated=len(hashed) - len(np.unique(hashed)),
         notes=(*notes, *_damage_notes(num_damaged, num_left_out, max_damage), *noted.notes()),
         lists=tuple(files),
+        bounds=np.frombuffer(bounds, dtype=np.float64).reshape(-1, 2) if has_parts else None,
+        in_frames=tuple(in_frames),
     )
+
+
+def _check_is_no_part(path: str, where: str, faults: Faults) -> None:
+    """Note a fault where a path in a list is the name of a part."""
+    try:
+        is_part, rule = split_part(path)[1] is not None, "names a part: write path,start_s,end_s"
+    except ValueError as error:
+        is_part, rule = True, f"must be another: {error}"
+    if is_part:
+        faults.add("named part", where, f"path ({shown(path)}) {rule}")
 
 
 def _counted(words: Counter[str]) -> str:

@@ -1,4 +1,7 @@
-"""Which videos of a list are those of another, whatever they are called: by path, link or copy."""
+"""Which videos of a list are those of another, whatever they are called: by path, link or copy.
+
+Two parts of one video are the same as far as they share some of its time.
+"""
 
 import hashlib
 import os
@@ -7,6 +10,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
 
 from hpm_video.data.lists.manifest import Manifest
 
@@ -45,13 +51,16 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
     """How many videos of ``other`` are in ``one`` too.
 
     By their paths, by the file that these lead to, and by content: of files of equal size both ends
-    are compared. Asks the file system about each file once, and reads no file twice, for about
-    ``most_seconds`` in all; what is not there is left out.
+    are compared. Parts count where they overlap, and where one has seconds, the other frames. Asks
+    the file system about each file once, and reads no file twice, for about ``most_seconds`` in
+    all; what is not there is left out.
     """
     wanted: dict[str, list[int]] = {}
     for index in range(len(other)):
-        wanted.setdefault(os.path.normpath(other.path(index)), []).append(index)
+        wanted.setdefault(os.path.normpath(other.file(index)), []).append(index)
     named = {path for path in _paths(one, range(len(one))) if path in wanted}
+    has_parts = one.bounds is not None or other.bounds is not None
+    same = {path: {path} for path in named if has_parts}  # of other -> of one, where that counts
     linked: set[str] = set()
     copied: set[str] = set()
     num_looked_at = 0
@@ -65,21 +74,27 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
             sizes.setdefault(size, []).append(path)
         while files and num_looked_at < len(one) and time.monotonic() < until:
             rows = range(num_looked_at, min(num_looked_at + _CHUNK * _THREADS, len(one)))
-            paths = [path for path in _paths(one, rows) if path not in wanted]
+            paths = [path for path in dict.fromkeys(_paths(one, rows)) if path not in wanted]
             alike: list[tuple[str, int]] = []
             for path, file, size in _identities(pool, paths):
-                linked.update(files.get(file, ()))
+                linked.update(found := files.get(file, ()))
+                for of_other in found if has_parts else ():
+                    same.setdefault(of_other, set()).add(path)
                 alike += [(path, size)] * (size in sizes)
             for size in {size for _, size in alike} - contents.keys():
                 contents[size] = {}
                 for path, ends in zip(sizes[size], pool.map(_ends, sizes[size]), strict=True):
                     if ends is not None:
                         contents[size].setdefault(ends, []).append(path)
-            for (_, size), ends in zip(alike, pool.map(_ends, (p for p, _ in alike)), strict=True):
-                if ends is not None:
-                    copied.update(contents[size].get(ends, ()))
+            ends_of = pool.map(_ends, (path for path, _ in alike))
+            for (path, size), ends in zip(alike, ends_of, strict=True):
+                copied.update(found := [] if ends is None else contents[size].get(ends, []))
+                for of_other in found if has_parts else ():
+                    same.setdefault(of_other, set()).add(path)
             num_looked_at = rows.stop
         copied -= linked
+    if has_parts:
+        _keep_overlapping(wanted, same, one, other)
     num_named, num_linked, num_copied = (
         sum(len(wanted[path]) for path in found) for found in (named, linked, copied)
     )
@@ -87,8 +102,36 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
     return Overlap(num_named, num_linked, num_copied, len(other), num_looked_at, num_files)
 
 
+def _keep_overlapping(
+    wanted: dict[str, list[int]], same: dict[str, set[str]], one: Manifest, other: Manifest
+) -> None:
+    """Of the rows of ``other`` that are wanted, keep those that share time with one of ``one``."""
+    rows: dict[str, list[int]] = {path: [] for path in set().union(*same.values())}
+    for row, path in enumerate(_paths(one, range(len(one)))):
+        if path in rows:
+            rows[path].append(row)
+    for path, found in same.items():
+        spans = np.array([_span(one, row) for of_one in found for row in rows[of_one]])
+        wanted[path] = [row for row in wanted[path] if _meets(_span(other, row), spans)]
+
+
+_Span = tuple[float, float, float]
+
+
+def _span(manifest: Manifest, row: int) -> _Span:
+    """Start, end, and 1 for frames, 0 for seconds; NaN for a whole video, which is both."""
+    part = manifest.part(row)
+    return (0, np.inf, np.nan) if part is None else (part.start, part.end, float(part.in_frames))
+
+
+def _meets(span: _Span, spans: npt.NDArray[np.float64]) -> bool:
+    start, end, unit = span
+    starts, ends, units = spans.T
+    return bool(((start < ends) & (starts < end) | (units != unit)).any())
+
+
 def _paths(manifest: Manifest, rows: range) -> Iterator[str]:
-    return (os.path.normpath(manifest.path(row)) for row in rows)
+    return (os.path.normpath(manifest.file(row)) for row in rows)
 
 
 def _identities(pool: ThreadPoolExecutor, paths: list[str]) -> Iterator[_Identity]:

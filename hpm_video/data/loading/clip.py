@@ -14,7 +14,7 @@ from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops
-from hpm_video.data.video.frames import at_rate, open_video
+from hpm_video.data.video.frames import open_frames
 
 
 def read_clip(
@@ -53,7 +53,7 @@ def read_codec_scores(
 def _score_middle(
     path: str, data: DataConfig, table: bytes | None, tubelet: Tubelet
 ) -> tuple[npt.NDArray[np.float32], bool]:
-    video = at_rate(open_video(path, "pyav", table=table, motion=True), data.fps)
+    video = open_frames(path, "pyav", fps=data.fps, table=table, motion=True)
     (indices,) = view_indices(video.num_frames, data, num_clips=1)
     frames, speeds = video.read_motion(indices)
     size = frames.shape[1:3]
@@ -64,7 +64,7 @@ def _score_middle(
 def _read_middle(
     path: str, data: DataConfig, table: bytes | None
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    video = at_rate(open_video(path, table=table), data.fps)
+    video = open_frames(path, fps=data.fps, table=table)
     (indices,) = view_indices(video.num_frames, data, num_clips=1)
     frames = video.read(indices)
     (box,) = crops.view_crops(*frames.shape[1:3], num_crops=1)

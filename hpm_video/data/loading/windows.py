@@ -23,7 +23,8 @@ from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frame_table import fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, reading
 from hpm_video.data.video.limits import READING
-from hpm_video.data.video.timeline import frames_at
+from hpm_video.data.video.part import file_of, split_part
+from hpm_video.data.video.timeline import frames_at, frames_of
 from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
 
 _Answer = tuple[int, float, npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
@@ -47,7 +48,7 @@ class WindowSettings:
 
 
 class LongVideo:
-    """An open video, to be read from one end to the other.
+    """An open video, or a part of one, to be read from one end to the other.
 
     Attributes:
         num_frames: how many frames it holds, at least 1.
@@ -69,15 +70,19 @@ class LongVideo:
         self.path = str(path)
         check_is_file(self.path)
         with reading(self.path):
-            self._reader = PyavReader(self.path, fitting_table(table, self.path))
-        self.num_frames, self.fps = self._reader.num_frames, self._reader.fps
-        self.times = self._reader.table.seconds()
+            file, part = split_part(self.path)
+            self._reader = PyavReader(file, fitting_table(table, file))
+            within = frames_of(self._reader.table, part)
+        self.num_frames, self.fps = len(within), self._reader.fps
+        self.times = self._reader.table.seconds()[within.start : within.stop + 1]
         self._chosen: Indices | None = None
+        if part is not None:
+            self._chosen = np.arange(within.start, within.stop)
         if rate is not None:
             with reading(self.path):
-                self._chosen, first = frames_at(self._reader.table, rate), self.times[0]
+                self._chosen = frames_at(self._reader.table, rate, within=within)
             self.num_frames, self.fps = len(self._chosen), rate
-            self.times = first + np.arange(self.num_frames + 1) / rate
+            self.times = self.times[0] + np.arange(self.num_frames + 1) / rate
 
     def frames(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield frames (H, W, 3), uint8 RGB, at rising indices, one by one. VideoReadError: one of
@@ -224,7 +229,7 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
             return
         factor = self._reader.settings.batch_size
         if first is None and self._timeout_s is not None:
-            factor = 1 + os.path.getsize(self._reader.path) // _SCANNED_BYTES
+            factor = 1 + os.path.getsize(file_of(self._reader.path)) // _SCANNED_BYTES
         self._worker.submit(first, self._timeout_s and self._timeout_s * factor)
 
     def _answer(self, first: int | None) -> Any:

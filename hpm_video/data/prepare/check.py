@@ -10,10 +10,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.columns import COLUMNS
+from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import (
     FrameIndex,
     FrameIndexWriter,
@@ -21,6 +23,7 @@ from hpm_video.data.lists.frame_index import (
     index_beside,
     new_frame_index,
 )
+from hpm_video.data.lists.parts import part_columns, part_of
 from hpm_video.data.lists.rows import read_videos
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.verdict import (
@@ -31,8 +34,12 @@ from hpm_video.data.prepare.verdict import (
     inspect_video,
     silence,
 )
+from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.frames import check_decoder
 from hpm_video.data.video.limits import READING
+from hpm_video.data.video.part import Part
+from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.timeline import frames_of
 from hpm_video.runtime.files import keep_original, write_csv
 from hpm_video.runtime.journal import Journal
 from hpm_video.runtime.progress import Progress
@@ -44,6 +51,7 @@ Video = tuple[str, bytes | None]  # a path, and its table in an index
 
 # Any other status is the user's own word for a video to be left out, and stays
 _OURS = ("", *USED, BAD, "missing")
+_SLACK = 0.1  # seconds by which a part may end after its video without a word
 _LONGEST_HEADER = 100_000  # characters, fewer than the csv module's limit of a field
 _FOUND = (
     "num_frames", "fps", "width", "height", "status", "num_bytes", "duration_s", "damaged",
@@ -86,7 +94,8 @@ def check_manifest(
 
     Columns `num_frames`, `fps`, `width`, `height`, `num_bytes`, `duration_s`, `status`, `damaged`
     and `reason` are set, see `inspect_video`; all others, and the order of rows and columns, stay.
-    Rows with a status other than `ok`, `damaged`, `bad`, `missing` or nothing are left as they are.
+    A row that is a part has the figures of its video, and is bad where that has no frame in it.
+    Rows with a status other than `ok`, `damaged`, `bad`, `missing` or nothing stay as they are.
     A list that is no CSV with a header becomes one, and is kept beside it as `<name>.orig`.
 
     Args:
@@ -115,14 +124,18 @@ def check_manifest(
     due: dict[str, str] = {}  # path -> the name of the video in the list
     spelled: dict[str, str] = {}  # a name in the list -> the path, where that is spelled otherwise
     first: list[str] = []
-    for _, row in read_videos(manifest):
-        first = first or list(row)
+    faults = Faults()
+    for where, row in read_videos(manifest, faults):
+        if not first:
+            first, of_part = list(row), part_columns(row, str(manifest), faults)
         columns |= dict.fromkeys(row)
+        part_of(row, of_part, where, faults)
         if _is_due(row):
             name = row["path"]
             if (path := as_on_disk(start, name)) != os.path.join(start, name):
                 spelled[name] = path
             due.setdefault(path, name)
+    faults.check()
     output = Path(output) if output is not None else manifest
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output ({output}) must be a file in a folder that exists")
@@ -194,13 +207,40 @@ def _checked_rows(
     manifest: Path, start: str, spelled: Mapping[str, str], journal: Journal
 ) -> Iterator[_CheckedRow]:
     """The rows of a list with what was found out."""
-    for _, row in read_videos(manifest):
-        if _is_due(row):
-            path = spelled.get(row["path"]) or os.path.join(start, row["path"])
-            verdict = Verdict.from_entry(journal.entries[path])
-            yield {**row, **verdict_columns(verdict)}, verdict.table
-        else:
+    of_part, faults = None, Faults()
+    for where, row in read_videos(manifest):
+        if of_part is None:
+            of_part = part_columns(row, str(manifest), faults)
+        if not _is_due(row):
             yield row, None
+            continue
+        path = spelled.get(row["path"]) or os.path.join(start, row["path"])
+        verdict = Verdict.from_entry(journal.entries[path])
+        found = verdict_columns(verdict)
+        if (part := part_of(row, of_part, where, faults)) is not None:
+            found |= _said_of_part(part, verdict)
+        yield {**row, **found}, verdict.table
+
+
+def _said_of_part(part: Part, verdict: Verdict) -> dict[str, str]:
+    """What the row of a part says otherwise than that of its video."""
+    table = _table(verdict.table) if verdict.table is not None else None
+    if table is None:
+        return {}
+    try:
+        frames_of(table, part)
+    except UnreadableError as error:
+        return {"status": BAD, "reason": str(error)}
+    begin, *_, end = table.seconds()
+    if (after := part.end - (table.num_frames if part.in_frames else end - begin)) > _SLACK:
+        said = f"ends {after:.4g} {'frames' if part.in_frames else 's'} after its video"
+        return {"reason": "; ".join(filter(None, (verdict.reason, said)))}
+    return {}
+
+
+@lru_cache(maxsize=1)
+def _table(data: bytes) -> FrameTable | None:
+    return FrameTable.from_bytes(data)  # the same for all parts of a video, which stand together
 
 
 def _moved(rows: Iterable[_CheckedRow], start: str, folder: Path) -> Iterator[_CheckedRow]:

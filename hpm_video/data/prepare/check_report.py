@@ -13,8 +13,11 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.parts import part_columns, part_of
 from hpm_video.data.prepare.remedies import remedies
 from hpm_video.data.prepare.verdict import BAD, DAMAGED, OK
+from hpm_video.data.video.part import Part
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import page, png
 
@@ -83,6 +86,7 @@ def make_report(rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = (
     sizes: Counter[tuple[int, int]] = Counter()
     durations_s = array("d")
     num_bytes = num_frames = 0
+    last = ""  # path of a part: others of the same file follow
     for row in rows:
         status, reason = row.get("status", "").strip(), row.get("reason", "")
         statuses[status] += 1
@@ -92,10 +96,14 @@ def make_report(rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = (
             continue
         labels[row.get("label", "").strip()] += 1
         sizes[int(row["width"]), int(row["height"])] += 1
-        num_bytes += int(row["num_bytes"])
-        num_frames += int(row["num_frames"])
-        if row["duration_s"]:
-            durations_s.append(float(row["duration_s"]))
+        part = part_of(row, part_columns(row, "", Faults()), "", Faults())
+        frames, duration_s = _extent(row, part)
+        if part is None or row["path"] != last:
+            num_bytes += int(row["num_bytes"])
+        last = row["path"]
+        num_frames += frames
+        if duration_s is not None:
+            durations_s.append(duration_s)
     num_videos, num_ok = statuses.total(), statuses[OK]
     labels[""] += labels.pop("-1", 0)
     if all(re.fullmatch(r"\d+", label) for label in labels if label):
@@ -114,6 +122,17 @@ def make_report(rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = (
         num_bytes=num_bytes,
         num_frames=num_frames,
     )
+
+
+def _extent(row: Mapping[str, str], part: Part | None) -> tuple[int, float | None]:
+    """Frames and seconds of a checked row; those of a part as its video's average has them."""
+    frames = int(row["num_frames"])
+    seconds = float(row["duration_s"]) if row["duration_s"] else None
+    if part is None:
+        return frames, seconds
+    whole = frames if part.in_frames else seconds or part.end
+    share = max(0.0, min(part.end, whole) - part.start) / whole
+    return round(frames * share), None if seconds is None else seconds * share
 
 
 def report_text(report: Report, *, page: str) -> str:

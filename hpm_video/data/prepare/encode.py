@@ -18,8 +18,10 @@ import av
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
+from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.data.video.readers import UnreadableError, demux
+from hpm_video.data.video.readers.pyav import PyavReader
 
 # x264's, from the quickest to the one that makes the smallest files
 PRESETS = (
@@ -61,17 +63,23 @@ class Encoded:
 
 
 def encode_video(
-    source: str, target: str, encoding: Encoding, *, has_times: bool = True
+    source: str,
+    target: str,
+    encoding: Encoding,
+    *,
+    has_times: bool = True,
+    part: tuple[FrameTable, range] | None = None,
 ) -> Encoded:
     """Encode the video `source` as the H.264 mp4 file `target`, which is written over.
 
     ``has_times``: whether frames are shown when the file says, else at its number per second.
+    ``part``: these frames alone, by what is known of the source.
 
     Raises VideoReadError: the source cannot be decoded to its end, or has no frames; OSError: the
     target cannot be written, or not in this way.
     """
     try:
-        return _encode(_Reader(source, has_times=has_times), target, encoding)
+        return _encode(_Reader(source, has_times=has_times, part=part), target, encoding)
     except av.error.FFmpegError as error:  # one from reading is a VideoReadError already
         raise OSError(error.errno, error.strerror) from error
 
@@ -128,10 +136,12 @@ def _encode(reader: "_Reader", target: str, encoding: Encoding) -> Encoded:
 
 
 class _Reader:
-    """Decodes a file from its start to its end."""
+    """Decodes a file from its start to its end, or a part of it."""
 
-    def __init__(self, path: str, *, has_times: bool) -> None:
-        self.path, self._has_times = path, has_times
+    def __init__(
+        self, path: str, *, has_times: bool, part: tuple[FrameTable, range] | None
+    ) -> None:
+        self.path, self._has_times, self._part = path, has_times, part
         self.num_read = 0  # frames decoded so far
         # Both known after opening, and None where the file does not say
         self.rate: Fraction | None = None  # average frames per second
@@ -145,14 +155,23 @@ class _Reader:
             raise VideoReadError(self.path, str(error)) from error
         with container:
             self.rate, self.pixel_aspect = stream.average_rate, stream.sample_aspect_ratio
-            for packet in chain(demux.packets(container, stream), [None]):
-                for frame in demux.decode(stream.codec_context, packet) or []:
-                    self.num_read += 1
-                    if not self._has_times:
-                        frame.pts = None
-                    if frame.time_base is None:  # as of those that came last
-                        frame.time_base = stream.time_base
-                    yield frame
+            for frame in self._pictures(container, stream):
+                self.num_read += 1
+                if not self._has_times:
+                    frame.pts = None
+                if frame.time_base is None:  # as of those that came last
+                    frame.time_base = stream.time_base
+                yield frame
+
+    def _pictures(
+        self, container: av.container.InputContainer, stream: VideoStream
+    ) -> Iterator[VideoFrame]:
+        if self._part is not None:
+            table, frames = self._part
+            yield from PyavReader(self.path, table).pictures(frames)
+            return
+        for packet in chain(demux.packets(container, stream), [None]):
+            yield from demux.decode(stream.codec_context, packet) or []
 
 
 def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:

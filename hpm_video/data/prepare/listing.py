@@ -8,9 +8,10 @@ they appear, the manifest last; where anything fails none does.
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,12 @@ from hpm_video.data.lists.manifest import (
     read_manifest,
     write_manifest,
 )
+from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of, seconds_of
 from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS, Part
 from hpm_video.runtime.files import keep_original, writing
 from hpm_video.runtime.reading import open_regular
 
@@ -99,25 +102,28 @@ def list_official(
     known = usual if classes is None else read_classes(classes)
     rows: list[Row] = []
     missing: list[Row] = []
-    listed: dict[str, Video] = {}
+    listed: dict[tuple[object, ...], Video] = {}
     again: list[Video] = []
     for video in listing.videos:
         name = listing.classes[video.label] if video.label >= 0 else None
         label = known.label(name) if name is not None else None
         if name is not None and label is None:
             raise ValueError(f"{video.where}: class ({shown(name)}) must be one of {known.source}")
-        if listed.setdefault(video.names[0], video) is not video:
+        key = (video.names[0], video.part, label if video.part else None)
+        if listed.setdefault(key, video) is not video:
             again.append(video)
             continue
+        of_part = video.part.columns if video.part else {}
         found = (tree.find(name, folder=video.folder) for name in video.names)
         path = next((path for path in found if path is not None), None)
         if path is not None:
-            rows.append({"path": os.path.abspath(path), "label": label})
+            rows.append({"path": os.path.abspath(path), "label": label, **of_part})
         else:
             wanted = os.path.join(video.folder, video.names[0])
-            missing.append({"path": wanted, "label": label, "status": "missing"})
+            missing.append({"path": wanted, "label": label, **of_part, "status": "missing"})
     last = f"the last in {again[-1].where}: ignored" if again else ""
     notes = [f"{len(again)} videos are named again, {last}"] if again else []
+    notes += listing.notes
     names = known.names if listing.classes else ()
     source = f"named in {listing.files[-1]}"
     return _write_list(output, rows, missing, classes=names, source=source, notes=notes)
@@ -189,6 +195,8 @@ def list_own(
     root: str | Path | None = None,
     classes: str | Path | None = None,
     split: str | None = None,
+    seconds: Sequence[str] | None = None,
+    frames: Sequence[str] | None = None,
 ) -> Listed:
     """Turn any list that `read_manifest` reads into a manifest of the videos that are there.
 
@@ -200,22 +208,37 @@ def list_own(
             beside the list, or else beside the manifest.
         split: only rows whose column `split` (or `subset`, `set`, `partition`) has this value or
             another spelling of it; classes are those of all rows.
+        seconds: the two columns that say when each row's part of its video begins and ends.
+        frames: the same, where they are numbers of frames.
 
     Raises FileNotFoundError: the list does not exist; ValueError: it is malformed, its labels do
-    not fit the classes, a video has two labels, no row is of the split, or no video is there.
+    not fit the classes, a video or part has two labels, no row is of the split, or no video is
+    there.
     """
     _check_output(output, (str(file),))
     file = Path(file)
     start = os.path.abspath(root if root is not None else file.parent)
     labels, faults = Labels(_known_classes(classes, file.parent, Path(output).parent)), Faults()
     columns: Columns | None = None
+    told = {FRAME_COLUMNS: frames, SECOND_COLUMNS: seconds}
+    renamed = {
+        old.lower(): name
+        for names, olds in told.items()
+        for name, old in zip(names, olds or (), strict=False)
+    }
     # Where each row stands, the code of its label, and how many frames it claims
     lines: list[tuple[str, int, int, dict[str, str]]] = []
-    for where, row in read_videos(file, faults):
-        columns = columns or Columns(file, start, row)
+    keys: list[tuple[str, Part | None]] = []
+    for where, given in read_videos(file, faults):
+        row = _with_part(given, renamed, file)
+        if columns is None:
+            columns, of_part = Columns(file, start, row), part_columns(row, str(file), faults)
         columns.note(row, where)
         code = labels.add(row["path"], row.get("label", "").strip(), where)
         lines.append((where, code, frame_count(row, where, faults), row))
+        if (part := part_of(row, of_part, where, faults)) is not None:
+            check_is_inside(part, row, where, faults)
+        keys.append((row["path"], part))
     assert columns is not None
     columns.find_faults(faults, chosen=split is not None)
     if columns.has_bare_counts:
@@ -224,17 +247,18 @@ def list_own(
     notes = []
     if split is not None:
         chosen, num_rows = columns.choose(split), len(lines)
-        lines = [line for line in lines if columns.split_of(line[-1]) in chosen]
+        is_chosen = [columns.split_of(row) in chosen for *_, row in lines]
+        lines, keys = list(compress(lines, is_chosen)), list(compress(keys, is_chosen))
         notes.append(f"chosen: {', '.join(sorted(chosen))}, {len(lines)} of {num_rows} rows")
-    listed: dict[str, tuple[int, str]] = {}
-    for where, code, _, row in lines:
-        other, other_where = listed.setdefault(row["path"], (code, where))
-        if other != code and not columns.has_parts:
+    listed: dict[tuple[str, Part | None], tuple[int, str]] = {}
+    for (where, code, _, _), (path, part) in zip(lines, keys, strict=True):
+        other, other_where = listed.setdefault((path, part), (code, where))
+        if other != code:
             said, first = (shown(list(labels.vocabulary)[label]) for label in (code, other))
             faults.add(
                 "two labels",
                 where,
-                f"label ({said}) of {shown(row['path'])} must be one, but is ({first}) in "
+                f"label ({said}) of {shown(path)}{part or ''} must be one, but is ({first}) in "
                 f"{other_where}",
             )
     values, names = labels.values(faults=faults)
@@ -256,6 +280,21 @@ def list_own(
     return _write_list(
         output, rows, missing, classes=names or (), source=source, notes=notes, say_of_labels=True
     )
+
+
+def _with_part(row: dict[str, str], renamed: Mapping[str, str], file: Path) -> dict[str, str]:
+    """The row with the columns that say which part it is under their names, times in seconds."""
+    for old, new in renamed.items():
+        if old not in row:
+            rest = ", ".join(map(shown, row))
+            raise ValueError(f"column ({shown(old)}) must be one of those of {file}: {rest}")
+        if new in row and new != old:
+            raise ValueError(f"{file}: column {new} must not be there beside {shown(old)}")
+        text = row[old].strip()
+        if new in SECOND_COLUMNS and (time := seconds_of(text)) is not None:
+            text = f"{time:.12g}"
+        row = {new if name == old else name: text if name == old else t for name, t in row.items()}
+    return row
 
 
 def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | None:
@@ -364,12 +403,16 @@ def _staged(output: Path) -> Iterator[Path]:
 
 def _says_more(old: Path, rows: Iterable[Row]) -> bool:
     """Whether a list has a video, or something on it, that is not in the rows to replace it."""
-    new = {str(row["path"]): row for row in rows}
+    new = {_key(row): row for row in rows}
     for _, row in read_rows(old):
-        known = new.get(row["path"], {})
+        known = new.get(_key(row), {})
         if not known or any(text and text != str(known.get(key)) for key, text in row.items()):
             return True
     return False
+
+
+def _key(row: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(str(row.get(name) or "") for name in ("path", *PART_COLUMNS))
 
 
 def _missing_file(output: Path) -> Path:

@@ -1,4 +1,5 @@
-"""The official lists of Something-Something V2, Kinetics, UCF101 and HMDB51, as they come.
+"""The official lists of data sets, as they come. EPIC-KITCHENS-100, Charades and ActivityNet name
+parts of long videos.
 
 Each function reads one split and gives every video that belongs to it, there or not.
 """
@@ -10,13 +11,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TextIO
 
-from hpm_video.data.lists.rows import shown
+from hpm_video.data.lists.parts import seconds_of
+from hpm_video.data.lists.rows import INTEGER, shown
 from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.data.video.part import Part
 from hpm_video.runtime.reading import open_regular, read_json
 
 FOLDS = (1, 2, 3)
+_KINETICS = ("youtube_id", "time_start", "time_end")  # columns of its lists
 
 
 @dataclass(frozen=True)
@@ -27,15 +32,18 @@ class Video:
     folder: str  # where it is expected, "" if anywhere
     label: int
     where: str  # file and line
+    part: Part | None = None  # of the file
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The videos of a split, the class names in the order of the labels, the files read."""
+    """The videos of a split, the class names in the order of the labels, the files read, and lines
+    to show."""
 
     videos: list[Video]
     classes: tuple[str, ...]
     files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,11 +119,11 @@ def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
     if len(training) > 1:
         _single(training, "train.csv of Kinetics", tree)
     class_file = (training or [file])[0]
-    classes = sorted({row["label"] for _, row in _table(class_file)} - {""})
+    classes = sorted({row["label"] for _, row in _table(class_file, *_KINETICS)} - {""})
     numbers = {name: label for label, name in enumerate(classes)}
-    uses = Counter(row["youtube_id"] for _, row in _table(file))
+    uses = Counter(row["youtube_id"] for _, row in _table(file, *_KINETICS))
     videos: list[Video] = []
-    for line, row in _table(file):
+    for line, row in _table(file, *_KINETICS):
         where = f"{file}:{line}"
         if row["label"] and row["label"] not in numbers:
             raise ValueError(
@@ -194,11 +202,172 @@ def read_hmdb51(tree: VideoTree, split: str, fold: int) -> Listing:
     return Listing(videos, tuple(sorted(found)), tuple(files[fold] for files in found.values()))
 
 
+def read_epic(tree: VideoTree, split: str, fold: int, *, kind: str) -> Listing:
+    """EPIC-KITCHENS-100: csv lists of `video_id`, `start_timestamp`, `stop_timestamp`, `verb_class`
+    and `noun_class`, and the names of both. The test list has no labels.
+
+    ``kind``: "verb", "noun", or "action", a pair of both, of those that occur in training and
+    validation, in the order of their numbers.
+    """
+    names = {"train": "train", "val": "validation", "test": "test_timestamps"}
+
+    def rows(split: str) -> tuple[str, list[tuple[int, dict[str, str]]]]:
+        file = _one(tree, rf"EPIC_100_{names[split]}\.csv", f"EPIC_100_{names[split]}.csv")
+        labels = () if split == "test" else ("verb_class", "noun_class")
+        return file, list(_table(file, "video_id", "start_timestamp", "stop_timestamp", *labels))
+
+    file, content = rows(split)
+    words: dict[str, dict[int, str]] = {}
+    files = [file]
+    for word in ("verb", "noun") if kind == "action" else (kind,):
+        class_file = _one(tree, rf"EPIC_100_{word}_classes\.csv", f"EPIC_100_{word}_classes.csv")
+        files.append(class_file)
+        words[word] = {}
+        for line, row in _table(class_file, "id", "key"):
+            if row["id"] != str(len(words[word])):
+                rule = f"must be {len(words[word])}, as classes are numbered from 0"
+                raise ValueError(f"{class_file}:{line}: id ({shown(row['id'])}) {rule}")
+            words[word][int(row["id"])] = row["key"]
+
+    def class_of(row: dict[str, str], where: str) -> tuple[int, ...]:
+        numbers = []
+        for word, known_words in words.items():
+            text = row[f"{word}_class"]
+            if not INTEGER.fullmatch(text) or int(text) not in known_words:
+                rule = f"must be a number of EPIC_100_{word}_classes.csv"
+                raise ValueError(f"{where}: {word}_class ({shown(text)}) {rule}")
+            numbers.append(int(text))
+        return tuple(numbers)
+
+    known: set[tuple[int, ...]] = {(number,) for number in words.get(kind, ())}
+    if kind == "action":
+        for of_split in ("train", "val"):
+            other, found = rows(of_split)
+            known |= {class_of(row, f"{other}:{line}") for line, row in found}
+    labels = {key: label for label, key in enumerate(sorted(known))}
+    parts = _Parts()
+    for line, row in content:
+        where = f"{file}:{line}"
+        label = labels[class_of(row, where)] if split != "test" else -1
+        times = row["start_timestamp"], row["stop_timestamp"]
+        parts.add((f"{row['video_id']}.MP4",), label, where, times)
+    classes = tuple(
+        " ".join(words[word][number] for word, number in zip(words, key, strict=True))
+        for key in labels
+    )
+    return Listing(parts.videos, classes, tuple(files), parts.notes())
+
+
+def read_charades(tree: VideoTree, split: str, fold: int) -> Listing:
+    """Charades: csv lists of `id`, `actions` ("c092 11.90 21.20;c147 0.00 12.60", in seconds) and
+    `length`; `Charades_v1_classes.txt` ("c000 Holding some clothes"). Each action is a part."""
+    class_file = _one(tree, r"Charades_v1_classes\.txt", "Charades_v1_classes.txt")
+    classes: list[str] = []
+    with _text(class_file) as lines:
+        for line, text in enumerate(lines, start=1):
+            code, _, name = text.strip().partition(" ")
+            if not text.strip():
+                continue
+            if code != f"c{len(classes):03d}" or not name:
+                rule = f"must be c{len(classes):03d} and a name"
+                raise ValueError(f"{class_file}:{line}: ({shown(text.strip())}) {rule}")
+            classes.append(name.strip())
+    file = _one(tree, rf"Charades_v1_{split}\.csv", f"Charades_v1_{split}.csv")
+    parts = _Parts()
+    for line, row in _table(file, "id", "actions", "length"):
+        where = f"{file}:{line}"
+        for action in filter(None, map(str.strip, row["actions"].split(";"))):
+            code, *times = action.split()
+            number = int(code[1:]) if re.fullmatch(r"c\d+", code) else len(classes)
+            if len(times) != 2 or number >= len(classes):
+                rule = f"must be a class of {class_file}, then start and end"
+                raise ValueError(f"{where}: action ({shown(action)}) {rule}")
+            parts.add((f"{row['id']}.mp4",), number, where, times, row["length"])
+    return Listing(parts.videos, tuple(classes), (class_file, file), parts.notes())
+
+
+def read_activitynet(tree: VideoTree, split: str, fold: int) -> Listing:
+    """ActivityNet: one JSON file with a `database` of videos, each with `subset`, `duration` and
+    `annotations` of `segment` (seconds) and `label`. Classes are numbered by name.
+
+    Videos of the test split have no annotations: they are listed whole.
+    """
+    file = _one(tree, r"activity_net\.v1-[23](\.min)?\.json", "activity_net.v1-3.min.json")
+    videos = _json(file, dict).get("database")
+    subset = {"train": "training", "val": "validation", "test": "testing"}[split]
+    if not isinstance(videos, dict):
+        raise ValueError(f"{file}: must have a database")
+    try:
+        found = {a["label"] for video in videos.values() for a in video["annotations"]}
+        labels = {name: label for label, name in enumerate(sorted(found))}
+        parts = _Parts()
+        for name, video in videos.items():
+            if video["subset"] != subset:
+                continue
+            where, names = f"{file}: {shown(name)}", (f"v_{name}.mp4", f"{name}.mp4")
+            for annotation in video["annotations"]:
+                times = tuple(map(str, annotation["segment"]))
+                label = labels[annotation["label"]]
+                parts.add(names, label, where, times, str(video.get("duration", "")))
+            if split == "test" and not video["annotations"]:
+                parts.videos.append(Video(names, "", -1, where))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: database must be as ActivityNet has it: {error!r}") from error
+    return Listing(parts.videos, tuple(labels), (file,), parts.notes())
+
+
+class _Parts:
+    """The parts of a list. Those that no video can have are left out: published lists have some."""
+
+    def __init__(self) -> None:
+        self.videos: list[Video] = []
+        self._left_out: list[str] = []
+
+    def add(
+        self,
+        names: tuple[str, ...],
+        label: int,
+        where: str,
+        times: Sequence[str],
+        duration: str = "",
+    ) -> None:
+        """Add a part of a video of one of these names. ``duration``: of the video, if known."""
+        seconds = [seconds_of(text) for text in times]
+        start, end = (*seconds, None, None)[:2]
+        said = f"{where}: {' to '.join(map(shown, times))}"
+        if len(seconds) != 2 or start is None or end is None:
+            raise ValueError(f"{said}: must be two times")
+        lasts = seconds_of(duration)
+        if not 0 <= start < end or (lasts is not None and start >= lasts):
+            self._left_out.append(said + f" of {duration} s" * bool(duration))
+        else:
+            self.videos.append(Video(names, "", label, where, Part(start, end)))
+
+    def notes(self) -> tuple[str, ...]:
+        """A line about what is left out."""
+        if not self._left_out:
+            return ()
+        count, first = len(self._left_out), self._left_out[0]
+        rule = "they end before they start, or start after their video ends"
+        return (f"{count} parts are left out, as {rule}: the first is {first}",)
+
+
 DATA_SETS = {
     "ssv2": DataSet("Something-Something V2", ("train", "val", "test"), False, read_ssv2),
     "kinetics": DataSet("Kinetics-400, 600 or 700", ("train", "val", "test"), False, read_kinetics),
     "ucf101": DataSet("UCF101", ("train", "test"), True, read_ucf101),
     "hmdb51": DataSet("HMDB51", ("train", "test"), True, read_hmdb51),
+    **{
+        f"epic_{kind}s": DataSet(
+            f"EPIC-KITCHENS-100, labelled by its {kind}s",
+            ("train", "val", "test"),
+            False,
+            partial(read_epic, kind=kind),
+        )
+        for kind in ("verb", "noun", "action")
+    },
+    "charades": DataSet("Charades", ("train", "test"), False, read_charades),
+    "activitynet": DataSet("ActivityNet", ("train", "val", "test"), False, read_activitynet),
 }
 
 
@@ -249,11 +418,11 @@ def _csv(file: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
             raise ValueError(f"{file}:{reader.line_num}: malformed CSV: {error}") from error
 
 
-def _table(file: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line, row) of a csv of Kinetics."""
+def _table(file: str, *needed: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line, row) of a csv with a header, which has the columns ``needed``."""
     rows = _csv(file)
-    _, header = next(rows)
-    for column in ("youtube_id", "time_start", "time_end"):
+    _, header = next(rows, (1, []))
+    for column in needed:
         if column not in header:
             raise ValueError(f"{file}:1: the header ({shown(','.join(header))}) must have {column}")
     for line, fields in rows:

@@ -9,7 +9,7 @@ import os
 from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from itertools import compress
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.classes import read_classes, write_classes
+from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import (
     FrameIndex,
     find_frame_index,
@@ -26,6 +27,7 @@ from hpm_video.data.lists.frame_index import (
     write_frame_index,
 )
 from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.lists.parts import part_columns, part_of
 from hpm_video.data.lists.rows import read_videos
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.check import Rows, check_settings, failure_reason, verdict_columns
@@ -33,6 +35,7 @@ from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import BAD, USED, Verdict, file_identity
 from hpm_video.data.video.limits import READING, WRITING
+from hpm_video.data.video.part import PART_COLUMNS, Part
 from hpm_video.runtime.files import write_atomically
 from hpm_video.runtime.journal import Journal, read_journal
 from hpm_video.runtime.progress import Progress
@@ -74,6 +77,7 @@ def transcode_manifest(
     num_workers: int = 1,
     timeout_s: float = 600.0,
     part: tuple[int, int] = (1, 1),
+    cut: bool = False,
 ) -> Transcoded:
     """Encode every video of a list into a folder, and write a list of the results there.
 
@@ -92,6 +96,7 @@ def transcode_manifest(
         timeout_s: how long a video may take; one that takes longer is bad.
         part: (k, n) encodes the k-th of n parts of the list, and writes no list; once all are done,
             (1, 1) finds nothing left to encode, and writes it.
+        cut: a file for each row that is a part of a video, which the new list has as whole videos.
 
     Raises FileNotFoundError: the list does not exist; ValueError: a setting is out of range, the
     list is malformed or without videos, or the folder holds the sources or videos of other
@@ -102,12 +107,13 @@ def transcode_manifest(
         raise ValueError(f"part ({part[0]}/{part[1]}) must be K/N with 1 <= K <= N")
     is_whole = part[1] == 1
     manifest, output_dir = Path(manifest), Path(output_dir).absolute()
-    rows = [row for _, row in read_videos(manifest)]
+    rows, parts = _rows_and_parts(manifest, has_rate=encoding.fps is not None, cut=cut)
     start = os.path.abspath(root if root is not None else manifest.parent)
-    names = target_names([row["path"] for row in rows], start)
+    names = target_names(_cut_names(rows, parts, start), start)
     index = find_frame_index(manifest)
     works = [
-        _work(row, name, start, output_dir, index) for row, name in zip(rows, names, strict=True)
+        replace(_work(row, name, start, output_dir, index), part=of_row)
+        for row, name, of_row in zip(rows, names, parts, strict=True)
     ]
     is_due = [row.get("status", "").strip() in ("", *USED) for row in rows]
     due = {work.target: work for work in compress(works, is_due)}
@@ -154,8 +160,8 @@ def transcode_manifest(
         return Transcoded([], new_manifest, num_before, len(new), None)
     found = {target: verdict_columns(verdict) for target, verdict in verdicts.items()}
     new_rows: Rows = [
-        {**row, **found.get(work.target, {}), "path": name, "source": row["path"]}
-        for row, name, work in zip(rows, names, works, strict=True)
+        {**row, **found.get(work.target, {}), "path": name, "source": f"{row['path']}{part or ''}"}
+        for row, name, part, work in zip(rows, names, parts, works, strict=True)
     ]
     write_frame_index(
         index_beside(new_manifest),
@@ -165,11 +171,46 @@ def transcode_manifest(
             if work.target in verdicts and (table := verdicts[work.target].table) is not None
         ),
     )
-    write_manifest(new_manifest, new_rows, columns=list(rows[0]))
+    header = [name for name in rows[0] if not (cut and name in PART_COLUMNS)]
+    for row in new_rows if cut else ():
+        for name in PART_COLUMNS:
+            row.pop(name, None)
+    write_manifest(new_manifest, new_rows, columns=header)
     good = [work for work in due.values() if verdicts[work.target].status in USED]
     tables = {work.target: verdicts[work.target].table for work in good}
     gain = _gain(good, tables, decoder, timeout_s)
     return Transcoded(new_rows, new_manifest, num_before, len(new), gain)
+
+
+def _rows_and_parts(manifest: Path, *, has_rate: bool, cut: bool) -> tuple[Rows, list[Part | None]]:
+    """The rows of a list, and which parts are to be cut out. ValueError also where a new rate would
+    change what a part by numbers of frames is, or there is nothing to cut."""
+    faults, rows, parts = Faults(), list[dict[str, str]](), list[Part | None]()
+    for where, row in read_videos(manifest, faults):
+        if not rows:
+            columns = part_columns(row, str(manifest), faults)
+        rows.append(row)
+        parts.append(part_of(row, columns, where, faults))
+        if has_rate and not cut and parts[-1] is not None and parts[-1].in_frames:
+            rule = "must come with --cut, as --fps gives frames other numbers; seconds stay"
+            faults.add("rate", where, f"start_frame ({row['start_frame']}) {rule}")
+    faults.check()
+    if cut and not any(parts):
+        raise ValueError(
+            f"--cut must come with a list of parts: {manifest} has start_s,end_s of none"
+        )
+    return rows, parts if cut else [None] * len(rows)
+
+
+def _cut_names(rows: Rows, parts: Sequence[Part | None], root: str) -> list[str]:
+    """The path of each row; of a part that is cut out, one beside it that no row has."""
+    names, whole = [], {os.path.normpath(os.path.join(root, row["path"])) for row in rows}
+    for row, part in zip(rows, parts, strict=True):
+        stem, ending = os.path.splitext(row["path"])
+        names.append(name := f"{stem}{part.suffix}{ending}" if part else row["path"])
+        if part and os.path.normpath(os.path.join(root, name)) in whole:
+            raise ValueError(f"path ({name}) is named as a part of {row['path']}: rename the file")
+    return names
 
 
 def target_names(names: Sequence[str], root: str) -> list[str]:
@@ -281,7 +322,7 @@ def _gain(
     seconds = [outcome for _, outcome in timed if isinstance(outcome, tuple)]
     means = np.mean(seconds, axis=0) if seconds else (np.nan, np.nan)
     return Gain(
-        source_bytes=sum(file_identity(work.source)[0] or 0 for work in good),
+        source_bytes=sum(file_identity(path)[0] or 0 for path in {work.source for work in good}),
         num_bytes=sum(file_identity(work.target)[0] or 0 for work in good),
         clip_s=(float(means[0]), float(means[1])),
         num_timed=len(seconds),

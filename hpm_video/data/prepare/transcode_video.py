@@ -1,4 +1,5 @@
-"""One video encoded anew, read back, and only then given its name; for a process of its own."""
+"""One video or part encoded anew, read back, and only then given its name; for a process of its
+own."""
 
 import errno
 import hashlib
@@ -6,6 +7,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -25,8 +27,10 @@ from hpm_video.data.prepare.verdict import (
 from hpm_video.data.video.frame_indices import random_dense_indices
 from hpm_video.data.video.frame_table import WITHOUT_TIMES, fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, open_video
+from hpm_video.data.video.part import Part
 from hpm_video.data.video.readers import why
 from hpm_video.data.video.readers.tables import decoded_table
+from hpm_video.data.video.timeline import frames_of
 from hpm_video.runtime.files import new_file
 
 # The folder's fault, not the video's
@@ -44,6 +48,7 @@ class Work:
     target: str  # the file to write
     num_frames: int | None  # of the source, if that was checked
     table: bytes | None = None  # of its frames, from the index of the list
+    part: Part | None = None  # to cut out
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,12 @@ class Transcode:
         if work.num_frames not in (None, source.num_frames):
             return Verdict(BAD, f"{source.num_frames} of {work.num_frames} frames can be decoded")
         has_times = source.irregular not in WITHOUT_TIMES
-        encoded = encode_video(work.source, part, self.encoding, has_times=has_times)
-        if encoded.num_read != source.num_frames:
-            reason = f"{encoded.num_read} of {source.num_frames} frames can be decoded"
+        frames, encode = frames_of(source, work.part), encode_video
+        if work.part is not None:
+            encode = partial(encode_video, part=(source, frames))
+        encoded = encode(work.source, part, self.encoding, has_times=has_times)
+        if encoded.num_read != len(frames):
+            reason = f"{encoded.num_read} of {len(frames)} frames can be decoded"
             return Verdict(BAD, reason)
         verdict = inspect_video(part)
         if verdict.status != OK:

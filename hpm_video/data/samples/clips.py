@@ -20,7 +20,7 @@ from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.samples.augment import augment
 from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.video import crops, frame_indices
-from hpm_video.data.video.frames import VideoReadError, at_rate, open_video, reading
+from hpm_video.data.video.frames import VideoReadError, open_frames, reading
 from hpm_video.data.video.motion import Speeds
 from hpm_video.data.video.timeline import Frames
 
@@ -45,19 +45,21 @@ class Request:
     """What to read."""
 
     index: int  # the video's place in the manifest
-    path: str
+    path: str  # or what a part is called, see `hpm_video.data.video.part`
     num_frames: int  # as the list says, which is never exceeded; 0: unknown
     seed: tuple[int, ...] = ()  # of all that is random
     table: bytes | None = None  # of frames, from the index of the list
 
     def open(self, data: DataConfig, *, motion: bool = False) -> Frames:
-        """Open the video as the settings say, see `open_video` and `at_rate`. Raises
-        VideoReadError."""
-        most_frames = self.num_frames or None
-        video = open_video(
-            self.path, data.decoder, most_frames=most_frames, table=self.table, motion=motion
+        """Open the video or part as the settings say, see `open_frames`. Raises VideoReadError."""
+        return open_frames(
+            self.path,
+            data.decoder,
+            fps=data.fps,
+            most_frames=self.num_frames or None,
+            table=self.table,
+            motion=motion,
         )
-        return at_rate(video, data.fps)
 
 
 @dataclass(frozen=True)

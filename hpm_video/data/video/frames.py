@@ -16,9 +16,10 @@ from hpm_video.config.values import Decoder
 from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.motion import NO_VECTORS, Speeds
 from hpm_video.data.video.orientation import UPRIGHT
+from hpm_video.data.video.part import Part, file_of, split_part
 from hpm_video.data.video.readers import Reader, UnreadableError, check_clip, why
 from hpm_video.data.video.readers.headers import begins_as, has_plain_name
-from hpm_video.data.video.timeline import Frames, Selection, frames_at
+from hpm_video.data.video.timeline import Frames, Selection, frames_at, frames_of
 from hpm_video.runtime.replies import answer
 
 NO_SUCH_FILE = "no such file"
@@ -268,21 +269,45 @@ def open_video(
     return video
 
 
-def at_rate(video: Video, fps: float | None) -> Frames:
-    """The video as it is, or, at ``fps``, what it shows so many times a second, see `frames_at`.
+def open_frames(
+    path: str | Path,
+    decoder: Decoder = "decord",
+    *,
+    fps: float | None = None,
+    most_frames: int | None = None,
+    table: bytes | None = None,
+    motion: bool = False,
+) -> Frames:
+    """Open a video, or the part of one that is called ``path``, as if that were all of it.
 
-    Raises VideoReadError: it does not say when its frames are shown.
+    ``fps``: what it shows so many times a second, see `frames_at`. For the rest see `open_video`.
+    Raises VideoReadError.
     """
-    if fps is None:
+    with reading(str(path)):
+        file, part = split_part(str(path))
+    video = open_video(file, decoder, most_frames=most_frames, table=table, motion=motion)
+    return at_rate(video, fps, part)
+
+
+def at_rate(video: Video, fps: float | None, part: Part | None = None) -> Frames:
+    """The video as it is, or its part, or, at ``fps``, what these show so many times a second.
+
+    Raises VideoReadError: nothing is in the part, or the file does not say when frames are shown.
+    """
+    if fps is None and part is None:
         return video
-    with reading(video.path):
-        chosen = frames_at(video.table, fps, num_frames=video.num_frames)
-    return Selection(video, chosen, fps)
+    with reading(video.path + str(part or "")):
+        within = frames_of(video.table, part, num_frames=video.num_frames)
+        if fps is None:
+            return Selection(video, np.arange(within.start, within.stop), video.fps)
+        return Selection(video, frames_at(video.table, fps, within=within), fps)
 
 
-def check_is_file(path: str) -> None:
-    """Raise VideoReadError where there is no file, nothing in it, or none that may be read."""
-    _identity(path)
+def check_is_file(path: str) -> tuple[int, int]:
+    """Size and time of change of the file of a video or part. Raises VideoReadError where there is
+    no file, nothing in it, or none that may be read."""
+    with reading(path):
+        return _identity(file_of(path))
 
 
 def read_frames(
@@ -291,7 +316,7 @@ def read_frames(
     decoder: Decoder = "decord",
 ) -> npt.NDArray[np.uint8]:
     """Return the frames (T, H, W, 3), uint8 RGB, of a file at `indices`; see `Video.read`."""
-    return open_video(path, decoder).read(indices)
+    return open_frames(path, decoder).read(np.asarray(indices))
 
 
 def check_decoder(decoder: Decoder) -> None:

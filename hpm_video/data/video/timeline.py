@@ -1,7 +1,8 @@
-"""A video at another rate: which of its frames are on show at each moment."""
+"""A part of a video, or a video at another rate: which of its frames these are."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.motion import Speeds
+from hpm_video.data.video.part import Part
+from hpm_video.data.video.readers import UnreadableError
 
 _MOST_FRAMES = 2**24  # at this rate: a file may claim to last for ever
 _MOST = 2**62
@@ -59,26 +62,54 @@ class Selection:
         return self.video.read_motion(self.chosen[indices])
 
 
-def frames_at(table: FrameTable, fps: float, *, num_frames: int | None = None) -> Indices:
+def frames_of(table: FrameTable, part: Part | None, *, num_frames: int | None = None) -> range:
+    """The frames that are in a part, at least one; without a part all, or the first so many.
+
+    A frame is in it if it appears at ``part.start`` or later, and before ``part.end``. A part may
+    end after its video does. Raises UnreadableError where it has no frame, or where the file does
+    not say when its frames are shown.
+    """
+    count = min(table.num_frames, num_frames or table.num_frames)
+    if part is None:
+        return range(count)
+    if part.in_frames:
+        found = range(int(part.start), min(int(part.end), count))
+    else:
+        unit, times = _times(table)
+        # As written, not as the nearest float: parts that meet have no frame in common
+        bounds = (Fraction(repr(float(time))) / unit for time in (part.start, part.end))
+        whole = [min(math.ceil(bound), _MOST) for bound in bounds]
+        found = range(*np.searchsorted(times[:count] - times[0], whole).tolist())
+    if not found:
+        begin, end = table.seconds()[[0, count]]
+        raise UnreadableError(
+            f"has no frame in this part: it has {count} frames, and lasts {end - begin:.3f} s"
+        )
+    return found
+
+
+def frames_at(table: FrameTable, fps: float, *, within: range | None = None) -> Indices:
     """Which frame is on show in each of ``fps`` moments a second: (N,) rising, N at least 1.
 
     As ffmpeg's filter fps has it: a frame comes at the moment nearest to its own time, a tie goes
     to the later one, and stays until the next frame comes; of several that come at once the last is
     on show. The first moment is that of the first frame, the last one before that at which the
-    last frame goes. ``num_frames``: of the first so many frames alone.
+    last frame goes. ``within``: of these frames alone, at the moments at which all of the video has
+    them, too.
 
-    Raises ValueError for a file that does not say when its frames are shown.
+    Raises UnreadableError for a file that does not say when its frames are shown.
     """
     unit, times = _times(table)
     rate = Fraction(repr(float(fps))) * unit  # moments per unit of time
+    begin = 0
+    if within is not None:
+        begin, times = within.start, times[within.start : within.stop + 1]
     moments = _nearest(times, rate)
-    if num_frames is not None:
-        moments = moments[: num_frames + 1]
     first, last = int(moments[0]), int(moments[-1])
     if last - first > _MOST_FRAMES:
-        raise ValueError(f"would have {last - first} frames at {fps:g} per second: too many")
+        raise UnreadableError(f"would have {last - first} frames at {fps:g} per second: too many")
     there = np.arange(first, max(last, first + 1))
-    return np.searchsorted(moments[:-1], there, side="right") - 1
+    return begin + np.searchsorted(moments[:-1], there, side="right") - 1
 
 
 def _times(table: FrameTable) -> tuple[Fraction, Indices]:
@@ -86,7 +117,9 @@ def _times(table: FrameTable) -> tuple[Fraction, Indices]:
     the unit in seconds."""
     if not table.is_regular:
         if not table.fps:
-            raise ValueError("does not say when its frames are shown: data.fps needs that")
+            raise UnreadableError(
+                "does not say when its frames are shown, as data.fps and parts in seconds need"
+            )
         unit = 1 / Fraction(table.fps).limit_denominator(1_000_000)
         return unit, np.arange(table.num_frames + 1)
     unit = Fraction(*table.time_base)

@@ -80,22 +80,24 @@ class PyavReader:
 
         Raises UnreadableError: one of them cannot be decoded; those before it have been given.
         """
+        writer = demux.RgbWriter()
+        for frame in self.pictures(indices):
+            pixels = np.empty((self.table.height, self.table.width, 3), dtype=np.uint8)
+            writer.write(frame, pixels)
+            yield demux.orientation_of(frame).apply(pixels)
+
+    def pictures(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """What `stream` yields, as FFmpeg has it."""
         missing = dict.fromkeys(indices)  # in order
         while missing:
             try:
-                yield from self._stream_frames(missing)
+                for index, frame in self._frames_at(list(missing)):
+                    if index != (first := next(iter(missing))):
+                        raise self._lacks(first)
+                    missing.pop(index)
+                    yield frame
             except _NotAsToldError:  # what has been given stays given
                 self._count_from_now_on()
-
-    def _stream_frames(self, missing: dict[int, None]) -> Iterator[npt.NDArray[np.uint8]]:
-        writer = demux.RgbWriter()
-        for index, frame in self._frames_at(list(missing)):
-            if index != (first := next(iter(missing))):
-                raise self._lacks(first)
-            pixels = np.empty((self.table.height, self.table.width, 3), dtype=np.uint8)
-            writer.write(frame, pixels)
-            missing.pop(index)
-            yield demux.orientation_of(frame).apply(pixels)
 
     def _read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
         shape = len(indices), self.table.height, self.table.width, 3

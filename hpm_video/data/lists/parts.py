@@ -1,0 +1,70 @@
+"""The columns by which rows of a list are parts of videos: ``start_s,end_s`` in seconds from a
+video's first frame, or ``start_frame,end_frame``. See `hpm_video.data.video.part`."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.rows import NUMBER, shown
+from hpm_video.data.video.part import FRAME_COLUMNS, SECOND_COLUMNS, Part
+
+_MOST = 1e9  # seconds, or frames: 30 years are a mistake
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)", re.ASCII)
+
+
+def part_columns(header: Iterable[str], where: str, faults: Faults) -> tuple[str, ...]:
+    """The two columns of a list's header that say which part a row is; none for whole videos."""
+    named = set(header)
+    pairs = [pair for pair in (SECOND_COLUMNS, FRAME_COLUMNS) if named >= set(pair)]
+    if len(pairs) > 1:
+        rule = "must have start_s,end_s or start_frame,end_frame: has both kinds of columns"
+        faults.add("part columns", where, rule)
+    return pairs[0] if len(pairs) == 1 else ()
+
+
+def part_of(
+    row: Mapping[str, str], columns: tuple[str, ...], where: str, faults: Faults
+) -> Part | None:
+    """The part that a row is, by these `part_columns`; None for a whole video, or with a fault."""
+    texts = [row.get(name, "").strip() for name in columns]
+    if not any(texts):
+        return None
+    kind = "an integer" if columns == FRAME_COLUMNS else "a number of seconds"
+    bounds = []
+    for name, text in zip(columns, texts, strict=True):
+        number = float(text) if NUMBER.fullmatch(text) else -1.0
+        is_whole = columns == SECOND_COLUMNS or number.is_integer()
+        if 0 <= number <= _MOST and is_whole:
+            bounds.append(number)
+        else:
+            rule = f"must be {kind} from 0 to {_MOST:,.0f}"
+            faults.add(name, where, f"{name} ({shown(text)}) {rule}")
+    if len(bounds) < 2:
+        return None
+    start, end = bounds
+    if start >= end:
+        (one, other), (first, last) = columns, texts
+        faults.add("part", where, f"{other} ({last}) must be above {one} ({first})")
+        return None
+    return Part(start, end, in_frames=columns == FRAME_COLUMNS)
+
+
+def check_is_inside(part: Part, row: Mapping[str, str], where: str, faults: Faults) -> None:
+    """Note a fault where a part begins after its video ends, by what else the row says of that."""
+    name = "num_frames" if part.in_frames else "duration_s"
+    text = row.get(name, "").strip()
+    if not NUMBER.fullmatch(text) or row.get("status", "").strip() in ("ok", "damaged"):
+        return  # not known, or known better: see `hpm-video data check`
+    if 0 < float(text) <= part.start:
+        column, start = next(iter(part.columns.items()))
+        faults.add("outside", where, f"{column} ({start}) must be below {name} ({text})")
+
+
+def seconds_of(text: str) -> float | None:
+    """A time as seconds, or as hours, minutes and seconds between colons; None for another text."""
+    if NUMBER.fullmatch(text):
+        return float(text)
+    if (match := _CLOCK.fullmatch(text)) is None:
+        return None
+    hours, minutes, seconds = match.groups()
+    return round(int(hours or 0) * 3600 + int(minutes) * 60 + float(seconds), 9)

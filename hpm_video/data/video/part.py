@@ -1,0 +1,88 @@
+"""A part of a video: from when to when, and what it is called.
+
+Its name is the file's, then as in web pages a fragment: ``a.mp4#t=12.5,15`` is what a video shows
+from 12.5 s to just before 15 s, ``a.mp4#frame=300,375`` are its frames 300 to 374. Whatever opens a
+video takes such names.
+"""
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_CALLED = re.compile(r"(.+)#(t|frame)=([\d.e+-]+),([\d.e+-]+)", re.DOTALL)
+
+SECOND_COLUMNS = ("start_s", "end_s")
+FRAME_COLUMNS = ("start_frame", "end_frame")
+PART_COLUMNS = (*SECOND_COLUMNS, *FRAME_COLUMNS)  # of lists
+
+
+@dataclass(frozen=True)
+class Part:
+    """The frames of a video that appear in [start, end): in seconds from its first frame, or by
+    their numbers."""
+
+    start: float
+    end: float
+    in_frames: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be a part of any video."""
+        if not 0 <= self.start < self.end < math.inf:
+            raise ValueError(f"part ({self}) must have 0 <= start < end")
+        if self.in_frames and (self.start % 1 or self.end % 1):
+            raise ValueError(f"part ({self}) must have whole numbers of frames")
+
+    def __str__(self) -> str:
+        """What follows the name of the file."""
+        return f"#{'frame' if self.in_frames else 't'}={_text(self.start)},{_text(self.end)}"
+
+    @property
+    def suffix(self) -> str:
+        """What follows the name of a file about it."""
+        return str(self).replace("#", "_").replace("=", "").replace(",", "-")
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Itself as columns of a list."""
+        names = FRAME_COLUMNS if self.in_frames else SECOND_COLUMNS
+        return dict(zip(names, (_text(self.start), _text(self.end)), strict=True))
+
+
+def split_part(path: str) -> tuple[str, Part | None]:
+    """The file of what is called ``path``, and the part of it, None for all.
+
+    Raises ValueError: no video has such a part, or a file is called like a part of another.
+    """
+    match = _CALLED.fullmatch(path) if "#" in path else None
+    if match is None:
+        return path, None
+    file, kind, start, end = match.groups()
+    try:
+        bounds = float(start), float(end)
+    except ValueError:
+        return path, None
+    if os.path.lexists(path):
+        if os.path.lexists(file):
+            raise ValueError(f"{path} is a file and a part of {file}: rename the file")
+        return path, None
+    try:
+        return file, Part(*bounds, in_frames=kind == "frame")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def file_of(path: str | Path) -> str:
+    """The file of a video or part. Raises what `split_part` raises."""
+    return split_part(str(path))[0]
+
+
+def stem_of(path: str | Path) -> str:
+    """What files about a video or a part are called after it."""
+    file, part = split_part(str(path))
+    return Path(file).stem + (part.suffix if part else "")
+
+
+def _text(number: float) -> str:
+    return repr(float(number)).removesuffix(".0")
