@@ -225,8 +225,9 @@ def _label_values(
         faults.add(
             "several",
             given[text][1],
-            f"label ({shown(text)}) must be one label, several are not supported yet: keep one in "
-            "each row; a class of that name must be in classes.txt",
+            f"label ({shown(text)}) must be one label: for several per video set labels.separator "
+            "to what stands between them (data.labels.separator, probe.labels.separator); a class "
+            "of that name must be in classes.txt",
         )
         del given[text]
     for text in [text for text in given if is_no_label(text)]:

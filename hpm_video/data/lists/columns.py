@@ -38,6 +38,11 @@ SPLITS = {  # the usual spellings
 }
 
 
+def is_ours(column: str) -> bool:
+    """Whether a column has a meaning of its own, and can be no class."""
+    return column in COLUMNS or column in _ALSO_OURS
+
+
 class Columns:
     """The columns of one list, noted row by row; what they cannot mean yet becomes a fault."""
 
@@ -149,8 +154,8 @@ class Columns:
             faults.add(
                 "labels",
                 str(self._file),
-                f"a video must have one label, several are not supported yet: remove the columns "
-                f"{names}, or all but one",
+                f"a video must have one label, and {names} hold several: remove all but one, or "
+                "join them in the column label and set labels.separator",
             )
 
     def unused(self) -> str | None:
