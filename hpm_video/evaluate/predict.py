@@ -68,8 +68,8 @@ def load_for(
 ) -> LoadedClassifier:
     """The classifier of a checkpoint or run folder. Classes without names are called by number.
 
-    ``views``: in words, of each video. ``top``: likeliest classes that will be asked for; ValueError
-    for more than one where videos may have several labels.
+    ``views``: in words, of each video. ``top``: likeliest classes that will be asked for. Raises
+    ValueError for more than one where videos may have several labels.
     """
     file, state = load_finetuned(checkpoint, config.checkpoint)
     model, trained, names = classifier_of(state, source=file, clip=config.clip)
