@@ -251,6 +251,7 @@ class FeaturesConfig(AskConfig):
     num_crops: int = setting(1, "crops in space per clip or window; their features are averaged")
     batch_size: int = setting(8, "videos or windows at a time")
     encoder: FrozenEncoderConfig = field(default_factory=FrozenEncoderConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -133,6 +133,8 @@ def thresholds_of(
         return (0.5,) * count, "0.5 for each class: the checkpoint has none"
     if len(kept) != count:
         raise ValueError(f"{source} has {len(kept)} thresholds: must have {count}, as classes")
+    if (own := state["config"]["evaluation"].get("threshold")) is not None:
+        return tuple(kept), f"{own:g} for each class, as in training"
     return tuple(kept), "for each class that of the best F1 on data.val_manifest in training"
 
 
