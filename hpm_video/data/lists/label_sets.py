@@ -93,7 +93,8 @@ class LabelCells:
         for asked in self._config.columns:
             # Columns are read in lower case; a class is called as the setting calls it
             found = [name for name in usable if fnmatchcase(name, asked.lower())]
-            self._columns |= {name: asked if name == asked.lower() else name for name in found}
+            called = {name: asked if name == asked.lower() else name for name in found}
+            self._columns = called | self._columns
             if not found:
                 raise ValueError(
                     f"labels.columns ({asked}) must name columns of {file} for classes: it has "
