@@ -224,9 +224,13 @@ def test_hugging_face_and_back(
     for model, more in ((trained, []), (folder, ["labels.separator=|", "clip.frame_stride=1"])):
         capsys.readouterr()
         words = ["evaluate", str(model), "--manifest", str(videos / "cells.csv"), *_ASKED, *more]
-        assert main([*words, "evaluation.threshold=0.5", "-o", str(tmp_path / model.name)]) == 0
+        assert (
+            main([*words, "evaluation.threshold=0.5", "-o", str(tmp_path / f"of_{model.name}")])
+            == 0
+        )
     ours, theirs = (
-        (tmp_path / name / "per_class.csv").read_text() for name in (trained.name, folder.name)
+        (tmp_path / f"of_{name}" / "per_class.csv").read_text()
+        for name in (trained.name, folder.name)
     )
     assert ours == theirs
 

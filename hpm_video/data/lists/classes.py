@@ -221,7 +221,7 @@ def _label_values(
     values = np.full(len(vocabulary), -1, dtype=np.int64)
     given = {text: entry for text, entry in vocabulary.items() if text}
     new = [text for text in given if known is None or known.label(text) is None]
-    for text in several_labels(new):
+    for text in several_labels(new, known.names if known is not None else ()):
         faults.add(
             "several",
             given[text][1],

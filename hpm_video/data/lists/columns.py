@@ -183,12 +183,13 @@ _NUMBERS = re.compile(r"[\[({]?\s*\d+(\s*[,;|]\s*\d+|\s+\d+)+\s*[\])}]?", re.ASC
 _AS_LIST = re.compile(r"\[.*\]", re.DOTALL)
 
 
-def several_labels(texts: Iterable[str]) -> list[str]:
+def several_labels(texts: Iterable[str], classes: Iterable[str] = ()) -> list[str]:
     """Which of a list's different labels are several labels in one cell.
 
     A class may be called "Pushing something, then pulling it": only whole numbers, lists in
     brackets, and what is made of the list's other labels are several. With | and ; between them,
-    which names of classes do not have, these may be parts of other cells.
+    which names of classes do not have, these may be parts of other cells. ``classes``: names that
+    are known, of which several may be made, too.
     """
     names = {text for text in texts if not INTEGER.fullmatch(text)}
     found = {text for text in names if _NUMBERS.fullmatch(text) or _AS_LIST.fullmatch(text)}
@@ -199,6 +200,7 @@ def several_labels(texts: Iterable[str]) -> list[str]:
             if separator in text
         }
         uses = Counter(part for split in parts.values() for part in set(split))
-        known = names | {part for part, count in uses.items() if count > 1 and separator != ","}
+        often = {part for part, count in uses.items() if count > 1 and separator != ","}
+        known = names | often | {*classes}
         found |= {text for text, split in parts.items() if known.issuperset(split)}
     return sorted(found)
