@@ -228,10 +228,8 @@ def test_hugging_face_and_back(
             main([*words, "evaluation.threshold=0.5", "-o", str(tmp_path / f"of_{model.name}")])
             == 0
         )
-    ours, theirs = (
-        (tmp_path / f"of_{name}" / "per_class.csv").read_text()
-        for name in (trained.name, folder.name)
-    )
+    places = (tmp_path / f"of_{name}" / "per_class.csv" for name in (trained.name, folder.name))
+    ours, theirs = (place.read_text() for place in places)
     assert ours == theirs
 
 
