@@ -35,6 +35,7 @@ TEST = [
     "onnxruntime>=1.20",
     "pytest>=8",
     "pytest-xdist>=3.6.1",
+    "scikit-learn>=1.6",  # whose average precision ours is compared with
     "selenium>=4.20",
 ]
 

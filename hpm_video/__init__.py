@@ -138,8 +138,9 @@ def classify(
     """Return the probability of every class of a fine-tuned checkpoint, the likeliest class first.
 
     ``videos`` and ``every`` are as in `embed`: several videos give a list, an iterator an iterator.
-    Classes without names are called by their number. Probabilities are means over the views, which
-    are those of the checkpoint's own evaluation unless given.
+    Classes without names are called by their number. Where videos may have several labels, each
+    class has a probability of its own, and they do not sum to 1. Probabilities are means over the
+    views, which are those of the checkpoint's own evaluation unless given.
 
     Raises:
         VideoReadError: a video is unreadable. `hpm-video predict` goes on with the others.

@@ -42,6 +42,7 @@ TESTS = {
     "pytorchvideo": ["tests/models/test_baselines.py"],
     "pyyaml": ["tests/config/test_config.py"],
     "safetensors": ["tests/weights/test_weights_export.py"],
+    "scikit-learn": ["tests/evaluate/test_several_labels.py"],
     "scipy": ["tests/method/test_diagnostics.py"],
     "selenium": ["tests/visualize/test_video_page.py"],
     "submitit": ["tests/slurm/test_slurm_submit.py"],

@@ -108,7 +108,8 @@ def demo(
         evaluation=EvaluationConfig(num_clips=3, num_crops=1), num_workers=2, device=device
     )
     tuned, scratch = (
-        evaluate(runs[name], [str(held_out)], views).top(1) for name in ("finetune", "scratch")
+        evaluate(runs[name], [str(held_out)], views).figures()["top1"] or 0.0
+        for name in ("finetune", "scratch")
     )
     manifest = read_manifest(held_out)
     shown = [manifest.path(index) for index in range(scale.pictures)]

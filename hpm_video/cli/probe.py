@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         stored = stored_lists(arguments.checkpoint)
         config = replace(config, root=config.root or stored.root)
+        if not config.probe.labels.are_several:
+            config = replace(config, probe=replace(config.probe, labels=stored.labels))
         for name, there in (("train", stored.train), ("val", stored.val)):
             lists[name] = lists_or_stored(
                 lists[name], there, option=f"--{name}", setting=_LISTS[name],
@@ -63,10 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     for path, reason, what in report.bad:
         print(printable(f"unreadable, {what}: {path}: {reason}"))
     for result in report.results:
-        print(
-            f"{result.kind:<14}  top1 {result.top1:.4f}  "
-            f"balanced_accuracy {result.balanced_accuracy:.4f}  ({result.how})"
-        )
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in result.figures.items())
+        print(f"{result.kind:<14}  {figures}  ({result.how})")
     for warning in report.warnings:
         print(printable(f"warning: {warning}"))
     for note in report.notes:

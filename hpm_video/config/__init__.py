@@ -34,6 +34,7 @@ from hpm_video.config.pretrain import TeacherConfig as TeacherConfig
 from hpm_video.config.pretrain import as_then as as_then
 from hpm_video.config.shared import DataConfig as DataConfig
 from hpm_video.config.shared import EncoderConfig as EncoderConfig
+from hpm_video.config.shared import LabelsConfig as LabelsConfig
 from hpm_video.config.shared import OptimConfig as OptimConfig
 from hpm_video.config.shared import RunConfig as RunConfig
 from hpm_video.config.study import BaseRunConfig as BaseRunConfig

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from hpm_video.config.limits import all_at_least
+from hpm_video.config.limits import all_at_least, between
 from hpm_video.config.schema import setting
-from hpm_video.config.shared import DataConfig, EncoderConfig
+from hpm_video.config.shared import DataConfig, EncoderConfig, LabelsConfig
 from hpm_video.config.values import (
     ChosenOn,
     Device,
@@ -78,6 +78,7 @@ class ProbeConfig:
         None, "folder for tokens: on disk instead of in memory, and read again by a later probe"
     )
     grid: GridConfig = field(default_factory=GridConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
 
     def __post_init__(self) -> None:
         all_at_least("probe.", self, num_clips=1, num_crops=1, train_crops=1, batch_size=1)
@@ -206,9 +207,16 @@ class EvaluationConfig:
     num_clips: int = setting(2, "clips in time per video")
     num_crops: int = setting(3, "crops in space per clip")
     batch_size: int = setting(8, "videos at a time")
+    threshold: float | None = setting(
+        None,
+        "several labels: a video has the classes with at least this score; null: for each class "
+        "the threshold of the best F1 on data.val_manifest, which the checkpoint keeps, else 0.5",
+    )
 
     def __post_init__(self) -> None:
         all_at_least("evaluation.", self, num_clips=1, num_crops=1, batch_size=1)
+        if self.threshold is not None:
+            between("evaluation.threshold", self.threshold, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -217,6 +225,7 @@ class EvaluateConfig(AskConfig):
 
     checkpoint: StoredCheckpoint = setting("last", "which one of a run folder; best: see docs")
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)  # if not as in training
 
 
 @dataclass(frozen=True)
@@ -242,6 +251,7 @@ class FeaturesConfig(AskConfig):
     num_crops: int = setting(1, "crops in space per clip or window; their features are averaged")
     batch_size: int = setting(8, "videos or windows at a time")
     encoder: FrozenEncoderConfig = field(default_factory=FrozenEncoderConfig)
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from hpm_video.config.schema import setting
 from hpm_video.config.shared import (
     DataConfig,
     EncoderConfig,
+    LabelsConfig,
     OptimConfig,
     RunConfig,
     check_batch,
@@ -106,6 +107,7 @@ class ClassifierConfig(EncoderConfig):
 class FinetuneDataConfig(DataConfig):
     val_manifest: list[str] = setting([], "evaluated on; none: no evaluation")
     crop: Crop = "random_resized"
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class FinetuneEvaluationConfig(EvaluationConfig):
     best_by: BestBy = setting(
         "auto",
         "figure that chooses best.pt, of equals the later; auto: top1, but first_top1 (of equals "
-        "the earlier) in runs begun before this setting existed",
+        "the earlier) in runs begun before this setting existed; with several labels mean_ap",
     )
     patience: int = setting(
         0, "evaluations in a row without a better best_by after which the run ends; 0: never"
@@ -225,8 +227,30 @@ class FinetuneConfig:
                 f"({self.augment.num_operations}) or augment.erasing ({self.augment.erasing}) is "
                 "above 0: these work on crops"
             )
+        self._check_labels()
         if self.model.name != "videomae" and self.optim.layer_decay not in (None, 1):
             raise ValueError(
                 f"optim.layer_decay ({self.optim.layer_decay}) must be 1 or null with "
                 f"model.name={self.model.name}: its layers all learn at one rate"
+            )
+
+    def _check_labels(self) -> None:
+        """Refuse settings that mean nothing for one label per video, or for several."""
+        several, evaluation = self.data.labels.are_several, self.evaluation
+        if not several and evaluation.threshold is not None:
+            raise ValueError(
+                f"evaluation.threshold ({evaluation.threshold}) must be left out where videos have "
+                "one label: it is for several (data.labels.separator or data.labels.columns)"
+            )
+        rule = "must be mean_ap, loss or auto where videos have several labels"
+        wrong = evaluation.best_by not in ("auto", "mean_ap", "loss")
+        if not several:
+            rule = "must be another figure, such as top1, where videos have one label"
+            wrong = evaluation.best_by == "mean_ap"
+        if wrong:
+            raise ValueError(f"evaluation.best_by ({evaluation.best_by}) {rule}")
+        if several and self.optim.class_balance != "none":
+            raise ValueError(
+                f"optim.class_balance ({self.optim.class_balance}) must be none where videos have "
+                "several labels"
             )

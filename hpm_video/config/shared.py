@@ -153,6 +153,36 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class LabelsConfig:
+    """How a list says that videos have several labels; by default each has one."""
+
+    separator: str | None = setting(
+        None, "several labels per video: what stands between them in a cell; null: one label"
+    )
+    columns: list[str] = setting(
+        [], "several labels per video: the columns of 0 and 1, one per class; * matches any text"
+    )
+
+    def __post_init__(self) -> None:
+        text = self.separator
+        if text is not None and (not text or any(c.isalnum() or c in "\"'-+" for c in text)):
+            raise ValueError(
+                f"labels.separator ({text!r}) must be one or more characters that are no letter, "
+                "digit, quote or sign, such as ;"
+            )
+        if text is not None and self.columns:
+            raise ValueError(
+                f"labels.columns ({', '.join(self.columns)}) must be left out with labels.separator"
+                f" ({text!r}): labels are in one cell, or in a column per class"
+            )
+
+    @property
+    def are_several(self) -> bool:
+        """Whether a video may have any number of labels."""
+        return self.separator is not None or bool(self.columns)
+
+
+@dataclass(frozen=True)
 class EncoderConfig:
     size: values.Size = setting("base", "VideoMAE's; huge_v2 and giant are VideoMAE V2's")
     width: int | None = setting(None, "numbers per token; of `size` unless given")

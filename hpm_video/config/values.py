@@ -43,7 +43,7 @@ LossTarget = Literal["pixels", "ema", "frozen"]
 # Fine-tuning, evaluation and studies
 Interpolation = Literal["auto", "bicubic", "bilinear"]
 ClassBalance = Literal["none", "weights"]
-BestBy = Literal["auto", "top1", "balanced_accuracy", "loss", "first_top1"]
+BestBy = Literal["auto", "top1", "balanced_accuracy", "loss", "first_top1", "mean_ap"]
 StoredCheckpoint = Literal["last", "best"]
 ProbeKind = Literal["knn", "linear", "attentive", "attentive_grid"]
 ChosenOn = Literal["held_out", "judged"]

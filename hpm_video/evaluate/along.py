@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +27,7 @@ _LEAST_STRIDE_S = 0.001
 
 @dataclass(frozen=True)
 class Event:
-    """Windows in a row of one top class, from the start of the first to the end of the last.
+    """Windows in a row of one class, from the start of the first to the end of the last.
 
     score: mean of the scores of that class in these windows.
     """
@@ -44,7 +43,8 @@ class Event:
 class Along:
     """The scores (W, C) of a video's windows, and when each begins and ends (W,), in seconds.
 
-    pictures: (time, JPEG) of frames on the way, as the model sees their middle crop.
+    pictures: (time, JPEG) of frames on the way, as the model sees their middle crop. thresholds: of
+    the classes, where windows may have several.
     """
 
     path: str
@@ -52,16 +52,25 @@ class Along:
     end_s: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float32]
     pictures: tuple[tuple[float, bytes], ...]
+    thresholds: tuple[float, ...] | None = None
+
+    @property
+    def called(self) -> npt.NDArray[np.bool_]:
+        """(W, C): the top class of each window or, with thresholds, all that reach theirs."""
+        if self.thresholds is not None:
+            return self.scores >= np.array(self.thresholds)
+        return np.arange(self.scores.shape[1]) == self.scores.argmax(axis=1)[:, None]
 
     def events(self) -> list[Event]:
-        """Windows in a row that have the same top class."""
-        tops = self.scores.argmax(axis=1).tolist()
+        """Windows in a row that have the same class, by their start."""
+        edges = np.diff(self.called.astype(np.int8), axis=0, prepend=0, append=0)
+        starts, labels = np.nonzero(edges == 1)  # in the order of the windows
         events = []
-        for label, windows in groupby(range(len(tops)), key=tops.__getitem__):
-            rows = list(windows)
-            start, end = float(self.start_s[rows[0]]), float(self.end_s[rows[-1]])
-            score = float(self.scores[rows, label].mean(dtype=np.float64))
-            events.append(Event(start, end, label, score, len(rows)))
+        for first, label in zip(starts.tolist(), labels.tolist(), strict=True):
+            after = int(first + (edges[first:, label] == -1).argmax())
+            score = float(self.scores[first:after, label].mean(dtype=np.float64))
+            start, end = float(self.start_s[first]), float(self.end_s[after - 1])
+            events.append(Event(start, end, label, score, after - first))
         return events
 
 
@@ -105,14 +114,14 @@ def score_along(
             num_done += len(windows)
             with autocast(device, config.precision):
                 logits = loaded.model(to_clips(windows.flatten(0, 1), device))
-            probability = logits.float().softmax(dim=-1).unflatten(0, windows.shape[:2])
+            probability = loaded.model.scores(logits).unflatten(0, windows.shape[:2])
             scores.append(probability.mean(dim=1).cpu().numpy())
     joined = np.concatenate(scores)
     if not np.isfinite(joined).all():
         raise FloatingPointError(f"the model's scores of {path} are not finite")
     indices = video.indices
     start_s, end_s = video.times[indices[:, 0]], video.times[indices[:, -1] + 1]
-    return Along(path, start_s, end_s, joined, tuple(pictures.taken))
+    return Along(path, start_s, end_s, joined, tuple(pictures.taken), loaded.thresholds)
 
 
 class _Pictures:

@@ -9,14 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpm_video.config import DataConfig, EvaluateConfig
+from hpm_video.config import DataConfig, EvaluateConfig, LabelsConfig
 from hpm_video.config.values import StoredCheckpoint
 from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.classification_page import write_evaluation
-from hpm_video.evaluate.predictions import Evaluation, make_results_folder, read_predictions
+from hpm_video.evaluate.predictions import (
+    Evaluation,
+    SeveralLabels,
+    make_results_folder,
+    read_predictions,
+)
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.runtime.distributed import World, gather_objects, join_world
@@ -35,8 +40,9 @@ def evaluate_classifier(
     data: DataConfig,
     config: EvaluateConfig,
     world: World,
-) -> Evaluation:
+) -> Evaluation | SeveralLabels:
     """`score_videos` of a manifest whose labels are the model's."""
+    assert model.several_labels == (manifest.label_sets is not None)
     check_fits_model(manifest, model.num_classes)
     return score_videos(model, manifest, data, config, world)
 
@@ -48,10 +54,11 @@ def score_videos(
     data: DataConfig,
     config: EvaluateConfig,
     world: World,
-) -> Evaluation:
+) -> Evaluation | SeveralLabels:
     """Score every video of a manifest; the result does not depend on the number of processes.
 
-    Clips are those of ``data``; views, precision and workers are those of ``config``. Raises
+    Clips are those of ``data``; views, precision and workers are those of ``config``. Of a model of
+    several labels thresholds are that of ``config``, else 1/2. Raises
     FloatingPointError for a score that is not finite: the weights are not of a working model.
     """
     settings, num_classes = config.evaluation, model.num_classes
@@ -77,7 +84,7 @@ def score_videos(
         views = batch.on(world.device, num_videos=batch_size)
         with autocast(world.device, config.precision):
             logits = model(views)[: num_videos * num_views]
-        probability = logits.float().softmax(dim=-1).unflatten(0, (num_videos, num_views))
+        probability = model.scores(logits).unflatten(0, (num_videos, num_views))
         indices += batch.indices.tolist()
         means.append(probability.mean(dim=1).cpu())
         errors += batch.errors
@@ -94,8 +101,56 @@ def score_videos(
     paths = tuple(manifest.path(index) for index in range(len(manifest)))
     for index in np.flatnonzero(~np.isfinite(scores).all(axis=1))[:1]:
         raise FloatingPointError(f"the model's scores of {paths[index]} are not finite")
-    labels = np.asarray(manifest.labels)
-    return Evaluation(scores, labels, paths, tuple(sorted(bad)), manifest.classes)
+    found = (paths, tuple(sorted(bad)), manifest.classes)
+    if not model.several_labels:
+        return Evaluation(scores, np.asarray(manifest.labels), *found)
+    labels = np.zeros_like(scores, dtype=bool)
+    if manifest.label_sets is not None:  # else labels are not asked for
+        labels = manifest.targets(np.arange(len(manifest)), num_classes) > 0
+    threshold = 0.5 if settings.threshold is None else settings.threshold
+    return SeveralLabels(scores, labels, *found, thresholds=(threshold,) * num_classes)
+
+
+def thresholds_of(
+    state: Mapping[str, Any], model: Classifier | Baseline, config: EvaluateConfig, *, source: Path
+) -> tuple[tuple[float, ...] | None, str]:
+    """The threshold of each class, and in words where they are from: of the settings, else of the
+    checkpoint ``state``, else 1/2. None for a model of one label per video.
+
+    Raises ValueError for a threshold that such a model does not need.
+    """
+    given, kept, count = config.evaluation.threshold, state.get("thresholds"), model.num_classes
+    if not model.several_labels:
+        if given is not None:
+            raise ValueError(
+                f"evaluation.threshold ({given}) must be left out: {source} was trained on videos "
+                "of one label"
+            )
+        return None, ""
+    if given is not None:
+        return (given,) * count, f"{given:g} for each class (evaluation.threshold)"
+    if not kept:
+        return (0.5,) * count, "0.5 for each class: the checkpoint has none"
+    if len(kept) != count:
+        raise ValueError(f"{source} has {len(kept)} thresholds: must have {count}, as classes")
+    if (own := state["config"]["evaluation"].get("threshold")) is not None:
+        return tuple(kept), f"{own:g} for each class, as in training"
+    return tuple(kept), "for each class that of the best F1 on data.val_manifest in training"
+
+
+def labels_of(
+    trained: LabelsConfig, given: LabelsConfig, *, checkpoint: str | Path
+) -> LabelsConfig:
+    """How lists for a classifier say their labels: as given, else as in its training.
+
+    Raises ValueError for several labels where the classifier knows one per video.
+    """
+    if given.are_several and not trained.are_several:
+        raise ValueError(
+            f"labels.separator and labels.columns must be left out: {checkpoint} was trained on "
+            "videos of one label"
+        )
+    return given if given.are_several else trained
 
 
 def checkpoint_file(checkpoint: str | Path, which: StoredCheckpoint) -> Path:
@@ -127,7 +182,7 @@ def evaluate(
     config: EvaluateConfig,
     *,
     output_dir: str | Path | None = None,
-) -> Evaluation:
+) -> Evaluation | SeveralLabels:
     """Evaluate a fine-tuning checkpoint on lists of videos, with the views of ``config``.
 
     Of a run folder it is the last checkpoint, or the best one; ``Evaluation.about`` says which.
@@ -136,7 +191,11 @@ def evaluate(
     file, state = load_finetuned(checkpoint, config.checkpoint)
     model, trained, classes = classifier_of(state, source=file, clip=config.clip)
     manifest = read_manifest(
-        list(manifests), root=config.root, classes=classes, numbers_only=classes is None
+        list(manifests),
+        root=config.root,
+        classes=classes,
+        numbers_only=classes is None,
+        several=labels_of(trained.data.labels, config.labels, checkpoint=file),
     )
     check_fits_model(manifest, model.num_classes)
     views, data = config.evaluation, trained.data
@@ -146,6 +205,9 @@ def evaluate(
         "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
         "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
     }
+    thresholds, about_them = thresholds_of(state, model, config, source=file)
+    if thresholds is not None:
+        about["thresholds"] = about_them
     warnings = list(manifest.notes)
     if again := manifest.num_repeated:
         warnings.append(f"rows that repeat a video: {again}; all of them count")
@@ -162,12 +224,16 @@ def evaluate(
         if len(result.bad) == len(result.labels):
             raise none_readable([(result.paths[index], reason) for index, reason in result.bad])
         result = replace(result, about=about)
+        if isinstance(result, SeveralLabels) and thresholds is not None:
+            result = replace(result, thresholds=thresholds)
         if folder is not None and world.is_main:
             _write(result, folder, config)
     return result
 
 
-def recompute(folder: str | Path, config: EvaluateConfig, *, output_dir: str | Path) -> Evaluation:
+def recompute(
+    folder: str | Path, config: EvaluateConfig, *, output_dir: str | Path
+) -> Evaluation | SeveralLabels:
     """The evaluation whose results are in a folder, without a model; pages and tables anew."""
     result = read_predictions(folder)
     _write(result, make_results_folder(output_dir, name="--output-dir"), config)
@@ -190,6 +256,6 @@ def results_folder(
     return folder / "evaluation" / (f"{name}_best" if which == "best" else name)
 
 
-def _write(result: Evaluation, folder: Path, config: EvaluateConfig) -> None:
+def _write(result: Evaluation | SeveralLabels, folder: Path, config: EvaluateConfig) -> None:
     timeout_s = config.decode_timeout_s or None
     write_evaluation(result, folder, num_workers=config.num_workers, timeout_s=timeout_s)

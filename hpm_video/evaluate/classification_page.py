@@ -14,7 +14,17 @@ from torchvision.transforms.v2 import functional
 from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.video.frame_indices import uniform_view_indices
 from hpm_video.data.video.frames import VideoReadError, open_frames
-from hpm_video.evaluate.predictions import Evaluation, figures_line, write_predictions
+from hpm_video.evaluate.predictions import (
+    Evaluation,
+    SeveralLabels,
+    figures_line,
+    write_predictions,
+)
+from hpm_video.evaluate.several_labels_page import (
+    several_labels_page,
+    worst_videos,
+    write_class_table,
+)
 from hpm_video.runtime.files import write_atomically, write_csv
 from hpm_video.runtime.pages import address, jpeg_bytes, page, png
 
@@ -77,14 +87,37 @@ def worst(result: Evaluation, most: int) -> list[int]:
 
 
 def write_evaluation(
-    result: Evaluation, folder: Path, *, num_workers: int, timeout_s: float | None
+    result: Evaluation | SeveralLabels, folder: Path, *, num_workers: int, timeout_s: float | None
 ) -> Path:
-    """Write predictions.csv, per_class.csv, confusion.csv and index.html; returns the page.
+    """Write predictions.csv, per_class.csv, index.html and, of one label per video, confusion.csv;
+    returns the page.
 
     The worst clips are read again for it: in a process of their own, unless `num_workers` is 0.
     Raises ValueError where a file cannot be written.
     """
     write_predictions(result, folder)
+    if isinstance(result, SeveralLabels):
+        write_class_table(result, folder)
+        shown = worst_videos(result, MAX_WORST)
+    else:
+        _write_tables(result, folder)
+        shown = worst(result, MAX_WORST)
+    read = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s)
+    strips: dict[int, bytes | str] = {}
+    for index in shown:
+        try:
+            strips[index] = read(frame_strip, result.paths[index])
+        except VideoReadError as error:
+            strips[index] = f"cannot be read any more: {error.reason}"
+    if isinstance(result, SeveralLabels):
+        text = several_labels_page(result, strips)
+    else:
+        text = evaluation_page(result, strips)
+    write_atomically(folder / "index.html", [text])
+    return folder / "index.html"
+
+
+def _write_tables(result: Evaluation, folder: Path) -> None:
     confusion = result.confusion()
     names = [result.class_name(label) for label in range(result.num_classes)]
     head = ["label", "name", "videos", "right", "accuracy", "unreadable", "confused_with", "times"]
@@ -98,15 +131,6 @@ def write_evaluation(
     write_csv(folder / "per_class.csv", head, rows)
     head = ["class", *(f"called {name}" for name in names), "unreadable"]
     write_csv(folder / "confusion.csv", head, zip(names, *confusion.T.tolist(), strict=True))
-    read = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s)
-    strips: dict[int, bytes | str] = {}
-    for index in worst(result, MAX_WORST):
-        try:
-            strips[index] = read(frame_strip, result.paths[index])
-        except VideoReadError as error:
-            strips[index] = f"cannot be read any more: {error.reason}"
-    write_atomically(folder / "index.html", [evaluation_page(result, strips)])
-    return folder / "index.html"
 
 
 def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> str:

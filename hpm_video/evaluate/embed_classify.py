@@ -81,7 +81,7 @@ def classify_videos(
     @torch.no_grad()
     def scores_by_name(clips: Tensor) -> dict[str, float]:
         logits = model(to_clips(clips, next(model.parameters()).device))
-        scores = logits.softmax(dim=-1).mean(dim=0).tolist()
+        scores = model.scores(logits).mean(dim=0).tolist()
         names = [str(label) for label in range(len(scores))] if classes is None else classes
         return dict(sorted(zip(names, scores, strict=True), key=lambda pair: -pair[1]))
 

@@ -79,7 +79,7 @@ def list_features(
     none is readable.
     """
     output = _output_file(output, "features")
-    manifest = read_manifest(list(manifests), root=config.root)
+    manifest = read_manifest(list(manifests), root=config.root, several=config.labels)
     with join_world(config.device, setting="device") as world:
         config = _with_precision(config, world)
         loaded = _load(checkpoint, config.clip, config, world)
@@ -92,7 +92,8 @@ def list_features(
             "frame_stride": loaded.data.frame_stride,
             "num_clips": config.num_clips,
         }
-        described = fingerprint([description, config.root, names, manifest.labels.tolist()])
+        labels = manifest.targets(np.arange(len(manifest)))
+        described = fingerprint([description, config.root, names, labels.tolist()])
         parts = Parts(output, described=described)
         if world.is_main:
             parts.clean()
@@ -108,7 +109,7 @@ def list_features(
         bad = [index for index, reason in enumerate(reasons) if reason]
         is_any_readable = len(bad) < len(manifest)
         if is_any_readable and world.is_main:
-            arrays = {**joined, "label": np.asarray(manifest.labels)}
+            arrays = {**joined, "label": labels}
             metadata = {
                 **description,
                 "paths": names,
@@ -169,7 +170,7 @@ def sliding_list_features(
     index_file = folder / "index.csv"
     if index_file.is_file() and not index_file.read_bytes().startswith(",".join(_INDEX).encode()):
         raise ValueError(f"output ({folder}) must be another folder: its index.csv is not of ours")
-    manifest = read_manifest(list(manifests), root=config.root)
+    manifest = read_manifest(list(manifests), root=config.root, several=config.labels)
     # Their numbers keep videos of one name apart
     files = [f"{i:06d}_{_stem_of(manifest.name(i))}.npz" for i in range(len(manifest))]
     with join_world(config.device, setting="device") as world:
@@ -343,11 +344,12 @@ def _with_precision(config: FeaturesConfig, world: World) -> FeaturesConfig:
 
 
 def _label(manifest: Manifest, index: int) -> str:
-    """The class of a video: its name where it has one, '' for none."""
-    label = manifest.label(index)
-    if label < 0:
-        return ""
-    return str(label) if manifest.classes is None else manifest.classes[label]
+    """The class of a video: its name where it has one, '' for none; of several all of them, with
+    the list's separator."""
+    sets, label = manifest.label_sets, manifest.label(index)
+    labels = [label] if sets is None else sets.of(index).tolist()
+    names = (str(n) if manifest.classes is None else manifest.classes[n] for n in labels if n >= 0)
+    return (";" if sets is None else sets.separator or ";").join(names)
 
 
 def _stem_of(video: str | Path) -> str:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hpm_video.config import ClipConfig, DataConfig, FrozenEncoderConfig
+from hpm_video.config import ClipConfig, DataConfig, FrozenEncoderConfig, LabelsConfig
 from hpm_video.config.values import Precision
 from hpm_video.models.build import check_layers
 from hpm_video.models.precision import autocast
@@ -248,7 +248,7 @@ def _require_frames(model: str, clip: ClipConfig, *, has_length: bool) -> None:
 def stored_lists(model: str) -> StoredLists:
     """The labelled lists that a model's settings name: none of a model that is not ours."""
     state = None if library_model(model, name="model") else read_weights(model).state
-    return StoredLists([], [], None) if state is None else lists_in(state)
+    return StoredLists([], [], None, LabelsConfig()) if state is None else lists_in(state)
 
 
 def file_of(model: str | Path, settings: FrozenEncoderConfig) -> tuple[Path, int, int]:

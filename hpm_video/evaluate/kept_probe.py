@@ -119,7 +119,11 @@ class KeptProbe:
         config = FinetuneConfig(
             run=RunConfig(output_dir=str(folder)),
             data=FinetuneDataConfig(
-                **reading, manifest=list(train), val_manifest=list(val), root=self.job.root
+                **reading,
+                manifest=list(train),
+                val_manifest=list(val),
+                root=self.job.root,
+                labels=views.labels,
             ),
             model=self.model,
             evaluation=FinetuneEvaluationConfig(

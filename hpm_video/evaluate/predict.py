@@ -16,8 +16,8 @@ from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.lists.named_videos import list_of_videos
 from hpm_video.data.prepare.tree import VideoTree
 from hpm_video.data.video.part import file_of
-from hpm_video.evaluate.classification import load_finetuned, score_videos
-from hpm_video.evaluate.predictions import Evaluation
+from hpm_video.evaluate.classification import load_finetuned, score_videos, thresholds_of
+from hpm_video.evaluate.predictions import Evaluation, SeveralLabels
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, join_world
@@ -51,7 +51,8 @@ class Shown:
 class LoadedClassifier:
     """A classifier on its device, how its clips are read, its class names, and all this in words.
 
-    config: of the command, with a precision that is not auto.
+    config: of the command, with a precision that is not auto. thresholds: of the classes, where
+    videos may have several, and None where they have one. separator: between several in a cell.
     """
 
     model: Classifier | Baseline
@@ -59,14 +60,17 @@ class LoadedClassifier:
     config: EvaluateConfig
     classes: tuple[str, ...]
     about: Mapping[str, str]
+    thresholds: tuple[float, ...] | None = None
+    separator: str = ";"
 
 
 def load_for(
-    checkpoint: str | Path, config: EvaluateConfig, world: World, *, views: str
+    checkpoint: str | Path, config: EvaluateConfig, world: World, *, views: str, top: int = 1
 ) -> LoadedClassifier:
     """The classifier of a checkpoint or run folder. Classes without names are called by number.
 
-    ``views``: in words, of each video.
+    ``views``: in words, of each video. ``top``: likeliest classes that will be asked for. Raises
+    ValueError for more than one where videos may have several labels.
     """
     file, state = load_finetuned(checkpoint, config.checkpoint)
     model, trained, names = classifier_of(state, source=file, clip=config.clip)
@@ -80,7 +84,17 @@ def load_for(
     }
     model.requires_grad_(False).eval().to(world.device)
     classes = tuple(names or map(str, range(model.num_classes)))
-    return LoadedClassifier(model, data, replace(config, precision=precision), classes, about)
+    config = replace(config, precision=precision)
+    thresholds, about_them = thresholds_of(state, model, config, source=file)
+    if thresholds is not None:
+        about["thresholds"] = about_them
+        if top > 1:
+            raise ValueError(
+                f"--top ({top}) must be left out: {file} knows several labels per video, and all "
+                "that reach their thresholds are named; --all-scores adds all scores"
+            )
+    separator = trained.data.labels.separator or LoadedClassifier.separator
+    return LoadedClassifier(model, data, config, classes, about, thresholds, separator)
 
 
 def videos_of(
@@ -121,7 +135,7 @@ def predict(
     *,
     output: Path | None = None,
     shown: Shown | None = None,
-) -> Evaluation:
+) -> Evaluation | SeveralLabels:
     """Score videos with the views of ``config``, whatever their labels, which are not asked for.
 
     The main process writes ``output``: a file that ends in .csv or .json, or a folder for both.
@@ -131,48 +145,69 @@ def predict(
     files = _output_files(output)
     views = f"{config.evaluation.num_clips} x {config.evaluation.num_crops} (clips x crops)"
     with join_world(config.device, setting="device") as world:
-        loaded = load_for(checkpoint, config, world, views=views)
+        shown = shown or Shown()
+        loaded = load_for(checkpoint, config, world, views=views, top=shown.top)
         result = score_videos(loaded.model, videos, loaded.data, loaded.config, world)
         result = replace(result, classes=loaded.classes, about=loaded.about)
+        if isinstance(result, SeveralLabels):
+            thresholds, separator = loaded.thresholds or (), loaded.separator
+            result = replace(result, thresholds=thresholds, separator=separator)
         if world.is_main:
             for file in files:
                 lines = json_lines if file.suffix == ".json" else csv_lines
-                write_atomically(file, lines(result, shown or Shown()))
+                write_atomically(file, lines(result, shown))
     return result
 
 
-def csv_lines(result: Evaluation, shown: Shown) -> Iterator[str]:
-    """A table with a row for each video, in the order of the list."""
+def csv_lines(result: Evaluation | SeveralLabels, shown: Shown) -> Iterator[str]:
+    """A table with a row for each video, in the order of the list. A video that may have several
+    classes has all that reach their thresholds, with the separator between them."""
     assert result.classes is not None
-    yield _csv_line([*COLUMNS, *score_columns(result.classes, shown)])
+    thresholds, separator = _several(result)
+    columns = score_columns(result.classes, shown, thresholds)
+    yield _csv_line([*COLUMNS, *columns])
     errors = dict(result.bad)
     for index, path in enumerate(result.paths):
         if (error := errors.get(index)) is not None:
-            yield _csv_line([path, None, None, error, *score_cells(None, result.classes, shown)])
+            yield _csv_line([path, None, None, error, *[None] * len(columns)])
             continue
-        label, score = best_of(result.scores[index], 1)[0]
-        cells = score_cells(result.scores[index], result.classes, shown)
-        yield _csv_line([path, result.classes[label], digits(score), None, *cells])
+        scores = result.scores[index]
+        found = class_cells(scores, result.classes, thresholds, separator)
+        cells = score_cells(scores, result.classes, shown, thresholds)
+        yield _csv_line([path, *found, None, *cells])
 
 
-def json_lines(result: Evaluation, shown: Shown) -> Iterator[str]:
+def json_lines(result: Evaluation | SeveralLabels, shown: Shown) -> Iterator[str]:
     """The same as JSON, a line for each video."""
     assert result.classes is not None
-    yield json_head(result.about, result.classes) + ',\n "videos": [\n'
+    thresholds, _ = _several(result)
+    yield json_head(result.about, result.classes, thresholds) + ',\n "videos": [\n'
     errors = dict(result.bad)
     for index, path in enumerate(result.paths):
         entry: dict[str, Any] = {"path": path}
         if (error := errors.get(index)) is not None:
             entry["error"] = error
         else:
-            entry |= scores_in_words(result.scores[index], result.classes, shown)
+            entry |= scores_in_words(result.scores[index], result.classes, shown, thresholds)
         yield ("" if index == 0 else ",\n") + "  " + json.dumps(entry)
     yield "\n ]}\n"
 
 
-def json_head(about: Mapping[str, str], classes: Sequence[str]) -> str:
+def _several(result: Evaluation | SeveralLabels) -> tuple[tuple[float, ...] | None, str]:
+    """The thresholds and the separator of several labels; None and "" of one."""
+    if isinstance(result, SeveralLabels):
+        return result.thresholds, result.separator
+    return None, ""
+
+
+def json_head(
+    about: Mapping[str, str], classes: Sequence[str], thresholds: Sequence[float] | None = None
+) -> str:
     """How our JSON begins; it is not closed."""
-    head = {"made_by": OURS, **about, "classes": list(classes)}
+    head: dict[str, Any] = {"made_by": OURS, **about, "classes": list(classes)}
+    if thresholds is not None:
+        # `about` says in words what they are
+        head["thresholds_of_classes"] = list(thresholds)
     return json.dumps(head, indent=1).removesuffix("\n}")
 
 
@@ -182,35 +217,77 @@ def best_of(scores: npt.NDArray[np.float32], top: int) -> list[tuple[int, float]
     return [(int(label), float(scores[label])) for label in best]
 
 
-def score_columns(classes: Sequence[str], shown: Shown) -> list[str]:
+def called(
+    scores: npt.NDArray[np.float32], thresholds: Sequence[float] | None
+) -> list[tuple[int, float]]:
+    """(class, score) of the likeliest class or, with thresholds, of all that reach theirs."""
+    if thresholds is None:
+        return best_of(scores, 1)
+    return [(n, score) for n, score in best_of(scores, len(scores)) if score >= thresholds[n]]
+
+
+def class_cells(
+    scores: npt.NDArray[np.float32],
+    classes: Sequence[str],
+    thresholds: Sequence[float] | None,
+    separator: str,
+) -> tuple[str, str]:
+    """The cells class and score of what a video or window is `called`."""
+    found = called(scores, thresholds)
+    names, numbers = ([classes[n] for n, _ in found], [digits(score) for _, score in found])
+    return separator.join(names), separator.join(numbers)
+
+
+def score_columns(
+    classes: Sequence[str], shown: Shown, thresholds: Sequence[float] | None = None
+) -> list[str]:
     """Names of the columns that `score_cells` fills."""
     ranks = range(2, min(shown.top, len(classes)) + 1)
     columns = [name for rank in ranks for name in (f"class_{rank}", f"score_{rank}")]
-    return [*columns, *(f"score of {name}" for name in classes if shown.all_scores)]
+    kinds = ("score",) if thresholds is None else ("score", "threshold")
+    named = [f"{kind} of {name}" for kind in kinds for name in classes if shown.all_scores]
+    return [*columns, *named]
 
 
 def score_cells(
-    scores: npt.NDArray[np.float32] | None, classes: Sequence[str], shown: Shown
-) -> list[str | None]:
-    """The second likeliest class, its score, the third ...; then, if asked for, all scores."""
-    if scores is None:
-        return [None] * len(score_columns(classes, shown))
+    scores: npt.NDArray[np.float32],
+    classes: Sequence[str],
+    shown: Shown,
+    thresholds: Sequence[float] | None = None,
+) -> list[str]:
+    """The second likeliest class, its score, the third ...; then, if asked for, all scores, and the
+    thresholds where there are any."""
     ranked = best_of(scores, shown.top)[1:]
     cells = [cell for label, score in ranked for cell in (classes[label], digits(score))]
-    return [*cells, *(digits(score) for score in scores.tolist() if shown.all_scores)]
+    if shown.all_scores:
+        cells += map(digits, scores.tolist())
+        cells += map(str, thresholds or ())
+    return cells
 
 
 def scores_in_words(
-    scores: npt.NDArray[np.float32], classes: Sequence[str], shown: Shown
+    scores: npt.NDArray[np.float32],
+    classes: Sequence[str],
+    shown: Shown,
+    thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """An entry of JSON: the likeliest class, the ``top`` of them if more, all scores if asked."""
-    (label, score), *_ = ranked = best_of(scores, shown.top)
-    entry: dict[str, Any] = {"class": classes[label], "score": float(digits(score))}
+    """An entry of JSON: the likeliest class, the ``top`` of them if more, all scores if asked. With
+    thresholds the list of all classes that reach theirs."""
+    entry: dict[str, Any]
+    if thresholds is None:
+        (label, score), *_ = best_of(scores, 1)
+        entry = {"class": classes[label], "score": float(digits(score))}
+    else:
+        entry = {"found": _pairs(called(scores, thresholds), classes)}
     if shown.top > 1:
-        entry["top"] = [[classes[label], float(digits(score))] for label, score in ranked]
+        entry["top"] = _pairs(best_of(scores, shown.top), classes)
     if shown.all_scores:
         entry["scores"] = [float(digits(score)) for score in scores.tolist()]
     return entry
+
+
+def _pairs(found: Sequence[tuple[int, float]], classes: Sequence[str]) -> list[list[str | float]]:
+    return [[classes[label], float(digits(score))] for label, score in found]
 
 
 def digits(score: float) -> str:

@@ -16,20 +16,21 @@ from hpm_video.runtime.reading import read_json
 
 PREDICTIONS = "predictions.csv"
 _COLUMNS = ("path", "label", "predicted", "error")  # then the scores: score_0, score_1, ...
+_SEVERAL = ("path", "labels", "predicted", "error")  # then the scores, and threshold_0, ...
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Scores:
     """Results of one pass over a manifest.
 
-    scores (videos, classes): mean softmax over a video's views; zero rows for unreadable videos.
-    labels (videos,), paths: of the videos.
-    bad: (manifest index, reason) of unreadable videos; they count as wrong.
+    scores (videos, classes): means over a video's views; zero rows for unreadable videos.
+    labels: of the videos: (videos,) int64, or (videos, classes) bool where they may have several.
+    paths: of the videos. bad: (manifest index, reason) of unreadable videos; they count as wrong.
     classes: their names where they are known. about: what was evaluated, name -> words.
     """
 
     scores: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     paths: tuple[str, ...]
     bad: tuple[tuple[int, str], ...]
     classes: tuple[str, ...] | None = None
@@ -38,6 +39,22 @@ class Evaluation:
     @property
     def num_classes(self) -> int:
         return self.scores.shape[1]
+
+    @property
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """(videos,): which could be read."""
+        readable = np.ones(len(self.labels), dtype=bool)
+        readable[[index for index, _ in self.bad]] = False
+        return readable
+
+    def class_name(self, label: int) -> str:
+        """A class as it is shown: its number and its name."""
+        return f"{label} {self.classes[label]}" if self.classes is not None else str(label)
+
+
+@dataclass(frozen=True)
+class Evaluation(Scores):
+    """Results of a classifier of one label per video; scores are the mean softmax."""
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
@@ -70,8 +87,7 @@ class Evaluation:
     def loss(self) -> float | None:
         """Mean of -log of the score of the label, over the videos that can be read; None without
         any. A score of 0 counts as the smallest float32."""
-        readable = np.ones(len(self.labels), dtype=bool)
-        readable[[index for index, _ in self.bad]] = False
+        readable = self.readable
         scores = self.scores[readable, self.labels[readable]].astype(np.float64)
         if not len(scores):
             return None
@@ -87,16 +103,111 @@ class Evaluation:
             "unreadable": len(self.bad),
         }
 
-    def class_name(self, label: int) -> str:
-        """A class as it is shown: its number and its name."""
-        return f"{label} {self.classes[label]}" if self.classes is not None else str(label)
+
+@dataclass(frozen=True)
+class SeveralLabels(Scores):
+    """Results of a classifier of several labels per video; scores are the mean sigmoid.
+
+    thresholds (classes,): a video has the classes whose scores are at least these. separator: what
+    stands between classes in a cell.
+    """
+
+    thresholds: tuple[float, ...] = ()
+    separator: str = ";"
+
+    @property
+    def predicted(self) -> npt.NDArray[np.bool_]:
+        """(videos, classes): which classes each video has by the thresholds; unreadable: none."""
+        return (self.scores >= np.array(self.thresholds)) & self.readable[:, None]
+
+    def average_precisions(self) -> npt.NDArray[np.float64]:
+        """(classes,), see `average_precisions`; an unreadable video has the lowest score."""
+        return average_precisions(self.scores, self.labels)
+
+    def mean_ap(self) -> float | None:
+        """Mean of the average precision over the classes that have videos; None without any."""
+        return self._mean(self.average_precisions())
+
+    def mean_f1(self) -> float | None:
+        """Mean of F1 at the thresholds over the classes that have videos; None without any."""
+        return self._mean(self.f1s())
+
+    def f1s(self) -> npt.NDArray[np.float64]:
+        """(classes,): F1 at the thresholds, 0 without a right one."""
+        predicted, labels = self.predicted, self.labels
+        both = predicted.sum(axis=0) + labels.sum(axis=0)
+        return 2 * (predicted & labels).sum(axis=0) / np.maximum(both, 1)
+
+    def _mean(self, values: npt.NDArray[np.float64]) -> float | None:
+        has_videos = self.labels.any(axis=0)
+        return float(values[has_videos].mean()) if has_videos.any() else None
+
+    def loss(self) -> float | None:
+        """Mean binary cross-entropy of the scores, over the videos that can be read and the
+        classes; None without any. Scores of 0 and 1 count as the float32 steps beside them."""
+        readable, step = self.readable, float(np.finfo(np.float32).eps)
+        if not readable.any():
+            return None
+        scores = self.scores[readable].astype(np.float64).clip(step, 1 - step)
+        of_label = np.where(self.labels[readable], scores, 1 - scores)
+        return float(-np.log(of_label).mean())
+
+    def figures(self) -> dict[str, float | int | None]:
+        """What is said of an evaluation."""
+        return {
+            "mean_ap": self.mean_ap(),
+            "mean_f1": self.mean_f1(),
+            "loss": self.loss(),
+            "unreadable": len(self.bad),
+        }
 
 
-def figures_line(result: Evaluation) -> str:
+def average_precisions(
+    scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Average precision of each class, of scores and labels (videos, classes): the mean of the
+    precision over the steps of recall, without interpolation. Equal scores are one step.
+
+    A class without videos has 0, as in scikit-learn's average_precision_score.
+    """
+    found = np.zeros(scores.shape[1])
+    for label in np.flatnonzero(labels.any(axis=0)):
+        _, right, called = _steps(scores[:, label], labels[:, label])
+        found[label] = (np.diff(right, prepend=0) * right / called).sum() / right[-1]
+    return found
+
+
+def best_thresholds(result: SeveralLabels) -> tuple[float, ...]:
+    """For each class the threshold of the best F1, of equals the highest: halfway between two
+    neighbouring scores. Of a class without readable videos it is 1/2."""
+    readable, thresholds = result.readable, []
+    for scores, labels in zip(result.scores[readable].T, result.labels[readable].T, strict=True):
+        if not labels.any():
+            thresholds.append(0.5)
+            continue
+        values, right, called = _steps(scores, labels)
+        best = int((2 * right / (called + right[-1])).argmax())
+        below = values[best + 1] if best + 1 < len(values) else 0.0
+        thresholds.append(float(values[best] + below) / 2)
+    return tuple(thresholds)
+
+
+def _steps(
+    scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of each different score (videos,) of a class, the highest first: its value, and of the videos
+    with at least this score the number that have the class, and the number in all."""
+    order = np.argsort(-scores, kind="stable")
+    values = scores[order].astype(np.float64)
+    last = np.flatnonzero(np.append(np.diff(values) != 0, True))
+    return values[last], labels[order].cumsum()[last], last + 1
+
+
+def figures_line(result: Evaluation | SeveralLabels) -> str:
     """The figures on one line, for a terminal."""
-    figures = {**result.figures(), "videos": len(result.labels)}
-    order = ("top1", "top5", "balanced_accuracy", "loss", "videos", "unreadable")
-    shown = ((name, figures[name]) for name in order if figures[name] is not None)
+    figures = result.figures()
+    figures = {**figures, "videos": len(result.labels), "unreadable": figures.pop("unreadable")}
+    shown = ((name, value) for name, value in figures.items() if value is not None)
     return "  ".join(
         f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
         for name, value in shown
@@ -111,28 +222,35 @@ def make_results_folder(path: str | Path, *, name: str) -> Path:
     folder, is_ours = Path(path), False
     if (folder / PREDICTIONS).is_file():
         with (folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape") as lines:
-            is_ours = lines.read(100).startswith(",".join(_COLUMNS))
+            head = lines.read(100)
+            is_ours = any(head.startswith(",".join(columns)) for columns in (_COLUMNS, _SEVERAL))
     if not is_ours and folder.is_dir() and any(file.name[0] != "." for file in folder.iterdir()):
         raise ValueError(f"{name} ({folder}) holds other files: must be empty or an evaluation")
     return make_folder(folder, name=name)
 
 
-def write_predictions(result: Evaluation, folder: Path) -> None:
+def write_predictions(result: Evaluation | SeveralLabels, folder: Path) -> None:
     """Write all that `read_predictions` needs to make the same of it.
 
     predictions.csv has a row for every row of the list, in its order: path, label, predicted class
-    (empty: unreadable), error, and the scores, whose digits give back the same float32. Raises
-    ValueError where a file cannot be written.
+    (empty: unreadable), error, and the scores, whose digits give back the same float32. Of several
+    labels there are all, with blanks between them, and the thresholds, which are the same in every
+    row. Raises ValueError where a file cannot be written.
     """
-    errors, predicted = dict(result.bad), result.predicted
+    errors = dict(result.bad)
 
     def lines() -> Iterator[str]:
-        yield ",".join(_header(result.num_classes)) + "\n"
+        yield (
+            ",".join(_header(result.num_classes, several=isinstance(result, SeveralLabels))) + "\n"
+        )
+        predicted = result.predicted
+        thresholds = result.thresholds if isinstance(result, SeveralLabels) else ()
         for index, scores in enumerate(result.scores):
-            known = "" if index in errors else int(predicted[index])
-            row = (result.paths[index], result.labels[index], known, errors.get(index))
+            known = "" if index in errors else _in_a_cell(predicted[index])
+            label = _in_a_cell(result.labels[index])
+            row = (result.paths[index], label, known, errors.get(index))
             numbers = map("{:.9g}".format, scores.tolist())
-            yield ",".join([*map(quoted, row), *numbers]) + "\n"
+            yield ",".join([*map(quoted, row), *numbers, *map(str, thresholds)]) + "\n"
 
     write_atomically(folder / PREDICTIONS, lines())
     write_atomically(folder / "about.json", [json.dumps(dict(result.about), indent=1) + "\n"])
@@ -142,7 +260,12 @@ def write_predictions(result: Evaluation, folder: Path) -> None:
         write_atomically(folder / "classes.txt", (f"{name}\n" for name in result.classes))
 
 
-def read_predictions(folder: str | Path) -> Evaluation:
+def _in_a_cell(labels: Any) -> str:
+    """A label, or several (classes,) bool."""
+    return " ".join(map(str, np.flatnonzero(labels))) if np.ndim(labels) else str(int(labels))
+
+
+def read_predictions(folder: str | Path) -> Evaluation | SeveralLabels:
     """Read what `write_predictions` wrote.
 
     Raises FileNotFoundError where there is no predictions.csv, ValueError, which says which line,
@@ -153,32 +276,43 @@ def read_predictions(folder: str | Path) -> Evaluation:
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: {folder} is no folder of an evaluation")
     paths: list[str] = []
-    labels: list[int] = []
-    scores: list[npt.NDArray[np.float32]] = []
+    labels: list[list[int]] = []
+    numbers: list[npt.NDArray[np.float64]] = []
     bad: list[tuple[int, str]] = []
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
         rows = csv.reader(lines)
         head = next(_well_formed(rows, file), [])
-        num_classes = len(head) - len(_COLUMNS)
-        if num_classes < 1 or head != _header(num_classes):
+        several = head[:4] == [*_SEVERAL]
+        num_classes = (len(head) - len(_COLUMNS)) // (2 if several else 1)
+        if num_classes < 1 or head != _header(num_classes, several=several):
             raise ValueError(f"{file}: must have the columns {','.join(_COLUMNS)},score_0,...")
         for row in _well_formed(rows, file):
             where = f"{file}:{rows.line_num}"
             if len(row) != len(head):
                 raise ValueError(f"{where}: must have {len(head)} fields: has {len(row)}")
             path, label, _, error = row[: len(_COLUMNS)]
-            if not label.isdecimal() or len(label) > 9 or int(label) >= num_classes:
-                raise ValueError(f"{where}: label ({label}) must be in [0, {num_classes - 1}]")
+            given = label.split() if several else [label]
+            for text in given:
+                if not text.isdecimal() or len(text) > 9 or int(text) >= num_classes:
+                    raise ValueError(f"{where}: label ({label}) must be in [0, {num_classes - 1}]")
             if error:
                 bad.append((len(paths), error))
             paths.append(path)
-            labels.append(int(label))
-            scores.append(_numbers(row[len(_COLUMNS) :], where))
+            labels.append([int(text) for text in given])
+            numbers.append(_numbers(row[len(_COLUMNS) :], where))
     if not paths:
         raise ValueError(f"{file}: must have a row for every video: has none")
     classes = _class_names(folder / "classes.txt", num_classes)
-    about, of = _about(folder / "about.json"), np.array(labels, dtype=np.int64)
-    return Evaluation(np.stack(scores), of, tuple(paths), tuple(bad), classes, about)
+    about, scores = _about(folder / "about.json"), np.stack(numbers)[:, :num_classes]
+    found = (tuple(paths), tuple(bad), classes, about)
+    if not several:
+        of = np.array(labels, dtype=np.int64)[:, 0]
+        return Evaluation(scores.astype(np.float32), of, *found)
+    sets = np.zeros(scores.shape, dtype=bool)
+    for row_of, given_of in zip(sets, labels, strict=True):
+        row_of[given_of] = True
+    thresholds = tuple(numbers[0][num_classes:].tolist())
+    return SeveralLabels(scores.astype(np.float32), sets, *found, thresholds=thresholds)
 
 
 def _well_formed(rows: Any, file: Path) -> Iterator[list[str]]:
@@ -188,16 +322,18 @@ def _well_formed(rows: Any, file: Path) -> Iterator[list[str]]:
         raise ValueError(f"{file}:{rows.line_num}: malformed CSV: {error}") from error
 
 
-def _header(num_classes: int) -> list[str]:
-    return [*_COLUMNS, *(f"score_{label}" for label in range(num_classes))]
+def _header(num_classes: int, *, several: bool) -> list[str]:
+    names = ("score", "threshold") if several else ("score",)
+    columns = [f"{name}_{label}" for name in names for label in range(num_classes)]
+    return [*(_SEVERAL if several else _COLUMNS), *columns]
 
 
-def _numbers(texts: list[str], where: str) -> npt.NDArray[np.float32]:
+def _numbers(texts: list[str], where: str) -> npt.NDArray[np.float64]:
     try:
-        numbers = np.array(texts, dtype=np.float32)
+        numbers = np.array(texts, dtype=np.float64)
     except ValueError as error:
         raise ValueError(f"{where}: scores must be numbers") from error
-    if not np.isfinite(numbers).all():
+    if not np.isfinite(numbers.astype(np.float32)).all():
         raise ValueError(f"{where}: scores must be finite")
     return numbers
 

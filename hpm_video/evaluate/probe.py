@@ -16,7 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpm_video.config import DataConfig, ProbeConfig, ProbeJobConfig, check_probe_kinds
+from hpm_video.config import (
+    DataConfig,
+    LabelsConfig,
+    ProbeConfig,
+    ProbeJobConfig,
+    check_probe_kinds,
+)
 from hpm_video.config.values import Precision
 from hpm_video.data.lists.manifest import (
     Manifest,
@@ -32,6 +38,7 @@ from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.attentive_grid import GridPoint, Views, grid_scores, heads_for
 from hpm_video.evaluate.frozen_encoder import Backbone, file_of, load_backbone
 from hpm_video.evaluate.kept_probe import KeptProbe, check_keep
+from hpm_video.evaluate.predictions import SeveralLabels
 from hpm_video.evaluate.probe_heads import (
     LinearResult,
     attentive_scores,
@@ -68,8 +75,9 @@ class Encoded:
 
     features (K, L * C * D) float32: means over tokens and views, of each of C cells of the grid and
     each of L layers. tokens (K, views * L * N, D) float16, if they were asked for, of so many crops
-    of a clip. labels (K,). bad: (manifest index, reason) of the videos that are left out. All on
-    the CPU. file: where tokens are kept, and whether they were before.
+    of a clip. labels (K,), or (K, classes) where videos may have several. bad: (manifest index,
+    reason) of the videos that are left out. All on the CPU. file: where tokens are kept, and
+    whether they were before.
     """
 
     features: Tensor
@@ -85,19 +93,27 @@ class ProbeResult:
     """What one kind of probe found.
 
     top1: share of all videos that are classified right, unreadable ones being wrong.
-    balanced_accuracy: mean of that share over classes. how: what it settled on, in words. lr and
+    balanced_accuracy: mean of that share over classes. mean_ap: instead of these where videos may
+    have several labels, see `SeveralLabels`. how: what it settled on, in words. lr and
     weight_decay: what it chose, if it did. grid: of attentive_grid, all of its points. linear: of
     the linear probe.
     """
 
     kind: str
-    top1: float
-    balanced_accuracy: float
+    top1: float | None
+    balanced_accuracy: float | None
     how: str
     lr: float | None = None
     weight_decay: float | None = None
     grid: tuple[GridPoint, ...] = ()
     linear: LinearResult | None = None
+    mean_ap: float | None = None
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those that there are, by name."""
+        figures = {n: getattr(self, n) for n in ("top1", "balanced_accuracy", "mean_ap")}
+        return {name: value for name, value in figures.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -121,8 +137,7 @@ class ProbeReport:
         """Figures by name, for a record."""
         figures: dict[str, float] = {}
         for result in self.results:
-            figures[f"{result.kind}_top1"] = result.top1
-            figures[f"{result.kind}_balanced_accuracy"] = result.balanced_accuracy
+            figures |= {f"{result.kind}_{name}": value for name, value in result.figures.items()}
             if result.lr is not None:
                 figures[f"{result.kind}_lr"] = result.lr
             if result.weight_decay is not None:
@@ -148,7 +163,9 @@ def probe(
     check_probe_kinds("kind", kinds)
     if keep is not None:
         check_keep(keep, kinds, config.probe)
-    lists = read_probe_lists(train, val, root=config.root, names=("--train", "--val"))
+    lists = read_probe_lists(
+        train, val, root=config.root, names=("--train", "--val"), labels=config.probe.labels
+    )
     with join_world(config.device, setting="device") as world:
         precision, _ = choose_precision(config.precision, world, setting="precision")
         config = replace(config, precision=precision)
@@ -185,16 +202,26 @@ def probe(
 
 
 def read_probe_lists(
-    train: Sequence[str], val: Sequence[str], *, root: str | None, names: tuple[str, str]
+    train: Sequence[str],
+    val: Sequence[str],
+    *,
+    root: str | None,
+    names: tuple[str, str],
+    labels: LabelsConfig | None = None,
 ) -> ProbeLists:
     """Read both lists; classes are those of the first. ``names``: what messages call the two.
+    ``labels``: how lists say that videos have several labels.
 
     Raises ValueError for a video without a label, or with one the first list does not have.
     """
-    learnt = read_manifest(list(train), root=root)
+    learnt = read_manifest(list(train), root=root, several=labels)
     num_classes = require_labels(learnt, name=names[0], lists=train)
     judged = read_manifest(
-        list(val), root=root, classes=learnt.classes, numbers_only=learnt.classes is None
+        list(val),
+        root=root,
+        classes=learnt.classes,
+        numbers_only=learnt.classes is None,
+        several=labels,
     )
     for manifest, name in ((learnt, names[0]), (judged, names[1])):
         check_labels(manifest, num_classes, classes_of=names[0], place=f" in {name}")
@@ -214,7 +241,13 @@ def check_probe(
     num_layers: int = 1,
 ) -> None:
     """Raise ValueError where there are more cells than tokens, heads that do not divide the width
-    D, or more to keep than may be."""
+    D, more to keep than may be, or a kind that cannot learn several labels."""
+    one_label = [kind for kind in kinds if kind in ("knn", "attentive_grid")]
+    if one_label and lists.train.label_sets is not None:
+        raise ValueError(
+            f"kind ({', '.join(one_label)}) must be linear or attentive where videos have several "
+            "labels"
+        )
     sizes = (grid.time, grid.height, grid.width)
     if any(cells > size for cells, size in zip(settings.cells, sizes, strict=True)):
         raise ValueError(
@@ -273,6 +306,7 @@ def probe_backbone(
         encode_videos(
             backbone, manifest, data, config, world,
             with_tokens=_needs_tokens(kinds), num_crops=num_crops, origin=origin,
+            num_classes=lists.num_classes,
         )
         for manifest, num_crops in (
             (lists.train, train_crops(config.probe)),
@@ -295,6 +329,10 @@ def probe_backbone(
             scores, how, chosen = _scores(
                 kind, train, val, lists.num_classes, model=backbone, settings=config.probe
             )
+            if lists.val.label_sets is not None:
+                chosen["mean_ap"] = _mean_ap(scores, val, lists)
+                results.append(ProbeResult(kind, None, None, how, **chosen))
+                continue
             right = (scores.argmax(dim=1).cpu() == val.labels).numpy()
             shares = accuracies(right, val.labels.numpy(), np.asarray(lists.val.labels))
             results.append(ProbeResult(kind, *shares, how, **chosen))
@@ -322,9 +360,11 @@ def encode_videos(
     with_tokens: bool,
     num_crops: int | None = None,
     origin: Any = None,
+    num_classes: int | None = None,
 ) -> Encoded | None:
     """Encode the fixed views of all videos of a list, shared out over processes. ``num_crops``: of
     a clip, if not as in the settings. ``origin``: what sets the encoder apart, for probe.cache.
+    ``num_classes``: of several labels, if not the list's own.
 
     The main process gets everything, each video once and in its place; the others get None.
     """
@@ -335,6 +375,8 @@ def encode_videos(
         names = [manifest.path(index) for index in range(len(manifest))]
         clips = [asdict(data), settings.num_clips, num_crops, list(settings.cells)]
         described = [origin, clips, names, np.asarray(manifest.labels).tolist()]
+        if manifest.label_sets is not None:
+            described += [manifest.digest(), num_classes]
         file = TokenFile.of(settings.cache, described)
     (is_there, *_) = gather_objects(file is not None and file.is_there, world)
     if is_there:
@@ -379,7 +421,7 @@ def encode_videos(
                 bad += [(index, error) for index, error in pairs if error is not None]
         if not world.is_main:
             return None
-        labels = torch.from_numpy(np.array(manifest.labels))
+        labels = torch.from_numpy(manifest.targets(np.arange(count), num_classes))
         bad.sort()
         if bad:
             readable = torch.ones(count, dtype=torch.bool)
@@ -452,6 +494,16 @@ def _scores(
         train.tokens, labels, val.tokens, **sizes, epochs=epochs, lr=lr, device=device
     )
     return scores, f"lr {lr:g}, as given", {}
+
+
+def _mean_ap(scores: Tensor, val: Encoded, lists: ProbeLists) -> float:
+    """Mean average precision of scores (K, C) of the readable videos of ``val``; the others have
+    the lowest score."""
+    labels = lists.val.targets(np.arange(len(lists.val)), lists.num_classes) > 0
+    whole = np.zeros(labels.shape, dtype=np.float32)
+    result = SeveralLabels(whole, labels, (), val.bad)
+    whole[result.readable] = scores.cpu().numpy()
+    return result.mean_ap() or 0.0
 
 
 def accuracies(

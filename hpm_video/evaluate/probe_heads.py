@@ -1,9 +1,12 @@
 """What is learnt on top of frozen features to judge them: neighbours, a linear layer, attention.
 
 Pure functions of features and labels, on whatever device the features are. K videos to learn from,
-V to judge, D numbers per feature, C classes. Nothing here touches the global random state.
+V to judge, D numbers per feature, C classes. Labels are classes (K,) int64 or, where videos may
+have several, (K, C) float32 of 0 and 1; scores are then those of each class alone. Nothing here
+touches the global random state.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -94,16 +97,19 @@ def linear_scores(
     if held_out.any():
         layers = learn(train[~held_out], labels[~held_out], rates=LEARNING_RATES)
         logits = _linear(train[held_out], *layers)  # (rates, held out, C)
-        right = (logits.argmax(dim=2) == labels[held_out]).sum(dim=1)
-        # Many tie at 100% of a small set: the surest of them then. Of what diverged, nothing
         loss = _losses(logits, labels[held_out])
-        quality = right.double() - torch.sigmoid(loss.double())
-        best = int(torch.nan_to_num(quality, nan=-1.0).argmax())
+        if labels.is_floating_point():
+            quality = -loss.double()
+        else:
+            right = (logits.argmax(dim=2) == labels[held_out]).sum(dim=1)
+            # Many tie at 100% of a small set: the surest of them then
+            quality = right.double() - torch.sigmoid(loss.double())
+        best = int(torch.nan_to_num(quality, nan=-math.inf).argmax())  # of what diverged, nothing
     else:
         best = len(LEARNING_RATES) // 2
     lr = LEARNING_RATES[best]
     weights, biases = learn(train, labels, rates=(lr,))
-    scores = _linear(queries, weights, biases)[0].softmax(dim=1)
+    scores = _scores(_linear(queries, weights, biases)[0], labels)
     weight = scale[:, None] * weights[0]  # (D, C)
     return LinearResult(scores, lr, bool(held_out.any()), weight.T, biases[0] - mean @ weight)
 
@@ -111,9 +117,13 @@ def linear_scores(
 def held_out_videos(labels: Tensor) -> Tensor:
     """Which videos (K,) bool choose the learning rate: of each class every fifth, in their order.
 
-    Of a class of 2 to 4 videos it is the last one, of a single one none.
+    Of a class of 2 to 4 videos it is the last one, of a single one none. Where videos may have
+    several labels it is every fifth of all.
     """
-    held_out = torch.zeros_like(labels, dtype=torch.bool)
+    held_out = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    if labels.is_floating_point():
+        held_out[HELD_OUT - 1 :: HELD_OUT] = True
+        return held_out
     for label in labels.unique():
         places = torch.nonzero(labels == label)[:, 0]
         chosen = places[HELD_OUT - 1 :: HELD_OUT]
@@ -186,10 +196,15 @@ def attentive_scores(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
     with torch.enable_grad():
         for rows in batches(optimizer, len(train), _ATTENTIVE_BATCH, epochs=epochs, seed=seed):
-            F.cross_entropy(model(ready(train[rows])), labels[rows].to(device)).backward()
+            _losses(model(ready(train[rows]))[None], labels[rows].to(device)).sum().backward()
     with torch.no_grad():
-        parts = [model(ready(part)).softmax(dim=1) for part in queries.split(_ATTENTIVE_BATCH)]
+        parts = [_scores(model(ready(part)), labels) for part in queries.split(_ATTENTIVE_BATCH)]
     return torch.cat(parts)
+
+
+def _scores(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits (V, C) -> scores, of a head that learnt from such labels."""
+    return logits.sigmoid() if labels.is_floating_point() else logits.softmax(dim=1)
 
 
 def _linear(features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
@@ -198,7 +213,13 @@ def _linear(features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of each of R layers: logits (R, B, C), labels (B,) -> (R,)."""
+    """Mean cross-entropy of each of R layers: logits (R, B, C), labels -> (R,). Where videos may
+    have several labels it is the sum of the binary ones of all classes."""
+    if labels.is_floating_point():
+        each = F.binary_cross_entropy_with_logits(
+            logits, labels.expand_as(logits), reduction="none"
+        )
+        return each.sum(dim=2).mean(dim=1)
     target = labels.repeat(len(logits))
     losses = F.cross_entropy(logits.flatten(0, 1), target, reduction="none")
     return losses.unflatten(0, logits.shape[:2]).mean(dim=1)

@@ -84,9 +84,12 @@ def write_rows(path: Path, before: Sequence[Row], rows: Sequence[Row]) -> list[R
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """Lines of a table, the best of each kind first."""
-    cells = [("model", "kind", "top1", "balanced", "clips", "settled on")]
-    for row in sorted(rows, key=lambda row: (str(row["kind"]), -row["top1"])):
-        figures = (f"{row[name]:.4f}" for name in ("top1", "balanced_accuracy"))
+    names = {"top1": "top1", "balanced_accuracy": "balanced", "mean_ap": "mean_ap"}
+    # A file has rows of lists with several labels, or with one
+    shown_ones = [name for name in names if any(row.get(name) is not None for row in rows)]
+    cells = [("model", "kind", *(names[name] for name in shown_ones), "clips", "settled on")]
+    for row in sorted(rows, key=lambda row: (str(row["kind"]), -(row.get(shown_ones[0]) or 0))):
+        figures = (f"{row.get(name) or 0:.4f}" for name in shown_ones)
         cells.append((row["model"], row["kind"], *figures, row["clips"], row["how"]))
     shown = [[printable(str(cell)) for cell in line] for line in cells]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]

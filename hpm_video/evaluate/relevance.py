@@ -75,7 +75,7 @@ class Onlooker:
             rollout = (rollout + rollout @ attention.mean(dim=0)) / 2
             positive = (attention * of_weights.float()[0]).clamp(min=0).mean(dim=0)
             relevance = relevance + relevance @ positive
-        score = logits.detach().float().softmax(dim=0)[label].item()
+        score = model.scores(logits.detach())[label].item()
         # What the mean begins with, the same of all tokens, says nothing
         return Relevance(self.classes[label], score, rollout, relevance - 1 / num_tokens)
 

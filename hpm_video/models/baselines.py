@@ -8,15 +8,16 @@ import math
 import torch
 from pytorchvideo.models import hub
 from pytorchvideo.models.x3d import create_x3d
-from torch import Tensor, nn
+from torch import Tensor
 
+from hpm_video.models.classifier import Scored
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 
 _SLOW = 4  # frames of SlowFast's fast pathway to one of the slow one
 _STRIDE = 32  # pixels of a clip to one of the last layer: the least crop
 
 
-class Baseline(nn.Module):
+class Baseline(Scored):
     """A network of pytorchvideo for clips of one size, with our input and output."""
 
     mean: Tensor

@@ -79,13 +79,15 @@ def build(
             outputs=_target_outputs(config),
             trained_grid=trained_grid,
         )
-    return build_classifier(
+    classifier = build_classifier(
         config.model,
         num_frames=data.num_frames,
         crop_size=data.crop_size,
         num_classes=num_classes,
         trained_grid=trained_grid,
     )
+    classifier.several_labels = config.data.labels.are_several
+    return classifier
 
 
 def build_model(

@@ -16,7 +16,19 @@ class Float32Linear(nn.Linear):
             return super().forward(features.float())
 
 
-class Classifier(nn.Module):
+class Scored(nn.Module):
+    """A model whose logits become scores in [0, 1]: shares of one label or, with
+    ``several_labels``, of each class alone."""
+
+    several_labels = False
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Logits (..., classes) -> scores of the same shape, float32."""
+        logits = logits.float()
+        return logits.sigmoid() if self.several_labels else logits.softmax(dim=-1)
+
+
+class Classifier(Scored):
     """Video classifier on a pre-trained encoder. ``pooling`` norm_mean: the norm is the encoder's
     own, of every token, and stands before the mean over tokens."""
 

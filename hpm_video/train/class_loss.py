@@ -1,4 +1,5 @@
-"""What a classifier is trained with: cross-entropy, weighted by class where classes are uneven."""
+"""What a classifier is trained with: cross-entropy, weighted by class where classes are uneven, or
+binary cross-entropy of every class where videos have several labels."""
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,16 @@ def classification_loss(
     )
     weights = targets @ class_weights if targets.is_floating_point() else class_weights[targets]
     return (losses * weights).mean()
+
+
+def several_labels_loss(logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean binary cross-entropy over clips and classes: logits (B, classes).
+
+    ``targets``: (B, classes) float, 1 for each class that a clip has, or shares where clips are
+    mixed. Smoothing moves targets towards 1/2, so that a score of 1/2 keeps its meaning.
+    """
+    smoothed = targets * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits.float(), smoothed)
 
 
 def balancing_weights(labels: Tensor, num_classes: int) -> Tensor:

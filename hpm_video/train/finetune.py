@@ -25,7 +25,7 @@ from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
 from hpm_video.runtime.distributed import World, seed_of, sync_gradients
-from hpm_video.train.class_loss import balancing_weights, classification_loss
+from hpm_video.train.class_loss import balancing_weights, classification_loss, several_labels_loss
 from hpm_video.train.mixing import mix_batch
 from hpm_video.train.optim import (
     describe_learning,
@@ -62,7 +62,10 @@ def finetune(config: FinetuneConfig, *, notes: Sequence[str] = ()) -> bool:
 
 def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequence[str]) -> bool:
     data, optim, mixing = config.data, config.optim, config.mixing
-    manifest = read_manifest(data.manifest, root=data.root, max_damage=data.max_damage)
+    several = data.labels.are_several
+    manifest = read_manifest(
+        data.manifest, root=data.root, max_damage=data.max_damage, several=data.labels
+    )
     num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
     check_fits_model(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []
@@ -71,6 +74,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     torch.manual_seed(config.run.seed)
     data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
+    start.check_labels(data.labels)
     config, choices = choose_for_machine(config, world, state=start.state, num_classes=num_classes)
     steps = plan_steps(config.data, optim, num_videos=len(manifest), num_processes=world.size)
     evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
@@ -127,6 +131,8 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
             f"{num_classes} classes, {len(manifest)} videos, {steps.per_epoch} steps per epoch, "
             f"{steps.total} steps in all"
         )
+        if manifest.label_sets is not None:
+            run.log.line(manifest.label_sets.in_words())
         for warning in (*label_notes(manifest), *evaluation.warnings):
             run.log.line(f"warning: {warning}")
         if (learning := describe_learning(model)) is not None:
@@ -143,9 +149,13 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
             """The loss of a micro-batch; its gradients are added to those that are there."""
             with autocast(world.device, config.run.precision):
                 logits = replica(clips)
-            loss = classification_loss(
-                logits, targets, label_smoothing=optim.label_smoothing, class_weights=class_weights
-            )
+            smoothing = optim.label_smoothing
+            if several:
+                loss = several_labels_loss(logits, targets, label_smoothing=smoothing)
+            else:
+                loss = classification_loss(
+                    logits, targets, label_smoothing=smoothing, class_weights=class_weights
+                )
             run.scaled(loss / steps.accumulation).backward()
             return loss.detach()
 

@@ -83,6 +83,7 @@ def mix_clips(
     clips: Tensor, labels: Tensor, mix: Mix, *, repeats: int, num_classes: int
 ) -> tuple[Tensor, Tensor]:
     """Mix clips (B, 3, T, H, W) float and labels (B,): mixed clips, targets (B, classes) float32.
+    Where clips have several labels, these are (B, classes) float already.
 
     Of every two neighbouring videos, each with ``repeats`` = R clips, clip r of one is mixed with
     clip r of the other, both ways; pair p = R * (video // 2) + r, of B / 2 in all. A target holds
@@ -114,5 +115,5 @@ def mix_clips(
     own = torch.where(has_box, (~in_box).float(), share[:, None, None])
     # (B, H, W) -> (B, 1, 1, H, W): the same in all colours and frames
     mixed = torch.lerp(of_partners(clips), clips, own[:, None, None])
-    classes = F.one_hot(labels, num_classes).float()
+    classes = labels if labels.is_floating_point() else F.one_hot(labels, num_classes).float()
     return mixed, torch.lerp(of_partners(classes), classes, share[:, None])

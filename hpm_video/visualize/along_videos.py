@@ -70,7 +70,7 @@ def predict_along(
             check_is_ours(folder / f"{stem}.{ending}", name="--output", columns=columns)
     with join_world(config.device, setting="device") as world:
         views = f"windows every {stride_s:g} s, {config.evaluation.num_crops} crops"
-        loaded = predict.load_for(checkpoint, config, world, views=views)
+        loaded = predict.load_for(checkpoint, config, world, views=views, top=shown.top)
         make_folder(folder, name="--output")
         mine: list[tuple[int, list[dict[str, float]], str]] = []
         for index in range(len(videos))[world.rank :: world.size]:
@@ -129,15 +129,15 @@ def event_cells(event: Event, classes: Sequence[str]) -> tuple[str, str, str, st
 
 def _write_video(along: Along, loaded: LoadedClassifier, shown: Shown, place: Path) -> None:
     """Write a video's files, which begin with ``place``."""
-    classes = loaded.classes
+    classes, thresholds = loaded.classes, loaded.thresholds
     files = {ending: place.with_name(f"{place.name}.{ending}") for ending in _ENDINGS}
     times = list(zip(along.start_s.tolist(), along.end_s.tolist(), strict=True))
     rows = []
     for (start, end), scores in zip(times, along.scores, strict=True):
-        label, score = predict.best_of(scores, 1)[0]
-        best = (f"{start:.3f}", f"{end:.3f}", classes[label], predict.digits(score))
-        rows.append([*best, *predict.score_cells(scores, classes, shown)])
-    columns = [*WINDOW_COLUMNS, *predict.score_columns(classes, shown)]
+        found = predict.class_cells(scores, classes, thresholds, loaded.separator)
+        cells = predict.score_cells(scores, classes, shown, thresholds)
+        rows.append([f"{start:.3f}", f"{end:.3f}", *found, *cells])
+    columns = [*WINDOW_COLUMNS, *predict.score_columns(classes, shown, thresholds)]
     write_csv(files["csv"], columns, rows)
     write_atomically(files["json"], _json(along, loaded, shown, times))
     write_atomically(files["html"], [video_page(along, loaded)])
@@ -147,7 +147,7 @@ def _json(
     along: Along, loaded: LoadedClassifier, shown: Shown, times: Sequence[tuple[float, float]]
 ) -> Iterator[str]:
     about = {**loaded.about, "path": along.path}
-    yield predict.json_head(about, loaded.classes) + ',\n "events": [\n'
+    yield predict.json_head(about, loaded.classes, loaded.thresholds) + ',\n "events": [\n'
     events = [
         {
             **{"start_s": round(event.start_s, 3), "end_s": round(event.end_s, 3)},
@@ -159,7 +159,7 @@ def _json(
     yield ",\n".join(f"  {json.dumps(event)}" for event in events) + '\n ],\n "windows": [\n'
     for number, ((start, end), scores) in enumerate(zip(times, along.scores, strict=True)):
         entry = {"start_s": round(start, 3), "end_s": round(end, 3)}
-        entry |= predict.scores_in_words(scores, loaded.classes, shown)
+        entry |= predict.scores_in_words(scores, loaded.classes, shown, loaded.thresholds)
         yield (",\n" if number else "") + f"  {json.dumps(entry)}"
     yield "\n ]}\n"
 
@@ -203,8 +203,8 @@ def video_page(along: Along, loaded: LoadedClassifier) -> str:
 
 
 def curves_of(along: Along) -> list[int]:
-    """The classes to draw: those that are the top of most windows, then by their highest score."""
-    tops = np.bincount(along.scores.argmax(axis=1), minlength=along.scores.shape[1])
+    """The classes to draw: those that most windows are called, then by their highest score."""
+    tops = along.called.sum(axis=0)
     order = np.lexsort((-along.scores.max(axis=0), -tops))
     return [int(label) for label in order[:_MOST_CURVES]]
 

@@ -181,6 +181,10 @@ def _is_share(value: object) -> bool:
     return isinstance(value, Tensor) and value.shape == () and 0 <= value.item() <= 1
 
 
+def _is_score(value: object) -> bool:
+    return type(value) is float and 0 <= value <= 1
+
+
 def _are_texts(value: object) -> bool:
     return isinstance(value, list | tuple) and all(type(entry) is str for entry in value)
 
@@ -206,6 +210,10 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "collapsed_records": (_is_count, "a whole number of at least 0"),
     "target_digest": (lambda value: value is None or type(value) is str, "a text"),
     "best_so_far": (lambda value: value is None or type(value) is float, "a number"),
+    "thresholds": (
+        lambda value: value is None or (isinstance(value, list) and all(map(_is_score, value))),
+        "numbers in [0, 1]",
+    ),
     "since_best": (_is_count, "a whole number of at least 0"),
     "num_classes": (
         lambda value: _is_count(value) and value <= _MOST_CLASSES,

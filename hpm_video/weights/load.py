@@ -7,7 +7,13 @@ from typing import Any
 
 from torch import nn
 
-from hpm_video.config import ClipConfig, DataConfig, FinetuneConfig, PretrainConfig
+from hpm_video.config import (
+    ClipConfig,
+    DataConfig,
+    FinetuneConfig,
+    LabelsConfig,
+    PretrainConfig,
+)
 from hpm_video.models.build import Baseline, Classifier, build, build_model, token_grid
 from hpm_video.models.resample import fit_tokens
 from hpm_video.models.vit import Encoder, LayerNorm, position_table
@@ -49,11 +55,12 @@ def classifier_of(
 @dataclass(frozen=True)
 class StoredLists:
     """The lists of labelled videos that a run learnt from and was judged on, as they were named,
-    and where their relative paths start."""
+    where their relative paths start, and how they say several labels."""
 
     train: list[str]
     val: list[str]
     root: str | None
+    labels: LabelsConfig
 
 
 def lists_of(checkpoint: str | Path) -> StoredLists:
@@ -66,8 +73,10 @@ def lists_in(state: Mapping[str, Any]) -> StoredLists:
     pre-training those of its probes. Empty where it names none."""
     config = settings_of(state)
     if isinstance(config, FinetuneConfig):
-        return StoredLists(config.data.manifest, config.data.val_manifest, config.data.root)
-    return StoredLists(config.probe.train_manifest, config.probe.val_manifest, config.data.root)
+        data = config.data
+        return StoredLists(data.manifest, data.val_manifest, data.root, data.labels)
+    probe = config.probe
+    return StoredLists(probe.train_manifest, probe.val_manifest, config.data.root, probe.labels)
 
 
 def encoder_of(

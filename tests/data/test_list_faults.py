@@ -339,7 +339,7 @@ def test_several_labels_in_a_cell_are_refused(folder: Path, cells: str) -> None:
     given = [cell if cell[0] == '"' else f'"{cell}"' for cell in given]
     rows = [f"{path},{given[i % 3]}" for i, path in enumerate(PATHS)]
     said = _refusal(_write(folder, _table("path,label", rows)))
-    assert "list.csv:2: label (" in said and "several are not supported yet" in said
+    assert "list.csv:2: label (" in said and "for several per video set labels.separator" in said
     read_manifest(folder / "list.csv", labels=False)  # pre-training ignores labels
 
 
@@ -400,7 +400,7 @@ def test_numbers_of_frames_are_checked_in_each_of_several_lists(folder: Path) ->
 def test_more_labels_than_two(folder: Path) -> None:
     rows = [f"{path} 0 1 2" for path in PATHS]
     said = _refusal(_write(folder, _table("", rows)))
-    assert "must have one label: several are not supported" in said
+    assert "must have one label, or several with no blank between them" in said
     assert said.endswith("(and 11 more: line 2, 3, 4, 5, ...)")
 
 

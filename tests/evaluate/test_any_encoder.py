@@ -214,7 +214,9 @@ def test_encoders_stand_beside_each_other(
         "transformers vjepa2"
     ] * 2
     assert [point["weight_decay"] for point in rows[3]["grid"]] == [0.01, 0.1]
-    assert rows[3]["clips"] == "4 x 32 x 32 dense stride 2, 1 x 2" and rows[3]["num_unreadable"] == 1
+    assert (
+        rows[3]["clips"] == "4 x 32 x 32 dense stride 2, 1 x 2" and rows[3]["num_unreadable"] == 1
+    )
     table = said.split("\n\n")[-1].splitlines()
     assert table[0].split() == ["model", "kind", "top1", "balanced", "clips", "settled", "on"]
     assert len(table) == 6 and table[-1] == str(output)

@@ -122,9 +122,15 @@ class Study:
         words += [*words_of(part), "run.keep_checkpoints=1"]
         words += _data(lists.root, manifest=lists.train, val_manifest=lists.val)
         try:
-            return load_config(FinetuneConfig, base.config, words)
+            config = load_config(FinetuneConfig, base.config, words)
         except ValueError as error:
             raise ValueError(f"finetune of variants.{variant}: {error}") from error
+        if config.data.labels.are_several:
+            raise ValueError(
+                f"finetune of variants.{variant}: data.labels must be left out: studies compare "
+                "top-1, which videos of several labels do not have"
+            )
+        return config
 
     def _cells(
         self, data_set: str, variant: str, seed: int, rates: Mapping[tuple[str, str], int]

@@ -221,12 +221,13 @@ def _label_values(
     values = np.full(len(vocabulary), -1, dtype=np.int64)
     given = {text: entry for text, entry in vocabulary.items() if text}
     new = [text for text in given if known is None or known.label(text) is None]
-    for text in several_labels(new):
+    for text in several_labels(new, known.names if known is not None else ()):
         faults.add(
             "several",
             given[text][1],
-            f"label ({shown(text)}) must be one label, several are not supported yet: keep one in "
-            "each row; a class of that name must be in classes.txt",
+            f"label ({shown(text)}) must be one label: for several per video set labels.separator "
+            "to what stands between them (data.labels.separator, probe.labels.separator); a class "
+            "of that name must be in classes.txt",
         )
         del given[text]
     for text in [text for text in given if is_no_label(text)]:

@@ -40,6 +40,11 @@ SPLITS = {  # the usual spellings
 }
 
 
+def is_ours(column: str) -> bool:
+    """Whether a column has a meaning of its own, and can be no class."""
+    return column in COLUMNS or column in _ALSO_OURS
+
+
 class Columns:
     """The columns of one list, noted row by row; what they cannot mean yet becomes a fault."""
 
@@ -152,8 +157,8 @@ class Columns:
             faults.add(
                 "labels",
                 str(self._file),
-                f"a video must have one label, several are not supported yet: remove the columns "
-                f"{names}, or all but one",
+                f"a video must have one label, and {names} hold several: remove all but one, or "
+                "join them in the column label and set labels.separator",
             )
 
     def unused(self) -> str | None:
@@ -181,12 +186,13 @@ _NUMBERS = re.compile(r"[\[({]?\s*\d+(\s*[,;|]\s*\d+|\s+\d+)+\s*[\])}]?", re.ASC
 _AS_LIST = re.compile(r"\[.*\]", re.DOTALL)
 
 
-def several_labels(texts: Iterable[str]) -> list[str]:
+def several_labels(texts: Iterable[str], classes: Iterable[str] = ()) -> list[str]:
     """Which of a list's different labels are several labels in one cell.
 
     A class may be called "Pushing something, then pulling it": only whole numbers, lists in
     brackets, and what is made of the list's other labels are several. With | and ; between them,
-    which names of classes do not have, these may be parts of other cells.
+    which names of classes do not have, these may be parts of other cells. ``classes``: names that
+    are known, of which several may be made, too.
     """
     names = {text for text in texts if not INTEGER.fullmatch(text)}
     found = {text for text in names if _NUMBERS.fullmatch(text) or _AS_LIST.fullmatch(text)}
@@ -197,6 +203,7 @@ def several_labels(texts: Iterable[str]) -> list[str]:
             if separator in text
         }
         uses = Counter(part for split in parts.values() for part in set(split))
-        known = names | {part for part, count in uses.items() if count > 1 and separator != ","}
+        often = {part for part, count in uses.items() if count > 1 and separator != ","}
+        known = names | often | {*classes}
         found |= {text for text, split in parts.items() if known.issuperset(split)}
     return sorted(found)

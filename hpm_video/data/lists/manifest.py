@@ -17,14 +17,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hpm_video.config import LabelsConfig
 from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside, similar_classes
 from hpm_video.data.lists.columns import COLUMNS, Columns
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index_fault
+from hpm_video.data.lists.label_sets import LabelCells, LabelSets
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of
 from hpm_video.data.lists.rows import first_few, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk
@@ -78,6 +81,8 @@ class Manifest:
     # (number of videos, 2), where each begins and ends, NaN for a whole one; None: all are whole
     bounds: npt.NDArray[np.float64] | None = None
     in_frames: tuple[bool, ...] = ()  # whether those of block k are numbers of frames, not seconds
+    # Where videos may have several labels; `labels` are then all -1, so that none is taken for one
+    label_sets: LabelSets | None = None
 
     @cached_property
     def _ends(self) -> npt.NDArray[np.int64]:
@@ -144,6 +149,8 @@ class Manifest:
         for names in self.names:
             names.update(digest)
         digest.update(self.labels.tobytes())
+        if self.label_sets is not None:
+            self.label_sets.update(digest)
         digest.update("\n".join(self.classes or ()).encode(errors="surrogateescape"))
         if self.bounds is not None:
             digest.update(self.bounds.tobytes())
@@ -151,6 +158,21 @@ class Manifest:
         return digest.hexdigest()
 
     @property
+    def used_labels(self) -> npt.NDArray[np.int64]:
+        """Those that occur, in ascending order."""
+        labels = self.labels if self.label_sets is None else self.label_sets.labels
+        return np.unique(labels[labels >= 0])
+
+    def targets(
+        self, indices: npt.NDArray[np.int64], num_classes: int | None = None
+    ) -> npt.NDArray[Any]:
+        """The labels (B,) int64 of these videos; where they may have several (B, classes) float32,
+        1 for each class that a video has. ``num_classes``: if not the list's own."""
+        if self.label_sets is None:
+            return self.labels[indices]
+        return self.label_sets.targets(indices, num_classes or self.num_classes)
+
+    @cached_property
     def num_classes(self) -> int:
         """The number of class names, else the largest label + 1 (0 without any label).
 
@@ -159,7 +181,7 @@ class Manifest:
         """
         if self.classes is not None:
             return len(self.classes)
-        used = np.unique(np.append(self.labels, -1))  # sorted
+        used = np.append(-1, self.used_labels)
         for before, after in itertools.pairwise(used):
             if after - before - 1 > MAX_LABEL_GAP:
                 raise ValueError(
@@ -178,6 +200,7 @@ def read_manifest(
     labels: bool = True,
     numbers_only: bool = False,
     max_damage: float = 1.0,
+    several: LabelsConfig | None = None,
 ) -> Manifest:
     """Read one list of videos, or several joined in the order given.
 
@@ -199,6 +222,7 @@ def read_manifest(
         numbers_only: refuse class names of which nothing but their sorted order says the numbers:
             for a list whose labels have to be those of another one that gives no names.
         max_damage: leave out videos of status damaged of which a larger share of frames is.
+        several: how lists say that videos have several labels, if they may.
 
     Raises FileNotFoundError: a list does not exist; ValueError: a list is a folder or without
     videos, a row is malformed, or a label is not among the classes; says which file and line.
@@ -210,6 +234,9 @@ def read_manifest(
     beside = classes_beside(files) if labels else None
     given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
     noted, faults = Labels(given or beside), Faults()
+    cells = None
+    if labels and several is not None and several.are_several:
+        cells = LabelCells(several, noted, faults, given or beside)
     num_damaged = num_left_out = 0
     other_status: Counter[str] = Counter()
     names: list[Names] = []
@@ -228,6 +255,10 @@ def read_manifest(
                 num_damaged, num_left_out = num_damaged + is_used, num_left_out + (not is_used)
                 if not is_used:
                     continue
+            if cells is not None:
+                if columns is None:
+                    cells.begin(file, row)
+                cells.take(row, where)
             if columns is None:
                 columns = Columns(file, start, row)
                 of_part = part_columns(row, str(file), faults)
@@ -248,7 +279,7 @@ def read_manifest(
                 bounds.extend((math.nan, math.nan) if part is None else (part.start, part.end))
             hashes.append(hash(key + str(part or "")))
             frame_counts.append(frame_count(row, where, faults))
-            label = row.get("label", "").strip() if labels else ""
+            label = row.get("label", "").strip() if labels and cells is None else ""
             codes.append(noted.add(name, label, where))
         if columns is None:
             faults.check()
@@ -266,6 +297,9 @@ def read_manifest(
         notes.append(f"{number} videos are left out by their status: {said}")
 
     values, class_names = noted.values(beside, numbers_only=numbers_only, faults=faults)
+    sets = None if cells is None else cells.sets(values)
+    if cells is not None and sets is not None:
+        notes += [*cells.notes, *sets.notes()]
     hashed = np.frombuffer(hashes, dtype=np.int64)
     # Empty cells are as good as none: such a list is what it was before there were parts
     has_parts = any(map(math.isfinite, bounds))
@@ -281,6 +315,7 @@ def read_manifest(
         lists=tuple(files),
         bounds=np.frombuffer(bounds, dtype=np.float64).reshape(-1, 2) if has_parts else None,
         in_frames=tuple(in_frames),
+        label_sets=sets,
     )
 
 
@@ -353,8 +388,8 @@ def check_counts(
             str(file),
             f"num_frames ({claim}) of {shown(name)} must be about {count}, as the file has, and is "
             f"too small for {len(wrong)} of the {len(there)} videos that were opened: if it is a "
-            "label, write `path label` with one label (several are not supported yet), else leave "
-            "the column out",
+            "label, write `path label` with one label, or with several in one cell and "
+            "labels.separator, else leave the column out",
         )
 
 
@@ -384,6 +419,12 @@ def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> in
     label at all, or what `Manifest.num_classes` raises."""
     if not (num_classes := manifest.num_classes):
         raise ValueError(f"{name} ({', '.join(lists)}) must have labels: has none")
+    sets = manifest.label_sets
+    if sets is not None and sets.separator is not None and sets.counts.max() < 2:
+        raise ValueError(
+            f"labels.separator ({sets.separator!r}) must stand in a label of {name} "
+            f"({', '.join(lists)}): no video has several labels; leave it out where each has one"
+        )
     return num_classes
 
 
@@ -397,10 +438,10 @@ def label_notes(manifest: Manifest) -> list[str]:
     ]
     if several := _with_several_labels(manifest):
         notes.append(
-            f"{len(several)} videos have rows with different labels, of which several are not "
-            f"supported: keep one row of each: {first_few(several, 3)}"
+            f"{len(several)} videos have rows with different labels: keep one row of each, or join "
+            f"the labels in one (labels.separator): {first_few(several, 3)}"
         )
-    used = np.unique(manifest.labels[manifest.labels >= 0])
+    used = manifest.used_labels
     if len(used) == 1:
         notes.append(f"all videos have one label ({used[0]}): there is nothing to tell apart")
     elif names is None and len(used) and used[0] == 1:
@@ -431,7 +472,10 @@ def check_labels(
 
     ``classes_of`` and ``place``, such as " in --val", say in the message what is compared.
     """
-    labels = manifest.labels
+    labels, sets = manifest.labels, manifest.label_sets
+    videos = np.arange(len(labels))
+    if sets is not None:
+        labels, videos = sets.labels, np.repeat(videos, sets.counts)
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     for index in wrong[:1].tolist():
         if labels[index] < 0:
@@ -443,8 +487,8 @@ def check_labels(
             )
         more = f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
         raise ValueError(
-            f"label ({label}) of {manifest.path(index)}{place} must be in [0, {num_classes - 1}], "
-            f"the classes of {classes_of}: {advice}{more}"
+            f"label ({label}) of {manifest.path(int(videos[index]))}{place} must be in "
+            f"[0, {num_classes - 1}], the classes of {classes_of}: {advice}{more}"
         )
 
 

@@ -271,7 +271,8 @@ def _no_row(line: str, folder: Path) -> str:
         return f"{said}: must be a video; this makes one: {command}"
     if is_video_name(first) and len(rest) > 2 and all(map(str.isdecimal, rest)):
         return (
-            f"row ({shown(line)}) must have one label: several are not supported; repeat no label"
+            f"row ({shown(line)}) must have one label, or several with no blank between them and "
+            "labels.separator"
         )
     return (
         f"row ({shown(line)}) must be a video, perhaps its number of frames, perhaps its label, "

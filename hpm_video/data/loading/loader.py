@@ -1,7 +1,8 @@
 """From items to batches: which clip comes when, and what is in a batch."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -173,7 +174,7 @@ def train_loader(
                 bad,
             )
         indices, labels = _indices_and_labels(
-            np.repeat(found, reader.data.repeats), dataset.manifest, device
+            np.repeat(found, reader.data.repeats), dataset.manifest.targets, device
         )
         notes = [(r.index, r.note) for r in readings if r.index is not None and r.note]
         frames = reader if isinstance(reader, FrameReader) else None
@@ -184,10 +185,12 @@ def train_loader(
 
 
 def _indices_and_labels(
-    places: Sequence[int] | npt.NDArray[np.int64], manifest: Manifest, device: torch.device | None
+    places: Sequence[int] | npt.NDArray[np.int64],
+    labels_of: Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]],
+    device: torch.device | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     indices = torch.tensor(places)
-    labels = torch.from_numpy(manifest.labels[indices.numpy()])
+    labels = torch.from_numpy(labels_of(indices.numpy()))
     if device is not None and device.type == "cuda":
         return indices.pin_memory(), labels.pin_memory()
     return indices, labels
@@ -261,7 +264,8 @@ def view_loader(
         videos, keys, num_workers=num_workers, timeout_s=timeout_s, device=device
     )
     for batch_keys, batch in zip(keys, batches, strict=True):
-        indices, labels = _indices_and_labels(batch_keys, videos.manifest, device)
+        labels_of = videos.manifest.labels.__getitem__
+        indices, labels = _indices_and_labels(batch_keys, labels_of, device)
         errors = [reading.bad[0][1] if reading.bad else None for reading in batch.readings]
         yield ViewBatch(batch.rows, labels, indices, errors, batch.copied)
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hpm_video.config.values import BestBy
 from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.evaluate.classification import evaluate_classifier
-from hpm_video.evaluate.predictions import Evaluation
+from hpm_video.evaluate.predictions import Evaluation, SeveralLabels, best_thresholds
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.parallel import gathered, whole_weights
 from hpm_video.runtime.distributed import World, gather_objects, share_from_main
@@ -39,6 +40,7 @@ class RunEvaluation:
         self._best_so_far: float | None = None
         self._since_best = 0  # evaluations
         self._last_warning: str | None = None
+        self._thresholds: tuple[float, ...] | None = None  # of the last evaluation
         self.warnings: tuple[str, ...] = ()  # about the list; the main process's
         if data.val_manifest:
             self._videos = read_manifest(
@@ -46,6 +48,7 @@ class RunEvaluation:
                 root=data.root,
                 classes=manifest.classes,
                 numbers_only=manifest.classes is None,
+                several=data.labels,
             )
             check_fits_model(self._videos, num_classes)
             self.warnings = self._videos.notes
@@ -62,6 +65,7 @@ class RunEvaluation:
         if state is not None:
             self._best_so_far = state.get("best_so_far")
             self._since_best = state.get("since_best", 0)
+            self._thresholds = state.get("thresholds")
         settings = self._config.evaluation
         if self._world.is_main and settings.every_epochs:
             best_by = settings.best_by
@@ -69,7 +73,10 @@ class RunEvaluation:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs so that a run goes on counting."""
-        return {"best_so_far": self._best_so_far, "since_best": self._since_best}
+        counted = {"best_so_far": self._best_so_far, "since_best": self._since_best}
+        if not self._config.data.labels.are_several:
+            return counted
+        return {**counted, "thresholds": self._thresholds and list(self._thresholds)}
 
     @property
     def is_over(self) -> bool:
@@ -114,6 +121,11 @@ class RunEvaluation:
                 evaluation=config.evaluation,
             )
             result = evaluate_classifier(model, self._videos, data, asked, self._world)
+        if isinstance(result, SeveralLabels):
+            if config.evaluation.threshold is None:
+                result = replace(result, thresholds=best_thresholds(result))
+            # Machines may round differently; one says for all
+            self._thresholds = gather_objects(result.thresholds, self._world)[0]
         for index, reason in result.bad:
             log.line(f"unreadable, counts as wrong: {self._videos.path(index)}: {reason}")
         figures = result.figures()
@@ -133,14 +145,21 @@ class RunEvaluation:
         self._since_best = 0 if is_better else self._since_best + 1
         self._best_so_far = value if is_better else self._best_so_far
         to_keep = {**checkpoint(), "model": whole_weights(model)}
-        top1 = result.top(1)
+        top1 = None if isinstance(result, SeveralLabels) else result.top(1)
         if self._best and self._best.offer(to_keep, step=step, value=value, top1=top1):
             log.line(f"the best so far, kept: checkpoints/{BEST}")
 
 
-def at_chance(result: Evaluation) -> str | None:
+def at_chance(result: Evaluation | SeveralLabels) -> str | None:
     """Why an evaluation shows no skill: one class for all videos, or a balanced accuracy that is at
-    most one standard error of guessing above chance. None where it shows some."""
+    most one standard error of guessing above chance; of several labels, a mean average precision
+    that is no larger than the mean share of videos of a class. None where it shows some."""
+    if isinstance(result, SeveralLabels):
+        shares = result.labels.mean(axis=0)
+        mean_ap, chance = result.mean_ap(), float(shares[shares > 0].mean()) if shares.any() else 0
+        if mean_ap is None or mean_ap > chance:
+            return None
+        return f"mean_ap ({mean_ap:.3f}) is at chance ({chance:.3f}): see optim.base_lr and labels"
     videos = np.bincount(result.labels)
     videos = videos[videos > 0]
     called = np.unique(result.predicted[result.predicted >= 0])
@@ -159,13 +178,15 @@ def at_chance(result: Evaluation) -> str | None:
     )
 
 
-def _worth(result: Evaluation, best_by: BestBy) -> float:
+def _worth(result: Evaluation | SeveralLabels, best_by: BestBy) -> float:
     """What `evaluation.best_by` chooses by; higher is better."""
-    if best_by == "balanced_accuracy":
-        return result.balanced_accuracy()
     if best_by == "loss":
         loss = result.loss()
         return -sys.float_info.max if loss is None else -loss
+    if isinstance(result, SeveralLabels):
+        return result.mean_ap() or 0.0
+    if best_by == "balanced_accuracy":
+        return result.balanced_accuracy()
     return result.top(1)
 
 
@@ -189,7 +210,9 @@ class BestCheckpoint:
             # Runs begun before there was a choice went by top-1
             self._rank = self._rank_of(state.get("best_value", state["top1"]), state["step"])
 
-    def offer(self, checkpoint: Mapping[str, Any], *, step: int, value: float, top1: float) -> bool:
+    def offer(
+        self, checkpoint: Mapping[str, Any], *, step: int, value: float, top1: float | None
+    ) -> bool:
         """Keep this checkpoint if it is the best so far, and say whether it is."""
         rank = self._rank_of(value, step)
         if self._rank is not None and self._rank >= rank:

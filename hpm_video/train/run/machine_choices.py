@@ -60,9 +60,10 @@ def _as_begun(config: Config, *, state: Mapping[str, Any] | None) -> tuple[Confi
     if isinstance(config, PretrainConfig):
         choices = [("loss", "variance", "unbiased", config.loss.prediction == "absolute")]
     else:
+        best_by = "mean_ap" if config.data.labels.are_several else "top1"
         choices = [
             ("augment", "interpolation", "bicubic", config.augment.num_operations > 0),
-            ("evaluation", "best_by", "top1", config.evaluation.every_epochs > 0),
+            ("evaluation", "best_by", best_by, config.evaluation.every_epochs > 0),
         ]
     lines = []
     for group, name, usual, matters in choices:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpm_video.config import ClassifierConfig, PretrainConfig
+from hpm_video.config import ClassifierConfig, LabelsConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.adapters import plain_name
@@ -84,6 +84,20 @@ class Start:
                 needs = "mines hard tubes" if teacher.predicts else "has loss.target=ema"
                 raise ValueError(f"checkpoint ({self.source}) has no teacher: this run {needs}")
             load_weights(teacher, self.state["teacher"], source="teacher")
+
+    def check_labels(self, labels: LabelsConfig) -> None:
+        """Raise ValueError where the run that goes on learnt one label per video and this one would
+        learn several, or the reverse."""
+        if self.state is None:
+            return
+        then = LabelsConfig(**self.state["config"]["data"].get("labels", {})).are_several
+        if then != labels.are_several:
+            words = {False: "one label per video", True: "several labels per video"}
+            raise ValueError(
+                f"data.labels must stay as in the run that goes on ({self.source}), which learns "
+                f"{words[then]}, not {words[not then]}; model.init={self.source} starts another "
+                "from its weights"
+            )
 
     def check_what_learns(self, model: nn.Module, config: ClassifierConfig) -> None:
         """Raise ValueError where weights that do not learn are from nowhere, or where others learnt

@@ -84,6 +84,8 @@ def _what(
     numbers = sum(tensor.numel() for tensor in state["model"].values())
     if "head.weight" in state["model"]:
         kind = f"A video classifier of {state['num_classes']} classes (`config.json` names them)"
+        if isinstance(config, FinetuneConfig) and config.data.labels.are_several:
+            kind += ", of which a video may have several (scores: the sigmoid of the logits)"
     else:
         kind = "A video encoder"
         kind += " with its decoder" if architecture == "VideoMAEForPreTraining" else ""

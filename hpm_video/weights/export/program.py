@@ -65,6 +65,8 @@ def deployed(state: Mapping[str, Any]) -> Deployed:
             raise ValueError(f"model.name ({config.model.name}) must be videomae to be exported so")
         if classes is not None:
             facts["classes"] = json.dumps(classes)
+        if model.several_labels:
+            facts["scores"] = "sigmoid of the logits: a clip may have several classes"
     else:
         encoder, data = encoder_of(state, source="export")
         module, output = ClipEncoder(encoder), "tokens"

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from hpm_video.config import PretrainConfig
+from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.models.build import decoder_heads_of, heads_of
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime.files import whole_file, write_atomically
@@ -99,6 +99,8 @@ def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
             "id2label": {str(number): name for number, name in enumerate(classes)},
             "label2id": {name: number for number, name in enumerate(classes)},
         }
+        if isinstance(config, FinetuneConfig) and config.data.labels.are_several:
+            settings["problem_type"] = "multi_label_classification"
     return settings
 
 

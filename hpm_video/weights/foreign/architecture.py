@@ -14,6 +14,7 @@ from hpm_video.config import (
     DataConfig,
     FinetuneConfig,
     FinetuneDataConfig,
+    LabelsConfig,
     LossConfig,
     MaskingConfig,
     ModelConfig,
@@ -157,8 +158,11 @@ def architecture_of(
         num_classes = len(found.tensor("head.weight"))
         frames, words = _frames(told, num_classes, is_image=layout.is_image)
         assumed += words
+        labels = LabelsConfig()
+        if config.get("problem_type") == "multi_label_classification":
+            labels = LabelsConfig(separator=";")  # lists may say otherwise when they are read
         whole = FinetuneConfig(
-            data=FinetuneDataConfig(**clip, **frames, antialias=layout.is_image),
+            data=FinetuneDataConfig(**clip, **frames, antialias=layout.is_image, labels=labels),
             model=ClassifierConfig(**encoder),
         )
     else:

@@ -1,0 +1,138 @@
+"""Several labels per video: in one cell with a separator, or in a column of 0 and 1 per class."""
+
+import hashlib
+from array import array
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.config import LabelsConfig
+from hpm_video.data.lists.classes import ClassNames, Labels
+from hpm_video.data.lists.columns import is_ours
+from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.rows import first_few, shown
+
+_YES_NO = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSets:
+    """The labels of every video, in two NumPy buffers: see `Manifest` for why."""
+
+    labels: npt.NDArray[np.int64]  # of the first video in ascending order, of the second, ...
+    ends: npt.NDArray[np.int64]  # (number of videos,), where those of each video end
+    separator: str | None  # that stood between them, None where each class has a column
+
+    def of(self, index: int) -> npt.NDArray[np.int64]:
+        """The labels of a video, in ascending order."""
+        return self.labels[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(number of videos,), of the labels of each."""
+        return np.diff(self.ends, prepend=0)
+
+    def targets(self, indices: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.float32]:
+        """(B, classes), 1 for the labels of each of these videos and 0 for others."""
+        targets = np.zeros((len(indices), num_classes), dtype=np.float32)
+        for row, index in enumerate(indices.tolist()):
+            targets[row, self.of(index)] = 1
+        return targets
+
+    def update(self, digest: "hashlib._Hash") -> None:
+        """Add all labels to a hash."""
+        digest.update(self.labels.tobytes())
+        digest.update(self.ends.tobytes())
+
+    def in_words(self) -> str:
+        """How many labels videos have, as a line of a log."""
+        return f"labels per video: {self.counts.mean():.2f}, at most {self.counts.max(initial=0)}"
+
+    def notes(self) -> list[str]:
+        """Lines about videos that may lack labels."""
+        counts = self.counts
+        notes = []
+        if without := int((counts == 0).sum()):
+            notes.append(f"{without} videos have no label: they count as of no class")
+        if counts.max(initial=0) == 1 and self.separator is None:
+            notes.append("no video has more than one label: data.labels.columns is for several")
+        return notes
+
+
+class LabelCells:
+    """Takes the labels out of the rows of lists; `sets` then makes numbers of them."""
+
+    def __init__(
+        self, config: LabelsConfig, noted: Labels, faults: Faults, known: ClassNames | None
+    ) -> None:
+        """``noted``: where the text of every label is noted. ``known``: the class names, if known.
+
+        Raises ValueError for a separator that stands in a class name.
+        """
+        for name in () if known is None else known.names:
+            if config.separator is not None and config.separator in name:
+                raise ValueError(
+                    f"labels.separator ({config.separator!r}) must stand in no class name: "
+                    f"'{shown(name)}' ({known.source if known else ''}) has it"
+                )
+        self._config, self._noted, self._faults = config, noted, faults
+        self._codes, self._ends = array("q"), array("q")
+        self._columns: dict[str, str] = {}  # of the present list -> class
+        self.notes: list[str] = []  # lines to show
+
+    def begin(self, file: Path, row: MutableMapping[str, str]) -> None:
+        """Find the columns of a list, from its first row."""
+        if not self._config.columns:
+            return
+        usable = [name for name in row if name and not is_ours(name)]
+        self._columns = {}
+        for asked in self._config.columns:
+            # Columns are read in lower case; a class is called as the setting calls it
+            found = [name for name in usable if fnmatchcase(name, asked.lower())]
+            called = {name: asked if name == asked.lower() else name for name in found}
+            self._columns = called | self._columns
+            if not found:
+                raise ValueError(
+                    f"labels.columns ({asked}) must name columns of {file} for classes: it has "
+                    f"{first_few(usable, 8) or 'none'}"
+                )
+        if "label" in row:
+            self.notes.append(f"{file}: the column label is not used, as labels.columns is set")
+        for name in self._columns.values():  # a class that no video of this list has, too
+            self._noted.add("", name, str(file))
+
+    def take(self, row: MutableMapping[str, str], where: str) -> None:
+        """Note the labels of a row; the columns that they were in are taken out of it."""
+        codes = {self._noted.add("", label, where) for label in self._labels(row, where)}
+        self._codes.extend(codes)
+        self._ends.append(len(self._codes))
+
+    def _labels(self, row: MutableMapping[str, str], where: str) -> Iterator[str]:
+        if (separator := self._config.separator) is not None:
+            yield from filter(None, map(str.strip, row.get("label", "").split(separator)))
+            return
+        for column, label in self._columns.items():
+            text = row.pop(column, "").strip()
+            if (is_there := _YES_NO.get(text.lower())) is None:
+                rule = f"{shown(column)} ({shown(text)}) must be 0 or 1, as in labels.columns"
+                self._faults.add("cell", where, rule)
+            elif is_there:
+                yield label
+
+    def sets(self, values: npt.NDArray[np.int64]) -> LabelSets:
+        """The labels of all rows; ``values``: the number of every code, -1 for none."""
+        ends = np.array(self._ends, dtype=np.int64)
+        numbers = values[np.array(self._codes, dtype=np.int64)]
+        rows = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
+        is_label = numbers >= 0
+        order = np.lexsort((numbers[is_label], rows[is_label]))
+        rows, numbers = rows[is_label][order], numbers[is_label][order]
+        # Two spellings may be one class
+        again = np.zeros(len(rows), dtype=bool)
+        again[1:] = (np.diff(rows) == 0) & (np.diff(numbers) == 0)
+        ends = np.searchsorted(rows[~again], np.arange(len(ends)), side="right")
+        return LabelSets(numbers[~again], ends.astype(np.int64), self._config.separator)

@@ -1,0 +1,96 @@
+"""What a classifier of several labels per video gets wrong: a page, and a table as CSV."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hpm_video.evaluate.predictions import SeveralLabels, figures_line
+from hpm_video.runtime.files import write_csv
+from hpm_video.runtime.pages import address, page
+
+COLUMNS = (
+    *("label", "name", "videos", "average_precision", "f1", "precision", "recall", "threshold"),
+    "predicted",
+)
+_MAX_NAMED = 12  # classes of a video
+_MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
+
+
+def class_rows(result: SeveralLabels) -> list[tuple[object, ...]]:
+    """A row of `COLUMNS` for each class; without videos it has no average precision, F1 and
+    recall."""
+    predicted, labels = result.predicted, result.labels
+    right, called, videos = (
+        of.sum(axis=0).tolist() for of in (predicted & labels, predicted, labels)
+    )
+    precisions, f1s = result.average_precisions().tolist(), result.f1s().tolist()
+    return [
+        (
+            *(label, result.classes[label] if result.classes else "", videos[label]),
+            *((_figure(precisions[label]), _figure(f1s[label])) if videos[label] else ("", "")),
+            _figure(right[label] / called[label]) if called[label] else "",
+            _figure(right[label] / videos[label]) if videos[label] else "",
+            f"{result.thresholds[label]:.6g}",
+            called[label],
+        )
+        for label in range(result.num_classes)
+    ]
+
+
+def write_class_table(result: SeveralLabels, folder: Path) -> None:
+    """Write per_class.csv."""
+    write_csv(folder / "per_class.csv", COLUMNS, class_rows(result))
+
+
+def worst_videos(result: SeveralLabels, most: int) -> list[int]:
+    """The readable videos with the surest mistake: a class that is predicted and not labelled by
+    its score, one that is labelled and not predicted by what its score lacks to 1."""
+    wrong = (result.predicted != result.labels) & result.readable[:, None]
+    sure = np.where(result.labels, 1 - result.scores, result.scores)
+    worst = np.where(wrong, sure, -1).max(axis=1, initial=-1)
+    order = np.argsort(-worst, kind="stable")
+    return [int(index) for index in order[:most] if worst[index] >= 0]
+
+
+def several_labels_page(result: SeveralLabels, strips: Mapping[int, bytes | str]) -> str:
+    """The page; ``strips``: video -> a strip of frames, or in words why there is none."""
+    rows = [
+        (str(row[3]), row[2], result.class_name(label), *row[4:])
+        for label, row in enumerate(class_rows(result))
+    ]
+    return page(
+        __package__,
+        "several_labels.html",
+        title=f"Evaluation of {result.about.get('checkpoint', 'a classifier')}",
+        about=result.about,
+        figures=figures_line(result),
+        has_bad=bool(result.bad),
+        without=int((~result.labels.any(axis=0)).sum()),
+        classes=sorted(rows, key=lambda row: (not row[0], row[0])),
+        worst=[
+            (
+                *_in_words(result, index),
+                result.paths[index],
+                address(strip, "jpeg") if isinstance(strip, bytes) else strip,
+                isinstance(strip, bytes),
+            )
+            for index, strip in strips.items()
+        ],
+        bad=[(result.paths[index], reason) for index, reason in result.bad[:_MAX_BAD]],
+    )
+
+
+def _in_words(result: SeveralLabels, index: int) -> tuple[str, str]:
+    """The classes that a video is called and those that it has, the highest scores first."""
+    scores, found = result.scores[index], []
+    for of in (result.predicted[index], result.labels[index]):
+        labels = sorted(np.flatnonzero(of).tolist(), key=lambda label: -scores[label])
+        words = [f"{result.class_name(label)} ({scores[label]:.3f})" for label in labels]
+        more = ", ..." if len(words) > _MAX_NAMED else ""
+        found.append(", ".join(words[:_MAX_NAMED]) + more if words else "nothing")
+    return found[0], found[1]
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}"
