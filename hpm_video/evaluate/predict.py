@@ -85,7 +85,7 @@ def load_for(
 def videos_of(
     places: Sequence[str], manifests: Sequence[str], *, root: str | None = None
 ) -> Manifest:
-    """The videos that are named: files, all in folders and below them, or lists, whose labels are
+    """The videos that are named: files, folders of frames, all in folders and below them, or lists, whose labels are
     not read.
 
     Raises ValueError where nothing is named, both are, or a folder holds no video;
@@ -105,7 +105,8 @@ def videos_of(
             found = VideoTree(place)
             paths += [*found.videos, *found.dangling]
             if not (found.videos or found.dangling):
-                raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none")
+                images = f", but {found.num_images} images: name these" if found.num_images else ""
+                raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none{images}")
         elif os.path.lexists(place):
             paths.append(place)
         else:

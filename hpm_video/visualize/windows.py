@@ -19,6 +19,7 @@ from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, at_rate, open_video
+from hpm_video.data.video.readers.frame_folder import is_pictures
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
 from hpm_video.runtime.replies import answer
@@ -87,7 +88,8 @@ def read_facts(path: str | Path, data: DataConfig) -> Facts:
     timeout_s = data.decode_timeout_s or None
     ask = partial(_facts, data=data)
     facts = read_guarded(ask, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
-    if facts.num_frames < data.num_frames:
+    is_still = facts.num_frames == 1 and is_pictures(str(path))  # of as many frames as asked for
+    if facts.num_frames < data.num_frames and not is_still:
         raise VideoReadError(
             str(path), f"too short: holds {facts.num_frames} frames, a clip takes {data.num_frames}"
         )

@@ -23,6 +23,7 @@ from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frame_table import fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, reading
 from hpm_video.data.video.limits import READING
+from hpm_video.data.video.readers.exact import exact_reader
 from hpm_video.data.video.timeline import frames_at
 from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
 
@@ -64,12 +65,10 @@ class LongVideo:
     def __init__(
         self, path: str | Path, table: bytes | None = None, *, rate: float | None = None
     ) -> None:
-        from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415 - as in `video`
-
         self.path = str(path)
         check_is_file(self.path)
         with reading(self.path):
-            self._reader = PyavReader(self.path, fitting_table(table, self.path))
+            self._reader = exact_reader(self.path, fitting_table(table, self.path))
         self.num_frames, self.fps = self._reader.num_frames, self._reader.fps
         self.times = self._reader.table.seconds()
         self._chosen: Indices | None = None

@@ -7,6 +7,7 @@ all, and `bad` where nothing can be read of it. What is unusual about an ok one 
 import base64
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -14,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from hpm_video.data.video.frame_table import FrameTable, fitting_table
+from hpm_video.data.video.frame_table import FRAMES, FrameTable, fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError, demux, headers, why
+from hpm_video.data.video.readers.frame_folder import gaps, is_pictures
+from hpm_video.data.video.readers.pictures import PictureReader
 from hpm_video.data.video.readers.pyav import PyavReader
 from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.runtime.replies import answer
@@ -25,6 +28,7 @@ OK, DAMAGED, BAD = "ok", "damaged", "bad"
 USED = (OK, DAMAGED)  # by training
 _QUICK_FRAMES = 8  # read at the head, at the tail and at each random place
 _QUICK_PLACES = 2
+_MOST_NAMED = 3  # frames of a folder that cannot be decoded
 _LONG = 300  # frames, which take a while to decode for one clip
 _DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
 
@@ -72,12 +76,18 @@ class Verdict:
 
 
 def file_identity(path: str) -> tuple[int | None, int | None]:
-    """Size in bytes and time of the last change in ns of a file, which tell it from a changed one.
+    """Size in bytes and time of the last change in ns of a file, or of all in a folder, which tell
+    it from a changed one.
 
     Both None where there is no file that could be asked.
     """
     try:
         status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            with os.scandir(path) as entries:
+                each = [entry.stat() for entry in entries if entry.is_file()]
+            times = (one.st_mtime_ns for one in each)
+            return sum(one.st_size for one in each), max(status.st_mtime_ns, *times, 0)
     except (OSError, ValueError):
         return None, None
     return status.st_size, status.st_mtime_ns
@@ -97,7 +107,10 @@ def inspect_video(path: str, *, quick: bool = False, table: bytes | None = None)
     before = file_identity(path)
     try:
         check_is_file(path)
-        verdict = _quick_verdict(path, table) if quick else _verdict(path, decoded_table(path))
+        if is_pictures(path):
+            verdict = _verdict_of_pictures(path, table, quick=quick)
+        else:
+            verdict = _quick_verdict(path, table) if quick else _verdict(path, decoded_table(path))
     except VideoReadError as error:
         verdict = Verdict(BAD, error.reason)
     except Exception as error:  # noqa: BLE001 - no file may stop the check of all others
@@ -128,6 +141,40 @@ def _verdict(path: str, table: FrameTable, size: tuple[int, int] | None = None) 
     )
 
 
+def _verdict_of_pictures(path: str, data: bytes | None, *, quick: bool) -> Verdict:
+    """The verdict on a folder of frames or an image."""
+    reader = PictureReader(path, fitting_table(data, path) if quick else None)
+    places = _places(reader.num_frames) if quick else [range(reader.num_frames)]
+    looked = reader.look(chain(*places))
+    if quick and looked.broken:
+        return _verdict_of_pictures(path, None, quick=False)
+    num_broken, count = len(looked.broken), reader.num_frames
+    if num_broken == count:
+        none = "none of its frames can be decoded, " if count > 1 else ""
+        return Verdict(BAD, none + looked.broken[0])
+    table = replace(reader.table, is_decoded=not quick, num_damaged=num_broken)
+    reasons = _unusual(path, table, (table.height, table.width))
+    if num_broken:
+        more = ", ..." if num_broken > _MOST_NAMED else ""
+        named = ", ".join(looked.broken[:_MOST_NAMED])
+        reasons.insert(0, f"{damage_of(table)} ({named}{more})")
+    if looked.largest_grey:
+        used = looked.largest_grey.bit_length()
+        reasons.append(f"grey with 16 bits, of which {used} are used: the upper 8 are read")
+    if reader.files.num_strays:
+        reasons.append(f"{reader.files.num_strays} other images in the folder are left out")
+    return Verdict(
+        DAMAGED if num_broken else OK,
+        "; ".join(reasons),
+        num_frames=count,
+        damaged=num_broken,
+        fps=table.fps or None,
+        height=table.height,
+        width=table.width,
+        table=table.to_bytes(),
+    )
+
+
 def damage_of(table: FrameTable) -> str:
     """In words, how many frames are damaged."""
     lost, shown = table.num_lost - table.num_lost_first, table.num_frames
@@ -147,6 +194,8 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
         found.append(f"cut from a stream: its first {table.num_lost_first} frames do not decode")
     if table.num_tracks > 1:
         found.append(f"has {table.num_tracks} tracks of video, of which that of {shown} is read")
+    if table.container == FRAMES and (said := gaps(table.places)):
+        found.append(said)
     if table.num_frames == 1:
         found.append("is a single picture")
     if table.container.startswith("mov") and (more := headers.num_mp4s(path) - 1) > 0:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.video.frame_indices import Indices
-from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.frame_table import FRAMES, FrameTable
 from hpm_video.data.video.motion import Speeds
+from hpm_video.data.video.readers.frame_folder import untimed
 
 _MOST_FRAMES = 2**24  # at this rate: a file may claim to last for ever
 _MOST = 2**62
@@ -84,9 +85,10 @@ def frames_at(table: FrameTable, fps: float, *, num_frames: int | None = None) -
 def _times(table: FrameTable) -> tuple[Fraction, Indices]:
     """When frames appear and the last one goes, (num_frames + 1,) from the start of the file, and
     the unit in seconds."""
-    if not table.is_regular:
+    if not table.is_timed:
         if not table.fps:
-            raise ValueError("does not say when its frames are shown: data.fps needs that")
+            said = untimed(is_folder=table.container == FRAMES)
+            raise ValueError(f"{said}: data.fps needs that")
         unit = 1 / Fraction(table.fps).limit_denominator(1_000_000)
         return unit, np.arange(table.num_frames + 1)
     unit = Fraction(*table.time_base)
