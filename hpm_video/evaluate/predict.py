@@ -85,8 +85,8 @@ def load_for(
 def videos_of(
     places: Sequence[str], manifests: Sequence[str], *, root: str | None = None
 ) -> Manifest:
-    """The videos that are named: files, folders of frames, all in folders and below them, or lists, whose labels are
-    not read.
+    """The videos that are named: files, folders of frames, all in folders and below them, or lists,
+    whose labels are not read.
 
     Raises ValueError where nothing is named, both are, or a folder holds no video;
     FileNotFoundError for a place that does not exist.

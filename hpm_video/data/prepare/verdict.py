@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpm_video.data.video.frame_table import FRAMES, FrameTable, fitting_table
+from hpm_video.data.video.frame_table import FrameTable, fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError, demux, headers, why
 from hpm_video.data.video.readers.frame_folder import gaps, is_pictures
@@ -28,6 +28,7 @@ OK, DAMAGED, BAD = "ok", "damaged", "bad"
 USED = (OK, DAMAGED)  # by training
 _QUICK_FRAMES = 8  # read at the head, at the tail and at each random place
 _QUICK_PLACES = 2
+_SEVERAL_SIZES = "has pictures of several sizes, all scaled to the first, {} x {}"
 _MOST_NAMED = 3  # frames of a folder that cannot be decoded
 _LONG = 300  # frames, which take a while to decode for one clip
 _DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
@@ -153,19 +154,20 @@ def _verdict_of_pictures(path: str, data: bytes | None, *, quick: bool) -> Verdi
         none = "none of its frames can be decoded, " if count > 1 else ""
         return Verdict(BAD, none + looked.broken[0])
     table = replace(reader.table, is_decoded=not quick, num_damaged=num_broken)
-    reasons = _unusual(path, table, (table.height, table.width))
-    if num_broken:
-        more = ", ..." if num_broken > _MOST_NAMED else ""
-        named = ", ".join(looked.broken[:_MOST_NAMED])
-        reasons.insert(0, f"{damage_of(table)} ({named}{more})")
-    if looked.largest_grey:
-        used = looked.largest_grey.bit_length()
-        reasons.append(f"grey with 16 bits, of which {used} are used: the upper 8 are read")
-    if reader.files.num_strays:
-        reasons.append(f"{reader.files.num_strays} other images in the folder are left out")
+    more = ", ..." if num_broken > _MOST_NAMED else ""
+    named = f"{', '.join(looked.broken[:_MOST_NAMED])}{more}"
+    used, strays = looked.largest_grey.bit_length(), reader.files.num_strays
+    said = {
+        f"{damage_of(table)} ({named})": num_broken,
+        "is a single picture": count == 1,
+        gaps(reader.files.numbers): gaps(reader.files.numbers),
+        _SEVERAL_SIZES.format(table.width, table.height): table.other_sizes,
+        f"grey with 16 bits, of which {used} are used: the upper 8 are read": used,
+        f"{strays} other images in the folder are left out": strays,
+    }
     return Verdict(
         DAMAGED if num_broken else OK,
-        "; ".join(reasons),
+        "; ".join(text for text, holds in said.items() if holds),
         num_frames=count,
         damaged=num_broken,
         fps=table.fps or None,
@@ -194,8 +196,6 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
         found.append(f"cut from a stream: its first {table.num_lost_first} frames do not decode")
     if table.num_tracks > 1:
         found.append(f"has {table.num_tracks} tracks of video, of which that of {shown} is read")
-    if table.container == FRAMES and (said := gaps(table.places)):
-        found.append(said)
     if table.num_frames == 1:
         found.append("is a single picture")
     if table.container.startswith("mov") and (more := headers.num_mp4s(path) - 1) > 0:
@@ -205,7 +205,7 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
     if table.is_tilted:
         found.append("is to be turned by an angle that is no quarter, which is not done")
     if table.other_sizes:
-        found.append(f"has pictures of several sizes, all scaled to the first, {shown}")
+        found.append(_SEVERAL_SIZES.format(size[1], size[0]))
     if table.is_interlaced:
         found.append("is interlaced")
     if match := _DEEP_GREY.fullmatch(table.pix_fmt):
