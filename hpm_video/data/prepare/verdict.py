@@ -109,7 +109,7 @@ def inspect_video(path: str, *, quick: bool = False, table: bytes | None = None)
     try:
         check_is_file(path)
         if is_pictures(path):
-            verdict = _verdict_of_pictures(path, table, quick=quick)
+            verdict = _verdict_of_pictures(path, quick=quick)
         else:
             verdict = _quick_verdict(path, table) if quick else _verdict(path, decoded_table(path))
     except VideoReadError as error:
@@ -142,13 +142,13 @@ def _verdict(path: str, table: FrameTable, size: tuple[int, int] | None = None) 
     )
 
 
-def _verdict_of_pictures(path: str, data: bytes | None, *, quick: bool) -> Verdict:
+def _verdict_of_pictures(path: str, *, quick: bool) -> Verdict:
     """The verdict on a folder of frames or an image."""
-    reader = PictureReader(path, fitting_table(data, path) if quick else None)
+    reader = PictureReader(path)
     places = _places(reader.num_frames) if quick else [range(reader.num_frames)]
     looked = reader.look(chain(*places))
     if quick and looked.broken:
-        return _verdict_of_pictures(path, None, quick=False)
+        return _verdict_of_pictures(path, quick=False)
     num_broken, count = len(looked.broken), reader.num_frames
     if num_broken == count:
         none = "none of its frames can be decoded, " if count > 1 else ""
