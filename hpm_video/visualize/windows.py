@@ -150,7 +150,7 @@ def _window(
     tubelet: Tubelet | None,
 ) -> Window:
     speeds = None
-    if tubelet is None:
+    if tubelet is None or is_pictures(path):
         frames = at_rate(open_video(path), data.fps).read(indices)
     else:
         video = at_rate(open_video(path, "pyav", motion=True), data.fps)

@@ -269,7 +269,7 @@ def list_own(
 
 def _of_images(tree: VideoTree) -> str:
     """What to say of images that are no videos, after how many files are none."""
-    if not tree.num_images:
+    if tree.num_images <= len(tree.videos):  # such as thumbnails beside them
         return ""
     return (
         f", {tree.num_images} of them images: `--images stills` lists each as a still video, "

@@ -151,8 +151,7 @@ def _verdict_of_pictures(path: str, *, quick: bool) -> Verdict:
         return _verdict_of_pictures(path, quick=False)
     num_broken, count = len(looked.broken), reader.num_frames
     if num_broken == count:
-        none = "none of its frames can be decoded, " if count > 1 else ""
-        return Verdict(BAD, none + looked.broken[0])
+        return Verdict(BAD, reader.none(looked.broken[0]))
     table = replace(reader.table, is_decoded=not quick, num_damaged=num_broken)
     more = ", ..." if num_broken > _MOST_NAMED else ""
     named = f"{', '.join(looked.broken[:_MOST_NAMED])}{more}"

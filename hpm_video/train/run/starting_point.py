@@ -238,8 +238,11 @@ def _changes(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) ->
     words = {
         "videos": f"the list of videos has changed ({before['num_videos']} then, "
         f"{now['num_videos']} now)",
-        "weights": f"data.weights were {before.get('weights', [])} and now are {now['weights']}",
+        "weights": f"data.weights were {before.get('weights') or 'none'} and are now "
+        f"{now.get('weights') or 'none'}",
         "videos_per_step": f"a step had {before['videos_per_step']} videos and now has "
         f"{now['videos_per_step']} (data.batch_size x optim.accumulation x processes)",
     }
-    return " and ".join(text for name, text in words.items() if before.get(name, []) != now[name])
+    return " and ".join(
+        text for name, text in words.items() if before.get(name, []) != now.get(name, [])
+    )

@@ -112,9 +112,7 @@ class PictureReader:
                 pixels, largest = _rgb(image)
                 pixels = _orientation(image).apply(pixels)
         except Exception as error:
-            if not self._is_folder:
-                raise UnreadableError(_reason(error)) from error
-            raise UnreadableError(f"{printable(name)}: {_reason(error)}") from error
+            raise UnreadableError(self._said(name, error)) from error
         looked.largest_grey = max(looked.largest_grey, largest)
         size = self.table.height, self.table.width
         if pixels.shape[:2] == size:
@@ -123,6 +121,15 @@ class PictureReader:
         if not self.table.other_sizes:  # reading tells, too
             self.table = replace(self.table, other_sizes=True)
         return _fitted(pixels, *size)
+
+    def none(self, reason: str) -> str:
+        """What to say where no frame can be decoded, the first for this reason."""
+        return f"none of its frames can be decoded, {reason}" if self._is_folder else reason
+
+    def _said(self, name: str, error: Exception) -> str:
+        """Why a frame cannot be decoded, with the name of its file."""
+        reason = _reason(error).replace(os.path.join(self._folder, ""), "")
+        return f"{printable(name)}: {reason}" if self._is_folder else reason
 
     def _table(self, path: str) -> FrameTable:
         num_bytes, mtime_ns = identity_of(os.stat(path))
@@ -159,12 +166,8 @@ class PictureReader:
                         height, width = width, height
                     return (image.format or "").lower(), height, width
             except Exception as error:  # noqa: BLE001 - of any frame, Pillow raises anything
-                broken.append(_reason(error))
-                if self._is_folder:
-                    broken[-1] = f"{printable(name)}: {broken[-1]}"
-        if not self._is_folder:
-            raise UnreadableError(broken[0])
-        raise UnreadableError(f"none of its frames can be decoded, {broken[0]}")
+                broken.append(self._said(name, error))
+        raise UnreadableError(self.none(broken[0]))
 
 
 def _opened(path: str) -> Image.Image:
@@ -183,12 +186,8 @@ def _reason(error: Exception) -> str:
     """Why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         return "is no image (JPEG, PNG, WebP, BMP or TIFF), or its header is damaged"
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, PermissionError):
-        return "permission denied"
-    if type(error) is OSError:  # Pillow's, which says what is wrong
-        return " ".join(str(error).split())
+    if isinstance(error, OSError):  # the system's, or Pillow's, which says what is wrong
+        return (error.strerror or " ".join(str(error).split())).lower()
     return why(error)
 
 
@@ -197,7 +196,7 @@ def _rgb(image: Image.Image) -> tuple[npt.NDArray[np.uint8], int]:
     if image.mode == "F":
         raise UnreadableError("has pixels that are no whole numbers: convert it to 8 bits")
     if not image.mode.startswith("I"):
-        return np.asarray(image.convert("RGB")), 0
+        return np.array(image.convert("RGB")), 0  # one that can be written to
     grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 0xFFFF:
         raise UnreadableError("has grey of more than 16 bits: convert it to 8 bits")
