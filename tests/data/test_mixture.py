@@ -138,7 +138,9 @@ def test_a_video_that_is_shown_again_gives_another_clip(
             clips.setdefault(index, []).append(clip.numpy().tobytes())
     often = [found for index, found in clips.items() if index >= 5]
     assert max(map(len, often)) > 2 * data.get("repeats", 1)
-    assert all(len(set(found)) > len(found) / 2 for found in often)
+    # Of a window all crops are the same here, as frames are of one colour
+    showings = [len(found) / data.get("repeats", 1) for found in often]
+    assert all(len(set(found)) > n / 2 for found, n in zip(often, showings, strict=True))
     resumed = _batches(lists, start=4, num_workers=2, **data)
     for one, other in zip(batches[4:], resumed, strict=True):
         assert torch.equal(one.clips, other.clips) and torch.equal(one.indices, other.indices)

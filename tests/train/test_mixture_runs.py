@@ -50,9 +50,13 @@ def test_other_weights_are_another_run(
 ) -> None:  # fmt: skip
     mixed = (f"data.manifest=[{toy},{pictures}]", "optim.epochs=1")
     assert main(pretrain_arguments(tmp_path / "run", *mixed, "data.weights=[1,1]")) == 0
-    more = (*mixed, "data.weights=[1,2]", "optim.epochs=4")
+    more = (*mixed, "data.weights=[1,2]", "optim.epochs=2")
     assert main(pretrain_arguments(tmp_path / "run", *more)) == 2
-    assert "data.weights were [1.0, 1.0] and are now [1.0, 2.0]" in capsys.readouterr().err
+    assert "data.weights" in capsys.readouterr().err
+    more = (*more, f"run.resume={tmp_path / 'run'}")
+    assert main(pretrain_arguments(tmp_path / "other", *more)) == 0
+    log = (tmp_path / "other/log.txt").read_text()
+    assert "but data.weights were [1.0, 1.0] and are now [1.0, 2.0]" in log
 
 
 def test_every_command_reads_pictures(
@@ -71,9 +75,7 @@ def test_every_command_reads_pictures(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == [str(folder), str(still)]
     assert main(["predict", str(run), str(pictures.parent), "--num-workers", "1"]) == 0
-    assert (
-        len(capsys.readouterr().out.splitlines()) == 13
-    )  # folders alone: it is not said what an image is
+    assert len(capsys.readouterr().out.splitlines()) == 13  # of the folders alone
     (folder / "fps.txt").write_text("6")
     along = ["predict", str(run), str(folder), str(still), "--windows", "0.5", "-o"]
     assert main([*along, str(tmp_path / "along")]) == 0
@@ -96,5 +98,5 @@ def test_motion_vectors_of_pictures(
     assert main(pretrain_arguments(tmp_path / "run", *how)) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "has no motion vectors, as it is no file of video: hpm-video data transcode" in said
-    ours = ("masking.source=difference", f"data.manifest={pictures}", "optim.epochs=1")
+    ours = ("masking.source=motion", f"data.manifest={pictures}", "optim.epochs=1")
     assert main(pretrain_arguments(tmp_path / "other", *ours)) == 0
