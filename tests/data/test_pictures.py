@@ -125,7 +125,7 @@ def test_gaps_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_exif_orientation_is_that_of_exif_transpose(
     tmp_path: Path, suffix: str, orientation: int
 ) -> None:
@@ -162,10 +162,9 @@ def test_kinds_of_pixels(tmp_path: Path) -> None:
     few = Image.fromarray(colour).quantize(16)
     images["P"] = few, np.asarray(few.convert("RGB"))
     for mode, (image, expected) in images.items():
-        for suffix in ("png", "tif"):
-            image.save(tmp_path / f"a.{suffix}")
-            (found,) = read_frames(tmp_path / f"a.{suffix}", [0])
-            assert np.array_equal(found, expected), mode
+        image.save(tmp_path / "a.png")
+        (found,) = read_frames(tmp_path / "a.png", [0])
+        assert np.array_equal(found, expected), mode
     assert inspect_video(str(tmp_path / "a.png")).reason == "is a single picture"
     Image.fromarray(ramp.astype(np.uint16) * 16).save(tmp_path / "a.png")
     assert inspect_video(str(tmp_path / "a.png")).reason == (

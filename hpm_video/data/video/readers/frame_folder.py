@@ -22,7 +22,7 @@ from hpm_video.runtime.files import printable
 from hpm_video.runtime.reading import read_text
 
 FPS_FILE = "fps.txt"  # the frames per second of folders of frames, in them or above them
-IMAGE_SUFFIX = r"\.(?:jpe?g|png|webp|bmp|tiff?)"
+IMAGE_SUFFIX = r"\.(?:jpe?g|png|webp|bmp)"
 _IMAGE_NAME = re.compile(rf".+{IMAGE_SUFFIX}", re.IGNORECASE | re.DOTALL)
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.ASCII | re.DOTALL)  # of a name without its suffix
 _FLOW = ("flow_", "tvl1_")  # how the names of optical flow begin

@@ -24,7 +24,7 @@ from hpm_video.runtime.reading import open_regular
 warnings.filterwarnings("ignore", module=r"PIL\.")  # as of odd EXIF data: each would be repeated
 
 IMAGE_FPS = 1.0  # an image is a video of one frame that is shown for a second
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")  # whatever a file is called
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # whatever a file is called
 _EXIF_ORIENTATION = 0x0112
 _ORIENTATIONS = {
     2: Orientation(left_right=True),
@@ -185,7 +185,7 @@ def _opened(path: str) -> Image.Image:
 def _reason(error: Exception) -> str:
     """Why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
-        return "is no image (JPEG, PNG, WebP, BMP or TIFF), or its header is damaged"
+        return "is no image (JPEG, PNG, WebP or BMP), or its header is damaged"
     if isinstance(error, OSError):  # the system's, or Pillow's, which says what is wrong
         return (error.strerror or " ".join(str(error).split())).lower()
     return why(error)
@@ -193,21 +193,16 @@ def _reason(error: Exception) -> str:
 
 def _rgb(image: Image.Image) -> tuple[npt.NDArray[np.uint8], int]:
     """Pixels (H, W, 3), and the largest value of grey with more than 8 bits, else 0."""
-    if image.mode == "F":
-        raise UnreadableError("has pixels that are no whole numbers: convert it to 8 bits")
     if not image.mode.startswith("I"):
         return np.array(image.convert("RGB")), 0  # one that can be written to
     grey = np.asarray(image)
-    if grey.min() < 0 or grey.max() > 0xFFFF:
-        raise UnreadableError("has grey of more than 16 bits: convert it to 8 bits")
     upper = (grey >> 8).astype(np.uint8)
     return np.repeat(upper[..., None], 3, axis=-1), int(grey.max())
 
 
 def _orientation(image: Image.Image) -> Orientation:
     """How an image is to be shown; damaged EXIF data say nothing."""
-    # Pillow turns TIFFs itself, and decodes a PNG to look for EXIF data at its end
-    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+    if image.format == "PNG" and "exif" not in image.info:  # it would be decoded to look at its end
         return UPRIGHT
     try:
         return _ORIENTATIONS.get(image.getexif().get(_EXIF_ORIENTATION, 1), UPRIGHT)
