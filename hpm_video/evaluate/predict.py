@@ -105,7 +105,7 @@ def videos_of(
             found = VideoTree(place)
             paths += [*found.videos, *found.dangling]
             if not (found.videos or found.dangling):
-                images = f", but {found.num_images} images: name these" if found.num_images else ""
+                images = f", but images ({found.num_images}): name these" * bool(found.num_images)
                 raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none{images}")
         elif os.path.lexists(place):
             paths.append(place)
