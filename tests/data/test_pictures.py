@@ -298,6 +298,8 @@ def test_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 of the videos are folders of frames" in capsys.readouterr().out
     for kind, text in {
         "tsn.txt": "raw/run/v1 20 0\nraw/run/v2 20 0\nraw/walk/v3 19 1\n",
+        "dots.txt": f"../{tmp_path.name}/raw/run/v1 20 0\n{tmp_path}/./raw/run/v2 20 0\n"
+        "./raw/walk/v3/ 19 1\n",
         "csv.csv": "path,label\nraw/run/v1,0\nraw/run/v2,0\nraw/walk/v3,1\n",
         "own.csv": manifest.read_text(),
     }.items():
@@ -335,12 +337,21 @@ def test_stills_or_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert read.labels.tolist() == [0, 0, 0, 1, 1, 1] and read.classes == ("n01", "n02")
     assert main([*command, "--images", "frames"]) == 0
     assert len(read_manifest(out)) == 2
+    again = ["data", "list", "--manifest", out, "-o", str(tmp_path / "n.csv")]
+    assert main([*again, "--images", "stills"]) == 2
     (tmp_path / "stills.txt").write_text("raw/n01/n01_7.JPEG 0\nraw/n02/n02_7.JPEG 1\n")
     assert read_manifest(tmp_path / "stills.txt").labels.tolist() == [0, 1]
 
 
 def test_a_text_is_no_list_of_folders(tmp_path: Path) -> None:
-    for text in ("raw/v1\n", "raw/v1 3\n", "raw/v1 20 run\n", "raw/v1 20 0 1\n", "a b 20 0\n"):
+    for text in (
+        "raw/v1\n",
+        "raw/v1 3\n",
+        "raw/v1 20 run\n",
+        "raw/v1 20 0 1\n",
+        "a b 20 0\n",
+        "v.1 20 0\n",
+    ):
         (tmp_path / "list.txt").write_text(text)
         with pytest.raises(ValueError, match=r"list.txt:1: row \("):
             read_manifest(tmp_path / "list.txt")

@@ -46,7 +46,7 @@ _HEADERLESS = {1: ("path",), 2: ("path", "label"), 3: ("path", "num_frames", "la
 _SPACED = re.compile(rf"(.*{_LISTED})(?:(?:\s+(\d+))?\s+(\S+))?", re.IGNORECASE)
 _SPACED_QUOTED = re.compile(r'("(?:[^"]|"")+")(?:(?:\s+("?\d+"?))?\s+("[^"]*"|\S+))?')
 # A folder of frames, as lists of "rawframes" name them: only with both numbers behind it
-_FOLDER = re.compile(r"([^\s\".]+)\s+(\d+)\s+(\d+)", re.ASCII)
+_FOLDER = re.compile(r"((?:[^\s\"]*/)?[^\s\"./]+/?)\s+(\d+)\s+(\d+)", re.ASCII)
 _SMALL = 1 << 26  # bytes of a list whose lines may be as long as it is
 _LONGEST_LINE = 1 << 20  # csv.reader takes fields of 131,072 characters
 _VIDEO_NAME = re.compile(rf".+{_SUFFIX}", re.IGNORECASE | re.DOTALL)

@@ -182,7 +182,8 @@ def list_folder(
     if skipped := tree.num_others + len(tree.texts):
         notes.append(f"{skipped} other files were left out{_of_images(tree)}")
     if tree.num_folders:
-        notes.append(f"{tree.num_folders} of the videos are folders of frames")
+        other = "`--images stills` lists each of their images as a video instead"
+        notes.append(f"{tree.num_folders} of the videos are folders of frames: {other}")
     names = known.names if folders else ()
     source = f"in {folder}"
     missing = [{**row, "status": "missing"} for row in missing]

@@ -21,7 +21,9 @@ from hpm_video.data.video.readers.frame_folder import FrameFiles, folder_fps, fr
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.reading import open_regular
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # as of odd EXIF data: each would be repeated
+# Of odd EXIF data and large images, for which there are rules here
+for _category in (UserWarning, Image.DecompressionBombWarning):
+    warnings.filterwarnings("ignore", category=_category, module=r"PIL\.")
 
 IMAGE_FPS = 1.0  # an image is a video of one frame that is shown for a second
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # whatever a file is called
