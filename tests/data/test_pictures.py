@@ -16,6 +16,7 @@ from videos import frame_numbers, indexed_picture
 from hpm_video.cli.main import main
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.windows import LongVideo
+from hpm_video.data.prepare.tree import VideoTree
 from hpm_video.data.prepare.verdict import inspect_video
 from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.frames import VideoReadError, at_rate, open_video, read_frames
@@ -322,6 +323,15 @@ def test_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = open_video(tmp_path / "mp4/raw/run/v1.mp4")
     assert (video.num_frames, video.fps) == (20, 10)
     assert frame_numbers(video.read(range(20))) == list(range(20))
+
+
+def test_named_videos_are_found_as_folders(tmp_path: Path) -> None:
+    """As official lists name them, whose files somebody has taken apart."""
+    _frames(tmp_path / "rawframes" / "74225")
+    (tmp_path / "rawframes" / "fps.txt").write_text("12")
+    tree = VideoTree(tmp_path)
+    assert tree.find("74225.webm") == str(tmp_path / "rawframes" / "74225")
+    assert tree.texts == [] and tree.num_others == 0
 
 
 def test_stills_or_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

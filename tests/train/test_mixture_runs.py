@@ -87,7 +87,13 @@ def test_every_command_reads_pictures(
     assert main(["visualize", str(pretrained), str(folder), str(still), "-o", str(pages)]) == 0
     assert len(list(pages.glob("*.html"))) == 3
     probe = ["probe", str(pretrained), "--kind", "knn", "--train", str(pictures)]
-    assert main([*probe, "--val", str(pictures), "data.fps=3"]) in (0, 2)
+    assert main([*probe, "--val", str(pictures), "--num-workers", "1"]) == 0
+    by_time = ("data.fps=3", "data.frame_stride=1", "optim.epochs=1")
+    assert main(finetune_arguments(tmp_path / "untimed", *lists, *by_time)) == 1
+    assert "fps.txt" in (tmp_path / "untimed/bad_videos.csv").read_text()
+    (pictures.parent / "fps.txt").write_text("6")
+    assert main(finetune_arguments(tmp_path / "timed", *lists, *by_time)) == 0
+    assert not (tmp_path / "timed/bad_videos.csv").exists()
 
 
 def test_motion_vectors_of_pictures(
