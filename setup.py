@@ -72,6 +72,7 @@ setup(
         "matplotlib>=3.9",
         "numpy>=1.26.4",
         "omegaconf>=2.4",
+        "pillow>=12.3",  # decodes folders of frames
         "pytorchvideo>=0.1.5",  # its models alone: its transforms do not import any more
         "pyyaml>=6",
         "safetensors>=0.4.3",

@@ -16,6 +16,7 @@ from hpm_video.bench.variants import variant_name
 from hpm_video.config import PretrainConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.mixture import mixture_of
 from hpm_video.method.teacher import teacher_of
 from hpm_video.runtime.distributed import World
 from hpm_video.runtime.reading import read_json
@@ -94,7 +95,8 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
     if num_videos is None:
         if not data.manifest:
             raise ValueError("--videos (none) must say how many there are, or data.manifest a list")
-        num_videos = len(read_manifest(data.manifest, root=data.root, labels=False))
+        manifest = read_manifest(data.manifest, root=data.root, labels=False)
+        num_videos = mixture_of(manifest, data.weights).num_videos
     config, _ = load_target(config)
     at_once = data.batch_size
     if isinstance(at_once, str):  # auto, of GPUs with the memory of an H100

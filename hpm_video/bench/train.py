@@ -77,7 +77,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
                 profile_steps=0,
                 resume=None,
             ),
-            data=replace(data, manifest=[str(listed)], root=None),
+            data=replace(data, manifest=[str(listed)], weights=[], root=None),
             optim=replace(config.optim, epochs=1, warmup_epochs=0),
         )
         if not pretrain(config):  # a signal stopped it

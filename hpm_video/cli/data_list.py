@@ -1,10 +1,12 @@
 """``hpm-video data list``."""
 
 import argparse
+from typing import get_args
 
 from hpm_video.cli.options import add_output, add_root
 from hpm_video.data.prepare import listing
 from hpm_video.data.prepare.official import DATA_SETS
+from hpm_video.data.prepare.tree import Images
 from hpm_video.runtime.files import printable
 
 HELP = "write a manifest of a data set: what is there, what is missing, the class names"
@@ -12,7 +14,9 @@ HELP = "write a manifest of a data set: what is there, what is missing, the clas
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--folder", metavar="DIR", help="a folder of videos per class")
+    source.add_argument(
+        "--folder", metavar="DIR", help="a folder of videos, or of folders of frames, per class"
+    )
     text = "any list: path, label, ..."
     source.add_argument("--manifest", "--list", dest="list", metavar="FILE", help=text)
     for name, data_set in DATA_SETS.items():
@@ -36,12 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "the same, as numbers of frames from 0; END is the first that is not in the part"
     parser.add_argument("--frames", nargs=2, metavar=("START", "END"), help=text)
     add_root(parser, "where relative paths of a --manifest start")
+    text = (
+        "images of a --folder: frames, where each folder of numbered ones is a video, or stills, "
+        "each a video of its own (default: frames, where at least half of the numbers are there)"
+    )
+    parser.add_argument("--images", choices=get_args(Images), help=text)
     text = "class names in the order to number them, one a line"
     parser.add_argument("--classes", metavar="FILE", help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
     official = next((name for name in DATA_SETS if getattr(arguments, name) is not None), None)
+    if arguments.images is not None and arguments.folder is None:
+        raise ValueError(f"--images ({arguments.images}) must be used with --folder only")
     of_lists = ("root", "seconds", "frames")  # alone; split is of both
     for option in ("split", "fold", "annotations", *of_lists):
         of_list = option in ("split", *of_lists) and arguments.list is not None
@@ -73,7 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
             frames=arguments.frames,
         )
     else:
-        listed = listing.list_folder(arguments.folder, output, classes=classes)
+        listed = listing.list_folder(
+            arguments.folder, output, classes=classes, images=arguments.images
+        )
     print(listed.summary())
     for note in listed.notes:
         print(f"note: {printable(note)}")

@@ -12,7 +12,10 @@ from hpm_video.runtime.files import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser, "a fine-tuned classifier: a checkpoint, or a run folder")
-    text = "videos, or folders of videos; or else --manifest names lists of them"
+    text = (
+        "videos, folders of frames, images, or folders of these; or else --manifest names lists of "
+        "them"
+    )
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help=text)
     add_manifest(parser, "list(s) of videos; labels are not read")
     text = (

@@ -8,6 +8,7 @@ from hpm_video.config.limits import all_at_least, between
 from hpm_video.config.schema import setting
 
 MOST_FPS = 1000
+MOST_WEIGHT = 1000  # of a list
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ class RunConfig:
 @dataclass(frozen=True)
 class DataConfig:
     manifest: list[str] = setting([], "one or several lists, joined")
+    weights: list[float] = setting(
+        [], "how often an epoch shows the videos of each list of manifest; default: once"
+    )
     root: str | None = setting(None, "where relative paths start; default: each list's own folder")
     num_frames: int = setting(16, "frames of a clip")
     fps: float | None = setting(
@@ -113,6 +117,17 @@ class DataConfig:
             "data.", self, num_frames=1, frame_stride=1, crop_size=1, repeats=1, frame_pixels=1,
             num_workers=0, decode_timeout_s=0,
         )  # fmt: skip
+        if self.weights and len(self.weights) != len(self.manifest):
+            raise ValueError(
+                f"data.weights ({len(self.weights)} numbers) must have one for each list of "
+                f"data.manifest, which has {len(self.manifest)}"
+            )
+        for weight in self.weights:
+            if not 0 < weight <= MOST_WEIGHT:
+                raise ValueError(
+                    f"data.weights ({weight:g}) must be above 0, and at most {MOST_WEIGHT}: to "
+                    "show none of a list, leave it out of data.manifest"
+                )
         if self.batch_size != "auto" and not (
             isinstance(self.batch_size, int) and self.batch_size >= 1
         ):

@@ -1,6 +1,7 @@
 """Classes along a video of any length: scores of windows with their times, and events."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from hpm_video.config.limits import at_least
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.video.frames import VideoReadError
+from hpm_video.data.video.readers.frame_folder import untimed
 from hpm_video.evaluate.predict import LoadedClassifier
 from hpm_video.models.precision import autocast
 from hpm_video.runtime.pages import jpeg_bytes
@@ -106,7 +108,7 @@ def score_along(
     reader, timeout_s = WindowReader(path, settings, table), config.decode_timeout_s or None
     with GuardedWindows(reader, num_workers=config.num_workers, timeout_s=timeout_s) as video:
         if not np.isfinite(video.times).all():
-            raise VideoReadError(path, "does not say when its frames are shown")
+            raise VideoReadError(path, untimed(is_folder=os.path.isdir(path)))
         pictures, num_done = _Pictures(video.times), 0
         scores: list[npt.NDArray[np.float32]] = []
         for windows in video.batches():

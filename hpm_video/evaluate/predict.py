@@ -100,8 +100,8 @@ def load_for(
 def videos_of(
     places: Sequence[str], manifests: Sequence[str], *, root: str | None = None
 ) -> Manifest:
-    """The videos that are named: files, all in folders and below them, or lists, whose labels are
-    not read.
+    """The videos that are named: files, folders of frames, all in folders and below them, or lists,
+    whose labels are not read.
 
     Raises ValueError where nothing is named, both are, or a folder holds no video;
     FileNotFoundError for a place that does not exist.
@@ -120,7 +120,8 @@ def videos_of(
             found = VideoTree(place)
             paths += [*found.videos, *found.dangling]
             if not (found.videos or found.dangling):
-                raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none")
+                images = f", but images ({found.num_images}): name these" * bool(found.num_images)
+                raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none{images}")
         elif os.path.lexists(file_of(place)):
             paths.append(place)
         else:

@@ -216,16 +216,19 @@ def check_steps(plan: Plan, num_processes: int) -> None:
     """Raise ValueError where a run's lists have too few videos for a step, or its step does not
     divide among so many processes. Lists that are not there yet are not read."""
     from hpm_video.data.lists.manifest import read_manifest
+    from hpm_video.data.loading.mixture import Mixture, mixture_of
     from hpm_video.train.optim import plan_steps
 
-    counts: dict[tuple[object, ...], int] = {}
+    sizes: dict[tuple[object, ...], Sequence[int]] = {}  # of the lists
     for config in plan.runs:
         lists = tuple(config.data.manifest)
         if not all(map(os.path.exists, lists)):
             continue
-        if (key := (config.data.root, *lists)) not in counts:
-            counts[key] = len(read_manifest(lists, root=config.data.root, labels=False))
-        plan_steps(config.data, config.optim, num_videos=counts[key], num_processes=num_processes)
+        if (key := (config.data.root, *lists)) not in sizes:
+            manifest = read_manifest(lists, root=config.data.root, labels=False)
+            sizes[key] = mixture_of(manifest, ()).sizes
+        count = Mixture(tuple(sizes[key]), tuple(config.data.weights)).num_videos
+        plan_steps(config.data, config.optim, num_videos=count, num_processes=num_processes)
 
 
 def _named_paths(command: Command, config: Any) -> tuple[str, ...]:

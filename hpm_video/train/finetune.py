@@ -17,6 +17,7 @@ from hpm_video.data.lists.manifest import (
     read_manifest,
     require_labels,
 )
+from hpm_video.data.loading.mixture import mixture_of
 from hpm_video.models.adapters import train_less
 from hpm_video.models.build import Classifier, build
 from hpm_video.models.compiling import compile_parts
@@ -69,14 +70,15 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
     check_fits_model(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []
-    steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
+    videos = mixture_of(manifest, data.weights)
+    steps = plan_steps(data, optim, num_videos=videos.num_videos, num_processes=world.size)
 
     torch.manual_seed(config.run.seed)
-    data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
+    data_of_steps = describe_data(manifest, videos, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
     start.check_labels(data.labels)
     config, choices = choose_for_machine(config, world, state=start.state, num_classes=num_classes)
-    steps = plan_steps(config.data, optim, num_videos=len(manifest), num_processes=world.size)
+    steps = plan_steps(config.data, optim, num_videos=videos.num_videos, num_processes=world.size)
     evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
     model = build(config, num_classes=num_classes, trained_grid=start.trained_grid())
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
@@ -105,7 +107,8 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     moving = running_means(model)  # of baselines
     class_weights = None
     if optim.class_balance == "weights":
-        weights = balancing_weights(torch.from_numpy(manifest.labels), num_classes)
+        shown = manifest.labels[videos.order(0, 0).numpy() % len(manifest)]  # as in an epoch
+        weights = balancing_weights(torch.from_numpy(shown), num_classes)
         class_weights = weights.to(world.device)
 
     def checkpoint() -> dict[str, Any]:
@@ -133,6 +136,8 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
         )
         if manifest.label_sets is not None:
             run.log.line(manifest.label_sets.in_words())
+        for line in videos.lines(data.manifest):
+            run.log.line(line)
         for warning in (*label_notes(manifest), *evaluation.warnings):
             run.log.line(f"warning: {warning}")
         if (learning := describe_learning(model)) is not None:

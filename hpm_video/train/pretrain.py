@@ -12,6 +12,7 @@ from torch import Tensor
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.mixture import mixture_of
 from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.decoder_masking import num_reconstructed_tokens
@@ -60,9 +61,10 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     manifest = read_manifest(
         data.manifest, root=data.root, labels=False, max_damage=data.max_damage
     )
-    steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
+    videos = mixture_of(manifest, data.weights)
+    steps = plan_steps(data, optim, num_videos=videos.num_videos, num_processes=world.size)
 
-    data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
+    data_of_steps = describe_data(manifest, videos, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="pretrain", total_steps=steps.total, data=data_of_steps)
     if start.state is not None and (before := tokens_of(start.state).grid) != grid:
         raise ValueError(
@@ -70,7 +72,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"not {grid}; model.init={start.source} in place of run.resume begins with its weights"
         )
     config, choices = choose_for_machine(config, world, state=start.state)
-    steps = plan_steps(config.data, optim, num_videos=len(manifest), num_processes=world.size)
+    steps = plan_steps(config.data, optim, num_videos=videos.num_videos, num_processes=world.size)
     torch.manual_seed(config.run.seed)
     student = build(config, trained_grid=start.trained_grid())
     start.load_into(student)
@@ -115,6 +117,8 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "
             f"{steps.per_epoch} steps per epoch, {steps.total} steps in all"
         )
+        for line in videos.lines(data.manifest):
+            run.log.line(line)
         if frozen is not None:
             run.log.line(f"targets are features of {config.loss.target_model}: {frozen.describe()}")
         if teacher is not None and teacher.predicts:

@@ -20,6 +20,7 @@ from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, open_frames
 from hpm_video.data.video.part import file_of
+from hpm_video.data.video.readers.frame_folder import is_pictures
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
 from hpm_video.runtime.replies import answer
@@ -88,7 +89,10 @@ def read_facts(path: str | Path, data: DataConfig) -> Facts:
     timeout_s = data.decode_timeout_s or None
     ask = partial(_facts, data=data)
     facts = read_guarded(ask, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
-    if facts.num_frames < data.num_frames:
+    is_still = facts.num_frames == 1 and is_pictures(
+        file_of(path)
+    )  # of as many frames as asked for
+    if facts.num_frames < data.num_frames and not is_still:
         raise VideoReadError(
             str(path), f"too short: holds {facts.num_frames} frames, a clip takes {data.num_frames}"
         )
@@ -149,7 +153,7 @@ def _window(
     tubelet: Tubelet | None,
 ) -> Window:
     speeds = None
-    if tubelet is None:
+    if tubelet is None or is_pictures(file_of(path)):
         frames = open_frames(path, fps=data.fps).read(indices)
     else:
         video = open_frames(path, "pyav", fps=data.fps, motion=True)

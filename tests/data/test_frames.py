@@ -110,7 +110,7 @@ def test_of_files_that_are_not_there_the_decoder_says_nothing(
     assert reasons == {
         "missing.mp4": "no such file",
         "empty.mp4": "is empty",
-        "folder.mp4": "is a folder, not a video",
+        "folder.mp4": "is a folder, not a video: it holds no numbered images",
     }
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""

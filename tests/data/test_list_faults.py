@@ -18,7 +18,7 @@ from hpm_video.data.lists import overlap
 from hpm_video.data.lists.columns import several_labels
 from hpm_video.data.lists.manifest import Manifest, label_notes, read_manifest, write_manifest
 from hpm_video.data.lists.overlap import find_shared
-from hpm_video.data.lists.spelling import as_on_disk, ffmpeg_of_frames
+from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.listing import list_own
 
 NAMES = [f"{label}_{number}" for label in ("left", "right", "up") for number in range(1, 5)]
@@ -404,32 +404,6 @@ def test_more_labels_than_two(folder: Path) -> None:
     assert said.endswith("(and 11 more: line 2, 3, 4, 5, ...)")
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
-def test_folders_of_frames(tmp_path: Path, video: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [f"frames/{name}" for name in ("left/l 1", "left/l2", "up/u1")]
-    for name in folders:
-        (tmp_path / name).mkdir(parents=True)
-        pictures = str(tmp_path / name / "img_%05d.png")
-        subprocess.run(["ffmpeg", "-v", "error", "-i", str(video), pictures], check=True)
-    texts = (
-        _table("path,num_frames,label", [f"{name},24,{i}" for i, name in enumerate(folders)]),
-        _table("path,label", [f"{name},{i}" for i, name in enumerate(folders)]),
-        _table("", [f"{name} 24 {i}" for i, name in enumerate(folders[1:])]),
-    )
-    for text in texts:
-        path = _write(tmp_path, text)
-        for said in (
-            _refusal(path, labels=False),
-            _error(capsys, "--manifest", path, "-o", tmp_path / "m.csv"),
-        ):
-            assert "is a folder of frames: must be a video" in said and "ffmpeg " in said
-    command = ffmpeg_of_frames(str(tmp_path / folders[0]))
-    assert command is not None and "-start_number 1 " in command and "img_%05d.png" in command
-    subprocess.run(["bash", "-c", f"{command} -v error"], check=True, stdin=subprocess.DEVNULL)
-    assert (tmp_path / f"{folders[0]}.mp4").is_file()
-    assert ffmpeg_of_frames(str(tmp_path)) is None and ffmpeg_of_frames("nowhere") is None
-
-
 def test_all_faults_of_a_list_at_once(tmp_path: Path) -> None:
     rows = ["a.mp4,0,9", "b.mp4,1", ",1,9", "c.mp4,1.5,9", "d.mp4,1,many", "e.mp4,1", "f.mp4,-3,9"]
     said = _refusal(_write(tmp_path, _table("path,label,num_frames", rows)))
@@ -678,8 +652,6 @@ def test_what_json_to_csv_scripts_write(folder: Path) -> None:
         ),
         # R: write.table, which leaves out the header of the row numbers
         ('"path" "label"\n"1" "a.mp4" "left"\n', 'list.csv:2: row ("1" "a.mp4" "left") must'),
-        # mmaction2's rawframes, where they do not lie beside the list
-        ("some/frames_1 163 1\n", "list.csv:1: row (some/frames_1 163 1) must be a video"),
         # pandas: numbers that became floats as some are missing
         (",path,label\n0,a.mp4,3.0\n1,b.mp4,\n", "label (3.0) must be a whole number"),
         # UCF101's classInd.txt

@@ -285,7 +285,6 @@ ROOT = Path(__file__).parents[2]
         ("clip_001 3\n", r"list.csv:1: row \(clip_001 3\).*header path,label"),
         ("clip_001,3\n", r"list.csv:1: row \(clip_001,3\)"),
         ("a.mp4,1\nclip_001,3\n", r"list.csv:2: path \(clip_001\) must end in"),
-        ("frames/clip_1 1 58\n", r"list.csv:1: row"),
         ('{"videos": ["a.mp4"]}\n', r"list.csv:1: must be CSV .* is JSON"),
         ("[\n", r"list.csv:1: must be CSV .* is JSON"),
         ("hpm-video index\n\0\0", r"list.csv must be a list of videos: is the index of one"),

@@ -352,7 +352,7 @@ def test_reasons_are_plain_words_and_nothing_else_is_said(
     reasons = {
         "missing.mp4": "no such file",
         "empty.mp4": "is empty",
-        "folder.mp4": "is a folder, not a video",
+        "folder.mp4": "is a folder, not a video: it holds no numbered images",
         "pipe.mp4": "is not a file",
         "text.mp4": "is not a video, or its header is damaged",
         "half.mp4": "is cut off: an mp4 cannot be read without the index at its end",

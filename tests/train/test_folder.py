@@ -22,6 +22,7 @@ from hpm_video.cli.main import main
 from hpm_video.config import FinetuneConfig, PretrainConfig, RunConfig
 from hpm_video.config.settings import config_to_dict, load_config
 from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.loading.mixture import mixture_of
 from hpm_video.models.build import build_classifier, build_model
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.runtime.distributed import World
@@ -551,7 +552,7 @@ def test_what_makes_a_list_another_one(tmp_path: Path) -> None:
     def digest(rows: str, name: str = "list.csv") -> str:
         (tmp_path / name).write_text(f"path,label,num_frames,status\n{rows}")
         manifest = read_manifest(tmp_path / name)
-        described = describe_data(manifest, videos_per_step=4)
+        described = describe_data(manifest, mixture_of(manifest, []), videos_per_step=4)
         assert described["num_videos"] == len(manifest)
         assert described["videos_per_step"] == 4
         return str(described["videos"])

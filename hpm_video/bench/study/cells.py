@@ -177,7 +177,7 @@ class Study:
         for name, part in self.config.few_labels.items():
             manifest = self.folder / "data" / data_set / "few_labels" / f"{name}.csv"
             tuned = self._finetuning(data_set, variant, tuple(part.settings))
-            tuned = replace(tuned, data=replace(tuned.data, manifest=[str(manifest)]))
+            tuned = replace(tuned, data=replace(tuned.data, manifest=[str(manifest)], weights=[]))
             own = of_cell(tuned, f"finetune_{name}")
             few.append(FewLabels(name, part.count, manifest, own))
         return Cell(

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from hpm_video.data.lists.faults import Faults
-from hpm_video.data.lists.rows import INTEGER, first_few, is_video_name, shown
-from hpm_video.data.lists.spelling import ffmpeg_of_frames
+from hpm_video.data.lists.rows import INTEGER, first_few, shown
 from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS
 
 COLUMNS = ("path", "label", *PART_COLUMNS, "num_frames", "fps", "width", "height", "status")
@@ -63,18 +62,13 @@ class Columns:
             self._yes = next((match[1] for match in found.values() if match), "")
         self._labels = [name for name, word in plain.items() if _NUMBERED_LABEL.fullmatch(word)]
         self._values: Counter[str] = Counter()  # of the first of the split columns
-        self._first: tuple[str, dict[str, str]] | None = None  # where a part or folder is named
+        self._first: tuple[str, dict[str, str]] | None = None  # where a part is named
         self._has_labels = False
         self.is_watched = bool(self._parts or self._splits or self._labels)
         self._unused = [n for n in plain if n not in (*_ALSO_OURS, *self._splits)]
         # The third column of a list without header, as a rule, which may be another thing
         self.has_bare_counts = tuple(header) == ("path", "num_frames", "label")
         self._used = [name for name in header if name in COLUMNS]
-        if not is_video_name(name := header["path"]):
-            self._folder_of_frames = ffmpeg_of_frames(os.path.join(root, name))
-        else:
-            self._folder_of_frames = None
-        self._example = name
 
     def note(self, row: Mapping[str, str], where: str) -> None:
         """Look at a row; only where ``is_watched``."""
@@ -117,13 +111,6 @@ class Columns:
     def find_faults(self, faults: Faults, *, chosen: bool = False, labels: bool = True) -> None:
         """Note what cannot be meant. ``chosen``: whether rows of one split were chosen; ``labels``:
         whether labels are read."""
-        if self._folder_of_frames is not None:
-            faults.add(
-                "frames",
-                str(self._file),
-                f"path ({shown(self._example)}) is a folder of frames: must be a video; this makes "
-                f"one: {self._folder_of_frames}",
-            )
         if self._first is not None:
             where, part = self._first
             given = ", ".join(f"{shown(name)} ({shown(text)})" for name, text in part.items())

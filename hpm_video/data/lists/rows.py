@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hpm_video.data.lists.faults import Faults
-from hpm_video.data.lists.spelling import ffmpeg_of_frames
+from hpm_video.data.video.readers.frame_folder import IMAGE_SUFFIX, is_image_name
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.reading import open_regular
 
@@ -26,6 +26,8 @@ _SUFFIX = (
     r"\.(?:3g2|3gp|asf|avi|divx|f4v|flv|gif|h264|hevc|m2ts|m2v|m4v|mjpeg|mjpg|mkv|mov|mp4|mpe|mpeg"
     r"|mpg|mts|mxf|ogg|ogm|ogv|qt|rm|rmvb|ts|vob|webm|wmv|y4m)"
 )
+# In a list an image may stand, too: a still video
+_LISTED = rf"(?:{_SUFFIX}|{IMAGE_SUFFIX})"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
@@ -41,12 +43,14 @@ _AROUND = ' \t\r\n"\ufeff'  # a column's name; a byte order mark is before a lis
 _COLUMN_NAMES = {"path", "label", "num_frames", *_ALIASES, *_LABEL_NUMBERS}
 _HEADERLESS = {1: ("path",), 2: ("path", "label"), 3: ("path", "num_frames", "label")}
 # The path may hold spaces: it ends where a video's name does. `a b.mp4 120 3` -> a b.mp4, 120, 3
-_SPACED = re.compile(rf"(.*{_SUFFIX})(?:(?:\s+(\d+))?\s+(\S+))?", re.IGNORECASE)
+_SPACED = re.compile(rf"(.*{_LISTED})(?:(?:\s+(\d+))?\s+(\S+))?", re.IGNORECASE)
 _SPACED_QUOTED = re.compile(r'("(?:[^"]|"")+")(?:(?:\s+("?\d+"?))?\s+("[^"]*"|\S+))?')
+# A folder of frames, as lists of "rawframes" name them: only with both numbers behind it
+_FOLDER = re.compile(r"((?:[^\s\"]*/)?[^\s\"./]+/?)\s+(\d+)\s+(\d+)", re.ASCII)
 _SMALL = 1 << 26  # bytes of a list whose lines may be as long as it is
 _LONGEST_LINE = 1 << 20  # csv.reader takes fields of 131,072 characters
 _VIDEO_NAME = re.compile(rf".+{_SUFFIX}", re.IGNORECASE | re.DOTALL)
-_NAMES_A_VIDEO = re.compile(rf"{_SUFFIX}(?![^\s,;\"'])", re.IGNORECASE)
+_NAMES_A_VIDEO = re.compile(rf"{_LISTED}(?![^\s,;\"'])", re.IGNORECASE)
 
 
 def read_rows(
@@ -99,7 +103,8 @@ def read_rows(
                     "\n" if _is_comment(line) else line for line in itertools.chain([first], lines)
                 )
                 rows = _split_lines(path, start, kept, delimiter, noted)
-                yield from _headerless_rows(path, rows, noted)
+                by_spaces = delimiter == " "
+                yield from _headerless_rows(path, rows, noted, may_be_folders=by_spaces)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -161,6 +166,11 @@ def is_video_name(name: str) -> bool:
     return _VIDEO_NAME.fullmatch(os.path.basename(name)) is not None
 
 
+def _is_listed(name: str) -> bool:
+    """Whether a name may stand in a list without a header, where columns are not named."""
+    return is_video_name(name) or is_image_name(name)
+
+
 def shown(text: str) -> str:
     """A text from a file as part of a message: on one line, and not too long."""
     text = printable(text)
@@ -199,8 +209,8 @@ def _detect(where: str, first: str) -> tuple[str, list[str] | None]:
             )
         # A path may hold a comma itself: what precedes the first one must be a video's name, and
         # what follows the last one must not
-        is_row = len(fields) > 1 and is_video_name(fields[0].strip())
-        if is_row and not is_video_name(fields[-1].strip()):
+        is_row = len(fields) > 1 and _is_listed(fields[0].strip())
+        if is_row and not _is_listed(fields[-1].strip()):
             return delimiter, None
     header = _column_names(first.split())
     # A path with spaces may hold such words too: only a line made of nothing else is a header
@@ -231,7 +241,8 @@ def _split_lines(
     if delimiter == " ":
         why = ""  # of the first line that is no row; the others are only counted
         for number, line in enumerate(map(str.strip, lines), start):
-            if match := _SPACED.fullmatch(line) or _SPACED_QUOTED.fullmatch(line):
+            match = _SPACED.fullmatch(line) or _SPACED_QUOTED.fullmatch(line)
+            if match := match or _FOLDER.fullmatch(line):
                 fields = [field for field in match.groups() if field is not None]
                 yield number, list(map(_bare, fields)) if '"' in line else fields
             elif line:
@@ -266,10 +277,12 @@ def _bare(field: str) -> str:
 def _no_row(line: str, folder: Path) -> str:
     """What to say of a line that is no row of a list whose columns are separated by spaces."""
     first, *rest = line.split()
-    if command := ffmpeg_of_frames(os.path.join(folder, first)):
-        said = f"path ({shown(first)}) is a folder of frames"
-        return f"{said}: must be a video; this makes one: {command}"
-    if is_video_name(first) and len(rest) > 2 and all(map(str.isdecimal, rest)):
+    if os.path.isdir(os.path.join(folder, first)):
+        return (
+            f"row ({shown(line)}) names a folder: must be `folder num_frames label`, or in a CSV "
+            "with the header path,label"
+        )
+    if _is_listed(first) and len(rest) > 2 and all(map(str.isdecimal, rest)):
         return (
             f"row ({shown(line)}) must have one label, or several with no blank between them and "
             "labels.separator"
@@ -308,7 +321,11 @@ def _rows_below_header(
 
 
 def _headerless_rows(
-    path: Path, lines: Iterable[tuple[int, list[str]]], faults: Faults
+    path: Path,
+    lines: Iterable[tuple[int, list[str]]],
+    faults: Faults,
+    *,
+    may_be_folders: bool,
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a list without header. Those that cannot be meant, or differ in width, are faults."""
     width = 0  # of all rows, as the first has it; what is empty in that beyond two is no column
@@ -329,7 +346,7 @@ def _headerless_rows(
             faults.add("width", where, rule)
             continue
         row = dict(zip(columns, map(str.strip, fields), strict=False))
-        if not is_video_name(row["path"]):
+        if not (_is_listed(row["path"]) or (may_be_folders and width == 3)):
             rule = (
                 f"path ({shown(row['path'])}) must end in .mp4, .webm, .avi or the like; lists of "
                 "other names need a CSV with the header path,label"

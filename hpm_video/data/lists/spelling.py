@@ -5,8 +5,6 @@ backslashes. Older programs write the bytes of Windows-1252.
 """
 
 import os
-import re
-import shlex
 from collections.abc import Iterator
 from unicodedata import normalize
 
@@ -30,25 +28,6 @@ def as_on_disk(folder: str, name: str) -> str:
         return path
     found = (_found(folder, spelled) for spelled in _spellings(name))
     return next(filter(None, found), path)
-
-
-def ffmpeg_of_frames(folder: str) -> str | None:
-    """The command that makes a video of a folder of numbered pictures; None where it has none."""
-    numbered = re.compile(r"(.*?)(\d+)(\.(?:jpe?g|png|bmp|tiff?|webp))", re.IGNORECASE)
-    try:
-        with os.scandir(folder) as entries:
-            found = [match for e in entries if (match := numbered.fullmatch(e.name))]
-    except OSError:
-        return None
-    if not found:
-        return None
-    prefix, number, suffix = min(found, key=lambda match: int(match[2])).groups()
-    width = f"0{len(number)}" if len({len(match[2]) for match in found}) == 1 else ""
-    pattern = os.path.join(folder, f"{prefix}%{width}d{suffix}")
-    return (
-        f"ffmpeg -framerate 30 -start_number {int(number)} -i {shlex.quote(pattern)} -c:v libx264 "
-        f"-crf 18 -pix_fmt yuv420p -vf 'pad=ceil(iw/2)*2:ceil(ih/2)*2' {shlex.quote(folder)}.mp4"
-    )
 
 
 def as_text(text: str) -> str:

@@ -14,6 +14,7 @@ from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.bad_videos import UnreadableDataError
 from hpm_video.data.loading.batches import read_batches
 from hpm_video.data.loading.device_copy import Copied, on_device
+from hpm_video.data.loading.mixture import Mixture, mixture_of
 from hpm_video.data.samples.clips import MAX_UNREADABLE_IN_A_ROW, ClipDataset, ClipReader
 from hpm_video.data.samples.device_crops import FrameReader
 from hpm_video.data.samples.scores import Tubelet
@@ -91,14 +92,14 @@ class StepSampler:
     """Which clips, as lists of (epoch, index), each micro-batch of this process holds.
 
     The order of an epoch depends on seed and epoch alone, and its first `steps_per_epoch` batches
-    of `global_batch` videos are used, so no video is shown twice in an epoch. The slots of a step
-    are dealt in the order [micro-batch][process][position]. Hence what is in a step, and in which
-    order, depends on the product only, not on how it is shared out; and a run that starts at
-    `start_step` goes on exactly as one that never stopped. ValueError where the data set is smaller
-    than one step.
+    of `global_batch` videos are used, so no video is shown more often than `mixture` says, without
+    one no more than once. The slots of a step are dealt in the order
+    [micro-batch][process][position]. Hence what is in a step, and in which order, depends on the
+    product only, not on how it is shared out; and a run that starts at `start_step` goes on exactly
+    as one that never stopped. ValueError where the data set is smaller than one step.
     """
 
-    num_videos: int
+    num_videos: int  # of an epoch
     _: KW_ONLY
     batch_size: int  # videos per process and micro-batch
     accumulation: int  # micro-batches per step
@@ -107,9 +108,11 @@ class StepSampler:
     seed: int  # of the order, at least 0; the same in all processes
     start_step: int  # the first one to yield
     num_steps: int  # the step to stop before, counted from the start of the run
+    mixture: Mixture | None = None  # of several lists, with so many videos an epoch
 
     def __post_init__(self) -> None:
         assert 0 <= self.rank < self.world_size and 0 <= self.start_step <= self.num_steps
+        assert self.mixture is None or self.mixture.num_videos == self.num_videos
         _ = self.steps_per_epoch
 
     @property
@@ -121,23 +124,18 @@ class StepSampler:
         return steps_per_epoch(self.num_videos, self.global_batch)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        mixture = self.mixture or Mixture((self.num_videos,))
         order_epoch, order = -1, torch.empty(0)
         for step in range(self.start_step, self.num_steps):
             epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:
-                order_epoch, order = epoch, self._order(epoch)
+                order_epoch, order = epoch, mixture.order(self.seed, epoch)
             start = step_in_epoch * self.global_batch
             chosen = order[start : start + self.global_batch]
             # (G,) -> (accumulation, world_size, batch_size) -> ours
             layout = chosen.view(self.accumulation, self.world_size, self.batch_size)
             for indices in layout[:, self.rank].tolist():
                 yield [(epoch, index) for index in indices]
-
-    def _order(self, epoch: int) -> torch.Tensor:
-        # SeedSequence mixes: with seed + epoch, run 0's epoch 1 would be run 1's epoch 0
-        (seed,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(seed))
-        return torch.randperm(self.num_videos, generator=generator)
 
 
 def train_loader(
@@ -217,8 +215,10 @@ def clip_batches(
     """
     check_decoder(data.decoder)
     reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment, tubelet)
+    mixture = mixture_of(manifest, data.weights)
     sampler = StepSampler(
-        len(manifest),
+        mixture.num_videos,
+        mixture=mixture,
         batch_size=data.videos_at_once,
         accumulation=accumulation,
         world_size=world.size,

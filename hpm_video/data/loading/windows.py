@@ -24,6 +24,7 @@ from hpm_video.data.video.frame_table import fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, reading
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.part import file_of, split_part
+from hpm_video.data.video.readers.exact import exact_reader
 from hpm_video.data.video.timeline import frames_at, frames_of
 from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
 
@@ -65,13 +66,11 @@ class LongVideo:
     def __init__(
         self, path: str | Path, table: bytes | None = None, *, rate: float | None = None
     ) -> None:
-        from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415 - as in `video`
-
         self.path = str(path)
         check_is_file(self.path)
         with reading(self.path):
             file, part = split_part(self.path)
-            self._reader = PyavReader(file, fitting_table(table, file))
+            self._reader = exact_reader(file, fitting_table(table, file))
             within = frames_of(self._reader.table, part)
         self.num_frames, self.fps = len(within), self._reader.fps
         self.times = self._reader.table.seconds()[within.start : within.stop + 1]

@@ -15,18 +15,22 @@ from math import floor
 from operator import attrgetter
 
 import av
+import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from av.video.stream import VideoStream
 
 from hpm_video.data.video.frame_table import FrameTable
-from hpm_video.data.video.frames import VideoReadError
+from hpm_video.data.video.frames import VideoReadError, reading
 from hpm_video.data.video.readers import UnreadableError, demux
+from hpm_video.data.video.readers.exact import exact_reader
+from hpm_video.data.video.readers.frame_folder import is_pictures
 from hpm_video.data.video.readers.pyav import PyavReader
 
 # x264's, from the quickest to the one that makes the smallest files
 PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
 )  # fmt: skip
+USUAL_FPS = 25  # where nothing says how long frames are shown
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def _encode(reader: "_Reader", target: str, encoding: Encoding) -> Encoded:
         raise VideoReadError(reader.path, "has no frames")
     width, height = _target_size(first, encoding.short_side)
     time_base = first.time_base if first.time_base else Fraction(1, 1000)
-    rate = reader.rate or Fraction(25)
+    rate = reader.rate or Fraction(USUAL_FPS)
     timed = _timed(chain([first], frames), max(1, round(1 / rate / time_base)))
     shown: Iterator[tuple[VideoFrame, int]] = ((frame, start) for frame, start, _ in timed)
     if encoding.fps is not None:
@@ -149,6 +153,9 @@ class _Reader:
 
     def frames(self) -> Iterator[VideoFrame]:
         """Yield all frames that can be decoded, in order."""
+        if is_pictures(self.path):
+            yield from self._stills()
+            return
         try:
             container, stream = demux.open_video(self.path)
         except UnreadableError as error:
@@ -172,6 +179,18 @@ class _Reader:
             return
         for packet in chain(demux.packets(container, stream), [None]):
             yield from demux.decode(stream.codec_context, packet) or []
+
+    def _stills(self) -> Iterator[VideoFrame]:
+        """Yield the frames of a folder, or the one of an image: all of them must decode."""
+        with reading(self.path):
+            reader = exact_reader(self.path)
+            self.rate = Fraction(reader.fps).limit_denominator(1_000_000) or None
+            wanted = range(reader.num_frames) if self._part is None else self._part[1]
+            for number, pixels in zip(wanted, reader.stream(wanted), strict=True):
+                frame = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                frame.pts, frame.time_base = number, 1 / (self.rate or Fraction(USUAL_FPS))
+                self.num_read += 1
+                yield frame
 
 
 def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:

@@ -30,7 +30,7 @@ from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of, s
 from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos, shown
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
-from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.data.prepare.tree import Images, VideoTree
 from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS, Part
 from hpm_video.runtime.files import keep_original, writing
 from hpm_video.runtime.reading import open_regular
@@ -130,23 +130,30 @@ def list_official(
 
 
 def list_folder(
-    folder: str | Path, output: str | Path, *, classes: str | Path | None = None
+    folder: str | Path,
+    output: str | Path,
+    *,
+    classes: str | Path | None = None,
+    images: Images | None = None,
 ) -> Listed:
     """List a folder that has a folder of videos per class, or videos only (without labels then).
 
     Classes are numbered by `classes`, else the `classes.txt` in the folder, else that beside the
     manifest, else in the order of their names (whole numbers in the order of their values).
+    ``images``: what images are, see `VideoTree`.
 
     Raises FileNotFoundError: the folder does not exist; ValueError: it has no videos, videos beside
     class folders, folders of splits, or of classes that are not among the known ones.
     """
-    tree = VideoTree(folder)
+    tree = VideoTree(folder, images=images)
     _check_output(output, ())
     paths = [*tree.videos, *tree.dangling]
     parts = [os.path.relpath(path, folder).split(os.sep) for path in paths]
     folders = {part[0] for part in parts if len(part) > 1}
     if not parts:
-        raise ValueError(f"{folder} must hold videos in a folder per class: has none")
+        raise ValueError(
+            f"{folder} must hold videos in a folder per class: has none{_of_images(tree)}"
+        )
     if folders and len(folders) <= 3 and {name.lower() for name in folders} <= _SPLITS:
         raise ValueError(
             f"{folder} must hold a folder per class: has those of splits "
@@ -179,7 +186,10 @@ def list_folder(
     if folders and (without := tree.folders_without_videos):
         notes.append(f"{len(without)} folders have no video: {first_few(without, 5)}")
     if skipped := tree.num_others + len(tree.texts):
-        notes.append(f"{skipped} other files were left out")
+        notes.append(f"{skipped} other files were left out{_of_images(tree)}")
+    if tree.num_folders:
+        other = "`--images stills` lists each of their images as a video instead"
+        notes.append(f"{tree.num_folders} of the videos are folders of frames: {other}")
     names = known.names if folders else ()
     source = f"in {folder}"
     missing = [{**row, "status": "missing"} for row in missing]
@@ -268,7 +278,7 @@ def list_own(
         path = as_on_disk(start, row["path"])
         kept: Row = {key: value or None for key, value in row.items() if key}  # no row numbers
         kept |= {"path": path, "label": int(values[code]) if values[code] >= 0 else None}
-        if os.path.isfile(path):
+        if os.path.isfile(path) or os.path.isdir(path):
             rows.append(kept)
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})
@@ -295,6 +305,16 @@ def _with_part(row: dict[str, str], renamed: Mapping[str, str], file: Path) -> d
             text = f"{time:.12g}"
         row = {new if name == old else name: text if name == old else t for name, t in row.items()}
     return row
+
+
+def _of_images(tree: VideoTree) -> str:
+    """What to say of images that are no videos, after how many files are none."""
+    if tree.num_images <= len(tree.videos):  # such as thumbnails beside them
+        return ""
+    return (
+        f", {tree.num_images} of them images: `--images stills` lists each as a still video, "
+        "`--images frames` each folder of numbered ones as a video"
+    )
 
 
 def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | None:

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from hpm_video.config.values import Decoder
-from hpm_video.data.prepare.encode import Encoding, encode_video
+from hpm_video.data.prepare.encode import USUAL_FPS, Encoding, encode_video
 from hpm_video.data.prepare.verdict import (
     BAD,
     DAMAGED,
@@ -25,10 +25,12 @@ from hpm_video.data.prepare.verdict import (
     silence,
 )
 from hpm_video.data.video.frame_indices import random_dense_indices
-from hpm_video.data.video.frame_table import WITHOUT_TIMES, fitting_table
+from hpm_video.data.video.frame_table import FRAMES, IMAGE, WITHOUT_TIMES, fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, open_video
 from hpm_video.data.video.part import Part
 from hpm_video.data.video.readers import why
+from hpm_video.data.video.readers.exact import exact_reader
+from hpm_video.data.video.readers.frame_folder import FPS_FILE, is_pictures
 from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.data.video.timeline import frames_of
 from hpm_video.runtime.files import new_file
@@ -93,7 +95,10 @@ class Transcode:
         check_is_file(work.source)
         source = fitting_table(work.table, work.source)
         if source is None or not source.is_decoded:
-            source = decoded_table(work.source, find_starts=False)
+            if is_pictures(work.source):
+                source = exact_reader(work.source).table
+            else:
+                source = decoded_table(work.source, find_starts=False)
         # Else a file cut short would pass for a shorter one
         if work.num_frames not in (None, source.num_frames):
             return Verdict(BAD, f"{source.num_frames} of {work.num_frames} frames can be decoded")
@@ -111,7 +116,9 @@ class Transcode:
         if verdict.num_frames != encoded.num_written:
             reason = f"of {encoded.num_written} frames encoded {verdict.num_frames} are read"
             return Verdict(BAD, reason)
-        if damage := damage_of(source):
+        if source.container == FRAMES and not source.fps:
+            verdict = replace(verdict, reason=f"no {FPS_FILE}: at {USUAL_FPS} frames per second")
+        if source.container not in (FRAMES, IMAGE) and (damage := damage_of(source)):
             num_damaged = source.num_damaged + source.num_lost - source.num_lost_first
             reason = f"shows the damage of its source: {damage}"
             return replace(verdict, status=DAMAGED, damaged=num_damaged, reason=reason)

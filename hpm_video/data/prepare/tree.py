@@ -1,20 +1,35 @@
-"""What lies in a folder of videos: which files there are, and where a named one is."""
+"""What lies in a folder of videos: which files there are, and where a named one is.
+
+A folder of frames is a video here as a file is, unless single images are asked for.
+"""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from hpm_video.data.lists.rows import is_video_name, shown
+from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.readers.frame_folder import (
+    FPS_FILE,
+    frames_among,
+    is_image_name,
+    num_missing,
+)
 
 # What a list of videos may be; frames of videos, by the million, are not remembered
+Images = Literal["frames", "stills"]
 _TEXT_SUFFIXES = (".csv", ".json", ".txt")
 
 
 class VideoTree:
     """The videos and lists below a folder, found by one walk. Hidden files are no part of it."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, images: Images | None = None) -> None:
         """Walk the folder.
+
+        ``images``: whether numbered images are the frames of a video, a folder each, or each image
+        is a still video. By default they are frames where at least half of the numbers are there.
 
         Raises FileNotFoundError: it does not exist; ValueError: it is no folder, or one below it
         cannot be read.
@@ -23,18 +38,28 @@ class VideoTree:
         self.videos: list[str] = []  # paths, joined to the folder, in the order of their names
         self.texts: list[str] = []  # the same of csv, json and txt files
         self.num_others = 0  # files of other kinds
+        self.num_folders = 0  # of frames, among the videos
+        self.num_images = 0  # of these, images that are taken for no frames
         self.dangling: list[str] = []  # links named like videos, to files that are not there
         if not os.path.exists(folder):
             raise FileNotFoundError(f"{folder} does not exist (expected a folder of videos)")
         if not os.path.isdir(folder):
             raise ValueError(f"{folder} must be a folder of videos")
-        for path, is_there in _files_below(self.folder):
-            if is_video_name(path):
-                (self.videos if is_there else self.dangling).append(path)
-            elif path.lower().endswith(_TEXT_SUFFIXES):
-                self.texts.append(path)
-            else:
-                self.num_others += 1
+        for place, files in _folders_below(self.folder):
+            has_frames = images != "stills" and _has_frames(files, sure=images == "frames")
+            if has_frames:
+                self.videos.append(place)
+                self.num_folders += 1
+            for path, is_there in files:
+                if is_video_name(path) or (images == "stills" and is_image_name(path)):
+                    (self.videos if is_there else self.dangling).append(path)
+                elif os.path.basename(path) == FPS_FILE or (has_frames and is_image_name(path)):
+                    continue
+                elif path.lower().endswith(_TEXT_SUFFIXES):
+                    self.texts.append(path)
+                else:
+                    self.num_others += 1
+                    self.num_images += is_image_name(path)
         self._by_stem: dict[str, list[str]] = {}
         for path in self.videos:
             self._by_stem.setdefault(_stem(path), []).append(path)
@@ -73,8 +98,21 @@ def _plain(text: str) -> str:
     return "".join(filter(str.isalnum, text)).casefold()
 
 
-def _files_below(folder: str) -> Iterator[tuple[str, bool]]:
-    """Yield regular files and True, links to nothing and False.
+def _has_frames(files: Sequence[tuple[str, bool]], *, sure: bool) -> bool:
+    """Whether files of one folder are the frames of a video: no file of video lies beside them."""
+    if not any(is_image_name(path) for path, _ in files):
+        return False
+    if any(is_video_name(path) for path, _ in files):
+        return False
+    try:
+        frames = frames_among(os.path.basename(path) for path, is_there in files if is_there)
+    except UnreadableError:
+        return False
+    return len(frames) > 1 and (sure or len(frames) >= num_missing(frames.numbers))
+
+
+def _folders_below(folder: str) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
+    """Yield each folder with its regular files and True, its links to nothing and False.
 
     Each folder is gone through once, even where links make a loop: under its own name where it has
     one here, else under that of the first link to it.
@@ -91,9 +129,8 @@ def _files_below(folder: str) -> Iterator[tuple[str, bool]]:
         folders = [entry for entry in entries if _is(entry.is_dir)]
         waiting += [entry.path for entry in reversed(folders) if not entry.is_symlink()]
         links += [entry.path for entry in folders if entry.is_symlink()]
-        for entry in entries:
-            if (is_there := _is(entry.is_file)) or _is_dangling(entry):
-                yield entry.path, is_there
+        kinds = ((entry, _is(entry.is_file)) for entry in entries)
+        yield current, [(e.path, there) for e, there in kinds if there or _is_dangling(e)]
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

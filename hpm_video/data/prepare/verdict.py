@@ -7,6 +7,7 @@ all, and `bad` where nothing can be read of it. What is unusual about an ok one 
 import base64
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -17,6 +18,8 @@ import numpy as np
 from hpm_video.data.video.frame_table import FrameTable, fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError, demux, headers, why
+from hpm_video.data.video.readers.frame_folder import gaps, is_pictures
+from hpm_video.data.video.readers.pictures import PictureReader
 from hpm_video.data.video.readers.pyav import PyavReader
 from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.runtime.replies import answer
@@ -25,6 +28,8 @@ OK, DAMAGED, BAD = "ok", "damaged", "bad"
 USED = (OK, DAMAGED)  # by training
 _QUICK_FRAMES = 8  # read at the head, at the tail and at each random place
 _QUICK_PLACES = 2
+_SEVERAL_SIZES = "has pictures of several sizes, all scaled to the first, {} x {}"
+_MOST_NAMED = 3  # frames of a folder that cannot be decoded
 _LONG = 300  # frames, which take a while to decode for one clip
 _DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
 
@@ -72,12 +77,18 @@ class Verdict:
 
 
 def file_identity(path: str) -> tuple[int | None, int | None]:
-    """Size in bytes and time of the last change in ns of a file, which tell it from a changed one.
+    """Size in bytes and time of the last change in ns of a file, or of all in a folder, which tell
+    it from a changed one.
 
     Both None where there is no file that could be asked.
     """
     try:
         status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            with os.scandir(path) as entries:
+                each = [entry.stat() for entry in entries if entry.is_file()]
+            times = (one.st_mtime_ns for one in each)
+            return sum(one.st_size for one in each), max(status.st_mtime_ns, *times, 0)
     except (OSError, ValueError):
         return None, None
     return status.st_size, status.st_mtime_ns
@@ -97,7 +108,10 @@ def inspect_video(path: str, *, quick: bool = False, table: bytes | None = None)
     before = file_identity(path)
     try:
         check_is_file(path)
-        verdict = _quick_verdict(path, table) if quick else _verdict(path, decoded_table(path))
+        if is_pictures(path):
+            verdict = _verdict_of_pictures(path, quick=quick)
+        else:
+            verdict = _quick_verdict(path, table) if quick else _verdict(path, decoded_table(path))
     except VideoReadError as error:
         verdict = Verdict(BAD, error.reason)
     except Exception as error:  # noqa: BLE001 - no file may stop the check of all others
@@ -124,6 +138,40 @@ def _verdict(path: str, table: FrameTable, size: tuple[int, int] | None = None) 
         fps=table.fps or None,
         height=size[0],
         width=size[1],
+        table=table.to_bytes(),
+    )
+
+
+def _verdict_of_pictures(path: str, *, quick: bool) -> Verdict:
+    """The verdict on a folder of frames or an image."""
+    reader = PictureReader(path)
+    places = _places(reader.num_frames) if quick else [range(reader.num_frames)]
+    looked = reader.look(chain(*places))
+    if quick and looked.broken:
+        return _verdict_of_pictures(path, quick=False)
+    num_broken, count = len(looked.broken), reader.num_frames
+    if num_broken == count:
+        return Verdict(BAD, reader.none(looked.broken[0]))
+    table = replace(reader.table, is_decoded=not quick, num_damaged=num_broken)
+    more = ", ..." if num_broken > _MOST_NAMED else ""
+    named = f"{', '.join(looked.broken[:_MOST_NAMED])}{more}"
+    used, strays = looked.largest_grey.bit_length(), reader.files.num_strays
+    said = {
+        f"{damage_of(table)} ({named})": num_broken,
+        "is a single picture": count == 1,
+        gaps(reader.files.numbers): gaps(reader.files.numbers),
+        _SEVERAL_SIZES.format(table.width, table.height): table.other_sizes,
+        f"grey with 16 bits, of which {used} are used: the upper 8 are read": used,
+        f"{strays} other images in the folder are left out": strays,
+    }
+    return Verdict(
+        DAMAGED if num_broken else OK,
+        "; ".join(text for text, holds in said.items() if holds),
+        num_frames=count,
+        damaged=num_broken,
+        fps=table.fps or None,
+        height=table.height,
+        width=table.width,
         table=table.to_bytes(),
     )
 
@@ -156,7 +204,7 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
     if table.is_tilted:
         found.append("is to be turned by an angle that is no quarter, which is not done")
     if table.other_sizes:
-        found.append(f"has pictures of several sizes, all scaled to the first, {shown}")
+        found.append(_SEVERAL_SIZES.format(size[1], size[0]))
     if table.is_interlaced:
         found.append("is interlaced")
     if match := _DEEP_GREY.fullmatch(table.pix_fmt):

@@ -255,12 +255,13 @@ class ClipDataset(Dataset[ClipSample]):
         return len(self.manifest)
 
     def requests(self, key: tuple[int, int]) -> Iterator[Request]:
-        """Yield the clip of key (epoch, index), then those that replace unreadable ones.
+        """Yield the clip of key (epoch, index), then those that replace unreadable ones. An index
+        past the list is another clip of a video that the epoch shows before, see `Mixture.order`.
 
         They are functions of the key and the seed alone, not of what was wrong with the others.
         """
         # The video asked for has a seed of three numbers, its replacements have one more
-        yield self._request(key[1], *key)
+        yield self._request(key[1] % len(self), *key)
         drawn = np.random.default_rng((self.seed, *key, MAX_UNREADABLE_IN_A_ROW))
         for attempt in range(1, MAX_UNREADABLE_IN_A_ROW):
             yield self._request(int(drawn.integers(len(self))), *key, attempt)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import struct
 import zlib
 from dataclasses import dataclass, field, fields
@@ -30,6 +31,7 @@ NO_TIMES = "frames without times of their own"
 DECODING_TIMES = "frames with the times at which they are decoded"
 OTHER_ORDER = "frames in another order than that of their times"
 WITHOUT_TIMES = (NO_TIMES, DECODING_TIMES, OTHER_ORDER)  # no time says when a frame is shown
+FRAMES, IMAGE = "folder of frames", "image"  # containers that are no files of video
 VERSION = 1  # of what tables say: of another version they are not used
 
 
@@ -85,6 +87,7 @@ class FrameTable:
     has_hidden: bool = False  # whether an edit list hides frames, which are decoded nevertheless
     num_tracks: int = 1  # of video
     codecs: tuple[str, ...] = ()  # of all tracks, those of sound too
+    files: str = ""  # of a folder of frames, whose numbers are in `places`: see `FrameFiles`
     times: Numbers = field(default_factory=_none)  # (num_frames,) of each frame, rising
     places: Numbers = field(default_factory=_none)  # (num_frames,) the packet of each frame
     starts: Starts = field(default_factory=Starts)
@@ -99,13 +102,18 @@ class FrameTable:
         """Whether decoding may begin elsewhere than at the start of the file."""
         return len(self.starts) > 1
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether frames have times of their own: those of pictures are counted."""
+        return self.is_regular and self.container not in (FRAMES, IMAGE)
+
     def fits(self, path: str) -> bool:
         """Whether the file still is what this tells of."""
         try:
             status = os.stat(path)
         except (OSError, ValueError):
             return False
-        return self.fits_identity(status.st_size, status.st_mtime_ns)
+        return self.fits_identity(*identity_of(status))
 
     def fits_identity(self, num_bytes: int, mtime_ns: int) -> bool:
         """Whether a file of this size and time of change is the one this tells of.
@@ -202,7 +210,7 @@ class FrameTable:
         second where frames have no times of their own, NaN without that either.
         """
         step = 1 / self.fps if self.fps else np.nan
-        if not self.is_regular:
+        if not self.is_timed:
             return np.arange(self.num_frames + 1, dtype=np.float64) * step
         unit = self.time_base[0] / self.time_base[1]
         times = self.times * unit
@@ -212,6 +220,12 @@ class FrameTable:
         return np.asarray(
             np.append(times, times[-1] + (self.last_lasts * unit or step)) - start, np.float64
         )
+
+
+def identity_of(status: os.stat_result) -> tuple[int, int]:
+    """What tells a path from a changed one: bytes and time of change of a file; of a folder, whose
+    bytes depend on the file system, when files came to it or left it."""
+    return 0 if stat.S_ISDIR(status.st_mode) else status.st_size, status.st_mtime_ns
 
 
 def fitting_table(data: bytes | None, path: str) -> FrameTable | None:

@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.config.values import Decoder
-from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.frame_table import FRAMES, FrameTable, identity_of
 from hpm_video.data.video.motion import NO_VECTORS, Speeds
 from hpm_video.data.video.orientation import UPRIGHT
 from hpm_video.data.video.part import Part, file_of, split_part
 from hpm_video.data.video.readers import Reader, UnreadableError, check_clip, why
+from hpm_video.data.video.readers.exact import exact_reader
+from hpm_video.data.video.readers.frame_folder import gaps, is_pictures
 from hpm_video.data.video.readers.headers import begins_as, has_plain_name
 from hpm_video.data.video.timeline import Frames, Selection, frames_at, frames_of
 from hpm_video.runtime.replies import answer
@@ -64,13 +66,14 @@ _kept: OrderedDict[tuple[object, ...], "Video"] = OrderedDict()  # long ones, la
 
 
 class Video:
-    """An open video; made by `open_video`. Decodes nothing before it is asked for frames.
+    """An open video, folder of frames or image; made by `open_video`. Decodes nothing before it is
+    asked for frames.
 
     Attributes:
-        path: the file.
+        path: the file or folder.
         num_frames: how many frames it holds, at least 1.
         decoder: what reads it. "pyav" reads in place of another one that does not read this file,
-            or might return other frames than those asked for.
+            or might return other frames than those asked for; for pictures it stands for Pillow.
     """
 
     def __init__(
@@ -88,7 +91,9 @@ class Video:
         self._why = reason  # PyAV reads in place of the other
         self._most_frames = most_frames
         self._table = table
-        if decoder != "pyav" and (bad := _ONLY_PYAV if motion else _bad_name(path)):
+        if is_pictures(path):
+            self.decoder = "pyav"
+        elif decoder != "pyav" and (bad := _ONLY_PYAV if motion else _bad_name(path)):
             self.decoder, self._why = "pyav", bad
         try:
             self._open()
@@ -202,9 +207,7 @@ class Video:
             if reason is not None:
                 self.decoder, reader = "pyav", None
         if reader is None:
-            from hpm_video.data.video.readers.pyav import PyavReader  # noqa: PLC0415 - takes a while
-
-            reader = PyavReader(self.path, self._table, motion=self._has_motion)
+            reader = exact_reader(self.path, self._table, motion=self._has_motion)
         self._reader, self._why = reader, self._why or reason
         holds = self.table.num_frames
         self.num_frames = min(holds, self._most_frames or holds)
@@ -232,7 +235,7 @@ def open_video(
     """Open a video. A long one stays open in this process, up to a small number of them.
 
     Args:
-        path: the file.
+        path: the file, or a folder of frames.
         decoder: reads it, where it returns the right frames of such a file; see `Video.decoder`.
         most_frames: how many frames it really has where that is known: no more are ever read.
         table: its table of frames from an index (`FrameTable.to_bytes`); not used where the file
@@ -304,8 +307,8 @@ def at_rate(video: Video, fps: float | None, part: Part | None = None) -> Frames
 
 
 def check_is_file(path: str) -> tuple[int, int]:
-    """Size and time of change of the file of a video or part. Raises VideoReadError where there is
-    no file, nothing in it, or none that may be read."""
+    """Size and time of change of the file or folder of a video or part. Raises VideoReadError where
+    there is none, nothing in a file, or none that may be read."""
     with reading(path):
         return _identity(file_of(path))
 
@@ -379,6 +382,9 @@ def _unusual(table: FrameTable) -> str | None:
         "files in which frames decode with errors": table.num_damaged,
         "pictures of several sizes, scaled to that of the first": table.other_sizes,
         counted: table.irregular and not table.has_starts,
+        "folders of frames between whose numbers some are missing": (
+            table.container == FRAMES and gaps(table.places)
+        ),
         "pictures that are to be turned by an angle that is no quarter, and are not": (
             table.is_tilted
         ),
@@ -388,11 +394,13 @@ def _unusual(table: FrameTable) -> str | None:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    """Size and time of change of a file; VideoReadError for what is known to be no video."""
+    """`identity_of` a path; VideoReadError for what is known to be no video."""
     try:
         status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise VideoReadError(path, "is a folder, not a video")
+        if stat.S_ISDIR(status.st_mode):  # of frames, perhaps
+            if not os.access(path, os.R_OK | os.X_OK):
+                raise VideoReadError(path, "permission denied")
+            return identity_of(status)
         if not stat.S_ISREG(status.st_mode):  # to read from a pipe would wait for who writes to it
             raise VideoReadError(path, "is not a file")
         with open(path, "rb"):
@@ -403,7 +411,7 @@ def _identity(path: str) -> tuple[int, int]:
         raise VideoReadError(path, NO_SUCH_FILE) from error
     if not status.st_size:
         raise VideoReadError(path, "is empty")
-    return status.st_size, status.st_mtime_ns
+    return identity_of(status)
 
 
 @cache

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.video.frame_indices import Indices
-from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.frame_table import FRAMES, FrameTable
 from hpm_video.data.video.motion import Speeds
 from hpm_video.data.video.part import Part
 from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.readers.frame_folder import untimed
 
 _MOST_FRAMES = 2**24  # at this rate: a file may claim to last for ever
 _MOST = 2**62
@@ -115,11 +116,10 @@ def frames_at(table: FrameTable, fps: float, *, within: range | None = None) -> 
 def _times(table: FrameTable) -> tuple[Fraction, Indices]:
     """When frames appear and the last one goes, (num_frames + 1,) from the start of the file, and
     the unit in seconds."""
-    if not table.is_regular:
+    if not table.is_timed:
         if not table.fps:
-            raise UnreadableError(
-                "does not say when its frames are shown, as data.fps and parts in seconds need"
-            )
+            said = untimed(is_folder=table.container == FRAMES)
+            raise UnreadableError(f"{said}: data.fps and parts in seconds need that")
         unit = 1 / Fraction(table.fps).limit_denominator(1_000_000)
         return unit, np.arange(table.num_frames + 1)
     unit = Fraction(*table.time_base)

@@ -35,7 +35,8 @@ def describe_changes(
         before.data,
         before.optim,
         videos=data.get("videos_per_step", steps.videos),
-        num_videos=data.get("num_videos", steps.per_epoch * steps.videos),
+        num_videos=data.get("videos_per_epoch")
+        or data.get("num_videos", steps.per_epoch * steps.videos),
     )
     then, now = (
         _course(of, plan, step=state["step"], competence=state.get("competence"))

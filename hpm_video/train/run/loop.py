@@ -19,6 +19,8 @@ from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.bad_videos import BadVideos, UnreadableDataError
 from hpm_video.data.loading.loader import ClipBatch, clip_batches
 from hpm_video.data.samples.scores import Tubelet
+from hpm_video.data.video.part import file_of
+from hpm_video.data.video.readers.frame_folder import is_pictures
 from hpm_video.runtime.distributed import World, barrier, gather_objects
 from hpm_video.runtime.signals import note_stop, stop_on_signal
 from hpm_video.train.optim import Steps
@@ -363,7 +365,8 @@ class Run:
                 if note not in self._noted:
                     self._noted.add(note)
                     path = self.manifest.path(index)
-                    self.log.line(f"decoded with PyAV, like similar files: {path}: {note}")
+                    decoder = "Pillow" if is_pictures(file_of(path)) else "PyAV"
+                    self.log.line(f"decoded with {decoder}, like similar files: {path}: {note}")
         if self._vectors is not None and (said := self._vectors.add([of for *_, of in told])):
             self.log.line(said)
 

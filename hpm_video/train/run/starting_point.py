@@ -10,6 +10,7 @@ from torch import nn
 
 from hpm_video.config import ClassifierConfig, LabelsConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.loading.mixture import Mixture
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.adapters import plain_name
 from hpm_video.models.hpm import HPM
@@ -233,12 +234,14 @@ def find_start(
     return Start(None, None, None, "starts from scratch")
 
 
-def describe_data(manifest: Manifest, *, videos_per_step: int) -> dict[str, Any]:
+def describe_data(manifest: Manifest, mixture: Mixture, *, videos_per_step: int) -> dict[str, Any]:
     """What decides which videos make up which step, as a part of checkpoints."""
     return {
         "videos": manifest.digest(),
         "num_videos": len(manifest),
         "videos_per_step": videos_per_step,
+        "weights": list(mixture.weights),
+        "videos_per_epoch": mixture.num_videos,
     }
 
 
@@ -249,7 +252,11 @@ def _changes(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) ->
     words = {
         "videos": f"the list of videos has changed ({before['num_videos']} then, "
         f"{now['num_videos']} now)",
+        "weights": f"data.weights were {before.get('weights') or 'none'} and are now "
+        f"{now.get('weights') or 'none'}",
         "videos_per_step": f"a step had {before['videos_per_step']} videos and now has "
         f"{now['videos_per_step']} (data.batch_size x optim.accumulation x processes)",
     }
-    return " and ".join(text for name, text in words.items() if before[name] != now[name])
+    return " and ".join(
+        text for name, text in words.items() if before.get(name, []) != now.get(name, [])
+    )

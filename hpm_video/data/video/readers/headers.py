@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from hpm_video.runtime.reading import open_regular
+
 # In the name of one image, FFmpeg takes these for a pattern of the names of others
 _PATTERNS = re.compile(r"[%*?{]")
 _EBML = b"\x1aE\xdf\xa3"  # with which Matroska and WebM begin
@@ -31,6 +33,19 @@ def is_playlist(path: str) -> bool:
     except OSError:
         return False
     return head.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in head
+
+
+def is_animation(path: str) -> bool:
+    """Whether a PNG or WebP file holds more than one picture."""
+    try:
+        with open_regular(path) as file:
+            head = file.read(4096)
+    except (OSError, ValueError):
+        return False
+    if head.startswith(b"\x89PNG"):
+        return b"acTL" in head.partition(b"IDAT")[0]
+    is_extended = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20
+    return is_extended and bool(head[20] & 2)
 
 
 def begins_as(path: str, container: str) -> bool:

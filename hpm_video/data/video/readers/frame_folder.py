@@ -1,0 +1,170 @@
+"""Folders of numbered images as videos: which of their files are the frames, and how fast they go.
+
+Only names are looked at. The last number in a name orders a folder's frames; what stands before and
+after it must be the same for all of them. Names that only one file has are strays and left out, and
+so is optical flow that lies beside the frames (`flow_x_00001.jpg`).
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from hpm_video.data.video.limits import MOST_PACKETS
+from hpm_video.data.video.readers import UnreadableError
+from hpm_video.data.video.readers.headers import is_animation
+from hpm_video.runtime.files import printable
+from hpm_video.runtime.reading import read_text
+
+FPS_FILE = "fps.txt"  # the frames per second of folders of frames, in them or above them
+IMAGE_SUFFIX = r"\.(?:jpe?g|png|webp|bmp)"
+_IMAGE_NAME = re.compile(rf".+{IMAGE_SUFFIX}", re.IGNORECASE | re.DOTALL)
+_NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.ASCII | re.DOTALL)  # of a name without its suffix
+_FLOW = ("flow_", "tvl1_")  # how the names of optical flow begin
+_LEVELS_ABOVE = 3  # class, data set, and one more: where the file may be
+_MOST_FPS = 1000
+_LARGEST = 2**63 - 1
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file is named like an image."""
+    return _IMAGE_NAME.fullmatch(os.path.basename(name)) is not None
+
+
+def is_pictures(path: str) -> bool:
+    """Whether a path is that of a folder or of an image, which are no files of video."""
+    return os.path.isdir(path) or (is_image_name(path) and not is_animation(path))
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """The files of a folder that are its frames, in order.
+
+    pattern: what stands before the number, how many digits that has at least, and what stands after
+    it, with "/" between them; "" where no pattern gives all names, which are in ``names`` then.
+    """
+
+    numbers: npt.NDArray[np.int64]  # (num_frames,) rising
+    pattern: str
+    names: tuple[str, ...] = ()
+    num_strays: int = 0  # other images in the folder
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def name(self, index: int) -> str:
+        """The name of a frame's file."""
+        if not self.pattern:
+            return self.names[index]
+        before, digits, after = self.pattern.split("/")
+        return f"{before}{str(self.numbers[index]).zfill(min(int(digits), 255))}{after}"
+
+
+def frames_of(folder: str) -> FrameFiles:
+    """The frames in a folder. Raises UnreadableError: there are none, or several kinds."""
+    with os.scandir(folder) as entries:
+        return frames_among(entry.name for entry in entries)
+
+
+def frames_among(names: Iterable[str]) -> FrameFiles:
+    """The frames among the names of files in a folder, see `frames_of`."""
+    kinds: dict[tuple[str, str], list[tuple[int, str, str]]] = {}
+    num_images = 0
+    for name in names:
+        if name.startswith(".") or not is_image_name(name):
+            continue
+        num_images += 1
+        if num_images > MOST_PACKETS:
+            raise UnreadableError(f"frames must be at most {MOST_PACKETS:,}: split the folder")
+        match = _NUMBERED.fullmatch(os.path.splitext(name)[0])
+        if match and not name.lower().startswith(_FLOW):
+            before, digits, after = match.groups()
+            kinds.setdefault((before, after), []).append((int(digits), digits, name))
+    several = {kind: found for kind, found in kinds.items() if len(found) > 1} or kinds
+    if not several:
+        raise UnreadableError("is a folder, not a video: it holds no numbered images")
+    if len(several) > 1:
+        counted = ((*kind, len(found)) for kind, found in several.items())
+        said = sorted(f"{before}#{after} ({count})" for before, after, count in counted)
+        more = ", ..." if len(said) > 3 else ""
+        raise UnreadableError(
+            f"is a folder of images of several names: {printable(', '.join(said[:3]))}{more}: "
+            "keep the frames of one video in a folder of their own"
+        )
+    found = sorted(next(iter(several.values())))
+    for (number, _, name), (other, _, other_name) in pairwise(found):
+        if number == other:
+            raise UnreadableError(
+                f"has two frames of number {number}: {printable(name)}, {printable(other_name)}"
+            )
+    return _frame_files(found, num_images - len(found))
+
+
+def _frame_files(found: list[tuple[int, str, str]], num_strays: int) -> FrameFiles:
+    """What is said of frames: their numbers, these as they are written, and their names."""
+    names = tuple(name for *_, name in found)
+    if found[-1][0] > _LARGEST:
+        return FrameFiles(np.arange(len(found)), "", names, num_strays)
+    numbers = np.array([number for number, *_ in found], dtype=np.int64)
+    width = min(len(digits) for _, digits, _ in found)
+    stem, suffix = os.path.splitext(names[0])
+    match = _NUMBERED.fullmatch(stem)
+    assert match is not None
+    files = FrameFiles(numbers, f"{match[1]}/{width}/{match[3]}{suffix}", (), num_strays)
+    if any(files.name(index) != name for index, name in enumerate(names)):
+        return FrameFiles(numbers, "", names, num_strays)
+    return files
+
+
+def num_missing(numbers: npt.NDArray[np.int64]) -> int:
+    """How many are missing between rising numbers that go up by the same step."""
+    steps = np.diff(numbers)
+    if not len(steps) or steps.min() == steps.max():
+        return 0
+    return int(numbers[-1] - numbers[0]) // int(np.gcd.reduce(steps)) + 1 - len(numbers)
+
+
+def gaps(numbers: npt.NDArray[np.int64]) -> str:
+    """In words, what is missing between rising numbers; "" where all steps are the same."""
+    if not (missing := num_missing(numbers)):
+        return ""
+    steps = np.diff(numbers)
+    first, last, after = (int(numbers[k]) for k in (0, -1, np.argmax(steps > np.gcd.reduce(steps))))
+    return f"{missing:,} of the numbers from {first} to {last} are missing, the first after {after}"
+
+
+def untimed(*, is_folder: bool) -> str:
+    """What to say of a video whose frames are shown at no known times."""
+    said = "does not say when its frames are shown"
+    return f"{said}, as a file {FPS_FILE} in the folder or above it would" if is_folder else said
+
+
+def folder_fps(folder: str) -> float:
+    """The frames per second of a folder of frames, by the nearest `FPS_FILE` in it or up to three
+    folders above; 0 where there is none.
+
+    Raises UnreadableError: it holds no number.
+    """
+    place = os.path.abspath(folder)
+    for _ in range(1 + _LEVELS_ABOVE):
+        file = os.path.join(place, FPS_FILE)
+        try:
+            text = read_text(file, encoding="utf-8-sig", most=100).strip()
+            fps = float(Fraction(text))
+        except FileNotFoundError:
+            place = os.path.dirname(place)
+            continue
+        except (OSError, ValueError, ZeroDivisionError):
+            fps = 0.0
+        if not 0 < fps <= _MOST_FPS:
+            raise UnreadableError(
+                f"{printable(file)} must hold its frames per second alone, such as 25 or "
+                f"30000/1001, above 0 and at most {_MOST_FPS}"
+            )
+        return fps
+    return 0.0
