@@ -67,16 +67,18 @@ def load_for(
 
     ``views``: in words, of each video.
     """
-    file, state = load_finetuned(checkpoint, config.checkpoint)
-    model, trained, names = classifier_of(state, source=file, clip=config.clip)
+    found = load_finetuned(checkpoint, config)
+    model, trained, names = classifier_of(found.state, source=found.file, clip=config.clip)
     precision, why = choose_precision(config.precision, world, setting="precision")
     data = trained.data
     about = {
-        "checkpoint": f"{file}, step {state['step']}",
+        "checkpoint": found.words,
         "views": views,
         "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
         "precision": precision if why is None else f"{precision} (auto: {why})",
     }
+    if found.notes:
+        about["warning"] = "; ".join(found.notes)
     model.requires_grad_(False).eval().to(world.device)
     classes = tuple(names or map(str, range(model.num_classes)))
     return LoadedClassifier(model, data, replace(config, precision=precision), classes, about)
