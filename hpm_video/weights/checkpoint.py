@@ -277,14 +277,13 @@ def load_checkpoint(
     return without_adapters(state, f"checkpoint ({place})")
 
 
+_MADE_BY = {"finetune": "hpm-video finetune or probe --keep", "pretrain": "hpm-video pretrain"}
+
+
 def check_kind(state: Mapping[str, Any], kind: str, name: str) -> None:
     """Raise ValueError where a checkpoint, called ``name``, is of another kind."""
     if state["kind"] != kind:
-        makers = {
-            "finetune": "hpm-video finetune or probe --keep",
-            "pretrain": "hpm-video pretrain",
-        }
-        made = f", as {makers[kind]} makes" if kind in makers else ""
+        made = f", as {_MADE_BY[kind]} makes" if kind in _MADE_BY else ""
         raise ValueError(f"{name} is of kind {state['kind']}: must be {kind}{made}")
 
 

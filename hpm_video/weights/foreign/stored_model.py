@@ -43,11 +43,7 @@ def read_model(
     Raises FileNotFoundError, or ValueError in one line: for what is missing, unreadable, or of the
     other kind, and where others' weights lack a part of it.
     """
-    if str(model).startswith("timm:"):
-        raise ValueError(
-            f"checkpoint ({model}) is an encoder alone: probe, features and hpm_video.embed take it"
-        )
-    place = local_model(model)
+    place = _place_of(model)
     if not place.is_file() and not is_of_others(place):
         file = find_checkpoint(place, which)
         return StoredModel(file, load_checkpoint(file, kind=kind))
@@ -75,10 +71,18 @@ def is_of_others(place: Path) -> bool:
 def version_of(model: str | Path) -> tuple[Path, int, int]:
     """Where the weights of a model lie, how many bytes these are, and when they were written (ns):
     a run that goes on has others."""
-    place = local_model(model)
+    place = _place_of(model)
     if is_of_others(place):
         stats = [entry.stat() for entry in os.scandir(place) if entry.is_file()]
         size, written = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
         return place.resolve(), size, written
     file = find_checkpoint(place).resolve()
     return file, file.stat().st_size, file.stat().st_mtime_ns
+
+
+def _place_of(model: str | Path) -> Path:
+    if str(model).startswith("timm:"):
+        raise ValueError(
+            f"checkpoint ({model}) is an encoder alone: probe, features and hpm_video.embed take it"
+        )
+    return local_model(model)
