@@ -109,7 +109,7 @@ class Architecture:
 
     def build(self) -> nn.Module:
         """The model, at its first values."""
-        return build(self.config, num_classes=self.num_classes)
+        return build(self.config, num_classes=self.num_classes or 1)
 
 
 def architecture_of(

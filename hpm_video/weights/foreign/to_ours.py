@@ -119,7 +119,7 @@ def _build_own(state: Mapping[str, Any]) -> nn.Module:
     num_classes = state["num_classes"] if isinstance(config, FinetuneConfig) else 0
     if classes is not None and len(classes) != num_classes:
         raise ValueError(f"{len(classes)} names of {num_classes} classes")
-    return build(config, num_classes=num_classes)
+    return build(config, num_classes=num_classes or 1)  # of an encoder alone 0
 
 
 def _convert(
