@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, overload
 
@@ -36,6 +36,7 @@ def embed(
     num_clips: int = ...,
     num_crops: int = ...,
     every: int | None = ...,
+    settings: Sequence[str] = ...,
     device: Device = ...,
 ) -> npt.NDArray[np.float32]: ...
 @overload
@@ -46,6 +47,7 @@ def embed(
     num_clips: int = ...,
     num_crops: int = ...,
     every: int | None = ...,
+    settings: Sequence[str] = ...,
     device: Device = ...,
 ) -> Iterator[npt.NDArray[np.float32]]: ...
 @overload
@@ -56,6 +58,7 @@ def embed(
     num_clips: int = ...,
     num_crops: int = ...,
     every: int | None = ...,
+    settings: Sequence[str] = ...,
     device: Device = ...,
 ) -> npt.NDArray[np.float32]: ...
 def embed(
@@ -65,6 +68,7 @@ def embed(
     num_clips: int = 1,
     num_crops: int = 1,
     every: int | None = None,
+    settings: Sequence[str] = (),
     device: Device = "auto",
 ) -> Any:
     """Return the feature (D,) of a video: the mean over tokens, clips and crops.
@@ -73,27 +77,30 @@ def embed(
     features one by one: of the videos that it yields or, where it yields frames, of windows that
     begin ``every`` so many of them (by default side by side). So a camera never has to end.
 
-    The checkpoint, or run folder, is of pre-training or of fine-tuning; the last one used stays in
-    memory. One clip and one crop are the middle of the video.
+    The model is any that `hpm-video features` takes; the last one used stays in memory. One clip
+    and one crop are the middle of the video.
 
     Args:
         videos: a path, or frames (T, H, W, 3) uint8 as an array or tensor; several of these; or an
             iterator over these or over frames (H, W, 3) uint8.
-        checkpoint: a file or a run folder.
+        checkpoint: a file, a run folder, or a model of others.
         num_clips: clips in time per video; of a stream of frames each window is one.
         num_crops: crops in space per clip.
         every: frames of a stream from one window to the next.
+        settings: of the groups clip and encoder, as ``["clip.frame_stride=4"]``.
         device: where the model runs.
 
     Raises:
         VideoReadError: a video is unreadable.
-        FileNotFoundError, ValueError: there is no such checkpoint, it is none of ours, or the
-            frames are of another type or shape.
+        FileNotFoundError, ValueError: there is no such checkpoint, it needs settings, or the frames
+            are of another type or shape.
     """
     from hpm_video.evaluate.embed_classify import Views, embed_videos
 
     views = Views(num_clips, num_crops, every)
-    return embed_videos(videos, checkpoint=checkpoint, views=views, device=device)
+    return embed_videos(
+        videos, checkpoint=checkpoint, views=views, settings=settings, device=device
+    )
 
 
 @overload
@@ -104,6 +111,7 @@ def classify(
     num_clips: int | None = ...,
     num_crops: int | None = ...,
     every: int | None = ...,
+    settings: Sequence[str] = ...,
     device: Device = ...,
 ) -> dict[str, float]: ...
 @overload
@@ -114,6 +122,7 @@ def classify(
     num_clips: int | None = ...,
     num_crops: int | None = ...,
     every: int | None = ...,
+    settings: Sequence[str] = ...,
     device: Device = ...,
 ) -> Iterator[dict[str, float]]: ...
 @overload
@@ -124,6 +133,7 @@ def classify(
     num_clips: int | None = ...,
     num_crops: int | None = ...,
     every: int | None = ...,
+    settings: Sequence[str] = ...,
     device: Device = ...,
 ) -> list[dict[str, float]]: ...
 def classify(
@@ -133,11 +143,13 @@ def classify(
     num_clips: int | None = None,
     num_crops: int | None = None,
     every: int | None = None,
+    settings: Sequence[str] = (),
     device: Device = "auto",
 ) -> Any:
     """Return the probability of every class of a fine-tuned checkpoint, the likeliest class first.
 
     ``videos`` and ``every`` are as in `embed`: several videos give a list, an iterator an iterator.
+    ``checkpoint``: any that `hpm-video predict` takes. ``settings``: of the group clip.
     Classes without names are called by their number. Where videos may have several labels, each
     class has a probability of its own, and they do not sum to 1. Probabilities are means over the
     views, which are those of the checkpoint's own evaluation unless given.
@@ -155,6 +167,7 @@ def classify(
         num_clips=num_clips,
         num_crops=num_crops,
         every=every,
+        settings=settings,
         device=device,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from hpm_video.cli.options import (
+    CLASSIFIER,
     add_checkpoint,
     add_manifest,
     add_output_dir,
@@ -18,7 +19,7 @@ from hpm_video.runtime.files import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_checkpoint(parser)
+    add_checkpoint(parser, CLASSIFIER)
     what = parser.add_mutually_exclusive_group()
     add_manifest(what, "list(s) of labelled videos (default: the run's data.val_manifest)")
     text = "CHECKPOINT is the folder of an evaluation: its figures and page, from predictions.csv"
@@ -33,10 +34,9 @@ def with_stored_lists(
     """The settings and lists of a command; without lists those that the fine-tuning judged by."""
     if lists:
         return config, lists
-    from hpm_video.evaluate.classification import checkpoint_file
-    from hpm_video.weights.load import lists_of
+    from hpm_video.evaluate.frozen_encoder import stored_lists
 
-    stored = lists_of(checkpoint_file(checkpoint, config.checkpoint))
+    stored = stored_lists(checkpoint)
     names = {"option": "--manifest", "setting": "data.val_manifest", "checkpoint": checkpoint}
     return replace(config, root=config.root or stored.root), lists_or_stored(
         lists, stored.val, **names

@@ -59,6 +59,11 @@ def settings_help(schema: type[Any]) -> str:
     return "settings, their defaults and meanings:\n" + settings_table(schema, columns=columns)
 
 
+CLASSIFIER = (
+    "a fine-tuned classifier: a run folder, a checkpoint, or a file or folder of VideoMAE's kind"
+)
+
+
 def add_checkpoint(
     parser: argparse.ArgumentParser, meaning: str = "a checkpoint, or a run folder"
 ) -> None:

@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from hpm_video.cli.options import add_checkpoint, add_manifest, add_settings
+from hpm_video.cli.options import CLASSIFIER, add_checkpoint, add_manifest, add_settings
 from hpm_video.config import EvaluateConfig
 from hpm_video.config.settings import load_config
 from hpm_video.runtime.files import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_checkpoint(parser, "a fine-tuned classifier: a checkpoint, or a run folder")
+    add_checkpoint(parser, CLASSIFIER)
     text = (
         "videos, folders of frames, images, or folders of these; or else --manifest names lists of "
         "them"
@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         result = predict(arguments.checkpoint, videos, config, output=output, shown=shown)
         bad = tuple((result.paths[index], reason) for index, reason in result.bad)
+        notes = (*notes, *filter(None, [result.about.get("warning")]))
         lines = [str(output)] if output is not None else list(csv_lines(result, shown))
     if find_place().rank != 0:
         return 0  # of several processes, one speaks

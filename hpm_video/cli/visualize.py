@@ -24,7 +24,8 @@ _OF_LISTS = ("root", "num_shown", "batch_size", "num_workers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    options.add_checkpoint(parser, "of pre-training, or a run folder")
+    what = "a run folder, a checkpoint, or a file or folder of VideoMAE's kind"
+    options.add_checkpoint(parser, f"a pre-training with its decoder: {what}")
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="video files")
     options.add_output_dir(parser, "folder for pages and pictures", required=True)
     text = "random masks behind a measured loss (default 8; of a list 4, where 0 measures none)"

@@ -8,7 +8,9 @@ Groups by consequence: ``model masking teacher loss data optim`` change results,
 
 from hpm_video.config.evaluation import PROBE_KINDS as PROBE_KINDS
 from hpm_video.config.evaluation import AskConfig as AskConfig
+from hpm_video.config.evaluation import ClassifyConfig as ClassifyConfig
 from hpm_video.config.evaluation import ClipConfig as ClipConfig
+from hpm_video.config.evaluation import EmbedConfig as EmbedConfig
 from hpm_video.config.evaluation import EvaluateConfig as EvaluateConfig
 from hpm_video.config.evaluation import EvaluationConfig as EvaluationConfig
 from hpm_video.config.evaluation import FeaturesConfig as FeaturesConfig

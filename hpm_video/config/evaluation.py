@@ -38,7 +38,7 @@ class GridConfig:
     )
     blocks: int = setting(4, "attention blocks: the last is cross-attention")
     heads: int | None = setting(
-        None, "attention heads; null: 16, or fewer where the encoder is narrow"
+        None, "attention heads; null: 16, or fewer where these do not divide the encoder's width"
     )
     epochs: int = setting(20, "passes over the tokens")
     batch_size: int = setting(32, "videos per optimizer step")
@@ -256,6 +256,20 @@ class FeaturesConfig(AskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         all_at_least("", self, num_clips=1, num_crops=1, batch_size=1)
+
+
+@dataclass(frozen=True)
+class ClassifyConfig:
+    """Settings of `hpm_video.classify` beside its arguments."""
+
+    clip: ClipConfig = field(default_factory=ClipConfig)
+
+
+@dataclass(frozen=True)
+class EmbedConfig(ClassifyConfig):
+    """Settings of `hpm_video.embed` beside its arguments."""
+
+    encoder: FrozenEncoderConfig = field(default_factory=FrozenEncoderConfig)
 
 
 def check_probe_kinds(name: str, kinds: Sequence[str]) -> None:

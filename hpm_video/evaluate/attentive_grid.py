@@ -22,7 +22,6 @@ from hpm_video.evaluate.probe_heads import batches, held_out_videos
 from hpm_video.models.precision import autocast
 
 _MOST_HEADS = 16  # of the published probes, whatever the encoder
-_LEAST_HEAD = 32  # numbers of a head, of which small encoders have too few for 16
 _MLP_RATIO = 4
 
 
@@ -171,8 +170,7 @@ def grid_scores(
 
 def heads_for(width: int, settings: GridConfig) -> int:
     """Attention heads; raises ValueError where those of the settings do not divide the width."""
-    most = min(_MOST_HEADS, max(width // _LEAST_HEAD, 1))
-    usual = next(heads for heads in range(most, 0, -1) if width % heads == 0)
+    usual = next(heads for heads in range(_MOST_HEADS, 0, -1) if width % heads == 0)
     heads = settings.heads or usual
     if width % heads:
         raise ValueError(

@@ -26,8 +26,8 @@ from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import not_left_empty
-from hpm_video.weights.checkpoint import BEST, find_checkpoint, load_checkpoint
-from hpm_video.weights.foreign.to_ours import import_weights
+from hpm_video.weights.checkpoint import BEST, find_checkpoint
+from hpm_video.weights.foreign.stored_model import StoredModel, is_of_others, read_model
 from hpm_video.weights.hub import local_model
 from hpm_video.weights.load import classifier_of
 
@@ -158,22 +158,14 @@ def checkpoint_file(checkpoint: str | Path, which: StoredCheckpoint) -> Path:
     return find_checkpoint(checkpoint, _FILES[which])
 
 
-def load_finetuned(
-    checkpoint: str | Path, which: StoredCheckpoint
-) -> tuple[Path, Mapping[str, Any]]:
-    """A checkpoint of a fine-tuning, and where it lies. A classifier in a folder of Hugging Face
-    becomes one.
+def load_finetuned(checkpoint: str | Path, config: EvaluateConfig) -> StoredModel:
+    """A classifier of any origin; of a run folder the checkpoint that the settings name.
 
     Raises FileNotFoundError or ValueError where it is missing, or is none.
     """
-    folder = local_model(checkpoint)
-    if not (folder / "config.json").is_file():
-        file = checkpoint_file(checkpoint, which)
-        return file, load_checkpoint(file, kind="finetune")
-    state = import_weights(folder).state
-    if state["kind"] != "finetune":
-        raise ValueError(f"checkpoint ({checkpoint}) is no classifier: must be one")
-    return folder, state
+    return read_model(
+        checkpoint, kind="finetune", which=_FILES[config.checkpoint], clip=config.clip
+    )
 
 
 def evaluate(
@@ -188,27 +180,27 @@ def evaluate(
     Of a run folder it is the last checkpoint, or the best one; ``Evaluation.about`` says which.
     With ``output_dir`` the main process writes there what `write_evaluation` does.
     """
-    file, state = load_finetuned(checkpoint, config.checkpoint)
-    model, trained, classes = classifier_of(state, source=file, clip=config.clip)
+    found = load_finetuned(checkpoint, config)
+    model, trained, classes = classifier_of(found.state, source=found.file, clip=config.clip)
     manifest = read_manifest(
         list(manifests),
         root=config.root,
         classes=classes,
         numbers_only=classes is None,
-        several=labels_of(trained.data.labels, config.labels, checkpoint=file),
+        several=labels_of(trained.data.labels, config.labels, checkpoint=found.file),
     )
     check_fits_model(manifest, model.num_classes)
     views, data = config.evaluation, trained.data
     about = {
-        "checkpoint": f"{file}, step {state['step']}",
+        "checkpoint": found.words,
         "lists": ", ".join(manifests),
         "views": f"{views.num_clips} x {views.num_crops} (clips x crops)",
         "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
     }
-    thresholds, about_them = thresholds_of(state, model, config, source=file)
+    thresholds, about_them = thresholds_of(found.state, model, config, source=found.file)
     if thresholds is not None:
         about["thresholds"] = about_them
-    warnings = list(manifest.notes)
+    warnings = [*found.notes, *manifest.notes]
     if again := manifest.num_repeated:
         warnings.append(f"rows that repeat a video: {again}; all of them count")
     if warnings:
@@ -245,7 +237,7 @@ def results_folder(
 ) -> Path:
     """Where results are put unless one says otherwise: evaluation/<first list>[_best] in the run
     folder, or beside a checkpoint that lies in none."""
-    if (local_model(checkpoint) / "config.json").is_file():
+    if is_of_others(local_model(checkpoint)):
         raise ValueError(
             f"--output-dir (none) must name a folder for results: {checkpoint} is no run"
         )

@@ -1,13 +1,13 @@
 """What `hpm_video.embed` and `hpm_video.classify` do: of files, arrays and streams of frames."""
 
 import os
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import chain
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hpm_video.config import DataConfig, FinetuneConfig
+from hpm_video.config import ClassifyConfig, DataConfig, EmbedConfig, FinetuneConfig
 from hpm_video.config.limits import at_least
+from hpm_video.config.settings import load_config
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.samples.clips import Request
 from hpm_video.data.samples.views import ViewReader
@@ -24,8 +25,9 @@ from hpm_video.data.video.timeline import Frames
 from hpm_video.evaluate.frozen_encoder import LoadedBackbone, load_backbone
 from hpm_video.models.build import Baseline, Classifier
 from hpm_video.runtime.distributed import pick_device
-from hpm_video.weights.checkpoint import find_checkpoint
-from hpm_video.weights.load import load_classifier
+from hpm_video.weights.foreign.encoder_sources import OF_TIMM
+from hpm_video.weights.foreign.stored_model import read_model, version_of
+from hpm_video.weights.load import classifier_of
 
 Answer = TypeVar("Answer")
 Pixels = npt.NDArray[np.uint8]
@@ -46,9 +48,19 @@ class Views:
         at_least("every", self.every, 1)
 
 
-def embed_videos(videos: Any, *, checkpoint: str | PathLike[str], views: Views, device: str) -> Any:
+def embed_videos(
+    videos: Any,
+    *,
+    checkpoint: str | PathLike[str],
+    views: Views,
+    settings: Sequence[str],
+    device: str,
+) -> Any:
     """See `hpm_video.embed`."""
-    loaded = _backbone(*version_of(checkpoint), device)
+    asked, model = load_config(EmbedConfig, None, settings), os.fspath(checkpoint)
+    weights = asked.encoder.weights or model
+    version = None if weights.startswith(OF_TIMM) else version_of(weights)  # refused below
+    loaded = _backbone(model, version, tuple(settings), device)
     backbone = loaded.backbone
 
     def feature(clips: Tensor) -> npt.NDArray[np.float32]:
@@ -67,10 +79,12 @@ def classify_videos(
     num_clips: int | None,
     num_crops: int | None,
     every: int | None,
+    settings: Sequence[str],
     device: str,
 ) -> Any:
     """See `hpm_video.classify`."""
-    model, config, classes = _classifier(*version_of(checkpoint), device)
+    file = os.fspath(checkpoint)
+    model, config, classes = _classifier(file, version_of(file), tuple(settings), device)
     own = config.evaluation
     views = Views(
         own.num_clips if num_clips is None else num_clips,
@@ -214,21 +228,31 @@ def _views_of(video: Any, data: DataConfig, views: Views) -> Tensor:
     return out
 
 
-def version_of(checkpoint: str | PathLike[str]) -> tuple[Path, int]:
-    """The file of a checkpoint, and when it was written: a run that goes on is read again."""
-    file = find_checkpoint(Path(checkpoint)).resolve()
-    return file, file.stat().st_mtime_ns
-
-
 @lru_cache(maxsize=1)
-def _backbone(file: Path, written_ns: int, device: str) -> LoadedBackbone:
-    return load_backbone(file, precision="float32", device=pick_device(device, setting="device"))
+def _backbone(
+    model: str, version: object, settings: tuple[str, ...], device: str
+) -> LoadedBackbone:
+    asked = load_config(EmbedConfig, None, settings)
+    place = pick_device(device, setting="device")
+    loaded = load_backbone(
+        model, precision="float32", device=place, clip=asked.clip, settings=asked.encoder
+    )
+    _warn(loaded.notes)
+    return loaded
 
 
 @lru_cache(maxsize=1)
 def _classifier(
-    file: Path, written_ns: int, device: str
+    checkpoint: str, version: object, settings: tuple[str, ...], device: str
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
-    model, config, classes = load_classifier(file)
+    clip = load_config(ClassifyConfig, None, settings).clip
+    found = read_model(checkpoint, kind="finetune", clip=clip)
+    model, config, classes = classifier_of(found.state, source=found.file, clip=clip)
     model.requires_grad_(False).eval().to(pick_device(device, setting="device"))
+    _warn(found.notes)
     return model, config, classes
+
+
+def _warn(notes: Sequence[str]) -> None:
+    for note in notes:
+        warnings.warn(note, stacklevel=4)

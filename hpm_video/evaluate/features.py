@@ -32,13 +32,13 @@ from hpm_video.evaluate.feature_file import (
 from hpm_video.evaluate.frozen_encoder import (
     Backbone,
     LoadedBackbone,
-    file_of,
     load_backbone,
 )
 from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, barrier, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, printable
 from hpm_video.weights.foreign.encoder_sources import Source
+from hpm_video.weights.foreign.stored_model import version_of
 
 PART = 512  # videos or windows that are saved at a time
 _INDEX = ("path", "label", "features")  # first columns of a folder's index.csv
@@ -361,7 +361,7 @@ def _about(
     checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig
 ) -> dict[str, Any]:
     """What features depend on beside the videos, for their metadata."""
-    file, size, written_ns = file_of(checkpoint, config.encoder)
+    file, size, written_ns = version_of(config.encoder.weights or checkpoint)
     backbone, encoder = loaded.backbone, asdict(config.encoder)
     tokens = (
         backbone.grid if isinstance(backbone.encoder, Source) else backbone.encoder.tokens.shape

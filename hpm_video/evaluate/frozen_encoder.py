@@ -3,7 +3,6 @@
 Notation as in `hpm_video.models.tokens`.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,13 @@ from hpm_video.models.build import check_layers
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import Block, Encoder
-from hpm_video.weights.checkpoint import find_checkpoint
 from hpm_video.weights.foreign.account import Imported
-from hpm_video.weights.foreign.architecture import Assumptions, knows_frames
+from hpm_video.weights.foreign.architecture import Assumptions
 from hpm_video.weights.foreign.encoder_sources import OF_TIMM, Asked, Source
 from hpm_video.weights.foreign.encoders import library_model, source_of_others
 from hpm_video.weights.foreign.formats import IMAGE
 from hpm_video.weights.foreign.to_ours import import_weights
 from hpm_video.weights.foreign.weight_files import read_weights
-from hpm_video.weights.hub import local_model
 from hpm_video.weights.load import StoredLists, encoder_of, lists_in, pooling_norm_of
 
 
@@ -162,7 +159,10 @@ def _load_ours(
             "its own"
         )
     colours = [None if c is None else (c[0], c[1], c[2]) for c in (settings.mean, settings.std)]
-    found = import_weights(model, assumptions=Assumptions(mean=colours[0], std=colours[1]))
+    assumptions = Assumptions(
+        sampling=clip.sampling, frame_stride=clip.frame_stride, mean=colours[0], std=colours[1]
+    )
+    found = import_weights(model, assumptions=assumptions)
     state = found.state
     if found.architecture is not None:
         _check_imported(found, model, clip)
@@ -173,12 +173,10 @@ def _load_ours(
     encoder, data = encoder_of(state, source=model, clip=clip)
     check_layers(settings.layers, len(encoder.blocks), setting="encoder.layers")
     norm = pooling_norm_of(state, encoder.width, source=model)
-    assumed = found.architecture.assumed if found.architecture is not None else ()
-    notes = (f"of model ({model}) this is assumed: {', '.join(assumed)}",) if assumed else ()
     kind = str(state["kind"]) if found.architecture is None else found.words
     step = None if found.architecture is not None else int(state["step"])
     backbone = Backbone(encoder, norm, precision, tuple(settings.layers))
-    return LoadedBackbone(backbone, data, kind, step, notes)
+    return LoadedBackbone(backbone, data, kind, step, found.notes)
 
 
 def _check_imported(found: Imported, model: str, clip: ClipConfig) -> None:
@@ -189,7 +187,7 @@ def _check_imported(found: Imported, model: str, clip: ClipConfig) -> None:
             f"model ({model}) is of images: name its architecture too, as "
             f"timm:vit_base_patch16_224 encoder.weights={model}"
         )
-    if not knows_frames(found.architecture.num_classes):
+    if not found.architecture.knows_frames:
         _require_frames(model, clip, has_length=True)
 
 
@@ -249,14 +247,3 @@ def stored_lists(model: str) -> StoredLists:
     """The labelled lists that a model's settings name: none of a model that is not ours."""
     state = None if library_model(model, name="model") else read_weights(model).state
     return StoredLists([], [], None, LabelsConfig()) if state is None else lists_in(state)
-
-
-def file_of(model: str | Path, settings: FrozenEncoderConfig) -> tuple[Path, int, int]:
-    """Where a model's weights lie, how many bytes these are, and when they were written (ns)."""
-    path = local_model(settings.weights or model)
-    if (path / "config.json").is_file():
-        stats = [entry.stat() for entry in os.scandir(path) if entry.is_file()]
-        size, written = sum(s.st_size for s in stats), max(s.st_mtime_ns for s in stats)
-        return path.resolve(), size, written
-    file = find_checkpoint(path).resolve()
-    return file, file.stat().st_size, file.stat().st_mtime_ns

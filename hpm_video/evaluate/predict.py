@@ -72,26 +72,28 @@ def load_for(
     ``views``: in words, of each video. ``top``: likeliest classes that will be asked for. Raises
     ValueError for more than one where videos may have several labels.
     """
-    file, state = load_finetuned(checkpoint, config.checkpoint)
-    model, trained, names = classifier_of(state, source=file, clip=config.clip)
+    found = load_finetuned(checkpoint, config)
+    model, trained, names = classifier_of(found.state, source=found.file, clip=config.clip)
     precision, why = choose_precision(config.precision, world, setting="precision")
     data = trained.data
     about = {
-        "checkpoint": f"{file}, step {state['step']}",
+        "checkpoint": found.words,
         "views": views,
         "clips": f"{data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels",
         "precision": precision if why is None else f"{precision} (auto: {why})",
     }
+    if found.notes:
+        about["warning"] = "; ".join(found.notes)
     model.requires_grad_(False).eval().to(world.device)
     classes = tuple(names or map(str, range(model.num_classes)))
     config = replace(config, precision=precision)
-    thresholds, about_them = thresholds_of(state, model, config, source=file)
+    thresholds, about_them = thresholds_of(found.state, model, config, source=found.file)
     if thresholds is not None:
         about["thresholds"] = about_them
         if top > 1:
             raise ValueError(
-                f"--top ({top}) must be left out: {file} knows several labels per video, and all "
-                "that reach their thresholds are named; --all-scores adds all scores"
+                f"--top ({top}) must be left out: {found.file} knows several labels per video, "
+                "and all that reach their thresholds are named; --all-scores adds all scores"
             )
     separator = trained.data.labels.separator or LoadedClassifier.separator
     return LoadedClassifier(model, data, config, classes, about, thresholds, separator)

@@ -21,11 +21,11 @@ from hpm_video.models.tokens import (
 )
 from hpm_video.runtime.distributed import World
 from hpm_video.weights.checkpoint import (
-    load_checkpoint,
     load_weights,
     settings_of,
     trained_grid,
 )
+from hpm_video.weights.foreign.stored_model import read_model
 from hpm_video.weights.targets import check_digest, load_target
 
 
@@ -84,11 +84,11 @@ class Pretrained:
 
 
 def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu") -> Pretrained:
-    """Read a pre-training checkpoint, or the last one of a run folder.
+    """Read a pre-training of any origin; of a run folder the last checkpoint.
 
-    Raises FileNotFoundError, or ValueError when it is no pre-training checkpoint of ours.
+    Raises FileNotFoundError, or ValueError when it is none, or has no decoder.
     """
-    state = load_checkpoint(checkpoint, kind="pretrain")
+    state = read_model(checkpoint, kind="pretrain").state
     config = settings_of(state)
     assert isinstance(config, PretrainConfig)
     # Imported weights have no run whose choice they could keep

@@ -36,7 +36,7 @@ from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.attentive_grid import GridPoint, Views, grid_scores, heads_for
-from hpm_video.evaluate.frozen_encoder import Backbone, file_of, load_backbone
+from hpm_video.evaluate.frozen_encoder import Backbone, load_backbone
 from hpm_video.evaluate.kept_probe import KeptProbe, check_keep
 from hpm_video.evaluate.predictions import SeveralLabels
 from hpm_video.evaluate.probe_heads import (
@@ -56,6 +56,7 @@ from hpm_video.runtime.distributed import (
     join_world,
     others_wait,
 )
+from hpm_video.weights.foreign.stored_model import version_of
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def probe(
         sizes = {"width": backbone.width, "num_layers": len(backbone.layers)}
         check_probe(lists, kinds, config.probe, grid=backbone.grid, **sizes)
         kept = None if keep is None else KeptProbe.of(checkpoint, loaded, config)
-        file, size, written_ns = file_of(checkpoint, config.encoder)
+        file, size, written_ns = version_of(config.encoder.weights or checkpoint)
         asked = [asdict(config.encoder), asdict(config.clip), config.precision]
         origin = [os.fspath(file), size, written_ns, *asked]
         report = probe_backbone(

@@ -13,7 +13,8 @@ from hpm_video.evaluate.pretrained import Pretrained
 from hpm_video.models.build import Classifier
 from hpm_video.models.tokens import patchify
 from hpm_video.models.vit import Block, finish
-from hpm_video.weights.checkpoint import load_checkpoint, settings_of
+from hpm_video.weights.checkpoint import settings_of
+from hpm_video.weights.foreign.stored_model import read_model
 from hpm_video.weights.load import classifier_of
 
 
@@ -89,7 +90,7 @@ def load_onlooker(
     None: the likeliest of each clip. Raises ValueError for a baseline, or a class that it does not
     know.
     """
-    state = load_checkpoint(classifier, kind="finetune")
+    state = read_model(classifier, kind="finetune").state
     trained = settings_of(state)
     assert isinstance(trained, FinetuneConfig)
     if (name := trained.model.name) != "videomae":

@@ -87,7 +87,7 @@ def predict_along(
             rows = _event_rows(found, videos, loaded.classes, stems)
             write_csv(folder / EVENTS, EVENT_COLUMNS, rows)
     bad = tuple((videos.path(index), reason) for index, _, reason in found if reason)
-    notes = list(videos.notes)
+    notes = [*videos.notes, *filter(None, [loaded.about.get("warning")])]
     if loaded.data.sampling in ("uniform", "videomae_ssv2"):
         notes.append(
             f"the model was trained on clips that spread over whole videos ({loaded.data.sampling})"

@@ -18,7 +18,6 @@ from hpm_video.config.values import PictureFormat, values_of
 from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.data.video.part import stem_of
-from hpm_video.evaluate.embed_classify import version_of
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained
 from hpm_video.evaluate.relevance import Onlooker, load_onlooker
 from hpm_video.runtime.distributed import join_world, pick_device
@@ -37,6 +36,7 @@ from hpm_video.visualize.films import film_frames, write_gif, write_mp4
 from hpm_video.visualize.hard_tubes import NUM_MASKS, HardTubes, ask, hard_ratio_of
 from hpm_video.visualize.video_page import Asked, Film, video_page
 from hpm_video.visualize.windows import View, check_videos, read_facts, read_window, window_indices
+from hpm_video.weights.foreign.stored_model import version_of
 
 FORMATS = values_of(PictureFormat)  # beside the page
 MOST_GIF_PICTURES = 160  # a GIF is large, and is in memory as a whole
@@ -179,14 +179,15 @@ def hard_tubes_of_video(
     device: str,
 ) -> HardTubes:
     """See `hpm_video.hard_tubes`."""
-    pretrained, view = _pretrained(*version_of(checkpoint), device), View(whole_frame=whole_frame)
+    model, view = os.fspath(checkpoint), View(whole_frame=whole_frame)
+    pretrained = _pretrained(model, version_of(model), device)
     watched = partial(watch, pretrained, str(path), view=view, at_full_size=True)
     return watched(num_masks=num_masks, seed=seed).windows[0][0]
 
 
 @lru_cache(maxsize=1)
-def _pretrained(file: Path, written_ns: int, device: str) -> Pretrained:
-    return load_pretrained(file, device=pick_device(device, setting="device"))
+def _pretrained(checkpoint: str, version: object, device: str) -> Pretrained:
+    return load_pretrained(checkpoint, device=pick_device(device, setting="device"))
 
 
 def write_film(film: Film, asked: Asked, path: Path, formats: Sequence[str] = FORMATS) -> None:

@@ -89,9 +89,8 @@ def read_facts(path: str | Path, data: DataConfig) -> Facts:
     timeout_s = data.decode_timeout_s or None
     ask = partial(_facts, data=data)
     facts = read_guarded(ask, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
-    is_still = facts.num_frames == 1 and is_pictures(
-        file_of(path)
-    )  # of as many frames as asked for
+    # Of as many frames as are asked for
+    is_still = facts.num_frames == 1 and is_pictures(file_of(path))
     if facts.num_frames < data.num_frames and not is_still:
         raise VideoReadError(
             str(path), f"too short: holds {facts.num_frames} frames, a clip takes {data.num_frames}"

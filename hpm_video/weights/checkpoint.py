@@ -268,17 +268,31 @@ def load_checkpoint(
             state |= _nested(read_shards(place, names))
     except UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if isinstance(error, pickle.UnpicklingError):
+        if isinstance(error, pickle.UnpicklingError | KeyError):
             reason = "it is no checkpoint, or could only be read by running code from it"
-        raise ValueError(f"checkpoint ({place}) cannot be read: {reason}") from error
+        advice = f"hpm-video weights inspect {place} says what it is"
+        raise ValueError(f"checkpoint ({place}) cannot be read: {reason}; {advice}") from error
     if not is_of_ours(state):
-        raise ValueError(f"checkpoint ({place}) was not written by hpm-video")
+        raise ValueError(
+            f"checkpoint ({place}) was not written by hpm-video: hpm-video weights import {place} "
+            "-o ours.pt makes a checkpoint of weights of others"
+        )
     check_state(state, f"checkpoint ({place})")
-    if kind is not None and state["kind"] != kind:
-        raise ValueError(f"checkpoint ({place}) is of kind {state['kind']}: must be {kind}")
+    if kind is not None:
+        check_kind(state, kind, f"checkpoint ({place})")
     if as_trained:
         return state
     return without_adapters(state, f"checkpoint ({place})")
+
+
+_MADE_BY = {"finetune": "hpm-video finetune or probe --keep", "pretrain": "hpm-video pretrain"}
+
+
+def check_kind(state: Mapping[str, Any], kind: str, name: str) -> None:
+    """Raise ValueError where a checkpoint, called ``name``, is of another kind."""
+    if state["kind"] != kind:
+        made = f", as {_MADE_BY[kind]} makes" if kind in _MADE_BY else ""
+        raise ValueError(f"{name} is of kind {state['kind']}: must be {kind}{made}")
 
 
 def without_adapters(state: dict[str, Any], name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from hpm_video.runtime.files import whole_file, write_atomically
 from hpm_video.weights.checkpoint import settings_of
 from hpm_video.weights.export.model_card import NAME as CARD
 from hpm_video.weights.export.model_card import Origin, model_card
+from hpm_video.weights.foreign.architecture import FRAMES, OURS
 from hpm_video.weights.foreign.formats import HUGGING_FACE, HUGGING_FACE_ENCODER
 from hpm_video.weights.foreign.from_ours import export_tensors
 
@@ -81,6 +82,7 @@ def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
         "qkv_bias": True,
         # Whether the encoder goes without a norm at its end, besides what the name says
         "use_mean_pooling": "encoder.norm.weight" not in weights,
+        OURS: {name: getattr(data, name) for name in FRAMES},
     }
     if "decoder_input.mask_token" in weights and isinstance(config, PretrainConfig):
         decoder_hidden, decoder_width = weights["reconstructor.blocks.0.mlp.fc1.weight"].shape

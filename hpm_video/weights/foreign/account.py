@@ -36,6 +36,14 @@ class Imported:
     source: Source
     architecture: Architecture | None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed, in words, if anything."""
+        if self.architecture is None or not self.architecture.assumed:
+            return ()
+        what = ", ".join(self.architecture.assumed)
+        return (f"of model ({self.source.path}) this is assumed: {what}",)
+
 
 def in_a_line(found: Imported) -> str:
     """What a file is and how many of its tensors became what; of ours, the step."""

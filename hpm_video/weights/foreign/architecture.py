@@ -20,6 +20,7 @@ from hpm_video.config import (
     ModelConfig,
     PretrainConfig,
 )
+from hpm_video.config.settings import config_from_dict
 from hpm_video.config.values import Inflation, Sampling
 from hpm_video.models.build import SIZES, build
 from hpm_video.models.resample import TokenShape
@@ -51,6 +52,9 @@ _FRAMES: dict[int, tuple[Sampling, int]] = {
     51: ("videomae_kinetics", 2),  # HMDB51
     174: ("videomae_ssv2", 2),  # Something-Something V2, where the stride is of no meaning
 }
+# Where folders of Hugging Face that we export say which frames are read, and what they say
+OURS = "hpm_video"
+FRAMES = ("sampling", "frame_stride", "fps", "antialias")
 _LARGEST_EPS = 1e-5  # of norms; ours is 1e-6, and up to here outputs do not tell
 # Names, and which of their sides is the width of a stack of blocks, or that inside of its MLPs
 _NORMS = {r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias": 0}
@@ -90,7 +94,8 @@ class Architecture:
     """A model of ours that weights of others fit.
 
     parts: which of its parts the weights hold. rules: of these, block by block. num_classes: 0
-    unless it is a classifier. assumed: what was not in the file, in words.
+    unless it is a classifier. assumed: what was not in the file, in words. knows_frames: whether
+    that is not so of the frames of a video that make a clip.
     """
 
     config: PretrainConfig | FinetuneConfig
@@ -101,10 +106,11 @@ class Architecture:
     mean: Colour
     std: Colour
     assumed: tuple[str, ...]
+    knows_frames: bool
 
     def build(self) -> nn.Module:
         """The model, at its first values."""
-        return build(self.config, num_classes=self.num_classes)
+        return build(self.config, num_classes=self.num_classes or 1)
 
 
 def architecture_of(
@@ -152,17 +158,19 @@ def architecture_of(
             raise refusal(path, f"{name} {config[name]}", f"{value} as in the tensors")
     token = TokenShape(tubelet_size, patch_size)
     encoder |= {**size, "positions": "stored" if layout.is_image else "sinusoid"}
-    num_classes = 0
+    num_classes = len(found.tensor("head.weight")) if "head" in parts else 0
+    own = _own_frames(found)
+    frames, words = _frames(told, own, num_classes, is_image=layout.is_image)
     whole: PretrainConfig | FinetuneConfig
-    if "head" in parts:
-        num_classes = len(found.tensor("head.weight"))
-        frames, words = _frames(told, num_classes, is_image=layout.is_image)
+    if "norm" not in parts:
         assumed += words
         labels = LabelsConfig()
         if config.get("problem_type") == "multi_label_classification":
             labels = LabelsConfig(separator=";")  # lists may say otherwise when they are read
         whole = FinetuneConfig(
-            data=FinetuneDataConfig(**clip, **frames, antialias=layout.is_image, labels=labels),
+            data=FinetuneDataConfig(
+                **{**clip, "antialias": layout.is_image, "labels": labels, **frames}
+            ),
             model=ClassifierConfig(**encoder),
         )
     else:
@@ -171,7 +179,7 @@ def architecture_of(
             encoder["decoder_depth"] = depths["decoder"]
         normalize = bool(config.get("norm_pix_loss", True))
         whole = PretrainConfig(
-            data=DataConfig(**clip, **_frames(told, 0, is_image=layout.is_image)[0]),
+            data=DataConfig(**clip, **frames),
             model=ModelConfig(**encoder),
             loss=LossConfig(prediction="none", normalize_targets=normalize),
             masking=MaskingConfig(hard_ratio_end=0),
@@ -190,6 +198,7 @@ def architecture_of(
         told.mean or IMAGENET_MEAN,
         told.std or IMAGENET_STD,
         tuple(assumed),
+        bool(own) or num_classes in _FRAMES,
     )
 
 
@@ -232,30 +241,54 @@ def _known(found: Recognised, given: Assumptions) -> Assumptions:
     return result
 
 
-def knows_frames(num_classes: int) -> bool:
-    """Whether weights with a head of so many classes are of a data set whose frames are known."""
-    return num_classes in _FRAMES
+def _own_frames(found: Recognised) -> dict[str, Any]:
+    """The settings that say which frames are read, in a folder of Hugging Face that we exported.
+
+    Raises ValueError where they are none.
+    """
+    values = found.source.config.get(OURS)
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping) or values.keys() - set(FRAMES):
+        raise refusal(found.source.path, f"{OURS} {values}", f"values of {', '.join(FRAMES)}")
+    try:
+        config_from_dict(DataConfig, values)
+    except ValueError as error:
+        raise refusal(found.source.path, f"{OURS}: {error}", "settings") from error
+    return dict(values)
 
 
 def _frames(
-    told: Assumptions, num_classes: int, *, is_image: bool
+    told: Assumptions, own: Mapping[str, Any], num_classes: int, *, is_image: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """The settings that say which frames are read, and in words what of a classifier is assumed."""
+    """The settings that say which frames are read, and in words what of a classifier is assumed.
+
+    ``own``: as `_own_frames`.
+    """
     known, usual = not is_image and num_classes in _FRAMES, DataConfig()
     values = _FRAMES[num_classes] if known else (usual.sampling, usual.frame_stride)
     likely = dict(zip(("sampling", "frame_stride"), values, strict=True))
     given = {name: value for name in likely if (value := getattr(told, name)) is not None}
+    given = {**own, **given}
     words = [f"{name} {value}" for name, value in likely.items() if name not in given]
     if words:
-        words[-1] += f" ({num_classes} classes{'' if known else ', of no data set known here'})"
+        of = "no classifier" if num_classes == 0 else f"{num_classes} classes"
+        words[-1] += f" ({of}{'' if known else ', of no data set known here'})"
     return {**likely, **given}, words
 
 
 def _parts(found: Recognised) -> frozenset[Part]:
-    """Which parts of a model there are; a head counts only with the norm of a mean over tokens."""
+    """Which parts of a model there are; a head counts only with the norm of a mean over tokens.
+
+    Without a norm at the encoder's end, which folders of Hugging Face say, there is nothing else:
+    our decoder follows one.
+    """
     there = [rule for rule in found.layout.rules if found.tensors.keys() & set(rule.theirs)]
     if any(rule.part == "head" and rule.ours[0].startswith("norm.") for rule in there):
         return frozenset({"encoder", "head"})
+    has_norm = any(rule.part == "norm" for rule in there)
+    if not has_norm and found.source.config.get("use_mean_pooling") is True:
+        return frozenset({"encoder"})
     has_decoder = any(rule.part == "decoder" for rule in there)
     return frozenset({"encoder", "norm", "decoder"} if has_decoder else {"encoder", "norm"})
 
@@ -330,7 +363,9 @@ def _told(found: Recognised, name: str, heads: int | None, width: int) -> int:
         raise refusal(
             found.source.path,
             f"a decoder of width {width}" if name == "decoder_heads" else f"width {width}",
-            f"to be told {name} that divide it ({heads}): files do not say how many there are",
+            f"to be told {name} that divide it ({heads}): files do not say how many there are; "
+            f"hpm-video weights import has --{name.replace('_', '-')}, model.init goes with "
+            f"model.{name}",
         )
     return heads
 

@@ -23,7 +23,7 @@ _ENCODER = "encoder."
 
 
 def import_weights(
-    path: str | Path,
+    path: str | Path | Source,
     *,
     assumptions: Assumptions | None = None,
     allow_missing: Sequence[str] = (),
@@ -31,7 +31,7 @@ def import_weights(
     fill: bool = True,
     encoder_only: bool = False,
 ) -> Imported:
-    """Read weights of any origin.
+    """Read weights of any origin, unless it is done.
 
     ``allow_missing``: patterns of names, ours or theirs, that may be missing, of another shape, or
     unknown. ``fill``: give what is missing its first values, at a fixed seed; else leave it out.
@@ -40,12 +40,12 @@ def import_weights(
     Raises FileNotFoundError, or ValueError in one line: what is unreadable or of no known format,
     and every tensor that is missing, unknown or of another shape.
     """
-    source = read_weights(path, container=container)
+    source = path if isinstance(path, Source) else read_weights(path, container=container)
     architecture: Architecture | None = None
     make: Callable[[], nn.Module]
     if source.state is not None:
         rows = account_of(
-            source.state, source=path, allow_missing=allow_missing, encoder_only=encoder_only
+            source.state, source=source.path, allow_missing=allow_missing, encoder_only=encoder_only
         )
         loaded = [row.ours for row in rows if row.status == "loaded"]
         weights = {name: source.state["model"][name] for name in loaded}
@@ -119,7 +119,7 @@ def _build_own(state: Mapping[str, Any]) -> nn.Module:
     num_classes = state["num_classes"] if isinstance(config, FinetuneConfig) else 0
     if classes is not None and len(classes) != num_classes:
         raise ValueError(f"{len(classes)} names of {num_classes} classes")
-    return build(config, num_classes=num_classes)
+    return build(config, num_classes=num_classes or 1)  # of an encoder alone 0
 
 
 def _convert(
@@ -226,7 +226,8 @@ def _state(architecture: Architecture, source: Source) -> dict[str, Any]:
 
 def _classes(config: Mapping[str, Any], num_classes: int, *, path: Path) -> list[str] | None:
     """Class names, of the settings of a Hugging Face folder, where it has any of its own."""
-    names = config.get("id2label") or {}
+    names = config.get("id2label") if num_classes else None
+    names = names or {}
     if not isinstance(names, Mapping):
         raise refusal(path, "no names in id2label", "{number: name}")
     classes = [str(name) for name in names.values()]
