@@ -262,10 +262,11 @@ class LossConfig:
             )
         if width is not None and not 0 < width <= _WIDEST:
             raise ValueError(f"loss.target_width ({width}) must be in [1, {_WIDEST}]")
-        if self.target == "frozen" and self.target_model is None:
+        if self.target == "frozen" and not self.target_model:
             raise ValueError(
-                "loss.target_model (null) must name the model whose features are the target while "
-                "loss.target is frozen: a checkpoint, a folder, or timm:NAME"
+                f"loss.target_model ({self.target_model or 'null'}) must name the model whose "
+                "features are the target while loss.target is frozen: a checkpoint, a folder, or "
+                "timm:NAME"
             )
         of_frozen = ("target_model", "target_weights", "target_width")
         given = [name for name in of_frozen if getattr(self, name) is not None]

@@ -31,6 +31,7 @@ from hpm_video.train.run import (
     Pictures,
     Run,
     RunProbe,
+    check_vectors,
     choose_for_machine,
     claim_run_folder,
     describe_changes,
@@ -60,6 +61,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     manifest = read_manifest(
         data.manifest, root=data.root, labels=False, max_damage=data.max_damage
     )
+    check_vectors(config, manifest)
     steps = plan_steps(data, optim, num_videos=len(manifest), num_processes=world.size)
 
     data_of_steps = describe_data(manifest, videos_per_step=steps.videos)

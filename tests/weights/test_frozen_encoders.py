@@ -247,6 +247,22 @@ def test_what_cannot_be_used_is_refused_in_a_line(tmp_path: Path) -> None:
         _refused(ValueError, words, path)
 
 
+def test_what_cannot_be_read_is_named_by_its_setting(tmp_path: Path) -> None:
+    """Files of every kind, and folders: messages begin with what to change."""
+    (tmp_path / "empty").mkdir()
+    _refused(FileNotFoundError, "loss.target_model: ", str(tmp_path / "empty"))
+    (tmp_path / "text.pt").write_text("no weights")
+    torch.save({"model": {"some.weight": torch.zeros(1)}}, tmp_path / "unknown.pt")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text("{")
+    for name in ("text.pt", "unknown.pt", "hf"):
+        path = str(tmp_path / name)
+        _refused(ValueError, "loss.target_model: ", path)
+        _refused(ValueError, path, path)
+    text = str(tmp_path / "text.pt")
+    _refused(ValueError, f"loss.target_weights: weights ({text})", f"timm:{VIT}", weights=text)
+
+
 def test_no_code_of_a_folder_is_run(tmp_path: Path) -> None:
     folder = tmp_path / "dino"
     path = _save(transformers.Dinov2Model(transformers.Dinov2Config(**SIZES)), folder)

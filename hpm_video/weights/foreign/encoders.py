@@ -25,6 +25,7 @@ from hpm_video.weights.foreign.encoder_sources import (
     Source,
     TimmModel,
     model_type,
+    told_as,
 )
 from hpm_video.weights.hub import local_model
 
@@ -75,7 +76,8 @@ def library_model(model: str, *, name: str) -> str | None:
     folder = local_model(model)
     if not folder.exists():
         raise FileNotFoundError(f"{name} ({model}) does not exist")
-    kind = model_type(folder)
+    with told_as(name):
+        kind = model_type(folder)
     if kind in (None, "videomae"):
         return None
     if kind not in OF_HUGGING_FACE:
