@@ -352,6 +352,19 @@ class PretrainConfig:
                 "loss.prediction (none) must be ranking or absolute while masking.ramp is "
                 "competence, which follows its rank accuracy: choose one, or masking.ramp=time"
             )
+        # Of a predictor that learns nothing masks would stay random, or wait for ever
+        if self.loss.prediction_weight == 0 and masking.mines and masking.ramp == "competence":
+            raise ValueError(
+                "loss.prediction_weight (0) must be above 0 while masking.ramp is competence, which "
+                "follows the rank accuracy of the predictor: choose 1, or masking.ramp=time"
+            )
+        is_of_both = self.model.predictor_input == "both" and masking.needs_teacher
+        if self.loss.pixel_prediction_weight == 0 and is_of_both:
+            raise ValueError(
+                "loss.pixel_prediction_weight (0) must be above 0 while model.predictor_input is "
+                "both, whose predictor from pixels picks the masks: choose 1, another "
+                "model.predictor_input, or another masking.source"
+            )
         if self.loss.ranking_level == "unit" and self.masking.decoder_mask_ratio > 0:
             raise ValueError(
                 "loss.ranking_level (unit) must be token while masking.decoder_mask_ratio "
