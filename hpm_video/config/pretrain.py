@@ -355,8 +355,8 @@ class PretrainConfig:
         # Of a predictor that learns nothing masks would stay random, or wait for ever
         if self.loss.prediction_weight == 0 and masking.mines and masking.ramp == "competence":
             raise ValueError(
-                "loss.prediction_weight (0) must be above 0 while masking.ramp is competence, which "
-                "follows the rank accuracy of the predictor: choose 1, or masking.ramp=time"
+                "loss.prediction_weight (0) must be above 0 while masking.ramp is competence, "
+                "which follows the rank accuracy of the predictor: choose 1, or masking.ramp=time"
             )
         is_of_both = self.model.predictor_input == "both" and masking.needs_teacher
         if self.loss.pixel_prediction_weight == 0 and is_of_both:

@@ -263,6 +263,19 @@ def test_what_cannot_be_read_is_named_by_its_setting(tmp_path: Path) -> None:
     _refused(ValueError, f"loss.target_weights: weights ({text})", f"timm:{VIT}", weights=text)
 
 
+@torch.no_grad()
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """They would make every target, and so every loss, not finite."""
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**SIZES))
+    model.encoder.layer[1].norm1.weight[3] = torch.nan
+    path = _save(model, tmp_path / "dino")
+    _refused(ValueError, f"loss.target_model ({path}) must hold finite numbers", path)
+    other, weights = _timm(tmp_path)
+    other.blocks[2].norm1.bias[0] = torch.inf  # type: ignore[index, union-attr]
+    torch.save(other.state_dict(), weights)
+    _refused(ValueError, "blocks.2.norm1.bias does not", f"timm:{VIT}", weights=weights)
+
+
 def test_no_code_of_a_folder_is_run(tmp_path: Path) -> None:
     folder = tmp_path / "dino"
     path = _save(transformers.Dinov2Model(transformers.Dinov2Config(**SIZES)), folder)

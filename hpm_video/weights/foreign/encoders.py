@@ -28,6 +28,7 @@ from hpm_video.weights.foreign.encoder_sources import (
     told_as,
 )
 from hpm_video.weights.hub import local_model
+from hpm_video.weights.misfits import is_finite
 
 
 def frozen_encoder(
@@ -62,9 +63,20 @@ def source_of_others(model: str, asked: Asked) -> Source | None:
             "it has its own"
         )
     kind = library_model(model, name=asked.name)
+    if kind is None:
+        return None
+    source: Source
     if kind == OF_TIMM:
-        return TimmModel(model.removeprefix(OF_TIMM), asked)
-    return None if kind is None else HuggingFaceModel(local_model(model), kind, asked)
+        source = TimmModel(model.removeprefix(OF_TIMM), asked)
+    else:
+        source = HuggingFaceModel(local_model(model), kind, asked)
+    for name, tensor in source.state_dict().items():
+        if not is_finite(tensor):
+            raise ValueError(
+                f"{asked.name} ({model}) must hold finite numbers, and {name} does not: fetch the "
+                "weights again"
+            )
+    return source
 
 
 def library_model(model: str, *, name: str) -> str | None:
