@@ -262,10 +262,11 @@ class LossConfig:
             )
         if width is not None and not 0 < width <= _WIDEST:
             raise ValueError(f"loss.target_width ({width}) must be in [1, {_WIDEST}]")
-        if self.target == "frozen" and self.target_model is None:
+        if self.target == "frozen" and not self.target_model:
             raise ValueError(
-                "loss.target_model (null) must name the model whose features are the target while "
-                "loss.target is frozen: a checkpoint, a folder, or timm:NAME"
+                f"loss.target_model ({self.target_model or 'null'}) must name the model whose "
+                "features are the target while loss.target is frozen: a checkpoint, a folder, or "
+                "timm:NAME"
             )
         of_frozen = ("target_model", "target_weights", "target_width")
         given = [name for name in of_frozen if getattr(self, name) is not None]
@@ -350,6 +351,19 @@ class PretrainConfig:
             raise ValueError(
                 "loss.prediction (none) must be ranking or absolute while masking.ramp is "
                 "competence, which follows its rank accuracy: choose one, or masking.ramp=time"
+            )
+        # Of a predictor that learns nothing masks would stay random, or wait for ever
+        if self.loss.prediction_weight == 0 and masking.mines and masking.ramp == "competence":
+            raise ValueError(
+                "loss.prediction_weight (0) must be above 0 while masking.ramp is competence, "
+                "which follows the rank accuracy of the predictor: choose 1, or masking.ramp=time"
+            )
+        is_of_both = self.model.predictor_input == "both" and masking.needs_teacher
+        if self.loss.pixel_prediction_weight == 0 and is_of_both:
+            raise ValueError(
+                "loss.pixel_prediction_weight (0) must be above 0 while model.predictor_input is "
+                "both, whose predictor from pixels picks the masks: choose 1, another "
+                "model.predictor_input, or another masking.source"
             )
         if self.loss.ranking_level == "unit" and self.masking.decoder_mask_ratio > 0:
             raise ValueError(

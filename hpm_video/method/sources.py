@@ -88,8 +88,8 @@ def measured_scores(
                 losses = losses_of(output)
     finally:
         student.train(was_training)
-        # PyTorch before 2.11 would go on with the copies of weights that autocast made without
-        # gradient, so that the student's own pass gave most weights none
+        # PyTorch 2.10 (its issue 158232) would go on with the copies of weights that autocast made
+        # without gradient, so that the student's own pass gave most weights none
         torch.clear_autocast_cache()
     unknown = losses.new_full(mask.shape, torch.nan)
     return unknown.scatter(1, output.masked, losses)

@@ -58,7 +58,7 @@ class Teacher(nn.Module):
         layers: Sequence[int] = (),
     ) -> Tensor | list[Tensor]:
         """Patches (B, N, P), of which it sees those at index seen (B, K) -> predicted loss of all
-        tokens (B, N) float32.
+        tokens (B, N) float32, by a predictor from pixels of those it sees (B, K).
 
         ``encoded`` (B, N, D): what its encoder made of the whole clip, if that is what it sees and
         is known. With ``layers`` instead, it sees the whole clip, and gives features of these
@@ -71,9 +71,9 @@ class Teacher(nn.Module):
         assert seen is not None
         looked_at = patches if encoded is not None else gather_patches(patches, seen)
         predictor = self.pixel_predictor or self.predictor
-        if isinstance(predictor, PixelPredictor):
-            return fill_in(predictor(looked_at, seen), seen, self.grid)
         assert predictor is not None
+        if isinstance(predictor, PixelPredictor):
+            return predictor(looked_at, seen)
         assert self.encoder is not None and self.decoder_input is not None
         if encoded is None:
             encoded = self.encoder(looked_at, seen)
@@ -163,4 +163,10 @@ def score_tokens(
         device=clips.device,
         rows=rows,
     )
-    return torch.stack([teacher(patches, seen) for seen in drawn.unbind(1)]).mean(dim=0)
+    found = []
+    for seen in drawn.unbind(1):
+        scores = teacher(patches, seen)
+        # Not in the teacher, which may be compiled: inductor of PyTorch 2.15 makes wrong code of it
+        is_part = scores.shape[1] < num_tokens
+        found.append(fill_in(scores, seen, teacher.grid) if is_part else scores)
+    return torch.stack(found).mean(dim=0)

@@ -32,6 +32,7 @@ from hpm_video.train.run import (
     Pictures,
     Run,
     RunProbe,
+    check_vectors,
     choose_for_machine,
     claim_run_folder,
     describe_changes,
@@ -61,6 +62,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
     manifest = read_manifest(
         data.manifest, root=data.root, labels=False, max_damage=data.max_damage
     )
+    check_vectors(config, manifest)
     videos = mixture_of(manifest, data.weights)
     steps = plan_steps(data, optim, num_videos=videos.num_videos, num_processes=world.size)
 

@@ -131,7 +131,8 @@ class HardTubes:
         """The tokens that a mask of these ratios is sure to hide; of equals, the first tubes.
 
         These are the floor(hard_ratio * masked) tubes of highest mean score, masked being
-        floor(mask_ratio * tubes); see `hpm_video.method.masking.make_mask`.
+        floor(mask_ratio * tubes); see `hpm_video.method.masking.make_mask`. With masking.pattern
+        blocks, those of the highest of the blocks that this mask draws.
         """
         ratio = self.mask_ratio if mask_ratio is None else mask_ratio
         masking = replace(self.masking, mask_ratio=ratio)
@@ -139,13 +140,15 @@ class HardTubes:
         return chosen.hard.reshape(self.measured.shape).numpy()
 
     def _masked(self, masking: MaskingConfig, hard_ratio: float) -> Masked:
-        # Equals in an order, so that the page, whose random numbers are others, chooses the same
-        order = torch.from_numpy(-self.per_tube(self.scores)).argsort(stable=True)
-        scores = -order.argsort().float()[None]  # by rank: the hardest is 0
+        scores = torch.from_numpy(self.per_tube(self.scores))[None]
+        if masking.pattern != "blocks":
+            # Equals in an order, so that the page, whose random numbers are others, chooses the
+            # same. By rank: the hardest is 0
+            scores = -(-scores).argsort(stable=True).argsort().float()
         return make_mask(
             units_to_tokens(scores, self.grid, self.tube_length),
             self.grid,
-            masking.by_units,  # which tubes of a block are hard, the page can show as well
+            masking,
             hard_ratio=hard_ratio,
             batch_size=1,
             generator=torch.Generator().manual_seed(self.seed),

@@ -172,7 +172,8 @@ def test_mining_cannot_resume_a_run_without_teacher(
     line = _refusal(pretrain_arguments(tmp_path / "run", f"run.resume={plain}"), capsys)
     assert f"checkpoint ({plain}) has no teacher: this run mines" in line
     assert not (tmp_path / "run").exists()
-    # Its weights alone may start a run that mines.
+    # What it says helps
+    assert f"model.init={plain} in place of run.resume" in line
     settings = (f"model.init={plain}", "optim.epochs=1")
     assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
 

@@ -341,6 +341,17 @@ def test_masks_that_need_no_prediction_work_without(source: str) -> None:
     load_config(PretrainConfig, None, waits[1:])
 
 
+def test_what_masks_follow_has_to_learn() -> None:
+    both = ["model.predictor_input=both", "loss.pixel_prediction_weight=0"]
+    waits = ["masking.ramp=competence", "loss.prediction_weight=0"]
+    for settings, other in ((both, "masking.source=motion"), (waits, "masking.ramp=time")):
+        name = settings[1].removesuffix("=0")
+        with pytest.raises(ValueError, match=rf"{name} \(0\) must be above 0") as caught:
+            load_config(PretrainConfig, None, settings)
+        assert "\n" not in str(caught.value)
+        load_config(PretrainConfig, None, [*settings, other])
+
+
 def test_a_teacher_that_sees_all_looks_once() -> None:
     with pytest.raises(ValueError, match=r"teacher.draws \(2\) must be 1 while"):
         load_config(PretrainConfig, None, ["teacher.draws=2", "teacher.token_ratio=1"])

@@ -149,8 +149,8 @@ def test_the_measured_loss_is_that_of_the_student_at_rest(
 
 
 def test_the_pass_that_measures_leaves_no_copies_of_weights(student: HPM) -> None:
-    """PyTorch before 2.11 makes those of a pass without gradient, and they would stand in for the
-    weights in the student's own pass: one that is stale shows here that they are kept."""
+    """PyTorch 2.10 makes those of a pass without gradient, and they would stand in for the weights
+    in the student's own pass: one that is stale shows here that they are kept."""
     patches, masking = patchify(_bytes(2, 3, 4, 32, 32), GRID), MaskingConfig(mask_ratio=0.7)
     changed = deepcopy(student).eval()
     mask = make_mask(

@@ -22,7 +22,7 @@ from hpm_video.cli.main import main
 from hpm_video.config import LossConfig, MaskingConfig, PretrainConfig, RunConfig
 from hpm_video.config.settings import config_from_dict, config_to_dict, load_config
 from hpm_video.method.step import pretrain_step
-from hpm_video.method.teacher import Teacher
+from hpm_video.method.teacher import Teacher, score_tokens
 from hpm_video.models.compiling import choose_compile, compile_parts
 from hpm_video.models.hpm import HPM, PredictorInput
 from hpm_video.models.tokens import TokenGrid
@@ -75,6 +75,23 @@ def test_a_step_is_one_graph_and_stays_it_while_hard_ratio_moves(
             losses.append(result.loss.item())
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("predictor_input", ["both", "encoded"])
+def test_a_compiled_teacher_scores_as_an_eager_one(predictor_input: PredictorInput) -> None:
+    """By PyTorch's own compiler, tokens that it does not see too."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    grid = TokenGrid(2, 4, 4)
+    size = ViTSize(tubelet_size=2, patch_size=8, width=16, depth=1, heads=2)
+    sizes = {"decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
+    teacher = Teacher(HPM(grid, size, **sizes, predictor_input=predictor_input))
+    clips = torch.rand(3, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = [
+        score_tokens(each, clips, token_ratio=0.5, generator=torch.Generator().manual_seed(1))
+        for each in (teacher, torch.compile(teacher))
+    ]
+    assert (found[0] - found[1]).abs().max() < 1e-3 * found[0].std()
 
 
 def test_auto_compiles_on_cuda_and_a_run_keeps_what_it_had() -> None:

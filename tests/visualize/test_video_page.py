@@ -18,6 +18,7 @@ from scipy.stats import spearmanr
 from videos import turn
 
 from hpm_video.config import DataConfig, MaskingConfig
+from hpm_video.method.blocks import Blocks
 from hpm_video.method.masking import make_mask, num_hard_units, num_masked_units
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.visualize.figures import heat_at, picture
@@ -280,6 +281,65 @@ def test_masks_of_the_page_are_those_of_python(browser: Any, tmp_path: Path) -> 
             assert torch.equal(one, other)
             if len(units.unique()) == len(units):
                 assert np.array_equal(hard, theirs)
+
+
+@pytest.mark.browser
+def test_blocks_are_those_of_training(browser: Any, tmp_path: Path) -> None:
+    """By the same random numbers: in what order masks hide tubes, and which blocks are hard."""
+    show(browser, film_of(moving_square(tmp_path / "a.mp4", "portrait")), tmp_path)
+    rng = np.random.default_rng(0)
+    cases = [
+        (rng.normal(size=rows * columns).tolist(), float(ratio), float(hard), [rows, columns])
+        for rows, columns in rng.integers(2, 15, (100, 2)).tolist()
+        for ratio, hard in [rng.uniform((0.3, 0), (0.95, 1))]
+    ]
+    found = browser.execute_script(
+        """return JSON.parse(arguments[0]).map(([values, ratio, hardRatio, frame], seed) => {
+          const draws = masks.draws(seed, 121);
+          const blocks = masks.blocks(frame, draws);
+          const mask = masks.hardMask(values, ratio, hardRatio, seed, frame);
+          const scores = blocks.scores(values).map((score) => Math.max(score, -99));
+          return [draws, Array.from(blocks.turn), scores,
+            Array.from(mask.hard), Array.from(mask.masked),
+            Array.from(masks.randomMask(values.length, ratio, seed, frame))];
+        })""",
+        json.dumps(cases),
+    )
+    kinds = set()
+    for (values, ratio, hard_ratio, frame), answer in zip(cases, found, strict=True):
+        draws, turn, scores, hard, masked, random = (np.array(each) for each in answer)
+        grid = TokenGrid(1, *frame)
+        theirs = Blocks(torch.from_numpy(draws)[None], grid)
+        assert turn.tolist() == theirs.order()[0].tolist()
+        expected = theirs.scores(torch.tensor([values], dtype=torch.float64))[0]
+        assert np.allclose(scores, expected.nan_to_num(nan=-99).numpy())
+        count = num_masked_units(grid, mask_ratio=ratio, tube_length=1)
+        assert masked.sum() == random.sum() == count and (masked >= hard).all()
+        is_there = scores > -99
+        assert hard.sum() == min(int(hard_ratio * count), is_there.sum())
+        assert scores[hard == 1].min(initial=9) >= scores[hard == 0].max(initial=-9)
+        for taken, free in ((masked, hard == 0), (random, turn >= 0)):
+            assert turn[free & (taken == 1)].max(initial=0) <= turn[taken == 0].min()
+        kinds.add(draws[0] < 0.5)
+    assert len(kinds) == 2
+
+
+@pytest.mark.browser
+def test_a_run_with_blocks_shows_blocks(browser: Any, tmp_path: Path) -> None:
+    film = film_of(moving_square(tmp_path / "a.mp4", "portrait"))
+    (tubes,) = film.windows[0]
+    shown = replace(tubes, masking=MaskingConfig(mask_ratio=0.5, pattern="blocks"))
+    show(browser, replace(film, windows=((shown,),)), tmp_path)
+    script = """const { crop, mask } = moment(state, 0);
+      const draws = masks.draws(1000, 121);
+      return [Array.from(mask.hard), Array.from(crop.predicted.units), draws,
+        document.getElementById("counts").textContent]"""
+    hard, units, draws, said = browser.execute_script(script)
+    scores = Blocks(torch.tensor([draws]), GRID).scores(torch.tensor([units]))[0].numpy()
+    flags = np.array(hard) == 1
+    assert scores[flags].min() >= scores[~flags & ~np.isnan(scores)].max()
+    assert said == f"32 of 64 tubes masked, {flags.sum()} of them by their score"
+    assert not np.array_equal(flags, hardest_by(tubes, "predicted").reshape(4, 64)[0])
 
 
 @pytest.mark.browser

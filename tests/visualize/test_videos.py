@@ -24,6 +24,7 @@ from hpm_video.data.video.crops import resize_crop, view_crops
 from hpm_video.data.video.frames import VideoReadError, read_frames
 from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained, reconstruct
+from hpm_video.method.masking import make_mask
 from hpm_video.method.sources import motion_scores
 from hpm_video.models.build import build
 from hpm_video.models.tokens import patchify
@@ -197,10 +198,10 @@ def test_hard_tubes_of_a_video(mined: Path, tmp_path: Path) -> None:
 
 
 def test_hard_tubes_are_those_of_the_source_that_masked(toy: Path, tmp_path: Path) -> None:
-    """Of a run with masks by motion, with and without a predictor; and of one with blocks."""
+    """Of a run with masks by motion, with and without a predictor."""
     video = toy / (toy / "manifest.csv").read_text().splitlines()[1].split(",")[0]
     for name, settings in (
-        ("predicts", ("masking.pattern=blocks",)),
+        ("predicts", ()),
         ("plain", ("loss.prediction=none",)),
     ):
         run = train(toy, tmp_path / name, "masking.source=motion", *settings)
@@ -222,6 +223,21 @@ def test_hard_tubes_are_those_of_the_source_that_masked(toy: Path, tmp_path: Pat
     run = train(toy, tmp_path / "none", "masking.source=none", "loss.prediction=none")
     tubes = hpm_video.hard_tubes(run, video, device="cpu")
     assert tubes.scored_by == "measured" and tubes.hard_ratio == 0.5
+
+
+def test_hard_tubes_of_a_run_with_blocks_are_blocks(toy: Path, tmp_path: Path) -> None:
+    """Those with the highest scores of the blocks that its mask draws, and not single tubes."""
+    video = toy / (toy / "manifest.csv").read_text().splitlines()[1].split(",")[0]
+    run = train(toy, tmp_path / "run", "masking.source=motion", "masking.pattern=blocks")
+    tubes = hpm_video.hard_tubes(run, video, device="cpu")
+    scores = torch.from_numpy(tubes.scores).reshape(1, -1)
+    made = make_mask(
+        scores, tubes.grid, tubes.masking, hard_ratio=0.5, batch_size=1,
+        generator=torch.Generator().manual_seed(tubes.seed),
+    )  # fmt: skip
+    assert tubes.masking.pattern == "blocks" and tubes.hard.any()
+    assert np.array_equal(tubes.hard.ravel(), made.hard[0].numpy())
+    assert np.array_equal(tubes.mask.ravel(), made.mask[0].numpy())
 
 
 def test_windows_side_by_side() -> None:

@@ -247,6 +247,35 @@ def test_what_cannot_be_used_is_refused_in_a_line(tmp_path: Path) -> None:
         _refused(ValueError, words, path)
 
 
+def test_what_cannot_be_read_is_named_by_its_setting(tmp_path: Path) -> None:
+    """Files of every kind, and folders: messages begin with what to change."""
+    (tmp_path / "empty").mkdir()
+    _refused(FileNotFoundError, "loss.target_model: ", str(tmp_path / "empty"))
+    (tmp_path / "text.pt").write_text("no weights")
+    torch.save({"model": {"some.weight": torch.zeros(1)}}, tmp_path / "unknown.pt")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text("{")
+    for name in ("text.pt", "unknown.pt", "hf"):
+        path = str(tmp_path / name)
+        _refused(ValueError, "loss.target_model: ", path)
+        _refused(ValueError, path, path)
+    text = str(tmp_path / "text.pt")
+    _refused(ValueError, f"loss.target_weights: weights ({text})", f"timm:{VIT}", weights=text)
+
+
+@torch.no_grad()
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """They would make every target, and so every loss, not finite."""
+    model = transformers.Dinov2Model(transformers.Dinov2Config(**SIZES))
+    model.encoder.layer[1].norm1.weight[3] = torch.nan
+    path = _save(model, tmp_path / "dino")
+    _refused(ValueError, f"loss.target_model ({path}) must hold finite numbers", path)
+    other, weights = _timm(tmp_path)
+    other.blocks[2].norm1.bias[0] = torch.inf  # type: ignore[index, union-attr]
+    torch.save(other.state_dict(), weights)
+    _refused(ValueError, "blocks.2.norm1.bias does not", f"timm:{VIT}", weights=weights)
+
+
 def test_no_code_of_a_folder_is_run(tmp_path: Path) -> None:
     folder = tmp_path / "dino"
     path = _save(transformers.Dinov2Model(transformers.Dinov2Config(**SIZES)), folder)

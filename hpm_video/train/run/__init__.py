@@ -18,3 +18,4 @@ from hpm_video.train.run.starting_point import find_start as find_start
 from hpm_video.train.run.steps import restore_if as restore_if
 from hpm_video.train.run.steps import running_means as running_means
 from hpm_video.train.run.steps import step_unless as step_unless
+from hpm_video.train.run.vector_count import check_vectors as check_vectors

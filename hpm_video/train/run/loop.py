@@ -185,7 +185,7 @@ class Run:
     ) -> Iterator[ClipBatch]:
         """This process's micro-batches of all steps that are left; see `clip_batches`."""
         if tubelet is not None:
-            self._vectors = VectorCount(len(self.manifest))
+            self._vectors = VectorCount()
         return clip_batches(
             self.manifest,
             self._data,
@@ -294,7 +294,6 @@ class Run:
         is_log_step = self._is_log_step(self.steps_done)
         # Several processes take the time to tell each other more only where there is a reason
         is_reason = is_log_step or stop or is_due or self._bad.is_over or self._ends_early
-        is_reason |= self._vectors is not None and self._vectors.is_open
         if self.world.size > 1 and not is_reason:
             return
         self._tell_each_other()
@@ -367,8 +366,8 @@ class Run:
                     path = self.manifest.path(index)
                     decoder = "Pillow" if is_pictures(file_of(path)) else "PyAV"
                     self.log.line(f"decoded with {decoder}, like similar files: {path}: {note}")
-        if self._vectors is not None and (said := self._vectors.add([of for *_, of in told])):
-            self.log.line(said)
+        if self._vectors is not None:
+            self._vectors.add([of for *_, of in told])
 
     def _own_requests(self) -> tuple[bool, bool]:
         """Whether this process was asked to stop, and wants a checkpoint (the main one's clock)."""

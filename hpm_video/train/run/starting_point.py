@@ -1,6 +1,7 @@
 """Where a run starts from: its own last checkpoint, another one, weights, or nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ class Start:
             # Where an average of the weights is what a checkpoint's model is, training goes on
             # with the weights themselves.
             weights = self.state.get("trained_model") or self.state["model"]
-            load_weights(model, weights, source=self.source or "")
+            with self._told_what_to_do():
+                load_weights(model, weights, source=self.source or "")
         elif self.parts is not None:
             assert isinstance(model, HPM)
             self.parts.load_student(model)
@@ -81,10 +83,25 @@ class Start:
             self.parts.load_teacher(teacher)
             self.table = self.parts.lines()
         elif self.state is not None and teacher is not None:
-            if self.state["teacher"] is None:
-                needs = "mines hard tubes" if teacher.predicts else "has loss.target=ema"
-                raise ValueError(f"checkpoint ({self.source}) has no teacher: this run {needs}")
-            load_weights(teacher, self.state["teacher"], source="teacher")
+            with self._told_what_to_do():
+                if self.state["teacher"] is None:
+                    needs = "mines hard tubes" if teacher.predicts else "has loss.target=ema"
+                    raise ValueError(f"checkpoint ({self.source}) has no teacher: this run {needs}")
+                of_teacher = f"teacher of {self.source}"
+                load_weights(teacher, self.state["teacher"], source=of_teacher)
+
+    @contextmanager
+    def _told_what_to_do(self) -> Iterator[None]:
+        """Of another run's checkpoint that does not fit: how to begin with what does."""
+        try:
+            yield
+        except ValueError as error:
+            if self.last is not None:
+                raise
+            raise ValueError(
+                f"{error}; model.init={self.source} in place of run.resume begins another run "
+                "with its weights, and what it lacks starts fresh"
+            ) from error
 
     def check_labels(self, labels: LabelsConfig) -> None:
         """Raise ValueError where the run that goes on learnt one label per video and this one would

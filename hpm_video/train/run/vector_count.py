@@ -1,22 +1,51 @@
-"""How many videos of a run have no motion vectors, where its masks are made of them."""
+"""Whether videos have motion vectors, in a run whose masks are made of them, and how many lack
+them."""
 
+import numpy as np
+
+from hpm_video.config import PretrainConfig
+from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.loading.clip import read_codec_scores
 from hpm_video.data.loading.loader import ClipBatch
+from hpm_video.data.samples.scores import scored_tubelet
+from hpm_video.data.video.frames import VideoReadError
 from hpm_video.data.video.motion import NO_VECTORS
 
-_ENOUGH = 64  # videos; a list of which so many lack them has none, or hardly any
+_ENOUGH = 64  # videos; a list of which so many lack vectors has none, or hardly any
+
+
+def check_vectors(config: PretrainConfig, manifest: Manifest) -> None:
+    """Raise ValueError where masks are to be made of motion vectors and no video has any.
+
+    Looks at videos all over the list until one has some: mostly at one. What is unreadable does not
+    count; the run itself reports it.
+    """
+    if scored_tubelet(config) is None:
+        return
+    count, num_lacking = min(_ENOUGH, len(manifest)), 0
+    for index in np.linspace(0, len(manifest) - 1, count).round().astype(int).tolist():
+        path, table = manifest.path(index), manifest.table(index)
+        try:
+            _, has_vectors = read_codec_scores(path, config, table=table)
+        except VideoReadError:
+            continue
+        if has_vectors:
+            return
+        num_lacking += 1
+    if num_lacking:
+        raise ValueError(
+            f"masking.source (codec) needs motion vectors in the videos, and none of {num_lacking} "
+            "all over data.manifest has any: encode the videos as H.264 with hpm-video data "
+            "transcode, or set masking.source=motion"
+        )
 
 
 class VectorCount:
-    """Counts the videos read, and those without vectors, over all processes.
+    """Counts the clips read, and those without vectors, over all processes."""
 
-    ``num_videos``: of the list. `is_open`: whether it is not yet known if any video has vectors.
-    """
-
-    def __init__(self, num_videos: int) -> None:
-        self._enough = min(_ENOUGH, num_videos)
+    def __init__(self) -> None:
         self._fresh = [0, 0]  # of this process, of which the others do not know
         self._read = self._lacking = 0
-        self.is_open = True
 
     def note(self, batch: ClipBatch, *, repeats: int) -> None:
         """Count the videos of a batch."""
@@ -28,29 +57,16 @@ class VectorCount:
         fresh, self._fresh = self._fresh, [0, 0]
         return fresh
 
-    def add(self, counts: list[list[int]]) -> str | None:
-        """Take in what all processes counted, the same in each; returns what to say, once.
-
-        Raises ValueError: no video has any.
-        """
+    def add(self, counts: list[list[int]]) -> None:
+        """Take in what all processes counted, the same in each."""
         self._read += sum(read for read, _ in counts)
         self._lacking += sum(lacking for _, lacking in counts)
-        if not self.is_open or (self._read == self._lacking and self._read < self._enough):
-            return None
-        if self._read == self._lacking:
-            raise ValueError(
-                "masking.source (codec) needs motion vectors in the videos, and none of the first "
-                f"{self._read} clips has any: encode the videos as H.264 with hpm-video data "
-                "transcode, or set masking.source=motion"
-            )
-        self.is_open = False
-        return self.describe("first ")
 
-    def describe(self, which: str = "") -> str | None:
+    def describe(self) -> str | None:
         """How many lack vectors, in words; None where none does."""
         if not self._lacking:
             return None
         return (
-            f"{self._lacking} of the {which}{self._read} clips come from videos without motion "
-            "vectors: their masks are random"
+            f"{self._lacking} of the {self._read} clips come from videos without motion vectors: "
+            "their masks are random"
         )

@@ -26,6 +26,9 @@ function here(current) {
   return [data.windows[shown], frame];
 }
 
+// Rows and columns of a frame, where the run masks blocks of it.
+const blockFrame = data.masking.pattern === "blocks" ? data.grid.slice(1) : null;
+
 // What there is to draw of a crop at the time shown; masks are kept until a setting changes.
 const kept = new Map();
 function moment(current, index) {
@@ -37,10 +40,10 @@ function moment(current, index) {
     const { units } = crop[current.by];
     const seed = current.seed * 1000 + shown * 10 + index;
     const tokens = (flags) => masks.toTokens(flags, data.grid, data.tubeLength);
-    const mask = masks.hardMask(units, current.maskRatio, current.hardRatio, seed);
+    const mask = masks.hardMask(units, current.maskRatio, current.hardRatio, seed, blockFrame);
     kept.set(key, {
       mask: { masked: tokens(mask.masked), hardTokens: tokens(mask.hard), hard: mask.hard },
-      random: tokens(masks.randomMask(units.length, current.maskRatio, seed + 7)),
+      random: tokens(masks.randomMask(units.length, current.maskRatio, seed + 7, blockFrame)),
     });
   }
   const step = Math.floor(frame / data.tubelet);
@@ -98,7 +101,7 @@ function tubeText() {
 // The table of numbers, of the window and crop shown.
 function numbers(shown) {
   const crop = data.windows[shown].crops[state.crop];
-  const hard = moment(state, state.crop).mask.hardTokens;
+  const { hard: chosen, hardTokens: hard } = moment(state, state.crop).mask;
   const { values } = crop.measured.token;
   let [covered, total, count] = [0, 0, 0];
   values.forEach((value, token) => {
@@ -119,8 +122,9 @@ function numbers(shown) {
   by("covered").textContent = percent(total > 0 ? covered / total : 0);
   by("covered-chance").textContent =
     `chance ${percent(count / values.length)}, most possible ${percent(total > 0 ? most / total : 0)}`;
+  const numHard = chosen.reduce((sum, flag) => sum + flag); // blocks may hold fewer than wanted
   by("counts").textContent =
-    `${counts.masked} of ${units.length} tubes masked, ${counts.hard} of them by their score`;
+    `${counts.masked} of ${units.length} tubes masked, ${numHard} of them by their score`;
 }
 
 function choose(row, column, crop = state.crop) {

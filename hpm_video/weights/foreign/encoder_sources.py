@@ -6,7 +6,8 @@ the side of a model's own pixels.
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,17 @@ class Asked:
         return f"{self.group}weights"
 
 
+@contextmanager
+def told_as(name: str) -> Iterator[None]:
+    """What cannot be read is said to be what this setting names."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
 class Source(nn.Module):
     """A model at its own resolution: clips (B, 3, T, S, S) in [0, 1] -> features (B, t, h, w, D) of
     each layer. grid: of these features; side: S; num_frames: T."""
@@ -90,13 +102,15 @@ class OurEncoder(Source):
     def __init__(self, model: str, asked: Asked) -> None:
         super().__init__()
         assumed = Assumptions(image_frames=asked.num_frames)
-        state = import_weights(model, assumptions=assumed, encoder_only=True).state
+        with told_as(asked.name):
+            state = import_weights(model, assumptions=assumed, encoder_only=True).state
         tubelet_size = state["config"]["model"].get("tubelet_size", 1)
         assert asked.num_frames is not None
         _check_frames(asked, asked.num_frames, tubelet_size, f"{asked.name} ({model})")
         clip = ClipConfig(num_frames=asked.num_frames)
         self.encoder: Encoder
-        self.encoder, data = encoder_of(state, source=model, clip=clip)
+        with told_as(asked.name):
+            self.encoder, data = encoder_of(state, source=model, clip=clip)
         check_layers(asked.layers, len(self.encoder.blocks), setting=asked.layers_name)
         self.layers, self.side = list(asked.layers), data.crop_size
         self.width, self.grid = self.encoder.width, self.encoder.grid
@@ -142,7 +156,8 @@ class TimmModel(_Normalised):
         model = timm.create_model(architecture, pretrained=False, num_classes=0)
         if not hasattr(model, "forward_intermediates"):
             raise ValueError(f"{words} must be a model that gives features of its layers")
-        _load_timm(model, weights)
+        with told_as(asked.weights_name):
+            _load_timm(model, weights)
         settings = timm.data.resolve_model_data_config(model)
         self.model = model.eval()
         self._keep_colours(asked.mean or settings["mean"], asked.std or settings["std"])

@@ -25,8 +25,10 @@ from hpm_video.weights.foreign.encoder_sources import (
     Source,
     TimmModel,
     model_type,
+    told_as,
 )
 from hpm_video.weights.hub import local_model
+from hpm_video.weights.misfits import is_finite
 
 
 def frozen_encoder(
@@ -61,9 +63,20 @@ def source_of_others(model: str, asked: Asked) -> Source | None:
             "it has its own"
         )
     kind = library_model(model, name=asked.name)
+    if kind is None:
+        return None
+    source: Source
     if kind == OF_TIMM:
-        return TimmModel(model.removeprefix(OF_TIMM), asked)
-    return None if kind is None else HuggingFaceModel(local_model(model), kind, asked)
+        source = TimmModel(model.removeprefix(OF_TIMM), asked)
+    else:
+        source = HuggingFaceModel(local_model(model), kind, asked)
+    for name, tensor in source.state_dict().items():
+        if not is_finite(tensor):
+            raise ValueError(
+                f"{asked.name} ({model}) must hold finite numbers, and {name} does not: fetch the "
+                "weights again"
+            )
+    return source
 
 
 def library_model(model: str, *, name: str) -> str | None:
@@ -75,7 +88,8 @@ def library_model(model: str, *, name: str) -> str | None:
     folder = local_model(model)
     if not folder.exists():
         raise FileNotFoundError(f"{name} ({model}) does not exist")
-    kind = model_type(folder)
+    with told_as(name):
+        kind = model_type(folder)
     if kind in (None, "videomae"):
         return None
     if kind not in OF_HUGGING_FACE:
