@@ -12,9 +12,9 @@ from hpm_video.config import FinetuneConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.directions import check_flip
 from hpm_video.data.lists.manifest import (
+    Manifest,
     check_fits_model,
     label_notes,
-    read_manifest,
     require_labels,
 )
 from hpm_video.models.adapters import train_less
@@ -25,6 +25,7 @@ from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
 from hpm_video.runtime.distributed import World, seed_of, sync_gradients
+from hpm_video.train.admission import read_videos
 from hpm_video.train.class_loss import balancing_weights, classification_loss
 from hpm_video.train.mixing import mix_batch
 from hpm_video.train.optim import (
@@ -51,18 +52,28 @@ from hpm_video.train.run import (
 from hpm_video.weights.checkpoint import load_weights
 
 
-def finetune(config: FinetuneConfig, *, notes: Sequence[str] = ()) -> bool:
+def finetune(
+    config: FinetuneConfig, *, notes: Sequence[str] = (), manifest: Manifest | None = None
+) -> bool:
     """Run, or continue, the fine-tuning of a config; returns whether it is complete.
 
-    ``notes``: lines for the log, about the settings.
+    ``notes``: lines for the log, about the settings. ``manifest``: its videos, where they have been
+    read already.
     """
     with join_run(config) as (folder, world):
-        return _finetune(config, folder, world, notes)
+        return _finetune(config, folder, world, notes, manifest)
 
 
-def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequence[str]) -> bool:
+def _finetune(
+    config: FinetuneConfig,
+    folder: Path,
+    world: World,
+    notes: Sequence[str],
+    manifest: Manifest | None,
+) -> bool:
     data, optim, mixing = config.data, config.optim, config.mixing
-    manifest = read_manifest(data.manifest, root=data.root, max_damage=data.max_damage)
+    if manifest is None:
+        manifest = read_videos(config)
     num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
     check_fits_model(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []
@@ -72,6 +83,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     data_of_steps = describe_data(manifest, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
     config, choices = choose_for_machine(config, world, state=start.state, num_classes=num_classes)
+    optim = config.optim
     steps = plan_steps(config.data, optim, num_videos=len(manifest), num_processes=world.size)
     evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
     model = build(config, num_classes=num_classes, trained_grid=start.trained_grid())
