@@ -75,6 +75,7 @@ setup(
         "pillow>=12.3",  # decodes folders of frames
         "pytorchvideo>=0.1.5",  # its models alone: its transforms do not import any more
         "pyyaml>=6",
+        "rich>=13.8",
         "safetensors>=0.4.3",
         "scipy>=1.11.1",
         "submitit>=1.5.4",
@@ -82,7 +83,6 @@ setup(
         "timm>=1.0.15",
         "torch>=2.10",
         "torchvision>=0.25",
-        "tqdm>=4.66",
     ],
     extras_require={
         "hub": HUB,

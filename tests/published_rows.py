@@ -208,7 +208,7 @@ def ours(job: str, name: str) -> Row:
         "lr": max(map(steps.lr_at, range(steps.total))),
         "min lr": optim.min_lr,
         "epochs": optim.epochs,
-        "warm-up": optim.warmup_epochs,
+        "warm-up": optim.warmup,
         "warm-up from": steps.lr_at(0),
         "repeats": data.repeats if data.windows == 1 else f"{data.windows} windows",
         "stride": None if in_segments else data.frame_stride,

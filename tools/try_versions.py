@@ -52,7 +52,7 @@ TESTS = {
     "torch": ["tests/models/test_parallel.py", "tests/weights/test_checkpoint.py"],
     "torchcodec": ["tests/data/test_readers.py"],
     "torchvision": ["tests/data/test_crops.py"],
-    "tqdm": ["tests/cli/test_terminal.py"],
+    "rich": ["tests/cli/test_terminal.py"],
     "transformers": ["tests/models/test_videomae.py", "tests/weights/test_weights_import.py"],
 }
 

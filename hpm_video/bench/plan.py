@@ -1,6 +1,7 @@
 """``hpm-video bench plan``: a config and measured figures, put into the cost model."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from hpm_video.bench.cost_model import Job, Machine, predict
 from hpm_video.bench.flops import step_cost
+from hpm_video.bench.here import devices_here, measure_here
 from hpm_video.bench.report import Report, machine_facts
 from hpm_video.bench.steps import build_student
 from hpm_video.bench.variants import variant_name
@@ -41,14 +43,16 @@ def bench_plan(
     like: str,
     files: str,
     cores_per_gpu: float | None,
+    here: bool = False,
     **assumed: Any,
 ) -> Report:
-    """Predict a pre-training on each number of GPUs, by default 1 to 512.
+    """Predict a pre-training on each number of GPUs, by default 1 to 512, or those ``here``.
 
     The rate of one GPU is ``clips_per_s``, else that in the JSON of `bench step` or `bench train`,
-    else from ``utilisation`` of ``teraflops``. That of a core is that in the JSON of `bench loader`
-    for the config's decoder and repeats (videos ``like`` those of a data set, ``files`` raw or
-    transcoded), else ``clips_per_core``. ``assumed``: the other fields of `Machine`.
+    else what is measured ``here``, on this machine, whose cores then read, else from
+    ``utilisation`` of ``teraflops``. That of a core is that in the JSON of `bench loader` for the
+    config's decoder and repeats (videos ``like`` those of a data set, ``files`` raw or transcoded),
+    else ``clips_per_core``. ``assumed``: the other fields of `Machine`.
     """
     for count in gpus or ():
         at_least("--gpus", count, 1)
@@ -59,10 +63,22 @@ def bench_plan(
     source = "--clips-per-s"
     if clips_per_s is None and step_json is not None:
         clips_per_s, source = measured_rate(config, step_json), step_json
+    measured = measure_here(config) if here else None
+    if measured is not None:
+        gpus = gpus or [measured.devices]
+        if cores_per_gpu is None:
+            cores_per_gpu = _cores() / measured.devices
+        if clips_per_s is None:
+            clips_per_s, source = measured.clips_per_s, measured.said
     if clips_per_s is None:
         clips_per_s = teraflops * 1e12 * utilisation / (2 * step_cost(config).step)
-        source = f"assumed: {utilisation:.0%} of {teraflops:g} TFLOP/s"
+        source = (
+            f"assumed: {utilisation:.0%} of {teraflops:g} TFLOP/s, and not measured: this machine "
+            f"has {devices_here(config)[2]}, and --here measures it"
+        )
     source_of_core = "--clips-per-core"
+    if measured is not None and measured.clips_per_core is not None:
+        clips_per_core, source_of_core = measured.clips_per_core, "videos of data.manifest"
     if loader_json is not None:
         clips_per_core = measured_core(config, loader_json, like=like, files=files)
         source_of_core = loader_json
@@ -87,6 +103,13 @@ def bench_plan(
             "options or the config's",
         ],
     )
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def job_of(config: PretrainConfig, num_videos: int | None) -> Job:

@@ -23,8 +23,9 @@ from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime.distributed import World
-from hpm_video.train.optim import micro_batches, pretrain_optimizer
+from hpm_video.train.optim import pretrain_optimizer
 from hpm_video.train.run.steps import BadSteps, step_unless
+from hpm_video.train.step_videos import micro_batches
 from hpm_video.weights.targets import load_target
 
 # What a step does, in this order; "clip" holds the norm of the gradients and the check of a step.

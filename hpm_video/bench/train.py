@@ -73,6 +73,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
                 log_every=steps // _PERIODS,
                 checkpoint_every_minutes=1e6,
                 picture_every=0,
+                history_checkpoints=0,
                 probe_every=0,
                 profile_steps=0,
                 resume=None,

@@ -100,7 +100,9 @@ def _train(parser: Parser) -> None:
 
 def _plan(parser: Parser) -> None:
     """what 1 to 512 GPUs need for a config: hours, cores, bandwidth; names the bottleneck"""
-    parser.add_argument("file", metavar="RECIPE", nargs=1, help="of a pre-training, or a YAML file")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", nargs=1, help="of a pre-training, or a YAML file"
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="override the recipe's")
     parser.add_argument("--gpus", type=int, nargs="+", help="one or more (default: 1 to 512)")
     parser.add_argument("--gpus-per-node", type=int, default=8, help="(default %(default)s)")
@@ -108,6 +110,8 @@ def _plan(parser: Parser) -> None:
     parser.add_argument("--videos", type=int, help=text, dest="num_videos")
     rate = parser.add_argument_group("one GPU: the first that is given")
     rate.add_argument("--clips-per-s", type=float, help="of a training step")
+    text = "measure it on this machine, with steps and videos of the config; a minute or more"
+    rate.add_argument("--here", action="store_true", help=text)
     rate.add_argument("--step-json", metavar="FILE", help="written by bench step or bench train")
     _add_assumed(rate, "--teraflops", 989.0, "peak of a GPU, bfloat16")
     _add_assumed(rate, "--utilisation", 0.2, "share of it that is used")
@@ -209,7 +213,7 @@ def run(arguments: Namespace) -> int:
         at_least("--threads", threads, 1)
         torch.set_num_threads(threads)
     if "settings" in asked:
-        words = [*asked.pop("file", ()), *asked.pop("settings")]
+        words = [*asked.pop("recipe", ()), *asked.pop("settings")]
         asked["config"] = bench_options.config_from(words)
     name = arguments.bench
     bench = getattr(import_module(f"hpm_video.bench.{name}"), f"bench_{name}")

@@ -11,7 +11,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-from hpm_video.cli.options import parse
+from hpm_video.cli.options import Parser, check_there, parse
 from hpm_video.cli.terminal import lasting_output, say_failure, tell_torchrun
 from hpm_video.cli.version import ShowVersion
 from hpm_video.runtime.host_memory import keep_freed_memory
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
     # loader workers share, that makes a training step several times slower; read at its import.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hpm-video",
         description="Self-supervised video pre-training by masked autoencoding that finds out "
         "what is hard and masks that.",
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             command_of(name).add_arguments(of_job)
     try:
         arguments = parse(parser, words)
+        check_there(arguments)
         keep_freed_memory()
         with tell_torchrun():
             return command_of(arguments.job).run(arguments)

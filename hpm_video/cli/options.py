@@ -4,18 +4,21 @@ A command with settings takes some as options too: ``--device cpu`` is ``run.dev
 """
 
 import argparse
+import difflib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hpm_video.config.schema import describe_settings, settings_table
+from hpm_video.config.schema import SettingFaults, describe_settings, settings_table
 from hpm_video.config.values import Decoder, Device, values_of
 from hpm_video.data.video.part import file_of
 
 SETTINGS = "key=value"
 
+_TAKES_COMMANDS = ("submit",)
 _VIDEOS = "videos"  # a command's words that are no option; there may be none
 
 # Settings that are options too, by their last name, and what stands for their value in --help
@@ -151,6 +154,33 @@ def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int, decoder: st
     )  # fmt: skip
 
 
+# Arguments that name what must be there already, and how each is called
+_PLACES = {
+    "checkpoint": "checkpoint ({}) does not exist",
+    "checkpoints": "checkpoint ({}) does not exist",
+    "file": "weights ({}) do not exist",
+    "classifier": "--classifier ({}) does not exist",
+    "manifest": "{} does not exist (expected a list of videos)",
+    "train": "{} does not exist (expected a list of videos)",
+    "val": "{} does not exist (expected a list of videos)",
+    "videos": "VIDEO ({}) does not exist",
+    "video": "--video ({}) does not exist",
+}
+
+
+def check_there(arguments: argparse.Namespace) -> None:
+    """Raise SettingFaults for files that are not there, before anything slow is imported."""
+    faults = []
+    for name, text in _PLACES.items():
+        given = getattr(arguments, name, None) or []
+        for place in [given] if isinstance(given, str) else given:
+            # A colon is in names of models elsewhere: hf://OWNER/NAME, timm:NAME
+            if ":" not in place and not os.path.exists(place):
+                faults.append(text.format(place))
+    if faults:
+        raise SettingFaults(faults)
+
+
 def is_setting(word: str) -> bool:
     """Whether a word of the command line is a setting, and neither an option nor a file or part."""
     try:
@@ -159,18 +189,62 @@ def is_setting(word: str) -> bool:
         return False
 
 
+class Parser(argparse.ArgumentParser):
+    """Asks of a mistyped command, or word of a choice, whether the closest one was meant."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            close = difflib.get_close_matches(str(value), map(str, action.choices or ()), n=1)
+            if close:
+                error.message = f"{value!r} is unknown: did you mean {close[0]}?"
+            raise
+
+
+def _refuse_words(
+    parser: argparse.ArgumentParser, rest: Sequence[str], words: Sequence[str]
+) -> None:
+    """End with words that no argument takes, and what may have been meant."""
+    said = f"unrecognized arguments: {' '.join(rest)}"
+    option = next((word.partition("=")[0] for word in rest if word.startswith("-")), "")
+    if "." in option:
+        parser.error(f"{said}: settings have no dashes: {option.lstrip('-')}=VALUE")
+    close = difflib.get_close_matches(option, list(_options(parser, words)), n=1)
+    parser.error(said + (f": did you mean {close[0]}?" if close else ""))
+
+
+def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[str]:
+    """Options of a parser, and of its commands among the words."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for name in set(words) & set(action.choices):
+                yield from _options(action.choices[name], words)
+
+
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """Parse words, among which a job's settings may stand anywhere.
 
     Settings that are typed as such override options that stand for the same.
     """
+    known = list(_options(parser, words))
+    unknown = [
+        word
+        for word in words
+        if re.match(r"--\w", word)
+        and not any(option.startswith(word.partition("=")[0]) for option in known)
+    ]
+    # Before what argparse misses: the option may be that. A submitted job has options of its own
+    if unknown and words[0] not in _TAKES_COMMANDS:
+        _refuse_words(parser, unknown, words)
     arguments, rest = parser.parse_known_args(words)
     given = vars(arguments)
     if (manifest := given.pop("M", None)) is not None:
         arguments.manifest = manifest
     # argparse takes no positional words behind an option once there were none before it
     if rest and not ("settings" in given and all(map(is_setting, rest))):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        _refuse_words(parser, rest, words)
     if "settings" not in given:
         return arguments
     options: list[str] = []

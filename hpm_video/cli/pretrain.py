@@ -5,7 +5,6 @@ import argparse
 from hpm_video.cli.options import add_config
 from hpm_video.config import PretrainConfig
 from hpm_video.config.recipe import find_recipe
-from hpm_video.config.settings import load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +13,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     file = find_recipe("pretrain", arguments.config)
-    config = load_config(PretrainConfig, file, arguments.settings)
+    from hpm_video.cli.next_steps import say_end
+    from hpm_video.train.admission import read_settings, read_videos
+
+    # Refuses mistakes before PyTorch is imported
+    config = read_settings(PretrainConfig, file, arguments.settings)
+    manifest = read_videos(config)
     from hpm_video.train.pretrain import pretrain
 
-    return 0 if pretrain(config) else 1
+    if not pretrain(config, manifest=manifest):
+        return 1
+    say_end(arguments.config, config, manifest)
+    return 0

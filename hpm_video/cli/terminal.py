@@ -68,8 +68,12 @@ class _Lasting:
 
 
 def say_failure(job: str, words: Exception | str) -> None:
-    """Print the one line that an error is worth."""
-    sys.stderr.write(f"hpm-video {job}: {printable(str(words))}\n")
+    """Print the one line that an error is worth, or one for each of several faults."""
+    lines = [str(words)]
+    if len(faults := getattr(words, "faults", ())) > 1:
+        lines = [f"{len(faults)} things are wrong:", *faults]
+    first, *others = map(printable, lines)
+    sys.stderr.write("\n  ".join([f"hpm-video {job}: {first}", *others]) + "\n")
     sys.stderr.flush()
 
 

@@ -177,7 +177,6 @@ class FinetuneOptimConfig(OptimConfig):
     epochs: int = 50
     base_lr: float = 5e-4
     min_lr: float = 1e-6
-    warmup_epochs: int = 5
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float | None = setting(
         None, "lr factor from each layer to the one below it; null: 0.75"
@@ -194,6 +193,10 @@ class FinetuneOptimConfig(OptimConfig):
             raise ValueError(f"optim.layer_decay ({self.layer_decay}) must be in (0, 1]")
         below_one("optim.label_smoothing", self.label_smoothing)
         below_one("optim.ema_momentum", self.ema_momentum)
+
+    @property
+    def _warmup(self) -> int:
+        return min(5, self.epochs // 4)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,16 @@ from hpm_video.config.values import (
 
 @dataclass(frozen=True)
 class PretrainRunConfig(RunConfig):
-    picture_every: int = setting(1000, "steps between pictures in TensorBoard; 0 = never")
+    picture_every: int | str = setting(
+        "auto",
+        "steps between pictures in TensorBoard; 0 = never; auto: a tenth of the run, but at least "
+        "20 and at most 1000",
+    )
+    history_checkpoints: int | str = setting(
+        "auto",
+        "checkpoints spread over the run for visualize --through-training, without the optimizer's "
+        "state; 0 = none; auto: 10, but 0 in runs begun before this setting existed",
+    )
     probe_every: int = setting(0, "epochs from one probe to the next; 0 = never")
     collapse_records: int = setting(
         5, "records in a row that show a collapsed encoder before the log warns; 0 = never"
@@ -42,7 +51,24 @@ class PretrainRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        all_at_least("run.", self, picture_every=0, probe_every=0, collapse_records=0)
+        all_at_least("run.", self, probe_every=0, collapse_records=0)
+        for name in ("picture_every", "history_checkpoints"):
+            if (value := getattr(self, name)) != "auto" and not (
+                isinstance(value, int) and value >= 0
+            ):
+                rule = "must be auto, or a whole number of at least 0"
+                raise ValueError(f"run.{name} ({value}) {rule}")
+
+    def pictures_every(self, total_steps: int) -> int:
+        """Steps between pictures in a run of so many; 0: never."""
+        every = self.picture_every
+        return min(1000, max(20, total_steps // 10)) if isinstance(every, str) else every
+
+    def history_steps(self, total_steps: int) -> frozenset[int]:
+        """Steps done at which a checkpoint is kept to look at; that of the end is kept anyway."""
+        most = self.history_checkpoints
+        assert isinstance(most, int), "choose_for_machine comes first"
+        return frozenset(total_steps * part // most for part in range(1, most)) - {0}
 
 
 @dataclass(frozen=True)
@@ -316,7 +342,8 @@ def as_then(stored: Mapping[str, Any]) -> Mapping[str, Any]:
     then: dict[str, Any] = {"first_weights": "former"}
     if model.get("size") == "giant":  # its decoder had the ratio of all others
         then["decoder_mlp_ratio"] = 4.0
-    return {**stored, "model": {**then, **model}}
+    run = {"history_checkpoints": 0, **stored.get("run", {})}
+    return {**stored, "run": run, "model": {**then, **model}}
 
 
 @dataclass(frozen=True)

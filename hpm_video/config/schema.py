@@ -4,8 +4,9 @@ What a value must be is said in plain words.
 """
 
 import difflib
+import shlex
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 Value = TypeVar("Value")
+Path = tuple[Any, ...]  # names of groups and of a setting, one in the other
 
 _LONGEST_DEFAULT = 16  # that others are set beside
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -54,7 +56,7 @@ def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
             continue
         shown, kind = list(value) if isinstance(value, tuple) else value, types[item.name]
         choices = get_args(kind) if get_origin(kind) is Literal else ()
-        yield Setting(key, _as_yaml(shown), meanings.get(item.name, ""), choices)
+        yield Setting(key, as_yaml(shown), meanings.get(item.name, ""), choices)
 
 
 def settings_table(schema: type[Any], *, columns: int) -> str:
@@ -79,43 +81,86 @@ def settings_table(schema: type[Any], *, columns: int) -> str:
     return "\n".join(lines)
 
 
-def check_settings(
-    schema: type[Any], values: Mapping[Any, Any], *, group: str = "", root: type[Any] | None = None
-) -> None:
-    """Raise ValueError, one plain line, for the first unknown key or value of the wrong type.
+class SettingFaults(ValueError):  # noqa: N818 - what it holds
+    """Faults of settings, all that were found; as text in one line.
 
-    ``values``: nested, as YAML gives them. ``group`` and ``root``: where in which schema we are.
+    mended: the config that their proposed values make, for what is to be checked of it too; None
+    where a fault has none.
     """
-    root, types = root or schema, get_type_hints(schema)
+
+    def __init__(self, faults: Sequence[str], mended: Any = None) -> None:
+        super().__init__("; ".join(faults))
+        self.faults, self.mended = tuple(faults), mended
+
+
+def check_settings(schema: type[Any], values: Mapping[Any, Any]) -> None:
+    """Raise SettingFaults for unknown keys and values of the wrong type.
+
+    ``values``: nested, as YAML gives them.
+    """
+    if found := [fault for _, fault in setting_faults(schema, values)]:
+        raise SettingFaults(found)
+
+
+def setting_faults(
+    schema: type[Any],
+    values: Mapping[Any, Any],
+    *,
+    before: Any = None,
+    place: Path = (),
+    root: type[Any] | None = None,
+) -> Iterator[tuple[Path, str]]:
+    """The names that lead to each fault, and what it is in one plain line, with a value that would
+    do: a word like the one that was typed, or the one ``before``, by default the schema's.
+    ``place`` and ``root``: where in which schema we are."""
+    root, types, before = root or schema, get_type_hints(schema), before or schema()
     for name, value in values.items():
-        key = f"{group}{name}"
+        here = (*place, name)
+        key = ".".join(map(str, here))
         if name not in types:
-            raise ValueError(f"setting {key} is unknown{_suggestion(key, root)}")
-        if is_dataclass(types[name]):
-            if not isinstance(value, Mapping):
-                raise ValueError(f"{key} ({_as_yaml(value)}) must be a group: {key}.SETTING=value")
-            check_settings(types[name], value, group=f"{key}.", root=root)
-            continue
-        if (entry := entry_of(types[name])) is not None:
+            yield here, f"setting {key} is unknown{_suggestion(key, root)}"
+        elif is_dataclass(types[name]):
+            if isinstance(value, Mapping):
+                there = getattr(before, name)
+                yield from setting_faults(types[name], value, before=there, place=here, root=root)
+            else:
+                yield here, f"{key} ({as_yaml(value)}) must be a group: {key}.SETTING=value"
+        elif (entry := entry_of(types[name])) is not None:
             groups = value.items() if isinstance(value, Mapping) else [("NAME", value)]
             for inner, settings in groups:
                 if not isinstance(inner, str):
-                    raise ValueError(
-                        f"{key} ({_as_yaml(inner)}) must have texts as names: quotation marks "
-                        "around a number or a word of YAML make it one"
-                    )
-                if not isinstance(settings, Mapping):
-                    given = f"{key}.{inner} ({_as_yaml(settings)})"
-                    raise ValueError(f"{given} must be a group: {key}.{inner}.SETTING=value")
-                check_settings(entry, settings, group=f"{key}.{inner}.", root=root)
-            continue
-        try:
-            if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
-                raise TypeError("no setting is a list of lists")  # which OmegaConf lets pass
-            OmegaConf.update(_typed(cast(Any, schema)), name, value)
-        except (OmegaConfBaseException, TypeError) as error:
-            rule = _in_words(types[name])
-            raise ValueError(f"{key} ({_as_yaml(value)}) must be {rule}") from error
+                    fault = f"{key} ({as_yaml(inner)}) must have texts as names: quotation marks "
+                    fault += "around a number or a word of YAML make it one"
+                    yield (*here, inner), fault
+                elif not isinstance(settings, Mapping):
+                    given = f"{key}.{inner} ({as_yaml(settings)})"
+                    fault = f"{given} must be a group: {key}.{inner}.SETTING=value"
+                    yield (*here, inner) if isinstance(value, Mapping) else here, fault
+                else:
+                    yield from setting_faults(entry, settings, place=(*here, inner), root=root)
+        elif not _fits(schema, name, value):
+            would_do = _nearest(types[name], value, default=getattr(before, name))
+            fault = f"{key} ({as_yaml(value)}) must be {_in_words(types[name])}"
+            yield here, f"{fault}: {shlex.quote(f'{key}={would_do}')} would do"
+
+
+def _fits(schema: type[Any], name: str, value: Any) -> bool:
+    """Whether a value is of a setting's type."""
+    if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
+        return False  # no setting is a list of lists, which OmegaConf lets pass
+    try:
+        OmegaConf.update(_typed(cast(Any, schema)), name, value)
+    except (OmegaConfBaseException, TypeError):
+        return False
+    return True
+
+
+def _nearest(kind: Any, value: Any, *, default: Any) -> str:
+    """A value of a type as one would type it: a word like the given one, or the default."""
+    words = get_args(kind) if get_origin(kind) is Literal else ()
+    close = difflib.get_close_matches(str(value), words, n=1)
+    plain = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
+    return close[0] if close else as_yaml(plain)
 
 
 @cache
@@ -157,12 +202,12 @@ def entry_of(kind: Any) -> type[Any] | None:
     return None
 
 
-def _as_yaml(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """A value as one would type it."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_as_yaml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_as_yaml, value)) + "]"
+        return "{" + ", ".join(f"{key}: {as_yaml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(as_yaml, value)) + "]"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
     return str(value)

@@ -18,7 +18,8 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hpm_video.config.schema import check_settings, entry_of
+from hpm_video.config.mending import mended
+from hpm_video.config.schema import SettingFaults, check_settings, entry_of, setting_faults
 from hpm_video.runtime.reading import read_text
 
 Config = TypeVar("Config")
@@ -49,13 +50,26 @@ def load_config(
 
     ``known``: nested settings that take the place of defaults.
 
-    ``path`` may name a variant of a list, as in `find_config`. Raises ValueError, one line, for an
-    unknown key (with a suggestion), a wrong type or value; FileNotFoundError when the YAML, or the
-    variant, is missing.
+    ``path`` may name a variant of a list, as in `find_config`. Raises SettingFaults for unknown
+    keys (with a suggestion) and wrong types or values, all at once; ValueError, one line, for a
+    file or a word that cannot be read; FileNotFoundError when the YAML, or the variant, is missing.
     """
     layers: list[Any] = [OmegaConf.structured(schema)]
+    faults: list[str] = []
+
+    def add(layer: Any, where: str = "") -> None:
+        """What of a layer fits the schema; what does not is a fault."""
+        values = _as_meant(schema, OmegaConf.to_container(layer, resolve=False))
+        found = list(setting_faults(schema, values))
+        if found:  # once more, with what there is so far to propose
+            found = list(setting_faults(schema, values, before=OmegaConf.merge(*layers)))
+        for place, fault in found:
+            faults.append(where + fault)
+            _remove(values, place)
+        layers.append(OmegaConf.create(values))
+
     if known is not None:
-        layers.append(_checked(schema, OmegaConf.create(dict(known))))
+        add(OmegaConf.create(dict(known)))
     if path is not None:
         layer, words = _read(path, _load)
         overrides = [*words_of(words), *overrides]
@@ -63,10 +77,7 @@ def load_config(
             raise ValueError(f"config ({path}) must hold groups of settings, key: value")
         for group in _NOT_OF_JOBS:
             layer.pop(group, None)
-        try:
-            layers.append(_checked(schema, layer))
-        except ValueError as error:
-            raise ValueError(f"config ({path}): {error}") from error
+        add(layer, f"config ({path}): ")
     for override in overrides:
         key, _, value = override.partition("=")
         if "=" not in override or not all(key.split(".")):
@@ -79,11 +90,14 @@ def load_config(
         except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
             given = override if len(override) <= 160 else f"{override[:157]}..."
             raise ValueError(f"setting ({given}) cannot be read: {_one_line(error)}") from error
-        layers.append(_checked(schema, layer))
+        add(layer)
     try:
-        return _merged(layers)
+        config = mended(layers, faults)
     except OmegaConfBaseException as error:
         raise ValueError(f"settings cannot be resolved: {_one_line(error)}") from error
+    if faults or config is None:
+        raise SettingFaults(faults, config)
+    return config
 
 
 @dataclass(frozen=True)
@@ -333,6 +347,12 @@ def _escaped(text: str) -> str:
 def _merged(layers: Sequence[Any]) -> Any:
     """The config that layers of settings, the schema first, make; later ones override."""
     return OmegaConf.to_object(OmegaConf.merge(*layers))
+
+
+def _remove(values: Any, place: Sequence[Any]) -> None:
+    for name in place[:-1]:
+        values = values[name]
+    del values[place[-1]]
 
 
 def _checked(schema: type[Any], layer: Any) -> Any:

@@ -219,7 +219,11 @@ class OptimConfig:
     base_lr: float = setting(1.5e-4, "lr = base_lr * videos per optimizer step / 256")
     min_lr: float = setting(1e-5, "where the cosine ends")
     warmup_lr: float = setting(1e-6, "where warm-up starts")
-    warmup_epochs: int = setting(40, "epochs of linear warm-up")
+    warmup_epochs: int | str = setting(
+        "auto",
+        "epochs of linear warm-up; auto: epochs / 20, at most 40; in fine-tuning epochs / 4, at "
+        "most 5",
+    )
     weight_decay: float = setting(0.05, "none on biases and norms")
     betas: tuple[float, float] = setting((0.9, 0.95), "of AdamW")
     clip_grad: float | None = setting(None, "largest gradient norm")
@@ -243,13 +247,24 @@ class OptimConfig:
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas ({list(self.betas)}) must be in [0, 1)")
-        if not 0 <= self.warmup_epochs < self.epochs:
+        warmup = self.warmup_epochs
+        if warmup != "auto" and not (isinstance(warmup, int) and 0 <= warmup < self.epochs):
             raise ValueError(
-                f"optim.warmup_epochs ({self.warmup_epochs}) must be in [0, optim.epochs "
-                f"({self.epochs}))"
+                f"optim.warmup_epochs ({warmup}) must be auto, or a whole number in [0, "
+                f"optim.epochs ({self.epochs}))"
             )
         if self.clip_grad is not None and not 0 < self.clip_grad < math.inf:
             raise ValueError(f"optim.clip_grad ({self.clip_grad}) must be a number above 0")
+
+    @property
+    def warmup(self) -> int:
+        """Epochs of warm-up."""
+        return self._warmup if isinstance(self.warmup_epochs, str) else self.warmup_epochs
+
+    @property
+    def _warmup(self) -> int:
+        """Where ``auto`` decides: that of the published 800 epochs, 40, or as large a share."""
+        return min(40, self.epochs // 20)
 
 
 def check_batch(data: DataConfig, optim: OptimConfig) -> None:

@@ -26,6 +26,7 @@ from hpm_video.models.build import Baseline, Classifier
 from hpm_video.models.precision import autocast, choose_precision
 from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import not_left_empty
+from hpm_video.runtime.progress import Progress
 from hpm_video.weights.checkpoint import BEST, find_checkpoint
 from hpm_video.weights.foreign.stored_model import StoredModel, is_of_others, read_model
 from hpm_video.weights.hub import local_model
@@ -77,17 +78,21 @@ def score_videos(
     indices: list[int] = []
     means: list[Tensor] = [torch.empty(0, num_classes)]
     errors: list[str | None] = []
-    for batch in loader:
-        num_videos, num_views = batch.views.shape[:2]
-        # A smaller last batch is filled up: kernels round differently for another shape, and how
-        # many videos the last batch has depends on the number of processes
-        views = batch.on(world.device, num_videos=batch_size)
-        with autocast(world.device, config.precision):
-            logits = model(views)[: num_videos * num_views]
-        probability = model.scores(logits).unflatten(0, (num_videos, num_views))
-        indices += batch.indices.tolist()
-        means.append(probability.mean(dim=1).cpu())
-        errors += batch.errors
+    share = range(world.rank, len(manifest), world.size)
+    with Progress("evaluated" if world.is_main else "", total=len(share)) as progress:
+        for batch in loader:
+            num_videos, num_views = batch.views.shape[:2]
+            # A smaller last batch is filled up: kernels round differently for another shape, and
+            # how many videos the last batch has depends on the number of processes
+            views = batch.on(world.device, num_videos=batch_size)
+            with autocast(world.device, config.precision):
+                logits = model(views)[: num_videos * num_views]
+            probability = model.scores(logits).unflatten(0, (num_videos, num_views))
+            indices += batch.indices.tolist()
+            means.append(probability.mean(dim=1).cpu())
+            errors += batch.errors
+            for error in batch.errors:
+                progress.step(bad=error is not None)
     model.train(was_training)
 
     scores = np.zeros((len(manifest), num_classes), dtype=np.float32)

@@ -37,6 +37,7 @@ from hpm_video.evaluate.frozen_encoder import (
 from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, barrier, gather_objects, join_world
 from hpm_video.runtime.files import check_can_be_folder, printable
+from hpm_video.runtime.progress import Progress
 from hpm_video.weights.foreign.encoder_sources import Source
 from hpm_video.weights.foreign.stored_model import version_of
 
@@ -177,12 +178,15 @@ def sliding_list_features(
         config = _with_precision(config, world)
         loaded, about = _load_for_windows(checkpoint, sliding, config, world)
         mine: list[tuple[int, str]] = []
-        for index in range(len(manifest))[world.rank :: world.size]:
-            try:
-                path, table = manifest.path(index), manifest.table(index)
-                _slide(loaded, path, folder / files[index], config, about, table=table)
-            except VideoReadError as error:
-                mine.append((index, error.reason))
+        share = range(len(manifest))[world.rank :: world.size]
+        with Progress("encoded" if world.is_main else "", total=len(share)) as progress:
+            for index in share:
+                try:
+                    path, table = manifest.path(index), manifest.table(index)
+                    _slide(loaded, path, folder / files[index], config, about, table=table)
+                except VideoReadError as error:
+                    mine.append((index, error.reason))
+                progress.step(bad=bool(mine) and mine[-1][0] == index)
         reasons = dict(pair for part in gather_objects(mine, world) for pair in part)
         bad = tuple((manifest.path(index), reasons[index]) for index in sorted(reasons))
         if len(bad) == len(manifest):

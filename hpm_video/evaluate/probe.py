@@ -56,6 +56,7 @@ from hpm_video.runtime.distributed import (
     join_world,
     others_wait,
 )
+from hpm_video.runtime.progress import Progress
 from hpm_video.weights.foreign.stored_model import version_of
 
 
@@ -402,6 +403,8 @@ def encode_videos(
             tokens = stack.enter_context(file.new(*shape))
         elif with_tokens and world.is_main:
             tokens = torch.empty(shape, dtype=torch.float16)
+        progress = Progress("encoded" if world.is_main else "", total=count)
+        stack.enter_context(progress)
         # Shares may differ by a batch. Gathered batch by batch, tokens never fill a device's memory
         for _ in range(-(-count // (world.size * settings.batch_size)) if count else 0):
             batch, mine = next(batches, None), None
@@ -420,6 +423,8 @@ def encode_videos(
                     tokens[indices] = each
                 pairs = zip(indices, errors, strict=True)
                 bad += [(index, error) for index, error in pairs if error is not None]
+                for error in errors:
+                    progress.step(bad=error is not None)
         if not world.is_main:
             return None
         labels = torch.from_numpy(manifest.targets(np.arange(count), num_classes))

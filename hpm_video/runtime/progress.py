@@ -1,19 +1,77 @@
-"""How far a long job is: a bar on a terminal, else a line now and then."""
+"""How far a long job is: a bar on a terminal that a person looks at, else a line now and then."""
 
 import sys
 import time
 from contextlib import AbstractContextManager
+from typing import TextIO
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Columns
+from rich.table import Column
+from rich.text import Text
+
+from hpm_video.runtime.screen import is_for_people
 
 _LINE_EVERY_S = 30.0
+_SPEED_OF_S = 900.0  # the time left follows from the speed of so many seconds
+_REDRAWS_PER_S = 2
+
+
+class Bar:
+    """A bar at the bottom of a terminal. What is printed meanwhile, to stdout or stderr, appears
+    above it. There is one at a time: what counts meanwhile says so in lines.
+
+    done: of ``total``, how many were done before, which say nothing of the speed.
+    """
+
+    is_shown = False
+
+    def __init__(self, what: str, *, total: int, done: int = 0, stream: TextIO) -> None:
+        Bar.is_shown = True
+        self._console = Console(
+            file=stream, force_terminal=True, force_jupyter=False, highlight=False, markup=False,
+            emoji=False,
+        )  # fmt: skip
+        whole = Column(no_wrap=True)
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}", table_column=whole),
+            BarColumn(24, table_column=whole),
+            TextColumn("{task.completed:,}/{task.total:,}", table_column=whole),
+            TextColumn("{task.percentage:.0f} %", table_column=whole),
+            TimeRemainingColumn(table_column=whole),
+            TextColumn("left  {task.fields[beside]}", table_column=whole),
+        ]
+        self._columns = Columns(
+            *columns, console=self._console, speed_estimate_period=_SPEED_OF_S,
+            refresh_per_second=_REDRAWS_PER_S, redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=sys.stderr.isatty(),
+        )  # fmt: skip
+        self._task = self._columns.add_task(what, total=total, completed=done, beside="")
+        self._columns.start()
+        self._console.show_cursor(True)  # a killed process could not bring it back
+
+    def write(self, text: str, *, style: str = "") -> None:
+        """A line above the bar, which is not broken where the terminal is narrower."""
+        self._console.print(Text(text), style=style, soft_wrap=True)
+
+    def step(self, beside: str | None = None) -> None:
+        """One more is done. ``beside``: words at the end of the bar from now on."""
+        if beside is not None:
+            self._columns.update(self._task, beside=beside)
+        self._columns.advance(self._task)
+
+    def close(self) -> None:
+        """Leave the bar as it is, and give the streams back."""
+        self._columns.stop()
+        Bar.is_shown = False
 
 
 class Progress(AbstractContextManager["Progress"]):
     """Counts items done, on stderr.
 
     Args:
-        what: the job in a word, as `checked`.
+        what: the job in a word, as `checked`; "" counts in silence, as all ranks but one do.
         total: how many items there are.
         done: how many of these were done before, which say nothing of the speed.
     """
@@ -22,29 +80,30 @@ class Progress(AbstractContextManager["Progress"]):
         self._what, self._total, self._done, self._before = what, total, done, done
         self._num_bad = 0
         self._started = self._said = time.monotonic()
-        self._bar = (
-            tqdm(desc=what, total=total, initial=done, unit="video", dynamic_ncols=True)
-            if sys.stderr.isatty()
-            else None
-        )
+        shows_bar = bool(what) and is_for_people(sys.stderr) and not Bar.is_shown
+        self._bar = Bar(what, total=total, done=done, stream=sys.stderr) if shows_bar else None
 
     def step(self, *, bad: bool) -> None:
         """One more item is done."""
         self._done += 1
         self._num_bad += bad
         if self._bar is not None:
-            self._bar.set_postfix(bad=self._num_bad, refresh=False)
-            self._bar.update()
-        elif (now := time.monotonic()) - self._said > _LINE_EVERY_S:
+            self._bar.step(f"{self._num_bad:,} bad" if self._num_bad else None)
+        elif self._what and (now := time.monotonic()) - self._said > _LINE_EVERY_S:
             self._said = now
             speed = (self._done - self._before) / (now - self._started)
-            left = time.strftime("%H:%M:%S", time.gmtime((self._total - self._done) / speed))
-            days = int((self._total - self._done) / speed // 86400)
+            left = in_words((self._total - self._done) / speed)
             sys.stderr.write(
                 f"{self._what} {self._done:,} of {self._total:,} ({self._num_bad:,} bad), "
-                f"{speed:.1f}/s, {f'{days} d ' if days else ''}{left} left\n"
+                f"{speed:.1f}/s, {left} left\n"
             )
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def in_words(seconds: float) -> str:
+    """A time as days, hours, minutes and seconds."""
+    days = f"{int(seconds // 86400)} d " if seconds >= 86400 else ""
+    return days + time.strftime("%H:%M:%S", time.gmtime(seconds))

@@ -37,6 +37,7 @@ from typing import Any, TypeVar
 
 from hpm_video.runtime.replies import read_reply, write_reply
 from hpm_video.runtime.sandbox import Limits, confine, leave_network
+from hpm_video.runtime.screen import Relay
 from hpm_video.runtime.signals import end_with
 
 Item = TypeVar("Item")
@@ -297,12 +298,19 @@ class ForkServer:
         )
         # Blocked on its way, as a signal may come before it can ignore it
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TOP)
+        self._relays = stdout, stderr = Relay("stdout"), Relay("stderr")
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                [sys.executable, "-c", code],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=stdout.child_end,
+                stderr=stderr.child_end,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            for relay in self._relays:
+                relay.are_started()
         theirs.close()
 
     def start(
@@ -344,6 +352,8 @@ class ForkServer:
         if self.owner == os.getpid():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=5)
+                for relay in self._relays:
+                    relay.wait()
 
 
 _current: ForkServer | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hpm_video.cli import options
 from hpm_video.cli.options import is_setting, parse
 from hpm_video.config import (
     EvaluateConfig,
@@ -96,7 +97,7 @@ class Plan:
     runs: tuple[Any, ...] = ()
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(options.Parser):
     """Raises ValueError, one line, instead of printing how it is used."""
 
     def error(self, message: str) -> NoReturn:

@@ -12,9 +12,9 @@ from hpm_video.config import FinetuneConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.directions import check_flip
 from hpm_video.data.lists.manifest import (
+    Manifest,
     check_fits_model,
     label_notes,
-    read_manifest,
     require_labels,
 )
 from hpm_video.data.loading.mixture import mixture_of
@@ -26,6 +26,7 @@ from hpm_video.models.ema import average_of, follow
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast
 from hpm_video.runtime.distributed import World, seed_of, sync_gradients
+from hpm_video.train.admission import read_videos
 from hpm_video.train.class_loss import balancing_weights, classification_loss, several_labels_loss
 from hpm_video.train.mixing import mix_batch
 from hpm_video.train.optim import (
@@ -52,21 +53,29 @@ from hpm_video.train.run import (
 from hpm_video.weights.checkpoint import load_weights
 
 
-def finetune(config: FinetuneConfig, *, notes: Sequence[str] = ()) -> bool:
+def finetune(
+    config: FinetuneConfig, *, notes: Sequence[str] = (), manifest: Manifest | None = None
+) -> bool:
     """Run, or continue, the fine-tuning of a config; returns whether it is complete.
 
-    ``notes``: lines for the log, about the settings.
+    ``notes``: lines for the log, about the settings. ``manifest``: its videos, where they have been
+    read already.
     """
     with join_run(config) as (folder, world):
-        return _finetune(config, folder, world, notes)
+        return _finetune(config, folder, world, notes, manifest)
 
 
-def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequence[str]) -> bool:
+def _finetune(
+    config: FinetuneConfig,
+    folder: Path,
+    world: World,
+    notes: Sequence[str],
+    manifest: Manifest | None,
+) -> bool:
     data, optim, mixing = config.data, config.optim, config.mixing
     several = data.labels.are_several
-    manifest = read_manifest(
-        data.manifest, root=data.root, max_damage=data.max_damage, several=data.labels
-    )
+    if manifest is None:
+        manifest = read_videos(config)
     num_classes = require_labels(manifest, name="data.manifest", lists=data.manifest)
     check_fits_model(manifest, num_classes)
     directed = check_flip(manifest.classes or ()) if data.flip else []
@@ -78,6 +87,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
     start.check_labels(data.labels)
     config, choices = choose_for_machine(config, world, state=start.state, num_classes=num_classes)
+    optim = config.optim
     steps = plan_steps(config.data, optim, num_videos=videos.num_videos, num_processes=world.size)
     evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
     model = build(config, num_classes=num_classes, trained_grid=start.trained_grid())
@@ -107,7 +117,7 @@ def _finetune(config: FinetuneConfig, folder: Path, world: World, notes: Sequenc
     moving = running_means(model)  # of baselines
     class_weights = None
     if optim.class_balance == "weights":
-        shown = manifest.labels[videos.order(0, 0).numpy() % len(manifest)]  # as in an epoch
+        shown = manifest.labels[videos.order(0, 0) % len(manifest)]  # as in an epoch
         weights = balancing_weights(torch.from_numpy(shown), num_classes)
         class_weights = weights.to(world.device)
 

@@ -1,6 +1,5 @@
 """The steps of a run, their learning rates, and the parameter groups of the recipes."""
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,40 +15,13 @@ from torch import nn
 
 from hpm_video.config import (
     DataConfig,
-    FinetuneConfig,
-    FinetuneDataConfig,
     FinetuneOptimConfig,
     OptimConfig,
-    PretrainConfig,
 )
-from hpm_video.config.recipe import find_named
-from hpm_video.config.settings import load_config
 from hpm_video.data.loading.loader import steps_per_epoch
+from hpm_video.train.step_videos import step_videos
 
 LAYER_DECAY = 0.75  # of VideoMAE's encoder, unless optim.layer_decay says otherwise
-
-
-def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) -> int:
-    """Micro-batches per optimizer step: optim.accumulation, or what optim.total_batch comes to.
-
-    ``batch_size``: videos per process and micro-batch. Raises ValueError where it does not divide
-    evenly.
-    """
-    if optim.total_batch is None:
-        return optim.accumulation
-    at_once = batch_size * num_processes
-    if optim.total_batch % at_once:
-        below = optim.total_batch // at_once * at_once
-        nearest = f"{below} or {below + at_once}" if below else str(at_once)
-        share, rest = divmod(optim.total_batch, num_processes)
-        unit = 2 - batch_size % 2  # an even number stays one: videos may be mixed in pairs
-        fitting = [size for size in range(unit, batch_size, unit) if rest + share % size == 0]
-        same_step = f"; for the same steps data.batch_size={fitting[-1]}" if fitting else ""
-        raise ValueError(
-            f"optim.total_batch ({optim.total_batch}) must be a multiple of data.batch_size x "
-            f"processes ({batch_size} x {num_processes} = {at_once}), such as {nearest}{same_step}"
-        )
-    return optim.total_batch // at_once
 
 
 @dataclass(frozen=True)
@@ -77,17 +49,9 @@ def plan_steps(
     data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int
 ) -> Steps:
     """The steps that these settings make of so many videos; ValueError where they make none."""
-    # What is decided later, data.batch_size=auto, divides a step, whose videos are the same
-    at_once = 1 if data.batch_size == "auto" else data.videos_at_once
-    asked = optim.total_batch or at_once * optim.accumulation * num_processes
-    if asked > num_videos:
-        advice = _fitting(data, optim, num_videos=num_videos, num_processes=num_processes)
-        raise ValueError(
-            f"videos per step ({asked}) must be at most the number of videos ({num_videos}): "
-            f"{advice}"
-        )
-    accumulation = micro_batches(optim, batch_size=at_once, num_processes=num_processes)
-    videos = at_once * accumulation * num_processes
+    videos, accumulation = step_videos(
+        data, optim, num_videos=num_videos, num_processes=num_processes
+    )
     return divided(data, optim, videos=videos, num_videos=num_videos, accumulation=accumulation)
 
 
@@ -98,50 +62,6 @@ def divided(
     clips, per_epoch = videos * data.repeats, steps_per_epoch(num_videos, videos)
     lr_at = lr_schedule(optim, videos=videos, clips=clips, steps_per_epoch=per_epoch)
     return Steps(accumulation, videos, clips, per_epoch, optim.epochs * per_epoch, lr_at)
-
-
-def _fitting(data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int) -> str:
-    """What to do where there are fewer videos than a step takes: the settings that make four steps
-    of an epoch, or as many as there can be."""
-    most = num_videos // num_processes  # of a process and step
-    if not most:
-        return f"start at most {num_videos} processes"
-    # Even, as mixing takes pairs
-    asked = most if data.batch_size == "auto" else data.videos_at_once
-    batch_size = min(asked, max(most // 4 // 2 * 2, min(most, 2)))
-    accumulation = max(1, most // (4 * batch_size))
-    settings = []
-    if data.batch_size != "auto" and batch_size != asked:
-        settings.append(f"data.batch_size={batch_size}")
-    if optim.total_batch is not None:
-        settings.append(f"optim.total_batch={batch_size * accumulation * num_processes}")
-    elif optim.accumulation != 1:
-        settings.append(f"optim.accumulation={min(accumulation, optim.accumulation)}")
-    addition = f"add {' '.join(settings)} to the command"
-    is_finetuning = isinstance(data, FinetuneDataConfig)
-    if not _takes(num_videos, num_processes, is_finetuning=is_finetuning):
-        return addition
-    if is_finetuning:
-        return f"{addition}, or pre-train and fine-tune with the recipes named own_videos"
-    lists = data.manifest[0] if len(data.manifest) == 1 else f"[{','.join(data.manifest)}]"
-    words = shlex.join([f"data.manifest={lists}", "run.output_dir=outputs/own_videos"])
-    return f"{addition}, or take the recipe for few videos: hpm-video pretrain own_videos {words}"
-
-
-def _takes(num_videos: int, num_processes: int, *, is_finetuning: bool) -> bool:
-    """Whether the recipe for few videos, own_videos, makes a step of so many."""
-    recipe: PretrainConfig | FinetuneConfig
-    if is_finetuning:
-        recipe = load_config(FinetuneConfig, find_named("finetune/own_videos"))
-    else:
-        recipe = load_config(PretrainConfig, find_named("pretrain/own_videos"))
-    data, optim = recipe.data, recipe.optim
-    at_once = 1 if data.batch_size == "auto" else data.videos_at_once
-    try:
-        accumulation = micro_batches(optim, batch_size=at_once, num_processes=num_processes)
-    except ValueError:
-        return False
-    return at_once * accumulation * num_processes <= num_videos
 
 
 def scaled(base: float, batch_size: int) -> float:
@@ -177,7 +97,7 @@ def lr_schedule(
     batch_size = clips if optim.count_repeats else videos
     peak = scaled(optim.base_lr, batch_size)
     schedule: ParamScheduler = CosineParamScheduler(peak, scaled(optim.min_lr, batch_size))
-    warmup = optim.warmup_epochs / optim.epochs
+    warmup = optim.warmup / optim.epochs
     if warmup > 0:
         rise = LinearParamScheduler(scaled(optim.warmup_lr, batch_size), peak)
         schedule = CompositeParamScheduler(

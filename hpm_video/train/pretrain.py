@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import config_to_dict
-from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.mixture import mixture_of
 from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.method.competence import competence_of, student_accuracy
@@ -26,6 +26,7 @@ from hpm_video.models.compiling import compile_parts
 from hpm_video.models.cuda_graphs import Replayed
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.runtime.distributed import World, seed_of, sync_gradients
+from hpm_video.train.admission import read_videos
 from hpm_video.train.optim import describe_lr, plan_steps, pretrain_optimizer, set_lr
 from hpm_video.train.run import (
     CollapseWatch,
@@ -36,6 +37,7 @@ from hpm_video.train.run import (
     choose_for_machine,
     claim_run_folder,
     describe_changes,
+    describe_checkpoints,
     describe_data,
     find_start,
     join_run,
@@ -46,22 +48,26 @@ from hpm_video.weights.checkpoint import tokens_of
 from hpm_video.weights.targets import check_digest, load_target
 
 
-def pretrain(config: PretrainConfig) -> bool:
-    """Run, or continue, the pre-training of a config; returns whether it is complete."""
+def pretrain(config: PretrainConfig, *, manifest: Manifest | None = None) -> bool:
+    """Run, or continue, the pre-training of a config; returns whether it is complete.
+
+    ``manifest``: its videos, where they have been read already.
+    """
     with join_run(config) as (folder, world):
-        return _pretrain(config, folder, world)
+        return _pretrain(config, folder, world, manifest)
 
 
-def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
+def _pretrain(
+    config: PretrainConfig, folder: Path, world: World, manifest: Manifest | None
+) -> bool:
     config, frozen = load_target(config, world.device)
     digest = None if frozen is None else frozen.digest()
     data, optim, masking, sight = config.data, config.optim, config.masking, config.teacher
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     tube_length = masking.unit_length(grid.time)
     num_reconstructed_tokens(grid, masking)  # or refuse
-    manifest = read_manifest(
-        data.manifest, root=data.root, labels=False, max_damage=data.max_damage
-    )
+    if manifest is None:
+        manifest = read_videos(config)
     check_vectors(config, manifest)
     videos = mixture_of(manifest, data.weights)
     steps = plan_steps(data, optim, num_videos=videos.num_videos, num_processes=world.size)
@@ -74,6 +80,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
             f"not {grid}; model.init={start.source} in place of run.resume begins with its weights"
         )
     config, choices = choose_for_machine(config, world, state=start.state)
+    optim = config.optim
     steps = plan_steps(config.data, optim, num_videos=videos.num_videos, num_processes=world.size)
     torch.manual_seed(config.run.seed)
     student = build(config, trained_grid=start.trained_grid())
@@ -128,6 +135,7 @@ def _pretrain(config: PretrainConfig, folder: Path, world: World) -> bool:
         if competence is not None:
             run.log.line(competence.describe(is_new=kept["competence"] is None))
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
+        run.log.line(describe_checkpoints(config.run, steps.total, student, teacher))
         tubelet = scored_tubelet(config)
         batches = run.batches(tubelet=tubelet)
         parts = {"student": student, "teacher": teacher, "target": frozen}

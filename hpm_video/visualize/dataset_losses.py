@@ -87,7 +87,7 @@ def measure_list(
     shown: dict[int, ShownClip] = {}
     bad: list[tuple[int, str]] = []
     share = range(world.rank, len(manifest), world.size)
-    with Progress("asked about", total=len(share)) as progress:
+    with Progress("asked about" if world.is_main else "", total=len(share)) as progress:
         for batch in batches:
             frames = batch.views[:, 0]  # (B, T, S, S, 3), zeros for unreadable ones
             # Of batches with the same masks, every 8th clip would be measured by the same 8 ones

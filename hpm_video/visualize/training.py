@@ -63,7 +63,7 @@ def visualize_training(
     files.check_can_be_folder(folder, name="output_dir")
     files.check_is_ours(folder / PAGE, name="output_dir")
     files.check_is_ours(folder / TABLE, columns=COLUMNS, name="output_dir")
-    there = list(run_checkpoints(run).values())
+    there = list(run_checkpoints(run, history=True).values())
     ask = partial(moment_of, num_masks=num_masks, num_views=num_views, seed=seed)
     skipped: list[tuple[str, str]] = []
     moments: list[Moment] = []

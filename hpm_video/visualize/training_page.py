@@ -35,7 +35,6 @@ def training_page(history: History, *, run: str, num_masks: int) -> str:
         history=history,
         num_masks=num_masks,
         asked_steps=", ".join(f"{step:,}" for step in asked),
-        kept=history.config.run.keep_checkpoints,
         is_plain=history.moments[-1].predicted is None,
         clip_plots=[list(_clip_plots(history, place)) for place in range(len(history.clips))],
         known=_known(history),

@@ -42,6 +42,7 @@ from hpm_video.weights.shards import read_shards, stored_shapes, write_shards
 from hpm_video.weights.torch_files import UNREADABLE, read_torch
 
 BEST = "best.pt"
+HISTORY = "history"  # folder among checkpoints, of those that are kept to look at
 
 # What only training needs: what grows with the model, and where the run was in its data
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
@@ -224,16 +225,19 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def run_checkpoints(run: str | Path) -> dict[int, Path]:
+def run_checkpoints(run: str | Path, *, history: bool = False) -> dict[int, Path]:
     """Step -> checkpoint, by step, of a run folder or of its folder checkpoints.
 
-    Of a step that is there in both forms, the file. Raises FileNotFoundError where there are none.
+    ``history``: also those without the optimizer's state, spread over the run. Of a step that is
+    there in both forms, the file. Raises FileNotFoundError where there are none.
     """
     run = Path(run)
     for folder in (run / "checkpoints", run):
+        places = [folder / HISTORY, folder] if history else [folder]
         found = {
             int(match[1]): path
-            for path in sorted(folder.glob("step_*"))  # a folder of shards comes before the file
+            for place in places
+            for path in sorted(place.glob("step_*"))  # a folder of shards comes before the file
             if (match := re.fullmatch(r"step_(\d+)(\.pt)?", path.name)) and is_checkpoint(path)
         }
         if found:
@@ -331,6 +335,14 @@ def _publish(path: Path, *, keep: int) -> None:
         others = sorted(there - {path}, key=lambda each: each.stem)
         for old in others[: max(0, len(there) - keep)]:
             _remove(old)
+
+
+def remove_history(folder: Path, *, after: int) -> None:
+    """Remove what an earlier start left of later steps in a run's folder of checkpoints."""
+    for path in (folder / HISTORY).glob("step_*"):
+        match = re.fullmatch(r"step_(\d+)(\.pt)?", path.name)
+        if match and int(match[1]) > after:
+            _remove(path)
 
 
 def _clear(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """The cost model of scale, against numbers worked out by hand and its own limits."""
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -273,3 +275,27 @@ def test_bench_plan_refuses(
 ) -> None:
     assert main(["bench", "plan", CONFIG, *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_this_machine_is_measured(
+    tmp_path: Path, pretrain_arguments: Callable[..., list[str]]
+) -> None:
+    """Its steps, its reading of the list's videos, and its cores."""
+    out = tmp_path / "plan.json"
+    words = pretrain_arguments(tmp_path / "run", "data.num_workers=64")[1:]
+    assert main(["bench", "plan", *words, "--here", "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    settings = report["settings"]
+    assert [row["gpus"] for row in report["rows"]] == [1]
+    assert "measured here, " in report["notes"][0]
+    assert "clips_per_core: videos of data.manifest" in report["notes"][0]
+    assert 0 < settings["cores_per_gpu"] <= os.cpu_count() and settings["clips_per_core"] != 37.4
+    # A model of two small blocks is far from what is assumed of an H100 and its base model
+    assert 1 < settings["clips_per_s"] < 5000
+
+
+def test_what_is_assumed_is_said_with_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "plan", CONFIG, "--videos", "4096", "--gpus", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "assumed: 20% of 989 TFLOP/s, and not measured: this machine has " in text
+    assert "--here measures it" in text

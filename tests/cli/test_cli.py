@@ -441,7 +441,7 @@ def test_our_own_bugs_keep_their_traceback(
 ) -> None:
     """A ValueError from inside a library says nothing about the user's settings."""
 
-    monkeypatch.setattr("hpm_video.train.pretrain.pretrain", lambda config: json.loads("{"))
+    monkeypatch.setattr("hpm_video.train.pretrain.pretrain", lambda config, **how: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):
         main(pretrain_arguments(tmp_path / "run"))
 

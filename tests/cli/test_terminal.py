@@ -15,14 +15,15 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 from pathlib import Path
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import track
 from hpm_video.cli.terminal import lasting_output
 with lasting_output():
     for stream in (sys.stdout, sys.stderr):
         print("first line", file=stream, flush=True)
     sys.stdin.read()  # until the test has closed the other ends
     for stream in (sys.stdout, sys.stderr):
-        for _ in tqdm(range(3), file=stream, mininterval=0):
+        for _ in track(range(3), console=Console(file=stream, force_terminal=True)):
             print("x" * 100_000, file=stream)
             print("flushed", file=stream, flush=True)
     with open(sys.argv[1], "w") as file:

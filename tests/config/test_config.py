@@ -1,6 +1,7 @@
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,11 +12,12 @@ from hpm_video.config import (
     FeaturesConfig,
     FinetuneConfig,
     PretrainConfig,
+    PretrainRunConfig,
     ProbeJobConfig,
     StudyConfig,
     values,
 )
-from hpm_video.config.schema import describe_settings, settings_table
+from hpm_video.config.schema import SettingFaults, describe_settings, settings_table
 from hpm_video.config.settings import (
     config_from_dict,
     config_to_dict,
@@ -475,3 +477,69 @@ def _leaves(values: dict, prefix: str = "") -> list[tuple[str, object]]:
         else:
             result.append((prefix + key, value))
     return result
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        (PretrainConfig, ["masking.mask_ratio=1.2", "run.seed=-1", "data.batch_size=0"]),
+        (PretrainConfig, ["optim.epochs=10", "optim.warmup_epochs=20", "optim.min_lr=1"]),
+        (PretrainConfig, ["optim.betas=[2, 3]", "run.loggers=[a]", "loss.target_layers=[1]"]),
+        (PretrainConfig, ["run.device=cdua", "optim.epochs=many", "data.fps=5"]),
+        (PretrainConfig, ["loss.target=frozen", "data.batch_size=auto", "run.probe_every=2"]),
+        (PretrainConfig, ["loss.prediction=none", "masking.decoder_mask_ratio=2"]),
+        (PretrainConfig, ["masking.pattern=windows", "data.repeats=4", "data.windows=3"]),
+        (PretrainConfig, ["run.picture_every=-1", "run.history_checkpoints=many"]),
+        (FinetuneConfig, ["data.batch_size=3", "data.crop_on=device", "evaluation.patience=2"]),
+        (FinetuneConfig, ["model.name=x3d_s", "optim.layer_decay=.5", "mixing.mixup=-1"]),
+    ],
+)
+def test_all_faults_come_at_once_with_values_that_would_do(
+    schema: type[Any], words: list[str]
+) -> None:
+    """What the faults propose, in place of what was typed, is accepted."""
+    with pytest.raises(SettingFaults) as raised:
+        load_config(schema, None, words)
+    faults = raised.value.faults
+    assert len(faults) > 1
+    typed = dict(word.split("=", 1) for word in words)
+    for fault in faults:
+        found = re.search(r"'?([a-z_]+\.[a-z_]+)=([^'=]+?)'? would do$", fault) or re.search(
+            r"([a-z_]+\.[a-z_]+)=([^\s,:;)]+)", fault
+        )
+        assert found, fault
+        typed[found[1]] = found[2]
+    load_config(schema, None, [f"{key}={value}" for key, value in typed.items()])
+
+
+def test_a_value_of_the_recipe_would_do(tmp_path: Path) -> None:
+    """Before the default: it is what was there before the mistake."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("masking: {mask_ratio: 0.6}\n")
+    with pytest.raises(SettingFaults, match=r"masking\.mask_ratio=0\.6 would do"):
+        load_config(PretrainConfig, recipe, ["masking.mask_ratio=6"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "epochs", "expected"),
+    [
+        (PretrainConfig, 800, 40),  # as published
+        (PretrainConfig, 3200, 40),
+        (PretrainConfig, 100, 5),
+        (PretrainConfig, 5, 0),
+        (FinetuneConfig, 50, 5),  # as published
+        (FinetuneConfig, 100, 5),
+        (FinetuneConfig, 8, 2),
+        (FinetuneConfig, 1, 0),
+    ],
+)
+def test_warm_up_follows_the_epochs(schema: type[Any], epochs: int, expected: int) -> None:
+    assert load_config(schema, None, [f"optim.epochs={epochs}"]).optim.warmup == expected
+    words = [f"optim.epochs={epochs + 9}", "optim.warmup_epochs=9"]
+    assert load_config(schema, None, words).optim.warmup == 9
+
+
+@pytest.mark.parametrize(("steps", "every"), [(6, 20), (300, 30), (9_000, 900), (90_000, 1000)])
+def test_short_runs_have_pictures_too(steps: int, every: int) -> None:
+    assert PretrainRunConfig().pictures_every(steps) == every
+    assert PretrainRunConfig(picture_every=7).pictures_every(steps) == 7

@@ -22,7 +22,8 @@ from published_rows import (
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.recipe import list_recipes
 from hpm_video.config.settings import load_config
-from hpm_video.train.optim import micro_batches, plan_steps
+from hpm_video.train.optim import plan_steps
+from hpm_video.train.step_videos import micro_batches
 
 ROWS: dict[str, Mapping[str, Row]] = {"pretrain": PRETRAIN, "finetune": FINETUNE}
 CASES = [(job, name) for job, rows in ROWS.items() for name in rows]

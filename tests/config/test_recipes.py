@@ -9,7 +9,7 @@ import torch
 from hpm_video.config import FinetuneConfig, PretrainConfig, ProbeJobConfig
 from hpm_video.config.settings import load_config
 from hpm_video.models.build import build_classifier, build_model, token_grid
-from hpm_video.train.optim import micro_batches
+from hpm_video.train.step_videos import micro_batches
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DATA_SETS = ("ssv2", "kinetics400", "ucf101", "hmdb51")
@@ -61,7 +61,7 @@ def test_fine_tuning_has_the_published_numbers(name: str) -> None:
     assert (data.num_frames, data.crop_size, data.crop) == (16, 224, "random_resized")
     views = config.evaluation
     assert (views.num_clips, views.num_crops) == (2 if on_ssv2 else 5, 3)
-    assert (optim.warmup_epochs, optim.weight_decay, tuple(optim.betas)) == (5, 0.05, (0.9, 0.999))
+    assert (optim.warmup, optim.weight_decay, tuple(optim.betas)) == (5, 0.05, (0.9, 0.999))
     augment, mixing = config.augment, config.mixing
     assert (augment.num_operations, augment.magnitude, augment.magnitude_spread) == (4, 7, 0.5)
     assert augment.erasing == 0.25
@@ -78,7 +78,7 @@ def test_pre_training_has_the_published_numbers(name: str) -> None:
     assert (data.sampling, data.crop, data.flip) == ("dense", "multi_scale", False)
     assert config.masking.mask_ratio == (0.75 if on_ucf else 0.9)
     assert (optim.epochs, optim.base_lr) == ((3200, 3e-4) if on_ucf else (800, 1.5e-4))
-    assert (optim.min_lr, optim.warmup_lr, optim.warmup_epochs) == (1e-5, 1e-6, 40)
+    assert (optim.min_lr, optim.warmup_lr, optim.warmup) == (1e-5, 1e-6, 40)
     assert optim.total_batch == (24 * 8 if on_ucf else 1024)
     assert (optim.weight_decay, tuple(optim.betas)) == (0.05, (0.9, 0.95))
     assert config.model.size == name.split("_")[1]

@@ -1,10 +1,12 @@
 """Settings that say ``auto``: chosen at the first start of a run, and kept by what continues it."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from runs import assert_same_run, run_until_stopped, untimed
 
 from hpm_video.cli.main import main
@@ -12,7 +14,7 @@ from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
 from hpm_video.runtime import machine
 from hpm_video.train.run.logs import read_records
-from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.checkpoint import find_checkpoint, load_checkpoint, write_checkpoint
 
 Arguments = Callable[..., list[str]]
 WITHOUT = "flags: avx2\n"
@@ -141,3 +143,37 @@ def test_an_absolute_loss_of_before_keeps_its_variance(
         for name in ("new", "old")
     ]
     assert losses[0] != losses[1]
+
+
+def test_an_old_run_keeps_its_warm_up_and_its_disk(
+    tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    """Both settings were other defaults before they were automatic: the command says nothing."""
+    arguments = [word for word in pretrain_arguments(tmp_path) if "warmup" not in word]
+    old = ["optim.epochs=5", "optim.warmup_epochs=4"]
+    run_until_stopped([*arguments, *old], at=4)
+    checkpoint = find_checkpoint(tmp_path).resolve()
+    state = load_checkpoint(checkpoint, optimizer=True)
+    del state["config"]["run"]["history_checkpoints"]
+    write_checkpoint(checkpoint, state)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(state["config"]))
+    shutil.rmtree(tmp_path / "checkpoints" / "history")
+
+    assert main([*arguments, "optim.epochs=5"]) == 0
+    text = (tmp_path / "log.txt").read_text()
+    assert "optim.warmup_epochs=auto: 4 (as before)" in text
+    assert "run.history_checkpoints=auto: 0 (as before)" in text
+    assert not (tmp_path / "checkpoints" / "history").exists()
+    rates = {record["step"]: record["lr"] for record in read_records(tmp_path)}
+    peak = max(rates.values())
+    assert rates[24] == pytest.approx(peak, rel=0.05) and rates[12] < 0.6 * peak
+
+
+def test_a_new_run_stores_the_warm_up_that_it_has(
+    tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    arguments = [word for word in pretrain_arguments(tmp_path) if "warmup" not in word]
+    assert main([*arguments, "optim.epochs=20"]) == 0
+    assert load_config(PretrainConfig, tmp_path / "config.yaml").optim.warmup_epochs == 1
+    assert main([*arguments, "optim.epochs=40"]) == 0  # goes further, with what it began with
+    assert load_config(PretrainConfig, tmp_path / "config.yaml").optim.warmup_epochs == 1

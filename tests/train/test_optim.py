@@ -20,11 +20,11 @@ from hpm_video.train.optim import (
     describe_lr,
     finetune_optimizer,
     lr_schedule,
-    micro_batches,
     plan_steps,
     pretrain_optimizer,
     set_lr,
 )
+from hpm_video.train.step_videos import micro_batches
 
 GRID = TokenGrid(2, 3, 5)
 CLIP = {"num_frames": 4, "crop_size": 32}

@@ -57,7 +57,9 @@ def test_a_run_leaves_exactly_its_files(pretrained: Path) -> None:
         *("checkpoints", "config.yaml", "log.txt", "metrics.jsonl", "run.lock", "tensorboard")
     ]
     assert pretrained.resolve() not in run_lock._locks  # others may go on with it
-    assert sorted(os.listdir(pretrained / "checkpoints")) == ["last", "step_00000012.pt"]
+    assert sorted(os.listdir(pretrained / "checkpoints")) == [
+        "history", "last", "step_00000012.pt",
+    ]  # fmt: skip
     assert len(os.listdir(pretrained / "tensorboard")) == 1
     config = load_config(PretrainConfig, pretrained / "config.yaml")
     assert config.model.width == 32

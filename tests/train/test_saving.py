@@ -1,17 +1,21 @@
 """Saving beside the training: what is written is what was there, and no failure is lost."""
 
+import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from runs import run_until_stopped
 
+from hpm_video.cli.main import main
 from hpm_video.config import RunConfig
 from hpm_video.runtime.distributed import World
 from hpm_video.train.run import saving
 from hpm_video.train.run.saving import Saver
-from hpm_video.weights.checkpoint import load_checkpoint
+from hpm_video.weights.checkpoint import load_checkpoint, remove_history, run_checkpoints
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -79,3 +83,44 @@ def test_one_process_of_several_writes_a_single_file(tmp_path: Path) -> None:
     saver.save(_state(1, torch.zeros(1)))
     saver.close()
     assert not list(tmp_path.iterdir())
+
+
+def _history(run: Path) -> list[int]:
+    return sorted(int(path.stem[5:]) for path in (run / "checkpoints" / "history").glob("step_*"))
+
+
+def test_checkpoints_to_look_at_are_spread_over_the_run(
+    tmp_path: Path, pretrain_arguments: Callable[..., list[str]]
+) -> None:
+    """Beside those to go on from, of which there are as many as before."""
+    run, settings = tmp_path / "run", ["optim.epochs=4", "run.checkpoint_every_minutes=0"]
+    assert main(pretrain_arguments(run, *settings)) == 0
+    assert _history(run) == [2, 4, 7, 9, 12, 14, 16, 19, 21]  # of 24 steps
+    assert list(run_checkpoints(run)) == [23, 24]
+    assert list(run_checkpoints(run, history=True)) == [*_history(run), 23, 24]
+    shown = load_checkpoint(run / "checkpoints" / "history" / "step_00000012.pt")
+    assert shown["teacher"] is not None and "optimizer" not in shown
+    text = (run / "log.txt").read_text()
+    assert re.search(r"the newest 2 are kept.* 9 over the run are kept to look at, .* in all", text)
+    few = tmp_path / "few"
+    assert main(pretrain_arguments(few, *settings, "run.history_checkpoints=3")) == 0
+    assert _history(few) == [8, 16]
+    # A start that is turned back leaves nothing of a future that did not come
+    remove_history(few / "checkpoints", after=8)
+    assert _history(few) == [8]
+
+
+def test_a_run_that_goes_on_has_the_same_ones(
+    tmp_path: Path, pretrain_arguments: Callable[..., list[str]]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(pretrain_arguments(whole)) == 0
+    run_until_stopped(pretrain_arguments(parts), at=5)
+    assert main(pretrain_arguments(parts)) == 0
+    assert _history(parts) == _history(whole) == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    for step in _history(whole):
+        one, other = (
+            load_checkpoint(run / "checkpoints" / "history" / f"step_{step:08d}.pt")
+            for run in (whole, parts)
+        )
+        assert all(torch.equal(one["model"][name], other["model"][name]) for name in one["model"])

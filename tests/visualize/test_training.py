@@ -154,13 +154,14 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
 def test_too_few_checkpoints_are_called_so(
     pretrained: Path, videos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["visualize", str(pretrained), videos[0], "--through-training", "-o", str(tmp_path)]
+    run = tmp_path / "run"  # as one that began before run.history_checkpoints
+    shutil.copytree(pretrained, run, symlinks=True, ignore=shutil.ignore_patterns("history"))
+    command = ["visualize", str(run), videos[0], "--through-training", "-o", str(tmp_path)]
     assert main([*command, "--num-masks", "2", "--device", "cpu"]) == 0
     assert "show no training" in capsys.readouterr().out
     text = (tmp_path / "training.html").read_text()
     assert "too few to see when something was learnt" in text
-    assert "The run keeps the newest 2 (run.keep_checkpoints=2)" in text
-    assert "run.keep_checkpoints=0" in text
+    assert "Train with run.history_checkpoints=10" in text
 
 
 def test_a_plain_run_shows_what_it_measures(

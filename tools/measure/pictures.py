@@ -53,8 +53,9 @@ def main() -> None:
             seconds = median_seconds(calls, rounds=asked.rounds, device=device, clock=clock)
     steps = {key: value / seconds["step"] for key, value in seconds.items()}
     rows = [{"what": key, "median_s": seconds[key], "steps": steps[key]} for key in seconds]
-    every = config.run.picture_every
-    share = f"pictures every {every} steps (run.picture_every) take {steps['pictures'] / every:.2%}"
+    every = config.run.pictures_every(10_000)
+    taken = f"{steps['pictures'] / every:.2%}"
+    share = f"pictures every {every} steps, as in runs of 10,000 or more, take {taken}"
     publish(Report("pictures", machine_facts(device), vars(asked), rows, [share]))
 
 

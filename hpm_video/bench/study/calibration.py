@@ -74,7 +74,7 @@ def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:
             ratio = entry["base_seconds_per_step"] / entry["seconds_per_step"]
             if abs(ratio - 1) < _SAME:
                 ratio = 1.0
-            epochs[data_set, variant] = max(base.warmup_epochs + 1, round(base.epochs * ratio))
+            epochs[data_set, variant] = max(base.warmup + 1, round(base.epochs * ratio))
     return epochs
 
 

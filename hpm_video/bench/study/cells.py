@@ -106,7 +106,7 @@ class Study:
         lists, base = self.lists[data_set], self.config.pretrain
         words = [*words_of(base.settings), *words_of(self.config.variants[variant].settings)]
         words += _data(lists.root, manifest=lists.pretrain)
-        words += ["run.keep_checkpoints=1", "run.picture_every=0"]
+        words += ["run.keep_checkpoints=1", "run.picture_every=0", "run.history_checkpoints=0"]
         try:
             return load_config(PretrainConfig, base.config, words)
         except ValueError as error:

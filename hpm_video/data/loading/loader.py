@@ -125,7 +125,7 @@ class StepSampler:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         mixture = self.mixture or Mixture((self.num_videos,))
-        order_epoch, order = -1, torch.empty(0)
+        order_epoch, order = -1, np.empty(0, dtype=np.int64)
         for step in range(self.start_step, self.num_steps):
             epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:
@@ -133,7 +133,7 @@ class StepSampler:
             start = step_in_epoch * self.global_batch
             chosen = order[start : start + self.global_batch]
             # (G,) -> (accumulation, world_size, batch_size) -> ours
-            layout = chosen.view(self.accumulation, self.world_size, self.batch_size)
+            layout = chosen.reshape(self.accumulation, self.world_size, self.batch_size)
             for indices in layout[:, self.rank].tolist():
                 yield [(epoch, index) for index in indices]
 

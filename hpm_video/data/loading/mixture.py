@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from hpm_video.data.lists.manifest import Manifest
 
@@ -32,7 +31,7 @@ class Mixture:
         """How many videos an epoch shows, each as often as it does."""
         return sum(self.counts)
 
-    def order(self, seed: int, epoch: int) -> torch.Tensor:
+    def order(self, seed: int, epoch: int) -> npt.NDArray[np.int64]:
         """Return the videos of an epoch in their order, (num_videos,) int64: places in the joined
         lists, plus the number of all their videos for the second time a video is shown, and so on.
 
@@ -48,7 +47,7 @@ class Mixture:
                 for again, row in self._turn(seed, epoch, number, size, rest)
             ]
             start += size
-        every = torch.from_numpy(np.concatenate(shown))
+        every = np.concatenate(shown)
         return every[_permutation(self.num_videos, seed, epoch)]
 
     @staticmethod
@@ -60,7 +59,7 @@ class Mixture:
         if not count:
             return
         cycle, first = divmod(epoch * count, size)
-        orders = [_permutation(size, seed, cycle + k, number + 1).numpy() for k in range(2)]
+        orders = [_permutation(size, seed, cycle + k, number + 1) for k in range(2)]
         chosen = orders[0][first : first + count]
         yield 0, chosen
         more = orders[1][: count - len(chosen)]
@@ -82,7 +81,11 @@ def mixture_of(manifest: Manifest, weights: Sequence[float]) -> Mixture:
     return Mixture(tuple(len(names) for names in manifest.names), tuple(weights))
 
 
-def _permutation(size: int, *key: int) -> torch.Tensor:
+def _permutation(size: int, *key: int) -> npt.NDArray[np.int64]:
+    import torch  # noqa: PLC0415 - takes seconds, and how many videos there are is asked before
+
     # SeedSequence mixes: with seed + epoch, run 0's epoch 1 would be run 1's epoch 0
     (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
-    return torch.randperm(size, generator=torch.Generator().manual_seed(int(seed)))
+    shuffled: npt.NDArray[np.int64]
+    shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(int(seed))).numpy()
+    return shuffled

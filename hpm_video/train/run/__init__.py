@@ -13,6 +13,7 @@ from hpm_video.train.run.machine_choices import choose_for_machine as choose_for
 from hpm_video.train.run.optimizer_state import optimizer_state as optimizer_state
 from hpm_video.train.run.pictures import Pictures as Pictures
 from hpm_video.train.run.probes import RunProbe as RunProbe
+from hpm_video.train.run.saving import describe_checkpoints as describe_checkpoints
 from hpm_video.train.run.starting_point import describe_data as describe_data
 from hpm_video.train.run.starting_point import find_start as find_start
 from hpm_video.train.run.steps import restore_if as restore_if

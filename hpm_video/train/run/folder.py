@@ -20,6 +20,7 @@ from hpm_video.weights.checkpoint import linked_checkpoint
 # Settings that may change between two starts of one run without changing its results.
 _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
+    "run.history_checkpoints",
     "run.resume", "run.max_bad_steps", "run.picture_every", "run.probe_every", "run.device",
     "run.compile", "run.cuda_graphs", "run.deterministic", "run.parallel", "run.shard_processes",
     "run.activation_checkpointing", "run.loggers",

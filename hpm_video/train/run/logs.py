@@ -1,22 +1,23 @@
-"""What a run leaves to read: log.txt, metrics.jsonl, loggers, and a line or bar on screen."""
+"""What a run leaves to read: log.txt, metrics.jsonl, loggers; on screen a table, or lines."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm import tqdm
 
 from hpm_video.runtime.files import own_file, printable, write_atomically, writing
+from hpm_video.runtime.progress import Bar, in_words
 from hpm_video.runtime.reading import parse_json, read_text
+from hpm_video.runtime.screen import is_for_people
 from hpm_video.train.run.loggers import PATIENCE_S, About, Background, End, Point
 
 Record = Mapping[str, float | int | None]
@@ -54,16 +55,11 @@ class RunLog:
             open(file, "a", encoding="utf-8", errors=errors, opener=own_file)  # noqa: SIM115
             for file, errors in ((metrics, "strict"), (folder / "log.txt", "backslashreplace"))
         )
-        self._bar = tqdm(
-            total=total_steps,
-            initial=start_step,
-            unit="step",
-            dynamic_ncols=True,
-            disable=not sys.stdout.isatty(),
-            file=sys.stdout,
-        )
         about = About(folder, start_step, settings or {}, _history(folder, settings or {}))
         self._loggers = [Background(name, about) for name in loggers]
+        self._table, self._bar = RecordTable(), None
+        if is_for_people(sys.stdout):
+            self._bar = Bar("step", total=total_steps, done=start_step, stream=sys.stdout)
 
     def __enter__(self) -> RunLog:
         return self
@@ -71,8 +67,9 @@ class RunLog:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if not self.is_main:
             return
-        self._bar.close()
         with ExitStack() as files:
+            if self._bar is not None:
+                files.callback(self._bar.close)  # after the last line
             if error is not None:
                 # On screen the command line says it, or a traceback does. It may be the full disk.
                 files.enter_context(suppress(OSError, ValueError))
@@ -87,8 +84,14 @@ class RunLog:
         if not self.is_main:
             return
         text = printable(text)
-        self._bar.write(text, file=sys.stdout) if not self._bar.disable else print(text, flush=True)
+        self._show(text)
         self._write(text + details)
+
+    def _show(self, text: str, *, style: str = "") -> None:
+        if self._bar is not None:
+            self._bar.write(text, style=style)
+        else:
+            print(text, flush=True)
 
     def _write(self, text: str) -> None:
         with writing(self._folder):
@@ -102,8 +105,22 @@ class RunLog:
         with writing(self._folder):
             self._metrics.write(json.dumps(values) + "\n")
             self._metrics.flush()
-        self.line(format_record(values))
+        text = format_record(values)
+        if self._bar is not None and "grad_norm" in values:  # of steps, not of an evaluation
+            for line, style in self._table.lines(values):
+                self._show(line, style=style)
+        else:
+            self._show(text)
+        self._write(text)
         self._tell("write", _points(values, prefix))
+
+    def first_figures(self, loss: float, *, step: int, step_s: float, steps_left: int) -> None:
+        """On screen alone, as the first record may be long in coming: what the first steps gave."""
+        if self.is_main:
+            left = in_words(step_s * steps_left)
+            self._show(
+                f"after {step:,} steps: loss {loss:.4g}, {step_s:.3g} s a step, about {left} left"
+            )
 
     def pictures(self, figures: Mapping[str, Figure], *, step: int) -> None:
         """Figures by their tags, into TensorBoard."""
@@ -145,10 +162,46 @@ class RunLog:
 
     def progress(self, loss: float | None = None) -> None:
         """One more step is done."""
-        if self.is_main and not self._bar.disable:
-            if loss is not None:
-                self._bar.set_postfix(loss=f"{loss:.4f}")
-            self._bar.update()
+        if self.is_main and self._bar is not None:
+            self._bar.step(None if loss is None else f"loss {loss:.4f}")
+
+
+class RecordTable:
+    """Records of steps as rows for people: a handful of figures, the names above now and then."""
+
+    # Figure -> its name above the column, and how it is written
+    _FIGURES: ClassVar[dict[str, tuple[str, str]]] = {
+        "step": ("step", "{:,}"),
+        "epoch": ("epoch", "{:.2f}"),
+        "loss": ("loss", "{:.4f}"),
+        "rank_accuracy": ("rank acc.", "{:.3f}"),
+        "hard_ratio": ("hard ratio", "{:.2f}"),
+        "lr": ("lr", "{:.2e}"),
+        "clips_per_second": ("clips/s", "{:.1f}"),
+        "data_wait_fraction": ("waiting", "{:.0%}"),
+    }
+    _NAMES_EVERY = 20  # rows
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._rows = 0
+
+    def lines(self, values: Record) -> Iterator[tuple[str, str]]:
+        """Lines for a record, each with its style."""
+        known = [name for name in self._FIGURES if values.get(name) is not None]
+        if not set(known) <= set(self._names) or self._rows % self._NAMES_EVERY == 0:
+            self._names, self._rows = known, 0
+            yield self._line(self._FIGURES[name][0] for name in self._names), "bold"
+        self._rows += 1
+        cells = (
+            "-" if (value := values.get(name)) is None else self._FIGURES[name][1].format(value)
+            for name in self._names
+        )
+        yield self._line(cells), ""
+
+    def _line(self, cells: Iterable[str]) -> str:
+        widths = (max(len(self._FIGURES[name][0]) + 2, 9) for name in self._names)
+        return "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
 
 def _points(values: Record, prefix: str) -> list[Point]:

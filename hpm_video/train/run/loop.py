@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from hpm_video.config import AugmentConfig, FinetuneConfig, PretrainConfig
+from hpm_video.config import AugmentConfig, FinetuneConfig, PretrainConfig, PretrainRunConfig
 from hpm_video.config.settings import config_to_dict
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.bad_videos import BadVideos, UnreadableDataError
@@ -31,7 +31,9 @@ from hpm_video.train.run.rank_requests import RankRequests
 from hpm_video.train.run.saving import Saver
 from hpm_video.train.run.steps import BAD, OVERFLOW, BadSteps, Period, own_rows
 from hpm_video.train.run.vector_count import VectorCount
+from hpm_video.weights.checkpoint import remove_history
 
+_FIRST_STEPS = 3  # of a start, after which the first figures are on screen
 # data_wait_fraction above which it is worth doing something about it.
 _MUCH_WAITING = 0.2
 _WAITING = (
@@ -89,6 +91,7 @@ class Run:
         self._bad_videos = BadVideos(folder, manifest, max_fraction=config.data.max_bad_fraction)
         self.total_steps = steps.total
         self.steps_done: int = state["step"] if state else 0
+        self._start_step = self.steps_done
         rows = own_rows(state["window"], world) if state else []
         self._period = Period(self.steps_done, rows)
         # Why videos were read with another decoder than the chosen, (index, note): each note once
@@ -105,6 +108,11 @@ class Run:
         self._last_loss: float | None = None
         self._has_recorded = self._has_warned = False
         self._saver = Saver(folder / "checkpoints", self.config, world)
+        self._history: frozenset[int] = frozenset()
+        if isinstance(self.config, PretrainRunConfig):
+            self._history = self.config.history_steps(steps.total)
+        if world.is_main:
+            remove_history(folder / "checkpoints", after=self.steps_done)
         self._exit = ExitStack()
 
     def __enter__(self) -> Run:
@@ -290,15 +298,19 @@ class Run:
         self._profile.end_step()
         self._saver.check()
         self.log.progress(self._last_loss)
+        self._say_first_figures()
         stop, is_due = self._requests.heard()
         is_log_step = self._is_log_step(self.steps_done)
         # Several processes take the time to tell each other more only where there is a reason
         is_reason = is_log_step or stop or is_due or self._bad.is_over or self._ends_early
+        is_reason |= self.steps_done in self._history
         if self.world.size > 1 and not is_reason:
             return
         self._tell_each_other()
         if is_due or self.is_complete or self._stopped_by or self._bad.is_over:
             self._save(checkpoint)
+        if self.steps_done in self._history and not self._bad.is_over:
+            self._saver.save_to_look_at({**checkpoint(), "step": self.steps_done})
         if self._bad.is_over:
             barrier(self.world)  # an error of one process ends the others, which may be saving
             raise FloatingPointError(
@@ -307,6 +319,19 @@ class Run:
                 "before them; a lower optim.base_lr, optim.clip_grad or run.precision=float32 may "
                 "help"
             )
+
+    def _say_first_figures(self) -> None:
+        """Of the first steps since the start, where no record has come before. Their speed is that
+        after the first one, in which readers start and kernels are compiled."""
+        steps = self.steps_done - self._start_step
+        if self._has_recorded or not self.world.is_main or steps not in (1, _FIRST_STEPS):
+            return
+        loss, now_s = self._period.own_loss(), time.monotonic()
+        if steps == 1:
+            self._first_s = now_s
+        elif loss is not None:
+            step_s, left = (now_s - self._first_s) / (steps - 1), self.total_steps - self.steps_done
+            self.log.first_figures(loss, step=self.steps_done, step_s=step_s, steps_left=left)
 
     def _save(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
         """Save the run as it is or, among bad steps, which moved nothing, as it was before them."""

@@ -15,6 +15,12 @@ from hpm_video.runtime.distributed import World, gather_objects
 from hpm_video.runtime.machine import describe_machine, device_words
 from hpm_video.train.batch_size import choose_batch_size, kept_batch_size
 
+_WHY = {
+    "evaluation": "the default",
+    "run": "the default",
+    "optim": "a share of optim.epochs",
+}
+
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
 
@@ -57,21 +63,26 @@ def _as_begun(config: Config, *, state: Mapping[str, Any] | None) -> tuple[Confi
 
     A run goes on with what it began with, also if it began before there was a choice: `as_then`.
     """
+    choices: list[tuple[str, str, str | int, bool]]
     if isinstance(config, PretrainConfig):
-        choices = [("loss", "variance", "unbiased", config.loss.prediction == "absolute")]
+        choices = [
+            ("loss", "variance", "unbiased", config.loss.prediction == "absolute"),
+            ("run", "history_checkpoints", 10, True),
+        ]
     else:
         best_by = "mean_ap" if config.data.labels.are_several else "top1"
         choices = [
             ("augment", "interpolation", "bicubic", config.augment.num_operations > 0),
             ("evaluation", "best_by", best_by, config.evaluation.every_epochs > 0),
         ]
+    choices.append(("optim", "warmup_epochs", config.optim.warmup, True))
     lines = []
     for group, name, usual, matters in choices:
         settings = getattr(config, group)
         if not matters or getattr(settings, name) != "auto":
             continue
         value = as_then(state["config"])[group][name] if state else usual
-        why = "as before" if state else "the default" if group == "evaluation" else "as published"
+        why = "as before" if state else _WHY.get(group, "as published")
         lines.append(f"{group}.{name}=auto: {value} ({why})")
         config = replace(config, **{group: replace(settings, **{name: value})})
     return config, lines

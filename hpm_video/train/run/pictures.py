@@ -57,8 +57,8 @@ class Pictures:
         self._names: list[str] = []
 
     def are_due(self, *, steps_done: int, total_steps: int) -> bool:
-        """Whether to draw after so many steps: every ``run.picture_every``, and at the end."""
-        every = self._config.run.picture_every
+        """Whether to draw after so many steps: as ``run.picture_every`` says, and at the end."""
+        every = self._config.run.pictures_every(total_steps)
         return every > 0 and (steps_done % every == 0 or steps_done == total_steps)
 
     def draw(

@@ -1,17 +1,17 @@
 """Checkpoints written beside the training: only their copy stops it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from hpm_video.config import RunConfig
+from hpm_video.config import PretrainRunConfig, RunConfig
 from hpm_video.runtime.distributed import World
-from hpm_video.weights.checkpoint import save_checkpoint, save_sharded
+from hpm_video.weights.checkpoint import HISTORY, save_checkpoint, save_sharded
 
 
 class Saver:
@@ -23,26 +23,36 @@ class Saver:
 
     def __init__(self, folder: Path, run: RunConfig, world: World) -> None:
         self._is_sharded = run.parallel == "fsdp"
+        self._folder, self._keep = folder, run.keep_checkpoints
         self._is_idle = not (world.is_main or self._is_sharded)
         self._background = run.save_in_background
         self._pending: Future[Path] | None = None
+        self._write: Callable[..., Path]
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         if self._is_sharded:
             # The thread's own, lest its messages get mixed up with those of the training
             group: Any = dist.new_group(backend="gloo") if world.size > 1 else None
-            self._write = partial(save_sharded, folder, keep=run.keep_checkpoints, group=group)
+            self._write = partial(save_sharded, group=group)
         else:
-            self._write = partial(save_checkpoint, folder, keep=run.keep_checkpoints)
+            self._write = save_checkpoint
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Save, or begin to; waits for the save before, if that is still under way."""
+        self._save(self._folder, state, keep=self._keep)
+
+    def save_to_look_at(self, state: Mapping[str, Any]) -> None:
+        """As `save`, beside what a run goes on from: without what only that needs, and for good."""
+        state = {name: value for name, value in state.items() if name != "optimizer"}
+        self._save(self._folder / HISTORY, state, keep=0)
+
+    def _save(self, folder: Path, state: Mapping[str, Any], *, keep: int) -> None:
         self.wait()
         if self._is_idle:
             return
         if self._background:
-            self._pending = self._pool.submit(self._write, copy_to_host(state))
+            self._pending = self._pool.submit(self._write, folder, copy_to_host(state), keep=keep)
         else:
-            self._write(state)
+            self._write(folder, state, keep=keep)
 
     def check(self) -> None:
         """Raise what a save that has ended meanwhile failed of."""
@@ -59,6 +69,33 @@ class Saver:
         """As `wait`, and the end."""
         with self._pool:
             self.wait()
+
+
+def describe_checkpoints(
+    run: PretrainRunConfig, total_steps: int, student: nn.Module, teacher: nn.Module | None
+) -> str:
+    """What the checkpoints of a run take of the disk, in words."""
+    weights = sum(p.numel() * p.element_size() for p in student.parameters())
+    averaged = sum(p.numel() * p.element_size() for p in teacher.parameters()) if teacher else 0
+    whole, shown, spread = (
+        3 * weights + averaged,
+        weights + averaged,
+        run.history_steps(total_steps),
+    )
+    kept = run.keep_checkpoints
+    newest = f"the newest {kept} are kept to go on from" if kept else "all are kept to go on from"
+    text = f"checkpoints: {newest}, {_size(whole)} each"
+    if spread:
+        text += (
+            f"; {len(spread)} over the run are kept to look at, {_size(shown)} each "
+            "(run.history_checkpoints=0: none)"
+        )
+    # One more is there while it is written
+    return text + (f"; {_size((kept + 1) * whole + len(spread) * shown)} in all" if kept else "")
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def copy_to_host(value: Any) -> Any:

@@ -73,6 +73,12 @@ class Period:
             known = {}
         return {**means, **{name: means[name] if name in known else None for name in figures}}
 
+    def own_loss(self) -> float | None:
+        """Mean loss of this process's steps that were not skipped; waits for the device."""
+        losses, verdicts = torch.stack(self.rows)[:, [self.names.index("loss"), -1]].T
+        loss = losses[verdicts == GOOD].mean().item()
+        return loss if math.isfinite(loss) else None
+
     def rates(self) -> dict[str, float]:
         """Clips per second and the share of the time that went into waiting for them."""
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)

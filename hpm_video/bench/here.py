@@ -1,0 +1,60 @@
+"""What this machine does of a config: clips a second of a device, and of a core that reads them."""
+
+import time
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+
+from hpm_video.bench.steps import micro_batches_of, random_frames, step_on
+from hpm_video.bench.timing import median_seconds
+from hpm_video.config import PretrainConfig
+from hpm_video.runtime.distributed import World, pick_device
+from hpm_video.runtime.machine import device_words
+
+_MOST_CLIPS = {"cuda": 32, "cpu": 2}  # of a step that is timed, so that it fits and soon ends
+_ROUNDS = 3
+_CLIPS_READ = 8
+
+
+@dataclass(frozen=True)
+class Here:
+    """Of this machine. clips_per_core: None without data.manifest. said: what was measured."""
+
+    devices: int
+    clips_per_s: float
+    clips_per_core: float | None
+    said: str
+
+
+def devices_here(config: PretrainConfig) -> tuple[torch.device, int, str]:
+    """The device a run of the config would use, how many there are, and what it is in words."""
+    device = pick_device(config.run.device, setting="run.device")
+    count = torch.cuda.device_count() if device.type == "cuda" else 1
+    return device, count, device_words(device)
+
+
+def measure_here(config: PretrainConfig) -> Here:
+    """Time steps of a small batch on one device and, by one process, the reading of some clips."""
+    device, count, words = devices_here(config)
+    data, most = config.data, _MOST_CLIPS[device.type]
+    size = most if isinstance(data.batch_size, str) else min(data.batch_size, most)
+    data = replace(data, batch_size=size, repeats=1, windows=1)
+    optim = replace(config.optim, accumulation=1, total_batch=None)
+    config = replace(config, data=data, optim=optim)
+    step = step_on(config, random_frames(config, device), device)
+    seconds = median_seconds({"step": step}, rounds=_ROUNDS, device=device)["step"]
+    said = f"measured here, {words}, {_ROUNDS} steps of {size} clips"
+    return Here(count, size / seconds, _read_rate(config), said)
+
+
+def _read_rate(config: PretrainConfig) -> float | None:
+    """Clips a second that one core reads of the config's videos, after the first one."""
+    if not config.data.manifest:
+        return None
+    alone = replace(config, data=replace(config.data, num_workers=0, batch_size=1))
+    batches = micro_batches_of(alone, World(0, 1, torch.device("cpu")), 1 + _CLIPS_READ)
+    next(batches)
+    start = time.perf_counter()
+    number = sum(1 for _ in islice(batches, _CLIPS_READ))
+    return number / (time.perf_counter() - start) if number else None

@@ -1,0 +1,98 @@
+"""All that is wrong with a config at once, each fault with a value that would do.
+
+The checks of a config refuse one fault after the other. A value that would do is looked for among
+those that the refusal names, those that the setting had before it was changed, and the limits of
+its rule. It is tried, and the next fault is what the config with it is refused for.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hpm_video.config.schema import as_yaml
+
+_MOST_FAULTS = 30
+_KEY = r"[a-z]\w*(?:\.\w+)+"
+_ABOUT = re.compile(rf"({_KEY}) \(")  # how a refusal begins
+_NOT_THERE = object()
+
+
+def mended(layers: Sequence[Any], faults: list[str]) -> Any:
+    """The config that layers of settings, the schema first, make; later ones override. What its
+    checks refuse is added to ``faults``, and replaced; None where nothing is known that would do.
+    """
+    layers = list(layers)
+    while True:
+        whole = OmegaConf.merge(*layers)
+        config, refusal = _built(whole)
+        if refusal is None:
+            return config
+        found = _what_would_do(layers, whole, refusal) if len(faults) < _MOST_FAULTS else None
+        if found is None:
+            faults.append(refusal)
+            return None
+        key, value = found
+        word = f"{key}={value}"
+        faults.append(refusal if word in refusal else f"{refusal}: {shlex.quote(word)} would do")
+        layers.append(OmegaConf.from_dotlist([word]))
+
+
+def _built(whole: Any) -> tuple[Any, str | None]:
+    """A config, or what it is refused for."""
+    try:
+        return OmegaConf.to_object(whole), None
+    except OmegaConfBaseException:  # some are ValueErrors too
+        raise
+    except ValueError as error:
+        return None, str(error)
+
+
+def _what_would_do(layers: Sequence[Any], whole: Any, refusal: str) -> tuple[str, str] | None:
+    """A setting and a value, as typed, with which the refusal is gone and none like it comes."""
+    about = _ABOUT.match(refusal)
+    for key, value in _candidates(layers, refusal, about[1] if about else None):
+        if _value(whole, key) is _NOT_THERE:
+            continue
+        try:
+            _, left = _built(OmegaConf.merge(whole, OmegaConf.from_dotlist([f"{key}={value}"])))
+        except (OmegaConfBaseException, ValueError):  # of a type that the setting does not have
+            continue
+        again = None if left is None else _ABOUT.match(left)
+        if left is None or (left != refusal and not (again and about and again[1] == about[1])):
+            return key, value
+    return None
+
+
+def _candidates(
+    layers: Sequence[Any], refusal: str, about: str | None
+) -> Iterator[tuple[str, str]]:
+    """Settings and values, as typed, that may mend what is refused; the best first."""
+    for key, value in re.findall(rf"({_KEY})=([^\s,;:)]+)", refusal):
+        yield key, value
+    if about is None:
+        return
+    yield from _before(layers, about)
+    rule = refusal.partition(" must ")[2]
+    words = re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?|\bauto\b|\bnull\b", rule)
+    yield from ((about, word) for word in words)
+    for key in re.findall(_KEY, rule):  # the others that the rule is about
+        yield from _before(layers, key)
+
+
+def _before(layers: Sequence[Any], key: str) -> Iterator[tuple[str, str]]:
+    """What a setting was before it was changed, the latest first."""
+    for layer in reversed(layers):
+        if (value := _value(layer, key)) is not _NOT_THERE:
+            yield key, as_yaml(value)
+
+
+def _value(layer: Any, key: str) -> Any:
+    for name in key.split("."):
+        if not isinstance(layer, DictConfig) or name not in layer:
+            return _NOT_THERE
+        layer = layer[name]
+    return OmegaConf.to_container(layer) if OmegaConf.is_config(layer) else layer

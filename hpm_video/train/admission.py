@@ -1,0 +1,85 @@
+"""What can be refused of a run without PyTorch, whose import takes seconds: settings, files that
+are not there, faults of lists, and steps of more videos than there are."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from hpm_video.config import FinetuneConfig, FinetuneDataConfig, PretrainConfig
+from hpm_video.config.schema import SettingFaults
+from hpm_video.config.settings import load_config
+from hpm_video.data.lists.manifest import Manifest, read_manifest
+from hpm_video.data.loading.mixture import mixture_of
+from hpm_video.runtime.rendezvous import find_place
+from hpm_video.train.step_videos import step_videos
+
+Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
+
+
+def read_settings(schema: type[Config], path: str | Path | None, words: Sequence[str]) -> Config:
+    """The settings of a run. Raises as `load_config` does, and names in the same SettingFaults what
+    a run needs and does not have."""
+    faults: list[str] = []
+    try:
+        config = load_config(schema, path, words)
+    except SettingFaults as error:
+        if error.mended is None:
+            raise
+        config, faults = error.mended, list(error.faults)
+    # What a fault is about already, as a mistyped name of the setting, is not lacking
+    faults += [
+        lack for lack in _lacking(config) if not any(_about(lack) in fault for fault in faults)
+    ]
+    if faults:
+        raise SettingFaults(faults)
+    return config
+
+
+def read_videos(config: PretrainConfig | FinetuneConfig) -> Manifest:
+    """The list of a run's videos, of which a step can be made. Raises as `read_manifest` does, and
+    ValueError where there are too few."""
+    data = config.data
+    manifest = read_manifest(
+        data.manifest,
+        root=data.root,
+        labels=isinstance(data, FinetuneDataConfig),
+        max_damage=data.max_damage,
+        several=data.labels if isinstance(data, FinetuneDataConfig) else None,
+    )
+    num_videos = mixture_of(manifest, data.weights).num_videos
+    step_videos(data, config.optim, num_videos=num_videos, num_processes=find_place().size)
+    return manifest
+
+
+def _about(fault: str) -> str:
+    return fault.split(maxsplit=1)[0].rstrip(":")
+
+
+def _lacking(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
+    """Faults: a folder or list that is not named, files that are not there."""
+    if not config.run.output_dir:
+        yield (
+            "run.output_dir (null) must name a folder for the run: run.output_dir=outputs/first "
+            "would do"
+        )
+    if not config.data.manifest:
+        yield (
+            "data.manifest ([]) must name a list of videos: hpm-video data list --folder VIDEOS "
+            "-o train.csv makes one, then data.manifest=train.csv"
+        )
+    lists = [("data.manifest", config.data.manifest)]
+    if isinstance(config, FinetuneConfig):
+        lists.append(("data.val_manifest", config.data.val_manifest))
+    elif config.run.probe_every:
+        for name in ("train_manifest", "val_manifest"):
+            lists.append((f"probe.{name}", getattr(config.probe, name)))
+    for name, paths in lists:
+        for path in paths:
+            if not os.path.exists(path):
+                yield f"{name}: {path} does not exist (expected a list of videos)"
+    if config.run.output_dir and Path(config.run.output_dir, "checkpoints", "last").is_symlink():
+        return  # a run that goes on needs neither any more
+    for name, place in (("model.init", config.model.init), ("run.resume", config.run.resume)):
+        if place is not None and "://" not in place and not os.path.exists(place):
+            yield f"{name} ({place}) does not exist: must be a checkpoint or a run folder"

@@ -1,0 +1,149 @@
+"""What is refused before PyTorch is imported, all at once, and what may have been meant."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import LIMIT_S
+
+from hpm_video.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+# Prints, for each command line, its exit code, what it said and whether PyTorch was imported
+SCRIPT = """
+import contextlib, io, json, sys
+from hpm_video.cli.main import main
+for words in json.loads(sys.argv[1]):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            code = main(words)
+        except SystemExit as error:
+            code = error.code
+    print(json.dumps([code, said.getvalue(), "torch" in sys.modules]))
+"""
+
+
+def _refused(lines: list[str]) -> list[tuple[int, str, bool]]:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps([shlex.split(line) for line in lines])],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=LIMIT_S, check=True,
+    )  # fmt: skip
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
+    bad_list, run = tmp_path / "bad.csv", f"run.output_dir={tmp_path / 'run'}"
+    bad_list.write_text("path,num_frames\na.mp4,many\n")
+    expected = {
+        "pretran": "'pretran' is unknown: did you mean pretrain?",
+        "data chek x": "did you mean check?",
+        "bench plam": "did you mean plan?",
+        "weights inspekt x": "did you mean inspect?",
+        "bench step --size bas": "did you mean base?",
+        "pretrain own_videos --outptu-dir x": "did you mean --output-dir?",
+        "data list --foldr x -o y": "did you mean --folder?",
+        "pretrain own_videos --optim.epochs 3": "settings have no dashes: optim.epochs=VALUE",
+        "pretrain own_vidoes": "did you mean own_videos",
+        "recipes own_vidoes": "did you mean",
+        f"pretrain own_videos data.manifst={toy} {run}": "did you mean data.manifest?",
+        f"pretrain own_videos run.device=cdua data.manifest={toy} {run}": "run.device=cuda would",
+        f"pretrain own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
+        f"finetune own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
+        f"pretrain own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
+        f"finetune own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
+        f"finetune own_videos data.manifest={toy} model.init=/no/run {run}": "model.init (/no/run)",
+        f"evaluate /no/run --manifest {toy}": "checkpoint (/no/run) does not exist",
+        f"predict /no/run {toy}": "checkpoint (/no/run) does not exist",
+        f"probe /no/run --train {toy} --val {toy}": "checkpoint (/no/run) does not exist",
+        f"features /no/run --manifest {toy} -o x": "checkpoint (/no/run) does not exist",
+        f"visualize {toy} /no/video.mp4 -o x": "VIDEO (/no/video.mp4) does not exist",
+        "weights inspect /no/file": "weights (/no/file) do not exist",
+        "data check /no/list.csv": "/no/list.csv does not exist",
+    }
+    for line, (code, said, has_torch) in zip(expected, _refused(list(expected)), strict=True):
+        assert (code, has_torch) == (2, False), (line, said)
+        assert expected[line] in said, (line, said)
+
+
+def test_all_that_is_wrong_is_said_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["masking.mask_ratio=1.2", "optim.epochs=many", "run.sed=1", "data.manifest=/no/list"]
+    assert main(["pretrain", "own_videos", *words]) == 2
+    first, *faults = capsys.readouterr().err.splitlines()
+    assert first == "hpm-video pretrain: 5 things are wrong:"
+    starts = (
+        "  optim.epochs (many) must be a whole number: optim.epochs=400 would do",
+        "  setting run.sed is unknown: did you mean run.seed?",
+        "  masking.mask_ratio (1.2) must be in (0, 1): masking.mask_ratio=0.75 would do",
+        "  run.output_dir (null) must name a folder",
+        "  data.manifest: /no/list does not exist",
+    )
+    for line, start in zip(faults, starts, strict=True):
+        assert line.startswith(start)
+
+
+def test_one_fault_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data.manifest=/no/list", f"run.output_dir={tmp_path / 'run'}"]
+    assert main(["pretrain", "own_videos", *words]) == 2
+    said = "hpm-video pretrain: data.manifest: /no/list does not exist (expected a list of videos)"
+    assert capsys.readouterr().err.splitlines() == [said]
+
+
+def _next(out: str) -> list[list[str]]:
+    """The commands that a run names at its end."""
+    before, _, after = out.partition("\nnext:\n")
+    assert "\ndone: " in before
+    return [shlex.split(line, comments=True) for line in after.splitlines()]
+
+
+def test_the_next_commands_can_be_pasted(
+    tmp_path: Path,
+    toy: Path,
+    pretrain_arguments: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From a pre-training to pictures through it and to a classifier, and from that to classes."""
+    run = tmp_path / "the run"
+    assert main(pretrain_arguments(run)) == 0
+    out = capsys.readouterr().out
+    assert "12 steps, 2 epochs of 24 videos, loss " in out
+    pictures, through, finetuning = _next(out)
+    assert pictures[:3] == ["hpm-video", "visualize", str(run)] and Path(pictures[3]).is_file()
+    few = ["--num-masks", "1", "--num-checkpoints", "4"]
+    assert main([*through[1:], *few]) == 0
+    assert "so few checkpoints" not in capsys.readouterr().out
+
+    words = ["optim.epochs=1", "run.device=cpu", "data.num_workers=0", "data.decoder=decord"]
+    assert (
+        main([*finetuning[1:], *words, f"data.val_manifest={toy}", "evaluation.every_epochs=0"])
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "(chance 0.125)" in out
+    evaluation, prediction, both = _next(out)
+    assert evaluation[1:] == ["evaluate", f"{run}_finetuned"]
+    assert main([*prediction[1:], "num_workers=0", "device=cpu"]) == 0
+    assert (Path(f"{run}_finetuned") / "classes.csv").is_file()
+    assert both[both.index("--classifier") + 1] == f"{run}_finetuned"
+
+
+def test_a_list_without_labels_is_not_proposed(
+    tmp_path: Path,
+    toy: Path,
+    pretrain_arguments: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bare = tmp_path / "bare.csv"
+    rows = [line.split(",")[0] for line in toy.read_text().splitlines()]
+    bare.write_text("\n".join(["path", *(str(toy.parent / row) for row in rows[1:])]) + "\n")
+    settings = [f"data.manifest={bare}", "optim.epochs=1"]
+    assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
+    assert "data.manifest=LABELLED.csv" in _next(capsys.readouterr().out)[-1]
