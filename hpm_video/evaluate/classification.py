@@ -113,7 +113,7 @@ def score_videos(
     if manifest.label_sets is not None:  # else labels are not asked for
         labels = manifest.targets(np.arange(len(manifest)), num_classes) > 0
     threshold = 0.5 if settings.threshold is None else settings.threshold
-    return SeveralLabels(scores, labels, *found, thresholds=(threshold,) * num_classes)
+    return SeveralLabels(scores, labels, *found, thresholds=(float(threshold),) * num_classes)
 
 
 def thresholds_of(

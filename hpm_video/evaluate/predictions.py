@@ -206,7 +206,8 @@ def _steps(
 def figures_line(result: Evaluation | SeveralLabels) -> str:
     """The figures on one line, for a terminal."""
     figures = result.figures()
-    figures = {**figures, "videos": len(result.labels), "unreadable": figures.pop("unreadable")}
+    unreadable = figures.pop("unreadable")
+    figures |= {"videos": len(result.labels), "unreadable": unreadable}
     shown = ((name, value) for name, value in figures.items() if value is not None)
     return "  ".join(
         f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
