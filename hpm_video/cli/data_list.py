@@ -3,6 +3,7 @@
 import argparse
 
 from hpm_video.cli.options import add_output, add_root
+from hpm_video.data.lists.shards import is_shards
 from hpm_video.data.prepare import listing
 from hpm_video.data.prepare.official import DATA_SETS
 from hpm_video.runtime.files import printable
@@ -31,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fold", type=int, help="1 to 3, of UCF101 and HMDB51 (default 1)")
     text = "official files, if they lie elsewhere or repeatedly"
     parser.add_argument("--annotations", metavar="DIR", help=text)
+    text = (
+        "what has the labels of a --manifest that is tars: cls (default, KEY.cls), txt, or "
+        "json.FIELD, a field of KEY.json"
+    )
+    parser.add_argument("--label", metavar="WHAT", help=text)
     add_root(parser, "where relative paths of a --manifest start")
     text = "class names in the order to number them, one a line"
     parser.add_argument("--classes", metavar="FILE", help=text)
@@ -45,7 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
             used_with = "--manifest" if option == "root" else "the official files of a data set"
             used_with += " or --manifest" * (option == "split")
             raise ValueError(f"--{option} ({value}) must be used with {used_with} only")
-    output, classes = arguments.output, arguments.classes
+    output, classes, label = arguments.output, arguments.classes, arguments.label
+    if label is not None and not (arguments.list is not None and is_shards(arguments.list)):
+        raise ValueError(f"--label ({label}) must be used with a --manifest that is tars only")
     if official is not None:
         listed = listing.list_official(
             official,
@@ -57,9 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
             classes=classes,
         )
     elif arguments.list is not None:
-        listed = listing.list_own(
-            arguments.list, output, root=arguments.root, classes=classes, split=arguments.split
-        )
+        more = {"root": arguments.root, "split": arguments.split, "label": label}
+        listed = listing.list_own(arguments.list, output, classes=classes, **more)
     else:
         listed = listing.list_folder(arguments.folder, output, classes=classes)
     print(listed.summary())

@@ -21,6 +21,7 @@ from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import VideoReadError, check_is_file
+from hpm_video.data.video.source import locate
 from hpm_video.evaluate.feature_file import (
     SUFFIXES,
     Parts,
@@ -270,8 +271,7 @@ def _slide(
 ) -> None:
     """Write the features of a video's windows, unless they are there; goes on where it stopped."""
     check_is_file(path)
-    stat = os.stat(path)
-    described = fingerprint([about, os.path.abspath(path), stat.st_size, stat.st_mtime_ns])
+    described = fingerprint([about, os.path.abspath(path), *locate(path).identity])
     if (read_metadata(output) or {}).get("fingerprint") == described:
         return
     settings = WindowSettings(

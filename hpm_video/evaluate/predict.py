@@ -14,7 +14,9 @@ from hpm_video.config import DataConfig, EvaluateConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.lists.named_videos import list_of_videos
+from hpm_video.data.lists.shards import is_shards
 from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.data.video.source import exists
 from hpm_video.evaluate.classification import load_finetuned, score_videos
 from hpm_video.evaluate.predictions import Evaluation
 from hpm_video.models.build import Baseline, Classifier
@@ -106,7 +108,9 @@ def videos_of(
             paths += [*found.videos, *found.dangling]
             if not (found.videos or found.dangling):
                 raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none")
-        elif os.path.lexists(place):
+        elif is_shards(place):
+            raise ValueError(f"VIDEO ({printable(place)}) must be a video: --manifest takes tars")
+        elif os.path.lexists(place) or exists(place):
             paths.append(place)
         else:
             raise FileNotFoundError(f"VIDEO ({printable(place)}) does not exist")

@@ -16,14 +16,15 @@ class Progress(AbstractContextManager["Progress"]):
         what: the job in a word, as `checked`.
         total: how many items there are.
         done: how many of these were done before, which say nothing of the speed.
+        unit: an item, in a word.
     """
 
-    def __init__(self, what: str, *, total: int, done: int = 0) -> None:
+    def __init__(self, what: str, *, total: int, done: int = 0, unit: str = "video") -> None:
         self._what, self._total, self._done, self._before = what, total, done, done
         self._num_bad = 0
         self._started = self._said = time.monotonic()
         self._bar = (
-            tqdm(desc=what, total=total, initial=done, unit="video", dynamic_ncols=True)
+            tqdm(desc=what, total=total, initial=done, unit=unit, dynamic_ncols=True)
             if sys.stderr.isatty()
             else None
         )

@@ -19,6 +19,7 @@ from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, at_rate, open_video
+from hpm_video.data.video.source import exists
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
 from hpm_video.runtime.replies import answer
@@ -78,7 +79,7 @@ def check_videos(videos: Sequence[str | Path]) -> None:
     if not videos:
         raise ValueError("videos (none) must name at least one file")
     for video in videos:
-        if not os.path.exists(video):
+        if not (os.path.exists(video) or exists(str(video))):
             raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
 
 

@@ -5,7 +5,6 @@ windows in work are kept. `GuardedWindows` reads them in a process that may hang
 harm.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from hpm_video.data.video.frame_indices import Indices
 from hpm_video.data.video.frame_table import fitting_table
 from hpm_video.data.video.frames import VideoReadError, check_is_file, reading
 from hpm_video.data.video.limits import READING
+from hpm_video.data.video.source import locate
 from hpm_video.data.video.timeline import frames_at
 from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
 
@@ -224,7 +224,7 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
             return
         factor = self._reader.settings.batch_size
         if first is None and self._timeout_s is not None:
-            factor = 1 + os.path.getsize(self._reader.path) // _SCANNED_BYTES
+            factor = 1 + locate(self._reader.path).size // _SCANNED_BYTES
         self._worker.submit(first, self._timeout_s and self._timeout_s * factor)
 
     def _answer(self, first: int | None) -> Any:

@@ -22,6 +22,7 @@ from hpm_video.data.lists.frame_index import (
     new_frame_index,
 )
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.lists.shards import is_shards, list_root
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.verdict import (
     BAD,
@@ -110,7 +111,7 @@ def check_manifest(
             f"--manifest {manifest} -o FILE makes one"
         )
     identity = file_identity(str(manifest))
-    start = os.path.abspath(root if root is not None else manifest.parent)
+    start = list_root(manifest, root)
     columns: dict[str, None] = {}
     due: dict[str, str] = {}  # path -> the name of the video in the list
     spelled: dict[str, str] = {}  # a name in the list -> the path, where that is spelled otherwise
@@ -123,6 +124,10 @@ def check_manifest(
             if (path := as_on_disk(start, name)) != os.path.join(start, name):
                 spelled[name] = path
             due.setdefault(path, name)
+    if output is None and is_shards(manifest):
+        raise ValueError(
+            f"output (none) must name a list to write, as {manifest} is none: -o FILE.csv"
+        )
     output = Path(output) if output is not None else manifest
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output ({output}) must be a file in a folder that exists")

@@ -26,9 +26,11 @@ from hpm_video.data.lists.manifest import (
     write_manifest,
 )
 from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos, shown
+from hpm_video.data.lists.shards import list_root, read_shards, shard_note
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.data.video.source import exists
 from hpm_video.runtime.files import keep_original, writing
 from hpm_video.runtime.reading import open_regular
 
@@ -189,6 +191,7 @@ def list_own(
     root: str | Path | None = None,
     classes: str | Path | None = None,
     split: str | None = None,
+    label: str | None = None,
 ) -> Listed:
     """Turn any list that `read_manifest` reads into a manifest of the videos that are there.
 
@@ -200,28 +203,32 @@ def list_own(
             beside the list, or else beside the manifest.
         split: only rows whose column `split` (or `subset`, `set`, `partition`) has this value or
             another spelling of it; classes are those of all rows.
+        label: what has the labels of videos in tars, see `read_shards`.
 
     Raises FileNotFoundError: the list does not exist; ValueError: it is malformed, its labels do
     not fit the classes, a video has two labels, no row is of the split, or no video is there.
     """
     _check_output(output, (str(file),))
     file = Path(file)
-    start = os.path.abspath(root if root is not None else file.parent)
+    start = list_root(file, root)
     labels, faults = Labels(_known_classes(classes, file.parent, Path(output).parent)), Faults()
     columns: Columns | None = None
     # Where each row stands, the code of its label, and how many frames it claims
     lines: list[tuple[str, int, int, dict[str, str]]] = []
-    for where, row in read_videos(file, faults):
+    videos = read_videos(file, faults) if label is None else read_shards(file, faults, label)
+    for where, row in videos:
         columns = columns or Columns(file, start, row)
         columns.note(row, where)
         code = labels.add(row["path"], row.get("label", "").strip(), where)
         lines.append((where, code, frame_count(row, where, faults), row))
-    assert columns is not None
+    if columns is None:
+        faults.check()
+        raise AssertionError("tars without videos are faults")
     columns.find_faults(faults, chosen=split is not None)
     if columns.has_bare_counts:
         claims = np.array([claim for _, _, claim, _ in lines])
         check_counts(file, start, [row["path"] for *_, row in lines], claims, faults)
-    notes = []
+    notes = [note] if (note := shard_note(file)) else []
     if split is not None:
         chosen, num_rows = columns.choose(split), len(lines)
         lines = [line for line in lines if columns.split_of(line[-1]) in chosen]
@@ -244,7 +251,7 @@ def list_own(
         path = as_on_disk(start, row["path"])
         kept: Row = {key: value or None for key, value in row.items() if key}  # no row numbers
         kept |= {"path": path, "label": int(values[code]) if values[code] >= 0 else None}
-        if os.path.isfile(path):
+        if exists(path):
             rows.append(kept)
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})

@@ -27,6 +27,7 @@ from hpm_video.data.lists.frame_index import (
 )
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.lists.shards import list_root, list_stem
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.check import Rows, check_settings, failure_reason, verdict_columns
 from hpm_video.data.prepare.encode import Encoding
@@ -103,7 +104,7 @@ def transcode_manifest(
     is_whole = part[1] == 1
     manifest, output_dir = Path(manifest), Path(output_dir).absolute()
     rows = [row for _, row in read_videos(manifest)]
-    start = os.path.abspath(root if root is not None else manifest.parent)
+    start = list_root(manifest, root)
     names = target_names([row["path"] for row in rows], start)
     index = find_frame_index(manifest)
     works = [
@@ -111,7 +112,7 @@ def transcode_manifest(
     ]
     is_due = [row.get("status", "").strip() in ("", *USED) for row in rows]
     due = {work.target: work for work in compress(works, is_due)}
-    new_manifest = output_dir / manifest.with_suffix(".csv").name
+    new_manifest = output_dir / f"{list_stem(manifest)}.csv"
     _prepare(output_dir, encoding, manifest, new_manifest, works)
 
     suffix = "" if is_whole else f"-{part[0]}-of-{part[1]}"

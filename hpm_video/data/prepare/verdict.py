@@ -19,6 +19,7 @@ from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.readers import UnreadableError, demux, headers, why
 from hpm_video.data.video.readers.pyav import PyavReader
 from hpm_video.data.video.readers.tables import decoded_table
+from hpm_video.data.video.source import locate
 from hpm_video.runtime.replies import answer
 
 OK, DAMAGED, BAD = "ok", "damaged", "bad"
@@ -77,10 +78,9 @@ def file_identity(path: str) -> tuple[int | None, int | None]:
     Both None where there is no file that could be asked.
     """
     try:
-        status = os.stat(path)
+        return locate(path).identity
     except (OSError, ValueError):
         return None, None
-    return status.st_size, status.st_mtime_ns
 
 
 def inspect_video(path: str, *, quick: bool = False, table: bytes | None = None) -> Verdict:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 import zlib
 from dataclasses import dataclass, field, fields
@@ -21,6 +20,8 @@ import numpy.typing as npt
 
 from hpm_video.data.video.limits import MOST_PACKETS, MOST_PIXELS
 from hpm_video.data.video.orientation import Orientation
+from hpm_video.data.video.source import locate
+from hpm_video.data.video.tar_index import is_same
 from hpm_video.runtime.reading import parse_json
 
 Numbers = npt.NDArray[np.int64]
@@ -102,18 +103,13 @@ class FrameTable:
     def fits(self, path: str) -> bool:
         """Whether the file still is what this tells of."""
         try:
-            status = os.stat(path)
+            return self.fits_identity(*locate(path).identity)
         except (OSError, ValueError):
             return False
-        return self.fits_identity(status.st_size, status.st_mtime_ns)
 
     def fits_identity(self, num_bytes: int, mtime_ns: int) -> bool:
-        """Whether a file of this size and time of change is the one this tells of.
-
-        tar, scp -p, and file systems other than that of the check keep a time in coarser steps.
-        """
-        kept = {self.mtime_ns - self.mtime_ns % step for step in (1, 100, 10**3, 10**6, 10**9)}
-        return num_bytes == self.num_bytes and mtime_ns in kept
+        """Whether a file of this size and time of change is the one this tells of."""
+        return is_same((num_bytes, mtime_ns), (self.num_bytes, self.mtime_ns))
 
     def to_bytes(self) -> bytes:
         """Return this in as few bytes as is easy: some hundreds for a clip of ten seconds."""
