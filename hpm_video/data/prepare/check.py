@@ -124,11 +124,9 @@ def check_manifest(
             if (path := as_on_disk(start, name)) != os.path.join(start, name):
                 spelled[name] = path
             due.setdefault(path, name)
-    if output is None and is_shards(manifest):
-        raise ValueError(
-            f"output (none) must name a list to write, as {manifest} is none: -o FILE.csv"
-        )
     output = Path(output) if output is not None else manifest
+    if is_shards(output):
+        raise ValueError(f"output ({output}) must be a list, as tars stay as they are: -o FILE.csv")
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output ({output}) must be a file in a folder that exists")
     is_over = output.exists() and output.samefile(manifest)

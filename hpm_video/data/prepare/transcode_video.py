@@ -44,6 +44,14 @@ class Work:
     target: str  # the file to write
     num_frames: int | None  # of the source, if that was checked
     table: bytes | None = None  # of its frames, from the index of the list
+    packed: str | None = None  # where it goes once all of its tar are there
+
+    @property
+    def result(self) -> str:
+        """Where what was encoded is now."""
+        if self.packed is None or os.path.isfile(self.target):
+            return self.target
+        return self.packed
 
 
 @dataclass(frozen=True)
