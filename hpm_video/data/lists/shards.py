@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.video.limits import READING
+from hpm_video.data.video.source import IN_TAR
 from hpm_video.data.video.tar_index import keep_index, kept_index
 from hpm_video.data.video.tar_listing import CLASS, Listing, list_tar
 from hpm_video.runtime.progress import Progress
@@ -103,7 +104,7 @@ def read_shards(
     """
     tars, root = find_shards(path), list_root(path, None)
     index_tars(tars, faults)
-    told = {} if label == CLASS else _listed(tars, label, faults)
+    told = {} if label == CLASS else dict(_listed(tars, label, faults))
     for tar in tars:
         if (index := kept_index(tar)) is None:  # a fault
             continue
@@ -115,14 +116,14 @@ def read_shards(
             continue
         start = os.path.relpath(tar, root)
         for number, text in enumerate(labels):
-            row = {"path": f"{start}/{index.name(number)}", "label": text or ""}
+            row = {"path": f"{start}/{index.name(number)}", "label": text}
             yield f"{tar}:{number + 1}", row
 
 
 def index_tars(tars: Iterable[str], faults: Faults) -> None:
     """Write the index of every tar that has none; a tar that cannot be used is a fault."""
     new = [tar for tar in tars if kept_index(tar) is None]
-    for tar, listing in _listed(new, CLASS, faults).items():
+    for tar, listing in _listed(new, CLASS, faults):
         keep_index(tar, listing)
 
 
@@ -137,28 +138,26 @@ def shard_note(path: str | Path) -> str | None:
 
 def tar_of(name: str) -> str | None:
     """The path of the tar in the path of what may be a member of one."""
-    tar, found, _ = name.partition(".tar/")
-    return f"{tar}.tar" if found else None
+    match = IN_TAR.search(name)
+    return None if match is None else name[: match.end() - 1]
 
 
-def _listed(tars: list[str], label: str, faults: Faults) -> dict[str, Listing]:
-    """What is in tars; faults of those of which nothing can be told."""
+def _listed(tars: list[str], label: str, faults: Faults) -> Iterator[tuple[str, Listing]]:
+    """What is in tars, as it is found; a tar of which nothing can be told is a fault."""
     if not _LABEL.fullmatch(label):
         raise ValueError(f"label ({label}) must be cls, txt or json.FIELD, a field of KEY.json")
     workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(tars))
     if not workers:
-        return {}
+        return
     outcomes = run_killable(
         partial(list_tar, label=label), tars, num_workers=workers, timeout_s=_MOST_S,
         limits=READING,
     )  # fmt: skip
-    found: dict[str, Listing] = {}
     with Progress("tars listed", total=len(tars), unit="tar") as progress:
         for tar, outcome in outcomes:
-            if isinstance(outcome, Listing):
-                found[tar] = outcome
+            if is_good := isinstance(outcome, Listing):
+                yield tar, outcome
             else:
                 text = outcome if isinstance(outcome, str) else f"{tar} cannot be read: {outcome}"
                 faults.add("shards", tar, text)
-            progress.step(bad=tar not in found)
-    return found
+            progress.step(bad=not is_good)

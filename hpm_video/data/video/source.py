@@ -6,11 +6,14 @@ lies in the tar: all that opens or asks about a video does so through here.
 
 import io
 import os
+import re
 import stat
 from dataclasses import dataclass
 from typing import BinaryIO
 
 from hpm_video.data.video.tar_index import find_index
+
+IN_TAR = re.compile(r"\.tar/", re.IGNORECASE)  # before the name of a member
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,10 @@ def ffmpeg_name(path: str) -> str:
 
 def _split(path: str) -> tuple[str, str]:
     """A tar and the name of a member, of a path through a file. Raises FileNotFoundError."""
-    end = path.find(".tar/")
-    while end >= 0:
-        tar, name = path[: end + 4], path[end + 5 :]
+    for match in IN_TAR.finditer(path):
+        tar, name = path[: match.end() - 1], path[match.end() :]
         if os.path.isfile(tar):
             return tar, name
-        end = path.find(".tar/", end + 1)
     raise FileNotFoundError(f"no such file: {path}")
 
 

@@ -54,7 +54,14 @@ class TarIndex:
             raise ValueError("is damaged, or of another version")
         table = np.frombuffer(whole, "<u8", _ROWS * self._num, _HEADER.size)
         self._starts, self._sizes, self._ends, self._order = table.reshape(_ROWS, self._num)
-        if self._num and (int(self._order.max()) >= self._num or self._ends[-1] != names_size):
+        # Anybody may have written it: what it says must be in the tar, and in its own names
+        is_possible = (
+            (self._order < self._num).all()
+            and (self._ends <= names_size).all()
+            and (self._sizes <= self.num_bytes).all()
+            and (self._starts <= self.num_bytes - self._sizes).all()
+        )
+        if not is_possible:
             raise ValueError("is damaged")
         self._names = whole[place : place + names_size]
         self._labels = whole[place + names_size :]
@@ -75,10 +82,12 @@ class TarIndex:
         start = int(self._ends[index - 1]) if index else 0
         return bytes(self._names[start : int(self._ends[index])])
 
-    def labels(self) -> list[str | None]:
-        """The label of every video, as its file ``KEY.cls`` has it."""
+    def labels(self) -> list[str]:
+        """The label of every video, as its file ``KEY.cls`` has it; "" for none."""
         labels = parse_json(bytes(self._labels))
-        return labels if len(labels) == self._num else [None] * self._num
+        if not isinstance(labels, list) or len(labels) != self._num:
+            return [""] * self._num
+        return [label if isinstance(label, str) else "" for label in labels]
 
     def find(self, name: str) -> tuple[int, int]:
         """Where a video starts, and its size. Raises FileNotFoundError."""

@@ -52,7 +52,7 @@ class Listing:
     names: list[str]
     starts: npt.NDArray[np.uint64]  # (number of videos,) where each begins, and its size in bytes
     sizes: npt.NDArray[np.uint64]
-    labels: list[str | None]  # of the sample of each video
+    labels: list[str]  # of the sample of each video, "" for none
 
 
 def list_tar(tar: str, label: str = CLASS) -> Listing | str:
@@ -106,7 +106,7 @@ class _Samples:
     starts: array[int] = field(default_factory=lambda: array("Q"))
     sizes: array[int] = field(default_factory=lambda: array("Q"))
     of: array[int] = field(default_factory=lambda: array("Q"))  # its sample
-    labels: list[str | None] = field(default_factory=list)  # of each sample
+    labels: list[str] = field(default_factory=list)  # of each sample
     _keys: set[str] = field(default_factory=set)
     _key: str | None = None  # of the latest sample, and its files
     _files: set[str] = field(default_factory=set)
@@ -123,7 +123,7 @@ class _Samples:
                 )
             self._keys.add(key)
             self._key, self._files = key, set()
-            self.labels.append(None)
+            self.labels.append("")
         self._files.add(name)
         if _VIDEO.fullmatch(name):
             self.names.append(name)
@@ -181,10 +181,10 @@ def _check(member: tarfile.TarInfo, num_bytes: int) -> None:
         raise ValueError(_cut_off(member.offset_data, num_bytes))
 
 
-def _label(name: str, content: bytes, path: str) -> str | None:
+def _label(name: str, content: bytes, path: str) -> str:
     """What a file says; of JSON, the field at the end of a path of names between dots."""
     if not path:
-        return content.decode("utf-8", "surrogateescape").strip() or None
+        return content.decode("utf-8", "surrogateescape").strip()
     try:
         value: Any = parse_json(content)
     except ValueError as error:
@@ -193,7 +193,7 @@ def _label(name: str, content: bytes, path: str) -> str | None:
         value = value.get(part) if isinstance(value, dict) else None
     if value is not None and not isinstance(value, str | int | float):
         raise ValueError(f"must have a text or a number as {path} of {_shown(name)}: is several")
-    return None if value is None else str(value).strip() or None
+    return "" if value is None else str(value).strip()
 
 
 def _cut_off(place: int, num_bytes: int) -> str:
