@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import struct
+import zlib
 from bisect import bisect_left
 from functools import lru_cache
 from pathlib import Path
@@ -25,9 +26,9 @@ from hpm_video.runtime.reading import open_regular, parse_json
 
 _MAGIC = b"hpm-video shard\n"
 _VERSION = 1
-# Magic, version; size and time of the tar, samples without a video; size of the labels, number of
-# names and their size
-_HEADER = struct.Struct("<16s7Q")
+# Magic, version, CRC-32 of what follows; size and time of the tar, samples without a video; size of
+# the labels, number of names and their size
+_HEADER = struct.Struct("<16s8Q")
 _ROWS = 4
 
 
@@ -45,7 +46,7 @@ class TarIndex:
         whole = memoryview(data)
         if len(whole) < _HEADER.size or whole[:16] != _MAGIC:
             raise ValueError("is not the index of a tar")
-        _, version, *numbers = _HEADER.unpack_from(whole)
+        _, version, checksum, *numbers = _HEADER.unpack_from(whole)
         self.num_bytes, self.mtime_ns, self.num_without, labels_size, self._num, names_size = (
             numbers
         )
@@ -56,7 +57,8 @@ class TarIndex:
         self._starts, self._sizes, self._ends, self._order = table.reshape(_ROWS, self._num)
         # Anybody may have written it: what it says must be in the tar, and in its own names
         is_possible = (
-            (self._order < self._num).all()
+            zlib.crc32(whole[_HEADER.size :]) == checksum
+            and (self._order < self._num).all()
             and (self._ends <= names_size).all()
             and (self._sizes <= self.num_bytes).all()
             and (self._starts <= self.num_bytes - self._sizes).all()
@@ -83,11 +85,12 @@ class TarIndex:
         return bytes(self._names[start : int(self._ends[index])])
 
     def labels(self) -> list[str]:
-        """The label of every video, as its file ``KEY.cls`` has it; "" for none."""
+        """The label of every video, as its file ``KEY.cls`` has it; "" for none. Raises ValueError
+        where somebody else has written others."""
         labels = parse_json(bytes(self._labels))
-        if not isinstance(labels, list) or len(labels) != self._num:
-            return [""] * self._num
-        return [label if isinstance(label, str) else "" for label in labels]
+        if not (isinstance(labels, list) and len(labels) == self._num):
+            raise ValueError("is damaged")
+        return list(map(str, labels))
 
     def find(self, name: str) -> tuple[int, int]:
         """Where a video starts, and its size. Raises FileNotFoundError."""
@@ -169,9 +172,10 @@ def _packed(listing: Listing) -> bytes:
     ends = np.cumsum([len(name) for name in names], dtype=np.uint64)
     labels = json.dumps(listing.labels, separators=(",", ":")).encode()
     joined = b"".join(names)
-    header = _HEADER.pack(
-        _MAGIC, _VERSION, listing.num_bytes, listing.mtime_ns, listing.num_without, len(labels),
-        len(names), len(joined),
-    )  # fmt: skip
     rows = np.array([listing.starts, listing.sizes, ends, order], dtype="<u8").tobytes()
-    return b"".join((header, rows, joined, labels))
+    content = b"".join((rows, joined, labels))
+    header = _HEADER.pack(
+        _MAGIC, _VERSION, zlib.crc32(content), listing.num_bytes, listing.mtime_ns,
+        listing.num_without, len(labels), len(names), len(joined),
+    )  # fmt: skip
+    return header + content
