@@ -270,6 +270,8 @@ def test_captions_are_no_labels_and_fields_are_where_asked_for(
                  "--label", "txt"]) == 0  # fmt: skip
     assert (tmp_path / "classes.txt").read_text() == "one\ntwo\n"
     capsys.readouterr()
+    assert main(["data", "list", "--folder", str(tmp_path), "-o", str(output)]) == 2
+    assert f"--manifest {tar}" in capsys.readouterr().err
     for label, said in (("json.tags", "must have a text or a number"), ("png", "must be cls, txt")):
         assert main([*words, label]) == 2
         assert said in capsys.readouterr().err

@@ -14,9 +14,8 @@ from hpm_video.data.video.source import locate, open_bytes
 _SAMPLE = 16 * 1024  # bytes at either end of a file by which a copy is known
 _THREADS = 16  # file systems on a network answer many at once
 _CHUNK = 500
-_Identity = tuple[
-    str, tuple[int, int, int], int
-]  # path, what all links to the file share, its size
+_File = tuple[int, int, int]  # what all links to a file share
+_Identity = tuple[str, _File, int]  # path, file, size
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
     num_looked_at = 0
     until = time.monotonic() + most_seconds
     with ThreadPoolExecutor(_THREADS) as pool:
-        files: dict[tuple[int, int, int], list[str]] = {}
+        files: dict[_File, list[str]] = {}
         sizes: dict[int, list[str]] = {}
         contents: dict[int, dict[bytes, list[str]]] = {}  # of the files of some sizes
         for path, file, size in _identities(pool, [path for path in wanted if path not in named]):

@@ -7,6 +7,7 @@ they appear, the manifest last; where anything fails none does.
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,7 +27,7 @@ from hpm_video.data.lists.manifest import (
     write_manifest,
 )
 from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos, shown
-from hpm_video.data.lists.shards import list_root, read_shards, shard_note
+from hpm_video.data.lists.shards import is_shards, list_root, read_shards, shard_note
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import VideoTree
@@ -142,7 +143,9 @@ def list_folder(
     parts = [os.path.relpath(path, folder).split(os.sep) for path in paths]
     folders = {part[0] for part in parts if len(part) > 1}
     if not parts:
-        raise ValueError(f"{folder} must hold videos in a folder per class: has none")
+        tar = next(filter(is_shards, sorted(os.listdir(folder))), None)
+        hint = f"; of its tars, --manifest {shlex.quote(os.path.join(folder, tar))}" if tar else ""
+        raise ValueError(f"{folder} must hold videos in a folder per class: has none{hint}")
     if folders and len(folders) <= 3 and {name.lower() for name in folders} <= _SPLITS:
         raise ValueError(
             f"{folder} must hold a folder per class: has those of splits "

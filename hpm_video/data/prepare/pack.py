@@ -59,7 +59,7 @@ class Shards:
         return f"{self.tar(self.shard(staged)).name}/{os.path.basename(staged)}"
 
     def pack(self, number: int, videos: Iterable[Packed]) -> None:
-        """Write a tar, or none without videos, in place of what it was; delete the staged files.
+        """Write a tar in place of what it was, none without videos; delete the staged files.
 
         Raises ValueError: it cannot be written.
         """
@@ -72,6 +72,8 @@ class Shards:
             if isinstance(listing, str):
                 raise ValueError(listing)
             keep_index(str(path), listing)
+        else:
+            path.unlink(missing_ok=True)
         for video in videos:
             with suppress(FileNotFoundError):
                 os.unlink(self.folder / _STAGED / video.name)
