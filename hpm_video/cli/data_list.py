@@ -4,6 +4,7 @@ import argparse
 from typing import get_args
 
 from hpm_video.cli.options import add_output, add_root
+from hpm_video.data.lists.shards import is_shards
 from hpm_video.data.prepare import listing
 from hpm_video.data.prepare.official import DATA_SETS
 from hpm_video.data.prepare.tree import Images
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", nargs=2, metavar=("START", "END"), help=text)
     text = "the same, as numbers of frames from 0; END is the first that is not in the part"
     parser.add_argument("--frames", nargs=2, metavar=("START", "END"), help=text)
+    text = (
+        "what has the labels of a --manifest that is tars: cls (default, KEY.cls), txt, or "
+        "json.FIELD, a field of KEY.json"
+    )
+    parser.add_argument("--label", metavar="WHAT", help=text)
     add_root(parser, "where relative paths of a --manifest start")
     text = (
         "images of a --folder: frames, where each folder of numbered ones is a video, or stills, "
@@ -62,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
             used_with += " or --manifest" * (option == "split")
             text = value if isinstance(value, str | int) else " ".join(value)
             raise ValueError(f"--{option} ({text}) must be used with {used_with} only")
-    output, classes = arguments.output, arguments.classes
+    output, classes, label = arguments.output, arguments.classes, arguments.label
+    if label is not None and not (arguments.list is not None and is_shards(arguments.list)):
+        raise ValueError(f"--label ({label}) must be used with a --manifest that is tars only")
     if official is not None:
         listed = listing.list_official(
             official,
@@ -82,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             split=arguments.split,
             seconds=arguments.seconds,
             frames=arguments.frames,
+            label=label,
         )
     else:
         listed = listing.list_folder(

@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deinterlace", action="store_true", help=text)
     text = "of rows that are parts of videos a file each, listed as whole videos"
     parser.add_argument("--cut", action="store_true", help=text)
+    text = "pack so many videos into each tar (WebDataset's shards), in place of single files"
+    parser.add_argument("--per-shard", type=int, metavar="N", help=text)
     text = "only the K-th of N parts, for N processes; once all are done, run without it"
     parser.add_argument("--part", default="1/1", metavar="K/N", help=text)
     text = "data.decoder of training, with which reading is timed (default %(default)s)"
@@ -66,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         timeout_s=arguments.decode_timeout_s,
         part=(int(part[1]), int(part[2])),
         cut=arguments.cut,
+        per_shard=arguments.per_shard,
     )
     if done.num_before:
         print(f"{done.num_before:,} videos were there from an earlier run")

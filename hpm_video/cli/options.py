@@ -86,12 +86,14 @@ def lists_or_stored(
     """The lists of an option or, without it, those that the checkpoint's settings name."""
     if given:
         return list(given)
+    from hpm_video.data.lists.shards import list_exists
+
     if not stored:
         raise ValueError(
             f"{option} (none) must name a list: checkpoint ({checkpoint}) has none in {setting}"
         )
     for path in stored:
-        if not os.path.exists(path):
+        if not list_exists(path):
             raise FileNotFoundError(
                 f"{setting} of the checkpoint ({path}) does not exist: name a list by {option}"
             )

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -78,6 +79,7 @@ def load_config(
         for group in _NOT_OF_JOBS:
             layer.pop(group, None)
         add(layer, f"config ({path}): ")
+    _check_patterns(overrides)
     for override in overrides:
         key, _, value = override.partition("=")
         if "=" not in override or not all(key.split(".")):
@@ -143,6 +145,18 @@ def variant_settings(path: str | Path) -> list[str]:
     if not find_config(path)[1]:
         raise ValueError(f"config ({path}) must be a variant of a list, as LIST.yaml:NAME")
     return settings
+
+
+def _check_patterns(overrides: Sequence[str]) -> None:
+    """Raise ValueError where a shell has made several settings of one with a pattern in braces, of
+    which the last alone would count."""
+    for one, other in pairwise(override.partition("=") for override in overrides):
+        are_tars = one[2].endswith(".tar") and other[2].endswith(".tar")
+        if one[0] == other[0] and one != other and are_tars:
+            raise ValueError(
+                f"{one[0]} ({one[2]}, {other[2]}) must be given once: put quotes around a pattern, "
+                f"which the shell else replaces: '{one[0]}=shard-{{0000..0123}}.tar'"
+            )
 
 
 def words_of(settings: Sequence[str], *, name: str = "settings") -> list[str]:

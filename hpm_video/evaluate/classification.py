@@ -12,6 +12,7 @@ from torch import Tensor
 from hpm_video.config import DataConfig, EvaluateConfig, LabelsConfig
 from hpm_video.config.values import StoredCheckpoint
 from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
+from hpm_video.data.lists.shards import list_stem
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset
@@ -249,7 +250,7 @@ def results_folder(
     folder = checkpoint_file(checkpoint, which).parent
     if folder.name == "checkpoints":
         folder = folder.parent
-    name = Path(manifests[0]).stem
+    name = list_stem(manifests[0])
     return folder / "evaluation" / (f"{name}_best" if which == "best" else name)
 
 

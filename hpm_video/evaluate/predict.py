@@ -14,8 +14,10 @@ from hpm_video.config import DataConfig, EvaluateConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.lists.named_videos import list_of_videos
+from hpm_video.data.lists.shards import is_shards
 from hpm_video.data.prepare.tree import VideoTree
 from hpm_video.data.video.part import file_of
+from hpm_video.data.video.source import exists
 from hpm_video.evaluate.classification import load_finetuned, score_videos, thresholds_of
 from hpm_video.evaluate.predictions import Evaluation, SeveralLabels
 from hpm_video.models.build import Baseline, Classifier
@@ -124,7 +126,9 @@ def videos_of(
             if not (found.videos or found.dangling):
                 images = f", but images ({found.num_images}): name these" * bool(found.num_images)
                 raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none{images}")
-        elif os.path.lexists(file_of(place)):
+        elif is_shards(place):
+            raise ValueError(f"VIDEO ({printable(place)}) must be a video: --manifest takes tars")
+        elif os.path.lexists(file_of(place)) or exists(file_of(place)):
             paths.append(place)
         else:
             raise FileNotFoundError(f"VIDEO ({printable(place)}) does not exist")

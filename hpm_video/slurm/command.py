@@ -20,6 +20,7 @@ from hpm_video.config import (
 )
 from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
+from hpm_video.data.lists.shards import is_shards, list_exists, list_root
 from hpm_video.slurm.options import check_line
 from hpm_video.slurm.sweep import combinations
 from hpm_video.weights.hub import OF_HUB
@@ -223,7 +224,7 @@ def check_steps(plan: Plan, num_processes: int) -> None:
     sizes: dict[tuple[object, ...], Sequence[int]] = {}  # of the lists
     for config in plan.runs:
         lists = tuple(config.data.manifest)
-        if not all(map(os.path.exists, lists)):
+        if not all(map(list_exists, lists)):
             continue
         if (key := (config.data.root, *lists)) not in sizes:
             manifest = read_manifest(lists, root=config.data.root, labels=False)
@@ -242,6 +243,7 @@ def _named_paths(command: Command, config: Any) -> tuple[str, ...]:
     for place, name in places:
         value = getattr(place, name, None)
         named += [value] if isinstance(value, str) else value or []
+    named = [list_root(path, None) if is_shards(path) else path for path in named]
     return tuple(dict.fromkeys(path for path in named if os.path.exists(path)))
 
 
@@ -332,7 +334,7 @@ def _check_exist(
     for path in [value] if isinstance(value, str) else value or []:
         if path.startswith(_NO_FILE) or (may_be_setting and is_setting(path)):
             continue
-        if not os.path.exists(path):
+        if not list_exists(path):
             raise FileNotFoundError(f"{name} ({path}) does not exist")
 
 

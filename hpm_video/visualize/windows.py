@@ -1,6 +1,5 @@
 """Clips of a video as a model sees them and as the video shows them."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from hpm_video.data.video import crops, frame_indices
 from hpm_video.data.video.frames import VideoReadError, open_frames
 from hpm_video.data.video.part import file_of
 from hpm_video.data.video.readers.frame_folder import is_pictures
+from hpm_video.data.video.source import exists
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import Frames
 from hpm_video.runtime.replies import answer
@@ -80,7 +80,7 @@ def check_videos(videos: Sequence[str | Path]) -> None:
     if not videos:
         raise ValueError("videos (none) must name at least one file")
     for video in videos:
-        if not os.path.exists(file_of(video)):
+        if not exists(file_of(video)):
             raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
 
 

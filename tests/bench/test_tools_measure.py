@@ -124,3 +124,14 @@ def test_growth_and_its_picture(
     assert math.isclose(rows[7]["multiply_adds_g"], 3 * rows[6]["multiply_adds_g"])
     path = runpy.run_path(str(ROOT / "docs" / "growth.py"))["draw"](file, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_videos_in_tars_are_timed_against_files(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That all are readable is asserted by the script itself."""
+    script("shards", "--rounds=2", "--videos=2").main()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "2 videos, 2 rounds"
+    assert len([line for line in lines if line.startswith("pyav, ")]) == 4
+    assert all("in a tar; ratio of rounds: median" in line for line in lines)

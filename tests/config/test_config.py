@@ -152,6 +152,17 @@ def test_a_list_of_manifests(override: str, expected: list[str]) -> None:
     assert load_config(PretrainConfig, None, [override]).data.manifest == expected
 
 
+def test_a_pattern_that_the_shell_has_replaced_is_refused() -> None:
+    """Else the last tar alone would count."""
+    names = [f"data.manifest=t-{number}.tar" for number in range(3)]
+    with pytest.raises(ValueError, match=r"data.manifest \(t-0.tar, t-1.tar\) must be given once"):
+        load_config(PretrainConfig, None, names)
+    later = load_config(PretrainConfig, None, ["data.manifest=a.csv", names[0], names[0]])
+    assert later.data.manifest == ["t-0.tar"]
+    pattern = load_config(PretrainConfig, None, ["data.manifest=t-{0..2}.tar"])
+    assert pattern.data.manifest == ["t-{0..2}.tar"]
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

@@ -30,9 +30,11 @@ from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index
 from hpm_video.data.lists.label_sets import LabelCells, LabelSets
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of
 from hpm_video.data.lists.rows import first_few, read_videos, shown
+from hpm_video.data.lists.shards import index_tars, list_root, shard_note, tar_of
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.part import FRAME_COLUMNS, Part, split_part
+from hpm_video.data.video.source import locate
 from hpm_video.runtime.files import write_csv
 from hpm_video.runtime.workers import run_killable
 
@@ -207,7 +209,8 @@ def read_manifest(
     A list is our CSV (see `COLUMNS`; rows whose status is not empty, `ok` or `damaged` are left
     out; those with ``start_s,end_s`` or ``start_frame,end_frame`` are parts of videos), or lines
     `path`, `path label` or `path num_frames label`, separated by spaces, a comma or a tab, with or
-    without a header. Labels are integers (-1 or nothing: no label) or class names.
+    without a header; or tars, see `read_shards`. Labels are integers (-1 or nothing: no label) or
+    class names.
 
     Names become integers by `classes`, else by the `classes.txt` beside the list (one name a line),
     else by their sorted order. That last order depends on which names occur, so give a validation
@@ -243,7 +246,8 @@ def read_manifest(
     notes: list[str] = []
     frame_counts, codes, hashes, bounds = array("q"), array("q"), array("q"), array("d")
     in_frames: list[bool] = []
-    roots = [os.path.abspath(root if root is not None else file.parent) for file in files]
+    tars: set[str] = set()
+    roots = [list_root(file, root) for file in files]
     for file, start in zip(files, roots, strict=True):
         data, ends, columns = bytearray(), array("q"), None
         for where, row in read_videos(file, faults):
@@ -265,6 +269,8 @@ def read_manifest(
             if columns.is_watched:
                 columns.note(row, where)
             name = row["path"]
+            if (tar := tar_of(name)) is not None:
+                tars.add(os.path.join(start, tar))
             data += name.encode("utf-8", "surrogateescape")
             ends.append(len(data))
             path = os.path.join(start, name)
@@ -289,9 +295,10 @@ def read_manifest(
         if columns.has_bare_counts:
             claims = np.array(frame_counts[-len(ends) :], dtype=np.int64)
             check_counts(file, start, Names(data, ends), claims, faults)
-        notes += filter(None, (columns.unused(), index_fault(file)))
+        notes += filter(None, (columns.unused(), index_fault(file), shard_note(file)))
         names.append(Names(data, ends))
         in_frames.append(of_part == FRAME_COLUMNS)
+    index_tars(filter(os.path.isfile, sorted(tars)), faults)
     if other_status:
         number, said = other_status.total(), _counted(other_status)
         notes.append(f"{number} videos are left out by their status: {said}")
@@ -407,7 +414,7 @@ def _frames_of(path: str) -> int | None:
     from hpm_video.data.video.frames import VideoReadError, open_video  # noqa: PLC0415
 
     try:
-        if (size := os.path.getsize(path)) > _MOST_READ:
+        if (size := locate(path).size) > _MOST_READ:
             return size // _MOST_OF_A_FRAME
         return open_video(path, "pyav").num_frames
     except (OSError, ValueError, VideoReadError):

@@ -15,11 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.video.source import locate, open_bytes
 
 _SAMPLE = 16 * 1024  # bytes at either end of a file by which a copy is known
 _THREADS = 16  # file systems on a network answer many at once
 _CHUNK = 500
-_Identity = tuple[str, tuple[int, int], int]  # path, what all links to the file share, its size
+_File = tuple[int, int, int]  # what all links to a file share
+_Identity = tuple[str, _File, int]  # path, file, size
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
     num_looked_at = 0
     until = time.monotonic() + most_seconds
     with ThreadPoolExecutor(_THREADS) as pool:
-        files: dict[tuple[int, int], list[str]] = {}
+        files: dict[_File, list[str]] = {}
         sizes: dict[int, list[str]] = {}
         contents: dict[int, dict[bytes, list[str]]] = {}  # of the files of some sizes
         for path, file, size in _identities(pool, [path for path in wanted if path not in named]):
@@ -144,20 +146,20 @@ def _identities_of(paths: list[str]) -> list[_Identity]:
     found = []
     for path in paths:
         try:
-            status = os.stat(path)
+            place = locate(path)
         except (OSError, ValueError):
             continue
-        if status.st_size:
-            found.append((path, (status.st_dev, status.st_ino), status.st_size))
+        if place.size:
+            found.append((path, place.bytes_id, place.size))
     return found
 
 
 def _ends(path: str) -> bytes | None:
     """A hash of a file's first and last bytes, None where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_bytes(path) as file:
             digest = hashlib.blake2b(file.read(_SAMPLE), digest_size=16)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _SAMPLE))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _SAMPLE))
             digest.update(file.read(_SAMPLE))
             return digest.digest()
     except OSError:

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import TextIO
 
 from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.shards import is_shards, read_shards
 from hpm_video.data.video.readers.frame_folder import IMAGE_SUFFIX, is_image_name
+from hpm_video.data.video.tar_listing import VIDEO_SUFFIX
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.reading import open_regular
 
 # What a file of a list without header, or of a folder of videos, must end in to be taken for one
-_SUFFIX = (
-    r"\.(?:3g2|3gp|asf|avi|divx|f4v|flv|gif|h264|hevc|m2ts|m2v|m4v|mjpeg|mjpg|mkv|mov|mp4|mpe|mpeg"
-    r"|mpg|mts|mxf|ogg|ogm|ogv|qt|rm|rmvb|ts|vob|webm|wmv|y4m)"
-)
+_SUFFIX = VIDEO_SUFFIX
 # In a list an image may stand, too: a still video
 _LISTED = rf"(?:{_SUFFIX}|{IMAGE_SUFFIX})"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -116,14 +115,18 @@ def read_rows(
 def read_videos(
     path: str | Path, faults: Faults | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield ("file:line", row) for every row of a list, those with a bad `status` too.
+    """Yield ("file:line", row) for every row of a list, those with a bad `status` too; or for every
+    video of tars, see `read_shards`.
 
     See `read_rows`, and raises what it does; paths that cannot be one are faults as well.
     """
     noted = Faults() if faults is None else faults
     is_empty = True
-    for line, row in read_rows(path, noted):
-        where = f"{path}:{line}"
+    if is_shards(path):
+        rows = read_shards(path, noted)
+    else:
+        rows = ((f"{path}:{line}", row) for line, row in read_rows(path, noted))
+    for where, row in rows:
         if not (name := row["path"]).strip():
             noted.add("empty", where, "the path is empty")
         elif "\0" in name:

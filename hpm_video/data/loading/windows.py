@@ -5,7 +5,6 @@ windows in work are kept. `GuardedWindows` reads them in a process that may hang
 harm.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from hpm_video.data.video.frames import VideoReadError, check_is_file, reading
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.part import file_of, split_part
 from hpm_video.data.video.readers.exact import exact_reader
+from hpm_video.data.video.source import locate
 from hpm_video.data.video.timeline import frames_at, frames_of
 from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
 
@@ -228,7 +228,7 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
             return
         factor = self._reader.settings.batch_size
         if first is None and self._timeout_s is not None:
-            factor = 1 + os.path.getsize(file_of(self._reader.path)) // _SCANNED_BYTES
+            factor = 1 + locate(file_of(self._reader.path)).size // _SCANNED_BYTES
         self._worker.submit(first, self._timeout_s and self._timeout_s * factor)
 
     def _answer(self, first: int | None) -> Any:

@@ -25,6 +25,7 @@ from hpm_video.data.lists.frame_index import (
 )
 from hpm_video.data.lists.parts import part_columns, part_of
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.lists.shards import is_shards, list_root
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.verdict import (
     BAD,
@@ -119,7 +120,7 @@ def check_manifest(
             f"--manifest {manifest} -o FILE makes one"
         )
     identity = file_identity(str(manifest))
-    start = os.path.abspath(root if root is not None else manifest.parent)
+    start = list_root(manifest, root)
     columns: dict[str, None] = {}
     due: dict[str, str] = {}  # path -> the name of the video in the list
     spelled: dict[str, str] = {}  # a name in the list -> the path, where that is spelled otherwise
@@ -137,6 +138,8 @@ def check_manifest(
             due.setdefault(path, name)
     faults.check()
     output = Path(output) if output is not None else manifest
+    if is_shards(output):
+        raise ValueError(f"output ({output}) must be a list, as tars stay as they are: -o FILE.csv")
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output ({output}) must be a file in a folder that exists")
     is_over = output.exists() and output.samefile(manifest)

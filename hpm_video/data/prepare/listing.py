@@ -7,6 +7,7 @@ they appear, the manifest last; where anything fails none does.
 
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,10 +29,12 @@ from hpm_video.data.lists.manifest import (
 )
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of, seconds_of
 from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos, shown
+from hpm_video.data.lists.shards import is_shards, list_root, read_shards, shard_note
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import Images, VideoTree
 from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS, Part
+from hpm_video.data.video.source import exists
 from hpm_video.runtime.files import keep_original, writing
 from hpm_video.runtime.reading import open_regular
 
@@ -151,9 +154,10 @@ def list_folder(
     parts = [os.path.relpath(path, folder).split(os.sep) for path in paths]
     folders = {part[0] for part in parts if len(part) > 1}
     if not parts:
-        raise ValueError(
-            f"{folder} must hold videos in a folder per class: has none{_of_images(tree)}"
-        )
+        tar = next(filter(is_shards, sorted(os.listdir(folder))), None)
+        hint = f"; of its tars, --manifest {shlex.quote(os.path.join(folder, tar))}" if tar else ""
+        said = f"has none{_of_images(tree)}{hint}"
+        raise ValueError(f"{folder} must hold videos in a folder per class: {said}")
     if folders and len(folders) <= 3 and {name.lower() for name in folders} <= _SPLITS:
         raise ValueError(
             f"{folder} must hold a folder per class: has those of splits "
@@ -207,6 +211,7 @@ def list_own(
     split: str | None = None,
     seconds: Sequence[str] | None = None,
     frames: Sequence[str] | None = None,
+    label: str | None = None,
 ) -> Listed:
     """Turn any list that `read_manifest` reads into a manifest of the videos that are there.
 
@@ -220,6 +225,7 @@ def list_own(
             another spelling of it; classes are those of all rows.
         seconds: the two columns that say when each row's part of its video begins and ends.
         frames: the same, where they are numbers of frames.
+        label: what has the labels of videos in tars, see `read_shards`.
 
     Raises FileNotFoundError: the list does not exist; ValueError: it is malformed, its labels do
     not fit the classes, a video or part has two labels, no row is of the split, or no video is
@@ -227,7 +233,7 @@ def list_own(
     """
     _check_output(output, (str(file),))
     file = Path(file)
-    start = os.path.abspath(root if root is not None else file.parent)
+    start = list_root(file, root)
     labels, faults = Labels(_known_classes(classes, file.parent, Path(output).parent)), Faults()
     columns: Columns | None = None
     told = {FRAME_COLUMNS: frames, SECOND_COLUMNS: seconds}
@@ -239,7 +245,8 @@ def list_own(
     # Where each row stands, the code of its label, and how many frames it claims
     lines: list[tuple[str, int, int, dict[str, str]]] = []
     keys: list[tuple[str, Part | None]] = []
-    for where, given in read_videos(file, faults):
+    videos = read_videos(file, faults) if label is None else read_shards(file, faults, label)
+    for where, given in videos:
         row = _with_part(given, renamed, file)
         if columns is None:
             columns, of_part = Columns(file, start, row), part_columns(row, str(file), faults)
@@ -249,12 +256,14 @@ def list_own(
         if (part := part_of(row, of_part, where, faults)) is not None:
             check_is_inside(part, row, where, faults)
         keys.append((row["path"], part))
-    assert columns is not None
+    if columns is None:
+        faults.check()
+        raise AssertionError("tars without videos are faults")
     columns.find_faults(faults, chosen=split is not None)
     if columns.has_bare_counts:
         claims = np.array([claim for _, _, claim, _ in lines])
         check_counts(file, start, [row["path"] for *_, row in lines], claims, faults)
-    notes = []
+    notes = [note] if (note := shard_note(file)) else []
     if split is not None:
         chosen, num_rows = columns.choose(split), len(lines)
         is_chosen = [columns.split_of(row) in chosen for *_, row in lines]
@@ -278,7 +287,7 @@ def list_own(
         path = as_on_disk(start, row["path"])
         kept: Row = {key: value or None for key, value in row.items() if key}  # no row numbers
         kept |= {"path": path, "label": int(values[code]) if values[code] >= 0 else None}
-        if os.path.isfile(path) or os.path.isdir(path):
+        if exists(path):
             rows.append(kept)
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})

@@ -7,7 +7,7 @@ folder tells the next run what is there.
 import json
 import os
 from collections import ChainMap, Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
@@ -29,11 +29,14 @@ from hpm_video.data.lists.frame_index import (
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.parts import part_columns, part_of
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.lists.shards import list_root, list_stem
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.check import Rows, check_settings, failure_reason, verdict_columns
 from hpm_video.data.prepare.encode import Encoding
+from hpm_video.data.prepare.pack import Packed, Shards
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import BAD, USED, Verdict, file_identity
+from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.limits import READING, WRITING
 from hpm_video.data.video.part import PART_COLUMNS, Part
 from hpm_video.runtime.files import write_atomically
@@ -78,6 +81,7 @@ def transcode_manifest(
     timeout_s: float = 600.0,
     part: tuple[int, int] = (1, 1),
     cut: bool = False,
+    per_shard: int | None = None,
 ) -> Transcoded:
     """Encode every video of a list into a folder, and write a list of the results there.
 
@@ -97,6 +101,7 @@ def transcode_manifest(
         part: (k, n) encodes the k-th of n parts of the list, and writes no list; once all are done,
             (1, 1) finds nothing left to encode, and writes it.
         cut: a file for each row that is a part of a video, which the new list has as whole videos.
+        per_shard: videos of a tar, in the list's order; None: files.
 
     Raises FileNotFoundError: the list does not exist; ValueError: a setting is out of range, the
     list is malformed or without videos, or the folder holds the sources or videos of other
@@ -105,20 +110,27 @@ def transcode_manifest(
     check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
     if not 1 <= part[0] <= part[1]:
         raise ValueError(f"part ({part[0]}/{part[1]}) must be K/N with 1 <= K <= N")
+    if per_shard is not None and per_shard < 1:
+        raise ValueError(f"per_shard ({per_shard}) must be at least 1")
     is_whole = part[1] == 1
     manifest, output_dir = Path(manifest), Path(output_dir).absolute()
     rows, parts = _rows_and_parts(manifest, has_rate=encoding.fps is not None, cut=cut)
-    start = os.path.abspath(root if root is not None else manifest.parent)
+    start = list_root(manifest, root)
     names = target_names(_cut_names(rows, parts, start), start)
     index = find_frame_index(manifest)
+    shards = None
+    if per_shard is not None:
+        shards = Shards(output_dir, list_stem(manifest), per_shard)
+        names = shards.staged(names)
     works = [
-        replace(_work(row, name, start, output_dir, index), part=of_row)
+        replace(_work(row, name, start, output_dir, index=index, shards=shards), part=of_row)
         for row, name, of_row in zip(rows, names, parts, strict=True)
     ]
     is_due = [row.get("status", "").strip() in ("", *USED) for row in rows]
     due = {work.target: work for work in compress(works, is_due)}
-    new_manifest = output_dir / manifest.with_suffix(".csv").name
-    _prepare(output_dir, encoding, manifest, new_manifest, works)
+    new_manifest = output_dir / f"{list_stem(manifest)}.csv"
+    settings = {**asdict(encoding), "per_shard": per_shard}
+    _prepare(output_dir, settings, manifest, new_manifest, works)
 
     suffix = "" if is_whole else f"-{part[0]}-of-{part[1]}"
     with Journal(output_dir / f".transcode{suffix}.jsonl") as journal:
@@ -130,8 +142,9 @@ def transcode_manifest(
             if work.target in due and (verdict := _known(known.get(name), work, timeout_s))
         }
         num_before = len(verdicts)
-        mine = list(due.values())[part[0] - 1 :: part[1]]
+        mine = _share(due.values(), part, shards)
         new = [work for work in mine if work.target not in verdicts]
+        packing = None if shards is None else _Packing(shards, mine, rows, works, verdicts)
         encode = Transcode(encoding)
         outcomes = run_killable(
             encode, new, num_workers=num_workers, timeout_s=timeout_s, limits=WRITING
@@ -151,11 +164,16 @@ def transcode_manifest(
                     name = os.path.relpath(work.target, output_dir)
                     journal.add(name, {**entry, **verdict.to_entry()})
                     verdicts[work.target] = verdict
+                    if packing is not None:
+                        packing.add(work)
                     progress.step(bad=verdict.status == BAD)
         finally:
             for work in new:
                 if work.target not in verdicts:  # this ended before all were done
                     _delete_part(work)
+    if shards is not None:
+        shards.finish()
+        names = [shards.name(name) for name in names]
     if not is_whole:
         return Transcoded([], new_manifest, num_before, len(new), None)
     found = {target: verdict_columns(verdict) for target, verdict in verdicts.items()}
@@ -168,7 +186,7 @@ def transcode_manifest(
         (
             (name, table)
             for name, work in zip(names, works, strict=True)
-            if work.target in verdicts and (table := verdicts[work.target].table) is not None
+            if (table := _table(verdicts.get(work.target), work)) is not None
         ),
     )
     header = [name for name in rows[0] if not (cut and name in PART_COLUMNS)]
@@ -177,7 +195,7 @@ def transcode_manifest(
             row.pop(name, None)
     write_manifest(new_manifest, new_rows, columns=header)
     good = [work for work in due.values() if verdicts[work.target].status in USED]
-    tables = {work.target: verdicts[work.target].table for work in good}
+    tables = {work.target: _table(verdicts[work.target], work) for work in good}
     gain = _gain(good, tables, decoder, timeout_s)
     return Transcoded(new_rows, new_manifest, num_before, len(new), gain)
 
@@ -223,7 +241,11 @@ def target_names(names: Sequence[str], root: str) -> list[str]:
     paths = [os.path.normpath(os.path.join(root, name)) for name in names]
     outside = {path for path in paths if os.path.commonpath([root, path]) != root}
     common = os.path.commonpath([os.path.dirname(path) for path in outside]) if outside else root
-    relative = {path: os.path.relpath(path, common if path in outside else root) for path in paths}
+    relative = {
+        # Of a video in a tar, as if that were a folder of its name
+        path: os.path.relpath(path, common if path in outside else root).replace(".tar/", "/")
+        for path in paths
+    }
     parts = {path: os.path.splitext(name) for path, name in relative.items()}
     uses = Counter(stem for stem, _ in parts.values())
     targets: dict[str, str] = {}
@@ -238,18 +260,93 @@ def target_names(names: Sequence[str], root: str) -> list[str]:
     return [targets[path] for path in paths]
 
 
+@dataclass
+class _Packing:
+    """Tars, each of which is written as soon as its videos have been encoded."""
+
+    shards: Shards
+    mine: Sequence[Work]
+    rows: Sequence[Mapping[str, str]]
+    works: Sequence[Work]
+    verdicts: Mapping[str, Verdict]
+
+    def __post_init__(self) -> None:
+        self._row_of: dict[str, Mapping[str, str]] = {}
+        for row, work in zip(self.rows, self.works, strict=True):
+            self._row_of.setdefault(work.target, row)
+        self._videos: dict[int, list[Work]] = {}
+        for work in self.mine:
+            self._videos.setdefault(self.shards.shard(work.target), []).append(work)
+        self._left = {
+            number: sum(work.target not in self.verdicts for work in works)
+            for number, works in self._videos.items()
+        }
+        for number, left in self._left.items():  # an earlier run ended before it wrote these
+            if not left and any(os.path.isfile(work.target) for work in self._videos[number]):
+                self._pack(number)
+
+    def add(self, work: Work) -> None:
+        """A video has its verdict."""
+        self._left[number := self.shards.shard(work.target)] -= 1
+        if not self._left[number]:
+            self._pack(number)
+
+    def _pack(self, number: int) -> None:
+        good = (w for w in self._videos[number] if self.verdicts[w.target].status in USED)
+        self.shards.pack(
+            number,
+            (
+                Packed(
+                    work.result,
+                    os.path.basename(work.target),
+                    self._row_of[work.target],
+                    self.verdicts[work.target],
+                )
+                for work in good
+            ),
+        )
+
+
+def _share(works: Iterable[Work], part: tuple[int, int], shards: Shards | None) -> list[Work]:
+    """The part of the work that is ours: whole tars."""
+    if shards is None:
+        return list(works)[part[0] - 1 :: part[1]]
+    return [work for work in works if shards.shard(work.target) % part[1] == part[0] - 1]
+
+
+def _table(verdict: Verdict | None, work: Work) -> bytes | None:
+    """The table of frames of what was encoded, as it lies now: in a tar, it has the tar's time."""
+    if verdict is None or verdict.table is None or work.packed is None:
+        return None if verdict is None else verdict.table
+    table, (_, mtime_ns) = FrameTable.from_bytes(verdict.table), file_identity(work.packed)
+    if table is None or mtime_ns is None:
+        return None
+    return replace(table, mtime_ns=mtime_ns).to_bytes()
+
+
 def _work(
-    row: Mapping[str, str], name: str, root: str, output_dir: Path, index: FrameIndex | None
+    row: Mapping[str, str],
+    name: str,
+    root: str,
+    output_dir: Path,
+    *,
+    index: FrameIndex | None,
+    shards: Shards | None,
 ) -> Work:
     is_checked = row.get("status", "").strip() in USED and row.get("num_frames", "").isdigit()
     num_frames = int(row["num_frames"]) if is_checked else None
     table = None if index is None else index.get(row["path"])
     source, target = as_on_disk(root, row["path"]), os.path.join(output_dir, name)
-    return Work(source, target, num_frames, table)
+    packed = None if shards is None else os.path.join(output_dir, shards.name(name))
+    return Work(source, target, num_frames, table, packed=packed)
 
 
 def _prepare(
-    folder: Path, encoding: Encoding, manifest: Path, new_manifest: Path, works: Sequence[Work]
+    folder: Path,
+    described: Mapping[str, Any],
+    manifest: Path,
+    new_manifest: Path,
+    works: Sequence[Work],
 ) -> None:
     """Make the folder, and refuse one whose content would be lost or mixed with ours."""
     sources = {os.path.realpath(work.source) for work in works}
@@ -257,7 +354,6 @@ def _prepare(
         os.path.realpath(work.target) in sources for work in works
     ):
         raise ValueError(f"output_dir ({folder}) must be another folder than that of the videos")
-    described = asdict(encoding)
     classes, stored = manifest.parent / "classes.txt", folder / _SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -265,7 +361,8 @@ def _prepare(
         # there before they are looked for, and not after, is not its own.
         names = [path.name for path in folder.iterdir()]
         if stored.exists():
-            usual = asdict(Encoding())  # of a setting that an older version did not have
+            # Of settings that an older version did not have
+            usual = {**asdict(Encoding()), "per_shard": None}
             found = {**usual, **read_json(stored)}
             if other := {k: v for k, v in described.items() if found[k] != v}:
                 texts = (f"{name} {found[name]}, not {value}" for name, value in other.items())
@@ -274,7 +371,7 @@ def _prepare(
                 )
         elif any(not fnmatch(name, f".{_SETTINGS}.*.tmp") for name in names):
             raise ValueError(f"output_dir ({folder}) holds other files: must be empty or new")
-        write_atomically(stored, [json.dumps(described) + "\n"])
+        write_atomically(stored, [json.dumps(dict(described)) + "\n"])
         if classes.is_file():
             write_classes(folder / "classes.txt", read_classes(classes).names)
     except OSError as error:
@@ -289,7 +386,7 @@ def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Ver
         verdict = Verdict.from_entry(entry)
     except ValueError:
         return None
-    is_there = verdict.status in USED and file_identity(work.target)[0] == verdict.num_bytes
+    is_there = verdict.status in USED and file_identity(work.result)[0] == verdict.num_bytes
     if entry.get("identity") == list(file_identity(work.source)):  # if only moved, it is the same
         return verdict if is_there or verdict.status not in USED else None
     if is_there and entry.get("source") != work.source:
@@ -314,7 +411,7 @@ def _gain(
         return None
     chosen = np.unique(np.linspace(0, len(good) - 1, _SAMPLE).astype(int))
     pairs = [
-        ((good[k].source, good[k].table), (good[k].target, tables[good[k].target])) for k in chosen
+        ((good[k].source, good[k].table), (good[k].result, tables[good[k].target])) for k in chosen
     ]
     timed = run_killable(
         TimeReading(decoder), pairs, num_workers=1, timeout_s=timeout_s, limits=READING
@@ -323,7 +420,7 @@ def _gain(
     means = np.mean(seconds, axis=0) if seconds else (np.nan, np.nan)
     return Gain(
         source_bytes=sum(file_identity(path)[0] or 0 for path in {work.source for work in good}),
-        num_bytes=sum(file_identity(work.target)[0] or 0 for work in good),
+        num_bytes=sum(file_identity(work.result)[0] or 0 for work in good),
         clip_s=(float(means[0]), float(means[1])),
         num_timed=len(seconds),
     )

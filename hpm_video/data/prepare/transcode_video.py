@@ -51,6 +51,14 @@ class Work:
     num_frames: int | None  # of the source, if that was checked
     table: bytes | None = None  # of its frames, from the index of the list
     part: Part | None = None  # to cut out
+    packed: str | None = None  # where it goes once all of its tar are there
+
+    @property
+    def result(self) -> str:
+        """Where what was encoded is now."""
+        if self.packed is None or os.path.isfile(self.target):
+            return self.target
+        return self.packed
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from hpm_video.data.video.readers.frame_folder import gaps, is_pictures
 from hpm_video.data.video.readers.pictures import PictureReader
 from hpm_video.data.video.readers.pyav import PyavReader
 from hpm_video.data.video.readers.tables import decoded_table
+from hpm_video.data.video.source import locate
 from hpm_video.runtime.replies import answer
 
 OK, DAMAGED, BAD = "ok", "damaged", "bad"
@@ -83,15 +84,15 @@ def file_identity(path: str) -> tuple[int | None, int | None]:
     Both None where there is no file that could be asked.
     """
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
+        place = locate(path)
+        if stat.S_ISDIR(place.mode):
             with os.scandir(path) as entries:
                 each = [entry.stat() for entry in entries if entry.is_file()]
             times = (one.st_mtime_ns for one in each)
-            return sum(one.st_size for one in each), max(status.st_mtime_ns, *times, 0)
+            return sum(one.st_size for one in each), max(place.mtime_ns, *times, 0)
+        return place.identity
     except (OSError, ValueError):
         return None, None
-    return status.st_size, status.st_mtime_ns
 
 
 def inspect_video(path: str, *, quick: bool = False, table: bytes | None = None) -> Verdict:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import stat
 import struct
 import zlib
 from dataclasses import dataclass, field, fields
@@ -22,6 +20,8 @@ import numpy.typing as npt
 
 from hpm_video.data.video.limits import MOST_PACKETS, MOST_PIXELS
 from hpm_video.data.video.orientation import Orientation
+from hpm_video.data.video.source import locate
+from hpm_video.data.video.tar_index import is_same
 from hpm_video.runtime.reading import parse_json
 
 Numbers = npt.NDArray[np.int64]
@@ -110,18 +110,13 @@ class FrameTable:
     def fits(self, path: str) -> bool:
         """Whether the file still is what this tells of."""
         try:
-            status = os.stat(path)
+            return self.fits_identity(*locate(path).identity)
         except (OSError, ValueError):
             return False
-        return self.fits_identity(*identity_of(status))
 
     def fits_identity(self, num_bytes: int, mtime_ns: int) -> bool:
-        """Whether a file of this size and time of change is the one this tells of.
-
-        tar, scp -p, and file systems other than that of the check keep a time in coarser steps.
-        """
-        kept = {self.mtime_ns - self.mtime_ns % step for step in (1, 100, 10**3, 10**6, 10**9)}
-        return num_bytes == self.num_bytes and mtime_ns in kept
+        """Whether a file of this size and time of change is the one this tells of."""
+        return is_same((num_bytes, mtime_ns), (self.num_bytes, self.mtime_ns))
 
     def to_bytes(self) -> bytes:
         """Return this in as few bytes as is easy: some hundreds for a clip of ten seconds."""
@@ -220,12 +215,6 @@ class FrameTable:
         return np.asarray(
             np.append(times, times[-1] + (self.last_lasts * unit or step)) - start, np.float64
         )
-
-
-def identity_of(status: os.stat_result) -> tuple[int, int]:
-    """What tells a path from a changed one: bytes and time of change of a file; of a folder, whose
-    bytes depend on the file system, when files came to it or left it."""
-    return 0 if stat.S_ISDIR(status.st_mode) else status.st_size, status.st_mtime_ns
 
 
 def fitting_table(data: bytes | None, path: str) -> FrameTable | None:

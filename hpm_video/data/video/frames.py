@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hpm_video.config.values import Decoder
-from hpm_video.data.video.frame_table import FRAMES, FrameTable, identity_of
+from hpm_video.data.video.frame_table import FRAMES, FrameTable
 from hpm_video.data.video.motion import NO_VECTORS, Speeds
 from hpm_video.data.video.orientation import UPRIGHT
 from hpm_video.data.video.part import Part, file_of, split_part
@@ -21,6 +21,8 @@ from hpm_video.data.video.readers import Reader, UnreadableError, check_clip, wh
 from hpm_video.data.video.readers.exact import exact_reader
 from hpm_video.data.video.readers.frame_folder import gaps, is_pictures
 from hpm_video.data.video.readers.headers import begins_as, has_plain_name
+from hpm_video.data.video.source import ffmpeg_name, locate
+from hpm_video.data.video.tar_index import DamagedTarError
 from hpm_video.data.video.timeline import Frames, Selection, frames_at, frames_of
 from hpm_video.runtime.replies import answer
 
@@ -200,8 +202,8 @@ class Video:
             if self._table is not None and reason is None:
                 if not begins_as(self.path, self._table.container):
                     reason = "files that do not begin as an mp4 or Matroska file does"
-                else:  # by a whole path: no other name is certain to be that of a file
-                    reader = _reader_class(self.decoder)(os.path.abspath(self.path))
+                else:
+                    reader = _reader_class(self.decoder)(ffmpeg_name(self.path))
                     if reader.num_frames != self._table.num_frames:
                         reason = f"files in which {self.decoder} counts other frames"
             if reason is not None:
@@ -394,24 +396,26 @@ def _unusual(table: FrameTable) -> str | None:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    """`identity_of` a path; VideoReadError for what is known to be no video."""
+    """`Place.identity` of a path; VideoReadError for what is known to be no video."""
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):  # of frames, perhaps
+        place = locate(path)
+        if stat.S_ISDIR(place.mode):  # of frames, perhaps
             if not os.access(path, os.R_OK | os.X_OK):
                 raise VideoReadError(path, "permission denied")
-            return identity_of(status)
-        if not stat.S_ISREG(status.st_mode):  # to read from a pipe would wait for who writes to it
+            return place.identity
+        if not stat.S_ISREG(place.mode):  # to read from a pipe would wait for who writes to it
             raise VideoReadError(path, "is not a file")
-        with open(path, "rb"):
+        with open(place.file, "rb"):
             pass
     except PermissionError as error:
         raise VideoReadError(path, "permission denied") from error
+    except DamagedTarError as error:
+        raise VideoReadError(path, str(error)) from error
     except (OSError, ValueError) as error:
         raise VideoReadError(path, NO_SUCH_FILE) from error
-    if not status.st_size:
+    if not place.size:
         raise VideoReadError(path, "is empty")
-    return identity_of(status)
+    return place.identity
 
 
 @cache

@@ -4,11 +4,9 @@ All that looks into a file does so through here: so there is one choice of the t
 for what is damaged.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -18,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 from hpm_video.data.video.limits import MOST_PIXELS
 from hpm_video.data.video.orientation import UPRIGHT, Orientation, is_tilt, of_matrix
 from hpm_video.data.video.readers import UnreadableError, check_picture, headers
+from hpm_video.data.video.source import exists, ffmpeg_name, open_bytes
 
 # FFmpeg's complaints, several for every damaged file, would drown the log of a run
 av.logging.set_level(av.logging.PANIC)
@@ -46,7 +45,12 @@ def open_container(path: str) -> av.container.InputContainer:
     Nothing but this one file is opened, and it must be of a format that holds its frames itself.
     Raises what `av.open` raises: FFmpegError, OSError, ValueError.
     """
-    return av.open(_source(path), options=_SAFE, **_LENIENT)
+    name = ffmpeg_name(path) if headers.has_plain_name(path) else ""
+    if not name:
+        return av.open(open_bytes(path), options=_SAFE, **_LENIENT)
+    if name.startswith("subfile,"):
+        return av.open(name, options={**_SAFE, "protocol_whitelist": "file,subfile"}, **_LENIENT)
+    return av.open(f"file:{name}", options=_SAFE, **_LENIENT)  # without it, a:b.mp4 is a protocol
 
 
 def open_video(
@@ -89,13 +93,6 @@ def new_decoder(path: str) -> av.VideoCodecContext:
     container, stream = open_video(path)
     with container:
         return stream.codec_context
-
-
-def _source(path: str) -> str | BinaryIO:
-    if headers.has_plain_name(path):
-        return f"file:{path}"  # without it, a:b.mp4 would name a protocol
-    # By its number: a file that is opened by its name tells FFmpeg that
-    return open(os.open(path, os.O_RDONLY | os.O_CLOEXEC), "rb")
 
 
 def _check_refused_picture(path: str) -> None:
@@ -144,7 +141,7 @@ def _best_track(container: av.container.InputContainer) -> av.VideoStream:
 
 
 def _why_not_opened(path: str) -> str:
-    if not os.path.isfile(path):
+    if not exists(path):
         return "no such file"
     if headers.is_playlist(path):
         return "is a playlist of other files, not a video"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from hpm_video.data.video.source import open_bytes
 from hpm_video.runtime.reading import open_regular
 
 # In the name of one image, FFmpeg takes these for a pattern of the names of others
@@ -28,7 +29,7 @@ def has_plain_name(path: str) -> bool:
 def is_playlist(path: str) -> bool:
     """Whether a file names others, which FFmpeg would open, from anywhere."""
     try:
-        with open(path, "rb") as file:
+        with open_bytes(path) as file:
             head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
     except OSError:
         return False
@@ -54,7 +55,7 @@ def begins_as(path: str, container: str) -> bool:
     That is where it begins with the mark of one: text, of which playlists and scripts are made,
     must not. Other mp4 files, of old cameras, may well be what they are called.
     """
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         head = file.read(256)
     if container.startswith("mov"):
         return head[:1] == b"\0" and head[4:8] == b"ftyp"
@@ -67,7 +68,7 @@ def begins_as(path: str, container: str) -> bool:
 
 def lacks_index(path: str) -> bool:
     """Whether an mp4 lacks the box without which nothing in it can be found."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         if file.read(8)[4:] not in (b"ftyp", b"mdat", b"wide", b"free"):
             return False
         return not any(name in (b"moov", b"moof") for name in _boxes(file))
@@ -75,14 +76,14 @@ def lacks_index(path: str) -> bool:
 
 def num_mp4s(path: str) -> int:
     """How many mp4 files lie in one, one after the other: FFmpeg reads the first."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         return sum(name == b"ftyp" for name in _boxes(file))
 
 
 def num_missing_bytes(path: str) -> int:
     """How many bytes of an AVI or Matroska file are missing, 0 where its header does not tell."""
-    with open(path, "rb") as file:
-        head, size = file.read(256), os.fstat(file.fileno()).st_size
+    with open_bytes(path) as file:
+        head, size = file.read(256), file.seek(0, os.SEEK_END)
     end = size
     if head.startswith(b"RIFF") and head[4:8] != b"\xff" * 4:  # which a stream begins with
         end = 8 + int.from_bytes(head[4:8], "little")
@@ -105,7 +106,7 @@ def _ebml_size(head: bytes, place: int) -> tuple[int, int | None]:
 
 def _boxes(file: BinaryIO) -> Iterator[bytes]:
     """The names of an mp4's boxes, as many as fit into it."""
-    place, end = 0, os.fstat(file.fileno()).st_size
+    place, end = 0, file.seek(0, os.SEEK_END)
     for _ in range(_MOST_BOXES):
         if place >= end:  # perhaps past what a place in a file can be
             return

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from hpm_video.data.video.frame_table import FRAMES, IMAGE, FrameTable, Starts, identity_of
+from hpm_video.data.video.frame_table import FRAMES, IMAGE, FrameTable, Starts
 from hpm_video.data.video.orientation import UPRIGHT, Orientation
 from hpm_video.data.video.readers import UnreadableError, check_picture, why
 from hpm_video.data.video.readers.frame_folder import FrameFiles, folder_fps, frames_of
+from hpm_video.data.video.source import locate
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.reading import open_regular
 
@@ -134,7 +135,7 @@ class PictureReader:
         return f"{printable(name)}: {reason}" if self._is_folder else reason
 
     def _table(self, path: str) -> FrameTable:
-        num_bytes, mtime_ns = identity_of(os.stat(path))
+        num_bytes, mtime_ns = locate(path).identity
         kind, height, width = self._first_size()
         one = np.zeros(1, np.int64)
         return FrameTable(

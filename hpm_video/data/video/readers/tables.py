@@ -4,7 +4,6 @@ Packets tell nearly always. Where they might not, `scan` says why, and the file 
 from its start to its end, which is what `data check` does with every file.
 """
 
-import os
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -25,6 +24,7 @@ from hpm_video.data.video.frame_table import (
 from hpm_video.data.video.limits import MOST_PACKETS
 from hpm_video.data.video.orientation import Orientation
 from hpm_video.data.video.readers import UnreadableError, demux, h264
+from hpm_video.data.video.source import locate
 
 # Packets of a file up to this size stay in memory from the first pass; of others they are read anew
 _MOST_KEPT_BYTES = 64 * 2**20
@@ -121,11 +121,11 @@ def _table_of(
     path: str, container: av.container.InputContainer, stream: av.VideoStream, noted: _Packets
 ) -> FrameTable:
     """The table that packets alone give."""
-    context, status = stream.codec_context, os.stat(path)
+    context, place = stream.codec_context, locate(path)
     unit, rate = stream.time_base, stream.average_rate
     known = FrameTable(
-        num_bytes=status.st_size,
-        mtime_ns=status.st_mtime_ns,
+        num_bytes=place.size,
+        mtime_ns=place.mtime_ns,
         num_frames=len(noted.shown),
         container=container.format.name,
         codec=context.name,

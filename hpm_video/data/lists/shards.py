@@ -1,0 +1,163 @@
+"""Tars of videos (WebDataset's shards) as lists: ``train-0000.tar``, ``train-{0000..0123}.tar``.
+
+A row is a video, called ``train-0000.tar/KEY.mp4``; its label is what ``KEY.cls`` says.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from hpm_video.data.lists.faults import Faults
+from hpm_video.data.video.limits import READING
+from hpm_video.data.video.source import IN_TAR
+from hpm_video.data.video.tar_index import keep_index, kept_index
+from hpm_video.data.video.tar_listing import CLASS, Listing, list_tar
+from hpm_video.runtime.progress import Progress
+from hpm_video.runtime.workers import run_killable
+
+_SHARDS = re.compile(
+    r".*\.(tar|tgz|tbz2?|txz)(\.(gz|bz2|xz|zst|lz4|Z))?", re.IGNORECASE | re.DOTALL
+)
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_LABEL = re.compile(r"cls|txt|json\..+")
+_MOST = 10**6  # tars of one pattern
+_MOST_WORKERS = 8  # that find what is in tars
+_MOST_S = 600.0  # for one tar
+
+
+def is_shards(path: str | Path) -> bool:
+    """Whether what is given as a list is a tar, or a pattern of several."""
+    return _SHARDS.fullmatch(os.fspath(path)) is not None
+
+
+def list_root(path: str | Path, root: str | Path | None) -> str:
+    """The absolute folder where relative paths of a list start: ``root``, else the list's own. For
+    tars it is always their own."""
+    if is_shards(path):
+        return os.path.abspath(os.path.dirname(os.fspath(path).split("{")[0]))
+    return os.path.abspath(root if root is not None else Path(path).parent)
+
+
+def list_exists(path: str | Path) -> bool:
+    """Whether a list, or the first tar of a pattern, is there."""
+    return (
+        os.path.exists(next(_expanded(os.fspath(path)))) if is_shards(path) else Path(path).exists()
+    )
+
+
+def list_stem(path: str | Path) -> str:
+    """The name of a list without its ending, and without the numbers of a pattern of tars."""
+    stem = Path(path).stem
+    return (_BRACES.sub("", stem).strip("-_. ") or "shards") if is_shards(path) else stem
+
+
+def find_shards(path: str | Path) -> list[str]:
+    """The tars that a tar or a pattern names, in their order.
+
+    Raises ValueError: the pattern is none; FileNotFoundError: not all tars are there.
+    """
+    path = os.fspath(path)
+    if os.path.exists(path):
+        return [path]
+    tars = list(itertools.islice(_expanded(path), _MOST + 1))
+    if len(tars) > _MOST:
+        raise ValueError(f"{path} must name at most {_MOST:,} tars")
+    if missing := [tar for tar in tars if not os.path.exists(tar)]:
+        of = f" ({len(missing)} of the {len(tars)} tars of {path} are missing)"
+        star = "; name several as in shard-{0000..0123}.tar" * ("*" in path)
+        raise FileNotFoundError(f"{missing[0]} does not exist{of * (len(tars) > 1)}{star}")
+    return tars
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """What a shell makes of {a,b} and {000..123}."""
+    match = _BRACES.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    if span := _RANGE.fullmatch(match[1]):
+        first, last = map(int, span.groups())
+        width = max(map(len, span.groups())) if "0" in (span[1][0], span[2][0]) else 0
+        step = 1 if first <= last else -1
+        texts: Iterable[str] = (f"{n:0{width}}" for n in range(first, last + step, step))
+    elif "," in match[1]:
+        texts = match[1].split(",")
+    else:
+        raise ValueError(f"{pattern} must have ranges or commas in braces, as {{0000..0123}}")
+    for text in texts:
+        yield from _expanded(f"{pattern[: match.start()]}{text}{pattern[match.end() :]}")
+
+
+def read_shards(
+    path: str | Path, faults: Faults, label: str = CLASS
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield ("tar:number", row) for every video of the tars.
+
+    Finds what is in those that have no index yet, and writes one for each. ``label``: what has
+    labels, see `list_tar`.
+
+    Raises as `find_shards` does; ValueError where no index can be written.
+    """
+    tars, root = find_shards(path), list_root(path, None)
+    index_tars(tars, faults)
+    told = {} if label == CLASS else dict(_listed(tars, label, faults))
+    for tar in tars:
+        if (index := kept_index(tar)) is None:  # a fault
+            continue
+        if label == CLASS:
+            labels = index.labels()
+        elif (listing := told.get(tar)) is not None:
+            labels = listing.labels
+        else:
+            continue
+        start = os.path.relpath(tar, root)
+        for number, text in enumerate(labels):
+            row = {"path": f"{start}/{index.name(number)}", "label": text}
+            yield f"{tar}:{number + 1}", row
+
+
+def index_tars(tars: Iterable[str], faults: Faults) -> None:
+    """Write the index of every tar that has none; a tar that cannot be used is a fault."""
+    new = [tar for tar in tars if kept_index(tar) is None]
+    for tar, listing in _listed(new, CLASS, faults):
+        keep_index(tar, listing)
+
+
+def shard_note(path: str | Path) -> str | None:
+    """What a user may not know of the tars of a list."""
+    if not is_shards(path):
+        return None
+    indices = (kept_index(tar) for tar in find_shards(path))
+    without = sum(index.num_without for index in indices if index is not None)
+    return f"{path}: {without} samples have no video (.mp4, .webm, ...)" if without else None
+
+
+def tar_of(name: str) -> str | None:
+    """The path of the tar in the path of what may be a member of one."""
+    match = IN_TAR.search(name)
+    return None if match is None else name[: match.end() - 1]
+
+
+def _listed(tars: list[str], label: str, faults: Faults) -> Iterator[tuple[str, Listing]]:
+    """What is in tars, as it is found; a tar of which nothing can be told is a fault."""
+    if not _LABEL.fullmatch(label):
+        raise ValueError(f"label ({label}) must be cls, txt or json.FIELD, a field of KEY.json")
+    workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(tars))
+    if not workers:
+        return
+    outcomes = run_killable(
+        partial(list_tar, label=label), tars, num_workers=workers, timeout_s=_MOST_S,
+        limits=READING,
+    )  # fmt: skip
+    with Progress("tars listed", total=len(tars)) as progress:
+        for tar, outcome in outcomes:
+            if is_good := isinstance(outcome, Listing):
+                yield tar, outcome
+            else:
+                text = outcome if isinstance(outcome, str) else f"{tar} cannot be read: {outcome}"
+                faults.add("shards", tar, text)
+            progress.step(bad=not is_good)
