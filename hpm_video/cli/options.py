@@ -231,12 +231,11 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     Settings that are typed as such override options that stand for the same.
     """
     known = list(_options(parser, words))
-    unknown = [
-        word
-        for word in words
-        if re.match(r"--\w", word)
-        and not any(option.startswith(word.partition("=")[0]) for option in known)
-    ]
+    unknown: list[str] = []
+    for word, value in zip(words, [*words[1:], "-"], strict=True):
+        name = word.partition("=")[0]
+        if re.match(r"--\w", name) and not any(option.startswith(name) for option in known):
+            unknown += [word] if value.startswith("-") else [word, value]
     # Before what argparse misses: the option may be that. A submitted job has options of its own
     if unknown and words[0] not in _TAKES_COMMANDS:
         _refuse_words(parser, unknown, words)
