@@ -42,6 +42,7 @@ TESTS = {
     "pytest-xdist": ["tests/models/test_ema.py"],
     "pytorchvideo": ["tests/models/test_baselines.py"],
     "pyyaml": ["tests/config/test_config.py"],
+    "rich": ["tests/cli/test_terminal.py"],
     "safetensors": ["tests/weights/test_weights_export.py"],
     "scikit-learn": ["tests/evaluate/test_several_labels.py"],
     "scipy": ["tests/method/test_diagnostics.py"],
@@ -52,7 +53,6 @@ TESTS = {
     "torch": ["tests/models/test_parallel.py", "tests/weights/test_checkpoint.py"],
     "torchcodec": ["tests/data/test_readers.py"],
     "torchvision": ["tests/data/test_crops.py"],
-    "rich": ["tests/cli/test_terminal.py"],
     "transformers": ["tests/models/test_videomae.py", "tests/weights/test_weights_import.py"],
 }
 
