@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hpm_video.config.schema import SettingFaults, describe_settings, settings_table
@@ -177,10 +178,27 @@ def check_there(arguments: argparse.Namespace) -> None:
         given = getattr(arguments, name, None) or []
         for place in [given] if isinstance(given, str) else given:
             # A colon is in names of models elsewhere: hf://OWNER/NAME, timm:NAME
-            if ":" not in place and not os.path.exists(place):
+            if ":" in place:
+                continue
+            try:
+                is_there = _is_there(name, place)
+            except ValueError as error:
+                faults.append(str(error))
+                continue
+            if not is_there:
                 faults.append(text.format(place))
     if faults:
         raise SettingFaults(faults)
+
+
+def _is_there(argument: str, place: str) -> bool:
+    """Whether a list, a video, of which this may be a part, or another file or folder is there."""
+    from hpm_video.data.lists.shards import list_exists
+    from hpm_video.data.video.source import exists
+
+    if argument in ("manifest", "train", "val"):
+        return list_exists(place)
+    return exists(file_of(place)) if argument in (_VIDEOS, "video") else os.path.exists(place)
 
 
 def is_setting(word: str) -> bool:
@@ -232,7 +250,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     """
     known = list(_options(parser, words))
     unknown: list[str] = []
-    for word, value in zip(words, [*words[1:], "-"], strict=True):
+    for word, value in pairwise([*words, "-"]):
         name = word.partition("=")[0]
         if re.match(r"--\w", name) and not any(option.startswith(name) for option in known):
             unknown += [word] if value.startswith("-") else [word, value]

@@ -52,10 +52,10 @@ from hpm_video.method import step as step_module
 run_all, run_step = module.pretrain, step_module.pretrain_step
 count, name = 0, ""
 
-def pretrain(config):
+def pretrain(config, **named):
     global count, name
     count, name = 0, config.run.output_dir
-    return run_all(config)
+    return run_all(config, **named)
 
 def pretrain_step(*arguments, **named):
     global count

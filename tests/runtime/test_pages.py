@@ -76,8 +76,7 @@ def test_every_page_allows_its_own_style_and_script_alone(tmp_path: Path) -> Non
     ]
     assert {path.name for path in framed} == {
         "demo.html", "check.html", "evaluation.html", "index.html", "video.html", "training.html",
-        "along.html",
-        "dataset.html",
+        "along.html", "dataset.html", "several_labels.html",
     }  # fmt: skip
     for path in framed:
         package = f"hpm_video.{path.parent.parent.relative_to(ROOT).as_posix()}".replace("/", ".")
