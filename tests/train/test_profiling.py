@@ -42,7 +42,7 @@ def test_a_run_that_is_traced_is_the_same_run(
     assert [float(share) for _, share in shares] == sorted(
         (float(share) for _, share in shares), reverse=True
     )
-    (line,) = [line for line in capfd.readouterr().out.splitlines() if "traced" in line]
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "steps 4" in line]
     assert line.startswith("steps 4 to 5 traced: ") and str(files[0]) in line
 
 

@@ -152,15 +152,15 @@ def test_an_interrupt_leaves_nothing(
         (["--manifest", "LIST", "--num-masks", "-1"], "num_masks (-1) must be at least 0"),
         (["--manifest", "LIST", "--batch-size", "0"], "batch_size (0) must be at least 1"),
         (["--manifest", "gone.csv"], "gone.csv does not exist"),
-        (["a.mp4", "--manifest", "LIST"], "--manifest (LIST) must come without VIDEO"),
+        (["FILM", "--manifest", "LIST"], "--manifest (LIST) must come without VIDEO"),
         (["--manifest", "LIST", "--whole-video"], "--whole-video (True) must come without --mani"),
         (
             ["--manifest", "LIST", "--formats", "png", "gif"],
             "--formats (png gif) must come without",
         ),
-        (["a.mp4", "--num-workers", "0"], "--num-workers (0) must come with --manifest"),
-        (["a.mp4", "--num-checkpoints", "3"], "--num-checkpoints (3) must come with --through-tr"),
-        (["a.mp4", "--through-training", "--num-crops", "2"], "--num-crops (2) must come without"),
+        (["FILM", "--num-workers", "0"], "--num-workers (0) must come with --manifest"),
+        (["FILM", "--num-checkpoints", "3"], "--num-checkpoints (3) must come with --through-tr"),
+        (["FILM", "--through-training", "--num-crops", "2"], "--num-crops (2) must come without"),
         ([], "VIDEO (none) must name at least one file, unless --manifest names a list"),
     ],
 )
@@ -172,7 +172,8 @@ def test_mistakes_are_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [word.replace("LIST", str(listed)) for word in words]
+    # FILM: anything that is there
+    given = [word.replace("LIST", str(listed)).replace("FILM", str(listed)) for word in words]
     command = ["visualize", str(pretrained), *given, "-o", str(tmp_path / "out")]
     assert main([*command, "--device", "cpu"]) == 2
     (said,) = capsys.readouterr().err.splitlines()

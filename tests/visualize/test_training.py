@@ -140,9 +140,9 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     few = ("--num-checkpoints", "4", "--num-masks", "2")
     assert main([*command, *few, "--device", "cpu"]) == 1
     said = capsys.readouterr().err
-    assert "left out: step_00000008.pt: checkpoint (" in said and "unreadable: " in said
+    assert "left out: step_00000008.pt: weights (" in said and "unreadable: " in said
     text = (out / "training.html").read_text()
-    assert "step_00000008.pt: checkpoint (" in text and "&lt;b&gt;.mp4: is not a video" in text
+    assert "step_00000008.pt: weights (" in text and "&lt;b&gt;.mp4: is not a video" in text
     assert "Hard ratio" in text and 'data-last="10"' in text
     assert data_of(out / "training.html")["steps"] == [0, 1, 5, 12]
     os.remove(run / "metrics.jsonl")
@@ -187,8 +187,8 @@ def test_mistakes_are_one_line(
 ) -> None:
     out = tmp_path / "out"
     for run, given, more, words in (
-        (tmp_path / "none", videos, [], f"run folder ({tmp_path / 'none'}) does not exist"),
-        (kept, ["gone.mp4"], [], "video (gone.mp4) does not exist"),
+        (tmp_path / "none", videos, [], f"checkpoint ({tmp_path / 'none'}) does not exist"),
+        (kept, ["gone.mp4"], [], "VIDEO (gone.mp4) does not exist"),
         (kept, videos, ["--num-masks", "0"], "num_masks (0) must be at least 1"),
         (kept, videos, ["--num-checkpoints", "0"], "num_checkpoints (0) must be at least 1"),
         (kept, [], [], "VIDEO (none) must name at least one file"),
