@@ -36,8 +36,10 @@ def say_end(recipe: str, config: PretrainConfig | FinetuneConfig, manifest: Mani
         else _after_pretraining(recipe, config, manifest)
     )
     print("next:")
-    for words, what in commands:
-        print(printable(f"  {shlex.join(['hpm-video', *words])}  # {what}"))
+    # Recipes may be gone by now. The run is complete, and an idea less is no failure of it
+    with suppress(OSError, ValueError):
+        for words, what in commands:
+            print(printable(f"  {shlex.join(['hpm-video', *words])}  # {what}"))
 
 
 def _reached(
