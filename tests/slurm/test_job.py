@@ -212,7 +212,7 @@ def test_usr2_saves_requeues_and_goes_on(
 def test_requeued_from_outside(tmp_path: Path, arguments: Arguments, undisturbed: Path) -> None:
     """And meanwhile, a second start is refused, though it has the same settings."""
     folder = tmp_path / "run"
-    job = _submit(folder, arguments(folder), pace_s=0.5)
+    job = _submit(folder, arguments(folder), pace_s=1.0)
     _until_under_way(folder, job)
     second = subprocess.run(
         ["srun", "--nodes=2", "--ntasks=2", *COMMAND, *arguments(folder)],
