@@ -226,7 +226,8 @@ def test_three_processes_continue_what_two_began(
 def test_a_kill_during_a_save_leaves_the_one_before(
     runs: Path, tmp_path: Path, pretrain_arguments: Arguments
 ) -> None:
-    settings = (*SETTINGS, "data.batch_size=3", FSDP, "run.save_in_background=true")
+    saves = ("run.save_in_background=true", "run.history_checkpoints=0")
+    settings = (*SETTINGS, "data.batch_size=3", FSDP, *saves)
     job = pretrain_arguments(tmp_path / "run", *settings)
     codes = [done.returncode for done in run_together(2, [job], before=KILLED)]
     assert codes[0] != 0 and codes[1] == -signal.SIGKILL
