@@ -37,7 +37,7 @@ TESTS = {
     "onnx": ["tests/weights/test_weights_programs.py"],
     "onnxruntime": ["tests/weights/test_weights_programs.py"],
     "onnxscript": ["tests/weights/test_weights_programs.py"],
-    "pillow": ["tests/data/test_pictures.py"],
+    "pillow": ["tests/data/test_frame_folders.py"],
     "pytest": ["tests/runtime/test_workers.py"],
     "pytest-xdist": ["tests/models/test_ema.py"],
     "pytorchvideo": ["tests/models/test_baselines.py"],

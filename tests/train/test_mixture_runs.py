@@ -1,9 +1,9 @@
 """Runs on folders of frames and images, and on lists that weigh differently."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Arguments
 from PIL import Image
 from runs import assert_same_run, run_until_stopped
 from videos import indexed_picture
@@ -11,6 +11,8 @@ from videos import indexed_picture
 from hpm_video.cli.main import main
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.video.frames import read_frames
+
+Arguments = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
