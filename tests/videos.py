@@ -5,6 +5,8 @@ number survives lossy codecs, and any crop, flip or resize as well.
 """
 
 import struct
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -42,6 +44,26 @@ def write_indexed_video(
         for number in range(first, first + num_frames):
             pixels = indexed_picture(number, size)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def write_timed_video(
+    path: Path, times: Sequence[int], unit: Fraction, size: tuple[int, int], *, gop: int = 250
+) -> Path:
+    """Write a frame at each time, in units of so many seconds, numbered from 0; with B-frames, and
+    `gop` frames from one keyframe to the next."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"bf": "2", "g": str(gop)})
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 2_000_000
+        stream.codec_context.time_base = stream.time_base = unit
+        for number, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(indexed_picture(number, size), format="rgb24")
+            frame.pts, frame.time_base = time, unit
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 

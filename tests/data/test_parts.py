@@ -11,11 +11,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from runs import assert_same_run, run_until_stopped
-from videos import frame_numbers, indexed_picture, write_indexed_video
+from videos import frame_numbers, write_indexed_video, write_timed_video
 
 from hpm_video.bench.study.few_labels import write_part
 from hpm_video.cli.main import main
@@ -45,19 +44,7 @@ VIDEOS: dict[str, tuple[list[int], Fraction]] = {
 def write(path: Path, times: Sequence[int], unit: Fraction) -> Path:
     if path.suffix == ".avi":
         return write_indexed_video(path, len(times), SIZE, fps=10, codec="mpeg4")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"bf": "2", "g": "24"})
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = SIZE
-        stream.pix_fmt = "yuv420p"
-        stream.bit_rate = 2_000_000
-        stream.codec_context.time_base = stream.time_base = unit
-        for number, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(indexed_picture(number, SIZE), format="rgb24")
-            frame.pts, frame.time_base = time, unit
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+    return write_timed_video(path, times, unit, SIZE, gop=24)
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,14 @@
 """Videos seen at a rate of frames: which frames, beside ffmpeg's own choice."""
 
 import subprocess
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
-from videos import frame_numbers, indexed_picture, write_indexed_video
+from videos import frame_numbers, write_indexed_video, write_timed_video
 
 from hpm_video.config import DataConfig, PretrainConfig
 from hpm_video.data.loading.clip import read_clip
@@ -23,23 +21,6 @@ from hpm_video.data.video.timeline import frames_at
 from hpm_video.visualize.windows import View, read_facts, read_window, window_indices
 
 SIZE = (48, 64)
-
-
-def write(path: Path, times: Sequence[int], unit: Fraction) -> Path:
-    """A frame at each time, numbered from 0."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"bf": "2"})
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = SIZE
-        stream.pix_fmt = "yuv420p"
-        stream.bit_rate = 2_000_000
-        stream.codec_context.time_base = stream.time_base = unit
-        for number, time in enumerate(times):
-            frame = av.VideoFrame.from_ndarray(indexed_picture(number, SIZE), format="rgb24")
-            frame.pts, frame.time_base = time, unit
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
 
 
 def by_ffmpeg(path: Path, fps: str) -> list[int]:
@@ -68,7 +49,7 @@ VARIABLE = {
 @pytest.mark.parametrize("name", [*CONSTANT, *VARIABLE])
 def test_frames_are_ffmpegs(tmp_path: Path, name: str, ending: str) -> None:
     times, unit = {**CONSTANT, **VARIABLE}[name]
-    path = write(tmp_path / f"a.{ending}", times, unit)
+    path = write_timed_video(tmp_path / f"a.{ending}", times, unit, SIZE)
     table = open_video(path, "pyav").table
     for fps in ("1", "5", "8", "12.5", "23.976", "25", "30", "60", "0.7"):
         expected, found = by_ffmpeg(path, fps), frames_at(table, float(fps)).tolist()
@@ -80,7 +61,8 @@ def test_frames_are_ffmpegs(tmp_path: Path, name: str, ending: str) -> None:
 
 def test_ties_go_to_the_later_moment_whatever_rounding_says(tmp_path: Path) -> None:
     """At half the rate every second frame is midway: floats would fall to either side."""
-    table = open_video(write(tmp_path / "a.mp4", range(200), Fraction(1, 25)), "pyav").table
+    path = write_timed_video(tmp_path / "a.mp4", range(200), Fraction(1, 25), SIZE)
+    table = open_video(path, "pyav").table
     assert frames_at(table, 12.5).tolist() == [0, *range(2, 200, 2)]
     # The same with times that no 64 bits hold once multiplied
     fine = replace(
@@ -95,7 +77,7 @@ def test_ties_go_to_the_later_moment_whatever_rounding_says(tmp_path: Path) -> N
 def test_clips_are_of_moments(tmp_path: Path) -> None:
     """Every reader of clips: frames lie 1 / fps seconds apart, also where the file's do not."""
     times = [*range(0, 60, 2), *range(60, 120)]  # 15 frames a second, then 30
-    path = write(tmp_path / "a.mp4", times, Fraction(1, 30))
+    path = write_timed_video(tmp_path / "a.mp4", times, Fraction(1, 30), SIZE)
     data = DataConfig(
         num_frames=8, fps=5, frame_stride=1, crop_size=32, num_workers=0, sampling="dense"
     )
@@ -139,7 +121,7 @@ def test_clips_are_of_moments(tmp_path: Path) -> None:
 
 
 def test_no_more_frames_than_the_list_says(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mp4", range(60), Fraction(1, 30))
+    path = write_timed_video(tmp_path / "a.mp4", range(60), Fraction(1, 30), SIZE)
     data = DataConfig(num_frames=2, fps=10, frame_stride=1, crop_size=32)
     video = Request(0, str(path), 30).open(data)
     assert video.num_frames == 10
