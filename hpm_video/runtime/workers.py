@@ -381,7 +381,7 @@ def _close_servers() -> None:
             server.close()
 
 
-def serve(descriptor: int, parent: int, has_network: bool) -> None:  # noqa: FBT001
+def serve(descriptor: int, parent: int, has_network: bool) -> None:
     """Start and end workers as the process `parent` asks for, until it is gone."""
     for number in _LEFT_TO_THE_TOP:
         signal.signal(number, signal.SIG_IGN)

@@ -10,6 +10,7 @@ from hpm_video.config import FinetuneConfig, FinetuneDataConfig, PretrainConfig
 from hpm_video.config.schema import SettingFaults
 from hpm_video.config.settings import load_config
 from hpm_video.data.lists.manifest import Manifest, read_manifest
+from hpm_video.data.lists.shards import list_exists
 from hpm_video.data.loading.mixture import mixture_of
 from hpm_video.runtime.rendezvous import find_place
 from hpm_video.train.step_videos import step_videos
@@ -76,7 +77,7 @@ def _lacking(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
             lists.append((f"probe.{name}", getattr(config.probe, name)))
     for name, paths in lists:
         for path in paths:
-            if not os.path.exists(path):
+            if not list_exists(path):
                 yield f"{name}: {path} does not exist (expected a list of videos)"
     if config.run.output_dir and Path(config.run.output_dir, "checkpoints", "last").is_symlink():
         return  # a run that goes on needs neither any more

@@ -19,6 +19,7 @@ from hpm_video.config import (
 )
 from hpm_video.config.recipe import FOLDER
 from hpm_video.config.settings import find_config, load_config, variant_settings, words_of
+from hpm_video.data.lists.shards import list_exists
 from hpm_video.models.build import SIZES, heads_of
 
 # Lists of videos that a data set has: all, or the first three.
@@ -199,7 +200,7 @@ class Study:
             if lists.toy.unlabelled:
                 continue  # still to be made
             for path in (path for kind in _LISTS for path in getattr(lists, kind)):
-                if not os.path.exists(path):
+                if not list_exists(path):
                     raise FileNotFoundError(f"list ({path}) of sets.{name} does not exist")
 
     def _lists(self, name: str) -> DataSetConfig:

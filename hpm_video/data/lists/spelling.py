@@ -25,7 +25,7 @@ def as_on_disk(folder: str, name: str) -> str:
     about names that have more than one spelling.
     """
     path = joined(folder, name)
-    is_plain = is_url(path) or name.isascii() and "\\" not in name and name == name.strip()
+    is_plain = is_url(path) or (name.isascii() and "\\" not in name and name == name.strip())
     if is_plain or os.path.lexists(path):
         return path
     found = (_found(folder, spelled) for spelled in _spellings(name))

@@ -182,7 +182,7 @@ class _Row:
     bad: list[tuple[int, str]] = field(default_factory=list)
     has_lost_worker: bool = False
     held: Held | None = None  # the file of a URL
-    local: str = ""  # what a worker opens
+    part: str = ""  # what the name of the video has behind the URL
 
     def let_go(self) -> None:
         """Of the file."""
@@ -280,29 +280,28 @@ class _Dispatcher:
 
     def _ask(self, row: _Row, *, first: bool = False) -> None:
         """Let a row wait for a worker or, before that, for its file; ``first``: before others."""
-        row.local = path = row.request.path
+        path = row.request.path
         if path in self.given_up or (split := split_url(path)) is None:
             (self.waiting.appendleft if first else self.waiting.append)(row)
             return
+        url, row.part = split
         if self.fetches is None:
             self.fetches = Fetches()
-        self.fetches.add(row, split[0], first=first)
+        self.fetches.add(row, url, first=first)
+        self._fetch()
 
     def _fetch(self) -> None:
-        if self.fetches:
-            while done := self.fetches.start():
-                self._have(done)
+        while self.fetches and (done := self.fetches.start()):
+            self._have(done)
 
-    def _have(self, done: Sequence[Fetched[_Row]]) -> None:
+    def _have(self, done: Iterable[Fetched[_Row]]) -> None:
         """Go on with rows whose files were fetched, or cannot be."""
-        for row, held, reason in done:
-            if held is None:
-                self._replace(row, reason)
-                continue
-            row.held = held
-            url, part = split_url(row.request.path)
-            row.local = held.path + part
-            self.waiting.append(row)
+        for found in done:
+            row, row.held = found.item, found.held
+            if row.held is None:
+                self._replace(row, found.reason)
+            else:
+                (self.waiting.appendleft if row.bad else self.waiting.append)(row)
 
     def _submit(self) -> None:
         # Every worker gets a first row before any of them gets a second one
@@ -311,7 +310,10 @@ class _Dispatcher:
                 if len(rows) == depth and (row := self._next_row()) is not None:
                     rows.append(row)
                     place = row.batch.slot * self.slots.shape[1] + row.place
-                    worker.submit((replace(row.request, path=row.local), place), self.timeout_s)
+                    request = row.request
+                    if row.held is not None:
+                        request = replace(request, path=row.held.path + row.part)
+                    worker.submit((request, place), self.timeout_s)
 
     def _next_row(self) -> _Row | None:
         """Take the oldest row that waits, unless its video has been given up."""

@@ -48,6 +48,9 @@ class Held:
             os.close(self._descriptor)
             self.is_open = False
 
+    def __del__(self) -> None:
+        self.close()
+
 
 @dataclass(frozen=True)
 class Cache:

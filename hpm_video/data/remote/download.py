@@ -74,7 +74,7 @@ def _fetch(job: Job, temporary: str) -> int:
     import fsspec  # noqa: PLC0415 - only here is it needed
     from fsspec.callbacks import Callback  # noqa: PLC0415
 
-    class Watch(Callback):  # type: ignore[misc]  # fsspec has no types
+    class Watch(Callback):
         """Restarts the timer when enough has come."""
 
         seen = 0

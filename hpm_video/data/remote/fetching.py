@@ -7,10 +7,10 @@ of them, and they are given its file in the cache. All messages and records name
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from hpm_video.data.remote.cache import Cache, Held, cache, number
 from hpm_video.data.remote.download import STALLED, Job, Outcome, fetch
@@ -148,7 +148,7 @@ class Fetches(Generic[Item]):
             return [Fetched(item, self._hold(found.job.place), reason) for item in found.items]
         if outcome == "failed" and found.attempt < _ATTEMPTS:
             text = f"{found.job.url}: attempt {found.attempt} of {_ATTEMPTS} failed: {reason}"
-            print(printable(text), file=sys.stderr, flush=True)
+            sys.stderr.write(f"{printable(text)}\n")
             found.attempt += 1
             self._again.append(found)
             return []

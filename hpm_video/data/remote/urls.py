@@ -45,14 +45,18 @@ def name_of(url: str) -> str:
     return without_query(url).rpartition("/")[2]
 
 
-def check_is_local(paths: Iterable[str | Path], *, name: str) -> None:
-    """Raise ValueError where one of the paths of what is called ``name`` is a URL."""
-    for path in paths:
-        if is_url(path):
-            raise ValueError(
-                f"{name} ({path}) must be on this machine here: copy it (aws s3 cp, gsutil cp, "
-                "curl -O); --root names the URL where the list's videos are"
-            )
+def check_is_local(list_: str | Path, videos: Iterable[str] = (), *, job: str) -> None:
+    """Raise ValueError where a list or a video that a job works on is a URL."""
+    if is_url(list_):
+        raise ValueError(
+            f"list ({list_}) must be on this machine for {job}: copy it (aws s3 cp, curl -O); "
+            f"--root {folder_of(str(list_))} says where its videos are"
+        )
+    for url in filter(is_url, videos):
+        raise ValueError(
+            f"video ({url}) must be on this machine for {job}: copy all (aws s3 sync, wget), and "
+            "name their folder by --root"
+        )
 
 
 def system_of(url: str) -> tuple[str, type]:
