@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 from fake_store import make_store, requests_of
+from fsspec.registry import _registry
 from runs import assert_same_run
 from videos import frame_numbers, write_indexed_video
 
@@ -219,7 +220,7 @@ def test_schemes_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read_manifest(tmp_path / "a.csv")
     _write_list(tmp_path / "a.csv", ["s3://b/a.mp4,0"])
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(fsspec.registry.target, "s3", raising=False)
+    monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(ValueError, match=r"^s3:// must have its package .*hpm_video\[remote\]"):
         read_manifest(tmp_path / "a.csv")
 

@@ -4,6 +4,7 @@ Processes that decode have no network and cannot write. So a video is fetched be
 of them, and they are given its file in the cache. All messages and records name the URL.
 """
 
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,7 @@ _ATTEMPTS = 4
 _PAUSE_S = 0.5  # before the second, and twice as long before each further one
 _MOST_HELD = 256  # files at a time, each with an open descriptor
 _ROOM_SHARE = 0.01  # of the cache; when so much has come it is looked at whether it is too much
+_new_bytes: dict[Cache, float] = {}  # that this process fetched since it looked
 
 
 @dataclass
@@ -62,7 +64,6 @@ class Fetches(Generic[Item]):
         self._again: deque[_Fetch[Item]] = deque()
         self._idle: list[KillableWorker] = []
         self._busy: dict[KillableWorker, _Fetch[Item]] = {}
-        self._new_bytes = 0
         self._held: list[Held] = []
 
     def add(self, item: Item, url: str, *, first: bool = False) -> None:
@@ -125,8 +126,9 @@ class Fetches(Generic[Item]):
 
     def _submit(self, found: _Fetch[Item]) -> list[Fetched[Item]]:
         pause_s = _PAUSE_S * 2 ** (found.attempt - 2) if found.attempt > 1 else 0
-        if makes_room := self._new_bytes > _ROOM_SHARE * self._cache.most_bytes:
-            self._new_bytes = 0
+        came = _new_bytes.setdefault(self._cache, math.inf)
+        if makes_room := came > _ROOM_SHARE * self._cache.most_bytes:
+            _new_bytes[self._cache] = 0
         job = replace(found.job, pause_s=pause_s, makes_room=makes_room)
         if job.scheme == "memory":  # another process would find other files in it
             return self._came(found, *fetch(job.kind, replace(job, timeout_s=None)))
@@ -142,7 +144,7 @@ class Fetches(Generic[Item]):
     def _came(
         self, found: _Fetch[Item], outcome: Outcome, reason: str, size: int
     ) -> list[Fetched[Item]]:
-        self._new_bytes += size
+        _new_bytes[self._cache] += size
         if outcome == "done":
             reason = "was deleted from the cache at once"  # where nothing can be held
             return [Fetched(item, self._hold(found.job.place), reason) for item in found.items]
