@@ -4,8 +4,12 @@ import csv
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import pytest
@@ -313,3 +317,55 @@ def test_commands_take_urls(store: Path, tmp_path: Path, pretrained: Path) -> No
     ):
         assert main(words) == 0, words
     assert (tmp_path / "pages" / "1.html").exists()
+
+
+class _Server(BaseHTTPRequestHandler):
+    """A server of one folder: 503 for each path once, no end to files called stall."""
+
+    folder: Path
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        content = self._answer()
+        if "stall" in self.path:
+            self.wfile.write(content[:100])
+            time.sleep(60)
+        self.wfile.write(content)
+
+    def _answer(self) -> bytes:
+        self.asked.append(f"{self.command} {self.path}")
+        file = self.folder / self.path.lstrip("/").partition("?")[0]
+        if not file.is_file() or self.asked.count(f"{self.command} {self.path}") == 1:
+            self.send_error(503 if file.is_file() else 404)
+            return b""
+        content = file.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", '"1"')
+        self.end_headers()
+        return b"" if self.command == "HEAD" else content
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_web_server(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPM_VIDEO_FETCH_TIMEOUT_S", "3")
+    (store / "1.mp4").rename(store / "stall.mp4")
+    _write_list(store / "all.csv", [f"{name}.mp4?signed=x/y,0" for name in ("0", "1", "stall")])
+    handler = type("Handler", (_Server,), {"folder": store, "asked": []})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            found = _read(f"http://127.0.0.1:{server.server_port}/all.csv?signed=1")
+        finally:
+            server.shutdown()
+    assert found == [
+        None,
+        "no such file",
+        "cannot be fetched, 4 attempts: no MiB came within HPM_VIDEO_FETCH_TIMEOUT_S (3)",
+    ]

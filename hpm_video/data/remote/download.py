@@ -4,6 +4,7 @@ Whoever sent them may lose one at any time: where too little comes for too long,
 even inside native code.
 """
 
+import asyncio
 import datetime
 import hashlib
 import os
@@ -17,6 +18,9 @@ from hpm_video.data.remote.cache import Cache
 STALLED = -signal.SIGALRM  # the exit code of a process that its timer ended
 _ENOUGH = 2**20  # bytes that must come in the time limit
 _LONGEST_REASON = 300
+_GONE = (404, 410)
+_LATER = (408, 425, 429)  # of a web server that may answer something else another time
+_NO_ANSWER = (ConnectionError, TimeoutError, asyncio.TimeoutError)
 # What servers say of a version of a file, in the order of how well it tells one from another
 _VERSION = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "LastModified", "Last-Modified",
             "last_modified", "updated", "mtime", "created")  # fmt: skip
@@ -56,18 +60,30 @@ def fetch(kind: type, job: Job) -> tuple[Outcome, str, int]:
             size = _fetch(job, temporary)
         if job.makes_room:
             job.cache.make_room()
-    except FileNotFoundError:
-        return "missing", "", 0
-    except PermissionError as error:
-        return "refused", f"permission denied: {_first_line(error)}", 0
     except _Refused as error:
         return "refused", str(error), 0
     except Exception as error:  # noqa: BLE001 - each library for a kind of server has its own
-        return "failed", f"{type(error).__name__}: {_first_line(error)}", 0
+        return _outcome(error)
     finally:
         if job.timeout_s is not None:
             _restart_timer(0)
     return "done", "", size
+
+
+def _outcome(error: BaseException) -> tuple[Outcome, str, int]:
+    cause = error.__cause__
+    # A file is not there, says fsspec, whatever a web server answers, and if it does not answer
+    is_other = type(cause).__module__.startswith("aiohttp") or isinstance(cause, _NO_ANSWER)
+    if isinstance(error, FileNotFoundError) and is_other and cause is not None:
+        return _outcome(cause)
+    status = getattr(error, "status", None)  # of aiohttp
+    if isinstance(error, FileNotFoundError) or status in _GONE:
+        return "missing", "", 0
+    said = " ".join(str(error).split())[:_LONGEST_REASON]
+    if isinstance(error, PermissionError):
+        return "refused", f"permission denied: {said}", 0
+    is_final = isinstance(status, int) and 400 <= status < 500 and status not in _LATER
+    return "refused" if is_final else "failed", f"{type(error).__name__}: {said}", 0
 
 
 def _fetch(job: Job, temporary: str) -> int:
@@ -115,7 +131,3 @@ def _seconds(version: Any) -> int:
 def _restart_timer(seconds: float | None) -> None:
     if seconds is not None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:_LONGEST_REASON]

@@ -23,6 +23,7 @@ from hpm_video.runtime.workers import KillableWorker, WorkerDied, wait_for_worke
 
 Item = TypeVar("Item")
 
+NOT_FETCHED = "cannot be fetched"  # so begin reasons that may not hold another time
 _ATTEMPTS = 4
 _PAUSE_S = 0.5  # before the second, and twice as long before each further one
 _MOST_HELD = 256  # files at a time, each with an open descriptor
@@ -157,7 +158,7 @@ class Fetches(Generic[Item]):
         if outcome == "missing":
             reason = NO_SUCH_FILE
         elif outcome == "failed":
-            reason = f"cannot be fetched, {_ATTEMPTS} attempts: {reason}"
+            reason = f"{NOT_FETCHED}, {_ATTEMPTS} attempts: {reason}"
         return [Fetched(item, None, reason) for item in found.items]
 
     def _hold(self, place: str) -> Held | None:

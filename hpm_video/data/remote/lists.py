@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.data.remote.cache import Cache
-from hpm_video.data.remote.fetching import fetch_each
+from hpm_video.data.remote.fetching import NOT_FETCHED, fetch_each
 from hpm_video.data.remote.urls import folder_of, name_of
 from hpm_video.data.video.frames import NO_SUCH_FILE
 
@@ -28,8 +28,8 @@ def copy_list(url: str) -> Path:
         if found.held is not None:
             os.replace(found.held.path, folder / name_of(found.item))
             found.held.close()
-        elif found.item != url and found.reason.startswith((NO_SUCH_FILE, "permission denied")):
-            continue  # as S3 says of what is not there, to those who may not list
+        elif found.item != url and not found.reason.startswith(NOT_FETCHED):
+            continue  # of what is not there, S3 tells those who may not list that they may not read
         elif found.reason == NO_SUCH_FILE:
             raise FileNotFoundError(f"{url} does not exist (expected a list of videos)")
         else:
