@@ -28,13 +28,13 @@ MLFLOW = ["mlflow-skinny>=3.0.1", "sqlalchemy>=2.0.20", "alembic>=1.13"]
 TRANSFORMERS = ["transformers>=5"]  # its models, as frozen encoders
 TORCHCODEC = ["torchcodec>=0.10"]  # and FFmpeg's libraries on the system
 # Clients for https://, s3:// and gs://; the last two choose the version of fsspec
-REMOTE = ["aiohttp>=3.9.4", "s3fs>=2024.2", "gcsfs>=2024.2"]
+REMOTE = ["aiohttp>=3.11", "s3fs>=2024.2", "gcsfs>=2024.2"]
 LORA = ["peft>=0.18"]  # adapters in fine-tuning; from here on it knows transformers 5
 TEST = [
     *ONNX,
     *TORCHCODEC,
     *TRANSFORMERS,
-    "aiohttp>=3.9.4",  # fsspec's client of https://
+    "aiohttp>=3.11",  # fsspec's client of https://
     "onnxruntime>=1.20",
     "pytest>=8",
     "pytest-xdist>=3.6.1",

@@ -87,8 +87,9 @@ def _outcome(error: BaseException) -> tuple[Outcome, str, int]:
 
 
 def _fetch(job: Job, temporary: str) -> int:
-    import fsspec  # noqa: PLC0415 - only here is it needed
+    from fsspec import register_implementation  # noqa: PLC0415 - only here is it needed
     from fsspec.callbacks import Callback  # noqa: PLC0415
+    from fsspec.core import url_to_fs  # noqa: PLC0415
 
     class Watch(Callback):
         """Restarts the timer when enough has come."""
@@ -100,8 +101,8 @@ def _fetch(job: Job, temporary: str) -> int:
                 self.seen = self.value
                 _restart_timer(job.timeout_s)
 
-    fsspec.register_implementation(job.scheme, job.kind, clobber=True)  # perhaps a user's own
-    system, path = fsspec.url_to_fs(job.url)
+    register_implementation(job.scheme, job.kind, clobber=True)  # perhaps a user's own
+    system, path = url_to_fs(job.url)
     facts = system.info(path)
     if facts.get("type") == "directory":
         raise _Refused("is a folder: folders of frames must be on this machine")
