@@ -27,11 +27,14 @@ HUB = ["huggingface_hub>=1.0"]  # models to and from the Hugging Face Hub
 MLFLOW = ["mlflow-skinny>=3.0.1", "sqlalchemy>=2.0.20", "alembic>=1.13"]
 TRANSFORMERS = ["transformers>=5"]  # its models, as frozen encoders
 TORCHCODEC = ["torchcodec>=0.10"]  # and FFmpeg's libraries on the system
+# Clients for https://, s3:// and gs://; the last two choose the version of fsspec
+REMOTE = ["aiohttp>=3.11", "s3fs>=2024.2", "gcsfs>=2024.2"]
 LORA = ["peft>=0.18"]  # adapters in fine-tuning; from here on it knows transformers 5
 TEST = [
     *ONNX,
     *TORCHCODEC,
     *TRANSFORMERS,
+    "aiohttp>=3.11",  # fsspec's client of https://
     "onnxruntime>=1.20",
     "pytest>=8",
     "pytest-xdist>=3.6.1",
@@ -67,6 +70,7 @@ setup(
         # Where it has wheels; elsewhere PyAV reads. Its module is called decord
         "decord2>=3.4.0; sys_platform == 'linux' and python_version < '3.15'"
         " and (platform_machine == 'x86_64' or platform_machine == 'aarch64')",
+        "fsspec>=2024.2",  # videos and lists by URL; PyTorch needs it, too
         "fvcore>=0.1.5.post20221221",
         "jinja2>=3.1",
         "matplotlib>=3.9",
@@ -89,6 +93,7 @@ setup(
         "mlflow": MLFLOW,
         "lora": LORA,
         "onnx": ONNX,
+        "remote": REMOTE,
         "torchcodec": TORCHCODEC,
         "transformers": TRANSFORMERS,
         "wandb": ["wandb>=0.21"],

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torchvision.transforms.v2 import functional
 from hpm_video.config.limits import at_least
 from hpm_video.data.loading.loader import to_clips
 from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
+from hpm_video.data.remote.fetching import fetched
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.data.video.readers.frame_folder import untimed
 from hpm_video.evaluate.predict import LoadedClassifier
@@ -105,8 +107,12 @@ def score_along(
         stride_s=stride_s,
     )
     device = next(loaded.model.parameters()).device
-    reader, timeout_s = WindowReader(path, settings, table), config.decode_timeout_s or None
-    with GuardedWindows(reader, num_workers=config.num_workers, timeout_s=timeout_s) as video:
+    open_windows = partial(
+        GuardedWindows,
+        num_workers=config.num_workers,
+        timeout_s=config.decode_timeout_s or None,
+    )
+    with fetched(path) as local, open_windows(WindowReader(local, settings, table)) as video:
         if not np.isfinite(video.times).all():
             raise VideoReadError(path, untimed(is_folder=os.path.isdir(path)))
         pictures, num_done = _Pictures(video.times), 0

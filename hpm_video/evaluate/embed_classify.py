@@ -19,6 +19,7 @@ from hpm_video.config import ClassifyConfig, DataConfig, EmbedConfig, FinetuneCo
 from hpm_video.config.limits import at_least
 from hpm_video.config.settings import load_config
 from hpm_video.data.loading.loader import to_clips
+from hpm_video.data.remote.fetching import fetched
 from hpm_video.data.samples.clips import Request
 from hpm_video.data.samples.views import ViewReader
 from hpm_video.data.video.timeline import Frames
@@ -222,7 +223,8 @@ def _views_of(video: Any, data: DataConfig, views: Views) -> Tensor:
     reader = ViewReader(data, views.num_clips, views.num_crops)
     out = torch.empty(reader.shape, dtype=torch.uint8)
     if isinstance(video, str | PathLike):
-        reader.read(Request(0, os.fspath(video), 0), out)
+        with fetched(os.fspath(video)) as local:
+            reader.read(Request(0, local, 0), out)
     else:
         reader.read(_Given(0, "", 0, frames=_array(video)), out)
     return out

@@ -19,6 +19,8 @@ from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifes
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
+from hpm_video.data.remote.fetching import fetched
+from hpm_video.data.remote.urls import is_url
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.data.video.frames import VideoReadError, check_is_file
 from hpm_video.data.video.part import stem_of
@@ -145,7 +147,8 @@ def video_features(
             raise ValueError(f"processes ({world.size}) must be 1 for a single video")
         config = _with_precision(config, world)
         loaded, about = _load_for_windows(checkpoint, sliding, config, world)
-        _slide(loaded, os.fspath(video), output, config, about)
+        with fetched(os.fspath(video)) as local:
+            _slide(loaded, os.fspath(video), local, output, config, about=about)
     return Extracted(output, 1, (), loaded.notes)
 
 
@@ -183,7 +186,9 @@ def sliding_list_features(
             for index in share:
                 try:
                     path, table = manifest.path(index), manifest.table(index)
-                    _slide(loaded, path, folder / files[index], config, about, table=table)
+                    with fetched(path) as local:
+                        output = folder / files[index]
+                        _slide(loaded, path, local, output, config, about=about, table=table)
                 except VideoReadError as error:
                     mine.append((index, error.reason))
                 progress.step(bad=bool(mine) and mine[-1][0] == index)
@@ -269,14 +274,17 @@ def _rate(data: DataConfig) -> dict[str, float]:
 def _slide(
     loaded: LoadedBackbone,
     path: str,
+    local: str,
     output: Path,
     config: FeaturesConfig,
-    about: dict[str, Any],
     *,
+    about: dict[str, Any],
     table: bytes | None = None,
 ) -> None:
-    """Write the features of a video's windows, unless they are there; goes on where it stopped."""
-    described = fingerprint([about, os.path.abspath(path), *check_is_file(path)])
+    """Write the features of a video's windows, unless they are there; goes on where it stopped.
+    ``local``: where the video is on this machine, see `fetched`."""
+    name = path if is_url(path) else os.path.abspath(path)
+    described = fingerprint([about, name, *check_is_file(local)])
     if (read_metadata(output) or {}).get("fingerprint") == described:
         return
     settings = WindowSettings(
@@ -290,7 +298,7 @@ def _slide(
         antialias=loaded.data.antialias,
         fps=loaded.data.fps,
     )
-    reader, timeout_s = WindowReader(path, settings, table), config.decode_timeout_s or None
+    reader, timeout_s = WindowReader(local, settings, table), config.decode_timeout_s or None
     with GuardedWindows(reader, num_workers=config.num_workers, timeout_s=timeout_s) as video:
         parts = Parts(output, described=described)
         parts.clean()

@@ -16,6 +16,7 @@ from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.lists.named_videos import list_of_videos
 from hpm_video.data.lists.shards import is_shards
 from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.data.remote.urls import is_url
 from hpm_video.data.video.part import file_of
 from hpm_video.data.video.source import exists
 from hpm_video.evaluate.classification import load_finetuned, score_videos, thresholds_of
@@ -128,7 +129,7 @@ def videos_of(
                 raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none{images}")
         elif is_shards(place):
             raise ValueError(f"VIDEO ({printable(place)}) must be a video: --manifest takes tars")
-        elif os.path.lexists(file_of(place)) or exists(file_of(place)):
+        elif is_url(place) or os.path.lexists(file_of(place)) or exists(file_of(place)):
             paths.append(place)
         else:
             raise FileNotFoundError(f"VIDEO ({printable(place)}) does not exist")

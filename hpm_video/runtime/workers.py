@@ -10,7 +10,7 @@ The fork server is started afresh (not forked: there may be threads and CUDA her
 its workers need and then only forks them, in milliseconds, so workers share the memory of what is
 imported. It ends its workers as soon as this process is gone, however that ended, and the kernel
 ends them with it: nothing is left behind. Neither it nor its workers have a network, where the
-kernel allows a process to do without.
+kernel allows a process to do without. A second server, for workers that fetch files, has one.
 """
 
 import atexit
@@ -92,6 +92,7 @@ class KillableWorker:
         files: file descriptors to hand over, as further arguments of the function (where they may
             have other numbers).
         limits: what the process may do; None: what this one may, but for the network.
+        has_network: whether it may use the network.
     """
 
     def __init__(
@@ -100,8 +101,9 @@ class KillableWorker:
         *,
         files: Sequence[int] = (),
         limits: Limits | None = None,
+        has_network: bool = False,
     ) -> None:
-        self._function = pickle.dumps(function)
+        self._function, self._has_network = pickle.dumps(function), has_network
         self._files, self._limits = tuple(files), limits
         self._items: deque[tuple[Any, float | None]] = deque()  # with their time limits
         self._server: ForkServer | None = None  # that of the process
@@ -178,7 +180,7 @@ class KillableWorker:
         return bool(_readable([self.fileno()], 0))
 
     def _start(self) -> None:
-        self._server = fork_server()
+        self._server = fork_server(has_network=self._has_network)
         self._connection, self.pid = self._server.start(self._function, self._files, self._limits)
         for item, _ in self._items:
             self._send(item)
@@ -287,14 +289,14 @@ def run_killable(
 class ForkServer:
     """This process's end of the server."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_network: bool = False) -> None:
         self.owner = os.getpid()
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair()
         self._requests = Connection(os.dup(self._socket.fileno()))
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; "
-            f"from {__name__} import serve; serve({theirs.fileno()}, {self.owner})"
+            f"from {__name__} import serve; serve({theirs.fileno()}, {self.owner}, {has_network})"
         )
         # Blocked on its way, as a signal may come before it can ignore it
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TOP)
@@ -356,33 +358,35 @@ class ForkServer:
                     relay.wait()
 
 
-_current: ForkServer | None = None
+# One without a network and one with it, as what a server imports takes time and memory
+_current: dict[bool, ForkServer] = {}
 _current_lock = threading.Lock()
 
 
-def fork_server() -> ForkServer:
+def fork_server(*, has_network: bool = False) -> ForkServer:
     """The server of this process, started when it is first needed, or when it has died."""
-    global _current  # noqa: PLW0603 - one a process, as what it imports takes time and memory
     with _current_lock:
-        if _current is None or _current.owner != os.getpid() or not _current.is_alive():
-            if _current is not None:
-                _current.close()
-            _current = ForkServer()
-        return _current
+        server = _current.get(has_network)
+        if server is None or server.owner != os.getpid() or not server.is_alive():
+            if server is not None:
+                server.close()
+            server = _current[has_network] = ForkServer(has_network=has_network)
+        return server
 
 
 @atexit.register
-def _close_server() -> None:
-    if _current is not None and _current.owner == os.getpid():
-        _current.close()
+def _close_servers() -> None:
+    for server in _current.values():
+        if server.owner == os.getpid():
+            server.close()
 
 
-def serve(descriptor: int, parent: int) -> None:
+def serve(descriptor: int, parent: int, has_network: bool) -> None:
     """Start and end workers as the process `parent` asks for, until it is gone."""
     for number in _LEFT_TO_THE_TOP:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_TOP)
-    is_offline = leave_network()
+    is_offline = not has_network and leave_network()
     channel = socket.socket(fileno=descriptor)
     requests = Connection(os.dup(descriptor))
     workers: set[int] = set()

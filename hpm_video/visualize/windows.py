@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional
 from hpm_video.config import DataConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.loading.batches import read_guarded
+from hpm_video.data.remote.urls import is_url
 from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.samples.views import view_indices
 from hpm_video.data.video import crops, frame_indices
@@ -80,7 +81,7 @@ def check_videos(videos: Sequence[str | Path]) -> None:
     if not videos:
         raise ValueError("videos (none) must name at least one file")
     for video in videos:
-        if not exists(file_of(video)):
+        if not (is_url(video) or exists(file_of(video))):
             raise FileNotFoundError(f"video ({printable(str(video))}) does not exist")
 
 

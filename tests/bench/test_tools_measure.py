@@ -135,3 +135,19 @@ def test_videos_in_tars_are_timed_against_files(
     assert first == "2 videos, 2 rounds"
     assert len([line for line in lines if line.startswith("pyav, ")]) == 4
     assert all("in a tar; ratio of rounds: median" in line for line in lines)
+
+
+def test_an_epoch_from_a_slow_store_ends(
+    script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With each failure named."""
+    monkeypatch.setenv("HPM_VIDEO_CACHE", "")
+    module = script("urls", "--videos=20", "--latency-s=0.02", "--failures=0.1")
+    monkeypatch.setattr(sys, "argv", sys.argv[:1] + sys.argv[2:])  # it has no rounds
+    module.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in lines[1:4]] == ["videos per second"] * 3
+    num_requests, named, unreadable = (int(part.split()[0]) for part in lines[4].split(", "))
+    # Of each video and of the list one about it and one for it; of what is not beside it, one
+    assert num_requests >= 2 * 21 + 2 + named
+    assert named > 0 and unreadable == 0

@@ -14,8 +14,8 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,9 @@ from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index
 from hpm_video.data.lists.label_sets import LabelCells, LabelSets
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of
 from hpm_video.data.lists.rows import first_few, read_videos, shown
-from hpm_video.data.lists.shards import index_tars, list_root, shard_note, tar_of
+from hpm_video.data.lists.shards import index_tars, is_shards, list_root, shard_note, tar_of
 from hpm_video.data.lists.spelling import as_on_disk
+from hpm_video.data.remote.urls import NO_TARS, is_url, joined, system_of
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.part import FRAME_COLUMNS, Part, split_part
 from hpm_video.data.video.source import locate
@@ -217,8 +218,8 @@ def read_manifest(
     list the `classes` of its training list.
 
     Args:
-        paths: the list or lists.
-        root: folder where relative paths start; by default each list's own folder.
+        paths: the list or lists; files or URLs.
+        root: folder, or its URL, where relative paths start; by default each list's own.
         classes: class names in the order of their labels.
         labels: False ignores every label, as pre-training does: lists with different classes
             can then be joined.
@@ -230,10 +231,47 @@ def read_manifest(
     Raises FileNotFoundError: a list does not exist; ValueError: a list is a folder or without
     videos, a row is malformed, or a label is not among the classes; says which file and line.
     """
-    files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
-    if not files:
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
         raise ValueError("data.manifest ([]) must name at least one list of videos")
+    for path in given:
+        if is_url(path) and is_shards(path):
+            raise ValueError(f"list ({path}) {NO_TARS}")
+    read = partial(
+        _read_files,
+        roots=[list_root(path, root) for path in given],
+        classes=classes,
+        labels=labels,
+        numbers_only=numbers_only,
+        max_damage=max_damage,
+        several=several,
+    )
+    if not any(map(is_url, given)):
+        return read(list(map(Path, given)))
+    from hpm_video.data.remote.lists import copy_list, name_urls  # noqa: PLC0415 - rarely needed
 
+    files = [copy_list(str(path)) if is_url(path) else Path(path) for path in given]
+    copies = [(str(path), file) for path, file in zip(given, files, strict=True) if is_url(path)]
+    try:
+        manifest = read(files)
+    except ValueError as error:
+        raise ValueError(name_urls(error, copies)) from error
+    where = name_urls(manifest.largest_label_where, copies)
+    notes = tuple(name_urls(note, copies) for note in manifest.notes)
+    return replace(manifest, largest_label_where=where, notes=notes)
+
+
+def _read_files(
+    files: Sequence[Path],
+    *,
+    roots: Sequence[str],
+    classes: Sequence[str] | None,
+    labels: bool,
+    numbers_only: bool,
+    max_damage: float,
+    several: LabelsConfig | None,
+) -> Manifest:
+    """See `read_manifest`; list k is relative to ``roots[k]``."""
     beside = classes_beside(files) if labels else None
     given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
     noted, faults = Labels(given or beside), Faults()
@@ -247,7 +285,7 @@ def read_manifest(
     frame_counts, codes, hashes, bounds = array("q"), array("q"), array("q"), array("d")
     in_frames: list[bool] = []
     tars: set[str] = set()
-    roots = [list_root(file, root) for file in files]
+    urls: dict[str, str] = {}  # the first of each scheme
     for file, start in zip(files, roots, strict=True):
         data, ends, columns = bytearray(), array("q"), None
         for where, row in read_videos(file, faults):
@@ -269,11 +307,13 @@ def read_manifest(
             if columns.is_watched:
                 columns.note(row, where)
             name = row["path"]
+            path = joined(start, name)
+            if "://" in path and is_url(path):
+                urls.setdefault(path.partition("://")[0], path)
             if (tar := tar_of(name)) is not None:
-                tars.add(os.path.join(start, tar))
+                tars.add(joined(start, tar))
             data += name.encode("utf-8", "surrogateescape")
             ends.append(len(data))
-            path = os.path.join(start, name)
             if "#" in name:
                 _check_is_no_part(path, where, faults)
             key = os.path.normpath(path) if "./" in path or "//" in path else path
@@ -299,6 +339,10 @@ def read_manifest(
         names.append(Names(data, ends))
         in_frames.append(of_part == FRAME_COLUMNS)
     index_tars(filter(os.path.isfile, sorted(tars)), faults)
+    for tar in filter(is_url, sorted(tars)):
+        faults.add("tars", tar, NO_TARS)
+    for url in urls.values():
+        system_of(url)
     if other_status:
         number, said = other_status.total(), _counted(other_status)
         notes.append(f"{number} videos are left out by their status: {said}")

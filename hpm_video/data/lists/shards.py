@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from hpm_video.data.lists.faults import Faults
+from hpm_video.data.remote.urls import folder_of, is_url
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.source import IN_TAR
 from hpm_video.data.video.tar_index import keep_index, kept_index
@@ -35,15 +36,20 @@ def is_shards(path: str | Path) -> bool:
 
 
 def list_root(path: str | Path, root: str | Path | None) -> str:
-    """The absolute folder where relative paths of a list start: ``root``, else the list's own. For
-    tars it is always their own."""
+    """The absolute folder, or its URL, where relative paths of a list start: ``root``, else the
+    list's own. For tars it is always their own."""
     if is_shards(path):
         return os.path.abspath(os.path.dirname(os.fspath(path).split("{")[0]))
-    return os.path.abspath(root if root is not None else Path(path).parent)
+    if root is None and is_url(path):
+        return folder_of(str(path))
+    start = root if root is not None else Path(path).parent
+    return str(start) if is_url(start) else os.path.abspath(start)
 
 
 def list_exists(path: str | Path) -> bool:
-    """Whether a list, or the first tar of a pattern, is there."""
+    """Whether a list, or the first tar of a pattern, is there; of a URL that is seen later."""
+    if is_url(path):
+        return True
     return (
         os.path.exists(next(_expanded(os.fspath(path)))) if is_shards(path) else Path(path).exists()
     )

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from unicodedata import normalize
 
+from hpm_video.data.remote.urls import is_url, joined
+
 
 def same_name(text: str) -> str:
     """What is equal for two spellings of one name: in NFC, and text where it was other bytes."""
@@ -22,8 +24,8 @@ def as_on_disk(folder: str, name: str) -> str:
     As written where such a file exists, or none of any spelling does. Asks the file system only
     about names that have more than one spelling.
     """
-    path = os.path.join(folder, name)
-    is_plain = name.isascii() and "\\" not in name and name == name.strip()
+    path = joined(folder, name)
+    is_plain = is_url(path) or (name.isascii() and "\\" not in name and name == name.strip())
     if is_plain or os.path.lexists(path):
         return path
     found = (_found(folder, spelled) for spelled in _spellings(name))

@@ -20,7 +20,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -30,6 +30,8 @@ import numpy as np
 import torch
 
 from hpm_video.data.loading.device_copy import Copied, copier_to, page_lock
+from hpm_video.data.remote.cache import Held
+from hpm_video.data.remote.fetching import Fetched, Fetches, fetched, split_url
 from hpm_video.data.samples.clips import Reader, Reading, Request, VideoDataset, read_item
 from hpm_video.data.video.frames import VideoReadError, reading
 from hpm_video.data.video.limits import READING
@@ -138,10 +140,12 @@ def read_guarded(
 
     Raises VideoReadError where `read` raises anything, or hangs or crashes.
     """
-    if num_workers == 0:
-        return _read_safely(read, path)
-    read = partial(_read_safely, read)
-    ((_, outcome),) = run_killable(read, [path], num_workers=1, timeout_s=timeout_s, limits=READING)
+    with fetched(path) as local:
+        if num_workers == 0:
+            return _read_safely(read, local)
+        ((_, outcome),) = run_killable(
+            partial(_read_safely, read), [local], num_workers=1, timeout_s=timeout_s, limits=READING
+        )
     if isinstance(outcome, ItemTimeout | WorkerDied):
         raise VideoReadError(path, why_given_up(outcome))
     return outcome
@@ -177,6 +181,14 @@ class _Row:
     request: Request
     bad: list[tuple[int, str]] = field(default_factory=list)
     has_lost_worker: bool = False
+    held: Held | None = None  # the file of a URL
+    part: str = ""  # what the name of the video has behind the URL
+
+    def let_go(self) -> None:
+        """Of the file."""
+        if self.held is not None:
+            self.held.close()
+        self.held = None
 
 
 @dataclass
@@ -195,7 +207,8 @@ class _Dispatcher:
     lent: int = 0  # batches whose memory callers hold
     returned: deque[int] = field(default_factory=deque)  # slots of some that they let go of
     open: deque[_Batch] = field(default_factory=deque)
-    waiting: deque[_Row] = field(default_factory=deque)
+    waiting: deque[_Row] = field(default_factory=deque)  # whose files are here
+    fetches: Fetches[_Row] | None = None  # of the others, from the first on
 
     def run(self) -> None:
         """Feed the queue until there are no keys any more (then None) or nobody takes batches."""
@@ -228,15 +241,22 @@ class _Dispatcher:
             try:
                 while self._is_wanted():
                     self._open_more()
+                    self._fetch()
                     self._submit()
                     self._finish()
                     if not self.open:
                         return
-                    for worker in wait_for_workers(self.workers, self.taken):
-                        self._take(worker)
+                    fetching = self.fetches.workers if self.fetches else []
+                    for worker in wait_for_workers((*self.workers, *fetching), self.taken):
+                        if worker in self.workers:
+                            self._take(worker)
+                        elif self.fetches:
+                            self._have(self.fetches.take(worker))
             finally:
                 for worker in self.workers:
                     worker.kill()
+                if self.fetches:
+                    self.fetches.close()
 
     def _is_wanted(self) -> bool:
         """Note which batches were taken; whether there is still somebody to take more."""
@@ -256,7 +276,32 @@ class _Dispatcher:
             self.open.append(batch)
             for place, key in enumerate(keys):
                 requests = self.dataset.requests(key)
-                self.waiting.append(_Row(batch, place, requests, next(requests)))
+                self._ask(_Row(batch, place, requests, next(requests)))
+
+    def _ask(self, row: _Row, *, first: bool = False) -> None:
+        """Let a row wait for a worker or, before that, for its file; ``first``: before others."""
+        path = row.request.path
+        if path in self.given_up or (split := split_url(path)) is None:
+            (self.waiting.appendleft if first else self.waiting.append)(row)
+            return
+        url, row.part = split
+        if self.fetches is None:
+            self.fetches = Fetches()
+        self.fetches.add(row, url, first=first)
+        self._fetch()
+
+    def _fetch(self) -> None:
+        while self.fetches and (done := self.fetches.start()):
+            self._have(done)
+
+    def _have(self, done: Iterable[Fetched[_Row]]) -> None:
+        """Go on with rows whose files were fetched, or cannot be."""
+        for found in done:
+            row, row.held = found.item, found.held
+            if row.held is None:
+                self._replace(row, found.reason)
+            else:
+                (self.waiting.appendleft if row.bad else self.waiting.append)(row)
 
     def _submit(self) -> None:
         # Every worker gets a first row before any of them gets a second one
@@ -265,7 +310,10 @@ class _Dispatcher:
                 if len(rows) == depth and (row := self._next_row()) is not None:
                     rows.append(row)
                     place = row.batch.slot * self.slots.shape[1] + row.place
-                    worker.submit((row.request, place), self.timeout_s)
+                    request = row.request
+                    if row.held is not None:
+                        request = replace(request, path=row.held.path + row.part)
+                    worker.submit((request, place), self.timeout_s)
 
     def _next_row(self) -> _Row | None:
         """Take the oldest row that waits, unless its video has been given up."""
@@ -289,18 +337,20 @@ class _Dispatcher:
             reason = self.given_up[row.request.path] = why_given_up(error)
         if reason is None:
             row.batch.readings[row.place] = Reading(row.request.index, tuple(row.bad), note)
+            row.let_go()
         else:
             self._replace(row, reason)
 
     def _replace(self, row: _Row, reason: str) -> None:
         """Go on with the next request of a row whose video is unreadable."""
+        row.let_go()
         row.bad.append((row.request.index, reason))
         request = next(row.requests, None)
         if request is None:
             row.batch.readings[row.place] = Reading(None, tuple(row.bad))
         else:
             row.request, row.has_lost_worker = request, False
-            self.waiting.appendleft(row)  # what waits was asked for later
+            self._ask(row, first=True)  # what waits was asked for later
 
     def _finish(self) -> None:
         """Hand over the oldest batches, as far as they are complete and there is room for them."""
@@ -317,6 +367,7 @@ class _Dispatcher:
             self.finished.put((out, readings))
             self.num_finished += 1
             self._open_more()
+            self._fetch()
             self._submit()
 
     def _rows_of(self, batch: _Batch) -> torch.Tensor:

@@ -35,6 +35,9 @@ from hpm_video.data.prepare.verdict import (
     inspect_video,
     silence,
 )
+from hpm_video.data.remote.cache import Held
+from hpm_video.data.remote.fetching import fetch_each
+from hpm_video.data.remote.urls import check_is_local, is_url, joined
 from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.frames import check_decoder
 from hpm_video.data.video.limits import READING
@@ -113,6 +116,7 @@ def check_manifest(
     output cannot be written.
     """
     check_settings(num_workers=num_workers, timeout_s=timeout_s)
+    check_is_local(manifest, job="data check")
     inspect, manifest = Inspect(quick), Path(manifest)
     if manifest.exists() and not (manifest.is_file() or manifest.is_dir()):
         raise ValueError(
@@ -133,7 +137,7 @@ def check_manifest(
         part_of(row, of_part, where, faults)
         if _is_due(row):
             name = row["path"]
-            if (path := as_on_disk(start, name)) != os.path.join(start, name):
+            if (path := as_on_disk(start, name)) != joined(start, name):
                 spelled[name] = path
             due.setdefault(path, name)
     faults.check()
@@ -217,7 +221,7 @@ def _checked_rows(
         if not _is_due(row):
             yield row, None
             continue
-        path = spelled.get(row["path"]) or os.path.join(start, row["path"])
+        path = spelled.get(row["path"]) or joined(start, row["path"])
         verdict = Verdict.from_entry(journal.entries[path])
         found = verdict_columns(verdict)
         if (part := part_of(row, of_part, where, faults)) is not None:
@@ -250,7 +254,7 @@ def _moved(rows: Iterable[_CheckedRow], start: str, folder: Path) -> Iterator[_C
     """The rows with paths that lead to the same files from the list's new folder."""
     base = os.path.join(os.path.abspath(folder), "")
     for row, table in rows:
-        yield {**row, "path": os.path.join(start, row["path"]).removeprefix(base)}, table
+        yield {**row, "path": joined(start, row["path"]).removeprefix(base)}, table
 
 
 def _with_tables(
@@ -267,16 +271,50 @@ def _inspect_all(
     inspect: Inspect, videos: Iterable[Video], num_workers: int, timeout_s: float
 ) -> Iterator[tuple[str, Verdict, float | None]]:
     """Yield (path, verdict, the time limit if it was reached) as they come."""
+    urls: dict[str, tuple[str, Held]] = {}  # of files in the cache
+    lost: list[tuple[str, Verdict, None]] = []  # could not be fetched
     outcomes = run_killable(
-        inspect, videos, num_workers=num_workers, timeout_s=timeout_s, limits=READING
+        inspect,
+        _on_this_machine(videos, urls, lost),
+        num_workers=num_workers,
+        timeout_s=timeout_s,
+        limits=READING,
     )
     for (path, _), outcome in outcomes:
         if isinstance(outcome, Verdict):
-            yield path, outcome, None
+            verdict, limit_s = outcome, None
         else:
             size, changed_ns = file_identity(path)
             verdict = Verdict(BAD, failure_reason(outcome), num_bytes=size, mtime_ns=changed_ns)
-            yield path, verdict, getattr(outcome, "timeout_s", None)
+            limit_s = getattr(outcome, "timeout_s", None)
+        url, held = urls.pop(path, (path, None))
+        if held is not None:
+            held.close()
+        yield url, verdict, limit_s
+        while lost:
+            yield lost.pop()
+    yield from lost
+
+
+def _on_this_machine(
+    videos: Iterable[Video],
+    urls: dict[str, tuple[str, Held]],
+    lost: list[tuple[str, Verdict, None]],
+) -> Iterator[Video]:
+    """The videos, with files in the cache in place of URLs, which are noted."""
+    elsewhere: list[Video] = []
+    for video in videos:
+        if is_url(video[0]):
+            elsewhere.append(video)
+        else:
+            yield video
+    for found in fetch_each(elsewhere, lambda video: video[0]) if elsewhere else ():
+        url, table = found.item
+        if found.held is None:
+            lost.append((url, Verdict(BAD, found.reason), None))
+        else:
+            urls[found.held.path] = url, found.held
+            yield found.held.path, table
 
 
 def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> bool:
@@ -288,6 +326,8 @@ def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> b
         found = Verdict.from_entry(entry)
     except ValueError:
         return False
+    if is_url(path):  # which stays what it is, or could not be fetched
+        return found.num_bytes is not None
     same = (found.num_bytes, found.mtime_ns) == file_identity(path)
     return same and entry.get("timeout_s", 0) in (None, timeout_s)
 

@@ -33,6 +33,7 @@ from hpm_video.data.lists.shards import is_shards, list_root, read_shards, shard
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import Images, VideoTree
+from hpm_video.data.remote.urls import check_is_local, is_url
 from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS, Part
 from hpm_video.data.video.source import exists
 from hpm_video.runtime.files import keep_original, writing
@@ -231,6 +232,7 @@ def list_own(
     not fit the classes, a video or part has two labels, no row is of the split, or no video is
     there.
     """
+    check_is_local(file, job="data list")
     _check_output(output, (str(file),))
     file = Path(file)
     start = list_root(file, root)
@@ -287,7 +289,7 @@ def list_own(
         path = as_on_disk(start, row["path"])
         kept: Row = {key: value or None for key, value in row.items() if key}  # no row numbers
         kept |= {"path": path, "label": int(values[code]) if values[code] >= 0 else None}
-        if exists(path):
+        if is_url(path) or exists(path):  # of 100,000 URLs nobody asks whether they are there
             rows.append(kept)
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})

@@ -36,6 +36,7 @@ from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.pack import Packed, Shards
 from hpm_video.data.prepare.transcode_video import TimeReading, Transcode, Work, part_name
 from hpm_video.data.prepare.verdict import BAD, USED, Verdict, file_identity
+from hpm_video.data.remote.urls import check_is_local
 from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.limits import READING, WRITING
 from hpm_video.data.video.part import PART_COLUMNS, Part
@@ -113,6 +114,7 @@ def transcode_manifest(
     if per_shard is not None and per_shard < 1:
         raise ValueError(f"per_shard ({per_shard}) must be at least 1")
     is_whole = part[1] == 1
+    check_is_local(manifest, job="data transcode")
     manifest, output_dir = Path(manifest), Path(output_dir).absolute()
     rows, parts = _rows_and_parts(manifest, has_rate=encoding.fps is not None, cut=cut)
     start = list_root(manifest, root)
@@ -126,6 +128,7 @@ def transcode_manifest(
         replace(_work(row, name, start, output_dir, index=index, shards=shards), part=of_row)
         for row, name, of_row in zip(rows, names, parts, strict=True)
     ]
+    check_is_local(manifest, (work.source for work in works), job="data transcode")
     is_due = [row.get("status", "").strip() in ("", *USED) for row in rows]
     due = {work.target: work for work in compress(works, is_due)}
     new_manifest = output_dir / f"{list_stem(manifest)}.csv"

@@ -7,7 +7,7 @@ process because it knows nothing of the list. `views` has the data set for evalu
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from hpm_video.config import AugmentConfig, DataConfig
 from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.remote.fetching import fetched
 from hpm_video.data.samples.augment import augment
 from hpm_video.data.samples.scores import Tubelet
 from hpm_video.data.video import crops, frame_indices
@@ -97,8 +98,8 @@ def read_item(reader: Reader, requests: Iterator[Request], out: torch.Tensor) ->
     bad: list[tuple[int, str]] = []
     for request in requests:
         try:
-            with reading(request.path):
-                note = reader.read(request, out)
+            with reading(request.path), fetched(request.path) as local:
+                note = reader.read(replace(request, path=local), out)
         except VideoReadError as error:
             bad.append((request.index, error.reason))
         else:

@@ -1,0 +1,225 @@
+"""Videos of URLs on their way into the cache, fetched by processes that may stall without harm.
+
+Processes that decode have no network and cannot write. So a video is fetched before it is asked
+of them, and they are given its file in the cache. All messages and records name the URL.
+"""
+
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Generic, TypeVar
+
+from hpm_video.data.remote.cache import Cache, Held, cache, number
+from hpm_video.data.remote.download import STALLED, Job, Outcome, fetch
+from hpm_video.data.remote.urls import is_url, system_of
+from hpm_video.data.video.frames import NO_SUCH_FILE, VideoReadError
+from hpm_video.data.video.part import split_part
+from hpm_video.runtime.files import printable
+from hpm_video.runtime.workers import KillableWorker, WorkerDied, wait_for_workers
+
+Item = TypeVar("Item")
+
+NOT_FETCHED = "cannot be fetched"  # so begin reasons that may not hold another time
+_ATTEMPTS = 4
+_PAUSE_S = 0.5  # before the second, and twice as long before each further one
+_MOST_HELD = 256  # files at a time, each with an open descriptor
+_ROOM_SHARE = 0.01  # of the cache; when so much has come it is looked at whether it is too much
+_new_bytes: dict[Cache, float] = {}  # that this process fetched since it looked
+
+
+@dataclass
+class _Fetch(Generic[Item]):
+    """A file on its way."""
+
+    job: Job
+    items: list[Item] = field(default_factory=list)  # those who wait for it
+    attempt: int = 1
+
+
+@dataclass(frozen=True)
+class Fetched(Generic[Item]):
+    """What came of an item: the file of its URL, to be closed after use, or why there is none."""
+
+    item: Item
+    held: Held | None
+    reason: str = ""
+
+
+class Fetches(Generic[Item]):
+    """What is being fetched, for a loop that also waits for other workers.
+
+    `add` items, `start` what can be, wait for `workers`, `take` what came of each, `close`.
+    ``own``: a cache instead of the user's. Raises ValueError where the environment sets an
+    impossible value, see `cache`.
+    """
+
+    def __init__(self, own: Cache | None = None) -> None:
+        self._cache = own or cache()
+        self._most = int(max(1, number("FETCH_PROCESSES")))
+        self._timeout_s = number("FETCH_TIMEOUT_S")
+        self._queue: deque[tuple[Item, str]] = deque()
+        self._again: deque[_Fetch[Item]] = deque()
+        self._idle: list[KillableWorker] = []
+        self._busy: dict[KillableWorker, _Fetch[Item]] = {}
+        self._held: list[Held] = []
+
+    def add(self, item: Item, url: str, *, first: bool = False) -> None:
+        """Fetch the file of a URL for an item; ``first``: before those that wait."""
+        (self._queue.appendleft if first else self._queue.append)((item, url))
+
+    @property
+    def workers(self) -> list[KillableWorker]:
+        """Those that are at work."""
+        return list(self._busy)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more than what was added could be fetched now."""
+        return len(self._queue) + len(self._busy) < self._most
+
+    def start(self) -> list[Fetched[Item]]:
+        """Give work to idle processes. Returns what is there already, or can never be."""
+        done: list[Fetched[Item]] = []
+        self._held = [held for held in self._held if held.is_open]
+        while len(self._busy) < self._most and len(self._held) + len(self._busy) < _MOST_HELD:
+            if self._again:
+                done += self._submit(self._again.popleft())
+            elif self._queue:
+                done += self._begin(*self._queue.popleft())
+            else:
+                break
+        return done
+
+    def take(self, worker: KillableWorker) -> list[Fetched[Item]]:
+        """What came from a process that is ready: nothing, where it is tried again."""
+        found = self._busy.pop(worker)
+        self._idle.append(worker)
+        try:
+            return self._came(found, *worker.result())
+        except WorkerDied as error:
+            reason = str(error)
+            if error.exitcode == STALLED:
+                reason = f"no MiB came within HPM_VIDEO_FETCH_TIMEOUT_S ({self._timeout_s:g})"
+            return self._came(found, "failed", reason, 0)
+
+    def close(self) -> None:
+        for worker in (*self._idle, *self._busy):
+            worker.kill()
+
+    def _begin(self, item: Item, url: str) -> list[Fetched[Item]]:
+        place = self._cache.place(url)
+        for found in (*self._busy.values(), *self._again):
+            if found.job.place == place:  # of another part of the video, perhaps
+                found.items.append(item)
+                return []
+        if (held := self._hold(place)) is not None:
+            return [Fetched(item, held)]
+        try:
+            scheme, kind = system_of(url)
+        except ValueError as error:
+            return [Fetched(item, None, str(error))]
+        job = Job(url, scheme, kind, place, self._cache, self._timeout_s, 0, makes_room=False)
+        return self._submit(_Fetch(job, [item]))
+
+    def _submit(self, found: _Fetch[Item]) -> list[Fetched[Item]]:
+        pause_s = _PAUSE_S * 2 ** (found.attempt - 2) if found.attempt > 1 else 0
+        came = _new_bytes.setdefault(self._cache, math.inf)
+        if makes_room := came > _ROOM_SHARE * self._cache.most_bytes:
+            _new_bytes[self._cache] = 0
+        job = replace(found.job, pause_s=pause_s, makes_room=makes_room)
+        if job.scheme == "memory":  # another process would find other files in it
+            return self._came(found, *fetch(job.kind, replace(job, timeout_s=None)))
+        worker = (
+            self._idle.pop()
+            if self._idle
+            else KillableWorker(partial(fetch, job.kind), has_network=True)
+        )
+        self._busy[worker] = found
+        worker.submit(job)
+        return []
+
+    def _came(
+        self, found: _Fetch[Item], outcome: Outcome, reason: str, size: int
+    ) -> list[Fetched[Item]]:
+        _new_bytes[self._cache] += size
+        if outcome == "done":
+            reason = "was deleted from the cache at once"  # where nothing can be held
+            return [Fetched(item, self._hold(found.job.place), reason) for item in found.items]
+        if outcome == "failed" and found.attempt < _ATTEMPTS:
+            text = f"{found.job.url}: attempt {found.attempt} of {_ATTEMPTS} failed: {reason}"
+            sys.stderr.write(f"{printable(text)}\n")
+            found.attempt += 1
+            self._again.append(found)
+            return []
+        if outcome == "missing":
+            reason = NO_SUCH_FILE
+        elif outcome == "failed":
+            reason = f"{NOT_FETCHED}, {_ATTEMPTS} attempts: {reason}"
+        return [Fetched(item, None, reason) for item in found.items]
+
+    def _hold(self, place: str) -> Held | None:
+        if (held := self._cache.hold(place)) is not None:
+            self._held.append(held)
+        return held
+
+
+def split_url(path: str) -> tuple[str, str] | None:
+    """The URL of a video or part and what its name has behind that; None where it is no URL."""
+    if not is_url(path):
+        return None
+    try:
+        url, part = split_part(path)
+    except ValueError:  # no part that could be, as its reader will say
+        return None
+    return url, str(part or "")
+
+
+def fetch_each(
+    items: Iterable[Item], url_of: Callable[[Item], str], *, own: Cache | None = None
+) -> Iterator[Fetched[Item]]:
+    """Yield what came of every item, in the order in which they come; items are taken as they are
+    needed, a few in advance. For ``own`` see `Fetches`."""
+    waiting, fetches = iter(items), Fetches[Item](own)
+    try:
+        while True:
+            while fetches.has_room and (item := next(waiting, None)) is not None:
+                fetches.add(item, url_of(item))
+            done = fetches.start()
+            if not done:
+                if not fetches.workers:
+                    assert fetches.has_room, "too many files are held"
+                    return
+                for worker in wait_for_workers(fetches.workers):
+                    done += fetches.take(worker)
+            yield from done
+    finally:
+        fetches.close()
+
+
+@contextmanager
+def fetched(path: str) -> Iterator[str]:
+    """The path of a video or part on this machine: itself, or what it has in the cache, where it
+    stays meanwhile.
+
+    Raises VideoReadError, which names ``path``: it cannot be fetched, or what is raised meanwhile.
+    """
+    if (split := split_url(path)) is None:
+        yield path
+        return
+    url, part = split
+    (found,) = fetch_each([url], str)
+    if found.held is None:
+        raise VideoReadError(path, found.reason)
+    local = found.held.path + part
+    try:
+        yield local
+    except VideoReadError as error:
+        if error.path not in (local, found.held.path):
+            raise
+        raise VideoReadError(path, error.reason) from error
+    finally:
+        found.held.close()

@@ -1,0 +1,51 @@
+"""Lists of URLs: copies on this machine, with the index and the names of classes beside them.
+
+They are fetched anew each time, as a list may change, and deleted with this process.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hpm_video.data.remote.cache import Cache
+from hpm_video.data.remote.fetching import NOT_FETCHED, fetch_each
+from hpm_video.data.remote.urls import folder_of, name_of
+from hpm_video.data.video.frames import NO_SUCH_FILE
+
+_MOST_BYTES = 2**36  # of a list, or of what lies beside it
+
+
+def copy_list(url: str) -> Path:
+    """A copy of a list. Raises FileNotFoundError or ValueError, which name the URL."""
+    name = name_of(url)
+    beside = [f"{folder_of(url)}/{other}" for other in (f"{name}.index", "classes.txt")]
+    folder = Path(tempfile.mkdtemp(dir=_copies().name))
+    own = Cache(folder, _MOST_BYTES)
+    for found in fetch_each([url, *beside], str, own=own):
+        if found.held is not None:
+            os.replace(found.held.path, folder / name_of(found.item))
+            found.held.close()
+        elif found.item != url and not found.reason.startswith(NOT_FETCHED):
+            continue  # of what is not there, S3 tells those who may not list that they may not read
+        elif found.reason == NO_SUCH_FILE:
+            raise FileNotFoundError(f"{url} does not exist (expected a list of videos)")
+        else:
+            raise ValueError(f"{found.item} {found.reason}")
+    return folder / name
+
+
+def name_urls(text: Any, copies: Iterable[tuple[str, Path]]) -> str:
+    """A message in which copies of lists are called by their URLs."""
+    text = str(text)
+    for url, copy in copies:
+        text = text.replace(str(copy), url)
+        text = text.replace(str(copy.parent), folder_of(url))
+    return text
+
+
+@cache
+def _copies() -> "tempfile.TemporaryDirectory[str]":
+    return tempfile.TemporaryDirectory(prefix="hpm_video_lists_")
