@@ -1,4 +1,4 @@
-"""A step of fine-tuning in which all of a classifier learns, or less: time, memory, parameters."""
+"""Fine-tuning steps that train all of a classifier, or parts of it: time, memory, parameters."""
 
 import statistics
 from collections.abc import Callable
@@ -37,11 +37,11 @@ def bench_finetune(
     device: str,
     precision: Precision = "auto",
 ) -> Report:
-    """Forward, loss, backward, optimizer of 174 classes, clips on the device; ratios are to a step
-    in which all learns.
+    """Time forward, loss, backward and optimizer with 174 classes and clips on the device.
 
-    ``peak_gb``: most bytes in a step, weights and optimizer included: allocations on CUDA, else
-    tensors alive. ``cuda_fixed_gb``, ``cuda_clip_mb``: a model of the same on CUDA, by the clips.
+    Ratios are relative to training all weights. ``peak_gb``: peak memory of a step including
+    weights and optimizer state; allocations on CUDA, live tensors on a CPU. ``cuda_fixed_gb``,
+    ``cuda_clip_mb``: modelled memory on CUDA, fixed and per clip.
     """
     at_least("--rounds", rounds, 1)
     at_least("--batch-size", batch_size, 1)
@@ -119,7 +119,7 @@ def _model(config: FinetuneConfig) -> Classifier | Baseline:
 def _step(
     model: Classifier | Baseline, config: FinetuneConfig, clips: Tensor, world: World
 ) -> Callable[[], object]:
-    """A step of the model, on the world's device, as `hpm_video.train.finetune` does it."""
+    """A step of the model on the world's device, like that of `hpm_video.train.finetune`."""
     called = spread_out(model, world, config.run)
     optimizer = finetune_optimizer(model, config.optim)
     targets = torch.arange(len(clips), device=clips.device) % _CLASSES
@@ -137,7 +137,7 @@ def _step(
 
 
 def _peak(config: FinetuneConfig, clips: Tensor, world: World) -> int:
-    """Most bytes in the second step of a model, when the state of the optimizer is there."""
+    """Peak memory in bytes of a model's second step, when the optimizer state exists."""
 
     def two_steps(after: Callable[[], None] = lambda: None) -> None:
         step = _step(_model(config), config, clips, world)
