@@ -59,8 +59,8 @@ def add_settings(
 
 def settings_help(schema: type[Any]) -> str:
     """The end of a --help: a table of settings."""
-    columns = min(shutil.get_terminal_size(fallback=(100, 24)).columns, 100)
-    return "settings, their defaults and meanings:\n" + settings_table(schema, columns=columns)
+    columns = min(shutil.get_terminal_size().columns, 80)
+    return "settings:\n" + settings_table(schema, columns=columns)
 
 
 CLASSIFIER = (
