@@ -39,7 +39,7 @@ class ToySetConfig:
         0, "toy videos to make for pre-training; 0: the set has lists instead"
     )
     labelled: int = setting(
-        480, "number of these videos that have labels, for fine-tuning and probes"
+        480, "toy videos of pre-training that also get labels, for fine-tuning and probes"
     )
     held_out: int = setting(400, "further toy videos to evaluate on")
     size: int = setting(64, "height and width of a toy video in pixels")
@@ -74,7 +74,7 @@ class FewLabelsConfig:
     count: int = setting(
         1, "number of labelled videos: the first of each class, equally many per class"
     )
-    settings: list[str] = setting([], "further settings of fine-tuning on these videos")
+    settings: list[str] = setting([], "further settings of fine-tuning on few labels")
 
     def __post_init__(self) -> None:
         at_least("few_labels.count", self.count, 1)
