@@ -36,17 +36,25 @@ _ASK_S = 10.0  # interval between queries to SLURM while a log does not grow
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `jobs`."""
     parser.add_argument(
-        "action", nargs="?", choices=_ACTIONS, default="list", help="(default %(default)s)"
+        "action",
+        nargs="?",
+        choices=_ACTIONS,
+        default="list",
+        help="what to do (default %(default)s)",
     )
-    parser.add_argument("ids", nargs="*", metavar="ID", help="of a job, or JOB_TASK of an array")
+    parser.add_argument(
+        "ids", nargs="*", metavar="ID", help="job to act on, or JOB_TASK of an array"
+    )
     parser.add_argument(
         "--root",
         action="append",
         metavar="DIR",
-        help="look for records of submissions below this folder (default: all of this user)",
+        help="folder below which to look for records of submissions (default: all of this user)",
     )
-    parser.add_argument("--all", action="store_true", help="also list what ended long ago")
-    parser.add_argument("--json", action="store_true", help="a list as one object a line")
+    parser.add_argument("--all", action="store_true", help="also list jobs that ended long ago")
+    parser.add_argument(
+        "--json", action="store_true", help="print the list as one JSON object per line"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -206,7 +206,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "what to ask of the cluster",
         "Options override the group slurm of the YAML. sbatch's variables, such as\n"
-        "SBATCH_PARTITION, count where neither says anything.",
+        "SBATCH_PARTITION, apply if neither sets a value.",
     )
     for known in describe_settings(SlurmConfig):
         is_list = known.default == "[]"

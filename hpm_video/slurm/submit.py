@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs=argparse.REMAINDER,
         metavar="JOB ...",
-        help=f"{', '.join(JOBS)}, with its own arguments; data is check or transcode, bench is "
-        "ablation",
+        help=f"job to submit, with its own arguments: {', '.join(JOBS)}; of data only check and "
+        "transcode, of bench only ablation",
     )
 
 
@@ -60,8 +60,8 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         "--cluster",
         choices=("slurm", "local", "debug"),
         default="slurm",
-        help="slurm; local: in the background of this machine; debug: here and now, in one "
-        "process. Both use this Python, without setup and container (default %(default)s)",
+        help="where to run; local: in the background of this machine; debug: here, in one process. "
+        "Both use this Python, without setup and container (default %(default)s)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the script and create nothing"

@@ -95,8 +95,9 @@ def test_the_table_of_settings_fits_its_columns(schema: type, columns: int) -> N
     assert max(map(len, table.splitlines())) <= columns
     text = " ".join(table.split())
     for setting in describe_settings(schema):
-        choices = f" ({' | '.join(setting.choices)})" if setting.choices else ""
-        assert f"{setting.key} {setting.default} {setting.meaning}{choices}" in text
+        choices = f"{' | '.join(setting.choices)}; " if setting.choices else ""
+        values = f"({choices}default {setting.default})"
+        assert f"{setting.key} {setting.meaning} {values}" in text
 
 
 def test_defaults_below_yaml_below_command_line(tmp_path: Path) -> None:
