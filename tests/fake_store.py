@@ -41,6 +41,12 @@ class FakeStore(AbstractFileSystem):
         if _is_among(path, rules, "cut"):
             os.truncate(lpath, 100)
 
+    def cat_file(self, path: str, start: int = 0, end: int | None = None, **_: Any) -> bytes:
+        path = self._strip_protocol(path)
+        rules = self._ask(path, "read")
+        content = Path(path).read_bytes()[start:end]
+        return content[:100] if _is_among(path, rules, "cut") else content
+
     def _ask(self, path: str, what: str) -> dict[str, Any]:
         folder = next(p for p in Path(path).parents if (p / "store.json").exists())
         rules: dict[str, Any] = json.loads((folder / "store.json").read_text())
@@ -76,6 +82,6 @@ def make_store(folder: Path, **rules: Any) -> str:
 
 
 def requests_of(folder: Path) -> list[str]:
-    """What was asked of a store: "info NAME" and "get NAME"."""
+    """What was asked of a store: "info NAME", "get NAME", and "read NAME" for a range."""
     notes = folder / "requests.txt"
     return notes.read_text().splitlines() if notes.exists() else []
