@@ -320,7 +320,7 @@ def _read_files(
             path = joined(start, name)
             if "://" in path and is_url(path):
                 urls.setdefault(path.partition("://")[0], path)
-                if (split := split_tar(path)) is not None:
+                if (split := split_tar(path)) is not None and split[1]:
                     tars.add(split[0])
             elif (tar := tar_of(name)) is not None:
                 tars.add(joined(start, tar))

@@ -134,7 +134,7 @@ def read_shards(
     for tar in tars:
         if (index := _index_of(tar)) is None:
             if not faults.has("shards"):  # it is of one of these
-                faults.add("shards", tar, "has changed, or its index was deleted: run again")
+                raise ValueError(f"{tar} has changed, or its index was deleted: run again")
             continue
         if label == CLASS:
             labels = index.labels()
@@ -149,11 +149,12 @@ def read_shards(
 
 
 def shard_rows(path: str) -> Iterator[dict[str, str]]:
-    """The rows of `read_shards`; raises ValueError for faults, too."""
+    """The rows of `read_shards`, which raises at once, here for faults, too."""
     faults = Faults()
-    for _, row in read_shards(path, faults):
-        yield row
+    rows = (row for _, row in read_shards(path, faults))
+    first = list(itertools.islice(rows, 1))
     faults.check()
+    return itertools.chain(first, rows)
 
 
 def index_tars(tars: Iterable[str], faults: Faults) -> None:

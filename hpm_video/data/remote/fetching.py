@@ -152,7 +152,8 @@ class Fetches(Generic[Item]):
             reason = "was deleted from the cache at once"  # where nothing can be held
             return [Fetched(item, self._hold(found.job.place), reason) for item in found.items]
         if outcome == "failed" and found.attempt < _ATTEMPTS:
-            text = f"{found.job.url}: attempt {found.attempt} of {_ATTEMPTS} failed: {reason}"
+            url = found.job.url.removesuffix("/")
+            text = f"{url}: attempt {found.attempt} of {_ATTEMPTS} failed: {reason}"
             sys.stderr.write(f"{printable(text)}\n")
             found.attempt += 1
             self._again.append(found)

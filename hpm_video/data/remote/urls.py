@@ -48,6 +48,8 @@ def name_of(url: str) -> str:
 
 def split_tar(url: str) -> tuple[str, str] | None:
     """The tar of a URL and the name of a video in it, "" for the tar's index; None for others."""
+    if url.endswith("/"):
+        return url[:-1], ""
     match = IN_TAR.search(without_query(url))
     return None if match is None else (url[: match.end() - 1], url[match.end() :])
 
