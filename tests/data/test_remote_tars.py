@@ -1,14 +1,15 @@
 """Tars by URL: that they are as tars on a disk, what is asked of a server, and what is refused."""
 
-import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import threading
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def _first(path: str) -> int:
         return frame_numbers(open_frames(local, "pyav").read([0]))[0]
 
 
+def _empty_cache() -> None:
+    for path in cache().folder.glob("??"):
+        shutil.rmtree(path)
+
+
 def _firsts(manifest: Manifest) -> list[int]:
     return [_first(manifest.path(index)) for index in range(len(manifest))]
 
@@ -84,10 +90,10 @@ def test_a_pattern_of_urls_is_that_of_files(pattern: str, has_index: bool) -> No
     assert _firsts(read_manifest(url)) == [STEP * number for number in range(NUM)]
     asked = [request for request in requests_of(folder) if request.endswith(".tar")]
     # For the header of the last video or, of such small tars, all; then each video, once
-    assert [r for r in asked if r.startswith("read")] == [
-        *(f"read train-{n:04d}.tar" for n in range(2)),
-        *(f"read train-{number // 3:04d}.tar" for number in range(NUM)),
-    ]
+    reads = [request for request in asked if request.startswith("read")]
+    assert sorted(reads) == sorted(
+        f"read train-{n:04d}.tar" for n in range(2) for _ in range(1 + 3)
+    )
     assert "get" not in {request.split()[0] for request in asked}
 
 
@@ -159,43 +165,28 @@ def test_all_tars_must_be_there(pattern: str) -> None:
         read_manifest("s4://b/a.tar")
 
 
-def test_an_index_beside_a_tar_is_used_only_if_it_is_the_tar_s(pattern: str) -> None:
-    folder = Path(pattern).parent
-    read_manifest(pattern)
-    beside = folder / "train-0000.tar.videos"
-    good, other = beside.read_bytes(), (folder / "train-0001.tar").read_bytes()
-    # Of a tar of the same size with other videos; damaged; of a tar with names elsewhere
-    write_tar(folder / "up.tar", [("xx/a.mp4", b"v" * 5000)])
-    read_manifest(folder / "up.tar")
-    up = bytearray((folder / "up.tar.videos").read_bytes())
-    up[up.index(b"xx/")] = up[up.index(b"x/")] = ord(".")
-    outside = bytes(up[:24]) + (_crc(up[80:])).to_bytes(8, "little") + bytes(up[32:])
-    assert TarIndex(outside).name(0) == "../a.mp4"
-    (folder / "up.tar.videos").write_bytes(outside)
-    assert read_manifest(f"{make_store(folder)}/up.tar").name(0) == "up.tar/xx/a.mp4"
-    tar = folder / "train-0000.tar"
+def test_an_index_beside_a_tar_is_used_only_if_it_is_the_tar_s(tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    url = make_store(folder)
+    video, other = video_bytes(folder, 1), video_bytes(folder, 2)
+    tar, beside = folder / "a.tar", folder / "a.tar.videos"
+    write_tar(tar, [("a.mp4", video), ("b.mp4", other), ("b.cls", b"2")])
     size = tar.stat().st_size
-    content = bytearray(tar.read_bytes())
-    longer = write_tar(folder / "l.tar", [("a.txt", b"a" * 600), ("k.mp4", _of(folder, 7))])
-    content = longer.read_bytes()
-    assert len(content) <= max(size, len(other))
-    tar.write_bytes(content + bytes(size - len(content)))
-    assert size == tar.stat().st_size
-    for index in (good, good[:-3], b""):
-        beside.write_bytes(index)
-        assert _firsts(read_manifest(f"{make_store(folder)}/train-0000.tar")) == [7 * STEP]
-        for path in cache().folder.glob("??/*"):
-            path.unlink()
-
-
-def _crc(data: bytes) -> int:
-    import zlib
-
-    return zlib.crc32(data)
-
-
-def _of(folder: Path, number: int) -> bytes:
-    return video_bytes(folder, number)
+    read_manifest(tar)
+    of_another = beside.read_bytes()
+    write_tar(tar, [("a.txt", b"1" * 600), ("a.mp4", other), ("b.mp4", other)])
+    assert tar.stat().st_size == size  # as tars are of whole blocks
+    beside.unlink()
+    read_manifest(tar)
+    good = beside.read_bytes()
+    strange = bytearray(good.replace(b"a.mp4b.mp4", b"a.mp4/.mp4"))
+    strange[24:32] = zlib.crc32(strange[80:]).to_bytes(8, "little")
+    assert TarIndex(bytes(strange)).name(1) == "/.mp4"
+    for content in (of_another, good[:-3], b"", bytes(strange), good):
+        beside.write_bytes(content)
+        assert _firsts(read_manifest(f"{url}/a.tar")) == [2 * STEP, 2 * STEP]
+        _empty_cache()
 
 
 def test_a_tar_that_changes(pattern: str) -> None:
@@ -218,8 +209,7 @@ def test_failures_and_stalls(
     url = _url(pattern, fails=["train-0000.tar"], times=1)
     manifest = read_manifest(url)
     assert f"{stem}/train-0000.tar: attempt 1 of 4 failed: OSError: 503" in capfd.readouterr().err
-    for path in cache().folder.glob("??/*"):
-        path.unlink()
+    _empty_cache()
     (folder / "requests.txt").unlink()
     assert _firsts(manifest) == [STEP * number for number in range(NUM)]
     said = capfd.readouterr().err
@@ -273,12 +263,8 @@ class _Web(BaseHTTPRequestHandler):
         self.send_header("ETag", '"1"')
         self.end_headers()
         if self.command == "GET":
-            with_pipe = io.BytesIO(content)
-            try:
-                while piece := with_pipe.read(1 << 16):
-                    self.wfile.write(piece)
-            except (BrokenPipeError, ConnectionResetError):
-                self.close_connection = True
+            with suppress(ConnectionError):  # who asked for a range takes no whole file
+                self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
         pass

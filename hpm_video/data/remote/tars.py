@@ -115,8 +115,8 @@ def _beside(read: Read, file: RemoteFile, scratch: str) -> bytes | None:
         return None
     with suppress(ValueError, tarfile.TarError):
         index = TarIndex(data := Path(scratch).read_bytes())
-        names = [index.name(number) for number in range(len(index))]
-        if index.num_bytes != file.size or any(map(is_outside, names)):
+        names = [index.name(number) for number, _ in enumerate(index.labels())]
+        if index.num_bytes != file.size or not names or any(map(is_outside, names)):
             return None
         # Its time of change says nothing here: before the last video there must be its header
         start, size = index.find(names[-1])
