@@ -91,9 +91,7 @@ def test_a_pattern_of_urls_is_that_of_files(pattern: str, has_index: bool) -> No
     asked = [request for request in requests_of(folder) if request.endswith(".tar")]
     # For the header of the last video or, of such small tars, all; then each video, once
     reads = [request for request in asked if request.startswith("read")]
-    assert sorted(reads) == sorted(
-        f"read train-{n:04d}.tar" for n in range(2) for _ in range(1 + 3)
-    )
+    assert sorted(reads) == ["read train-0000.tar"] * (1 + 3) + ["read train-0001.tar"] * (1 + 3)
     assert "get" not in {request.split()[0] for request in asked}
 
 

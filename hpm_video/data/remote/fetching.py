@@ -149,7 +149,7 @@ class Fetches(Generic[Item]):
     ) -> list[Fetched[Item]]:
         _new_bytes[self._cache] += size
         if outcome == "done":
-            reason = "was deleted from the cache at once"  # where nothing can be held
+            reason = "was deleted from the cache at once: HPM_VIDEO_CACHE_GB must be larger"
             return [Fetched(item, self._hold(found.job.place), reason) for item in found.items]
         if outcome == "failed" and found.attempt < _ATTEMPTS:
             url = found.job.url.removesuffix("/")

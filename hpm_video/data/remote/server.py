@@ -83,10 +83,6 @@ class RemoteFile:
             raise OSError(f"{len(data)} bytes came of {end - start}")
         return data
 
-    def stop_timer(self) -> None:
-        """For a while in which this process waits for no server."""
-        restart_timer(None if self.timeout_s is None else 0)
-
     def beside(self, ending: str) -> "RemoteFile":
         """The file whose name is that of this one and an ending."""
         return _asked(self.system, self.path + ending, self.timeout_s)

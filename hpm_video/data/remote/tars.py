@@ -52,10 +52,10 @@ def fetch_from_tar(file: RemoteFile, tar: str, name: str, *, cache: Cache, to: s
     except NoRanges:
         held, came = _whole(file, tar, cache)
     with closing(held), open(held.path, "rb") as local:
-        file.stop_timer()
         file = replace(file, size=os.fstat(local.fileno()).st_size)
 
         def read(start: int, end: int) -> bytes:
+            restart_timer(file.timeout_s)
             return os.pread(local.fileno(), end - start, start)
 
         return came + _fetch(read, file, tar, name, cache=cache, to=to)
@@ -194,7 +194,7 @@ def _turn(file: RemoteFile, url: str, cache: Cache) -> Iterator[None]:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     descriptor = os.open(os.path.join(folder, f".{name}.lock"), flags, 0o600)
     try:
-        file.stop_timer()
+        restart_timer(None if file.timeout_s is None else 0)
         end = time.monotonic() + _LONGEST_WAIT_S
         while not _is_locked(descriptor) and time.monotonic() < end:
             time.sleep(0.05)
