@@ -173,9 +173,9 @@ def _index_of(tar: str) -> TarIndex | None:
 def _fetch_indices(tars: list[str], faults: Faults) -> list[str]:
     """Bring the indices of tars of URLs into the cache. Returns which tars are not there; those
     that cannot be used are faults."""
-    missing: list[str] = []
     if not tars:
-        return missing
+        return []
+    missing = set()
     system_of(tars[0])
     with Progress("tars listed", total=len(tars)) as progress:
         for found in fetch_each(tars, lambda tar: f"{tar}/"):
@@ -183,11 +183,11 @@ def _fetch_indices(tars: list[str], faults: Faults) -> list[str]:
             if found.held is not None:
                 found.held.close()
             elif reason == NO_SUCH_FILE:
-                missing.append(tar)
+                missing.add(tar)
             else:
                 faults.add("shards", tar, reason.removeprefix(f"{tar} "))
             progress.step(bad=found.held is None)
-    return missing
+    return [tar for tar in tars if tar in missing]
 
 
 def shard_note(path: str | Path) -> str | None:
