@@ -20,7 +20,7 @@ _OF_CLIPS = (
     "class_name",
 )
 _OF_TRAINING = ("num_checkpoints",)
-_OF_LISTS = ("root", "num_shown", "batch_size", "num_workers")
+_OF_LISTS = ("root", "no_labels", "num_shown", "batch_size", "num_workers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         lists, "list(s) of videos; the page shows hardest and easiest clips, classes, places"
     )
     options.add_root(lists, "folder where relative paths start (default: the folder of each list)")
+    text = "leave classes out: for lists with several labels per video"
+    lists.add_argument("--no-labels", action="store_true", default=None, help=text)
     numbers = {
         "num_shown": "number of hardest, and of easiest, clips to show (default 12)",
         "batch_size": "clips to process at a time (default 8)",

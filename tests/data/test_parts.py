@@ -385,21 +385,28 @@ def test_check_tells_which_parts_have_no_frame(
 
 
 def test_transcoded_parts(folder: Path, tmp_path: Path) -> None:
-    """Of whole files, where they stay parts, and cut out."""
+    """Of whole files, where they stay parts, and cut out, also into tars."""
     file = tmp_path / "l.csv"
     rows = _checked(folder, file)
     common = ["data", "transcode", str(file), "--short-side", "48", "--num-workers", "2", "-o"]
     assert main([*common, str(tmp_path / "whole")]) == 0
     assert main([*common, str(tmp_path / "cut"), "--cut"]) == 0
+    assert main([*common, str(tmp_path / "packed"), "--cut", "--per-shard", "4"]) == 0
+    assert len(list((tmp_path / "packed").glob("*.tar"))) == -(-len(rows) // 4)
+    assert not list((tmp_path / "packed").rglob("*.mp4"))
     assert len(list((tmp_path / "whole").rglob("*.mp4"))) == 4
-    whole, cut = (read_manifest(tmp_path / kind / "l.csv") for kind in ("whole", "cut"))
-    assert cut.bounds is None and cut.labels.tolist() == whole.labels.tolist()
+    whole, cut, packed = (
+        read_manifest(tmp_path / kind / "l.csv") for kind in ("whole", "cut", "packed")
+    )
+    for manifest in (cut, packed):
+        assert manifest.bounds is None and manifest.labels.tolist() == whole.labels.tolist()
     for place, row in enumerate(rows):
         allowed = expected(Path(row["path"]).name, row["start_s"], row["end_s"])
-        for manifest in (whole, cut):
+        for manifest in (whole, cut, packed):
             video = open_frames(manifest.path(place), table=manifest.table(place))
             assert frame_numbers(video.read(np.arange(video.num_frames))) == sorted(allowed)
     sources = [row["source"] for row in _table(tmp_path / "cut" / "l.csv")]
+    assert sources == [row["source"] for row in _table(tmp_path / "packed" / "l.csv")]
     part = Part(float(rows[1]["start_s"]), float(rows[1]["end_s"]))
     assert sources[1] == f"{rows[1]['path']}{part}"
     # Times between frames are those of the source

@@ -190,3 +190,18 @@ def test_a_list_of_broken_videos_has_no_page(
     assert main([*command, str(tmp_path / "out"), *OPTIONS]) == 1
     assert "none of 1 videos can be read, e.g. " in capsys.readouterr().err
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_videos_of_several_labels(
+    pretrained: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{toy.parent}/{line.split(',')[0]}" for line in toy.read_text().splitlines()[1:4]]
+    texts = ("0|1", "1", "1|2")
+    content = [f"{path},{text}" for path, text in zip(lines, texts, strict=True)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *content]) + "\n")
+    command = ["visualize", str(pretrained), "--manifest", str(tmp_path / "list.csv")]
+    command += ["-o", str(tmp_path / "out"), *OPTIONS]
+    assert main(command) == 2
+    assert "visualize takes --no-labels" in capsys.readouterr().err
+    assert main([*command, "--no-labels"]) == 0
+    assert [row["class"] for row in rows(tmp_path / "out" / "clips.csv")] == [""] * 3

@@ -18,6 +18,10 @@ class Faults:
             places.append(where.rpartition(":")[2])
         self._counts[kind] += 1
 
+    def has(self, kind: str) -> bool:
+        """Whether there is one of a kind."""
+        return kind in self._kinds
+
     def check(self) -> None:
         """Raise ValueError where there are any."""
         if not self._kinds:

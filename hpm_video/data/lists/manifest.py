@@ -30,9 +30,16 @@ from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index
 from hpm_video.data.lists.label_sets import LabelCells, LabelSets
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of
 from hpm_video.data.lists.rows import first_few, read_videos, shown
-from hpm_video.data.lists.shards import index_tars, is_shards, list_root, shard_note, tar_of
+from hpm_video.data.lists.shards import (
+    index_tars,
+    is_shards,
+    list_root,
+    shard_note,
+    shard_rows,
+    tar_of,
+)
 from hpm_video.data.lists.spelling import as_on_disk
-from hpm_video.data.remote.urls import NO_TARS, is_url, joined, system_of
+from hpm_video.data.remote.urls import is_url, joined, split_tar, system_of
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.part import FRAME_COLUMNS, Part, split_part
 from hpm_video.data.video.source import locate
@@ -234,9 +241,6 @@ def read_manifest(
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
         raise ValueError("data.manifest ([]) must name at least one list of videos")
-    for path in given:
-        if is_url(path) and is_shards(path):
-            raise ValueError(f"list ({path}) {NO_TARS}")
     read = partial(
         _read_files,
         roots=[list_root(path, root) for path in given],
@@ -250,7 +254,12 @@ def read_manifest(
         return read(list(map(Path, given)))
     from hpm_video.data.remote.lists import copy_list, name_urls  # noqa: PLC0415 - rarely needed
 
-    files = [copy_list(str(path)) if is_url(path) else Path(path) for path in given]
+    files = [
+        copy_list(path, shard_rows(path) if is_shards(path) else None)
+        if isinstance(path, str) and is_url(path)
+        else Path(path)
+        for path in given
+    ]
     copies = [(str(path), file) for path, file in zip(given, files, strict=True) if is_url(path)]
     try:
         manifest = read(files)
@@ -258,6 +267,7 @@ def read_manifest(
         raise ValueError(name_urls(error, copies)) from error
     where = name_urls(manifest.largest_label_where, copies)
     notes = tuple(name_urls(note, copies) for note in manifest.notes)
+    notes += tuple(filter(None, (shard_note(url) for url, _ in copies)))
     return replace(manifest, largest_label_where=where, notes=notes)
 
 
@@ -310,7 +320,9 @@ def _read_files(
             path = joined(start, name)
             if "://" in path and is_url(path):
                 urls.setdefault(path.partition("://")[0], path)
-            if (tar := tar_of(name)) is not None:
+                if (split := split_tar(path)) is not None and split[1]:
+                    tars.add(split[0])
+            elif (tar := tar_of(name)) is not None:
                 tars.add(joined(start, tar))
             data += name.encode("utf-8", "surrogateescape")
             ends.append(len(data))
@@ -338,11 +350,9 @@ def _read_files(
         notes += filter(None, (columns.unused(), index_fault(file), shard_note(file)))
         names.append(Names(data, ends))
         in_frames.append(of_part == FRAME_COLUMNS)
-    index_tars(filter(os.path.isfile, sorted(tars)), faults)
-    for tar in filter(is_url, sorted(tars)):
-        faults.add("tars", tar, NO_TARS)
     for url in urls.values():
         system_of(url)
+    index_tars((tar for tar in sorted(tars) if is_url(tar) or os.path.isfile(tar)), faults)
     if other_status:
         number, said = other_status.total(), _counted(other_status)
         notes.append(f"{number} videos are left out by their status: {said}")

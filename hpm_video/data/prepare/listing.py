@@ -232,11 +232,11 @@ def list_own(
     not fit the classes, a video or part has two labels, no row is of the split, or no video is
     there.
     """
-    check_is_local(file, job="data list")
+    if not is_shards(file):
+        check_is_local(file, job="data list")
     _check_output(output, (str(file),))
-    file = Path(file)
-    start = list_root(file, root)
-    labels, faults = Labels(_known_classes(classes, file.parent, Path(output).parent)), Faults()
+    start, name = list_root(file, root), Path(file)
+    labels, faults = Labels(_known_classes(classes, name.parent, Path(output).parent)), Faults()
     columns: Columns | None = None
     told = {FRAME_COLUMNS: frames, SECOND_COLUMNS: seconds}
     renamed = {
@@ -249,9 +249,9 @@ def list_own(
     keys: list[tuple[str, Part | None]] = []
     videos = read_videos(file, faults) if label is None else read_shards(file, faults, label)
     for where, given in videos:
-        row = _with_part(given, renamed, file)
+        row = _with_part(given, renamed, name)
         if columns is None:
-            columns, of_part = Columns(file, start, row), part_columns(row, str(file), faults)
+            columns, of_part = Columns(name, start, row), part_columns(row, str(file), faults)
         columns.note(row, where)
         code = labels.add(row["path"], row.get("label", "").strip(), where)
         lines.append((where, code, frame_count(row, where, faults), row))
@@ -264,7 +264,7 @@ def list_own(
     columns.find_faults(faults, chosen=split is not None)
     if columns.has_bare_counts:
         claims = np.array([claim for _, _, claim, _ in lines])
-        check_counts(file, start, [row["path"] for *_, row in lines], claims, faults)
+        check_counts(name, start, [row["path"] for *_, row in lines], claims, faults)
     notes = [note] if (note := shard_note(file)) else []
     if split is not None:
         chosen, num_rows = columns.choose(split), len(lines)
