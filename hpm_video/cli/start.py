@@ -50,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help=text)
     text = "folders are no classes: only pre-train"
     parser.add_argument("--no-labels", dest="labels", action="store_false", help=text)
+    text = (
+        "images are frames, where each folder of numbered ones is a video, or stills, each a video "
+        "of its own"
+    )
+    parser.add_argument("--images", choices=("frames", "stills"), help=text)
     text = "most hours of each training; takes fewer epochs where more would not fit (default 12)"
     parser.add_argument("--hours", type=float, default=12.0, metavar="H", help=text)
     text = "decode all of every video in the check, not only head, tail and places between"
@@ -96,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     with place.gone_after_errors():
         lists, notes = list_own_videos(
             arguments.folder, place.folder, val=arguments.val, root=arguments.root,
-            held_out=arguments.held_out, labels=arguments.labels,
+            held_out=arguments.held_out, labels=arguments.labels, images=arguments.images,
         )  # fmt: skip
     computer, device = _computer(arguments.device)  # or refuse, before videos are decoded
     print(f"checking {sum(len(rows_of(file)) for file in lists.values()):,} videos", flush=True)

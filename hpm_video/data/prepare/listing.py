@@ -169,7 +169,8 @@ def list_folder(
     if folders and loose is not None:
         raise ValueError(
             f"{folder} must hold videos in class folders, or no class folders: "
-            f"{shown(loose)} lies beside {shown(min(folders))}"
+            f"{shown(loose)} lies beside {shown(min(folders))}; --no-labels takes all, without "
+            "labels"
         )
     known = _known_classes(classes, Path(folder), Path(output).parent) if labels else None
     if known is None:

@@ -15,7 +15,7 @@ from hpm_video.data.prepare.listing import (
     splits_of_folder,
     splits_of_list,
 )
-from hpm_video.data.prepare.tree import VideoTree
+from hpm_video.data.prepare.tree import Images, VideoTree
 
 Row = dict[str, str]
 _NO_LABEL = ("", "-1")
@@ -29,6 +29,7 @@ def list_own_videos(
     root: str | None = None,
     held_out: float = 0.2,
     labels: bool = True,
+    images: Images | None = None,
 ) -> tuple[dict[str, Path], list[str]]:
     """Write lists of "train", "val" and "test", as far as there are such videos.
 
@@ -39,6 +40,7 @@ def list_own_videos(
         root: where relative paths of a list start.
         held_out: share of each class to judge on, where nothing else says which videos.
         labels: whether folders are classes.
+        images: what images are, see `VideoTree`.
 
     Returns the lists, and lines to show. Raises as `list_folder` and `list_own` do.
     """
@@ -48,7 +50,7 @@ def list_own_videos(
         """The list of a folder, or of a list's rows of a split; classes are those known by then."""
         known, output = classes if classes.is_file() else None, output_dir / f"{part}.csv"
         if os.path.isdir(what):
-            found = list_folder(what, output, classes=known, labels=labels)
+            found = list_folder(what, output, classes=known, images=images, labels=labels)
         else:
             found = list_own(what, output, root=root, classes=known, split=split)
         notes.extend([found.summary()] if found.num_missing else [])
