@@ -73,7 +73,7 @@ def test_what_depends_on_nothing_is_that_of_the_recipe() -> None:
     from hpm_video.config.recipe import find_named
     from hpm_video.config.settings import config_to_dict, differing_keys, load_config
 
-    videos = _videos(320, frames=16, seconds=(2, 3, 4), fps=5, short_side=112)
+    videos = _videos(300, frames=16, seconds=(2, 3, 4), fps=5, short_side=112)
     there = load_config(PretrainConfig, find_named("pretrain/own_videos_cpu"))
     here = choose_pretraining(videos, CPU).config()
     differing = differing_keys(config_to_dict(there), config_to_dict(here))
