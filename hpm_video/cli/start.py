@@ -7,12 +7,12 @@ some steps, and writes a commented YAML for each job. Writes nothing into the fo
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import os
 import re
 import shlex
 import shutil
-import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -105,7 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     computer, device = _computer(arguments.device)  # or refuse, before videos are decoded
     print(f"checking {sum(len(rows_of(file)) for file in lists.values()):,} videos", flush=True)
-    _check(lists, place, full=arguments.full_check)
+    _check(lists, place, full=arguments.full_check, num_workers=computer.cores)
+    notes += _drop_unreadable(lists)
     videos = _videos_of(lists["train"])
 
     from hpm_video.config.own_data import choose_finetuning, choose_pretraining
@@ -113,14 +114,16 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = [choose_pretraining(videos, computer)]
     _set_places(chosen[0], lists, place, "pretrained", arguments.device)
     if videos.num_classes:
-        chosen.append(choose_finetuning(videos, computer, chosen[0]))
+        lists["labelled"] = _labelled(lists["train"], notes)
+        labelled = _videos_of(lists["labelled"])
+        chosen.append(choose_finetuning(labelled, computer, chosen[0]))
         _set_places(chosen[1], lists, place, "finetuned", arguments.device)
     print("timing some steps", flush=True)
-    _time(chosen, videos, device, most_hours=arguments.hours)
+    _time(chosen, device, most_hours=arguments.hours)
     commands = list(_commands(lists, place, chosen))
     for one in chosen:
         one.config()  # or an error, before anything is written
-        head = _head(one, videos, computer, commands)
+        head = _head(one, computer, commands)
         write_atomically(place.folder / f"{one.job}.yaml", [one.yaml(head)])
     (place.folder / _UNFINISHED).unlink()
     for line in _summary(chosen, videos, lists, notes, place):
@@ -135,7 +138,6 @@ def _new_place(arguments: argparse.Namespace) -> Place:
     """The folder to write into. Raises ValueError where something else lies there."""
     from hpm_video.data.lists.shards import is_shards, list_exists, list_stem
     from hpm_video.runtime.files import make_folder
-    from hpm_video.runtime.reading import read_text
 
     source, output = arguments.folder, arguments.output_dir
     if not (list_exists(source) if is_shards(source) else os.path.lexists(source)):
@@ -148,15 +150,18 @@ def _new_place(arguments: argparse.Namespace) -> Place:
     name = os.path.basename(os.path.abspath(source)) if is_folder else list_stem(source)
     plain = re.sub(r"[^\w.-]+", "_", name).strip("_") or "videos"  # easy to type
     folder = Path(output or f"hpm_{plain}")
+    if not os.path.abspath(folder).isprintable():
+        raise ValueError(f"output_dir ({folder}) must be text: add -o DIR, with another name")
     if is_folder and Path(source).resolve() in (folder.resolve(), *folder.resolve().parents):
         other = os.path.join(os.path.dirname(os.path.abspath(source)), folder.name)
         raise ValueError(
             f"output_dir ({folder}) must lie outside of {source}, which nothing is written to: "
             f"add -o {shlex.quote(os.path.relpath(other))}"
         )
-    marker, said = folder / _UNFINISHED, os.path.abspath(source)
+    marker = folder / _UNFINISHED
+    said = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()
     is_new = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
-    goes_on = marker.is_file() and read_text(marker) == said
+    goes_on = marker.is_file() and marker.read_bytes() == said.encode()
     if not (is_new or goes_on):
         number = 2
         while os.path.lexists(f"{folder}_{number}"):
@@ -187,16 +192,15 @@ def _computer(name: str) -> tuple[Computer, torch.device]:
     return computer_here(device_words(device), gpu_gb=gpu_gb), device
 
 
-def _check(lists: dict[str, Path], place: Place, *, full: bool) -> None:
+def _check(lists: dict[str, Path], place: Place, *, full: bool, num_workers: int) -> None:
     """Decode the videos, and name those that are of no use, which the lists then leave out."""
     from hpm_video.data.lists.classes import read_classes
     from hpm_video.data.prepare.check import check_manifest
     from hpm_video.data.prepare.check_report import make_report, report_page, report_text
     from hpm_video.data.prepare.own_lists import rows_of
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for file in lists.values():
-        check_manifest(file, quick=not full, num_workers=cores or 1)
+        check_manifest(file, quick=not full, num_workers=num_workers)
     file = place.folder / "classes.txt"
     classes = read_classes(file).names if file.is_file() else ()
     report = make_report((row for file in lists.values() for row in rows_of(file)), classes=classes)
@@ -205,29 +209,62 @@ def _check(lists: dict[str, Path], place: Place, *, full: bool) -> None:
     print(report_text(report, page=str(page), figures=False))
 
 
-def _videos_of(train: Path) -> Videos:
-    """What is known of the videos to learn from. Raises ValueError where none can be read."""
-    from hpm_video.config.own_data import Videos
+def _drop_unreadable(lists: dict[str, Path]) -> Iterator[str]:
+    """Lists to judge on of which nothing can be read are none."""
+    for name in [name for name in lists if name != "train"]:
+        if not _readable(lists[name]):
+            yield f"{lists.pop(name)} has no video that can be read: it is not used"
+
+
+def _readable(file: Path) -> list[dict[str, str]]:
     from hpm_video.data.prepare.own_lists import rows_of
     from hpm_video.data.prepare.verdict import USED
 
-    rows = [row for row in rows_of(train) if row.get("status") in USED]
+    return [row for row in rows_of(file) if row.get("status") in USED]
+
+
+def _labelled(train: Path, notes: list[str]) -> Path:
+    """The list to fine-tune on: that of the videos with a label."""
+    from hpm_video.data.lists.manifest import write_manifest
+    from hpm_video.data.prepare.own_lists import label_of
+
+    rows = _readable(train)
+    labelled = [row for row in rows if label_of(row)]
+    if len(labelled) == len(rows):
+        return train
+    notes.append(
+        f"{len(rows) - len(labelled)} videos without a label: pre-training alone uses them"
+    )
+    write_manifest(output := train.with_name("labelled.csv"), labelled)
+    return output
+
+
+def _videos_of(file: Path) -> Videos:
+    """What is known of the videos of a list. Raises ValueError where none can be read."""
+    from hpm_video.config.own_data import Videos
+    from hpm_video.data.prepare.check_report import make_report
+    from hpm_video.data.prepare.own_lists import label_of
+
+    rows = _readable(file)
     if not rows:
-        raise ValueError(f"{train} has no video that can be read: see the reasons above")
-    labels = {row.get("label", "").strip() for row in rows} - {"", "-1"}
-    seconds = [float(row["duration_s"]) for row in rows if row.get("duration_s")]
+        raise ValueError(f"{file} has no video that can be read: see the reasons above")
+    report = make_report(rows)  # which knows how long parts are
+    labels = set(filter(None, map(label_of, rows)))
     rates = sorted(float(row["fps"]) for row in rows if row.get("fps"))
-    is_timed = 2 * len(seconds) > len(rows)
-    quarters = statistics.quantiles([*seconds, *seconds], n=4) if is_timed else []
+    seconds = sorted(report.durations_s.tolist())
+    is_timed = 2 * min(len(seconds), len(rates)) > len(rows)
+    first, middle, third = (
+        seconds[len(seconds) * part // 4] if is_timed else 0 for part in (1, 2, 3)
+    )
     return Videos(
         number=len(rows),
         num_classes=len(labels) if len(labels) > 1 else 0,
-        frames=statistics.median(int(row["num_frames"]) for row in rows),
-        seconds=(quarters[0], quarters[1], quarters[2]) if quarters else None,
+        frames=report.num_frames / len(rows),
+        seconds=(first, middle, third) if is_timed else None,
         fps=rates[len(rates) // 10] if is_timed else None,
-        short_side=int(
-            statistics.median(min(int(row["width"]), int(row["height"])) for row in rows)
-        ),
+        short_side=sorted(min(int(row["width"]), int(row["height"])) for row in rows)[
+            len(rows) // 2
+        ],
     )
 
 
@@ -240,7 +277,8 @@ def _set_places(
     one.change("run.output_dir", place.absolute(folder), why)
     if device != "auto":
         one.change("run.device", device, "as --device says")
-    one.change("data.manifest", [place.absolute("train.csv")], "videos to learn from")
+    learnt = lists["train" if one.job == "pretrain" else "labelled"].name
+    one.change("data.manifest", [place.absolute(learnt)], "videos to learn from")
     if one.job == "finetune":
         if judged := next((lists[name] for name in ("val", "test") if name in lists), None):
             one.change("data.val_manifest", [place.absolute(judged.name)], "videos to judge on")
@@ -249,9 +287,7 @@ def _set_places(
     one.settings |= others
 
 
-def _time(
-    chosen: Sequence[Choices], videos: Videos, device: torch.device, *, most_hours: float
-) -> None:
+def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float) -> None:
     """Time steps of each training for its hours, and take fewer epochs where these are too many."""
     from hpm_video.bench.here import measure_finetuning, measure_here
     from hpm_video.config.own_data import FROM_INIT, fit_hours
@@ -266,7 +302,7 @@ def _time(
         same = [f"{key}={pretraining[key]}" for key in FROM_INIT if key in pretraining.settings]
         rates.append(measure_finetuning(one.config("model.init=null", *same)))
     for one, rate in zip(chosen, rates, strict=True):
-        clips = one.steps(videos.number) * one["optim.total_batch"]
+        clips = one.steps * one["optim.total_batch"]
         compute, read = clips / rate, clips / (here.clips_per_core or math.inf)
         # On a CPU readers take time from the steps
         workers = one["data.num_workers"]
@@ -281,7 +317,8 @@ def _commands(
     """The commands to go on with, and what each does."""
     from hpm_video.data.lists.manifest import read_manifest
 
-    judged = lists.get("test") or lists.get("val") or lists["train"]
+    learnt = lists.get("labelled", lists["train"])
+    judged = lists.get("test") or lists.get("val") or learnt
     manifest = read_manifest([str(judged)], labels=False)
     shown = [manifest.path(index) for index in range(min(_SHOWN_VIDEOS, len(manifest)))]
     pretrained, finetuned = place.inside("pretrained"), place.inside("finetuned")
@@ -289,21 +326,19 @@ def _commands(
     if len(chosen) > 1:
         yield ["finetune", place.inside("finetune.yaml")], "a classifier from it"
         list_ = ["--manifest", place.inside(judged.name)]
-        on = "; of the videos it learnt from" if judged == lists["train"] else ""
+        on = "; of the videos it learnt from" if judged == learnt else ""
         yield ["evaluate", finetuned, *list_], f"accuracy, confusions, a page{on}"
         table = ["-o", place.inside("classes.csv")]
         yield ["predict", finetuned, *shown, *table], "classes of any videos or folders of them"
     yield ["visualize", pretrained, *shown, "-o", place.inside("pictures")], "what it finds hard"
 
 
-def _head(
-    one: Choices, videos: Videos, computer: Computer, commands: Sequence[tuple[list[str], str]]
-) -> list[str]:
+def _head(one: Choices, computer: Computer, commands: Sequence[tuple[list[str], str]]) -> list[str]:
     """The comment at the top of a YAML."""
     job = {"pretrain": "Pre-training on", "finetune": "Fine-tuning on"}[one.job]
     command = next(words for words, _ in commands if words[0] == one.job)
     lines = [
-        f"{job} {videos.number:,} videos, by `hpm-video start` from the recipe {one.recipe} "
+        f"{job} {one.num_videos:,} videos, by `hpm-video start` from the recipe {one.recipe} "
         f"({one.why_recipe}).",
         "",
         f"  {shlex.join(['hpm-video', *command])}",
@@ -342,11 +377,12 @@ def _summary(
         said += f", half of them under {videos.seconds[1]:.1f} s"
     yield f"to learn from: {said}"
     for one in chosen:
+        epochs = one["optim.epochs"]
         name = {"pretrain": "pre-training", "finetune": "fine-tuning"}[one.job]
         yield (
             f"{name}: {place.inside(f'{one.job}.yaml')}, from the recipe {one.recipe} "
-            f"({one.why_recipe}): {one['optim.epochs']:,} epochs, "
-            f"{one.steps(videos.number):,} steps of {one['optim.total_batch']}, {_hours(one.hours)}"
+            f"({one.why_recipe}): {epochs:,} epoch{'' if epochs == 1 else 's'}, "
+            f"{one.steps:,} steps of {one['optim.total_batch']}, {_hours(one.hours)}"
         )
     yield f"hours: {chosen[0].timed}"
     judged = lists.get("test") or lists.get("val")

@@ -74,7 +74,7 @@ class Videos:
 
     number: int
     num_classes: int  # 0 without labels
-    frames: float  # median
+    frames: float  # mean
     seconds: tuple[float, float, float] | None
     fps: float | None
     short_side: int  # median, pixels
@@ -97,6 +97,7 @@ class Choices:
     job: Job
     recipe: str
     why_recipe: str
+    num_videos: int
     settings: dict[str, tuple[Any, str]] = field(default_factory=dict)
     hours: float = 0.0
     timed: str = ""
@@ -115,9 +116,10 @@ class Choices:
             nested.setdefault(group, {})[name] = without_interpolations(value)
         return load_config(_SCHEMAS[self.job], None, more, known=nested)
 
-    def steps(self, number: int) -> int:
-        """Steps of a run with so many videos."""
-        return int(number // self["optim.total_batch"] * self["optim.epochs"])
+    @property
+    def steps(self) -> int:
+        """Steps of a run."""
+        return int(self.num_videos // self["optim.total_batch"] * self["optim.epochs"])
 
     def yaml(self, head: Sequence[str]) -> str:
         """A YAML with the reason above every setting; ``head``: lines of comment at its top."""
@@ -148,7 +150,7 @@ def choose_pretraining(videos: Videos, computer: Computer) -> Choices:
             why += f"; own_videos_base would need {lacks}"
     chosen = _of_recipe("pretrain", recipe, why, videos, computer)
     if videos.frames < chosen["data.num_frames"] > 8:
-        chosen.change("data.num_frames", 8, f"half of the videos have under {videos.frames:.0f}")
+        chosen.change("data.num_frames", 8, f"the videos have {videos.frames:.0f} on average")
     _take_frames(chosen, videos)
     return chosen
 
@@ -185,7 +187,7 @@ def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Comput
     schema = _SCHEMAS[job]
     there = config_to_dict(load_config(schema, find_named(f"{job}/{recipe}")))
     usual = config_to_dict(schema())
-    chosen = Choices(job, recipe, why)
+    chosen = Choices(job, recipe, why, videos.number)
     # What a clip is, and how large the model, is what people change first: stated in any case
     shown = ["model.size", "data.num_frames", "data.crop_size"]
     shown += ["masking.hard_ratio_end"] if job == "pretrain" else []

@@ -10,6 +10,7 @@ import pytest
 from hpm_video.cli.main import main
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.settings import load_config
+from hpm_video.runtime.files import quoted
 
 # Class folders and files, each with what shells, YAML, CSV or argparse could take for their own
 CLASSES = ("Gruß & Küsse", "-dash", "it's #1", 'a "b", c')
@@ -159,6 +160,26 @@ def test_videos_without_labels_are_pre_trained_on(
     out = capsys.readouterr().out
     assert [words[1] for words in _next(out)] == ["pretrain", "visualize"]
     assert not (tmp_path / "-new" / "finetune.yaml").exists()
-    assert "1 epochs" in out
+    assert " 1 epoch, " in out
     pretrain, _ = _next(out)
     assert main([*pretrain[1:], *_QUICK["pretrain"]]) == 0
+
+
+def test_a_list_of_which_some_videos_have_labels(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = [path for path in sorted(folder.rglob("*.*")) if path.suffix.lower() == ".mp4"]
+    readable = [path for path in videos if path.name != "broken.mp4"]
+    rows = [f"{quoted(path)},{'xy'[k % 2] if k < 20 else ''}" for k, path in enumerate(readable)]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    (tmp_path / "bad.csv").write_text(
+        f"path,label\n{quoted(folder / CLASSES[0] / 'broken.mp4')},x\n"
+    )
+    words = ["start", "all.csv", "--val", "bad.csv", "--device", "cpu", "-o", "new"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "12 videos without a label" in out and "val.csv has no video" in out
+    _, finetune, evaluate, *_ = commands = _next(out)
+    assert "--manifest" in evaluate and "new/train.csv" not in evaluate
+    for _, *words in commands[:3]:
+        assert main([*words, *_QUICK[words[0]]]) == 0, words

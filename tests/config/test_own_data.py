@@ -41,16 +41,16 @@ def test_any_number_of_videos_makes_steps(number: int, computer: Computer) -> No
         assert total == config.optim.total_batch <= number
         # Four steps an epoch, so that no large part of the videos is left out of each
         assert number < 8 or number // total >= 4
-        assert 500 <= chosen.steps(number) <= 40_000
+        assert 500 <= chosen.steps <= 40_000
         assert config.optim.warmup < config.optim.epochs
         assert 1 <= config.data.num_workers < computer.cores or computer is CPU
-        assert config.run.log_every <= chosen.steps(number) / 10
+        assert config.run.log_every <= chosen.steps / 10
 
 
 def test_more_videos_mean_more_steps() -> None:
     for computer in (CPU, GPU):
         for job in (0, 1):
-            steps = [_chosen(_videos(n), computer)[job].steps(n) for n in (30, 300, 3000, 30_000)]
+            steps = [_chosen(_videos(n), computer)[job].steps for n in (30, 300, 3000, 30_000)]
             assert steps == sorted(set(steps))
 
 

@@ -18,7 +18,6 @@ from hpm_video.data.prepare.listing import (
 from hpm_video.data.prepare.tree import Images, VideoTree
 
 Row = dict[str, str]
-_NO_LABEL = ("", "-1")
 
 
 def list_own_videos(
@@ -70,7 +69,7 @@ def list_own_videos(
         lists["train"] = listed(source, "train")
     if val is not None:
         lists["val"] = listed(val, "val")
-    names = {row.get("label", "").strip() for row in rows_of(lists["train"])} - {*_NO_LABEL}
+    names = set(filter(None, map(label_of, rows_of(lists["train"]))))
     if not labels or len(names) == 1:
         if labels:
             notes.append("all videos are of one class, which leaves nothing to tell apart")
@@ -104,11 +103,12 @@ def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row
     classes: dict[str, dict[str, bytes]] = {}
     seen: set[str] = set()
     for row in rows:
-        if (path := row["path"]) not in seen:
+        path = row["path"]
+        if path not in seen and (label := label_of(row)):
             seen.add(path)
             name = os.path.relpath(path, start) if os.path.isabs(path) else path
             digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-            classes.setdefault(row.get("label", ""), {})[path] = digest
+            classes.setdefault(label, {})[path] = digest
     held: set[str] = set()
     for digests in classes.values():
         least = 1 if share > 0 and len(digests) > 1 else 0
@@ -121,6 +121,12 @@ def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row
 def rows_of(file: Path) -> list[Row]:
     """The rows of a list."""
     return [row for _, row in read_rows(file)]
+
+
+def label_of(row: Row) -> str:
+    """The label of a row, "" without one."""
+    label = row.get("label", "").strip()
+    return "" if label == "-1" else label
 
 
 def _refuse_tars(folder: str) -> None:
