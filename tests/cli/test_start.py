@@ -179,7 +179,7 @@ def test_a_list_of_which_some_videos_have_labels(
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "12 videos without a label" in out and "val.csv has no video" in out
-    _, finetune, evaluate, *_ = commands = _next(out)
+    _, _, evaluate, *_ = commands = _next(out)
     assert "--manifest" in evaluate and "new/train.csv" not in evaluate
     for _, *words in commands[:3]:
         assert main([*words, *_QUICK[words[0]]]) == 0, words
