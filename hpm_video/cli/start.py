@@ -356,7 +356,9 @@ def _head(one: Choices, computer: Computer, commands: Sequence[tuple[list[str], 
 
 
 def _hours(hours: float) -> str:
-    return f"about {hours:.0f} h" if hours >= 10 else f"about {max(hours, 0.01):.2g} h"
+    if hours < 1:
+        return f"about {max(1, round(60 * hours))} min"
+    return f"about {hours:.1f} h" if hours < 10 else f"about {hours:.0f} h"
 
 
 def _summary(
