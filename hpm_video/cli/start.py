@@ -136,12 +136,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _new_place(arguments: argparse.Namespace) -> Place:
     """The folder to write into. Raises ValueError where something else lies there."""
+    from hpm_video.data.lists.rows import is_video_name
     from hpm_video.data.lists.shards import is_shards, list_exists, list_stem
     from hpm_video.runtime.files import make_folder
 
     source, output = arguments.folder, arguments.output_dir
     if not (list_exists(source) if is_shards(source) else os.path.lexists(source)):
         raise FileNotFoundError(f"{source} does not exist (expected a folder or list of videos)")
+    if is_video_name(source) and os.path.isfile(source):
+        raise ValueError(
+            f"FOLDER ({source}) must be a folder or list of videos, not one: hpm-video start "
+            f"{shlex.quote(os.path.dirname(source) or '.')}"
+        )
     if not 0 <= arguments.held_out < 1:
         raise ValueError(f"--held-out ({arguments.held_out:g}) must be in [0, 1), such as 0.2")
     if not arguments.hours > 0:

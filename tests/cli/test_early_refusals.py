@@ -69,6 +69,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         "data check /no/list.csv": "/no/list.csv does not exist",
         "start /no/folder": "/no/folder does not exist",
         f"start {toy.parent} -o {tmp_path}": "nothing is overwritten: add -o",
+        f"start {next(toy.parent.rglob('*.mp4'))}": "must be a folder or list of videos, not one",
         f"start {tmp_path / 'empty'} -o {tmp_path / 'new'}": "must hold videos",
     }
     for line, (code, said, has_torch) in zip(expected, _refused(list(expected)), strict=True):
