@@ -68,14 +68,14 @@ def bench_finetune(
         "model.freeze=encoder": of(freeze="encoder"),
     }
     clips = torch.rand(batch_size, 3, frames, crop_size, crop_size, device=place)
-    models = {name: _model(config) for name, config in asked.items()}
+    models = {name: classifier_of(config) for name, config in asked.items()}
     learning = {
         name: sum(each.numel() for each in model.parameters() if each.requires_grad)
         for name, model in models.items()
     }
     total = sum(each.numel() for each in models["all"].parameters())
     peaks = {name: _peak(config, clips, alone) for name, config in asked.items()}
-    steps = {name: _step(models[name], config, clips, alone) for name, config in asked.items()}
+    steps = {name: step_of(models[name], config, clips, alone) for name, config in asked.items()}
     times = round_seconds(steps, rounds=rounds, warmup=2, device=place)
     rows: list[dict[str, Cell]] = []
     for name, config in asked.items():
@@ -109,14 +109,15 @@ def _depth(config: FinetuneConfig) -> int:
     return len(model.encoder.blocks)
 
 
-def _model(config: FinetuneConfig) -> Classifier | Baseline:
+def classifier_of(config: FinetuneConfig) -> Classifier | Baseline:
+    """A classifier of 174 classes with fresh weights, on the CPU or the device of a context."""
     torch.manual_seed(0)
     model = build(config, num_classes=_CLASSES)
     train_less(model, config.model)
     return model.train()
 
 
-def _step(
+def step_of(
     model: Classifier | Baseline, config: FinetuneConfig, clips: Tensor, world: World
 ) -> Callable[[], object]:
     """A step of the model on the world's device, like that of `hpm_video.train.finetune`."""
@@ -140,7 +141,7 @@ def _peak(config: FinetuneConfig, clips: Tensor, world: World) -> int:
     """Peak memory in bytes of a model's second step, when the optimizer state exists."""
 
     def two_steps(after: Callable[[], None] = lambda: None) -> None:
-        step = _step(_model(config), config, clips, world)
+        step = step_of(classifier_of(config), config, clips, world)
         step()
         after()
         step()

@@ -6,9 +6,11 @@ from itertools import islice
 
 import torch
 
+from hpm_video.bench.finetune import classifier_of, step_of
 from hpm_video.bench.steps import micro_batches_of, random_frames, step_on
 from hpm_video.bench.timing import median_seconds
-from hpm_video.config import PretrainConfig
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, pick_device
 from hpm_video.runtime.machine import device_words
 
@@ -35,10 +37,13 @@ def devices_here(config: PretrainConfig) -> tuple[torch.device, int, str]:
     return device, count, device_words(device)
 
 
-def measure_here(config: PretrainConfig) -> Here:
-    """Time steps with a small batch on one device, and reading some clips in one process."""
+def measure_here(config: PretrainConfig, *, most_clips: int | None = None) -> Here:
+    """Time steps with a small batch on one device, and reading some clips in one process.
+
+    ``most_clips``: the largest batch; by default one that is quick with any model.
+    """
     device, count, words = devices_here(config)
-    data, most = config.data, _MOST_CLIPS[device.type]
+    data, most = config.data, most_clips or _MOST_CLIPS[device.type]
     size = most if isinstance(data.batch_size, str) else min(data.batch_size, most)
     data = replace(data, batch_size=size, repeats=1, windows=1)
     optim = replace(config.optim, accumulation=1, total_batch=None)
@@ -47,6 +52,20 @@ def measure_here(config: PretrainConfig) -> Here:
     seconds = median_seconds({"step": step}, rounds=_ROUNDS, device=device)["step"]
     said = f"measured here, {words}, {_ROUNDS} steps of {size} clips"
     return Here(count, size / seconds, _read_rate(config), said)
+
+
+def measure_finetuning(config: FinetuneConfig) -> float:
+    """Clips a second of one device in steps of fine-tuning, without reading them."""
+    device = pick_device(config.run.device, setting="run.device")
+    alone = World(0, 1, device)
+    precision, _ = choose_precision(config.run.precision, alone)
+    config = replace(config, run=replace(config.run, precision=precision))
+    data = config.data
+    shape = (data.videos_at_once, 3, data.num_frames, data.crop_size, data.crop_size)
+    with torch.device(device):
+        step = step_of(classifier_of(config), config, torch.rand(shape), alone)
+    seconds = median_seconds({"step": step}, rounds=_ROUNDS, device=device)["step"]
+    return data.videos_at_once / seconds
 
 
 def _read_rate(config: PretrainConfig) -> float | None:

@@ -57,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "is a video (default: frames, if at least half of the numbers are present)"
     )
     parser.add_argument("--images", choices=get_args(Images), help=text)
+    text = "the folders in --folder are not classes: list videos without labels"
+    parser.add_argument("--no-labels", dest="labels", action="store_false", help=text)
     text = "file of class names in the order of their numbers, one per line"
     parser.add_argument("--classes", metavar="FILE", help=text)
 
@@ -65,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     official = next((name for name in DATA_SETS if getattr(arguments, name) is not None), None)
     if arguments.images is not None and arguments.folder is None:
         raise ValueError(f"--images ({arguments.images}) must be used with --folder only")
+    if not arguments.labels and arguments.folder is None:
+        raise ValueError("--no-labels must be used with --folder only")
     of_lists = ("root", "seconds", "frames")  # alone; split is of both
     for option in ("split", "fold", "annotations", *of_lists):
         of_list = option in ("split", *of_lists) and arguments.list is not None
@@ -100,7 +104,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     else:
         listed = listing.list_folder(
-            arguments.folder, output, classes=classes, images=arguments.images
+            arguments.folder,
+            output,
+            classes=classes,
+            images=arguments.images,
+            labels=arguments.labels,
         )
     print(listed.summary())
     for note in listed.notes:

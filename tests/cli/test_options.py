@@ -45,7 +45,7 @@ def test_the_same_thing_has_the_same_option(job: str) -> None:
         assert ("--manifest" in known) == takes_videos, parser.prog
         runs_a_model = job in (
             "pretrain", "finetune", "evaluate", "predict", "probe", "features", "visualize",
-            "demo",
+            "demo", "start",
         )  # fmt: skip
         assert ("--device" in known) == runs_a_model, parser.prog
 

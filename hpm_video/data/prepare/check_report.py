@@ -135,8 +135,9 @@ def _extent(row: Mapping[str, str], part: Part | None) -> tuple[int, float | Non
     return round(frames * share), None if seconds is None else seconds * share
 
 
-def report_text(report: Report, *, page: str) -> str:
-    """The figures as lines of text, for a terminal; `page`: where more are named."""
+def report_text(report: Report, *, page: str, figures: bool = True) -> str:
+    """The figures as lines of text, for a terminal; `page`: where more are named. ``figures``:
+    durations, sizes and classes too, not only what is wrong with which videos."""
     lines = [_headline(report)]
     for title, section in _sections(report):
         lines.append(f"{title.lower()}:")
@@ -152,7 +153,7 @@ def report_text(report: Report, *, page: str) -> str:
             lines.append("what to do:")
             lines += [f"  {printable(kind)}: {printable(remedy)}" for kind, remedy in advice]
     lines += [f"left out: {n} with status {printable(w)!r}" for w, n in report.left_out.items()]
-    if not report.sizes:
+    if not (report.sizes and figures):
         return "\n".join(lines)
     if len(report.durations_s):
         counts, edges = _histogram(report.durations_s)

@@ -139,12 +139,13 @@ def list_folder(
     *,
     classes: str | Path | None = None,
     images: Images | None = None,
+    labels: bool = True,
 ) -> Listed:
     """List a folder that has a folder of videos per class, or videos only (without labels then).
 
     Classes are numbered by `classes`, else the `classes.txt` in the folder, else that beside the
     manifest, else in the order of their names (whole numbers in the order of their values).
-    ``images``: what images are, see `VideoTree`.
+    ``images``: what images are, see `VideoTree`. ``labels``: whether folders are classes at all.
 
     Raises FileNotFoundError: the folder does not exist; ValueError: it has no videos, videos beside
     class folders, folders of splits, or of classes that are not among the known ones.
@@ -153,7 +154,7 @@ def list_folder(
     _check_output(output, ())
     paths = [*tree.videos, *tree.dangling]
     parts = [os.path.relpath(path, folder).split(os.sep) for path in paths]
-    folders = {part[0] for part in parts if len(part) > 1}
+    folders = {part[0] for part in parts if len(part) > 1 and labels}
     if not parts:
         tar = next(filter(is_shards, sorted(os.listdir(folder))), None)
         hint = f"; of its tars, --manifest {shlex.quote(os.path.join(folder, tar))}" if tar else ""
@@ -168,9 +169,10 @@ def list_folder(
     if folders and loose is not None:
         raise ValueError(
             f"{folder} must hold videos in class folders, or no class folders: "
-            f"{shown(loose)} lies beside {shown(min(folders))}"
+            f"{shown(loose)} lies beside {shown(min(folders))}; --no-labels takes all, without "
+            "labels"
         )
-    known = _known_classes(classes, Path(folder), Path(output).parent)
+    known = _known_classes(classes, Path(folder), Path(output).parent) if labels else None
     if known is None:
         are_numbers = all(INTEGER.fullmatch(name) for name in folders)
         order = sorted(sorted(folders), key=int if are_numbers else str)
@@ -301,6 +303,35 @@ def list_own(
     return _write_list(
         output, rows, missing, classes=names or (), source=source, notes=notes, say_of_labels=True
     )
+
+
+def splits_of_folder(folder: str | Path) -> dict[str, str]:
+    """The folders of the parts of a data set, by the names of `SPLITS`, where there are no other
+    folders."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+    found = {split: name for name in sorted(names) for split in SPLITS if _is_named(name, split)}
+    is_all = len(found) == len(names) and "train" in found
+    return {split: os.path.join(folder, name) for split, name in found.items()} if is_all else {}
+
+
+def splits_of_list(file: str | Path, *, root: str | Path | None = None) -> list[str]:
+    """Which of `SPLITS` the rows of a list say that they belong to; none without "train"."""
+    columns: Columns | None = None
+    for where, row in read_videos(file):
+        if columns is None:
+            columns = Columns(Path(file), list_root(file, root), row)
+        columns.note(row, where)
+    found = []
+    for split in SPLITS:
+        with suppress(ValueError):
+            if columns is not None and columns.choose(split):
+                found.append(split)
+    return found if "train" in found else []
+
+
+def _is_named(name: str, split: str) -> bool:
+    return name.lower() in SPLITS[split]
 
 
 def _with_part(row: dict[str, str], renamed: Mapping[str, str], file: Path) -> dict[str, str]:
