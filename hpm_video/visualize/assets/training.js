@@ -148,6 +148,7 @@ class Clip {
       const item = document.createElement("li");
       const button = document.createElement("button");
       button.type = "button";
+      button.className = "link";
       const share = Number((100 * left[tube]).toPrecision(2));
       button.textContent = `row ${row}, column ${column}: ${share} %`;
       button.addEventListener("click", () => this.choose(row, column));
