@@ -17,31 +17,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+from hpm_video.cli.demo import write_page
+from hpm_video.cli.main import main as hpm_video
+from hpm_video.data.prepare.toy import write_toy_videos
+from hpm_video.visualize import visualize
+
+_AsWritten = argparse.RawDescriptionHelpFormatter
 LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (1400, 400)]
 _MOST_PIXELS = 3000  # height of a picture
-_TINY = [
-    "run.device=cpu",
-    "run.precision=float32",
-    "run.picture_every=0",
-    "data.num_frames=4",
-    "data.frame_stride=1",
-    "data.crop_size=32",
-    "data.batch_size=4",
-    "data.num_workers=0",
-    "model.width=32",
-    "model.depth=2",
-    "model.heads=2",
-    "model.patch_size=8",
+# Settings of tiny runs: of both kinds, and of pre-training
+_TINY = (
+    *("run.device=cpu", "run.precision=float32", "data.num_frames=4", "data.frame_stride=1"),
+    *("data.crop_size=32", "data.batch_size=4", "data.num_workers=0", "model.width=32"),
+    *("model.depth=2", "model.heads=2", "model.patch_size=8", "optim.warmup_epochs=0"),
     "optim.epochs=2",
-    "optim.warmup_epochs=0",
-]
-_DECODER = [
-    "model.decoder_width=32",
-    "model.decoder_heads=2",
-    "model.decoder_depth=1",
-    "model.predictor_depth=1",
-    "masking.hard_ratio_end=1.0",
-]
+)
+_PRETRAIN = (
+    *("run.picture_every=0", "model.decoder_width=32", "model.decoder_heads=2"),
+    *("model.decoder_depth=1", "model.predictor_depth=1", "masking.hard_ratio_end=1.0"),
+)
 _SERIOUS = """const done = arguments[0];
 axe.run().then((found) => done(found.violations
   .filter((one) => ["serious", "critical"].includes(one.impact))
@@ -50,13 +47,9 @@ axe.run().then((found) => done(found.violations
 
 def make_pages(folder: Path) -> Iterator[Path]:
     """One page of each kind, from tiny runs on toy videos."""
-    from hpm_video.cli.demo import write_page
-    from hpm_video.cli.main import main
-    from hpm_video.data.prepare.toy import write_toy_videos
-    from hpm_video.visualize import visualize
 
     def run(*words: object) -> None:
-        if main([str(word) for word in words]) not in (0, 1):  # 1: a video is unreadable
+        if hpm_video([str(word) for word in words]) not in (0, 1):  # 1: a video is unreadable
             raise SystemExit(f"failed: {' '.join(map(str, words))}")
 
     listed = write_toy_videos(folder / "toy", num_videos=24, size=32, num_frames=12)
@@ -65,15 +58,14 @@ def make_pages(folder: Path) -> Iterator[Path]:
     videos = [str(listed.parent / row["path"]) for row in rows[:3]]
     (folder / "toy" / "broken.mp4").write_bytes(Path(videos[0]).read_bytes()[:300])
     odd = folder / "toy" / "several.csv"
-    odd.write_text("".join([
-        "path,label\n", *(f"{row['path']},{row['label']};{k % 8}\n" for k, row in enumerate(rows)),
-        "broken.mp4,1\n",
-    ]))  # fmt: skip
+    pairs = [(row["path"], int(row["label"])) for row in rows]
+    lines_of = [f"{path},{label};{(label + 1) % 8}\n" for path, label in pairs]
+    odd.write_text("".join(["path,label\n", *lines_of, "broken.mp4,1\n"]))
     empty = folder / "empty.yaml"
     empty.write_text("{}\n")
-    pre, tune = ("pretrain", empty, *_TINY, *_DECODER), ("finetune", empty, *_TINY)
+    pre, tune = ("pretrain", empty, *_TINY, *_PRETRAIN), ("finetune", empty, *_TINY)
     plain = ("loss.prediction=none", "masking.hard_ratio_end=0")
-    several = f"data.manifest={odd}", "data.labels.several=true"
+    several = f"data.manifest={odd}", "data.labels.separator=;"
     for name, words in {
         "mined": (*pre, f"data.manifest={listed}"),
         "plain": (*pre, f"data.manifest={listed}", *plain),
@@ -134,16 +126,11 @@ def look(browser: Any, page: Path, out: Path, axe: str | None) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_AsWritten)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder for pictures")
     parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="pages to look at")
     parser.add_argument("--axe", type=Path, help="file axe.min.js of axe-core")
-    arguments = parser.parse_args()
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
+    arguments = parser.parse_intermixed_args()
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         parser.error("needs Debian's packages: apt-get install chromium chromium-driver")

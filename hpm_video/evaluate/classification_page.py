@@ -251,7 +251,7 @@ def _class(result: Evaluation, found: ClassResult) -> dict[str, object]:
         "says": f"{found.right:,} of {found.videos:,} videos right"
         + f"; most often called {confused}" * bool(confused),
         "videos": found.videos,
-        "unreadable": found.unreadable or "",
+        "unreadable": found.unreadable,
         "confused": confused,
     }
 

@@ -208,7 +208,7 @@ def _tiles(
     most, of = curves_of(along)[0], len(along.scores)
     share = float(along.called.sum(axis=0)[most]) / of
     return [
-        ("most windows", loaded.classes[most], f"{share:.0%} of all"),
+        ("class of most windows", loaded.classes[most], f"{share:.0%} of all"),
         ("events", f"{len(events):,}", "in a row with one top class"),
         ("windows", f"{of:,}", f"over {duration_s:.1f} s"),
     ]

@@ -70,7 +70,7 @@ def visualize_list(
         raise none_readable([(manifest.path(index), reason) for index, reason in found.bad])
     numbers = clip_numbers(found)
     names = str(checkpoint), ", ".join(map(str, manifests))
-    text = dataset_page(pretrained, found, numbers, asking, *names)
+    text = dataset_page(pretrained, found, numbers, asking, names)
     for name, rows in _tables(found, numbers).items():
         files.write_csv(folder / name, TABLES[name], rows)
     files.write_atomically(folder / PAGE, [text])

@@ -36,10 +36,10 @@ def dataset_page(
     found: Hardness,
     numbers: ClipNumbers,
     asking: Asking,
-    checkpoint: str,
-    manifests: str,
+    names: tuple[str, str],
 ) -> str:
-    """The HTML page; it needs no other file."""
+    """The HTML page, which needs no other file; ``names`` of the checkpoint and of the lists."""
+    checkpoint, manifests = names
     order = found.hardest_first()
     num_ends = min(asking.num_shown, (len(order) + 1) // 2)  # none is among both
     both = found.losses

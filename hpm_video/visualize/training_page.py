@@ -67,7 +67,8 @@ def _clip_plots(history: History, place: int) -> Iterator[Plot | None]:
 
 
 def _known(history: History) -> list[tuple[str, int | None, list[float]]]:
-    """Of every clip the moment from which Spearman is near its best, and Spearman of all moments; nothing without a predictor."""
+    """Of every clip the moment from which Spearman is near its best, and Spearman of all moments;
+    nothing without a predictor."""
     spearman = [moment.spearman for moment in history.moments if moment.spearman is not None]
     if len(spearman) < len(history.moments):
         return []

@@ -198,6 +198,7 @@ def report_page(report: Report, *, title: str) -> str:
                 "kinds": [(count, kind) for kind, count in section.kinds.items()],
                 "advice": _advice(section),
                 "first": section.first,
+                "is_counted": len(section.kinds) < section.num_videos,
                 "more": section.num_videos - len(section.first),
             }
             for title, section in _sections(report)
@@ -212,12 +213,12 @@ def _verdict(report: Report) -> tuple[str, str]:
     if not report.bad.num_videos and not report.damaged.num_videos:
         return "good", f"All {report.num_ok:,} videos decode completely."
     words = []
-    for named, what in ((report.bad, "bad and left out"), (report.damaged, "damaged, but used")):
+    for named, what in ((report.bad, "bad and left out of training"), (report.damaged, "damaged, but used")):
         if named.num_videos:
             names = [short(path) for path, _ in named.first[:_MAX_HEADLINE]]
             if more := named.num_videos - len(names):
                 names.append(f"{more:,} more")
-            words.append(f"{named.num_videos:,} of {report.num_videos:,} {what}: ")
+            words.append(f"{named.num_videos:,} of {report.num_videos:,} videos are {what}: ")
             words[-1] += ", ".join(names) + "."
     return "poor" if report.bad.num_videos else "fair", " ".join(words)
 
@@ -234,8 +235,9 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
         low, middle, high = np.quantile(report.durations_s, [0, 0.5, 1])
         spread = f"from {low:.1f} to {high:.1f} s"
         tiles += [("median length", f"{middle:.1f} s", spread)]
-        hours = report.durations_s.sum() / 3600
-        tiles += [("total", f"{hours:.3g} h", f"{report.num_bytes / 1e9:.3g} GB")]
+        minutes, size = report.durations_s.sum() / 60, report.num_bytes / 1e6
+        total = f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:,.1f} h"
+        tiles += [("total", total, f"{size:.1f} MB" if size < 1000 else f"{size / 1000:,.1f} GB")]
     return tiles
 
 
