@@ -87,11 +87,11 @@ def worst(result: Evaluation, most: int) -> list[int]:
     return [int(index) for index in wrong[np.argsort(-sure, kind="stable")][:most]]
 
 
-def clips_of(result: Evaluation, label: int, *, right: bool) -> list[int]:
+def clips_of(result: Evaluation, of: ClassResult, *, right: bool) -> list[int]:
     """The videos of a class that are right, or wrong, with the highest scores; a few."""
     predicted = result.predicted
     is_right = predicted == result.labels
-    mine = np.flatnonzero((result.labels == label) & (predicted >= 0) & (is_right == right))
+    mine = np.flatnonzero((result.labels == of.label) & (predicted >= 0) & (is_right == right))
     sure = result.scores[mine, predicted[mine]]
     return [int(index) for index in mine[np.argsort(-sure, kind="stable")][:_NUM_CLIPS]]
 
@@ -104,7 +104,8 @@ def ends(results: list[ClassResult]) -> tuple[list[ClassResult], list[ClassResul
     return worst, best
 
 
-def _worst_first(results: list[ClassResult]) -> list[ClassResult]:
+def worst_first(results: list[ClassResult]) -> list[ClassResult]:
+    """Classes by accuracy, of equals the larger first; those without videos are the last."""
     return sorted(results, key=lambda r: (r.accuracy is None, r.accuracy, -r.videos))
 
 
@@ -133,9 +134,9 @@ def write_evaluation(
         shown = worst_videos(result, MAX_WORST)
     else:
         _write_tables(result, folder)
-        low, high = ends(_worst_first(class_results(result.confusion())))
-        of_classes = [clips_of(result, r.label, right=False) for r in low]
-        of_classes += [clips_of(result, r.label, right=True) for r in high]
+        low, high = ends(worst_first(class_results(result.confusion())))
+        of_classes = [clips_of(result, r, right=False) for r in low]
+        of_classes += [clips_of(result, r, right=True) for r in high]
         shown = list(dict.fromkeys([*worst(result, MAX_WORST), *chain(*of_classes)]))
     read = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s)
     strips: dict[int, bytes | str] = {}
@@ -171,7 +172,7 @@ def _write_tables(result: Evaluation, folder: Path) -> None:
 def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> str:
     """The page; `strips`: video -> `frame_strip`, or in words why there is none."""
     named, confusion = result.class_name, result.confusion()
-    per_class = _worst_first(class_results(confusion))
+    per_class = worst_first(class_results(confusion))
     is_large = len(confusion) > MAX_CELLS
     counts = confusion if confusion[:, -1].any() else confusion[:, :-1]
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
@@ -202,8 +203,8 @@ def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> st
         ends=[
             (title, [_class(result, r) | {"clips": clips(of(r))} for r in found])
             for title, found, of in (
-                ("Worst classes", low, lambda r: clips_of(result, r.label, right=False)),
-                ("Best classes", high, lambda r: clips_of(result, r.label, right=True)),
+                ("Worst classes", low, lambda r: clips_of(result, r, right=False)),
+                ("Best classes", high, lambda r: clips_of(result, r, right=True)),
             )
         ],
         worst=clips(worst(result, MAX_WORST)),

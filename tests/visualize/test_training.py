@@ -142,7 +142,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     said = capsys.readouterr().err
     assert "left out: step_00000008.pt: weights (" in said and "unreadable: " in said
     text = (out / "training.html").read_text()
-    assert "step_00000008.pt: weights (" in text and "&lt;b&gt;.mp4: is not a video" in text
+    assert "step_00000008.pt</span>: weights (" in text
+    assert "&lt;b&gt;.mp4</span>: is not a video" in text
     assert "Hard ratio" in text and 'data-last="10"' in text
     assert data_of(out / "training.html")["steps"] == [0, 1, 5, 12]
     os.remove(run / "metrics.jsonl")

@@ -213,7 +213,10 @@ def _verdict(report: Report) -> tuple[str, str]:
     if not report.bad.num_videos and not report.damaged.num_videos:
         return "good", f"All {report.num_ok:,} videos decode completely."
     words = []
-    for named, what in ((report.bad, "bad and left out of training"), (report.damaged, "damaged, but used")):
+    for named, what in (
+        (report.bad, "bad and left out of training"),
+        (report.damaged, "damaged, but used"),
+    ):
         if named.num_videos:
             names = [short(path) for path, _ in named.first[:_MAX_HEADLINE]]
             if more := named.num_videos - len(names):
