@@ -56,7 +56,10 @@ def worst_videos(result: SeveralLabels, most: int) -> list[int]:
 def several_labels_page(result: SeveralLabels, strips: Mapping[int, bytes | str]) -> str:
     """The page; ``strips``: video -> a strip of frames, or in words why there is none."""
     rows = [
-        (str(row[3]), row[2], result.class_name(label), *row[4:])
+        (
+            *(str(row[3]), row[2], result.class_name(label), *row[4:7]),
+            *(_figure(result.thresholds[label]), row[8]),
+        )
         for label, row in enumerate(class_rows(result))
     ]
     return page(

@@ -122,7 +122,7 @@ def _cards(found: Hardness, numbers: ClipNumbers, rows: Iterable[int]) -> list[d
         {
             "name": found.manifest.name(index),
             "class_name": found.titled(int(found.labels[row])),
-            "facts": [f"{word} {c[row]:.3g}" for word, c in words.items() if c is not None],
+            "facts": [f"{word} {c[row]:.3f}" for word, c in words.items() if c is not None],
             "strips": list(_strips(found.shown[index], found.manifest.name(index))),
         }
         for row in rows

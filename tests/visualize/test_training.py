@@ -152,6 +152,14 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     assert data_of(out / "training.html")["steps"] == [0, 12]
 
 
+def test_curves_of_a_run_whose_checkpoints_lie_in_its_history(
+    pretrained: Path, videos: list[str], tmp_path: Path
+) -> None:
+    assert list(pretrained.glob("checkpoints/history/step_*.pt"))
+    visualize_training(pretrained, videos[:1], tmp_path, num_masks=1, device="cpu")
+    assert "From metrics.jsonl" in (tmp_path / "training.html").read_text()
+
+
 def test_too_few_checkpoints_are_called_so(
     pretrained: Path, videos: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
