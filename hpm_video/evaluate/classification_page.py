@@ -99,8 +99,9 @@ def clips_of(result: Evaluation, of: ClassResult, *, right: bool) -> list[int]:
 def ends(results: list[ClassResult]) -> tuple[list[ClassResult], list[ClassResult]]:
     """Of classes in order, the worst that have a wrong video and the best that have a right one;
     none is both."""
-    worst = [r for r in results if r.videos > r.right + r.unreadable][:_NUM_ENDS]
-    best = [r for r in reversed(results) if r.right and r not in worst][:_NUM_ENDS]
+    most = min(_NUM_ENDS, (len(results) + 1) // 2)
+    worst = [r for r in results if r.videos > r.right + r.unreadable][:most]
+    best = [r for r in reversed(results) if r.right and r not in worst][:most]
     return worst, best
 
 
