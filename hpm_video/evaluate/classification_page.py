@@ -110,6 +110,15 @@ def worst_first(results: list[ClassResult]) -> list[ClassResult]:
     return sorted(results, key=lambda r: (r.accuracy is None, r.accuracy, -r.videos))
 
 
+def _shown_classes(result: Evaluation) -> dict[str, list[tuple[ClassResult, list[int]]]]:
+    """The classes at either end and their videos to look at, by heading."""
+    low, high = ends(worst_first(class_results(result.confusion())))
+    return {
+        "Worst classes": [(r, clips_of(result, r, right=False)) for r in low],
+        "Best classes": [(r, clips_of(result, r, right=True)) for r in high],
+    }
+
+
 def most_confused(confusion: npt.NDArray[np.int64], most: int) -> list[int]:
     """The classes of the most frequent confusions, in their order."""
     found: set[int] = set()
@@ -135,10 +144,8 @@ def write_evaluation(
         shown = worst_videos(result, MAX_WORST)
     else:
         _write_tables(result, folder)
-        low, high = ends(worst_first(class_results(result.confusion())))
-        of_classes = [clips_of(result, r, right=False) for r in low]
-        of_classes += [clips_of(result, r, right=True) for r in high]
-        shown = list(dict.fromkeys([*worst(result, MAX_WORST), *chain(*of_classes)]))
+        of_classes = [clips for found in _shown_classes(result).values() for _, clips in found]
+        shown = list(dict.fromkeys(chain(worst(result, MAX_WORST), *of_classes)))
     read = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s)
     strips: dict[int, bytes | str] = {}
     for index in shown:
@@ -179,7 +186,6 @@ def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> st
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
     rows = most_confused(confusion, MAX_CONFUSED) if is_large else list(range(len(confusion)))
     columns = [*rows, *range(len(confusion), counts.shape[1])]
-    low, high = ends(per_class)
 
     def clips(indices: list[int]) -> list[dict[str, object]]:
         return [_clip(result, index, strips[index]) for index in indices if index in strips]
@@ -202,11 +208,8 @@ def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> st
         ],
         classes=[_class(result, r) for r in per_class],
         ends=[
-            (title, [_class(result, r) | {"clips": clips(of(r))} for r in found])
-            for title, found, of in (
-                ("Worst classes", low, lambda r: clips_of(result, r, right=False)),
-                ("Best classes", high, lambda r: clips_of(result, r, right=True)),
-            )
+            (title, [_class(result, r) | {"clips": clips(indices)} for r, indices in found])
+            for title, found in _shown_classes(result).items()
         ],
         worst=clips(worst(result, MAX_WORST)),
         bad=[(result.paths[index], reason) for index, reason in result.bad[:_MAX_BAD]],

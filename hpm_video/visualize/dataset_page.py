@@ -92,11 +92,11 @@ def dataset_page(
 def _tiles(found: Hardness) -> list[tuple[str, str, str]]:
     """The numbers that the page begins with."""
     losses = found.judged.clips
-    low, high = (f"{value:.3f}" for value in (losses.min(), losses.max()))
+    low, high = (f"{value:.4f}" for value in (losses.min(), losses.max()))
     kind = "predicted" if found.measured is None else "measured"
     return [
         ("clips", f"{len(found.indices):,}", f"{len(found.bad):,} videos unreadable"),
-        (f"{kind} loss, mean", f"{losses.mean():.3f}", f"from {low} to {high}"),
+        (f"{kind} loss, mean", f"{losses.mean():.4f}", f"from {low} to {high}"),
         ("classes", f"{len(np.unique(found.labels[found.labels >= 0])):,}", ""),
     ]
 
@@ -122,7 +122,7 @@ def _cards(found: Hardness, numbers: ClipNumbers, rows: Iterable[int]) -> list[d
         {
             "name": found.manifest.name(index),
             "class_name": found.titled(int(found.labels[row])),
-            "facts": [f"{word} {c[row]:.3f}" for word, c in words.items() if c is not None],
+            "facts": [f"{word} {c[row]:.4f}" for word, c in words.items() if c is not None],
             "strips": list(_strips(found.shown[index], found.manifest.name(index))),
         }
         for row in rows

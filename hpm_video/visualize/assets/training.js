@@ -149,7 +149,8 @@ class Clip {
       const button = document.createElement("button");
       button.type = "button";
       button.className = "link";
-      const share = Number((100 * left[tube]).toPrecision(2));
+      const percent = 100 * left[tube];
+      const share = percent < 10 ? percent.toPrecision(2) : percent.toFixed(0);
       button.textContent = `row ${row}, column ${column}: ${share} %`;
       button.addEventListener("click", () => this.choose(row, column));
       item.append(button);
