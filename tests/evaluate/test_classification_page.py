@@ -78,7 +78,7 @@ def test_a_page_of_any_number_of_classes(tmp_path: Path, num_classes: int) -> No
     text = page.read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', text)  # no other file is needed
     assert f"<b>{result.top(1):.1%}</b>" in text and f"<b>{1 / num_classes:.1%}</b>" in text
-    assert '<span class="steep">unreadable' in text
+    assert '<span class="steep" title="unreadable">unreadable' in text
     assert ("confusion.csv" in text) == (num_classes > MAX_CELLS)
     head, *rows = _read(tmp_path / "confusion.csv")
     assert head[0] == "class" and head[-1] == "unreadable"
@@ -98,7 +98,7 @@ def test_the_cells_of_a_small_matrix() -> None:
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], dtype=np.float32)
     result = Evaluation(scores, np.array([0, 1, 1, 1]), ("a", "b", "c", "d"), ())
     text = evaluation_page(result, {})
-    rows = re.findall(r'^<tr><th scope="row">(\d)(<td class="o.*)$', text, re.MULTILINE)
+    rows = re.findall(r'^<tr><th scope="row" title="\d">(\d)(<td class="o.*)$', text, re.MULTILINE)
     assert [label for label, _ in rows] == ["0", "1"]
     cells = [re.findall(r'class="(own|off)"[^>]*>(\d*)', row) for _, row in rows]
     assert cells == [[("own", "1"), ("off", "")], [("off", "2"), ("own", "1")]]
