@@ -2,7 +2,7 @@
 
     python tools/check_pages.py OUT [PAGE ...] [--axe axe.min.js]
 
-Without a PAGE it makes one of each kind from tiny runs (two minutes on 2 CPU cores). It saves a
+Without a PAGE it makes one of each kind from tiny runs, in minutes. It saves a
 picture of each page and each look in OUT, and names what the console complains of, pages that are
 wider than the window, and, given axe-core's file, serious violations. Exit code 1 if there are any.
 axe-core: `npm pack axe-core`, or axe/axe.min.js in the wheel of axe-core-python.
