@@ -71,8 +71,8 @@ def visualize_list(
     if not len(found.indices):
         raise none_readable([(manifest.path(index), reason) for index, reason in found.bad])
     numbers = clip_numbers(found)
-    title = f"What {checkpoint} finds hard in {', '.join(map(str, manifests))}"
-    text = dataset_page(pretrained, found, numbers, asking, title=title)
+    names = str(checkpoint), ", ".join(map(str, manifests))
+    text = dataset_page(pretrained, found, numbers, asking, names)
     for name, rows in _tables(found, numbers).items():
         files.write_csv(folder / name, TABLES[name], rows)
     files.write_atomically(folder / PAGE, [text])

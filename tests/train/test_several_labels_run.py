@@ -91,7 +91,7 @@ def test_it_learns_both_labels(trained: Path, videos: Path, tmp_path: Path) -> N
     assert right >= 13 and rows[3]["labels"] == "0 1" and rows[0]["labels"] == ""
     thresholds = [float(rows[0][f"threshold_{n}"]) for n in (0, 1)]
     assert thresholds == state["thresholds"]
-    assert "mean_ap" in (tmp_path / "out" / "index.html").read_text()
+    assert "mean AP" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_predict_names_the_classes_that_reach_their_thresholds(
