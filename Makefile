@@ -26,7 +26,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
 
 docs: $(INSTALLED)
-	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . outputs/docs
+	$(BIN)/sphinx-build -q -W -E --keep-going -b html -c docs . outputs/docs
 	@echo outputs/docs/index.html
 
 bench: $(INSTALLED)
