@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "json.FIELD, a field of KEY.json"
     )
     parser.add_argument("--label", metavar="WHAT", help=text)
+    text = "what stands between several labels in a cell of a --manifest (default: one label)"
+    parser.add_argument("--separator", metavar="TEXT", help=text)
     add_root(parser, "where relative paths of a --manifest start")
     text = (
         "images of a --folder: frames, where each folder of numbered ones is a video, or stills, "
@@ -59,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     official = next((name for name in DATA_SETS if getattr(arguments, name) is not None), None)
     if arguments.images is not None and arguments.folder is None:
         raise ValueError(f"--images ({arguments.images}) must be used with --folder only")
-    of_lists = ("root", "seconds", "frames")  # alone; split is of both
+    of_lists = ("root", "seconds", "frames", "separator")  # alone; split is of both
     for option in ("split", "fold", "annotations", *of_lists):
         of_list = option in ("split", *of_lists) and arguments.list is not None
         of_data_set = option not in of_lists and official is not None
@@ -91,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             frames=arguments.frames,
             label=label,
+            separator=arguments.separator,
         )
     else:
         listed = listing.list_folder(

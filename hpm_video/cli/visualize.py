@@ -20,7 +20,7 @@ _OF_CLIPS = (
     "class_name",
 )
 _OF_TRAINING = ("num_checkpoints",)
-_OF_LISTS = ("root", "num_shown", "batch_size", "num_workers")
+_OF_LISTS = ("root", "separator", "num_shown", "batch_size", "num_workers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lists = parser.add_argument_group("one page over a data set; no VIDEO is named")
     options.add_manifest(lists, "list(s) of videos: hardest and easiest clips, classes, places")
     options.add_root(lists, "where relative paths of the lists start")
+    text = "what stands between several labels in a cell of the lists, which are then left out"
+    lists.add_argument("--separator", metavar="TEXT", help=text)
     numbers = {
         "num_shown": "clips shown at either end (default 12)",
         "batch_size": "clips at a time (default 8)",

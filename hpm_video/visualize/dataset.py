@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hpm_video.config import LabelsConfig
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.evaluate.pretrained import load_pretrained
@@ -35,6 +36,7 @@ def visualize_list(
     output_dir: str | Path,
     *,
     root: str | None = None,
+    separator: str | None = None,
     num_masks: int = 4,
     num_views: int = 4,
     num_shown: int = 12,
@@ -45,6 +47,8 @@ def visualize_list(
     device: str = "auto",
 ) -> tuple[Path, Hardness | None]:
     """Write dataset.html and the CSV tables it is made of to ``output_dir``.
+
+    ``separator``: what stands between several labels in a cell; the page then has no classes.
 
     Returns the page, and on the main process of several what was found. Raises ValueError (or
     FileNotFoundError) for a wrong checkpoint, list or number, no place to write or other files of
@@ -58,7 +62,8 @@ def visualize_list(
     files.check_is_ours(folder / PAGE, name="output_dir")
     for name, columns in TABLES.items():
         files.check_is_ours(folder / name, columns=columns, name="output_dir")
-    manifest = read_manifest([str(path) for path in manifests], root=root)
+    several = LabelsConfig(separator=separator)
+    manifest = read_manifest([str(path) for path in manifests], root=root, several=several)
     with join_world(device, setting="--device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
         if world.is_main:

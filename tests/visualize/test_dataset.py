@@ -134,6 +134,21 @@ def test_what_a_checkpoint_cannot_tell_is_said(
         visualize_list(run, [listed], tmp_path / "c", num_masks=0, **options)
 
 
+def test_a_list_of_several_labels_has_a_page_without_classes(
+    pretrained: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = sorted((toy.parent / "videos").rglob("*.mp4"))[:3]
+    cells = ["up;left", "up", ""]
+    (tmp_path / "list.csv").write_text(
+        "path,label\n" + "".join(map("{},{}\n".format, videos, cells))
+    )
+    command = ["visualize", str(pretrained), "--manifest", str(tmp_path / "list.csv"), *OPTIONS]
+    assert main([*command, "-o", str(tmp_path / "out")]) == 2
+    assert "--separator" in capsys.readouterr().err
+    assert main([*command, "-o", str(tmp_path / "out"), "--separator", ";"]) == 0
+    assert [row["label"] for row in rows(tmp_path / "out" / "clips.csv")] == ["", "", ""]
+
+
 def test_an_interrupt_leaves_nothing(
     pretrained: Path, listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

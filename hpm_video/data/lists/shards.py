@@ -164,6 +164,6 @@ def _listed(tars: list[str], label: str, faults: Faults) -> Iterator[tuple[str, 
             if is_good := isinstance(outcome, Listing):
                 yield tar, outcome
             else:
-                text = outcome if isinstance(outcome, str) else f"{tar} cannot be read: {outcome}"
-                faults.add("shards", tar, text)
+                text = outcome if isinstance(outcome, str) else f"cannot be read: {outcome}"
+                faults.add("shards", tar, text.removeprefix(f"{tar} "))
             progress.step(bad=not is_good)
