@@ -711,7 +711,7 @@ def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("path,a,b\na.mp4,1,2\n", ("--seconds", "a", "c"), "l.csv: path, a, b"),
         ("path,a,b,end_s\na.mp4,1,2,3\n", ("--seconds", "a", "b"), "end_s must not be there"),
         ("path,a,b\na.mp4,1,x\n", ("--seconds", "a", "b"), "l.csv:2: b (x) must be a number"),
-        ("a.mp4 0 1 2\n", ("--seconds", "a", "b"), "a CSV with the header path,label,start_s,end_s"),
+        ("a.mp4 0 1 2\n", ("--seconds", "a", "b"), "with the header path,label,start_s,end_s"),
         ("path,a,b\na.mp4,0:01,9\n", ("--frames", "a", "b"), "a (0:01) must be an int"),
         ("path,a,b,label\na.mp4,1,2,0\na.mp4,1.0,2,1\n", ("--seconds", "a", "b"),
          "l.csv:3: label (1) of a.mp4#t=1,2 must be one, but is (0) in"),
@@ -731,16 +731,18 @@ def test_own_lists_of_parts_with_several_labels(
     for name in ("a.mp4", "b.mp4"):
         write_indexed_video(tmp_path / name, 40, SIZE, fps=10)
     listed, out = tmp_path / "l.csv", tmp_path / "out.csv"
-    listed.write_text("path,from,to,class\na.mp4,1,2,run;jump;run\nb.mp4,0,1,\nb.mp4,0,2,run\n")
+    listed.write_text(
+        "path,from,to,class\na.mp4,1,2,run;jump;run\nb.mp4,0,1,\nb.mp4,0,2,run\na.mp4,0,1,jump\n"
+    )
     words = ["data", "list", "--manifest", str(listed), "--seconds", "from", "to", "-o", str(out)]
     assert main(words) == 2
     assert "in `data list` and `visualize` --separator" in capsys.readouterr().err
     assert main([*words, "--separator", ";"]) == 0
-    assert "out.csv: 3 parts of videos of 2 classes, none missing" in capsys.readouterr().out
-    assert [row["label"] for row in _table(out)] == ["0;1", "", "1"]
+    assert "out.csv: 4 parts of videos of 2 classes, none missing" in capsys.readouterr().out
+    assert [row["label"] for row in _table(out)] == ["0;1", "", "1", "0"]
     assert (tmp_path / "classes.txt").read_text() == "jump\nrun\n"
     sets = read_manifest(out, several=LabelsConfig(separator=";")).label_sets
-    assert sets is not None and sets.counts.tolist() == [2, 0, 1]
+    assert sets is not None and sets.counts.tolist() == [2, 0, 1, 1]
 
 
 def test_a_part_that_is_no_part_is_named(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_list_of_several_labels_has_a_page_without_classes(
     pretrained: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     videos = sorted((toy.parent / "videos").rglob("*.mp4"))[:3]
-    cells = ["up;left", "up", ""]
+    cells = ["up;left", "up", "left"]
     (tmp_path / "list.csv").write_text(
         "path,label\n" + "".join(map("{},{}\n".format, videos, cells))
     )

@@ -125,8 +125,7 @@ class Start:
             if name in before and (then := list(before).index(name)) != number:
                 raise ValueError(
                     f"class '{shown(name)}' must have the number {then}, as in the run that goes "
-                    f"on ({self.source}), but has {number}: keep the order of classes.txt or "
-                    "data.labels.columns"
+                    f"on ({self.source}), but has {number}: keep the order of classes.txt"
                 )
 
     def check_what_learns(self, model: nn.Module, config: ClassifierConfig) -> None:
