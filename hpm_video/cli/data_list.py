@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "json.FIELD, a field of KEY.json"
     )
     parser.add_argument("--label", metavar="WHAT", help=text)
+    text = "separator of several labels in a cell of --manifest (default: one label per video)"
+    parser.add_argument("--separator", metavar="TEXT", help=text)
     add_root(parser, "folder where relative paths of --manifest start")
     text = (
         "images in --folder; frames: each folder of numbered images is a video; stills: each image "
@@ -69,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--images ({arguments.images}) must be used with --folder only")
     if not arguments.labels and arguments.folder is None:
         raise ValueError("--no-labels must be used with --folder only")
-    of_lists = ("root", "seconds", "frames")  # alone; split is of both
+    of_lists = ("root", "seconds", "frames", "separator")  # alone; split is of both
     for option in ("split", "fold", "annotations", *of_lists):
         of_list = option in ("split", *of_lists) and arguments.list is not None
         of_data_set = option not in of_lists and official is not None
@@ -101,6 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             frames=arguments.frames,
             label=label,
+            separator=arguments.separator,
         )
     else:
         listed = listing.list_folder(

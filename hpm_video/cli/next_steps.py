@@ -12,6 +12,7 @@ from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import config_to_dict, load_config
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.loading.mixture import mixture_of
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.rendezvous import find_place
 from hpm_video.train.step_videos import fitting, micro_batches
@@ -49,7 +50,8 @@ def _reached(
     records: Sequence[Mapping[str, float | None]],
 ) -> str:
     steps = int(records[-1]["step"] or 0) if records else 0
-    said = [f"{steps:,} steps, {config.optim.epochs:,} epochs of {len(manifest):,} videos"]
+    videos = mixture_of(manifest, config.data.weights).num_videos
+    said = [f"{steps:,} steps, {config.optim.epochs:,} epochs of {videos:,} videos"]
     for name, words in (("loss", "loss"), ("rank_accuracy", "rank accuracy"), ("top1", "top-1")):
         values = [value for one in records if (value := one.get(name)) is not None]
         if values:

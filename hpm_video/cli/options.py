@@ -157,6 +157,7 @@ def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int, decoder: st
     )  # fmt: skip
 
 
+_NO_PLACE = re.compile(r"[^/#:?]*")  # names of settings: a path, part or URL has one of these
 # Arguments that name what must be there already, and how each is called
 _PLACES = {
     "checkpoint": "checkpoint ({}) does not exist",
@@ -203,8 +204,12 @@ def _is_there(argument: str, place: str) -> bool:
 
 def is_setting(word: str) -> bool:
     """Whether a word of the command line is a setting, and neither an option nor a file or part."""
+    name, equals, _ = word.partition("=")
+    # Files that are not there, members of tars and URLs with a query have `=`, too
+    if not equals or word.startswith("-") or not _NO_PLACE.fullmatch(name):
+        return False
     try:
-        return "=" in word and not word.startswith("-") and not os.path.exists(file_of(word))
+        return not os.path.exists(file_of(word))
     except ValueError:  # a part that cannot be: whoever takes videos says so
         return False
 

@@ -184,7 +184,7 @@ def _in_words(kind: Any) -> str:
     if arguments == (int, str):
         return "a whole number or a word"
     if get_origin(kind) is list:
-        return "a list: [a, b], or one text"
+        return "a list: [a, b], or one text" if str in arguments else "a list of numbers: [1, 2]"
     if get_origin(kind) is tuple:
         return f"a list of {len(arguments)} numbers: [{', '.join('ab'[: len(arguments)])}]"
     return _IN_WORDS[kind]

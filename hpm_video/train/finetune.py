@@ -85,6 +85,7 @@ def _finetune(
     data_of_steps = describe_data(manifest, videos, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
     start.check_labels(data.labels)
+    start.check_classes(manifest.classes)
     config, choices = choose_for_machine(config, world, state=start.state, num_classes=num_classes)
     optim = config.optim
     steps = plan_steps(config.data, optim, num_videos=videos.num_videos, num_processes=world.size)

@@ -279,6 +279,7 @@ def test_values_of_every_kind() -> None:
         ("run.output_dir=[a]", ["run.output_dir ([a]) must be text, or null"]),
         ("run.device=gpu", ["run.device (gpu) must be one of auto, cpu, cuda"]),
         ("data.manifest[0]=x", ["data.manifest ({0: x}) must be a list"]),
+        ("data.weights=2", ["data.weights (2) must be a list of numbers: [1, 2]"]),
         ("data.manifest=[a", ["setting (data.manifest=[a) cannot be read"]),
         ("epochs=3", ["setting epochs is unknown: did you mean optim.epochs?"]),
         ("data.mask_ratio=0.8", ["did you mean masking.mask_ratio?"]),

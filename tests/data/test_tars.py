@@ -305,6 +305,23 @@ def test_transcode_writes_tars(tmp_path: Path) -> None:
     assert all(fitting_table(again.table(k), again.path(k)) is not None for k in range(5))
 
 
+def test_a_tar_gives_no_label_of_a_part_to_its_whole_video(tmp_path: Path) -> None:
+    """Nor one of several that a video has; parts that are cut out keep theirs."""
+    for k in range(3):
+        (tmp_path / f"{k}.mp4").write_bytes(video_bytes(tmp_path, k))
+    listed, quick = tmp_path / "l.csv", Encoding(preset="ultrafast")
+    rows = ["0.mp4,5,0,4", "0.mp4,6,4,8", "1.mp4,7,,", "2.mp4,8,,", "2.mp4,9,,"]
+    listed.write_text("\n".join(["path,label,start_frame,end_frame", *rows]))
+    for name, cut, expected in (
+        ("whole", False, [-1, 7, -1]),
+        ("cut", True, [5, 6, 7, -1]),
+    ):
+        output = tmp_path / name
+        transcode_manifest(listed, output, quick, per_shard=9, cut=cut)
+        assert read_manifest(output / "l-00000.tar").labels.tolist() == expected
+        assert read_manifest(output / "l.csv").labels.tolist() == [5, 6, 7, 8, 9]
+
+
 def test_a_transcode_that_was_cut_short_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

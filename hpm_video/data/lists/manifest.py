@@ -50,6 +50,10 @@ _NUM_ASKED = 8  # videos whose number of frames is asked for
 _MOST_ASKED_S = 10.0  # of one
 _MOST_READ = 2**26  # bytes of a file that is read for this
 _MOST_OF_A_FRAME = 2**22  # bytes, even of video that is not compressed
+_UNLABELLED = (
+    "must have labels, in a column label or, where classes have columns of 0 and 1, in those that "
+    "labels.columns names: has none"
+)
 MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
 
 
@@ -479,7 +483,7 @@ def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> in
     """Return the number of classes; ValueError where the ``lists`` of the setting ``name`` have no
     label at all, or what `Manifest.num_classes` raises."""
     if not (num_classes := manifest.num_classes):
-        raise ValueError(f"{name} ({', '.join(lists)}) must have labels: has none")
+        raise ValueError(f"{name} ({', '.join(lists)}) {_UNLABELLED}")
     sets = manifest.label_sets
     if sets is not None and sets.separator is not None and sets.counts.max() < 2:
         raise ValueError(
@@ -531,12 +535,15 @@ def check_labels(
 ) -> None:
     """Raise ValueError, naming the first video, when a label is not in [0, num_classes).
 
-    ``classes_of`` and ``place``, such as " in --val", say in the message what is compared.
+    So it does where no video has a label. ``classes_of`` and ``place``, such as " in --val", say in
+    the message what is compared.
     """
     labels, sets = manifest.labels, manifest.label_sets
     videos = np.arange(len(labels))
     if sets is not None:
         labels, videos = sets.labels, np.repeat(videos, sets.counts)
+    if not (labels >= 0).any():
+        raise ValueError(f"{', '.join(map(str, manifest.lists))}{place} {_UNLABELLED}")
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     for index in wrong[:1].tolist():
         if labels[index] < 0:

@@ -76,6 +76,7 @@ def _course(
 
 
 def _value(values: Mapping[str, Any], key: str) -> str:
-    group, _, name = key.partition(".")
-    value = values[group][name]
+    value: Any = values
+    for name in key.split("."):  # groups lie in groups
+        value = value[name]
     return value if isinstance(value, str) else json.dumps(value)

@@ -11,6 +11,7 @@ from torch import nn
 
 from hpm_video.config import ClassifierConfig, LabelsConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.lists.rows import shown
 from hpm_video.data.loading.mixture import Mixture
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.adapters import plain_name
@@ -119,6 +120,16 @@ class Start:
                 f"{words[then]}, not {words[not then]}; model.init={self.source} starts another "
                 "from its weights"
             )
+
+    def check_classes(self, names: Sequence[str] | None) -> None:
+        """Raise ValueError where a class of the run that goes on has another number now."""
+        before = (self.state.get("classes") if self.state is not None else None) or ()
+        for number, name in enumerate(names or ()):
+            if name in before and (then := list(before).index(name)) != number:
+                raise ValueError(
+                    f"class '{shown(name)}' must have the number {then}, as in the run that goes "
+                    f"on ({self.source}), but has {number}: keep the order of classes.txt"
+                )
 
     def check_what_learns(self, model: nn.Module, config: ClassifierConfig) -> None:
         """Raise ValueError if frozen weights would be random, or if the continued run trained other
