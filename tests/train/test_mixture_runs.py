@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from processes import run_together
 from runs import assert_same_run, run_until_stopped
 from videos import indexed_picture
 
 from hpm_video.cli.main import main
 from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.video.frames import read_frames
+from hpm_video.train.run.logs import read_records
 
 Arguments = Callable[..., list[str]]
 
@@ -46,6 +48,20 @@ def test_a_run_with_weights_resumes_exactly(
     run_until_stopped(pretrain_arguments(tmp_path / "run", *mixed), at=11)
     assert main(pretrain_arguments(tmp_path / "run", *mixed)) == 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_two_processes_are_a_larger_batch(
+    toy: Path, pictures: Path, tmp_path: Path, pretrain_arguments: Arguments
+) -> None:
+    """On folders of frames, by weights."""
+    mixed = (f"data.manifest=[{toy},{pictures}]", "data.weights=[0.5,2]", "optim.epochs=1")
+    shared = (*mixed, "run.log_every=1")
+    assert main(pretrain_arguments(tmp_path / "one", *shared, "data.batch_size=8")) == 0
+    arguments = pretrain_arguments(tmp_path / "two", *shared, "optim.total_batch=8")
+    for done in run_together(2, [arguments]):
+        assert done.returncode == 0, done.stderr
+    one, two = ([r["loss"] for r in read_records(tmp_path / name)] for name in ("one", "two"))
+    assert len(one) == 4 and one == pytest.approx(two, rel=1e-4)
 
 
 def test_other_weights_are_another_run(

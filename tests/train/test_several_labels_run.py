@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import run_together
 
 import hpm_video
 from hpm_video.cli.main import main
@@ -191,6 +192,24 @@ def test_a_run_goes_on(videos: Path, tmp_path: Path, finetune_arguments: Argumen
     assert main(finetune_arguments(half, *settings)) == 0
     one, other = (load_checkpoint(folder, kind="finetune")["model"] for folder in (whole, half))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_processes_are_a_larger_batch(
+    videos: Path, tmp_path: Path, finetune_arguments: Arguments
+) -> None:
+    """The evaluation of an odd number of videos is the same, too."""
+    lines = (videos / "cells.csv").read_text().splitlines()
+    (videos / "odd.csv").write_text("\n".join(lines[:-1]) + "\n")
+    lists = (f"data.manifest={videos / 'cells.csv'}", f"data.val_manifest={videos / 'odd.csv'}")
+    shared = (*lists, "data.labels.separator=|", "optim.epochs=1", "run.log_every=1", *_ONE_VIEW)
+    assert main(finetune_arguments(tmp_path / "one", *shared, "data.batch_size=8")) == 0
+    arguments = finetune_arguments(tmp_path / "two", *shared, "optim.total_batch=8")
+    for done in run_together(2, [arguments]):
+        assert done.returncode == 0, done.stderr
+    one, two = (read_records(tmp_path / name) for name in ("one", "two"))
+    for name in ("loss", "mean_ap", "mean_f1", "val_loss"):
+        values = [[record[name] for record in run if name in record] for run in (one, two)]
+        assert values[0] and values[0] == pytest.approx(values[1], rel=1e-4), name
 
 
 def test_probes(
