@@ -251,7 +251,7 @@ def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """Parse words; a job's settings may stand anywhere among them.
 
-    Typed settings override the options for the same settings.
+    Settings typed as ``key=value`` override the same settings given as options.
     """
     known = list(_options(parser, words))
     unknown: list[str] = []

@@ -199,7 +199,7 @@ def _computer(name: str) -> tuple[Computer, torch.device]:
 
 
 def _check(lists: dict[str, Path], place: Place, *, full: bool, num_workers: int) -> None:
-    """Decode the videos, print the unusable ones, and drop them from the lists."""
+    """Decode the videos and report unusable ones; their status in the lists excludes them."""
     from hpm_video.data.lists.classes import read_classes
     from hpm_video.data.prepare.check import check_manifest
     from hpm_video.data.prepare.check_report import make_report, report_page, report_text

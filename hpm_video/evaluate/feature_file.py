@@ -69,7 +69,7 @@ def _opened(path: Path) -> Iterator[tuple[str, Iterator[tuple[str, npt.NDArray[A
             names = (name for name in file.files if name != _METADATA)
             yield str(file[_METADATA]), ((name, file[name]) for name in names)
     else:
-        open_regular(path).close()  # np.load would block on a pipe
+        open_regular(path).close()  # safe_open would block on a pipe
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
             yield file.metadata()[_METADATA], arrays

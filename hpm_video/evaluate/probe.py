@@ -241,8 +241,8 @@ def check_probe(
     width: int,
     num_layers: int = 1,
 ) -> None:
-    """Raise ValueError for more cells than tokens, heads that do not divide the width D, more
-    tokens to keep than allowed, or a kind that cannot learn several labels."""
+    """Raise ValueError for settings that do not fit: more cells than tokens, heads that do not
+    divide the width D, too many tokens to keep, a kind that cannot learn several labels."""
     one_label = [kind for kind in kinds if kind in ("knn", "attentive_grid")]
     if one_label and lists.train.label_sets is not None:
         raise ValueError(

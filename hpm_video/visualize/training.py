@@ -47,8 +47,7 @@ def visualize_training(
     seed: int = 0,
     device: str = "auto",
 ) -> tuple[Path, History]:
-    """Measure up to a number of checkpoints of a run on clips; write training.html and
-    training.csv.
+    """Measure evenly spaced checkpoints of a run on clips; write training.html and training.csv.
 
     Raises ValueError (or FileNotFoundError) for a folder without readable checkpoints, missing
     videos, a number out of range, a folder that cannot be written, or files there that are not

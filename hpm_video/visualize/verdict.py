@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 WELL = 0.5  # from here on a predictor ranks tubes well
-CHANCE = 0.2  # below this it ranks them at random: single clips have few tubes, hence the margin
+CHANCE = 0.2  # below this no better than chance; clips have too few tubes for less
 RULE = f"From {WELL:.2f} on we say well, below {CHANCE:.2f} no better than chance."
 
 

@@ -90,7 +90,7 @@ def read_facts(path: str | Path, data: DataConfig) -> Facts:
     timeout_s = data.decode_timeout_s or None
     ask = partial(_facts, data=data)
     facts = read_guarded(ask, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
-    # Of as many frames as are asked for
+    # A single picture repeats for any number of frames
     is_still = facts.num_frames == 1 and is_pictures(file_of(path))
     if facts.num_frames < data.num_frames and not is_still:
         raise VideoReadError(
