@@ -28,7 +28,7 @@ _SCHEMAS: dict[Job, type[Any]] = {"pretrain": PretrainConfig, "finetune": Finetu
 
 _MANY = 10_000  # number of videos from which a GPU trains a larger model
 _LARGE_GB, _LARGE_PIXELS = 16, 160  # which also needs this GPU memory and short side
-_SHORT_S = 5.0  # upper quartile of length up to which a clip spans the whole video
+_SHORT_S = 5.0  # if three quarters of the videos are that short, a clip spans all of one
 _WINDOW_S = 2.0
 _LEAST_STEPS, _MOST_EPOCHS = 500, 2000
 _LEAST_EPOCHS = {"pretrain": 20, "finetune": 10}

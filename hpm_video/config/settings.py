@@ -47,11 +47,10 @@ def load_config(
     *,
     known: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Load a config: ``schema`` defaults < ``known`` < YAML at ``path`` < ``group.key=value``
-    words.
+    """Load a config: defaults of ``schema`` < ``known`` < the YAML at ``path`` < ``overrides``.
 
-    ``known``: nested settings that replace defaults. ``path`` may name a variant of a list, see
-    `find_config`.
+    ``known``: nested settings that replace defaults. ``overrides``: words ``group.key=value``.
+    ``path`` may name a variant of a list, see `find_config`.
 
     Raises SettingFaults with all unknown keys (with suggestions) and wrong types or values;
     ValueError for an unreadable file or word; FileNotFoundError if the YAML or the variant is
@@ -215,8 +214,7 @@ def read_yaml(path: Path) -> str:
 
 
 def check_yaml(text: str) -> None:
-    """Raise ValueError if a YAML is nested too deeply, has too many values, or has too long a
-    number.
+    """Raise ValueError for YAML that is nested too deeply, or has too many values or digits.
 
     The values behind an alias count each time it is used. Other faults are left to the parser.
     """
