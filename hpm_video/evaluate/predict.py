@@ -297,7 +297,7 @@ def _pairs(found: Sequence[tuple[int, float]], classes: Sequence[str]) -> list[l
 
 
 def digits(score: float) -> str:
-    """Shortest digits that round-trip a score as float32."""
+    """A score with 9 significant digits, which round-trip a float32."""
     return f"{score:.9g}"
 
 

@@ -157,8 +157,7 @@ def inside(place: Place, frames: Floats) -> npt.NDArray[np.bool_]:
 
 
 def spread(cells: npt.NDArray[Any], place: Place, frames: Floats) -> npt.NDArray[Any]:
-    """Enlarge a clip's cells (K, rows, columns, C) to pixels of frames (K, H, W, 3) -> (K, H, W,
-    C).
+    """Enlarge a clip's cells (K, rows, columns, C) to frames (K, H, W, 3) -> (K, H, W, C).
 
     Values outside the clip's place are undefined.
     """
