@@ -1,7 +1,7 @@
 """Entry points of ``torch.hub``: ``torch.hub.load(FOLDER, ENTRY, source="local", …)``.
 
-The models of `hpm_video.weights.export.timm_models`, from scratch or with ``checkpoint=``;
-`encoder` and `classifier` are those of a checkpoint with its own settings.
+The models of `hpm_video.weights.export.timm_models`, randomly initialised or loaded with
+``checkpoint=``. `encoder` and `classifier` load a checkpoint with its own settings.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any as _Any
 
 dependencies = ["torch", "timm", "omegaconf", "safetensors"]
 
-# Public names are entry points, hence the underscores.
+# torch.hub takes public names as entry points, hence the underscores.
 from torch import nn as _nn  # noqa: E402 (torch.hub reads the line above first)
 
 from hpm_video.config import ClipConfig as _ClipConfig  # noqa: E402
@@ -29,7 +29,7 @@ from hpm_video.weights.load import load_classifier as _load_classifier  # noqa: 
 
 
 def encoder(checkpoint: str, **clip: _Any) -> _nn.Module:
-    """The encoder of a checkpoint, of clips (B, 3, T, H, W) in [0, 1] -> tokens (B, N, D).
+    """Encoder of a checkpoint: clips (B, 3, T, H, W) in [0, 1] -> tokens (B, N, D).
 
     ``clip``: num_frames, crop_size, tubelet_size, patch_size, if not as in training.
     """
@@ -38,8 +38,8 @@ def encoder(checkpoint: str, **clip: _Any) -> _nn.Module:
 
 
 def classifier(checkpoint: str, **clip: _Any) -> _nn.Module:
-    """The classifier of a checkpoint, of clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes).
+    """Classifier of a checkpoint: clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes).
 
-    ``clip`` as in `encoder`.
+    ``clip``: see `encoder`.
     """
     return _load_classifier(checkpoint, _ClipConfig(**clip))[0].eval()

@@ -1,7 +1,7 @@
-"""Sphinx builds the documentation as a site: ``make docs``.
+"""Sphinx configuration of the documentation site: ``make docs``.
 
-The source folder is the repository, so that links from the docs to a README elsewhere, and links
-in that README, are pages of the site and are checked as well.
+The source folder is the whole repository. READMEs that the docs link to thus become pages of the
+site, and their links are checked as well.
 """
 
 import re
@@ -14,19 +14,19 @@ release = re.search('__version__ = "(.+)"', (ROOT / "hpm_video/__init__.py").rea
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/*.md", "configs/*/README.md", "datasets/*/README.md"]
-exclude_patterns = [".*", "outputs", "build"]  # not even looked into
-myst_heading_anchors = 4  # as GitHub makes them
-autodoc_typehints = "none"  # the docstrings say them, with shapes
+exclude_patterns = [".*", "outputs", "build"]  # not searched at all
+myst_heading_anchors = 4  # same anchors as on GitHub
+autodoc_typehints = "none"  # docstrings state types and shapes
 napoleon_attr_annotations = False
 autodoc_member_order = "bysource"
 html_theme = "furo"
 html_title = f"hpm_video {release}"
-html_extra_path = ["site"]  # index.html, which leads to docs/index.html
+html_extra_path = ["site"]  # index.html, which redirects to docs/index.html
 html_copy_source = False
 html_show_copyright = False
 highlight_language = "text"
 
-# A link to a folder of the repository is right, but a site has no page for it
+# Links to folders work on GitHub, but the site has no page for a folder
 PAGES = [page for pattern in include_patterns for page in ROOT.glob(pattern)]
 nitpick_ignore = [
     ("myst", target)

@@ -1,4 +1,4 @@
-"""The pictures of docs: ``python docs/figures.py`` draws them into docs/images/.
+"""Draw the pictures of docs into docs/images/: ``python docs/figures.py``.
 
 Masks, views and schedules come from the functions that training uses.
 """
@@ -30,7 +30,7 @@ from hpm_video.method.teacher import momentum_at
 from hpm_video.method.teacher_views import View, draw_tokens
 from hpm_video.models.tokens import TokenGrid, patchify
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; the same meaning everywhere.
+# Okabe and Ito's colours, which suit colour-blind readers; one meaning each in all pictures.
 VISIBLE, RANDOM, HARD = "#F3F3F3", "#8FBFDF", "#E69F00"
 STUDENT, TEACHER, LOSS, INK = "#0072B2", "#009E73", "#D55E00", "#333333"
 MASK_COLOURS = ListedColormap([VISIBLE, RANDOM, HARD])
@@ -50,7 +50,7 @@ mpl.rcParams.update(
 
 
 def step() -> Figure:
-    """The flow of one training step."""
+    """Data flow of a training step."""
     figure, axes = _canvas(12, 5.6)
 
     _lane(axes, (2.2, 3.72, 7.35, 1.75), TEACHER, "teacher: no gradient, no reconstructor")
@@ -74,7 +74,7 @@ def step() -> Figure:
     _arrow(axes, (4.55, 4.55), (5.1, 4.55), TEACHER)
     _arrow(axes, (6.85, 4.55), (7.4, 4.55), TEACHER)
     _arrow(axes, (9.3, 4.55), (9.85, 4.55), INK)
-    # The mask goes back to the left, between the lanes, to decide what the student sees.
+    # The mask arrow runs back to the left between the lanes, to select the student's tokens.
     axes.plot([10.78, 10.78, 3.5], [4.1, 3.1, 3.1], color=HARD, lw=2.2, solid_joinstyle="round")
     _arrow(axes, (3.5, 3.12), (3.5, 2.85), HARD)
     axes.text(8.9, 3.14, "which tokens are visible", ha="center", va="bottom", fontsize=9)
@@ -85,7 +85,7 @@ def step() -> Figure:
     _arrow(axes, (9.15, 1.1), (9.75, 1.1), STUDENT)
     _arrow(axes, (10.72, 2.0), (10.72, 1.5), LOSS, dashed=True)
     axes.text(10.62, 1.75, "measured order", ha="right", va="center", fontsize=9)
-    # From lane to lane: of all weights that the teacher has.
+    # Arrow between lanes: the EMA covers all weights that the teacher has.
     _arrow(axes, (6.2, 3.32), (6.2, 3.86), TEACHER, dashed=True)
     axes.text(6.1, 3.56, "EMA, after each step", ha="right", va="center", fontsize=9)
     axes.text(
@@ -100,7 +100,7 @@ def step() -> Figure:
 
 
 def mining_units() -> Figure:
-    """What is masked together: tubes, windows of time, single tokens."""
+    """Mining units: tubes, windows of time, single tokens."""
     grid, mask_ratio, hard_ratio = TokenGrid(4, 7, 7), 0.75, 0.5
     scores = _moving_object(grid)
     rows = {"whole tubes": 4, "windows": 2, "tokens": 1}
@@ -123,7 +123,7 @@ def mining_units() -> Figure:
 
 
 def teacher_views() -> Figure:
-    """What a sparse teacher sees, and how much of every tube and time step that is."""
+    """Tokens that a sparse teacher sees, and their share per tube and time step."""
     grid, token_ratio, draws = TokenGrid(8, 6, 6), 0.25, 2
     views: tuple[View, ...] = ("tokens", "tubes", "frames", "spread")
     figure, axes = plt.subplots(
@@ -179,7 +179,7 @@ def teacher_views() -> Figure:
 
 
 def schedule() -> Figure:
-    """From easy to hard: what masks are made of over the run, and the teacher's momentum."""
+    """Easy to hard: composition of masks over the run, and the teacher's momentum."""
     config = PretrainConfig()
     masking, average = config.masking, config.teacher
     grid = TokenGrid(8, 14, 14)
@@ -234,7 +234,7 @@ def schedule() -> Figure:
 
 
 def two_predictors() -> Figure:
-    """Who teaches and who chooses, with `model.predictor_input=both`."""
+    """What trains and what selects masks, with `model.predictor_input=both`."""
     figure, axes = _canvas(12, 5.6)
     _lane(axes, (2.2, 4.0, 7.35, 1.45), TEACHER, "teacher: no gradient, no encoder")
     _lane(axes, (2.2, 0.12, 9.7, 3.28), STUDENT, "student", at_bottom=True)
@@ -277,7 +277,7 @@ def two_predictors() -> Figure:
 
 
 def sources() -> Figure:
-    """Scores of tokens that cost no model, beside the truth, on one toy video."""
+    """Token scores that need no model, beside the true object, on one toy video."""
     size, stride, steps = 128, 2, (1, 3, 5, 7)
     grid, tubelet = TokenGrid(8, 8, 8), Tubelet(2, 16)
     indices = stride * np.arange(16)
@@ -321,7 +321,7 @@ def sources() -> Figure:
 
 
 def blocks() -> Figure:
-    """Masks of blocks of both kinds, at random and by scores."""
+    """Block masks of both kinds, random and scored."""
     grid = TokenGrid(8, 14, 14)
     scores = _moving_object(grid, width=2.2)
     masking = MaskingConfig(mask_ratio=0.75, pattern="blocks")
@@ -346,7 +346,7 @@ def blocks() -> Figure:
 
 
 def targets() -> Figure:
-    """Where the target of a masked token comes from."""
+    """Targets of a masked token, by kind."""
     figure, axes = _canvas(12, 4.3)
     _box(axes, (0.15, 1.75, 1.45, 0.9), "clip\nall tokens", INK)
     rows = {
@@ -387,7 +387,7 @@ FIGURES = {
 
 
 def _moving_object(grid: TokenGrid, width: float = 1.2) -> Tensor:
-    """Scores (N,) in [0, 1]: high where a blob is that crosses the grid from left to right."""
+    """Scores (N,) in [0, 1] of a blob that crosses the grid from left to right."""
     t, y, x = torch.meshgrid(
         *(torch.arange(float(size)) for size in (grid.time, grid.height, grid.width)),
         indexing="ij",
@@ -400,7 +400,7 @@ def _moving_object(grid: TokenGrid, width: float = 1.2) -> Tensor:
 def _mask_kinds(
     scores: Tensor | None, grid: TokenGrid, masking: MaskingConfig, hard_ratio: float, seed: int = 1
 ) -> Tensor:
-    """0 visible, 1 masked at random, 2 masked as hard: scores (N,) -> (N,)."""
+    """Kind of each token: 0 visible, 1 random, 2 hard; scores (N,) -> (N,)."""
     made = make_mask(
         None if scores is None else scores[None],
         grid,
@@ -418,9 +418,9 @@ def _frames(values: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def _as_grid(panel: Axes, grid: TokenGrid) -> None:
-    """White lines between the tokens, a thin frame, no numbers."""
+    """Draw white lines between tokens and a thin frame, without tick labels."""
     width, height, gap = grid.width, grid.height, float("nan")
-    # One line with gaps instead of many lines.
+    # One line with gaps is faster than many lines.
     lines = [(x - 0.5, y) for x in range(1, width) for y in (-0.5, height - 0.5, gap)]
     lines += [(x, y - 0.5) for y in range(1, height) for x in (-0.5, width - 0.5, gap)]
     panel.plot(*zip(*lines, strict=True), color="white", lw=0.9, scalex=False, scaley=False)

@@ -1,4 +1,4 @@
-"""Draws the picture of docs/finetune.md: ``python docs/figures_finetune.py [FOLDER]``.
+"""Draw the picture of docs/finetune.md: ``python docs/figures_finetune.py [FOLDER]``.
 
 Toy videos, augmented and mixed by the functions that training uses.
 """
@@ -28,7 +28,7 @@ _FRAMES = (0, 5, 10, 15)
 
 
 def augmentations() -> Figure:
-    """What is done to clips: the same in every frame; and each of RandAugment's operations."""
+    """Augmentation of clips, equal in all frames, and each operation of RandAugment."""
     settings = AugmentConfig()
     video, other = (_video(index) for index in (0, 3))
     plain = replace(settings, erasing=0.0)
@@ -86,7 +86,7 @@ def _crop(clip: Tensor, *, seed: int) -> Tensor:
 
 
 def _mixed(one: Tensor, other: Tensor, mixing: MixingConfig, *, seed: int) -> Tensor:
-    """The first of two clips, mixed; drawn until neither of them is nearly alone."""
+    """The first of two mixed clips; redrawn until both are clearly present."""
     rng = _rng(seed)
     mix = Mix(np.zeros(1), np.zeros((1, 4), dtype=np.int64))
     while not 0.45 < mix.share[0] < 0.75:

@@ -1,7 +1,7 @@
-"""The table of docs/weights.md: a classifier on other clips than it was trained with.
+"""Print the table of docs/weights.md: a classifier on clips that differ from training.
 
-``python docs/grids.py [RUN [MANIFEST]]``, of the demo's fine-tuning and its held-out videos unless
-others are named. One clip and one crop of each video, in float32.
+``python docs/grids.py [RUN [MANIFEST]]``; by default the demo's fine-tuning and its held-out
+videos. One clip and one crop per video, in float32.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BATCH = 16
 
 
 def clips_to_try(frames: int, side: int, patch: int) -> Iterator[ClipConfig]:
-    """Clips and tokens unlike those of training: finer, longer and resized."""
+    """Clips and tokens that differ from training: finer, longer, resized."""
     yield ClipConfig()
     yield ClipConfig(crop_size=side * 3 // 2)
     yield ClipConfig(num_frames=2 * frames)
@@ -38,7 +38,7 @@ def clips_to_try(frames: int, side: int, patch: int) -> Iterator[ClipConfig]:
 
 @torch.no_grad()
 def row(run: Path, manifest_file: Path, clip: ClipConfig) -> str:
-    """Clips, tokens, top-1 with the trained positions interpolated, and with a fresh flat table."""
+    """Clip, tokens, and top-1 with interpolated positions and with a new flat table."""
     model, config, classes = load_classifier(run, clip)
     if not isinstance(model, Classifier):
         raise ValueError(f"run ({run}) must be of VideoMAE's kind")

@@ -1,5 +1,5 @@
-"""The picture of how cost grows: ``python docs/growth.py outputs/growth.json`` draws what
-``tools/measure/growth.py --json`` measured into docs/images/growth.png."""
+"""Draw how cost grows: ``python docs/growth.py outputs/growth.json`` writes docs/images/growth.png
+from the measurements of ``tools/measure/growth.py --json``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 mpl.use("Agg")  # no window
 
-# Okabe and Ito's colours, which colour-blind people can tell apart
+# Okabe and Ito's colours, which suit colour-blind readers
 COLOURS = {"seconds": "#0072B2", "memory_mb": "#D55E00", "multiply_adds_g": "#888888"}
 WORDS = {"seconds": "time", "memory_mb": "memory", "multiply_adds_g": "multiply-adds"}
 LABELS = {
@@ -26,7 +26,7 @@ LABELS = {
 
 
 def draw(report: Path, folder: Path) -> Path:
-    """Draw a panel for each thing varied; every line is relative to its first point."""
+    """Draw a panel per varied setting; every line is relative to its first point."""
     result = json.loads(report.read_text(encoding="utf-8"))
     figure, panels = plt.subplots(1, len(LABELS), figsize=(13, 3.4), sharey=True)
     for axes, (name, label) in zip(panels, LABELS.items(), strict=True):
@@ -48,7 +48,7 @@ def draw(report: Path, folder: Path) -> Path:
 
 def _panel(axes: Axes, rows: list[dict[str, Any]], label: str) -> None:
     shares = [1 - row["value"] if row["varied"] == "mask_ratio" else row["value"] for row in rows]
-    power = 2 if rows[0]["varied"] == "crop_size" else 1  # tokens grow with the square of a side
+    power = 2 if rows[0]["varied"] == "crop_size" else 1  # tokens grow with the square of the side
     for key, colour in COLOURS.items():
         relative = [row[key] / rows[0][key] for row in rows]
         style = "--" if key == "multiply_adds_g" else "o-"

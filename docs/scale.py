@@ -1,6 +1,6 @@
-"""The tables of docs/scale.md: ``python docs/scale.py`` prints what 1 to 512 GPUs need.
+"""Print the tables of docs/scale.md, the needs of 1 to 512 GPUs: ``python docs/scale.py``.
 
-What was measured or counted is a constant with its source; what is assumed is an option.
+Measured and counted values are constants with their source; assumptions are options.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from hpm_video.train.optim import scaled
 Size = Literal["base", "large", "huge", "giant"]
 SIZES: tuple[Size, ...] = ("base", "large", "huge", "giant")
 # GPUs -> videos per GPU and micro-batch, optim.accumulation. Up to 64 GPUs a step has the papers'
-# 1024 videos; 512 GPUs would have too little to do with them.
+# 1024 videos; for 512 GPUs that would be too few.
 LAYOUTS = {1: (32, 32), 8: (32, 4), 64: (16, 1), 512: (8, 1)}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe of configs/pretrain/, and what docs/data.md tells of videos like its own.
+    """A recipe of configs/pretrain/, with the measurements of docs/data.md on similar videos.
 
-    clips_per_s: that a core reads (PyAV, one crop of a window), of files as they come and of
-    re-encoded ones. kilobytes: of such a file.
+    clips_per_s: read by one core (PyAV, one crop of a window), for original and re-encoded files.
+    kilobytes: size of these files.
     """
 
     name: str
@@ -50,8 +50,11 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class Model:
-    """Counted: operations per clip and step (two a multiply-add), bytes of a checkpoint (weights,
-    two moments, teacher), and of what training keeps besides activations (gradients, too)."""
+    """Counted values of a model.
+
+    operations: per clip and step, two per multiply-add. checkpoint: bytes of weights, two moments
+    and the teacher. kept: bytes in training besides activations, that is these and the gradients.
+    """
 
     operations: float
     parameters: int
@@ -61,7 +64,7 @@ class Model:
 
 @cache
 def count(size: Size) -> Model:
-    """Of the default pre-training at 16 x 224 x 224 pixels."""
+    """Count for the default pre-training at 16 x 224 x 224 pixels."""
     config = step_config(size=size, frames=16, crop_size=224)
     cost = step_cost(config)
     with torch.device("meta"):
@@ -72,9 +75,9 @@ def count(size: Size) -> Model:
 
 
 def recipe_rows(teraflops: float, utilisation: float, cores_per_gpu: int) -> list[list[str]]:
-    """What the recipes with ViT-B need."""
+    """Rows of the recipes with ViT-B."""
     model, optim, rows = count("base"), OptimConfig(), []
-    on_one = teraflops * 1e12 * utilisation / model.operations  # clips/s of a GPU
+    on_one = teraflops * 1e12 * utilisation / model.operations  # clips/s per GPU
     for recipe in RECIPES:
         cores = [on_one / of_core for of_core in recipe.clips_per_s]
         for gpus, (per_gpu, accumulation) in LAYOUTS.items():
@@ -96,7 +99,7 @@ def recipe_rows(teraflops: float, utilisation: float, cores_per_gpu: int) -> lis
 
 
 def model_rows(storage_gb_s: float) -> list[list[str]]:
-    """What models of all sizes need for their state: memory of each GPU, and checkpoints."""
+    """Rows of all model sizes: memory per GPU for the training state, and checkpoints."""
     rows = []
     for size in SIZES:
         model = count(size)
@@ -117,12 +120,12 @@ def _short(value: float) -> str:
 
 
 def _both(values: Sequence[float]) -> str:
-    """Of files as they come / re-encoded."""
+    """Values for original / re-encoded files."""
     return " / ".join(_short(value) for value in values)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """Format a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

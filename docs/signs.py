@@ -1,8 +1,8 @@
-"""The tables of docs/results.md on short clips: pre-training, fine-tuning and probes, some seeds.
+"""Print the tables of docs/results.md on short clips: pre-training, fine-tuning, probes, by seed.
 
 ``python docs/signs.py --train TRAIN.csv --val VAL.csv -o FOLDER`` runs ``hpm-video pretrain`` and
-``finetune`` with configs/{pretrain,finetune}/short_clips_tiny.yaml and prints the tables. Started
-again it goes on where it stopped, and repeats nothing that is finished.
+``finetune`` with configs/{pretrain,finetune}/short_clips_tiny.yaml. Started again it resumes, and
+repeats no finished run.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from scipy.stats import spearmanr
 
 ROOT = Path(__file__).parent.parent
 PROBES = ("linear", "attentive", "knn")
-CELLS = (4, 4, 4)  # signs differ by where the hands are, which a mean over all tokens hides
+CELLS = (4, 4, 4)  # signs differ in where the hands are, which a mean over all tokens hides
 Records = list[dict[str, float]]
 
 
 def run(job: str, folder: Path, *settings: str) -> Records:
-    """Start or go on with a job in its run folder; returns what it measured."""
+    """Start or resume a job in its run folder; returns its records."""
     command = [sys.executable, str(ROOT / "tools" / f"{job}.py")]
     command += [str(ROOT / "configs" / job / "short_clips_tiny.yaml"), f"run.output_dir={folder}"]
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def row(label: str, cells: Sequence[object]) -> str:
 
 
 def tables(runs: dict[str, list[Records]], seeds: Sequence[int]) -> Iterator[str]:
-    """Lines: of each side, one list of records per seed, the accuracies; the first one's probes."""
+    """Lines of both tables: accuracies, and probes of the first seed; runs: one per seed."""
     yield row("", [f"seed {seed}" for seed in seeds] + ["mean ± standard deviation"])
     yield "|" + "---|" * (len(seeds) + 2)
     for label in ("from scratch", "pre-trained"):
@@ -85,7 +85,7 @@ def main() -> None:
     runs: dict[str, list[Records]] = {"pre-training": [], "from scratch": [], "pre-trained": []}
     for index, seed in enumerate(arguments.seeds):
         folder, seeded = arguments.output_dir / f"seed{seed}", f"run.seed={seed}"
-        judged = () if index else probes  # one pre-training is, all along
+        judged = () if index else probes  # one pre-training is probed along the way
         runs["pre-training"].append(run("pretrain", folder / "pretrain", lists[0], seeded, *judged))
         init = f"model.init={folder / 'pretrain'}"
         runs["from scratch"].append(run("finetune", folder / "scratch", *lists, seeded))

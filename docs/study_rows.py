@@ -1,8 +1,8 @@
-"""What a study has measured: out of its folder into one file, and back.
+"""Export the measurements of a study into one file, and import them again.
 
-``python docs/study_rows.py FOLDER FILE.json`` gathers the rows of finished cells, and how long
-steps take, on which equal time depends. ``python docs/study_rows.py FILE.json FOLDER`` lays them
-out, so that ``hpm-video bench ablation STUDY.yaml -o FOLDER`` goes on with what is missing.
+``python docs/study_rows.py FOLDER FILE.json`` collects the rows of finished cells, and the time per
+step that equal-time comparisons depend on. ``python docs/study_rows.py FILE.json FOLDER`` restores
+them. ``hpm-video bench ablation STUDY.yaml -o FOLDER`` then runs what is missing.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _CALIBRATION = "calibration_*.json"
 
 
 def gather(folder: Path, file: Path) -> int:
-    """Write the rows of a study and its calibration; returns how many rows."""
+    """Write the rows and calibration of a study; returns the number of rows."""
     if file.exists():
-        _measured(file)  # nothing but what was gathered before is written over
+        _measured(file)  # refuse to overwrite anything but an earlier export
     rows = [_read(path) for path in sorted((folder / "cells").rglob("row.json"))]
     if not rows:
         raise SystemExit(f"source ({folder}) must be a study with finished cells")
@@ -33,7 +33,7 @@ def gather(folder: Path, file: Path) -> int:
 
 
 def lay_out(file: Path, folder: Path) -> int:
-    """Write rows and calibration where a study looks for them; returns how many rows."""
+    """Write rows and calibration where a study looks for them; returns the number of rows."""
     if folder.exists():
         raise SystemExit(f"target ({folder}) must not exist yet")
     measured = _measured(file)
@@ -41,12 +41,12 @@ def lay_out(file: Path, folder: Path) -> int:
         _write(folder / "preparation" / name, steps)
     for row in measured["rows"]:
         _write(folder / "cells" / row["folder"] / "row.json", row)
-    (folder / "study.yaml").touch()  # makes it a study's folder; the next start fills it
+    (folder / "study.yaml").touch()  # marks a study's folder; the next start fills the file
     return len(measured["rows"])
 
 
 def _measured(file: Path) -> Any:
-    """What a file of rows holds; SystemExit where it is none, or names places outside a study."""
+    """Contents of an export; SystemExit if invalid, or if it names paths outside the study."""
     try:
         measured = _read(file)
         names = list(measured["preparation"])

@@ -1,9 +1,9 @@
-"""The README's picture of the viewer, from a page of the demo:
+"""Make the README's picture of the viewer, from a page of the demo:
 
     hpm-video demo --train
     python docs/viewer.py outputs/demo/pictures/right_00000.html
 
-The page's own time control goes through the video once, and Chromium photographs every frame.
+Chromium steps through the video with the page's own time control and captures every frame.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def photograph(page: Path, width: int, height: int) -> list[Image.Image]:
-    """Every frame of a page's video, as the page shows it."""
+    """Capture every frame of a page's video as the page shows it."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         raise SystemExit("needs Chromium: apt-get install chromium chromium-driver")

@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 find_moved_modules()
 
-# Said by libraries that we import, about themselves.
+# Warnings that imported libraries print about themselves.
 warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
 
 
@@ -73,27 +73,27 @@ def embed(
 ) -> Any:
     """Return the feature (D,) of a video: the mean over tokens, clips and crops.
 
-    Of several videos, a list or tuple, they are the rows of an array (V, D). An iterator gives
-    features one by one: of the videos that it yields or, where it yields frames, of windows that
-    begin ``every`` so many of them (by default side by side). So a camera never has to end.
+    A list or tuple of V videos gives an array (V, D). An iterator gives an iterator of features,
+    one per video; if it yields frames, one per window of frames. So the input may be an endless
+    camera stream.
 
-    The model is any that `hpm-video features` takes; the last one used stays in memory. One clip
-    and one crop are the middle of the video.
+    The model is any that `hpm-video features` takes; the last one stays in memory. With one clip
+    and one crop, the feature is that of the middle of the video.
 
-    Args:
-        videos: a path, or frames (T, H, W, 3) uint8 as an array or tensor; several of these; or an
+    Args: videos: a path, or frames (T, H, W, 3) uint8 as an array or tensor; a sequence of these;
+        or an
             iterator over these or over frames (H, W, 3) uint8.
-        checkpoint: a file, a run folder, or a model of others.
-        num_clips: clips in time per video; of a stream of frames each window is one.
+        checkpoint: a file, a run folder, or a model of another library.
+        num_clips: clips in time per video; in a stream of frames, each window is one clip.
         num_crops: crops in space per clip.
-        every: frames of a stream from one window to the next.
-        settings: of the groups clip and encoder, as ``["clip.frame_stride=4"]``.
-        device: where the model runs.
+        every: frames between the starts of two windows of a stream; by default windows are side by
+            side.
+        settings: of the groups clip and encoder, such as ``["clip.frame_stride=4"]``.
+        device: device of the model.
 
-    Raises:
-        VideoReadError: a video is unreadable.
-        FileNotFoundError, ValueError: there is no such checkpoint, it needs settings, or the frames
-            are of another type or shape.
+    Raises: VideoReadError: a video is unreadable. FileNotFoundError, ValueError: the checkpoint is
+        missing or needs settings, or frames have the
+            wrong type or shape.
     """
     from hpm_video.evaluate.embed_classify import Views, embed_videos
 
@@ -146,18 +146,18 @@ def classify(
     settings: Sequence[str] = (),
     device: Device = "auto",
 ) -> Any:
-    """Return the probability of every class of a fine-tuned checkpoint, the likeliest class first.
+    """Return the probability of every class of a fine-tuned checkpoint, likeliest class first.
 
-    ``videos`` and ``every`` are as in `embed`: several videos give a list, an iterator an iterator.
-    ``checkpoint``: any that `hpm-video predict` takes. ``settings``: of the group clip.
-    Classes without names are called by their number. Where videos may have several labels, each
-    class has a probability of its own, and they do not sum to 1. Probabilities are means over the
-    views, which are those of the checkpoint's own evaluation unless given.
+    ``videos`` and ``every`` are as in `embed`: a sequence of videos gives a list, an iterator gives
+    an iterator. ``checkpoint`` is any that `hpm-video predict` takes; ``settings`` are of the group
+    clip. Classes without names are named by number. Multi-label classifiers give independent
+    probabilities, which do not sum to 1. Probabilities are averaged over views; by default these
+    are the views of the checkpoint's own evaluation.
 
-    Raises:
-        VideoReadError: a video is unreadable. `hpm-video predict` goes on with the others.
-        FileNotFoundError, ValueError: there is no such checkpoint, it is not of fine-tuning, or the
-            frames are of another type or shape.
+    Raises: VideoReadError: a video is unreadable. (`hpm-video predict` skips such videos.)
+        FileNotFoundError, ValueError: the checkpoint is missing or not a fine-tuning, or frames
+        have
+            the wrong type or shape.
     """
     from hpm_video.evaluate.embed_classify import classify_videos
 
@@ -181,23 +181,23 @@ def hard_tubes(
     seed: int = 0,
     device: Device = "auto",
 ) -> HardTubes:
-    """Return what a checkpoint of pre-training finds hard in the middle clip of a video.
+    """Return what a pre-training checkpoint finds hard in the middle clip of a video.
 
-    Among its fields and properties: ``scores`` (time, rows, columns), ``hard`` and ``mask`` of the
-    same shape, bool, and ``frames`` (T, H, W, 3) uint8 as the video shows them, in which ``place``
-    is where the scores belong. See `hpm_video.visualize.hard_tubes.HardTubes`.
+    The result has ``scores`` (time, rows, columns), ``hard`` and ``mask`` (bool, same shape), and
+    the full ``frames`` (T, H, W, 3) uint8; ``place`` is the part of the frames that the scores
+    cover. See `hpm_video.visualize.hard_tubes.HardTubes` for all fields.
 
     Args:
-        checkpoint: a file or a run folder; the last one used stays in memory.
+        checkpoint: a file or a run folder; the last one stays in memory.
         path: the video.
-        whole_frame: look at the whole picture, resized to a square, not at the centre square.
+        whole_frame: use the full frame, resized to a square, instead of the centre square.
         num_masks: random masks behind the measured loss.
         seed: of these masks.
-        device: where the model runs.
+        device: device of the model.
 
     Raises:
         VideoReadError: the video is unreadable, or shorter than a clip.
-        FileNotFoundError, ValueError: there is no such checkpoint, or it is not of pre-training.
+        FileNotFoundError, ValueError: the checkpoint is missing, or not a pre-training.
     """
     from hpm_video.visualize.videos import hard_tubes_of_video
 

@@ -1,10 +1,11 @@
-"""Lists known vulnerabilities of the versions that the constraints files pin.
+"""List known vulnerabilities of the versions pinned in the constraints files.
 
     python tools/audit.py                         # constraints.txt, and the oldest and newest
     python tools/audit.py constraints.txt --pip-audit .audit/bin/pip-audit
 
-Asks PyPI by pip-audit, which is none of our dependencies, and installs nothing. Prints a table for
-the release notes. Exits with 1 where there are some, or where not all packages could be checked.
+Queries PyPI through pip-audit, which must be installed separately, and installs nothing. Prints a
+table for the release notes. Exit code 1 if there are vulnerabilities, or packages that could not be
+checked.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def main() -> int:
 
 
 def pins(file: Path) -> list[tuple[str, str]]:
-    """Package and version of each line of a file, for whatever Python it is."""
+    """Package and version of each pin in a file, for all Python versions."""
     found = re.findall(r"^([\w.-]+)==([^\s;]+)", file.read_text(), re.MULTILINE)
     return list(dict.fromkeys((canonical(name), version) for name, version in found))
 
@@ -90,7 +91,7 @@ def canonical(name: str) -> str:
 
 
 def rounds(wanted: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
-    """The same pins in parts, as pip-audit takes one version of a package at a time."""
+    """Split pins into rounds with one version per package, the most pip-audit accepts at a time."""
     versions: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for pin in wanted:
         versions[pin[0]].append(pin)
@@ -98,7 +99,7 @@ def rounds(wanted: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
 
 
 def ask(program: str, wanted: list[tuple[str, str]]) -> list[dict[str, Any]]:
-    """What pip-audit says of each pin. Raises ValueError where it fails."""
+    """Reports of pip-audit for the pins. Raises ValueError if it fails."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.writelines(f"{name}=={version}\n" for name, version in wanted)
         file.flush()

@@ -1,10 +1,10 @@
-"""Looks at pages as a reader does: light and dark, narrow and wide, in headless Chromium.
+"""Check pages in headless Chromium: light and dark, narrow and wide.
 
     python tools/check_pages.py OUT [PAGE ...] [--axe axe.min.js]
 
-Without a PAGE it makes one of each kind from tiny runs, in minutes. It saves a
-picture of each page and each look in OUT, and names what the console complains of, pages that are
-wider than the window, and, given axe-core's file, serious violations. Exit code 1 if there are any.
+Without a PAGE it makes one of each kind from tiny runs, which takes minutes. It saves a screenshot
+of each page and look in OUT. It reports console messages, pages wider than the window and, if given
+axe-core's file, serious violations. Exit code 1 if there are any.
 axe-core: `npm pack axe-core`, or axe/axe.min.js in the wheel of axe-core-python.
 """
 
@@ -27,8 +27,8 @@ from hpm_video.visualize import visualize
 
 _AsWritten = argparse.RawDescriptionHelpFormatter
 LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (1400, 400)]
-_MOST_PIXELS = 3000  # height of a picture
-# Settings of tiny runs: of both kinds, and of pre-training
+_MOST_PIXELS = 3000  # maximum height of a screenshot
+# Settings of tiny runs: for both jobs, and for pre-training
 _TINY = (
     *("run.device=cpu", "run.precision=float32", "data.num_frames=4", "data.frame_stride=1"),
     *("data.crop_size=32", "data.batch_size=4", "data.num_workers=0", "model.width=32"),
@@ -46,7 +46,7 @@ axe.run().then((found) => done(found.violations
 
 
 def make_pages(folder: Path) -> Iterator[Path]:
-    """One page of each kind, from tiny runs on toy videos."""
+    """Make one page of each kind, from tiny runs on toy videos."""
 
     def run(*words: object) -> None:
         if hpm_video([str(word) for word in words]) not in (0, 1):  # 1: a video is unreadable
@@ -100,7 +100,7 @@ def make_pages(folder: Path) -> Iterator[Path]:
 
 
 def look(browser: Any, page: Path, out: Path, axe: str | None) -> list[str]:
-    """What is wrong with a page, in each look; saves the pictures."""
+    """Faults of a page in each look; saves the screenshots."""
     wrong = []
     for scheme, width in LOOKS:
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}

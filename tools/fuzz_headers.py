@@ -1,11 +1,11 @@
-"""Damages the headers of small files at random and looks at what reads them.
+"""Damage the headers of small files at random, and test how readers cope.
 
     python tools/fuzz_headers.py [--videos 2400] [--weights 300] [--seed 0] [--workers 2]
 
 Videos (mp4, mkv, webm, avi, gif, ts) go through `hpm-video data check` and a loader with each
-decoder, files of weights (safetensors, pt) through `hpm-video weights inspect`. Counted are errors
-that nobody expected (a traceback, or a reason that begins with an error's type), hangs, crashes and
-the largest process. The exit code is 1 if there are any, or if a process takes more than it may.
+decoder, weights (safetensors, pt) through `hpm-video weights inspect`. The tool counts unexpected
+errors (a traceback, or a reason that starts with an error type), hangs and crashes, and records the
+peak memory. Exit code 1 if there are any, or if a process exceeds the memory limit.
 """
 
 import argparse
@@ -44,14 +44,14 @@ _CODECS = {
     "ts": "libx264",
 }  # fmt: skip
 _WEIGHTS = ("safetensors", "pt")
-_MOST_MIB = 1536  # of a process: PyTorch and the decoders alone take some 760
-_LIMIT_S = 20.0  # for a file
-# What readers say of memory that FFmpeg asks for in vain
+_MOST_MIB = 1536  # per process: PyTorch and the decoders alone take about 760
+_LIMIT_S = 20.0  # per file
+# Reported by readers when FFmpeg asks for too much memory
 _REFUSED = "MemoryError: reading it takes more memory than its reader may have"
 _UNEXPECTED = re.compile(r"(Traceback|\w+(Error|Exception|Interrupt|Warning)\b:)")
 _EXTREMES = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63,
              2**64 - 1, 2**64 - 8)  # fmt: skip
-# By which headers are found, and in them what matters
+# Marks of headers, and important fields inside them
 _MARKS = re.compile(
     rb"ftyp|moov|mvhd|trak|tkhd|edts|elst|mdia|mdhd|hdlr|minf|stbl|stsd|avc1|avcC|stts|ctts|stss|"
     rb"stsc|stsz|stco|mdat|udta|\x1aE\xdf\xa3|\x18S\x80g|\x15I\xa9f|\x16T\xaek|\x1fC\xb6u|"
@@ -62,7 +62,7 @@ _MARKS = re.compile(
 
 @dataclass
 class Found:
-    """What came of a phase."""
+    """Result of a phase."""
 
     name: str
     files: int = 0
@@ -74,11 +74,11 @@ class Found:
     readable: int = 0
 
     def note(self, path: str, reason: str) -> None:
-        """Sort one reason, "" of what could be read."""
+        """Count a file by its reason; "" means readable."""
         self.files += 1
         line = f"{path}: {reason}"
         if reason.startswith(_REFUSED):
-            pass  # it claims more than there is: a row, and the largest process is looked at below
+            pass  # the file claims too much; a row, since peak memory is checked below
         elif "took longer" in reason or "no result within" in reason:
             self.hangs.append(line)
         elif "crashed" in reason or "its reader" in reason or "its process" in reason:
@@ -89,7 +89,7 @@ class Found:
 
 
 def mutated(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """The file with one to four things wrong with it, mostly in its headers."""
+    """The file with one to four faults, mostly in its headers."""
     changed = bytearray(data)
     for _ in range(int(rng.integers(1, 5))):
         marks = [match.start() for match in _MARKS.finditer(bytes(changed))]
@@ -107,7 +107,7 @@ def mutated(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
                 value = int(rng.choice(np.array(_EXTREMES, dtype=object))) % 2 ** (8 * width)
                 order = "big" if rng.random() < 0.5 else "little"
                 changed[place : place + width] = value.to_bytes(width, order)  # type: ignore[arg-type]
-            case 3:  # cut off
+            case 3:  # truncated
                 if rng.random() < 0.3:
                     del changed[place:]
                 else:
@@ -120,7 +120,7 @@ def mutated(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
             case 5:  # a piece repeated
                 piece = bytes(changed[place : place + length])
                 changed[place:place] = piece * int(rng.integers(1, 20))
-            case 6:  # a piece of another format
+            case 6:  # a piece of another file format
                 start = int(rng.integers(len(other)))
                 changed[place : place + length] = other[start : start + length]
         if not changed:
@@ -129,7 +129,7 @@ def mutated(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _write_sources(folder: Path) -> dict[str, bytes]:
-    """A small file of each format."""
+    """Write a small file of each format."""
     found = {}
     for suffix, codec in _CODECS.items():
         path = folder / f"source.{suffix}"
@@ -156,7 +156,7 @@ def _write_weights(folder: Path) -> dict[str, bytes]:
 
 
 def _write_mutants(folder: Path, sources: dict[str, bytes], number: int, seed: int) -> list[str]:
-    """So many damaged files, in turns of each format; file k depends on the seed and k alone."""
+    """Write damaged files, cycling through formats; file k depends only on seed and k."""
     suffixes, names = list(sources), []
     for k in range(number):
         rng = np.random.default_rng((seed, k))
@@ -168,7 +168,7 @@ def _write_mutants(folder: Path, sources: dict[str, bytes], number: int, seed: i
 
 
 def _check(folder: Path, workers: int) -> Iterator[tuple[str, str]]:
-    """`hpm-video data check`: what is wrong with each file."""
+    """Run `hpm-video data check`: the fault of each file."""
     command = [sys.executable, "-m", "hpm_video", "data", "check", str(folder / "list.csv")]
     options = ["--num-workers", str(workers), "--decode-timeout-s", f"{_LIMIT_S:g}"]
     done = subprocess.run(
@@ -183,11 +183,11 @@ def _check(folder: Path, workers: int) -> Iterator[tuple[str, str]]:
 
 
 def _load(folder: Path, workers: int, decoder: str) -> Iterator[tuple[str, str]]:
-    """A loader of clips, with the tables that the check wrote and without."""
+    """Load clips, with and without the frame tables of the check."""
 
     data = DataConfig(num_frames=4, frame_stride=2, crop_size=32, decoder=decoder)  # type: ignore[arg-type]
     checked, bare = folder / "list.csv", folder / "paths.csv"
-    with checked.open(newline="", encoding="utf-8") as file:  # bad ones would be left out
+    with checked.open(newline="", encoding="utf-8") as file:  # the loader would skip bad ones
         bare.write_text("path\n" + "".join(f"{row['path']}\n" for row in csv.DictReader(file)))
     for index in (index_beside(checked).read_bytes(), None):
         index_beside(bare).unlink(missing_ok=True)
@@ -203,7 +203,7 @@ def _load(folder: Path, workers: int, decoder: str) -> Iterator[tuple[str, str]]
 
 
 def inspect(path: str) -> str:
-    """`hpm-video weights inspect`, in a process of its own: an error that nobody expected."""
+    """Run `hpm-video weights inspect` in a subprocess; returns an unexpected error."""
 
     said = io.StringIO()
     try:
@@ -237,7 +237,7 @@ def _run_phase(name: str, folder: Path, workers: int) -> Found:
 
 
 def _phase_apart(name: str, folder: Path, workers: int) -> Found:
-    """A phase in a process of its own, whose largest descendant is then known."""
+    """Run a phase in a subprocess, to know the peak memory of its descendants."""
     command = [sys.executable, __file__, "--phase", name, "--folder", str(folder)]
     with subprocess.Popen(
         [*command, "--workers", str(workers)], stdout=subprocess.PIPE, text=True
@@ -305,6 +305,6 @@ def _report(phases: list[Found]) -> int:
 
 
 if __name__ == "__main__":
-    import fuzz_headers  # by its name, under which workers find what they run
+    import fuzz_headers  # workers find the functions under this module name
 
     sys.exit(fuzz_headers.main())

@@ -1,12 +1,12 @@
-"""What a GPU does with hpm_video, in nine minutes at most: is it right, how fast, where is it slow?
+"""Check hpm_video on a GPU in at most nine minutes: correctness, speed and bottlenecks.
 
     python tools/gpu_check.py --clips FOLDER_OF_VIDEOS
     python tools/gpu_check.py --device cpu --tiny       # only shows that the script works
 
-Every stage runs in a process of its own with a time limit. What it finds goes line by line into a
-file of JSON, and at the end into one table. A failed stage does not stop the others. The exit code
-is 1 if anything failed or the check was interrupted, 2 for a mistake on the command line.
-docs/gpu.md explains the table.
+Every stage runs in a subprocess with a time limit. It appends its results to a file of JSON lines;
+the end prints them as one table. A failed stage does not stop the others. Exit code 1 if anything
+failed or the check was interrupted, 2 for a mistake on the command line. docs/gpu.md explains the
+table.
 """
 
 import argparse
@@ -33,14 +33,14 @@ STAGES = {
     "ground": 45, "correct": 50, "step": 100, "compile": 80, "parts": 30, "resume": 90,
     "loader": 40, "world": 30, "useful": 40, "memory": 35,
 }  # fmt: skip
-LEFT_OUT_FIRST = ("memory", "useful", "parts")  # where time is short
+LEFT_OUT_FIRST = ("memory", "useful", "parts")  # when time is short
 TOTAL_S, LAST_START_S = 540, 500
 MOST_LINES, WIDTH = 60, 140
-_SPARE_S = 5  # between when a stage begins nothing more and when it is killed
+_SPARE_S = 5  # seconds between the last start of work in a stage and its limit
 
 Record = dict[str, Any]
 
-# Imported once; each stage then begins as a fork that has everything and has not touched CUDA.
+# Imported once by the fork server; stages fork from it before CUDA is initialised.
 _PRELOADED = [
     *("hpm_video.bench.train", "hpm_video.bench.memory", "hpm_video.train.finetune"),
     *("hpm_video.evaluate.features", "hpm_video.evaluate.classification"),
@@ -91,7 +91,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def chosen_stages(words: Sequence[str]) -> list[str]:
-    """Names of stages, in order, from names and numbers; ValueError for any other word."""
+    """Stage names, in order, from names and numbers; raises ValueError for any other word."""
     names = list(STAGES)
     numbered = {str(number): name for number, name in enumerate(names, start=1)}
     found = [numbered.get(word, word) for word in words]
@@ -117,8 +117,10 @@ def check_options(asked: argparse.Namespace) -> None:
 
 
 def fault_of_output(output: Path, *, make: bool) -> str:
-    """What a file of JSON lines must be and is not; nothing where it can be appended to. make:
-    make it, if there is none, and its folder."""
+    """The rule that an output file violates, for a message; "" if JSON lines can be appended to it.
+
+    make: create a missing file, and its folder.
+    """
     if output.is_dir():
         return "a file, but is a folder"
     log = output.with_suffix(".log")
@@ -127,7 +129,7 @@ def fault_of_output(output: Path, *, make: bool) -> str:
     try:
         if output.exists():
             text = output.read_text(encoding="utf-8", errors="replace")
-            # A check that was killed may leave a part of a line
+            # A killed check may have left an incomplete line
             if text.strip() and not text.lstrip().startswith('{"run":'):
                 return "a file of an earlier check, or a new one: this one holds something else"
             with open(output, "a", encoding="utf-8") as file:
@@ -144,8 +146,10 @@ def fault_of_output(output: Path, *, make: bool) -> str:
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Have SIGTERM (timeout, scancel) and SIGHUP do what Ctrl-C does, where they are not ignored:
-    the stage is ended, the table printed, the temporary folder removed."""
+    """Handle SIGTERM (timeout, scancel) and SIGHUP like Ctrl-C, unless they are ignored.
+
+    The stage is killed, the table printed, and the temporary folder removed.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in ours:
@@ -158,13 +162,15 @@ def interrupted_by_signals() -> Iterator[None]:
 
 
 def run_stages(stages: Sequence[str], given: Mapping[str, Any]) -> None:
-    """Run stages one after the other; each adds its records, and this process how each ended.
-    Raises ValueError where there is no such device."""
-    # For forks, which take over this process's paths, and for what they start
+    """Run stages one by one; each adds its records, and this process adds how the stage ended.
+
+    Raises ValueError if there is no such device.
+    """
+    # Forks inherit sys.path; their subprocesses inherit PYTHONPATH
     sys.path[:0] = own = [str(ROOT), str(ROOT / "tools")]
     paths = [*own, os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    # Asks the driver for GPUs without CUDA, which would not survive the fork
+    # Detect GPUs through the driver, because an initialised CUDA does not survive a fork
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(_PRELOADED)
@@ -187,7 +193,7 @@ def run_stages(stages: Sequence[str], given: Mapping[str, Any]) -> None:
             add(given, name, "left out", why)
             continue
         left = start + TOTAL_S - begin
-        # A stage may use what earlier ones left over, but not what the others need
+        # A stage may use time that earlier ones left, but not the share of later ones
         others = sum(STAGES[other] for other in planned(stages[place:], left) if other != name)
         limit_s = min(max(STAGES[name], left - others), 2 * STAGES[name])
         settings = {**given, "name": name, "end_s": begin + limit_s - _SPARE_S}
@@ -210,8 +216,10 @@ def run_stages(stages: Sequence[str], given: Mapping[str, Any]) -> None:
 
 
 def planned(stages: Sequence[str], left_s: float) -> list[str]:
-    """Of stages that are to come, those for which ``left_s`` seconds are enough: memory, useful and
-    parts are left out first, in this order."""
+    """Those of the coming stages that fit into ``left_s`` seconds.
+
+    If time is short, memory, useful and parts are left out, in this order.
+    """
     kept = list(stages)
     for name in LEFT_OUT_FIRST:
         if sum(STAGES[stage] for stage in kept) <= left_s:
@@ -222,7 +230,7 @@ def planned(stages: Sequence[str], left_s: float) -> list[str]:
 
 
 def why_not_now(stages: Sequence[str], elapsed_s: float) -> str:
-    """Why the first of the stages to come is left out; nothing if it is not."""
+    """Reason to leave out the first of the coming stages; "" to run it."""
     if elapsed_s > LAST_START_S:
         return f"no stage starts after {LAST_START_S} s"
     if stages[0] not in planned(stages, TOTAL_S - elapsed_s):
@@ -231,8 +239,8 @@ def why_not_now(stages: Sequence[str], elapsed_s: float) -> str:
 
 
 def be_stage(settings: Mapping[str, Any], log: str) -> None:
-    """What the process of a stage does."""
-    os.setsid()  # what it starts is killed with it
+    """Main function of a stage's process."""
+    os.setsid()  # own process group, killed as a whole
     threading.Thread(target=end_with_check, daemon=True).start()
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
     os.dup2(descriptor, 1)
@@ -245,7 +253,7 @@ def be_stage(settings: Mapping[str, Any], log: str) -> None:
 
 
 def end_with_check() -> None:
-    """End a stage, and all that it started, when the check itself is killed."""
+    """Kill a stage and all its processes if the check itself is killed."""
     check = multiprocessing.parent_process()
     assert check is not None
     check.join()
@@ -253,7 +261,7 @@ def end_with_check() -> None:
 
 
 def send_device_fault(kind: str, answer: Connection) -> None:
-    """Send why there is no device of this kind; nothing where there is one."""
+    """Send the reason why there is no device of this kind; "" if there is one."""
     fault = ""
     try:
         import_module("hpm_video.runtime.distributed").pick_device(kind, setting="--device")
@@ -263,16 +271,16 @@ def send_device_fault(kind: str, answer: Connection) -> None:
 
 
 def kill_group(pid: int | None) -> None:
-    """End a stage's process and all that it started."""
+    """Kill a stage's process and all its descendants."""
     assert pid is not None
     try:
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:  # not yet in a group of its own, or gone
+    except ProcessLookupError:  # not yet a group leader, or gone
         os.kill(pid, signal.SIGKILL)
 
 
 def why_ended(code: int, log: Path) -> str:
-    """What ended a process early: a signal, or the last line that it printed."""
+    """Why a process ended early: a signal, or its last line of output."""
     if code < 0:
         return f"ended by {signal.Signals(-code).name}; see {log}"
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
@@ -280,15 +288,14 @@ def why_ended(code: int, log: Path) -> str:
 
 
 def add(given: Mapping[str, Any], stage: str, status: str, why: str, seconds: float = 0) -> None:
-    """Append how a stage ended."""
+    """Append a record of how a stage ended."""
     record = {"run": given["run_name"], "stage": stage, "status": status, "note": why}
     with open(given["output"], "a", encoding="utf-8") as file:
         file.write(json.dumps({**record, "seconds": round(seconds, 1)}) + "\n")
 
 
 def records_of(output: Path, run: str) -> list[Record]:
-    """The records of a check, in order; lines that were cut short, of this or an earlier one, are
-    left out."""
+    """Records of one check, in order; incomplete lines are skipped."""
     records = []
     for line in output.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError):
@@ -303,8 +310,8 @@ def is_failure(record: Record) -> bool:
 
 
 def table(records: Sequence[Record]) -> list[str]:
-    """At most 60 lines: one for each thing found; a stage begins with its name and its seconds."""
-    rows: list[tuple[bool, str]] = []  # whether it must be shown, and the line
+    """At most 60 lines, one per result; a stage starts with its name and its seconds."""
+    rows: list[tuple[bool, str]] = []  # whether the line must be shown, and the line
     for number, name in enumerate(STAGES, start=1):
         found = [record for record in records if record["stage"] == name]
         if not found:
@@ -322,7 +329,7 @@ def table(records: Sequence[Record]) -> list[str]:
     verdict = f"{failures} FAILED" if failures else "nothing failed"
     seconds = sum(record.get("seconds", 0) for record in records)
     lines = [f"gpu check, {records[0]['run'] if records else ''}: {verdict}, {seconds:.0f} s"]
-    too_many = len(rows) - (MOST_LINES - 2)  # but for the first line and the one after the table
+    too_many = len(rows) - (MOST_LINES - 2)  # two lines are reserved: the first and the last
     if too_many > 0:
         for place in [k for k, (must, _) in enumerate(rows) if not must][::-1][: too_many + 1]:
             del rows[place]
@@ -331,7 +338,7 @@ def table(records: Sequence[Record]) -> list[str]:
 
 
 def line_of(record: Record) -> str:
-    """What was found, its figures, and whether it failed."""
+    """Text of a result: what was checked, its figures, and whether it failed."""
     verdict = {None: "", True: "ok  ", False: "FAIL  "}[record["ok"]]
     known = {name: value for name, value in record["figures"].items() if value is not None}
     figures = [f"{name} {text_of(value)}" for name, value in known.items()]
@@ -339,7 +346,7 @@ def line_of(record: Record) -> str:
 
 
 def text_of(value: str | int | float) -> str:
-    """A figure in three digits, whole where it is large."""
+    """A number with three digits, or as an integer if it is large."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,11 +1,11 @@
-"""Runs tests that touch every dependency, with other versions of Python and of the packages.
+"""Run tests that cover every dependency, with other versions of Python and of the packages.
 
     python tools/try_versions.py                       # the oldest and the newest of both
     python tools/try_versions.py --python 3.12 --constraints constraints-newest.txt
     python tools/try_versions.py --update              # resolve both constraints files again
 
-Each combination gets an environment of its own (about 6 GB), which is deleted afterwards. Prints a
-table; exits with 1 if a test fails, an installation fails or an interpreter is missing.
+Each combination gets its own environment (about 6 GB), which is deleted afterwards. Prints a table.
+Exit code 1 if a test or an installation fails, or an interpreter is missing.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")  # supported ones, the oldest first
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")  # supported versions, oldest first
 RESOLUTIONS = {"constraints-oldest.txt": "lowest-direct", "constraints-newest.txt": "highest"}
 HEADING = "# {} of what setup.py allows. Written by tools/try_versions.py --update."
 SOURCE_ONLY = ("fvcore", "iopath", "pytorchvideo")  # packages without wheels
 
-# By dependency in setup.py, tests that use it. Torch's span its parts: DDP, FSDP, the optimizers
+# Tests by the dependency in setup.py that they use. Torch's cover DDP, FSDP and the optimizers
 TESTS = {
     "aiohttp": ["tests/data/test_remote.py", "tests/data/test_remote_tars.py"],
     "av": ["tests/data/test_readers.py", "tests/data/test_encode.py"],
@@ -111,20 +111,20 @@ def main() -> int:
 
 
 def environment(folder: Path, python: str, file: Path) -> Path:
-    """The place in a folder for a Python, a constraints file and today's setup.py."""
+    """Path of the environment for a Python, a constraints file and the current setup.py."""
     state = hashlib.sha256((ROOT / "setup.py").read_bytes() + file.read_bytes())
     return folder / f"hpm_video-{python}-{file.stem}-{state.hexdigest()[:16]}"
 
 
 def environments(folder: Path, python: str, file: Path) -> list[Path]:
-    """What this script made in a folder for a Python and a constraints file, of whatever state."""
+    """Environments that this script made for a Python and a constraints file, for any setup.py."""
     name = re.compile(rf"hpm_video-{re.escape(python)}-{re.escape(file.stem)}-[0-9a-f]{{16}}")
     configured = folder.glob("hpm_video-*/pyvenv.cfg")
     return [path.parent for path in configured if name.fullmatch(path.parent.name)]
 
 
 def try_one(interpreter: str, file: Path, target: Path) -> tuple[bool, str]:
-    """Install and test one combination; returns whether all passed, and what came out in words."""
+    """Install and test one combination; returns whether all tests passed, and a summary."""
     print(f"== {interpreter}, {file.name}", flush=True)
     own = target / "bin" / "python"
     install = [str(own), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -155,10 +155,10 @@ def try_one(interpreter: str, file: Path, target: Path) -> tuple[bool, str]:
 
 
 def find_python(version: str) -> str | None:
-    """An interpreter of a version that starts: from PATH, else one that pyenv has."""
+    """A working interpreter of a version, from PATH or pyenv."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
     candidates = [f"python{version}", *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))]
-    for candidate in filter(shutil.which, candidates):  # pyenv's python3.13 may be but a stand-in
+    for candidate in filter(shutil.which, candidates):  # pyenv's shims may not start
         if not subprocess.run(
             [candidate, "--version"], capture_output=True, check=False
         ).returncode:
@@ -167,7 +167,7 @@ def find_python(version: str) -> str | None:
 
 
 def update() -> None:
-    """Resolve both files for each Python, from packages with wheels for Linux on x86-64."""
+    """Resolve both files for each Python, using packages with wheels for Linux on x86-64."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         own = Path(folder) / "bin" / "python"
@@ -194,8 +194,8 @@ def update() -> None:
 
 
 def requirements() -> list[str]:
-    """What setup.py asks for to run and to test."""
-    from distutils.core import run_setup  # setuptools brings it
+    """Requirements in setup.py, for running and for tests."""
+    from distutils.core import run_setup  # comes with setuptools
 
     package = run_setup(str(ROOT / "setup.py"), stop_after="init")
     return [*package.install_requires, *package.extras_require["test"]]

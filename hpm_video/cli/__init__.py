@@ -1,10 +1,10 @@
-"""The commands of ``hpm-video``, a module each: ``add_arguments(parser)`` and ``run(arguments)``.
+"""The commands of ``hpm-video``, one module each: ``add_arguments(parser)``, ``run(arguments)``.
 
-``run`` returns the exit code. What a command needs beyond its arguments is imported when it runs,
-so that --help and typing errors answer at once.
+``run`` returns the exit code. It imports what a command needs beyond its arguments, so that --help
+and error messages for mistyped words appear at once.
 """
 
 from hpm_video.runtime.moved import names_moved
 
-# What a console script of an earlier installation calls
+# Entry point of console scripts that earlier versions installed
 __getattr__ = names_moved("hpm_video.cli", {"entry": "hpm_video.cli.main"})

@@ -1,4 +1,4 @@
-"""``hpm-video bench``. Imports nothing slow, so that --help answers at once."""
+"""``hpm-video bench``. Imports nothing slow, so that --help appears at once."""
 
 from argparse import ArgumentParser as Parser
 from argparse import Namespace
@@ -13,8 +13,8 @@ from hpm_video.config.values import Decoder, Size, View, values_of
 
 
 def _step(parser: Parser) -> None:
-    """time a pre-training step: VideoMAE, HPM in the paper's form, sparse and default, and
-    transformers' VideoMAE"""
+    """time a pre-training step: VideoMAE; HPM as published, sparse and default; and VideoMAE
+    from transformers"""
     bench_options.add_timing(parser, batch_size=4)
     bench_options.add_threads(parser)
     bench_options.add_clip(parser)
@@ -32,7 +32,7 @@ def _step(parser: Parser) -> None:
 
 
 def _finetune(parser: Parser) -> None:
-    """time a fine-tuning step, with its memory: whole, half frozen, adapters, head only"""
+    """time a fine-tuning step and its memory: full, half frozen, adapters, head only"""
     bench_options.add_timing(parser, batch_size=4)
     bench_options.add_threads(parser)
     bench_options.add_clip(parser)
@@ -53,7 +53,7 @@ def _flops(parser: Parser) -> None:
 
 
 def _kernels(parser: Parser) -> None:
-    """count the kernels, bytes and multiply-adds of a step on a GPU, without a GPU"""
+    """count the kernels, bytes and multiply-adds of a GPU step, without a GPU"""
     bench_options.add_size(parser, "base")
     add_number(parser, "--batch-size", 64, "clips per step")
     bench_options.add_clip(parser)
@@ -61,7 +61,7 @@ def _kernels(parser: Parser) -> None:
     bench_options.add_mask_source(parser)
     text = "reconstruction target, except in plain VideoMAE (default %(default)s)"
     parser.add_argument("--target", choices=("pixels", "ema"), default="pixels", help=text)
-    bench_options.add_precision(parser, "bfloat16")  # of a GPU, wherever it runs
+    bench_options.add_precision(parser, "bfloat16")  # as on a GPU, also when run on a CPU
     choices, text = ("plain", "default", "literal", "pixels", "both"), "variant(s) of the step"
     add_several(parser, "--variant", choices[:2], text, "variants", choices=choices)
     add_number(parser, "--operators", 12, "number of slowest PyTorch operators to list")
@@ -87,7 +87,7 @@ def _memory(parser: Parser) -> None:
     """measure the memory of a step, and estimate the largest batch of a GPU"""
     bench_options.add_sizes(parser)
     bench_options.add_clip(parser)
-    bench_options.add_precision(parser, "bfloat16")  # most rows are of GPUs, wherever it runs
+    bench_options.add_precision(parser, "bfloat16")  # most rows are for GPUs, on any machine
     text = "GB to leave free on a GPU for CUDA, workspaces and fragments (default %(default)s)"
     parser.add_argument("--reserve-gb", type=float, default=2.0, help=text, metavar="GB")
     text = "size to measure on a CPU (default %(default)s); a GPU measures every --size"
@@ -98,7 +98,7 @@ def _memory(parser: Parser) -> None:
 
 
 def _train(parser: Parser) -> None:
-    """measure clips per second of a real pre-training, and what limits it"""
+    """measure clips per second of a real pre-training, and find its bottleneck"""
     text = "recipe and settings, as for hpm-video pretrain (default: none)"
     parser.add_argument("settings", nargs="*", metavar="RECIPE key=value", help=text)
     text = "optimizer steps; the first third does not count"
@@ -165,7 +165,7 @@ def _plan(parser: Parser) -> None:
 
 
 def _add_assumed(group: Group | Parser, name: str, default: float, what: str) -> None:
-    """A figure that is an assumption until it is measured."""
+    """Add an option for a value that is assumed, not measured."""
     group.add_argument(name, type=float, default=default, help=f"{what} (default {default:g})")
 
 
@@ -193,7 +193,7 @@ def _teacher(parser: Parser) -> None:
 
 
 def _loader(parser: Parser) -> None:
-    """measure clips per second of each decoder on one thread, beside a classic loader"""
+    """measure clips per second of each decoder on one thread, compared with a classic loader"""
     parser.add_argument(
         "--source", metavar="FOLDER", help="folder of source videos (default: toy videos)"
     )
@@ -204,8 +204,8 @@ def _loader(parser: Parser) -> None:
     add_several(parser, "--decoder", readers, "decoders to measure", "decoders", choices=readers)
 
 
-# Each declares options by the keywords (``dest``) of ``hpm_video.bench.NAME.bench_NAME``, which
-# returns the `Report`; --help says its docstring. ``settings`` are a config.
+# Options (``dest``) are the keywords of ``hpm_video.bench.NAME.bench_NAME``, which returns the
+# `Report`. The docstring is the help text. ``settings`` become a config.
 BENCHES: dict[str, Callable[[Parser], None]] = {
     "step": _step,
     "finetune": _finetune,
@@ -221,7 +221,7 @@ BENCHES: dict[str, Callable[[Parser], None]] = {
 
 
 def add_arguments(parser: Parser) -> None:
-    """One sub-command per bench."""
+    """Add a sub-command per benchmark."""
     jobs = parser.add_subparsers(dest="bench", required=True, metavar="|".join(BENCHES))
     for name, add_options in BENCHES.items():
         what = add_options.__doc__
@@ -234,8 +234,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Run the bench that was asked for, print its report and write it as JSON."""
-    if arguments.bench == "ablation":  # a folder of results, not one report
+    """Run the chosen benchmark, print its report, and write it as JSON."""
+    if arguments.bench == "ablation":  # writes a folder of results instead of one report
         return bench_ablation.run(arguments)
     import torch
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run a study and summarise it; returns 1 where a cell failed or a signal came, else 0."""
+    """Run a study and summarise it; returns 1 if a cell failed or a signal came, else 0."""
     found = re.fullmatch(r"([0-9]+)/([0-9]+)", arguments.part)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise ValueError(f"--part ({arguments.part}) must be K/N with 1 <= K <= N, as 1/8")

@@ -1,6 +1,6 @@
-"""Options that several benches share. Imports nothing slow, so that --help answers at once.
+"""Options shared by several benchmarks. Imports nothing slow, so that --help appears at once.
 
-Options have the names of the keywords that the bench's function takes (``dest``).
+Options (``dest``) are named like the keywords of the benchmark's function.
 """
 
 from argparse import ArgumentParser as Parser
@@ -20,9 +20,9 @@ from hpm_video.config.values import (
 
 
 def config_from(words: Sequence[str]) -> PretrainConfig:
-    """Of a pre-training: words are a recipe or file, if any, and settings, in any order.
+    """Config of a pre-training from a recipe or file, if any, and settings, in any order.
 
-    Raises ValueError for two files, and for what `load_config` refuses.
+    Raises ValueError for two files, and for anything that `load_config` rejects.
     """
     from hpm_video.config.recipe import find_recipe
     from hpm_video.config.settings import load_config
@@ -43,7 +43,7 @@ def add_number(parser: Parser, name: str, default: int, what: str, dest: str | N
 def add_several(
     parser: Parser, name: str, default: Sequence[Any], what: str, dest: str, **how: Any
 ) -> None:
-    """One value or more; ``how`` as `argparse` has it."""
+    """Add an option with one or more values; ``how``: keywords of `argparse`."""
     text = f"{what} (default {' '.join(map(str, default))})"
     parser.add_argument(name, nargs="+", default=default, help=text, dest=dest, **how)
 
@@ -54,7 +54,7 @@ def add_threads(parser: Parser) -> None:
 
 
 def add_timing(parser: Parser, *, batch_size: int) -> None:
-    """Of benches that time models: rounds, batch size, device."""
+    """Add options of benchmarks that time models: rounds, batch size, device."""
     add_number(parser, "--rounds", 5, "rounds whose median counts")
     add_number(parser, "--batch-size", batch_size, "clips per step")
     add_device(parser)
@@ -71,7 +71,7 @@ def add_decoder_mask(parser: Parser) -> None:
 
 
 def add_mask_source(parser: Parser) -> None:
-    # The codec's scores come with videos, which a bench of one step does not read
+    # Codec scores come from videos, which a benchmark of a single step does not read
     choices = [source for source in values_of(MaskSource) if source not in ("none", "codec")]
     text = "source of masks, except in plain VideoMAE (default %(default)s)"
     parser.add_argument("--mask-source", choices=choices, default="predicted", help=text)
@@ -112,7 +112,7 @@ def add_token_ratios(parser: Parser, default: Sequence[float]) -> None:
 def add_variants(
     parser: Parser, ratios: Sequence[float], inputs: Sequence[str], depths: Sequence[int]
 ) -> None:
-    """Which variants of hard patches mining to compare; all combinations are."""
+    """Add options for the variants of hard patches mining to compare, in all combinations."""
     add_token_ratios(parser, ratios)
     text, choices = "input(s) of the loss predictor", values_of(PredictorInput)
     add_several(parser, "--predictor-input", inputs, text, "predictor_inputs", choices=choices)

@@ -1,4 +1,4 @@
-"""``hpm-video data list|check|transcode|toy``, a module each."""
+"""``hpm-video data list|check|transcode|toy``, one module each."""
 
 import argparse
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check a list; exit code 1 when some videos are bad."""
+    """Check a list; returns 1 if some videos are bad, else 0."""
     from hpm_video.data.lists.classes import read_classes
     from hpm_video.data.lists.rows import read_rows
     from hpm_video.data.prepare.check import check_manifest

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--images ({arguments.images}) must be used with --folder only")
     if not arguments.labels and arguments.folder is None:
         raise ValueError("--no-labels must be used with --folder only")
-    of_lists = ("root", "seconds", "frames", "separator")  # alone; split is of both
+    of_lists = ("root", "seconds", "frames", "separator")  # for lists only; split applies to both
     for option in ("split", "fold", "annotations", *of_lists):
         of_list = option in ("split", *of_lists) and arguments.list is not None
         of_data_set = option not in of_lists and official is not None

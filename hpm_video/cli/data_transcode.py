@@ -9,7 +9,7 @@ from hpm_video.runtime.files import printable
 
 HELP = "re-encode the videos of a list, so that they are small and quick to decode"
 
-_MAX_NAMED = 20  # bad videos on the terminal
+_MAX_NAMED = 20  # bad videos named on the terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def _rate(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Encode a list; exit code 1 when some of its videos could not be encoded."""
+    """Encode the videos of a list; returns 1 if some could not be encoded, else 0."""
     from hpm_video.data.prepare.encode import Encoding
     from hpm_video.data.prepare.transcode import transcode_manifest
     from hpm_video.data.prepare.verdict import DAMAGED, USED

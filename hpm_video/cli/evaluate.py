@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def with_stored_lists(
     config: EvaluateConfig, checkpoint: str, lists: Sequence[str]
 ) -> tuple[EvaluateConfig, Sequence[str]]:
-    """The settings and lists of a command; without lists those that the fine-tuning judged by."""
+    """Settings and lists of a command; without lists, the validation lists of the fine-tuning."""
     if lists:
         return config, lists
     from hpm_video.evaluate.frozen_encoder import stored_lists
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder = folder or results_folder(checkpoint, lists, config.checkpoint)
         result = evaluate(checkpoint, lists, config, output_dir=folder)
     if find_place().rank != 0:
-        return 0  # of several processes, one speaks
+        return 0  # only rank 0 prints
     for index, reason in result.bad:
         print(printable(f"unreadable, counts as wrong: {result.paths[index]}: {reason}"))
     for name, words in result.about.items():

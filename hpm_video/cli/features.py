@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         result = sliding_list_features(checkpoint, manifests, output, **how)
     if find_place().rank != 0:
-        return 0  # of several processes, one speaks
+        return 0  # only rank 0 prints
     for note in result.notes:
         print(printable(f"warning: {note}"))
     for path, reason in result.bad:

@@ -1,6 +1,6 @@
-"""The commands: ``hpm-video JOB ...``, which is ``python tools/JOB.py ...``.
+"""Entry point: ``hpm-video JOB ...``, the same as ``python tools/JOB.py ...``.
 
-Exit code 0: done. 1: failed or stopped before the end. 2: the user's mistake, one clear line.
+Exit code 0: done. 1: failed or stopped early. 2: wrong input, explained in one line.
 """
 
 import argparse
@@ -34,15 +34,15 @@ JOBS = {
     "jobs": "list, follow, cancel and requeue submitted jobs",
     "recipes": "list the recipes: hardware, hours, expected result",
 }
-_ON_CLUSTERS = ("submit", "jobs")  # their modules are in `hpm_video.slurm`
+_ON_CLUSTERS = ("submit", "jobs")  # commands whose modules are in `hpm_video.slurm`
 
 
 @lasting_output()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one job; returns the exit code."""
+    """Run one job; returns its exit code."""
     words = sys.argv[1:] if argv is None else argv
-    # PyTorch's threads (OpenMP) wait for each other by spinning. On a machine whose cores the
-    # loader workers share, that makes a training step several times slower; read at its import.
+    # OpenMP threads of PyTorch spin while they wait for each other. If loader workers share their
+    # cores, a training step becomes several times slower. OpenMP reads this when it is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     parser = Parser(
         prog="hpm-video",
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     layout = argparse.RawDescriptionHelpFormatter
     for name, what in JOBS.items():
         of_job = jobs.add_parser(name, help=what, description=what, formatter_class=layout)
-        if name in words:  # the others' arguments would only take time
+        if name in words:  # adding the arguments of other jobs would only take time
             command_of(name).add_arguments(of_job)
     try:
         arguments = parse(parser, words)
@@ -88,13 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def command_of(job: str) -> Any:
-    """The module of a job: ``add_arguments(parser)``, ``run(arguments) -> exit code``."""
+    """The module of a job, with ``add_arguments(parser)`` and ``run(arguments) -> exit code``."""
     return import_module(f"hpm_video.{'slurm' if job in _ON_CLUSTERS else 'cli'}.{job}")
 
 
 def _is_ours(trace: TracebackType | None) -> bool:
-    """Whether an error was raised by a line of this package: those are the user's to mend. One
-    from inside a library is a bug of ours and keeps its traceback."""
+    """True if a line of this package raised the error: the user can correct it.
+
+    An error raised inside a library is a bug of ours and keeps its traceback.
+    """
     module = ""
     while trace is not None:
         module = trace.tb_frame.f_globals.get("__name__", "")
@@ -103,5 +105,5 @@ def _is_ours(trace: TracebackType | None) -> bool:
 
 
 def entry() -> None:
-    """The console command."""
+    """The console script."""
     sys.exit(main())

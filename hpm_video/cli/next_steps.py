@@ -1,4 +1,4 @@
-"""The end of a training for people: what was reached, and the commands to go on with."""
+"""Message at the end of a training: its results, and the commands to run next."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ from hpm_video.runtime.files import printable
 from hpm_video.runtime.rendezvous import find_place
 from hpm_video.train.step_videos import fitting, micro_batches
 
-# Of a pre-training, what a fine-tuning that starts from it has to agree with
+# Settings of a pre-training that a fine-tuning from it must share
 _SHARED = {
     "model": ("size", "width", "depth", "heads", "patch_size", "tubelet_size"),
     "data": ("num_frames", "crop_size", "root", "decoder"),
@@ -25,7 +25,7 @@ _SHARED = {
 
 
 def say_end(recipe: str, config: PretrainConfig | FinetuneConfig, manifest: Manifest) -> None:
-    """Print what a run has reached and what to type next; of several processes, one speaks."""
+    """Print the results of a run and what to type next; only rank 0 prints."""
     if find_place().rank != 0:
         return
     from hpm_video.train.run.logs import read_records
@@ -38,7 +38,7 @@ def say_end(recipe: str, config: PretrainConfig | FinetuneConfig, manifest: Mani
         else _after_pretraining(recipe, config, manifest)
     )
     print("next:")
-    # Recipes may be gone by now. The run is complete, and an idea less is no failure of it
+    # The run is complete: missing recipes only cost a suggestion
     with suppress(OSError, ValueError):
         for words, what in commands:
             print(printable(f"  {shlex.join(['hpm-video', *words])}  # {what}"))
@@ -75,7 +75,7 @@ def _after_pretraining(
         yield ["finetune", beside], "a classifier"
         return
     is_labelled = False
-    with suppress(OSError, ValueError):  # a list that has changed meanwhile is no failure
+    with suppress(OSError, ValueError):  # the list may have changed since the start
         _, row = next(read_videos(Path(config.data.manifest[0])))
         is_labelled = row.get("label", "").strip() not in ("", "-1")
     lists = config.data.manifest if is_labelled else ["LABELLED.csv"]
@@ -93,7 +93,7 @@ def _after_pretraining(
 
 
 def _made_with(recipe: str, folder: str) -> str | None:
-    """The settings of a fine-tuning from this run that `hpm-video start` wrote beside its own."""
+    """Path of the fine-tuning settings that `hpm-video start` wrote for this run, if any."""
     beside = Path(recipe).with_name("finetune.yaml")
     if not (Path(recipe).is_file() and beside.is_file()):
         return None
@@ -116,7 +116,7 @@ def _after_finetuning(
 
 
 def _recipe(recipe: str, config: PretrainConfig, manifest: Manifest) -> list[str]:
-    """The recipe to fine-tune with, and the settings in which it has to follow a pre-training."""
+    """Recipe for the fine-tuning, and the settings that it must share with the pre-training."""
     try:
         file = find_recipe("finetune", name := Path(recipe).stem)
     except FileNotFoundError:

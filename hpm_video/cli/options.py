@@ -1,6 +1,6 @@
-"""Options that several commands share, so that the same thing has the same name everywhere.
+"""Options shared by several commands, under the same names everywhere.
 
-A command with settings takes some as options too: ``--device cpu`` is ``run.device=cpu``.
+Some settings are also options: ``--device cpu`` sets ``run.device=cpu``.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from hpm_video.data.video.part import file_of
 SETTINGS = "key=value"
 
 _TAKES_COMMANDS = ("submit",)
-_VIDEOS = "videos"  # a command's words that are no option; there may be none
+_VIDEOS = "videos"  # positional arguments of some commands; may be empty
 
-# Settings that are options too, by their last name, and what stands for their value in --help
+# Settings that are also options (last part of their name), with the placeholder in --help
 _ALSO_OPTIONS = {
     "manifest": "LIST",
     "root": "DIR",
@@ -34,7 +34,7 @@ _ALSO_OPTIONS = {
 
 
 def add_config(parser: argparse.ArgumentParser, schema: type[Any]) -> None:
-    """A recipe or file of settings, and settings that override it."""
+    """Add the recipe or settings file, and settings that override it."""
     text = "name of a recipe (`hpm-video recipes` lists them), or a YAML file of settings"
     parser.add_argument("config", metavar="RECIPE", help=text)
     add_settings(parser, schema, "settings that override the recipe's; listed below")
@@ -43,7 +43,7 @@ def add_config(parser: argparse.ArgumentParser, schema: type[Any]) -> None:
 def add_settings(
     parser: argparse.ArgumentParser, schema: type[Any], meaning: str = "settings; listed below"
 ) -> None:
-    """Settings ``key=value``, options for some of them, and a table of all at the end of --help."""
+    """Add settings ``key=value``, options for some of them, and a table of all to --help."""
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help=meaning)
     group = parser.add_argument_group("settings that are also options")
     for setting in describe_settings(schema):
@@ -58,7 +58,7 @@ def add_settings(
 
 
 def settings_help(schema: type[Any]) -> str:
-    """The end of a --help: a table of settings."""
+    """The table of settings at the end of --help."""
     columns = min(shutil.get_terminal_size().columns, 80)
     return "settings:\n" + settings_table(schema, columns=columns)
 
@@ -75,14 +75,14 @@ def add_checkpoint(
 def add_manifest(
     parser: argparse._ActionsContainer, meaning: str, name: str = "--manifest", **more: Any
 ) -> None:
-    """One or several lists of videos."""
+    """Add an option for one or more lists of videos."""
     parser.add_argument(name, nargs="+", default=[], metavar="LIST", help=meaning, **more)
 
 
 def lists_or_stored(
     given: Sequence[str], stored: Sequence[str], *, option: str, setting: str, checkpoint: str
 ) -> list[str]:
-    """The lists of an option or, without it, those that the checkpoint's settings name."""
+    """The lists given with an option, else those in the checkpoint's settings."""
     if given:
         return list(given)
     from hpm_video.data.lists.shards import list_exists
@@ -100,7 +100,7 @@ def lists_or_stored(
 
 
 def add_one_manifest(parser: argparse.ArgumentParser) -> None:
-    """The list of a command that works on one, as ``M`` or ``--manifest M``."""
+    """Add the list of a command that takes one, as ``M`` or ``--manifest M``."""
     group = parser.add_mutually_exclusive_group(required=True)
     group.add_argument("M", nargs="?", help="list of videos, in any format")
     group.add_argument(
@@ -115,7 +115,7 @@ def add_output_dir(parser: argparse._ActionsContainer, meaning: str, **more: Any
 def add_output(
     parser: argparse.ArgumentParser, meaning: str, *names: str, metavar: str = "FILE"
 ) -> None:
-    """The file that a command writes; names: more of the option, where it may be a folder."""
+    """Add the output file; ``names``: further spellings, for commands that also write folders."""
     parser.add_argument("-o", "--output", *names, required=True, metavar=metavar, help=meaning)
 
 
@@ -125,7 +125,7 @@ def add_numbers(
     defaults: Mapping[str, Any] | None = None,
     metavar: str = "N",
 ) -> None:
-    """Options for whole numbers, ``--num-frames`` for ``num_frames``."""
+    """Add options for integers, such as ``--num-frames`` for ``num_frames``."""
     for name, meaning in meanings.items():
         default = (defaults or {}).get(name)
         text = meaning if default is None else f"{meaning} (default {default})"
@@ -143,7 +143,7 @@ def add_device(parser: argparse._ActionsContainer) -> None:
 
 
 def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int, decoder: str) -> None:
-    """How the videos of a list are decoded, each once; ``decoder``: what that option means."""
+    """Add options for decoding each video of a list once; ``decoder``: help of that option."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     add_root(parser, "folder where relative paths start (default: the folder of M)")
     parser.add_argument("--decoder", choices=values_of(Decoder), default="decord", help=decoder)
@@ -157,8 +157,8 @@ def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int, decoder: st
     )  # fmt: skip
 
 
-_NO_PLACE = re.compile(r"[^/#:?]*")  # names of settings: a path, part or URL has one of these
-# Arguments that name what must be there already, and how each is called
+_NO_PLACE = re.compile(r"[^/#:?]*")  # setting names lack these characters of paths, parts and URLs
+# Arguments for existing files and folders, with the word for each in messages
 _PLACES = {
     "checkpoint": "checkpoint ({}) does not exist",
     "checkpoints": "checkpoint ({}) does not exist",
@@ -173,12 +173,12 @@ _PLACES = {
 
 
 def check_there(arguments: argparse.Namespace) -> None:
-    """Raise SettingFaults for files that are not there, before anything slow is imported."""
+    """Raise SettingFaults for missing files, before anything slow is imported."""
     faults = []
     for name, text in _PLACES.items():
         given = getattr(arguments, name, None) or []
         for place in [given] if isinstance(given, str) else given:
-            # A colon is in names of models elsewhere: hf://OWNER/NAME, timm:NAME
+            # A colon marks models stored elsewhere: hf://OWNER/NAME, timm:NAME
             if ":" in place:
                 continue
             try:
@@ -193,7 +193,7 @@ def check_there(arguments: argparse.Namespace) -> None:
 
 
 def _is_there(argument: str, place: str) -> bool:
-    """Whether a list, a video, of which this may be a part, or another file or folder is there."""
+    """True if the list, video (or the video of a part), file or folder exists."""
     from hpm_video.data.lists.shards import list_exists
     from hpm_video.data.video.source import exists
 
@@ -203,19 +203,19 @@ def _is_there(argument: str, place: str) -> bool:
 
 
 def is_setting(word: str) -> bool:
-    """Whether a word of the command line is a setting, and neither an option nor a file or part."""
+    """True if a word of the command line is a setting, not an option, file or part."""
     name, equals, _ = word.partition("=")
-    # Files that are not there, members of tars and URLs with a query have `=`, too
+    # Missing files, members of tars and URLs with a query may contain `=`, too
     if not equals or word.startswith("-") or not _NO_PLACE.fullmatch(name):
         return False
     try:
         return not os.path.exists(file_of(word))
-    except ValueError:  # a part that cannot be: whoever takes videos says so
+    except ValueError:  # an invalid part; the code that takes videos reports it
         return False
 
 
 class Parser(argparse.ArgumentParser):
-    """Asks of a mistyped command, or word of a choice, whether the closest one was meant."""
+    """Suggests the closest match for a mistyped command or choice."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
@@ -230,7 +230,7 @@ class Parser(argparse.ArgumentParser):
 def _refuse_words(
     parser: argparse.ArgumentParser, rest: Sequence[str], words: Sequence[str]
 ) -> None:
-    """End with words that no argument takes, and what may have been meant."""
+    """Exit with the unknown words, and suggestions for them."""
     said = f"unrecognized arguments: {' '.join(rest)}"
     option = next((word.partition("=")[0] for word in rest if word.startswith("-")), "")
     if "." in option:
@@ -240,7 +240,7 @@ def _refuse_words(
 
 
 def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[str]:
-    """Options of a parser, and of its commands among the words."""
+    """Options of a parser, and of its sub-commands among the words."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
@@ -249,9 +249,9 @@ def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse words, among which a job's settings may stand anywhere.
+    """Parse words; a job's settings may stand anywhere among them.
 
-    Settings that are typed as such override options that stand for the same.
+    Settings typed as ``key=value`` override the same settings given as options.
     """
     known = list(_options(parser, words))
     unknown: list[str] = []
@@ -259,14 +259,15 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
         name = word.partition("=")[0]
         if re.match(r"--\w", name) and not any(option.startswith(name) for option in known):
             unknown += [word] if value.startswith("-") else [word, value]
-    # Before what argparse misses: the option may be that. A submitted job has options of its own
+    # Report unknown options before missing arguments: a typo may explain both. Submitted jobs have
+    # their own options
     if unknown and words[0] not in _TAKES_COMMANDS:
         _refuse_words(parser, unknown, words)
     arguments, rest = parser.parse_known_args(words)
     given = vars(arguments)
     if (manifest := given.pop("M", None)) is not None:
         arguments.manifest = manifest
-    # argparse takes no positional words behind an option once there were none before it
+    # argparse leaves positional words behind an option unparsed if none came before it
     if rest and not ("settings" in given and all(map(is_setting, rest))):
         _refuse_words(parser, rest, words)
     if "settings" not in given:
@@ -274,7 +275,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     options: list[str] = []
     typed = {*arguments.settings, *rest}
     for name in [name for name in given if name != "settings"]:
-        if isinstance(given[name], list):  # ... and settings behind an option for its values
+        if isinstance(given[name], list):  # settings after an option with several values
             settings = [word for word in given[name] if isinstance(word, str) and is_setting(word)]
             given[name] = [word for word in given[name] if word not in settings]
             if settings and not given[name] and name != _VIDEOS:

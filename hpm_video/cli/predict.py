@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         notes = (*notes, *filter(None, [result.about.get("warning")]))
         lines = [str(output)] if output is not None else list(csv_lines(result, shown))
     if find_place().rank != 0:
-        return 0  # of several processes, one speaks
+        return 0  # only rank 0 prints
     for note in notes:
         print(printable(f"warning: {note}"), file=sys.stderr)
     for line in lines:

@@ -16,7 +16,7 @@ def run(arguments: argparse.Namespace) -> int:
     from hpm_video.cli.next_steps import say_end
     from hpm_video.train.admission import read_settings, read_videos
 
-    # Refuses mistakes before PyTorch is imported
+    # Reject mistakes before the slow import of PyTorch
     config = read_settings(PretrainConfig, file, arguments.settings)
     manifest = read_videos(config)
     from hpm_video.train.pretrain import pretrain

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     before = [] if output is None else read_rows(output, lists)
     report = probe(arguments.checkpoint, **lists, kinds=config.kinds, config=config, keep=keep)
     if report is None:
-        return 0  # under torchrun, one process speaks
+        return 0  # only rank 0 prints
     for path, reason, what in report.bad:
         print(printable(f"unreadable, {what}: {path}: {reason}"))
     for result in report.results:

@@ -8,7 +8,7 @@ from itertools import groupby, zip_longest
 
 from hpm_video.config.recipe import COMMANDS, FOLDER, find_named, list_recipes
 
-_WIDTHS = (26, 20, 22)  # of name, hardware and hours; the expected result has the rest
+_WIDTHS = (26, 20, 22)  # columns name, hardware, hours; the expected result gets the rest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _row(*cells: str) -> str:
-    """One row of a table, in as many lines as its longest cell takes."""
+    """Lay out one table row, on as many lines as its longest cell needs."""
     columns = max(100, shutil.get_terminal_size(fallback=(120, 24)).columns)
     widths = (*_WIDTHS, columns - sum(_WIDTHS) - 2 * len(cells))
     wrapped = [

@@ -1,7 +1,7 @@
-"""``hpm-video start``: from a folder of own videos to settings, and the commands to go on with.
+"""``hpm-video start``: turn a folder of videos into settings and commands to run next.
 
-Lists and checks the videos, chooses what suits their number, their length and the machine, times
-some steps, and writes a commented YAML for each job. Writes nothing into the folder.
+Lists and checks the videos, chooses settings for their number, their length and the machine, times
+some steps, and writes a commented YAML per job. Writes nothing into the folder of videos.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     from hpm_video.config.own_data import Choices, Computer, Videos
 
-_UNFINISHED = ".hpm-video-start"  # in the folder of a start that has not come to its end
-_MICRO_BATCH = 8  # clips of a step that is timed on a CPU
-_SHOWN_VIDEOS = 2  # that the commands name
+_UNFINISHED = ".hpm-video-start"  # marks the folder of an unfinished start
+_MICRO_BATCH = 8  # clips per timed step on a CPU
+_SHOWN_VIDEOS = 2  # videos named in the suggested commands
 _UNCERTAIN = (
     "Accuracy is not promised. On 316 clips of 8 hand signs a similar model read .81 ± .03 "
     "pre-trained and .77 ± .05 from scratch, no significant difference (docs/results.md)."
@@ -65,14 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """What a start makes, and where. ``shown``: the folder as it stands in commands."""
+    """The folder that a start writes. ``shown``: its path as typed in commands."""
 
     folder: Path
     is_new: bool
 
     @contextmanager
     def gone_after_errors(self) -> Iterator[None]:
-        """Remove what was written so far where videos cannot be listed."""
+        """Remove the new folder again if the videos cannot be listed."""
         try:
             yield
         except (ValueError, FileNotFoundError):
@@ -90,7 +90,7 @@ class Place:
         return os.path.join(self.shown, name)
 
     def absolute(self, name: str) -> str:
-        """The same for settings, which are right from any folder."""
+        """The absolute path, for settings, which must work from any folder."""
         return os.path.join(os.path.abspath(self.folder), name)
 
 
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.folder, place.folder, val=arguments.val, root=arguments.root,
             held_out=arguments.held_out, labels=arguments.labels, images=arguments.images,
         )  # fmt: skip
-    computer, device = _computer(arguments.device)  # or refuse, before videos are decoded
+    computer, device = _computer(arguments.device)  # fails before videos are decoded
     print(f"checking {sum(len(rows_of(file)) for file in lists.values()):,} videos", flush=True)
     _check(lists, place, full=arguments.full_check, num_workers=computer.cores)
     notes += _drop_unreadable(lists)
@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     _time(chosen, device, most_hours=arguments.hours)
     commands = list(_commands(lists, place, chosen))
     for one in chosen:
-        one.config()  # or an error, before anything is written
+        one.config()  # raises before anything is written
         head = _head(one, computer, commands)
         write_atomically(place.folder / f"{one.job}.yaml", [one.yaml(head)])
     (place.folder / _UNFINISHED).unlink()
@@ -135,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _new_place(arguments: argparse.Namespace) -> Place:
-    """The folder to write into. Raises ValueError where something else lies there."""
+    """The folder to write into. Raises ValueError if it holds anything else."""
     from hpm_video.data.lists.rows import is_video_name
     from hpm_video.data.lists.shards import is_shards, list_exists, list_stem
     from hpm_video.runtime.files import make_folder
@@ -178,7 +178,7 @@ def _new_place(arguments: argparse.Namespace) -> Place:
         )
     make_folder(folder, name="output_dir")
     for file in (*folder.glob("*.csv"), folder / "classes.txt") if goes_on else ():
-        file.unlink(missing_ok=True)  # of a start that was interrupted, as is its check
+        file.unlink(missing_ok=True)  # left by an interrupted start, like its check
     write_atomically(marker, [said])
     return Place(folder, is_new)
 
@@ -199,7 +199,7 @@ def _computer(name: str) -> tuple[Computer, torch.device]:
 
 
 def _check(lists: dict[str, Path], place: Place, *, full: bool, num_workers: int) -> None:
-    """Decode the videos, and name those that are of no use, which the lists then leave out."""
+    """Decode the videos and report unusable ones; their status in the lists excludes them."""
     from hpm_video.data.lists.classes import read_classes
     from hpm_video.data.prepare.check import check_manifest
     from hpm_video.data.prepare.check_report import make_report, report_page, report_text
@@ -216,7 +216,7 @@ def _check(lists: dict[str, Path], place: Place, *, full: bool, num_workers: int
 
 
 def _drop_unreadable(lists: dict[str, Path]) -> Iterator[str]:
-    """Lists to judge on of which nothing can be read are none."""
+    """Drop validation lists without a readable video."""
     for name in [name for name in lists if name != "train"]:
         if not _readable(lists[name]):
             yield f"{lists.pop(name)} has no video that can be read: it is not used"
@@ -230,7 +230,7 @@ def _readable(file: Path) -> list[dict[str, str]]:
 
 
 def _labelled(train: Path, notes: list[str]) -> Path:
-    """The list to fine-tune on: that of the videos with a label."""
+    """The list for fine-tuning: videos with a label."""
     from hpm_video.data.lists.manifest import write_manifest
     from hpm_video.data.prepare.own_lists import label_of
 
@@ -246,7 +246,7 @@ def _labelled(train: Path, notes: list[str]) -> Path:
 
 
 def _videos_of(file: Path) -> Videos:
-    """What is known of the videos of a list. Raises ValueError where none can be read."""
+    """Summary of the videos of a list. Raises ValueError if none is readable."""
     from hpm_video.config.own_data import Videos
     from hpm_video.data.prepare.check_report import make_report
     from hpm_video.data.prepare.own_lists import label_of
@@ -254,7 +254,7 @@ def _videos_of(file: Path) -> Videos:
     rows = _readable(file)
     if not rows:
         raise ValueError(f"{file} has no video that can be read: see the reasons above")
-    report = make_report(rows)  # which knows how long parts are
+    report = make_report(rows)  # handles the lengths of parts
     labels = set(filter(None, map(label_of, rows)))
     rates = sorted(float(row["fps"]) for row in rows if row.get("fps"))
     seconds = sorted(report.durations_s.tolist())
@@ -277,7 +277,7 @@ def _videos_of(file: Path) -> Videos:
 def _set_places(
     one: Choices, lists: dict[str, Path], place: Place, folder: str, device: str
 ) -> None:
-    """Where a run reads and writes, before its other settings."""
+    """Set input and output paths of a run, ahead of its other settings."""
     others, one.settings = one.settings, {}
     why = "the run; the same command continues it"
     one.change("run.output_dir", place.absolute(folder), why)
@@ -294,7 +294,7 @@ def _set_places(
 
 
 def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float) -> None:
-    """Time steps of each training for its hours, and take fewer epochs where these are too many."""
+    """Time steps to estimate each training's hours; reduce epochs if they exceed ``most_hours``."""
     from hpm_video.bench.here import measure_finetuning, measure_here
     from hpm_video.config.own_data import FROM_INIT, fit_hours
     from hpm_video.runtime.distributed import World
@@ -310,7 +310,7 @@ def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float)
     for one, rate in zip(chosen, rates, strict=True):
         clips = one.steps * one["optim.total_batch"]
         compute, read = clips / rate, clips / (here.clips_per_core or math.inf)
-        # On a CPU readers take time from the steps
+        # On a CPU, data loading competes with training steps
         workers = one["data.num_workers"]
         seconds = compute + read if device.type == "cpu" else max(compute, read / workers)
         one.hours, one.timed = seconds / 3600, here.said
@@ -320,7 +320,7 @@ def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float)
 def _commands(
     lists: dict[str, Path], place: Place, chosen: Sequence[Choices]
 ) -> Iterator[tuple[list[str], str]]:
-    """The commands to go on with, and what each does."""
+    """Commands to run next, each with what it does."""
     from hpm_video.data.lists.manifest import read_manifest
 
     learnt = lists.get("labelled", lists["train"])
@@ -374,7 +374,7 @@ def _summary(
     notes: Sequence[str],
     place: Place,
 ) -> Iterator[str]:
-    """What was found and chosen, in lines for people."""
+    """Summary of what was found and chosen, line by line."""
     from hpm_video.data.prepare.own_lists import rows_of
 
     yield from (f"note: {note}" for note in notes)

@@ -1,4 +1,4 @@
-"""What a job says: on a terminal or pipe, which may go away before it ends, and where it fails."""
+"""Output of a job: survive a terminal or pipe that goes away, and report failures."""
 
 import errno
 import os
@@ -9,18 +9,18 @@ from typing import Any, TextIO, cast
 
 from hpm_video.runtime.files import printable
 
-_GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe has ended, a terminal was closed
+_GONE = (errno.EPIPE, errno.EIO)  # closed pipe, closed terminal
 
 
 @contextmanager
 def lasting_output() -> Iterator[None]:
-    """Let print and progress bars go on, to nothing, once nobody reads what this process writes.
+    """Let print and progress bars continue silently once the reader of the output is gone.
 
-    A run must not end because `| head` has seen enough. Other failures, as a full disk below a
-    redirected output, remain errors.
+    A run must not end because `| head` has seen enough. Other failures, such as a full disk behind
+    a redirect, remain errors.
     """
-    # A descriptor that was closed would be given to the next file that is opened, into which
-    # native code then writes its messages
+    # The next opened file would get the number of a closed descriptor, and native code would
+    # write its messages into that file
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -36,10 +36,10 @@ def lasting_output() -> Iterator[None]:
 
 
 class _Lasting:
-    """A text stream in all but what becomes of text for which there is no reader any more."""
+    """A text stream that discards text once its reader is gone."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        # Python has no stream for a descriptor that was closed when it started
+        # sys.stdout is None if its descriptor was closed at the start
         self._stream = stream if stream is not None else open(os.devnull, "w")  # noqa: SIM115
 
     def write(self, text: str) -> int:
@@ -56,7 +56,7 @@ class _Lasting:
             self._let_go(error)
 
     def _let_go(self, error: OSError) -> None:
-        """Send what is still in buffers, and all that is to come, to nothing."""
+        """Redirect buffered and future output to devnull."""
         if error.errno not in _GONE:
             raise error
         nothing = os.open(os.devnull, os.O_WRONLY)
@@ -68,7 +68,7 @@ class _Lasting:
 
 
 def say_failure(job: str, words: Exception | str) -> None:
-    """Print the one line that an error is worth, or one for each of several faults."""
+    """Print an error on one line, or one line per fault if there are several."""
     lines = [str(words)]
     if len(faults := getattr(words, "faults", ())) > 1:
         lines = [f"{len(faults)} things are wrong:", *faults]
@@ -79,8 +79,10 @@ def say_failure(job: str, words: Exception | str) -> None:
 
 @contextmanager
 def tell_torchrun() -> Iterator[None]:
-    """Hand errors to `torchrun`, if that started this process: it then names the first of them at
-    the end of its own report, below which nobody would find what was printed before."""
+    """Pass errors to `torchrun`, if it started this process.
+
+    It then names the first error at the end of its own report, where it is easy to find.
+    """
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""``hpm-video --version``: this package and what it runs on, without importing any of it."""
+"""``hpm-video --version``: versions of this package and its dependencies, without imports."""
 
 import argparse
 import platform
@@ -15,7 +15,7 @@ _NOT_INSTALLED = "not installed"
 
 
 class ShowVersion(argparse.Action):
-    """Prints the versions and ends the program."""
+    """Prints the versions and exits."""
 
     def __init__(self, option_strings: Any, dest: str, **more: Any) -> None:
         super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, **more)
@@ -26,9 +26,9 @@ class ShowVersion(argparse.Action):
 
 
 def versions() -> str:
-    """One line each: this package, Python, PyTorch with its CUDA, and the decoders.
+    """Versions line by line: this package, Python, PyTorch with CUDA, and the decoders.
 
-    One more where decord 0.6 is installed, which decord2 has replaced.
+    One more line if decord 0.6 is installed, which decord2 has replaced.
     """
     decoders = ", ".join(f"{name} {_version(package)}" for name, package in _DECODERS.items())
     lines = [
@@ -50,7 +50,8 @@ def _version(package: str) -> str:
 
 
 def _cuda() -> str:
-    """CUDA's version in PyTorch's build, out of torch/version.py: importing torch takes seconds."""
+    """CUDA version of PyTorch's build, read from torch/version.py because importing torch
+    takes seconds."""
     torch = find_spec("torch")
     cuda = None
     if torch is not None and torch.origin is not None:

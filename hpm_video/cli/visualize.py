@@ -8,7 +8,7 @@ from hpm_video.cli import options
 from hpm_video.config.values import PictureFormat, values_of
 from hpm_video.runtime.files import printable
 
-# Options of one kind of page alone. Where one is not given the default is that of the function.
+# Options for one kind of page. If not given, the function's own default applies.
 _OF_ALL = ("num_masks", "seed", "device")
 _OF_CLIPS = (
     "num_crops",
@@ -127,7 +127,7 @@ def _over_data_set(arguments: argparse.Namespace, *where: Any) -> int:
 
     page, found = visualize_list(*where, **_given(arguments, _OF_LISTS + _OF_ALL))
     if found is None:
-        return 0  # of several processes, one speaks
+        return 0  # only rank 0 prints
     for index, reason in found.bad:
         line = printable(f"unreadable, left out: {found.manifest.path(index)}: {reason}")
         print(line, file=sys.stderr)
@@ -136,12 +136,12 @@ def _over_data_set(arguments: argparse.Namespace, *where: Any) -> int:
 
 
 def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """The options of these names that were given."""
+    """Those of the named options that were given."""
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
 def _refuse(arguments: argparse.Namespace, names: tuple[str, ...], rule: str) -> None:
-    """No option is given in vain."""
+    """Reject options that would have no effect."""
     for name, value in _given(arguments, names).items():
         shown = " ".join(value) if isinstance(value, list) else value
         raise ValueError(f"--{name.replace('_', '-')} ({shown}) must come {rule}")

@@ -1,9 +1,9 @@
-"""Every setting, its type, default and meaning; `hpm_video.config.settings` reads them.
+"""Every setting with its type, default and meaning; `hpm_video.config.settings` reads them.
 
-`schema.setting` declares one with its meaning in ``--help``; `values` has the choices.
+`schema.setting` declares a setting and its meaning in ``--help``; `values` lists the choices.
 
-Groups by consequence: ``model masking teacher loss data optim`` change results, ``run`` does not
-(``run.seed`` and ``run.precision`` excepted).
+The groups ``model masking teacher loss data optim`` change results. ``run`` does not, except for
+``run.seed`` and ``run.precision``.
 """
 
 from hpm_video.config.evaluation import PROBE_KINDS as PROBE_KINDS

@@ -1,4 +1,4 @@
-"""Settings of the commands that read a checkpoint: evaluation, probes and features."""
+"""Settings of the commands that read a checkpoint: evaluation, probes, features."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ PROBE_KINDS = values_of(ProbeKind)
 
 @dataclass(frozen=True)
 class GridConfig:
-    """Of the probe attentive_grid; the defaults are those of V-JEPA 2 but for the batch size."""
+    """Settings of the probe attentive_grid; defaults of V-JEPA 2 except for the batch size."""
 
     lrs: list[float] = setting([1e-4, 3e-4, 1e-3, 3e-3, 5e-3], "learning rates of AdamW to try")
     weight_decays: list[float] = setting(
@@ -124,7 +124,7 @@ class PretrainProbeConfig(ProbeConfig):
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Clips and tokens unlike those of training; the weights are interpolated to fit them."""
+    """Clips and tokens that differ from training; the weights are interpolated to fit them."""
 
     num_frames: int | None = setting(None, "frames per clip; null: as in training")
     fps: float | None = setting(
@@ -151,9 +151,9 @@ class ClipConfig:
         all_at_least("clip.", self, **dict.fromkeys(numbers, 1))
 
     def of(self, data: Data, model: Model) -> tuple[Data, Model]:
-        """The settings of a training with these clips and tokens in the place of its own.
+        """The data and model settings of a training, with these clips and tokens.
 
-        Raises ValueError where the tokens do not divide the clips evenly.
+        Raises ValueError if the tokens do not divide the clips evenly.
         """
         given = {name: value for name, value in vars(self).items() if value is not None}
         tokens = {"tubelet_size", "patch_size"}
@@ -170,7 +170,7 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class FrozenEncoderConfig:
-    """What of an encoder is asked, and what an encoder of another project does not say itself."""
+    """Features to take from an encoder, and facts that encoders of other projects do not state."""
 
     layers: list[int] = setting([-1], "blocks whose features to take; 0: first, -1: last")
     weights: str | None = setting(None, "file of weights for timm:NAME")
@@ -204,7 +204,7 @@ class FrozenEncoderConfig:
 
 @dataclass(frozen=True)
 class AskConfig:
-    """What these commands have in common; how clips are read, the checkpoint says."""
+    """Settings shared by these commands; the checkpoint defines how clips are read."""
 
     root: str | None = setting(
         None, "folder where relative paths start; null: the folder of each list"
@@ -245,7 +245,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig(AskConfig):
-    """Settings of ``hpm-video evaluate`` and ``predict`` beside the checkpoint."""
+    """Settings of ``hpm-video evaluate`` and ``predict``, besides the checkpoint."""
 
     checkpoint: StoredCheckpoint = setting(
         "last",
@@ -258,7 +258,7 @@ class EvaluateConfig(AskConfig):
 
 @dataclass(frozen=True)
 class ProbeJobConfig(AskConfig):
-    """Settings of ``hpm-video probe`` beside model and lists."""
+    """Settings of ``hpm-video probe``, besides model and lists."""
 
     kinds: list[str] = setting(["knn"], f"kinds of probe: {', '.join(PROBE_KINDS)}")
     encoder: FrozenEncoderConfig = field(default_factory=FrozenEncoderConfig)
@@ -271,9 +271,9 @@ class ProbeJobConfig(AskConfig):
 
 @dataclass(frozen=True)
 class FeaturesConfig(AskConfig):
-    """Settings of ``hpm-video features`` beside checkpoint, videos and windows."""
+    """Settings of ``hpm-video features``, besides checkpoint, videos and windows."""
 
-    # Features are kept and compared: in bfloat16 they would depend on what shared their batch
+    # Features are stored and compared: in bfloat16 they would depend on the rest of their batch
     precision: Precision = "float32"
     num_clips: int = setting(1, "clips per video of a list; their features are averaged")
     num_crops: int = setting(1, "crops per clip or window; their features are averaged")
@@ -288,20 +288,20 @@ class FeaturesConfig(AskConfig):
 
 @dataclass(frozen=True)
 class ClassifyConfig:
-    """Settings of `hpm_video.classify` beside its arguments."""
+    """Settings of `hpm_video.classify`, besides its arguments."""
 
     clip: ClipConfig = field(default_factory=ClipConfig)
 
 
 @dataclass(frozen=True)
 class EmbedConfig(ClassifyConfig):
-    """Settings of `hpm_video.embed` beside its arguments."""
+    """Settings of `hpm_video.embed`, besides its arguments."""
 
     encoder: FrozenEncoderConfig = field(default_factory=FrozenEncoderConfig)
 
 
 def check_probe_kinds(name: str, kinds: Sequence[str]) -> None:
-    """Raise ValueError unless each is a kind of probe, there is one, and none is there twice."""
+    """Raise ValueError if no kind of probe is given, or one is unknown or repeated."""
     for kind in kinds or [""]:
         if kind not in PROBE_KINDS:
             raise ValueError(f"{name} ({kind}) must be one of {', '.join(PROBE_KINDS)}")

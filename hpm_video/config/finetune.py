@@ -168,7 +168,7 @@ class MixingConfig:
 
     @property
     def is_on(self) -> bool:
-        """Whether clips are mixed at all."""
+        """True if clips are mixed at all."""
         return max(self.mixup, self.cutmix) > 0
 
 
@@ -266,7 +266,7 @@ class FinetuneConfig:
             )
 
     def _check_labels(self) -> None:
-        """Refuse settings that mean nothing for one label per video, or for several."""
+        """Reject settings that do not apply to single-label lists, or to multi-label lists."""
         several, evaluation = self.data.labels.are_several, self.evaluation
         if not several and evaluation.threshold is not None:
             raise ValueError(

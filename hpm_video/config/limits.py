@@ -1,16 +1,16 @@
-"""Ranges of settings, refused in one line: name, value, rule. None is no value, and passes."""
+"""Range checks of settings. A fault is one line: name, value, rule. None always passes."""
 
 import math
 from typing import Any
 
 
 def at_least(name: str, value: float | None, low: float) -> None:
-    if value is not None and not low <= value < math.inf:  # written so that NaN is refused too
+    if value is not None and not low <= value < math.inf:  # in this form NaN fails too
         raise ValueError(f"{name} ({value}) must be a number of at least {low}")
 
 
 def all_at_least(group: str, settings: Any, **lows: float) -> None:
-    """Of several settings of a group (a prefix such as ``data.``), each with its own limit."""
+    """Check several settings of a group (a prefix such as ``data.``), each with its own limit."""
     for name, low in lows.items():
         at_least(f"{group}{name}", getattr(settings, name), low)
 

@@ -1,8 +1,8 @@
-"""All that is wrong with a config at once, each fault with a value that would do.
+"""Find all faults of a config at once, each with a valid value to propose.
 
-The checks of a config refuse one fault after the other. A value that would do is looked for among
-those that the refusal names, those that the setting had before it was changed, and the limits of
-its rule. It is tried, and the next fault is what the config with it is refused for.
+The checks of a config stop at the first fault. To find the next one, a valid value takes the place
+of the faulty one. Candidates are values that the message names, earlier values of the setting, and
+limits of its rule.
 """
 
 import re
@@ -17,13 +17,15 @@ from hpm_video.config.schema import as_yaml
 
 _MOST_FAULTS = 30
 _KEY = r"[a-z]\w*(?:\.\w+)+"
-_ABOUT = re.compile(rf"({_KEY}) \(")  # how a refusal begins
+_ABOUT = re.compile(rf"({_KEY}) \(")  # start of a fault message
 _NOT_THERE = object()
 
 
 def mended(layers: Sequence[Any], faults: list[str]) -> Any:
-    """The config that layers of settings, the schema first, make; later ones override. What its
-    checks refuse is added to ``faults``, and replaced; None where nothing is known that would do.
+    """Merge layers of settings, the schema first; later ones override.
+
+    Faults that the checks find are added to ``faults`` and replaced by valid values. Returns None
+    if no valid value is known for one.
     """
     layers = list(layers)
     while True:
@@ -42,24 +44,24 @@ def mended(layers: Sequence[Any], faults: list[str]) -> Any:
 
 
 def _built(whole: Any) -> tuple[Any, str | None]:
-    """A config, or what it is refused for."""
+    """The config, or the fault that its checks report."""
     try:
         return OmegaConf.to_object(whole), None
-    except OmegaConfBaseException:  # some are ValueErrors too
+    except OmegaConfBaseException:  # raised first, since some are ValueErrors too
         raise
     except ValueError as error:
         return None, str(error)
 
 
 def _what_would_do(layers: Sequence[Any], whole: Any, refusal: str) -> tuple[str, str] | None:
-    """A setting and a value, as typed, with which the refusal is gone and none like it comes."""
+    """A setting and value, as typed, that remove the fault and cause no similar one."""
     about = _ABOUT.match(refusal)
     for key, value in _candidates(layers, refusal, about[1] if about else None):
         if _value(whole, key) is _NOT_THERE:
             continue
         try:
             _, left = _built(OmegaConf.merge(whole, OmegaConf.from_dotlist([f"{key}={value}"])))
-        except (OmegaConfBaseException, ValueError):  # of a type that the setting does not have
+        except (OmegaConfBaseException, ValueError):  # wrong type for the setting
             continue
         again = None if left is None else _ABOUT.match(left)
         if left is None or (left != refusal and not (again and about and again[1] == about[1])):
@@ -70,7 +72,7 @@ def _what_would_do(layers: Sequence[Any], whole: Any, refusal: str) -> tuple[str
 def _candidates(
     layers: Sequence[Any], refusal: str, about: str | None
 ) -> Iterator[tuple[str, str]]:
-    """Settings and values, as typed, that may mend what is refused; the best first."""
+    """Settings and values, as typed, that may remove a fault; most likely first."""
     for key, value in re.findall(rf"({_KEY})=([^\s,;:)]+)", refusal):
         yield key, value
     if about is None:
@@ -79,12 +81,12 @@ def _candidates(
     rule = refusal.partition(" must ")[2]
     words = re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?|\bauto\b|\bnull\b", rule)
     yield from ((about, word) for word in words)
-    for key in re.findall(_KEY, rule):  # the others that the rule is about
+    for key in re.findall(_KEY, rule):  # other settings in the rule
         yield from _before(layers, key)
 
 
 def _before(layers: Sequence[Any], key: str) -> Iterator[tuple[str, str]]:
-    """What a setting was before it was changed, the latest first."""
+    """Earlier values of a setting, latest first."""
     for layer in reversed(layers):
         if (value := _value(layer, key)) is not _NOT_THERE:
             yield key, as_yaml(value)

@@ -1,6 +1,7 @@
-"""Settings for own videos: what suits their number and length, and the machine, each with a reason.
+"""Settings for a user's own videos, chosen for their number, length and the machine.
 
-The base is a recipe for own videos. What depends on the videos or the machine replaces its values.
+The base is a recipe for own videos; values that depend on the videos or the machine replace its
+own. Every setting comes with a reason.
 """
 
 import math
@@ -25,21 +26,21 @@ from hpm_video.config.settings import (
 Job = Literal["pretrain", "finetune"]
 _SCHEMAS: dict[Job, type[Any]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
 
-_MANY = 10_000  # videos, from which on a GPU trains a larger model
-_LARGE_GB, _LARGE_PIXELS = 16, 160  # that it needs: memory of the GPU, short side of the videos
-_SHORT_S = 5.0  # most videos are that short: a clip is all of one, else a window of two seconds
+_MANY = 10_000  # number of videos from which a GPU trains a larger model
+_LARGE_GB, _LARGE_PIXELS = 16, 160  # which also needs this GPU memory and short side
+_SHORT_S = 5.0  # if three quarters of the videos are that short, a clip spans all of one
 _WINDOW_S = 2.0
 _LEAST_STEPS, _MOST_EPOCHS = 500, 2000
 _LEAST_EPOCHS = {"pretrain": 20, "finetune": 10}
-# Steps are so many times the root of the number of videos. On GPUs that is 2,000 for 100 videos and
-# 28,000 for 20,000; on CPUs the 1,800 that 316 clips had in docs/results.md.
+# Steps per square root of the number of videos. On GPUs that is 2,000 steps for 100 videos and
+# 28,000 for 20,000; on CPUs the 1,800 steps for 316 clips of docs/results.md.
 _STEPS = {("pretrain", True): 200, ("pretrain", False): 100}
 _STEPS |= {("finetune", True): 100, ("finetune", False): 130}
 _GB_OF_A_WORKER = 2
-# Sizes that a fine-tuning takes from the pre-training it starts from
+# Settings that a fine-tuning takes over from its pre-training
 FROM_INIT = ("model.size", "model.depth", "data.num_frames", "data.crop_size")
 
-# Why the recipes' values are what they are
+# Reasons for the recipes' values
 _WHY = {
     "data.crop": "no squeezed crops, as in pre-training",
     "data.decoder": "reads most formats, and is the fastest on small files",
@@ -69,8 +70,10 @@ _WHY = {
 
 @dataclass(frozen=True)
 class Videos:
-    """The videos of a list that can be read. seconds: a quarter, half and three quarters of them
-    are at most so long. fps: a tenth are below it. Both None where files do not say it."""
+    """Summary of the readable videos of a list.
+
+    seconds: quartiles of their length. fps: the lowest tenth is below it. Both None if unknown.
+    """
 
     number: int
     num_classes: int  # 0 without labels
@@ -82,7 +85,7 @@ class Videos:
 
 @dataclass(frozen=True)
 class Computer:
-    """A machine. gpu_gb: memory of a GPU, None for a CPU."""
+    """A machine. gpu_gb: memory of its GPU; None for a CPU."""
 
     words: str
     cores: int
@@ -92,7 +95,7 @@ class Computer:
 
 @dataclass
 class Choices:
-    """Settings of a job, each with its reason. hours: what it takes; timed: how that is known."""
+    """Settings of a job, each with its reason. hours: estimate; timed: source of the estimate."""
 
     job: Job
     recipe: str
@@ -109,7 +112,7 @@ class Choices:
         return self.settings[key][0]
 
     def config(self, *more: str) -> Any:
-        """The config that the settings make; ``more`` override some. Raises as `load_config`."""
+        """Build the config; ``more`` override some settings. Raises like `load_config`."""
         nested: dict[str, dict[str, Any]] = {}
         for key, (value, _) in self.settings.items():
             group, name = key.split(".", 1)
@@ -118,11 +121,11 @@ class Choices:
 
     @property
     def steps(self) -> int:
-        """Steps of a run."""
+        """Number of steps of the run."""
         return int(self.num_videos // self["optim.total_batch"] * self["optim.epochs"])
 
     def yaml(self, head: Sequence[str]) -> str:
-        """A YAML with the reason above every setting; ``head``: lines of comment at its top."""
+        """YAML with the reason above each setting; ``head``: comment lines at its top."""
         lines = [_comment(line) for line in head]
         groups = dict.fromkeys(key.partition(".")[0] for key in self.settings)
         for group in [name for name in config_to_dict(_SCHEMAS[self.job]()) if name in groups]:
@@ -136,7 +139,7 @@ class Choices:
 
 
 def choose_pretraining(videos: Videos, computer: Computer) -> Choices:
-    """Settings of a pre-training."""
+    """Choose the settings of a pre-training."""
     number, gb = videos.number, computer.gpu_gb
     if gb is None:
         recipe, why = "own_videos_cpu", "there is no GPU"
@@ -156,7 +159,7 @@ def choose_pretraining(videos: Videos, computer: Computer) -> Choices:
 
 
 def choose_finetuning(videos: Videos, computer: Computer, pretraining: Choices) -> Choices:
-    """Settings of a fine-tuning that starts from a pre-training."""
+    """Choose the settings of a fine-tuning that starts from a pre-training."""
     why = "it goes with the pre-training"
     chosen = _of_recipe("finetune", pretraining.recipe, why, videos, computer)
     chosen.settings = {k: v for k, v in chosen.settings.items() if k not in FROM_INIT}
@@ -169,7 +172,7 @@ def choose_finetuning(videos: Videos, computer: Computer, pretraining: Choices) 
 
 
 def fit_hours(choices: Choices, most: float) -> None:
-    """Take fewer epochs where a run would take more than ``most`` hours."""
+    """Reduce the epochs of a run that would take more than ``most`` hours."""
     epochs = choices["optim.epochs"]
     if choices.hours <= most or epochs == 1:
         return
@@ -183,12 +186,12 @@ def fit_hours(choices: Choices, most: float) -> None:
 
 
 def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Computer) -> Choices:
-    """A recipe's settings, with steps for so many videos and workers for the machine."""
+    """Settings of a recipe, with steps for the number of videos and workers for the machine."""
     schema = _SCHEMAS[job]
     there = config_to_dict(load_config(schema, find_named(f"{job}/{recipe}")))
     usual = config_to_dict(schema())
     chosen = Choices(job, recipe, why, videos.number)
-    # What a clip is, and how large the model, is what people change first: stated in any case
+    # Users change the clip and the model size first, so these are always written
     shown = ["model.size", "data.num_frames", "data.crop_size"]
     shown += ["masking.hard_ratio_end"] if job == "pretrain" else []
     for key in dict.fromkeys([*shown, *differing_keys(usual, there)]):
@@ -202,7 +205,7 @@ def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Comput
         at_once = "auto"
         why = "videos at a time: as many as memory allows; results do not depend on it"
         chosen.change("data.batch_size", at_once, why)
-    if is_small:  # four steps an epoch; an even number, as a fine-tuning may mix pairs
+    if is_small:  # four steps per epoch; even, as mixing in fine-tuning needs pairs
         total = min(number, max(2, number // 4 // 2 * 2))
         said = f"for four steps of an epoch; {said}"
         if at_once != "auto":
@@ -235,7 +238,7 @@ def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Comput
 
 
 def _take_frames(chosen: Choices, videos: Videos) -> None:
-    """Which frames of a video a clip has."""
+    """Choose the frames of a video that form a clip."""
     count, seconds, fps = chosen["data.num_frames"], videos.seconds, videos.fps
     for key in ("data.sampling", "data.fps", "data.frame_stride"):
         chosen.settings.pop(key, None)
@@ -258,15 +261,15 @@ def _take_frames(chosen: Choices, videos: Videos) -> None:
 
 
 def computer_here(words: str, *, gpu_gb: float | None) -> Computer:
-    """This machine, whose device is called ``words``."""
+    """This machine; ``words``: name of its device."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Computer(words, cores or 1, memory / 1e9, gpu_gb)
 
 
 def _comment(text: str, indent: str = "") -> str:
-    """A text as comments of a YAML, in lines of at most 100 characters."""
-    if not text or text.startswith("  "):  # a command stays on its line
+    """A text as YAML comments, in lines of at most 100 characters."""
+    if not text or text.startswith("  "):  # never wrap a command
         return f"{indent}# {text}".rstrip()
     width = 98 - len(indent)
     wrapped = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -60,12 +60,12 @@ class PretrainRunConfig(RunConfig):
                 raise ValueError(f"run.{name} ({value}) {rule}")
 
     def pictures_every(self, total_steps: int) -> int:
-        """Steps between pictures in a run of so many; 0: never."""
+        """Steps between pictures in a run of ``total_steps``; 0: never."""
         every = self.picture_every
         return min(1000, max(20, total_steps // 10)) if isinstance(every, str) else every
 
     def history_steps(self, total_steps: int) -> frozenset[int]:
-        """Steps done at which a checkpoint is kept to look at; that of the end is kept anyway."""
+        """Steps after which a checkpoint is kept for inspection; the final one is always kept."""
         most = self.history_checkpoints
         assert isinstance(most, int), "choose_for_machine comes first"
         return frozenset(total_steps * part // most for part in range(1, most)) - {0}
@@ -119,12 +119,12 @@ class ModelConfig(EncoderConfig):
 
     @property
     def parts_of_init(self) -> tuple[str, ...]:
-        """Parts of the model that ``init`` gives, where it has them."""
+        """Parts of the model that are loaded from ``init``, if it has them."""
         return values_of(InitPart)[1:] if self.init_parts == ["all"] else tuple(self.init_parts)
 
     @property
     def predicts_from_pixels(self) -> bool:
-        """Whether a loss predictor reads pixels."""
+        """True if a loss predictor reads pixels."""
         return self.predictor_input in ("pixels", "both")
 
 
@@ -201,21 +201,21 @@ class MaskingConfig:
 
     @property
     def mines(self) -> bool:
-        """Whether any mask of the run is chosen by scores."""
+        """True if any mask of the run is chosen by scores."""
         return self.source != "none" and max(self.hard_ratio_start, self.hard_ratio_end) > 0
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a teacher has to predict these scores."""
+        """True if a teacher predicts these scores."""
         return self.mines and self.source == "predicted"
 
     @property
     def by_units(self) -> "MaskingConfig":
-        """The same with mining units masked one by one, not in blocks."""
+        """The same settings with mining units masked individually, not in blocks."""
         return replace(self, pattern="auto") if self.pattern == "blocks" else self
 
     def unit_length(self, time: int) -> int:
-        """Grid steps in time of a mining unit, in a clip that has ``time`` of them."""
+        """Length of a mining unit in time steps, for a clip with ``time`` steps."""
         if self.pattern == "tokens":
             return 1
         return self.tube_length or time
@@ -249,7 +249,7 @@ class TeacherConfig:
             between(f"teacher.{name}", getattr(self, name), 0, 1)
 
 
-_MOST_LAYERS, _WIDEST = 64, 1 << 16  # of a target of features
+_MOST_LAYERS, _WIDEST = 64, 1 << 16  # for feature targets
 
 
 @dataclass(frozen=True)
@@ -325,12 +325,12 @@ class LossConfig:
 
     @property
     def has_pixels(self) -> bool:
-        """Whether the reconstruction can be shown as a picture."""
+        """True if the reconstruction can be shown as a picture."""
         return self.target == "pixels"
 
     @property
     def objective(self) -> str:
-        """The prediction loss, by its name in `hpm_video.method.losses.OBJECTIVES`."""
+        """Name of the prediction loss in `hpm_video.method.losses.OBJECTIVES`."""
         if self.prediction == "ranking" and self.ranking == "clipped":
             return "ranking_clipped"
         if self.prediction == "absolute" and self.variance == "biased":
@@ -338,7 +338,7 @@ class LossConfig:
         return self.prediction
 
 
-# Of settings that are ``auto`` by default, what was in effect before they existed
+# For settings that are ``auto`` by default: the effective value before they existed
 _THEN = (
     ("loss", "variance", "biased"),
     ("augment", "interpolation", "bilinear"),
@@ -347,17 +347,19 @@ _THEN = (
 
 
 def as_then(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The stored settings of an earlier run. Adds the value in effect then of each setting that is
-    younger than the run and whose default has another effect today."""
+    """Stored settings of an earlier run, completed with settings that are younger than the run.
+
+    If a younger setting's default behaves differently, the value in effect at that time is added.
+    """
     for name, setting_name, value in _THEN:
         group = stored.get(name) if isinstance(stored, Mapping) else None
         if isinstance(group, Mapping) and setting_name not in group:
             stored = {**stored, name: {**group, setting_name: value}}
     model = stored.get("model") if isinstance(stored, Mapping) else None
-    if not isinstance(model, Mapping) or "decoder_width" not in model:  # of no pre-training
+    if not isinstance(model, Mapping) or "decoder_width" not in model:  # not a pre-training
         return stored
     then: dict[str, Any] = {"first_weights": "former"}
-    if model.get("size") == "giant":  # its decoder had the ratio of all others
+    if model.get("size") == "giant":  # its decoder once had the MLP ratio of the other sizes
         then["decoder_mlp_ratio"] = 4.0
     run = {"history_checkpoints": 0, **stored.get("run", {})}
     return {**stored, "run": run, "model": {**then, **model}}
@@ -396,7 +398,7 @@ class PretrainConfig:
                 "loss.prediction (none) must be ranking or absolute while masking.ramp is "
                 "competence, which follows its rank accuracy: choose one, or masking.ramp=time"
             )
-        # Of a predictor that learns nothing masks would stay random, or wait for ever
+        # An untrained predictor keeps masks random, and a competence ramp waits forever
         if self.loss.prediction_weight == 0 and masking.mines and masking.ramp == "competence":
             raise ValueError(
                 "loss.prediction_weight (0) must be above 0 while masking.ramp is competence, "

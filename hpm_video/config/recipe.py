@@ -1,8 +1,8 @@
-"""Recipes: the settings of runs that come with the package, found by name.
+"""Recipes: settings of runs that come with the package, found by name.
 
-A clone keeps them in ``configs/``, the one copy. The build of a wheel puts them beside this module.
-Each opens with comments: what it is, a command, and lines that begin with ``Hardware:``, ``Hours:``
-and ``Expected:``.
+In a clone they are in ``configs/``, their only copy. The wheel build puts them beside this module.
+Each starts with comments: a description, a command, and lines that begin with ``Hardware:``,
+``Hours:`` and ``Expected:``.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from hpm_video.config.settings import find_config
 _INSTALLED = Path(__file__).with_name("recipes")
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
 
-# The command that takes the names of a folder's recipes
+# The command that reads the recipes of each folder
 COMMANDS = {
     "pretrain": "pretrain",
     "finetune": "finetune",
@@ -24,7 +24,7 @@ COMMANDS = {
     "ablation": "bench ablation",
     "demo": "demo",
 }
-_VARIANTS = FOLDER / "ablation" / "variants.yaml"  # pre-trainings, ``variants:NAME``
+_VARIANTS = FOLDER / "ablation" / "variants.yaml"  # pre-trainings named ``variants:NAME``
 
 _FACTS = ("Hardware", "Hours", "Expected")
 
@@ -33,8 +33,8 @@ _FACTS = ("Hardware", "Hours", "Expected")
 class Recipe:
     """A recipe and the facts at its top, each on one line.
 
-    kind: a key of `COMMANDS`, for the command that takes it. name: as that command
-    takes it; of the list of variants ``variants:NAME``.
+    kind: the command that reads it, a key of `COMMANDS`. name: as typed in that command; variants
+    of the list are ``variants:NAME``.
     """
 
     kind: str
@@ -47,16 +47,16 @@ class Recipe:
 
 
 def list_recipes() -> list[Recipe]:
-    """All recipes, by command and name."""
+    """All recipes, ordered by command and name."""
     found = [_recipe(kind, file) for kind in COMMANDS for file in _files(kind).values()]
     return [recipe for kind in COMMANDS for recipe in found if recipe.kind == kind]
 
 
 def find_recipe(kind: str, word: str) -> str:
-    """The file that a word of a command line means: a path as it is, or a recipe's.
+    """Resolve a word of a command line to a file: an existing path, or a recipe.
 
-    A file that exists beats a recipe of the same name. A variant, ``FILE:NAME``, keeps its name.
-    Raises FileNotFoundError, which names the recipes that come close.
+    An existing file takes precedence over a recipe of the same name. A variant, ``FILE:NAME``,
+    keeps its name. Raises FileNotFoundError with suggestions.
     """
     try:
         find_config(word)
@@ -77,9 +77,9 @@ def find_recipe(kind: str, word: str) -> str:
 
 
 def find_named(name: str) -> Path:
-    """The file of a recipe by ``NAME`` or, where several commands have one, ``FOLDER/NAME``.
+    """File of a recipe ``NAME``, or ``FOLDER/NAME`` if several commands have one.
 
-    Raises FileNotFoundError, or ValueError for a name of several.
+    Raises FileNotFoundError; ValueError for an ambiguous name.
     """
     known = {f"{kind}/{stem}": file for kind in COMMANDS for stem, file in _files(kind).items()}
     matching = [key for key in known if name in (key, key.partition("/")[2])]
@@ -105,7 +105,7 @@ def _recipe(kind: str, file: Path) -> Recipe:
     head = "\n".join(line[1:].removeprefix(" ") for line in lines)
 
     def fact(name: str) -> str:
-        """Up to an empty line, or the next fact."""
+        """Text of a fact, up to an empty line or the next fact."""
         others = "|".join(_FACTS)
         found = re.search(
             rf"^{name}: (.+?)(?=\n(?:{others}): |\n\n|\Z)", head, re.DOTALL | re.MULTILINE

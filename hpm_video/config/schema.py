@@ -1,6 +1,6 @@
-"""A schema of nested dataclasses: its settings declared, described, and values checked against it.
+"""Schemas of nested dataclasses: declare and describe settings, and check values against them.
 
-What a value must be is said in plain words.
+Messages state the expected type in plain words.
 """
 
 import difflib
@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 Value = TypeVar("Value")
-Path = tuple[Any, ...]  # names of groups and of a setting, one in the other
+Path = tuple[Any, ...]  # names of the groups and the setting, outermost first
 
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 def setting(default: Value, meaning: str) -> Value:
-    """A field of a schema: its default, and its meaning for --help."""
+    """Declare a field of a schema, with its default and its meaning for --help."""
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy(default), metadata={"meaning": meaning})
     return field(default=default, metadata={"meaning": meaning})
@@ -31,7 +31,7 @@ def setting(default: Value, meaning: str) -> Value:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. key: with its groups, dotted. default: as YAML. choices: if only some words."""
+    """A setting. key: dotted, with groups. default: as YAML. choices: allowed words, if limited."""
 
     key: str
     default: str
@@ -40,9 +40,9 @@ class Setting:
 
 
 def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
-    """All settings of a schema, in the order they are declared."""
+    """All settings of a schema, in order of declaration."""
     default, types = schema(), get_type_hints(schema)
-    # Where a field declares no meaning, its ancestor's counts
+    # A field without a meaning inherits it
     declared = [i for a in reversed(schema.__mro__) if is_dataclass(a) for i in fields(a)]
     meanings = {i.name: i.metadata["meaning"] for i in declared if "meaning" in i.metadata}
     for item in fields(schema):
@@ -59,7 +59,7 @@ def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
 
 
 def settings_table(schema: type[Any], *, columns: int) -> str:
-    """All settings with meaning, choices and default, in lines of at most so many characters."""
+    """All settings with meaning, choices and default, wrapped to ``columns`` characters."""
     settings = list(describe_settings(schema))
     key_width = max(len(setting.key) for setting in settings)
     indent = " " * (key_width + 4)
@@ -68,7 +68,7 @@ def settings_table(schema: type[Any], *, columns: int) -> str:
         choices = f"{' | '.join(setting.choices)}; " if setting.choices else ""
         lines += textwrap.wrap(
             f"{setting.meaning} ({choices}default {setting.default})",
-            # Below a narrow terminal's width the lines are longer than it, but not unreadable.
+            # On very narrow terminals lines exceed the width, but stay readable.
             max(columns, len(indent) + 30),
             initial_indent=f"  {setting.key:<{key_width}}  ",
             subsequent_indent=indent,
@@ -78,10 +78,10 @@ def settings_table(schema: type[Any], *, columns: int) -> str:
 
 
 class SettingFaults(ValueError):  # noqa: N818 - what it holds
-    """Faults of settings, all that were found; as text in one line.
+    """All faults found in settings; its text joins them on one line.
 
-    mended: the config that their proposed values make, for what is to be checked of it too; None
-    where a fault has none.
+    mended: the config with the proposed values, for further checks; None if a fault has no
+    proposal.
     """
 
     def __init__(self, faults: Sequence[str], mended: Any = None) -> None:
@@ -92,7 +92,7 @@ class SettingFaults(ValueError):  # noqa: N818 - what it holds
 def check_settings(schema: type[Any], values: Mapping[Any, Any]) -> None:
     """Raise SettingFaults for unknown keys and values of the wrong type.
 
-    ``values``: nested, as YAML gives them.
+    ``values``: nested, as read from YAML.
     """
     if found := [fault for _, fault in setting_faults(schema, values)]:
         raise SettingFaults(found)
@@ -106,9 +106,11 @@ def setting_faults(
     place: Path = (),
     root: type[Any] | None = None,
 ) -> Iterator[tuple[Path, str]]:
-    """The names that lead to each fault, and what it is in one plain line, with a value that would
-    do: a word like the one that was typed, or the one ``before``, by default the schema's.
-    ``place`` and ``root``: where in which schema we are."""
+    """Yield each fault: the names that lead to the setting, and a message with a valid value.
+
+    The proposed value is a choice similar to the typed word, else that of ``before`` (default: the
+    schema's default). ``place`` and ``root``: current position, and the outermost schema.
+    """
     root, types, before = root or schema, get_type_hints(schema), before or schema()
     for name, value in values.items():
         here = (*place, name)
@@ -141,9 +143,9 @@ def setting_faults(
 
 
 def _fits(schema: type[Any], name: str, value: Any) -> bool:
-    """Whether a value is of a setting's type."""
+    """True if a value fits a setting's type."""
     if isinstance(value, list) and any(isinstance(item, list | Mapping) for item in value):
-        return False  # no setting is a list of lists, which OmegaConf lets pass
+        return False  # OmegaConf accepts lists of lists, but no setting is one
     try:
         OmegaConf.update(_typed(cast(Any, schema)), name, value)
     except (OmegaConfBaseException, TypeError):
@@ -152,7 +154,7 @@ def _fits(schema: type[Any], name: str, value: Any) -> bool:
 
 
 def _nearest(kind: Any, value: Any, *, default: Any) -> str:
-    """A value of a type as one would type it: a word like the given one, or the default."""
+    """A valid value as typed: the choice closest to the given word, or the default."""
     words = get_args(kind) if get_origin(kind) is Literal else ()
     close = difflib.get_close_matches(str(value), words, n=1)
     plain = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
@@ -161,7 +163,7 @@ def _nearest(kind: Any, value: Any, *, default: Any) -> str:
 
 @cache
 def _typed(schema: type[Any]) -> DictConfig:
-    """A config that takes a value for a setting if it is of the right type, and says so if not."""
+    """A config that checks types when a value is assigned."""
     typed: DictConfig = OmegaConf.structured(schema)
     OmegaConf.set_readonly(typed, False)
     return typed
@@ -175,7 +177,7 @@ def _suggestion(key: str, root: type[Any]) -> str:
 
 
 def _in_words(kind: Any) -> str:
-    """A type as what a value must be."""
+    """The values of a type, in words, for messages."""
     arguments = get_args(kind)
     if get_origin(kind) is Literal:
         return f"one of {', '.join(arguments)}"
@@ -191,7 +193,7 @@ def _in_words(kind: Any) -> str:
 
 
 def entry_of(kind: Any) -> type[Any] | None:
-    """The schema of each entry of a group with free names, dict[str, schema]; else None."""
+    """Schema of the entries of a group with free names, dict[str, schema]; else None."""
     arguments = get_args(kind)
     if get_origin(kind) is dict and is_dataclass(arguments[1]):
         return cast(type[Any], arguments[1])
@@ -199,7 +201,7 @@ def entry_of(kind: Any) -> type[Any] | None:
 
 
 def as_yaml(value: Any) -> str:
-    """A value as one would type it."""
+    """A value as a user would type it."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {as_yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):

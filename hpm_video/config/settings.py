@@ -1,4 +1,4 @@
-"""Settings of any schema of nested dataclasses, out of defaults, a YAML and words of a command.
+"""Load settings of any dataclass schema from defaults, a YAML and words of a command line.
 
 The only module that reads YAML.
 """
@@ -25,18 +25,18 @@ from hpm_video.runtime.reading import read_text
 
 Config = TypeVar("Config")
 
-# libyaml's parser, where it is there, is ten times as fast. What it refuses the other one, which
-# reads settings, may still read.
+# libyaml's parser is ten times as fast, if available. Some YAML that it rejects is valid for the
+# other parser.
 _PARSERS = (getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader)
-_DIGITS = re.compile(r"[-+.:_0-9a-fA-FxXoO]+")  # numbers in any notation of YAML
+_DIGITS = re.compile(r"[-+.:_0-9a-fA-FxXoO]+")  # numbers in any YAML notation
 
-# Groups of a YAML that tell other commands where and how a job goes on: no settings of its own.
+# Groups for other commands (where and how to run a job), which are not the job's own settings.
 _NOT_OF_JOBS = ("slurm",)
-_MOST_BYTES = 1 << 22  # of a YAML; the largest of ours has some thousands
-_MOST_DEPTH = 20  # of settings in groups; ours have 4
+_MOST_BYTES = 1 << 22  # of a YAML; our largest has some thousands
+_MOST_DEPTH = 20  # of nested groups; ours have 4
 _MOST_VALUES = 100_000
-_MOST_DIGITS = 300  # of a number, which floats have no use for beyond
-_MARK = "$\ue000{"  # stands for "${" where OmegaConf would look for an interpolation
+_MOST_DIGITS = 300  # of a number; more make no difference to a float
+_MARK = "$\ue000{"  # replaces "${", which OmegaConf would interpolate
 _NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -47,22 +47,23 @@ def load_config(
     *,
     known: Mapping[str, Any] | None = None,
 ) -> Config:
-    """Defaults of ``schema`` < ``known`` < the YAML at ``path`` < overrides ``group.key=value``.
+    """Load a config: defaults of ``schema`` < ``known`` < the YAML at ``path`` < ``overrides``.
 
-    ``known``: nested settings that take the place of defaults.
+    ``known``: nested settings that replace defaults. ``overrides``: words ``group.key=value``.
+    ``path`` may name a variant of a list, see `find_config`.
 
-    ``path`` may name a variant of a list, as in `find_config`. Raises SettingFaults for unknown
-    keys (with a suggestion) and wrong types or values, all at once; ValueError, one line, for a
-    file or a word that cannot be read; FileNotFoundError when the YAML, or the variant, is missing.
+    Raises SettingFaults with all unknown keys (with suggestions) and wrong types or values;
+    ValueError for an unreadable file or word; FileNotFoundError if the YAML or the variant is
+    missing.
     """
     layers: list[Any] = [OmegaConf.structured(schema)]
     faults: list[str] = []
 
     def add(layer: Any, where: str = "") -> None:
-        """What of a layer fits the schema; what does not is a fault."""
+        """Add the valid part of a layer, and report the rest as faults."""
         values = _as_meant(schema, OmegaConf.to_container(layer, resolve=False))
         found = list(setting_faults(schema, values))
-        if found:  # once more, with what there is so far to propose
+        if found:  # repeat, to propose values set so far
             found = list(setting_faults(schema, values, before=OmegaConf.merge(*layers)))
         for place, fault in found:
             faults.append(where + fault)
@@ -104,7 +105,7 @@ def load_config(
 
 @dataclass(frozen=True)
 class _Variant:
-    """An entry of a list of variants: what it changes, what of the literature that stands for."""
+    """An entry of a variant list: what it changes, and the published result it represents."""
 
     varies: str = ""
     stands_for: str = ""
@@ -118,11 +119,11 @@ class _Variants:
 
 
 def find_config(path: str | Path) -> tuple[Path, str]:
-    """The file behind the name of a config, and the variant to take from it ("" for a plain file).
+    """File of a config, and the variant to take from it ("" for a plain file).
 
-    ``LIST.yaml:NAME`` is a variant of a list, a YAML with the groups ``base`` and ``variants``.
-    ``FOLDER/NAME.yaml``, where there is no such file, is that variant of FOLDER/variants.yaml.
-    Raises FileNotFoundError.
+    ``LIST.yaml:NAME`` is a variant of a list, a YAML with the groups ``base`` and ``variants``. If
+    ``FOLDER/NAME.yaml`` does not exist, it is the variant NAME of FOLDER/variants.yaml. Raises
+    FileNotFoundError.
     """
     file = Path(path)
     if file.is_file():
@@ -139,8 +140,10 @@ def find_config(path: str | Path) -> tuple[Path, str]:
 
 
 def variant_settings(path: str | Path) -> list[str]:
-    """The settings that a variant, ``LIST.yaml:NAME``, adds to its list's base: texts of
-    ``group.key=value``. Raises as `load_config` does."""
+    """Settings ``group.key=value`` that a variant, ``LIST.yaml:NAME``, adds to its list's base.
+
+    Raises like `load_config`.
+    """
     _, settings = _read(path, _load)
     if not find_config(path)[1]:
         raise ValueError(f"config ({path}) must be a variant of a list, as LIST.yaml:NAME")
@@ -148,8 +151,8 @@ def variant_settings(path: str | Path) -> list[str]:
 
 
 def _check_patterns(overrides: Sequence[str]) -> None:
-    """Raise ValueError where a shell has made several settings of one with a pattern in braces, of
-    which the last alone would count."""
+    """Raise ValueError if a shell has expanded a brace pattern into several settings, of which only
+    the last would count."""
     for one, other in pairwise(override.partition("=") for override in overrides):
         are_tars = one[2].endswith(".tar") and other[2].endswith(".tar")
         if one[0] == other[0] and one != other and are_tars:
@@ -160,7 +163,7 @@ def _check_patterns(overrides: Sequence[str]) -> None:
 
 
 def words_of(settings: Sequence[str], *, name: str = "settings") -> list[str]:
-    """``group.key=value`` each, of texts that may hold several, separated as in a shell."""
+    """Split texts of one or more settings into ``group.key=value`` words, like a shell."""
     words = []
     for text in settings:
         try:
@@ -175,7 +178,7 @@ def _load(text: str) -> Any:
 
 
 def _read(path: str | Path, load: Callable[[str], Any]) -> tuple[Any, list[str]]:
-    """What a YAML holds; for a variant, the base of its list and the settings it adds to that."""
+    """Contents of a YAML; for a variant, the base of its list and the settings it adds."""
     file, name = find_config(path)
     try:
         layer = load(read_yaml(file))
@@ -201,9 +204,9 @@ def _read(path: str | Path, load: Callable[[str], Any]) -> tuple[Any, list[str]]
 
 
 def read_yaml(path: Path) -> str:
-    """The text of a YAML that can be parsed without taking much memory.
+    """Read a YAML after checking that parsing it takes little memory.
 
-    Raises OSError, or ValueError where it is no regular file of UTF-8, or see `check_yaml`.
+    Raises OSError; ValueError if it is not a regular UTF-8 file, or fails `check_yaml`.
     """
     text = read_text(path, most=_MOST_BYTES)
     check_yaml(text)
@@ -211,8 +214,10 @@ def read_yaml(path: Path) -> str:
 
 
 def check_yaml(text: str) -> None:
-    """Raise ValueError where a YAML is nested too deeply, has too many values (what aliases stand
-    for counts each time), or a number of too many digits. Other faults are left to who parses."""
+    """Raise ValueError for YAML that is nested too deeply, or has too many values or digits.
+
+    The values behind an alias count each time it is used. Other faults are left to the parser.
+    """
     for parser in _PARSERS:
         with suppress(yaml.YAMLError):
             _check_events(yaml.parse(text, Loader=parser))
@@ -220,8 +225,8 @@ def check_yaml(text: str) -> None:
 
 
 def _check_events(events: Iterable[Any]) -> None:
-    sizes: dict[str, int] = {}  # of what an anchor stands for
-    open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of the groups we are in
+    sizes: dict[str, int] = {}  # number of values behind each anchor
+    open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of the enclosing groups
     for event in events:
         if isinstance(event, yaml.CollectionStartEvent):
             open_.append((event.anchor, 1))
@@ -250,9 +255,9 @@ def _check_events(events: Iterable[Any]) -> None:
 
 
 def check_plain(values: Any, *, name: str) -> dict[str, Any]:
-    """Settings as they were stored: nested dicts with texts as keys, lists, texts and numbers.
+    """Validate stored settings: nested dicts with text keys, lists, texts and numbers.
 
-    Returns a copy without anything else. Raises ValueError, in which they are called ``name``.
+    Returns a plain copy. Raises ValueError, which calls them ``name``.
     """
     left = _MOST_VALUES
 
@@ -280,9 +285,9 @@ def check_plain(values: Any, *, name: str) -> dict[str, Any]:
 
 
 def read_group(path: str | Path, group: str) -> Any:
-    """One group of a YAML that is not the job's, with all scalars as the texts that stand there.
+    """Read one group of a YAML that is not part of the job's settings, with all scalars as text.
 
-    Empty and null are None; a group that is not there is empty. Raises as `load_config` does.
+    Empty values and null are None; a missing group is empty. Raises like `load_config`.
     """
     layer, _ = _read(path, lambda text: yaml.load(text, yaml.BaseLoader))
     group_of = layer.get(group) if isinstance(layer, dict) else None
@@ -292,16 +297,16 @@ def read_group(path: str | Path, group: str) -> Any:
 
 
 def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
-    """A config from the plain dict that `config_to_dict` gave, e.g. out of a checkpoint.
+    """Restore a config from the dict of `config_to_dict`, e.g. from a checkpoint.
 
-    Its values are data: ``${...}`` in a text stays as it is. Raises ValueError, one line, for what
-    does not fit the schema.
+    Values are data: ``${...}`` in a text is not interpolated. Raises ValueError if they do not fit
+    the schema.
     """
     values = check_plain(values, name="stored settings")
-    # The types are checked of texts that are no interpolations, which would fit any
+    # Hide interpolations from the type checks, which accept any interpolation
     plain = _as_meant(schema, _with_texts(values, lambda text: text.replace("${", "$")))
     check_settings(schema, plain)
-    # Exact for any text: backslashes count before ${ alone
+    # Exact for any text: only backslashes before ${ are special
     meant = _as_meant(schema, without_interpolations(values))
     try:
         return _merged([OmegaConf.structured(schema), OmegaConf.create(meant)])
@@ -310,20 +315,20 @@ def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """Plain nested dict of numbers, strings and lists."""
+    """Nested dict of numbers, strings and lists."""
     return yaml.safe_load(config_to_yaml(config))
 
 
 def config_to_yaml(config: Any) -> str:
-    """All settings, resolved, in the order they are declared."""
+    """YAML of all settings, resolved, in order of declaration."""
     values = _with_texts(asdict(config), lambda text: text.replace("${", _MARK))
     return OmegaConf.to_yaml(OmegaConf.create(values)).replace(_MARK, "${")
 
 
 def read_stored(path: Path) -> dict[str, Any]:
-    """Plain nested settings out of a file that holds the text of `config_to_yaml`.
+    """Read nested settings from a file that `config_to_yaml` wrote.
 
-    Raises ValueError where it holds something else, OSError where it cannot be read.
+    Raises ValueError for other contents, OSError if it cannot be read.
     """
     try:
         return check_plain(yaml.safe_load(read_yaml(path)), name=str(path))
@@ -333,7 +338,7 @@ def read_stored(path: Path) -> dict[str, Any]:
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ between two plain config dicts."""
+    """Dotted keys with different values in two config dicts."""
     keys: list[str] = []
     for key in {**one, **other}:
         mine, theirs = one.get(key), other.get(key)
@@ -345,7 +350,7 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str
 
 
 def _with_texts(values: Any, change: Callable[[str], str]) -> Any:
-    """Nested values with all texts among them, names excepted, changed."""
+    """Nested values with ``change`` applied to all texts except names."""
     if isinstance(values, Mapping):
         return {name: _with_texts(entry, change) for name, entry in values.items()}
     if isinstance(values, list | tuple):
@@ -354,17 +359,17 @@ def _with_texts(values: Any, change: Callable[[str], str]) -> Any:
 
 
 def without_interpolations(values: Any) -> Any:
-    """Values, nested or not, whose texts a YAML of settings can hold: ``${`` stays as it is."""
+    """Values, nested or not, with ``${`` in texts escaped for a YAML of settings."""
     return _with_texts(values, _escaped)
 
 
 def _escaped(text: str) -> str:
-    """What OmegaConf resolves to the text, whatever it holds."""
+    """Text that OmegaConf resolves to the given text."""
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def _merged(layers: Sequence[Any]) -> Any:
-    """The config that layers of settings, the schema first, make; later ones override."""
+    """Merge layers of settings, the schema first, into a config; later ones override."""
     return OmegaConf.to_object(OmegaConf.merge(*layers))
 
 
@@ -375,15 +380,18 @@ def _remove(values: Any, place: Sequence[Any]) -> None:
 
 
 def _checked(schema: type[Any], layer: Any) -> Any:
-    """A layer of settings; ValueError in plain words where it does not fit the schema."""
+    """A layer that fits the schema; raises ValueError otherwise."""
     values = _as_meant(schema, OmegaConf.to_container(layer, resolve=False))
     check_settings(schema, values)
     return OmegaConf.create(values)
 
 
 def _as_meant(schema: Any, values: Any) -> Any:
-    """The same values, but a text where a list of texts is due as a list of one, and YAML's true
-    and false as words where words are due."""
+    """The values with YAML's ambiguities resolved.
+
+    A single text becomes a list if the setting is a list of texts; true and false become words if
+    the setting has words as choices.
+    """
     if schema == list[str] and isinstance(values, str):
         return [values] if values else []
     if isinstance(values, bool) and get_origin(schema) is Literal:
@@ -398,8 +406,10 @@ def _as_meant(schema: Any, values: Any) -> Any:
 
 
 def _verbatim(schema: type[Any], key: str, value: str) -> DictConfig | None:
-    """A layer of one setting that is a text, with any characters, or a list of one text; None where
-    YAML has to say what the value is: "run #2" would be "run" to it, and 007 a 7."""
+    """A layer of one setting that is text, or a list with one text, taken literally.
+
+    YAML would read "run #2" as "run", and 007 as 7. None if the value has to be parsed as YAML.
+    """
     if value == "null":
         return None
     kind: Any = schema
@@ -420,6 +430,6 @@ def _verbatim(schema: type[Any], key: str, value: str) -> DictConfig | None:
 
 
 def _one_line(error: Exception) -> str:
-    """What a library says is wrong: what follows is internals such as reference types."""
-    problem = getattr(error, "problem", None) or str(error)  # of YAML: without an excerpt
+    """First line of a library's error; the rest is internals such as reference types."""
+    problem = getattr(error, "problem", None) or str(error)  # a YAML error without its excerpt
     return problem.strip().splitlines()[0]

@@ -1,4 +1,4 @@
-"""Settings that pre-training and fine-tuning have in common."""
+"""Settings shared by pre-training and fine-tuning."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from hpm_video.config.limits import all_at_least, between
 from hpm_video.config.schema import setting
 
 MOST_FPS = 1000
-MOST_WEIGHT = 1000  # of a list
+MOST_WEIGHT = 1000  # of a list in a mixture
 
 
 @dataclass(frozen=True)
@@ -178,25 +178,25 @@ class DataConfig:
 
     @property
     def takes_segments(self) -> bool:
-        """Whether a clip has a frame of each segment of the whole video, and no stride."""
+        """True if a clip takes one frame from each segment of the video, without a stride."""
         return self.sampling in ("uniform", "videomae_ssv2")
 
     @property
     def frames_in_words(self) -> str:
-        """Which frames of a video make a clip."""
+        """How the frames of a clip are sampled, in words."""
         stride = "" if self.takes_segments else f" stride {self.frame_stride}"
         return f"{self.sampling}{stride}{'' if self.fps is None else f' at {self.fps:g} fps'}"
 
     @property
     def videos_at_once(self) -> int:
-        """``batch_size`` of a run under way, for which ``auto`` has become a number."""
+        """``batch_size`` of a run under way, where ``auto`` is already a number."""
         assert isinstance(self.batch_size, int), "choose_for_machine comes first"
         return self.batch_size
 
 
 @dataclass(frozen=True)
 class LabelsConfig:
-    """How a list says that videos have several labels; by default each has one."""
+    """Format of multi-label lists; by default every video has one label."""
 
     separator: str | None = setting(
         None, "text between the labels in a cell, for several labels per video; null: one label"
@@ -220,7 +220,7 @@ class LabelsConfig:
 
     @property
     def are_several(self) -> bool:
-        """Whether a video may have any number of labels."""
+        """True if a video may have any number of labels."""
         return self.separator is not None or bool(self.columns)
 
 
@@ -295,17 +295,17 @@ class OptimConfig:
 
     @property
     def warmup(self) -> int:
-        """Epochs of warm-up."""
+        """Warm-up epochs."""
         return self._warmup if isinstance(self.warmup_epochs, str) else self.warmup_epochs
 
     @property
     def _warmup(self) -> int:
-        """Where ``auto`` decides: that of the published 800 epochs, 40, or as large a share."""
+        """Warm-up epochs for ``auto``: 40 as published for 800 epochs, fewer in proportion."""
         return min(40, self.epochs // 20)
 
 
 def check_batch(data: DataConfig, optim: OptimConfig) -> None:
-    """Raise ValueError for a batch of automatic size of which there is no whole to be a part of."""
+    """Raise ValueError for batch_size=auto without total_batch."""
     if data.batch_size == "auto" and optim.total_batch is None:
         raise ValueError(
             "optim.total_batch (null) must be given while data.batch_size is auto: it is divided "

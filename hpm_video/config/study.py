@@ -13,18 +13,18 @@ from hpm_video.config.values import Clock, Comparison, values_of
 
 COMPARISONS = values_of(Comparison)
 
-# Settings that the study itself gives to each cell.
+# Settings that the study sets for each cell.
 _OF_THE_STUDY = (
     "run.output_dir", "run.seed", "run.probe_every", "data.manifest", "data.val_manifest",
     "data.root", "model.init", "probe.kinds", "probe.train_manifest", "probe.val_manifest",
 )  # fmt: skip
-# Settings that a variant shares with the base, or they would not compare.
+# Settings that variants must share with the baseline to be comparable.
 _SHARED = ("data", "optim.epochs", "optim.accumulation", "optim.total_batch", "run.device")
 
 
 @dataclass(frozen=True)
 class BaseRunConfig:
-    """What all runs of a kind share."""
+    """Settings shared by all runs of a kind."""
 
     config: str | None = setting(None, "file of settings, relative to the study file")
     settings: list[str] = setting([], "settings that override the file's, as group.key=value")
@@ -96,7 +96,7 @@ class VariantConfig:
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Settings of ``hpm-video bench ablation``; the first variant is the base of comparison."""
+    """Settings of ``hpm-video bench ablation``; the first variant is the baseline."""
 
     pretrain: BaseRunConfig = field(default_factory=BaseRunConfig)
     finetune: BaseRunConfig = field(default_factory=BaseRunConfig)
@@ -156,7 +156,7 @@ class StudyConfig:
                 raise ValueError(f"{name}.{key} ({' '.join(given)}) {rule}")
 
     def num_seeds(self, variant: str) -> int:
-        """How many seeds a variant has."""
+        """Number of seeds of a variant."""
         return self.variants[variant].seeds or self.seeds
 
 

@@ -1,4 +1,4 @@
-"""The values that settings and options with a choice may have: declared here only."""
+"""Choices of settings and options, declared only here."""
 
 from typing import Any, Literal, get_args
 
@@ -53,5 +53,5 @@ PictureFormat = Literal["png", "mp4", "gif"]
 
 
 def values_of(alias: Any) -> tuple[str, ...]:
-    """The values of one of the types above, in the order they are declared."""
+    """Values of one of the types above, in order of declaration."""
     return get_args(alias)

@@ -1,4 +1,4 @@
-"""What a trained model is worth: classification, probes, features, quality of mining."""
+"""Evaluation of trained models: classification, probes, features and mining quality."""
 
 from hpm_video.runtime.moved import names_moved
 

@@ -1,4 +1,4 @@
-"""Classes along a video of any length: scores of windows with their times, and events."""
+"""Classes along a video of any length: window scores with times, and events."""
 
 import math
 import os
@@ -22,18 +22,18 @@ from hpm_video.evaluate.predict import LoadedClassifier
 from hpm_video.models.precision import autocast
 from hpm_video.runtime.pages import jpeg_bytes
 
-MOST_PICTURES = 900  # of a video, for its page: some MB
+MOST_PICTURES = 900  # per video, so that its page stays at some MB
 _PICTURES_PER_S = 8.0  # at most
-_SIDE = 176  # pixels of a picture, at most
-_PART = 512  # windows after which a new batch begins
+_SIDE = 176  # maximum side of a picture in pixels
+_PART = 512  # windows per part; a new batch starts after each
 _LEAST_STRIDE_S = 0.001
 
 
 @dataclass(frozen=True)
 class Event:
-    """Windows in a row of one class, from the start of the first to the end of the last.
+    """Consecutive windows of one class, from the start of the first to the end of the last.
 
-    score: mean of the scores of that class in these windows.
+    score: mean score of that class over these windows.
     """
 
     start_s: float
@@ -45,10 +45,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Along:
-    """The scores (W, C) of a video's windows, and when each begins and ends (W,), in seconds.
+    """Scores (W, C) of a video's W windows, with start and end times (W,) in seconds.
 
-    pictures: (time, JPEG) of frames on the way, as the model sees their middle crop. thresholds: of
-    the classes, where windows may have several.
+    pictures: (time, JPEG) of sampled frames, in the middle crop that the model sees. thresholds:
+    one per class, for multi-label classifiers; else None.
     """
 
     path: str
@@ -66,9 +66,9 @@ class Along:
         return np.arange(self.scores.shape[1]) == self.scores.argmax(axis=1)[:, None]
 
     def events(self) -> list[Event]:
-        """Windows in a row that have the same class, by their start."""
+        """Runs of consecutive windows with the same class, ordered by start time."""
         edges = np.diff(self.called.astype(np.int8), axis=0, prepend=0, append=0)
-        starts, labels = np.nonzero(edges == 1)  # in the order of the windows
+        starts, labels = np.nonzero(edges == 1)  # in window order
         events = []
         for first, label in zip(starts.tolist(), labels.tolist(), strict=True):
             after = int(first + (edges[first:, label] == -1).argmax())
@@ -79,7 +79,7 @@ class Along:
 
 
 def check_stride(stride_s: float) -> None:
-    """Raise ValueError for what cannot be the seconds from one window to the next."""
+    """Raise ValueError unless ``stride_s`` is a valid number of seconds between windows."""
     at_least("--windows", stride_s, _LEAST_STRIDE_S)
 
 
@@ -87,11 +87,11 @@ def check_stride(stride_s: float) -> None:
 def score_along(
     loaded: LoadedClassifier, path: str, *, stride_s: float, table: bytes | None = None
 ) -> Along:
-    """Score windows that begin every ``stride_s`` seconds, until one reaches the end of the video.
+    """Score windows every ``stride_s`` seconds; the last one reaches the end of the video.
 
-    A window is a clip as in dense sampling, in all crops of the settings. ``table``: the video's
-    table of frames, from the index of its list. Raises VideoReadError, also for a file that does
-    not say when its frames are shown; FloatingPointError for a score that is not finite.
+    A window is a densely sampled clip in all crops of the settings. ``table``: the video's frame
+    table, from the index of its list. Raises VideoReadError, also if the file has no frame times;
+    FloatingPointError if a score is not finite.
     """
     config, data = loaded.config, loaded.data
     settings = WindowSettings(
@@ -133,17 +133,17 @@ def score_along(
 
 
 class _Pictures:
-    """Takes small pictures of frames that pass, evenly in time, up to a number of them."""
+    """Collects small pictures of the frames read, evenly spaced in time and limited in number."""
 
     def __init__(self, times: npt.NDArray[np.float64]) -> None:
         self._times = times
         self._apart_s = max(1 / _PICTURES_PER_S, (times[-1] - times[0]) / MOST_PICTURES)
         self._next_s = -math.inf
-        self._seen = -1  # the last frame that has passed
+        self._seen = -1  # last frame that was read
         self.taken: list[tuple[float, bytes]] = []
 
     def look(self, windows: Tensor, indices: npt.NDArray[np.int64]) -> None:
-        """Windows (B, num_crops, T, S, S, 3) uint8, and which frames (B, T) they are of."""
+        """Take windows (B, num_crops, T, S, S, 3) uint8 and their frame numbers (B, T)."""
         middle = windows[:, windows.shape[1] // 2]
         for window, frame, index in self._new(indices):
             time = float(self._times[index])
@@ -152,7 +152,7 @@ class _Pictures:
                 self._next_s = time + self._apart_s * (1 - 1e-6)
 
     def _new(self, indices: npt.NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-        """(window, frame in it, frame of the video) of those that have not passed yet."""
+        """(window, frame in the window, frame in the video) of frames not read before."""
         for window, frames in enumerate(indices.tolist()):
             for frame, index in enumerate(frames):
                 if index > self._seen:
@@ -161,7 +161,7 @@ class _Pictures:
 
 
 def _picture(frame: Tensor) -> bytes:
-    """A JPEG of a frame (S, S, 3)."""
+    """Encode a frame (S, S, 3) as a small JPEG."""
     if frame.shape[0] > _SIDE:
         planes = functional.resize(frame.permute(2, 0, 1), [_SIDE, _SIDE], antialias=True)
         frame = planes.permute(1, 2, 0)

@@ -1,9 +1,9 @@
 """The published frozen evaluation (V-JEPA, arXiv 2404.08471; V-JEPA 2, arXiv 2506.09985): attention
-blocks on all tokens of a video, trained once for each pair of a learning rate and a weight decay.
+blocks on all tokens of a video, trained once for each pair of learning rate and weight decay.
 
-The pairs learn side by side: each batch of tokens is read once for all of them. K videos to learn
-from, V to judge, M tokens of D numbers of a view in space (all clips in time, all layers), S such
-views, C classes, G pairs. Nothing here touches the global random state.
+All pairs train side by side, so each batch of tokens is read once. Notation: K training videos, V
+judged videos, S crops, M tokens per crop (all clips in time, all layers) of width D, C classes, G
+pairs. The global random state is not touched.
 """
 
 import math
@@ -21,13 +21,13 @@ from hpm_video.config.values import Precision
 from hpm_video.evaluate.probe_heads import batches, held_out_videos
 from hpm_video.models.precision import autocast
 
-_MOST_HEADS = 16  # of the published probes, whatever the encoder
+_MOST_HEADS = 16  # of the published probes, for any encoder
 _MLP_RATIO = 4
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """A pair, and what it reached on the videos that choose: top1, and the mean cross-entropy."""
+    """A pair of hyperparameters, with its top-1 and mean cross-entropy on the selection videos."""
 
     lr: float
     weight_decay: float
@@ -37,7 +37,7 @@ class GridPoint:
 
 @dataclass(frozen=True)
 class GridResult:
-    """Scores (V, C) of the best point; all points; how the best one was chosen, in words."""
+    """Scores (V, C) of the best point, all points, and how the best one was chosen, in words."""
 
     scores: Tensor
     best: GridPoint
@@ -46,8 +46,10 @@ class GridResult:
 
 
 class CrossAttention(nn.Module):
-    """A learnt query looks at all tokens (B, M, D) -> (B, D). As published: the query has no norm,
-    and no projection follows the attention."""
+    """Cross-attention of a learnt query to all tokens: (B, M, D) -> (B, D).
+
+    As published, the query has no norm, and no projection follows the attention.
+    """
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -70,8 +72,7 @@ class CrossAttention(nn.Module):
 
 
 class AttentiveBlocks(nn.Module):
-    """Self-attention blocks, then one of cross-attention, and a linear layer: tokens (B, M, D) ->
-    logits (B, C)."""
+    """Self-attention blocks, cross-attention, a linear layer: tokens (B, M, D) -> logits (B, C)."""
 
     def __init__(self, width: int, *, heads: int, blocks: int, num_classes: int) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class AttentiveBlocks(nn.Module):
             for _ in range(blocks - 1)
         )
         self.pool = CrossAttention(width, heads)
-        self.head = nn.Linear(width, num_classes)  # PyTorch's first weights, as published
+        self.head = nn.Linear(width, num_classes)  # PyTorch's initialisation, as published
         self._first_weights()
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -105,15 +106,15 @@ class AttentiveBlocks(nn.Module):
 
 @dataclass(frozen=True)
 class Views:
-    """Tokens (K, clips * S * N, D) of videos, view by view, clip by clip, on the CPU and in any
-    precision, to be asked for some at a time."""
+    """Tokens (K, clips * S * N, D) of videos, clip by clip and crop by crop, on the CPU in any
+    precision. Batches are taken from them by `crop`."""
 
     tokens: Tensor
     num_clips: int
     num_crops: int
 
     def crop(self, rows: Tensor, crops: Tensor, device: torch.device) -> Tensor:
-        """Of rows (B,) each its own crop (B,) -> (B, M, D) float32, all clips in a row."""
+        """Tokens of one crop (B,) per row (B,), all clips in a row -> (B, M, D) float32."""
         found = [
             self.tokens[row].unflatten(0, (self.num_clips, self.num_crops, -1))[:, crop]
             for row, crop in zip(rows.tolist(), crops.tolist(), strict=True)
@@ -133,13 +134,14 @@ def grid_scores(
     device: torch.device,
     seed: int = 0,
 ) -> GridResult:
-    """Train all points, choose the best, and return its scores of the judged videos: softmax,
-    averaged over views in space. In training a video has one of them, drawn in each epoch.
+    """Train all points, select the best, and return its scores of the judged videos.
 
-    labels (K,) and judged_labels (V,) on the CPU; the latter choose only where settings say so.
+    Scores are softmax, averaged over crops. Training draws one crop per video and epoch. labels
+    (K,) and judged_labels (V,) are on the CPU; judged_labels take part in the selection only if the
+    settings say so.
     """
     points = [GridPoint(*pair) for pair in product(settings.lrs, settings.weight_decays)]
-    # float16 would need its losses scaled
+    # float16 would need loss scaling
     precision = "bfloat16" if precision == "bfloat16" else "float32"
     learner = _Learner(num_classes, settings, precision, device, seed)
     everything = torch.arange(len(labels))
@@ -169,7 +171,7 @@ def grid_scores(
 
 
 def heads_for(width: int, settings: GridConfig) -> int:
-    """Attention heads; raises ValueError where those of the settings do not divide the width."""
+    """Attention heads; raises ValueError if probe.grid.heads does not divide the width."""
     usual = next(heads for heads in range(_MOST_HEADS, 0, -1) if width % heads == 0)
     heads = settings.heads or usual
     if width % heads:
@@ -191,7 +193,7 @@ class _Learner:
     def train(
         self, views: Views, labels: Tensor, rows: Tensor, points: list[GridPoint]
     ) -> list[AttentiveBlocks]:
-        """A model for each point, from the same first weights, by the same batches of ``rows``."""
+        """Train one model per point, with equal initial weights and equal batches of ``rows``."""
         settings, width = self.settings, views.tokens.shape[-1]
         models = [self._model(width) for _ in points]
         optimizer = torch.optim.AdamW(
@@ -217,7 +219,7 @@ class _Learner:
 
     @torch.no_grad()
     def scores(self, model: AttentiveBlocks, views: Views, rows: Tensor) -> Tensor:
-        """Means over crops of the softmax, (rows, C), on the CPU."""
+        """Softmax averaged over crops, (rows, C), on the CPU."""
         found = torch.zeros(len(rows), self.num_classes)
         for crop in range(views.num_crops):
             done = 0
@@ -241,9 +243,9 @@ class _Learner:
             ).to(self.device)
 
     def _parts(self, views: Views, rows: Tensor, crops: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """As many rows and their crops at a time as there is memory for, at least one."""
+        """Split rows and their crops into parts that fit into memory, each of at least one row."""
         num_tokens, width = views.tokens.shape[1] // views.num_crops, views.tokens.shape[2]
-        # Numbers that a token leaves for the backward pass: 17 widths in a block, 4 in the last one
+        # Values that one token keeps for the backward pass: 17 widths per block, 4 in the last one
         each = 4 * num_tokens * width * (17 * (self.settings.blocks - 1) + 4)
         size = max(1, int(self.settings.memory_gb * 1e9 / each))
         return zip(rows.split(size), crops.split(size), strict=True)
@@ -255,7 +257,7 @@ def _judged(point: GridPoint, scores: Tensor, labels: Tensor) -> GridPoint:
 
 
 def _best(points: list[GridPoint]) -> int:
-    """The largest top1; of equals the smallest loss. What diverged comes last."""
+    """Index of the highest top1; ties go to the smallest loss. Diverged points come last."""
 
     def quality(number: int) -> tuple[float, float]:
         top1, loss = points[number].top1, points[number].loss

@@ -1,4 +1,4 @@
-"""Evaluation of a classifier: several views per video, decoded once, one verdict per video."""
+"""Evaluation of a classifier: decode each video once, average the scores of its views."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +33,7 @@ from hpm_video.weights.foreign.stored_model import StoredModel, is_of_others, re
 from hpm_video.weights.hub import local_model
 from hpm_video.weights.load import classifier_of
 
-_FILES = {"last": "last", "best": BEST}  # of the checkpoints of a run
+_FILES = {"last": "last", "best": BEST}  # checkpoint names in a run folder
 
 
 def evaluate_classifier(
@@ -43,7 +43,7 @@ def evaluate_classifier(
     config: EvaluateConfig,
     world: World,
 ) -> Evaluation | SeveralLabels:
-    """`score_videos` of a manifest whose labels are the model's."""
+    """Run `score_videos` on a manifest labelled with the model's classes."""
     assert model.several_labels == (manifest.label_sets is not None)
     check_fits_model(manifest, model.num_classes)
     return score_videos(model, manifest, data, config, world)
@@ -59,9 +59,9 @@ def score_videos(
 ) -> Evaluation | SeveralLabels:
     """Score every video of a manifest; the result does not depend on the number of processes.
 
-    Clips are those of ``data``; views, precision and workers are those of ``config``. Of a model of
-    several labels thresholds are that of ``config``, else 1/2. Raises
-    FloatingPointError for a score that is not finite: the weights are not of a working model.
+    ``data`` sets the clips; ``config`` sets views, precision and workers. The threshold of a
+    multi-label model comes from ``config``, else it is 1/2. Raises FloatingPointError if a score is
+    not finite: the weights do not form a working model.
     """
     settings, num_classes = config.evaluation, model.num_classes
     batch_size = min(settings.batch_size, len(manifest))
@@ -83,8 +83,8 @@ def score_videos(
     with Progress("evaluated" if world.is_main else "", total=len(share)) as progress:
         for batch in loader:
             num_videos, num_views = batch.views.shape[:2]
-            # A smaller last batch is filled up: kernels round differently for another shape, and
-            # how many videos the last batch has depends on the number of processes
+            # Pad the last batch: kernels round differently for other shapes, and the size of the
+            # last batch depends on the number of processes
             views = batch.on(world.device, num_videos=batch_size)
             with autocast(world.device, config.precision):
                 logits = model(views)[: num_videos * num_views]
@@ -111,7 +111,7 @@ def score_videos(
     if not model.several_labels:
         return Evaluation(scores, np.asarray(manifest.labels), *found)
     labels = np.zeros_like(scores, dtype=bool)
-    if manifest.label_sets is not None:  # else labels are not asked for
+    if manifest.label_sets is not None:  # predict reads no labels
         labels = manifest.targets(np.arange(len(manifest)), num_classes) > 0
     threshold = 0.5 if settings.threshold is None else settings.threshold
     return SeveralLabels(scores, labels, *found, thresholds=(float(threshold),) * num_classes)
@@ -120,10 +120,10 @@ def score_videos(
 def thresholds_of(
     state: Mapping[str, Any], model: Classifier | Baseline, config: EvaluateConfig, *, source: Path
 ) -> tuple[tuple[float, ...] | None, str]:
-    """The threshold of each class, and in words where they are from: of the settings, else of the
-    checkpoint ``state``, else 1/2. None for a model of one label per video.
+    """Threshold of each class, and its source in words: the settings, else ``state``, else 1/2.
 
-    Raises ValueError for a threshold that such a model does not need.
+    ``state`` is the checkpoint. None for a single-label model. Raises ValueError if the settings
+    have a threshold for such a model.
     """
     given, kept, count = config.evaluation.threshold, state.get("thresholds"), model.num_classes
     if not model.several_labels:
@@ -147,9 +147,9 @@ def thresholds_of(
 def labels_of(
     trained: LabelsConfig, given: LabelsConfig, *, checkpoint: str | Path
 ) -> LabelsConfig:
-    """How lists for a classifier say their labels: as given, else as in its training.
+    """Label format of lists for a classifier: as given, else as in its training.
 
-    Raises ValueError for several labels where the classifier knows one per video.
+    Raises ValueError for multi-label lists if the classifier is single-label.
     """
     if given.are_several and not trained.are_several:
         raise ValueError(
@@ -160,14 +160,14 @@ def labels_of(
 
 
 def checkpoint_file(checkpoint: str | Path, which: StoredCheckpoint) -> Path:
-    """A checkpoint by its own path, or the last or the best one of a run folder."""
+    """Path of a checkpoint: the file itself, or the last or best one of a run folder."""
     return find_checkpoint(checkpoint, _FILES[which])
 
 
 def load_finetuned(checkpoint: str | Path, config: EvaluateConfig) -> StoredModel:
-    """A classifier of any origin; of a run folder the checkpoint that the settings name.
+    """Load a classifier of any origin; for a run folder, the checkpoint that the settings name.
 
-    Raises FileNotFoundError or ValueError where it is missing, or is none.
+    Raises FileNotFoundError if it is missing, ValueError if it is not a classifier.
     """
     return read_model(
         checkpoint, kind="finetune", which=_FILES[config.checkpoint], clip=config.clip
@@ -183,8 +183,8 @@ def evaluate(
 ) -> Evaluation | SeveralLabels:
     """Evaluate a fine-tuning checkpoint on lists of videos, with the views of ``config``.
 
-    Of a run folder it is the last checkpoint, or the best one; ``Evaluation.about`` says which.
-    With ``output_dir`` the main process writes there what `write_evaluation` does.
+    For a run folder ``config`` selects the last or best checkpoint; ``Evaluation.about`` records
+    which. With ``output_dir``, rank 0 writes the files of `write_evaluation` there.
     """
     found = load_finetuned(checkpoint, config)
     model, trained, classes = classifier_of(found.state, source=found.file, clip=config.clip)
@@ -232,7 +232,7 @@ def evaluate(
 def recompute(
     folder: str | Path, config: EvaluateConfig, *, output_dir: str | Path
 ) -> Evaluation | SeveralLabels:
-    """The evaluation whose results are in a folder, without a model; pages and tables anew."""
+    """Rebuild pages and tables of an evaluation from the results in a folder, without a model."""
     result = read_predictions(folder)
     _write(result, make_results_folder(output_dir, name="--output-dir"), config)
     return result
@@ -241,8 +241,8 @@ def recompute(
 def results_folder(
     checkpoint: str | Path, manifests: Sequence[str], which: StoredCheckpoint
 ) -> Path:
-    """Where results are put unless one says otherwise: evaluation/<first list>[_best] in the run
-    folder, or beside a checkpoint that lies in none."""
+    """Default results folder: evaluation/<first list>[_best] in the run folder, or beside a
+    checkpoint outside one."""
     if is_of_others(local_model(checkpoint)):
         raise ValueError(
             f"--output-dir (none) must name a folder for results: {checkpoint} is no run"

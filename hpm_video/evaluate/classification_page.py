@@ -1,4 +1,4 @@
-"""What a classifier confuses: a page, and tables as CSV, made of the results of an evaluation."""
+"""The page and CSV tables of an evaluation, with what the classifier confuses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ from hpm_video.evaluate.several_labels_page import (
 from hpm_video.runtime.files import write_atomically, write_csv
 from hpm_video.runtime.pages import jpeg_bytes, page, png
 
-MAX_CELLS = 30  # classes of a matrix whose cells are written out; a larger one is a picture
+MAX_CELLS = 30  # maximum classes for a written matrix; larger ones are drawn as a picture
 MAX_WORST = 20  # wrong clips shown
-MAX_CONFUSED = 20  # classes of the matrix that is written out where there are more than MAX_CELLS
-_NUM_ENDS = 3  # classes at either end whose clips are shown
-_NUM_CLIPS = 2  # of each of these
+MAX_CONFUSED = 20  # classes in the written matrix if there are more than MAX_CELLS
+_NUM_ENDS = 3  # best and worst classes whose clips are shown
+_NUM_CLIPS = 2  # clips of each of these
 _MAX_PAIRS = 50  # pairs of classes listed
 _MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
 _STRIP_FRAMES = 8
@@ -39,8 +39,11 @@ _STRIP_HEIGHT = 96  # pixels
 
 @dataclass(frozen=True)
 class ClassResult:
-    """Of the videos of one class: how many, how many are right and unreadable, and the wrong class
-    that most of them were called (of equals the first, None without any), how often."""
+    """Counts of one class: videos, right, unreadable, and the most frequent wrong class.
+
+    confused_with: that class (ties go to the first; None if no video is wrong). confused: its
+    count.
+    """
 
     label: int
     videos: int
@@ -51,12 +54,12 @@ class ClassResult:
 
     @property
     def accuracy(self) -> float | None:
-        """Share that is right; None without videos."""
+        """Share of right videos; None without videos."""
         return self.right / self.videos if self.videos else None
 
 
 def class_results(confusion: npt.NDArray[np.int64]) -> list[ClassResult]:
-    """One for each class, from `Evaluation.confusion`."""
+    """One result per class, from `Evaluation.confusion`."""
     wrong = _wrong(confusion)
     columns = (confusion.sum(axis=1), confusion.diagonal(), confusion[:, -1])
     numbers = zip(*columns, wrong.argmax(axis=1), wrong.max(axis=1), strict=True)
@@ -69,7 +72,7 @@ def class_results(confusion: npt.NDArray[np.int64]) -> list[ClassResult]:
 
 
 def confused_pairs(confusion: npt.NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """(class, other class it was called, how often), most frequent first, then by class."""
+    """(class, predicted class, count) of all confusions, most frequent first, then by class."""
     wrong = _wrong(confusion)
     pairs = [(int(i), int(j), int(wrong[i, j])) for i, j in np.argwhere(wrong)]
     return sorted(pairs, key=lambda pair: -pair[2])
@@ -80,7 +83,7 @@ def _wrong(confusion: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def worst(result: Evaluation, most: int) -> list[int]:
-    """The wrong videos that the model was surest of, the surest first; unreadable ones are none."""
+    """Wrong videos with the most confident predictions, in order; unreadable ones are left out."""
     predicted = result.predicted
     wrong = np.flatnonzero((predicted >= 0) & (predicted != result.labels))
     sure = result.scores[wrong, predicted[wrong]]
@@ -88,7 +91,7 @@ def worst(result: Evaluation, most: int) -> list[int]:
 
 
 def clips_of(result: Evaluation, of: ClassResult, *, right: bool) -> list[int]:
-    """The videos of a class that are right, or wrong, with the highest scores; a few."""
+    """A few videos of a class that are right, or wrong, those with the highest scores."""
     predicted = result.predicted
     is_right = predicted == result.labels
     mine = np.flatnonzero((result.labels == of.label) & (predicted >= 0) & (is_right == right))
@@ -97,8 +100,8 @@ def clips_of(result: Evaluation, of: ClassResult, *, right: bool) -> list[int]:
 
 
 def ends(results: list[ClassResult]) -> tuple[list[ClassResult], list[ClassResult]]:
-    """Of classes in order, the worst that have a wrong video and the best that have a right one;
-    none is both."""
+    """From ordered classes, the worst with a wrong video and the best with a right one; no class is
+    in both lists."""
     most = min(_NUM_ENDS, (len(results) + 1) // 2)
     worst = [r for r in results if r.videos > r.right + r.unreadable][:most]
     best = [r for r in reversed(results) if r.right and r not in worst][:most]
@@ -106,12 +109,12 @@ def ends(results: list[ClassResult]) -> tuple[list[ClassResult], list[ClassResul
 
 
 def worst_first(results: list[ClassResult]) -> list[ClassResult]:
-    """Classes by accuracy, of equals the larger first; those without videos are the last."""
+    """Classes by accuracy; ties go to the larger class. Classes without videos come last."""
     return sorted(results, key=lambda r: (r.accuracy is None, r.accuracy, -r.videos))
 
 
 def _shown_classes(result: Evaluation) -> dict[str, list[tuple[ClassResult, list[int]]]]:
-    """The classes at either end and their videos to look at, by heading."""
+    """Best and worst classes with the videos to show for each, by heading."""
     low, high = ends(worst_first(class_results(result.confusion())))
     return {
         "Worst classes": [(r, clips_of(result, r, right=False)) for r in low],
@@ -120,7 +123,7 @@ def _shown_classes(result: Evaluation) -> dict[str, list[tuple[ClassResult, list
 
 
 def most_confused(confusion: npt.NDArray[np.int64], most: int) -> list[int]:
-    """The classes of the most frequent confusions, in their order."""
+    """Classes of the most frequent confusions, in class order."""
     found: set[int] = set()
     for one, other, _ in confused_pairs(confusion):
         if len(found | {one, other}) > most:
@@ -132,11 +135,11 @@ def most_confused(confusion: npt.NDArray[np.int64], most: int) -> list[int]:
 def write_evaluation(
     result: Evaluation | SeveralLabels, folder: Path, *, num_workers: int, timeout_s: float | None
 ) -> Path:
-    """Write predictions.csv, per_class.csv, index.html and, of one label per video, confusion.csv;
-    returns the page.
+    """Write predictions.csv, per_class.csv, index.html and, for single-label results,
+    confusion.csv.
 
-    The worst clips are read again for it: in a process of their own, unless `num_workers` is 0.
-    Raises ValueError where a file cannot be written.
+    Returns the page. The worst clips are decoded again for it, in a subprocess unless `num_workers`
+    is 0. Raises ValueError if a file cannot be written.
     """
     write_predictions(result, folder)
     if isinstance(result, SeveralLabels):
@@ -178,7 +181,7 @@ def _write_tables(result: Evaluation, folder: Path) -> None:
 
 
 def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> str:
-    """The page; `strips`: video -> `frame_strip`, or in words why there is none."""
+    """Render the page; ``strips``: video -> `frame_strip`, or the reason for having none."""
     named, confusion = result.class_name, result.confusion()
     per_class = worst_first(class_results(confusion))
     is_large = len(confusion) > MAX_CELLS
@@ -217,7 +220,7 @@ def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> st
 
 
 def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[str, object]:
-    """The verdict and the numbers that the page begins with."""
+    """The verdict and the tiles at the top of the page."""
     figures, of = result.figures(), len(result.labels)
     right, chance = int(confusion.diagonal().sum()), 1 / result.num_classes
     largest = int(confusion.sum(axis=1).argmax())
@@ -246,7 +249,7 @@ def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[s
 
 
 def _class(result: Evaluation, found: ClassResult) -> dict[str, object]:
-    """A class on the page."""
+    """One class as the template shows it."""
     other = found.confused_with
     confused = "" if other is None else f"{result.class_name(other)} ({found.confused})"
     return {
@@ -271,27 +274,27 @@ def _clip(result: Evaluation, index: int, strip: bytes | str) -> dict[str, objec
 
 
 def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
-    """A picture in which every cell is a square of whole pixels, at 100 dots per inch."""
+    """Draw the matrix with square cells of whole pixels, at 100 dots per inch."""
     rows, columns = shares.shape
-    side, margin = max(2, 800 // rows), 60  # pixels of a cell, and for the numbers
+    side, margin = max(2, 800 // rows), 60  # pixels: of a cell, and for the labels
     width, height = columns * side + 2 * margin, rows * side + 2 * margin
     drawn = Figure(figsize=(width / 100, height / 100), dpi=100)
     box = (margin / width, margin / height, columns * side / width, rows * side / height)
     axes = drawn.add_axes(box)
-    # The root, so that a few confusions among many videos can be seen
+    # The square root keeps rare confusions visible
     axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xlabel="called", ylabel="class")
     return drawn
 
 
 def frame_strip(path: str) -> bytes:
-    """A JPEG: frames spread evenly over a whole video, or VideoReadError."""
+    """JPEG of frames spread evenly over a video; raises VideoReadError."""
     video = open_frames(path)
     indices = uniform_view_indices(video.num_frames, clip_frames=_STRIP_FRAMES, num_clips=1)[0]
     frames = torch.from_numpy(video.read(indices)).permute(0, 3, 1, 2)  # (T, 3, H, W)
     width = max(1, round(frames.shape[3] * _STRIP_HEIGHT / frames.shape[2]))
     small = functional.resize(frames, [_STRIP_HEIGHT, width], antialias=True)
-    # (T, 3, H, W) -> (H, T, W, 3) -> side by side
+    # (T, 3, H, W) -> (H, T, W, 3) -> frames side by side
     strip = small.permute(2, 0, 3, 1).reshape(_STRIP_HEIGHT, -1, 3).contiguous()
     return jpeg_bytes(strip.numpy(), quality=80)
 

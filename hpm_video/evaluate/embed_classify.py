@@ -1,4 +1,4 @@
-"""What `hpm_video.embed` and `hpm_video.classify` do: of files, arrays and streams of frames."""
+"""Implementation of `hpm_video.embed` and `hpm_video.classify`: files, arrays, frame streams."""
 
 import os
 import warnings
@@ -36,8 +36,8 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Views:
-    """What of a video is looked at: clips and crops; of a stream of frames, windows that begin
-    ``every`` so many frames (None: side by side)."""
+    """Views of a video: clips and crops. In a stream, a window starts every ``every`` frames (None:
+    windows are side by side)."""
 
     num_clips: int
     num_crops: int
@@ -60,7 +60,7 @@ def embed_videos(
     """See `hpm_video.embed`."""
     asked, model = load_config(EmbedConfig, None, settings), os.fspath(checkpoint)
     weights = asked.encoder.weights or model
-    version = None if weights.startswith(OF_TIMM) else version_of(weights)  # refused below
+    version = None if weights.startswith(OF_TIMM) else version_of(weights)  # rejected below
     loaded = _backbone(model, version, tuple(settings), device)
     backbone = loaded.backbone
 
@@ -106,8 +106,11 @@ def classify_videos(
 def _of_each(
     videos: Any, data: DataConfig, views: Views, ask: Callable[[Tensor], Answer]
 ) -> Answer | list[Answer] | Iterator[Answer]:
-    """What is asked of the views (V, T, S, S, 3) uint8 of a video, of each of several as a list,
-    or of each of an iterator as they come: videos, or windows of its frames."""
+    """Apply ``ask`` to the views (V, T, S, S, 3) uint8 of a video.
+
+    A sequence of videos gives a list. An iterator gives an iterator: one answer per video, or per
+    window if the items are frames.
+    """
     look = partial(_views_of, data=data, views=views)
     if _is_video(videos):
         return ask(look(videos))
@@ -124,7 +127,7 @@ def _as_they_come(
     for first in items:
         items = chain([first], items)
         if _is_frame(first):
-            # All frames of a window are looked at
+            # Windows are already cut to the clip's length, so every frame is read
             plain = replace(data, sampling="dense", frame_stride=1)
             span = (data.num_frames - 1) * data.frame_stride + 1
             every = views.every or data.num_frames * data.frame_stride
@@ -137,10 +140,12 @@ def _as_they_come(
 
 
 def _windows(frames: Iterator[Pixels], *, span: int, every: int) -> Iterator[list[Pixels]]:
-    """So many frames in a row, from each ``every``-th on; the last window is the first that holds
-    the last frame, which it repeats where frames are missing."""
+    """Windows of ``span`` frames that start every ``every`` frames.
+
+    The last window is the first one that holds the last frame, which it repeats to fill the span.
+    """
     kept: deque[Pixels] = deque(maxlen=span)
-    start = num_seen = 0  # of the next window; frames so far
+    start = num_seen = 0  # start of the next window; frames so far
     for frame in frames:
         kept.append(frame)
         num_seen += 1
@@ -163,14 +168,14 @@ def _is_frame(value: Any) -> bool:
 
 
 def _frame(value: Any) -> Pixels:
-    """A frame of a stream, copied: cameras write the next one to the same memory."""
+    """A frame of a stream, copied, because cameras reuse the memory of their frames."""
     if not _is_frame(value):
         raise ValueError(_expected(value))
     return _array(value[None])[0].copy()
 
 
 def _array(value: npt.NDArray[Any] | Tensor) -> Pixels:
-    """Frames (T, H, W, 3) uint8, of either kind; ValueError for others."""
+    """Frames (T, H, W, 3) uint8 from an array or tensor; raises ValueError for other input."""
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
     if array.dtype != np.uint8 or array.shape[-1] != 3 or 0 in array.shape:
         raise ValueError(_expected(value))
@@ -192,7 +197,7 @@ def _expected(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _InMemory:
-    """Frames as a reader of views reads them from an open video."""
+    """Frames in memory with the interface of an open video."""
 
     frames: Pixels
     note: str | None = None
@@ -207,7 +212,7 @@ class _InMemory:
 
 @dataclass(frozen=True)
 class _Given(Request):
-    """A request for frames that are there."""
+    """A request for frames in memory."""
 
     frames: Pixels | None = None
 
@@ -217,7 +222,7 @@ class _Given(Request):
 
 
 def _views_of(video: Any, data: DataConfig, views: Views) -> Tensor:
-    """The test views of a video (num_clips * num_crops, T, S, S, 3) uint8; or VideoReadError."""
+    """Test views of a video (num_clips * num_crops, T, S, S, 3) uint8; raises VideoReadError."""
     if not _is_video(video):
         raise ValueError(_expected(video))
     reader = ViewReader(data, views.num_clips, views.num_crops)

@@ -1,7 +1,7 @@
-"""Files of features, as npz or safetensors; and the parts of one that is still in work.
+"""Feature files in npz or safetensors format, and the parts of an unfinished one.
 
-A file appears whole or not at all. What a long job has done so far lies in parts beside it, so
-that the same command goes on after an interruption.
+A file appears complete or not at all. The finished parts of a long job lie beside it, so the same
+command resumes after an interruption.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ _METADATA = "metadata"
 
 
 def write_features(path: Path, arrays: Arrays, metadata: Mapping[str, Any]) -> None:
-    """Write arrays by name, and metadata (what JSON can hold), as the suffix of ``path`` says."""
-    text = json.dumps(metadata)  # ASCII: names of files need not be UTF-8
+    """Write named arrays and JSON metadata in the format given by the suffix of ``path``."""
+    text = json.dumps(metadata)  # ASCII, because file names need not be UTF-8
     with whole_file(path) as temporary:
         if path.suffix == ".npz":
             with temporary.open("wb") as file:
@@ -42,7 +42,7 @@ def write_features(path: Path, arrays: Arrays, metadata: Mapping[str, Any]) -> N
 
 
 def read_features(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """The arrays and the metadata of a file that `write_features` wrote; executes nothing."""
+    """Arrays and metadata of a file from `write_features`; runs no code from the file."""
     try:
         with _opened(Path(path)) as (text, arrays):
             return dict(arrays), parse_json(text)
@@ -51,8 +51,8 @@ def read_features(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[s
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The metadata alone, None where there is no such file or another one."""
-    broken = (EOFError, zipfile.BadZipFile, safetensors.SafetensorError)  # empty, or half of one
+    """Metadata alone; None if the file is missing or of another kind."""
+    broken = (EOFError, zipfile.BadZipFile, safetensors.SafetensorError)  # empty or truncated
     try:
         with _opened(path) as (text, _):
             metadata = parse_json(text)
@@ -63,34 +63,34 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[str, Iterator[tuple[str, npt.NDArray[Any]]]]]:
-    """The text of a file's metadata, and its arrays by name, which are read when asked for."""
+    """Metadata text of a file, and its named arrays, which are read lazily."""
     if path.suffix == ".npz":
         with _archive(path) as file:
             names = (name for name in file.files if name != _METADATA)
             yield str(file[_METADATA]), ((name, file[name]) for name in names)
     else:
-        open_regular(path).close()  # it would wait for a pipe
+        open_regular(path).close()  # safe_open would block on a pipe
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
             yield file.metadata()[_METADATA], arrays
 
 
 def _archive(path: Path) -> Any:
-    """An archive of arrays that unpack to no more than it has bytes, to be closed."""
+    """Open an npz whose arrays unpack to no more than its own size; the caller closes it."""
     with open_regular(path) as archive:
         check_archive(archive, os.fstat(archive.fileno()).st_size)
     return np.load(path, allow_pickle=False)
 
 
 def fingerprint(values: Any) -> str:
-    """A short text that differs where values (what JSON can hold) do."""
+    """A short hash of JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Parts:
-    """The parts of an output that are done, each a file in the folder OUTPUT.parts.
+    """Finished parts of an output, one file each, in the folder OUTPUT.parts.
 
-    They belong to what ``described`` them: where that has changed nothing is done.
+    Parts are valid for one ``described`` value; if it changes, the job starts anew.
     """
 
     def __init__(self, output: Path, *, described: str) -> None:
@@ -98,7 +98,7 @@ class Parts:
         self._prefix = described
 
     def clean(self) -> None:
-        """Make the folder, and remove what belongs to something else."""
+        """Create the folder, and remove parts of another job."""
         own_folder(self.folder)
         for file in self.folder.iterdir():
             if not file.name.startswith(f"{self._prefix}_") or file.suffix != ".npz":
@@ -115,7 +115,7 @@ class Parts:
             np.savez(file, allow_pickle=False, **dict(arrays))
 
     def joined(self, count: int) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of parts 0 to count - 1, joined along their first axis."""
+        """Arrays of parts 0 to count - 1, concatenated along the first axis."""
         parts = []
         for number in range(count):
             with _archive(self._file(number)) as file:

@@ -1,4 +1,4 @@
-"""Features from a frozen encoder as files, of whole videos or of windows that slide over them.
+"""Extract features with a frozen encoder: one per video, or one per sliding window.
 
 See docs/features.md.
 """
@@ -43,29 +43,31 @@ from hpm_video.runtime.progress import Progress
 from hpm_video.weights.foreign.encoder_sources import Source
 from hpm_video.weights.foreign.stored_model import version_of
 
-PART = 512  # videos or windows that are saved at a time
+PART = 512  # videos or windows per saved part
 _INDEX = ("path", "label", "features")  # first columns of a folder's index.csv
 
 
 @dataclass(frozen=True)
 class Extracted:
-    """What came out: the file or index, how many videos, and (path, reason) of unreadable ones."""
+    """Result: the file or index, the number of videos, and (path, reason) of unreadable ones."""
 
     output: Path
     num_videos: int
     bad: tuple[tuple[str, str], ...]
-    notes: tuple[str, ...] = ()  # about the lists
+    notes: tuple[str, ...] = ()  # on the lists
 
 
 @dataclass(frozen=True)
 class Sliding:
-    """How windows slide: frames T of a window (None: as in training), frames from one of them to
-    the next (None: as in training), frames from window to window (None: side by side)."""
+    """Sliding windows: frames T per window, stride between frames, stride between windows.
+
+    None: T and the frame stride as in training; windows side by side.
+    """
 
     window: int | None = None
     frame_stride: int | None = None
     stride: int | None = None
-    per_step: bool = False  # also a feature of each step in time of each window
+    per_step: bool = False  # also one feature per time step of each window
 
     def __post_init__(self) -> None:
         for name in ("window", "frame_stride", "stride"):
@@ -75,11 +77,10 @@ class Sliding:
 def list_features(
     checkpoint: str | Path, manifests: Sequence[str], output: Path, config: FeaturesConfig
 ) -> Extracted:
-    """One feature of each video of lists, the mean over its views, into one file (of a folder:
-    features.npz in it).
+    """Write one feature per video of the lists, the mean over its views, into one file.
 
-    Work is shared out over processes. Unreadable videos are NaN. Raises UnreadableDataError where
-    none is readable.
+    For a folder it is features.npz in it. Processes share the videos. Unreadable videos get NaN.
+    Raises UnreadableDataError if no video is readable.
     """
     output = _output_file(output, "features")
     manifest = read_manifest(list(manifests), root=config.root, several=config.labels)
@@ -120,9 +121,9 @@ def list_features(
                 "unreadable": {names[index]: reasons[index] for index in bad},
             }
             write_features(output, arrays, metadata)
-        barrier(world)  # all have read what is removed
+        barrier(world)  # wait until all ranks have read the parts
         if world.is_main:
-            parts.remove()  # else the same command, with the videos back, would find none again
+            parts.remove()  # so that a retry reads the videos again
     pairs = tuple((manifest.path(index), reasons[index]) for index in bad)
     if not is_any_readable:
         raise none_readable(pairs)
@@ -136,10 +137,9 @@ def video_features(
     sliding: Sliding,
     config: FeaturesConfig,
 ) -> Extracted:
-    """Features of windows that slide over one video, however long, into one file (of a folder: one
-    called after the video in it).
+    """Write features of windows that slide over one video of any length into one file.
 
-    Raises VideoReadError.
+    For a folder the file is named after the video. Raises VideoReadError.
     """
     output = _output_file(output, _stem_of(video))
     with join_world(config.device, setting="device") as world:
@@ -160,11 +160,10 @@ def sliding_list_features(
     sliding: Sliding,
     config: FeaturesConfig,
 ) -> Extracted:
-    """Features of windows that slide over each video of lists, a file for each, and index.csv.
+    """Write one file of sliding-window features per video of the lists, and index.csv.
 
-    Videos are shared out over processes. What an earlier start has done is kept. Unreadable videos
-    have no file, and the reason stands in the index. Raises UnreadableDataError where none is
-    readable.
+    Processes share the videos. Files of an interrupted run are kept. Unreadable videos have no
+    file; the index gives the reason. Raises UnreadableDataError if no video is readable.
     """
     if folder.suffix in SUFFIXES and not folder.is_dir():
         raise ValueError(
@@ -175,7 +174,7 @@ def sliding_list_features(
     if index_file.is_file() and not index_file.read_bytes().startswith(",".join(_INDEX).encode()):
         raise ValueError(f"output ({folder}) must be another folder: its index.csv is not of ours")
     manifest = read_manifest(list(manifests), root=config.root, several=config.labels)
-    # Their numbers keep videos of one name apart
+    # The list index keeps videos of the same name apart
     files = [f"{i:06d}_{_stem_of(manifest.name(i))}.npz" for i in range(len(manifest))]
     with join_world(config.device, setting="device") as world:
         config = _with_precision(config, world)
@@ -211,7 +210,7 @@ def sliding_list_features(
 def _encode_rows(
     loaded: LoadedBackbone, manifest: Manifest, rows: range, config: FeaturesConfig
 ) -> dict[str, npt.NDArray[Any]]:
-    """Features (K, D) and reasons (K,), '' for readable videos, of some rows of a list."""
+    """Features (K, D) and errors (K,) of some rows of a list; '' for readable videos."""
     backbone = loaded.backbone
     dataset = ViewDataset(
         manifest, loaded.data, num_clips=config.num_clips, num_crops=config.num_crops
@@ -251,7 +250,7 @@ def _load(
 def _load_for_windows(
     checkpoint: str | Path, sliding: Sliding, config: FeaturesConfig, world: World
 ) -> tuple[LoadedBackbone, dict[str, Any]]:
-    """The encoder for windows, and what the metadata of each of their files says of them."""
+    """Load the encoder for windows, with the metadata common to all files."""
     given: dict[str, Any] = {"num_frames": sliding.window, "frame_stride": sliding.frame_stride}
     clip = replace(config.clip, **{n: value for n, value in given.items() if value is not None})
     loaded = _load(checkpoint, clip, config, world)
@@ -267,7 +266,7 @@ def _load_for_windows(
 
 
 def _rate(data: DataConfig) -> dict[str, float]:
-    """Left out where there is none: metadata of files from before know of none."""
+    """fps, only if set: older files have no such entry in their metadata."""
     return {} if data.fps is None else {"fps": data.fps}
 
 
@@ -281,8 +280,8 @@ def _slide(
     about: dict[str, Any],
     table: bytes | None = None,
 ) -> None:
-    """Write the features of a video's windows, unless they are there; goes on where it stopped.
-    ``local``: where the video is on this machine, see `fetched`."""
+    """Write the features of a video's windows unless the file exists; resumes from parts.
+    ``local``: local path of the video, see `fetched`."""
     name = path if is_url(path) else os.path.abspath(path)
     described = fingerprint([about, name, *check_is_file(local)])
     if (read_metadata(output) or {}).get("fingerprint") == described:
@@ -328,7 +327,7 @@ def _slide(
 def _encode_windows(
     backbone: Backbone, video: GuardedWindows, parts: Parts, *, per_step: bool
 ) -> dict[str, npt.NDArray[Any]]:
-    """Features of all windows of a video, and of their steps; parts that are done are kept."""
+    """Features of all windows of a video, and of their time steps; finished parts are kept."""
     count = -(-len(video.indices) // PART)
     first = next((part for part in range(count) if not parts.has(part)), count)
     kept: dict[str, list[npt.NDArray[Any]]] = {}
@@ -350,14 +349,14 @@ def _encode_windows(
 
 
 def _with_precision(config: FeaturesConfig, world: World) -> FeaturesConfig:
-    """The settings with a precision that is not auto."""
+    """The settings with precision=auto resolved."""
     precision, _ = choose_precision(config.precision, world, setting="precision")
     return replace(config, precision=precision)
 
 
 def _label(manifest: Manifest, index: int) -> str:
-    """The class of a video: its name where it has one, '' for none; of several all of them, with
-    the list's separator."""
+    """Class of a video: its name if known, '' if it has none. Several are joined with the list's
+    separator."""
     sets, label = manifest.label_sets, manifest.label(index)
     labels = [label] if sets is None else sets.of(index).tolist()
     names = (str(n) if manifest.classes is None else manifest.classes[n] for n in labels if n >= 0)
@@ -365,14 +364,14 @@ def _label(manifest: Manifest, index: int) -> str:
 
 
 def _stem_of(video: str | Path) -> str:
-    """What a file of a video's features is called after it."""
+    """Stem of a video's feature file."""
     return printable(stem_of(video)).replace(os.sep, "_")[:100]
 
 
 def _about(
     checkpoint: str | Path, loaded: LoadedBackbone, config: FeaturesConfig
 ) -> dict[str, Any]:
-    """What features depend on beside the videos, for their metadata."""
+    """Metadata of everything besides the videos that the features depend on."""
     file, size, written_ns = version_of(config.encoder.weights or checkpoint)
     backbone, encoder = loaded.backbone, asdict(config.encoder)
     tokens = (
@@ -389,16 +388,17 @@ def _about(
         "crop_size": loaded.data.crop_size,
         "token": str(tokens),
         "num_crops": config.num_crops,
-        # Files from before these settings say nothing, and stay valid
+        # Files from before these settings lack them, and stay valid
         **({} if loaded.data.antialias else {"antialias": False}),
         **({} if encoder == asdict(FrozenEncoderConfig()) else {"encoder": encoder}),
     }
 
 
 def _output_file(output: Path, name: str) -> Path:
-    """The file of features that an output means: itself or, of a folder, NAME.npz in it.
+    """File of an output: the path itself or, for a folder, NAME.npz in it.
 
-    A folder is what is one, or has no ending. Raises ValueError for another ending than ours.
+    An existing folder, or a path without a suffix, is a folder. Raises ValueError for an unknown
+    suffix.
     """
     if output.is_dir() or not output.suffix:
         check_can_be_folder(output, name="output")

@@ -1,4 +1,4 @@
-"""A frozen encoder, without masks: what probes and features look at.
+"""A frozen encoder without masks, for probes and features.
 
 Notation as in `hpm_video.models.tokens`.
 """
@@ -29,12 +29,12 @@ from hpm_video.weights.load import StoredLists, encoder_of, lists_in, pooling_no
 
 @dataclass(frozen=True)
 class Backbone:
-    """An encoder to be asked for features; gradients, dropout and stochastic depth are off.
+    """A frozen encoder for features: no gradients, dropout or stochastic depth.
 
-    encoder: of all N tokens of a clip. norm: what follows the mean over tokens, see
-    `pooling_norm_of`, so that a pooled feature is just what the head of a classifier sees.
-    precision: of the forward pass. layers: the L blocks whose features are taken; those of another
-    library's model are what it was made for.
+    encoder: encodes all N tokens of a clip. norm: follows the mean over tokens (`pooling_norm_of`),
+    so that a pooled feature equals the input of a classifier's head. precision: of the forward
+    pass. layers: the L blocks to take features from; models of other libraries are built for
+    theirs.
     """
 
     encoder: Encoder | Source
@@ -52,12 +52,12 @@ class Backbone:
 
     @property
     def num_tokens(self) -> int:
-        """Of a clip, in all layers."""
+        """Tokens per clip, over all layers."""
         return len(self.layers) * self.grid.num_tokens
 
     @property
     def feature_width(self) -> int:
-        """Numbers of a pooled feature of one cell."""
+        """Width of the pooled feature of one cell."""
         return len(self.layers) * self.width
 
     @property
@@ -66,7 +66,7 @@ class Backbone:
 
     @property
     def heads(self) -> int:
-        """Attention heads of a block, or as many as usual at this width."""
+        """Attention heads of a block, or the usual number for this width."""
         if isinstance(self.encoder, Source):
             most = max(self.width // 64, 1)
             return next(heads for heads in range(most, 0, -1) if self.width % heads == 0)
@@ -76,8 +76,8 @@ class Backbone:
 
     @torch.no_grad()
     def encode(self, clips: Tensor) -> Tensor:
-        """Clips (B, 3, T, H, W) in [0, 1] -> tokens (B, L * N, D) float32, layer by layer, for the
-        methods below."""
+        """Clips (B, 3, T, H, W) in [0, 1] -> tokens (B, L * N, D) float32, layer by layer: the
+        input of the methods below."""
         was_training = self.encoder.training
         self.encoder.eval()
         with autocast(clips.device, self.precision):
@@ -92,10 +92,10 @@ class Backbone:
 
     @torch.no_grad()
     def pooled(self, tokens: Tensor, cells: tuple[int, int, int] = (1, 1, 1)) -> Tensor:
-        """Tokens (B, L * N, D) -> one feature of each clip (B, L * C * D), layer by layer.
+        """Tokens (B, L * N, D) -> one feature per clip (B, L * C * D), layer by layer.
 
-        The grid is cut into C cells, so many along (time, height, width), none above the grid's. A
-        feature is the mean over the tokens of each, one after the other, width running fastest.
+        ``cells``: number of cells along (time, height, width), C in all, at most those of the grid.
+        The feature concatenates the mean over the tokens of each cell, with width varying fastest.
         """
         grid = self.grid
         layers = tokens.unflatten(1, (-1, grid.num_tokens)).flatten(0, 1)  # (B * L, N, D)
@@ -105,20 +105,22 @@ class Backbone:
 
     @torch.no_grad()
     def steps(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L * N, D) -> a feature of each step of the grid in time (B, time, L * D)."""
+        """Tokens (B, L * N, D) -> one feature per time step of the grid (B, time, L * D)."""
         means = tokens.unflatten(1, (len(self.layers), self.grid.time, -1)).mean(dim=3)
         return self.norm(means).transpose(1, 2).flatten(2)
 
     @torch.no_grad()
     def tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L * N, D) -> features of each of them (B, L * N, D)."""
+        """Tokens (B, L * N, D) -> one feature per token (B, L * N, D)."""
         return self.norm(tokens)
 
 
 @dataclass(frozen=True)
 class LoadedBackbone:
-    """A backbone, how its clips are sampled, and where it is from: kind and, of a checkpoint of
-    ours, step. notes: what was assumed about it."""
+    """A backbone, its clip sampling, and its origin: kind and, for our checkpoints, step.
+
+    notes: assumptions made while loading.
+    """
 
     backbone: Backbone
     data: DataConfig
@@ -135,12 +137,12 @@ def load_backbone(
     clip: ClipConfig | None = None,
     settings: FrozenEncoderConfig | None = None,
 ) -> LoadedBackbone:
-    """An encoder of any origin: of a checkpoint of ours (of pre-training, the student's, or of
-    fine-tuning), of a file that `import_weights` knows, or of another library (`library_model`).
+    """Load an encoder of any origin.
 
-    ``clip``: clips and tokens if not as in training; weights of ours are interpolated to fit them.
-    Raises FileNotFoundError, or ValueError in one line: for a model that is none of these, and for
-    settings that it needs or cannot have.
+    That is one of our checkpoints (the student of a pre-training, or a fine-tuning), a file that
+    `import_weights` knows, or a model of another library (`library_model`). ``clip``: clips and
+    tokens, if not as in training; our weights are interpolated to fit. Raises FileNotFoundError, or
+    ValueError for an unknown model and for settings that are missing or do not apply.
     """
     clip, settings, model = clip or ClipConfig(), settings or FrozenEncoderConfig(), str(model)
     make = _load_ours if library_model(model, name="model") is None else _load_others
@@ -180,7 +182,7 @@ def _load_ours(
 
 
 def _check_imported(found: Imported, model: str, clip: ClipConfig) -> None:
-    """Raise ValueError for images, and where nobody says which frames the model is to see."""
+    """Raise ValueError for an image model, or if the settings do not define the frames it sees."""
     assert found.architecture is not None
     if found.words == IMAGE.words:
         raise ValueError(
@@ -230,7 +232,7 @@ def _load_others(
 
 
 def _require_frames(model: str, clip: ClipConfig, *, has_length: bool) -> None:
-    """Raise ValueError where nobody says which frames of a video a model is to see."""
+    """Raise ValueError unless the settings define the frames of a video that a model sees."""
     missing = [] if has_length or clip.num_frames else ["clip.num_frames=16"]
     if not (clip.frame_stride or clip.fps) and clip.sampling not in ("uniform", "videomae_ssv2"):
         missing.append(
@@ -244,6 +246,6 @@ def _require_frames(model: str, clip: ClipConfig, *, has_length: bool) -> None:
 
 
 def stored_lists(model: str) -> StoredLists:
-    """The labelled lists that a model's settings name: none of a model that is not ours."""
+    """Labelled lists in a model's settings; empty for models that are not ours."""
     state = None if library_model(model, name="model") else read_weights(model).state
     return StoredLists([], [], None, LabelsConfig()) if state is None else lists_in(state)

@@ -1,4 +1,4 @@
-"""A linear probe kept as a run of fine-tuning: the frozen encoder and that layer."""
+"""Keep a linear probe as a fine-tuning run: the frozen encoder with the probe as its head."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ from hpm_video.evaluate.probe_heads import LinearResult
 from hpm_video.runtime.files import check_can_be_folder, make_folder, write_atomically
 from hpm_video.weights.checkpoint import load_checkpoint, save_checkpoint, settings_of, trained_grid
 
-# How clips are read, which a classifier does as its encoder did
+# Settings for reading clips, which the classifier shares with its encoder
 _OF_CLIPS = ("num_frames", "fps", "frame_stride", "sampling", "crop_size", "antialias", "decoder")
 
 
 def check_keep(folder: str | Path, kinds: Sequence[str], settings: ProbeConfig) -> None:
-    """Raise ValueError where the probes of these kinds leave no classifier to keep in a folder."""
+    """Raise ValueError if probes of these kinds leave no classifier to keep in the folder."""
     if "linear" not in kinds:
         raise ValueError(
             f"--kind ({' '.join(kinds)}) must have linear with --keep: only a linear probe can be "
@@ -49,7 +49,7 @@ def check_keep(folder: str | Path, kinds: Sequence[str], settings: ProbeConfig) 
 
 @dataclass(frozen=True)
 class KeptProbe:
-    """All of a classifier but its head: weights by name, and what a checkpoint has beside them."""
+    """A classifier without its head: weights by name, and the other entries of its checkpoint."""
 
     weights: Mapping[str, Tensor]
     model: ClassifierConfig
@@ -61,10 +61,10 @@ class KeptProbe:
     def of(
         cls, checkpoint: str | Path, loaded: LoadedBackbone, config: ProbeJobConfig
     ) -> "KeptProbe":
-        """That of a backbone which was loaded from a checkpoint.
+        """Make it from a backbone that was loaded from a checkpoint.
 
-        Raises ValueError for the encoder of a classifier that was exported alone, for one that is
-        not ours, and for other layers than the last.
+        Raises ValueError for an exported encoder of a classifier, for one that is not ours, and for
+        layers other than the last.
         """
         if loaded.step is None:
             raise ValueError(
@@ -114,7 +114,7 @@ class KeptProbe:
         train: Sequence[str],
         val: Sequence[str],
     ) -> None:
-        """Write the run: its settings, with the lists ``train`` and ``val``, and one checkpoint."""
+        """Write the run: its settings with the lists ``train`` and ``val``, and one checkpoint."""
         views, reading = self.job.probe, {n: getattr(self.data, n) for n in _OF_CLIPS}
         config = FinetuneConfig(
             run=RunConfig(output_dir=str(folder)),

@@ -1,8 +1,8 @@
-"""What a pre-training checkpoint thinks is hard, and what is hard: as numbers.
+"""Mining quality: what a pre-training checkpoint predicts to be hard against what is hard.
 
-A source of masks, its predictor or another, is judged against the reconstruction loss measured
-under random masks: does it order the tokens of a clip as the student's own losses do, and do the
-tubes it would mask hold what moves?
+Mask sources (the predictor and others) are compared with the reconstruction loss measured under
+random masks. Do they rank the tokens of a clip like the student's own losses, and do the tubes they
+would mask contain the motion?
 """
 
 import math
@@ -32,22 +32,22 @@ from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import patchify
 from hpm_video.runtime.reading import read_json
 
-_NUM_MASKS = 8  # of `measure_videos`: random masks that measure the loss of a clip
+_NUM_MASKS = 8  # for `measure_videos`: random masks that measure the loss of a clip
 _NUM_VIEWS = 4  # and draws of a teacher that sees a share of the tokens
-# Sources that are compared with the measured loss
+# Sources compared with the measured loss
 JUDGED: tuple[MaskSource, ...] = ("predicted", "motion", "codec")
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well a source of masks knows what is hard, over B clips.
+    """How well a mask source predicts what is hard, over B clips.
 
-    scores (B, N): of every token; only their order within a clip has a meaning. NaN all over a clip
-        that the source says nothing of, which does not count below.
-    spearman: rank correlation, per clip, of the scores with the measured losses over mining units,
-        mean over clips; 0 is chance.
-    coverage: how much of the moving object the hardest quarter of the units holds, relative to all
-        units; 1 is chance. None if it is not known where the object is.
+    scores (B, N): one per token; only their order within a clip matters. Clips without scores are
+        all NaN and do not count below.
+    spearman: rank correlation of scores and measured losses over mining units, per clip, averaged
+        over clips; 0 is chance.
+    coverage: share of the moving object in the hardest quarter of the units, relative to all units;
+        1 is chance. None if the object's place is not known.
     """
 
     scores: Tensor
@@ -57,11 +57,11 @@ class Agreement:
 
 @dataclass(frozen=True)
 class MiningReport:
-    """How well a checkpoint, and what else may choose masks, knows what is hard for it.
+    """How well a checkpoint and other mask sources predict what is hard for its student.
 
-    rank_accuracy: share of the pairs of masked tokens of a clip whose losses the student orders
-        right; 0.5 is chance. None without a predictor.
-    sources: by masking.source, of the scorer's prediction where there is one, of motion, and of
+    rank_accuracy: share of pairs of masked tokens of a clip that the student ranks right; 0.5 is
+        chance. None without a predictor.
+    sources: agreement by masking.source: the scorer's prediction if there is one, motion, and
         scores that came with the clips. predicted, spearman and coverage are those of the scorer.
     measured (B, N): loss of every token, see `measured_loss`.
     """
@@ -72,7 +72,7 @@ class MiningReport:
 
     @property
     def predicted(self) -> Tensor | None:
-        """The predicted loss of every token (B, N), see `predicted_loss`."""
+        """Predicted loss of every token (B, N), see `predicted_loss`."""
         found = self.sources.get("predicted")
         return None if found is None else found.scores
 
@@ -93,9 +93,9 @@ def predicted_loss(
 ) -> Tensor:
     """The scorer's prediction for every token: clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32.
 
-    The scorer sees what the run's teacher saw: all tokens, or the share ``teacher.token_ratio``;
-    then ``num_views`` such scorings are averaged. Only the order within a clip has a meaning.
-    Raises ValueError for a checkpoint without a predictor.
+    The scorer sees what the run's teacher saw: all tokens, or the share ``teacher.token_ratio``. In
+    the latter case the result is the mean of ``num_views`` draws. Only the order within a clip
+    matters. Raises ValueError for a checkpoint without a predictor.
     """
     if num_views < 1:
         raise ValueError(f"num_views ({num_views}) must be at least 1")
@@ -104,7 +104,7 @@ def predicted_loss(
     generator = torch.Generator(clips.device).manual_seed(seed)
     ratio, view, draws = teacher.token_ratio, teacher.view, teacher.draws
     score = partial(score_tokens, token_ratio=ratio, view=view, draws=draws, generator=generator)
-    views = num_views if ratio < 1 else 1  # without a draw they would all be the same
+    views = num_views if ratio < 1 else 1  # without random tokens all draws are equal
     scores = torch.zeros(len(clips), pretrained.grid.num_tokens, device=clips.device)
     with autocast(clips.device, pretrained.config.run.precision):
         for _ in range(views):
@@ -122,11 +122,10 @@ def source_scores(
     num_masks: int = _NUM_MASKS,
     given: Tensor | None = None,
 ) -> Tensor | None:
-    """What a masking.source says of every token: clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32.
+    """Token scores by a masking.source: clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32.
 
-    Predicted and measured losses are those of `predicted_loss` and `measured_loss`; what comes with
-    clips, codec, is ``given`` (B, N). None where there is nothing: for source none, without a
-    predictor, or without what is given.
+    See `predicted_loss` and `measured_loss`. ``given`` (B, N): codec scores that came with the
+    clips. None for source none, for predicted without a predictor, and for codec without ``given``.
     """
     if source == "motion":
         patches, size = patchify(clips, pretrained.grid), pretrained.config.model.tubelet_size
@@ -141,9 +140,8 @@ def source_scores(
 def measured_loss(pretrained: Pretrained, clips: Tensor, *, num_masks: int, seed: int) -> Tensor:
     """Mean reconstruction loss of every token over the random masks that hide it.
 
-    Clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32. Masks and targets are those of the
-    checkpoint's settings. There are ``num_masks`` masks, or as many more as it takes to hide every
-    token once.
+    Clips (B, 3, T, H, W) in [0, 1] -> (B, N) float32. Masks and targets follow the checkpoint's
+    settings. There are ``num_masks`` masks, or more if it takes more to mask every token once.
     """
     return _measure(pretrained, clips, num_masks=num_masks, seed=seed)[0]
 
@@ -158,10 +156,10 @@ def measure_mining(
     moving: Tensor | None = None,
     given: Tensor | None = None,
 ) -> MiningReport:
-    """Compare what sources of masks say with measured losses of clips (B, 3, T, H, W) in [0, 1].
+    """Compare mask sources with the measured losses of clips (B, 3, T, H, W) in [0, 1].
 
-    moving (B, N): share of each token that the moving object covers, where it is known. given
-    (B, N): scores that came with the clips. Raises ValueError for ``moving`` that does not fit.
+    moving (B, N): share of each token that the moving object covers, if known. given (B, N): scores
+    that came with the clips. Raises ValueError if ``moving`` does not fit.
     """
     measured, accuracy = _measure(pretrained, clips, num_masks=num_masks, seed=seed)
     grid, tube_length = pretrained.grid, pretrained.tube_length
@@ -201,12 +199,11 @@ def measure_videos(
     root: str | None = None,
     most: int | None = None,
 ) -> MiningReport:
-    """`measure_mining`, of the middle clips of the videos of lists, at most so many of them, evenly
-    picked; with the true place of the moving object where the one list is that of a toy set, and
-    with the scores by codec of those clips that have motion vectors.
+    """Run `measure_mining` on the middle clips of an even selection of videos from lists.
 
-    What is unreadable is left out: the report's tensors have a row for each video that counts.
-    Raises UnreadableDataError where no video can be read.
+    If the only list is that of a toy set, the true place of the moving object is used. Clips with
+    motion vectors get codec scores. Unreadable videos are left out: the report has one row per
+    video that counts. Raises UnreadableDataError if no video is readable.
     """
     pretrained = load_pretrained(checkpoint)
     manifest = read_manifest(list(manifests), root=root, labels=False)
@@ -243,9 +240,9 @@ def measure_videos(
 
 
 def _covered(place: np.ndarray, side: int, pretrained: Pretrained) -> Tensor:
-    """Share (N,) of each token that an object covers, given its place (T, 3) in whole frames."""
+    """Share (N,) of each token that an object covers, from its place (T, 3) in full frames."""
     grid, crop_size = pretrained.grid, pretrained.config.data.crop_size
-    scale = crop_size / side  # the clip is the whole frame, resized
+    scale = crop_size / side  # the clip is the full frame, resized
     place = place.astype(np.float64)
     place[:, :2] = (place[:, :2] + 0.5) * scale - 0.5
     place[:, 2] *= scale
@@ -255,7 +252,7 @@ def _covered(place: np.ndarray, side: int, pretrained: Pretrained) -> Tensor:
 
 
 def hardest_tokens(pretrained: Pretrained, scores: Tensor, *, hard_ratio: float) -> Tensor:
-    """The tokens that a mask with this ``hard_ratio`` takes first: (B, N) -> (B, N) bool.
+    """Tokens that a mask with this ``hard_ratio`` takes first: (B, N) -> (B, N) bool.
 
     These are the floor(hard_ratio * masked units) units with the highest mean score.
     """
@@ -294,10 +291,10 @@ def _measure(
 def even_masks(
     pretrained: Pretrained, clips: Tensor, *, num_masks: int, seed: int
 ) -> Iterator[Tensor]:
-    """Random masks (B, N) that hide every unit equally often, within one, and at least once.
+    """Random masks (B, N) that mask every unit equally often (within 1) and at least once.
 
-    Each takes the units hidden least often so far, ties at random. By symmetry every mask, seen
-    alone, is distributed like any random mask of units, not of blocks.
+    Each takes the units masked least often so far, ties at random. By symmetry each single mask has
+    the distribution of a random mask of units (not of blocks).
     """
     if num_masks < 1:
         raise ValueError(f"num_masks ({num_masks}) must be at least 1")

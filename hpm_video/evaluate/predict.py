@@ -1,4 +1,4 @@
-"""Classes of videos without labels, as a table (CSV) or as JSON."""
+"""Predict classes of unlabelled videos; write a table (CSV) or JSON."""
 
 import json
 import os
@@ -35,13 +35,13 @@ from hpm_video.runtime.files import (
 from hpm_video.weights.load import classifier_of
 
 COLUMNS = ("path", "class", "score", "error")
-_NAME = "predictions"  # of the files in a folder
+_NAME = "predictions"  # stem of the files in a folder
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What is said of each video or window: the ``top`` likeliest classes and, with
-    ``all_scores``, the score of every class."""
+    """Output per video or window: the ``top`` likeliest classes and, with ``all_scores``, the score
+    of every class."""
 
     top: int = 1
     all_scores: bool = False
@@ -52,10 +52,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class LoadedClassifier:
-    """A classifier on its device, how its clips are read, its class names, and all this in words.
+    """A classifier on its device, with its clip sampling, class names and a description.
 
-    config: of the command, with a precision that is not auto. thresholds: of the classes, where
-    videos may have several, and None where they have one. separator: between several in a cell.
+    config: of the command, with precision=auto resolved. thresholds: one per class for multi-label
+    classifiers, else None. separator: between several classes in a cell.
     """
 
     model: Classifier | Baseline
@@ -70,10 +70,10 @@ class LoadedClassifier:
 def load_for(
     checkpoint: str | Path, config: EvaluateConfig, world: World, *, views: str, top: int = 1
 ) -> LoadedClassifier:
-    """The classifier of a checkpoint or run folder. Classes without names are called by number.
+    """Load the classifier of a checkpoint or run folder. Classes without names get their number.
 
-    ``views``: in words, of each video. ``top``: likeliest classes that will be asked for. Raises
-    ValueError for more than one where videos may have several labels.
+    ``views``: views per video, in words. ``top``: number of likeliest classes to show. Raises
+    ValueError if it is more than 1 for a multi-label classifier.
     """
     found = load_finetuned(checkpoint, config)
     model, trained, names = classifier_of(found.state, source=found.file, clip=config.clip)
@@ -105,11 +105,10 @@ def load_for(
 def videos_of(
     places: Sequence[str], manifests: Sequence[str], *, root: str | None = None
 ) -> Manifest:
-    """The videos that are named: files, folders of frames, all in folders and below them, or lists,
-    whose labels are not read.
+    """Find the named videos: files, frame folders, all videos in and below folders, or lists.
 
-    Raises ValueError where nothing is named, both are, or a folder holds no video;
-    FileNotFoundError for a place that does not exist.
+    Labels in lists are not read. Raises ValueError if neither or both are named, or if a folder has
+    no video; FileNotFoundError if a path does not exist.
     """
     if places and manifests:
         raise ValueError(f"--manifest ({manifests[0]}) must come without VIDEO ({places[0]})")
@@ -144,11 +143,10 @@ def predict(
     output: Path | None = None,
     shown: Shown | None = None,
 ) -> Evaluation | SeveralLabels:
-    """Score videos with the views of ``config``, whatever their labels, which are not asked for.
+    """Score videos with the views of ``config``; labels are not needed.
 
-    The main process writes ``output``: a file that ends in .csv or .json, or a folder for both.
-    Unreadable videos are in there with the reason. Raises ValueError where a file of others is
-    there.
+    Rank 0 writes ``output``: a .csv or .json file, or a folder for both. Unreadable videos are
+    listed with the reason. Raises ValueError rather than overwrite a file that is not ours.
     """
     files = _output_files(output)
     views = f"{config.evaluation.num_clips} x {config.evaluation.num_crops} (clips x crops)"
@@ -168,8 +166,8 @@ def predict(
 
 
 def csv_lines(result: Evaluation | SeveralLabels, shown: Shown) -> Iterator[str]:
-    """A table with a row for each video, in the order of the list. A video that may have several
-    classes has all that reach their thresholds, with the separator between them."""
+    """Rows of the CSV, one per video, in list order. Multi-label rows hold all classes that reach
+    their thresholds, joined with the separator."""
     assert result.classes is not None
     thresholds, separator = _several(result)
     columns = score_columns(result.classes, shown, thresholds)
@@ -186,7 +184,7 @@ def csv_lines(result: Evaluation | SeveralLabels, shown: Shown) -> Iterator[str]
 
 
 def json_lines(result: Evaluation | SeveralLabels, shown: Shown) -> Iterator[str]:
-    """The same as JSON, a line for each video."""
+    """The same results as JSON, one line per video."""
     assert result.classes is not None
     thresholds, _ = _several(result)
     yield json_head(result.about, result.classes, thresholds) + ',\n "videos": [\n'
@@ -202,7 +200,7 @@ def json_lines(result: Evaluation | SeveralLabels, shown: Shown) -> Iterator[str
 
 
 def _several(result: Evaluation | SeveralLabels) -> tuple[tuple[float, ...] | None, str]:
-    """The thresholds and the separator of several labels; None and "" of one."""
+    """Thresholds and separator of multi-label results; None and "" for single-label ones."""
     if isinstance(result, SeveralLabels):
         return result.thresholds, result.separator
     return None, ""
@@ -211,16 +209,16 @@ def _several(result: Evaluation | SeveralLabels) -> tuple[tuple[float, ...] | No
 def json_head(
     about: Mapping[str, str], classes: Sequence[str], thresholds: Sequence[float] | None = None
 ) -> str:
-    """How our JSON begins; it is not closed."""
+    """Opening lines of our JSON; the object is not closed."""
     head: dict[str, Any] = {"made_by": OURS, **about, "classes": list(classes)}
     if thresholds is not None:
-        # `about` says in words what they are
+        # `about` describes them in words
         head["thresholds_of_classes"] = list(thresholds)
     return json.dumps(head, indent=1).removesuffix("\n}")
 
 
 def best_of(scores: npt.NDArray[np.float32], top: int) -> list[tuple[int, float]]:
-    """(class, score) of the highest scores (C,), of equals the lower class first."""
+    """(class, score) of the highest scores (C,); ties go to the lower class."""
     best = np.argsort(-scores, kind="stable")[:top]
     return [(int(label), float(scores[label])) for label in best]
 
@@ -240,7 +238,7 @@ def class_cells(
     thresholds: Sequence[float] | None,
     separator: str,
 ) -> tuple[str, str]:
-    """The cells class and score of what a video or window is `called`."""
+    """The cells class and score, from the classes of `called`."""
     found = called(scores, thresholds)
     names, numbers = ([classes[n] for n, _ in found], [digits(score) for _, score in found])
     return separator.join(names), separator.join(numbers)
@@ -249,7 +247,7 @@ def class_cells(
 def score_columns(
     classes: Sequence[str], shown: Shown, thresholds: Sequence[float] | None = None
 ) -> list[str]:
-    """Names of the columns that `score_cells` fills."""
+    """Names of the columns of `score_cells`."""
     ranks = range(2, min(shown.top, len(classes)) + 1)
     columns = [name for rank in ranks for name in (f"class_{rank}", f"score_{rank}")]
     kinds = ("score",) if thresholds is None else ("score", "threshold")
@@ -263,8 +261,8 @@ def score_cells(
     shown: Shown,
     thresholds: Sequence[float] | None = None,
 ) -> list[str]:
-    """The second likeliest class, its score, the third ...; then, if asked for, all scores, and the
-    thresholds where there are any."""
+    """Cells of the second likeliest class, its score, the third ...; then all scores if asked for,
+    and the thresholds if there are any."""
     ranked = best_of(scores, shown.top)[1:]
     cells = [cell for label, score in ranked for cell in (classes[label], digits(score))]
     if shown.all_scores:
@@ -279,8 +277,8 @@ def scores_in_words(
     shown: Shown,
     thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """An entry of JSON: the likeliest class, the ``top`` of them if more, all scores if asked. With
-    thresholds the list of all classes that reach theirs."""
+    """JSON entry: the likeliest class, the ``top`` ones if more, all scores if asked for. With
+    thresholds: a list of all classes that reach theirs."""
     entry: dict[str, Any]
     if thresholds is None:
         (label, score), *_ = best_of(scores, 1)
@@ -299,7 +297,7 @@ def _pairs(found: Sequence[tuple[int, float]], classes: Sequence[str]) -> list[l
 
 
 def digits(score: float) -> str:
-    """A score whose digits give back the same float32."""
+    """A score with 9 significant digits, which round-trip a float32."""
     return f"{score:.9g}"
 
 
@@ -308,7 +306,7 @@ def _csv_line(cells: Sequence[object]) -> str:
 
 
 def _output_files(output: Path | None) -> list[Path]:
-    """The files that an output means, which are new or ours."""
+    """Files that an output stands for; each must be new or ours."""
     if output is None:
         return []
     if output.is_dir() or not output.suffix:

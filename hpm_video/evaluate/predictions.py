@@ -1,4 +1,4 @@
-"""What an evaluation found, video by video: the figures, and the file that holds all they need."""
+"""Results of an evaluation per video: metrics, and the CSV file that stores them."""
 
 import csv
 import json
@@ -23,10 +23,10 @@ _SEVERAL = ("path", "labels", "predicted", "error")  # then the scores, and thre
 class Scores:
     """Results of one pass over a manifest.
 
-    scores (videos, classes): means over a video's views; zero rows for unreadable videos.
-    labels: of the videos: (videos,) int64, or (videos, classes) bool where they may have several.
+    scores (videos, classes): means over a video's views; zero for unreadable videos.
+    labels: (videos,) int64, or (videos, classes) bool for multi-label lists.
     paths: of the videos. bad: (manifest index, reason) of unreadable videos; they count as wrong.
-    classes: their names where they are known. about: what was evaluated, name -> words.
+    classes: names, if known. about: description of the evaluation, name -> text.
     """
 
     scores: npt.NDArray[np.float32]
@@ -42,23 +42,23 @@ class Scores:
 
     @property
     def readable(self) -> npt.NDArray[np.bool_]:
-        """(videos,): which could be read."""
+        """(videos,): True for readable videos."""
         readable = np.ones(len(self.labels), dtype=bool)
         readable[[index for index, _ in self.bad]] = False
         return readable
 
     def class_name(self, label: int) -> str:
-        """A class as it is shown: its number and its name."""
+        """A class for display: number and name."""
         return f"{label} {self.classes[label]}" if self.classes is not None else str(label)
 
 
 @dataclass(frozen=True)
 class Evaluation(Scores):
-    """Results of a classifier of one label per video; scores are the mean softmax."""
+    """Results of a single-label classifier; scores are the mean softmax."""
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """(videos,): the class of the highest score, of equals the first; -1: unreadable."""
+        """(videos,): class with the highest score, ties to the first; -1 for unreadable videos."""
         predicted = self.scores.argmax(axis=1)
         predicted[[index for index, _ in self.bad]] = -1
         return predicted
@@ -72,21 +72,21 @@ class Evaluation(Scores):
         return float(right.mean())
 
     def confusion(self) -> npt.NDArray[np.int64]:
-        """(classes, classes + 1): videos of class i called class j; in the last column, those of
-        class i that are unreadable."""
+        """(classes, classes + 1): videos of class i predicted as class j. The last column counts
+        unreadable videos of class i."""
         counts = np.zeros((self.num_classes, self.num_classes + 1), dtype=np.int64)
         np.add.at(counts, (self.labels, self.predicted), 1)  # -1 is the last column
         return counts
 
     def balanced_accuracy(self) -> float:
-        """Mean over the classes that have videos of the share of each that is right."""
+        """Mean per-class accuracy over the classes with videos."""
         counts = self.confusion()
         videos = counts.sum(axis=1)
         return float((counts.diagonal()[videos > 0] / videos[videos > 0]).mean())
 
     def loss(self) -> float | None:
-        """Mean of -log of the score of the label, over the videos that can be read; None without
-        any. A score of 0 counts as the smallest float32."""
+        """Mean cross-entropy of the scores over readable videos; None without any. A score of 0
+        counts as the smallest float32."""
         readable = self.readable
         scores = self.scores[readable, self.labels[readable]].astype(np.float64)
         if not len(scores):
@@ -94,7 +94,7 @@ class Evaluation(Scores):
         return float(-np.log(np.maximum(scores, np.finfo(np.float32).tiny)).mean())
 
     def figures(self) -> dict[str, float | int | None]:
-        """What is said of an evaluation; top5 is None where 5 classes are all there are."""
+        """Metrics by name; top5 is None if there are at most 5 classes."""
         return {
             "top1": self.top(1),
             "top5": self.top(5) if self.num_classes > 5 else None,
@@ -106,10 +106,10 @@ class Evaluation(Scores):
 
 @dataclass(frozen=True)
 class SeveralLabels(Scores):
-    """Results of a classifier of several labels per video; scores are the mean sigmoid.
+    """Results of a multi-label classifier; scores are the mean sigmoid.
 
-    thresholds (classes,): a video has the classes whose scores are at least these. separator: what
-    stands between classes in a cell.
+    thresholds (classes,): a class is predicted if its score is at least this. separator: between
+    classes in a cell.
     """
 
     thresholds: tuple[float, ...] = ()
@@ -117,23 +117,23 @@ class SeveralLabels(Scores):
 
     @property
     def predicted(self) -> npt.NDArray[np.bool_]:
-        """(videos, classes): which classes each video has by the thresholds; unreadable: none."""
+        """(videos, classes): classes that reach their thresholds; none for unreadable videos."""
         return (self.scores >= np.array(self.thresholds)) & self.readable[:, None]
 
     def average_precisions(self) -> npt.NDArray[np.float64]:
-        """(classes,), see `average_precisions`; an unreadable video has the lowest score."""
+        """(classes,), see `average_precisions`; unreadable videos rank last."""
         return average_precisions(self.scores, self.labels)
 
     def mean_ap(self) -> float | None:
-        """Mean of the average precision over the classes that have videos; None without any."""
+        """Mean average precision over the classes with videos; None without any."""
         return self._mean(self.average_precisions())
 
     def mean_f1(self) -> float | None:
-        """Mean of F1 at the thresholds over the classes that have videos; None without any."""
+        """Mean F1 at the thresholds over the classes with videos; None without any."""
         return self._mean(self.f1s())
 
     def f1s(self) -> npt.NDArray[np.float64]:
-        """(classes,): F1 at the thresholds, 0 without a right one."""
+        """(classes,): F1 at the thresholds; 0 without a true positive."""
         predicted, labels = self.predicted, self.labels
         both = predicted.sum(axis=0) + labels.sum(axis=0)
         return 2 * (predicted & labels).sum(axis=0) / np.maximum(both, 1)
@@ -143,8 +143,8 @@ class SeveralLabels(Scores):
         return float(values[has_videos].mean()) if has_videos.any() else None
 
     def loss(self) -> float | None:
-        """Mean binary cross-entropy of the scores, over the videos that can be read and the
-        classes; None without any. Scores of 0 and 1 count as the float32 steps beside them."""
+        """Mean binary cross-entropy of the scores over readable videos and classes; None without
+        any. Scores of 0 and 1 count as the float32 values next to them."""
         readable, step = self.readable, float(np.finfo(np.float32).eps)
         if not readable.any():
             return None
@@ -153,7 +153,7 @@ class SeveralLabels(Scores):
         return float(-np.log(of_label).mean())
 
     def figures(self) -> dict[str, float | int | None]:
-        """What is said of an evaluation."""
+        """Metrics by name."""
         return {
             "mean_ap": self.mean_ap(),
             "mean_f1": self.mean_f1(),
@@ -165,10 +165,10 @@ class SeveralLabels(Scores):
 def average_precisions(
     scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """Average precision of each class, of scores and labels (videos, classes): the mean of the
-    precision over the steps of recall, without interpolation. Equal scores are one step.
+    """Average precision of each class, from scores and labels (videos, classes).
 
-    A class without videos has 0, as in scikit-learn's average_precision_score.
+    It is the mean precision over the recall steps, without interpolation; equal scores form one
+    step. A class without videos has 0, as in scikit-learn's average_precision_score.
     """
     found = np.zeros(scores.shape[1])
     for label in np.flatnonzero(labels.any(axis=0)):
@@ -178,8 +178,8 @@ def average_precisions(
 
 
 def best_thresholds(result: SeveralLabels) -> tuple[float, ...]:
-    """For each class the threshold of the best F1, of equals the highest: halfway between two
-    neighbouring scores. Of a class without readable videos it is 1/2."""
+    """Threshold with the best F1 for each class, halfway between two neighbouring scores; ties go
+    to the highest. 1/2 for classes without readable videos."""
     readable, thresholds = result.readable, []
     for scores, labels in zip(result.scores[readable].T, result.labels[readable].T, strict=True):
         if not labels.any():
@@ -195,8 +195,8 @@ def best_thresholds(result: SeveralLabels) -> tuple[float, ...]:
 def _steps(
     scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of each different score (videos,) of a class, the highest first: its value, and of the videos
-    with at least this score the number that have the class, and the number in all."""
+    """Distinct scores (videos,) of a class in descending order, each with two counts: videos with
+    at least this score that have the class, and all videos with at least this score."""
     order = np.argsort(-scores, kind="stable")
     values = scores[order].astype(np.float64)
     last = np.flatnonzero(np.append(np.diff(values) != 0, True))
@@ -204,7 +204,7 @@ def _steps(
 
 
 def figures_line(result: Evaluation | SeveralLabels) -> str:
-    """The figures on one line, for a terminal."""
+    """Metrics on one line, for the terminal."""
     figures = result.figures()
     unreadable = figures.pop("unreadable")
     figures |= {"videos": len(result.labels), "unreadable": unreadable}
@@ -216,9 +216,9 @@ def figures_line(result: Evaluation | SeveralLabels) -> str:
 
 
 def make_results_folder(path: str | Path, *, name: str) -> Path:
-    """A folder for results, the setting ``name``: new, empty, or with others to be replaced.
+    """Make a results folder for the setting ``name``: new, empty, or with results to replace.
 
-    Raises ValueError where it cannot be made, or holds other files.
+    Raises ValueError if it cannot be made, or holds other files.
     """
     folder, is_ours = Path(path), False
     if (folder / PREDICTIONS).is_file():
@@ -231,12 +231,11 @@ def make_results_folder(path: str | Path, *, name: str) -> Path:
 
 
 def write_predictions(result: Evaluation | SeveralLabels, folder: Path) -> None:
-    """Write all that `read_predictions` needs to make the same of it.
+    """Write predictions.csv, from which `read_predictions` restores the results.
 
-    predictions.csv has a row for every row of the list, in its order: path, label, predicted class
-    (empty: unreadable), error, and the scores, whose digits give back the same float32. Of several
-    labels there are all, with blanks between them, and the thresholds, which are the same in every
-    row. Raises ValueError where a file cannot be written.
+    It has one row per list row, in order: path, label, predicted class (empty if unreadable),
+    error, and the scores with digits that round-trip float32. Multi-label cells join classes with
+    blanks, and every row repeats the thresholds. Raises ValueError if a file cannot be written.
     """
     errors = dict(result.bad)
 
@@ -262,15 +261,15 @@ def write_predictions(result: Evaluation | SeveralLabels, folder: Path) -> None:
 
 
 def _in_a_cell(labels: Any) -> str:
-    """A label, or several (classes,) bool."""
+    """Cell text of one label, or of several (classes,) bool."""
     return " ".join(map(str, np.flatnonzero(labels))) if np.ndim(labels) else str(int(labels))
 
 
 def read_predictions(folder: str | Path) -> Evaluation | SeveralLabels:
-    """Read what `write_predictions` wrote.
+    """Read the results that `write_predictions` wrote.
 
-    Raises FileNotFoundError where there is no predictions.csv, ValueError, which says which line,
-    where it is not as we write it.
+    Raises FileNotFoundError if there is no predictions.csv; ValueError with the line number if its
+    content is not valid.
     """
     folder = Path(folder)
     file = folder / PREDICTIONS

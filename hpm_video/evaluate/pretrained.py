@@ -1,4 +1,4 @@
-"""What a pre-training checkpoint makes of masked clips: outputs of its student, and pixels."""
+"""A loaded pre-training checkpoint: student outputs and reconstructed pixels of masked clips."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,14 +31,13 @@ from hpm_video.weights.targets import check_digest, load_target
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a pre-training checkpoint holds.
+    """Contents of a pre-training checkpoint.
 
-    student: reconstructs, in eval mode. scorer: predicts losses; the EMA teacher where the
-    checkpoint has one, else one made of the student, and None for plain VideoMAE, which has no
-    predictor. step: optimizer steps done.
-    average: holds the encoder of loss.target=ema; None for other targets, and where the checkpoint
-    has none. frozen: the model of loss.target=frozen, if it is loaded already; target_digest: of
-    its weights in training.
+    student: reconstructs, in eval mode. scorer: predicts losses. It is the EMA teacher if the
+    checkpoint has one, else made from the student; None for plain VideoMAE. step: optimizer steps
+    done. average: the encoder of loss.target=ema; None for other targets, or if the checkpoint has
+    none. frozen: the model of loss.target=frozen, if loaded already; target_digest: of its weights
+    in training.
     """
 
     student: HPM
@@ -52,14 +51,13 @@ class Pretrained:
 
     @property
     def tube_length(self) -> int:
-        """Grid steps in time of a mining unit."""
+        """Time steps of the grid per mining unit."""
         return self.config.masking.unit_length(self.grid.time)
 
     def features(self, clips: Tensor, patches: Tensor) -> Features | None:
-        """What the student reconstructs of clips (B, 3, T, H, W), given their patches too, where
-        that is not pixels.
+        """Targets for clips (B, 3, T, H, W) and their patches; None if targets are pixels.
 
-        Raises ValueError or FileNotFoundError where the model that gives it is not there.
+        Raises ValueError or FileNotFoundError if the target model is not available.
         """
         loss = self.config.loss
         if loss.target == "ema" and self.average is None:
@@ -84,14 +82,14 @@ class Pretrained:
 
 
 def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu") -> Pretrained:
-    """Read a pre-training of any origin; of a run folder the last checkpoint.
+    """Load a pre-training of any origin; for a run folder, its last checkpoint.
 
-    Raises FileNotFoundError, or ValueError when it is none, or has no decoder.
+    Raises FileNotFoundError; ValueError if it is not a pre-training, or has no decoder.
     """
     state = read_model(checkpoint, kind="pretrain").state
     config = settings_of(state)
     assert isinstance(config, PretrainConfig)
-    # Imported weights have no run whose choice they could keep
+    # Imported weights come without a run that has resolved auto
     if config.run.precision == "auto":
         precision, _ = choose_precision("auto", World(0, 1, torch.device(device)))
         config = replace(config, run=replace(config.run, precision=precision))
@@ -116,7 +114,7 @@ def load_pretrained(checkpoint: str | Path, *, device: torch.device | str = "cpu
 
 
 def scorer_of(student: HPM, teacher: Teacher | None) -> Teacher | None:
-    """What predicts losses: the teacher, if it does, else one made of the student."""
+    """The teacher if it predicts losses, else a scorer made from the student."""
     if teacher is not None and teacher.predicts:
         return teacher
     return None if student.predictor is None else Teacher(student)
@@ -134,7 +132,7 @@ def require_scorer(pretrained: Pretrained) -> Teacher:
 
 @torch.no_grad()
 def run_student(pretrained: Pretrained, clips: Tensor, mask: Tensor) -> HPMOutput:
-    """One forward pass in the run's precision: clips (B, 3, T, H, W), mask (B, N)."""
+    """Run one forward pass in the run's precision: clips (B, 3, T, H, W), mask (B, N)."""
     with autocast(clips.device, pretrained.config.run.precision):
         output: HPMOutput = pretrained.student(clips, mask)
     return output
@@ -148,13 +146,13 @@ def reconstruct(
     true_statistics: bool = False,
     output: HPMOutput | None = None,
 ) -> Tensor:
-    """Clips (B, 3, T, H, W) with the tokens of mask (B, N) replaced by what the student predicts.
+    """Replace the masked tokens of clips (B, 3, T, H, W) by the student's prediction; mask (B, N).
 
-    A student of normalised targets predicts no brightness, colour and contrast. They are taken
-    from the clip's visible tokens, per channel the mean of their means and of their deviations,
-    or, with ``true_statistics``, from each masked token itself, which no model can know.
-    ``output``: what `run_student` gave for these clips, where it is known. Raises ValueError for a
-    student of features.
+    With normalised targets the student predicts no brightness, colour and contrast. They come from
+    the clip's visible tokens: per channel the mean of their means and of their deviations. With
+    ``true_statistics`` they come from each masked token itself, which no model can know.
+    ``output``: of `run_student` for these clips, if known. Raises ValueError for a student that
+    predicts features.
     """
     config, grid = pretrained.config, pretrained.grid
     if not config.loss.has_pixels:

@@ -1,6 +1,6 @@
-"""Probes: how good are the features of an encoder? Judged by simple classifiers on top of them.
+"""Probes: judge the features of an encoder by simple classifiers trained on them.
 
-The encoder is frozen, sees fixed views without masks, and every video is decoded and encoded once
+The encoder is frozen and sees fixed views without masks. Every video is decoded and encoded once
 for all kinds of probes (`hpm_video.evaluate.probe_heads`).
 """
 
@@ -62,8 +62,8 @@ from hpm_video.weights.foreign.stored_model import version_of
 
 @dataclass(frozen=True)
 class ProbeLists:
-    """Labelled videos to learn from, others to judge, the number of classes of the former, and what
-    makes results worth little."""
+    """Labelled training and judged videos, the number of training classes, and warnings about lists
+    that make results unreliable."""
 
     train: Manifest
     val: Manifest
@@ -73,13 +73,12 @@ class ProbeLists:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features of the readable videos of a list.
+    """Features of the readable videos of a list, all on the CPU.
 
-    features (K, L * C * D) float32: means over tokens and views, of each of C cells of the grid and
-    each of L layers. tokens (K, views * L * N, D) float16, if they were asked for, of so many crops
-    of a clip. labels (K,), or (K, classes) where videos may have several. bad: (manifest index,
-    reason) of the videos that are left out. All on the CPU. file: where tokens are kept, and
-    whether they were before.
+    features (K, L * C * D) float32: means over tokens and views, for C cells of the grid and L
+    layers. tokens (K, views * L * N, D) float16, if asked for, of ``num_crops`` crops per clip.
+    labels (K,), or (K, classes) for multi-label lists. bad: (manifest index, reason) of skipped
+    videos. file: where tokens are kept, and whether they were there before.
     """
 
     features: Tensor
@@ -92,13 +91,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What one kind of probe found.
+    """Result of one kind of probe.
 
-    top1: share of all videos that are classified right, unreadable ones being wrong.
-    balanced_accuracy: mean of that share over classes. mean_ap: instead of these where videos may
-    have several labels, see `SeveralLabels`. how: what it settled on, in words. lr and
-    weight_decay: what it chose, if it did. grid: of attentive_grid, all of its points. linear: of
-    the linear probe.
+    top1: share of right videos among all; unreadable ones count as wrong. balanced_accuracy: mean
+    of that share over classes. mean_ap: replaces both for multi-label lists, see `SeveralLabels`.
+    how: the chosen hyperparameters, in words. lr and weight_decay: these as numbers, if chosen.
+    grid: all points of attentive_grid. linear: result of the linear probe.
     """
 
     kind: str
@@ -113,16 +111,17 @@ class ProbeResult:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Those that there are, by name."""
+        """Available metrics by name."""
         figures = {n: getattr(self, n) for n in ("top1", "balanced_accuracy", "mean_ap")}
         return {name: value for name, value in figures.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """Results of all kinds; bad: (path, reason, what comes of it) of unreadable videos. warnings:
-    what makes the results worth little. precision: of the encoder. encoder, clips: what it is, and
-    what it saw, in words. notes: files of tokens that were read or kept.
+    """Results of all kinds. bad: (path, reason, consequence) of unreadable videos.
+
+    warnings: reasons why results are unreliable. precision: of the encoder. encoder, clips: the
+    encoder and its input, in words. notes: token files that were read or kept.
     """
 
     results: tuple[ProbeResult, ...]
@@ -136,7 +135,7 @@ class ProbeReport:
     notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, float]:
-        """Figures by name, for a record."""
+        """Metrics by name, for a log record."""
         figures: dict[str, float] = {}
         for result in self.results:
             figures |= {f"{result.kind}_{name}": value for name, value in result.figures.items()}
@@ -157,10 +156,10 @@ def probe(
     config: ProbeJobConfig,
     keep: str | Path | None = None,
 ) -> ProbeReport | None:
-    """Probe the encoder of a checkpoint, of pre-training or fine-tuning; None but on one process.
+    """Probe the encoder of a pre-training or fine-tuning checkpoint; None on ranks other than 0.
 
-    Clips are sampled as the checkpoint's settings say, in the views of ``config``. ``keep``: a
-    folder that becomes a run whose classifier is the encoder with the linear probe.
+    Clips are sampled as in the checkpoint's settings, with the views of ``config``. ``keep``:
+    folder for a run whose classifier is the encoder with the linear probe as its head.
     """
     check_probe_kinds("kind", kinds)
     if keep is not None:
@@ -211,10 +210,10 @@ def read_probe_lists(
     names: tuple[str, str],
     labels: LabelsConfig | None = None,
 ) -> ProbeLists:
-    """Read both lists; classes are those of the first. ``names``: what messages call the two.
-    ``labels``: how lists say that videos have several labels.
+    """Read both lists; the first one defines the classes. ``names``: of the two lists in messages.
+    ``labels``: label format of multi-label lists.
 
-    Raises ValueError for a video without a label, or with one the first list does not have.
+    Raises ValueError for a video without a label, or with one that the first list lacks.
     """
     learnt = read_manifest(list(train), root=root, several=labels)
     num_classes = require_labels(learnt, name=names[0], lists=train)
@@ -242,8 +241,8 @@ def check_probe(
     width: int,
     num_layers: int = 1,
 ) -> None:
-    """Raise ValueError where there are more cells than tokens, heads that do not divide the width
-    D, more to keep than may be, or a kind that cannot learn several labels."""
+    """Raise ValueError for settings that do not fit: more cells than tokens, heads that do not
+    divide the width D, too many tokens to keep, a kind that cannot learn several labels."""
     one_label = [kind for kind in kinds if kind in ("knn", "attentive_grid")]
     if one_label and lists.train.label_sets is not None:
         raise ValueError(
@@ -280,7 +279,7 @@ def check_probe(
 
 
 def train_crops(settings: ProbeConfig) -> int:
-    """Crops in space of a clip to learn from."""
+    """Crops per training clip."""
     return settings.num_crops if settings.train_crops is None else settings.train_crops
 
 
@@ -298,11 +297,10 @@ def probe_backbone(
     kinds: Sequence[str],
     origin: Any = None,
 ) -> ProbeReport | None:
-    """Judge an encoder by probes of all ``kinds``; the report is the main process's.
+    """Judge an encoder by probes of all ``kinds``; rank 0 returns the report.
 
-    Clips are those of ``data``; views, workers and the probes are those of ``config``. ``origin``
-    as in `encode_videos`. Raises
-    UnreadableDataError, on the main process, where no video of a list can be read.
+    ``data`` sets the clips; ``config`` sets views, workers and the probes. ``origin``: see
+    `encode_videos`. Raises UnreadableDataError, on rank 0, if no video of a list is readable.
     """
     train, val = (
         encode_videos(
@@ -315,7 +313,7 @@ def probe_backbone(
             (lists.val, config.probe.num_crops),
         )
     )  # fmt: skip
-    # Learning may take longer than a process may wait for another one in a collective
+    # Training may take longer than the timeout of a collective
     with others_wait(world):
         if train is None or val is None:
             return None
@@ -364,11 +362,11 @@ def encode_videos(
     origin: Any = None,
     num_classes: int | None = None,
 ) -> Encoded | None:
-    """Encode the fixed views of all videos of a list, shared out over processes. ``num_crops``: of
-    a clip, if not as in the settings. ``origin``: what sets the encoder apart, for probe.cache.
-    ``num_classes``: of several labels, if not the list's own.
+    """Encode the fixed views of all videos of a list, shared between processes.
 
-    The main process gets everything, each video once and in its place; the others get None.
+    ``num_crops``: per clip, if not as in the settings. ``origin``: identifies the encoder for
+    probe.cache. ``num_classes``: of multi-label lists, if not the list's own. Rank 0 gets every
+    video once, in list order; other ranks get None.
     """
     settings = config.probe
     num_crops = num_crops or settings.num_crops
@@ -405,7 +403,7 @@ def encode_videos(
             tokens = torch.empty(shape, dtype=torch.float16)
         progress = Progress("encoded" if world.is_main else "", total=count)
         stack.enter_context(progress)
-        # Shares may differ by a batch. Gathered batch by batch, tokens never fill a device's memory
+        # Shares may differ by a batch. Gathering per batch keeps tokens from filling device memory
         for _ in range(-(-count // (world.size * settings.batch_size)) if count else 0):
             batch, mine = next(batches, None), None
             if batch is not None:
@@ -433,7 +431,7 @@ def encode_videos(
             readable = torch.ones(count, dtype=torch.bool)
             readable[[index for index, _ in bad]] = False
             features, labels = features[readable], labels[readable]
-            if tokens is not None:  # closed up in place: there may be no room for two
+            if tokens is not None:  # compacted in place: memory may not hold two copies
                 for new, old in enumerate(readable.nonzero()[:, 0].tolist()):
                     if new != old:
                         tokens[new] = tokens[old]
@@ -456,8 +454,8 @@ def _read(file: TokenFile, num_crops: int) -> Encoded:
 def _scores(
     kind: str, train: Encoded, val: Encoded, classes: int, *, model: Backbone, settings: ProbeConfig
 ) -> tuple[Tensor, str, dict[str, Any]]:
-    """What one kind of probe, learnt from ``train``, makes of ``val``: scores (V, C), what it
-    settled on in words, and what it chose, by the names of a `ProbeResult`."""
+    """Train one kind of probe on ``train`` and apply it to ``val``: scores (V, C), the chosen
+    hyperparameters in words, and as fields of `ProbeResult`."""
     device = model.device
     labels = train.labels.to(device)
     given = train.features.to(device), labels, val.features.to(device)
@@ -503,8 +501,8 @@ def _scores(
 
 
 def _mean_ap(scores: Tensor, val: Encoded, lists: ProbeLists) -> float:
-    """Mean average precision of scores (K, C) of the readable videos of ``val``; the others have
-    the lowest score."""
+    """Mean average precision of scores (K, C) of the readable videos of ``val``; unreadable ones
+    rank last."""
     labels = lists.val.targets(np.arange(len(lists.val)), lists.num_classes) > 0
     whole = np.zeros(labels.shape, dtype=np.float32)
     result = SeveralLabels(whole, labels, (), val.bad)
@@ -515,8 +513,8 @@ def _mean_ap(scores: Tensor, val: Encoded, lists: ProbeLists) -> float:
 def accuracies(
     right: np.ndarray, labels: np.ndarray, all_labels: np.ndarray
 ) -> tuple[float, float]:
-    """Top-1 and balanced accuracy over all videos (V,), of which those with ``labels`` (K,) were
-    classified, ``right`` (K,) or not; the rest are wrong."""
+    """Top-1 and balanced accuracy over all videos (V,). Those with ``labels`` (K,) were classified,
+    ``right`` (K,) or not; the rest count as wrong."""
     classes = np.unique(all_labels)
     recalls = [right[labels == label].sum() / (all_labels == label).sum() for label in classes]
     return float(right.sum() / len(all_labels)), float(np.mean(recalls))

@@ -1,9 +1,8 @@
-"""What is learnt on top of frozen features to judge them: neighbours, a linear layer, attention.
+"""Probe heads on frozen features: k-nearest neighbours, a linear layer, attention.
 
-Pure functions of features and labels, on whatever device the features are. K videos to learn from,
-V to judge, D numbers per feature, C classes. Labels are classes (K,) int64 or, where videos may
-have several, (K, C) float32 of 0 and 1; scores are then those of each class alone. Nothing here
-touches the global random state.
+Pure functions of features and labels, on the device of the features. K training videos, V judged
+videos, feature width D, C classes. Labels are classes (K,) int64 or, for multi-label lists, (K, C)
+float32 of 0 and 1; then each class is scored on its own. The global random state is not touched.
 """
 
 import math
@@ -16,9 +15,9 @@ import torch.nn.functional as F
 from timm.layers import AttentionPoolLatent
 from torch import Tensor, nn
 
-# Of the linear probe: a factor of about 3 from one to the next
+# For the linear probe, about a factor of 3 apart
 LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0)
-HELD_OUT = 5  # every fifth video of a class chooses the learning rate
+HELD_OUT = 5  # every fifth video of a class selects the learning rate
 _LINEAR_BATCH = 256
 _ATTENTIVE_BATCH = 32
 _QUERIES_AT_ONCE = 1024
@@ -26,8 +25,8 @@ _QUERIES_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class LinearResult:
-    """Scores (V, C) of the linear probe; its learning rate; whether held-out videos chose it; and
-    the layer itself, of features as they are: weight (C, D), bias (C,)."""
+    """Result of the linear probe: scores (V, C), learning rate, whether held-out videos selected
+    it, and the layer for unnormalised features: weight (C, D), bias (C,)."""
 
     scores: Tensor
     lr: float
@@ -37,22 +36,24 @@ class LinearResult:
 
 
 def normalize(train: Tensor, *others: Tensor) -> list[Tensor]:
-    """Features (..., D) with mean 0 and deviation 1 in each of the D numbers, as far as ``train``
-    knows: the others are shifted and scaled by the same amounts."""
+    """Normalise features (..., D) to mean 0 and deviation 1 in each of the D dimensions.
+
+    The statistics are those of ``train`` for all of them.
+    """
     mean, scale = _statistics(train)
     return [(features - mean) * scale for features in (train, *others)]
 
 
 def _statistics(train: Tensor) -> tuple[Tensor, Tensor]:
-    """What `normalize` shifts and scales each of the D numbers by."""
+    """Shift and scale of each of the D dimensions for `normalize`."""
     flat = train.flatten(0, -2)
     mean, std = flat.mean(dim=0), flat.std(dim=0, correction=0)
-    # A number that is the same for all videos says nothing: it becomes 0, not noise
+    # A dimension that is constant over videos carries no information: make it 0, not noise
     return mean, torch.where(std > 1e-6, 1 / std, torch.zeros_like(std))
 
 
 def num_neighbours(num_train: int, num_classes: int, *, most: int) -> int:
-    """How many neighbours vote: ``most``, but no more than a class has videos on average."""
+    """Number of neighbours that vote: ``most``, limited to the mean number of videos per class."""
     return max(1, min(most, num_train // num_classes))
 
 
@@ -67,8 +68,8 @@ def knn_scores(
 ) -> Tensor:
     """Votes of the nearest neighbours: train (K, D), labels (K,), queries (V, D) -> (V, C).
 
-    Nearness is the cosine of normalised features; each of the ``neighbours`` nearest votes for its
-    class with the weight exp((cosine - highest cosine) / temperature). Rows sum to 1.
+    Similarity is the cosine of normalised features. Each of the nearest ``neighbours`` votes for
+    its class with weight exp((cosine - highest cosine) / temperature). Rows sum to 1.
     """
     train, queries = normalize(train, queries)
     train, queries = F.normalize(train, dim=1), F.normalize(queries, dim=1)
@@ -76,7 +77,7 @@ def knn_scores(
     for part in queries.split(_QUERIES_AT_ONCE):
         cosine, nearest = (part @ train.T).topk(neighbours, dim=1)  # (V, neighbours)
         weights = (cosine / temperature).softmax(dim=1)
-        # (V, neighbours, 1) * (V, neighbours, C); adding up in place would have no fixed order
+        # (V, neighbours, 1) * (V, neighbours, C): scatter-adding has no fixed order
         votes = weights[..., None] * F.one_hot(labels[nearest], num_classes)
         scores.append(votes.sum(dim=1))
     return torch.cat(scores)
@@ -85,10 +86,10 @@ def knn_scores(
 def linear_scores(
     train: Tensor, labels: Tensor, queries: Tensor, *, num_classes: int, epochs: int
 ) -> LinearResult:
-    """A linear classifier of normalised features: train (K, D), labels (K,), queries (V, D).
+    """Linear classifier of normalised features: train (K, D), labels (K,), queries (V, D).
 
-    Its learning rate is chosen on every fifth training video of each class, which the layers of
-    that sweep do not learn from; then a layer learns from all. ``queries`` choose nothing.
+    Every fifth training video of each class is held out to select the learning rate; the final
+    layer is then trained on all. ``queries`` take no part in the selection.
     """
     mean, scale = _statistics(train)
     train, queries = normalize(train, queries)
@@ -102,9 +103,9 @@ def linear_scores(
             quality = -loss.double()
         else:
             right = (logits.argmax(dim=2) == labels[held_out]).sum(dim=1)
-            # Many tie at 100% of a small set: the surest of them then
+            # On small sets many reach 100 %: take the most confident one
             quality = right.double() - torch.sigmoid(loss.double())
-        best = int(torch.nan_to_num(quality, nan=-math.inf).argmax())  # of what diverged, nothing
+        best = int(torch.nan_to_num(quality, nan=-math.inf).argmax())  # NaN: diverged
     else:
         best = len(LEARNING_RATES) // 2
     lr = LEARNING_RATES[best]
@@ -115,10 +116,10 @@ def linear_scores(
 
 
 def held_out_videos(labels: Tensor) -> Tensor:
-    """Which videos (K,) bool choose the learning rate: of each class every fifth, in their order.
+    """Videos (K,) bool that select the learning rate: every fifth of each class, in order.
 
-    Of a class of 2 to 4 videos it is the last one, of a single one none. Where videos may have
-    several labels it is every fifth of all.
+    A class of 2 to 4 videos gives its last one, a single video none. For multi-label lists it is
+    every fifth of all videos.
     """
     held_out = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     if labels.is_floating_point():
@@ -140,16 +141,16 @@ def train_linear(
     epochs: int,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """A linear layer for each of R learning rates, all trained together.
+    """Train a linear layer for each of R learning rates, all together.
 
-    Features (K, D), labels (K,) -> weights (R, D, C), biases (R, C). Momentum SGD from zero,
-    batches of 256 in an order that the seed gives, cosine schedule to 0.
+    Features (K, D), labels (K,) -> weights (R, D, C), biases (R, C). SGD with momentum from zero
+    weights, batches of 256 in an order given by the seed, cosine schedule to 0.
     """
     count, width = features.shape
     weights = features.new_zeros(len(rates), width, num_classes).requires_grad_()
     biases = features.new_zeros(len(rates), num_classes).requires_grad_()
-    # Layers share no number, and the gradient of lr * loss is lr times that of the loss: so one
-    # optimizer at rate 1 is, for each layer, SGD at its own rate
+    # Layers share no parameters, and the gradient of lr * loss is lr times that of the loss. So one
+    # optimizer with rate 1 equals SGD at each layer's own rate
     optimizer = torch.optim.SGD([weights, biases], lr=1.0, momentum=0.9)
     lr = torch.tensor(rates, device=features.device)
     with torch.enable_grad():
@@ -174,11 +175,11 @@ def attentive_scores(
 ) -> Tensor:
     """One cross-attention block with a learnt query over tokens, and a linear layer.
 
-    Train (K, M, D) and queries (V, M, D), M tokens of each video in any precision and, being many,
-    on the CPU; labels (K,) -> (V, C). AdamW with a cosine schedule at the one given rate: nothing
-    is chosen. The block is timm's `AttentionPoolLatent`.
+    Train (K, M, D) and queries (V, M, D): M tokens per video in any precision, on the CPU because
+    they are large; labels (K,) -> (V, C). AdamW with a cosine schedule at the given rate; nothing
+    is selected. The block is timm's `AttentionPoolLatent`.
     """
-    # Means over all tokens, video by video: all of them in float32 would take too much memory
+    # Statistics over all tokens, video by video: a float32 copy of all would not fit into memory
     means = torch.stack([video.float().mean(dim=0) for video in train])
     squares = torch.stack([video.float().square().mean(dim=0) for video in train])
     mean = means.mean(dim=0)
@@ -203,18 +204,18 @@ def attentive_scores(
 
 
 def _scores(logits: Tensor, labels: Tensor) -> Tensor:
-    """Logits (V, C) -> scores, of a head that learnt from such labels."""
+    """Logits (V, C) -> scores, for a head trained on such labels."""
     return logits.sigmoid() if labels.is_floating_point() else logits.softmax(dim=1)
 
 
 def _linear(features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
-    """Features (B, D) through R layers -> (R, B, C)."""
+    """Apply R layers to features (B, D) -> (R, B, C)."""
     return torch.einsum("bd,rdc->rbc", features, weights) + biases[:, None]
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of each of R layers: logits (R, B, C), labels -> (R,). Where videos may
-    have several labels it is the sum of the binary ones of all classes."""
+    """Mean cross-entropy of each of R layers: logits (R, B, C), labels -> (R,). For multi-label
+    lists: binary cross-entropy summed over classes."""
     if labels.is_floating_point():
         each = F.binary_cross_entropy_with_logits(
             logits, labels.expand_as(logits), reduction="none"
@@ -228,9 +229,9 @@ def _losses(logits: Tensor, labels: Tensor) -> Tensor:
 def batches(
     optimizer: torch.optim.Optimizer, count: int, size: int, *, epochs: int, seed: int
 ) -> Iterator[Tensor]:
-    """Rows of each batch, on the CPU, so that their order is the same on every device.
+    """Yield the rows of each batch, drawn on the CPU for the same order on every device.
 
-    After each the optimizer steps, by the gradients that it left, on a cosine schedule to 0.
+    After each batch the optimizer steps on the accumulated gradients, on a cosine schedule to 0.
     """
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-count // size))
     generator = torch.Generator().manual_seed(seed)

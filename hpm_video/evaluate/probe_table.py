@@ -1,4 +1,4 @@
-"""Results of probes of several encoders beside each other: a JSON file that grows, and a table."""
+"""Probe results of several encoders side by side: a JSON file that grows, and a table."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,16 +15,16 @@ from hpm_video.runtime.reading import read_json
 Row = dict[str, Any]
 
 _LISTS = ("train", "val")
-_SAME = ("model", "kind", "settings")  # a row with the same ones takes the place of another
-# Settings that change no figure
+_SAME = ("model", "kind", "settings")  # a new row replaces one with the same values
+# Settings that do not change results
 _NOT_OF_RESULTS = ("device", "num_workers", "decode_timeout_s", "kinds")
 
 
 def read_rows(path: Path, lists: dict[str, list[str]]) -> list[Row]:
-    """The rows of a file that `write_rows` wrote; none where there is no file.
+    """Rows of a file from `write_rows`; empty if there is no file.
 
-    Raises ValueError for another file, and for results on other lists, which would mean nothing
-    beside those on ``lists``.
+    Raises ValueError for another kind of file, and for results on lists other than ``lists``, which
+    are not comparable.
     """
     if path.is_dir():
         raise ValueError(f"output ({path}) is a folder: must be a JSON file")
@@ -52,7 +52,7 @@ def read_rows(path: Path, lists: dict[str, list[str]]) -> list[Row]:
 def rows_of(
     model: str, report: ProbeReport, lists: dict[str, list[str]], config: ProbeJobConfig
 ) -> list[Row]:
-    """A row of each kind of probe, of what JSON can hold."""
+    """One JSON row per kind of probe."""
     settings = {k: v for k, v in config_to_dict(config).items() if k not in _NOT_OF_RESULTS}
     settings["precision"] = report.precision
     return [
@@ -73,19 +73,19 @@ def rows_of(
 
 
 def write_rows(path: Path, before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """Write both, where the later ones take the place of the same ones before; return all."""
+    """Write old and new rows, where new ones replace old ones of the same key; return all."""
     new = [[row[name] for name in _SAME] for row in rows]
     kept = [row for row in before if [row[name] for name in _SAME] not in new]
-    # Numbers that are none (of what diverged) are no JSON
+    # JSON has no NaN (diverged results)
     together = json.loads(json.dumps([*kept, *rows]), parse_constant=lambda _: None)
     write_atomically(path, [json.dumps(together, indent=1), "\n"])
     return [*kept, *rows]
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """Lines of a table, the best of each kind first."""
+    """Lines of a table, best result of each kind first."""
     names = {"top1": "top1", "balanced_accuracy": "balanced", "mean_ap": "mean_ap"}
-    # A file has rows of lists with several labels, or with one
+    # A file holds rows of either multi-label or single-label lists
     shown_ones = [name for name in names if any(row.get(name) is not None for row in rows)]
     cells = [("model", "kind", *(names[name] for name in shown_ones), "clips", "settled on")]
     for row in sorted(rows, key=lambda row: (str(row["kind"]), -(row.get(shown_ones[0]) or 0))):

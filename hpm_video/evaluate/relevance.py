@@ -1,4 +1,4 @@
-"""What a fine-tuned classifier looks at in a clip: maps of tokens, out of its attention."""
+"""Token maps of a fine-tuned classifier, from its attention: what it looks at in a clip."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ from hpm_video.weights.load import classifier_of
 
 @dataclass(frozen=True)
 class Relevance:
-    """What a classifier says of a clip, and where it looks.
+    """A classifier's prediction for a clip, with two maps over its N tokens, (N,) float32.
 
-    name and score: of the class that ``relevance`` is about. Of every token, (N,) float32:
-    rollout: how much of it reaches the mean that the head sees; they sum to 1.
-    relevance: how much what reaches the mean through attention speaks for the class, from 0.
+    name and score: of the class that ``relevance`` explains.
+    rollout: share of each token in the mean that the head sees; sums to 1.
+    relevance: evidence for the class that reaches the mean from each token through attention; >= 0.
     """
 
     name: str
@@ -35,22 +35,22 @@ class Relevance:
 
 @dataclass(frozen=True)
 class Onlooker:
-    """A classifier that is asked what it looks at: `Relevance` of the class of a number, or of the
-    likeliest one of each clip. ``classes``: their names."""
+    """A classifier that computes `Relevance` for class ``label``, or for the likeliest class of
+    each clip if None. ``classes``: their names."""
 
     model: Classifier
     classes: tuple[str, ...]
     label: int | None = None
 
     def __call__(self, clips: Tensor) -> Relevance:
-        """Of clips (1, 3, T, H, W) in [0, 1].
+        """Compute it for clips (1, 3, T, H, W) in [0, 1].
 
-        Attention rollout (arXiv 2005.00928): each block passes on half of its input as it is, and
-        half by the mean attention of its heads. Relevance (arXiv 2103.15679, for self-attention):
-        attention weights times their gradients, where positive, mean over heads, added up over
-        blocks. Both begin at the mean over tokens, where those papers begin at a class token.
-        Blocks are run again one by one, from the last to the first, so that only one block's
-        weights, heads x N x N, are in memory.
+        Attention rollout (arXiv 2005.00928): each block passes on its input with weight 1/2, and
+        the mean attention of its heads with weight 1/2. Relevance (arXiv 2103.15679, for
+        self-attention): the positive part of attention weights times their gradients, averaged over
+        heads and accumulated over blocks. Both start at the mean over tokens; those papers start at
+        a class token. Blocks are run again one by one, from last to first, so only one block's
+        weights (heads x N x N) are in memory.
         """
         model, encoder = self.model, self.model.encoder
         stages: list[tuple[Tensor, ...]] = [(encoder.embedded(patchify(clips, model.grid)),)]
@@ -59,7 +59,7 @@ class Onlooker:
                 stages.append(block(*stages[-1]))
         stage = _leaves(stages.pop())
         with torch.enable_grad():
-            x, branch = stage  # of a block
+            x, branch = stage  # inputs of a block
             logits = model.of_tokens(finish(x, branch, encoder.norm))[0]
             label = int(logits.argmax()) if self.label is None else self.label
             gradients = torch.autograd.grad(logits[label], stage)
@@ -77,18 +77,17 @@ class Onlooker:
             positive = (attention * of_weights.float()[0]).clamp(min=0).mean(dim=0)
             relevance = relevance + relevance @ positive
         score = model.scores(logits.detach())[label].item()
-        # What the mean begins with, the same of all tokens, says nothing
+        # The uniform start carries no information
         return Relevance(self.classes[label], score, rollout, relevance - 1 / num_tokens)
 
 
 def load_onlooker(
     classifier: str | Path, beside: Pretrained, *, class_name: str | None = None
 ) -> Onlooker:
-    """The classifier of a checkpoint or run folder, for the clips and tokens of a pre-training.
+    """Load the classifier of a checkpoint or run folder for the clips and tokens of a pre-training.
 
-    Its positions are interpolated where it was trained on others. ``class_name``: a name or number;
-    None: the likeliest of each clip. Raises ValueError for a baseline, or a class that it does not
-    know.
+    Its positions are interpolated if the grids differ. ``class_name``: a name or number; None means
+    the likeliest class of each clip. Raises ValueError for a baseline, or an unknown class.
     """
     state = read_model(classifier, kind="finetune").state
     trained = settings_of(state)
@@ -119,7 +118,7 @@ def _leaves(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 @contextmanager
 def _weights_of(block: Block) -> Iterator[list[Tensor]]:
-    """The attention weights (B, heads, N, N) of a block that runs meanwhile."""
+    """Capture the attention weights (B, heads, N, N) of a block run inside this context."""
     found: list[Tensor] = []
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a classifier of several labels per video gets wrong: a page, and a table as CSV."""
+"""Page and CSV table of a multi-label evaluation, with the classifier's mistakes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ COLUMNS = (
     *("label", "name", "videos", "average_precision", "f1", "precision", "recall", "threshold"),
     "predicted",
 )
-_MAX_NAMED = 12  # classes of a video
+_MAX_NAMED = 12  # classes named per video
 _MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
 
 
 def class_rows(result: SeveralLabels) -> list[tuple[object, ...]]:
-    """A row of `COLUMNS` for each class; without videos it has no average precision, F1 and
+    """A row of `COLUMNS` per class; classes without videos have no average precision, F1 and
     recall."""
     predicted, labels = result.predicted, result.labels
     right, called, videos = (
@@ -44,8 +44,11 @@ def write_class_table(result: SeveralLabels, folder: Path) -> None:
 
 
 def worst_videos(result: SeveralLabels, most: int) -> list[int]:
-    """The readable videos with the surest mistake: a class that is predicted and not labelled by
-    its score, one that is labelled and not predicted by what its score lacks to 1."""
+    """Readable videos with the most confident mistakes.
+
+    Confidence is the score of a predicted class without a label, or 1 - score of a labelled class
+    that is not predicted.
+    """
     wrong = (result.predicted != result.labels) & result.readable[:, None]
     sure = np.where(result.labels, 1 - result.scores, result.scores)
     worst = np.where(wrong, sure, -1).max(axis=1, initial=-1)
@@ -54,7 +57,7 @@ def worst_videos(result: SeveralLabels, most: int) -> list[int]:
 
 
 def several_labels_page(result: SeveralLabels, strips: Mapping[int, bytes | str]) -> str:
-    """The page; ``strips``: video -> a strip of frames, or in words why there is none."""
+    """Render the page; ``strips``: video -> a strip of frames, or the reason for having none."""
     rows = [
         (
             *(str(row[3]), row[2], result.class_name(label), *row[4:7]),
@@ -78,22 +81,22 @@ def several_labels_page(result: SeveralLabels, strips: Mapping[int, bytes | str]
 
 
 def heading(result: Scores) -> dict[str, object]:
-    """What the page of any evaluation begins with."""
+    """Template values for the top of any evaluation's page."""
     checkpoint = result.about.get("checkpoint", "a classifier")
     name = short(checkpoint.rpartition(", step ")[0] or checkpoint)
     return {"title": f"Evaluation of {name}", "title_path": checkpoint, "about": result.about}
 
 
 def clip_shown(path: str, words: Sequence[str], strip: bytes | str) -> dict[str, object]:
-    """A clip on a page: a strip of its frames (or why there is none), and lines about it."""
+    """Template values of a clip: a strip of frames (or why there is none), and lines of text."""
     is_picture = isinstance(strip, bytes)
     shown = address(strip, "jpeg") if isinstance(strip, bytes) else strip
     return {"path": path, "words": words, "strip": shown, "is_picture": is_picture}
 
 
 def _tiles(result: SeveralLabels) -> list[tuple[str, str, str]]:
-    """The numbers that the page begins with; the average precision of chance is how many videos
-    have the class."""
+    """Tiles at the top of the page. The average precision of chance is the share of videos with the
+    class."""
     figures, shares = result.figures(), result.labels.mean(axis=0)
     of = len(result.labels)
     chance = float(shares[shares > 0].mean()) if shares.any() else None
@@ -109,7 +112,7 @@ def _tiles(result: SeveralLabels) -> list[tuple[str, str, str]]:
 
 
 def _in_words(result: SeveralLabels, index: int) -> list[str]:
-    """The classes that a video is called and those that it has, the highest scores first."""
+    """Predicted and labelled classes of a video as text, highest scores first."""
     scores, found = result.scores[index], []
     for verb, of in (("called", result.predicted[index]), ("has", result.labels[index])):
         labels = sorted(np.flatnonzero(of).tolist(), key=lambda label: -scores[label])

@@ -1,6 +1,6 @@
-"""Tokens of a list of videos on disk, where memory is too small for them.
+"""Tokens of a list of videos on disk, for when memory is too small.
 
-A later probe of the same encoder, clips and list finds them there and encodes nothing.
+A later probe of the same encoder, clips and list reuses them instead of encoding.
 """
 
 import math
@@ -24,13 +24,13 @@ _DTYPE = torch.float16
 
 @dataclass(frozen=True)
 class TokenFile:
-    """FOLDER/KEY.tokens, float16 one after the other, and FOLDER/KEY.npz, all else, later."""
+    """FOLDER/KEY.tokens with float16 tokens, and FOLDER/KEY.npz, written last, with the rest."""
 
     path: Path
 
     @classmethod
     def of(cls, folder: str, described: Any) -> "TokenFile":
-        """The file of what ``described`` (what JSON can hold) sets apart from others."""
+        """The file for ``described`` (JSON values), whose hash is the key."""
         place = Path(folder)
         own_folder(place)
         return cls(place / f"{fingerprint(described)}.tokens")
@@ -45,19 +45,19 @@ class TokenFile:
 
     @contextmanager
     def new(self, *shape: int) -> Iterator[Tensor]:
-        """A tensor to fill, which becomes the file. Raises ValueError where the disk is too small:
-        writing would end the process."""
+        """A tensor to fill, which becomes the file. Raises ValueError if the disk is too small,
+        because writing through the mapping would kill the process."""
         with whole_file(self.path) as temporary:
             with temporary.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, math.prod(shape) * _DTYPE.itemsize)
             yield _mapped(temporary, shape)
 
     def finish(self, shape: tuple[int, ...], **arrays: npt.NDArray[Any]) -> None:
-        """Keep what belongs to the tokens, of which ``shape`` are of use."""
+        """Store the arrays that go with the tokens; ``shape``: the part of the tokens in use."""
         write_features(self._index, arrays, {"shape": list(shape)})
 
     def read(self) -> tuple[Tensor, dict[str, npt.NDArray[Any]]]:
-        """The tokens, read from disk where they are asked for, and what belongs to them."""
+        """The tokens, memory-mapped, and the arrays that go with them."""
         arrays, metadata = read_features(self._index)
         shape = metadata["shape"]
         needed = math.prod(shape) * _DTYPE.itemsize
@@ -72,6 +72,6 @@ def _mapped(path: Path, shape: Any) -> Tensor:
 
 
 def as_text(bad: list[tuple[int, str]]) -> dict[str, npt.NDArray[Any]]:
-    """Numbers and reasons of unreadable videos, as arrays."""
+    """Indices and reasons of unreadable videos, as arrays."""
     numbers = np.array([number for number, _ in bad], dtype=np.int64)
     return {"bad": numbers, "reasons": np.array([reason for _, reason in bad], dtype=np.str_)}

@@ -1,4 +1,4 @@
-"""What a pre-training checkpoint finds hard, to look at: see docs/visualize.md."""
+"""Pictures and pages of what a pre-training checkpoint finds hard; see docs/visualize.md."""
 
 from hpm_video.data.loading.clip import read_clip
 from hpm_video.method.diagnostics import shares

@@ -1,4 +1,4 @@
-"""Classes along long videos as files: windows, events, and a page with the curve over the video."""
+"""Write classes along long videos as files: windows, events, and a page with score curves."""
 
 import json
 import os
@@ -30,14 +30,14 @@ EVENTS = "events.csv"
 EVENT_COLUMNS = ("path", "start_s", "end_s", "class", "score", "windows", "page", "error")
 WINDOW_COLUMNS = ("start_s", "end_s", "class", "score")
 _ENDINGS = ("html", "csv", "json")
-_MOST_CURVES = 6  # classes whose curve a page draws
-_MOST_EVENTS = 2000  # rows of a page; the CSV has all of them
-_WIDTH, _HEIGHT = 1000, 200  # of the curves, in units of their drawing
+_MOST_CURVES = 6  # classes drawn on a page
+_MOST_EVENTS = 2000  # rows on a page; the CSV has all of them
+_WIDTH, _HEIGHT = 1000, 200  # of the curves, in SVG units
 
 
 @dataclass(frozen=True)
 class Events:
-    """The table of events, how many videos there were, and (path, reason) of unreadable ones."""
+    """The table of events, the number of videos, and (path, reason) of unreadable ones."""
 
     table: Path
     num_videos: int
@@ -54,11 +54,11 @@ def predict_along(
     stride_s: float,
     shown: Shown,
 ) -> Events:
-    """Score windows of each video every ``stride_s`` seconds; write the folder's files.
+    """Score windows of each video every ``stride_s`` seconds; write the files of the folder.
 
-    Each video has a table of its windows, the same with events as JSON, and a page; events.csv has
-    the events of all videos, and why a video is unreadable. Videos are shared out over processes.
-    Raises ValueError where the folder holds files of others.
+    Each video gets a table of its windows, the same with events as JSON, and a page. events.csv
+    lists the events of all videos, and the reasons for unreadable ones. Processes share the videos.
+    Raises ValueError if the folder holds files that are not ours.
     """
     check_stride(stride_s)
     check_can_be_folder(folder, name="--output")
@@ -128,7 +128,7 @@ def event_cells(event: Event, classes: Sequence[str]) -> tuple[str, str, str, st
 
 
 def _write_video(along: Along, loaded: LoadedClassifier, shown: Shown, place: Path) -> None:
-    """Write a video's files, which begin with ``place``."""
+    """Write a video's files, whose names start with ``place``."""
     classes, thresholds = loaded.classes, loaded.thresholds
     files = {ending: place.with_name(f"{place.name}.{ending}") for ending in _ENDINGS}
     times = list(zip(along.start_s.tolist(), along.end_s.tolist(), strict=True))
@@ -165,7 +165,7 @@ def _json(
 
 
 def video_page(along: Along, loaded: LoadedClassifier) -> str:
-    """The page of one video: pictures that play, and curves of the scores under them."""
+    """The page of one video: a player of its pictures, above the curves of its scores."""
     curves = curves_of(along)
     middles = (along.start_s + along.end_s) / 2
     begin, end = float(along.start_s[0]), float(along.end_s.max())
@@ -204,7 +204,7 @@ def video_page(along: Along, loaded: LoadedClassifier) -> str:
 def _tiles(
     along: Along, loaded: LoadedClassifier, events: Sequence[Event], *, duration_s: float
 ) -> list[tuple[str, object, str]]:
-    """The numbers that the page begins with."""
+    """Tiles at the top of the page."""
     most, of = curves_of(along)[0], len(along.scores)
     share = float(along.called.sum(axis=0)[most]) / of
     return [
@@ -215,15 +215,14 @@ def _tiles(
 
 
 def curves_of(along: Along) -> list[int]:
-    """The classes to draw: those that most windows are called, then by their highest score."""
+    """Classes to draw: most windows first, then highest score."""
     tops = along.called.sum(axis=0)
     order = np.lexsort((-along.scores.max(axis=0), -tops))
     return [int(label) for label in order[:_MOST_CURVES]]
 
 
 def unique_stems(names: Sequence[str]) -> list[str]:
-    """What the files of each video are called: its name without ending, with a number where that
-    repeats."""
+    """File stem for each video: its name without suffix, numbered if it repeats."""
     taken = {"events"}
     stems = []
     for name in names:

@@ -1,4 +1,4 @@
-"""What a checkpoint finds hard in a data set: the job, and its tables as CSV."""
+"""Measure what a checkpoint finds hard in a data set; write the page and its CSV tables."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -45,12 +45,11 @@ def visualize_list(
     seed: int = 0,
     device: str = "auto",
 ) -> tuple[Path, Hardness | None]:
-    """Write dataset.html and the CSV tables it is made of to ``output_dir``. ``no_labels``: leave
-    classes out.
+    """Write dataset.html and its CSV tables to ``output_dir``; ``no_labels`` leaves classes out.
 
-    Returns the page, and on the main process of several what was found. Raises ValueError (or
-    FileNotFoundError) for a wrong checkpoint, list or number, no place to write or other files of
-    the same names there; UnreadableDataError where no video can be read.
+    Returns the page and, on rank 0, the results. Raises ValueError (or FileNotFoundError) for a
+    wrong checkpoint, list or number, a folder that cannot be written, or files there that are not
+    ours; UnreadableDataError if no video is readable.
     """
     asking = Asking(
         *(num_masks, num_views, num_shown, batch_size, num_workers), decode_timeout_s, seed
@@ -80,7 +79,7 @@ def visualize_list(
 
 
 def _tables(found: Hardness, numbers: ClipNumbers) -> dict[str, Iterable[Sequence[object]]]:
-    """Rows of clips.csv, one for every row of the list, positions.csv and times.csv."""
+    """Rows of clips.csv (one per list row), positions.csv and times.csv."""
     both = (found.predicted, found.measured)
 
     def means(kind: Callable[[Losses], npt.NDArray[np.floating]]) -> list[Array | None]:

@@ -1,4 +1,4 @@
-"""Asking a checkpoint about all videos of a list; notation as in `hpm_video.visualize.hardness`."""
+"""Losses of a checkpoint on all videos of a list; notation as in `hpm_video.visualize.hardness`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from hpm_video.runtime.distributed import World, gather_to_main, seed_of
 from hpm_video.runtime.progress import Progress
 from hpm_video.visualize.hardness import Array, Hardness, Losses, ShownClip, rank_shares
 
-NUM_FRAMES = 4  # of a clip among the hardest or easiest
+NUM_FRAMES = 4  # frames shown of each of the hardest and easiest clips
 
 _Losses = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How a checkpoint is asked about a list; ValueError for a number out of range.
+    """Settings of the measurement; raises ValueError for a number out of range.
 
-    num_masks: random masks behind a measured loss, 0: none is measured. num_views: draws of a
-    sparse teacher's tokens behind a predicted one. num_shown: clips shown at either end.
+    num_masks: random masks behind a measured loss; 0 measures none. num_views: draws of a sparse
+    teacher's tokens behind a predicted loss. num_shown: clips shown at either end.
     """
 
     num_masks: int
@@ -51,7 +51,7 @@ class Asking:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A clip: place in the list, means (tubes, times) of its losses by kind, their correlation."""
+    """A clip: list index, mean losses by kind (per tube, per time step), and their correlation."""
 
     index: int
     losses: dict[str, tuple[_Losses, _Losses]]
@@ -66,11 +66,11 @@ class _Clip:
 def measure_list(
     pretrained: Pretrained, manifest: Manifest, asking: Asking, world: World
 ) -> Hardness | None:
-    """Ask a checkpoint about the middle clip of every video, shared out over processes.
+    """Measure the middle clip of every video; processes share the list.
 
-    The main process gets the result, the others None. Raises ValueError where there is nothing to
-    measure (no masks, and a checkpoint without a predictor), FloatingPointError for a loss that is
-    not finite: the weights are not those of a working model.
+    Rank 0 gets the result, other ranks None. Raises ValueError if there is nothing to measure (no
+    masks, and a checkpoint without a predictor); FloatingPointError if a loss is not finite: the
+    weights do not form a working model.
     """
     if asking.num_masks == 0:
         require_scorer(pretrained)
@@ -90,7 +90,7 @@ def measure_list(
     with Progress("asked about" if world.is_main else "", total=len(share)) as progress:
         for batch in batches:
             frames = batch.views[:, 0]  # (B, T, S, S, 3), zeros for unreadable ones
-            # Of batches with the same masks, every 8th clip would be measured by the same 8 ones
+            # One seed per batch: with a single seed, every 8th clip would get the same 8 masks
             seed = seed_of(asking.seed, int(batch.indices[0]))
             losses, spearman = _ask(pretrained, batch.on(world.device), asking, seed=seed)
             for place, index in enumerate(batch.indices.tolist()):
@@ -135,7 +135,7 @@ _Stacks = dict[str, tuple[_Losses, _Losses]]
 
 
 def _stacked(clips: Iterable[_Clip]) -> tuple[list[int], _Stacks, list[float | None]]:
-    """Clips as few large arrays, which other processes can be sent."""
+    """Clips as a few large arrays, to be gathered between processes."""
     clips = list(clips)
     losses: _Stacks = {}
     for kind in clips[0].losses if clips else ():
@@ -153,7 +153,7 @@ def _clips(indices: list[int], losses: _Stacks, spearman: list[float | None]) ->
 def _ask(
     pretrained: Pretrained, clips: Tensor, asking: Asking, *, seed: int
 ) -> tuple[dict[str, _Losses], Array | None]:
-    """Losses (B, T, R, C) by kind, and the rank correlation of both over units (B,)."""
+    """Losses (B, T, R, C) by kind, and the rank correlation of the two kinds over units (B,)."""
     grid, losses, spearman = pretrained.grid, {}, None
     num_masks, num_views = asking.num_masks, asking.num_views
     if num_masks:
@@ -168,7 +168,7 @@ def _ask(
 
 
 def _shown(frames: Tensor, losses: dict[str, _Losses]) -> ShownClip:
-    """What is shown of frames (T, S, S, 3) with losses (T', R, C)."""
+    """The frames to show out of (T, S, S, 3), with losses (T', R, C)."""
     steps = len(next(iter(losses.values())))
     chosen = np.linspace(0, steps - 1, min(steps, NUM_FRAMES)).round().astype(int)
     pixels = frames[torch.from_numpy(chosen * (len(frames) // steps))].numpy()
@@ -177,7 +177,7 @@ def _shown(frames: Tensor, losses: dict[str, _Losses]) -> ShownClip:
 
 
 def _ends(clips: Iterable[_Clip], num_shown: int) -> set[int]:
-    """The places in the list of the hardest and of the easiest clips; of equals the first."""
+    """List indices of the hardest and the easiest clips; ties go to the first."""
     order = sorted(clips, key=lambda clip: clip.index)
     hardest = sorted(order, key=lambda clip: -clip.hardness)[:num_shown]
     easiest = sorted(order, key=lambda clip: clip.hardness)[:num_shown]

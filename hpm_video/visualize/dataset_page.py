@@ -1,4 +1,4 @@
-"""The page about a data set: where and in which clips the losses are."""
+"""The data set page: which clips are hard, and where in the frame."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -26,9 +26,9 @@ from hpm_video.visualize.verdict import RULE, mean_of, verdict
 from hpm_video.visualize.windows import resized
 
 MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
-MAX_CLASSES = 1000  # the CSV has what makes up all of them
-_SIDE = 96  # pixels of a small picture
-_MANY_BAD = 0.05  # share of unreadable videos from which the page warns
+MAX_CLASSES = 1000  # classes on the page; the CSV files hold the data of all
+_SIDE = 96  # pixels of a thumbnail
+_MANY_BAD = 0.05  # share of unreadable videos at which the page warns
 
 
 def dataset_page(
@@ -38,10 +38,10 @@ def dataset_page(
     asking: Asking,
     names: tuple[str, str],
 ) -> str:
-    """The HTML page, which needs no other file; ``names`` of the checkpoint and of the lists."""
+    """Render the page as one HTML file; ``names`` of the checkpoint and of the lists."""
     checkpoint, manifests = names
     order = found.hardest_first()
-    num_ends = min(asking.num_shown, (len(order) + 1) // 2)  # none is among both
+    num_ends = min(asking.num_shown, (len(order) + 1) // 2)  # no clip is at both ends
     both = found.losses
     judged, *others = both
     total = len(found.indices) + len(found.bad)
@@ -90,7 +90,7 @@ def dataset_page(
 
 
 def _tiles(found: Hardness) -> list[tuple[str, str, str]]:
-    """The numbers that the page begins with."""
+    """Tiles at the top of the page."""
     losses = found.judged.clips
     low, high = (f"{value:.4f}" for value in (losses.min(), losses.max()))
     kind = "predicted" if found.measured is None else "measured"
@@ -102,7 +102,7 @@ def _tiles(found: Hardness) -> list[tuple[str, str, str]]:
 
 
 def _maps(both: dict[str, Losses]) -> list[HeatMap]:
-    """Of (row, column), means over clips: ranks on one scale, and measured losses."""
+    """Heat maps (row, column), averaged over clips: ranks on one scale, and measured losses."""
     ranks = {name: losses.tube_ranks().mean(axis=0) for name, losses in both.items()}
     low = min(float(values.min()) for values in ranks.values())
     high = max(float(values.max()) for values in ranks.values())
@@ -115,7 +115,7 @@ def _maps(both: dict[str, Losses]) -> list[HeatMap]:
 
 
 def _cards(found: Hardness, numbers: ClipNumbers, rows: Iterable[int]) -> list[dict[str, Any]]:
-    """Clips: name, class ('' for none), numbers in words, and pictures (kind, words, address)."""
+    """Clips: name, class ('' for none), numbers as text, and pictures (kind, caption, address)."""
     columns = {"measured": "measured_loss", "predicted": "predicted_loss", "Spearman": "spearman"}
     words = {word: numbers[column] for word, column in columns.items()}
     return [
@@ -131,7 +131,7 @@ def _cards(found: Hardness, numbers: ClipNumbers, rows: Iterable[int]) -> list[d
 
 
 def _strips(clip: ShownClip, name: str) -> Iterator[tuple[str, str, str]]:
-    """Frames side by side: as they are, and under the ranks of their losses."""
+    """Strips of frames: plain, and under the ranks of each kind of loss."""
     side = min(_SIDE, clip.frames.shape[2])
     pixels = resized(clip.frames, side, side).astype(np.float32) / np.float32(255)
     shown = {"frames": pixels}
@@ -148,8 +148,8 @@ def _strips(clip: ShownClip, name: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _classes(found: Hardness, numbers: ClipNumbers) -> list[dict[str, Any]]:
-    """Names, losses, and means of predicted loss and Spearman if both losses are known; the
-    hardest first."""
+    """Names and losses, hardest first; with both kinds of loss also mean predicted loss and
+    Spearman."""
     losses = found.judged.clips
     low, high = float(losses.min()), float(losses.max())
     others = [numbers["predicted_loss"], numbers["spearman"]] if found.measured is not None else []
@@ -168,7 +168,7 @@ def _classes(found: Hardness, numbers: ClipNumbers) -> list[dict[str, Any]]:
 
 
 def _share_of_classes(found: Hardness) -> float:
-    """Variance of the loss of labelled clips between classes, as a share of all of it."""
+    """Share of the loss variance of labelled clips that lies between classes."""
     labels, losses = found.labels[found.labels >= 0], found.judged.clips[found.labels >= 0]
     total = float(losses.var()) if len(losses) else 0.0
     of_classes = [losses[labels == label] for label in np.unique(labels)]

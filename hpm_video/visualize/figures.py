@@ -1,4 +1,4 @@
-"""Figures of clips: rows of frames under a heat of losses, with outlined tubes."""
+"""Figures of clips: rows of frames with loss heat maps and outlined tubes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +20,18 @@ Floats = npt.NDArray[np.float32]
 
 GREY = 0.5  # masked pixels
 WHOLE = Place(0, 0, 1, 1)
-OUTSIDE = 0.5  # brightness of what a model does not see
+OUTSIDE = 0.5  # brightness outside the model's crop
 MAX_COLUMNS = 8
-MOST_SHORT_SIDE = 320  # pixels of a frame in a figure: enough for print, at any size of the video
-_DIM = 0.25  # brightness of what is not chosen
+MOST_SHORT_SIDE = 320  # pixels of a frame in a figure: enough for print
+_DIM = 0.25  # brightness of tokens that are not selected
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a figure: images (K, H, W, 3) in [0, 1]; outlined tokens (K, rows, columns), of the
-    clip at a place in them, which is everything by default."""
+    """A row of a figure: images (K, H, W, 3) in [0, 1] and outlined tokens (K, rows, columns).
+
+    The tokens belong to the clip at ``place`` in the images, by default the whole image.
+    """
 
     label: str
     images: Floats
@@ -38,7 +40,7 @@ class Row:
 
 
 def picture(tubes: HardTubes, *, title: str) -> Figure:
-    """Rows of at most MAX_COLUMNS frames, evenly picked, scaled down to MOST_SHORT_SIDE."""
+    """A figure of up to MAX_COLUMNS evenly spaced frames, scaled down to MOST_SHORT_SIDE."""
     count = len(tubes.indices)
     shown = np.linspace(0, count - 1, min(count, MAX_COLUMNS)).round().astype(int)
     steps = shown // (count // tubes.grid.time)
@@ -80,7 +82,7 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
 
 
 def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure:
-    """Draw rows of K images, each row under its label; the names of the columns are at the end."""
+    """Draw rows of K images, each below its label; column names are at the bottom."""
     height, width = rows[0].images.shape[1:3]
     size = max(1.3 * len(columns), 7.0), (1.3 * height / width + 0.3) * len(rows) + 0.6  # inches
     result = Figure(figsize=size, dpi=150, layout="constrained")
@@ -106,18 +108,18 @@ def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure
 
 
 def heat(frames: Floats, values: npt.NDArray[np.generic]) -> Floats:
-    """Blend frames (K, S, S, 3) with the colours of values in [0, 1], (K, rows, columns)."""
+    """Blend frames (K, S, S, 3) with the colours of values (K, rows, columns) in [0, 1]."""
     colours = colormaps["inferno"](enlarge(values, frames)[..., 0])[..., :3]
     return np.asarray(0.4 * frames.mean(axis=-1, keepdims=True) + 0.6 * colours, dtype=np.float32)
 
 
 def outline(cells: npt.NDArray[np.generic], *, patch_size: int) -> npt.NDArray[np.float64]:
-    """Where cells (rows, columns) differ: line segments (L, 2 ends, x and y), in pixels."""
+    """Borders between different cells (rows, columns): segments (L, 2 ends, x and y) in pixels."""
     padded = np.pad(cells, 1)
     upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])[:, None, ::-1]  # (L, 1, 2)
     level = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])[:, None, ::-1]
     ends = np.concatenate([np.add(upright, [[0, 0], [0, 1]]), np.add(level, [[0, 0], [1, 0]])])
-    return np.asarray(ends * patch_size - 0.5)  # the border before pixel 0 is at -0.5
+    return np.asarray(ends * patch_size - 0.5)  # pixel 0 starts at -0.5
 
 
 def lines_at(
@@ -133,49 +135,49 @@ def lines_at(
 def heat_at(
     frames: Floats, values: npt.NDArray[np.generic], place: Place, *, opacity: float = 0.6
 ) -> Floats:
-    """Frames (K, H, W, 3), grey, under the colours of a clip's values in [0, 1] (K, rows, columns).
+    """Grey frames (K, H, W, 3) under the colours of a clip's values (K, rows, columns) in [0, 1].
 
-    What lies outside of the clip's place is darker.
+    The area outside the clip's place is darker.
     """
-    # Colours of tokens, spread, are those of pixels at a fraction of the cost
+    # Colouring tokens and enlarging them is much cheaper than colouring pixels
     colours = spread(colormaps["inferno"](values)[..., :3].astype(np.float32), place, frames)
     grey = frames.mean(axis=-1, keepdims=True)
     return within(place, frames, (1 - opacity) * grey + opacity * colours)
 
 
 def within(place: Place, frames: Floats, inner: npt.NDArray[np.generic]) -> Floats:
-    """Pictures ``inner`` at a clip's place, around it darker frames, all (K, H, W, 3)."""
+    """Put pictures ``inner`` at a clip's place in darkened frames, all (K, H, W, 3)."""
     return np.where(inside(place, frames), inner, OUTSIDE * frames).astype(np.float32)
 
 
 def inside(place: Place, frames: Floats) -> npt.NDArray[np.bool_]:
-    """The pixels (H, W, 1) of frames (K, H, W, 3) that lie at a place in them."""
+    """Pixels (H, W, 1) of frames (K, H, W, 3) that lie inside a place."""
     rows, columns = token_pixels(place, frames.shape[1], frames.shape[2], 1, 1)
     return (rows >= 0)[:, None, None] & (columns >= 0)[:, None]
 
 
 def spread(cells: npt.NDArray[Any], place: Place, frames: Floats) -> npt.NDArray[Any]:
-    """Cells (K, rows, columns, C) of a clip for each pixel of frames (K, H, W, 3) -> (K, H, W, C).
+    """Enlarge a clip's cells (K, rows, columns, C) to frames (K, H, W, 3) -> (K, H, W, C).
 
-    Outside of the clip's place they have no meaning.
+    Values outside the clip's place are undefined.
     """
     rows, columns = token_pixels(place, *frames.shape[1:3], *cells.shape[1:3])
     return cells[:, rows.clip(0)][:, :, columns.clip(0)]
 
 
 def enlarge(cells: npt.NDArray[np.generic], frames: Floats) -> npt.NDArray[np.generic]:
-    """Cells (K, rows, columns) enlarged to the size of frames (K, S, S, 3) -> (K, S, S, 1)."""
+    """Enlarge cells (K, rows, columns) to the size of frames (K, S, S, 3) -> (K, S, S, 1)."""
     patch = frames.shape[1] // cells.shape[1]
     return cells.repeat(patch, axis=1).repeat(patch, axis=2)[..., None]
 
 
 def ranks(values: Scores) -> npt.NDArray[np.float64]:
-    """The share of the clip's tokens below each value, in [0, 1], of the same shape."""
+    """Share of the clip's tokens below each value, in [0, 1]; same shape."""
     return rank_shares(values[None])[0]
 
 
 def placed(frames: Floats, crops: Frames, place: Place) -> Floats:
-    """Crops (K, S, S, 3), scaled to their place in frames (K, H, W, 3), which are darker around."""
+    """Put crops (K, S, S, 3), scaled, at their place in darkened frames (K, H, W, 3)."""
     top, left, height, width = place.pixels(*frames.shape[1:3])
     inner = frames.copy()
     scaled = resized(crops, height, width) / np.float32(255)

@@ -1,4 +1,4 @@
-"""Films of what is hard, for slides and papers: the video and what is drawn on it, side by side."""
+"""Films for slides and papers: the video beside its losses, masks and reconstruction."""
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -21,13 +21,13 @@ from hpm_video.visualize.windows import resized
 
 LABEL_HEIGHT = 24  # pixels above each panel
 GAP = 8  # pixels between panels
-SHORT_SIDE = 240  # of a panel
-_PALETTE_PICTURES = 8  # that the colours of a GIF are chosen from
+SHORT_SIDE = 240  # pixels of a panel's short side
+_PALETTE_PICTURES = 8  # pictures that the palette of a GIF is computed from
 _YELLOW = np.array([1.0, 0.83, 0.0], dtype=np.float32)
 
 
 def panel_size(film: Film) -> tuple[int, int]:
-    """Height and width of a panel: the shape of the video."""
+    """Height and width of a panel, in the video's aspect ratio."""
     height, width = film.windows[0][0].frames.shape[1:3]
     scale = SHORT_SIDE / min(height, width)
     return round(height * scale), round(width * scale)
@@ -36,7 +36,7 @@ def panel_size(film: Film) -> tuple[int, int]:
 def film_frames(film: Film) -> Iterator[Frames]:
     """Yield the pictures (H, W, 3) of a film, H and W even."""
     names = ["video", "loss predicted", "loss measured", "mask: hard tubes", "reconstruction"]
-    if film.windows[0][0].honest is None:  # features are no picture
+    if film.windows[0][0].honest is None:  # features cannot be shown
         del names[4]
     if film.windows[0][0].predicted is None:
         del names[1]
@@ -44,7 +44,7 @@ def film_frames(film: Film) -> Iterator[Frames]:
     labels = _labels(names, width)
     drawn: dict[int, npt.NDArray[np.uint8]] = {}
     for window, frame in film.timeline():
-        if window not in drawn:  # one at a time: films of long videos are long
+        if window not in drawn:  # keeps one window at a time, so that long films fit into memory
             drawn = {window: _panels(film.windows[window], height, width)}
         panels = drawn[window][:, frame]  # (panels, H, W, 3)
         gaps = ((0, 0), (0, 0), (0, GAP), (0, 0))
@@ -54,7 +54,7 @@ def film_frames(film: Film) -> Iterator[Frames]:
 
 
 def write_mp4(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
-    """Write pictures of one size, both sides even, as H.264; ValueError where that fails."""
+    """Write pictures of one size with even sides as H.264; raises ValueError if that fails."""
     rate = Fraction(max(fps, 0.1)).limit_denominator(1000)
     with whole_file(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         container.metadata["comment"] = OURS
@@ -70,9 +70,9 @@ def write_mp4(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
 
 
 def write_gif(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
-    """Write pictures of one size as a GIF that goes round; ValueError where that fails."""
+    """Write pictures of one size as a looping GIF; raises ValueError if that fails."""
     pictures = list(frames)
-    # One palette for all: quick to find, and colours stand still where the video does
+    # One palette for all pictures is fast, and colours do not flicker
     picked = np.linspace(0, len(pictures) - 1, min(len(pictures), _PALETTE_PICTURES))
     sample = np.concatenate([pictures[i][::2, ::2] for i in picked.round().astype(int)])
     palette = Image.fromarray(sample).quantize(256)
@@ -86,7 +86,7 @@ def write_gif(frames: Iterable[Frames], path: Path, *, fps: float) -> None:
 
 
 def _panels(crops: tuple[HardTubes, ...], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """All panels of a window: (panels, T, H, W, 3); of each crop the part that it owns."""
+    """All panels of a window (panels, T, H, W, 3); each crop fills the part it owns."""
     frames = resized(crops[0].frames, height, width).astype(np.float32) / np.float32(255)
     result = np.stack(_of_crop(crops[0], frames))
     for tubes, part in zip(crops[1:], owned([t.place for t in crops])[1:], strict=True):
@@ -108,7 +108,7 @@ def _of_crop(tubes: HardTubes, frames: Floats) -> list[Floats]:
 
 
 def _outlined(frames: Floats, hard: npt.NDArray[np.bool_], place: Place) -> Floats:
-    """Frames (K, H, W, 3) with a line of two pixels inside of the hard tokens' outline."""
+    """Draw a line of two pixels just inside the outline of the hard tokens; frames (K, H, W, 3)."""
     flags = (spread(hard[..., None], place, frames) & inside(place, frames))[..., 0]
     cross = np.zeros((1, 5, 5), dtype=bool)
     cross[:, 2] = cross[:, :, 2] = True
@@ -117,7 +117,7 @@ def _outlined(frames: Floats, hard: npt.NDArray[np.bool_], place: Place) -> Floa
 
 
 def _labels(names: list[str], width: int) -> npt.NDArray[np.uint8]:
-    """A strip (LABEL_HEIGHT, all panels, 3) with their names."""
+    """The strip (LABEL_HEIGHT, width of all panels, 3) with the panels' names."""
     total = len(names) * (width + GAP) - GAP
     image = Image.new("RGB", (total, LABEL_HEIGHT), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)

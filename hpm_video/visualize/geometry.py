@@ -1,4 +1,4 @@
-"""Where a square clip lies in the picture of its video."""
+"""Position of a square clip in the picture of its video."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpm_video.runtime.replies import answer
 
 @answer
 class Place(NamedTuple):
-    """A rectangle as shares of a picture's height and width, so that it holds at any scale."""
+    """A rectangle in shares of a picture's height and width, valid at any scale."""
 
     top: float
     left: float
@@ -22,11 +22,11 @@ class Place(NamedTuple):
 
     @classmethod
     def of_box(cls, box: Box, height: int, width: int) -> Place:
-        """A box in pixels of a picture (height, width)."""
+        """From a box in pixels of a picture (height, width)."""
         return cls(box.top / height, box.left / width, box.height / height, box.width / width)
 
     def pixels(self, height: int, width: int) -> Box:
-        """The nearest box of whole pixels of a picture (height, width)."""
+        """The nearest box in whole pixels of a picture (height, width)."""
         top, left = round(self.top * height), round(self.left * width)
         bottom = round((self.top + self.height) * height)
         right = round((self.left + self.width) * width)
@@ -36,9 +36,9 @@ class Place(NamedTuple):
 def token_pixels(
     place: Place, height: int, width: int, rows: int, columns: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Which row, and which column, of the tokens of a clip each pixel's centre lies in.
+    """Token row and token column that the centre of each pixel lies in.
 
-    For a picture (height, width): (height,) and (width,), -1 outside of the clip's place.
+    For a picture (height, width): arrays (height,) and (width,), -1 outside the clip's place.
     """
 
     def tokens(size: int, start: float, length: float, count: int) -> npt.NDArray[np.int64]:
@@ -53,9 +53,9 @@ def token_pixels(
 
 
 def owned(places: list[Place]) -> list[Place]:
-    """The part of each place that is shown of it, where places overlap: up to half-way.
+    """The part of each place to show: overlapping places meet half-way.
 
-    Places are spread along one direction, in order.
+    Places are spread along one axis, in order.
     """
     axis = 0 if len(places) > 1 and places[0].top != places[1].top else 1
     start_name, size_name = (("top", "height"), ("left", "width"))[axis]

@@ -1,4 +1,4 @@
-"""What a checkpoint finds hard in one clip of one video: scores, masks and reconstructions."""
+"""What a checkpoint finds hard in one clip: scores, masks and reconstructions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from hpm_video.visualize.windows import Window
 Scores = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
-# What ranks tokens, by the names of `HardTubes.kinds`, as figures and pages call it
+# Names of `HardTubes.kinds` as figures and pages show them
 KINDS = {
     "predicted": "the loss predicted",
     "motion": "frame differences",
@@ -39,32 +39,31 @@ NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
 
 @dataclass(frozen=True)
 class HardTubes:
-    """What a checkpoint finds hard in one clip. Arrays of tokens are (time, rows, columns).
+    """What a checkpoint finds hard in one clip. Token arrays are (time, rows, columns).
 
     Attributes:
-        frames: the clip as the video shows it, (T, H, W, 3) uint8.
-        place: the square in these frames that the model sees.
+        frames: the clip in full frames, (T, H, W, 3) uint8.
+        place: the square of these frames that the model sees.
         crop: the pixels of that square, (T, S, S, 3) uint8.
-        indices: numbers of the clip's frames in the video, (T,).
-        grid: numbers of tokens in time, height and width.
-        predicted: predicted loss of every token; only its order has a meaning. None for plain
-            VideoMAE.
+        indices: frame numbers of the clip in the video, (T,).
+        grid: number of tokens in time, height and width.
+        predicted: predicted loss of every token; only its order matters. None for plain VideoMAE.
         measured: reconstruction loss of every token, averaged over the random masks that hide it.
-        random_mask: the mask under which both reconstructions are made.
-        honest: the reconstruction, (T, S, S, 3) uint8, made by the model alone. None where the
-            model reconstructs features instead of pixels.
-        flattering: the same with the true mean and variance of every hidden token, which no model
-            can know. None where ``honest`` is, or where the model predicts pixels as they are.
-        spearman: rank correlation over tubes of predicted with measured loss; chance is 0. None for
+        random_mask: the mask of both reconstructions.
+        honest: the reconstruction by the model alone, (T, S, S, 3) uint8. None if the model
+            reconstructs features instead of pixels.
+        flattering: the reconstruction with the true mean and variance of every masked token, which
+            no model can know. None if ``honest`` is, or if the model predicts raw pixels.
+        spearman: rank correlation of predicted and measured loss over tubes; 0 is chance. None for
             plain VideoMAE.
-        rank_accuracy: share of pairs of masked tokens that the student orders right; chance is .5.
+        rank_accuracy: share of pairs of masked tokens that the student ranks right; 0.5 is chance.
             None for plain VideoMAE.
         masking: the run's mask settings.
-        hard_ratio: the run's hard ratio at its end.
+        hard_ratio: the run's final hard ratio.
         seed: seed of ``mask``.
-        others: scores of every token by other sources of masks, such as motion, and by what a
-            classifier looks at. Keys are those of `KINDS`.
-        seen_as: class and score that the classifier gives the clip.
+        others: token scores of other mask sources, such as motion, and of a classifier's relevance.
+            Keys are those of `KINDS`.
+        seen_as: the classifier's class and score for the clip.
     """
 
     frames: Frames
@@ -91,12 +90,12 @@ class HardTubes:
 
     @property
     def tube_length(self) -> int:
-        """Length of a tube in time, in tokens."""
+        """Length of a tube in tokens."""
         return self.masking.unit_length(self.grid.time)
 
     @property
     def kinds(self) -> dict[str, Scores]:
-        """Every score of the clip by name, from the predicted to the measured loss."""
+        """All scores of the clip by name, from the predicted to the measured loss."""
         predicted = {} if self.predicted is None else {"predicted": self.predicted}
         return {**predicted, **self.others, "measured": self.measured}
 
@@ -112,7 +111,7 @@ class HardTubes:
 
     @property
     def scored_by(self) -> str:
-        """The kind that decides what is hard.
+        """The kind of score that defines hard tubes.
 
         It is the run's ``masking.source``, else the predicted loss, else the measured loss.
         """
@@ -123,25 +122,25 @@ class HardTubes:
 
     @property
     def scores(self) -> Scores:
-        """The scores that decide what is hard, see `scored_by`."""
+        """The scores that define hard tubes, see `scored_by`."""
         return self.kinds[self.scored_by]
 
     @property
     def hard(self) -> Mask:
-        """The hard tubes at the end of the run, which are `hardest` at its own ratios."""
+        """The hard tubes at the end of the run: `hardest` at the run's own ratios."""
         return self.hardest()
 
     @cached_property
     def mask(self) -> Mask:
-        """A mask as at the end of the run, of the hard tubes and random others."""
+        """A mask as at the end of the run: hard tubes and random others."""
         return self._masked(self.masking, self.hard_ratio).mask.reshape(self.measured.shape).numpy()
 
     def hardest(self, *, mask_ratio: float | None = None, hard_ratio: float | None = None) -> Mask:
-        """Return the tokens that every mask of these ratios hides.
+        """Return the hard tokens, which every mask of these ratios hides.
 
-        They belong to the floor(hard_ratio * masked) tubes of highest mean score, where masked is
-        floor(mask_ratio * tubes). Of equal tubes the first count. With ``masking.pattern=blocks``
-        they belong to the highest of the blocks that this mask draws. See
+        They are the floor(hard_ratio * masked) tubes with the highest mean score, where masked is
+        floor(mask_ratio * tubes); ties go to the first tube. With ``masking.pattern=blocks`` they
+        belong to the best-scored blocks that this mask draws. See
         `hpm_video.method.masking.make_mask`.
         """
         ratio = self.mask_ratio if mask_ratio is None else mask_ratio
@@ -152,8 +151,8 @@ class HardTubes:
     def _masked(self, masking: MaskingConfig, hard_ratio: float) -> Masked:
         scores = torch.from_numpy(self.per_tube(self.scores))[None]
         if masking.pattern != "blocks":
-            # Equals in an order, so that the page, whose random numbers are others, chooses the
-            # same. By rank: the hardest is 0
+            # Break ties by order, because the page draws other random numbers and must select the
+            # same tubes. Scores become ranks, hardest 0
             scores = -(-scores).argsort(stable=True).argsort().float()
         return make_mask(
             units_to_tokens(scores, self.grid, self.tube_length),
@@ -165,12 +164,12 @@ class HardTubes:
         )
 
     def per_tube(self, values: Scores) -> Scores:
-        """Return the mean of tokens' values in every tube, (U,), in the order time, row, column."""
+        """Return the mean token value of every tube, (U,), in the order time, row, column."""
         tokens = torch.from_numpy(values).reshape(1, -1)
         return unit_scores(tokens, self.grid, self.tube_length)[0].numpy()
 
     def covered(self, chosen: Mask) -> float:
-        """Return the share of the measured loss that the chosen tokens hold, in [0, 1]."""
+        """Return the share of the measured loss in the selected tokens, in [0, 1]."""
         total = float(self.measured.sum(dtype=np.float64))
         return float(self.measured[chosen].sum(dtype=np.float64)) / total if total > 0 else 0.0
 
@@ -185,8 +184,10 @@ def ask(
     num_masks: int = NUM_MASKS,
     onlooker: Onlooker | None = None,
 ) -> HardTubes:
-    """Ask a checkpoint, and a classifier beside it, about a crop of a window; ValueError if a loss
-    is not finite."""
+    """Apply a checkpoint, and optionally a classifier, to a crop of a window.
+
+    Raises ValueError if a loss is not finite.
+    """
     config, grid = pretrained.config, pretrained.grid
     pixels = window.crops[crop]
     clips = to_clips(torch.from_numpy(pixels)[None], pretrained.student.encoder.mean.device)
@@ -239,7 +240,7 @@ def ask(
 
 
 def hard_ratio_of(pretrained: Pretrained) -> float:
-    """The hard ratio of the run's masks at its end; the default where it masked at random."""
+    """The run's final hard ratio; the default if it masked at random."""
     masking = pretrained.config.masking
     return (masking.mines and masking.hard_ratio_end) or MaskingConfig().hard_ratio_end
 

@@ -1,4 +1,4 @@
-"""What becomes hard and easy through a training: the job over the checkpoints of a run."""
+"""How hardness changes during training: measure the checkpoints of a run."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -47,11 +47,11 @@ def visualize_training(
     seed: int = 0,
     device: str = "auto",
 ) -> tuple[Path, History]:
-    """Ask at most so many checkpoints of a run about clips; writes training.html and training.csv.
+    """Measure evenly spaced checkpoints of a run on clips; write training.html and training.csv.
 
-    Raises ValueError (or FileNotFoundError) for a folder without checkpoints, or none that can be
-    read, no videos or one that does not exist, a number out of range, no place to write, or other
-    files of the same names there; UnreadableDataError where no video can be read.
+    Raises ValueError (or FileNotFoundError) for a folder without readable checkpoints, missing
+    videos, a number out of range, a folder that cannot be written, or files there that are not
+    ours; UnreadableDataError if no video is readable.
     """
     check_videos(videos)
     numbers = {"num_checkpoints": num_checkpoints, "num_masks": num_masks, "num_views": num_views}
@@ -96,7 +96,7 @@ def visualize_training(
 def _read_clips(
     videos: Sequence[str | Path], config: PretrainConfig
 ) -> tuple[list[WatchedClip], list[tuple[str, str]], torch.Tensor]:
-    """What can be read, the others with the reason, and the clips (V, 3, T, S, S) in [0, 1]."""
+    """Readable videos, (video, reason) of the others, and the clips (V, 3, T, S, S) in [0, 1]."""
     clips, bad, read = [], [], []
     for video in videos:
         name = printable(str(video))
@@ -114,7 +114,7 @@ def _read_clips(
 
 
 def _records(folder: Path) -> tuple[dict[str, float], ...]:
-    """The records of a run; of one that goes on the last may be half written, and is left out."""
+    """The records of a run; an incomplete last line of a running one is left out."""
     records: list[dict[str, object]] = []
     with suppress(OSError, UnicodeDecodeError, json.JSONDecodeError):
         for line in read_text(folder / "metrics.jsonl").splitlines():

@@ -1,5 +1,5 @@
-"""The same clips asked of the checkpoints of a run: when does it know what is hard, and what
-becomes easy?"""
+"""One set of clips measured at the checkpoints of a run: when does the model learn what is hard,
+and what becomes easy?"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,16 @@ from hpm_video.method.teacher import teacher_of
 from hpm_video.models.build import build
 from hpm_video.models.tokens import TokenGrid
 
-FEW = 4  # checkpoints, fewer of which show no course of a training
+FEW = 4  # fewer checkpoints do not show the course of a training
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What a run thought of V clips after ``step`` steps.
+    """Losses of V clips after ``step`` steps of a run.
 
     predicted, measured (V, N) float32; rank_accuracy, spearman (V,), see `MiningReport`. All but
-    the measured losses are None for plain VideoMAE. is_remade: no checkpoint, see `untrained`.
+    the measured losses are None for plain VideoMAE. is_remade: initial model from `untrained`, not
+    a checkpoint.
     """
 
     step: int
@@ -39,7 +40,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class WatchedClip:
-    """A clip: the name of its video, frames (T, S, S, 3) uint8, their numbers in the video (T,)."""
+    """A clip: name of its video, frames (T, S, S, 3) uint8, their numbers in the video (T,)."""
 
     name: str
     frames: npt.NDArray[np.uint8]
@@ -48,10 +49,10 @@ class WatchedClip:
 
 @dataclass(frozen=True)
 class History:
-    """What a run thought of clips, moment by moment.
+    """Losses of clips over a run, one moment per checkpoint.
 
-    num_there: checkpoints in the run folder, of which some may not have been asked. skipped:
-    (checkpoint, why it could not be read). bad: (video, why). records: of metrics.jsonl.
+    num_there: checkpoints in the run folder, some of which may not be measured. skipped:
+    (checkpoint, reason) of unreadable ones. bad: (video, reason). records: of metrics.jsonl.
     """
 
     config: PretrainConfig
@@ -65,27 +66,27 @@ class History:
 
     @property
     def num_asked(self) -> int:
-        """How many checkpoints were asked."""
+        """Number of measured checkpoints."""
         return sum(not moment.is_remade for moment in self.moments)
 
     @property
     def is_short(self) -> bool:
-        """Whether these are too few to see a training."""
+        """Whether these are too few to show a training."""
         return self.num_asked < FEW
 
 
 def evenly(checkpoints: Sequence[Path], most: int) -> list[Path]:
-    """At most so many of them, evenly picked, the last always among them."""
+    """At most ``most`` checkpoints, evenly spaced, always with the last."""
     last = len(checkpoints) - 1
     places = np.linspace(0 if most > 1 else last, last, min(most, last + 1))
     return [checkpoints[place] for place in places.round().astype(int)]
 
 
 def untrained(config: PretrainConfig, device: torch.device | str) -> Pretrained | None:
-    """The model that a run of these settings starts with, weight for weight, made from run.seed.
+    """The initial model of a run with these settings, weight for weight, rebuilt from run.seed.
 
-    None where the run starts with weights from elsewhere, or with those of earlier versions, which
-    drew them in another order.
+    None if the run starts from other weights, or from those of earlier versions, which drew them in
+    another order.
     """
     if config.model.init is not None or config.run.resume is not None:
         return None
@@ -103,8 +104,11 @@ def untrained(config: PretrainConfig, device: torch.device | str) -> Pretrained 
 def read_checkpoints(
     checkpoints: Sequence[Path], device: torch.device | str, unreadable: list[tuple[str, str]]
 ) -> Iterator[Pretrained]:
-    """Read one checkpoint after the other; adds to ``unreadable`` (name, why) of those that cannot
-    be, or whose clips are of another size than those of the first."""
+    """Load the checkpoints one after the other.
+
+    Adds (name, reason) to ``unreadable`` for those that cannot be loaded, or whose clips differ in
+    size from those of the first.
+    """
     first: PretrainConfig | None = None
     for path in checkpoints:
         try:
@@ -120,7 +124,7 @@ def read_checkpoints(
 
 
 def _clips(config: PretrainConfig) -> tuple[object, ...]:
-    """What must be the same for the same clips to be asked about, token for token."""
+    """Settings that must be equal for two checkpoints to see the same tokens of the clips."""
     data, model = config.data, config.model
     unit_length = config.masking.unit_length(data.num_frames // model.tubelet_size)
     return (
@@ -141,8 +145,8 @@ def moment_of(
 ) -> Moment:
     """Measure and predict the losses of clips (V, 3, T, H, W) in [0, 1].
 
-    Each clip is asked about alone, under the same masks at every checkpoint: what changes is the
-    model.
+    Each clip is a batch of its own and gets the same masks at every checkpoint, so only the model
+    differs.
     """
     each = clips.to(pretrained.student.encoder.mean.device).split(1)
     if pretrained.scorer is None:

@@ -1,4 +1,4 @@
-"""The page of a training: clips under the losses of a chosen checkpoint, and curves beside them."""
+"""The training page: clips with the losses of a chosen checkpoint, beside curves of the run."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +13,8 @@ from hpm_video.runtime.plots import Line, Plot, curves
 from hpm_video.visualize.training_history import History
 from hpm_video.visualize.verdict import CHANCE, RULE, mean_of, verdict
 
-_KNOWS = 0.9  # of the best Spearman of a training, from which a model counts as knowing
-# Pictures of metrics.jsonl: title, its records, ends of the axis
+_KNOWS = 0.9  # share of the best Spearman from which the model counts as knowing
+# Curves of metrics.jsonl: title, keys, axis limits
 _CURVES: tuple[tuple[str, tuple[str, ...], tuple[float | None, float | None]], ...] = (
     ("Reconstruction loss", ("reconstruction_loss",), (0.0, None)),
     ("Prediction loss", ("prediction_loss",), (None, None)),
@@ -26,7 +26,7 @@ _CURVES: tuple[tuple[str, tuple[str, ...], tuple[float | None, float | None]], .
 
 
 def training_page(history: History, *, run: str, num_masks: int) -> str:
-    """The HTML page; it needs no other file."""
+    """Render the page as one HTML file."""
     last = history.moments[-1].spearman
     spearman = None if last is None else mean_of(last.tolist())
     asked = [moment.step for moment in history.moments if not moment.is_remade]
@@ -67,8 +67,8 @@ def _clip_plots(history: History, place: int) -> Iterator[Plot | None]:
 
 
 def _known(history: History) -> list[tuple[str, int | None, list[float]]]:
-    """Of every clip the moment from which Spearman is near its best, and Spearman of all moments;
-    nothing without a predictor."""
+    """Per clip: the first moment with Spearman near its best, and Spearman of all moments. Empty
+    without a predictor."""
     spearman = [moment.spearman for moment in history.moments if moment.spearman is not None]
     if len(spearman) < len(history.moments):
         return []
@@ -79,7 +79,7 @@ def _known(history: History) -> list[tuple[str, int | None, list[float]]]:
 
 
 def knows_from(spearman: npt.NDArray[np.float64]) -> int | None:
-    """The first moment (of K values) that is near the best; None where that is near chance."""
+    """The first of K moments whose Spearman is near the best; None if the best is near chance."""
     best = spearman.max()
     return None if best < CHANCE else int(np.argmax(spearman >= _KNOWS * best))
 
@@ -97,7 +97,7 @@ def _run_plots(history: History) -> list[Plot | None]:
 
 
 def _data(history: History) -> dict[str, Any]:
-    """What the script draws: float32 arrays (moments, N) as base64, frames as JPEG."""
+    """Data for the script: float32 arrays (moments, N) as base64, frames as JPEG."""
     colours = (colormaps["inferno"](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(int)
     grid, moments = history.grid, history.moments
     clips = []

@@ -1,24 +1,24 @@
-"""How well a predictor ranks the tubes of clips, in words, from Spearman's rank correlation."""
+"""Verdict in words on how well a predictor ranks tubes, from Spearman's rank correlation."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-WELL = 0.5  # from which a predictor ranks tubes well
-CHANCE = 0.2  # below which it ranks them no better than chance: one clip has few tubes
+WELL = 0.5  # from here on a predictor ranks tubes well
+CHANCE = 0.2  # below this no better than chance; clips have too few tubes for less
 RULE = f"From {WELL:.2f} on we say well, below {CHANCE:.2f} no better than chance."
 
 
 class Verdict(NamedTuple):
-    """Its colour on a page (good, fair or poor), and the words."""
+    """A level (good, fair or poor), which sets the colour on a page, and the words."""
 
     level: str
     words: str
 
 
 def verdict(spearman: float | None) -> Verdict | None:
-    """The verdict on a (mean) correlation; None where there is none."""
+    """Verdict on a (mean) correlation; None if there is none."""
     if spearman is None:
         return None
     if spearman >= WELL:
@@ -31,6 +31,6 @@ def verdict(spearman: float | None) -> Verdict | None:
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean of the known numbers; None where none is known."""
+    """Mean of the known numbers; None if none is known."""
     known = [value for value in values if value is not None and np.isfinite(value)]
     return float(np.mean(known)) if known else None

@@ -1,4 +1,4 @@
-"""One page about one video: it needs no other file, and no network."""
+"""The page of one video, a single file that needs no network."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,7 +14,7 @@ from hpm_video.visualize.hard_tubes import KINDS, HardTubes
 from hpm_video.visualize.verdict import RULE, mean_of, verdict
 from hpm_video.visualize.windows import View
 
-# Above the maps beside the video: what is compared with the measured loss
+# Captions of the maps beside the video that are compared with the measured loss
 _TITLES = {
     "predicted": "Predicted loss",
     "motion": "Frame differences",
@@ -26,10 +26,10 @@ _TITLES = {
 class Film:
     """What a checkpoint finds hard in a video.
 
-    windows: in order of time, and in each the crops in order, of one HardTubes each.
-    fps: frames of the clips per second when shown at the video's own speed.
-    video_fps: frames per second of the video, 0 if not known; num_frames: how many it holds.
-    view: what of the video they are.
+    windows: in order of time; each has one HardTubes per crop, in order.
+    fps: frames of the clips per second at the video's own speed.
+    video_fps: frames per second of the video, 0 if unknown; num_frames: its length in frames.
+    view: the part of the video that the windows show.
     """
 
     name: str
@@ -41,21 +41,21 @@ class Film:
 
     @property
     def num_repeats(self) -> int:
-        """How many frames of a clip that is longer than its video repeat the one before."""
+        """Frames of a clip that repeat the previous one because the video is shorter."""
         return int((np.diff(self.windows[-1][0].indices) == 0).sum())
 
     @property
     def spearman(self) -> float | None:
-        """Mean over the clips of the correlation of predicted and measured losses, where known."""
+        """Mean correlation of predicted and measured losses over the clips that have one."""
         return mean_of([tubes.spearman for crops in self.windows for tubes in crops])
 
     def timeline(self) -> list[tuple[int, int]]:
-        """(window, frame in it), in order of time: each frame of the video once."""
+        """(window, frame in it) of each frame of the video once, in order of time."""
         places: list[tuple[int, int]] = []
-        shown = -1  # the last frame of the video so far
+        shown = -1  # last frame of the video so far
         for window, (tubes, *_) in enumerate(self.windows):
             for frame, index in enumerate(tubes.indices.tolist()):
-                # What repeats the end of a video that is shorter than its clip is kept
+                # Keep the repeats of the last frame if the video is shorter than its clip
                 if index > shown or len(self.windows) == 1:
                     places.append((window, frame))
                     shown = index
@@ -64,8 +64,8 @@ class Film:
 
 @dataclass(frozen=True)
 class Asked:
-    """Who was asked: a checkpoint, by the name it was given, its step and settings as YAML; and
-    the name of a classifier beside it."""
+    """The models of a page: the checkpoint's name as given, its step and settings as YAML, and the
+    name of the classifier, if any."""
 
     checkpoint: str
     step: int
@@ -75,7 +75,7 @@ class Asked:
 
 
 def video_page(film: Film, asked: Asked) -> str:
-    """The HTML page of a video."""
+    """Render the page of a video."""
     return page(
         __package__,
         "video.html",
@@ -101,7 +101,7 @@ def _data(film: Film) -> dict[str, Any]:
     places = [tubes.place for tubes in film.windows[0]]
     timeline = film.timeline()
     seconds = [(int(film.windows[w][0].indices[frame]), film.video_fps) for w, frame in timeline]
-    # Of which every clip has a map: one of key frames alone has no motion vectors
+    # Only kinds that every clip has: a clip of key frames has no motion vectors
     clips = [tubes for crops in film.windows for tubes in crops]
     kinds = [kind for kind in first.kinds if all(kind in tubes.kinds for tubes in clips)]
     palette = np.round(255 * colormaps["inferno"](np.arange(256))[:, :3]).astype(np.uint8)

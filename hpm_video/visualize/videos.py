@@ -1,4 +1,4 @@
-"""Pages, pictures and films of videos, as a pre-training checkpoint sees them."""
+"""Pages, pictures and films of videos as a pre-training checkpoint sees them."""
 
 import math
 import os
@@ -39,19 +39,19 @@ from hpm_video.visualize.video_page import Asked, Film, video_page
 from hpm_video.visualize.windows import View, check_videos, read_facts, read_window, window_indices
 from hpm_video.weights.foreign.stored_model import version_of
 
-FORMATS = values_of(PictureFormat)  # beside the page
-MOST_GIF_PICTURES = 160  # a GIF is large, and is in memory as a whole
-# The most pixels of a page's short side, by how many frames it may have: pages stay small
+FORMATS = values_of(PictureFormat)  # besides the page
+MOST_GIF_PICTURES = 160  # GIFs are large and held in memory as a whole
+# Maximum short side of pictures in pixels by number of frames, to limit the size of pages
 _SHORT_SIDES = ((64, 480), (256, 320), (1 << 62, 200))
-_USUAL_FPS = 10.0  # where a video does not say
+_USUAL_FPS = 10.0  # if the video does not state a rate
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of one video: its page and numbers, means over its clips, or why it is unreadable.
+    """Result for one video: page and metrics, averaged over clips, or why it is unreadable.
 
-    covered: share of the measured loss in the hard tubes; hard: the share of the clip they are.
-    Without a predictor there is neither rank accuracy nor Spearman. thumbnail: a picture's address.
+    covered: share of the measured loss in the hard tubes; hard: their share of the clip.
+    rank_accuracy and spearman are None without a predictor. thumbnail: address of a picture.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Result:
 
     @property
     def link(self) -> str:
-        """The address of the page, from one beside it."""
-        return quote(os.fsencode(self.page.name)) if self.page else ""  # names hold any byte
+        """Address of the page, relative to its own folder."""
+        return quote(os.fsencode(self.page.name)) if self.page else ""  # names may hold any byte
 
     @property
     def verdict(self) -> Verdict | None:
-        """The words for Spearman."""
+        """The verdict on spearman."""
         return verdict(self.spearman)
 
 
@@ -87,13 +87,13 @@ def visualize(
     class_name: str | None = None,
     device: str = "auto",
 ) -> tuple[Path | None, list[Result]]:
-    """Write a page per video, the same as files of ``formats``, and index.html to ``output_dir``.
+    """Write a page per video, files of ``formats``, and index.html to ``output_dir``.
 
-    With a fine-tuned ``classifier`` they also show what it looks at, for ``class_name`` or the
-    class that it finds, see `hpm_video.evaluate.relevance`. Returns the index and results in order;
-    a video that cannot be read has an ``error`` in both. When none can be read there is no index.
-    Raises ValueError (or FileNotFoundError) for a wrong checkpoint or class, no videos or one that
-    does not exist, settings out of range, no place to write, or other files of these names there.
+    With a fine-tuned ``classifier`` pages also show its relevance maps, for ``class_name`` or the
+    likeliest class, see `hpm_video.evaluate.relevance`. Returns the index and the results in order.
+    Unreadable videos have an ``error`` in both; if none is readable there is no index. Raises
+    ValueError (or FileNotFoundError) for a wrong checkpoint or class, missing videos, settings out
+    of range, a folder that cannot be written, or files there that are not ours.
     """
     check_videos(videos)
     between("seed", seed, 0, 2**63 - 1)
@@ -159,10 +159,9 @@ def watch(
     at_full_size: bool = False,
     onlooker: Onlooker | None = None,
 ) -> Film:
-    """Ask a checkpoint, and a classifier beside it, about the clips of a video, scaled down for a
-    page unless ``at_full_size``.
+    """Apply a checkpoint, and optionally a classifier, to the clips of a video.
 
-    Raises VideoReadError.
+    Frames are scaled down for a page unless ``at_full_size``. Raises VideoReadError.
     """
     data = pretrained.config.data
     tubelet = Tubelet(pretrained.config.model.tubelet_size, pretrained.config.model.patch_size)
@@ -202,16 +201,16 @@ def _pretrained(checkpoint: str, version: object, device: str) -> Pretrained:
 
 
 def write_film(film: Film, asked: Asked, path: Path, formats: Sequence[str] = FORMATS) -> None:
-    """Write a page and files of ``formats`` as ``path`` with their endings."""
+    """Write a page and files of ``formats`` to ``path`` plus their suffixes."""
     files = {end: path.with_name(f"{path.name}.{end}") for end in ("html", *FORMATS)}
-    if "png" in formats:  # of the clip in the middle, its middle crop
+    if "png" in formats:  # middle crop of the middle clip
         crops = film.windows[len(film.windows) // 2]
         drawn = picture(crops[len(crops) // 2], title=Path(film.name).name[:60])
         with whole_file(files["png"]) as temporary:
             drawn.savefig(temporary, format="png", metadata={"Software": OURS})
     if "mp4" in formats:
         write_mp4(film_frames(film), files["mp4"], fps=film.fps)
-    if "gif" in formats:  # of a long film every second, third, ... picture
+    if "gif" in formats:  # long films keep every second, third, ... picture
         step = math.ceil(len(film.timeline()) / MOST_GIF_PICTURES)
         write_gif(islice(film_frames(film), 0, None, step), files["gif"], fps=film.fps / step)
     write_atomically(files["html"], [video_page(film, asked)])
@@ -221,7 +220,7 @@ def _result(film: Film, page: Path) -> Result:
     clips = [tubes for crops in film.windows for tubes in crops]
 
     middle = film.windows[len(film.windows) // 2][0].frames
-    step = -(-min(middle.shape[1:3]) // 130)  # small enough for a list
+    step = -(-min(middle.shape[1:3]) // 130)  # small enough for the index
     return Result(
         film.name,
         page,
@@ -234,8 +233,8 @@ def _result(film: Film, page: Path) -> Result:
 
 
 def _unique_stems(videos: Sequence[str | Path]) -> list[str]:
-    """File names without ending, told apart by a number where they repeat."""
-    stems: list[str] = ["index"]  # the list's own page
+    """File stems of videos, numbered if they repeat."""
+    stems: list[str] = ["index"]  # reserved for index.html
     for video in videos:
         stem, number = stem_of(video)[:50] or "video", 1
         name = stem

@@ -1,4 +1,4 @@
-"""Clips of a video as a model sees them and as the video shows them."""
+"""Clips of a video, in full frames and as the model sees them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ from hpm_video.visualize.geometry import Place
 
 @dataclass(frozen=True)
 class View:
-    """What of a video is looked at.
+    """The part of a video to show.
 
-    num_crops: squares of the short side, spread along the longer one; one is the centre.
-    whole_frame: the whole picture instead, resized to a square, which changes its shape.
-    whole_video: windows side by side from the first frame to the last, instead of the clip in the
-        middle; of more than ``max_windows``, as many, evenly picked.
+    num_crops: squares of the short side, spread along the longer side; one is the centre square.
+    whole_frame: the full frame resized to a square instead, which distorts it.
+    whole_video: windows side by side from first to last frame, instead of the middle clip; at most
+        ``max_windows``, evenly spaced.
     """
 
     num_crops: int = 1
@@ -53,12 +53,12 @@ class View:
 @answer
 @dataclass(frozen=True)
 class Window:
-    """Frames of a video as it shows them, and what a model sees of them.
+    """Full frames of a clip, and what a model sees of them.
 
-    frames: (T, H, W, 3), at the video's own size or, where asked for, scaled down.
-    crops: (K, T, S, S, 3), of the places in ``places``.
-    indices: (T,), which frames of the video they are.
-    codec: (K, N) float32, what the codec says of each crop's motion; None where it says nothing.
+    frames: (T, H, W, 3), at the video's own size or, if asked for, scaled down.
+    crops: (K, T, S, S, 3), of ``places``.
+    indices: (T,), frame numbers in the video.
+    codec: (K, N) float32, codec scores of each crop; None without motion vectors.
     """
 
     frames: Frames
@@ -70,14 +70,14 @@ class Window:
 
 @answer
 class Facts(NamedTuple):
-    """How many frames a video holds, and how many it shows per second (0: it does not say)."""
+    """Number of frames of a video, and frames per second (0 if unknown)."""
 
     num_frames: int
     fps: float
 
 
 def check_videos(videos: Sequence[str | Path]) -> None:
-    """Raise ValueError without any, and FileNotFoundError for one that is not there."""
+    """Raise ValueError for an empty list, and FileNotFoundError for a missing video."""
     if not videos:
         raise ValueError("videos (none) must name at least one file")
     for video in videos:
@@ -86,11 +86,11 @@ def check_videos(videos: Sequence[str | Path]) -> None:
 
 
 def read_facts(path: str | Path, data: DataConfig) -> Facts:
-    """Raises VideoReadError, also where a video holds fewer frames than a clip takes."""
+    """Read a video's facts. Raises VideoReadError, also if it has too few frames for a clip."""
     timeout_s = data.decode_timeout_s or None
     ask = partial(_facts, data=data)
     facts = read_guarded(ask, str(path), num_workers=data.num_workers, timeout_s=timeout_s)
-    # Of as many frames as are asked for
+    # A single picture repeats for any number of frames
     is_still = facts.num_frames == 1 and is_pictures(file_of(path))
     if facts.num_frames < data.num_frames and not is_still:
         raise VideoReadError(
@@ -100,15 +100,15 @@ def read_facts(path: str | Path, data: DataConfig) -> Facts:
 
 
 def window_indices(num_frames: int, data: DataConfig, view: View) -> frame_indices.Indices:
-    """The frames (W, T) of the windows of a video of ``num_frames`` frames.
+    """Frame numbers (W, T) of the windows of a video with ``num_frames`` frames.
 
-    Without ``view.whole_video`` the middle clip, as pre-training would sample it. With it, windows
-    side by side, whose frames are ``data.frame_stride`` apart; the last ends at the end.
+    Without ``view.whole_video``: the middle clip, as pre-training would sample it. With it: windows
+    side by side, of frames ``data.frame_stride`` apart; the last one ends at the end.
     """
     length, stride = data.num_frames, data.frame_stride
     if not view.whole_video:
         return view_indices(num_frames, data, num_clips=1)
-    last = max(0, num_frames - ((length - 1) * stride + 1))  # where the last one starts
+    last = max(0, num_frames - ((length - 1) * stride + 1))  # start of the last window
     starts = [*range(0, last, length * stride), last]
     if len(starts) > view.max_windows:
         picked = np.linspace(0, len(starts) - 1, view.max_windows).round().astype(int)
@@ -126,10 +126,9 @@ def read_window(
     most_short_side: int | None = None,
     tubelet: Tubelet | None = None,
 ) -> Window:
-    """The frames (T,) of a video, shown with a short side of at most ``most_short_side`` pixels.
-    ``tubelet``: what is behind a token of its crops, which then get scores by the codec.
+    """Read frames (T,) of a video, scaled to a short side of at most ``most_short_side`` pixels.
 
-    Raises VideoReadError.
+    ``tubelet``: size of a token; if given, crops get codec scores. Raises VideoReadError.
     """
     read = partial(
         _window, indices=indices, data=data, view=view, most=most_short_side, tubelet=tubelet
@@ -161,7 +160,7 @@ def _window(
     height, width = frames.shape[1:3]
     if view.whole_frame:
         boxes = [crops.Box(0, 0, height, width)]
-    else:  # of a square picture several would be the same
+    else:  # crops of a square frame would be identical
         num_crops = 1 if height == width else view.num_crops
         boxes = crops.view_crops(height, width, num_crops=num_crops)
     cut = partial(crops.resize_crop, frames, size=data.crop_size, antialias=data.antialias)
@@ -176,7 +175,7 @@ def _window(
 
 
 def shrunk(frames: Frames, most_short_side: int | None) -> Frames:
-    """Frames (T, H, W, 3), scaled down where their short side is longer than this."""
+    """Scale frames (T, H, W, 3) down if their short side is longer than this."""
     height, width = frames.shape[1:3]
     scale = (most_short_side or min(height, width)) / min(height, width)
     if scale >= 1:
@@ -185,7 +184,7 @@ def shrunk(frames: Frames, most_short_side: int | None) -> Frames:
 
 
 def resized(frames: Frames, height: int, width: int) -> Frames:
-    """Frames (T, H, W, 3) at another size."""
+    """Resize frames (T, H, W, 3)."""
     planes = torch.from_numpy(frames).permute(0, 3, 1, 2)
     scaled = functional.resize(planes, [height, width], antialias=True)
     return scaled.permute(0, 2, 3, 1).contiguous().numpy()
