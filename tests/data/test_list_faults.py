@@ -19,7 +19,10 @@ from hpm_video.data.lists.columns import several_labels
 from hpm_video.data.lists.manifest import Manifest, label_notes, read_manifest, write_manifest
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.lists.spelling import as_on_disk
+from hpm_video.data.prepare.check import check_manifest
+from hpm_video.data.prepare.encode import Encoding
 from hpm_video.data.prepare.listing import list_own
+from hpm_video.data.prepare.transcode import transcode_manifest
 
 NAMES = [f"{label}_{number}" for label in ("left", "right", "up") for number in range(1, 5)]
 PATHS = [f"videos/{name}.mp4" for name in NAMES]
@@ -669,9 +672,15 @@ def test_the_separator_that_excel_is_told(tmp_path: Path) -> None:
 
 
 def test_parts_by_other_names(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("path,t0,t1\na.mp4,0,5\nb.mp4,3,9\n")
-    with pytest.raises(ValueError, match="parts of videos must be in columns start_s,end_s"):
-        read_manifest(tmp_path / "list.csv")
+    listed, rule = tmp_path / "list.csv", "parts of videos must be in columns start_s,end_s"
+    listed.write_text("path,t0,t1\na.mp4,0,5\nb.mp4,3,9\n")
+    with pytest.raises(ValueError, match=rule):
+        read_manifest(listed)
+    with pytest.raises(ValueError, match=rule):
+        check_manifest(listed)
+    with pytest.raises(ValueError, match=rule):
+        transcode_manifest(listed, tmp_path / "out", Encoding())
+    assert [file.name for file in tmp_path.iterdir()] == ["list.csv"]
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])

@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from hpm_video.config.values import Decoder
-from hpm_video.data.lists.columns import COLUMNS
+from hpm_video.data.lists.columns import COLUMNS, Columns
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import (
     FrameIndex,
@@ -139,6 +139,8 @@ def check_manifest(
     for where, row in read_videos(manifest, faults):
         if not first:
             first, of_part = list(row), part_columns(row, str(manifest), faults)
+            meant = Columns(manifest, start, row)
+        meant.note(row, where)
         columns |= dict.fromkeys(row)
         part_of(row, of_part, where, faults)
         if _is_due(row):
@@ -146,6 +148,8 @@ def check_manifest(
             if (path := as_on_disk(start, name)) != joined(start, name):
                 spelled[name] = path
             due.setdefault(path, name)
+    if first:
+        meant.find_faults(faults, chosen=True, labels=False)
     faults.check()
     output = Path(output) if output is not None else manifest
     if is_shards(output):

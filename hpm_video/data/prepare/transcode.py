@@ -19,6 +19,7 @@ import numpy as np
 
 from hpm_video.config.values import Decoder
 from hpm_video.data.lists.classes import read_classes, write_classes
+from hpm_video.data.lists.columns import Columns
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import (
     FrameIndex,
@@ -210,11 +211,15 @@ def _rows_and_parts(manifest: Path, *, has_rate: bool, cut: bool) -> tuple[Rows,
     for where, row in read_videos(manifest, faults):
         if not rows:
             columns = part_columns(row, str(manifest), faults)
+            meant = Columns(manifest, os.path.abspath(manifest.parent), row)
+        meant.note(row, where)
         rows.append(row)
         parts.append(part_of(row, columns, where, faults))
         if has_rate and not cut and parts[-1] is not None and parts[-1].in_frames:
             rule = "must come with --cut, as --fps gives frames other numbers; seconds stay"
             faults.add("rate", where, f"start_frame ({row['start_frame']}) {rule}")
+    if rows:
+        meant.find_faults(faults, chosen=True, labels=False)
     faults.check()
     if cut and not any(parts):
         raise ValueError(
