@@ -26,7 +26,7 @@ JOBS = {
     "visualize": "pictures of what a pre-trained model finds hard",
     "weights": "weights in and out: inspect, import, export, average, ema",
     "push": "an exported model to the Hugging Face Hub",
-    "demo": "toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes",
+    "demo": "see in seconds what a small model finds hard; with --train, train it in minutes",
     "bench": "what steps, runs, memory and loaders cost, and many GPUs",
     "data": "make lists, check and transcode videos, toy videos",
     "submit": "any of these jobs onto a SLURM cluster",
