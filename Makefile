@@ -1,5 +1,6 @@
 # make demo   toy videos -> pre-train -> fine-tune -> evaluate -> visualise
 # make test   the test suite
+# make docs   the documentation as a site; a warning or a dead link is an error
 # make bench  time of a step, its memory, a real run, many GPUs; tables, JSON in outputs/bench
 # All create .venv when needed and install exactly what constraints.txt pins.
 
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/hpm-video demo --train
@@ -23,6 +24,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -q -W -E --keep-going -b html -c docs . outputs/docs
+	@echo outputs/docs/index.html
 
 bench: $(INSTALLED)
 	mkdir -p outputs/bench

@@ -30,6 +30,7 @@ TORCHCODEC = ["torchcodec>=0.10"]  # and FFmpeg's libraries on the system
 # Clients for https://, s3:// and gs://; the last two choose the version of fsspec
 REMOTE = ["aiohttp>=3.11", "s3fs>=2024.2", "gcsfs>=2024.2"]
 LORA = ["peft>=0.18"]  # adapters in fine-tuning; from here on it knows transformers 5
+DOCS = ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8.6"]  # the docs as a site
 TEST = [
     *ONNX,
     *TORCHCODEC,
@@ -89,6 +90,7 @@ setup(
         "torchvision>=0.25",
     ],
     extras_require={
+        "docs": DOCS,
         "hub": HUB,
         "mlflow": MLFLOW,
         "lora": LORA,
@@ -98,7 +100,7 @@ setup(
         "transformers": TRANSFORMERS,
         "wandb": ["wandb>=0.21"],
         "test": TEST,
-        "dev": [*TEST, *HUB, *LORA, *MLFLOW, "import-linter>=2.11", "mypy", "ruff"],
+        "dev": [*TEST, *DOCS, *HUB, *LORA, *MLFLOW, "import-linter>=2.11", "mypy", "ruff"],
     },
     entry_points={"console_scripts": ["hpm-video=hpm_video.cli.main:entry"]},
 )

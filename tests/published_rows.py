@@ -297,8 +297,14 @@ def table(job: str, rows: Mapping[str, Row], found: Callable[[str, str], Row] = 
         cells = [f"`{name}`", *(cell(name, column) for column in shown), str(REACHED.get(name, ""))]
         lines.append(f"| {' | '.join(cells)} |")
     one = next(iter(rows.values()))
-    together = "; ".join(f"{column} {_text(one[column])}" for column in common)
-    return "\n".join(lines) + f"\n\nIn all of these rows: {together}.\n"
+    lines += [
+        "",
+        "All of these rows have",
+        "",
+        f"| {' | '.join(common)} |",
+        "|---" * len(common) + "|",
+    ]
+    return "\n".join([*lines, f"| {' | '.join(_text(one[column]) for column in common)} |", ""])
 
 
 def page(text: str) -> str:

@@ -1,5 +1,6 @@
 """Tars as WebDataset's writers make them, for tests."""
 
+import gzip
 import io
 import tarfile
 from collections.abc import Iterable
@@ -48,3 +49,51 @@ def write_shards(folder: Path, num_tars: int = 2, num_videos: int = 3) -> str:
             ]
         write_tar(folder / f"train-{n:04d}.tar", files)
     return str(folder / f"train-{{0000..{num_tars - 1:04d}}}.tar")
+
+
+def bad_tars(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Tars that must be refused, and what must be said."""
+    video, other = b"v" * 3000, b"w" * 1000
+    good = write_tar(folder / "good.tar", [("a.mp4", video), ("b.mp4", other)]).read_bytes()
+    end = good.rindex(b"w") + 1
+
+    def of(name: str, content: bytes) -> Path:
+        path = folder / f"{name}.tar"
+        path.write_bytes(content)
+        return path
+
+    def link(name: str) -> Path:
+        path = folder / f"{name}.tar"
+        with tarfile.open(path, "w") as tar:
+            member = tarfile.TarInfo("a.mp4")
+            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            tar.addfile(member)
+        return path
+
+    damaged = bytearray(good)
+    damaged[good.index(b"b.mp4")] ^= 255  # the header's sum is no longer right
+    zipped = folder / "train.tar.gz"
+    zipped.write_bytes(gzip.compress(good))
+    return {
+        "cut off in a video": (of("cut", good[: end - 10]), "is cut off or damaged at byte"),
+        "cut off after a video": (of("no_end", good[: end + 24]), "is cut off or damaged at byte"),
+        "cut off in a header": (of("header", good[:3700]), "is cut off or damaged at byte"),
+        "a damaged header": (of("damaged", bytes(damaged)), "is cut off or damaged at byte 3584"),
+        "joined": (of("joined", good + good), "more follows, as where tars were joined"),
+        "empty": (of("empty", b""), "is empty"),
+        "no tar": (of("text", b"path,label\n" * 100), "is no tar"),
+        "compressed": (of("renamed", gzip.compress(good)), "`gzip -d`"),
+        "compressed, and called so": (zipped, "`gzip -d`"),
+        "a link": (link("link"), "a.mp4 is a link"),
+        "outside": (write_tar(folder / "up.tar", [("x/../../a.mp4", video)]), "x/../../a.mp4"),
+        "absolute": (write_tar(folder / "abs.tar", [("/etc/a.mp4", video)]), "/etc/a.mp4 is not"),
+        "twice": (
+            write_tar(folder / "twice.tar", [("a.mp4", video), ("a.txt", b""), ("a.mp4", other)]),
+            "a.mp4 is there again",
+        ),
+        "apart": (
+            write_tar(folder / "apart.tar", [("a.mp4", video), ("b.mp4", other), ("a.cls", b"1")]),
+            "a.cls is apart from others of its name",
+        ),
+        "no videos": (write_tar(folder / "none.tar", [("a.jpg", video)]), "has no videos"),
+    }

@@ -1,16 +1,19 @@
-"""The README's commands for own videos, as they are written, with some hundred clips."""
+"""The README's commands and Python for own videos, as they are written, with some hundred clips."""
 
 import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from hpm_video.cli.main import main
 from hpm_video.data.prepare.toy import write_toy_videos
 
 README = Path(__file__).parents[1] / "README.md"
+TUTORIAL = README.parent / "docs" / "own_videos.md"
 # What makes the commands quick. Clips, batches and steps are those of the recipes.
 _MODEL = (
     "run.device=cpu", "run.precision=float32", "data.num_workers=0", "model.width=24",
@@ -31,11 +34,19 @@ _QUICK = {
 }  # fmt: skip
 
 
-def _commands() -> list[list[str]]:
-    """The words of each command of the README's block."""
-    text = README.read_text().partition("## Train on your own videos\n\n```\n")[2]
-    block = text.partition("```")[0].replace("\\\n", " ")
-    return [shlex.split(line, comments=True) for line in block.splitlines()]
+def _block(page: Path, heading: str, fence: str = "```\n") -> str:
+    """The first block of a page after a heading."""
+    return page.read_text().partition(heading)[2].partition(fence)[2].partition("```")[0]
+
+
+def _commands(block: str) -> list[list[str]]:
+    """The words of each command of a block."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_it_is_short() -> None:
+    assert len(README.read_text().split()) <= 700
 
 
 def test_own_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,18 +56,18 @@ def test_own_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_toy_videos(tmp_path / "toy" / name, num_videos=count, seed=count, **small)
         shutil.copytree(tmp_path / "toy" / name / "videos", tmp_path / "videos" / name)
     videos = sorted((tmp_path / "videos" / "train").rglob("*.mp4"))
-    for place in ("video1.mp4", "long.mp4", "new_videos/clip.mp4"):
+    for place in ("video1.mp4", "new_videos/clip.mp4"):
         Path(place).parent.mkdir(exist_ok=True)
         shutil.copy(videos[0], place)
     shutil.copy(next((tmp_path / "videos" / "train").rglob("*.webm")), "video2.webm")
 
-    install, *commands = _commands()
-    assert install[:3] == ["pip", "install", "-e"]
+    commands = _commands(_block(README, "## Train on your own videos"))
     assert [command[1] for command in commands] == [
         *("data", "data", "data", "pretrain", "finetune", "evaluate", "predict", "visualize"),
-        *("probe", "features"),
     ]
-    for program, *words in commands:
+    further = _commands(_block(TUTORIAL, "## 7. Go further"))
+    assert [command[1] for command in further] == ["probe", "features"]
+    for program, *words in commands + further:
         assert program == "hpm-video"
         assert main([*words, *_QUICK.get(words[0], ())]) == 0, words
     assert len((tmp_path / "train.csv").read_text().splitlines()) == 319
@@ -64,8 +75,15 @@ def test_own_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "4 steps per epoch" in (tmp_path / "outputs" / "pre" / "log.txt").read_text()
     assert "8 classes, 318 videos" in (tmp_path / "outputs" / "fine" / "log.txt").read_text()
     assert {path.stem for path in Path("pictures").glob("*.html")} == {"index", "video1", "video2"}
-    assert Path("long.npz").exists()
     assert len(Path("classes.csv").read_text().splitlines()) == 2
+    assert Path("features.npz").exists()
+
+    seen: dict[str, Any] = {}
+    exec(_block(README, "## Use it from Python", "```python\n"), seen)
+    assert seen["feature"].shape == (24,)
+    assert sum(seen["classes"].values()) == pytest.approx(1, abs=1e-3)
+    assert seen["tubes"].scores.shape == seen["tubes"].mask.shape
+    assert seen["tubes"].frames.dtype == np.uint8
 
 
 @pytest.mark.parametrize("job", ["pretrain", "finetune"])

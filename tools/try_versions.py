@@ -27,10 +27,10 @@ SOURCE_ONLY = ("fvcore", "iopath", "pytorchvideo")  # packages without wheels
 
 # By dependency in setup.py, tests that use it. Torch's span its parts: DDP, FSDP, the optimizers
 TESTS = {
-    "aiohttp": ["tests/data/test_remote.py"],
+    "aiohttp": ["tests/data/test_remote.py", "tests/data/test_remote_tars.py"],
     "av": ["tests/data/test_readers.py", "tests/data/test_encode.py"],
     "decord2": ["tests/data/test_readers.py"],
-    "fsspec": ["tests/data/test_remote.py"],
+    "fsspec": ["tests/data/test_remote.py", "tests/data/test_remote_tars.py"],
     "fvcore": ["tests/train/test_optim.py"],
     "jinja2": ["tests/visualize/test_video_page.py"],
     "matplotlib": ["tests/train/test_pictures.py"],

@@ -1,1 +1,1 @@
-"""``hpm-video bench``: what training costs: time, memory, loading, multiply-adds, many GPUs."""
+"""``hpm-video bench``: costs of training in time, memory, loading, multiply-adds and GPUs."""

@@ -1,16 +1,16 @@
-"""A cost model of pre-training on many GPUs: how fast, how long, and what it waits for.
+"""A cost model of pre-training on many GPUs: speed, duration and bottleneck.
 
-Of a step on g GPUs, with v videos each:
+A step on g GPUs, with v videos each, consists of:
 
-- compute: v x repeats clips at the rate of one GPU, but no less than the time that the host takes
-  to start the kernels of its micro-batches;
-- gradients: an all-reduce in a ring sends 2 (g - 1) / g times their bytes over the slowest link
-  (FSDP: 3 (g - 1) / g times those of the weights: two gathers and a scatter). It hides behind a
-  share of the last micro-batch's backward pass, two thirds of its compute; the rest is waited for;
-- loader: v x repeats clips at the rate of the cores, beside all that: the slower one decides.
+- compute: v x repeats clips at the rate of one GPU, but at least the time that the host needs to
+  launch the kernels of the micro-batches;
+- gradients: a ring all-reduce sends 2 (g - 1) / g times their bytes over the slowest link (FSDP:
+  3 (g - 1) / g times the bytes of the weights, for two all-gathers and a reduce-scatter). A share
+  of the last micro-batch's backward pass, two thirds of its compute, hides part of it;
+- loader: v x repeats clips at the rate of the cores. It runs in parallel; the slower one counts.
 
-Checkpoints stop training for their copy to the host's memory, and for writing what has not been
-written when the next one is due.
+Checkpoints stop training while they are copied to host memory, and while the previous one is still
+being written.
 """
 
 import math
@@ -22,10 +22,10 @@ from hpm_video.config.limits import between
 
 @dataclass(frozen=True)
 class Job:
-    """What a config asks for.
+    """A training job.
 
-    total_batch: videos per step, if given: then GPUs share them out; else it grows with the GPUs,
-    accumulation x batch_size each. batch_size: videos of a micro-batch, at most.
+    total_batch: videos per step, divided among the GPUs; if None, each GPU adds accumulation x
+    batch_size. batch_size: maximum number of videos per micro-batch.
     """
 
     num_videos: int
@@ -41,7 +41,8 @@ class Job:
     is_sharded: bool = False
 
     def videos_per_gpu(self, gpus: int) -> int:
-        """Per step; ValueError where they cannot be shared out evenly, or do not make a step."""
+        """Videos per GPU and step; raises ValueError if GPUs do not divide the batch evenly, or
+        there are too few videos for a step."""
         if self.total_batch is None:
             videos = self.batch_size * self.accumulation
             if videos * gpus > self.num_videos:
@@ -55,7 +56,7 @@ class Job:
         return self.total_batch // gpus
 
     def has_steps(self, gpus: int) -> bool:
-        """Whether so many GPUs can share a step, and there are enough videos for one."""
+        """Whether the GPUs can divide a step evenly, and there are enough videos for one."""
         with suppress(ValueError):
             return self.videos_per_gpu(gpus) > 0
         return False
@@ -63,12 +64,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is measured or assumed of the machines.
+    """Measured or assumed figures of the machines.
 
-    clips_per_s: of one GPU. node_gb_s, network_gb_s: that an all-reduce reaches per GPU, within a
-    node and between nodes. overlap: share of the last backward pass behind which it can hide.
-    launch_ms: least time of a micro-batch. cores_per_gpu: that decode, clips_per_core a second
-    each. video_kb: of a file. copy_gb_s: from a GPU to the host. storage_gb_s: that a node writes.
+    clips_per_s: rate of one GPU. node_gb_s, network_gb_s: all-reduce bandwidth per GPU within a
+    node and between nodes. overlap: share of the last backward pass that can hide the all-reduce.
+    launch_ms: minimum time of a micro-batch. cores_per_gpu: decoding cores. clips_per_core: clips
+    per second and core. video_kb: size of a file. copy_gb_s: from a GPU to the host. storage_gb_s:
+    write bandwidth of a node.
     """
 
     clips_per_s: float
@@ -95,17 +97,18 @@ class Machine:
                 raise ValueError(f"--{option} ({value}) must be above 0, and finite")
 
     def link_gb_s(self, gpus: int) -> float:
-        """Of the slowest link in a ring of so many GPUs."""
+        """Bandwidth of the slowest link in a ring of ``gpus`` GPUs."""
         return self.node_gb_s if gpus <= self.gpus_per_node else self.network_gb_s
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a job on so many GPUs, a row of the table; milliseconds are per optimizer step.
+    """Prediction for a job on ``gpus`` GPUs, a row of the table; milliseconds are per step.
 
-    waited_ms: for gradients, after what hides. efficiency: clips_per_s over GPUs x that of one.
-    cores_per_gpu_needed: that it does not wait for them. gb_s_per_gpu_needed: that all of the
-    all-reduce hides; None where there is nothing to hide behind. gb_s_read: of all GPUs together.
+    waited_ms: part of the all-reduce that is not hidden. efficiency: clips_per_s relative to linear
+    scaling. cores_per_gpu_needed: cores with which the loader is no bottleneck.
+    gb_s_per_gpu_needed: bandwidth at which the all-reduce is fully hidden; None if nothing can hide
+    it. gb_s_read: read rate of all GPUs together.
     """
 
     gpus: int
@@ -125,7 +128,7 @@ class Prediction:
 
 
 def predict(job: Job, machine: Machine, gpus: int) -> Prediction:
-    """The cost model, see the top of this file."""
+    """Apply the cost model; see the module's docstring."""
     videos = job.videos_per_gpu(gpus)
     clips = videos * job.repeats
     micro_batches = -(-videos // job.batch_size)
@@ -148,7 +151,7 @@ def predict(job: Job, machine: Machine, gpus: int) -> Prediction:
     unhidden_s = max(0.0, write_s - interval_s) if job.saves_in_background else write_s
     stopped = (copy_s * job.saves_in_background + unhidden_s) / interval_s
 
-    takes_longer = {  # than all else, by how much; the first that does limits the job
+    takes_longer = {  # excess over all else; the first positive one is the bottleneck
         "checkpoints": stopped - 1,
         "loader": loader_s - gpu_s,
         "gradients": waited_s - compute_s,

@@ -1,4 +1,4 @@
-"""A step of fine-tuning in which all of a classifier learns, or less: time, memory, parameters."""
+"""Fine-tuning steps that train all of a classifier, or parts of it: time, memory, parameters."""
 
 import statistics
 from collections.abc import Callable
@@ -37,11 +37,11 @@ def bench_finetune(
     device: str,
     precision: Precision = "auto",
 ) -> Report:
-    """Forward, loss, backward, optimizer of 174 classes, clips on the device; ratios are to a step
-    in which all learns.
+    """Time forward, loss, backward and optimizer with 174 classes and clips on the device.
 
-    ``peak_gb``: most bytes in a step, weights and optimizer included: allocations on CUDA, else
-    tensors alive. ``cuda_fixed_gb``, ``cuda_clip_mb``: a model of the same on CUDA, by the clips.
+    Ratios are relative to training all weights. ``peak_gb``: peak memory of a step including
+    weights and optimizer state; allocations on CUDA, live tensors on a CPU. ``cuda_fixed_gb``,
+    ``cuda_clip_mb``: modelled memory on CUDA, fixed and per clip.
     """
     at_least("--rounds", rounds, 1)
     at_least("--batch-size", batch_size, 1)
@@ -68,14 +68,14 @@ def bench_finetune(
         "model.freeze=encoder": of(freeze="encoder"),
     }
     clips = torch.rand(batch_size, 3, frames, crop_size, crop_size, device=place)
-    models = {name: _model(config) for name, config in asked.items()}
+    models = {name: classifier_of(config) for name, config in asked.items()}
     learning = {
         name: sum(each.numel() for each in model.parameters() if each.requires_grad)
         for name, model in models.items()
     }
     total = sum(each.numel() for each in models["all"].parameters())
     peaks = {name: _peak(config, clips, alone) for name, config in asked.items()}
-    steps = {name: _step(models[name], config, clips, alone) for name, config in asked.items()}
+    steps = {name: step_of(models[name], config, clips, alone) for name, config in asked.items()}
     times = round_seconds(steps, rounds=rounds, warmup=2, device=place)
     rows: list[dict[str, Cell]] = []
     for name, config in asked.items():
@@ -109,17 +109,18 @@ def _depth(config: FinetuneConfig) -> int:
     return len(model.encoder.blocks)
 
 
-def _model(config: FinetuneConfig) -> Classifier | Baseline:
+def classifier_of(config: FinetuneConfig) -> Classifier | Baseline:
+    """A classifier of 174 classes with fresh weights, on the CPU or the device of a context."""
     torch.manual_seed(0)
     model = build(config, num_classes=_CLASSES)
     train_less(model, config.model)
     return model.train()
 
 
-def _step(
+def step_of(
     model: Classifier | Baseline, config: FinetuneConfig, clips: Tensor, world: World
 ) -> Callable[[], object]:
-    """A step of the model, on the world's device, as `hpm_video.train.finetune` does it."""
+    """A step of the model on the world's device, like that of `hpm_video.train.finetune`."""
     called = spread_out(model, world, config.run)
     optimizer = finetune_optimizer(model, config.optim)
     targets = torch.arange(len(clips), device=clips.device) % _CLASSES
@@ -137,10 +138,10 @@ def _step(
 
 
 def _peak(config: FinetuneConfig, clips: Tensor, world: World) -> int:
-    """Most bytes in the second step of a model, when the state of the optimizer is there."""
+    """Peak memory in bytes of a model's second step, when the optimizer state exists."""
 
     def two_steps(after: Callable[[], None] = lambda: None) -> None:
-        step = _step(_model(config), config, clips, world)
+        step = step_of(classifier_of(config), config, clips, world)
         step()
         after()
         step()

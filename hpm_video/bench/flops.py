@@ -1,7 +1,7 @@
-"""Multiply-adds of a pre-training step, counted by PyTorch on models without memory.
+"""Multiply-adds of a pre-training step, counted by PyTorch on the meta device.
 
-Counted are matrix products, attention's included; a backward pass counts as two forward ones. The
-teacher runs forward only, and never a reconstructor.
+Only matrix products count, including those of attention. A backward pass counts as two forward
+passes. The teacher runs forward only, without reconstructor.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,9 +25,11 @@ from hpm_video.weights.targets import load_target
 
 @dataclass(frozen=True)
 class StepCost:
-    """Multiply-adds per clip of one forward pass each: of the student; of the teacher, or of what
-    else scores tokens for the mask; and of what gives features to reconstruct, beyond what the
-    teacher does anyway."""
+    """Multiply-adds per clip of one forward pass each.
+
+    teacher: of the teacher, or of another source of scores for the mask. target: of the model whose
+    features are reconstructed, beyond what the teacher computes anyway.
+    """
 
     student: float
     teacher: float
@@ -39,7 +41,7 @@ class StepCost:
 
 
 def multiply_adds(function: Callable[[], object]) -> float:
-    """Multiply-adds of the matrix products of a call; tensors may be on the meta device."""
+    """Multiply-adds of a call's matrix products; tensors may be on the meta device."""
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops() / 2
@@ -47,7 +49,7 @@ def multiply_adds(function: Callable[[], object]) -> float:
 
 @torch.no_grad()
 def step_cost(config: PretrainConfig) -> StepCost:
-    """Count one step as the config asks for it, of one clip."""
+    """Count one step of the config, for one clip."""
     config, frozen = load_target(config)
     grid, masking, data = grid_of(config), config.masking, config.data
     tube_length, num_tokens = masking.unit_length(grid.time), grid.num_tokens
@@ -65,7 +67,7 @@ def step_cost(config: PretrainConfig) -> StepCost:
         patch = config.model.tubelet_size * config.model.patch_size**2 * 3
         patches = torch.zeros(1, num_tokens, patch)
         mask = torch.zeros(1, num_tokens, dtype=torch.bool)
-        # What a predictor from pixels learns from; the other kind looks at all tokens anyway.
+        # Tokens that a predictor from pixels learns from; the other kind always sees all tokens
         kept, ranked = index(1, reconstructed), index(token_ratio, reconstructed)
         remasked = torch.zeros(1, again, dtype=torch.long)
         of_student = multiply_adds(
@@ -85,7 +87,7 @@ def step_cost(config: PretrainConfig) -> StepCost:
         elif teacher is not None and teacher.predicts:
             draws = config.teacher.draws
             of_scores = draws * multiply_adds(lambda: teacher(patches, seen))
-            # What sees the whole clip is asked once for both
+            # A teacher that sees the whole clip gives scores and targets in one pass
             if of_target and token_ratio == 1 and teacher.decoder_input is not None:
                 of_target = 0.0
     return StepCost(of_student, of_scores, of_target)
@@ -99,8 +101,8 @@ def bench_flops(
     predictor_depths: Sequence[int],
     **shape: Any,
 ) -> Report:
-    """A table over sizes and variants, with mask_ratio .9 tubes; ratios are to plain VideoMAE.
-    ``shape``: of models and clips, as `step_config` takes it."""
+    """A table over sizes and variants, by default with tubes at mask_ratio 0.9; ratios are relative
+    to plain VideoMAE. ``shape``: other arguments of `step_config`."""
     rows: list[dict[str, Cell]] = []
     for size in sizes:
         base = step_config(size=size, **shape)

@@ -1,4 +1,4 @@
-"""What this machine does of a config: clips a second of a device, and of a core that reads them."""
+"""Speed of this machine for a config: clips per second of a device and of a reading core."""
 
 import time
 from dataclasses import dataclass, replace
@@ -6,20 +6,23 @@ from itertools import islice
 
 import torch
 
+from hpm_video.bench.finetune import classifier_of, step_of
 from hpm_video.bench.steps import micro_batches_of, random_frames, step_on
 from hpm_video.bench.timing import median_seconds
-from hpm_video.config import PretrainConfig
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, pick_device
 from hpm_video.runtime.machine import device_words
 
-_MOST_CLIPS = {"cuda": 32, "cpu": 2}  # of a step that is timed, so that it fits and soon ends
+_MOST_CLIPS = {"cuda": 32, "cpu": 2}  # per timed step, so that it fits and is short
 _ROUNDS = 3
 _CLIPS_READ = 8
 
 
 @dataclass(frozen=True)
 class Here:
-    """Of this machine. clips_per_core: None without data.manifest. said: what was measured."""
+    """Figures of this machine. clips_per_core: None without data.manifest. said: description of the
+    measurement."""
 
     devices: int
     clips_per_s: float
@@ -28,16 +31,19 @@ class Here:
 
 
 def devices_here(config: PretrainConfig) -> tuple[torch.device, int, str]:
-    """The device a run of the config would use, how many there are, and what it is in words."""
+    """The device that a run of the config would use, the number of such devices, and its name."""
     device = pick_device(config.run.device, setting="run.device")
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     return device, count, device_words(device)
 
 
-def measure_here(config: PretrainConfig) -> Here:
-    """Time steps of a small batch on one device and, by one process, the reading of some clips."""
+def measure_here(config: PretrainConfig, *, most_clips: int | None = None) -> Here:
+    """Time steps with a small batch on one device, and reading some clips in one process.
+
+    ``most_clips``: the largest batch; by default one that is quick with any model.
+    """
     device, count, words = devices_here(config)
-    data, most = config.data, _MOST_CLIPS[device.type]
+    data, most = config.data, most_clips or _MOST_CLIPS[device.type]
     size = most if isinstance(data.batch_size, str) else min(data.batch_size, most)
     data = replace(data, batch_size=size, repeats=1, windows=1)
     optim = replace(config.optim, accumulation=1, total_batch=None)
@@ -48,8 +54,22 @@ def measure_here(config: PretrainConfig) -> Here:
     return Here(count, size / seconds, _read_rate(config), said)
 
 
+def measure_finetuning(config: FinetuneConfig) -> float:
+    """Clips a second of one device in steps of fine-tuning, without reading them."""
+    device = pick_device(config.run.device, setting="run.device")
+    alone = World(0, 1, device)
+    precision, _ = choose_precision(config.run.precision, alone)
+    config = replace(config, run=replace(config.run, precision=precision))
+    data = config.data
+    shape = (data.videos_at_once, 3, data.num_frames, data.crop_size, data.crop_size)
+    with torch.device(device):
+        step = step_of(classifier_of(config), config, torch.rand(shape), alone)
+    seconds = median_seconds({"step": step}, rounds=_ROUNDS, device=device)["step"]
+    return data.videos_at_once / seconds
+
+
 def _read_rate(config: PretrainConfig) -> float | None:
-    """Clips a second that one core reads of the config's videos, after the first one."""
+    """Clips per second that one core reads from the config's videos, after the first one."""
     if not config.data.manifest:
         return None
     alone = replace(config, data=replace(config.data, num_workers=0, batch_size=1))

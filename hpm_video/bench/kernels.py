@@ -1,15 +1,15 @@
-"""Kernels, bytes and multiply-adds of a pre-training step on a GPU, counted without one.
+"""Kernels, bytes and multiply-adds of a pre-training step on a GPU, counted without a GPU.
 
-The step runs in eager mode on tensors without contents, in the forms that CUDA takes (see
-`hpm_video.train.gpu_forms`). Each operator that PyTorch dispatches is noted with
+The step runs in eager mode on tensors without contents that follow CUDA's code path (see
+`hpm_video.train.gpu_forms`). For each operator that PyTorch dispatches we record
 
 - the kernels it launches: one, unless `_LAUNCHES` or `CUSTOM` says otherwise;
-- the bytes of its inputs and outputs, each once;
-- the multiply-adds of its matrix products, as PyTorch's `flop_registry` counts them.
+- the bytes of its inputs and outputs, each counted once;
+- the multiply-adds of its matrix products, counted by PyTorch's `flop_registry`.
 
-An operator takes as long as the slowest of its products, its bytes and its launches, at rates that
-are assumptions. Not in it: time of the host, memory that operators need for themselves, the second
-kernel of matrix products that are cut along their sum, launches of `memset` beside kernels.
+An operator takes as long as the slowest of its products, its bytes and its launches, at assumed
+rates. Not modelled: time of the host, workspaces of operators, the second kernel of split-K matrix
+products, and `memset` launches.
 """
 
 import math
@@ -38,8 +38,11 @@ StepVariant = Literal["plain", "default", "literal", "pixels", "both"]
 
 @dataclass(frozen=True)
 class Operation:
-    """One call of an operator: in which phase, what it launches and moves, the floating-point
-    operations of its matrix products, and those of other arithmetic where bytes do not bound it."""
+    """One call of an operator.
+
+    flops: floating-point operations of its matrix products. arithmetic: other floating-point
+    operations, for operators that are not bound by memory.
+    """
 
     phase: Phase
     name: str
@@ -51,9 +54,12 @@ class Operation:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a GPU is assumed to do, in 10^12 a second: operations of matrix products, of fused
-    attention (0.8 of it in its backward pass), of our own operators' arithmetic, bytes of memory.
-    A multiply-add is two operations. launch_us: least time of a kernel."""
+    """Assumed rates of a GPU in 10^12 per second; a multiply-add is two operations.
+
+    product_tflops: matrix products. attention_tflops: fused attention; its backward pass reaches
+    0.8 of it. arithmetic_tflops: arithmetic of our own operators. memory_tb_s: memory bandwidth.
+    launch_us: minimum time of a kernel.
+    """
 
     product_tflops: float
     attention_tflops: float
@@ -62,7 +68,7 @@ class Rates:
     launch_us: float
 
     def seconds(self, operation: Operation) -> float:
-        """How long an operation takes."""
+        """Modelled time of an operation."""
         products = self.product_tflops
         if "scaled_dot_product" in operation.name:
             products = self.attention_tflops * (0.8 if "backward" in operation.name else 1)
@@ -75,10 +81,10 @@ class Rates:
 
 
 def _multi_tensor_launches(lists: Sequence[Sequence[Tensor]], *, per_tensor: int = 0) -> int:
-    """Launches of PyTorch's ``multi_tensor_apply`` over lists of tensors, ATen/native/cuda.
+    """Launches of PyTorch's ``multi_tensor_apply`` (ATen/native/cuda) over lists of tensors.
 
-    A launch holds at most so many blocks of 65,536 elements, and so many tensors, as fit into 4 KB
-    of arguments (builds for CUDA 13 have 32 KB, and fewer launches).
+    4 KB of kernel arguments limit the number of tensors and of blocks of 65,536 elements per
+    launch. Builds for CUDA 13 have 32 KB and need fewer launches.
     """
     most_tensors, most_blocks = (110, 64, 48, 36, 30)[len(lists) - 1], 320
     launches = tensors = blocks = 0
@@ -97,7 +103,7 @@ def _foreach(arguments: Sequence[Any]) -> int:
     lists = [each for each in arguments if isinstance(each, list | tuple) and each]
     lists = [each for each in lists if isinstance(each[0], Tensor)]
     shapes = [[tensor.shape for tensor in each] for each in lists]
-    if any(each != shapes[0] for each in shapes):  # no fast path: one kernel for each tensor
+    if any(each != shapes[0] for each in shapes):  # no fast path: one kernel per tensor
         return len(lists[0])
     return _multi_tensor_launches(lists)
 
@@ -107,36 +113,36 @@ def _fused_adamw(arguments: Sequence[Any]) -> int:
 
 
 def _fused_sgd(arguments: Sequence[Any]) -> int:
-    return _multi_tensor_launches(arguments[:2])  # averages and values, see `move_average`
+    return _multi_tensor_launches(arguments[:2])  # averages and values (see `move_average`)
 
 
 def _foreach_norm(arguments: Sequence[Any]) -> int:
-    tensors = arguments[0]  # zeros for the sums of blocks, the sums, and sums of those
+    tensors = arguments[0]  # kernels: zero the block sums, compute them, reduce them
     return 1 + _multi_tensor_launches([tensors]) + -(-len(tensors) // 400)
 
 
 def _layer_norm_backward(arguments: Sequence[Any]) -> int:
-    # One kernel for the input, one for weight and bias, and for many short rows two more sums
+    # One kernel for the input, one for weight and bias, and two more sums for many short rows
     tensor, shape = arguments[1], arguments[2]
     rows, width = tensor.numel() // shape[0], shape[0]
     return 4 if rows > 65536 and width // 32 < 66 else 2
 
 
 def _sort(arguments: Sequence[Any]) -> int:
-    # Up to 4,096 elements a row: arange, two copies, and the sort in place
+    # Up to 4,096 elements per row: arange, two copies, and the in-place sort
     return 4
 
 
-# Operators of PyTorch that launch other than one kernel on CUDA.
+# PyTorch operators that do not launch exactly one kernel on CUDA
 _LAUNCHES: dict[str, Callable[[Sequence[Any]], int]] = {
     "_fused_adamw_": _fused_adamw,
     "_fused_sgd_": _fused_sgd,
     "_foreach_norm": _foreach_norm,
     "native_layer_norm_backward": _layer_norm_backward,
     "sort": _sort,
-    # Flash attention: dot products of gradients and outputs, then those of k and v, then of q
+    # Flash attention: dot products of gradients and outputs, gradients of k and v, gradient of q
     "_scaled_dot_product_flash_attention_for_cpu_backward": lambda arguments: 3,
-    # Not in place: a copy, then the change
+    # Not in place: a copy, then the in-place kernel
     "masked_fill": lambda arguments: 2,
     "scatter": lambda arguments: 2,
     "scatter_add": lambda arguments: 2,
@@ -145,15 +151,18 @@ _LAUNCHES: dict[str, Callable[[Sequence[Any]], int]] = {
 
 @dataclass(frozen=True)
 class _Custom:
-    """One of our own operators: its kernels, the bytes of what it keeps for itself, and arithmetic
-    operations beside those of matrix products where they may be what takes longest."""
+    """One of our own operators.
+
+    own_bytes: memory traffic of its workspace. arithmetic: operations besides matrix products, if
+    they may dominate.
+    """
 
     kernels: int
     own_bytes: Callable[[Sequence[Any]], int] = lambda arguments: 0
     arithmetic: Callable[[Sequence[Any]], int] = lambda arguments: 0
 
 
-# A pair of the ranking loss takes about 30: an exponential, a logarithm and two divisions.
+# A pair in the ranking loss takes about 30 operations: exponential, logarithm, two divisions
 CUSTOM = {
     "standardize": _Custom(1),
     "add_norm": _Custom(1),
@@ -173,8 +182,8 @@ def _pairs(values: Tensor) -> int:
     return clips * tokens**2
 
 
-# Floating-point operations of operators, as PyTorch counts them. Early versions do not know the
-# forms of fused attention that fake tensors on a CPU take.
+# PyTorch's counts of floating-point operations. Older versions lack the fused attention operators
+# that fake tensors on a CPU dispatch to.
 _ATEN = torch.ops.aten
 _FLASH = _ATEN._scaled_dot_product_flash_attention
 _FLASH_BACKWARD = _ATEN._scaled_dot_product_flash_attention_backward
@@ -184,7 +193,7 @@ _COUNTS: dict[Any, Callable[..., float]] = {
     **flop_registry,
 }
 
-# Neither views by their schema nor kernels.
+# Operators that launch no kernel although their schema is not that of a view
 _NOTHING = {
     *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "lift_fresh"),
     *("_unsafe_view", "_reshape_alias", "resize_", "set_", "detach", "alias", "is_same_size"),
@@ -192,7 +201,7 @@ _NOTHING = {
 
 
 class KernelCounter(TorchDispatchMode):
-    """Notes every operator that runs within it under the phase that was entered last."""
+    """Records every operator that runs in this context, with the current phase."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,7 +209,7 @@ class KernelCounter(TorchDispatchMode):
         self._phase: Phase = "input"
 
     def enter(self, phase: Phase) -> None:
-        """What runs from now on belongs to this phase."""
+        """Start a phase."""
         self._phase = phase
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -223,21 +232,21 @@ class KernelCounter(TorchDispatchMode):
         else:
             return result
         moved += _bytes_moved(name, given, result)
-        # Fake tensors are a CPU's; a GPU's operator has the same name without this
+        # Fake tensors are on the CPU; the CUDA operator has the same name without this suffix
         name = name.replace("_for_cpu", "")
         self.operations.append(Operation(self._phase, name, kernels, moved, flops, arithmetic))
         return result
 
 
 def _kernels(name: str, arguments: Sequence[Any]) -> int:
-    """What one of PyTorch's operators launches on CUDA."""
+    """Number of kernels that a PyTorch operator launches on CUDA."""
     if name in _LAUNCHES:
         return _LAUNCHES[name](arguments)
     return _foreach(arguments) if name.startswith("_foreach_") else 1
 
 
 def _bytes_moved(name: str, given: Any, result: Any) -> int:
-    """All inputs and outputs of an operator, but of `gather` only what it takes."""
+    """Bytes of an operator's inputs and outputs; for `gather` only of the elements it takes."""
     inputs, outputs = (
         [_bytes(value) for value in tree_leaves(values) if isinstance(value, Tensor)]
         for values in (given, result)
@@ -250,7 +259,7 @@ def _bytes_moved(name: str, given: Any, result: Any) -> int:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Bytes that a tensor lies in: a dimension that is expanded counts once."""
+    """Bytes that a tensor occupies; expanded dimensions count once."""
     strides = zip(tensor.shape, tensor.stride(), strict=True)
     count = tensor.element_size() if tensor.numel() else 0
     for size, stride in strides:
@@ -259,14 +268,14 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def count_step(config: PretrainConfig) -> list[Operation]:
-    """Every operator of an optimizer step of a run under way; none is computed."""
+    """List every operator of an optimizer step after the first, without computing anything."""
     with torch.device("meta"):
         student = build_student(config)
     counter = KernelCounter()
     with fake_tensors(as_on_gpu=True):
         student.to_empty(device="cpu")
         step = step_on(config, random_frames(config), student=student, enter=counter.enter)
-        step()  # makes the optimizer's state
+        step()  # creates the optimizer state
         with counter:
             step()
     return counter.operations
@@ -284,10 +293,10 @@ def bench_kernels(
     launch_us: float,
     **shape: Any,
 ) -> Report:
-    """Rows: a whole step, its phases, and the operators that take longest, with all of our own.
+    """Rows: the whole step, its phases, all of our own operators, and the slowest of PyTorch's.
 
-    ``operators``: how many of PyTorch's to list. The rates are those of `Rates`. ``shape``: of
-    clips and models, as `step_config` takes it.
+    ``operators``: number of PyTorch's to list. For the rates see `Rates`. ``shape``: other
+    arguments of `step_config`.
     """
     at_least("--operators", operators, 0)
     given = (product_tflops, attention_tflops, arithmetic_tflops, memory_tb_s, launch_us)
@@ -327,7 +336,7 @@ def _config(variant: StepVariant, base: PretrainConfig) -> PretrainConfig:
 def _rows(
     step: str, operations: Sequence[Operation], rates: Rates, operators: int
 ) -> list[dict[str, Cell]]:
-    """The table of one step."""
+    """The rows of one step."""
 
     def row(phase: str, name: str, part: Sequence[Operation]) -> dict[str, Cell]:
         return {

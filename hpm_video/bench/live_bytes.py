@@ -1,4 +1,4 @@
-"""Memory of a step by counting tensors that are alive, without computing anything."""
+"""Models the memory of a step by counting live tensors, without computing anything."""
 
 import torch
 
@@ -9,10 +9,10 @@ from hpm_video.train.live_bytes import LiveBytes
 
 
 def modelled_bytes(config: PretrainConfig, *, as_on_gpu: bool) -> int:
-    """Most bytes alive in a step of a training under way, inputs and state included.
+    """Peak bytes of live tensors in a step after the first, including inputs and state.
 
-    Tensors have shapes but no contents, so that no memory is taken and nothing computed: the size
-    of the machine does not matter. ``as_on_gpu``: in the forms that CUDA takes, else the CPU's.
+    Tensors have shapes but no contents, so this needs little memory and no computation.
+    ``as_on_gpu``: follow CUDA's code path instead of the CPU's.
     """
     with torch.device("meta"):
         student = build_student(config)
@@ -23,7 +23,7 @@ def modelled_bytes(config: PretrainConfig, *, as_on_gpu: bool) -> int:
         for tensor in (*student.parameters(), *student.buffers(), frames):
             live.count(tensor)
         step = step_on(config, frames, student=student)
-        step()  # makes the optimizer's state
+        step()  # creates the optimizer state
         live.peak = live.live
         step()
     return live.peak

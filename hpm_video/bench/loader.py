@@ -1,4 +1,4 @@
-"""Clips per second on one thread: ours with each reader, bare decoding, and the classic loader."""
+"""Clips per second on one thread: our loader for each decoder, bare decoding, a classic loader."""
 
 import itertools
 import tempfile
@@ -39,8 +39,8 @@ def bench_loader(
 ) -> Report:
     """Time all loaders on videos like those of Kinetics-400 and Something-Something V2.
 
-    The videos are made of those in the folder `source`, else of toy videos. All loaders read the
-    same windows of the same files, one after the other, round by round.
+    The videos are made from those in the folder ``source``, or from toy videos. In each round, all
+    loaders read the same windows of the same files in turn.
 
     Raises:
         ValueError: a setting is out of range, a decoder is missing, or there are too few sources.
@@ -62,15 +62,15 @@ def bench_loader(
             raw = [write_raw(Path(f"{stem}_{k}"), kind, f) for k, f in enumerate(sources)]
             transcoded = [path.with_name(f"{path.stem}_transcoded.mp4") for path in raw]
             for path, target in zip(raw, transcoded, strict=True):
-                encode_video(str(path), str(target), Encoding())  # as data transcode does
+                encode_video(str(path), str(target), Encoding())  # like `data transcode`
             for files, paths in (("raw", raw), ("transcoded", transcoded)):
                 size = sum(path.stat().st_size for path in paths) / len(paths)
                 sizes[f"{kind.name}_{files}_kb"] = round(size / 1000)
                 for loader, read in _loaders(paths, kind, crop_size, decoders):
-                    # The k-th call reads epoch k: in each round all read the same clips
+                    # The k-th call reads epoch k, so all read the same clips in each round
                     epochs = map(read, itertools.count())
                     calls[_Side(kind.name, files, *loader)] = partial(next, epochs)
-        # Time at work, not that of the clock on the wall: others may be at work too
+        # CPU time instead of wall time, as other processes may be running
         cpu = torch.device("cpu")
         seconds = median_seconds(calls, rounds=rounds, device=cpu, clock=time.process_time)
         machine = machine_facts(cpu)
@@ -106,7 +106,7 @@ def bench_loader(
 
 
 class _Side(NamedTuple):
-    """What is timed: a row of the table."""
+    """A timed combination, one row of the table."""
 
     videos: str
     files: str
@@ -118,16 +118,16 @@ class _Side(NamedTuple):
 def _loaders(
     paths: Sequence[Path], kind: Kind, crop_size: int, decoders: Sequence[Decoder]
 ) -> Iterator[tuple[tuple[str, str, int], Callable[[int], None]]]:
-    """((name, decoder, repeats), function that reads a clip of every video) of each loader."""
+    """((name, decoder, repeats), function that reads a clip of every video), for each loader."""
     manifest_file = paths[0].with_suffix(".csv")
     write_manifest(manifest_file, [{"path": path.name, "label": 0} for path in paths])
     tables = ((path.name, decoded_table(str(path)).to_bytes()) for path in paths)
-    write_frame_index(index_beside(manifest_file), tables)  # as data check does
+    write_frame_index(index_beside(manifest_file), tables)  # like `data check`
     manifest = read_manifest(manifest_file)
     indices = range(len(paths))
 
     def windows(epoch: int) -> Iterator[tuple[str, list[int], np.random.Generator]]:
-        """What `ClipDataset` reads in an epoch, and the generator that draws its crops."""
+        """Path, frame indices and generator for crops, like those of `ClipDataset` in an epoch."""
         for index in indices:
             rng = np.random.default_rng((_SEED, epoch, index))
             window = random_dense_indices(
@@ -158,7 +158,7 @@ def _loaders(
             assert not dataset[epoch, index].bad
 
     def decoding(decoder: Decoder, repeats: int, epoch: int) -> None:
-        """What is left for a worker where crops are made on the device."""
+        """The work of a loader worker if crops are made on the device."""
         dataset = data_set(decoder, repeats)
         reader = FrameReader(dataset.reader.data)
         row = torch.empty(reader.shape, dtype=torch.uint8)
@@ -175,9 +175,9 @@ def _loaders(
 
 
 def classic_clip(path: str, indices: Sequence[int], box: Box, size: int) -> torch.Tensor:
-    """The (3, T, size, size) float32 clip of the official pre-training data set: decord's frames,
-    of which PIL crops `box` and resizes it, frame by frame; then normalised."""
-    from hpm_video.data.video.readers.decord import decord  # not by itself: see there
+    """A float32 clip (3, T, size, size) made as in the official pre-training data set: frames
+    from decord, cropped to ``box`` and resized by PIL one by one, then normalised."""
+    from hpm_video.data.video.readers.decord import decord  # through our module, see there
 
     reader = decord.VideoReader(path, num_threads=1)
     frames = reader.get_batch(list(indices)).asnumpy()
@@ -196,7 +196,7 @@ def classic_clip(path: str, indices: Sequence[int], box: Box, size: int) -> torc
 
 
 def _bare_decord(path: str, indices: list[int]) -> None:
-    from hpm_video.data.video.readers.decord import decord  # not by itself: see there
+    from hpm_video.data.video.readers.decord import decord  # through our module, see there
 
     decord.VideoReader(path, num_threads=1).get_batch(indices).asnumpy()
 
@@ -208,7 +208,7 @@ def _bare_torchcodec(path: str, indices: list[int]) -> None:
 
 
 def _bare_pyav(path: str, indices: list[int]) -> None:
-    """As its documentation has it: seek to the time of the first frame, decode up to the last."""
+    """As in PyAV's documentation: seek to the time of the first frame, decode up to the last."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1

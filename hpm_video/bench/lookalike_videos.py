@@ -1,4 +1,4 @@
-"""Videos like those of two data sets, for `bench loader`."""
+"""Makes videos that resemble those of two data sets, for `bench loader`."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from hpm_video.data.lists.manifest import read_manifest
 from hpm_video.data.prepare.toy import write_toy_videos
 from hpm_video.data.video.frames import Video, VideoReadError, open_video
 
-_FRAMES_OF_SOURCE = 150  # at most; shown there and back again they fill the longest video
+_FRAMES_OF_SOURCE = 150  # at most; played forwards and backwards they fill the longest video
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What the videos of a data set are like, and how clips are taken of them."""
+    """Format of a data set's videos, and how clips are sampled from them."""
 
     name: str
     suffix: str
@@ -39,7 +39,7 @@ KINDS = (
 
 
 def read_sources(folder: Path, source: str | None, num_videos: int) -> list[npt.NDArray[np.uint8]]:
-    """Frames (T, H, W, 3) of videos to make others of, in the order of their names."""
+    """Frames (T, H, W, 3) of source videos, in the order of their names."""
     found: list[npt.NDArray[np.uint8]] = []
     if source is None:
         toy = write_toy_videos(folder / "toy", num_videos=num_videos, size=320, num_frames=100)
@@ -62,7 +62,7 @@ def read_sources(folder: Path, source: str | None, num_videos: int) -> list[npt.
 
 
 def _small_frames(video: Video) -> npt.NDArray[np.uint8]:
-    """The first frames of a video, of the largest size that is needed."""
+    """The first frames of a video, resized to the largest size that is needed."""
     count = min(video.num_frames, _FRAMES_OF_SOURCE)
     parts = []
     for start in range(0, count, 25):
@@ -74,8 +74,8 @@ def _small_frames(video: Video) -> npt.NDArray[np.uint8]:
 
 
 def write_raw(path: Path, kind: Kind, source: npt.NDArray[np.uint8]) -> Path:
-    """Write a video as the data set has them, of frames (T, H, W, 3)."""
-    # There and back again, so that a short source does not jump where it starts over
+    """Write a video in a data set's format from frames (T, H, W, 3)."""
+    # Forwards and backwards, so that a short source does not jump when it repeats
     order = [*range(len(source)), *range(len(source) - 2, 0, -1)]
     step = max(round(30 / kind.fps), 1)
     frames = (source[order[k * step % len(order)]] for k in range(kind.num_frames))

@@ -1,4 +1,4 @@
-"""Memory of a training step, measured and modelled, and the largest batch a GPU has room for."""
+"""Memory of a training step, measured and modelled, and the largest batch that fits on a GPU."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from hpm_video.runtime.subprocesses import given_settings, output_of
 GPUS = (24, 40, 80, 141)  # GB
 OTHERS = "transformers VideoMAE"
 _CPU = torch.device("cpu")
-_SMALL = (2, 6)  # batches that a CPU measures
-_LARGE = (8, 16)  # batches from which those of GPUs follow; parameters are no longer what counts
+_SMALL = (2, 6)  # batches to measure on a CPU
+_LARGE = (8, 16)  # batches to extrapolate for GPUs; large enough that parameters do not dominate
 
 
 @dataclass(frozen=True)
 class Line:
-    """Bytes of a step as a function of the batch: fixed + batch * per_clip."""
+    """Memory of a step in bytes as a function of the batch size: fixed + batch * per_clip."""
 
     fixed: float
     per_clip: float
 
     @staticmethod
     def through(batches: Sequence[int], peak: Callable[[int], float]) -> Line:
-        """The line through the peaks of two batches."""
+        """The line through the peaks of two batch sizes."""
         (one, other), (low, high) = batches, map(peak, batches)
         per_clip = (high - low) / (other - one)
         return Line(low - one * per_clip, per_clip)
 
     def largest_batch(self, num_bytes: float) -> int:
-        """Clips that there is room for in so many bytes; 0 where not even the fixed part fits."""
+        """Number of clips that fit in ``num_bytes``; 0 if not even the fixed part fits."""
         return max(0, int((num_bytes - self.fixed) / self.per_clip))
 
     def row(self, size: str, step: str, how: str, reserve_gb: float | None) -> dict[str, Cell]:
-        """A row of the table; without ``reserve_gb`` nothing about GPUs."""
+        """A row of the table; batches for GPUs are None without ``reserve_gb``."""
         found: dict[str, Cell] = {"fixed_gb": self.fixed / 1e9, "clip_mb": self.per_clip / 1e6}
         for gpu in GPUS:
             room = None if reserve_gb is None else self.largest_batch((gpu - reserve_gb) * 1e9)
@@ -73,12 +73,12 @@ def bench_memory(
     """Fixed memory and memory per clip of the default HPM and of plain VideoMAE.
 
     On CUDA both are measured at every size (PyTorch's allocations), and the largest batch on that
-    GPU is found by trying. On a CPU, ``measured_size`` is measured (resident memory of processes of
-    their own), unless it is ``none``, beside a model of the same; rows about GPUs are modelled, see
+    GPU is found by trial. On a CPU, ``measured_size`` is measured (resident memory of separate
+    processes) and modelled, unless it is ``none``. Rows about GPUs are modelled, see
     `modelled_bytes`.
 
-    ``reserve_gb``: left free when batches are worked out: CUDA's own, workspaces, fragments.
-    ``shape``: of clips and models, as `step_config` takes it.
+    ``reserve_gb``: memory left free for CUDA itself, workspaces and fragmentation when batches are
+    computed. ``shape``: other arguments of `step_config`.
     """
     if not 0 <= reserve_gb < math.inf:
         raise ValueError(f"--reserve-gb ({reserve_gb}) must be at least 0, and finite")
@@ -131,7 +131,7 @@ def bench_memory(
 
 
 def _on_gpu(config: PretrainConfig, place: torch.device) -> tuple[Line, int]:
-    """What this GPU takes, and the largest batch that it has room for."""
+    """Measured memory on this GPU, and the largest batch that fits."""
 
     def peak(batch: int) -> int:
         return peak_extra_bytes(lambda: _two_steps(with_batch(config, batch), place), place)
@@ -141,7 +141,7 @@ def _on_gpu(config: PretrainConfig, place: torch.device) -> tuple[Line, int]:
         with suppress(torch.OutOfMemoryError):
             peak(batch)
             has_room = True
-        gc.collect()  # only now is the error gone, and what it held
+        gc.collect()  # outside the block, where the exception no longer holds tensors
         torch.cuda.empty_cache()
         return has_room
 
@@ -151,8 +151,8 @@ def _on_gpu(config: PretrainConfig, place: torch.device) -> tuple[Line, int]:
 
 
 def largest_that(fits: Callable[[int], bool], *, guess: int) -> int:
-    """The largest number that ``fits``, as do all smaller ones, to 1 in 64; 0 if 1 does not."""
-    low, high = 0, max(1, guess)  # low fits, high is not known to
+    """The largest number that ``fits`` (monotonic), to 1 part in 64; 0 if 1 does not."""
+    low, high = 0, max(1, guess)  # low fits, high is unknown
     while fits(high):
         low, high = high, max(high + 1, high * 9 // 8)
     while high - low > max(1, low // 64):
@@ -162,8 +162,8 @@ def largest_that(fits: Callable[[int], bool], *, guess: int) -> int:
 
 
 def _two_steps(config: PretrainConfig, place: torch.device, *, is_ours: bool = True) -> None:
-    """Frames, model, two steps: the second has what the first makes, the optimizer's state."""
-    # One clip as often as the batch has it: random ones would take their time
+    """Frames, model, two steps: the second has the optimizer state that the first creates."""
+    # The same clip repeated, as random ones would take time
     frames = random_frames(with_batch(config, 1)).repeat(config.data.videos_at_once, 1, 1, 1, 1)
     of = config, frames, place
     step = step_on(*of) if is_ours else transformers_step(*of)[0]
@@ -172,8 +172,8 @@ def _two_steps(config: PretrainConfig, place: torch.device, *, is_ours: bool = T
 
 
 def _in_own_process(config: PretrainConfig, batch_size: int, *, is_ours: bool) -> int:
-    """Peak resident memory of `_two_steps`, beyond a tiny model's, in a process of its own: memory
-    that another step has left behind cannot hide any."""
+    """Peak resident memory of `_two_steps` beyond that of a tiny model. A separate process ensures
+    that memory left by earlier steps is not reused."""
     given = config_to_dict(with_batch(config, batch_size))
     settings = {"config": given, "is_ours": is_ours, "threads": torch.get_num_threads()}
     return int(output_of(__name__, settings))
@@ -185,10 +185,10 @@ def _own_process() -> None:
     config, is_ours = config_from_dict(PretrainConfig, settings["config"]), settings["is_ours"]
     tiny = step_config(size="tiny", frames=2, crop_size=64, precision=config.run.precision)
     tiny = tiny if config.masking.needs_teacher else plain(tiny)
-    _two_steps(tiny, _CPU, is_ours=is_ours)  # loads what first calls load
+    _two_steps(tiny, _CPU, is_ours=is_ours)  # loads libraries that first calls load
     gc.collect()
     if is_ours:
-        keep_freed_memory()  # only now: what is kept of before would not be counted
+        keep_freed_memory()  # only now: memory kept from before would not be counted
     peak = peak_extra_bytes(partial(_two_steps, config, _CPU, is_ours=is_ours), _CPU)
     sys.stdout.write(str(peak))
 

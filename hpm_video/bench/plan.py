@@ -1,4 +1,4 @@
-"""``hpm-video bench plan``: a config and measured figures, put into the cost model."""
+"""``hpm-video bench plan``: applies the cost model to a config and measured figures."""
 
 import math
 import os
@@ -25,8 +25,8 @@ from hpm_video.runtime.reading import read_json
 from hpm_video.train.batch_size import choose_batch_size
 from hpm_video.weights.targets import load_target
 
-_GPU_BYTES = 80e9  # whose memory decides about data.batch_size=auto
-COUNTS = tuple(2**power for power in range(10))  # GPUs
+_GPU_BYTES = 80e9  # GPU memory assumed for data.batch_size=auto
+COUNTS = tuple(2**power for power in range(10))  # default numbers of GPUs
 
 
 def bench_plan(
@@ -46,13 +46,17 @@ def bench_plan(
     here: bool = False,
     **assumed: Any,
 ) -> Report:
-    """Predict a pre-training on each number of GPUs, by default 1 to 512, or those ``here``.
+    """Predict pre-training on each number of GPUs, by default 1 to 512, or this machine's with
+    ``here``.
 
-    The rate of one GPU is ``clips_per_s``, else that in the JSON of `bench step` or `bench train`,
-    else what is measured ``here``, on this machine, whose cores then read, else from
-    ``utilisation`` of ``teraflops``. That of a core is that in the JSON of `bench loader` for the
-    config's decoder and repeats (videos ``like`` those of a data set, ``files`` raw or transcoded),
-    else ``clips_per_core``. ``assumed``: the other fields of `Machine`.
+    The rate of one GPU is the first available of: ``clips_per_s``, ``step_json`` (from `bench step`
+    or `bench train`), a measurement on this machine (``here``), ``utilisation`` x ``teraflops``.
+
+    The rate of a core is the first available of: ``loader_json`` (from `bench loader`, for the
+    config's decoder and repeats, videos ``like`` those of a data set, and ``files`` raw or
+    transcoded), a measurement on data.manifest (``here``), ``clips_per_core``.
+
+    ``assumed``: the other fields of `Machine`.
     """
     for count in gpus or ():
         at_least("--gpus", count, 1)
@@ -106,14 +110,14 @@ def bench_plan(
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
-    """What the config asks for; ValueError if nothing says how many videos there are."""
+    """The job of a config; raises ValueError if the number of videos is unknown."""
     data, optim, run = config.data, config.optim, config.run
     if num_videos is None:
         if not data.manifest:
@@ -122,7 +126,7 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
         num_videos = mixture_of(manifest, data.weights).num_videos
     config, _ = load_target(config)
     at_once = data.batch_size
-    if isinstance(at_once, str):  # auto, of GPUs with the memory of an H100
+    if isinstance(at_once, str):  # auto: assume GPUs with the memory of an H100
         one = World(0, 1, torch.device("cuda"))
         at_once = choose_batch_size(config, one, free_bytes=_GPU_BYTES).size
     at_least("--videos", num_videos, optim.total_batch or at_once * optim.accumulation)
@@ -146,7 +150,7 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
 
 
 def measured_rate(config: PretrainConfig, path: str) -> float:
-    """Clips per second of one device, as `bench step` or `bench train` wrote them."""
+    """Clips per second of one device, from the JSON of `bench step` or `bench train`."""
     report = _read(path, ("step", "train"), option="--step-json")
     settings, model, data = report["settings"], config.model, config.data
     wanted = {"size": model.size, "frames": data.num_frames, "crop_size": data.crop_size}
@@ -160,7 +164,8 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
     if report["bench"] == "step":
         column, name = "step", variant_name(config)
         masking, default = config.masking, PretrainConfig()
-        # What decides the cost of a step beside the variant, and whether it is timed with that
+        # Settings that affect the cost of a step besides the variant -> whether bench step times
+        # their value
         for key, is_timed in {
             "masking.hard_ratio_end": masking.mines or config.loss.prediction == "none",
             "masking.pattern": masking.pattern != "blocks",
@@ -178,7 +183,7 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
 
 
 def measured_core(config: PretrainConfig, path: str, *, like: str, files: str) -> float:
-    """Clips per second of a core, as `bench loader` wrote them."""
+    """Clips per second of a core, from the JSON of `bench loader`."""
     report, data = _read(path, ("loader",), option="--loader-json"), config.data
     wanted = {
         "videos": like,
@@ -211,7 +216,7 @@ def _read(path: str, benches: Sequence[str], *, option: str) -> Any:
 def _rate(
     rows: Sequence[dict[str, Any]], wanted: Mapping[str, object], source: str, named: str
 ) -> float:
-    """clips_per_s of the first row that has what is wanted."""
+    """clips_per_s of the first row that has the ``wanted`` values."""
     for row in rows:
         if all(row.get(key) == value for key, value in wanted.items()):
             rate = row.get("clips_per_s")

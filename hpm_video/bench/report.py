@@ -1,4 +1,4 @@
-"""What a bench says: a line about the machine, a table, notes; on screen and as JSON."""
+"""Reports of benches: a line about the machine, a table and notes, printed and as JSON."""
 
 import json
 import os
@@ -19,8 +19,8 @@ Cell = str | int | float | None
 class Report:
     """Result of one bench.
 
-    machine: processor, threads, device, versions, date. settings: what was asked for. rows: the
-    table, each with the same keys, whose units are in their names. notes: sentences below it.
+    machine: processor, threads, device, versions, date. settings: the bench's arguments. rows: the
+    table; all have the same keys, with units in their names. notes: lines below the table.
     """
 
     bench: str
@@ -31,7 +31,7 @@ class Report:
 
 
 def machine_facts(device: torch.device) -> dict[str, Cell]:
-    """What must be known of the machine to compare figures."""
+    """Facts about the machine that are needed to compare figures."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "processor": processor_name(),
@@ -44,7 +44,7 @@ def machine_facts(device: torch.device) -> dict[str, Cell]:
 
 
 def format_report(report: Report) -> str:
-    """The header line, the settings, the table and the notes as plain text."""
+    """Header, settings, table and notes as plain text."""
     columns = list(report.rows[0])
     table = [columns, *([_text(row[name]) for name in columns] for row in report.rows)]
     widths = [max(len(cells[place]) for cells in table) for place in range(len(columns))]
@@ -59,13 +59,13 @@ def format_report(report: Report) -> str:
 
 
 def check_json_path(path: str | None) -> None:
-    """Raise ValueError, before anything is measured, where --json could not be written."""
+    """Raise ValueError, before measuring anything, if the file of --json cannot be written."""
     if path is not None and (not Path(path).absolute().parent.is_dir() or Path(path).is_dir()):
         raise ValueError(f"--json ({path}) must name a file in a folder that exists")
 
 
 def publish(report: Report, json_path: str | None = None) -> None:
-    """Print the report, and write it as JSON if a path is given: whole or not at all."""
+    """Print the report, and write it atomically as JSON if a path is given."""
     if json_path is not None:
         write_atomically(Path(json_path), [json.dumps(asdict(report), indent=1) + "\n"])
     sys.stdout.write(format_report(report) + "\n")

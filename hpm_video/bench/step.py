@@ -1,4 +1,4 @@
-"""One whole pre-training step: VideoMAE, hard patches mining in several forms, `transformers`."""
+"""Times a whole pre-training step: VideoMAE, variants of hard patches mining, `transformers`."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from hpm_video.models.precision import choose_precision
 from hpm_video.runtime.distributed import World, pick_device
 from hpm_video.runtime.subprocesses import answer_calls, apart, given_settings
 
-# Largest relative difference of a first step's loss from that of float32, not compiled. Rounding
-# moves scores too, and with them the masks.
+# Maximum relative difference of a first step's loss from that in float32, not compiled. Rounding
+# also affects scores and thus masks.
 _TOLERANCE = 0.01
 _MATMUL = "a matrix product"
 _OTHERS = "transformers VideoMAE"
@@ -39,14 +39,15 @@ def bench_step(
     predictor_depths: Sequence[int],
     **shape: Any,
 ) -> Report:
-    """Frames to the device, scores, mask, forward, loss, backward, optimizer, EMA; ratios are to
-    our plain VideoMAE. Masks are tubes of ratio .9, AdamW is the same for all.
+    """Time steps: frames to the device, scores, mask, forward, loss, backward, optimizer, EMA.
 
-    Our first losses are checked against float32 before anything is timed. ``utilisation``: the
-    rate of a step's multiply-adds, as `hpm_video.bench.flops` counts them, as a share of the rate
-    of a large matrix product timed in the same rounds. On a CPU this process keeps freed memory, as
-    our commands do; the last row is `transformers` in a process that does not, as it comes.
-    ``shape``: of models and clips, as `step_config` takes it.
+    Ratios are relative to our plain VideoMAE. By default masks are tubes at ratio 0.9; all use the
+    same AdamW. Our first losses are checked against float32 before timing.
+
+    ``utilisation``: multiply-adds per second of a step (see `hpm_video.bench.flops`) relative to
+    those of a large matrix product timed in the same rounds. On a CPU this process keeps freed
+    memory, like our commands; the last row is `transformers` in a process with default memory
+    management. ``shape``: other arguments of `step_config`.
     """
     at_least("--rounds", rounds, 1)
     place = pick_device(device, setting="--device")
@@ -77,7 +78,7 @@ def bench_step(
         else:
             notes.append(f"transformers' attention: {attention}")
             costs[_OTHERS] = costs[_OTHERS_APART] = costs[PLAIN]
-            if place.type == "cpu":  # in a process of its own, whose memory is managed as it comes
+            if place.type == "cpu":  # a separate process with default memory management
                 settings = {"config": config_to_dict(base), "threads": torch.get_num_threads()}
                 steps[_OTHERS_APART] = processes.enter_context(apart(__name__, settings))
         steps[_MATMUL], product_cost = matmul(place, base.run.precision)
@@ -106,8 +107,8 @@ def bench_step(
 
 
 def _check(name: str, loss: float, exact: float) -> float:
-    """Relative difference of a first step's loss from that of float32, not compiled; RuntimeError
-    where they are further apart than rounding explains."""
+    """Relative difference of a first step's loss from that in float32, not compiled; raises
+    RuntimeError if rounding cannot explain it."""
     difference = abs(loss - exact) / exact
     if not difference <= _TOLERANCE:
         raise RuntimeError(f"{name}: first loss {loss:.6g}, but {exact:.6g} in float32")

@@ -1,4 +1,4 @@
-"""Training steps as functions to be timed: ours as a config asks for it, and `transformers`'."""
+"""Training steps as functions to be timed: ours for a config, and that of `transformers`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -28,7 +28,7 @@ from hpm_video.train.run.steps import BadSteps, step_unless
 from hpm_video.train.step_videos import micro_batches
 from hpm_video.weights.targets import load_target
 
-# What a step does, in this order; "clip" holds the norm of the gradients and the check of a step.
+# Phases of a step in order; "clip" includes the gradient norm and the check for bad steps
 Phase = Literal["input", "forward", "backward", "clip", "optimizer", "ema"]
 
 
@@ -39,11 +39,11 @@ def config_step(
     student: HPM | None = None,
     enter: Callable[[Phase], None] = lambda phase: None,
 ) -> Callable[[], Tensor]:
-    """A function that does what the loop of pre-training does in an optimizer step, halfway
-    through a run, and returns the loss of its last micro-batch, a scalar, for which nobody waits.
+    """A function that performs an optimizer step of pre-training, as halfway through a run.
 
-    ``clips`` gives those of a micro-batch, on the device. ``student``: where it is there
-    already, trained as it is. ``enter`` is told of each phase of a step as it begins.
+    It returns the loss of its last micro-batch, a scalar, without synchronisation. ``clips``:
+    returns the clips of a micro-batch on the device. ``student``: an existing model to train
+    without wrapping it. ``enter``: called at the start of each phase.
     """
     precision, _ = choose_precision(config.run.precision, world)
     config = replace(config, run=replace(config.run, precision=precision))
@@ -62,7 +62,7 @@ def config_step(
     competence = competence_of(config.masking, world)
     accumulation = accumulation_of(config, world.size)
     bad_steps = BadSteps(world.device, max_in_a_row=config.run.max_bad_steps)
-    # Scores that come with clips: which ones costs a step nothing
+    # Scores that come with clips; their values do not affect the time
     size = config.data.videos_at_once * config.data.repeats, grid.num_tokens
     is_scored = scored_tubelet(config) is not None
     scores = torch.zeros(size, device=world.device) if is_scored else None
@@ -114,14 +114,16 @@ def step_on(
     student: HPM | None = None,
     enter: Callable[[Phase], None] = lambda phase: None,
 ) -> Callable[[], Tensor]:
-    """`config_step` by one process, of the same frames again and again, see `random_frames`."""
+    """`config_step` in one process that reuses the same frames (see `random_frames`)."""
     world = World(rank=0, size=1, device=torch.device(device))
     return config_step(config, lambda: to_bytes(frames, world.device), world, student, enter)
 
 
 def random_frames(config: PretrainConfig, device: torch.device | str = "cpu") -> Tensor:
-    """A micro-batch of frames (B, T, H, W, 3) uint8 on the host, the same at each call: for a GPU
-    pinned, as the loader's are."""
+    """A micro-batch of frames (B, T, H, W, 3) uint8 on the host, the same at each call.
+
+    For a GPU its memory is pinned, like the loader's.
+    """
     data = config.data
     shape = (data.videos_at_once * data.repeats, data.num_frames, data.crop_size, data.crop_size, 3)
     generator = torch.Generator().manual_seed(0)
@@ -130,13 +132,13 @@ def random_frames(config: PretrainConfig, device: torch.device | str = "cpu") ->
 
 
 def accumulation_of(config: PretrainConfig, num_processes: int = 1) -> int:
-    """Micro-batches of an optimizer step; ValueError for a total batch that they cannot make."""
+    """Micro-batches per optimizer step; raises ValueError if they cannot make the total batch."""
     at_once = config.data.videos_at_once
     return micro_batches(config.optim, batch_size=at_once, num_processes=num_processes)
 
 
 def micro_batches_of(config: PretrainConfig, world: World, count: int) -> Iterator[ClipBatch]:
-    """So many micro-batches of the config's videos, as its workers read them."""
+    """``count`` micro-batches of the config's videos, read by its loader workers."""
     data, seed = config.data, config.run.seed
     videos = read_manifest(data.manifest, root=data.root, labels=False)
     return clip_batches(
@@ -152,22 +154,22 @@ def micro_batches_of(config: PretrainConfig, world: World, count: int) -> Iterat
 
 
 def grid_of(config: PretrainConfig) -> TokenGrid:
-    """The tokens of the config's clips."""
+    """The token grid of the config's clips."""
     data = config.data
     return token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
 
 
 def build_student(config: PretrainConfig) -> HPM:
-    """The config's model, on the CPU or the device of a context."""
+    """The config's model, on the CPU or the current default device."""
     return build(config)
 
 
 def transformers_step(
     config: PretrainConfig, frames: Tensor, device: torch.device | str = "cpu"
 ) -> tuple[Callable[[], Tensor], str]:
-    """One step of `transformers`' plain VideoMAE, and the attention it uses.
+    """A step of plain VideoMAE in `transformers`, and the name of its attention.
 
-    Raises ImportError where `transformers` is not installed.
+    Raises ImportError if `transformers` is not installed.
     """
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
@@ -188,7 +190,7 @@ def transformers_step(
             decoder_num_attention_heads=size.decoder_heads,
             decoder_intermediate_size=round(size.decoder_width * size.mlp_ratio),
             layer_norm_eps=1e-6,
-            attn_implementation="sdpa",  # type: ignore[call-arg]  # of every config
+            attn_implementation="sdpa",  # type: ignore[call-arg]  # all configs accept it
         )
     )
     nn.Module.to(model, place).train()
@@ -201,7 +203,7 @@ def transformers_step(
     mean, std = statistics[:, :, None, None]
 
     def step() -> Tensor:
-        # Its processor's work: frames first (B, T, C, H, W), normalised.
+        # The work of its processor: (B, T, C, H, W), normalised
         clips = to_clips(frames, place).transpose(1, 2)
         mask = random_mask(
             len(clips),

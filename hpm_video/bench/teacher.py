@@ -1,5 +1,5 @@
-"""How well sparse teachers, and scores without one, stand in for the full teacher, which sees
-everything, and at what cost."""
+"""Compares sparse teachers, and scores without a teacher, with the full teacher, which sees every
+token: quality and cost."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,8 +36,8 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to ask the teacher; the full one is token_ratio 1, with any view. Or of another source
-    of masks, which sees all."""
+    """A way to score tokens: the teacher with a view, or another source, which sees all tokens.
+    The full teacher has token_ratio 1 and any view."""
 
     view: View
     token_ratio: float
@@ -61,21 +61,26 @@ def bench_teacher(
     num_workers: int = 1,
     sources: Sequence[MaskSource] = (),
 ) -> Report:
-    """Compare candidates with the full teacher, and all with what is hard; the rows of a checkpoint
-    begin with its full teacher, and end with other sources of masks, such as motion.
+    """Compare candidates with the full teacher, and all of them with the measured loss.
 
-    The clips are the middle ones, cropped to the centre, of ``num_clips`` readable videos of the
-    list, drawn at random: the same for every candidate and checkpoint of the same data settings.
-    ``num_masks`` random masks measure the loss; times are medians over ``rounds`` rounds in which
-    all candidates score the same batch in turn. Progress and unreadable videos go to stderr.
+    The rows of a checkpoint start with its full teacher and end with other sources of masks, such
+    as motion. Clips are centre crops from the middle of ``num_clips`` readable videos, drawn at
+    random from the list. They are equal for all candidates, and for checkpoints with the same data
+    settings. ``num_masks`` random masks measure the loss. Times are medians over ``rounds`` rounds,
+    in which all candidates score the same batch in turn. Progress and unreadable videos go to
+    stderr.
 
-    A row's draws together see num_tokens of a clip. spearman_full, spearman_measured: rank
-    correlation of mining units with the full teacher, and with the mean reconstruction loss over
-    random masks; 1 is perfect, 0 is chance. overlap: share of the full teacher's hardest units, as
-    many as a mask at the end of the run has, that are also the candidate's; ``chance`` is what
-    random scores would get. time, multiply_adds: of scoring, relative to the full teacher.
+    Columns:
 
-    Raises ValueError for a checkpoint without a predictor, before any work, or too few videos.
+    - num_tokens: tokens of a clip that all draws together see;
+    - spearman_full, spearman_measured: rank correlation over mining units with the full teacher,
+      and with the mean reconstruction loss over random masks (1: perfect, 0: chance);
+    - overlap: share of the full teacher's hardest units that are also the candidate's hardest; a
+      mask at the end of the run determines their number;
+    - chance: overlap of random scores;
+    - time, multiply_adds: of scoring, relative to the full teacher.
+
+    Raises ValueError before any work for a checkpoint without a predictor, or for too few videos.
     """
     numbers = {"clips": num_clips, "masks": num_masks, "rounds": rounds, "batch-size": batch_size}
     for name, value in numbers.items():
@@ -102,7 +107,7 @@ def bench_teacher(
         found = zip(asked, quality, seconds, work, strict=True)
         for candidate, (full, measured, overlap, chance), time, products in found:
             seen = num_seen(pretrained.grid, token_ratio=candidate.token_ratio, view=candidate.view)
-            # A single checkpoint is named by the settings
+            # The settings name a single checkpoint
             named = {"checkpoint": str(checkpoint)} if len(checkpoints) > 1 else {}
             how = asdict(candidate)
             source = how.pop("source")
@@ -138,11 +143,11 @@ def bench_teacher(
 def candidates(
     grid: TokenGrid, views: Sequence[View], token_ratios: Sequence[float], draws: Sequence[int]
 ) -> list[Candidate]:
-    """The full teacher, then every combination whose draws would leave tokens unseen: two
-    draws of half the tokens cost more than the full teacher.
+    """The full teacher, then all combinations whose draws together leave some tokens unseen.
 
-    Where a view can only give the same number of tokens as at a higher ratio, as whole time steps
-    of short clips, the combination is left out.
+    Others are pointless: two draws of half the tokens cost more than the full teacher. Combinations
+    are also left out if a view gives the same number of tokens as at a higher ratio, for example
+    whole time steps of short clips.
     """
     found = {("tokens", grid.num_tokens, 1): Candidate("tokens", 1.0, 1)}
     for view, ratio, number in product(views, sorted(token_ratios, reverse=True), draws):
@@ -155,7 +160,7 @@ def candidates(
 def _batches(
     videos: Manifest, data: DataConfig, num_clips: int, batch_size: int, num_workers: int
 ) -> Iterator[Tensor]:
-    """One clip of each of ``num_clips`` readable videos: frames (B, T, S, S, 3) uint8."""
+    """Batches with one clip of each of ``num_clips`` readable videos: (B, T, S, S, 3) uint8."""
     dataset = ViewDataset(videos, data, num_clips=1, num_crops=1)
     order = torch.randperm(len(videos), generator=torch.Generator().manual_seed(_SEED)).tolist()
     loader = view_loader(
@@ -180,7 +185,7 @@ def _batches(
 def _score(
     pretrained: Pretrained, candidate: Candidate, clips: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Clips (B, 3, T, H, W) -> predicted loss of every token (B, N), in the run's precision."""
+    """Clips (B, 3, T, H, W) -> scores of all tokens (B, N); the teacher has the run's precision."""
     how = asdict(candidate)
     if (source := how.pop("source")) != "predicted":
         scores = source_scores(pretrained, clips, source)
@@ -193,8 +198,8 @@ def _score(
 def _quality(
     pretrained: Pretrained, asked: Sequence[Candidate], batches: Sequence[Tensor], *, num_masks: int
 ) -> list[list[float]]:
-    """For each candidate, the first being the full teacher, means over clips: Spearman with the
-    full teacher, with the measured loss, overlap, and its chance level."""
+    """Means over clips for each candidate: Spearman with the full teacher, Spearman with the
+    measured loss, overlap, and its chance level. The first candidate is the full teacher."""
     ratio = pretrained.config.masking.hard_ratio_end or MaskingConfig().hard_ratio_end
     device = pretrained.student.encoder.mean.device
     generator = torch.Generator(device).manual_seed(_SEED)
@@ -216,14 +221,14 @@ def _quality(
             for mine, chosen in zip(scores, hard, strict=True)
         ]
         found.append(torch.stack([torch.stack(of_one) for of_one in columns]))
-    means: list[list[float]] = torch.cat(found, dim=2).mean(dim=2).tolist()  # of (candidates, 4, B)
+    means: list[list[float]] = torch.cat(found, dim=2).mean(dim=2).tolist()  # (candidates, 4, B)
     return means
 
 
 def _costs(
     pretrained: Pretrained, asked: Sequence[Candidate], clips: Tensor, *, rounds: int
 ) -> tuple[list[float], list[float]]:
-    """Median seconds of scoring these clips, and multiply-adds of one of them, per candidate."""
+    """For each candidate, median seconds to score the clips, and multiply-adds per clip."""
     generator = torch.Generator(clips.device).manual_seed(_SEED)
     score = partial(_score, pretrained, generator=generator)
     calls = {candidate: partial(score, candidate, clips) for candidate in asked}

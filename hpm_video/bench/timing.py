@@ -1,4 +1,4 @@
-"""Time and memory of functions, so that what is compared shares the machine's moods."""
+"""Measures time and memory of functions; calls to compare are interleaved to share noise."""
 
 import re
 import statistics
@@ -17,7 +17,7 @@ Name = TypeVar("Name")
 
 
 def median_seconds(functions: Mapping[Name, Callable[[], object]], **how: Any) -> dict[Name, float]:
-    """Median time of each function over the rounds of `round_seconds`, which takes ``how``."""
+    """Median time of each function over rounds; ``how``: arguments of `round_seconds`."""
     times = round_seconds(functions, **how)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -30,10 +30,11 @@ def round_seconds(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, list[float]]:
-    """Times of each function, one per round; a round calls all of them, every other one backwards.
+    """Times of each function, one per round.
 
-    Interleaved, so that a machine that slows down meanwhile slows all of them. `clock` returns
-    seconds; ``time.process_time`` counts those at work, in all threads of this process.
+    Each round calls all functions, every other round in reverse order, so that a slower machine
+    affects all alike. ``clock`` returns seconds; ``time.process_time`` gives the CPU time of all
+    threads of this process.
     """
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
     seconds: dict[Name, list[float]] = {name: [] for name in functions}
@@ -50,9 +51,10 @@ def round_seconds(
 
 
 def matmul(device: torch.device, precision: Precision) -> tuple[Callable[[], Tensor], float]:
-    """A matrix product as large as suits the device, and its multiply-adds: for its rate.
+    """A large matrix product on the device and its number of multiply-adds, to measure peak speed.
 
-    Of random numbers: a GPU takes less power for ones, and then runs faster than in any step.
+    The values are random: with constant values, a GPU draws less power and runs faster than in any
+    step.
     """
     side = 8192 if device.type == "cuda" else 2048
     dtype = getattr(torch, precision)
@@ -61,7 +63,7 @@ def matmul(device: torch.device, precision: Precision) -> tuple[Callable[[], Ten
 
 
 def spread(times: Sequence[float]) -> float:
-    """Half of what lies between the quartiles, as a share of the median; 0 for one time alone."""
+    """Half the interquartile range relative to the median; 0 for a single time."""
     if len(times) == 1:
         return 0.0
     first, median, third = statistics.quantiles(times, n=4, method="inclusive")
@@ -69,10 +71,10 @@ def spread(times: Sequence[float]) -> float:
 
 
 def peak_extra_bytes(function: Callable[[], object], device: torch.device) -> int:
-    """Most memory in use during the call, beyond what was in use before it.
+    """Peak memory during the call, beyond what was in use before it.
 
-    CUDA: PyTorch's allocations. CPU: the process's resident memory, whose mark is set back first
-    where Linux lets us; a call in a process of its own, after a small one, is the cleanest.
+    CUDA: PyTorch's allocations. CPU: resident memory of the process, whose high-water mark is reset
+    first if Linux permits. Most accurate in a separate process, after a small call.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -89,7 +91,7 @@ def peak_extra_bytes(function: Callable[[], object], device: torch.device) -> in
 
 
 def _resident(key: str) -> int:
-    """A figure of this process's memory in bytes, as Linux counts it."""
+    """A memory figure of this process in bytes, from Linux's /proc."""
     text = Path("/proc/self/status").read_text(encoding="utf-8")
     found = re.search(rf"^{key}:\s*(\d+)", text, re.MULTILINE)
     assert found, f"/proc/self/status has no {key}"

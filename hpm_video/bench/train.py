@@ -1,4 +1,4 @@
-"""A real pre-training with real videos: how fast it is, and whether loader or step limits it."""
+"""Measures the speed of a real pre-training run, and whether the loader or the step limits it."""
 
 import statistics
 import sys
@@ -27,17 +27,17 @@ from hpm_video.train.batch_size import with_batch_size
 from hpm_video.train.pretrain import pretrain
 from hpm_video.train.run.logs import read_records
 
-# data_wait_fraction from which on the loader is what limits
+# data_wait_fraction from which the loader counts as the limit
 _MUCH_WAITING = 0.1
-_PERIODS = 3  # of a run; the first, in which workers and memory get going, does not count
+_PERIODS = 3  # logging periods of the run; the first is a warm-up and does not count
 _SIDE = 256  # of toy videos, pixels
 
 
 def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Report:
-    """Run ``steps`` optimizer steps of a config, in a temporary folder, by one process.
+    """Run ``steps`` optimizer steps of a config in one process, in a temporary folder.
 
-    Without data.manifest it reads ``num_videos`` toy videos. Beside the run: the step alone, with
-    one batch again and again, and the loader alone. ``limit`` says which of them the run waits for.
+    Without data.manifest it reads ``num_videos`` toy videos. The step alone, with a fixed batch,
+    and the loader alone are timed for comparison. A note says which of them limits the run.
     """
     at_least("--steps", steps, _PERIODS)
     at_least("--videos", num_videos, 1)
@@ -57,7 +57,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
             )
             videos = [str(toys)]
         manifest = read_manifest(videos, root=data.root, labels=False)
-        # A list of exactly so many steps, however many videos there are
+        # A list that gives exactly ``steps`` steps, whatever the number of videos
         listed, count = folder / "train.csv", steps * accumulation * data.videos_at_once
         numbers = (k % len(manifest) for k in range(count))
         rows = [{**manifest.row(k), "num_frames": manifest.num_frames(k) or None} for k in numbers]
@@ -81,7 +81,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
             data=replace(data, manifest=[str(listed)], weights=[], root=None),
             optim=replace(config.optim, epochs=1, warmup_epochs=0),
         )
-        if not pretrain(config):  # a signal stopped it
+        if not pretrain(config):  # stopped by a signal
             raise KeyboardInterrupt
         of_run, waited = rates(read_records(folder / "run")[1:])
         loader = _loader_alone(config, steps * accumulation)
@@ -111,7 +111,7 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
 
 
 def rates(records: Sequence[dict[str, float]]) -> tuple[float, float]:
-    """Clips per second and data_wait_fraction over several periods of as many clips each."""
+    """Clips per second and data_wait_fraction over several periods with equal numbers of clips."""
     times = [1 / record["clips_per_second"] for record in records]  # per clip
     waits = [record["data_wait_fraction"] for record in records]
     waited = sum(time * wait for time, wait in zip(times, waits, strict=True))
@@ -119,7 +119,7 @@ def rates(records: Sequence[dict[str, float]]) -> tuple[float, float]:
 
 
 def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
-    """Clips per second of the config's workers when nobody else wants to work."""
+    """Clips per second of the config's loader workers when nothing else runs."""
     data = config.data
     first = num_batches // _PERIODS
     batches = micro_batches_of(config, World(0, 1, torch.device("cpu")), num_batches)
@@ -133,7 +133,7 @@ def _loader_alone(config: PretrainConfig, num_batches: int) -> float:
 
 
 def _step_alone(config: PretrainConfig) -> float:
-    """Clips per second of the config's steps on one batch again and again."""
+    """Clips per second of the config's steps on a fixed batch."""
     with join_world(config.run.device) as world:
         frames = random_frames(config, world.device)
         step = config_step(config, lambda: to_clips(frames, world.device), world)

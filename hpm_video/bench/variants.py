@@ -1,4 +1,4 @@
-"""The variants of a pre-training step that benches compare: their settings, and their names."""
+"""The variants of a pre-training step that benches compare: settings and names."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,8 +10,8 @@ from hpm_video.config.limits import at_least
 from hpm_video.config.values import LossTarget, MaskSource, Precision, PredictorInput, Size
 
 PLAIN = "VideoMAE"
-# predictor_input, token_ratio, predictor_depth of the paper: the teacher sees every token, and the
-# predictor is as deep as the reconstructor.
+# predictor_input, token_ratio and predictor_depth of the paper: the teacher sees every token, and
+# the predictor is as deep as the reconstructor
 LITERAL: tuple[PredictorInput, float, int] = ("encoded", 1.0, 4)
 
 
@@ -32,7 +32,7 @@ def step_config(
     target_model: str | None = None,
     target_weights: str | None = None,
 ) -> PretrainConfig:
-    """The default pre-training at this size; ValueError for a clip that tokens do not divide."""
+    """The default pre-training at this size; raises ValueError if tokens do not divide the clip."""
     for name, value in {"batch-size": batch_size, "frames": frames, "crop-size": crop_size}.items():
         at_least(f"--{name}", value, 1)
     default = PretrainConfig()
@@ -54,18 +54,18 @@ def step_config(
         default.loss, target=target, target_model=target_model, target_weights=target_weights
     )
     config = replace(default, run=run, data=data, model=model, masking=masking, loss=loss)
-    grid_of(config)  # or refuse
+    grid_of(config)  # raises if tokens do not divide the clip
     return config
 
 
 def plain(config: PretrainConfig) -> PretrainConfig:
-    """The same without mining: VideoMAE."""
+    """The config without mining: plain VideoMAE."""
     masking = replace(config.masking, hard_ratio_start=0, hard_ratio_end=0)
     return replace(config, masking=masking, loss=LossConfig(prediction="none"))
 
 
 def with_batch(config: PretrainConfig, batch_size: int) -> PretrainConfig:
-    """The same with another number of clips."""
+    """The config with another batch size."""
     return replace(config, data=replace(config.data, batch_size=batch_size))
 
 
@@ -75,10 +75,10 @@ def variants(
     token_ratios: Sequence[float],
     predictor_depths: Sequence[int],
 ) -> dict[str, PretrainConfig]:
-    """Plain VideoMAE, the literal form, every combination, and the default, each once, by name.
+    """Name -> config of plain VideoMAE, the literal variant, all combinations, and the default.
 
-    With masks by another source than the prediction: plain VideoMAE, the same with such masks,
-    every combination, and the default's predictor.
+    If masks come from another source than the teacher: plain VideoMAE, plain VideoMAE with such
+    masks, all combinations, and the default's predictor.
     """
     found = [plain(base)]
     asked = [*product(predictor_inputs, token_ratios, predictor_depths), _choice(PretrainConfig())]
@@ -94,7 +94,7 @@ def variants(
 
 
 def variant_name(config: PretrainConfig) -> str:
-    """What benches call the step of a config."""
+    """The name of a config's step in benches."""
     masking = config.masking
     source = f", masks by {masking.source}" if masking.mines and not masking.needs_teacher else ""
     if config.loss.prediction == "none":
@@ -110,6 +110,6 @@ def variant_name(config: PretrainConfig) -> str:
 
 
 def _choice(config: PretrainConfig) -> tuple[PredictorInput, float, int]:
-    """The settings that tell variants apart."""
+    """The settings in which variants differ."""
     model = config.model
     return model.predictor_input, config.teacher.token_ratio, model.predictor_depth

@@ -13,7 +13,7 @@ from hpm_video.config.values import Decoder, Size, View, values_of
 
 
 def _step(parser: Parser) -> None:
-    """time of a whole pre-training step: VideoMAE, HPM literal, sparse and default,
+    """time a pre-training step: VideoMAE, HPM in the paper's form, sparse and default, and
     transformers' VideoMAE"""
     bench_options.add_timing(parser, batch_size=4)
     bench_options.add_threads(parser)
@@ -24,23 +24,25 @@ def _step(parser: Parser) -> None:
     bench_options.add_mask_source(parser)
     bench_options.add_target(parser)
     bench_options.add_precision(parser)
-    parser.add_argument("--compile", action="store_true", help="torch.compile every model")
-    text = "repeat our steps as CUDA graphs, see run.cuda_graphs"
+    parser.add_argument(
+        "--compile", action="store_true", help="compile every model with torch.compile"
+    )
+    text = "replay our steps as CUDA graphs, as run.cuda_graphs does"
     parser.add_argument("--cuda-graphs", action="store_true", help=text)
 
 
 def _finetune(parser: Parser) -> None:
-    """time, memory and parameters of a step of fine-tuning: whole, half frozen, adapters, head"""
+    """time a fine-tuning step, with its memory: whole, half frozen, adapters, head only"""
     bench_options.add_timing(parser, batch_size=4)
     bench_options.add_threads(parser)
     bench_options.add_clip(parser)
     bench_options.add_size(parser, "base")
     bench_options.add_precision(parser)
-    add_number(parser, "--lora-rank", 8, "of adapters")
+    add_number(parser, "--lora-rank", 8, "rank of the adapters")
 
 
 def _flops(parser: Parser) -> None:
-    """multiply-adds of a step, counted; no timing"""
+    """count the multiply-adds of a step, without timing"""
     bench_options.add_clip(parser)
     bench_options.add_variants(parser, [0.5, 0.25, 0.1], ["pixels", "encoded"], [1, 2, 4])
     bench_options.add_sizes(parser)
@@ -51,36 +53,44 @@ def _flops(parser: Parser) -> None:
 
 
 def _kernels(parser: Parser) -> None:
-    """kernels, bytes and multiply-adds of a step on a GPU, counted without one"""
+    """count the kernels, bytes and multiply-adds of a step on a GPU, without a GPU"""
     bench_options.add_size(parser, "base")
-    add_number(parser, "--batch-size", 64, "clips")
+    add_number(parser, "--batch-size", 64, "clips per step")
     bench_options.add_clip(parser)
     bench_options.add_decoder_mask(parser)
     bench_options.add_mask_source(parser)
-    text = "what all but plain VideoMAE reconstruct (default %(default)s)"
+    text = "reconstruction target, except in plain VideoMAE (default %(default)s)"
     parser.add_argument("--target", choices=("pixels", "ema"), default="pixels", help=text)
     bench_options.add_precision(parser, "bfloat16")  # of a GPU, wherever it runs
     choices, text = ("plain", "default", "literal", "pixels", "both"), "variant(s) of the step"
     add_several(parser, "--variant", choices[:2], text, "variants", choices=choices)
-    add_number(parser, "--operators", 12, "PyTorch's operators to list, the slowest")
+    add_number(parser, "--operators", 12, "number of slowest PyTorch operators to list")
     for name, default, what in (
-        ("--product-tflops", 600.0, "10^12 operations a second of matrix products"),
-        ("--attention-tflops", 350.0, "... of fused attention; its backward pass 0.8 of that"),
-        ("--arithmetic-tflops", 30.0, "... of float32 arithmetic in our own operators"),
-        ("--memory-tb-s", 3.6, "10^12 bytes a second of the GPU's memory"),
-        ("--launch-us", 2.5, "least time of a kernel, in microseconds"),
+        ("--product-tflops", 600.0, "speed of matrix products, in 10^12 operations per second"),
+        (
+            "--attention-tflops",
+            350.0,
+            "speed of fused attention, in 10^12 operations per second; backward 0.8 of it",
+        ),
+        (
+            "--arithmetic-tflops",
+            30.0,
+            "speed of float32 arithmetic, in 10^12 operations per second",
+        ),
+        ("--memory-tb-s", 3.6, "bandwidth of the GPU's memory, in TB per second"),
+        ("--launch-us", 2.5, "shortest time of a kernel, in microseconds"),
     ):
         _add_assumed(parser, name, default, what)
 
 
 def _memory(parser: Parser) -> None:
-    """memory of a step, fixed and per clip, and the largest batch of a GPU"""
+    """measure the memory of a step, and estimate the largest batch of a GPU"""
     bench_options.add_sizes(parser)
     bench_options.add_clip(parser)
     bench_options.add_precision(parser, "bfloat16")  # most rows are of GPUs, wherever it runs
-    text = "left free on a GPU: CUDA's own, workspaces, fragments (default %(default)s)"
+    text = "GB to leave free on a GPU for CUDA, workspaces and fragments (default %(default)s)"
     parser.add_argument("--reserve-gb", type=float, default=2.0, help=text, metavar="GB")
-    text = "what a CPU measures (default %(default)s); a GPU measures every --size"
+    text = "size to measure on a CPU (default %(default)s); a GPU measures every --size"
     sizes = [*values_of(Size), "none"]
     parser.add_argument("--measured-size", choices=sizes, default="small", help=text)
     add_device(parser)
@@ -88,49 +98,68 @@ def _memory(parser: Parser) -> None:
 
 
 def _train(parser: Parser) -> None:
-    """clips per second of a real pre-training with real videos, and what limits it"""
-    text = "settings of a pre-training, as hpm-video pretrain has them (default: none)"
+    """measure clips per second of a real pre-training, and what limits it"""
+    text = "recipe and settings, as for hpm-video pretrain (default: none)"
     parser.add_argument("settings", nargs="*", metavar="RECIPE key=value", help=text)
-    text = "of the optimizer, of which the first third does not count"
+    text = "optimizer steps; the first third does not count"
     add_number(parser, "--steps", 12, text)
-    text = "toy videos, where data.manifest names none"
+    text = "number of toy videos, if data.manifest is empty"
     add_number(parser, "--videos", 16, text, dest="num_videos")
     bench_options.add_threads(parser)
 
 
 def _plan(parser: Parser) -> None:
-    """what 1 to 512 GPUs need for a config: hours, cores, bandwidth; names the bottleneck"""
+    """estimate hours, cores, bandwidth and bottleneck of a recipe on 1 to 512 GPUs"""
     parser.add_argument(
-        "recipe", metavar="RECIPE", nargs=1, help="of a pre-training, or a YAML file"
+        "recipe", metavar="RECIPE", nargs=1, help="recipe of a pre-training, or a YAML file"
     )
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="override the recipe's")
-    parser.add_argument("--gpus", type=int, nargs="+", help="one or more (default: 1 to 512)")
-    parser.add_argument("--gpus-per-node", type=int, default=8, help="(default %(default)s)")
-    text = "in the data set (default: in data.manifest)"
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings that override the recipe's"
+    )
+    parser.add_argument("--gpus", type=int, nargs="+", help="numbers of GPUs (default: 1 to 512)")
+    parser.add_argument(
+        "--gpus-per-node", type=int, default=8, help="GPUs per node (default %(default)s)"
+    )
+    text = "videos in the data set (default: in data.manifest)"
     parser.add_argument("--videos", type=int, help=text, dest="num_videos")
-    rate = parser.add_argument_group("one GPU: the first that is given")
-    rate.add_argument("--clips-per-s", type=float, help="of a training step")
-    text = "measure it on this machine, with steps and videos of the config; a minute or more"
+    rate = parser.add_argument_group("speed of one GPU: the first given option counts")
+    rate.add_argument("--clips-per-s", type=float, help="clips per second of a training step")
+    text = "measure it on this machine, with the recipe's steps and videos; takes a minute or more"
     rate.add_argument("--here", action="store_true", help=text)
-    rate.add_argument("--step-json", metavar="FILE", help="written by bench step or bench train")
-    _add_assumed(rate, "--teraflops", 989.0, "peak of a GPU, bfloat16")
-    _add_assumed(rate, "--utilisation", 0.2, "share of it that is used")
+    rate.add_argument("--step-json", metavar="FILE", help="result of bench step or bench train")
+    _add_assumed(
+        rate, "--teraflops", 989.0, "peak of a GPU in bfloat16, in 10^12 operations per second"
+    )
+    _add_assumed(rate, "--utilisation", 0.2, "share of the peak that training reaches")
     loader = parser.add_argument_group("the loader")
-    loader.add_argument("--loader-json", metavar="FILE", help="written by bench loader")
-    loader.add_argument("--like", choices=["k400", "ssv2"], default="ssv2", help="row of that")
-    loader.add_argument("--files", choices=["raw", "transcoded"], default="raw", help="row of that")
-    text = "a second, without --loader-json: docs/data.md, ssv2"
+    loader.add_argument("--loader-json", metavar="FILE", help="result of bench loader")
+    loader.add_argument(
+        "--like", choices=["k400", "ssv2"], default="ssv2", help="kind of videos in --loader-json"
+    )
+    loader.add_argument(
+        "--files",
+        choices=["raw", "transcoded"],
+        default="raw",
+        help="kind of files in --loader-json",
+    )
+    text = "clips per second and core, without --loader-json; the default is ssv2's"
     _add_assumed(loader, "--clips-per-core", 37.4, text)
-    loader.add_argument("--cores-per-gpu", type=float, help="(default: data.num_workers)")
+    loader.add_argument(
+        "--cores-per-gpu", type=float, help="decoding cores per GPU (default: data.num_workers)"
+    )
     machine = parser.add_argument_group("machines")
     for name, default, what in (
-        ("--node-gb-s", 300.0, "that an all-reduce reaches per GPU within a node"),
-        ("--network-gb-s", 25.0, "... and between nodes"),
-        ("--overlap", 0.8, "share of the last backward pass behind which an all-reduce hides"),
-        ("--launch-ms", 10.0, "least time of a micro-batch: that of starting its kernels"),
-        ("--video-kb", 182.0, "size of a video's file"),
-        ("--copy-gb-s", 10.0, "from a GPU to the host's memory"),
-        ("--storage-gb-s", 1.0, "that a node writes to storage"),
+        ("--node-gb-s", 300.0, "GB per second and GPU of an all-reduce within a node"),
+        ("--network-gb-s", 25.0, "GB per second and GPU of an all-reduce between nodes"),
+        ("--overlap", 0.8, "share of the last backward pass that overlaps with the all-reduce"),
+        (
+            "--launch-ms",
+            10.0,
+            "shortest time of a micro-batch, in which its kernels are launched, in ms",
+        ),
+        ("--video-kb", 182.0, "size of a video file in kB"),
+        ("--copy-gb-s", 10.0, "GB per second from a GPU to host memory"),
+        ("--storage-gb-s", 1.0, "GB per second that a node writes to storage"),
     ):
         _add_assumed(machine, name, default, what)
 
@@ -141,33 +170,38 @@ def _add_assumed(group: Group | Parser, name: str, default: float, what: str) ->
 
 
 def _teacher(parser: Parser) -> None:
-    """how well sparse teachers, and motion, stand in for a teacher that sees all, and at what
-    cost"""
+    """compare sparse teachers, and motion, with a teacher that sees all tokens"""
     bench_options.add_timing(parser, batch_size=20)
     bench_options.add_threads(parser)
-    parser.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="or run folder")
+    parser.add_argument(
+        "checkpoints", metavar="CHECKPOINT", nargs="+", help="checkpoint or run folder"
+    )
     parser.add_argument("--manifest", nargs="+", required=True, help="list(s) of videos")
-    parser.add_argument("--root", help="where relative paths of the lists start")
+    parser.add_argument(
+        "--root", help="folder where relative paths start (default: the folder of each list)"
+    )
     add_number(parser, "--clips", 200, "videos of the lists, one clip each", dest="num_clips")
-    text = "random masks that measure the loss of a clip"
+    text = "random masks to measure the loss of a clip"
     add_number(parser, "--masks", 32, text, dest="num_masks")
     views, text = values_of(View), "tokens that sparse teachers see"
     add_several(parser, "--view", views, text, "views", choices=views)
     bench_options.add_token_ratios(parser, [0.5, 0.25, 0.1])
-    text = "passes over different tokens, averaged"
+    text = "numbers of passes over different tokens to average"
     add_several(parser, "--draws", [1, 2], text, "draws", type=int, metavar="K")
-    text = "other source(s) of masks to compare; none: leave them out"
+    text = "other source of masks to compare; none: leave it out"
     add_several(parser, "--source", ["motion"], text, "sources", choices=("motion", "none"))
 
 
 def _loader(parser: Parser) -> None:
-    """clips per second on one thread, of each reader, beside the classic loader"""
-    parser.add_argument("--source", metavar="FOLDER", help="videos to make it of (default: toys)")
-    add_number(parser, "--videos", 6, "of each kind", dest="num_videos")
-    add_number(parser, "--rounds", 5, "median of so many")
-    add_number(parser, "--crop-size", 224, "pixels")
+    """measure clips per second of each decoder on one thread, beside a classic loader"""
+    parser.add_argument(
+        "--source", metavar="FOLDER", help="folder of source videos (default: toy videos)"
+    )
+    add_number(parser, "--videos", 6, "videos of each kind", dest="num_videos")
+    add_number(parser, "--rounds", 5, "rounds whose median counts")
+    add_number(parser, "--crop-size", 224, "height and width of a clip in pixels")
     readers = values_of(Decoder)
-    add_several(parser, "--decoder", readers, "readers", "decoders", choices=readers)
+    add_several(parser, "--decoder", readers, "decoders to measure", "decoders", choices=readers)
 
 
 # Each declares options by the keywords (``dest``) of ``hpm_video.bench.NAME.bench_NAME``, which
@@ -193,7 +227,9 @@ def add_arguments(parser: Parser) -> None:
         what = add_options.__doc__
         bench = jobs.add_parser(name, help=what, description=what)
         if name != "ablation":
-            bench.add_argument("--json", metavar="FILE", help="also write the result here")
+            bench.add_argument(
+                "--json", metavar="FILE", help="file to write the result to, as JSON"
+            )
         add_options(bench)
 
 

@@ -12,15 +12,24 @@ from hpm_video.config.settings import load_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """a study: variants x seeds x data sets, resumable, compared with intervals"""
-    text = "a recipe's name (`hpm-video recipes` lists them), or a YAML file"
+    """compare variants over seeds and data sets, with confidence intervals"""
+    text = "name of a study (`hpm-video recipes` lists them), or a YAML file"
     parser.add_argument("study", metavar="STUDY", help=text)
-    parser.add_argument("settings", nargs="*", metavar=SETTINGS, help="override the recipe's")
-    parser.add_argument("-o", "--output-dir", required=True, metavar="FOLDER", help="of results")
-    which = "only the K-th of N parts of the cells (default: all that no other process works on)"
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar=SETTINGS,
+        help="settings that override the study's; listed below",
+    )
+    parser.add_argument(
+        "-o", "--output-dir", required=True, metavar="FOLDER", help="folder of the study"
+    )
+    which = "run only the K-th of N parts of the cells (default: all that no other process runs)"
     parser.add_argument("--part", default="1/1", metavar="K/N", help=which)
-    parser.add_argument("--summary", action="store_true", help="only summarise what is done")
-    parser.add_argument("--plan", action="store_true", help="only prepare, and estimate the hours")
+    parser.add_argument("--summary", action="store_true", help="only summarise the finished cells")
+    parser.add_argument(
+        "--plan", action="store_true", help="only measure steps, and estimate the hours"
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = settings_help(StudyConfig)
 

@@ -49,55 +49,59 @@ def add_several(
 
 
 def add_threads(parser: Parser) -> None:
-    text = "of PyTorch (default: its own choice)"
+    text = "threads of PyTorch (default: its own choice)"
     parser.add_argument("--threads", type=int, help=text, metavar="N")
 
 
 def add_timing(parser: Parser, *, batch_size: int) -> None:
     """Of benches that time models: rounds, batch size, device."""
-    add_number(parser, "--rounds", 5, "median of so many")
-    add_number(parser, "--batch-size", batch_size, "clips")
+    add_number(parser, "--rounds", 5, "rounds whose median counts")
+    add_number(parser, "--batch-size", batch_size, "clips per step")
     add_device(parser)
 
 
 def add_clip(parser: Parser) -> None:
-    add_number(parser, "--frames", 16, "per clip")
-    add_number(parser, "--crop-size", 224, "pixels")
+    add_number(parser, "--frames", 16, "frames per clip")
+    add_number(parser, "--crop-size", 224, "height and width of a clip in pixels")
 
 
 def add_decoder_mask(parser: Parser) -> None:
-    text = "share of the masked tokens that no variant reconstructs (default %(default)s)"
+    text = "share of the masked tokens that are not reconstructed (default %(default)s)"
     parser.add_argument("--decoder-mask-ratio", type=float, default=0.0, help=text, metavar="R")
 
 
 def add_mask_source(parser: Parser) -> None:
     # The codec's scores come with videos, which a bench of one step does not read
     choices = [source for source in values_of(MaskSource) if source not in ("none", "codec")]
-    text = "what chooses masks, in all variants but plain VideoMAE (default %(default)s)"
+    text = "source of masks, except in plain VideoMAE (default %(default)s)"
     parser.add_argument("--mask-source", choices=choices, default="predicted", help=text)
 
 
 def add_target(parser: Parser) -> None:
-    text = "what all but plain VideoMAE reconstruct (default %(default)s)"
+    text = "reconstruction target, except in plain VideoMAE (default %(default)s)"
     choices = values_of(LossTarget)
     parser.add_argument("--target", choices=choices, default="pixels", help=text)
-    parser.add_argument("--target-model", metavar="PATH", help="loss.target_model, if frozen")
-    parser.add_argument("--target-weights", metavar="FILE", help="of --target-model timm:NAME")
+    parser.add_argument(
+        "--target-model", metavar="PATH", help="loss.target_model, for --target frozen"
+    )
+    parser.add_argument(
+        "--target-weights", metavar="FILE", help="file of weights for --target-model timm:NAME"
+    )
 
 
 def add_precision(parser: Parser, default: Precision = "auto") -> None:
-    choices, text = values_of(Precision), "of the forward pass (default %(default)s)"
+    choices, text = values_of(Precision), "precision of the forward pass (default %(default)s)"
     parser.add_argument("--precision", choices=choices, default=default, help=text)
 
 
 def add_size(parser: Parser, default: str) -> None:
-    choices, text = values_of(Size), "(default %(default)s)"
+    choices, text = values_of(Size), "size of the model (default %(default)s)"
     parser.add_argument("--size", choices=choices, default=default, help=text)
 
 
 def add_sizes(parser: Parser) -> None:
     default, choices = ["small", "base", "large"], values_of(Size)
-    add_several(parser, "--size", default, "one or more", "sizes", choices=choices)
+    add_several(parser, "--size", default, "sizes of the model", "sizes", choices=choices)
 
 
 def add_token_ratios(parser: Parser, default: Sequence[float]) -> None:

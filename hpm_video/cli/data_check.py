@@ -6,18 +6,18 @@ from pathlib import Path
 from hpm_video.cli.options import add_decoding, add_one_manifest
 from hpm_video.runtime.files import check_is_ours, printable, write_atomically
 
-HELP = "decode every video of a list, and write what was found out into it"
+HELP = "decode every video of a list, and write its status and number of frames into the list"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_one_manifest(parser)
-    text = "where to write the list (default: over M)"
+    text = "file to write the list to (default: M itself)"
     parser.add_argument("-o", "--output", metavar="FILE", help=text)
-    text = "HTML page of the summary (default: beside the list)"
+    text = "file for the HTML summary (default: beside the list)"
     parser.add_argument("--page", metavar="FILE", help=text)
-    text = "decode only head, tail and places between"
+    text = "decode only the start, the end and places between"
     parser.add_argument("--quick", action="store_true", help=text)
-    text = "has no effect: every video is decoded with PyAV, and its index serves all decoders"
+    text = "ignored: every video is decoded with PyAV, whose index serves all decoders"
     add_decoding(parser, timeout_s=120, decoder=text)
 
 

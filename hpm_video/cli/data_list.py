@@ -10,48 +10,58 @@ from hpm_video.data.prepare.official import DATA_SETS
 from hpm_video.data.prepare.tree import Images
 from hpm_video.runtime.files import printable
 
-HELP = "write a manifest of a data set: what is there, what is missing, the class names"
+HELP = "write a list of the videos in a folder or data set, with classes and what is missing"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--folder", metavar="DIR", help="a folder of videos, or of folders of frames, per class"
+        "--folder",
+        metavar="DIR",
+        help="folder of videos, or of one subfolder per class; folders of frames count as videos",
     )
-    text = "any list: path, label, ..."
+    text = "list of videos in any format: path, label, ..."
     source.add_argument("--manifest", "--list", dest="list", metavar="FILE", help=text)
     for name, data_set in DATA_SETS.items():
-        text = f"{data_set.title}: a folder with its videos and official files"
+        text = f"folder with the videos and official files of {data_set.title}"
         source.add_argument(f"--{name.replace('_', '-')}", metavar="DIR", help=text)
     text = (
-        "csv to write; beside it classes.txt (names in the order of the labels) and "
-        "MANIFEST_missing.csv (videos that are not there)"
+        "CSV to write; beside it appear classes.txt (names in the order of the labels) and "
+        "MANIFEST_missing.csv (missing videos)"
     )
     add_output(parser, text, metavar="MANIFEST")
     text = (
-        "train, val or test of a data set (default train); the rows of a --manifest whose column "
-        "split says so"
+        "train, val or test split of a data set (default train); for --manifest, the rows with "
+        "this value in the column split"
     )
     parser.add_argument("--split", help=text)
-    parser.add_argument("--fold", type=int, help="1 to 3, of UCF101 and HMDB51 (default 1)")
-    text = "official files, if they lie elsewhere or repeatedly"
+    parser.add_argument("--fold", type=int, help="fold of UCF101 or HMDB51, 1 to 3 (default 1)")
+    text = "folder of the official files, if they lie elsewhere or more than once"
     parser.add_argument("--annotations", metavar="DIR", help=text)
-    text = "columns of a --manifest: when each row's part of its video begins and ends"
+    text = (
+        "columns of --manifest with the seconds at which a row's part of its video starts and ends"
+    )
     parser.add_argument("--seconds", nargs=2, metavar=("START", "END"), help=text)
-    text = "the same, as numbers of frames from 0; END is the first that is not in the part"
+    text = (
+        "columns of --manifest with the frames, from 0, of a row's part; END is the first after it"
+    )
     parser.add_argument("--frames", nargs=2, metavar=("START", "END"), help=text)
     text = (
-        "what has the labels of a --manifest that is tars: cls (default, KEY.cls), txt, or "
+        "where tar files in --manifest have labels: cls (KEY.cls, the default), txt, or "
         "json.FIELD, a field of KEY.json"
     )
     parser.add_argument("--label", metavar="WHAT", help=text)
-    add_root(parser, "where relative paths of a --manifest start")
+    text = "separator of several labels in a cell of --manifest (default: one label per video)"
+    parser.add_argument("--separator", metavar="TEXT", help=text)
+    add_root(parser, "folder where relative paths of --manifest start")
     text = (
-        "images of a --folder: frames, where each folder of numbered ones is a video, or stills, "
-        "each a video of its own (default: frames, where at least half of the numbers are there)"
+        "images in --folder; frames: each folder of numbered images is a video; stills: each image "
+        "is a video (default: frames, if at least half of the numbers are present)"
     )
     parser.add_argument("--images", choices=get_args(Images), help=text)
-    text = "class names in the order to number them, one a line"
+    text = "the folders in --folder are not classes: list videos without labels"
+    parser.add_argument("--no-labels", dest="labels", action="store_false", help=text)
+    text = "file of class names in the order of their numbers, one per line"
     parser.add_argument("--classes", metavar="FILE", help=text)
 
 
@@ -59,7 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     official = next((name for name in DATA_SETS if getattr(arguments, name) is not None), None)
     if arguments.images is not None and arguments.folder is None:
         raise ValueError(f"--images ({arguments.images}) must be used with --folder only")
-    of_lists = ("root", "seconds", "frames")  # alone; split is of both
+    if not arguments.labels and arguments.folder is None:
+        raise ValueError("--no-labels must be used with --folder only")
+    of_lists = ("root", "seconds", "frames", "separator")  # alone; split is of both
     for option in ("split", "fold", "annotations", *of_lists):
         of_list = option in ("split", *of_lists) and arguments.list is not None
         of_data_set = option not in of_lists and official is not None
@@ -91,10 +103,15 @@ def run(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             frames=arguments.frames,
             label=label,
+            separator=arguments.separator,
         )
     else:
         listed = listing.list_folder(
-            arguments.folder, output, classes=classes, images=arguments.images
+            arguments.folder,
+            output,
+            classes=classes,
+            images=arguments.images,
+            labels=arguments.labels,
         )
     print(listed.summary())
     for note in listed.notes:

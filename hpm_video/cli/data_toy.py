@@ -5,15 +5,18 @@ import argparse
 from hpm_video.cli.options import add_numbers, add_output_dir
 
 _USUAL = {"num_videos": 800, "size": 64, "num_frames": 24, "seed": 0, "num_workers": 2}
-HELP = "write videos of moving objects in 8 classes that differ in motion only"
+HELP = "make videos of moving objects in 8 classes that differ only in motion"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_output_dir(parser, "folder to fill", required=True)
+    add_output_dir(parser, "folder for the videos and their list", required=True)
     meanings = {
-        "num_videos": "videos", "size": "side in pixels", "num_frames": "frames per video",
-        "seed": "of the motions", "num_workers": "processes",
-    }  # fmt: skip
+        "num_videos": "number of videos",
+        "size": "height and width in pixels",
+        "num_frames": "frames per video",
+        "seed": "seed of the motions",
+        "num_workers": "encoding processes",
+    }
     add_numbers(parser, meanings, _USUAL)
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from hpm_video.cli.options import add_decoding, add_numbers, add_one_manifest, add_output_dir
 from hpm_video.runtime.files import printable
 
-HELP = "encode the videos of a list anew: small, and quick to decode"
+HELP = "re-encode the videos of a list, so that they are small and quick to decode"
 
 _MAX_NAMED = 20  # bad videos on the terminal
 
@@ -17,26 +17,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     usual = Encoding()
     add_one_manifest(parser)
-    add_output_dir(parser, "folder for videos and list", required=True)
+    add_output_dir(parser, "folder for the new videos and their list", required=True)
     meanings = {
-        "short_side": "pixels of the shorter side; smaller videos stay",
+        "short_side": "shorter side in pixels; smaller videos keep theirs",
         "gop": "frames between keyframes",
-        "crf": "x264's quality",
+        "crf": "quality of x264, lower is better",
     }
     add_numbers(parser, meanings, vars(usual))
-    text = "x264's (default %(default)s)"
+    text = "preset of x264 (default %(default)s)"
     parser.add_argument("--preset", choices=PRESETS, default=usual.preset, help=text)
-    text = "new frame rate, as 25 or 30000/1001 (default: keep every frame)"
+    text = "new frame rate, such as 25 or 30000/1001 (default: keep every frame)"
     parser.add_argument("--fps", type=_rate, help=text)
-    text = "make whole pictures of interlaced ones"
+    text = "deinterlace interlaced videos"
     parser.add_argument("--deinterlace", action="store_true", help=text)
-    text = "of rows that are parts of videos a file each, listed as whole videos"
+    text = "cut rows that are parts of videos into files of their own"
     parser.add_argument("--cut", action="store_true", help=text)
-    text = "pack so many videos into each tar (WebDataset's shards), in place of single files"
+    text = "videos per tar (WebDataset shards), instead of single files"
     parser.add_argument("--per-shard", type=int, metavar="N", help=text)
-    text = "only the K-th of N parts, for N processes; once all are done, run without it"
+    text = "process only the K-th of N parts; after all N, run once without it"
     parser.add_argument("--part", default="1/1", metavar="K/N", help=text)
-    text = "data.decoder of training, with which reading is timed (default %(default)s)"
+    text = "decoder with which to time reading, as data.decoder in training (default %(default)s)"
     add_decoding(parser, timeout_s=600, decoder=text)
 
 

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser, CLASSIFIER)
     what = parser.add_mutually_exclusive_group()
     add_manifest(what, "list(s) of labelled videos (default: the run's data.val_manifest)")
-    text = "CHECKPOINT is the folder of an evaluation: its figures and page, from predictions.csv"
+    text = "remake figures and page from predictions.csv; CHECKPOINT is the folder of an evaluation"
     what.add_argument("--recompute", action="store_true", help=text)
     add_output_dir(parser, "folder for results (default: evaluation/<list> in the run folder)")
     add_settings(parser, EvaluateConfig)

@@ -17,18 +17,20 @@ _VAL = "data.val_manifest, or probe.val_manifest of pre-training"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_checkpoint(parser, MODEL)
     which = parser.add_mutually_exclusive_group()
-    options.add_manifest(which, "list(s) of videos (default: those the run was judged on)")
-    which.add_argument("--video", metavar="FILE", help="one video, by sliding windows")
-    text = "a file, .npz or .safetensors, or a folder for it; of a list by windows a folder"
+    options.add_manifest(
+        which, "list(s) of videos (default: the lists that the run was evaluated on)"
+    )
+    which.add_argument("--video", metavar="FILE", help="one video, as sliding windows")
+    text = "file to write, .npz or .safetensors, or a folder for it; a folder for windows of a list"
     options.add_output(parser, text, "--output-dir", metavar="PLACE")
-    windows = parser.add_argument_group("sliding windows (of a list: if one of these is given)")
+    windows = parser.add_argument_group("sliding windows (for a list, if one of these is given)")
     numbers = {
-        "window": "frames of a window (default: of a clip in training)",
-        "frame_stride": "frames from one frame of a window to the next (default: as in training)",
-        "stride": "frames from window to window (default: windows side by side)",
+        "window": "frames per window (default: as a clip in training)",
+        "frame_stride": "step in frames between the frames of a window (default: as in training)",
+        "stride": "frames from one window to the next (default: windows do not overlap)",
     }
     options.add_numbers(windows, numbers)
-    text = "also a feature of each step in time of each window"
+    text = "also write a feature for each time step of a window"
     windows.add_argument("--per-step", action="store_true", help=text)
     options.add_settings(parser, FeaturesConfig)
 

@@ -17,21 +17,22 @@ from hpm_video.cli.version import ShowVersion
 from hpm_video.runtime.host_memory import keep_freed_memory
 
 JOBS = {
+    "start": "a folder of your videos -> lists, a check, settings that suit them, next commands",
     "pretrain": "pre-train a model on unlabelled videos",
     "finetune": "fine-tune a classifier on labelled videos",
-    "evaluate": "figures, predictions and a page of a fine-tuned classifier",
-    "predict": "classes of videos without labels, and along long ones, as tables and pages",
-    "probe": "how good features are: simple classifiers on a frozen encoder",
-    "features": "features of videos, or of windows that slide over long ones, as files",
-    "visualize": "pictures of what a pre-trained model finds hard",
-    "weights": "weights in and out: inspect, import, export, average, ema",
-    "push": "an exported model to the Hugging Face Hub",
-    "demo": "see in seconds what a small model finds hard; with --train, train it in minutes",
-    "bench": "what steps, runs, memory and loaders cost, and many GPUs",
-    "data": "make lists, check and transcode videos, toy videos",
-    "submit": "any of these jobs onto a SLURM cluster",
-    "jobs": "what was submitted: list, follow, cancel, requeue",
-    "recipes": "the recipes that come with the package: hardware, hours, expected result",
+    "evaluate": "evaluate a fine-tuned classifier: figures, predictions, a page",
+    "predict": "predict the classes of videos without labels, or along long videos",
+    "probe": "measure features: simple classifiers on a frozen encoder",
+    "features": "write features of videos, or of windows along them, to files",
+    "visualize": "show what a pre-trained model finds hard, as pages and pictures",
+    "weights": "inspect, import, export and average weights",
+    "push": "upload an exported model to the Hugging Face Hub",
+    "demo": "show in seconds what a small model finds hard; --train trains one in minutes",
+    "bench": "measure time, memory and loading, plan runs, compare variants",
+    "data": "list, check and transcode videos, and make toy videos",
+    "submit": "submit a job to a SLURM cluster",
+    "jobs": "list, follow, cancel and requeue submitted jobs",
+    "recipes": "list the recipes: hardware, hours, expected result",
 }
 _ON_CLUSTERS = ("submit", "jobs")  # their modules are in `hpm_video.slurm`
 
@@ -45,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     parser = Parser(
         prog="hpm-video",
-        description="Self-supervised video pre-training by masked autoencoding that finds out "
-        "what is hard and masks that.",
+        description="Self-supervised video pre-training by masked autoencoding. The model learns "
+        "which parts of a video are hard, and masks these.",
     )
-    text = "versions of this package, Python, PyTorch, CUDA and the decoders"
+    text = "show the versions of hpm-video, Python, PyTorch, CUDA and the decoders"
     parser.add_argument("--version", action=ShowVersion, help=text)
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     layout = argparse.RawDescriptionHelpFormatter

@@ -1,5 +1,6 @@
 """The end of a training for people: what was reached, and the commands to go on with."""
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import config_to_dict, load_config
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.lists.rows import read_videos
+from hpm_video.data.loading.mixture import mixture_of
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.rendezvous import find_place
 from hpm_video.train.step_videos import fitting, micro_batches
@@ -48,7 +50,8 @@ def _reached(
     records: Sequence[Mapping[str, float | None]],
 ) -> str:
     steps = int(records[-1]["step"] or 0) if records else 0
-    said = [f"{steps:,} steps, {config.optim.epochs:,} epochs of {len(manifest):,} videos"]
+    videos = mixture_of(manifest, config.data.weights).num_videos
+    said = [f"{steps:,} steps, {config.optim.epochs:,} epochs of {videos:,} videos"]
     for name, words in (("loss", "loss"), ("rank_accuracy", "rank accuracy"), ("top1", "top-1")):
         values = [value for one in records if (value := one.get(name)) is not None]
         if values:
@@ -68,6 +71,9 @@ def _after_pretraining(
     yield [*pictures, f"{folder}/pictures"], "a page of what the model finds hard"
     through = [*pictures, f"{folder}/through_training", "--through-training"]
     yield through, "the same through the checkpoints of the run"
+    if (beside := _made_with(recipe, folder)) is not None:
+        yield ["finetune", beside], "a classifier"
+        return
     is_labelled = False
     with suppress(OSError, ValueError):  # a list that has changed meanwhile is no failure
         _, row = next(read_videos(Path(config.data.manifest[0])))
@@ -84,6 +90,15 @@ def _after_pretraining(
         else "`hpm-video data list --folder` makes LABELLED.csv of a folder per class"
     )
     yield command, f"a classifier; {how}"
+
+
+def _made_with(recipe: str, folder: str) -> str | None:
+    """The settings of a fine-tuning from this run that `hpm-video start` wrote beside its own."""
+    beside = Path(recipe).with_name("finetune.yaml")
+    if not (Path(recipe).is_file() and beside.is_file()):
+        return None
+    init = load_config(FinetuneConfig, beside).model.init
+    return str(beside) if init and os.path.realpath(init) == os.path.realpath(folder) else None
 
 
 def _after_finetuning(

@@ -35,17 +35,17 @@ _ALSO_OPTIONS = {
 
 def add_config(parser: argparse.ArgumentParser, schema: type[Any]) -> None:
     """A recipe or file of settings, and settings that override it."""
-    text = "a recipe's name (`hpm-video recipes` lists them), or a YAML file of settings"
+    text = "name of a recipe (`hpm-video recipes` lists them), or a YAML file of settings"
     parser.add_argument("config", metavar="RECIPE", help=text)
-    add_settings(parser, schema, "override the recipe's")
+    add_settings(parser, schema, "settings that override the recipe's; listed below")
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, schema: type[Any], meaning: str | None = None
+    parser: argparse.ArgumentParser, schema: type[Any], meaning: str = "settings; listed below"
 ) -> None:
     """Settings ``key=value``, options for some of them, and a table of all at the end of --help."""
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help=meaning)
-    group = parser.add_argument_group("settings that are options too")
+    group = parser.add_argument_group("settings that are also options")
     for setting in describe_settings(schema):
         where, _, name = setting.key.rpartition(".")
         if name in _ALSO_OPTIONS and where in ("", "run", "data"):
@@ -59,17 +59,15 @@ def add_settings(
 
 def settings_help(schema: type[Any]) -> str:
     """The end of a --help: a table of settings."""
-    columns = min(shutil.get_terminal_size(fallback=(100, 24)).columns, 100)
-    return "settings, their defaults and meanings:\n" + settings_table(schema, columns=columns)
+    columns = min(shutil.get_terminal_size().columns, 80)
+    return "settings:\n" + settings_table(schema, columns=columns)
 
 
-CLASSIFIER = (
-    "a fine-tuned classifier: a run folder, a checkpoint, or a file or folder of VideoMAE's kind"
-)
+CLASSIFIER = "fine-tuned classifier: a run folder, a checkpoint, or VideoMAE's file or folder"
 
 
 def add_checkpoint(
-    parser: argparse.ArgumentParser, meaning: str = "a checkpoint, or a run folder"
+    parser: argparse.ArgumentParser, meaning: str = "checkpoint or run folder"
 ) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=meaning)
 
@@ -104,8 +102,10 @@ def lists_or_stored(
 def add_one_manifest(parser: argparse.ArgumentParser) -> None:
     """The list of a command that works on one, as ``M`` or ``--manifest M``."""
     group = parser.add_mutually_exclusive_group(required=True)
-    group.add_argument("M", nargs="?", help="list of videos, of any kind")
-    group.add_argument("--manifest", metavar="M", help="the same")
+    group.add_argument("M", nargs="?", help="list of videos, in any format")
+    group.add_argument(
+        "--manifest", metavar="M", help="list of videos, instead of the positional M"
+    )
 
 
 def add_output_dir(parser: argparse._ActionsContainer, meaning: str, **more: Any) -> None:
@@ -138,25 +138,26 @@ def add_root(parser: argparse._ActionsContainer, meaning: str) -> None:
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
-    text = "auto: CUDA where there is one (default %(default)s)"
+    text = "device to compute on; auto: CUDA if available (default %(default)s)"
     parser.add_argument("--device", choices=values_of(Device), default="auto", help=text)
 
 
 def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int, decoder: str) -> None:
     """How the videos of a list are decoded, each once; ``decoder``: what that option means."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    add_root(parser, "folder where relative paths start (default: that of M)")
+    add_root(parser, "folder where relative paths start (default: the folder of M)")
     parser.add_argument("--decoder", choices=values_of(Decoder), default="decord", help=decoder)
     parser.add_argument(
         "--num-workers", "--workers", type=int, default=cores, metavar="N",
-        help="videos at once (default: cores, %(default)s)",
+        help="videos to process at a time (default: cores, %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--decode-timeout-s", "--timeout", type=float, default=timeout_s, metavar="S",
-        help="seconds that a video may take before it counts as bad (default %(default)s)",
+        help="seconds per video before it counts as unreadable (default %(default)s)",
     )  # fmt: skip
 
 
+_NO_PLACE = re.compile(r"[^/#:?]*")  # names of settings: a path, part or URL has one of these
 # Arguments that name what must be there already, and how each is called
 _PLACES = {
     "checkpoint": "checkpoint ({}) does not exist",
@@ -203,8 +204,12 @@ def _is_there(argument: str, place: str) -> bool:
 
 def is_setting(word: str) -> bool:
     """Whether a word of the command line is a setting, and neither an option nor a file or part."""
+    name, equals, _ = word.partition("=")
+    # Files that are not there, members of tars and URLs with a query have `=`, too
+    if not equals or word.startswith("-") or not _NO_PLACE.fullmatch(name):
+        return False
     try:
-        return "=" in word and not word.startswith("-") and not os.path.exists(file_of(word))
+        return not os.path.exists(file_of(word))
     except ValueError:  # a part that cannot be: whoever takes videos says so
         return False
 

@@ -12,15 +12,12 @@ from hpm_video.runtime.files import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser, CLASSIFIER)
-    text = (
-        "videos, folders of frames, images, or folders of these; or else --manifest names lists of "
-        "them"
-    )
+    text = "videos, images, folders of frames, or folders of these; instead of --manifest"
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help=text)
     add_manifest(parser, "list(s) of videos; labels are not read")
     text = (
-        "a file for the results, .csv or .json, or a folder for both (default: the table on "
-        "screen); with --windows a folder"
+        "file to write, .csv or .json, or a folder for both; a folder with --windows (default: "
+        "only print the table)"
     )
     parser.add_argument("-o", "--output", "--output-dir", metavar="PLACE", help=text)
     text = "number of likeliest classes to name, with their scores (default 1)"
@@ -28,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "also write the score of every class"
     parser.add_argument("--all-scores", action="store_true", help=text)
     text = (
-        "classes along each video, by windows that begin every so many seconds: tables, events, "
-        "and a page with the scores over the playing video"
+        "seconds between windows in which to predict classes along each video; writes tables, "
+        "events, and a page that plays the video with its scores"
     )
     parser.add_argument("--windows", type=float, metavar="SECONDS", help=text)
     add_settings(parser, EvaluateConfig)

@@ -15,23 +15,25 @@ _LISTS = {
     "val": "data.val_manifest, or probe.val_manifest of pre-training",
 }
 MODEL = (
-    "a checkpoint, a run folder, weights of VideoMAE, a folder of Hugging Face, or timm:NAME with "
+    "checkpoint, run folder, weights of VideoMAE, Hugging Face folder, or timm:NAME with "
     "encoder.weights=FILE"
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser, MODEL)
-    add_manifest(parser, "list(s) of labelled videos to learn from (default: the run's)", "--train")
-    add_manifest(parser, "list(s) of labelled videos to judge on (default: the run's)", "--val")
-    text = "one or several, which then share the encoder's work (default knn)"
+    add_manifest(
+        parser, "list(s) of labelled videos to train probes on (default: the run's)", "--train"
+    )
+    add_manifest(parser, "list(s) of labelled videos to evaluate on (default: the run's)", "--val")
+    text = "kinds of probe; several share one pass of the encoder (default knn)"
     kinds = "|".join(PROBE_KINDS)
     parser.add_argument("--kind", nargs="+", default=[], metavar=kinds, help=text)
-    text = "settings to begin with: a recipe's name, or a YAML file"
+    text = "settings to start from: name of a recipe, or a YAML file"
     parser.add_argument("--recipe", dest="config", metavar="RECIPE", help=text)
-    text = "JSON file for the results; one that is there gets more rows, and all are shown"
+    text = "JSON file for the results; an existing file gets more rows, and all are shown"
     parser.add_argument("-o", "--output", metavar="FILE", help=text)
-    text = "a folder to become a run, whose classifier is the encoder with the linear probe"
+    text = "folder for a run whose classifier is the encoder with the linear probe"
     parser.add_argument("--keep", metavar="FOLDER", help=text)
     add_settings(parser, ProbeJobConfig)
 

@@ -4,15 +4,15 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "the folder of an exported model: hpm-video weights export RUN --to huggingface"
+    text = "folder of an exported model, from hpm-video weights export RUN --to huggingface"
     parser.add_argument("folder", metavar="FOLDER", help=text)
-    text = "OWNER/NAME on the Hugging Face Hub; made if need be"
+    text = "OWNER/NAME on the Hugging Face Hub; created if it does not exist"
     parser.add_argument("repo", metavar="REPO", help=text)
-    text = "let everybody see a repository that this command makes (default: only its owner)"
+    text = "make a new repository public (default: private)"
     parser.add_argument("--public", action="store_true", help=text)
-    text = "list what would be sent, and what is missing, without a network"
+    text = "list what would be uploaded, and what is missing, without network access"
     parser.add_argument("--dry-run", action="store_true", help=text)
-    text = "of the commit (default: %(default)s)"
+    text = "message of the commit (default: %(default)s)"
     parser.add_argument("--message", default="Model exported by hpm-video", help=text)
 
 

@@ -12,7 +12,7 @@ _WIDTHS = (26, 20, 22)  # of name, hardware and hours; the expected result has t
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "print this one, to copy and change it (FOLDER/NAME where several commands have one)"
+    text = "recipe to print, to copy and change it; FOLDER/NAME if several commands have one"
     parser.add_argument("name", nargs="?", metavar="NAME", help=text)
 
 

@@ -20,48 +20,54 @@ _OF_CLIPS = (
     "class_name",
 )
 _OF_TRAINING = ("num_checkpoints",)
-_OF_LISTS = ("root", "num_shown", "batch_size", "num_workers")
+_OF_LISTS = ("root", "no_labels", "num_shown", "batch_size", "num_workers")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = "a run folder, a checkpoint, or a file or folder of VideoMAE's kind"
-    options.add_checkpoint(parser, f"a pre-training with its decoder: {what}")
+    what = "a run folder, a checkpoint, or VideoMAE's file or folder"
+    options.add_checkpoint(parser, f"pre-trained model with its decoder: {what}")
     parser.add_argument("videos", nargs="*", metavar="VIDEO", help="video files")
     options.add_output_dir(parser, "folder for pages and pictures", required=True)
-    text = "random masks behind a measured loss (default 8; of a list 4, where 0 measures none)"
+    text = "random masks per measured loss (default 8; for a list 4, and 0 measures none)"
     options.add_numbers(parser, {"num_masks": text})
-    options.add_numbers(parser, {"seed": "of the random masks"}, {"seed": 0})
+    options.add_numbers(parser, {"seed": "seed of the random masks"}, {"seed": 0})
     options.add_device(parser)
 
     clips = parser.add_argument_group("a page for each VIDEO")
-    text = "files beside the page of each video (default all; none after --formats alone)"
+    text = "files to write beside each page (default all; --formats alone: none)"
     clips.add_argument("--formats", nargs="*", choices=values_of(PictureFormat), help=text)
     where = clips.add_mutually_exclusive_group()
-    text = "squares along the longer side (default 1, the centre)"
+    text = "square crops along the longer side (default 1, the centre)"
     options.add_numbers(where, {"num_crops": text})
-    text = "the whole picture, pressed into a square"
+    text = "the whole frame, squeezed into a square"
     where.add_argument("--whole-frame", action="store_true", default=None, help=text)
-    text = "clips side by side from the first frame to the last, not only the one in the middle"
+    text = "consecutive clips from the first frame to the last, instead of the middle clip only"
     clips.add_argument("--whole-video", action="store_true", default=None, help=text)
-    text = "a fine-tuned run or checkpoint: what it looks at, beside what is hard"
+    text = "fine-tuned run or checkpoint; the page also shows what it attends to"
     clips.add_argument("--classifier", metavar="CHECKPOINT", help=text)
-    text = "a name or number: what speaks for this class (default the class that it finds)"
+    text = "name or number of the class to explain (default: the predicted class)"
     clips.add_argument("--class-name", metavar="CLASS", help=text)
-    options.add_numbers(clips, {"max_windows": "most clips of a whole video (default 64)"})
+    options.add_numbers(
+        clips, {"max_windows": "largest number of clips of a whole video (default 64)"}
+    )
 
     training = parser.add_argument_group("one page through training; CHECKPOINT is a run folder")
-    text = "the videos over the checkpoints of the run, with a slider"
+    text = "show the videos at each checkpoint of the run, with a slider"
     training.add_argument("--through-training", action="store_true", help=text)
-    text = "ask at most so many, evenly picked (default 12)"
+    text = "largest number of checkpoints to show, evenly spaced (default 12)"
     options.add_numbers(training, {"num_checkpoints": text})
 
     lists = parser.add_argument_group("one page over a data set; no VIDEO is named")
-    options.add_manifest(lists, "list(s) of videos: hardest and easiest clips, classes, places")
-    options.add_root(lists, "where relative paths of the lists start")
+    options.add_manifest(
+        lists, "list(s) of videos; the page shows hardest and easiest clips, classes, places"
+    )
+    options.add_root(lists, "folder where relative paths start (default: the folder of each list)")
+    text = "leave classes out: for lists with several labels per video"
+    lists.add_argument("--no-labels", action="store_true", default=None, help=text)
     numbers = {
-        "num_shown": "clips shown at either end (default 12)",
-        "batch_size": "clips at a time (default 8)",
-        "num_workers": "decoding processes per process; 0: it decodes itself (default 8)",
+        "num_shown": "number of hardest, and of easiest, clips to show (default 12)",
+        "batch_size": "clips to process at a time (default 8)",
+        "num_workers": "decoding processes per rank; 0: the rank decodes itself (default 8)",
     }
     options.add_numbers(lists, numbers)
 

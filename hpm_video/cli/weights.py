@@ -18,37 +18,37 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "inspect|import|export|average|ema"
     jobs = parser.add_subparsers(dest="weights_job", required=True, metavar=words)
-    text = "what a file of weights is, of any known format, and what is in it"
+    text = "say what a file of weights is, in any known format, and what it contains"
     _add_source(jobs.add_parser("inspect", help=text, description=text))
-    text = "weights of others as a checkpoint of ours, with an account of every tensor"
+    text = "convert weights of another project to a checkpoint; lists every tensor"
     importing = jobs.add_parser("import", help=text, description=text)
     _add_source(importing)
-    text = "a checkpoint as one file, or in the format of others"
+    text = "write a checkpoint as one file, or in another project's format"
     exporting = jobs.add_parser("export", help=text, description=text)
     add_checkpoint(exporting)
     add_output(exporting, "file or folder to write", "--output-dir", metavar="PLACE")
     meanings = "; ".join(f"{name}: {target.help}" for name, target in TARGETS.items())
-    text = f"{meanings} (default: checkpoint, or safetensors where the name ends so)"
+    text = f"{meanings} (default: checkpoint, or safetensors if the name ends in .safetensors)"
     exporting.add_argument("--to", choices=list(TARGETS), help=text)
-    text = "of a pre-training --to huggingface: videos whose pictures the model card shows"
+    text = "videos to show on the model card, for a pre-trained model with --to huggingface"
     exporting.add_argument("--clips", nargs="+", default=[], metavar="VIDEO", help=text)
     parts = exporting.add_mutually_exclusive_group()
     for part, text in (
-        ("weights-only", "leave out what only training needs (all but checkpoints always do)"),
-        ("encoder", "the encoder's weights alone"),
+        ("weights-only", "leave out what only training needs, as all formats but checkpoint do"),
+        ("encoder", "write the encoder's weights only"),
     ):
         parts.add_argument(f"--{part}", dest="part", action="store_const", const=part, help=text)
-    text = "the mean weights of a range of a run's checkpoints, as a checkpoint to be used"
+    text = "average the weights of a run's checkpoints; training cannot continue from the result"
     average = jobs.add_parser("average", help=text, description=text)
-    average.add_argument("run", metavar="RUN", help="a run folder, or one of checkpoints")
-    text = "step of the {} checkpoint to average (default: the {} there is)"
+    average.add_argument("run", metavar="RUN", help="run folder, or folder of checkpoints")
+    text = "step of the {} checkpoint to average (default: the {})"
     ends = {"first": text.format("first", "oldest"), "last": text.format("last", "newest")}
     add_numbers(average, ends, metavar="STEP")
-    text = "the moving average of its weights that a run keeps, as a checkpoint to be used"
+    text = "write a run's moving average of weights; training cannot continue from the result"
     ema = jobs.add_parser("ema", help=text, description=text)
     add_checkpoint(ema)
     for job in (importing, average, ema):
-        add_output(job, "FILE.pt to write")
+        add_output(job, "file to write, .pt")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,29 +60,31 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    text = "a file, or a folder: of a run, of Hugging Face, of DeepSpeed"
+    text = "file of weights, or a folder: of a run, Hugging Face or DeepSpeed"
     parser.add_argument("file", metavar="FILE", help=text)
-    parser.add_argument("--container", help="which part of the file the weights are, as model_ema")
-    text = "tensors that may be missing, unknown or of another shape, as 'head.*'"
+    parser.add_argument(
+        "--container", help="key of the file that holds the weights, such as model_ema"
+    )
+    text = "tensors that may be missing, unknown or of another shape, such as 'head.*'"
     parser.add_argument("--allow-missing", nargs="+", default=[], metavar="NAME", help=text)
-    told = parser.add_argument_group("what files do not say")
+    told = parser.add_argument_group("facts that the file does not contain")
     numbers = {
-        "num_frames": "of a clip (default 16)",
-        "image_size": "in pixels (default 224)",
-        "frame_stride": "from one frame of a clip to the next (default: the data set's, else 2)",
-        "depth": "blocks (default: the size's)",
-        "heads": "of attention (default: the size's)",
-        "decoder_heads": "the same of the decoder",
+        "num_frames": "frames per clip (default 16)",
+        "image_size": "height and width of a clip in pixels (default 224)",
+        "frame_stride": "step in frames between a clip's frames (default: the data set's, else 2)",
+        "depth": "blocks of the encoder (default: by its size)",
+        "heads": "attention heads of the encoder (default: by its size)",
+        "decoder_heads": "attention heads of the decoder (default: by its size)",
     }
     add_numbers(told, numbers)
-    text = "rule for the frames of a clip (default: that of the data set with so many classes)"
+    text = "which frames make a clip (default: the data set's, told from the number of classes)"
     told.add_argument("--sampling", choices=values_of(Sampling), help=text)
     for name in ("mean", "std"):
-        text = f"{name} of pixels in [0, 1] that the weights expect to be taken out (ImageNet's)"
+        text = f"{name} of pixels in [0, 1] that the model was trained with (default ImageNet's)"
         told.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"), help=text)
-    images = parser.add_argument_group("what becomes of image models")
-    add_numbers(images, {"tubelet_size": "frames of a token (default 2)"})
-    text = "patch embedding: its share for every frame of a token, or all for the middle one"
+    images = parser.add_argument_group("conversion of image models to video")
+    add_numbers(images, {"tubelet_size": "frames per token (default 2)"})
+    text = "patch embedding; mean: divided over the frames of a token; centre: in the middle frame"
     images.add_argument("--inflate", choices=values_of(Inflation), default="mean", help=text)
 
 

@@ -28,21 +28,24 @@ PROBE_KINDS = values_of(ProbeKind)
 class GridConfig:
     """Of the probe attentive_grid; the defaults are those of V-JEPA 2 but for the batch size."""
 
-    lrs: list[float] = setting([1e-4, 3e-4, 1e-3, 3e-3, 5e-3], "learning rates of AdamW")
+    lrs: list[float] = setting([1e-4, 3e-4, 1e-3, 3e-3, 5e-3], "learning rates of AdamW to try")
     weight_decays: list[float] = setting(
-        [0.01, 0.1, 0.4, 0.8], "each is trained with each learning rate"
+        [0.01, 0.1, 0.4, 0.8], "weight decays to try with each learning rate"
     )
     chosen_on: ChosenOn = setting(
         "held_out",
-        "videos that choose the best pair: a fifth of the training list, or the judged list itself",
+        "videos that choose the best pair; held_out: a fifth of the training list; judged: "
+        "the validation list itself",
     )
-    blocks: int = setting(4, "attention blocks: the last is cross-attention")
+    blocks: int = setting(4, "attention blocks of the probe; the last is cross-attention")
     heads: int | None = setting(
-        None, "attention heads; null: 16, or fewer where these do not divide the encoder's width"
+        None,
+        "attention heads of the probe; null: 16, or fewer if 16 does not divide the encoder's "
+        "width",
     )
-    epochs: int = setting(20, "passes over the tokens")
-    batch_size: int = setting(32, "videos per optimizer step")
-    memory_gb: float = setting(4.0, "memory for activations; less memory takes more time")
+    epochs: int = setting(20, "passes of the probe over the tokens")
+    batch_size: int = setting(32, "videos per optimizer step of the probe")
+    memory_gb: float = setting(4.0, "GB of memory for activations; less memory takes more time")
 
     def __post_init__(self) -> None:
         all_at_least("probe.grid.", self, blocks=1, heads=1, epochs=1, batch_size=1)
@@ -59,23 +62,33 @@ class GridConfig:
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    num_clips: int = setting(1, "clips in time per video")
-    num_crops: int = setting(1, "crops in space per clip")
-    train_crops: int | None = setting(None, "crops of the training list; null: num_crops")
-    batch_size: int = setting(8, "videos encoded at a time")
-    cells: tuple[int, int, int] = setting(
-        (1, 1, 1), "of a clip, of which knn and linear see a mean each"
+    num_clips: int = setting(1, "clips per video, spread over time")
+    num_crops: int = setting(1, "crops per clip")
+    train_crops: int | None = setting(
+        None, "crops per clip of the training list; null: as num_crops"
     )
-    knn_neighbours: int = setting(20, "at most so many vote, fewer where classes have fewer videos")
-    knn_temperature: float = setting(0.07, "a vote weighs exp(cosine similarity / temperature)")
-    linear_epochs: int = setting(100, "passes over the features, at every learning rate at once")
-    attentive_epochs: int = setting(20, "passes over the tokens")
-    attentive_lr: float = setting(1e-3, "of AdamW")
+    batch_size: int = setting(8, "videos to encode at a time")
+    cells: tuple[int, int, int] = setting(
+        (1, 1, 1),
+        "cells of a clip along time, height and width; knn and linear see the mean of each",
+    )
+    knn_neighbours: int = setting(
+        20, "largest number of neighbours that vote; fewer if classes have fewer videos"
+    )
+    knn_temperature: float = setting(
+        0.07, "temperature of the votes, which weigh exp(cosine similarity / temperature)"
+    )
+    linear_epochs: int = setting(
+        100, "passes of the linear probe over the features, at all learning rates at once"
+    )
+    attentive_epochs: int = setting(20, "passes of the attentive probe over the tokens")
+    attentive_lr: float = setting(1e-3, "learning rate of AdamW for the attentive probe")
     most_token_gb: float = setting(
-        16.0, "memory that tokens, or cells, of all videos may take; with probe.cache, disk space"
+        16.0,
+        "most GB of memory for the tokens, or cells, of all videos; with probe.cache, GB of disk",
     )
     cache: str | None = setting(
-        None, "folder for tokens: on disk instead of in memory, and read again by a later probe"
+        None, "folder for tokens, on disk instead of in memory; later probes read it again"
     )
     grid: GridConfig = field(default_factory=GridConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
@@ -96,9 +109,9 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class PretrainProbeConfig(ProbeConfig):
-    train_manifest: list[str] = setting([], "labelled videos to learn from")
-    val_manifest: list[str] = setting([], "labelled videos that are then judged")
-    kinds: list[str] = setting(["knn"], f"of {', '.join(PROBE_KINDS)}")
+    train_manifest: list[str] = setting([], "lists of labelled videos to train probes on")
+    val_manifest: list[str] = setting([], "lists of labelled videos to evaluate probes on")
+    kinds: list[str] = setting(["knn"], f"kinds of probe: {', '.join(PROBE_KINDS)}")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,18 +126,25 @@ class PretrainProbeConfig(ProbeConfig):
 class ClipConfig:
     """Clips and tokens unlike those of training; the weights are interpolated to fit them."""
 
-    num_frames: int | None = setting(None, "frames of a clip; null: as in training")
-    fps: float | None = setting(None, "see `data.fps`; null: as in training")
+    num_frames: int | None = setting(None, "frames per clip; null: as in training")
+    fps: float | None = setting(
+        None,
+        "frames per second at which to sample videos, by their timestamps; null: as in training",
+    )
     frame_stride: int | None = setting(
-        None, "frames from one frame to the next; null: as in training"
+        None, "step in frames between the frames of a clip; null: as in training"
     )
-    crop_size: int | None = setting(None, "side of a clip in pixels; null: as in training")
+    crop_size: int | None = setting(
+        None, "height and width of a clip in pixels; null: as in training"
+    )
     sampling: Sampling | None = setting(
-        None, "one window, or a frame of each segment; null: as in training"
+        None, "which frames make a clip: one window, or a frame per segment; null: as in training"
     )
-    antialias: bool | None = setting(None, "how frames are resized; null: as in training")
-    tubelet_size: int | None = setting(None, "frames of a token; null: as in training")
-    patch_size: int | None = setting(None, "side of a token in pixels; null: as in training")
+    antialias: bool | None = setting(None, "resize with antialiasing; null: as in training")
+    tubelet_size: int | None = setting(None, "frames per token; null: as in training")
+    patch_size: int | None = setting(
+        None, "height and width of a token in pixels; null: as in training"
+    )
 
     def __post_init__(self) -> None:
         numbers = vars(self).keys() - {"antialias", "sampling", "fps"}
@@ -152,15 +172,14 @@ class ClipConfig:
 class FrozenEncoderConfig:
     """What of an encoder is asked, and what an encoder of another project does not say itself."""
 
-    layers: list[int] = setting(
-        [-1], "blocks whose features are taken, 0 is the first and -1 the last"
-    )
-    weights: str | None = setting(None, "file of weights of timm:NAME")
+    layers: list[int] = setting([-1], "blocks whose features to take; 0: first, -1: last")
+    weights: str | None = setting(None, "file of weights for timm:NAME")
     mean: list[float] | None = setting(
-        None, "three, of pixels in [0, 1], subtracted first; null: as the model's folder says"
+        None, "three means to subtract from pixels in [0, 1]; null: as in the model's folder"
     )
     std: list[float] | None = setting(
-        None, "three, by which pixels are then divided; null: as the model's folder says"
+        None,
+        "three deviations to divide pixels by, after the means; null: as in the model's folder",
     )
 
     def __post_init__(self) -> None:
@@ -187,15 +206,19 @@ class FrozenEncoderConfig:
 class AskConfig:
     """What these commands have in common; how clips are read, the checkpoint says."""
 
-    root: str | None = setting(None, "where the manifest's relative paths start")
-    device: Device = setting("auto", "auto: CUDA where there is one")
+    root: str | None = setting(
+        None, "folder where relative paths start; null: the folder of each list"
+    )
+    device: Device = setting("auto", "device to compute on; auto: CUDA if available")
     precision: Precision = setting(
         "auto",
-        "of the forward pass; auto: bfloat16 where the device has units for it, else float16 on "
-        "GPUs and float32 on CPUs",
+        "precision of the forward pass; auto: bfloat16 if the device has units for it, else "
+        "float16 on GPUs and float32 on CPUs",
     )
-    num_workers: int = setting(8, "decoding processes per process; 0: it decodes itself")
-    decode_timeout_s: float | None = setting(60.0, "a video that takes longer is bad; 0: no limit")
+    num_workers: int = setting(8, "decoding processes per rank; 0: the rank decodes itself")
+    decode_timeout_s: float | None = setting(
+        60.0, "seconds to decode a video before it counts as unreadable; 0: no limit"
+    )
     clip: ClipConfig = field(default_factory=ClipConfig)  # if not as in training
 
     def __post_init__(self) -> None:
@@ -204,13 +227,14 @@ class AskConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    num_clips: int = setting(2, "clips in time per video")
-    num_crops: int = setting(3, "crops in space per clip")
-    batch_size: int = setting(8, "videos at a time")
+    num_clips: int = setting(2, "clips per video, spread over time")
+    num_crops: int = setting(3, "crops per clip")
+    batch_size: int = setting(8, "videos to evaluate at a time")
     threshold: float | None = setting(
         None,
-        "several labels: a video has the classes with at least this score; null: for each class "
-        "the threshold of the best F1 on data.val_manifest, which the checkpoint keeps, else 0.5",
+        "lowest score with which a video has a class, for several labels per video; null: for "
+        "each class the threshold of the best F1 on data.val_manifest, which the checkpoint "
+        "keeps, else 0.5",
     )
 
     def __post_init__(self) -> None:
@@ -223,7 +247,11 @@ class EvaluationConfig:
 class EvaluateConfig(AskConfig):
     """Settings of ``hpm-video evaluate`` and ``predict`` beside the checkpoint."""
 
-    checkpoint: StoredCheckpoint = setting("last", "which one of a run folder; best: see docs")
+    checkpoint: StoredCheckpoint = setting(
+        "last",
+        "checkpoint of a run folder to use; best: that of the best evaluation, by "
+        "evaluation.best_by",
+    )
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)  # if not as in training
 
@@ -232,7 +260,7 @@ class EvaluateConfig(AskConfig):
 class ProbeJobConfig(AskConfig):
     """Settings of ``hpm-video probe`` beside model and lists."""
 
-    kinds: list[str] = setting(["knn"], f"of {', '.join(PROBE_KINDS)}")
+    kinds: list[str] = setting(["knn"], f"kinds of probe: {', '.join(PROBE_KINDS)}")
     encoder: FrozenEncoderConfig = field(default_factory=FrozenEncoderConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 
@@ -247,9 +275,9 @@ class FeaturesConfig(AskConfig):
 
     # Features are kept and compared: in bfloat16 they would depend on what shared their batch
     precision: Precision = "float32"
-    num_clips: int = setting(1, "clips in time per video of a list; their features are averaged")
-    num_crops: int = setting(1, "crops in space per clip or window; their features are averaged")
-    batch_size: int = setting(8, "videos or windows at a time")
+    num_clips: int = setting(1, "clips per video of a list; their features are averaged")
+    num_crops: int = setting(1, "crops per clip or window; their features are averaged")
+    batch_size: int = setting(8, "videos or windows to encode at a time")
     encoder: FrozenEncoderConfig = field(default_factory=FrozenEncoderConfig)
     labels: LabelsConfig = field(default_factory=LabelsConfig)
 

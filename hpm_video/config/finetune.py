@@ -29,28 +29,40 @@ LORA_TARGETS = values_of(LoraTarget)
 
 @dataclass(frozen=True)
 class ClassifierConfig(EncoderConfig):
-    name: ClassifierName = setting("videomae", "the others are baselines, trained from scratch")
-    drop_path: float | None = setting(None, "as in pre-training; null: 0.1 in transformers")
-    head_dropout: float = setting(0.0, "chance to drop an input of the last layer")
+    name: ClassifierName = setting(
+        "videomae", "model to fine-tune; all but videomae are baselines, trained from scratch"
+    )
+    drop_path: float | None = setting(
+        None,
+        "stochastic depth: probability to skip the last block; lower for earlier blocks; "
+        "null: 0.1 in transformers",
+    )
+    head_dropout: float = setting(
+        0.0, "dropout before the last layer: probability to drop an input"
+    )
     pooling: Pooling = setting(
         "mean_norm",
-        "order of the mean over tokens and the norm before the head; norm_mean: with the encoder's "
-        "own norm, as in pre-training",
+        "order of the mean over tokens and the norm before the head; norm_mean: with the "
+        "encoder's own norm, as in pre-training",
     )
     head_float32: bool = setting(
-        False, "the last layer computes in float32 whatever the precision, as in kept probes"
+        False, "compute the last layer in float32 at any precision, as in probes that were kept"
     )
     freeze: int | str = setting(
         "none",
-        "what does not learn: none, embeddings, a number n (embeddings and the first n blocks) or "
-        "encoder (all but the head and its norm)",
+        "what does not learn: none, embeddings, a number n (embeddings and the first n "
+        "blocks) or encoder (all but the head and its norm)",
     )
     lora_rank: int = setting(
-        0, "of adapters (LoRA) beside layers of the encoder, which then learns nothing else; 0: no"
+        0,
+        "rank of adapters (LoRA) beside layers of the encoder, which learns nothing else; 0: "
+        "no adapters",
     )
-    lora_alpha: int = setting(16, "what adapters give counts lora_alpha / lora_rank times")
+    lora_alpha: int = setting(
+        16, "scale of the adapters: their output counts lora_alpha / lora_rank times"
+    )
     lora_targets: list[str] = setting(
-        [], f"layers of a block that have adapters: of {', '.join(LORA_TARGETS)}; []: all of them"
+        [], f"layers of a block that get adapters: {', '.join(LORA_TARGETS)}; []: all of them"
     )
 
     def __post_init__(self) -> None:
@@ -105,7 +117,9 @@ class ClassifierConfig(EncoderConfig):
 
 @dataclass(frozen=True)
 class FinetuneDataConfig(DataConfig):
-    val_manifest: list[str] = setting([], "evaluated on; none: no evaluation")
+    val_manifest: list[str] = setting(
+        [], "lists of labelled videos to evaluate on; []: no evaluation"
+    )
     crop: Crop = "random_resized"
     labels: LabelsConfig = field(default_factory=LabelsConfig)
 
@@ -113,16 +127,18 @@ class FinetuneDataConfig(DataConfig):
 @dataclass(frozen=True)
 class AugmentConfig:
     num_operations: int = setting(
-        4, "RandAugment: drawn for a clip; half of them are applied. 0: none"
+        4, "RandAugment: operations drawn per clip, half of which are applied; 0: none"
     )
     magnitude: float = setting(7.0, "RandAugment: mean strength of an operation, from 0 to 10")
     magnitude_spread: float = setting(0.5, "RandAugment: standard deviation of the strength")
     interpolation: Interpolation = setting(
         "auto",
-        "how RandAugment turns, shears and moves frames; auto: bicubic, as in VideoMAE's code, but "
-        "bilinear in runs begun before this setting existed",
+        "RandAugment: how to resample rotated, sheared and moved frames; auto: bicubic, as in "
+        "VideoMAE's code, but bilinear in runs of older versions",
     )
-    erasing: float = setting(0.25, "share of the clips in which a rectangle becomes noise")
+    erasing: float = setting(
+        0.25, "random erasing: share of the clips in which a rectangle becomes noise"
+    )
 
     def __post_init__(self) -> None:
         all_at_least("augment.", self, num_operations=0, magnitude_spread=0)
@@ -133,12 +149,18 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class MixingConfig:
     mixup: float = setting(
-        0.8, "clips of two videos blended; their shares are Beta(a, a) of this a; 0: no"
+        0.8,
+        "mixup of two videos: the a of the Beta(a, a) from which their shares are drawn; 0: "
+        "no mixup",
     )
     cutmix: float = setting(
-        1.0, "a box of one in the other; its share is Beta(a, a) of this a; 0: no"
+        1.0,
+        "cutmix of two videos: the a of the Beta(a, a) from which the box's share is drawn; "
+        "0: no cutmix",
     )
-    switch: float = setting(0.5, "share of the pairs that get cutmix, where there are both")
+    switch: float = setting(
+        0.5, "share of the pairs that get cutmix, if mixup and cutmix are both on"
+    )
 
     def __post_init__(self) -> None:
         all_at_least("mixing.", self, mixup=0, cutmix=0)
@@ -152,11 +174,11 @@ class MixingConfig:
 
 @dataclass(frozen=True)
 class FinetuneEvaluationConfig(EvaluationConfig):
-    every_epochs: int = setting(0, "epochs from one evaluation to the next; 0: only at the end")
+    every_epochs: int = setting(0, "epochs between evaluations; 0: only at the end")
     best_by: BestBy = setting(
         "auto",
-        "figure that chooses best.pt, of equals the later; auto: top1, but first_top1 (of equals "
-        "the earlier) in runs begun before this setting existed; with several labels mean_ap",
+        "figure that chooses best.pt, the later of equals; auto: top1, or mean_ap with "
+        "several labels; in runs of older versions first_top1, the earlier of equals",
     )
     patience: int = setting(
         0, "evaluations in a row without a better best_by after which the run ends; 0: never"
@@ -181,11 +203,17 @@ class FinetuneOptimConfig(OptimConfig):
     layer_decay: float | None = setting(
         None, "lr factor from each layer to the one below it; null: 0.75"
     )
-    label_smoothing: float = setting(0.1, "share of the target spread over all classes")
-    ema_momentum: float | None = setting(
-        None, "of an average of the weights, which is evaluated; null: no"
+    label_smoothing: float = setting(
+        0.1, "label smoothing: share of the target spread over all classes"
     )
-    class_balance: ClassBalance = setting("none", "weights: rare classes count more, equally")
+    ema_momentum: float | None = setting(
+        None,
+        "momentum of a moving average of the weights, which is then evaluated; null: no average",
+    )
+    class_balance: ClassBalance = setting(
+        "none",
+        "how to balance classes; weights: rare classes count more, so that all count equally",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

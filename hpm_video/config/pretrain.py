@@ -36,17 +36,17 @@ from hpm_video.config.values import (
 class PretrainRunConfig(RunConfig):
     picture_every: int | str = setting(
         "auto",
-        "steps between pictures in TensorBoard; 0 = never; auto: a tenth of the run, but at least "
-        "20 and at most 1000",
+        "steps between pictures in TensorBoard; 0: never; auto: a tenth of the run, but at "
+        "least 20 and at most 1000",
     )
     history_checkpoints: int | str = setting(
         "auto",
-        "checkpoints spread over the run for visualize --through-training, without the optimizer's "
-        "state; 0 = none; auto: 10, but 0 in runs begun before this setting existed",
+        "number of checkpoints spread over the run for visualize --through-training, without "
+        "optimizer state; 0: none; auto: 10, but 0 in runs of older versions",
     )
-    probe_every: int = setting(0, "epochs from one probe to the next; 0 = never")
+    probe_every: int = setting(0, "epochs between probes; 0: never")
     collapse_records: int = setting(
-        5, "records in a row that show a collapsed encoder before the log warns; 0 = never"
+        5, "consecutive log records of a collapsed encoder after which the log warns; 0: never"
     )
 
     def __post_init__(self) -> None:
@@ -75,26 +75,32 @@ class PretrainRunConfig(RunConfig):
 class ModelConfig(EncoderConfig):
     init_parts: list[str] = setting(
         ["all"],
-        "what init gives: all, or of encoder, decoder, predictor, teacher; the rest starts fresh",
+        "parts to take from model.init: all, or some of encoder, decoder, predictor, teacher; "
+        "the rest starts fresh",
     )
     drop_path: float = setting(
-        0.0, "stochastic depth: chance to skip the last block; earlier ones less"
+        0.0, "stochastic depth: probability to skip the last block; lower for earlier blocks"
     )
-    decoder_width: int | None = setting(None, "numbers per token; of `size` unless given")
-    decoder_heads: int | None = setting(None, "attention heads; of `size` unless given")
+    decoder_width: int | None = setting(
+        None, "numbers per token in the decoders; null: from model.size"
+    )
+    decoder_heads: int | None = setting(
+        None, "attention heads of the decoders; null: from model.size"
+    )
     decoder_mlp_ratio: float | None = setting(
-        None, "width of the decoders' MLPs over theirs; of `size` unless given"
+        None, "width of the decoders' MLPs, relative to the decoders' width; null: from model.size"
     )
-    decoder_depth: int = setting(4, "blocks that reconstruct")
+    decoder_depth: int = setting(4, "blocks of the reconstructor")
     predictor_input: PredictorInput = setting(
         "encoded",
-        "input of the loss predictor; both: an encoded one teaches, one from pixels picks masks",
+        "input of the loss predictor; encoded: encoded visible tokens; pixels: raw pixels; "
+        "both: one encoded predictor that teaches, one from pixels that chooses masks",
     )
     predictor_depth: int = setting(1, "blocks of each loss predictor")
     first_weights: FirstWeights = setting(
         "xavier",
-        "videomae: as its code makes them; former: xavier, but the predictor's head does not start "
-        "small",
+        "initial weights; videomae: as in VideoMAE's code; former: xavier, with a predictor "
+        "head that does not start small",
     )
 
     def __post_init__(self) -> None:
@@ -124,32 +130,37 @@ class ModelConfig(EncoderConfig):
 
 @dataclass(frozen=True)
 class MaskingConfig:
-    mask_ratio: float = setting(0.9, "share of the mining units that is masked")
-    tube_length: int | None = setting(
-        None, "grid steps in time of a mining unit; default: the whole clip"
-    )
+    mask_ratio: float = setting(0.9, "share of the mining units to mask")
+    tube_length: int | None = setting(None, "time steps per mining unit; null: the whole clip")
     pattern: MaskPattern = setting(
         "auto",
-        "shape of the masks; auto: that of tube_length; blocks: rectangles over the whole clip, as "
-        "in V-JEPA",
+        "shape of masks; auto: by tube_length; blocks: rectangles over the whole clip, as in "
+        "V-JEPA",
     )
     source: MaskSource = setting(
         "predicted",
-        "scores that say which units are hard; measured: the loss itself, by one more pass; none: "
-        "random masks",
+        "scores that choose the hard units; predicted: the teacher's; measured: the loss of "
+        "one more pass; none: random masks",
     )
     hard_ratio_start: float = setting(
-        0.0, "share of the mask chosen by the source's scores, at the start"
+        0.0, "share of the mask that scores choose at the start of the run"
     )
-    hard_ratio_end: float = setting(0.5, "... and at the end; linear in between")
+    hard_ratio_end: float = setting(
+        0.5, "share of the mask that scores choose at the end of the run"
+    )
     ramp: HardRamp = setting(
-        "time", "the hard ratio rises with the run's steps, or with the student's rank accuracy"
+        "time",
+        "what the hard ratio follows; time: the steps; competence: the student's rank accuracy",
     )
     competence_low: float = setting(
-        0.52, "rank accuracy up to which the hard ratio stays at its start (ramp: competence)"
+        0.52, "rank accuracy up to which the hard ratio stays at its start, with ramp=competence"
     )
-    competence_high: float = setting(0.74, "... and from which on it is at its end")
-    decoder_mask_ratio: float = setting(0.0, "share of the masked tokens that is not reconstructed")
+    competence_high: float = setting(
+        0.74, "rank accuracy from which the hard ratio is at its end, with ramp=competence"
+    )
+    decoder_mask_ratio: float = setting(
+        0.0, "share of the masked tokens that are not reconstructed"
+    )
     decoder_mask: DecoderMask = setting(
         "running_cell", "pattern of decoder masking; videomae_v2: the published one"
     )
@@ -212,14 +223,18 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    token_ratio: float = setting(0.1, "share of tokens it sees, and a predictor from pixels ranks")
-    view: View = setting("spread", "which ones, if not all")
-    draws: int = setting(1, "views of different tokens whose scores are averaged")
-    momentum_start: float = setting(
-        0.999, "share of itself the teacher keeps per step, at the start"
+    token_ratio: float = setting(
+        0.1,
+        "share of the tokens that the teacher sees, and that a predictor from pixels learns "
+        "to rank",
     )
-    momentum_end: float = setting(0.9999, "... and after the ramp")
-    ramp: float = setting(0.125, "share of the run over which momentum rises")
+    view: View = setting("spread", "tokens that the teacher sees if token_ratio is below 1")
+    draws: int = setting(1, "number of views of different tokens whose scores are averaged")
+    momentum_start: float = setting(
+        0.999, "momentum of the teacher's moving average at the start of the run"
+    )
+    momentum_end: float = setting(0.9999, "momentum of the teacher's moving average after its ramp")
+    ramp: float = setting(0.125, "share of the run over which the teacher's momentum rises")
 
     def __post_init__(self) -> None:
         if not 0 < self.token_ratio <= 1:
@@ -241,39 +256,41 @@ _MOST_LAYERS, _WIDEST = 64, 1 << 16  # of a target of features
 class LossConfig:
     target: LossTarget = setting(
         "pixels",
-        "what is reconstructed: pixels, features of the moving average of the encoder (ema), or of "
-        "the model loss.target_model (frozen)",
+        "what is reconstructed; ema: features of the encoder's moving average; frozen: "
+        "features of loss.target_model",
     )
-    normalize_targets: bool = setting(
-        True, "reconstruct pixels normalised per token and colour channel"
-    )
+    normalize_targets: bool = setting(True, "normalise target pixels per token and colour channel")
     target_model: str | None = setting(
         None,
-        "of target=frozen: a checkpoint or run folder, VideoMAE weights, a Hugging Face folder, or "
-        "timm:NAME",
+        "model that gives the features for target=frozen: a checkpoint or run folder, "
+        "VideoMAE weights, a Hugging Face folder, or timm:NAME",
     )
     target_weights: str | None = setting(None, "file of weights for target_model=timm:NAME")
     target_layers: list[int] = setting(
-        [-1], "blocks whose features are reconstructed; 0 = first, -1 = last"
+        [-1], "blocks whose features are reconstructed; 0: first, -1: last"
     )
     target_width: int | None = setting(
-        None, "numbers per token in a layer of the frozen model; found at the start of a run"
+        None, "numbers per token in a layer of the frozen model; found when a run starts"
     )
-    prediction: Prediction = setting("ranking", "how to learn to predict loss")
+    prediction: Prediction = setting(
+        "ranking",
+        "objective of the loss predictor; ranking: the order of losses; absolute: their "
+        "values; none: no predictor",
+    )
     prediction_weight: float = setting(
-        1.0, "of the prediction loss; that of the reconstruction is 1"
+        1.0, "weight of the prediction loss; the reconstruction loss has weight 1"
     )
     pixel_prediction_weight: float = setting(
-        1.0, "of the loss of the predictor from pixels with model.predictor_input=both"
+        1.0, "weight of the loss of the predictor from pixels with model.predictor_input=both"
     )
     ranking: Ranking = setting(
-        "exact", "cost of a pair in wrong order; clipped: at most 13.8, as in HPM's code"
+        "exact", "cost of a pair in the wrong order; clipped: at most 13.8, as in HPM's code"
     )
-    ranking_level: RankingLevel = setting("token", "what is compared: tokens or mining units")
+    ranking_level: RankingLevel = setting("token", "what the ranking loss compares")
     variance: Variance = setting(
         "auto",
-        "of a clip's losses in the absolute loss; auto: unbiased, as in HPM's code, but biased in "
-        "runs begun before this setting existed",
+        "estimator of the variance of a clip's losses for prediction=absolute; auto: "
+        "unbiased, as in HPM's code, but biased in runs of older versions",
     )
 
     def __post_init__(self) -> None:

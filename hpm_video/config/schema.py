@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 Value = TypeVar("Value")
 Path = tuple[Any, ...]  # names of groups and of a setting, one in the other
 
-_LONGEST_DEFAULT = 16  # that others are set beside
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -60,23 +59,20 @@ def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
 
 
 def settings_table(schema: type[Any], *, columns: int) -> str:
-    """All settings with default, meaning and choices, in lines of at most so many characters."""
+    """All settings with meaning, choices and default, in lines of at most so many characters."""
     settings = list(describe_settings(schema))
     key_width = max(len(setting.key) for setting in settings)
-    lengths = [len(setting.default) for setting in settings]
-    default_width = max(length for length in lengths if length <= _LONGEST_DEFAULT)
+    indent = " " * (key_width + 4)
     lines: list[str] = []
     for setting in settings:
-        text = setting.meaning + (f" ({' | '.join(setting.choices)})" if setting.choices else "")
-        start = f"  {setting.key:<{key_width}}  {setting.default:<{default_width}}  "
-        indent = " " * (key_width + default_width + 6)
-        # Below a narrow terminal's width the lines are longer than it, but not unreadable.
-        room = max(columns, len(indent) + 30)
-        if len(start) > len(indent):  # a long default has a line of its own
-            lines.append(start.rstrip())
-            start = indent
+        choices = f"{' | '.join(setting.choices)}; " if setting.choices else ""
         lines += textwrap.wrap(
-            text, room, initial_indent=start, subsequent_indent=indent, break_on_hyphens=False
+            f"{setting.meaning} ({choices}default {setting.default})",
+            # Below a narrow terminal's width the lines are longer than it, but not unreadable.
+            max(columns, len(indent) + 30),
+            initial_indent=f"  {setting.key:<{key_width}}  ",
+            subsequent_indent=indent,
+            break_on_hyphens=False,
         )
     return "\n".join(lines)
 
@@ -188,7 +184,7 @@ def _in_words(kind: Any) -> str:
     if arguments == (int, str):
         return "a whole number or a word"
     if get_origin(kind) is list:
-        return "a list: [a, b], or one text"
+        return "a list: [a, b], or one text" if str in arguments else "a list of numbers: [1, 2]"
     if get_origin(kind) is tuple:
         return f"a list of {len(arguments)} numbers: [{', '.join('ab'[: len(arguments)])}]"
     return _IN_WORDS[kind]

@@ -302,7 +302,7 @@ def config_from_dict(schema: type[Config], values: Mapping[str, Any]) -> Config:
     plain = _as_meant(schema, _with_texts(values, lambda text: text.replace("${", "$")))
     check_settings(schema, plain)
     # Exact for any text: backslashes count before ${ alone
-    meant = _as_meant(schema, _with_texts(values, _escaped))
+    meant = _as_meant(schema, without_interpolations(values))
     try:
         return _merged([OmegaConf.structured(schema), OmegaConf.create(meant)])
     except OmegaConfBaseException as error:
@@ -351,6 +351,11 @@ def _with_texts(values: Any, change: Callable[[str], str]) -> Any:
     if isinstance(values, list | tuple):
         return [_with_texts(entry, change) for entry in values]
     return change(values) if isinstance(values, str) else values
+
+
+def without_interpolations(values: Any) -> Any:
+    """Values, nested or not, whose texts a YAML of settings can hold: ``${`` stays as it is."""
+    return _with_texts(values, _escaped)
 
 
 def _escaped(text: str) -> str:

@@ -14,48 +14,55 @@ MOST_WEIGHT = 1000  # of a list
 @dataclass(frozen=True)
 class RunConfig:
     output_dir: str | None = setting(
-        None, "the run folder; the same command continues what lies there"
+        None, "run folder; the same command continues a run that lies there"
     )
-    seed: int = setting(0, "of weights, order, crops and masks")
-    device: values.Device = setting("auto", "auto: CUDA where there is one")
+    seed: int = setting(0, "seed of weights, order, crops and masks")
+    device: values.Device = setting("auto", "device to compute on; auto: CUDA if available")
     precision: values.Precision = setting(
         "auto",
-        "of the forward pass; auto: bfloat16 where the device has units for it, else float16 on "
-        "GPUs and float32 on CPUs",
+        "precision of the forward pass; auto: bfloat16 if the device has units for it, else "
+        "float16 on GPUs and float32 on CPUs",
     )
     deterministic: bool = setting(
-        False, "only algorithms that repeat bit by bit, on GPUs too; slower"
+        False, "use only algorithms that repeat bit for bit, on GPUs too; slower"
     )
     compile: values.Switch = setting(
-        "auto", "torch.compile of student and teacher, or classifier; auto: on CUDA"
+        "auto", "torch.compile for student and teacher, or for the classifier; auto: on CUDA"
     )
     cuda_graphs: values.Switch = setting(
         "auto",
-        "the GPU repeats steps without the host; auto: in one process on CUDA, if not compiled",
+        "replay steps as CUDA graphs, without the host; auto: on CUDA, in one process, if not "
+        "compiled",
     )
-    parallel: values.Parallel = setting("ddp", "each process has the whole model, or a share of it")
-    shard_processes: int | None = setting(None, "fsdp: processes that share one copy; default: all")
+    parallel: values.Parallel = setting(
+        "ddp", "ddp: each rank has the whole model; fsdp: ranks share one"
+    )
+    shard_processes: int | None = setting(
+        None, "number of ranks that share one copy of the model with fsdp; null: all"
+    )
     activation_checkpointing: bool = setting(
-        False, "run blocks twice, to keep less for the backward pass"
+        False, "recompute blocks in the backward pass, to save memory"
     )
-    log_every: int = setting(20, "steps from one record to the next")
-    checkpoint_every_minutes: float = setting(20.0, "also at the end and before stopping")
-    keep_checkpoints: int = setting(2, "the newest so many are kept; 0 keeps all")
+    log_every: int = setting(20, "steps between log records")
+    checkpoint_every_minutes: float = setting(
+        20.0, "minutes between checkpoints; a run also saves one at its end and before it stops"
+    )
+    keep_checkpoints: int = setting(2, "number of newest checkpoints to keep; 0: all")
     save_in_background: bool = setting(
-        True, "copy a checkpoint to host memory, write it beside training"
+        True, "copy a checkpoint to host memory and write it while training goes on"
     )
-    resume: str | None = setting(None, "checkpoint to go on from when the run folder has none")
-    max_bad_steps: int = setting(10, "so many steps in a row that are not finite stop the run")
+    resume: str | None = setting(None, "checkpoint to continue from if the run folder has none")
+    max_bad_steps: int = setting(
+        10, "consecutive steps with non-finite numbers after which the run stops"
+    )
     collective_timeout_s: float = setting(
-        600.0, "longer than this no process waits for another one"
+        600.0, "seconds a rank waits for the others before it fails"
     )
     loggers: list[str] = setting(
         ["tensorboard"],
-        "of tensorboard, wandb and mlflow, beside metrics.jsonl; all offline by default",
+        "loggers besides metrics.jsonl: tensorboard, wandb, mlflow; all offline by default",
     )
-    profile_steps: int = setting(
-        0, "so many steps of every start are traced into profile/; 0 = none"
-    )
+    profile_steps: int = setting(0, "steps to trace into profile/ after every start; 0: none")
 
     def __post_init__(self) -> None:
         all_at_least(
@@ -73,43 +80,63 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    manifest: list[str] = setting([], "one or several lists, joined")
+    manifest: list[str] = setting([], "list of videos, or several lists to join")
     weights: list[float] = setting(
-        [], "how often an epoch shows the videos of each list of manifest; default: once"
+        [], "times that an epoch shows the videos of each list in data.manifest; []: once"
     )
-    root: str | None = setting(None, "where relative paths start; default: each list's own folder")
-    num_frames: int = setting(16, "frames of a clip")
+    root: str | None = setting(
+        None, "folder where relative paths start; null: the folder of each list"
+    )
+    num_frames: int = setting(16, "frames per clip")
     fps: float | None = setting(
-        None, "see videos at so many frames a second, by their own times; null: all frames"
+        None, "frames per second at which to sample videos, by their timestamps; null: every frame"
     )
-    frame_stride: int = setting(2, "frames from one frame of a dense clip to the next")
+    frame_stride: int = setting(
+        2,
+        "step in frames between the frames of a clip; unused if sampling takes a frame per segment",
+    )
     sampling: values.Sampling = setting(
-        "dense", "one window, or a frame of each segment; videomae_...: the published rules"
+        "dense",
+        "which frames make a clip; dense: one window; uniform: a frame per segment of the "
+        "video; videomae_...: the published rules",
     )
     crop: values.Crop = setting("multi_scale", "kind of random crop")
-    crop_size: int = setting(224, "side of a clip in pixels")
+    crop_size: int = setting(224, "height and width of a clip in pixels")
     antialias: bool = setting(
         True,
-        "resizing averages all pixels that shrink into one; false: only the nearest ones, and the "
-        "longer side of test views is rounded down, as in VideoMAE's fine-tuning",
+        "resize with antialiasing; false: without, and round the longer side of test views "
+        "down, as VideoMAE's fine-tuning does",
     )
-    crop_on: values.CropOn = setting("workers", "device: workers only decode")
+    crop_on: values.CropOn = setting("workers", "where to crop; device: workers only decode")
     frame_pixels: int = setting(
-        116_736, "of a frame on its way to the device (256 x 456); larger: scaled"
+        116_736,
+        "most pixels of a frame on its way to the device with crop_on=device (256 x 456); "
+        "larger frames are scaled down",
     )
-    flip: bool = setting(False, "mirror half of the clips; never where direction is meaning")
-    repeats: int = setting(1, "crops taken of each decoded video")
-    windows: int = setting(1, "windows in time that these crops are taken from, in turns")
+    flip: bool = setting(
+        False, "mirror half of the clips; leave off if classes depend on direction"
+    )
+    repeats: int = setting(1, "crops per decoded video")
+    windows: int = setting(
+        1, "windows in time per decoded video, from which its crops are taken in turns"
+    )
     batch_size: int | str = setting(
         32,
-        "videos per process and micro-batch; auto: of optim.total_batch what a GPU has memory for",
+        "videos per rank and micro-batch; auto: as much of optim.total_batch as fits into a GPU",
     )
-    num_workers: int = setting(8, "decoding processes per training process; 0: it decodes itself")
-    decoder: values.Decoder = setting("decord", "PyAV where it reads a file wrong")
-    decode_timeout_s: float | None = setting(60.0, "a video that takes longer is bad; 0: no limit")
-    max_bad_fraction: float = setting(0.05, "more unreadable videos than this share stop the run")
+    num_workers: int = setting(8, "decoding processes per rank; 0: the rank decodes itself")
+    decoder: values.Decoder = setting(
+        "decord", "library that decodes videos; PyAV takes over files that it reads wrongly"
+    )
+    decode_timeout_s: float | None = setting(
+        60.0, "seconds to decode a video before it counts as unreadable; 0: no limit"
+    )
+    max_bad_fraction: float = setting(
+        0.05, "largest share of unreadable videos; above it the run stops"
+    )
     max_damage: float = setting(
-        1.0, "leave out videos with a larger share of damaged frames, as data check counted them"
+        1.0,
+        "largest share of damaged frames, as counted by data check; videos above it are left out",
     )
 
     def __post_init__(self) -> None:
@@ -172,10 +199,10 @@ class LabelsConfig:
     """How a list says that videos have several labels; by default each has one."""
 
     separator: str | None = setting(
-        None, "several labels per video: what stands between them in a cell; null: one label"
+        None, "text between the labels in a cell, for several labels per video; null: one label"
     )
     columns: list[str] = setting(
-        [], "several labels per video: the columns of 0 and 1, one per class; * matches any text"
+        [], "columns of 0 and 1, one per class, for several labels per video; * matches any text"
     )
 
     def __post_init__(self) -> None:
@@ -199,15 +226,21 @@ class LabelsConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    size: values.Size = setting("base", "VideoMAE's; huge_v2 and giant are VideoMAE V2's")
-    width: int | None = setting(None, "numbers per token; of `size` unless given")
-    depth: int | None = setting(None, "blocks; of `size` unless given")
-    heads: int | None = setting(None, "attention heads; of `size` unless given")
-    patch_size: int = setting(16, "side of a token in pixels")
-    tubelet_size: int = setting(2, "frames of a token")
-    positions: values.Positions = setting("sinusoid", "stored: a table beside the weights")
-    init: str | None = setting(None, "file of weights, ours or of others, to start from")
-    allow_missing: list[str] = setting([], "names that init may lack, * is any")
+    size: values.Size = setting(
+        "base", "size of the model, as in VideoMAE; huge_v2 and giant: as in VideoMAE V2"
+    )
+    width: int | None = setting(None, "numbers per token in the encoder; null: from model.size")
+    depth: int | None = setting(None, "blocks of the encoder; null: from model.size")
+    heads: int | None = setting(None, "attention heads of the encoder; null: from model.size")
+    patch_size: int = setting(16, "height and width of a token in pixels")
+    tubelet_size: int = setting(2, "frames per token")
+    positions: values.Positions = setting(
+        "sinusoid", "position embeddings; stored: a table that is saved with the weights"
+    )
+    init: str | None = setting(None, "file of weights to start from, ours or another project's")
+    allow_missing: list[str] = setting(
+        [], "names of tensors that model.init may lack; * matches any text"
+    )
 
     def __post_init__(self) -> None:
         all_at_least("model.", self, width=1, depth=1, heads=1, patch_size=1, tubelet_size=1)
@@ -216,22 +249,26 @@ class EncoderConfig:
 @dataclass(frozen=True)
 class OptimConfig:
     epochs: int = setting(800, "passes over the videos")
-    base_lr: float = setting(1.5e-4, "lr = base_lr * videos per optimizer step / 256")
-    min_lr: float = setting(1e-5, "where the cosine ends")
-    warmup_lr: float = setting(1e-6, "where warm-up starts")
+    base_lr: float = setting(
+        1.5e-4, "base learning rate: lr = base_lr * videos per optimizer step / 256"
+    )
+    min_lr: float = setting(1e-5, "base learning rate at the end of the cosine schedule")
+    warmup_lr: float = setting(1e-6, "base learning rate at the start of warm-up")
     warmup_epochs: int | str = setting(
         "auto",
-        "epochs of linear warm-up; auto: epochs / 20, at most 40; in fine-tuning epochs / 4, at "
-        "most 5",
+        "epochs of linear warm-up; auto: epochs / 20, at most 40; in fine-tuning epochs / 4, "
+        "at most 5",
     )
-    weight_decay: float = setting(0.05, "none on biases and norms")
-    betas: tuple[float, float] = setting((0.9, 0.95), "of AdamW")
-    clip_grad: float | None = setting(None, "largest gradient norm")
+    weight_decay: float = setting(0.05, "weight decay of AdamW; biases and norms have none")
+    betas: tuple[float, float] = setting((0.9, 0.95), "betas of AdamW")
+    clip_grad: float | None = setting(None, "largest gradient norm; null: no clipping")
     accumulation: int = setting(1, "micro-batches per optimizer step")
     total_batch: int | None = setting(
-        None, "videos per optimizer step, from which accumulation follows"
+        None, "videos per optimizer step over all ranks, from which optim.accumulation follows"
     )
-    count_repeats: bool = setting(False, "whether repeats count as videos in the lr rule")
+    count_repeats: bool = setting(
+        False, "count data.repeats as videos in the rule for the learning rate"
+    )
 
     def __post_init__(self) -> None:
         all_at_least("optim.", self, epochs=1, accumulation=1, total_batch=1)

@@ -26,8 +26,8 @@ _SHARED = ("data", "optim.epochs", "optim.accumulation", "optim.total_batch", "r
 class BaseRunConfig:
     """What all runs of a kind share."""
 
-    config: str | None = setting(None, "a file of settings, relative to the study's")
-    settings: list[str] = setting([], "group.key=value, override the file's")
+    config: str | None = setting(None, "file of settings, relative to the study file")
+    settings: list[str] = setting([], "settings that override the file's, as group.key=value")
 
     def __post_init__(self) -> None:
         _check_words("settings", self.settings)
@@ -35,11 +35,15 @@ class BaseRunConfig:
 
 @dataclass(frozen=True)
 class ToySetConfig:
-    unlabelled: int = setting(0, "toy videos to make for pre-training; 0: lists are given")
-    labelled: int = setting(480, "of them have labels, for fine-tuning and probes")
-    held_out: int = setting(400, "other toy videos, on which all is judged")
-    size: int = setting(64, "side in pixels")
-    num_frames: int = setting(16, "of a video")
+    unlabelled: int = setting(
+        0, "toy videos to make for pre-training; 0: the set has lists instead"
+    )
+    labelled: int = setting(
+        480, "toy videos of pre-training that also get labels, for fine-tuning and probes"
+    )
+    held_out: int = setting(400, "further toy videos to evaluate on")
+    size: int = setting(64, "height and width of a toy video in pixels")
+    num_frames: int = setting(16, "frames per toy video")
 
     def __post_init__(self) -> None:
         all_at_least("toy.", self, unlabelled=0, labelled=1, held_out=1)
@@ -52,12 +56,12 @@ class ToySetConfig:
 class DataSetConfig:
     toy: ToySetConfig = field(default_factory=ToySetConfig)
     pretrain: list[str] = setting([], "lists of videos to pre-train on")
-    train: list[str] = setting([], "labelled lists for fine-tuning and probes")
-    val: list[str] = setting([], "labelled lists on which all is judged")
-    hard_train: list[str] = setting([], "for a second, harder probe, if any")
-    hard_val: list[str] = setting([], "... and to judge it on")
+    train: list[str] = setting([], "lists of labelled videos for fine-tuning and probes")
+    val: list[str] = setting([], "lists of labelled videos to evaluate on")
+    hard_train: list[str] = setting([], "lists of labelled videos for a second, harder probe")
+    hard_val: list[str] = setting([], "lists of labelled videos to evaluate the second probe on")
     root: str | None = setting(
-        None, "where relative paths of the lists start; default: their own folder"
+        None, "folder where relative paths start; null: the folder of each list"
     )
 
     def __post_init__(self) -> None:
@@ -67,8 +71,10 @@ class DataSetConfig:
 
 @dataclass(frozen=True)
 class FewLabelsConfig:
-    count: int = setting(1, "videos with labels, the first of each class, as many of each")
-    settings: list[str] = setting([], "of fine-tuning on them, beyond those of all")
+    count: int = setting(
+        1, "number of labelled videos: the first of each class, equally many per class"
+    )
+    settings: list[str] = setting([], "further settings of fine-tuning on few labels")
 
     def __post_init__(self) -> None:
         at_least("few_labels.count", self.count, 1)
@@ -77,11 +83,15 @@ class FewLabelsConfig:
 
 @dataclass(frozen=True)
 class VariantConfig:
-    settings: list[str] = setting([], "of pre-training, beyond the base's, or LIST.yaml:NAME")
-    seeds: int | None = setting(None, "default: those of the study")
-    finetune: list[str] = setting([], "of fine-tuning, beyond those that all variants share")
-    pretrain: bool = setting(True, "false: fine-tuned from `init`, at equal epochs only")
-    comparisons: list[str] = setting([], "default: those of the study")
+    settings: list[str] = setting(
+        [], "settings of pre-training that differ from the baseline, or LIST.yaml:NAME"
+    )
+    seeds: int | None = setting(None, "number of seeds of this variant; null: as the study")
+    finetune: list[str] = setting([], "further settings of fine-tuning for this variant")
+    pretrain: bool = setting(
+        True, "pre-train this variant; false: fine-tune it from `init`, at equal epochs only"
+    )
+    comparisons: list[str] = setting([], "comparisons of this variant; []: those of the study")
 
 
 @dataclass(frozen=True)
@@ -91,21 +101,29 @@ class StudyConfig:
     pretrain: BaseRunConfig = field(default_factory=BaseRunConfig)
     finetune: BaseRunConfig = field(default_factory=BaseRunConfig)
     init: str | None = setting(
-        None, "a run or weights, from which pretrain: false starts; null: from scratch"
+        None, "run or weights from which variants with pretrain=false start; null: from scratch"
     )
-    sets: dict[str, DataSetConfig] = setting({}, "by name")
-    variants: dict[str, VariantConfig] = setting({}, "by name; the base first")
-    seeds: int = setting(3, "of each variant: 0, 1, ...")
-    comparisons: list[str] = setting(["epochs"], "epochs, time, or both")
-    probes: list[str] = setting(["linear"], "of knn, linear and attentive")
+    sets: dict[str, DataSetConfig] = setting({}, "data sets by name")
+    variants: dict[str, VariantConfig] = setting({}, "variants by name; the first is the baseline")
+    seeds: int = setting(3, "number of seeds per variant: 0, 1, ...")
+    comparisons: list[str] = setting(
+        ["epochs"], "what variants have in common with the baseline: epochs, time, or both"
+    )
+    probes: list[str] = setting(["linear"], "kinds of probe: knn, linear, attentive")
     few_labels: dict[str, FewLabelsConfig] = setting(
-        {}, "parts of the labelled videos, by name: all is fine-tuned and probed on them, too"
+        {}, "parts of the labelled videos, by name, to fine-tune and probe on as well"
     )
-    probe_every: int = setting(0, "epochs from one probe to the next; 0: only before and after")
-    mining_videos: int = setting(128, "of the lists `val`, to measure how well loss is predicted")
-    clock: Clock = setting("process", "of the calibration; wall: for GPUs")
-    calibration_rounds: int = setting(9, "steps of each variant, in turns; the median counts")
-    keep_checkpoints: bool = setting(False, "of finished cells")
+    probe_every: int = setting(0, "epochs between probes; 0: only before and after")
+    mining_videos: int = setting(
+        128, "number of videos from the lists `val` that measure how well losses are predicted"
+    )
+    clock: Clock = setting(
+        "process", "clock of the calibration; process: processor time; wall: for GPUs"
+    )
+    calibration_rounds: int = setting(
+        9, "steps of each variant in the calibration, in turns; the median counts"
+    )
+    keep_checkpoints: bool = setting(False, "keep the checkpoints of finished cells")
 
     def __post_init__(self) -> None:
         all_at_least("", self, seeds=1, mining_videos=1, calibration_rounds=1, probe_every=0)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +15,22 @@ from torchvision.transforms.v2 import functional
 from hpm_video.data.loading.batches import read_guarded
 from hpm_video.data.video.frame_indices import uniform_view_indices
 from hpm_video.data.video.frames import VideoReadError, open_frames
-from hpm_video.evaluate.predictions import (
-    Evaluation,
-    SeveralLabels,
-    figures_line,
-    write_predictions,
-)
+from hpm_video.evaluate.predictions import Evaluation, SeveralLabels, write_predictions
 from hpm_video.evaluate.several_labels_page import (
+    clip_shown,
+    heading,
     several_labels_page,
     worst_videos,
     write_class_table,
 )
 from hpm_video.runtime.files import write_atomically, write_csv
-from hpm_video.runtime.pages import address, jpeg_bytes, page, png
+from hpm_video.runtime.pages import jpeg_bytes, page, png
 
 MAX_CELLS = 30  # classes of a matrix whose cells are written out; a larger one is a picture
-MAX_WORST = 20  # clips shown
+MAX_WORST = 20  # wrong clips shown
+MAX_CONFUSED = 20  # classes of the matrix that is written out where there are more than MAX_CELLS
+_NUM_ENDS = 3  # classes at either end whose clips are shown
+_NUM_CLIPS = 2  # of each of these
 _MAX_PAIRS = 50  # pairs of classes listed
 _MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
 _STRIP_FRAMES = 8
@@ -86,6 +87,48 @@ def worst(result: Evaluation, most: int) -> list[int]:
     return [int(index) for index in wrong[np.argsort(-sure, kind="stable")][:most]]
 
 
+def clips_of(result: Evaluation, of: ClassResult, *, right: bool) -> list[int]:
+    """The videos of a class that are right, or wrong, with the highest scores; a few."""
+    predicted = result.predicted
+    is_right = predicted == result.labels
+    mine = np.flatnonzero((result.labels == of.label) & (predicted >= 0) & (is_right == right))
+    sure = result.scores[mine, predicted[mine]]
+    return [int(index) for index in mine[np.argsort(-sure, kind="stable")][:_NUM_CLIPS]]
+
+
+def ends(results: list[ClassResult]) -> tuple[list[ClassResult], list[ClassResult]]:
+    """Of classes in order, the worst that have a wrong video and the best that have a right one;
+    none is both."""
+    most = min(_NUM_ENDS, (len(results) + 1) // 2)
+    worst = [r for r in results if r.videos > r.right + r.unreadable][:most]
+    best = [r for r in reversed(results) if r.right and r not in worst][:most]
+    return worst, best
+
+
+def worst_first(results: list[ClassResult]) -> list[ClassResult]:
+    """Classes by accuracy, of equals the larger first; those without videos are the last."""
+    return sorted(results, key=lambda r: (r.accuracy is None, r.accuracy, -r.videos))
+
+
+def _shown_classes(result: Evaluation) -> dict[str, list[tuple[ClassResult, list[int]]]]:
+    """The classes at either end and their videos to look at, by heading."""
+    low, high = ends(worst_first(class_results(result.confusion())))
+    return {
+        "Worst classes": [(r, clips_of(result, r, right=False)) for r in low],
+        "Best classes": [(r, clips_of(result, r, right=True)) for r in high],
+    }
+
+
+def most_confused(confusion: npt.NDArray[np.int64], most: int) -> list[int]:
+    """The classes of the most frequent confusions, in their order."""
+    found: set[int] = set()
+    for one, other, _ in confused_pairs(confusion):
+        if len(found | {one, other}) > most:
+            break
+        found |= {one, other}
+    return sorted(found)
+
+
 def write_evaluation(
     result: Evaluation | SeveralLabels, folder: Path, *, num_workers: int, timeout_s: float | None
 ) -> Path:
@@ -101,7 +144,8 @@ def write_evaluation(
         shown = worst_videos(result, MAX_WORST)
     else:
         _write_tables(result, folder)
-        shown = worst(result, MAX_WORST)
+        of_classes = [clips for found in _shown_classes(result).values() for _, clips in found]
+        shown = list(dict.fromkeys(chain(worst(result, MAX_WORST), *of_classes)))
     read = partial(read_guarded, num_workers=num_workers, timeout_s=timeout_s)
     strips: dict[int, bytes | str] = {}
     for index in shown:
@@ -136,51 +180,94 @@ def _write_tables(result: Evaluation, folder: Path) -> None:
 def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> str:
     """The page; `strips`: video -> `frame_strip`, or in words why there is none."""
     named, confusion = result.class_name, result.confusion()
-    per_class = sorted(
-        class_results(confusion), key=lambda r: (r.accuracy is None, r.accuracy, -r.videos)
-    )
+    per_class = worst_first(class_results(confusion))
+    is_large = len(confusion) > MAX_CELLS
     counts = confusion if confusion[:, -1].any() else confusion[:, :-1]
     shares = counts / counts.sum(axis=1, keepdims=True).clip(1)
-    is_large = len(counts) > MAX_CELLS
+    rows = most_confused(confusion, MAX_CONFUSED) if is_large else list(range(len(confusion)))
+    columns = [*rows, *range(len(confusion), counts.shape[1])]
+
+    def clips(indices: list[int]) -> list[dict[str, object]]:
+        return [_clip(result, index, strips[index]) for index in indices if index in strips]
+
     return page(
         __package__,
         "evaluation.html",
-        title=f"Evaluation of {result.about.get('checkpoint', 'a classifier')}",
-        about=result.about,
-        figures=figures_line(result),
-        has_bad=result.figures()["unreadable"],
+        **heading(result),
+        **_first_words(result, confusion),
         picture=png(_matrix_figure(shares), dpi=100) if is_large else None,
-        columns=[*range(result.num_classes), "unreadable"][: counts.shape[1]],
-        matrix=[
-            (named(label), list(zip(row, row_shares, strict=True)))
-            for label, (row, row_shares) in enumerate(zip(counts, shares, strict=True))
+        num_classes=result.num_classes,
+        columns=[*map(named, rows), *["unreadable"] * (len(columns) - len(rows))],
+        matrix_rows=[
+            (named(row), list(zip(counts[row, columns], shares[row, columns], strict=True)))
+            for row in rows
         ],
         pairs=[
             (count, confusion[one].sum(), named(one), named(other))
             for one, other, count in confused_pairs(confusion)[:_MAX_PAIRS]
         ],
-        classes=[
-            (
-                *(_share(r.accuracy), r.videos, named(r.label), r.unreadable or ""),
-                "" if r.confused_with is None else f"{named(r.confused_with)} ({r.confused})",
-            )
-            for r in per_class
+        classes=[_class(result, r) for r in per_class],
+        ends=[
+            (title, [_class(result, r) | {"clips": clips(indices)} for r, indices in found])
+            for title, found in _shown_classes(result).items()
         ],
-        worst=[_worst_clip(result, index, strip) for index, strip in strips.items()],
+        worst=clips(worst(result, MAX_WORST)),
         bad=[(result.paths[index], reason) for index, reason in result.bad[:_MAX_BAD]],
     )
 
 
-def _worst_clip(result: Evaluation, index: int, strip: bytes | str) -> tuple[str, str, str, bool]:
+def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[str, object]:
+    """The verdict and the numbers that the page begins with."""
+    figures, of = result.figures(), len(result.labels)
+    right, chance = int(confusion.diagonal().sum()), 1 / result.num_classes
+    largest = int(confusion.sum(axis=1).argmax())
+    always = float(confusion[largest].sum() / of)
+    top1 = right / of
+    guess = f"always answering {result.class_name(largest)}, the most frequent class ({always:.1%})"
+    if 2 * (1 - top1) <= 1 - always and always < 1:
+        level, says = "good", f"It makes at most half the errors of {guess}."
+    elif top1 > always:
+        level, says = "fair", f"That is better than {guess}."
+    else:
+        level, says = "poor", f"That is no better than {guess}."
+    unreadable = f"{len(result.bad):,} unreadable" + ", count as wrong" * bool(result.bad)
+    tiles = [
+        ("accuracy (top-1)", f"{top1:.1%}", f"{right:,} of {of:,} videos"),
+        ("chance", f"{chance:.1%}", f"1 of {result.num_classes:,} classes"),
+        ("videos", f"{of:,}", unreadable),
+        ("balanced accuracy", f"{figures['balanced_accuracy']:.1%}", "mean over classes"),
+    ]
+    if figures["top5"] is not None:
+        tiles.append(("top-5 accuracy", f"{figures['top5']:.1%}", "label among the 5 best"))
+    if figures["loss"] is not None:
+        tiles.append(("loss", f"{figures['loss']:.3f}", "cross-entropy"))
+    words = f"The classifier is right in {right:,} of {of:,} videos. {says}"
+    return {"verdict": words, "level": level, "tiles": tiles}
+
+
+def _class(result: Evaluation, found: ClassResult) -> dict[str, object]:
+    """A class on the page."""
+    other = found.confused_with
+    confused = "" if other is None else f"{result.class_name(other)} ({found.confused})"
+    return {
+        "name": result.class_name(found.label),
+        "accuracy": "" if found.accuracy is None else f"{found.accuracy:.1%}",
+        "share": found.accuracy or 0.0,
+        "says": f"{found.right:,} of {found.videos:,} videos right"
+        + f"; most often called {confused}" * bool(confused),
+        "videos": found.videos,
+        "unreadable": found.unreadable,
+        "confused": confused,
+    }
+
+
+def _clip(result: Evaluation, index: int, strip: bytes | str) -> dict[str, object]:
     label, predicted = int(result.labels[index]), int(result.predicted[index])
     scores = result.scores[index]
-    words = (
-        f"called {result.class_name(predicted)} ({scores[predicted]:.3f}), "
-        f"is {result.class_name(label)} ({scores[label]:.3f})"
-    )
-    is_picture = isinstance(strip, bytes)
-    shown = address(strip, "jpeg") if isinstance(strip, bytes) else strip
-    return words, result.paths[index], shown, is_picture
+    words = f"called {result.class_name(predicted)} ({scores[predicted]:.3f})"
+    if label != predicted:
+        words += f", is {result.class_name(label)} ({scores[label]:.3f})"
+    return clip_shown(result.paths[index], [words], strip)
 
 
 def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:

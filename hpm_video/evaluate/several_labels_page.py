@@ -1,13 +1,13 @@
 """What a classifier of several labels per video gets wrong: a page, and a table as CSV."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from hpm_video.evaluate.predictions import SeveralLabels, figures_line
+from hpm_video.evaluate.predictions import Scores, SeveralLabels
 from hpm_video.runtime.files import write_csv
-from hpm_video.runtime.pages import address, page
+from hpm_video.runtime.pages import address, page, short
 
 COLUMNS = (
     *("label", "name", "videos", "average_precision", "f1", "precision", "recall", "threshold"),
@@ -56,40 +56,67 @@ def worst_videos(result: SeveralLabels, most: int) -> list[int]:
 def several_labels_page(result: SeveralLabels, strips: Mapping[int, bytes | str]) -> str:
     """The page; ``strips``: video -> a strip of frames, or in words why there is none."""
     rows = [
-        (str(row[3]), row[2], result.class_name(label), *row[4:])
+        (
+            *(str(row[3]), row[2], result.class_name(label), *row[4:7]),
+            *(_figure(result.thresholds[label]), row[8]),
+        )
         for label, row in enumerate(class_rows(result))
     ]
     return page(
         __package__,
         "several_labels.html",
-        title=f"Evaluation of {result.about.get('checkpoint', 'a classifier')}",
-        about=result.about,
-        figures=figures_line(result),
-        has_bad=bool(result.bad),
+        **heading(result),
+        tiles=_tiles(result),
         without=int((~result.labels.any(axis=0)).sum()),
         classes=sorted(rows, key=lambda row: (not row[0], row[0])),
         worst=[
-            (
-                *_in_words(result, index),
-                result.paths[index],
-                address(strip, "jpeg") if isinstance(strip, bytes) else strip,
-                isinstance(strip, bytes),
-            )
+            clip_shown(result.paths[index], _in_words(result, index), strip)
             for index, strip in strips.items()
         ],
         bad=[(result.paths[index], reason) for index, reason in result.bad[:_MAX_BAD]],
     )
 
 
-def _in_words(result: SeveralLabels, index: int) -> tuple[str, str]:
+def heading(result: Scores) -> dict[str, object]:
+    """What the page of any evaluation begins with."""
+    checkpoint = result.about.get("checkpoint", "a classifier")
+    name = short(checkpoint.rpartition(", step ")[0] or checkpoint)
+    return {"title": f"Evaluation of {name}", "title_path": checkpoint, "about": result.about}
+
+
+def clip_shown(path: str, words: Sequence[str], strip: bytes | str) -> dict[str, object]:
+    """A clip on a page: a strip of its frames (or why there is none), and lines about it."""
+    is_picture = isinstance(strip, bytes)
+    shown = address(strip, "jpeg") if isinstance(strip, bytes) else strip
+    return {"path": path, "words": words, "strip": shown, "is_picture": is_picture}
+
+
+def _tiles(result: SeveralLabels) -> list[tuple[str, str, str]]:
+    """The numbers that the page begins with; the average precision of chance is how many videos
+    have the class."""
+    figures, shares = result.figures(), result.labels.mean(axis=0)
+    of = len(result.labels)
+    chance = float(shares[shares > 0].mean()) if shares.any() else None
+    values = {
+        "mean AP": (figures["mean_ap"], "higher is better, at most 1"),
+        "chance": (chance, "mean AP of random scores"),
+        "mean F1": (figures["mean_f1"], "at the thresholds"),
+        "loss": (figures["loss"], "binary cross-entropy"),
+    }
+    tiles = [(k, f"{value:.3f}", more) for k, (value, more) in values.items() if value is not None]
+    unreadable = f"{len(result.bad):,} unreadable" + ", which have the score 0" * bool(result.bad)
+    return [*tiles, ("videos", f"{of:,}", unreadable)]
+
+
+def _in_words(result: SeveralLabels, index: int) -> list[str]:
     """The classes that a video is called and those that it has, the highest scores first."""
     scores, found = result.scores[index], []
-    for of in (result.predicted[index], result.labels[index]):
+    for verb, of in (("called", result.predicted[index]), ("has", result.labels[index])):
         labels = sorted(np.flatnonzero(of).tolist(), key=lambda label: -scores[label])
         words = [f"{result.class_name(label)} ({scores[label]:.3f})" for label in labels]
         more = ", ..." if len(words) > _MAX_NAMED else ""
-        found.append(", ".join(words[:_MAX_NAMED]) + more if words else "nothing")
-    return found[0], found[1]
+        found.append(f"{verb} {', '.join(words[:_MAX_NAMED]) + more if words else 'nothing'}")
+    return found
 
 
 def _figure(value: float) -> str:

@@ -1,18 +1,18 @@
-"""Masks of blocks: rectangles of a frame, over the whole clip, as V-JEPA hides them.
+"""Block masks: rectangles of the frame, masked over the whole clip, after V-JEPA.
 
-V-JEPA (arXiv 2404.08471) hides, in two masks for each clip, the union of 8 blocks of 15 % of the
-frame, and that of 2 blocks of 70 %; their heights are .75 to 1.5 of their widths, drawn uniformly
-like their places. How many tokens that hides varies. Here each block has a shape of its own, and a
-clip has one mask per step, of either kind as likely, that always hides the same number of units,
-the U = rows * columns tubes:
+V-JEPA (arXiv 2404.08471) uses two masks per clip: the union of 8 blocks of 15 % of the frame, and
+the union of 2 blocks of 70 %. Aspect ratios (height / width) are uniform in .75 to 1.5, places are
+uniform, and the number of masked tokens varies. Ours differs: every block has its own shape, and a
+clip gets one mask per step, of either kind with equal probability. It always masks the same number
+of the U = rows * columns tubes:
 
-- blocks hide their units one after the other; of the block that is too much, random units stay
+- blocks are filled in one after the other; random units of the block that exceeds the budget stay
   visible;
-- where all blocks together hide too few, random other units are masked, too.
+- if all blocks together mask too few units, random others are added.
 
-With scores, the hard part of a mask is made first, from `_CANDIDATES` more blocks of 15 %, those
-with the highest mean score before the others, and cut in the same way. Blocks of 70 % differ too
-little from each other to be hard or easy.
+With scores, the hard part of the mask comes first. It is made of `_CANDIDATES` additional blocks of
+15 %, in order of their mean score, cut to the budget in the same way. Blocks of 70 % overlap too
+much to differ in hardness.
 """
 
 import torch
@@ -24,16 +24,16 @@ _SMALL, _LARGE = 0.15, 0.7  # shares of the frame
 _NUM_SMALL, _NUM_LARGE = 8, 2
 _ASPECT = 0.75, 1.5  # height over width
 _CANDIDATES = 32
-_PER_BLOCK = 3  # numbers drawn for one: its shape, row and column
+_PER_BLOCK = 3  # random numbers: shape, row, column
 
 
 def num_draws(*, with_scores: bool) -> int:
-    """How many random numbers `Blocks` needs for a clip."""
+    """Number of random numbers that `Blocks` needs per clip."""
     return 1 + _PER_BLOCK * (_NUM_SMALL + (_CANDIDATES if with_scores else 0))
 
 
 class Blocks:
-    """The blocks of clips, given noise (B, `num_draws`) in [0, 1)."""
+    """The blocks of B clips, drawn from noise (B, `num_draws`) in [0, 1)."""
 
     def __init__(self, noise: Tensor, grid: TokenGrid) -> None:
         is_small = noise[:, :1] < 0.5
@@ -46,14 +46,15 @@ class Blocks:
         self._candidates, self._grid = drawn[:, _NUM_SMALL:], grid
 
     def order(self) -> Tensor:
-        """Of which block each unit is, the first if of several, and after all where of none:
-        (B, U)."""
+        """Number of the first block that holds each unit; units in no block come last: (B, U)."""
         place = torch.arange(_NUM_SMALL, device=self._random.device)[:, None]
         return torch.where(self._random, place, _NUM_SMALL).amin(dim=1)
 
     def scores(self, per_unit: Tensor) -> Tensor:
-        """For each unit the highest mean of the candidates that hold it: (B, U) -> (B, U). NaN in
-        no candidate, and for a unit whose own score is NaN, which no mean counts."""
+        """Highest mean score of the candidate blocks that hold each unit: (B, U) -> (B, U).
+
+        NaN for units in no candidate. Units whose own score is NaN are NaN and count in no mean.
+        """
         is_known = ~per_unit.isnan()
         covers = _covers(self._candidates, _count(_SMALL, self._grid), self._grid)  # (B, C, U)
         covers &= is_known[:, None]
@@ -68,7 +69,7 @@ def _count(share: float, grid: TokenGrid) -> float:
 
 
 def _covers(drawn: Tensor, size: Tensor | float, grid: TokenGrid) -> Tensor:
-    """Which units blocks hold: drawn (B, K, 3), size in units, of all or (B, 1) -> (B, K, U)."""
+    """Units that blocks hold: drawn (B, K, 3), size in units (scalar or (B, 1)) -> (B, K, U)."""
     shape, *places = drawn.unbind(dim=2)
     aspect = _ASPECT[0] + (_ASPECT[1] - _ASPECT[0]) * shape
     inside = []

@@ -1,4 +1,4 @@
-"""Masks that wait for the student: the hard ratio follows what it has learnt, not the time."""
+"""The competence ramp: the hard ratio follows what the student has learnt instead of time."""
 
 import torch
 from torch import Tensor
@@ -8,15 +8,15 @@ from hpm_video.method.losses import rank_accuracy
 from hpm_video.method.step import PretrainStep
 from hpm_video.runtime.distributed import World, mean_over_processes
 
-CHANCE = 0.5  # rank accuracy of a predictor that knows nothing
-KEPT = 0.98  # share of itself that the running mean keeps at each step
+CHANCE = 0.5  # rank accuracy of a random predictor
+KEPT = 0.98  # momentum of the running mean
 
 
 class Competence:
-    """Running mean of the rank accuracy of a run's student, on the device, for which nothing waits.
+    """Running mean of the student's rank accuracy, kept on the device without synchronisation.
 
-    value: float64 scalar, the same on all processes. It starts at chance, or at ``kept``, the value
-    of a checkpoint. Steps that are skipped, or have nothing to rank, leave it as it is.
+    value: float64 scalar, equal on all ranks. It starts at chance, or at ``kept`` from a
+    checkpoint. Skipped steps, and steps without pairs to rank, leave it unchanged.
     """
 
     def __init__(self, masking: MaskingConfig, world: World, kept: Tensor | None = None) -> None:
@@ -26,13 +26,16 @@ class Competence:
 
     @property
     def hard_ratio(self) -> Tensor:
-        """That of the next mask, a float64 scalar: from masking.hard_ratio_start to hard_ratio_end
-        while the value goes from masking.competence_low to competence_high."""
+        """Hard ratio of the next mask, a float64 scalar.
+
+        It goes from masking.hard_ratio_start to hard_ratio_end while the running mean goes from
+        masking.competence_low to competence_high.
+        """
         return competent_hard_ratio(self._masking, self.value)
 
     def describe(self, *, is_new: bool) -> str:
-        """In a line what masks wait for, and where the running mean stands; waits for the device.
-        ``is_new``: it has just begun."""
+        """One log line on the ramp and the running mean; synchronises with the device.
+        ``is_new``: the run has just begun."""
         low, high = self._masking.competence_low, self._masking.competence_high
         since = "which starts at chance" if is_new else "as in the checkpoint"
         return (
@@ -41,15 +44,14 @@ class Competence:
         )
 
     def follow(self, accuracy: Tensor, *, skip: Tensor) -> None:
-        """Take in a step's rank accuracy on this process, NaN of a step with no pair of losses to
-        rank. ``skip``: scalar, 1 leaves it out."""
+        """Add this rank's accuracy of a step; NaN if it had no pairs. ``skip``: 1 ignores it."""
         accuracy = mean_over_processes(accuracy.to(torch.float64, copy=True), self._world)
         moved = KEPT * self.value + (1 - KEPT) * accuracy
         self.value = torch.where((skip > 0) | moved.isnan(), self.value, moved)
 
 
 def competent_hard_ratio(masking: MaskingConfig, value: Tensor) -> Tensor:
-    """The hard ratio of a mask that waits for the student, at a running mean, a scalar."""
+    """Hard ratio under masking.ramp=competence, given the running mean of the rank accuracy."""
     low, high = masking.competence_low, masking.competence_high
     start, end = masking.hard_ratio_start, masking.hard_ratio_end
     return start + (end - start) * ((value - low) / (high - low)).clamp(0, 1)
@@ -58,13 +60,13 @@ def competent_hard_ratio(masking: MaskingConfig, value: Tensor) -> Tensor:
 def competence_of(
     masking: MaskingConfig, world: World, kept: Tensor | None = None
 ) -> Competence | None:
-    """Of a run with these settings; None where its masks do not ask for it."""
+    """The running mean for a run with these settings; None unless masking.ramp=competence."""
     return (
         Competence(masking, world, kept) if masking.mines and masking.ramp == "competence" else None
     )
 
 
 def student_accuracy(step: PretrainStep) -> Tensor:
-    """Rank accuracy of a step's student, of its encoded predictor where it has one: scalar."""
+    """Rank accuracy of the student's predictor (of two, the encoded one) in a step: scalar."""
     assert step.predicted is not None and step.measured is not None
     return rank_accuracy(step.predicted, step.measured)

@@ -1,4 +1,4 @@
-"""Decoder masking: which masked tokens are reconstructed at all (VideoMAE V2, arXiv 2303.16727)."""
+"""Decoder masking: reconstruct only some masked tokens (VideoMAE V2, arXiv 2303.16727)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +12,13 @@ from hpm_video.config.values import DecoderMask
 from hpm_video.method.masking import Rows, batch_noise, num_masked_units
 from hpm_video.models.tokens import TokenGrid, split_mask
 
-_CELL = 4  # places of a cell, 2 x 2, and time steps after which its run begins anew
+_CELL = 4  # places in a cell of 2 x 2, and the period of its pattern in time steps
 
 
 def num_reconstructed_tokens(grid: TokenGrid, masking: MaskingConfig) -> int:
-    """How many of the M masked tokens are reconstructed: round((1 - decoder_mask_ratio) * M).
+    """Number of reconstructed tokens of M masked ones: round((1 - decoder_mask_ratio) * M).
 
-    Raises ValueError where that is none, or where the pattern does not fit the grid.
+    Raises ValueError if that is 0, or if the pattern does not fit the grid.
     """
     length, ratio = masking.unit_length(grid.time), masking.decoder_mask_ratio
     masked = num_masked_units(grid, mask_ratio=masking.mask_ratio, tube_length=length) * length
@@ -39,7 +39,7 @@ def num_reconstructed_tokens(grid: TokenGrid, masking: MaskingConfig) -> int:
 
 
 def num_remasked_tokens(grid: TokenGrid, masking: MaskingConfig) -> int:
-    """How many visible tokens the decoders see as mask tokens, too."""
+    """Number of visible tokens that decoders get as mask tokens as well."""
     if not _remasks(masking):
         return 0
     in_cells = round((1 - masking.decoder_mask_ratio) * grid.num_tokens)
@@ -59,15 +59,14 @@ def reconstructed_tokens(
     generator: torch.Generator,
     rows: Rows | None = None,
 ) -> Tensor:
-    """The masked tokens that the decoders see, by our patterns: mask (B, N) -> index (B, num_kept),
-    ascending.
+    """Choose the masked tokens to reconstruct: mask (B, N) -> index (B, num_kept), ascending.
 
-    ``random``: any. ``running_cell``: 2 x 2 places make a cell, of which a run of neighbours is
-    seen (two for half of the tokens, three for three quarters) that moves on by one place with
-    every time step, so that over 4 of them each place is seen equally often; where it begins is
-    random per clip. Where that gives too many tokens or too few, random ones of the last place of
-    the run are left out, or random ones of the place after it come in. For ``rows`` see
-    `random_mask`.
+    ``random``: uniformly. ``running_cell``: the frame is divided into cells of 2 x 2 places. In
+    each cell a run of neighbouring places is kept (two for half of the tokens, three for three
+    quarters). The run moves on by one place with every time step, so each place is kept equally
+    often over 4 steps; its start is random per clip. If that gives too many tokens, random ones of
+    the run's last place are dropped; if too few, random ones of the next place are added.
+    ``rows``: see `make_mask`.
     """
     batch = len(mask)
     noise = batch_noise(
@@ -93,11 +92,11 @@ def running_cells(
     device: torch.device | str,
     rows: Rows | None = None,
 ) -> Tensor:
-    """Where VideoMAE V2's decoder sees mask tokens, whatever the encoder sees: (B, N) bool.
+    """Tokens that VideoMAE V2's decoder gets as mask tokens, drawn without the mask: (B, N) bool.
 
-    The places of a 2 x 2 cell are counted row by row, 0 1 above 2 3. A run of them, on which 0
-    follows 3, is seen and moves back by one place with every time step. So half of the tokens are a
-    row of each cell at one step and a diagonal at the next. Where it begins is random per clip.
+    The places of a 2 x 2 cell are numbered row by row, 0 1 above 2 3, and 0 follows 3. A run of
+    them is chosen, which moves back by one place with every time step. Half of the tokens are thus
+    a row of each cell at one step and a diagonal at the next. The start is random per clip.
     """
     noise = batch_noise(batch_size, 1, generator=generator, device=device, rows=rows)
     seen = round((1 - decoder_mask_ratio) * _CELL)
@@ -107,9 +106,11 @@ def running_cells(
 def _ranks_in_cells(
     grid: TokenGrid, noise: Tensor, number: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """How far each token's place is from that where its cell's run begins: noise (B, 1) in [0, 1)
-    -> (B, N) in 0 to 3. ``number``: of a place, from its row and column in the cell, 0 or 1; with
-    every time step the run begins one number later."""
+    """Position of each token in its cell's run: noise (B, 1) in [0, 1) -> (B, N) in 0 to 3.
+
+    ``number`` numbers the places of a cell, from row and column (0 or 1). The run starts one number
+    later with every time step.
+    """
     time, row, column = (
         torch.arange(size, device=noise.device) for size in (grid.time, grid.height, grid.width)
     )
@@ -120,11 +121,11 @@ def _ranks_in_cells(
 
 
 class Drawn(NamedTuple):
-    """What decoders see and predict, None where it is as without decoder masking.
+    """The tokens that decoders work on. Indices are ascending.
 
-    kept (B, K): index of the masked tokens that are reconstructed, ascending; None: all.
-    ranked (B, K'): index of those whose loss is predicted, ascending; None: all of these.
-    remasked (B, R): index of the visible tokens that decoders see as mask tokens, too; None: none.
+    kept (B, K): masked tokens to reconstruct; None means all.
+    ranked (B, K'): kept tokens whose loss is predicted; None means all of them.
+    remasked (B, R): visible tokens that decoders get as mask tokens as well; None means none.
     """
 
     kept: Tensor | None
@@ -141,8 +142,8 @@ def draw_decoded(
     generator: torch.Generator,
     rows: Rows | None,
 ) -> Drawn:
-    """Of the tokens of a mask (B, N): those that decoders see, and the share ``ranked_ratio`` of
-    the reconstructed ones."""
+    """Draw the tokens to reconstruct from a mask (B, N), and the share ``ranked_ratio`` of them
+    whose loss is predicted."""
     decoded = num_reconstructed_tokens(grid, masking)
     draw = partial(reconstructed_tokens, grid=grid, generator=generator, rows=rows)
     kept = ranked = remasked = None
@@ -161,7 +162,7 @@ def draw_decoded(
         kept = draw(mask, num_kept=decoded, pattern=masking.decoder_mask)
     if ranked_ratio < 1:
         among = mask if kept is None else torch.zeros_like(mask).scatter(1, kept, True)
-        # Two at least: one alone has no order
+        # A single token has no order
         count = min(decoded, max(2, round(ranked_ratio * decoded)))
         ranked = draw(among, num_kept=count, pattern="random")
     return Drawn(kept, ranked, remasked)

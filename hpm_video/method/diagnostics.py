@@ -1,7 +1,7 @@
-"""Is a pre-training healthy? Figures about one step, for its record: scalar tensors on the device.
+"""Figures that show whether a pre-training is healthy: scalars on the device, one set per step.
 
-Notation as in `hpm_video.models.tokens`; U mining units. A *hard* unit is one that the mask took
-for its predicted loss, a *random* one any other that it took.
+Notation as in `hpm_video.models.tokens`; U mining units. A *hard* unit was masked because of its
+score, a *random* unit was drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,15 @@ _MOST_ROWS = 2048  # of `effective_rank`
 
 @torch.no_grad()
 def step_figures(step: PretrainStep, grid: TokenGrid, tube_length: int) -> Figures:
-    """All figures about a step, by the names under which they are logged: scalars on its device.
+    """All figures of a step, keyed by their names in the log: scalars on its device.
 
     rank_accuracy: see `hpm_video.method.losses.rank_accuracy`; None without a predictor.
-    spearman: rank correlation of predicted with measured loss over the masked units with ranked
+    spearman: rank correlation of predicted and measured loss over the masked units with ranked
         tokens, mean over clips; None without predictions.
-    pixel_rank_accuracy, pixel_spearman: the same of a second predictor, where there is one.
+    pixel_rank_accuracy, pixel_spearman: the same for the second predictor, if there is one.
     hard_share: share of the masked units that are hard.
-    hard_loss, random_loss: mean measured loss of hard and of random units; NaN where there are
-        none.
-    feature_variation, effective_rank: see there.
+    hard_loss, random_loss: mean measured loss of hard and of random units; NaN without any.
+    feature_variation, effective_rank: see the functions of these names.
     """
     losses = _unit_means(step.token_losses, step.masked, grid, tube_length)  # (B, U)
     hidden = unit_scores(step.mask.float(), grid, tube_length) > 0.5  # (B, U)
@@ -56,7 +55,7 @@ def step_figures(step: PretrainStep, grid: TokenGrid, tube_length: int) -> Figur
 
 
 def _order(pairs: Pairs, grid: TokenGrid, tube_length: int) -> tuple[Tensor | None, Tensor | None]:
-    """Rank accuracy of a predictor and its correlation over units; None where it said nothing."""
+    """Rank accuracy of a predictor and its correlation over units; None without predictions."""
     accuracy = correlation = None
     if pairs.predicted is not None and pairs.measured is not None:
         accuracy = rank_accuracy(pairs.predicted, pairs.measured)
@@ -71,10 +70,9 @@ def _order(pairs: Pairs, grid: TokenGrid, tube_length: int) -> tuple[Tensor | No
 
 @torch.no_grad()
 def feature_variation(encoded: Tensor) -> Tensor:
-    """Share of the energy of features (B, V, D) that is not common to the V tokens of a clip.
+    """Share of the energy of features (B, V, D) that differs between the V tokens of a clip.
 
-    Mean over clips, scalar in [0, 1]. Near 0 the encoder says the same of every token, whatever it
-    is shown.
+    Mean over clips, scalar in [0, 1]. Near 0 the encoder gives all tokens the same feature.
     """
     encoded = encoded.float()
     common = encoded.mean(dim=1).square().sum(dim=1)  # (B,)
@@ -83,19 +81,18 @@ def feature_variation(encoded: Tensor) -> Tensor:
 
 @torch.no_grad()
 def effective_rank(encoded: Tensor) -> Tensor:
-    """RankMe (arXiv 2210.02885) of features (B, V, D): in about how many directions they lie.
+    """RankMe (arXiv 2210.02885) of features (B, V, D): the effective number of their dimensions.
 
-    exp(entropy) of the shares that the singular values of the table of features have in their sum,
-    each share with the paper's 1e-7 added. A scalar of about 1, when all tokens have the same
-    feature, to at most the smaller side of the table. The table has a row for each visible token
-    of the batch, but evenly spaced ones of more than `_MOST_ROWS`. NaN for features that are not
-    finite.
+    exp(entropy) of the singular values of the (B * V, D) feature matrix, divided by their sum, each
+    with the paper's 1e-7 added. It is about 1 if all features are equal and at most
+    min(B * V, D). Above `_MOST_ROWS` rows an evenly spaced part of them is used. NaN for features
+    that are not finite.
     """
     rows = encoded.flatten(0, 1)
     rows = rows[:: -(-len(rows) // _MOST_ROWS)].double()
     is_finite = rows.isfinite().all()
     rows = torch.where(is_finite, rows, 0.0)
-    # The square of the table has squares of singular values: in float32 small ones would be lost
+    # In float64: squaring the matrix squares its singular values, and float32 would lose small ones
     square = rows.T @ rows if len(rows) > rows.shape[1] else rows @ rows.T
     values = torch.linalg.eigvalsh(square).clamp(min=0).sqrt()
     shares_of_sum = values / values.sum().clamp(min=1e-300) + 1e-7
@@ -106,8 +103,8 @@ def effective_rank(encoded: Tensor) -> Tensor:
 def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
     """Spearman's correlation of each row: (B, K), (B, K) -> (B,).
 
-    Ties share their mean rank. What is NaN in either is left out. 0 where a row has no order, as
-    the predictions of a dead predictor.
+    Ties share their mean rank. Values that are NaN in either row are left out. A row of equal
+    values, as a dead predictor gives, has correlation 0.
     """
     left_out = one.isnan() | other.isnan()
     a, b = (_centred_ranks(values.masked_fill(left_out, torch.inf)) for values in (one, other))
@@ -117,7 +114,7 @@ def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
 
 @torch.no_grad()
 def ema_distance(teacher: nn.Module, student: nn.Module) -> Tensor:
-    """|teacher - student| / |student|, L2 norms over all the parameters that both have."""
+    """|teacher - student| / |student|, L2 norms over the parameters that they share."""
     theirs = dict(student.named_parameters())
     pairs = [(mine, theirs[name]) for name, mine in teacher.named_parameters()]
     apart = torch.stack([torch.linalg.vector_norm(mine - other) for mine, other in pairs])
@@ -126,7 +123,7 @@ def ema_distance(teacher: nn.Module, student: nn.Module) -> Tensor:
 
 
 def mean_figures(parts: Sequence[Figures]) -> dict[str, Tensor | None]:
-    """The mean of every figure over the parts of a step, which have the same ones."""
+    """Mean of every figure over the micro-batches of a step, which have the same figures."""
     means: dict[str, Tensor | None] = {}
     for name in parts[0]:
         values = [value for part in parts if (value := part[name]) is not None]
@@ -135,14 +132,14 @@ def mean_figures(parts: Sequence[Figures]) -> dict[str, Tensor | None]:
 
 
 def _unit_means(values: Tensor, index: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:
-    """Mean over each unit's tokens among index: (B, M) at (B, M) -> (B, U), NaN without any."""
+    """Mean of values (B, M) at index (B, M) over each unit -> (B, U), NaN for units without any."""
     zeros = values.new_zeros(len(values), grid.num_tokens)
     total = unit_scores(zeros.scatter(1, index, values), grid, tube_length)
     return total / unit_scores(zeros.scatter(1, index, 1.0), grid, tube_length)
 
 
 def _centred_ranks(values: Tensor) -> Tensor:
-    """Mean rank minus the row's mean, and 0 for what is infinite: (B, K) -> (B, K) float64."""
+    """Rank minus the row's mean rank, 0 for infinite values: (B, K) -> (B, K) float64."""
     counts = values.isfinite()
     found = ranks(values) * counts
     mean = found.sum(dim=1, keepdim=True) / counts.sum(dim=1, keepdim=True).clamp(min=1)
@@ -159,8 +156,8 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def shares(values: Tensor) -> Tensor:
-    """The share of its clip's other tokens below each value, in [0, 1]: (B, N) -> (B, N).
+    """Percentile of each value within its clip, in [0, 1]: (B, N) -> (B, N) float64.
 
-    Equal values share the mean of theirs; float64.
+    Ties share their mean.
     """
     return ranks(values) / max(1, values.shape[1] - 1)

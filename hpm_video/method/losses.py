@@ -1,6 +1,6 @@
-"""What is minimised: reconstruction error per token, and two objectives for predicting it.
+"""Reconstruction error per token, and the objectives that train a predictor of it.
 
-Everything is computed in float32, also under bfloat16 autocast: callers pass what the model gave.
+All losses are computed in float32, also under bfloat16 autocast.
 Notation: B clips, M masked tokens (or mining units), P pixel values per token.
 """
 
@@ -29,9 +29,10 @@ def reconstruction_loss(reconstruction: Tensor, targets: Tensor) -> Tensor:
 def patch_loss(
     reconstruction: Tensor, patches: Tensor, index: Tensor, *, normalize: bool
 ) -> Tensor:
-    """`reconstruction_loss` of tokens (B, M, P) against patches (B, N, P) at index (B, M), pixels
-    in [0, 1] or normalised (see `normalize_targets`) -> (B, M) float32. Patches are floats in
-    [0, 1] or bytes; only the tokens get a gradient.
+    """Mean squared error of tokens (B, M, P) against patches (B, N, P) at index (B, M).
+
+    Patches are floats in [0, 1] or bytes. ``normalize``: standardise each target patch first, see
+    `normalize_targets`. Returns (B, M) float32; the patches get no gradient.
     """
     by_kernel = gpu_kernels.runs_triton(reconstruction.device)
     loss = FusedPatchLoss if by_kernel else PatchLoss
@@ -39,11 +40,10 @@ def patch_loss(
 
 
 def feature_loss(reconstruction: Tensor, features: Tensor, *, num_layers: int) -> Tensor:
-    """Squared distance of each token's predicted features and its target: (B, M, L * D) twice ->
-    (B, M) float32, in [0, 4].
+    """Squared distance between predicted and target features: (B, M, L * D) each -> (B, M) float32.
 
-    Both are scaled to length 1 in each of the L layers, whose distances are averaged (HPM's image
-    code, arXiv 2304.05919, which has one layer).
+    Features of each of the L layers are scaled to length 1, so a distance is in [0, 4]; distances
+    are averaged over layers. HPM's image code (arXiv 2304.05919) does so with one layer.
     """
     of_layers = (num_layers, reconstruction.shape[-1] // num_layers)
     ours, theirs = (
@@ -54,14 +54,14 @@ def feature_loss(reconstruction: Tensor, features: Tensor, *, num_layers: int) -
 
 
 def ranking_loss(predicted: Tensor, measured: Tensor, *, clipped: bool = False) -> Tensor:
-    """How badly predictions (B, M) order the measured losses (B, M) -> scalar.
+    """Pairwise ranking loss of predictions p (B, M) against measured losses L (B, M) -> scalar.
 
-    Per clip -sum over ordered pairs with L_i > L_j of log sigmoid(p_i - p_j), divided by the number
-    of such pairs, then the mean over clips (HPM, arXiv 2304.05919: the relative loss). Ties count
-    in neither direction; a clip of ties only adds 0. ``measured`` gets no gradient.
+    For each clip: -log sigmoid(p_i - p_j), averaged over all ordered pairs with L_i > L_j; then the
+    mean over clips (HPM, arXiv 2304.05919: the relative loss). Tied pairs do not count; a clip with
+    ties only contributes 0. ``measured`` gets no gradient.
 
-    ``clipped``: log(sigmoid(p_i - p_j) + 1e-6), as in HPM's code. A pair costs 13.8 at most, and
-    where it does it has no gradient. Without a kernel of its own.
+    ``clipped``: use log(sigmoid(p_i - p_j) + 1e-6), as HPM's code does. A pair then costs at most
+    13.8, where its gradient vanishes. This variant has no fused kernel.
     """
     values = predicted.float(), measured.detach().float()
     if gpu_kernels.runs_triton(predicted.device) and not clipped:
@@ -72,8 +72,8 @@ def ranking_loss(predicted: Tensor, measured: Tensor, *, clipped: bool = False) 
 def absolute_loss(predicted: Tensor, measured: Tensor, *, unbiased: bool = True) -> Tensor:
     """Mean squared error against losses standardised per clip: (B, M), (B, M) -> scalar.
 
-    ``unbiased``: divide squared differences by M - 1, as HPM's code does, else by M. One token has
-    no variance: its loss is compared with 0.
+    ``unbiased``: estimate the variance with M - 1, as HPM's code does, else with M. A single token
+    has no variance; its target is 0.
     """
     target = measured.detach().float()
     correction = int(unbiased and target.shape[1] > 1)
@@ -81,7 +81,7 @@ def absolute_loss(predicted: Tensor, measured: Tensor, *, unbiased: bool = True)
     return F.mse_loss(predicted.float(), (target - mean) / (variance + 1e-6).sqrt())
 
 
-# How the predictor learns, by the words of `LossConfig.objective`
+# Keyed by the values of `LossConfig.objective`
 OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ranking": ranking_loss,
     "ranking_clipped": partial(ranking_loss, clipped=True),
@@ -92,9 +92,11 @@ OBJECTIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @torch.no_grad()
 def rank_accuracy(predicted: Tensor, measured: Tensor) -> Tensor:
-    """Share of a clip's pairs with different measured losses that are predicted in the right order:
-    (B, M), (B, M) -> scalar. A tied prediction counts half, so that 0.5 is chance. NaN without
-    such a pair."""
+    """Share of pairs that the predictions put in the right order: (B, M), (B, M) -> scalar.
+
+    Counts pairs within a clip whose measured losses differ; a tied prediction counts half, so
+    chance is 0.5. NaN if no losses differ.
+    """
     if gpu_kernels.runs_triton(predicted.device):
         return fused_rank_accuracy(predicted, measured)
     right = predicted.new_zeros((), dtype=torch.float64)

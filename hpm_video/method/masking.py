@@ -1,10 +1,11 @@
-"""Which tubes to mask: at random, or by scores, on a schedule from easy to hard.
+"""Random and score-based masks, on a schedule from easy to hard.
 
-Pure tensor functions: batched, on the device of their inputs, driven by an explicit generator.
-A *mining unit* is one (row, column) over ``tube_length`` grid steps in time: the whole clip gives
-tube masking, 1 gives single-token masking. One rule serves all: the share ``hard_ratio`` of the
-masked units is the hardest ones, the others are drawn uniformly (HPM, arXiv 2304.05919). What says
-which are hard is `hpm_video.method.sources`; masks of blocks are `hpm_video.method.blocks`.
+Pure tensor functions: batched, on the device of their inputs, with an explicit generator.
+A *mining unit* is one (row, column) over ``tube_length`` time steps of the token grid. A unit as
+long as the clip gives tube masking, length 1 gives single-token masking. One rule covers all: the
+share ``hard_ratio`` of the masked units are those with the highest scores, the others are drawn
+uniformly (HPM, arXiv 2304.05919). Scores come from the teacher or from `hpm_video.method.sources`;
+`hpm_video.method.blocks` shapes masks as blocks.
 """
 
 import math
@@ -22,7 +23,7 @@ _ROUNDING = 1e-9  # keeps 0.29 * 100 = 28.999... at 29
 
 
 def num_units(grid: TokenGrid, tube_length: int) -> int:
-    """Number of mining units U of a grid; raises ValueError if tube_length does not divide time."""
+    """Number of mining units U; raises ValueError if tube_length does not divide the time steps."""
     if tube_length < 1 or grid.time % tube_length:
         raise ValueError(
             f"masking.tube_length ({tube_length}) must divide the grid's {grid.time} time steps"
@@ -31,7 +32,10 @@ def num_units(grid: TokenGrid, tube_length: int) -> int:
 
 
 def num_masked_units(grid: TokenGrid, *, mask_ratio: float, tube_length: int) -> int:
-    """How many of the U units are masked: floor(mask_ratio * U), leaving at least one of each."""
+    """Number of masked units: floor(mask_ratio * U).
+
+    Raises ValueError unless at least one unit is masked and one visible.
+    """
     units = num_units(grid, tube_length)
     if not 0 < mask_ratio < 1:
         raise ValueError(f"masking.mask_ratio ({mask_ratio}) must be in (0, 1)")
@@ -47,13 +51,13 @@ def num_masked_units(grid: TokenGrid, *, mask_ratio: float, tube_length: int) ->
 def num_hard_units(
     grid: TokenGrid, *, mask_ratio: float, tube_length: int, hard_ratio: float
 ) -> int:
-    """How many of the masked units `hard_mask` takes by their score: floor(hard_ratio * masked)."""
+    """Number of masked units chosen by score: floor(hard_ratio * masked units)."""
     masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
     return _floor_share(hard_ratio, masked)
 
 
 def num_visible_tokens(grid: TokenGrid, *, mask_ratio: float, tube_length: int) -> int:
-    """How many tokens V every mask of these settings leaves visible."""
+    """Number of visible tokens V, the same for every mask with these settings."""
     masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
     return grid.num_tokens - masked * tube_length
 
@@ -64,7 +68,7 @@ def hard_ratio_at(progress: float, start: float, end: float) -> float:
 
 
 def planned_hard_ratio(masking: MaskingConfig, progress: float) -> float:
-    """That of a run with these settings by time, 0 where it masks at random."""
+    """Hard ratio of a run with masking.ramp=time at this progress; 0 if it masks at random."""
     if not masking.mines:
         return 0.0
     return hard_ratio_at(progress, masking.hard_ratio_start, masking.hard_ratio_end)
@@ -80,8 +84,7 @@ def unit_scores(scores: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Masked:
-    """A mask (B, N) bool, True = masked, and the tokens (B, N) bool of those of its units that were
-    taken for their score."""
+    """mask (B, N) bool: True = masked. hard (B, N) bool: True = masked because of its score."""
 
     mask: Tensor
     hard: Tensor
@@ -98,17 +101,20 @@ def make_mask(
     device: torch.device | str | None = None,
     rows: Rows | None = None,
 ) -> Masked:
-    """Mask floor(mask_ratio * U) units of every clip: the one place that decides which.
+    """Choose floor(mask_ratio * U) units of every clip to mask. All masks are made here.
 
-    Without scores all are drawn uniformly. With scores (B, N), such as the predicted loss of each
-    token, floor(hard_ratio * masked) are those of the highest mean score (ties broken at random),
-    the rest is drawn uniformly from the other units. A unit with a score that is not known, NaN, is
-    never taken for it. A ``hard_ratio`` that is a tensor, a scalar on the device, is not waited
-    for. With masking.pattern blocks, units come in rectangles, see `Blocks`.
+    Without scores, all are drawn uniformly. With scores (B, N), for example the predicted loss of
+    each token, the floor(hard_ratio * masked) units with the highest mean score come first (ties
+    broken at random); the rest is drawn uniformly from the other units. A unit whose score is
+    unknown (NaN) can only be drawn. With masking.pattern=blocks, units come in rectangles, see
+    `Blocks`.
 
-    ``device``: the generator's unless given. ``rows`` (first, total): the batch is rows first ..
-    first + B of a batch of ``total``, whose noise is drawn in full, so that masks do not depend on
-    how the batch is split over processes.
+    Args:
+        hard_ratio: share of the masked units chosen by score, in [0, 1]. A scalar tensor on the
+            device is used without a synchronisation.
+        device: of the mask; the generator's by default.
+        rows: (first, total). The batch is rows first .. first + B of a batch of ``total``, whose
+            noise is drawn in full, so masks do not depend on how ranks split the batch.
     """
     if not isinstance(hard_ratio, Tensor) and not 0 <= hard_ratio <= 1:
         raise ValueError(f"hard_ratio ({hard_ratio}) must be in [0, 1]")
@@ -141,7 +147,7 @@ def make_mask(
         else:
             is_hard.scatter_(1, hardest[:, : _floor_share(hard_ratio, masked)], True)
         is_hard &= ~per_unit.isnan()
-    # Hard units go before all others; what remains of the budget is filled by the lowest noise.
+    # Hard units come first; the lowest noise fills the rest of the budget.
     first = order.masked_fill(is_hard, -1.0).argsort(dim=1)[:, :masked]
     is_masked = torch.zeros_like(is_hard).scatter_(1, first, True)
     return Masked(
@@ -205,7 +211,7 @@ def batch_noise(
     device: torch.device | str,
     rows: Rows | None = None,
 ) -> Tensor:
-    """Uniform noise (B, columns) in [0, 1): rows first .. first + B of what ``total`` rows get."""
+    """Uniform noise (B, columns) in [0, 1): rows first .. first + B of noise for ``total`` rows."""
     first, total = rows or (0, batch_size)
     assert 0 <= first <= first + batch_size <= total
     noise = torch.rand(total, columns, generator=generator, device=device)

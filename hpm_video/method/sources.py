@@ -1,7 +1,7 @@
-"""What says which tokens are hard, beside a teacher: scores (B, N), higher is harder.
+"""Hardness scores that need no teacher: (B, N), higher is harder, NaN if unknown.
 
-`hpm_video.method.masking.make_mask` makes masks of them, whatever their source. They never get a
-gradient, and only their order within a clip counts. NaN: not known.
+`hpm_video.method.masking.make_mask` turns scores of any source into masks. Scores have no
+gradient, and only their order within a clip matters.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,12 @@ from hpm_video.models.tokens import TokenGrid
 
 @torch.no_grad()
 def motion_scores(patches: Tensor, grid: TokenGrid, *, tubelet_size: int) -> Tensor:
-    """How much each token's pixels change: patches (B, N, P), floats in [0, 1] or bytes -> (B, N)
-    float32, mean absolute difference, in [0, 1], of consecutive frames in the token's place.
+    """Mean absolute frame difference in each token's place: patches (B, N, P) -> (B, N) float32.
 
-    A token counts the steps to each of its frames from the one before, its first frame included. At
-    the start of a clip, which has no frame before, a token has one step less. If that leaves none,
-    with tubelets of one frame, it scores what the next token of its tube does; in a clip of one
-    frame all score 0.
+    Patches are floats in [0, 1] or bytes; scores are in [0, 1]. A token averages the differences of
+    each of its frames from the previous one. The first token of a tube lacks a frame before it and
+    averages one difference less; with tubelets of one frame it takes the next token's score. A clip
+    of one frame scores 0.
     """
     # (B, N, P) -> (B, time, rows * columns, t, y * x * C)
     pixels = patches.unflatten(1, (grid.time, -1)).unflatten(-1, (tubelet_size, -1))
@@ -42,7 +41,7 @@ def motion_scores(patches: Tensor, grid: TokenGrid, *, tubelet_size: int) -> Ten
 
 
 def _change(before: Tensor, after: Tensor) -> Tensor:
-    """Mean absolute difference of pixels (..., K), as if in [0, 1] -> (...)."""
+    """Mean absolute difference of pixels (..., K) on the scale [0, 1] -> (...)."""
     if before.dtype != torch.uint8:
         return (after.float() - before.float()).abs().mean(dim=-1)
     apart = torch.maximum(before, after) - torch.minimum(before, after)  # stays a byte
@@ -59,12 +58,15 @@ def measured_scores(
     generator: torch.Generator,
     rows: Rows | None = None,
 ) -> Tensor:
-    """The losses themselves, by one more pass of the student, under a random mask of the same
-    settings: patches (B, N, P) -> (B, N) float32. NaN for tokens that this mask leaves visible.
+    """The loss itself, measured by one more pass of the student: patches (B, N, P) -> (B, N).
 
-    As many are masked as any mask takes, so that it can take all that is hard from them. Without
-    stochastic depth, predictors, decoder masking and gradient. ``losses_of`` gives the losses
-    (B, M) of an output's masked tokens; ``rows`` as in `make_mask`.
+    The pass uses a random mask with the same settings, so it scores as many tokens as a mask takes;
+    tokens that it leaves visible are NaN. It runs without gradient, stochastic depth, predictors
+    and decoder masking. Scores are float32.
+
+    Args:
+        losses_of: losses (B, M) of the masked tokens of the student's output.
+        rows: see `make_mask`.
     """
     mask = make_mask(
         None,
@@ -88,8 +90,8 @@ def measured_scores(
                 losses = losses_of(output)
     finally:
         student.train(was_training)
-        # PyTorch 2.10 (its issue 158232) would go on with the copies of weights that autocast made
-        # without gradient, so that the student's own pass gave most weights none
+        # PyTorch issue 158232 (2.10): autocast would reuse its copies of the weights made without
+        # gradient, and most weights would get none in the student's own pass
         torch.clear_autocast_cache()
     unknown = losses.new_full(mask.shape, torch.nan)
     return unknown.scatter(1, output.masked, losses)

@@ -1,4 +1,4 @@
-"""One step of the method, pure compute: score, mask, reconstruct, compare."""
+"""One training step of the method as pure computation: score, mask, reconstruct, compare."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,10 +22,11 @@ from hpm_video.models.tokens import TokenGrid, patchify, scatter_tokens, split_m
 
 
 class Pairs(NamedTuple):
-    """Losses that a predictor was asked for.
+    """Measured losses and what one predictor said about them.
 
-    tokens (B, K): which, losses (B, K) as measured, predictions (B, K). predicted, measured: what
-    the objective compares, (B, K) or, of units, (B, masked units). None without a predictor.
+    tokens (B, K): index of the tokens. losses (B, K): their measured losses. predictions (B, K):
+    their predicted losses. predicted, measured: the values that the objective compares, (B, K) per
+    token or (B, masked units) per mining unit. Without a predictor, all but the first two are None.
     """
 
     tokens: Tensor
@@ -43,19 +44,20 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class PretrainStep:
-    """One forward pass: what is minimised, and all that figures about the step are made of.
+    """The result of one forward pass: the loss to minimise and the inputs of all logged figures.
 
-    losses: scalars with gradient by the names under which they are logged. ``loss`` is what is
-    minimised; the prediction's is 0 without a predictor.
-    mask (B, N): True = masked; hard (B, N): the tokens it took for the scores (B, N) of
-    masking.source, which are None for a random mask.
-    masked (B, M): the tokens whose loss was measured, token_losses (B, M).
-    ranked (B, K): those of them whose loss was predicted, ranked_losses (B, K) as measured and
-    ranked_predictions (B, K), which are None without a predictor.
-    predicted, measured: what the objective compared, (B, K) or, of units, (B, masked units); None
-    without a predictor.
-    encoded (B, V, D): what the encoder made of the visible tokens.
-    pixels: of a second predictor, from pixels; None without one.
+    losses: scalars with gradient, keyed by their names in the log. ``loss`` is the one to minimise;
+        ``prediction_loss`` is 0 without a predictor.
+    scores (B, N): hardness from masking.source; None for a random mask.
+    mask (B, N): True = masked. hard (B, N): True = masked because of its score.
+    masked (B, M): index of the reconstructed tokens, token_losses (B, M): their losses.
+    ranked (B, K): index of the reconstructed tokens whose loss was predicted, ranked_losses (B, K):
+        their measured losses, ranked_predictions (B, K): their predictions, None without a
+        predictor.
+    predicted, measured: the values that the objective compared, (B, K) per token or
+        (B, masked units) per mining unit; None without a predictor.
+    encoded (B, V, D): the encoder's output for the visible tokens.
+    pixels: the same for the second predictor, which reads pixels; None without one.
     """
 
     losses: dict[str, Tensor]
@@ -102,18 +104,24 @@ def pretrain_step(
 ) -> PretrainStep:
     """Score, mask, reconstruct, compare: clips (B, 3, T, H, W) -> `PretrainStep`.
 
-    Clips are floats in [0, 1], or bytes, of which only the patches in use are made floats: the
-    numbers are the same.
-    The masks' source, by default the teacher, if there is one, says which tokens will be hard, the
-    mask takes the hardest share ``hard_ratio`` of them, the student reconstructs what is masked
-    (with decoder masking, a share of it) and predicts its own loss on it. ``token_ratio``, ``view``
-    and ``draws`` say what the teacher sees, see `score_tokens`; a predictor from pixels learns from
-    the same share of the reconstructed tokens, drawn at random. Pure compute: no optimizer, no
-    global random state.
-    ``hard_ratio`` and ``rows`` as in `make_mask`; of a tensor, which may be 0, the source is asked
-    in any case. ``given`` (B, N): scores that came with the clips, for masking.source codec.
-    Of loss.target=ema the teacher also gives the features that are reconstructed, of frozen
-    ``frozen`` does, the model of loss.target_model.
+    1. masking.source (by default the teacher) scores all tokens by how hard they will be.
+    2. The mask takes the share ``hard_ratio`` of its units by score, the rest at random.
+    3. The student reconstructs the masked tokens (with decoder masking, a share of them) and
+       predicts its own loss on them.
+    4. The measured losses train the reconstruction; their order trains the predictor.
+
+    No optimizer and no global random state are involved.
+
+    Args:
+        clips: floats in [0, 1] or bytes. Only the patches in use are converted; results are equal.
+        hard_ratio: see `make_mask`. A tensor may turn out to be 0, so the source is then always
+            asked.
+        token_ratio, view, draws: what the teacher sees, see `score_tokens`. A predictor that reads
+            pixels learns from a random share ``token_ratio`` of the reconstructed tokens.
+        rows: see `make_mask`.
+        given: (B, N) scores that came with the clips, for masking.source=codec.
+        frozen: the model of loss.target_model, for loss.target=frozen. With loss.target=ema the
+            teacher provides the features to reconstruct.
     """
     tube_length = masking.unit_length(grid.time)
     patches = patchify(clips, grid)  # once, for the teacher, the student and the targets
@@ -153,7 +161,7 @@ def pretrain_step(
             device=clips.device,
             rows=rows,
         )
-        # A predictor from pixels ranks a share of the tokens, as large as what the teacher sees
+        # A predictor that reads pixels ranks the same share of tokens as the teacher sees
         ranks_share = loss.prediction != "none" and predictor_input != "encoded"
         drawn = draw_decoded(
             chosen.mask,
@@ -214,9 +222,11 @@ def pretrain_step(
 def configured_step(
     config: PretrainConfig, grid: TokenGrid, frozen: FrozenModel | None = None
 ) -> Callable[..., PretrainStep]:
-    """`pretrain_step` with the settings of a config; what is left to give changes from step to
-    step: student, teacher, clips, hard_ratio, generator, rows. ``frozen``: of loss.target=frozen.
-    run.precision must be chosen by now: not auto."""
+    """`pretrain_step` with a run's settings filled in.
+
+    The caller passes what changes from step to step: student, teacher, clips, hard_ratio,
+    generator, rows. ``frozen``: the model for loss.target=frozen. run.precision must not be auto.
+    """
     return partial(
         pretrain_step,
         grid=grid,
@@ -242,8 +252,11 @@ def _pairs(
     tube_length: int,
     loss: LossConfig,
 ) -> Pairs:
-    """Pair the measured losses (B, M), of tokens masked (B, M), with what is predicted, if it is,
-    predicted_loss (B, N), of tokens (B, K) among them."""
+    """Pair measured with predicted losses.
+
+    losses (B, M) belong to the tokens ``masked`` (B, M), predicted_loss (B, N) to all tokens; the
+    result covers ``tokens`` (B, K), a part of ``masked``.
+    """
     if tokens.shape != masked.shape:
         losses = losses.new_zeros(mask.shape).scatter(1, masked, losses).gather(1, tokens)
     if predicted_loss is None or loss.prediction == "none":
@@ -251,7 +264,7 @@ def _pairs(
     predictions = predicted_loss.gather(1, tokens)
     if loss.ranking_level == "token":
         return Pairs(tokens, losses, predictions, predictions, losses)
-    # Units: the settings refuse them where only a part of their tokens is ranked
+    # Per unit. The config refuses this where only part of a unit's tokens is ranked.
     place = (masked, mask, grid, tube_length)
     predicted, measured = (
         _mean_per_masked_unit(values, *place) for values in (predictions, losses)

@@ -1,4 +1,4 @@
-"""What the student reconstructs: pixels, or features of a model that sees the whole clip.
+"""Reconstruction targets: pixels, or features of a model that sees the whole clip.
 
 Notation as in `hpm_video.models.tokens`; L layers of features.
 """
@@ -20,9 +20,9 @@ FrozenModel = Callable[[Tensor], Tensor]
 
 
 class Features(NamedTuple):
-    """Targets other than pixels: values (B, N, L * D) of all tokens.
+    """Feature targets: values (B, N, L * D) of all tokens.
 
-    encoded (B, N, D): what the teacher's encoder made of the whole clip, where it was asked.
+    encoded (B, N, D): the teacher encoder's output for the whole clip, if it was computed.
     """
 
     values: Tensor
@@ -38,8 +38,8 @@ def target_features(
     teacher: Teacher | None,
     frozen: FrozenModel | None,
 ) -> Features | None:
-    """The features that are reconstructed of clips, given their patches too; None: their pixels
-    are. ``frozen``: the model of loss.target_model."""
+    """Features to reconstruct, of clips (B, 3, T, H, W) and their patches; None for pixel targets.
+    ``frozen``: the model of loss.target_model."""
     if loss.target == "pixels":
         return None
     if loss.target == "frozen":
@@ -58,9 +58,9 @@ def target_features(
 def token_losses(
     loss: LossConfig, output: HPMOutput, patches: Tensor, features: Features | None
 ) -> Tensor:
-    """The loss of each reconstructed token: what is minimised, ranked and mined, (B, M) float32.
+    """Loss of each reconstructed token, which is minimised, ranked and mined: (B, M) float32.
 
-    ``features``: of `target_features`, for these patches (B, N, P).
+    ``features``: from `target_features`, for these patches (B, N, P).
     """
     if features is None:
         normalize = loss.normalize_targets

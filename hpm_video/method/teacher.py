@@ -1,4 +1,4 @@
-"""The EMA teacher: predicts, before each step, which tokens will be hard."""
+"""The EMA teacher, which predicts before each step which tokens will be hard."""
 
 import copy
 from collections.abc import Sequence
@@ -20,11 +20,13 @@ from hpm_video.models.vit import Encoder
 
 
 class Teacher(nn.Module):
-    """The moving average of a student's parts, without gradient: never of the reconstructor.
+    """Exponential moving average of some of the student's parts, without gradient.
 
-    With ``predicts`` it predicts losses, by its encoder only where the predictor builds on that. Of
-    two predictors it has the one from pixels. With ``encodes`` it has the encoder in any case,
-    whose features are the student's target. Parts are called as in the student."""
+    It never has the reconstructing decoder. With ``predicts`` it has a loss predictor, and the
+    encoder if that predictor builds on it; of two predictors it has the one that reads pixels.
+    With ``encodes`` it has the encoder, whose features are the student's target. Parts have the
+    student's names.
+    """
 
     def __init__(self, student: HPM, *, predicts: bool = True, encodes: bool = False) -> None:
         super().__init__()
@@ -57,13 +59,12 @@ class Teacher(nn.Module):
         encoded: Tensor | None = None,
         layers: Sequence[int] = (),
     ) -> Tensor | list[Tensor]:
-        """Patches (B, N, P), of which it sees those at index seen (B, K) -> predicted loss of all
-        tokens (B, N) float32, by a predictor from pixels of those it sees (B, K).
+        """Predict losses from the patches (B, N, P) at index seen (B, K), or return features.
 
-        ``encoded`` (B, N, D): what its encoder made of the whole clip, if that is what it sees and
-        is known. With ``layers`` instead, it sees the whole clip, and gives features of these
-        blocks of its encoder: see `Encoder.at_layers`. (Both are calls of the module, which under
-        FSDP bring its weights together.)
+        Returns (B, N) float32, or (B, K) from a predictor that reads pixels. ``encoded`` (B, N, D):
+        its encoder's output for the whole clip, if already computed and the whole clip is seen.
+        With ``layers`` it sees the whole clip and returns the features of these encoder blocks, see
+        `Encoder.at_layers`. Both go through forward() because FSDP gathers weights only there.
         """
         if layers:
             assert self.encoder is not None
@@ -81,26 +82,26 @@ class Teacher(nn.Module):
 
 
 def teacher_of(student: HPM, config: PretrainConfig) -> Teacher | None:
-    """The teacher of a run that begins with this student; None where nothing asks for one."""
+    """The teacher of a run, initialised with its student; None if the settings need none."""
     mines, encodes = config.masking.needs_teacher, config.loss.target == "ema"
     return Teacher(student, predicts=mines, encodes=encodes) if mines or encodes else None
 
 
 def fill_in(scores: Tensor, seen: Tensor, grid: TokenGrid) -> Tensor:
-    """Scores (B, K) of the tokens seen (B, K) -> (B, N); the others get a mean of the scores seen.
+    """Extend scores (B, K) of the tokens seen (B, K) to all tokens: -> (B, N).
 
-    Near ones count more, and nearness in time more than in space: exp(-|time| / 4 - 2 |row| -
-    2 |column|), distances in tokens. What is in a place now is mostly there a moment later.
+    Unseen tokens get a weighted mean of the seen scores, with weights exp(-|time| / 4 - 2 |row| -
+    2 |column|) in tokens. Neighbours in time count more because content mostly stays in place.
     """
     canvas = scores.new_zeros(len(scores), grid.num_tokens, dtype=torch.float32)
     known = canvas.scatter(1, seen, 1.0)
     canvas = canvas.scatter(1, seen, scores.float())
     filled = torch.stack([canvas, known]).unflatten(-1, (grid.time, grid.height, grid.width))
-    # In bfloat16 near scores would become ties.
+    # bfloat16 would turn close scores into ties
     with no_autocast(scores):
         for dim, decay in ((-3, 0.25), (-2, 2.0), (-1, 2.0)):
             place = torch.arange(filled.shape[dim], device=scores.device)
-            # Far away all is equally far: three factors of less would leave float32's range.
+            # Three smaller factors would underflow in float32
             near = torch.exp(-decay * (place[:, None] - place).abs()).clamp(min=1e-10)
             filled = (filled.movedim(dim, -1) @ near).movedim(-1, dim)
     total, weight = filled.flatten(-3)
@@ -110,9 +111,9 @@ def fill_in(scores: Tensor, seen: Tensor, grid: TokenGrid) -> Tensor:
 def update_teacher(
     teacher: Teacher, student: HPM, momentum: float, *, skip: Tensor | None = None
 ) -> None:
-    """teacher = momentum * teacher + (1 - momentum) * student, over the parameters both have.
+    """teacher = momentum * teacher + (1 - momentum) * student, for the parameters they share.
 
-    ``skip``: scalar on the device, 1 leaves the teacher as it is, 0 updates it.
+    ``skip``: scalar on the device; 1 leaves the teacher unchanged, 0 updates it.
     """
     source = dict(student.named_parameters())
     pairs = [(mine, source[name]) for name, mine in teacher.named_parameters()]
@@ -120,7 +121,7 @@ def update_teacher(
 
 
 def momentum_at(progress: float, *, start: float, end: float, ramp: float) -> float:
-    """Momentum at progress in [0, 1] of the run: linear from start to end over the share ``ramp``,
+    """Momentum at progress in [0, 1]: linear from start to end over the share ``ramp`` of the run,
     then constant."""
     return start + (end - start) * (min(progress / ramp, 1.0) if ramp > 0 else 1.0)
 
@@ -137,15 +138,18 @@ def score_tokens(
     rows: Rows | None = None,
     encoded: Tensor | None = None,
 ) -> Tensor:
-    """Predicted loss of every token: clips (B, 3, T, H, W), or their patches (B, N, P), floats in
-    [0, 1] or bytes -> (B, N) float32.
+    """Predict the loss of every token -> (B, N) float32.
 
-    At ``token_ratio`` 1 the teacher sees the whole clip, as in the paper. Below, it sees only about
-    that share of the tokens, which ones says ``view`` (see `draw_tokens`), afresh for each clip and
-    call. The others are scored by an `EncodedPredictor` through mask tokens, for a
-    `PixelPredictor` by `fill_in`. ``draws`` such passes, over different tokens, are averaged.
-    ``rows`` as in `hpm_video.method.masking.random_mask`. ``encoded`` (B, N, D): what the teacher's
-    encoder makes of the whole clip, if it is known; of use only at ``token_ratio`` 1.
+    Args:
+        clips: (B, 3, T, H, W), or their patches (B, N, P); floats in [0, 1] or bytes.
+        token_ratio: share of the tokens that the teacher sees. 1 is the whole clip, as in the
+            paper. Below 1 the tokens are drawn afresh for each clip and call; the unseen ones are
+            scored through mask tokens (`EncodedPredictor`) or by `fill_in` (`PixelPredictor`).
+        view: which tokens are drawn, see `draw_tokens`.
+        draws: number of passes over different tokens, whose scores are averaged.
+        rows: see `make_mask`.
+        encoded: (B, N, D) output of the teacher's encoder for the whole clip, if already computed;
+            used only with ``token_ratio`` 1.
     """
     patches = as_patches(clips, teacher.grid)
     batch, num_tokens, _ = patches.shape
@@ -166,7 +170,7 @@ def score_tokens(
     found = []
     for seen in drawn.unbind(1):
         scores = teacher(patches, seen)
-        # Not in the teacher, which may be compiled: inductor of PyTorch 2.15 makes wrong code of it
+        # Outside the teacher, which may be compiled: PyTorch 2.15's inductor miscompiles it
         is_part = scores.shape[1] < num_tokens
         found.append(fill_in(scores, seen, teacher.grid) if is_part else scores)
     return torch.stack(found).mean(dim=0)

@@ -1,4 +1,4 @@
-"""What a sparse teacher sees: which tokens, and how many."""
+"""The tokens that a sparse teacher sees."""
 
 import math
 
@@ -12,8 +12,11 @@ from hpm_video.models.tokens import TokenGrid
 
 
 def num_seen(grid: TokenGrid, *, token_ratio: float, view: View) -> int:
-    """How many tokens a teacher sees at once: the nearest number that the view can give, at least
-    one token, tube or time step. Raises ValueError for a ratio outside (0, 1]."""
+    """Number of tokens that a teacher sees in one pass.
+
+    The nearest number to the ratio that the view allows, at least one token, tube or time step.
+    Raises ValueError for a ratio outside (0, 1].
+    """
     if not 0 < token_ratio <= 1:
         raise ValueError(f"teacher.token_ratio ({token_ratio}) must be in (0, 1]")
     whole = {"tubes": grid.time, "frames": grid.num_tubes}.get(view, 1)  # tokens that come together
@@ -21,8 +24,11 @@ def num_seen(grid: TokenGrid, *, token_ratio: float, view: View) -> int:
 
 
 def describe_view(grid: TokenGrid, sight: TeacherConfig) -> str:
-    """What a run's teacher sees, in a line, which warns where most tubes show it nothing: on toy
-    videos such a teacher ordered tubes worse with each seed (docs/results.md)."""
+    """One log line on what a run's teacher sees.
+
+    It warns if the teacher sees no token of most tubes: on toy videos such a teacher ranked tubes
+    less well with every seed (docs/results.md).
+    """
     seen = num_seen(grid, token_ratio=sight.token_ratio, view=sight.view)
     line = f"the teacher sees {seen} of {grid.num_tokens} tokens of a clip"
 
@@ -50,14 +56,15 @@ def draw_tokens(
     device: torch.device | str,
     rows: Rows | None = None,
 ) -> Tensor:
-    """The K = `num_seen` tokens that each draw of a sparse teacher sees: (B, draws, K), ascending.
+    """Draw the K = `num_seen` tokens of each pass of a sparse teacher: (B, draws, K), ascending.
 
-    ``tokens``: any, uniformly. ``tubes``: whole tubes, uniformly. ``frames``: whole time steps,
-    evenly spaced from a random first one. ``spread``: random tokens, but of every tube equally
-    many and of every time step equally many (within one; in later draws within two), so that below
-    1 / time some tubes show one token and the others none. In all of them every token is seen
-    equally often. The draws of a clip share no token as long as there are others left. ``rows`` as
-    in `random_mask`.
+    view ``tokens``: uniform over tokens. ``tubes``: uniform over whole tubes. ``frames``: whole
+    time steps, evenly spaced from a random first one. ``spread``: random tokens, with equally many
+    from every tube and every time step (within one; in later draws within two); below a ratio of
+    1 / time some tubes show one token and the others none.
+
+    Every view shows every token equally often. The draws of a clip share no token while unseen ones
+    are left. ``rows``: see `make_mask`.
     """
     if draws < 1:
         raise ValueError(f"teacher.draws ({draws}) must be at least 1")
@@ -89,8 +96,8 @@ def draw_tokens(
         tokens = (chosen[..., None] * tubes + arange(tubes)).flatten(2)
     elif view == "spread":
         tube_order, time_order = shuffled(tubes, time)
-        # Deal tubes and time steps in turn, like two cogwheels. Where they would come round to
-        # the same pairs, after lcm(tubes, time) tokens, the times skip one: each pair comes once.
+        # Deal tubes and time steps in turn, like two cogwheels. After lcm(tubes, time) tokens the
+        # pairs would repeat; skipping one time step there makes every pair come exactly once.
         place = arange(grid.num_tokens)
         turn = (place + place // math.lcm(tubes, time)) % time
         order = time_order[:, turn] * tubes + tube_order[:, place % tubes]  # (B, N)
@@ -101,7 +108,7 @@ def draw_tokens(
 
 
 def _share_out(order: Tensor, draws: int, count: int) -> Tensor:
-    """Give each draw the next ``count`` of a clip's order, round and round: (B, K) -> (B, draws,
-    count)."""
+    """Give each draw the next ``count`` entries of a clip's order, starting over at its end:
+    (B, K) -> (B, draws, count)."""
     place = torch.arange(draws * count, device=order.device) % order.shape[1]
     return order[:, place].unflatten(1, (draws, count))

@@ -1,8 +1,8 @@
-"""Training less than all of a classifier: frozen parts, and low-rank adapters in what is left.
+"""Partial fine-tuning of a classifier: frozen parts and low-rank adapters.
 
-An adapter (LoRA, arXiv 2106.09685) adds scale * B A x to what a layer makes of x. The layer stays
-as it is; A (rank, D) and B (K, rank) learn. B starts at zero, so the first step begins with the
-model as it was. A gets its first gradient in the second step.
+An adapter (LoRA, arXiv 2106.09685) adds scale * B A x to a layer's output for x. The layer is
+frozen; A (rank, D) and B (K, rank) are trained. B starts at zero, so training starts from the
+unchanged model, and A gets its first gradient in the second step.
 """
 
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ from hpm_video.models.classifier import Classifier
 from hpm_video.models.vit import Encoder
 
 _PLACES = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
-# Names of peft: of a layer within its stand-in, and of the two matrices of the adapter
+# peft's names for a wrapped layer and for the two matrices of its adapter
 _LAYER, _A, _B = "base_layer.", "lora_A.default.weight", "lora_B.default.weight"
 _BASE = f"{_LAYER}weight"
 
 
 def train_less(model: Classifier | Baseline, config: ClassifierConfig) -> None:
-    """Freeze what model.freeze names, and add the adapters of model.lora_rank, in place.
+    """Freeze the parts that model.freeze names and add adapters of model.lora_rank, in place.
 
-    What is frozen needs no gradient and has no stochastic depth. Where nothing that learns comes
-    before it, no operation keeps anything for a backward pass. Raises ValueError for more blocks
-    than there are, a rank above the width, or a missing peft.
+    Frozen parts need no gradient and have no stochastic depth. If nothing before them is trained,
+    they keep no activations. Raises ValueError for more blocks than the model has, a rank above the
+    width, or if peft is missing.
     """
     if config.freeze == "none" and not config.lora_rank:
         return
@@ -57,7 +57,7 @@ def train_less(model: Classifier | Baseline, config: ClassifierConfig) -> None:
 
 
 def _add_adapters(encoder: Encoder, blocks: range, config: ClassifierConfig) -> None:
-    """Adapters beside layers of these blocks; all else of the encoder is frozen."""
+    """Add adapters to these blocks; the rest of the encoder is frozen."""
     try:
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - takes seconds
         from peft.tuners.lora import LoraLayer  # noqa: PLC0415
@@ -78,16 +78,16 @@ def _add_adapters(encoder: Encoder, blocks: range, config: ClassifierConfig) -> 
     inject_adapter_in_model(settings, encoder)
     for module in encoder.modules():
         if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False  # autocast does, once
+            module.cast_input_dtype_enabled = False  # autocast casts once already
 
 
 def plain_name(name: str) -> str:
-    """The name that a weight has in a model without adapters."""
+    """Name of a weight in the model without adapters."""
     return name.replace(f".{_LAYER}", ".")
 
 
 def merged(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """The weights of a model whose adapters are added to the layers that they stand beside.
+    """Merge adapters into the weights of their layers.
 
     Raises ValueError for an adapter that does not fit its layer.
     """
@@ -99,7 +99,7 @@ def merged(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
         base, low, high = (weights.get(f"{layer}.{part}") for part in (_BASE, _A, _B))
         if base is None or low is None or high is None:
             raise ValueError(f"adapter of {layer} must have {_BASE}, {_A} and {_B}")
-        # Products are made of what fits alone, however large a stranger's shapes make them
+        # Check shapes before multiplying: a stranger's file could ask for a huge product
         sizes = (*high.shape, *low.shape)
         if len(sizes) != 4 or base.shape != (sizes[0], sizes[3]) or sizes[1] != sizes[2]:
             shapes = " and ".join(str(tuple(each.shape)) for each in (low, high))

@@ -1,4 +1,4 @@
-"""Classifiers to compare with, of pytorchvideo, trained from scratch by the same loop.
+"""Baseline classifiers from pytorchvideo, trained from scratch by the same loop.
 
 SlowFast (arXiv 1812.03982), X3D (2004.04730) and MViT (2104.11227).
 """
@@ -13,12 +13,12 @@ from torch import Tensor
 from hpm_video.models.classifier import Scored
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 
-_SLOW = 4  # frames of SlowFast's fast pathway to one of the slow one
-_STRIDE = 32  # pixels of a clip to one of the last layer: the least crop
+_SLOW = 4  # SlowFast's fast pathway has this many times the frames of the slow one
+_STRIDE = 32  # total spatial stride, and so the smallest crop
 
 
 class Baseline(Scored):
-    """A network of pytorchvideo for clips of one size, with our input and output."""
+    """A pytorchvideo network for clips of one size, with the project's input and output."""
 
     mean: Tensor
     std: Tensor
@@ -33,7 +33,7 @@ class Baseline(Scored):
         head_dropout: float = 0.0,
         drop_path: float = 0.0,
     ) -> None:
-        """``drop_path``: of MViT only. Raises ValueError for a size of clips it cannot take."""
+        """``drop_path``: MViT only. Raises ValueError for clips that the network cannot take."""
         super().__init__()
         _check_size(name, num_frames=num_frames, crop_size=crop_size)
         self.num_classes = num_classes
@@ -65,13 +65,13 @@ class Baseline(Scored):
             )
         else:
             raise ValueError(f"model.name ({name}) must be videomae, SlowFast, X3D or MViT")
-        # (3, 1, 1, 1): of the colours of clips
+        # (3, 1, 1, 1): per colour channel
         for part, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(part, torch.tensor(values)[:, None, None, None], persistent=False)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) in [0, 1] -> logits (B, classes)."""
-        # Clips may lie in memory with the colour last, which is a slow layout for some convolutions
+        # Clips may be channels-last in memory, which is slow for some convolutions
         pixels = (clips.contiguous() - self.mean) / self.std
         if self.is_slowfast:
             return self.network([pixels[:, :, ::_SLOW], pixels])

@@ -1,6 +1,6 @@
-"""Attention in blocks, for bfloat16 on CPUs: memory linear in the number of tokens.
+"""Blocked attention for bfloat16 on CPUs, with memory linear in the number of tokens.
 
-What it computes is ``softmax(q k^T / sqrt(head width)) v``, held to that by a test.
+Computes ``softmax(q k^T / sqrt(head width)) v``.
 """
 
 from typing import Any
@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Attention weights at work at a time: 8 MB of bfloat16, all of one head up to 2,048 tokens.
+# Attention weights per block: 8 MB of bfloat16, a whole head up to 2,048 tokens.
 _BLOCK = 2**22
 
 
-# An operator of its own, so that compiled models do not unroll its loops.
+# A custom operator, so that torch.compile does not unroll its loops
 @torch.library.custom_op("hpm_video::blocked_attention", mutates_args=())
 def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Matrix products and softmax of one head at a time: what is at work stays in the cache.
+    """Attention of 3 x (B, heads, N, head width), one block of one head at a time, in cache.
 
-    Attention weights are never kept: the backward pass makes them again, in memory linear in N.
+    Attention weights are not kept; the backward pass computes them again.
     """
     scaled, keys, values = _heads(q) * q.shape[-1] ** -0.5, _heads(k), _heads(v)
     result = torch.empty_like(scaled)
-    weights = _block(scaled)  # one for all
+    weights = _block(scaled)  # reused
     for query, key, value, out in zip(scaled, keys, values, result, strict=True):
         for rows in _row_blocks(scaled):
             part = weights[: rows.stop - rows.start]
@@ -35,12 +35,12 @@ def blocked_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def _blocked_attention_backward(
     gradient: Tensor, q: Tensor, k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v from that of the result, all (B, heads, N, head width)."""
+    """Gradients of q, k and v given that of the result, all (B, heads, N, head width)."""
     scale = q.shape[-1] ** -0.5
     scaled, keys, values, outer = _heads(q) * scale, _heads(k), _heads(v), _heads(gradient)
     of_q, of_k, of_v = (torch.empty_like(scaled) for _ in range(3))
     weights, slopes = _block(scaled), _block(scaled)
-    # Sums over blocks of rows are rounded once, at their end
+    # Accumulate over blocks in float32 and round once
     sum_k, sum_v = torch.empty(2, *keys.shape[1:], device=q.device)
     for head, (query, key, value, given) in enumerate(
         zip(scaled, keys, values, outer, strict=True)
@@ -67,14 +67,14 @@ def _heads(tokens: Tensor) -> Tensor:
 
 
 def _row_blocks(tokens: Tensor) -> list[slice]:
-    """The N rows of tokens (B * heads, N, width) in equal pieces, the last one maybe smaller."""
+    """Slices of equal length over the N rows of tokens (B * heads, N, width)."""
     num_tokens = tokens.shape[1]
     rows = -(-num_tokens // -(-(num_tokens**2) // _BLOCK))
     return [slice(row, min(row + rows, num_tokens)) for row in range(0, num_tokens, rows)]
 
 
 def _block(tokens: Tensor) -> Tensor:
-    """Memory for the attention weights of one piece: (rows, N)."""
+    """Memory for the attention weights of one slice: (rows, N)."""
     return tokens.new_empty(_row_blocks(tokens)[0].stop, tokens.shape[1])
 
 

@@ -1,4 +1,4 @@
-"""Models: sizes, and how a model is built from its settings."""
+"""Model sizes, and building models from settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from hpm_video.models.vit import ViTSize, init_linear
 
 __all__ = ["HPM", "Baseline", "Classifier", "HPMOutput", "build_classifier", "build_model"]
 
-DROP_PATH = 0.1  # of classifiers that are transformers, unless model.drop_path says otherwise
+DROP_PATH = 0.1  # default of model.drop_path for transformer classifiers
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of an encoder and of its decoder; the MLPs of both have the same ratio."""
+    """Size of an encoder and its decoder, which share the MLP ratio."""
 
     width: int
     depth: int
@@ -37,8 +37,8 @@ class Size:
     mlp_ratio: float = 4.0
 
 
-# Small to huge are VideoMAE's. VideoMAE V2 has the same small to large, a huge with another decoder
-# and giant. Tiny is ours.
+# small to huge: VideoMAE. huge_v2 (another decoder) and giant: VideoMAE V2, which shares small to
+# large. tiny: ours.
 SIZES = {
     "tiny": Size(192, 12, 3, 96, 3),
     "small": Size(384, 12, 6, 192, 3),
@@ -64,10 +64,10 @@ def build(
     num_classes: int = 0,
     trained_grid: TokenGrid | None = None,
 ) -> HPM | Classifier | Baseline:
-    """The model that the settings of a run describe, for clips as in its data.
+    """Build the model that a run's settings describe.
 
-    ``trained_grid``: the grid of the weights it will start from. ``num_classes``: of a model to
-    fine-tune.
+    ``trained_grid``: grid of the weights that will be loaded, if it differs. ``num_classes``: for
+    fine-tuning.
     """
     model, data = config.model, config.data
     if isinstance(config, PretrainConfig):
@@ -98,9 +98,11 @@ def build_model(
     outputs: int | None = None,
     trained_grid: TokenGrid | None = None,
 ) -> HPM:
-    """The model to pre-train; without ``predict_loss`` it is plain VideoMAE. ``outputs``: numbers
-    that it reconstructs per token, if not pixels. ``trained_grid``: that of the weights it will
-    start from."""
+    """Build a pre-training model; without ``predict_loss`` it is plain VideoMAE.
+
+    ``outputs``: reconstructed values per token, if not pixels. ``trained_grid``: grid of the
+    weights that will be loaded, if it differs.
+    """
     size, encoder = SIZES[config.size], _encoder_size(config, config.drop_path)
     width = config.decoder_width or size.decoder_width
     heads = config.decoder_heads or size.decoder_heads
@@ -126,7 +128,7 @@ def build_model(
 
 
 def _target_outputs(config: PretrainConfig) -> int | None:
-    """Numbers per token of what is reconstructed, where that is not pixels."""
+    """Reconstructed values per token for feature targets; None for pixels."""
     loss, size = config.loss, _encoder_size(config.model, 0.0)
     if loss.target == "pixels":
         return None
@@ -143,7 +145,7 @@ def _target_outputs(config: PretrainConfig) -> int | None:
 
 
 def check_layers(layers: Sequence[int], depth: int, *, setting: str = "loss.target_layers") -> None:
-    """Raise ValueError where a setting names a block that a model does not have."""
+    """Raise ValueError if a setting names a block that the model does not have."""
     wrong = [layer for layer in layers if not -depth <= layer < depth]
     if wrong or len({layer % depth for layer in layers}) < len(layers):
         raise ValueError(
@@ -161,10 +163,10 @@ def build_classifier(
     trained_grid: TokenGrid | None = None,
     kind: type[Classifier] = Classifier,
 ) -> Classifier | Baseline:
-    """The model to fine-tune, for clips of num_frames frames of crop_size x crop_size pixels.
+    """Build a fine-tuning model for clips of num_frames frames of crop_size x crop_size pixels.
 
-    ``trained_grid``: the grid of the weights it will start from, of VideoMAE only. ``kind``: the
-    class of a model that is no baseline.
+    ``trained_grid``: grid of the weights that will be loaded, if it differs (VideoMAE only).
+    ``kind``: class of the model, unless it is a baseline.
     """
     drop_path = DROP_PATH if config.drop_path is None else config.drop_path
     if config.name != "videomae":
@@ -204,9 +206,10 @@ def _encoder_size(config: EncoderConfig, drop_path: float) -> ViTSize:
 
 
 def size_of_blocks(config: EncoderConfig) -> tuple[int, int]:
-    """How many blocks a model of these settings has, and about how many numbers: 4 of attention and
-    2 for each of the MLP's ratio, for every pair of numbers of a token. A baseline has a size of
-    its own, and nothing here."""
+    """Number of transformer blocks and, approximately, of their parameters.
+
+    A block has (4 + 2 * MLP ratio) * width^2 parameters. Baselines return (0, 0).
+    """
     size = SIZES[config.size]
     if isinstance(config, ClassifierConfig) and config.name != "videomae":
         return 0, 0
@@ -222,7 +225,7 @@ def size_of_blocks(config: EncoderConfig) -> tuple[int, int]:
 
 
 def size_of_target(config: PretrainConfig) -> int:
-    """How many numbers the head of a model of these settings has where it reconstructs features."""
+    """Number of weights of the head that reconstructs features; 0 for pixel targets."""
     model, loss = config.model, config.loss
     if loss.target == "pixels":
         return 0
@@ -237,16 +240,16 @@ def _check_heads(prefix: str, width: int, heads: int) -> None:
 
 
 def heads_of(size: str, heads: int | None) -> int:
-    """Attention heads of an encoder: those that are set, else the size's."""
+    """Attention heads of an encoder: the setting if given, else the size's."""
     return heads or SIZES[size].heads
 
 
 def decoder_heads_of(size: str, heads: int | None) -> int:
-    """Attention heads of a decoder: those that are set, else the size's."""
+    """Attention heads of a decoder: the setting if given, else the size's."""
     return heads or SIZES[size].decoder_heads
 
 
 def token_grid(config: EncoderConfig, *, num_frames: int, crop_size: int) -> TokenGrid:
-    """The grid these settings give; raises ValueError where it does not divide evenly."""
+    """Token grid of these settings; raises ValueError if clips do not divide evenly."""
     shape = TokenShape(config.tubelet_size, config.patch_size)
     return shape.grid(num_frames=num_frames, crop_size=crop_size)

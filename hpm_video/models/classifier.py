@@ -17,8 +17,8 @@ class Float32Linear(nn.Linear):
 
 
 class Scored(nn.Module):
-    """A model whose logits become scores in [0, 1]: shares of one label or, with
-    ``several_labels``, of each class alone."""
+    """A model whose logits become scores in [0, 1]: a softmax over classes or, with
+    ``several_labels``, one sigmoid per class."""
 
     several_labels = False
 
@@ -29,8 +29,11 @@ class Scored(nn.Module):
 
 
 class Classifier(Scored):
-    """Video classifier on a pre-trained encoder. ``pooling`` norm_mean: the norm is the encoder's
-    own, of every token, and stands before the mean over tokens."""
+    """Video classifier on a pre-trained encoder.
+
+    ``pooling``: ``mean_norm`` normalises the mean over tokens; ``norm_mean`` normalises every token
+    with the encoder's own norm, then averages.
+    """
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class Classifier(Scored):
         self.head: nn.Module = head
         self.encoder.blocks.apply(_init_linear)
         _init_linear(head)
-        # A head near zero lets the first steps train it before they disturb the encoder.
+        # With a head near zero, the first steps train it before they change the encoder
         head.weight.data.mul_(0.001)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -66,14 +69,14 @@ class Classifier(Scored):
         return self.head(self.dropout(self.norm(tokens.mean(dim=1))))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
-        """Layers for timm's layer-wise learning-rate decay: embedding, blocks, then the rest."""
+        """Layer groups for timm's layer-wise learning-rate decay: embedding, blocks, rest."""
         return {"stem": r"^encoder\.embed", "blocks": r"^encoder\.blocks\.(\d+)"}
 
 
 def _init_linear(module: nn.Module) -> None:
-    """VideoMAE's first weights of a classifier from scratch; its embedding stays PyTorch's.
+    """VideoMAE's initialisation of a classifier; the patch embedding keeps PyTorch's default.
 
-    The published call truncates at 2, a hundred deviations: not at all.
+    The published code truncates at +-2, which is 100 standard deviations and has no effect.
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)

@@ -1,7 +1,6 @@
-"""torch.compile of the parts of a training step; a part for which it fails runs eagerly.
+"""torch.compile for the parts of a training step; a part that fails to compile runs eagerly.
 
-Parts are compiled in place: names in state dicts, wrappers of several processes and copies stay as
-they are.
+Parts are compiled in place, so state dict names, DDP or FSDP wrappers and copies do not change.
 """
 
 import os
@@ -24,13 +23,12 @@ from hpm_video.runtime.files import own_folder
 
 Say = Callable[[str], None]
 
-# Shapes and settings for which one piece of code may be compiled, beyond one for each block:
-# dynamo runs it eagerly, almost in silence, once there are more.
+# Recompilations allowed beyond one per block. Past the limit dynamo runs eagerly, almost silently.
 _MOST_FORMS = 16
 
 
 class CompileChoice(NamedTuple):
-    """Whether to compile, and why, in words; None: it was asked for."""
+    """Whether to compile. why: the reason, in words; None if it was requested."""
 
     compile: Switch
     why: str | None
@@ -39,10 +37,10 @@ class CompileChoice(NamedTuple):
 def choose_compile(
     asked: Switch, device: torch.device, *, kept: Switch | bool | None = None
 ) -> CompileChoice:
-    """What ``asked`` means on a device.
+    """Resolve run.compile on a device.
 
-    ``auto`` is what the checkpoint of a run has, if it continues one (``kept``), else true on CUDA.
-    On a CPU, where compiling takes longer than most runs that one makes there, it is false.
+    ``auto`` becomes the value in the checkpoint that a run continues (``kept``), else true on CUDA.
+    On a CPU it is false: compiling takes longer than most runs there.
     """
     word = _word(asked)
     if word != "auto":
@@ -55,22 +53,21 @@ def choose_compile(
 
 
 def is_compiled(run: RunConfig, device: torch.device) -> bool:
-    """Whether the settings of a run compile its steps on a device."""
+    """Whether a run with these settings compiles its steps on a device."""
     return choose_compile(run.compile, device).compile == "true"
 
 
 def compile_parts(
     parts: Mapping[str, nn.Module | None], run: RunConfig, world: World, say: Say
 ) -> None:
-    """Compile models, by the names under which ``say`` is told of a failure, after they are spread
-    over processes. Nothing is done where the settings do not ask for it.
+    """Compile the parts of a step if run.compile asks for it; call it after DDP or FSDP wrapping.
 
-    Under FSDP, whose hooks gather the weights of a block just before it works, and with activation
-    checkpointing, blocks are compiled one by one.
+    ``parts``: modules by the names that ``say`` uses to report failures. Under FSDP, whose hooks
+    gather weights block by block, and with activation checkpointing, each block is compiled alone.
     """
     if not is_compiled(run, world.device):
         return
-    # PyTorch itself sets its default when it is imported. Triton's cache is within it
+    # PyTorch sets its default on import. Triton's cache lies inside this folder
     given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if given is None or given == default_cache_dir():
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(_private_cache())
@@ -81,12 +78,12 @@ def compile_parts(
         blocks = [block for block in part.modules() if isinstance(block, Block)]
         _prepare(num_blocks=len(blocks), by_block=by_block)
         for module in blocks if by_block and blocks else [part]:
-            # What `nn.Module.compile` sets, which copies of a module do not take over
+            # As `nn.Module.compile` does, whose attribute copies of a module do not keep
             module._compiled_call_impl = _OrEager(module._call_impl, name=name, say=say)
 
 
 class _OrEager:
-    """Calls what torch.compile makes of a function, or the function once that has failed."""
+    """Calls the compiled function, or the function itself once compiling has failed."""
 
     def __init__(self, eager: Callable[..., Any], *, name: str, say: Say) -> None:
         self._eager, self._name, self._say = eager, name, say
@@ -117,10 +114,11 @@ class _OrEager:
 
 
 def _private_cache() -> Path:
-    """A folder for what is compiled, which is loaded and run, and where only this user can write.
+    """A cache folder for compiled code that only this user can write to.
 
-    PyTorch's own default, in the folder of temporary files, belongs to whoever makes it first. Ours
-    is there too, as disks of this machine are quick; else in the home; else one for this process.
+    PyTorch's default in the temporary folder belongs to whoever creates it first, who could plant
+    code. Ours is in the temporary folder (a local disk) if it is safe there, else in the home, else
+    private to this process.
     """
     shared = Path(tempfile.gettempdir())
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
@@ -128,7 +126,7 @@ def _private_cache() -> Path:
         with suppress(ValueError):
             own_folder(folder, mode=0o700)
             is_closed = not folder.stat().st_mode & 0o077
-            # Else others may rename it, and put their own in its place
+            # Otherwise other users could rename it and put theirs in its place
             above = folder.parent.stat().st_mode
             if is_closed and (not above & 0o022 or above & stat.S_ISVTX):
                 return folder / "compiled"
@@ -136,23 +134,23 @@ def _private_cache() -> Path:
 
 
 def _prepare(*, num_blocks: int, by_block: bool) -> None:
-    """Set what compilation needs beforehand, for this process."""
+    """Set PyTorch's options for compilation in this process."""
     import torch._dynamo  # noqa: PLC0415 - takes seconds
     import torch._functorch.config  # noqa: PLC0415
 
     dynamo = torch._dynamo.config
-    # Blocks share code, but not their stochastic depth, which is compiled in
+    # Blocks share code, but each one's stochastic depth is compiled in
     dynamo.recompile_limit = max(dynamo.recompile_limit, num_blocks + _MOST_FORMS)
     if by_block:
-        # Cuts one graph of a whole model up, so that averaging gradients begins early; blocks are
-        # short as they are, and it refuses activation checkpointing
+        # It splits a whole model's graph so that gradient averaging starts early. Blocks are short
+        # already, and it does not support activation checkpointing
         dynamo.optimize_ddp = False
-    # The backward pass is compiled within the first call, which can still go on eagerly
+    # Compile the backward pass in the first call, which can still fall back to eager
     torch._functorch.config.force_non_lazy_backward_lowering = True
 
 
 def _word(value: Switch | bool) -> Switch:
-    """Settings from before ``auto`` have a truth value."""
+    """Old checkpoints store a bool, from before ``auto``."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return value

@@ -1,7 +1,7 @@
-"""CUDA graphs: what the host has once started kernel by kernel, the GPU repeats by itself.
+"""CUDA graphs: record the kernels of a step once, then replay them with one launch.
 
-A step starts about a thousand kernels. With few clips at once a GPU is done with each before the
-host has started the next, and waits for most of the step.
+A step launches about a thousand kernels. With few clips per batch, the GPU finishes each before the
+host launches the next, and waits for most of the step.
 """
 
 from collections.abc import Callable, Hashable
@@ -16,20 +16,20 @@ from hpm_video.runtime.distributed import World
 
 Result = TypeVar("Result")
 
-# Calls that set up what a capture must not: they compile kernels, choose algorithms, reserve memory
+# Calls before a capture, which compile kernels, choose algorithms and reserve memory
 _WARMUP_CALLS = 3
 
 
 def choose_cuda_graphs(asked: Switch, world: World, *, compiled: bool) -> tuple[Switch, str | None]:
-    """What run.cuda_graphs means here, true or false, and why, in words; None: it was asked for.
+    """Resolve run.cuda_graphs to true or false, with the reason, or None if it was requested.
 
-    ``auto`` leaves them out of a compiled run: both together were not tried on a GPU yet. Raises
-    ValueError for true where there can be none.
+    ``auto`` is false for compiled runs: the combination has not been tried on a GPU yet. Raises
+    ValueError for true where CUDA graphs are impossible.
     """
     reason = ""
     if world.device.type != "cuda":
         reason = "on a CPU"
-    elif not world.is_alone:  # whose gradients are averaged while the backward pass goes on
+    elif not world.is_alone:  # gradients are averaged during the backward pass
         reason = f"{world.size} processes"
     if asked == "true" and reason:
         raise ValueError(
@@ -50,13 +50,13 @@ class _Capture(Generic[Result]):
 
 
 class Replayed(Generic[Result]):
-    """A function of tensors; with ``capture``, from its fourth call on, as a CUDA graph.
+    """A function of tensors that, with ``capture``, runs as a CUDA graph from its fourth call on.
 
-    The function is called with the tensors and the named arguments. It must do the same at every
-    call with the same ``form`` and ``part``, whatever the numbers in tensors: it waits for nothing,
-    draws from ``generator`` or the device's own, and what it makes is its result, or is added to
-    tensors that stay where they are. The next call of the part overwrites its result. A
-    capture that fails is told to ``say``; from then on the function is called as it is.
+    For the same ``form`` and ``part`` the function must launch the same kernels, whatever the
+    tensors hold: it must not synchronise, may draw random numbers only from ``generator`` or the
+    device's own generator, and may write only to its result and to tensors that stay in place. The
+    next call of the same part overwrites the result. If a capture fails, ``say`` gets one line and
+    the function runs without graphs from then on.
     """
 
     def __init__(
@@ -76,8 +76,7 @@ class Replayed(Generic[Result]):
     def __call__(
         self, *given: Tensor, form: Hashable = None, part: Hashable = None, **named: Any
     ) -> Result:
-        """``form``: what changes now and then, and ends all earlier captures. ``part``: what takes
-        turns, each with a capture of its own."""
+        """Call the function. A new ``form`` discards all captures; each ``part`` has its own."""
         self._calls += 1
         if not self._captures:
             return self._function(*given, **named)
@@ -105,7 +104,7 @@ class Replayed(Generic[Result]):
         return captured.result
 
     def _beside(self, *given: Tensor, **named: Any) -> Result:
-        """Call it on another stream than the default one, which no capture may meet."""
+        """Call the function on a side stream; captures must not run on the default stream."""
         stream, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(stream)
         with torch.cuda.stream(side):
@@ -118,8 +117,8 @@ class Replayed(Generic[Result]):
         if self._generator is not None:
             graph.register_generator_state(self._generator)
         others = [captured.graph for captured in self._captured.values()]
-        pool = others[0].pool() if others else None  # parts take turns in the same memory
-        # Other threads may go on: they copy batches to the device, and checkpoints from it
+        pool = others[0].pool() if others else None  # parts never run at once: share memory
+        # Let other threads copy batches to the device and checkpoints from it meanwhile
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             result = self._function(*own, **named)
         return _Capture(graph, own, result)

@@ -1,7 +1,7 @@
-"""The two ends of a masked autoencoder beside its encoder: mask tokens, and the decoder stack.
+"""The decoder side of a masked autoencoder: mask tokens and the decoder stack.
 
-VideoMAE is encoder + one decoder that reconstructs pixels. The paper's hard patches mining adds a
-second decoder over the same sequence (see `hpm_video.models.hpm`).
+VideoMAE has one decoder, which reconstructs pixels. Hard patches mining adds a second one on the
+same sequence, see `hpm_video.models.hpm`.
 """
 
 import torch
@@ -12,11 +12,11 @@ from hpm_video.models.vit import LayerNorm, init_linear, make_blocks, position_t
 
 
 class DecoderInput(nn.Module):
-    """From encoded visible tokens to the sequence the decoders see.
+    """Builds the decoders' input sequence from the encoded visible tokens.
 
-    Linear to decoder width without bias, a learnt mask token in every masked place, positions.
-    With decoder masking (VideoMAE V2, arXiv 2303.16727), in some of the masked places only and, as
-    published there, in some of the visible places too.
+    A linear projection to decoder width without bias, a learnt mask token for every masked token,
+    and positions. Decoder masking (VideoMAE V2, arXiv 2303.16727) uses only some masked tokens and,
+    as published there, mask tokens for some visible ones.
     """
 
     positions: Tensor
@@ -45,9 +45,9 @@ class DecoderInput(nn.Module):
     ) -> Tensor:
         """Encoded tokens (B, V, D) at index visible (B, V) -> sequence (B, N, decoder width).
 
-        With an index ``kept`` (B, K) of masked tokens, the sequence holds those and the visible
-        ones only: (B, K + V, decoder width), the kept ones first. With an index ``remasked`` (B, R)
-        of visible tokens beside it, mask tokens in their places follow: (B, K + V + R, …).
+        With an index ``kept`` (B, K) of masked tokens, the sequence has only these and, after them,
+        the visible ones: (B, K + V, decoder width). With an index ``remasked`` (B, R) of visible
+        tokens, mask tokens at their positions follow: (B, K + V + R, decoder width).
         """
         tokens = self.project(encoded)
         batch, num_tokens = len(tokens), len(self.positions)
@@ -75,6 +75,8 @@ class Decoder(nn.Module):
         self.apply(init_linear)
 
     def forward(self, sequence: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-        """Sequence (B, N, width) -> normalised features (B, N, width), ready for `head`. ``dtype``
-        as in `add_and_norm`."""
+        """Sequence (B, N, width) -> normalised features (B, N, width) for `head`.
+
+        ``dtype``: see `add_and_norm`.
+        """
         return run_blocks(self.blocks, sequence, self.norm, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Exponential moving averages of weights: of the teacher, and of a model in fine-tuning."""
+"""Exponential moving averages of weights, for the teacher and for fine-tuning."""
 
 import copy
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ def move_average(
 ) -> None:
     """average = momentum * average + (1 - momentum) * value for pairs (average, value), in place.
 
-    ``skip``: scalar float32 on the device, 1 leaves the averages as they are, 0 moves them. The
-    host does not wait for it (timm's ModelEmaV3 takes such a decision on the host). Under FSDP each
-    rank moves its own shards, so a pair must be sharded alike.
+    ``skip``: scalar float32 on the device; 1 leaves the averages unchanged, 0 moves them. It needs
+    no synchronisation (timm's ModelEmaV3 decides on the host). Under FSDP each rank moves its own
+    shards, so both tensors of a pair must be sharded alike.
     """
     averages, values = [[_local(t) for t in side] for side in zip(*pairs, strict=True)]
     weight = 1 - momentum
@@ -34,11 +34,11 @@ def move_average(
 
 
 def _lerp_unless(skip: Tensor, averages: list[Tensor], values: list[Tensor], weight: float) -> None:
-    """Move the averages, in one kernel for many tensors, which returns early where skip is 1.
+    """Move all averages in one fused kernel, which returns early if skip is 1.
 
-    `_foreach_lerp_` has no such kernel: with a weight on the device it launches one per tensor. A
-    step of SGD does have it, for loss scaling. Its gradient is weight_decay * average - value, so
-    the learning rate is the weight.
+    `_foreach_lerp_` with a weight on the device launches one kernel per tensor. The fused SGD step
+    has a flag to skip it, made for loss scaling. With gradient weight_decay * average - value, its
+    learning rate is the weight.
     """
     torch._fused_sgd_(
         averages, values, [],
@@ -48,12 +48,12 @@ def _lerp_unless(skip: Tensor, averages: list[Tensor], values: list[Tensor], wei
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This rank's shard; the operations above know no DTensor in some versions of PyTorch."""
+    """This rank's shard; in some PyTorch versions the operations above do not support DTensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def average_of(model: Module) -> Module:
-    """A copy of a model, for `follow`: without gradient, and as in evaluation."""
+    """A copy of a model for `follow`: without gradient, in evaluation mode."""
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
@@ -61,9 +61,9 @@ def average_of(model: Module) -> Module:
 def follow(
     average: nn.Module, model: nn.Module, momentum: float, *, skip: Tensor | None = None
 ) -> None:
-    """Move a copy of a model towards it; buffers, as of batch norms, are averages already.
+    """Move a copy of a model towards the model; buffers (batch norm statistics) are copied.
 
-    ``skip`` as in `move_average`.
+    ``skip``: see `move_average`.
     """
     move_average(zip(average.parameters(), model.parameters(), strict=True), momentum, skip=skip)
     for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):

@@ -1,4 +1,4 @@
-"""The model that is pre-trained: VideoMAE with, where mining is on, a predictor of its own loss."""
+"""The pre-training model: VideoMAE, optionally with a predictor of its own loss."""
 
 from dataclasses import dataclass
 
@@ -15,18 +15,18 @@ from hpm_video.models.vit import Encoder, ViTSize
 
 @dataclass(frozen=True)
 class HPMOutput:
-    """What one forward pass gives.
+    """Output of one forward pass. Token indices are ascending.
 
-    reconstruction (B, M, P): pixels (or normalised pixels) of the masked tokens, raster order; of a
-        target of features, as many numbers as that has.
-    predicted_loss (B, N): predicted reconstruction loss; only its order within a clip has a
-        meaning. Not a number where no prediction was made. None for plain VideoMAE.
-    pixel_predicted_loss (B, N): the same of a second predictor, which reads pixels. None without.
-    masked (B, M), visible (B, V): token indices, ascending. With decoder masking the masked tokens
-        that are left out, and not reconstructed, are in neither.
-    ranked (B, K): those of the masked tokens whose loss is predicted, ascending. pixel_ranked
-        (B, K): those of the second predictor.
-    encoded (B, V, D): what the encoder made of the visible tokens.
+    reconstruction (B, M, P): pixels or normalised pixels of the masked tokens; for feature targets,
+        P is the number of features.
+    predicted_loss (B, N): predicted reconstruction loss, meaningful only by its order within a
+        clip. NaN where nothing was predicted. None for plain VideoMAE.
+    pixel_predicted_loss (B, N): the same from the second predictor, which reads pixels; or None.
+    masked (B, M), visible (B, V): index of the reconstructed and of the encoded tokens. Decoder
+        masking leaves some masked tokens out; they are in neither.
+    ranked (B, K): index of the masked tokens whose loss is predicted; pixel_ranked (B, K): the same
+        for the second predictor.
+    encoded (B, V, D): the encoder's output for the visible tokens.
     """
 
     reconstruction: Tensor
@@ -40,26 +40,26 @@ class HPMOutput:
 
 
 class EncodedPredictor(Decoder):
-    """The paper's predictor of losses: a second decoder of the encoded visible tokens.
+    """The paper's loss predictor: a second decoder on the encoded visible tokens.
 
-    It judges every place from what the encoder made of other places, and its gradient reaches the
-    encoder (HPM, arXiv 2304.05919).
+    It predicts the loss of a masked token from the features of other tokens, and its gradient
+    reaches the encoder (HPM, arXiv 2304.05919).
     """
 
     def __init__(self, *, width: int, depth: int, heads: int, mlp_ratio: float) -> None:
         super().__init__(width=width, depth=depth, heads=heads, outputs=1, mlp_ratio=mlp_ratio)
 
     def forward(self, sequence: Tensor, *, dtype: torch.dtype | None = torch.float32) -> Tensor:
-        """What decoders see (B, S, width) -> predicted loss of each token (B, S) float32."""
+        """Decoder sequence (B, S, width) -> predicted loss of each token (B, S) float32."""
         return _loss_head(self.head, super().forward(sequence, dtype=dtype))
 
 
 class PixelPredictor(nn.Module):
-    """Our predictor of losses: a transformer of few blocks that looks at the pixels themselves.
+    """Our loss predictor that reads pixels: a small separate transformer.
 
-    It may see what the encoder may not, as it reconstructs nothing: how hard a token will be to
-    reconstruct shows in its own pixels. It is a network of its own, without gradient to the
-    encoder, and works as well on a share of the tokens as on all.
+    It may see the masked tokens themselves because it reconstructs nothing, and a token's own
+    pixels show how hard it is. It sends no gradient to the encoder and works on any share of the
+    tokens.
     """
 
     def __init__(
@@ -76,10 +76,11 @@ class PixelPredictor(nn.Module):
 
 
 def _start_small(head: nn.Linear, num_values: int) -> None:
-    """First weights of a head that says one loss: predictions near 0, ranking loss at ln 2.
+    """Initialise a head with one output so that predictions start near 0 and the ranking loss at
+    ln 2.
 
-    The published head has an output for each of a token's pixel values, Xavier-uniform, and takes
-    their mean. This is the deviation of that mean (HPM, arXiv 2304.05919).
+    The published head has one Xavier-uniform output per pixel value and averages them; this is the
+    standard deviation of that average (HPM, arXiv 2304.05919).
     """
     of_one = 2 / (head.in_features + num_values)
     nn.init.normal_(head.weight, std=(of_one / num_values) ** 0.5)
@@ -87,20 +88,21 @@ def _start_small(head: nn.Linear, num_values: int) -> None:
 
 
 def _loss_head(head: nn.Linear, features: Tensor) -> Tensor:
-    # bfloat16 has 8 bits: predictions close to each other would become ties.
+    # bfloat16 would turn close predictions into ties
     with no_autocast(features):
         loss: Tensor = head(features.float())
     return loss.squeeze(-1)
 
 
 class HPM(nn.Module):
-    """Encoder of the visible tokens, reconstructor of the masked ones, predictor of their loss.
+    """Encoder of visible tokens, decoder that reconstructs masked ones, predictor of their loss.
 
-    ``predictor_input`` says what the predictor looks at, `EncodedPredictor` or `PixelPredictor`.
-    With ``both`` there are two: the encoded one teaches the encoder, and that from pixels,
-    `pixel_predictor`, chooses masks. None leaves them out: that is plain VideoMAE.
-    ``outputs``: numbers of the reconstruction per token, if not the P pixel values.
-    ``trained_grid``: the grid whose positions the weights were trained with, if another one.
+    Args:
+        predictor_input: ``encoded`` (`EncodedPredictor`) or ``pixels`` (`PixelPredictor`). ``both``
+            has two: the encoded one trains the encoder, `pixel_predictor` chooses masks. None has
+            no predictor: plain VideoMAE.
+        outputs: reconstructed values per token, if not its P pixel values.
+        trained_grid: the grid that the weights were trained on, if it is another one.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class HPM(nn.Module):
         self.start_heads_small()
 
     def start_heads_small(self) -> None:
-        """Draw first weights of the predictors' heads, which then predict losses near 0."""
+        """Initialise the predictors' heads so that they predict losses near 0."""
         for predictor in (self.predictor, self.pixel_predictor):
             if predictor is not None:
                 _start_small(predictor.head, self.encoder.tokens.shape.num_values)
@@ -169,17 +171,20 @@ class HPM(nn.Module):
         remasked: Tensor | None = None,
         predicts: bool = True,
     ) -> HPMOutput:
-        """Clips (B, 3, T, H, W), or their patches (B, N, P), and mask (B, N), True = masked ->
-        `HPMOutput`. Pixels are floats in [0, 1] or bytes.
+        """Encode the visible tokens, reconstruct the masked ones and predict their loss.
 
-        ``num_visible``: tokens left visible in each row, if known (saves a sync, see `split_mask`).
-        ``kept`` (B, K): index, ascending, of the masked tokens that the decoders see besides the
-        visible ones (see `reconstructed_tokens` in method.masking); all of them if not given.
-        ``ranked`` (B, K): index, ascending, of those whose loss a `PixelPredictor` predicts; all
-        that are reconstructed if not given.
-        ``remasked`` (B, R): index of visible tokens in whose places the decoders see a mask token
-        too, beside what the encoder made of them; only with ``kept``.
-        ``predicts``: whether predictors are asked, too.
+        Args:
+            clips: (B, 3, T, H, W), or their patches (B, N, P); floats in [0, 1] or bytes.
+            mask: (B, N), True = masked; the same number in every row.
+            num_visible: number of visible tokens per row, if known; it avoids a synchronisation,
+                see `split_mask`.
+            kept: (B, K) ascending index of the masked tokens to reconstruct, see
+                `reconstructed_tokens`; all by default.
+            ranked: (B, K) ascending index of the tokens whose loss a `PixelPredictor` predicts; all
+                reconstructed ones by default.
+            remasked: (B, R) index of visible tokens that decoders get as mask tokens as well; only
+                with ``kept``.
+            predicts: False skips the predictors.
         """
         visible, masked = split_mask(mask, num_visible)
         patches = as_patches(clips, self.grid)
@@ -199,7 +204,7 @@ class HPM(nn.Module):
         main, second = (self.predictor, self.pixel_predictor) if predicts else (None, None)
         if isinstance(main, EncodedPredictor):
             predicted = main(sequence)
-            if kept is not None:  # (B, K + V), before what is remasked -> (B, N)
+            if kept is not None:  # the first K + V of (B, K + V + R) -> (B, N)
                 places = torch.cat([kept, visible], dim=1)
                 predicted = _at(places, predicted[:, : places.shape[1]], mask)
         elif main is not None:
@@ -219,5 +224,5 @@ class HPM(nn.Module):
 
 
 def _at(index: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Values (B, K) at index (B, K), nothing elsewhere: (B, N), the shape of mask."""
+    """Scatter values (B, K) to index (B, K), NaN elsewhere -> (B, N), the shape of mask."""
     return values.new_full(mask.shape, torch.nan).scatter(1, index, values)

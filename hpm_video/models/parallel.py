@@ -1,8 +1,8 @@
-"""How a model is spread over processes: each keeps all of it (DDP), or a share of it (FSDP2).
+"""Distribution of a model over ranks: replicated (DDP) or sharded (FSDP2).
 
-Under FSDP every parameter is a `DTensor`: cut along its first dimension into one part per process,
-with the gradient, the optimizer's state and the teacher's average cut alike. A block's weights are
-gathered just before it works and let go after. What is computed is the same but for rounding.
+Under FSDP every parameter is a `DTensor`, sharded along its first dimension, as are its gradient,
+the optimizer state and the teacher's average. A block's weights are gathered just before it runs
+and freed afterwards. Results are equal up to rounding.
 """
 
 from collections.abc import Iterator
@@ -23,19 +23,19 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
-    """Bring a model to the devices of all processes; returns what to call in its stead.
+    """Move a model to the devices of all ranks; returns the module to call from now on.
 
-    The weights must be the same on all processes. A model without trainable parameters, a teacher,
-    is not wrapped. Under FSDP the module itself changes. Parameters are others
-    afterwards, so that optimizers and averages come after. Raises ValueError for a
-    run.shard_processes that does not divide the number of processes.
+    The weights must be equal on all ranks. A model without trainable parameters (a teacher) is not
+    wrapped. FSDP changes the module in place and replaces its parameters, so create optimizers and
+    averages afterwards. Raises ValueError if run.shard_processes does not divide the number of
+    ranks.
     """
     is_trained = any(parameter.requires_grad for parameter in module.parameters())
     blocks = [part for part in module.modules() if isinstance(part, Block)]
-    for block in blocks:  # of a frozen one nothing is kept anyway
+    for block in blocks:  # frozen blocks keep no activations anyway
         learns = any(parameter.requires_grad for parameter in block.parameters())
         block.recompute = run.activation_checkpointing and learns
-    if world.is_alone or run.parallel == "ddp":  # one process has nobody to share with
+    if world.is_alone or run.parallel == "ddp":
         module.to(world.device)
         return replicate(module, world) if is_trained else module
     share = run.shard_processes or world.size
@@ -46,17 +46,17 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
     kind = world.device.type
     if share == world.size:
         mesh = init_device_mesh(kind, (share,))
-    else:  # neighbours share one copy of the weights
+    else:  # neighbouring ranks shard one copy of the weights
         mesh = init_device_mesh(
             kind, (world.size // share, share), mesh_dim_names=("copy", "share")
         )
     gathered_as = gather_policy(run.precision, world.device)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=gathered_as)
-    # What is outside of blocks stays gathered up to the backward pass; a teacher has none, and its
-    # update needs the parts.
+    # Weights outside of blocks stay gathered until the backward pass. A teacher has none, and its
+    # update needs the shards.
     fully_shard(module, mesh=mesh, reshard_after_forward=not is_trained)
-    if kind == "cpu":  # gloo adds up where older versions of PyTorch ask it for a mean
+    if kind == "cpu":  # with older PyTorch, gloo returns sums where FSDP asks for means
         for part in (*blocks, module):
             assert isinstance(part, FSDPModule)
             part.set_force_sum_reduction_for_comms(True)
@@ -64,24 +64,23 @@ def spread(module: nn.Module, world: World, run: RunConfig) -> nn.Module:
 
 
 def gather_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
-    """In which precision FSDP gathers a block's weights and adds up their gradients.
+    """Precision in which FSDP gathers a block's weights and reduces its gradients.
 
-    On CUDA that in which the block computes, half the bytes in bfloat16: autocast would round the
-    same weights to it after they came. Gradients are added up, and kept, in float32, and so is what
-    runs between blocks. On a CPU, whose autocast has norms with weights of one precision only, and
-    in float32 nothing is converted.
+    On CUDA, weights are gathered in the block's compute precision: bfloat16 halves the bytes, and
+    autocast would round to it anyway. Gradients and the residual stream stay in float32. Nothing is
+    converted in float32 runs, nor on a CPU, whose autocast needs norms in one precision.
     """
     if device.type != "cuda" or precision == "float32":
         return MixedPrecisionPolicy()
     return MixedPrecisionPolicy(
         param_dtype=getattr(torch, precision),
         reduce_dtype=torch.float32,
-        cast_forward_inputs=False,  # the sum that blocks add to stays as precise as without FSDP
+        cast_forward_inputs=False,  # keeps the residual stream as precise as without FSDP
     )
 
 
 def clip_gradients(module: nn.Module, largest: float | None) -> Tensor:
-    """Scale gradients down to the norm ``largest``, if given; returns the norm before, a scalar."""
+    """Clip the gradient norm to ``largest``, if given; returns the norm before, a scalar."""
     if largest:
         return whole(nn.utils.clip_grad_norm_(module.parameters(), largest))
     gradients = [each.grad for each in module.parameters() if each.grad is not None]
@@ -89,18 +88,18 @@ def clip_gradients(module: nn.Module, largest: float | None) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be cut over processes, put together; all of them must call."""
+    """The full tensor of one that may be sharded; all ranks must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a model that may be spread over processes, whole; all of them must call."""
+    """The full state dict of a model that may be sharded; all ranks must call."""
     return {name: whole(value) for name, value in module.state_dict().items()}
 
 
 def cut_like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A whole ``value``, the same on all processes, on the device of a parameter, and cut as that
-    is where it has its shape. What is cut already stays so."""
+    """Move a full ``value``, equal on all ranks, to a parameter's device, and shard it like the
+    parameter if it has the same shape. A sharded value stays as it is."""
     value = value.to(parameter.device)
     if isinstance(value, DTensor) or not isinstance(parameter, DTensor):
         return value
@@ -111,9 +110,9 @@ def cut_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """A context in which every process has all weights: calls need not be the same on all.
+    """A context in which every rank has all weights, so ranks may make different calls.
 
-    For evaluation: the context's begin and end are for all processes, and no gradient is made.
+    For evaluation, without gradient. All ranks must enter and leave it.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in parts:

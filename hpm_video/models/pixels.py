@@ -1,4 +1,4 @@
-"""Pixels on their way into a model: bytes or floats, and standardised per colour."""
+"""Pixel input of models: bytes or floats, standardised per colour channel."""
 
 import torch
 from torch import Tensor
@@ -11,24 +11,23 @@ def gather_patches(patches: Tensor, index: Tensor) -> Tensor:
     """Pick patches (B, N, P), floats or bytes, at index (B, K) -> (B, K, P) of the same type."""
     if patches.dtype != torch.uint8 or patches.shape[-1] % 4:
         return gather_tokens(patches, index)
-    # Four bytes at a time: gathers move numbers one by one
+    # Gathers move one number at a time, so move four bytes as one
     return gather_tokens(patches.view(torch.int32), index).view(torch.uint8)
 
 
 def as_floats(patches: Tensor) -> Tensor:
-    """Pixels in [0, 1], of bytes or of such floats."""
+    """Convert bytes to floats in [0, 1]; floats stay as they are."""
     return patches.float().div_(255) if patches.dtype == torch.uint8 else patches
 
 
 def standardize(patches: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """(x - mean) / std of patches (..., P), bytes or floats in [0, 1], with mean and std of the
-    three colours (3,)."""
+    """(x - mean) / std of patches (..., P), bytes or floats in [0, 1]; mean and std (3,)."""
     kind = patches.device.type
     if (
         patches.dtype == torch.uint8
         and gpu_kernels.runs_triton(patches.device)
         and torch.is_autocast_enabled(kind)
-    ):  # in the precision in which the product that follows takes them
+    ):  # directly in the precision of the matrix product that follows
         dtype = torch.get_autocast_dtype(kind)
         standard: Tensor = torch.ops.hpm_video.standardize(patches, mean, std, dtype)
         return standard

@@ -1,4 +1,4 @@
-"""Mixed precision: which one a machine computes fast, and the contexts in which models run."""
+"""Mixed precision: the fastest precision of a machine, and autocast contexts."""
 
 from typing import NamedTuple
 
@@ -9,20 +9,20 @@ from hpm_video.config.values import Precision
 from hpm_video.runtime.distributed import World, gather_objects
 from hpm_video.runtime.machine import bfloat16_units
 
-# From the least demanding: every device computes what stands before its own choice.
+# From the least demanding; a device that supports one also supports those before it.
 _ORDER: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Choice(NamedTuple):
-    """A precision that is not ``auto``, and why it was taken, in words; None: it was asked for."""
+    """A precision other than ``auto``. why: the reason, in words; None if it was requested."""
 
     precision: Precision
     why: str | None
 
 
 def best_precision(device: torch.device) -> Choice:
-    """The precision that a device computes fastest with."""
+    """The fastest precision on a device."""
     units = bfloat16_units(device)
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -41,11 +41,11 @@ def choose_precision(
     kept: Precision | None = None,
     setting: str = "run.precision",
 ) -> Choice:
-    """What ``asked`` means on the machines of a run; every rank calls, and gets the same.
+    """Resolve the requested precision; all ranks call and get the same answer.
 
-    ``auto`` is what the checkpoint of a run has, if it continues one (``kept``), else what all
-    ranks compute fast. Raises ValueError, which names the setting, for bfloat16 on a GPU without
-    units for it.
+    ``auto`` becomes the precision of the checkpoint that a run continues (``kept``), else the best
+    one that is fast on all ranks. Raises ValueError, naming the setting, for bfloat16 on a GPU
+    without bfloat16 units.
     """
     if asked != "auto":
         _check(asked, world.device, setting)
@@ -71,13 +71,13 @@ def _check(precision: Precision, device: torch.device, setting: str) -> None:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The context in which models run: in bfloat16 or float16 where asked for, else float32."""
+    """The autocast context for models: bfloat16, float16, or disabled for float32."""
     assert precision != "auto", "choose_precision comes first"
     dtype = _DTYPES.get(precision)
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)
 
 
 def no_autocast(like: Tensor) -> torch.autocast:
-    """A context in which tensors on the device of ``like`` keep their precision."""
-    # By name: the meta device, on which costs are counted, knows no autocast.
+    """A context without autocast on the device of ``like``."""
+    # By name: the meta device, used to count costs, has no autocast
     return torch.autocast("cuda" if like.is_cuda else "cpu", enabled=False)

@@ -1,8 +1,8 @@
-"""Linear layers and what follows them in a block: queries, keys and values, and the GELU.
+"""Linear layers fused with what follows them in a block: splitting q, k and v, and the GELU.
 
-On a GPU the kernel that makes the gradient of a layer's output also sums it over tokens, which is
-the gradient of the bias: to read all of it once more for that sum would take longer than the
-kernel itself. Products and the forward pass are PyTorch's.
+On a GPU, the kernel that computes the gradient of a layer's output also sums it over tokens for the
+bias; a separate sum would take longer than the kernel. Matrix products and the forward pass are
+PyTorch's.
 """
 
 from typing import Any
@@ -15,11 +15,10 @@ from hpm_video.runtime import gpu_kernels
 
 
 def apply_linear(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x W^T + b of a layer whose weight and bias are these, or casts of them: (B, N, D), (K, D),
-    (K,) -> (B, N, K).
+    """x W^T + b with the layer's own weight and bias, or casts of them: (B, N, D) -> (B, N, K).
 
-    What a library has put in the place of a linear layer, as one with an adapter, is called as it
-    is. ``bias`` is added there only if the layer has none.
+    A layer that a library has replaced, for example by one with an adapter, is called instead;
+    ``bias`` is then added only if that layer has none.
     """
     if type(layer) is nn.Linear:
         return F.linear(x, weight, bias)
@@ -28,7 +27,7 @@ def apply_linear(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> T
 
 
 def gelu_of_linear(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The GELU of `apply_linear`."""
+    """GELU of `apply_linear`."""
     if _has_kernels(layer, x, weight):
         result: Tensor = _GeluOfLinear.apply(x, weight, bias)
         return result
@@ -38,21 +37,23 @@ def gelu_of_linear(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor) ->
 def heads_of_linear(
     layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor, heads: int
 ) -> tuple[Tensor, ...]:
-    """Queries, keys and values of all heads, of what `apply_linear` gives: (B, N, D), (3 * D, D),
-    (3 * D,) -> 3 x (B, heads, N, D / heads)."""
+    """Queries, keys and values from one `apply_linear`: (B, N, D) -> 3 x (B, heads, N, D / heads).
+
+    weight: (3 * D, D), bias: (3 * D,).
+    """
     if _has_kernels(layer, x, weight):
         return _HeadsOfLinear.apply(x, weight, bias, heads)
     return _heads(apply_linear(layer, x, weight, bias), heads)
 
 
 def _has_kernels(layer: nn.Module, x: Tensor, weight: Tensor) -> bool:
-    """Whether a gradient is wanted, and our kernels can make it; casts are not theirs."""
+    """Whether a gradient is needed and our kernels support the layer and its precision."""
     wanted = torch.is_grad_enabled() and weight.requires_grad and x.dtype == weight.dtype
     return wanted and type(layer) is nn.Linear and gpu_kernels.runs_triton(x.device)
 
 
 def _heads(qkv: Tensor, heads: int) -> tuple[Tensor, ...]:
-    # (B, N, 3 * D) -> 3 x (B, N, heads, D / heads): their gradients stack as qkv lies
+    # (B, N, 3 * D) -> 3 x (B, N, heads, D / heads), so that gradients stack in qkv's layout
     parts = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
     return tuple(part.transpose(1, 2) for part in parts)
 
@@ -89,7 +90,7 @@ class _HeadsOfLinear(torch.autograd.Function):
 
 
 def _of_linear(x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x (B, N, D) and weight (K, D) from that of the output (B, N, K)."""
+    """Gradients of x (B, N, D) and weight (K, D) given that of the output (B, N, K)."""
     return gradient @ weight, gradient.flatten(0, -2).T @ x.flatten(0, -2)
 
 
@@ -114,7 +115,7 @@ def _join(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     from hpm_video.models import projections_triton  # noqa: PLC0415  # Triton is optional
 
     outputs = _like_join(q, k, v)
-    # A head's numbers side by side, as attention mostly gives them
+    # The kernel needs each head contiguous, which attention mostly provides
     three = [each if each.stride(2) == 1 else each.contiguous() for each in (q, k, v)]
     with torch.cuda.device_of(q):  # where Triton launches
         projections_triton.join(three, *outputs)

@@ -1,8 +1,8 @@
-"""Weights on other clips than they were trained with: more tokens, or tokens of another shape.
+"""Adapts weights to other clip sizes: another number of tokens, or tokens of another shape.
 
-More or fewer tokens: what belongs to places of the grid, such as positions, is interpolated. Tokens
-of more or fewer frames or pixels: the embedding is resampled, so that it gives of a resized token
-what it gave of the original. Notation as in `hpm_video.models.tokens`.
+For another number of tokens, positions are interpolated. For tokens of more or fewer frames or
+pixels, the patch embedding is resampled so that a resized token has the same embedding as the
+original. Notation as in `hpm_video.models.tokens`.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TokenShape:
-    """How much of a clip one token is: frames x pixels x pixels, e.g. (2, 16)."""
+    """Extent of one token, tubelet_size frames x patch_size x patch_size pixels, e.g. (2, 16)."""
 
     tubelet_size: int
     patch_size: int
@@ -30,7 +30,7 @@ class TokenShape:
         return self.tubelet_size * self.patch_size**2 * 3
 
     def grid(self, *, num_frames: int, crop_size: int) -> TokenGrid:
-        """The grid of such tokens in a square clip; ValueError where it does not divide evenly."""
+        """Token grid of a square clip; raises ValueError if it does not divide evenly."""
         if num_frames % self.tubelet_size:
             raise ValueError(
                 f"data.num_frames ({num_frames}) must be a multiple of "
@@ -49,12 +49,12 @@ class TokenShape:
 
 
 def interpolate_tokens(values: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
-    """Values (N, D) at the tokens of one grid -> values (N', D) at those of another one.
+    """Interpolate values (N, D) at the tokens of one grid to another grid: -> (N', D).
 
-    Both grids span the same clip, their tokens in the middle of equal cells. Linear along time,
-    rows and columns, and held beyond the outermost tokens; the same grid gives the same values,
-    bit for bit. With cells h wide, a function is met along each axis within h^2/8 of its second
-    derivative, and where it is held within h/2 of its first.
+    Both grids span the same clip, with tokens at the centres of equal cells. Interpolation is
+    linear along time, rows and columns, and constant beyond the outermost tokens. The same grid
+    returns the values bit for bit. With cell width h, the error along each axis is at most
+    h^2 / 8 * |f''|, or h / 2 * |f'| beyond the outermost tokens.
     """
     if len(values) != old.num_tokens:
         raise ValueError(f"values ({len(values)}) must be one for each of {old}")
@@ -67,18 +67,18 @@ def interpolate_tokens(values: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor
 
 
 def resample_embedding(weight: Tensor, old: TokenShape, new: TokenShape) -> Tensor:
-    """The weight (D, P) of a patch embedding -> (D, P') for tokens of another shape.
+    """Resample the weight (D, P) of a patch embedding to tokens of another shape: -> (D, P').
 
-    Of a token and of the same token resized (linear, with antialiasing) the two give the same
-    where it grows, and where it shrinks the nearest to that, in the mean over white noise
-    (FlexiViT, arXiv 2212.08013, here along time too). Frames or pixels interpolated like an image
-    would instead multiply what the embedding gives by the change of P.
+    The new embedding of a token resized to the new shape (linear, with antialiasing) equals the old
+    embedding of the original if the token grows; if it shrinks, it is the least-squares fit over
+    white noise (FlexiViT, arXiv 2212.08013, here along time as well). Interpolating the weights
+    like an image would scale embeddings by P' / P instead.
     """
     if weight.shape[1] != old.num_values:
         raise ValueError(f"weight {tuple(weight.shape)} is none of an embedding of {old}")
     if old == new:
         return weight
-    # Of weights the pseudo-inverse of what resizes pixels
+    # Weights are multiplied with the pseudo-inverse of the matrix that resizes pixels
     time = torch.linalg.pinv(_resizing(old.tubelet_size, new.tubelet_size))
     side = torch.linalg.pinv(_resizing(old.patch_size, new.patch_size))
     kernel = weight.double().unflatten(1, (old.tubelet_size, old.patch_size, old.patch_size, 3))
@@ -88,8 +88,10 @@ def resample_embedding(weight: Tensor, old: TokenShape, new: TokenShape) -> Tens
 
 
 def resample_head(values: Tensor, old: TokenShape, new: TokenShape) -> Tensor:
-    """The weight (P, D) or bias (P,) of a head that says pixels -> (P', D) or (P',): what it then
-    says is what it said of tokens of the old shape, resized (linear, with antialiasing)."""
+    """Resample a head that outputs pixels: weight (P, D) or bias (P,) -> (P', D) or (P',).
+
+    The new output equals the old one resized to the new token shape (linear, with antialiasing).
+    """
     if len(values) != old.num_values:
         raise ValueError(f"values {tuple(values.shape)} are none of a head for {old}")
     if old == new:
@@ -103,17 +105,17 @@ def resample_head(values: Tensor, old: TokenShape, new: TokenShape) -> Tensor:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of clips: how many there are, and how much of a clip each of them is."""
+    """The tokens of a clip: their grid and the extent of each."""
 
     grid: TokenGrid
     shape: TokenShape
 
 
 def fit_tokens(weights: Mapping[str, Tensor], prefix: str, old: Tokens, new: Tokens) -> Weights:
-    """Weights of an encoder, whose names begin with ``prefix``, for other tokens than before.
+    """Adapt an encoder's weights, whose names start with ``prefix``, to other tokens.
 
-    The patch embedding is resampled, a table of positions interpolated, where they are there and
-    differ. What is not as ``old`` says is left as it is, for a strict loading to refuse.
+    The patch embedding is resampled and stored positions are interpolated, if present. Tensors that
+    do not match ``old`` stay unchanged, so that strict loading refuses them.
     """
     fitting = dict(weights)
     embedding, positions = weights.get(f"{prefix}embed.weight"), weights.get(f"{prefix}positions")
@@ -125,8 +127,10 @@ def fit_tokens(weights: Mapping[str, Tensor], prefix: str, old: Tokens, new: Tok
 
 
 def describe_fit(old: Tokens, new: Tokens, *, resampled: str = "patch embedding") -> list[str]:
-    """What `fit_tokens` changes, in words for a log; or `resample_head`, of which it calls what is
-    ``resampled``."""
+    """Log lines on the changes that `fit_tokens` (or `resample_head`) makes.
+
+    ``resampled``: name of the resampled part.
+    """
     lines = []
     if old.grid != new.grid:
         lines.append(f"positions of {old.grid} interpolated to {new.grid}")
@@ -136,7 +140,7 @@ def describe_fit(old: Tokens, new: Tokens, *, resampled: str = "patch embedding"
 
 
 def _resizing(old: int, new: int) -> Tensor:
-    """The matrix (old, new) that resizes ``old`` pixels in a row: pixels @ it are ``new`` ones."""
-    # A row for each pixel. (As columns of images one pixel wide PyTorch 2.15 resizes them wrongly.)
+    """The matrix (old, new) that resizes a row of ``old`` pixels to ``new``: pixels @ matrix."""
+    # One row per pixel: PyTorch 2.15 resizes columns of images one pixel wide wrongly
     pixels = torch.eye(old, dtype=torch.float64)[None, None]
     return F.interpolate(pixels, size=(old, new), mode="bilinear", antialias=True)[0, 0]

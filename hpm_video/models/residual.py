@@ -1,8 +1,8 @@
-"""The residual stream: a branch is added to it, and its layer norm feeds the next branch.
+"""The residual stream: add a branch, then normalise for the next branch.
 
-The formula is two lines of `add_and_norm`. Under autocast on a GPU one kernel does both, in
-float32, and rounds the norm once, to the precision in which products take it: instead of an
-addition, a norm and a cast, each of which reads and writes all tokens.
+Under autocast on a GPU one kernel does both in float32 and rounds the norm once to the precision of
+the matrix product that follows. It replaces an addition, a norm and a cast, each of which would
+read and write all tokens.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ from hpm_video.runtime import gpu_kernels
 def add_and_norm(
     x: Tensor, branch: Tensor | None, norm: nn.LayerNorm, *, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """x (B, N, D), plus a branch (B, N, D) if there is one, and the norm of that sum.
+    """Return x (B, N, D) plus the branch (B, N, D), if any, and the norm of that sum.
 
-    ``dtype`` of the norm where a kernel makes it; that of products unless given.
+    ``dtype``: precision of the norm from the kernel; autocast's by default.
     """
     kind = x.device.type
     if (
@@ -46,7 +46,7 @@ torch.library.define(
 )
 
 
-# Not `custom_op`: it costs 20 us a call, and there are two calls in every block.
+# `custom_op` would cost 20 us per call, with two calls per block
 @torch.library.impl("hpm_video::add_norm", ("cpu", "cuda"))
 def _forward(
     x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
@@ -108,7 +108,7 @@ def _like_backward(
 
 
 class _AddNorm(torch.autograd.Function):
-    """What `add_and_norm` computes, by one kernel forward and two backward."""
+    """`add_and_norm` as one kernel forward and two backward."""
 
     @staticmethod
     def forward(
@@ -132,7 +132,7 @@ class _AddNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         residual, gradient = grad_outputs
-        if gradient is None:  # nobody used the norm
+        if gradient is None:  # the norm was not used
             of_branch = None if ctx.branch is None or residual is None else residual.to(ctx.branch)
             return residual, of_branch, None, None, None, None
         of_x, of_branch, of_affine = torch.ops.hpm_video.add_norm_backward(

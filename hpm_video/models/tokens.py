@@ -1,4 +1,4 @@
-"""From pixels to tokens and back: the grid, patches, index gathers, target normalisation.
+"""Tokens: the grid, patches, gathering by index, and target normalisation.
 
 Shape legend, used in every docstring of the package:
 
@@ -22,7 +22,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """How many tokens a clip has along (time, height, width), e.g. (8, 14, 14)."""
+    """Number of tokens of a clip along (time, height, width), e.g. (8, 14, 14)."""
 
     time: int
     height: int
@@ -42,7 +42,7 @@ class TokenGrid:
 
     @property
     def num_tubes(self) -> int:
-        """Number of (row, column) positions, that is, of tubes through the whole clip."""
+        """Number of tubes, that is, of (row, column) positions."""
         return self.height * self.width
 
 
@@ -62,12 +62,12 @@ def patchify(clips: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def as_patches(clips: Tensor, grid: TokenGrid) -> Tensor:
-    """Clips (B, C, T, H, W), or what `patchify` made of them already -> patches (B, N, P)."""
+    """Clips (B, C, T, H, W), or patches, which are returned as they are -> patches (B, N, P)."""
     return clips if clips.dim() == 3 else patchify(clips, grid)
 
 
 def unpatchify(patches: Tensor, grid: TokenGrid, *, tubelet_size: int, channels: int = 3) -> Tensor:
-    """Put tokens (B, N, P) back together into clips (B, C, T, H, W); inverse of `patchify`.
+    """Reassemble tokens (B, N, P) into clips (B, C, T, H, W); the inverse of `patchify`.
 
     Patches are square; their side follows from P and ``tubelet_size``.
     """
@@ -89,18 +89,18 @@ def unpatchify(patches: Tensor, grid: TokenGrid, *, tubelet_size: int, channels:
 
 
 def split_mask(mask: Tensor, num_visible: int | None = None) -> tuple[Tensor, Tensor]:
-    """Indices of the visible (B, V) and of the masked (B, M) tokens of a mask (B, N), ascending.
+    """Ascending indices of the visible (B, V) and masked (B, M) tokens of a mask (B, N).
 
-    Every row must mask the same number of tokens. Pass ``num_visible`` where it is known: counting
-    copies one number to the host, which stalls a GPU.
+    Every row must mask the same number of tokens. Pass ``num_visible`` if it is known: counting
+    synchronises with the device. Raises ValueError if rows differ.
     """
     if num_visible is None:
         counts = (~mask).sum(dim=1)
         num_visible = int(counts[0])
         if not bool((counts == num_visible).all()):
             raise ValueError(f"mask rows leave {counts.tolist()} tokens visible: must be equal")
-    # A stable sort of 0 (visible) and 1 (masked) keeps raster order within each group. Unlike
-    # boolean indexing it has a static output shape: no host sync, no graph break.
+    # A stable sort keeps raster order within both groups. Unlike boolean indexing it has a static
+    # output shape: no synchronisation, no graph break.
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)
     return order[:, :num_visible], order[:, num_visible:]
 
@@ -122,7 +122,7 @@ def normalize_targets(patches: Tensor, channels: int = 3, eps: float = 1e-6) -> 
     adds eps to the standard deviation; the image MAE pools channels and adds it to the variance.
     """
     count = patches.shape[-1] // channels
-    # Sums over a dimension of three colours use no vector instructions: sum groups of pixels first.
+    # Sums over a dimension of three do not vectorise, so sum groups of pixels first
     group = math.gcd(count, 16)
     pixels = patches.float().unflatten(-1, (-1, group * channels))  # (..., groups, group * C)
 

@@ -1,4 +1,4 @@
-"""The transformer: position table, blocks, and the encoder of visible tokens.
+"""The vision transformer: position table, blocks, and the encoder of visible tokens.
 
 As in VideoMAE (arXiv 2203.12602): pre-norm blocks, LayerNorm eps 1e-6, exact GELU, biases on q and
 v but none on k, no class token, fixed sinusoid positions.
@@ -30,9 +30,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def position_table(grid: TokenGrid, width: int, *, trained_grid: TokenGrid | None = None) -> Tensor:
     """Sinusoid positions (N, width): sin on even, cos on odd columns of pos / 10000^(2[j/2]/width).
 
-    ``pos`` is the flat token index of the grid the weights were trained with. For another grid the
-    trained table is interpolated along time, rows and columns: a fresh flat table would give every
-    token a position the weights have never seen.
+    ``pos`` is the token's flat index in the grid that the weights were trained on. For another grid
+    the trained table is interpolated along time, rows and columns; a new table would give tokens
+    positions that the weights have never seen.
     """
     trained = trained_grid or grid
     position = torch.arange(trained.num_tokens, dtype=torch.float64)[:, None]
@@ -55,10 +55,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        # What stands between them where the three are one product
+        # Concatenated with the other two biases for one matrix product
         self.register_buffer("k_bias", torch.zeros(width), persistent=False)
         self.proj = nn.Linear(width, width)
-        # Another in its place can show the weights
+        # Replaceable, for example to inspect the attention weights
         self.attend: Callable[[Tensor, Tensor, Tensor], Tensor] = attention
 
     def weights(self) -> tuple[Tensor, ...]:
@@ -96,12 +96,12 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm attention and MLP, each with stochastic depth.
 
-    The sum of the residual stream and the MLP's branch is left to what comes next, which norms it:
-    see `add_and_norm`.
+    The block does not add the MLP's branch to the residual stream: the norm that follows does so in
+    the same kernel, see `add_and_norm`.
     """
 
-    # Whether to keep only its input for the backward pass, which then runs it again: slower by a
-    # forward pass, and much less memory. The numbers are the same, stochastic depth's included.
+    # Activation checkpointing: keep only the input and repeat the forward pass in the backward
+    # pass. Results are identical, stochastic depth included.
     recompute = False
 
     def __init__(self, width: int, heads: int, *, mlp_ratio: float, drop_path: float = 0.0) -> None:
@@ -150,7 +150,7 @@ def run_blocks(
 def finish(
     x: Tensor, branch: Tensor | None, norm: nn.Module, *, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """The norm of what a block gives, the stream x (B, N, D) and a branch still to be added."""
+    """Norm of a block's output: the residual stream x (B, N, D) plus its pending branch."""
     if isinstance(norm, nn.LayerNorm):
         return add_and_norm(x, branch, norm, dtype=dtype)[1]
     x = x if branch is None else x + branch
@@ -159,9 +159,13 @@ def finish(
 
 @dataclass(frozen=True)
 class ViTSize:
-    """Sizes of an encoder: frames and pixels of a token, width D, blocks, attention heads, width of
-    the MLPs over D, and stochastic depth of the last block. ``stored_positions``: the table belongs
-    to the weights, as one that an image model has learnt; else it is that of `position_table`."""
+    """Size of an encoder.
+
+    A token has tubelet_size frames of patch_size x patch_size pixels. ``mlp_ratio``: hidden width
+    of the MLPs divided by ``width``. ``drop_path``: stochastic depth of the last block.
+    ``stored_positions``: the positions are weights, for example learnt by an image model, instead
+    of `position_table`'s.
+    """
 
     tubelet_size: int
     patch_size: int
@@ -174,10 +178,10 @@ class ViTSize:
 
 
 class Encoder(nn.Module):
-    """Vision transformer over chosen tokens of a clip.
+    """Vision transformer on selected tokens of a clip.
 
-    The embedding is the Conv3d with kernel = stride of the paper, written as a matrix product over
-    patches, so that masked tokens are neither embedded nor even read.
+    The patch embedding is the paper's Conv3d (kernel = stride) as a matrix product, so masked
+    tokens are never read.
     """
 
     mean: Tensor
@@ -216,13 +220,16 @@ class Encoder(nn.Module):
         return run_blocks(self.blocks, x, self.norm, dtype=torch.float32)
 
     def embedded(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
-        """What the first block gets of patches, see `forward`: (B, V, P) -> (B, V, D)."""
+        """Input of the first block for patches as in `forward`: (B, V, P) -> (B, V, D)."""
         x = self.embed(standardize(patches, self.mean, self.std))
         return x + (self.positions if index is None else self.positions[index])
 
     def at_layers(self, patches: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        """Encode all N tokens of patches (B, N, P) -> what each of these blocks gives, after the
-        final norm, (B, N, D) float32. 0 is the first block, -1 the last, as `forward` gives it."""
+        """Encode all N tokens (B, N, P) -> outputs of these blocks after the final norm.
+
+        One (B, N, D) float32 per layer; 0 is the first block, -1 the last, whose output is that of
+        `forward`.
+        """
         x = self.embedded(patches)
         depth, found = len(self.blocks), {}
         numbers = [layer % depth for layer in layers]
@@ -235,9 +242,9 @@ class Encoder(nn.Module):
 
 
 def init_linear(module: nn.Module) -> None:
-    """VideoMAE's first weights inside encoder and decoder: Xavier-uniform linear layers, zero bias.
+    """VideoMAE's initialisation inside encoder and decoder: Xavier-uniform weights, zero bias.
 
-    It leaves the patch embedding and the projection to the decoder as PyTorch makes them.
+    The patch embedding and the projection to decoder width keep PyTorch's default.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)

@@ -1,7 +1,7 @@
-"""Weights in the precision in which products take them: those of a block at once on a GPU.
+"""Casts all weights of a block to the compute precision at once, on a GPU.
 
-Autocast casts each weight when a product needs it, and each gradient on its way back: 16 kernels of
-a block that move few bytes. One operator over all of a block's weights takes one each way.
+Autocast casts each weight when it is used, and each gradient on its way back: 16 small kernels per
+block. One operator over all weights of a block needs one kernel each way.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,10 @@ from hpm_video.runtime import gpu_kernels
 
 
 def cast_together(weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The weights of products as autocast would make them; as they are where it is not on, on CPUs
-    and in compiled models, where it does so itself. Their gradients come back together, too."""
+    """Cast weights as autocast would, all at once; their gradients are cast back together as well.
+
+    Without autocast, on CPUs and in compiled models they are returned unchanged.
+    """
     device = weights[0].device
     if not (gpu_kernels.is_eager_gpu(device) and torch.is_autocast_enabled(device.type)):
         return weights
@@ -27,7 +29,7 @@ def cast_together(weights: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 class _Cast(torch.autograd.Function):
-    """Copies of tensors in another precision."""
+    """Copies tensors to another precision."""
 
     @staticmethod
     def forward(ctx: Any, dtype: torch.dtype, *weights: Tensor) -> tuple[Tensor, ...]:

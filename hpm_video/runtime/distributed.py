@@ -1,6 +1,7 @@
-"""One process or several: who am I, the few collectives the loops need, and seeds that agree.
+"""Ranks: this process's place among them, the collectives that the loops need, and shared seeds.
 
-`torchrun` or `srun` set the environment; without them there is one process and every call is local.
+`torchrun` or `srun` set the environment. Without them there is one process, and every call is
+local.
 """
 
 import inspect
@@ -36,22 +37,22 @@ from hpm_video.runtime.rendezvous import LOOPBACK, CommunicationError, Place, fi
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# How DDP calls it, from PyTorch 2.15 on and before
+# DDP's name for the option, from PyTorch 2.15 on and before
 _OF_DDP = inspect.signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in _OF_DDP)
 
-_MEETING_S = 3600.0  # until all processes of a job without a limit of its own are there
-_PATIENT_S = 30 * 24 * 3600.0  # as good as no limit
-_LOOKS_S = 0.5  # from one look whether the main process is done to the next
-_worlds = itertools.count()  # joined by this process; every rank counts the same
-_turns = itertools.count()  # of `others_wait`; every rank counts the same
+_MEETING_S = 3600.0  # time limit for all ranks to connect, unless the job has its own
+_PATIENT_S = 30 * 24 * 3600.0  # practically no limit
+_LOOKS_S = 0.5  # polling interval of ranks that wait for rank 0
+_worlds = itertools.count()  # worlds joined by this process; equal on all ranks
+_turns = itertools.count()  # calls of `others_wait`; equal on all ranks
 
 
 @dataclass(frozen=True)
 class World:
-    """The processes of this run, and this one's place and device among them.
+    """This process's rank, the number of ranks, and its device.
 
-    store: key-value store that all ranks share, if there are several.
+    store: key-value store shared by all ranks, if there are several.
     """
 
     rank: int
@@ -65,19 +66,19 @@ class World:
 
     @property
     def is_alone(self) -> bool:
-        """Whether this process shares its work with no other, so that models need no wrapper."""
+        """Whether there is only one rank, so that models need no wrapper."""
         return self.size == 1
 
 
 def pick_device(name: str, *, setting: str) -> torch.device:
-    """The device of a name; ``auto`` takes CUDA if there is one.
+    """The device by name; ``auto`` takes CUDA if it is available.
 
-    Raises ValueError, which names the setting, for cuda without one, and for auto where the machine
-    or the job has GPUs that PyTorch cannot use, unless CUDA_VISIBLE_DEVICES hides them.
+    Raises ValueError, naming the setting, for cuda without a GPU, and for auto if the machine or
+    job has GPUs that PyTorch cannot use, unless CUDA_VISIBLE_DEVICES hides them.
     """
     if name == "cpu":
         return torch.device("cpu")
-    with warnings.catch_warnings():  # of PyTorch, which says why, as an error does below
+    with warnings.catch_warnings():  # PyTorch's reason is part of the error below
         warnings.simplefilter("ignore")
         if torch.cuda.is_available():
             keep_float32()
@@ -93,20 +94,20 @@ def pick_device(name: str, *, setting: str) -> torch.device:
 
 
 def keep_float32() -> None:
-    """Have CUDA compute products and convolutions of float32 in float32, for this process.
+    """Make CUDA compute float32 matrix products and convolutions in float32, in this process.
 
-    Left alone PyTorch gives convolutions to TF32, which has 10 bits for the fraction: features
-    would differ from a CPU's in the third digit. Who wants speed takes bfloat16.
+    By default PyTorch uses TF32 for convolutions, whose 10-bit mantissa makes features differ from
+    a CPU's in the third digit. Use bfloat16 for speed.
     """
-    # Not by `fp32_precision`, which since PyTorch 2.9 means the same: torch.compile of 2.9 and 2.10
-    # fails once that has been set (pytorch/pytorch#166387)
+    # Not `fp32_precision`, its replacement since PyTorch 2.9: setting it breaks torch.compile of
+    # 2.9 and 2.10 (pytorch/pytorch#166387)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
 
 
 @cache
 def _say_hidden() -> None:
-    """Once in a process, and by one of them."""
+    """Print the message once per process, on rank 0."""
     if find_place().rank == 0:
         sys.stderr.write("device: cpu, as CUDA_VISIBLE_DEVICES hides the GPUs\n")
 
@@ -115,13 +116,18 @@ def _say_hidden() -> None:
 def join_world(
     device: str, *, setting: str = "run.device", timeout_s: float | None = None
 ) -> Iterator[World]:
-    """Join the process group that the environment describes; leave it at the end.
+    """Join the process group that the environment describes, and leave it at the end.
 
-    ``device`` and ``setting``: as in `pick_device`. ``timeout_s``, run.collective_timeout_s:
-    seconds a rank waits for the others in a collective. None: no limit, for jobs that split videos
-    and exchange results on the host, where some ranks finish hours before the others. Raises
-    ValueError for cuda without a device, and CommunicationError when another rank ends or never
-    comes (with NCCL, PyTorch ends this process instead).
+    Args:
+        device, setting: see `pick_device`.
+        timeout_s: seconds a rank waits for the others in a collective (run.collective_timeout_s).
+            None: no limit, for jobs that split videos and exchange results on the host, where some
+            ranks finish hours before the others.
+
+    Raises:
+        ValueError: cuda without a device.
+        CommunicationError: another rank ends or never connects. With NCCL, PyTorch ends this
+            process instead.
     """
     own_device = pick_device(device, setting=setting)
     use_cuda = own_device.type == "cuda"
@@ -132,7 +138,7 @@ def join_world(
     if place.size == 1:
         yield World(place.rank, place.size, own_device)
         return
-    # NCCL's collectives have kernels that hold the GPU while they wait
+    # Not NCCL without a limit: its waiting kernels would block the GPU
     backend = "nccl" if use_cuda and timeout_s is not None else "gloo"
     limit = "an hour" if timeout_s is None else f"run.collective_timeout_s ({timeout_s:g})"
     meeting_s = _MEETING_S if timeout_s is None else timeout_s
@@ -140,11 +146,11 @@ def join_world(
         if place.host is None:
             store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=meeting_s)))
         else:
-            # What answers for an earlier world of this process is not asked
+            # A new name, so that nobody answers for an earlier world of this process
             this = replace(place, name=f"{place.name} {next(_worlds)}")
             store = meet(this, job_secret(), timeout_s=meeting_s, limit=limit)
             if place.host == LOOPBACK and "lo" in (name for _, name in socket.if_nameindex()):
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # no other machine may connect
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # unreachable from elsewhere
         dist.init_process_group(
             backend,
             timeout=timedelta(seconds=timeout_s or _PATIENT_S),
@@ -158,13 +164,13 @@ def join_world(
             raise CommunicationError(_what_happened(error, place, limit)) from error
         raise
     finally:
-        # With an error on its way, NCCL might wait here for what the others never send
+        # During an exception NCCL might wait here for data that the others never send
         if dist.is_initialized() and (sys.exc_info()[0] is None or backend == "gloo"):
             dist.destroy_process_group()
 
 
 def _own_gpu(place: Place) -> torch.device:
-    """This process's GPU: the only one it sees where SLURM shows each process just its own."""
+    """This rank's GPU: the only visible one if SLURM shows each process just its own."""
     count = torch.cuda.device_count()
     index = 0 if count == 1 else place.local_rank
     if index >= count:
@@ -187,7 +193,7 @@ def _what_happened(error: RuntimeError, place: Place, limit: str) -> str:
 
 
 class _Replicated(nn.Module):
-    """A module as it is; called without arguments, the sum of all that it learns."""
+    """Wraps a module; called without arguments, it returns the sum of all trained parameters."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -200,26 +206,26 @@ class _Replicated(nn.Module):
 
 
 def replicate(module: Module, world: World) -> Module | DistributedDataParallel:
-    """The module itself, or its wrapper that averages gradients over processes."""
+    """The module itself, or its DDP wrapper, which averages gradients over ranks."""
     if world.is_alone:
         return module
     has_statistics = any(isinstance(part, _NormBase) for part in module.modules())
-    # Only statistics of batch norms move; position tables would be sent with every step
+    # Sync buffers only for batch norms; position tables never change
     options: dict[str, Any] = {_SYNC_BUFFERS: has_statistics}
     options["gradient_as_bucket_view"] = True  # saves a copy of all gradients
-    # Never static_graph: the pass below is another graph than that of a step. Without device_ids,
-    # as with these it expects arguments, which it would move: ours lie where they should
+    # Not static_graph: the pass below has another graph than a step. Not device_ids: DDP would then
+    # expect arguments to move to the device
     replica = DistributedDataParallel(_Replicated(module), **options)
-    # It sums gradients by groups, which it forms anew by what it sees in its first backward pass.
-    # How more than two numbers are rounded depends on their place there: if that pass were the
-    # run's first step, a run that is continued would not be the same, bit for bit.
+    # DDP rebuilds its gradient buckets after the first backward pass, which changes the order of
+    # summation. Do that now: otherwise a resumed run would differ in rounding from one that was not
+    # interrupted.
     replica().backward()
     module.zero_grad()
     return replica
 
 
 def sync_gradients(module: nn.Module, sync: bool) -> AbstractContextManager[None]:
-    """Context of a micro-batch that averages gradients over processes only if ``sync``."""
+    """A context for a micro-batch, which averages gradients over ranks only if ``sync``."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(sync)
     if isinstance(module, DistributedDataParallel) and not sync:
@@ -228,7 +234,7 @@ def sync_gradients(module: nn.Module, sync: bool) -> AbstractContextManager[None
 
 
 def mean_over_processes(values: Tensor, world: World) -> Tensor:
-    """Mean of a tensor over all processes, on each of them."""
+    """Mean of a tensor over all ranks, on every rank."""
     if world.size > 1:
         dist.all_reduce(values)
         values = values / world.size
@@ -236,7 +242,7 @@ def mean_over_processes(values: Tensor, world: World) -> Tensor:
 
 
 def gather_objects(value: Any, world: World) -> list[Any]:
-    """One value per process, as `write_message` takes them, in rank order, on each of them."""
+    """The values of all ranks in rank order, on every rank; for types see `write_message`."""
     if world.size == 1:
         return [value]
     mine, sizes = _padded(value, world)
@@ -246,7 +252,7 @@ def gather_objects(value: Any, world: World) -> list[Any]:
 
 
 def gather_to_main(value: Any, world: World) -> list[Any]:
-    """As `gather_objects`, on the main process; nothing on others."""
+    """The values of all ranks on rank 0, an empty list on the others; see `gather_objects`."""
     if world.size == 1:
         return [value]
     mine, sizes = _padded(value, world)
@@ -256,9 +262,9 @@ def gather_to_main(value: Any, world: World) -> list[Any]:
 
 
 def _padded(value: Any, world: World) -> tuple[Tensor, list[int]]:
-    """A value as bytes, as many as the longest value of all ranks has; the numbers of bytes.
+    """A value as bytes, padded to the longest of all ranks, and the lengths of all.
 
-    Not by PyTorch's collectives for objects: they unpickle, which runs what a peer sends.
+    PyTorch's collectives for objects are not safe: they unpickle, and so run, what a peer sends.
     """
     device = world.device if dist.get_backend() == "nccl" else torch.device("cpu")
     message = torch.frombuffer(bytearray(write_message(value)), dtype=torch.uint8)
@@ -282,28 +288,28 @@ def _values(parts: list[Tensor], sizes: list[int]) -> list[Any]:
 
 
 def share_from_main(values: Iterable[Tensor], world: World) -> None:
-    """Give all processes the main one's tensors, in place."""
+    """Broadcast rank 0's tensors in place."""
     if world.size > 1:
         for value in values:
             dist.broadcast(value, 0)
 
 
 def barrier(world: World) -> None:
-    """Wait for all processes."""
+    """Wait for all ranks."""
     if world.size > 1:
         dist.barrier()
 
 
 def seed_of(*parts: int) -> int:
-    """A 63-bit seed that depends on every part, e.g. (seed, step): the same on all processes, and
-    nothing of it has to be saved."""
+    """A 63-bit seed that depends on every part, e.g. (seed, step). It is equal on all ranks and
+    needs no saved state."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 @contextmanager
 def others_wait(world: World) -> Iterator[None]:
     """Runs a block on rank 0 while the other ranks wait without a time limit. If rank 0 fails, the
-    others lose it as in any collective."""
+    others fail as in any collective."""
     turn = f"hpm-video: the main process is done {next(_turns)}"
     try:
         yield
@@ -312,4 +318,4 @@ def others_wait(world: World) -> Iterator[None]:
             world.store.set(turn, "")
     while not (world.store is None or world.is_main or world.store.check([turn])):
         time.sleep(_LOOKS_S)
-    barrier(world)  # the store may end with the main process: all have seen it by then
+    barrier(world)  # rank 0's exit may end the store, so wait until all have read it

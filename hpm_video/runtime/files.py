@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and text for people from names of files."""
+"""Atomic writing of files, and printable file names."""
 
 import errno
 import filecmp
@@ -15,23 +15,25 @@ from pathlib import Path
 
 from hpm_video.runtime.reading import check_regular
 
-OURS = "hpm-video"  # in all pages and pictures that may replace each other
+OURS = "hpm-video"  # marks pages and pictures that we may replace
 
 
 @contextmanager
 def whole_file(path: Path, *, ending: str = ".tmp") -> Iterator[Path]:
-    """A temporary file to write, which takes the place of ``path`` when it is complete and on disk.
-    It has the permissions of any new file there. Its name is hidden, begins with that of ``path``,
-    and ends with ``ending``. Raises ValueError where it cannot be written."""
-    # Nobody else can have put a link, or a file of theirs, where it will be
+    """Yield a temporary file to write, which replaces ``path`` once it is complete and on disk.
+
+    Its name is hidden, starts with that of ``path`` and ends with ``ending``. It gets the usual
+    permissions of new files. Raises ValueError if it cannot be written.
+    """
+    # A random name, so that nobody can have placed a link or file there
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         new_file(temporary)
         try:
-            usual = temporary.stat().st_mode  # follows the umask, or the folder's ACL
+            usual = temporary.stat().st_mode  # from the umask or the folder's ACL
             yield temporary
-            if temporary.stat().st_mode != usual:  # safetensors lets only the owner read
+            if temporary.stat().st_mode != usual:  # safetensors makes files private
                 temporary.chmod(stat.S_IMODE(usual))
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -41,21 +43,21 @@ def whole_file(path: Path, *, ending: str = ".tmp") -> Iterator[Path]:
 
 
 def new_file(path: str | Path) -> None:
-    """Make an empty file in place of what lies there; a link is removed, and not followed."""
+    """Create an empty file, replacing an existing one; a link is removed, not followed."""
     with suppress(FileNotFoundError):
         os.unlink(path)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
 
 
 def own_file(path: str | Path, flags: int) -> int:
-    """An opener, as `open` takes it, of files that stay and are added to.
+    """An opener for `open`, for files that are appended to.
 
-    A link leads there only where this user or the administrator made it. Raises PermissionError for
-    one of another user's, who could let us write to any file of ours; ValueError for a pipe, which
-    would wait for ever.
+    Follows links only if this user or root made them. Raises PermissionError for another user's
+    link, which could point to any of our files, and ValueError for a pipe, which could block
+    forever.
     """
     with suppress(FileNotFoundError):
-        if not stat.S_ISCHR(mode := os.stat(path).st_mode):  # /dev/null takes a log
+        if not stat.S_ISCHR(mode := os.stat(path).st_mode):  # allow /dev/null
             check_regular(path, mode)
     flags |= os.O_CLOEXEC | os.O_NONBLOCK
     try:
@@ -71,9 +73,9 @@ def own_file(path: str | Path, flags: int) -> int:
 
 
 def own_folder(folder: Path, *, mode: int = 0o777) -> None:
-    """Make a folder whose content is ours alone, or go on with one that is there.
+    """Create a folder for our files only, or use an existing one.
 
-    Raises ValueError for a link, a file, or a folder of another user's.
+    Raises ValueError for a link, a file, or another user's folder.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -93,19 +95,18 @@ def own_folder(folder: Path, *, mode: int = 0o777) -> None:
 
 
 def owner_of_new_files(folder: Path) -> int:
-    """Whose the files are that we make in a folder: some network drives name another owner."""
+    """The owner of files that we create in a folder; some network drives report another user."""
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.fstat(file.fileno()).st_uid
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What the system has against writing a file (a full disk, a quota), as a ValueError that names
-    ``path``."""
+    """Turn system errors of writing (full disk, quota) into a ValueError that names ``path``."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch.save says of a failed write only that the file has not the length it should have
+        # torch.save reports a failed write only as an unexpected file length
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
@@ -115,8 +116,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
-    """Write a UTF-8 file (names that are not UTF-8 keep their bytes), replacing an older one.
-    Raises ValueError where its folder cannot be written to, or a text is not Unicode."""
+    """Write a UTF-8 file atomically; file names that are not UTF-8 keep their bytes.
+
+    Raises ValueError if the folder is not writable or a text is not Unicode.
+    """
     try:
         with (
             whole_file(path) as temporary,
@@ -128,14 +131,14 @@ def write_atomically(path: Path, lines: Iterable[str]) -> None:
 
 
 def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV with a header, as `write_atomically` does; None is an empty field."""
+    """Write a CSV with a header, see `write_atomically`; None is an empty field."""
     write_atomically(path, (",".join(map(quoted, row)) + "\n" for row in chain([header], rows)))
 
 
 def keep_original(path: Path) -> Path:
-    """Copy a file beside itself as NAME.orig, else NAME.orig2, ...; an equal copy will do.
+    """Copy a file to NAME.orig, else NAME.orig2, ..., unless an equal copy exists.
 
-    Raises ValueError where it cannot be written.
+    Raises ValueError if the copy cannot be written.
     """
     copy, number = path.with_name(f"{path.name}.orig"), 1
     while os.path.lexists(copy):
@@ -149,9 +152,11 @@ def keep_original(path: Path) -> Path:
 
 
 def check_is_ours(path: Path, *, name: str, columns: Sequence[str] = ()) -> None:
-    """Raise ValueError where a page or picture or, with ``columns``, a table, the setting ``name``,
-    would replace a file that is none of ours: those say so near their beginning, films at their
-    end, and tables begin with these columns."""
+    """Raise ValueError if writing ``path`` (the setting ``name``) would replace a foreign file.
+
+    Our pages and pictures have a mark near their start, films at their end, and tables start with
+    these ``columns``.
+    """
     try:
         if path.exists() and not (path.is_file() and _says_ours(path, columns)):
             raise ValueError(f"{name} ({path}) must be a new file or one of {OURS}'s: is another")
@@ -169,13 +174,13 @@ def _says_ours(path: Path, columns: Sequence[str]) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text on one line, with escapes for what cannot be shown: names of files hold any byte."""
+    """The text on one line, with escapes for bytes that cannot be shown in file names."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check_can_be_folder(folder: Path, *, name: str) -> None:
-    """Raise ValueError when a path, the setting ``name``, is a file or lies under one."""
+    """Raise ValueError if a path (the setting ``name``) is a file or lies under one."""
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             place = "is a file" if path == folder else f"lies under a file ({path})"
@@ -183,7 +188,7 @@ def check_can_be_folder(folder: Path, *, name: str) -> None:
 
 
 def make_folder(path: str | Path, *, name: str) -> Path:
-    """Make the folder that the setting ``name`` means; ValueError if it cannot be written to."""
+    """Create the folder of the setting ``name``; raises ValueError if it is not writable."""
     folder = Path(path)
     check_can_be_folder(folder, name=name)
     try:
@@ -195,7 +200,7 @@ def make_folder(path: str | Path, *, name: str) -> Path:
 
 
 def state_folder() -> Path:
-    """Where this package keeps what it knows of the user, on any machine with the same home."""
+    """The folder for this package's state of the user, in the home."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(state) / "hpm_video"
 
@@ -206,14 +211,14 @@ def not_left_empty(folder: Path | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OSError):  # it is not empty, or not there
+        with suppress(OSError):  # not empty, or does not exist
             if folder is not None:
                 folder.rmdir()
         raise
 
 
 def quoted(value: object) -> str:
-    """A value as a field of our CSV; nothing for None."""
-    # Not csv.writer: with "\n" as line end it leaves "\r" unquoted, which its reader then splits at
+    """A value as a CSV field; empty for None."""
+    # Not csv.writer: with "\n" as line end it leaves "\r" unquoted, at which its reader splits
     text = "" if value is None else str(value)
     return '"' + text.replace('"', '""') + '"' if re.search(r'[,"\r\n]', text) else text

@@ -1,4 +1,4 @@
-"""Which of our forms for GPUs run: kernels written in Triton, and operators of many tensors."""
+"""Whether to use our GPU implementations: Triton kernels and multi-tensor operators."""
 
 import warnings
 from functools import cache
@@ -6,18 +6,18 @@ from subprocess import SubprocessError
 
 import torch
 
-# A sum over tokens is shared out to so many programs, each of which makes a part of it: enough to
-# fill a GPU, few enough to be read again at no cost.
+# Programs that share a sum over tokens: enough to fill a GPU, few enough that adding up their
+# partial sums costs nothing.
 PARTS = 256
 
 
 def is_eager_gpu(device: torch.device) -> bool:
-    """Whether each operator on a device is a kernel to launch: on CUDA, unless compiled."""
+    """Whether each operator launches a kernel: on CUDA, unless compiled."""
     return device.type == "cuda" and not torch.compiler.is_compiling()
 
 
 def runs_triton(device: torch.device) -> bool:
-    """Whether to run our Triton kernels on a device; says once why not where it is a GPU's."""
+    """Whether to run our Triton kernels on a device; on a GPU without them, prints why, once."""
     return is_eager_gpu(device) and _is_able(device)
 
 
@@ -27,7 +27,7 @@ def _is_able(device: torch.device) -> bool:
         from hpm_video.runtime import triton_trial  # noqa: PLC0415  # Triton is optional
 
         triton_trial.run(device)
-    # It builds its launchers with the system's C compiler, which may be missing or fail
+    # Triton builds its launchers with the system's C compiler, which may be missing or fail
     except (ImportError, RuntimeError, OSError, SubprocessError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         warnings.warn(

@@ -1,4 +1,4 @@
-"""Why this process sees no GPU although its machine, or its job, has some."""
+"""Finds out why a process sees no GPU although its machine or job has some."""
 
 import os
 import re
@@ -9,20 +9,20 @@ from pathlib import Path
 
 import torch
 
-# Variables by which SLURM tells a job of its GPUs: their numbers, and their names.
+# SLURM's variables with the numbers and names of a job's GPUs
 _GPU_COUNTS = ("SLURM_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK")
 _GPU_NAMES = ("SLURM_JOB_GPUS", "SLURM_STEP_GPUS")
-_HIDING = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last one is SLURM's
+_HIDING = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is SLURM's
 
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """What is known of GPUs where PyTorch can use none.
+    """Facts on GPUs that PyTorch cannot use.
 
-    signs: of GPUs of the machine or the job; empty where nothing tells of any. files: /dev/nvidia0
-    and so on; forbidden: the first of them, if this process may open none. visible:
-    CUDA_VISIBLE_DEVICES, if set. driver: version of the loaded one. pytorch, cuda: versions of
-    PyTorch, and of the CUDA that it was built for, if any. said: PyTorch's reason, in its words.
+    signs: evidence of GPUs in the machine or job; empty if there is none. files: /dev/nvidia0 etc.;
+    forbidden: the first of them, if this process may open none. visible: CUDA_VISIBLE_DEVICES, if
+    set. driver: its version. pytorch, cuda: version of PyTorch and of the CUDA that it was built
+    for, if any. said: PyTorch's own reason.
     """
 
     signs: tuple[str, ...] = ()
@@ -36,12 +36,12 @@ class GpuFacts:
 
     @property
     def are_hidden(self) -> bool:
-        """Whether somebody wants this process to see no GPU, although there are some."""
+        """Whether existing GPUs are hidden from this process on purpose."""
         return bool(self.signs) and self.visible in _HIDING
 
 
 def gpu_facts(environment: Mapping[str, str] = os.environ, *, root: Path = Path("/")) -> GpuFacts:
-    """Look for GPUs in an environment and in the files below ``root``, without using any."""
+    """Look for GPUs in the environment and in files below ``root``, without using them."""
     files = [path for path in sorted(root.glob("dev/nvidia*")) if path.name[6:].isdigit()]
     names = [f"/{path.relative_to(root)}" for path in files]
     signs = names or [
@@ -64,15 +64,15 @@ def gpu_facts(environment: Mapping[str, str] = os.environ, *, root: Path = Path(
 
 
 def without_gpu(facts: GpuFacts, *, setting: str, value: str) -> str:
-    """Why a device that is ``value``, auto or cuda, cannot be a GPU although there are signs of
-    some, and what to do now."""
+    """An error message: why the device ``value`` (auto or cuda) cannot be a GPU despite the signs
+    of one, and what to do."""
     reason, remedy = _reason(facts)
     signs = ", ".join(facts.signs[:3]) + (", ..." if len(facts.signs) > 3 else "")
     said = f" (PyTorch says: {facts.said})" if facts.said else ""
     cpu = f"{setting} cpu" if setting.startswith("-") else f"{setting}=cpu"
     if value == "auto":  # not every command has the setting
         cpu += " or CUDA_VISIBLE_DEVICES=''"
-    # A variable may be left over from elsewhere: it shows no GPU
+    # Not enough evidence: the variable may be left over from elsewhere
     are_there = any(sign.startswith("/") for sign in facts.signs)
     claim = f"there are some ({signs})" if are_there else f"the environment names some ({signs})"
     if not are_there:
@@ -85,7 +85,7 @@ def without_gpu(facts: GpuFacts, *, setting: str, value: str) -> str:
 
 
 def _reason(facts: GpuFacts) -> tuple[str, str]:
-    """Why there is none, and the remedy: the first reason that holds."""
+    """The first reason that applies, and its remedy."""
     containers = "start a container with its GPUs (docker --gpus all, apptainer --nv)"
     reasons = [
         (facts.are_hidden, f"CUDA_VISIBLE_DEVICES ({facts.visible!r}) hides them", "unset it"),
@@ -123,7 +123,7 @@ def _reason(facts: GpuFacts) -> tuple[str, str]:
 
 
 def driver_version(root: Path = Path("/")) -> str | None:
-    """Version of the NVIDIA driver that is loaded, such as 535.104.05."""
+    """Version of the loaded NVIDIA driver, such as 535.104.05."""
     with suppress(OSError):
         text = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8")
         if found := re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text):
@@ -132,7 +132,7 @@ def driver_version(root: Path = Path("/")) -> str | None:
 
 
 def _opens(path: Path) -> bool:
-    """Whether a device file can be opened: a job's cgroup may forbid what its mode allows."""
+    """Whether a device file can be opened; a job's cgroup may forbid it despite its mode."""
     try:
         os.close(os.open(path, os.O_RDWR))
     except OSError:
@@ -141,7 +141,7 @@ def _opens(path: Path) -> bool:
 
 
 def _words_of_torch() -> str:
-    """The first sentence of why PyTorch cannot start CUDA; empty where it can."""
+    """The first sentence of PyTorch's reason for not starting CUDA; empty if it can."""
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:

@@ -1,20 +1,19 @@
-"""Memory of the host, for steps that a CPU computes."""
+"""Host memory settings for training on a CPU."""
 
 import ctypes
 
-# Of malloc.h: what mallopt(3) sets, and the values that mean "never".
+# From malloc.h: options of mallopt(3), and values that mean "never"
 _TRIM_THRESHOLD, _NEVER = -1, -1
 _MMAP_MAX, _NONE = -4, 0
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that its tensors free, for the next ones.
+    """Keep freed memory in this process for the next tensors.
 
-    The GNU C library gives large blocks back to the system at once and asks for them again in the
-    next step; the system then clears every page when it is first touched, which takes longer than
-    most of what a step does with it (measured: docs/performance.md). Memory in use stays at its
-    peak from then on, so this is for processes of our own: the commands call it, functions that
-    others import do not. Does nothing with other C libraries.
+    The GNU C library returns large blocks to the system at once. In the next step the system clears
+    every page again, which takes longer than most of a step's use of it (measured:
+    docs/performance.md). The process then stays at its peak memory, so only commands call this, not
+    functions that others import. No effect with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,7 +1,7 @@
-"""The secret by which the processes of a job know each other from those of other accounts.
+"""The secret by which the processes of a job authenticate each other.
 
-`hpm-video submit` makes one for each job and puts it into the job's environment. Processes that
-something else started share a secret of the user's, in a file that only the user can read.
+`hpm-video submit` creates one per job and passes it in the job's environment. Processes started
+otherwise share the user's secret, in a file that only the user can read.
 """
 
 import os
@@ -17,7 +17,7 @@ from hpm_video.runtime.files import state_folder
 VARIABLE = "HPM_VIDEO_JOB_SECRET"
 _LEAST_CHARACTERS = 32
 _HOW_TO_SET = f'export {VARIABLE}="$(openssl rand -hex 32)" before srun'
-_WRITING_S = 5.0  # for another process to write the file that it has just made
+_WRITING_S = 5.0  # time for another process to write a file that it has just created
 
 
 def new_secret() -> str:
@@ -25,7 +25,7 @@ def new_secret() -> str:
 
 
 def job_secret(environment: Mapping[str, str] = os.environ) -> str:
-    """The secret of this process's job. Raises ValueError where there is none that can be used."""
+    """The secret of this process's job. Raises ValueError if there is none, or it is unusable."""
     secret = environment.get(VARIABLE)
     if secret is None:
         return _of_user(secret_file())
@@ -38,12 +38,12 @@ def job_secret(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def secret_file() -> Path:
-    """The user's secret, for jobs that have none of their own."""
+    """The file with the user's secret, for jobs without their own."""
     return state_folder() / "secret"
 
 
 def _of_user(file: Path) -> str:
-    """The secret in a file; whoever comes first makes it."""
+    """The secret in a file, which the first process creates."""
     try:
         if not file.is_symlink() and not file.exists():
             _make(file)
@@ -68,7 +68,7 @@ def _make(file: Path) -> None:
 def _read(file: Path) -> str:
     give_up = time.monotonic() + _WRITING_S
     while True:
-        # Opened anew each time: only then does a network drive ask its server
+        # Reopen each time, so that a network drive asks its server
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, encoding="ascii", errors="replace") as opened:
             status = os.fstat(descriptor)

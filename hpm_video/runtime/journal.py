@@ -1,4 +1,4 @@
-"""A journal: what is done already, kept so that a killed job does nothing twice."""
+"""A journal of finished work, so that a killed job repeats nothing."""
 
 import fcntl
 import json
@@ -16,25 +16,25 @@ _SYNC_EVERY_S = 5.0
 
 
 class Entries(Mapping[str, dict[str, Any]]):
-    """The entries of a journal by key, the last of each: in memory is only where they stand."""
+    """The last entry of each key of a journal; only their file offsets are in memory."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open_regular(path)  # read as long as this is used
+        self._file = open_regular(path)  # stays open
         self._places: dict[str, int] = {}
-        self.num_bytes = 0  # before a line that was cut short
+        self.num_bytes = 0  # up to a truncated line
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
             try:
                 key, entry = parse_json(line)
-            except (ValueError, TypeError):  # what a failing disk left
+            except (ValueError, TypeError):  # left by a failing disk
                 break
             if not (isinstance(key, str) and isinstance(entry, dict)):
                 break
             self.note(key, len(line))
 
     def note(self, key: str, num_bytes: int) -> None:
-        """A line of so many bytes stands at the end of the file now."""
+        """Record that a line of this many bytes was appended to the file."""
         self._places[key] = self.num_bytes
         self.num_bytes += num_bytes
 
@@ -57,23 +57,23 @@ class Entries(Mapping[str, dict[str, Any]]):
 
 
 def read_journal(path: Path) -> Entries:
-    """The entries of a journal that another process may be adding to."""
+    """The entries of a journal, while another process may be appending to it."""
     return Entries(path)
 
 
 class Journal(AbstractContextManager["Journal"]):
-    """A file of JSON lines (key, entry), appended to; opened by one process at a time.
+    """An append-only file of JSON lines (key, entry), opened by one process at a time.
 
-    A line that a kill cut short is dropped when the journal is next opened. What was added survives
-    a kill of this process at once, and a failure of the machine after some seconds.
+    A truncated last line is dropped when the journal is next opened. Entries survive a kill of the
+    process immediately, and a failure of the machine after some seconds.
 
     Attributes:
-        entries: key -> the last entry added for it, those of earlier processes included.
+        entries: key -> its last entry, including those of earlier processes.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or create the journal. Raises ValueError where another process has it open, or it
-        cannot be written."""
+        """Open or create the journal. Raises ValueError if another process has it open, or if it is
+        not writable."""
         self.path = path
         with writing(path):
             self._file = open(  # noqa: SIM115 - closed by __exit__
@@ -90,7 +90,7 @@ class Journal(AbstractContextManager["Journal"]):
 
     def add(self, key: str, entry: dict[str, Any]) -> None:
         """Append an entry. Raises ValueError if it cannot be written."""
-        # ASCII only: the name of a file need not be valid Unicode
+        # ASCII only, since file names need not be valid Unicode
         line = json.dumps([key, entry]).encode("ascii") + b"\n"
         with writing(self.path):
             self._file.write(line)
@@ -100,7 +100,7 @@ class Journal(AbstractContextManager["Journal"]):
         self.entries.note(key, len(line))
 
     def remove(self) -> None:
-        """Delete the file: everything in it has arrived where it belongs."""
+        """Delete the file, once its contents have been stored elsewhere."""
         self.path.unlink(missing_ok=True)
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""A run folder belongs to one running process at a time: locks, and signs of life."""
+"""Locks of run folders, with heartbeats: one process at a time may use a folder."""
 
 import fcntl
 import itertools
@@ -15,33 +15,33 @@ from pathlib import Path
 from hpm_video.runtime.files import own_file, printable
 from hpm_video.runtime.reading import open_regular
 
-_BEAT_S = 10.0  # from one sign of life to the next
-_PATIENCE_S = 60.0  # who gives none for so long is dead
+_BEAT_S = 10.0  # interval of heartbeats
+_PATIENCE_S = 60.0  # without a heartbeat, after which the holder counts as dead
 _MOST_BYTES = 1000
 
-# Open files, and the threads that show that this process is alive until an event is set
+# Open lock files, and the event that stops each one's heartbeat thread
 _locks: dict[Path, tuple[int, threading.Event, threading.Thread]] = {}
 
 
-class FolderInUse(Exception):  # noqa: N818 - it is an answer
-    """Another process runs here; its message says which one, and where."""
+class FolderInUse(Exception):  # noqa: N818 - an answer, not an error
+    """Another process uses the folder; the message says which one, and where it runs."""
 
 
 def lock_folder(folder: Path) -> None:
-    """Lock run.lock for this process until `unlock_folder`, or its end. Raises FolderInUse.
+    """Lock run.lock for this process until `unlock_folder` or its end. Raises FolderInUse.
 
-    The first guard is a POSIX record lock: the kernel drops it with the process, however that ends,
-    and forked processes, which may outlive a killed parent, do not inherit it. But not every
-    network drive has locks between machines. So the holder also writes who it is, and every few
-    seconds a higher number. A process that finds a holder on another machine watches for a minute
-    whether the number still rises, which needs no synchronized clocks.
+    The first guard is a POSIX record lock. The kernel drops it when the process ends, and forked
+    processes, which may outlive a killed parent, do not inherit it. Not every network drive
+    supports locks between machines. So the holder also writes its identity and, every few seconds,
+    a higher number. A process that finds a holder on another machine watches for a minute whether
+    the number rises, which needs no synchronised clocks.
     """
     if folder.resolve() in _locks:
         return
     file = folder / "run.lock"
     descriptor, is_locked, holder = _open(file)
     if not _is_dead(holder, is_locked=is_locked):
-        os.close(descriptor)  # as every other descriptor of it: closing one ends the lock
+        os.close(descriptor)  # closing any descriptor of the file releases a POSIX lock
         _wait_for_a_beat(file, holder)
         descriptor, is_locked, now = _open(file)
         if now not in (holder, ""):
@@ -59,9 +59,9 @@ def lock_folder(folder: Path) -> None:
 
 
 def unlock_folder(folder: Path) -> None:
-    """Let other processes lock the folder; nothing happens where this one did not.
+    """Release the folder; no effect if this process did not lock it.
 
-    It leaves an empty file. That is never removed: another start may just have opened it.
+    The file stays, empty: another start may just have opened it.
     """
     if held := _locks.pop(folder.resolve(), None):
         descriptor, ended, thread = held
@@ -72,11 +72,11 @@ def unlock_folder(folder: Path) -> None:
 
 
 def _beat_on(descriptor: int, ended: threading.Event) -> None:
-    """Show every few seconds that this process is alive."""
+    """Write heartbeats until the event is set."""
     for number in itertools.count(1):
         if ended.wait(_BEAT_S):
             return
-        with suppress(OSError):  # a network drive that comes back
+        with suppress(OSError):  # a network drive may come back
             _beat(descriptor, number)
 
 
@@ -87,11 +87,11 @@ def _beat(descriptor: int, number: int) -> None:
     os.pwrite(descriptor, line.encode(), 0)
     if number == 0:
         os.ftruncate(descriptor, len(line))
-    os.fsync(descriptor)  # so that other machines see it
+    os.fsync(descriptor)  # makes it visible to other machines
 
 
 def _open(file: Path) -> tuple[int, bool, str]:
-    """Open and, where the file system can, lock the file; returns what its last holder wrote."""
+    """Open the file and, if the file system can, lock it; returns what its last holder wrote."""
     descriptor = own_file(file, os.O_RDWR | os.O_CREAT)
     refusal: OSError | None = None
     try:
@@ -106,14 +106,14 @@ def _open(file: Path) -> tuple[int, bool, str]:
 
 
 def _is_dead(holder: str, *, is_locked: bool) -> bool:
-    """Whether the process that a lock file names is certainly gone, or there is none."""
+    """Whether the process that a lock file names has certainly ended, or none is named."""
     found = re.match(r"process (\d+) on ([^\s,]+)(?:, SLURM job (\d+))?", holder)
     if found is None:
         return True
     process, host, job = found.groups()
     if host == socket.gethostname() and (is_locked or not _is_process(int(process))):
         return True
-    # A requeued job starts again when all its processes have ended
+    # A requeued job restarts only after all its processes have ended
     return job is not None and (job == os.environ.get("SLURM_JOB_ID") or _is_gone(job))
 
 
@@ -126,7 +126,7 @@ def _is_process(number: int) -> bool:
 
 
 def _is_gone(job: str) -> bool:
-    """Whether SLURM says that a job is over; False where it cannot be asked."""
+    """Whether SLURM reports that a job has ended; False if SLURM is not available."""
     command = ["squeue", "--noheader", "--jobs", job, "--format", "%T"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
@@ -138,15 +138,15 @@ def _is_gone(job: str) -> bool:
 
 
 def _wait_for_a_beat(file: Path, holder: str) -> None:
-    """Raise FolderInUse as soon as the holder gives a sign of life; return if it gives none, or
-    lets go."""
+    """Raise FolderInUse at the holder's next heartbeat; return if there is none, or if it lets
+    go."""
     sys.stderr.write(
         f"{file} is held by {_who(holder)}: looking for {_PATIENCE_S:g} s whether it is alive\n"
     )
     give_up = time.monotonic() + _PATIENCE_S
     while time.monotonic() < give_up:
         time.sleep(min(_BEAT_S / 4, 1))
-        # Opened anew each time: only then does a network drive ask its server
+        # Reopen each time, so that a network drive asks its server
         with open_regular(file) as opened:
             now = opened.read(_MOST_BYTES).decode(errors="replace")
         if not now:

@@ -1,4 +1,4 @@
-"""What this process knows of its machine: processor, device, versions of what runs on it."""
+"""The machine: processor, device and software versions."""
 
 import os
 import platform
@@ -12,12 +12,12 @@ import torch
 
 from hpm_video.runtime.gpus import driver_version
 
-# Flags in /proc/cpuinfo of units that multiply bfloat16: two of x86 and one of ARM.
+# Flags in /proc/cpuinfo of units that multiply bfloat16: two of x86, one of ARM
 _BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")
 
 
 def device_words(device: torch.device) -> str:
-    """A device in words for a log."""
+    """The name of a device for logs."""
     if device.type != "cuda":
         has_affinity = hasattr(os, "sched_getaffinity")
         cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
@@ -31,7 +31,7 @@ def device_words(device: torch.device) -> str:
 
 
 def describe_machine(ranks: Sequence[tuple[str, str]], device: torch.device) -> list[str]:
-    """Lines for a log about (host, `device_words`) of all ranks, and about the software."""
+    """Log lines on the (host, `device_words`) of all ranks and on software versions."""
     nodes = len({host for host, _ in ranks})
     found = Counter(words for _, words in ranks).items()
     devices = "; ".join(
@@ -52,15 +52,15 @@ def describe_machine(ranks: Sequence[tuple[str, str]], device: torch.device) -> 
 
 
 def processor_name() -> str:
-    """The CPU's model as Linux gives it, else what Python knows."""
+    """The CPU's model name from Linux, else from Python."""
     named = re.search(r"^model name\s*:(.*)", _cpuinfo(), re.MULTILINE)
     return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def bfloat16_units(device: torch.device) -> str | None:
-    """What computes bfloat16 products on a device, in words; None where it would be emulated."""
+    """The hardware for bfloat16 products, in words; None if they would be emulated."""
     if device.type == "cuda":
-        # On current device: `join_world` has made it this process's own
+        # Asks the current device, which `join_world` has set
         has_units = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.cuda.get_device_name(device) if has_units else None
     flags = re.search(r"^(?:flags|Features)\s*:(.*)", _cpuinfo(), re.MULTILINE)

@@ -1,8 +1,8 @@
-"""How the processes of a job meet: rank 0 listens, the others find it, and each side shows the
-other that it knows the job's secret. Only then does rank 0 say where the job's store is.
+"""Authenticated rendezvous: rank 0 listens, the others connect, and both sides prove that they know
+the job's secret. Only then does rank 0 tell the port of the job's store.
 
-Anybody on the network may connect, and on a shared node anybody may listen. Whoever does not know
-the secret learns nothing, and is left after a few seconds.
+Anybody on the network may connect, and on a shared node anybody may listen. Peers without the
+secret learn nothing and are disconnected after a few seconds.
 """
 
 import asyncio
@@ -20,26 +20,26 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from hpm_video.runtime.job_secret import VARIABLE, secret_file
 from hpm_video.runtime.rendezvous import LOOPBACK, CommunicationError, Place
 
-# Below those that systems hand out to outgoing connections, and where few services listen. The
-# first free one of so many is taken.
+# Below the range for outgoing connections, where few services listen. The first free port of these
+# is used.
 _PORTS = range(20000, 32000)
 _NUM_PORTS = 16
 _GREETING = b"hpm-video 2"
-_PATIENCE_S = 5.0  # with whoever has not shown yet that it knows the secret
-_PAUSE_S = 0.2  # before it is asked again at a port
-_MOST_GUESTS = 256  # that may be about to show it; of more, the oldest is left
-_MOST_BYTES = 1000  # in a line
+_PATIENCE_S = 5.0  # time limit for a peer to prove that it knows the secret
+_PAUSE_S = 0.2  # before a port is tried again
+_MOST_GUESTS = 256  # unauthenticated peers; beyond that the oldest is disconnected
+_MOST_BYTES = 1000  # per line
 
-# What strangers and dead processes cause
+# Errors that strangers and dead processes cause
 _FAILURES = (OSError, EOFError, ValueError, asyncio.TimeoutError)
 
 
 def meet(place: Place, secret: str, *, timeout_s: float, limit: str) -> Store:
-    """The store through which the processes of a job exchange addresses; rank 0 serves it.
+    """The store through which the ranks of a job exchange addresses; rank 0 serves it.
 
-    The others ask for it at ports that follow from the secret and from the name of this start of
-    the job. Neither another job nor the remains of an earlier start have both. ``limit``: what the
-    user calls ``timeout_s``. Raises CommunicationError.
+    The other ranks look for rank 0 at ports derived from the secret and from the name of this start
+    of the job, which no other job or earlier start shares. ``limit``: the user's name for
+    ``timeout_s``. Raises CommunicationError.
     """
     key = _mac(secret.encode(), "job", place.name)
     timeout = timedelta(seconds=timeout_s)
@@ -48,12 +48,12 @@ def meet(place: Place, secret: str, *, timeout_s: float, limit: str) -> Store:
     else:
         address, port = asyncio.run(_join(place, key, timeout_s, limit))
         store = TCPStore(address, port, timeout=timeout)
-    # Who finds the store's port has still to guess its keys
+    # A stranger who finds the store's port must still guess its keys
     return PrefixStore(_mac(key, "store").decode(), store)
 
 
 def _mac(key: bytes, *words: object) -> bytes:
-    """Shows that its sender knows the key, and binds the words, which have no line breaks."""
+    """A MAC that proves knowledge of the key and covers the words (without line breaks)."""
     return hmac.new(key, "\n".join(map(str, words)).encode(), "sha256").hexdigest().encode()
 
 
@@ -68,8 +68,8 @@ def _ports(key: bytes) -> list[int]:
 
 @contextmanager
 def _patience(writer: StreamWriter) -> Iterator[None]:
-    """Hang up on a connection that takes too long. (`asyncio.wait_for`, until Python 3.11, may
-    lose that its task is cancelled.)"""
+    """Disconnect a peer that takes too long. (`asyncio.wait_for` may lose a cancellation up to
+    Python 3.11.)"""
     timer = asyncio.get_running_loop().call_later(_PATIENCE_S, writer.transport.abort)
     try:
         yield
@@ -81,11 +81,11 @@ def _patience(writer: StreamWriter) -> Iterator[None]:
 
 
 class _Guests:
-    """Whoever has connected to rank 0, and which ranks have turned out to be among them."""
+    """Peers connected to rank 0, and the ranks identified among them."""
 
     def __init__(self, place: Place, key: bytes) -> None:
         self._size, self._key = place.size, key
-        self._unknown: dict[StreamWriter, None] = {}  # the oldest is first
+        self._unknown: dict[StreamWriter, None] = {}  # oldest first
         self.ranks: dict[int, tuple[StreamWriter, list[object]]] = {}
         self.are_complete = asyncio.Event()
 
@@ -94,8 +94,8 @@ class _Guests:
         return [rank for rank in range(1, self._size) if rank not in self.ranks]
 
     async def welcome(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """Be there for a guest until it goes."""
-        if len(self._unknown) >= _MOST_GUESTS:  # the oldest is none of ours: they need milliseconds
+        """Serve a peer until it disconnects."""
+        if len(self._unknown) >= _MOST_GUESTS:  # the oldest is a stranger: ours need milliseconds
             oldest = next(iter(self._unknown))
             del self._unknown[oldest]
             oldest.transport.abort()
@@ -110,7 +110,7 @@ class _Guests:
             if not self.missing:
                 self.are_complete.set()
             with suppress(*_FAILURES):
-                await reader.read(1)  # it says no more: it has gone, and may come again
+                await reader.read(1)  # returns when it disconnects; it may connect again
             if self.ranks.get(rank, (None,))[0] is writer and not self.are_complete.is_set():
                 del self.ranks[rank]
         if not self.are_complete.is_set():
@@ -119,12 +119,12 @@ class _Guests:
     async def _examine(
         self, reader: StreamReader, writer: StreamWriter
     ) -> tuple[int, list[object]]:
-        """The rank that a guest is, and words that only it and we have chosen."""
+        """The rank of a peer, and a nonce from both sides."""
         ours = secrets.token_hex(32)
         writer.write(_GREETING + f" {ours}\n".encode())
         number, theirs, mac = (await reader.readline()).split()
         rank = int(number)
-        # The port, lest a stranger at another one hands everything on, except for the last answer
+        # Includes the port, so that a stranger at another port cannot relay the exchange
         words = [writer.get_extra_info("sockname")[1], rank, ours, theirs.decode()]
         _check(mac, _mac(self._key, "follower", *words))
         if not 0 < rank < self._size:
@@ -134,7 +134,7 @@ class _Guests:
 
 
 async def _gather(place: Place, key: bytes, timeout: timedelta, limit: str) -> Store:
-    """Wait for all other ranks, and tell them where the store is that this process serves."""
+    """Wait for all other ranks and tell them the address of the store that this process serves."""
     guests = _Guests(place, key)
     backlog = place.size + _MOST_GUESTS
     server = await asyncio.start_server(
@@ -150,7 +150,7 @@ async def _gather(place: Place, key: bytes, timeout: timedelta, limit: str) -> S
         ) from error
     finally:
         server.close()
-    # It listens where the others have reached this process, and nowhere else
+    # Listen only on the address at which the others reached this process
     own = {rank: _own_address(writer) for rank, (writer, _) in guests.ranks.items()}
     reached = {address for address in own.values() if not address.startswith("127.")}
     here = LOOPBACK if not reached else reached.pop() if len(reached) == 1 else ""
@@ -167,14 +167,14 @@ async def _gather(place: Place, key: bytes, timeout: timedelta, limit: str) -> S
     for rank, (writer, words) in guests.ranks.items():
         told = f"{here or own[rank]} {port}"
         writer.write(told.encode() + b" " + _mac(key, "store is at", *words, told) + b"\n")
-        writer.close()  # so little is on its way at once
+        writer.close()  # the message is small enough to be sent at once
     return store
 
 
 def _listen(place: Place, ports: Iterable[int]) -> socket.socket:
-    here = LOOPBACK if place.host == LOOPBACK else ""  # of several, which one the others reach?
+    here = LOOPBACK if place.host == LOOPBACK else ""  # any address: unknown which one is reachable
     for port in ports:
-        with suppress(OSError):  # it is taken
+        with suppress(OSError):  # the port is taken
             return socket.create_server((here, port))
     raise CommunicationError(f"none of the ports {sorted(ports)} is free on {place.host}")
 
@@ -188,7 +188,7 @@ def _own_address(writer: StreamWriter) -> str:
 
 
 async def _join(place: Place, key: bytes, timeout_s: float, limit: str) -> tuple[str, int]:
-    """Address and port of the store, as rank 0 says."""
+    """Address and port of the store, from rank 0."""
     try:
         return await asyncio.wait_for(_search(place, key), timeout_s)
     except asyncio.TimeoutError as error:
@@ -201,7 +201,7 @@ async def _join(place: Place, key: bytes, timeout_s: float, limit: str) -> tuple
 async def _search(place: Place, key: bytes) -> tuple[str, int]:
     while not (addresses := await _addresses(place)):
         await asyncio.sleep(_PAUSE_S)
-    # All at once, so that those who listen without a word hold nobody up
+    # Ask all ports at once, so that silent listeners cause no delay
     asking = [
         asyncio.create_task(_keep_asking(place, key, address, port))
         for address in addresses
@@ -219,7 +219,7 @@ async def _addresses(place: Place) -> list[str]:
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(place.host, None, family=socket.AF_INET)
-    except OSError:  # which may pass
+    except OSError:  # may be temporary
         return []
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
@@ -231,7 +231,7 @@ async def _keep_asking(place: Place, key: bytes, address: str, port: int) -> tup
 
 
 async def _ask(place: Place, key: bytes, address: str, port: int) -> tuple[str, int] | None:
-    """What rank 0 says once it has all ranks; None from whoever is not rank 0."""
+    """The store's address, once rank 0 has all ranks; None if the peer is not rank 0."""
     with suppress(*_FAILURES):
         reader, writer = await asyncio.open_connection(address, port, limit=_MOST_BYTES)
         try:
@@ -248,7 +248,7 @@ async def _ask(place: Place, key: bytes, address: str, port: int) -> tuple[str, 
 async def _examine_leader(
     key: bytes, words: list[object], reader: StreamReader, writer: StreamWriter
 ) -> list[object]:
-    """Port and rank, and words that only rank 0 and we have chosen."""
+    """The text to authenticate: port, rank, and a nonce from both sides."""
     greeting, _, nonce = (await reader.readline()).strip().rpartition(b" ")
     if greeting != _GREETING:
         raise ValueError("another program")

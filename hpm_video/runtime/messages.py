@@ -1,5 +1,5 @@
-"""Values as bytes that other processes may read whoever sent them: JSON, with tensors and arrays
-behind it. Nothing that is read can run code."""
+"""Safe serialisation of values for other ranks: JSON followed by tensors and arrays. Reading cannot
+run code."""
 
 import json
 import struct
@@ -11,19 +11,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-_LENGTH = struct.Struct("<Q")  # of the JSON
+_LENGTH = struct.Struct("<Q")  # length of the JSON
 
 
 def write_message(value: Any) -> bytes:
-    """None, booleans, numbers and text, tensors and arrays of numbers, and lists, tuples and dicts
-    of these. TypeError for other types, and for classes derived from these."""
+    """Serialise None, booleans, numbers, text, tensors, numeric arrays, and lists, tuples and dicts
+    of these. Raises TypeError for other types and for subclasses."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_plain(value, tensors)).encode()
     return _LENGTH.pack(len(text)) + text + save(tensors)
 
 
 def read_message(data: bytes) -> Any:
-    """What `write_message` was given, tensors on the CPU. ValueError for other bytes."""
+    """The value given to `write_message`, with tensors on the CPU. Raises ValueError for other
+    bytes."""
     try:
         (length,) = _LENGTH.unpack_from(data)
         end = _LENGTH.size + length
@@ -41,7 +42,7 @@ def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
     if kind is dict:
         return {"dict": [[_plain(k, tensors), _plain(v, tensors)] for k, v in value.items()]}
     name = str(len(tensors))
-    if isinstance(value, Tensor):  # copied, as safetensors refuses tensors that share memory
+    if isinstance(value, Tensor):  # a copy, as safetensors refuses tensors that share memory
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(value, np.ndarray):

@@ -1,6 +1,6 @@
-"""Old import paths: modules that have moved are still found there, with a DeprecationWarning.
+"""Old import paths of moved modules, which still work with a DeprecationWarning.
 
-What is listed is what documentation and `hubconf.py` named. CHANGELOG.md says until when.
+Lists the paths that documentation and `hubconf.py` named. CHANGELOG.md says until when they work.
 """
 
 import sys
@@ -38,7 +38,7 @@ MODULES = {
 
 
 class _Moved(MetaPathFinder, Loader):
-    """Finds the modules above, and gives the module of their new place."""
+    """Imports the modules above from their new place."""
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
         return ModuleSpec(fullname, self) if fullname in MODULES else None
@@ -53,16 +53,16 @@ class _Moved(MetaPathFinder, Loader):
         return old
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to run."""
+        """Do nothing: the module was executed at its new place."""
 
 
 def _warn(old: str, new: str) -> None:
-    # past the finder and the import system, to the line that imports
+    # Point the warning past the import system to the importing line
     warnings.warn(f"{old} has moved to {new}", DeprecationWarning, stacklevel=3)
 
 
 def names_moved(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package that was a module: its old names, and where each is now."""
+    """A ``__getattr__`` for a package that used to be a module; names: old name -> new module."""
 
     def getattr_of_package(name: str) -> Any:
         if name not in names:
@@ -74,6 +74,6 @@ def names_moved(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def find_moved_modules() -> None:
-    """Let the import system find what has moved."""
+    """Register the old paths with the import system."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.append(_Moved())

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import io
 from functools import lru_cache
+from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,8 @@ def _environment(package: str) -> Environment:
     """Finds the templates of a subpackage, and those that all share (base.html, parts.html).
 
     In templates ``asset(name)`` is the text of a file as it is, such as a style, ``digest(text)``
-    what allows a style or a script, and ``value | number(".3f")`` a number in a format of Python's.
+    what allows a style or a script, ``value | number(".3f")`` a number in a format of Python's, and
+    ``path | short`` its `short` name.
     """
     loader = ChoiceLoader(
         [PackageLoader(name, "assets") for name in (package, "hpm_video.runtime")]
@@ -46,6 +48,7 @@ def _environment(package: str) -> Environment:
         lstrip_blocks=True,
     )
     made.filters["number"] = format
+    made.filters["short"] = short
     made.globals["digest"] = _digest
     made.globals["asset"] = lambda name: Markup(loader.get_source(made, name)[0])
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
@@ -55,6 +58,14 @@ def _environment(package: str) -> Environment:
 def _shown(value: object) -> object:
     # Whatever else says what it is as HTML, of which no value has a right to, is text
     return value if isinstance(value, Markup) else printable(str(value))
+
+
+def short(path: str) -> str:
+    """What a page calls a file or a run: its name; a checkpoint is named with its run."""
+    parts = [
+        part for part in PurePath(path).parts if part not in ("checkpoints", "history", "last")
+    ]
+    return "/".join(parts[-2:] if PurePath(path).suffix == ".pt" else parts[-1:]) or path
 
 
 def _digest(text: str) -> str:

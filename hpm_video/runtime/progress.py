@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal that a person looks at, else a line now and then."""
+"""Progress of long jobs: a bar on a terminal, otherwise an occasional line."""
 
 import sys
 import time
@@ -14,15 +14,15 @@ from rich.text import Text
 from hpm_video.runtime.screen import is_for_people
 
 _LINE_EVERY_S = 30.0
-_SPEED_OF_S = 900.0  # the time left follows from the speed of so many seconds
+_SPEED_OF_S = 900.0  # window over which speed is measured to estimate the time left
 _REDRAWS_PER_S = 2
 
 
 class Bar:
-    """A bar at the bottom of a terminal. What is printed meanwhile, to stdout or stderr, appears
-    above it. There is one at a time: what counts meanwhile says so in lines.
+    """A bar at the bottom of a terminal; anything printed meanwhile appears above it.
 
-    done: of ``total``, how many were done before, which say nothing of the speed.
+    Only one bar exists at a time; further progress is printed as lines. ``done``: items of
+    ``total`` done earlier, which do not count for the speed.
     """
 
     is_shown = False
@@ -49,20 +49,20 @@ class Bar:
         )  # fmt: skip
         self._task = self._columns.add_task(what, total=total, completed=done, beside="")
         self._columns.start()
-        self._console.show_cursor(True)  # a killed process could not bring it back
+        self._console.show_cursor(True)  # never hide it: a killed process could not restore it
 
     def write(self, text: str, *, style: str = "") -> None:
-        """A line above the bar, which is not broken where the terminal is narrower."""
+        """Print a line above the bar, without wrapping it."""
         self._console.print(Text(text), style=style, soft_wrap=True)
 
     def step(self, beside: str | None = None) -> None:
-        """One more is done. ``beside``: words at the end of the bar from now on."""
+        """Advance by one. ``beside``: text at the end of the bar from now on."""
         if beside is not None:
             self._columns.update(self._task, beside=beside)
         self._columns.advance(self._task)
 
     def close(self) -> None:
-        """Leave the bar as it is, and give the streams back."""
+        """Leave the bar on screen and restore the streams."""
         self._columns.stop()
         Bar.is_shown = False
 
@@ -71,9 +71,9 @@ class Progress(AbstractContextManager["Progress"]):
     """Counts items done, on stderr.
 
     Args:
-        what: the job in a word, as `checked`; "" counts in silence, as all ranks but one do.
-        total: how many items there are.
-        done: how many of these were done before, which say nothing of the speed.
+        what: the job in a word, such as `checked`; "" prints nothing, for ranks other than 0.
+        total: number of items.
+        done: items done earlier, which do not count for the speed.
     """
 
     def __init__(self, what: str, *, total: int, done: int = 0) -> None:
@@ -84,7 +84,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._bar = Bar(what, total=total, done=done, stream=sys.stderr) if shows_bar else None
 
     def step(self, *, bad: bool) -> None:
-        """One more item is done."""
+        """Count one item."""
         self._done += 1
         self._num_bad += bad
         if self._bar is not None:
@@ -104,6 +104,6 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 def in_words(seconds: float) -> str:
-    """A time as days, hours, minutes and seconds."""
+    """A duration as days, hours, minutes and seconds."""
     days = f"{int(seconds // 86400)} d " if seconds >= 86400 else ""
     return days + time.strftime("%H:%M:%S", time.gmtime(seconds))

@@ -1,5 +1,5 @@
-"""Where this process stands among those of its job: started by `torchrun`, by `srun` (SLURM, also
-through submitit), by submitit on one machine, or alone."""
+"""The rank of this process in its job, started by `torchrun`, `srun` (SLURM, also through
+submitit), submitit on one machine, or alone."""
 
 import os
 import re
@@ -10,16 +10,16 @@ LOOPBACK = "127.0.0.1"  # not "localhost", which may also be ::1, where another 
 
 
 class CommunicationError(RuntimeError):
-    """The processes of a run cannot reach each other, or one of them does not answer any more."""
+    """The ranks of a run cannot reach each other, or one of them no longer answers."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A process among the ``size`` of its job.
+    """A process among the ``size`` ranks of its job.
 
-    local_rank: among the processes on this machine. host: of rank 0, LOOPBACK where all processes
-    are on one machine; None: the environment says all that PyTorch needs, or there is one process.
-    name: identifies this start of the job.
+    local_rank: rank among the processes on this machine. host: host of rank 0, LOOPBACK if all
+    ranks are on one machine; None if the environment has all that PyTorch needs, or if there is one
+    rank. name: identifies this start of the job.
     """
 
     rank: int = 0
@@ -32,8 +32,8 @@ class Place:
 def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     """Read this process's place from its environment.
 
-    What was started last counts: `torchrun` may run inside of `srun`, and sbatch hands everything
-    down that was set where it was called.
+    The innermost launcher counts: `torchrun` may run inside `srun`, and sbatch passes on the
+    variables of its caller.
     """
 
     def numbers(rank: str, size: str, local_rank: str) -> tuple[int, int, int]:
@@ -41,7 +41,7 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
 
     if "TORCHELASTIC_RUN_ID" in environment:
         return Place(*numbers("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    # Of the job as a whole there is SLURM_NTASKS, which a batch script that is one process has too
+    # Not SLURM_NTASKS: a batch script, which is one process, has it too
     if "SLURM_PROCID" in environment and int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         start = ("SLURM_CLUSTER_NAME", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
         nodes = environment["SLURM_STEP_NODELIST"]

@@ -1,5 +1,5 @@
-"""What workers answer, as bytes that can be read whoever wrote them: a decoder that is taken over
-by a file may send anything. JSON, with the bytes of arrays behind it; nothing in it runs code."""
+"""Safe serialisation of workers' replies, as a decoder taken over by a malicious file may send
+anything. JSON followed by the bytes of arrays; reading cannot run code."""
 
 import builtins
 import json
@@ -12,34 +12,34 @@ import numpy as np
 
 Kind = TypeVar("Kind", bound=type)
 
-_LENGTH = struct.Struct("<Q")  # of the JSON
-_NUMBERS = "biuf"  # kinds of arrays: of Python's objects, bytes would be addresses
+_LENGTH = struct.Struct("<Q")  # length of the JSON
+_NUMBERS = "biuf"  # kinds of arrays; the bytes of object arrays would be addresses
 _records: dict[str, type] = {}
 
 
 def answer(kind: Kind) -> Kind:
-    """A decorator: workers may answer with this dataclass, NamedTuple or error, which only holds
-    values and does nothing when it is made."""
+    """A decorator for dataclasses, NamedTuples and errors that workers may send. They must only
+    hold values and have no effects when created."""
     _records[f"{kind.__module__}.{kind.__qualname__}"] = kind
     return kind
 
 
 def write_reply(value: Any) -> bytes:
-    """None, numbers, text, bytes, arrays of numbers, classes marked by `answer`, errors of Python's
-    own, and lists, tuples and dicts of these; numbers of NumPy become Python's. TypeError for other
-    types, and for classes derived from these."""
+    """Serialise None, numbers, text, bytes, numeric arrays, classes marked by `answer`, built-in
+    errors, and lists, tuples and dicts of these. NumPy scalars become Python numbers. Raises
+    TypeError for other types and for subclasses."""
     parts: list[bytes | memoryview] = []
     text = json.dumps(_plain(value, parts)).encode()
     return b"".join([_LENGTH.pack(len(text)), text, *parts])
 
 
 def read_reply(data: bytes) -> Any:
-    """What `write_reply` was given. ValueError for other bytes."""
+    """The value given to `write_reply`. Raises ValueError for other bytes."""
     try:
         (length,) = _LENGTH.unpack_from(data)
         end = _LENGTH.size + length
         value, rest = _value(json.loads(data[_LENGTH.size : end]), memoryview(data)[end:])
-    except Exception as error:  # what is made of values not meant for it may raise anything
+    except Exception as error:  # constructors may raise anything for unexpected values
         raise ValueError(f"no reply: {error}") from error
     if len(rest):
         raise ValueError(f"no reply: {len(rest)} bytes too many")
@@ -67,7 +67,7 @@ def _plain(value: Any, parts: list[bytes | memoryview]) -> Any:
 
 
 def _contents(value: Any) -> list[Any]:
-    """What a sequence, a record or an error is made of."""
+    """The contents of a sequence, a record or an error."""
     if is_dataclass(value):
         return [getattr(value, field.name) for field in fields(value)]
     return list(value.__reduce__()[1] if isinstance(value, Exception) else value)
@@ -79,7 +79,7 @@ def _error(name: str) -> type[Exception] | None:
 
 
 def _value(plain: Any, rest: memoryview) -> tuple[Any, memoryview]:
-    """A value, and the bytes of those that come after it."""
+    """A value, and the bytes after it."""
     if not isinstance(plain, list):
         if isinstance(plain, dict):
             raise TypeError("an object")
@@ -112,7 +112,7 @@ def _value(plain: Any, rest: memoryview) -> tuple[Any, memoryview]:
 
 
 def _checked(size: Any, rest: memoryview | None = None) -> int:
-    """A size that may be one, and is not more than there are bytes."""
+    """A valid size that does not exceed the remaining bytes."""
     if type(size) is not int or size < 0 or (rest is not None and size > len(rest)):
         raise ValueError(f"size {size}")
     return size

@@ -1,7 +1,7 @@
-"""What processes that decode strangers' files may do, as far as plain Linux lets anybody say so.
+"""A sandbox for processes that decode files from strangers, with plain Linux means.
 
-No privilege and no package is needed: resource limits, Landlock (Linux 5.13) and a network of one's
-own. What a kernel or a container does not offer is left out; `describe` says what there is.
+It needs no privileges and no packages: resource limits, Landlock (Linux 5.13) and a private
+network. Features that a kernel or container lacks are left out; `describe` lists the active ones.
 """
 
 import ctypes
@@ -13,27 +13,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_NEW_USERS, _NEW_NETWORK = 0x10000000, 0x40000000  # of unshare(2)
-_NO_NEW_PRIVILEGES = 38  # of prctl(2)
-# Of landlock(7): system calls, and rights to files by their bits
+_NEW_USERS, _NEW_NETWORK = 0x10000000, 0x40000000  # flags of unshare(2)
+_NO_NEW_PRIVILEGES = 38  # option of prctl(2)
+# From landlock(7): system calls, and file rights as bits
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _EXECUTE, _WRITE_FILE, _TRUNCATE = 1 << 0, 1 << 1, 1 << 14
-_ALL_CHANGES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove and make all kinds
+_ALL_CHANGES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # removing and creating
 _TCP = 0b11  # bind, connect
-_SCOPES = 0b11  # sockets without a path, and signals, to processes outside
+_SCOPES = 0b11  # abstract sockets and signals to processes outside
 _PATH_BENEATH = 1
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of a worker. None of them starts programs, or sends signals to other processes."""
+    """Limits of a worker, which may never start programs or send signals to other processes."""
 
-    memory_bytes: int  # of addresses, beside what it has at its start and files it is handed
-    may_write: bool = False  # to files other than those it is handed
+    memory_bytes: int  # address space, in addition to that at its start and to given files
+    may_write: bool = False  # to files other than the given ones
 
 
 def confine(limits: Limits, files: Sequence[int]) -> None:
-    """Hold this process to its limits, for good."""
+    """Apply the limits to this process, irrevocably."""
     if sys.platform != "linux":
         return
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
@@ -49,11 +49,11 @@ def confine(limits: Limits, files: Sequence[int]) -> None:
     if version >= 3 and not limits.may_write:
         denied |= _TRUNCATE
     rules = struct.pack("QQQ", denied, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0)
-    # Older kernels know the first numbers only, and take the rest if it is zeros
+    # Older kernels know only the first fields and accept zeros in the rest
     ruleset = _system_call(_CREATE_RULESET, rules, len(rules), 0)
     if ruleset < 0:
         return
-    if not limits.may_write:  # where native code's complaints go
+    if not limits.may_write:  # native code writes its complaints there
         nowhere = os.open(os.devnull, os.O_PATH)
         allowed = struct.pack("=Qi", _WRITE_FILE, nowhere)
         _system_call(_ADD_RULE, ruleset, _PATH_BENEATH, allowed, 0)
@@ -64,15 +64,17 @@ def confine(limits: Limits, files: Sequence[int]) -> None:
 
 
 def leave_network() -> bool:
-    """Move this process, which must have one thread, and all it will start into a network of its
-    own, in which there is nobody; whether that is allowed."""
+    """Move this process (which must have one thread) and its children into an empty network.
+
+    Returns whether that is allowed.
+    """
     if sys.platform != "linux":
         return False
     native = ctypes.CDLL(None)
-    if native.unshare(_NEW_NETWORK) == 0:  # as root may
+    if native.unshare(_NEW_NETWORK) == 0:  # allowed for root
         return True
     user, group = os.geteuid(), os.getegid()
-    # As another user, root would lose access to files of others
+    # Not for root, who would lose access to other users' files in a user namespace
     if user == 0 or native.unshare(_NEW_USERS | _NEW_NETWORK) != 0:
         return False
     for name, line in (
@@ -85,12 +87,12 @@ def leave_network() -> bool:
 
 
 def landlock_version() -> int:
-    """Which Landlock the kernel has, from 1 on; 0 or less for none."""
+    """The kernel's Landlock version, from 1 on; 0 or less if it has none."""
     return _system_call(_CREATE_RULESET, None, 0, 1) if sys.platform == "linux" else 0
 
 
 def describe(limits: Limits, *, is_offline: bool) -> str:
-    """In words, for a log, what workers with these limits can do."""
+    """A log line on what workers with these limits can do."""
     version = landlock_version()
     network = "no network" if is_offline else "no TCP, UDP only" if version >= 4 else "the network"
     files = "no writing of files" if version >= 1 and not limits.may_write else "writing of files"

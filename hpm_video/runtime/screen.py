@@ -1,4 +1,4 @@
-"""Terminals that people look at, and what other processes of a job write to them."""
+"""Interactive terminals, and the output of child processes on them."""
 
 import os
 import sys
@@ -6,14 +6,14 @@ import threading
 from contextlib import suppress
 from typing import Literal, TextIO
 
-# Variables of continuous integration and of notebooks, whose terminals keep every redrawn line
+# Variables of CI systems and notebooks, whose terminals keep every redrawn line
 _KEEP_REDRAWN_LINES = ("CI", "JPY_PARENT_PID")
 
 
 def is_for_people(stream: TextIO) -> bool:
-    """Whether a stream is a terminal on which lines can be redrawn, and a person looks at it."""
+    """Whether a stream is an interactive terminal on which lines can be redrawn."""
     try:
-        is_terminal = os.isatty(stream.fileno())  # a stream that stands in for one may not know
+        is_terminal = os.isatty(stream.fileno())  # a replaced stream may lack isatty()
     except (OSError, ValueError):
         return False
     return (
@@ -24,12 +24,12 @@ def is_for_people(stream: TextIO) -> bool:
 
 
 class Relay:
-    """Writes to our own stdout or stderr, line by line, what child processes write to theirs.
+    """Copies the output of child processes to our own stdout or stderr, line by line.
 
-    Where this process draws a bar on a terminal, lines of others would tear it. Elsewhere nothing
-    is relayed: children write for themselves, and nothing is lost with this process.
+    Only on a terminal, where their lines would break up a progress bar. Elsewhere children write
+    directly, so that nothing is lost with this process.
 
-    child_end: descriptor for the children, or None where they have that of this process.
+    child_end: descriptor for the children; None if they inherit this process's.
     """
 
     def __init__(self, name: Literal["stdout", "stderr"]) -> None:
@@ -42,12 +42,12 @@ class Relay:
         self._thread.start()
 
     def are_started(self) -> None:
-        """Let go of the children's end, so that it ends with them."""
+        """Close our copy of the children's end, so that it closes with them."""
         if self.child_end is not None:
             os.close(self.child_end)
 
     def wait(self) -> None:
-        """After the children's end: until their last lines are written."""
+        """After the children's end, wait until their last lines are written."""
         if self._thread is not None:
             self._thread.join(timeout=1)
 
@@ -55,6 +55,6 @@ class Relay:
 def _relay(reading: int, name: str) -> None:
     with open(reading, encoding="utf-8", errors="backslashreplace") as lines:
         for line in lines:
-            with suppress(OSError, ValueError):  # nobody reads it any more
-                getattr(sys, name).write(line)  # what it is now: a bar stands in for it
+            with suppress(OSError, ValueError):  # the reader is gone
+                getattr(sys, name).write(line)  # looked up now: a bar may have replaced it
                 getattr(sys, name).flush()

@@ -1,4 +1,4 @@
-"""Signals that end jobs, as a flag that a loop reads, and the end of a parent process."""
+"""Stop signals as a flag for loops, and ending with a parent process."""
 
 import ctypes
 import os
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_PR_SET_PDEATHSIG = 1  # option of prctl(2)
 _stopped_by: str | None = None
 
 
 class StopFlag:
-    """True once a signal came that ends jobs; the loop reads it at the end of a step."""
+    """Set by a signal that ends jobs; the loop reads it at the end of a step."""
 
     name: str | None = None
 
@@ -25,9 +25,8 @@ class StopFlag:
 def stop_on_signal(*, is_alone: bool) -> Iterator[StopFlag]:
     """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; a second Ctrl-C interrupts at once.
 
-    After an error of one process of several (not ``is_alone``), SIGTERM stays without effect: once
-    one has ended, `torchrun` sends it to the others, which may be about to say that they lost that
-    one.
+    If one of several ranks (not ``is_alone``) fails, SIGTERM stays ignored: `torchrun` sends it to
+    the other ranks, which may just be reporting that they lost one.
     """
     note_stop(None)
     flag = StopFlag()
@@ -51,19 +50,19 @@ def stop_on_signal(*, is_alone: bool) -> Iterator[StopFlag]:
 
 
 def note_stop(name: str | None) -> None:
-    """Note that a run was stopped by a signal to one of its processes, and saved."""
+    """Record that a run was saved and stopped by a signal to one of its ranks."""
     global _stopped_by  # noqa: PLW0603 - a job's exit code alone cannot tell this from a failure
     _stopped_by = name
 
 
 def stopped_by() -> str | None:
-    """The signal that stopped the latest run, on all of its processes; None if none did."""
+    """The signal that stopped the latest run, on all ranks; None if none did."""
     return _stopped_by
 
 
 def end_with(parent: int) -> None:
-    """End this process when its parent ends, however that is; at once if it has ended already."""
+    """End this process when its parent ends in any way; at once if it has already ended."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before it could have told us
+    if os.getppid() != parent:  # it ended before the option took effect
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Benches that need a Python process of their own, which ends with the one that started it."""
+"""Subprocesses of benchmarks, which end with the process that started them."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from typing import Any
 
 from hpm_video.runtime.signals import end_with
 
-# From Python 3.11 on: nothing is imported from the folder in which the user stands
+# From Python 3.11 on, import nothing from the current folder
 _SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 
 def python(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What `subprocess` is to start: ``python -m module``, with this package and this process's
-    environment. The module gets the settings from `given_settings`."""
+    """Arguments for `subprocess` to run ``python -m module`` with this package and environment. The
+    module reads the settings with `given_settings`."""
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {
         "args": [sys.executable, "-m", module, json.dumps(settings), str(os.getpid())],
@@ -29,16 +29,16 @@ def python(module: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def given_settings() -> dict[str, Any]:
-    """The settings with which `python` started this process, which ends with its parent from now
-    on, however that ends; at once if the parent has gone already."""
+    """The settings passed by `python`. From now on this process ends with its parent, at once if
+    the parent has already ended."""
     settings: dict[str, Any] = json.loads(sys.argv[1])
     end_with(int(sys.argv[2]))
     return settings
 
 
 def output_of(module: str, settings: Mapping[str, Any]) -> str:
-    """What a module, started with ``settings`` in a process of its own, prints. RuntimeError, with
-    how the process ended and what it complained about, if it failed."""
+    """The output of a module run with ``settings`` in a subprocess. Raises RuntimeError with its
+    exit status and error output if it fails."""
     done = subprocess.run(**python(module, settings), capture_output=True, check=False)
     if done.returncode:
         raise failure_of(done.returncode, done.stderr)
@@ -46,11 +46,11 @@ def output_of(module: str, settings: Mapping[str, Any]) -> str:
 
 
 class KilledError(RuntimeError):
-    """The system killed a process of its own, as it does where memory runs out: no bug of ours."""
+    """The system killed the subprocess, usually out of memory; not a bug."""
 
 
 def failure_of(returncode: int, complaints: str) -> RuntimeError:
-    """What to raise of a process of its own that failed."""
+    """The error to raise for a failed subprocess."""
     if returncode == -signal.SIGKILL:
         return KilledError(
             "a process of its own was killed (SIGKILL), as where memory runs out: choose a smaller "
@@ -62,12 +62,12 @@ def failure_of(returncode: int, complaints: str) -> RuntimeError:
 
 @contextmanager
 def apart(module: str, settings: Mapping[str, Any]) -> Iterator[Callable[[], None]]:
-    """Calls of a function that lives in a process of its own, one at a time.
+    """Yield a function that calls another one in a subprocess, one call at a time.
 
-    The module, started with ``settings``, is to hand its function to `answer_calls`. A call raises
-    RuntimeError, with how the process ended and what it complained about, when it has.
+    The module, run with ``settings``, must pass its function to `answer_calls`. A call raises
+    RuntimeError with exit status and error output if the subprocess has ended.
     """
-    # A file: a pipe of complaints that nobody reads fills up.
+    # A file, since a pipe that nobody reads fills up
     with (
         tempfile.TemporaryFile("w+") as complaints,
         subprocess.Popen(
@@ -81,7 +81,7 @@ def apart(module: str, settings: Mapping[str, Any]) -> Iterator[Callable[[], Non
         assert questions is not None and answers is not None
 
         def call() -> None:
-            with suppress(BrokenPipeError):  # past the stream, which would try again at its end
+            with suppress(BrokenPipeError):  # bypasses the stream, which would retry on close
                 os.write(questions.fileno(), b"\n")
             if not answers.readline():
                 complaints.seek(0)
@@ -94,7 +94,7 @@ def apart(module: str, settings: Mapping[str, Any]) -> Iterator[Callable[[], Non
 
 
 def answer_calls(function: Callable[[], object]) -> None:
-    """Call the function for every line that comes, and answer with one; until there are no more."""
+    """Call the function for every line on stdin and answer with a line, until end of file."""
     for _ in sys.stdin:
         function()
         sys.stdout.write("done\n")

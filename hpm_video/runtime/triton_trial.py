@@ -1,4 +1,4 @@
-"""A kernel that shows whether Triton can build and run any."""
+"""A test kernel that shows whether Triton can build and run kernels."""
 
 import torch
 import triton
@@ -12,7 +12,7 @@ def _double(values, BLOCK: tl.constexpr):  # noqa: N803  # Triton's way to name 
 
 
 def run(device: torch.device) -> None:
-    """Launch the kernel on a device, without waiting for it; raises what Triton raises."""
+    """Launch the kernel on a device without synchronising; raises Triton's errors."""
     values = torch.ones(16, device=device)
     with torch.cuda.device_of(values):
         _double[(1,)](values, BLOCK=16)

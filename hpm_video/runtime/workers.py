@@ -1,16 +1,16 @@
-"""Processes that can be killed while they work: for native code that may hang or crash.
+"""Killable worker processes for native code that may hang or crash.
 
-No signal handler and no thread ends native code that loops while it holds the interpreter's lock;
-only SIGKILL does. So such code runs in a process of its own, which costs a run nothing to lose:
+Neither a signal handler nor a thread can stop native code that loops while holding the GIL; only
+SIGKILL can. So such code runs in separate processes, which a run can lose without harm:
 
     this process -- fork server -- worker
                                \\- worker
 
-The fork server is started afresh (not forked: there may be threads and CUDA here). It imports what
-its workers need and then only forks them, in milliseconds, so workers share the memory of what is
-imported. It ends its workers as soon as this process is gone, however that ended, and the kernel
-ends them with it: nothing is left behind. Neither it nor its workers have a network, where the
-kernel allows a process to do without. A second server, for workers that fetch files, has one.
+The fork server is a new process (not forked: this one may have threads and CUDA). It imports what
+its workers need and forks them in milliseconds, so workers share the memory of imports. It ends its
+workers when this process ends in any way, and the kernel ends them with the server: nothing is left
+behind. Server and workers have no network, if the kernel supports that. A second server, for
+workers that fetch files, has one.
 """
 
 import atexit
@@ -43,18 +43,18 @@ from hpm_video.runtime.signals import end_with
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
-_WAIT_S = 1.0  # at a time: what takes a second longer means that this process was stopped
-# What a terminal or SLURM sends to all processes of a job. What to do about it is the business of
-# the process at the top, which may still want results.
+_WAIT_S = 1.0  # per poll; one second more means that this process was suspended
+# Signals that a terminal or SLURM sends to all processes of a job. Workers ignore them: the parent
+# decides, and may still want results.
 _LEFT_TO_THE_TOP = (
     signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
 )  # fmt: skip
-_KILL_WAIT_S = 1.0  # a process inside the kernel, say on a dead network drive, dies later
+_KILL_WAIT_S = 1.0  # a process inside the kernel, as on a dead network drive, dies later
 _ORPHAN_CHECK_S = 1.0
 
 
-class ItemTimeout(Exception):  # noqa: N818 - it is the outcome of an item, not a mistake
-    """An item took longer than it may, ``timeout_s``; its process was killed."""
+class ItemTimeout(Exception):  # noqa: N818 - an outcome, not an error
+    """An item took longer than ``timeout_s``; its process was killed."""
 
     def __init__(self, timeout_s: float) -> None:
         super().__init__(timeout_s)
@@ -64,8 +64,8 @@ class ItemTimeout(Exception):  # noqa: N818 - it is the outcome of an item, not 
         return f"no result within {self.timeout_s:g} s"
 
 
-class WorkerDied(Exception):  # noqa: N818 - it is the outcome of an item, not a mistake
-    """The process ended while it worked on an item; ``exitcode`` -N: by signal N, None: unknown."""
+class WorkerDied(Exception):  # noqa: N818 - an outcome, not an error
+    """The process ended during an item. ``exitcode``: -N for signal N, None if unknown."""
 
     def __init__(self, exitcode: int | None) -> None:
         super().__init__(exitcode)
@@ -80,19 +80,18 @@ class WorkerDied(Exception):  # noqa: N818 - it is the outcome of an item, not a
 
 
 class KillableWorker:
-    """A process that runs `function(item, *files)` on one item after the other.
+    """A process that runs `function(item, *files)` on one item after another.
 
-    Results come in the order of the items. A process that hangs or dies is replaced, and goes on
-    with the items that were waiting behind the culprit. Used from one thread at a time. Results are
-    read as data, see `replies`: code that a file brings into the process does not get out of it.
+    Results come in order of the items. A process that hangs or dies is replaced, and continues with
+    the items after the culprit. Use it from one thread at a time. Results are parsed as data (see
+    `replies`), so code that a malicious file runs in the process cannot escape through them.
 
     Args:
-        function: anything that can be pickled, so nothing of a script that is run itself. The
-            fork server imports what it needs.
-        files: file descriptors to hand over, as further arguments of the function (where they may
-            have other numbers).
-        limits: what the process may do; None: what this one may, but for the network.
-        has_network: whether it may use the network.
+        function: picklable, so not from the script that is run as main. The fork server imports
+            what it needs.
+        files: file descriptors, passed as further arguments (with other numbers).
+        limits: restrictions of the process; None: none but the missing network.
+        has_network: whether it has network access.
     """
 
     def __init__(
@@ -106,22 +105,22 @@ class KillableWorker:
         self._function, self._has_network = pickle.dumps(function), has_network
         self._files, self._limits = tuple(files), limits
         self._items: deque[tuple[Any, float | None]] = deque()  # with their time limits
-        self._server: ForkServer | None = None  # that of the process
+        self._server: ForkServer | None = None  # the process's parent
         self._connection: Connection | None = None
-        self.pid: int | None = None  # of the process, if there is one now
-        self.deadline: float | None = None  # on time.monotonic's clock, None: no limit
+        self.pid: int | None = None  # of the process, if it is running
+        self.deadline: float | None = None  # by time.monotonic; None: no limit
 
     def __len__(self) -> int:
-        """The number of items whose result has not been taken."""
+        """Number of items whose result has not been taken."""
         return len(self._items)
 
     def fileno(self) -> int:
-        """A descriptor that can be read when there is a result, or the process has died."""
+        """A descriptor that becomes readable with a result or when the process dies."""
         assert self._connection is not None, "no item was submitted"
         return self._connection.fileno()
 
     def submit(self, item: Any, timeout_s: float | None = None) -> None:
-        """Hand over an item, to be worked on for timeout_s seconds at most (None: no limit)."""
+        """Submit an item with a time limit in seconds (None: no limit)."""
         self._items.append((item, timeout_s))
         if self._connection is None:
             self._start()
@@ -131,18 +130,17 @@ class KillableWorker:
             self._restart_clock()
 
     def is_ready(self) -> bool:
-        """Whether `result` returns or raises at once."""
+        """Whether `result` would return or raise immediately."""
         assert self._items
         return self.is_late(time.monotonic()) or self._has_reply()
 
     def is_late(self, now: float) -> bool:
-        """Whether the oldest item has taken longer than it may, by a time of time.monotonic()."""
+        """Whether the oldest item has exceeded its time limit; ``now`` from time.monotonic()."""
         return self.deadline is not None and now >= self.deadline
 
     def result(self) -> Any:
-        """Wait for the oldest item's result, and return it. Raises whatever the function raised,
-        ItemTimeout where it took longer than it may, and WorkerDied where the process crashed,
-        exited or was killed."""
+        """Wait for the result of the oldest item. Raises the function's own error, ItemTimeout, or
+        WorkerDied if the process crashed, exited or was killed."""
         assert self._connection is not None and self._items
         while not self.is_ready():
             wait_for_workers([self])
@@ -150,7 +148,7 @@ class KillableWorker:
         reply: tuple[bool, Any] | None = None
         is_late = not self._has_reply()
         if not is_late:
-            # It has ended, perhaps amid a reply; or it sends what is none
+            # The process ended, perhaps within a reply, or sent something else
             with contextlib.suppress(EOFError, OSError, ValueError):
                 most = None if self._limits is None else self._limits.memory_bytes
                 reply = _opened(read_reply(self._connection.recv_bytes(most)))
@@ -188,11 +186,11 @@ class KillableWorker:
     def _send(self, item: Any) -> None:
         assert self._connection is not None
         message = pickle.dumps(item)
-        with contextlib.suppress(ConnectionError):  # it has died: `result` finds out
+        with contextlib.suppress(ConnectionError):  # it has died; `result` will notice
             self._connection.send_bytes(message)
 
     def _end(self) -> int | None:
-        """Kill the process and return its exit code, if it is known."""
+        """Kill the process and return its exit code, if known."""
         if self._server is None or self._connection is None or self.pid is None:
             return None
         exitcode = self._server.end(self.pid)
@@ -208,10 +206,10 @@ class KillableWorker:
 def wait_for_workers(
     workers: Iterable[KillableWorker], *others: Connection
 ) -> list[KillableWorker]:
-    """Wait until some of the workers are ready, and return these; idle ones are left out.
+    """Wait until some workers are ready, and return these; idle workers are ignored.
 
-    Also returns, perhaps with nothing, when one of the other connections can be read, and after a
-    second. Time in which this process, and so its workers, were suspended counts for no limit.
+    Also returns, possibly with an empty list, when another connection is readable and after a
+    second. Time during which this process, and so its workers, was suspended does not count.
     """
     busy = [worker for worker in workers if len(worker)]
     assert busy or others
@@ -222,7 +220,7 @@ def wait_for_workers(
                          timeout_s)  # fmt: skip
     now = time.monotonic()
     waited_s = now - start
-    if timeout_s is not None and waited_s - timeout_s > 1:  # the scheduler's own delays: far below
+    if timeout_s is not None and waited_s - timeout_s > 1:  # far more than scheduling delays
         for worker in busy:
             if worker.deadline is not None:
                 worker.deadline += waited_s
@@ -230,9 +228,9 @@ def wait_for_workers(
 
 
 def _readable(descriptors: Iterable[int], timeout_s: float | None) -> set[int]:
-    """Those that can be read, or whose other end is closed, once there is one or the time is over.
+    """Wait for descriptors that are readable or closed at the other end, up to the time limit.
 
-    What `multiprocessing.connection.wait` does, for a tenth of the time: it is done for each video.
+    Like `multiprocessing.connection.wait` in a tenth of the time; it is called for every video.
     """
     poll = select.poll()
     for descriptor in descriptors:
@@ -249,15 +247,15 @@ def run_killable(
     timeout_s: float | None,
     limits: Limits | None = None,
 ) -> Generator[tuple[Item, Value | ItemTimeout | WorkerDied]]:
-    """Yield every item with its result as they come, in any order, from num_workers processes.
+    """Yield items with their results from num_workers processes, in the order of completion.
 
-    An item that takes longer than timeout_s seconds (above 0; None: no limit) comes with an
-    `ItemTimeout`. One whose process died is tried once more, as another cause is possible, before
-    it comes with a `WorkerDied`. What the function raises is raised here. Items are taken as they
-    are needed, a few in advance. ``limits``: of the processes, see `KillableWorker`.
+    An item that exceeds timeout_s seconds (above 0; None: no limit) comes with an `ItemTimeout`. If
+    the process dies, the item is tried once more, as it may not be the cause, and then comes with a
+    `WorkerDied`. Errors of the function are raised here. Items are taken lazily, a few in advance.
+    ``limits``: see `KillableWorker`.
     """
     assert num_workers > 0
-    waiting = ((item, False) for item in items)  # and whether its process has died before
+    waiting = ((item, False) for item in items)  # with whether its process has died before
     again: list[tuple[Item, bool]] = []
     workers = [KillableWorker(function, limits=limits) for _ in range(num_workers)]
     under_way: dict[KillableWorker, tuple[Item, bool]] = {}
@@ -287,7 +285,7 @@ def run_killable(
 
 
 class ForkServer:
-    """This process's end of the server."""
+    """Client of the fork server in this process."""
 
     def __init__(self, *, has_network: bool = False) -> None:
         self.owner = os.getpid()
@@ -298,7 +296,7 @@ class ForkServer:
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from {__name__} import serve; serve({theirs.fileno()}, {self.owner}, {has_network})"
         )
-        # Blocked on its way, as a signal may come before it can ignore it
+        # Block signals until the server can ignore them
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_TOP)
         self._relays = stdout, stderr = Relay("stdout"), Relay("stderr")
         try:
@@ -318,7 +316,7 @@ class ForkServer:
     def start(
         self, function: bytes, files: Sequence[int], limits: Limits | None = None
     ) -> tuple[Connection, int]:
-        """Start a worker for a pickled function; returns a connection to it and its process id."""
+        """Start a worker for a pickled function; returns its connection and process id."""
         ours, theirs = Pipe()
         try:
             with theirs, self._lock:
@@ -330,13 +328,13 @@ class ForkServer:
             raise RuntimeError("worker processes cannot be started (see above)") from error
 
     def end(self, pid: int) -> int | None:
-        """Kill a worker, which may be dead already; returns its exit code, if it is known."""
+        """Kill a worker, which may have died already; returns its exit code, if known."""
         try:
             with self._lock:
                 self._requests.send(("end", pid))
                 return self._requests.recv()
-        except (EOFError, OSError):  # closed, perhaps, by who started another one
-            return None  # the server is gone, and its workers with it
+        except (EOFError, OSError):  # the server was closed or replaced
+            return None  # it is gone, and its workers with it
 
     def is_offline(self) -> bool:
         """Whether its workers have no network."""
@@ -348,7 +346,7 @@ class ForkServer:
         return self._process.poll() is None
 
     def close(self) -> None:
-        """End it and all its workers, and wait for that."""
+        """End the server and all its workers, and wait for their end."""
         self._requests.close()
         self._socket.close()
         if self.owner == os.getpid():
@@ -358,13 +356,13 @@ class ForkServer:
                     relay.wait()
 
 
-# One without a network and one with it, as what a server imports takes time and memory
+# One server without network and one with it; each takes time and memory for imports
 _current: dict[bool, ForkServer] = {}
 _current_lock = threading.Lock()
 
 
 def fork_server(*, has_network: bool = False) -> ForkServer:
-    """The server of this process, started when it is first needed, or when it has died."""
+    """This process's server, started on first use and after its death."""
     with _current_lock:
         server = _current.get(has_network)
         if server is None or server.owner != os.getpid() or not server.is_alive():
@@ -382,7 +380,7 @@ def _close_servers() -> None:
 
 
 def serve(descriptor: int, parent: int, has_network: bool) -> None:
-    """Start and end workers as the process `parent` asks for, until it is gone."""
+    """Main loop of the server: start and end workers at the request of `parent`, until it ends."""
     for number in _LEFT_TO_THE_TOP:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_TOP)
@@ -391,7 +389,7 @@ def serve(descriptor: int, parent: int, has_network: bool) -> None:
     requests = Connection(os.dup(descriptor))
     workers: set[int] = set()
     try:
-        # A process that the parent forked may hold the connection open beyond its end
+        # Check the parent: a process that it forked may keep the connection open
         while os.getppid() == parent:
             if not requests.poll(_ORPHAN_CHECK_S):
                 continue
@@ -405,11 +403,11 @@ def serve(descriptor: int, parent: int, has_network: bool) -> None:
                 continue
             function, sys.path[:], folder, num_files, limits = arguments
             connection, *files = reduction.recvfds(channel, num_files)
-            # For what it imports. Whatever is wrong with it, the worker meets it too and reports it
+            # Unpickle for its imports; the worker will meet and report any error
             with contextlib.suppress(Exception), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # our parent, which imported it too, has said it
+                warnings.simplefilter("ignore")  # the parent imported it too and showed them
                 pickle.loads(function)
-            gc.freeze()  # collections in workers then leave the shared pages alone
+            gc.freeze()  # garbage collection in workers then leaves shared pages alone
             pid = os.fork()
             if pid == 0:
                 try:
@@ -427,11 +425,11 @@ def serve(descriptor: int, parent: int, has_network: bool) -> None:
     finally:
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
-    os._exit(0)  # what was frozen above would be called a leak
+    os._exit(0)  # skip destructors, which would report frozen objects as leaks
 
 
 def _end(pid: int) -> int | None:
-    # It has not been waited for, so nobody else has got its number yet
+    # Not yet waited for, so its process id cannot have been reused
     os.kill(pid, signal.SIGKILL)
     give_up = time.monotonic() + _KILL_WAIT_S
     while time.monotonic() < give_up:
@@ -449,9 +447,9 @@ def _work(
     folder: str,
     limits: Limits | None,
 ) -> None:
-    """The life of a worker: item after item."""
+    """Main loop of a worker."""
     end_with(os.getppid())
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: no file of it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected: no core dumps
     os.chdir(folder)
     if limits is not None:
         confine(limits, files)
@@ -481,8 +479,7 @@ def _reply_of(error: Exception) -> bytes:
 
 
 def _opened(reply: Any) -> tuple[bool, Any]:
-    """A reply: whether it is a value, else an error and where it was raised. ValueError for
-    others."""
+    """Parse a reply: (True, value) or (False, (error, traceback)). Raises ValueError for others."""
     match reply:
         case (True, _) | (False, (Exception(), str())):
             return reply

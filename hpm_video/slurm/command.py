@@ -1,5 +1,4 @@
-"""What a command line asks to be run: the job, checked as far as that can be done before it runs,
-and each of its tasks."""
+"""Parses the command line of a job to submit, checks it in advance, and splits it into tasks."""
 
 import argparse
 import os
@@ -25,7 +24,7 @@ from hpm_video.slurm.options import check_line
 from hpm_video.slurm.sweep import combinations
 from hpm_video.weights.hub import OF_HUB
 
-# Jobs that can be submitted and the settings they take: one line for each job.
+# Jobs that can be submitted -> schema of their settings
 JOBS: dict[str, type[Any] | None] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
@@ -36,24 +35,27 @@ JOBS: dict[str, type[Any] | None] = {
     "data": None,
     "bench": None,
 }
-# Of jobs that are several: those that can be submitted, and those that an array splits.
+# Sub-commands that can be submitted, and jobs that an array can split into parts
 _KINDS = {"data": ("check", "transcode"), "bench": ("ablation",)}
 _SPLIT = ("data transcode", "bench ablation")
 
-# Settings that name files which must be there before the job starts.
+# Settings that name files which must exist before the job starts
 _INPUTS = (
     "data.manifest", "data.val_manifest", "model.init", "run.resume", "probe.train_manifest",
     "probe.val_manifest", "loss.target_model", "loss.target_weights", "encoder.weights",
 )  # fmt: skip
-_NO_FILE = ("timm:", OF_HUB)  # so begin names that a setting may have instead
-# Arguments that do
+_NO_FILE = ("timm:", OF_HUB)  # prefixes of values that are not files
+# Arguments that name such files
 _INPUT_ARGUMENTS = ("checkpoint", "manifest", "train", "val", "video", "videos")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run. arguments: of hpm-video. label: what sets it apart from its siblings. output: where
-    a job without a run folder writes, as far as that can be told."""
+    """One task of a job.
+
+    arguments: of hpm-video. label: how it differs from the other tasks. output: where a job without
+    a run folder writes, if known.
+    """
 
     arguments: tuple[str, ...]
     run_folder: str | None
@@ -63,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Command:
-    """The words of one job. place: which of them is its file of settings, if it has one."""
+    """The command line of one job. place: index of the word that is its YAML file, if any."""
 
     job: str
     words: tuple[str, ...]
@@ -72,21 +74,24 @@ class Command:
 
     @property
     def yaml(self) -> str | None:
-        """Its file of settings, if it has one."""
+        """Its YAML file of settings, if any."""
         return getattr(self.namespace, "config", None)
 
     @property
     def name(self) -> str:
-        """As one would call it: pretrain, data transcode."""
+        """Name with sub-command: pretrain, data transcode."""
         kinds = (getattr(self.namespace, name, None) for name in ("data_job", "bench"))
         return " ".join([self.job, *filter(None, kinds)])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to submit. loader_workers, videos_per_step: of each process, where known; total_batch:
-    videos of a step over all processes, where that is set. inputs: files and folders that the
-    command and its settings name. runs: settings of each run, where the job is one."""
+    """A checked job, ready to submit.
+
+    loader_workers, videos_per_step: per process, if known. total_batch: videos per step over all
+    processes, if set. inputs: existing files and folders that the command and its settings name.
+    runs: settings of each run, for jobs that are runs.
+    """
 
     command: Command
     tasks: tuple[Task, ...]
@@ -99,14 +104,14 @@ class Plan:
 
 
 class Parser(options.Parser):
-    """Raises ValueError, one line, instead of printing how it is used."""
+    """Raises ValueError, one line, instead of printing the usage."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
 
 
 def read_command(words: Sequence[str]) -> Command:
-    """Parse a job's own command line; ValueError for one that cannot be submitted."""
+    """Parse a job's own command line; raises ValueError if it cannot be submitted."""
     from hpm_video.cli import main
 
     job, *rest = words or [""]
@@ -121,7 +126,7 @@ def read_command(words: Sequence[str]) -> Command:
     words, config_place = list(words), None
     for argument, kind in (("config", job), ("study", "ablation")):
         if (given := getattr(namespace, argument, None)) is not None:
-            # The job runs elsewhere, perhaps later: from here on the recipe is a file
+            # The job may run elsewhere and later, so replace a recipe's name by its file
             place = _place_of(argument, given, words, parser)
             words[place] = file = find_recipe(kind, given)
             setattr(namespace, argument, file)
@@ -133,8 +138,8 @@ def read_command(words: Sequence[str]) -> Command:
 
 
 def _place_of(argument: str, given: str, words: Sequence[str], parser: Parser) -> int:
-    """Which of the words is the value of an argument: the same word may also be that of an option,
-    such as the run folder."""
+    """Index of the word that is an argument's value; the same word may also occur as the value of
+    an option, such as the run folder."""
     for place in range(1, len(words)):
         marked = [*words[:place], f"{given}?", *words[place + 1 :]]
         if words[place] == given and getattr(parse(parser, marked[1:]), argument) != given:
@@ -149,16 +154,16 @@ def make_plan(
     num_parts: int | None = None,
     wait_for_inputs: bool = True,
 ) -> Plan:
-    """All tasks of a command, whose settings are checked.
+    """Check a command's settings and list its tasks.
 
     Args:
-        command: of `read_command`.
-        sweep: as ``"a.b=1,2 c.d=x,y"``: a run for each combination, in folders of their own.
-        num_parts: of a transcoding or a study, which are tasks of their own.
-        wait_for_inputs: whether files that it reads must be there now.
+        command: from `read_command`.
+        sweep: ``"a.b=1,2 c.d=x,y"`` gives a run for each combination, each in its own folder.
+        num_parts: number of tasks into which to split a transcoding or a study.
+        wait_for_inputs: whether the files that it reads must exist now.
 
-    Raises ValueError where settings are unknown or do not fit, a run folder is that of another run,
-    or the job cannot be swept or split; FileNotFoundError where something to read does not exist.
+    Raises ValueError if settings are invalid, the run folder belongs to another run, or the job
+    cannot be swept or split; FileNotFoundError if an input does not exist.
     """
     if wait_for_inputs:
         for name in _INPUT_ARGUMENTS:
@@ -183,7 +188,7 @@ def make_plan(
         check_line("run.output_dir", folder)
     tasks, runs = _variants(command, sweep, folder), []
     for task in tasks:
-        # The settings of the command and, after all its words, the task's own
+        # The task's own settings follow the words of the command
         own = [word for word in task.arguments[len(command.words) :] if not word.startswith("-")]
         of_task = _settings(schema, command.yaml, [*settings, *own])
         if is_run:
@@ -205,8 +210,11 @@ def make_plan(
 
 
 def _settings(schema: type[Any], yaml: str | None, settings: Sequence[str]) -> Any:
-    """The settings of a task. Those that a fine-tuning will take from weights are left as they are,
-    but for a run that goes on, whose folder knows them."""
+    """The settings of a task.
+
+    Settings that fine-tuning takes from its weights stay unset, unless the run resumes and its
+    folder has them.
+    """
     if schema is not FinetuneConfig:
         return load_config(schema, yaml, settings)
     from hpm_video.train.run.known_settings import load_finetune_config
@@ -215,13 +223,13 @@ def _settings(schema: type[Any], yaml: str | None, settings: Sequence[str]) -> A
 
 
 def check_steps(plan: Plan, num_processes: int) -> None:
-    """Raise ValueError where a run's lists have too few videos for a step, or its step does not
-    divide among so many processes. Lists that are not there yet are not read."""
+    """Raise ValueError if lists have too few videos for a step, or if ``num_processes`` does not
+    divide it. Lists that do not exist yet are skipped."""
     from hpm_video.data.lists.manifest import read_manifest
     from hpm_video.data.loading.mixture import Mixture, mixture_of
     from hpm_video.train.optim import plan_steps
 
-    sizes: dict[tuple[object, ...], Sequence[int]] = {}  # of the lists
+    sizes: dict[tuple[object, ...], Sequence[int]] = {}  # (root, lists) -> videos in each
     for config in plan.runs:
         lists = tuple(config.data.manifest)
         if not all(map(list_exists, lists)):
@@ -234,7 +242,7 @@ def check_steps(plan: Plan, num_processes: int) -> None:
 
 
 def _named_paths(command: Command, config: Any) -> tuple[str, ...]:
-    """Files and folders that a command's arguments and settings name and that exist."""
+    """Existing files and folders that a command's arguments and settings name."""
     places: list[tuple[Any, str]] = [(command.namespace, name) for name in _INPUT_ARGUMENTS]
     for key in (*_INPUTS, "data.root", "root"):
         group, _, name = key.rpartition(".")
@@ -248,7 +256,7 @@ def _named_paths(command: Command, config: Any) -> tuple[str, ...]:
 
 
 def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[Task, ...]:
-    """A task for each combination of a sweep, in folders within ``folder``; one without a sweep."""
+    """A task for each combination of a sweep, in subfolders of ``folder``; one without a sweep."""
     if sweep is None:
         output = _output(command) if folder is None else None
         return (Task(command.words, _absolute(folder), output=output),)
@@ -266,7 +274,7 @@ def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[
 
 
 def _results(command: Command, sweep: str) -> str | None:
-    """Where the results of a sweep's tasks go, side by side; None for a job that writes none."""
+    """The parent folder for the results of a sweep's tasks; None for jobs that write none."""
     if command.job in ("features", "predict"):
         raise ValueError(f"sweep ({sweep}) must not be of {command.job}, whose output is one file")
     if command.job == "evaluate" and command.namespace.output_dir is None:
@@ -275,8 +283,8 @@ def _results(command: Command, sweep: str) -> str | None:
 
 
 def _output(command: Command) -> str | None:
-    """Where a job without a run folder writes; None where it only prints, or its checkpoint is
-    still to come."""
+    """Where a job without a run folder writes; None if it only prints, or if that depends on a
+    checkpoint that does not exist yet."""
     given = command.namespace
     place = getattr(given, "output_dir", None) or getattr(given, "output", None)
     if command.job == "evaluate" and place is None:
@@ -294,7 +302,7 @@ def _output(command: Command) -> str | None:
 
 
 def _parts(command: Command, num_parts: int, sweep: str | None) -> tuple[Task, ...]:
-    """The parts that a job splits into, each a task."""
+    """A task for each part of a job."""
     if command.name not in _SPLIT or sweep is not None:
         raise ValueError(
             f"slurm.array ({num_parts}) must be left out of {command.name}: it splits "
@@ -310,13 +318,13 @@ def _parts(command: Command, num_parts: int, sweep: str | None) -> tuple[Task, .
 
 
 def _workers(command: Command) -> int | None:
-    """Of a job without settings, if given: its own default is as many as it gets cores."""
+    """Number of workers of a job without settings, if given; by default it uses all its cores."""
     is_given = {"--num-workers", "--workers"} & {word.partition("=")[0] for word in command.words}
     return int(command.namespace.num_workers) if is_given else None
 
 
 def _check_run(config: Any, must_exist: bool) -> None:
-    """What a run would refuse as soon as it starts."""
+    """Raise now for errors that a run would raise when it starts."""
     from hpm_video.train.run.folder import check_run_folder
 
     if not config.data.manifest:
@@ -339,5 +347,5 @@ def _check_exist(
 
 
 def _absolute(path: str | Path | None) -> str | None:
-    """Without resolving links: what is a link stays one, wherever it points by then."""
+    """An absolute path. Links are not resolved, as they may point elsewhere when the job runs."""
     return os.path.abspath(path) if path else None

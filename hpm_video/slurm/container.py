@@ -1,4 +1,4 @@
-"""Jobs in containers: pyxis where the cluster's srun has it, else apptainer or singularity."""
+"""Runs jobs in containers: pyxis if the cluster's srun has it, else apptainer or singularity."""
 
 import os
 import shutil
@@ -15,9 +15,9 @@ _TIMEOUT_S = 30
 
 @dataclass(frozen=True)
 class Container:
-    """How tasks get into an image.
+    """How to run tasks in an image.
 
-    image: as the runtime takes it. runtime: pyxis, apptainer or singularity. mounts: SRC:DST or
+    image: in the runtime's notation. runtime: pyxis, apptainer or singularity. mounts: SRC:DST or
     SRC:DST:FLAGS.
     """
 
@@ -36,7 +36,7 @@ class Container:
         ]
 
     def command(self, folder: str) -> list[str]:
-        """What stands before a command that is to run inside, in ``folder``."""
+        """The prefix that runs a command inside the container, in ``folder``; empty for pyxis."""
         if self.runtime == "pyxis":
             return []
         # --nv only warns on a node without GPUs
@@ -50,20 +50,20 @@ def make_container(
     """The container of a job.
 
     Args:
-        image: a file, or a name in a registry as the runtime writes it.
-        mounts: SRC, SRC:DST or SRC:DST:FLAGS, several with commas between them.
-        needed: files and folders that the job reads or writes, mounted where they are.
-        must_exist: whether an image that is a file must be there now.
+        image: a file, or a name in a registry in the runtime's notation.
+        mounts: SRC, SRC:DST or SRC:DST:FLAGS; one text may hold several, separated by commas.
+        needed: files and folders that the job reads or writes, mounted at the same path.
+        must_exist: whether an image file must exist now.
 
-    Raises ValueError where the cluster has no runtime or a path cannot be mounted, and
-    FileNotFoundError where the image is a file that does not exist.
+    Raises ValueError if the cluster has no runtime or a path cannot be mounted, and
+    FileNotFoundError if the image file does not exist.
     """
     if os.path.exists(image):
         image = os.path.abspath(image)
     elif must_exist and (image.startswith(("/", "./", "../")) or image.endswith(_IMAGE_FILES)):
         raise FileNotFoundError(f"slurm.container ({image}) does not exist")
     own = [_spelled_out(mount) for text in mounts for mount in text.split(",")]
-    # What the user mounts at a place stays what is there
+    # The user's own mounts take precedence
     taken = {mount.split(":")[1] for mount in own}
     folders = [folder for folder in _folders(needed) if folder not in taken]
     for folder in folders:
@@ -77,7 +77,7 @@ def make_container(
 
 
 def _runtime(image: str) -> str:
-    """What runs containers here; ValueError where there is nothing."""
+    """The container runtime of this machine; raises ValueError if there is none."""
     try:
         answer = subprocess.run(
             ["srun", "--help"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
@@ -110,7 +110,7 @@ def _spelled_out(mount: str) -> str:
 
 
 def _folders(paths: Iterable[str]) -> list[str]:
-    """The fewest existing folders that hold all the paths, also where links lead, but never /."""
+    """The fewest existing folders (never /) that hold all paths and the targets of links."""
     folders: set[str] = set()
     for path in paths:
         for place in (os.path.abspath(path), os.path.realpath(path)):

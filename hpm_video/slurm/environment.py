@@ -1,14 +1,14 @@
-"""Variables of the user's environment that sbatch reads, and what of the environment a job gets.
+"""Environment variables that sbatch reads, and the environment that a job gets.
 
-sbatch lets a variable override the ``#SBATCH`` lines of a script. So what a script states, and what
-would break a job's requeueing or logs, must not be in the environment that sbatch sees. The names
-are those of sbatch(1), INPUT ENVIRONMENT VARIABLES, of SLURM 22.05 to 25.05.
+In sbatch, variables override the ``#SBATCH`` lines of a script. Variables of options that the
+script states, or that would break requeueing or logs, must therefore be hidden from sbatch. The
+names are from sbatch(1), INPUT ENVIRONMENT VARIABLES, of SLURM 22.05 to 25.05.
 """
 
 import re
 from collections.abc import Collection, Mapping
 
-# Settings of ours that sbatch reads from a variable too
+# Our setting -> variable from which sbatch reads it
 _WISHES = {
     "partition": "SBATCH_PARTITION",
     "account": "SBATCH_ACCOUNT",
@@ -20,19 +20,19 @@ _WISHES = {
     "gpus_per_node": "SBATCH_GPUS_PER_NODE",
 }
 
-# Dropped, and the user is told. `submit` decides these: without its warning signal and requeueing
-# a run does not resume, without its environment and output files it does not start or has no log.
+# Dropped with a message, as `submit` decides these. Otherwise a run would not resume (signal,
+# requeueing), not start (environment) or have no log (output files).
 _OURS = {
     "SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_EXPORT", "SBATCH_NO_KILL", "SBATCH_NO_REQUEUE",
     "SBATCH_OPEN_MODE", "SBATCH_OUTPUT", "SBATCH_SIGNAL", "SBATCH_WAIT",
-    # Squeue would not find the job; SLURM_CLUSTERS is heard by all of SLURM's commands
+    # squeue would not find the job; use SLURM_CLUSTERS, which all SLURM commands read
     "SBATCH_CLUSTERS",
-    # Contradict --gpus-per-node, from which the number of processes follows
+    # Contradict --gpus-per-node, which determines the number of processes
     "SBATCH_CPUS_PER_GPU", "SBATCH_GPUS", "SBATCH_GPUS_PER_SOCKET", "SBATCH_GPUS_PER_TASK",
     "SBATCH_TRES_PER_TASK",
 }  # fmt: skip
 
-# Variables of options whose names do not follow from the option's. Memory is asked for in one way.
+# Option -> variables, where the names are irregular. Each option for memory excludes the others
 _MEMORY = ("SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU")
 _IRREGULAR = {
     "time": ("SBATCH_TIMELIMIT",),
@@ -46,7 +46,7 @@ _IRREGULAR = {
     "verbose": ("SBATCH_DEBUG",),
 }
 
-# What describes the job or torchrun that we may be running in; a new job has its own.
+# Variables of a surrounding job or torchrun; a new job gets its own
 _OF_A_JOB = re.compile(
     r"SLURM_(?!(CONF|CLUSTERS)$)|SRUN_|PMI|SUBMITIT_|SBATCH_(CPU|MEM)_BIND"
     r"|((LOCAL_|GROUP_)?(RANK|WORLD_SIZE)|MASTER_ADDR|MASTER_PORT)$"
@@ -54,10 +54,10 @@ _OF_A_JOB = re.compile(
 
 
 def wishes(environment: Mapping[str, str], job: str, given: Collection[str]) -> dict[str, str]:
-    """Variables that sbatch would take settings from, by the settings' names.
+    """Setting -> variable of ``environment`` from which to take it.
 
-    job: a job without GPUs, or that is one process, takes no number of GPUs. given: names of
-    settings and of other options of sbatch that the user gave, which are not asked for.
+    job: jobs that are one process take no number of GPUs. given: names of settings and other
+    options of sbatch that the user gave; these win over variables.
     """
     stated = {variable for name in given for variable in variables_of(name)}
     return {
@@ -70,7 +70,7 @@ def wishes(environment: Mapping[str, str], job: str, given: Collection[str]) -> 
 
 
 def dropped(environment: Mapping[str, str], job: str, given: Collection[str]) -> list[str]:
-    """Variables of sbatch that `submit` does not pass on and that no option replaces."""
+    """Variables that `submit` hides from sbatch although no option of the user replaces them."""
     stated = {variable for name in given for variable in variables_of(name)}
     names = _OURS | ({"SBATCH_GPUS_PER_NODE"} if _is_one_process(job) else set())
     if names_gpus(environment.get("SBATCH_GRES", "")):
@@ -81,11 +81,11 @@ def dropped(environment: Mapping[str, str], job: str, given: Collection[str]) ->
 def job_environment(
     environment: Mapping[str, str], stated: Collection[str], leave_out: Collection[str]
 ) -> dict[str, str]:
-    """The environment to submit from.
+    """The environment for sbatch.
 
-    stated: options of sbatch that the user gave or the script has; an option that was given as 0
-    is in no script. leave_out: names of variables. An empty variable of sbatch says nothing, but
-    sbatch would take it for a partition without a name.
+    stated: options of sbatch that the user gave or the script has; the script omits options given
+    as 0. leave_out: names of variables. Empty SBATCH_ variables are dropped too: sbatch would read
+    one as a partition without a name, for example.
     """
     hidden = {variable for name in stated for variable in variables_of(name)} | {*leave_out}
     return {
@@ -96,19 +96,21 @@ def job_environment(
 
 
 def plain_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what belongs to a job that this process may be part of."""
+    """An environment without the variables of a job in which this process may run."""
     return {name: value for name, value in environment.items() if not _OF_A_JOB.match(name)}
 
 
 def variables_of(option: str) -> tuple[str, ...]:
-    """The variables from which sbatch reads an option, or options that contradict it."""
+    """The variables from which sbatch reads an option or options that contradict it."""
     name = option.replace("-", "_")
     return _IRREGULAR.get(name, (f"SBATCH_{name.upper()}",))
 
 
 def given_names(settings: Collection[str], extra: Collection[str]) -> set[str]:
-    """Names of the settings and other options of sbatch (KEY=VALUE or KEY) that the user gave, as
-    `variables_of` takes them. ``gres=gpu:...`` is another way to say how many GPUs there are."""
+    """Names, for `variables_of`, of the settings and other options of sbatch that the user gave.
+
+    ``extra``: KEY=VALUE or KEY. ``gres=gpu:...`` counts as gpus_per_node.
+    """
     pairs = [text.lstrip("-").partition("=") for text in extra]
     named = {*settings, *(key.replace("-", "_") for key, _, _ in pairs)}
     gres = next((value for key, _, value in pairs if key == "gres"), "")
@@ -116,7 +118,7 @@ def given_names(settings: Collection[str], extra: Collection[str]) -> set[str]:
 
 
 def names_gpus(gres: str) -> bool:
-    """Whether a list of resources, as ``gpu:a100:4,nvme:1``, has GPUs."""
+    """Whether a list of resources such as ``gpu:a100:4,nvme:1`` includes GPUs."""
     return re.search(r"\bgpu\b", gres) is not None
 
 

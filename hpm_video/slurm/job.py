@@ -1,4 +1,4 @@
-"""What runs in each task of a submitted job."""
+"""The code that runs in each task of a submitted job."""
 
 import os
 import signal
@@ -12,61 +12,61 @@ from submitit.helpers import DelayedSubmission
 
 from hpm_video.runtime.signals import stopped_by
 
-# Where the processes of another job stand, which this one may have been submitted from: sbatch
-# hands all of its environment down.
+# Rank variables of a job from which this one may have been submitted: sbatch passes on the whole
+# environment
 _OF_ANOTHER_JOB = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "TORCHELASTIC_RUN_ID", "TORCHELASTIC_ERROR_FILE",
 )  # fmt: skip
-_ASKING_S = 60  # SLURM, which may be busy
-# The file whose existence tells the job's script, which runs outside of the container, to requeue
+_ASKING_S = 60  # timeout for SLURM, which may be busy
+# Variable with the path of a file that asks the job's script, outside the container, to requeue
 REQUEUE_FILE = "HPM_VIDEO_REQUEUE_FILE"
 _AGAIN = "submit the same command again to continue"
 
 
 class Job:
-    """A command of ``hpm-video``, as submitit pickles it; requeued as it is, as it finds by itself
-    how far it came.
+    """A command of ``hpm-video`` that submitit pickles. It is requeued unchanged, as runs resume by
+    themselves.
 
-    submitit would requeue a job as soon as the signal arrives. While a run trains, the signal is a
-    flag instead, for which all processes end their step and save; only then the job is requeued.
+    submitit would requeue a job as soon as the signal arrives. During training the signal only sets
+    a flag: all ranks finish their step and save, and only then the job is requeued.
     """
 
     def __init__(self, arguments: list[str]) -> None:
         self.arguments = list(arguments)
 
     def __call__(self) -> int:
-        """Run the command; returns 0, or ends this process with the command's exit code."""
+        """Run the command; returns 0, or exits this process with the command's exit code."""
         environment = submitit.JobEnvironment()
         for name in _OF_ANOTHER_JOB:
             os.environ.pop(name, None)
-        # An earlier start of this job may have left what it died of
+        # An earlier start of this job may have left its exception
         environment.paths.result_pickle.unlink(missing_ok=True)
-        # Imported here, as unpickling must work, and answer signals, before PyTorch is there
+        # A late import: unpickling must be quick and handle signals before PyTorch is loaded
         from hpm_video.cli.main import main
 
         code = main(self.arguments)
         stopped = stopped_by()
         if code and stopped is not None:
             if environment.global_rank != 0:
-                return code  # and leave rank 0 in peace: the end of one may be the end of all
+                return code  # not sys.exit: SLURM may kill rank 0 if another rank fails
             _requeue(stopped, environment)
         if code:
             sys.exit(code)
         return code
 
     def checkpoint(self) -> DelayedSubmission:
-        """The job to go on with after a time limit or preemption."""
+        """The job to requeue after a time limit or preemption."""
         return DelayedSubmission(self)
 
 
 def _requeue(stopped: str, environment: submitit.JobEnvironment) -> None:
-    """Have submitit requeue this job, which has saved and stopped, unless it is to end.
+    """Let submitit requeue this job, which has saved and stopped, unless the user ended it.
 
-    Of that, it ends this process; returns where the job is not requeued.
+    Requeueing ends this process; the function returns if the job is not requeued.
     """
-    # SIGUSR2 says that there is little time left. SIGTERM comes before preemption, but also when
-    # the job was cancelled or requeued already: only SLURM knows.
+    # SIGUSR2 announces the time limit. SIGTERM announces preemption, but also follows cancellation
+    # or requeueing: only SLURM knows which.
     if stopped == "SIGINT" or (stopped == "SIGTERM" and not _is_running(environment.raw_job_id)):
         _say(f"{stopped}: not requeued from here, as the job is being ended")
         return
@@ -90,7 +90,7 @@ def _say(message: str) -> None:
 
 
 def _is_running(job_id: str) -> bool:
-    """Whether SLURM still wants a job to run; False where it cannot be asked."""
+    """Whether SLURM lists a job as running; False if SLURM does not answer."""
     command = ["scontrol", "--oneliner", "show", "job", job_id]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_ASKING_S, check=False)

@@ -1,4 +1,4 @@
-"""``hpm-video jobs``: what has been submitted, how far it has come; logs, ends, new turns."""
+"""``hpm-video jobs``: lists submitted jobs and their progress, follows logs, cancels, requeues."""
 
 import argparse
 import codecs
@@ -27,30 +27,38 @@ from hpm_video.slurm.times import duration
 
 _COLUMNS: tuple[str, ...] = ("ID", "JOB", "STATE", "EPOCH", "LOSS", "CLIPS/S", "ETA", "OUTPUT")
 _ACTIONS = ("list", "follow", "cancel", "requeue")
-_RECENT = 20  # submissions that are listed without --all
-_AT_ONCE = 1 << 20  # bytes of a log in memory
-_POLL_S = 0.5  # between looks at a log
-_ASK_S = 10.0  # between questions to SLURM while a log stands still
+_RECENT = 20  # submissions listed without --all
+_AT_ONCE = 1 << 20  # bytes of a log to read at once
+_POLL_S = 0.5  # interval between reads of a log
+_ASK_S = 10.0  # interval between queries to SLURM while a log does not grow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `jobs`."""
+    """Add the options of `jobs`."""
     parser.add_argument(
-        "action", nargs="?", choices=_ACTIONS, default="list", help="(default %(default)s)"
+        "action",
+        nargs="?",
+        choices=_ACTIONS,
+        default="list",
+        help="what to do (default %(default)s)",
     )
-    parser.add_argument("ids", nargs="*", metavar="ID", help="of a job, or JOB_TASK of an array")
+    parser.add_argument(
+        "ids", nargs="*", metavar="ID", help="job to act on, or JOB_TASK of an array"
+    )
     parser.add_argument(
         "--root",
         action="append",
         metavar="DIR",
-        help="look for records of submissions below this folder (default: all of this user)",
+        help="folder below which to look for records of submissions (default: all of this user)",
     )
-    parser.add_argument("--all", action="store_true", help="also list what ended long ago")
-    parser.add_argument("--json", action="store_true", help="a list as one object a line")
+    parser.add_argument("--all", action="store_true", help="also list jobs that ended long ago")
+    parser.add_argument(
+        "--json", action="store_true", help="print the list as one JSON object per line"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carry out one action; returns the exit code."""
+    """Perform one action; returns the exit code."""
     for root in arguments.root or []:
         if not Path(root).is_dir():
             raise ValueError(f"root ({root}) must be a folder")
@@ -79,10 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _find(name: str, submissions: list[Submission]) -> tuple[Submission, TaskRecord | None]:
-    """The submission with an id, and the task if it is that of one."""
+    """The submission with an ID, and the task if the ID is that of a task."""
     if not re.fullmatch(r"\d+(_\d+)?", name):
         raise ValueError(f"ID ({name}) must be that of a job, as 123 or, of an array's task, 123_4")
-    for one in reversed(submissions):  # local ids are those of processes, which come again
+    for one in reversed(submissions):  # newest first: local IDs are process IDs, which recur
         task = next((task for task in one.tasks if task.id == name), None)
         if task is not None or name == one.id:
             return one, task
@@ -121,7 +129,7 @@ def _list(submissions: list[Submission], *, everything: bool, as_json: bool) -> 
 def _progress(task: TaskRecord) -> Progress:
     if task.run_folder is None:
         return Progress()
-    # Each process has a log of its own
+    # Each process has its own log
     logs = Path(task.log).parent.glob(f"{task.id}_*_log.out")
     return read_progress(Path(task.run_folder), processes=len(list(logs)))
 
@@ -142,19 +150,19 @@ def _row(one: Submission, task: TaskRecord, state: State, progress: Progress) ->
 
 
 def _place(task: TaskRecord) -> str:
-    """Where a task writes; of one that only prints, what sets it apart or else its log."""
+    """Where a task writes; for one that only prints, its label or else its log."""
     if (place := task.run_folder or task.output) is not None:
         return shown(place)
     return task.label or shown(task.log)
 
 
 def _follow(submission: Submission, task: TaskRecord) -> None:
-    """Print a log, and what comes to it until the job has ended."""
+    """Print a log, and what is appended to it until the job has ended."""
     position, asked_s, is_over = 0, -_ASK_S, False
     file, decoder = Path(task.log), codecs.getincrementaldecoder("utf-8")("replace")
     while True:
         new = b""
-        with suppress(FileNotFoundError), open_regular(file) as stream:  # else it is in the queue
+        with suppress(FileNotFoundError), open_regular(file) as stream:  # no log while it is queued
             stream.seek(position)
             new = stream.read(_AT_ONCE)
         if new:
@@ -171,7 +179,7 @@ def _follow(submission: Submission, task: TaskRecord) -> None:
 
 
 def _for_terminal(text: str) -> str:
-    """A part of a log, which may name files of strangers, without what terminals obey."""
+    """A part of a log without control characters, which foreign file names may contain."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return re.sub(r"[^\n\t]+", lambda found: printable(found[0]), lines)
 

@@ -1,4 +1,4 @@
-"""How a submission is carried out: by SLURM, in the background of this machine, or here and now.
+"""Carries out a submission: with SLURM, in the background of this machine, or in this process.
 All three run the job through submitit."""
 
 import os
@@ -31,7 +31,7 @@ from hpm_video.slurm.records import Submission, TaskRecord, add_record, has_reco
 from hpm_video.slurm.snapshot import Snapshot
 from hpm_video.slurm.times import UNLIMITED
 
-# Python 3.10 knows no PYTHONSAFEPATH: there the working directory is taken off the path by this
+# Replaces PYTHONSAFEPATH on Python 3.10: removes the working directory from sys.path
 _SKIP_HERE = (
     "import runpy, sys; del sys.path[0], sys.argv[1:-1]; "
     "runpy.run_module('submitit.core._submit', run_name='__main__', alter_sys=True)"
@@ -41,10 +41,10 @@ _WITHOUT_HERE = [] if sys.version_info >= (3, 11) else ["-u", "-c", _SKIP_HERE]
 
 @dataclass(frozen=True)
 class Order:
-    """A submission, all of it checked.
+    """A checked submission.
 
-    folder: of logs, copies and records. given: names of settings and options of sbatch that the
-    user gave. dropped: variables of the environment that sbatch must not see.
+    folder: for logs, copies and records. given: names of settings and options of sbatch that the
+    user gave. dropped: environment variables to hide from sbatch.
     """
 
     plan: Plan
@@ -58,7 +58,7 @@ class Order:
 
     @property
     def words(self) -> list[list[str]]:
-        """What each task runs: with the copy of the YAML in its place."""
+        """The command line of each task, with the YAML replaced by its copy."""
         place = self.plan.command.place
         tasks = [list(task.arguments) for task in self.plan.tasks]
         if place is not None:
@@ -68,7 +68,7 @@ class Order:
 
 
 def show(order: Order, cluster: str) -> None:
-    """Print the script, where there is one, and what each task would run; make nothing."""
+    """Print the script, if any, and the command of each task; create nothing."""
     if cluster == "slurm":
         print(_script(order))
     for number, words in enumerate(order.words):
@@ -76,12 +76,12 @@ def show(order: Order, cluster: str) -> None:
 
 
 def carry_out(order: Order, cluster: str) -> int:
-    """Submit an order, or run it here (debug); returns the exit code.
+    """Submit an order, or run it in this process (debug); returns the exit code.
 
-    Raises ValueError when SLURM refuses the job or the folder cannot be used.
+    Raises ValueError if SLURM refuses the job or the folder cannot be used.
     """
     if cluster == "debug":
-        # One task after the other, with the code and settings that are here: nothing waits
+        # Tasks run at once, one after another, so that no copies of code and settings are needed
         return max([_run_here(order.folder, task.arguments) for task in order.plan.tasks])
     with _undone_on_failure(order.folder):
         order.snapshot.write()
@@ -92,8 +92,8 @@ def carry_out(order: Order, cluster: str) -> int:
 
 
 def _to_slurm(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
-    """Hand jobs over, several as one array; ValueError if sbatch refuses. What sbatch says on its
-    standard error goes to ours."""
+    """Submit jobs with sbatch, several as one array; raises ValueError if it refuses. Its standard
+    error is passed on to ours."""
     token = uuid.uuid4().hex
     script = order.folder / f".submission_file_{token}.sh"
     text = _script(order)
@@ -136,7 +136,7 @@ def _to_slurm(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
 
 
 def _in_background(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
-    """Start the one job on this machine, with as many processes as it asks for."""
+    """Start the one job on this machine, with the number of processes that it requests."""
     (job,) = jobs
     config, request = order.config, order.request
     python = shlex.join([sys.executable, *_WITHOUT_HERE])
@@ -158,7 +158,7 @@ def _in_background(order: Order, jobs: list[Job]) -> list[submitit.Job[int]]:
 
 
 def _run_here(folder: Path, arguments: tuple[str, ...]) -> int:
-    """Run a task in this process, with a debugger where it fails; returns its exit code."""
+    """Run a task in this process, with a debugger if it fails; returns its exit code."""
     os.environ["SUBMITIT_FOLDER"] = str(folder)
     (code,) = submitit.DebugExecutor(folder).submit(Job(list(arguments))).results()
     return int(code)
@@ -170,16 +170,16 @@ def _script(order: Order) -> str:
     folder, code = str(order.folder), str(order.snapshot.code)
     name = plan.command.name.replace(" ", "-")
     default_name = f"{name}-{Path(plan.run_folder).name}" if plan.run_folder else name
-    # Since SLURM 22.05, srun takes neither from sbatch; without the second, a task that died leaves
-    # the others waiting for it.
-    # Relative paths start here, whatever folder the user's commands change to.
+    # --chdir: relative paths start here, even if the user's commands change the folder.
+    # --kill-on-bad-exit: otherwise the other tasks would wait for one that died.
+    # --cpus-per-task: since SLURM 22.05, srun does not inherit it from sbatch.
     srun = [f"--chdir={os.getcwd()}", "--kill-on-bad-exit=1", *config.srun_options()]
     if request.cpus_per_task is not None:
         srun.insert(0, f"--cpus-per-task={request.cpus_per_task}")
     python = [config.interpreter() or ("python3" if order.container else sys.executable)]
     teardown = None
-    # After the user's commands, which may set PYTHONPATH themselves. Without PYTHONSAFEPATH the
-    # working directory, often the sources themselves, would come before it.
+    # After the user's commands, which may set PYTHONPATH. Without PYTHONSAFEPATH the working
+    # directory, often the source tree, would take precedence.
     setup = [
         *_stopping_on_failure(config.setup),
         f"export PYTHONPATH={shlex.quote(code)}${{PYTHONPATH:+:$PYTHONPATH}}",
@@ -188,10 +188,10 @@ def _script(order: Order) -> str:
     if order.container is not None:
         here = os.getcwd()
         srun += order.container.srun_options(here)
-        # Not by export: an image may set its own, and packages of this machine do not fit there
+        # Not exported: images may set PYTHONPATH, and this machine's packages do not fit there
         inside = ["env", f"PYTHONPATH={code}", "PYTHONSAFEPATH=1"]
         python = [*order.container.command(here), *inside, *python]
-        # A container has no scontrol, by which the job would requeue itself
+        # Containers have no scontrol, with which a job requeues itself
         setup = [
             *_stopping_on_failure(config.setup),
             f"export {REQUEUE_FILE}={shlex.quote(folder)}/$SLURM_JOB_ID.requeue",
@@ -221,9 +221,9 @@ def _script(order: Order) -> str:
         "setup": setup,
         "teardown": teardown,
         "additional_parameters": {key: value for key, value in extra.items() if value is not None},
-        "wckey": None,  # submitit's own, which clusters may not know
+        "wckey": None,  # submitit's default, which clusters may not know
     }
-    # What no setting has been checked for
+    # Values in the script that do not come from checked settings
     for what, text in (
         ("job name", wanted["job_name"]),
         ("working directory", os.getcwd()),
@@ -238,10 +238,12 @@ def _script(order: Order) -> str:
 
 
 def _stopping_on_failure(commands: list[str]) -> list[str]:
-    """Shell commands, each followed by a line that ends the script if it failed. (`set -e` would
-    also end it inside of functions such as `module` and `conda`, which handle failures.) By
-    `eval`, a command that is not complete ends with itself: an open quotation mark or ``<<END``
-    would take the rest of the script for its own."""
+    """Shell commands, each followed by a line that ends the script if the command failed.
+
+    `set -e` would also end it within functions such as `module` and `conda`, which handle failures.
+    `eval` confines an incomplete command, such as an open quote or ``<<END``, which would otherwise
+    swallow the rest of the script.
+    """
     lines = []
     for command in commands:
         said = shlex.quote(f"hpm-video: setup failed, the job ends: {command}")
@@ -254,7 +256,8 @@ def _stopping_on_failure(commands: list[str]) -> list[str]:
 
 @contextmanager
 def _plain_environment(**changes: str) -> Iterator[None]:
-    """This process's environment, which jobs inherit, without what belongs to another job."""
+    """Temporarily remove the variables of another job from this process's environment, which jobs
+    inherit, and apply ``changes``."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update({**plain_environment(before), **changes})
@@ -267,7 +270,7 @@ def _plain_environment(**changes: str) -> Iterator[None]:
 
 @contextmanager
 def _undone_on_failure(folder: Path) -> Iterator[None]:
-    """Remove what an attempt has made in a folder, and the folder if it made that too."""
+    """On failure, remove what the block has created in a folder, and the folder if it is new."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     before = set(folder.rglob("*")) if folder.exists() else set()
     try:
@@ -285,9 +288,9 @@ def _undone_on_failure(folder: Path) -> Iterator[None]:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder of what a job executes, to which nobody else may write.
+    """Create the folder for code that a job executes, writable by this user only.
 
-    Raises ValueError where it is another user's, or others may write to it and it is none of ours.
+    Raises ValueError if it belongs to another user, or is writable by others and not one of ours.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = folder.stat()
@@ -302,11 +305,11 @@ def _make_private(folder: Path) -> None:
                 f"folder ({folder}) is open to others, who could change what the job executes: "
                 f"run `chmod go-w {shlex.quote(str(folder))}`, or give --folder DIR, a new folder"
             )
-        folder.chmod(0o700)  # made by a version that followed the umask
+        folder.chmod(0o700)  # earlier versions followed the umask
 
 
 def _record(order: Order, jobs: list[submitit.Job[int]], cluster: str) -> None:
-    """Write the record of what is on its way, and print what it is and how to follow it."""
+    """Record a submission, and print a summary and how to follow it."""
     plan, request = order.plan, order.request
     tasks = [
         TaskRecord(job.job_id, task.run_folder, task.label, str(job.paths.stdout), task.output)

@@ -1,7 +1,8 @@
-"""What a job asks of the cluster: the YAML's group ``slurm``, and the options of `submit`.
+"""The resources that a job requests: the YAML's group ``slurm`` and the options of `submit`.
 
-The group is none of the job's own settings: where a run continues must not show in its config.yaml.
-Values stay texts until they are checked, because YAML would read 12:30:00 as a number of base 60.
+The group is not among the job's settings, as a run's config.yaml must not depend on where it
+continues. Values stay text until they are checked, because YAML reads 12:30:00 as a number in
+base 60.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from hpm_video.slurm.times import minutes_of
 
 GROUP = "slurm"
 
-# What submit sets itself, or submitit for its own use
+# Options that submit or submitit sets
 _NOT_EXTRA = {
     "array", "output", "error", "signal", "open_mode", "requeue", "no_requeue", "wrap", "chdir",
 }  # fmt: skip
@@ -29,7 +30,7 @@ _NOT_SRUN_EXTRA = {
     "output", "error", "open_mode", "unbuffered", "kill_on_bad_exit", "nodes", "ntasks",
     "ntasks_per_node", "cpus_per_task", "export", "chdir",
 }  # fmt: skip
-# Options of sbatch that could be given by --extra before we had a setting of that name
+# Options that could be given by --extra before we had a setting of that name
 _EXTRA_TOO = {"reservation", "container", "container_mounts"}
 
 
@@ -97,7 +98,7 @@ class SlurmConfig:
             values = getattr(self, item.name)
             for text in values if isinstance(values, list) else [values]:
                 if isinstance(text, str):
-                    # A command may hold tabs, as it is code
+                    # Commands may contain tabs
                     code = text.replace("\t", " ") if item.name == "setup" else text
                     check_line(f"{GROUP}.{item.name}", code)
         for command in self.setup:
@@ -115,17 +116,17 @@ class SlurmConfig:
 
     @property
     def num_gpus(self) -> int | None:
-        """GPUs of a node, of whatever type; None: not said."""
+        """GPUs per node, of any type; None if not given."""
         return None if self.gpus_per_node is None else int(self.gpus_per_node.rpartition(":")[2])
 
     @property
     def array_size(self) -> tuple[int | None, int | None]:
-        """How many parts are asked for, and how many tasks may run at once; None: not said."""
+        """Number of parts, and number of tasks that may run at once; None if not given."""
         parts, _, at_once = (self.array or "").partition("%")
         return int(parts) if parts else None, int(at_once) if at_once else None
 
     def extras(self) -> dict[str, str | bool]:
-        """``extra`` by the names that submitit uses; True for an option without a value."""
+        """``extra`` with submitit's names; True for an option without a value."""
         ours = {item.name for item in fields(self)} | {"ntasks_per_node"}
         found: dict[str, str | bool] = {}
         for text in self.extra:
@@ -151,8 +152,8 @@ class SlurmConfig:
         return options
 
     def interpreter(self) -> str | None:
-        """``python``, as a path that does not depend on where the job starts; in a container, a
-        path there."""
+        """``python``, made absolute if it is a path; unchanged with a container, where the path is
+        inside the image."""
         if self.python is None or self.container is not None or os.sep not in self.python:
             return self.python
         if shutil.which(self.python) is None:
@@ -164,8 +165,8 @@ class SlurmConfig:
 
 
 def check_line(name: str, text: str) -> None:
-    """Raise ValueError for a text that is empty or has a line break, an escape or another control
-    character: sbatch, a shell or a terminal would take what follows for something else."""
+    """Raise ValueError for an empty text, or one with line breaks or other control characters,
+    which sbatch, a shell or a terminal would interpret."""
     if not text or any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text):
         raise ValueError(
             f"{name} ({printable(text)}) must be one line of text without control characters"
@@ -173,7 +174,7 @@ def check_line(name: str, text: str) -> None:
 
 
 def _option(text: str, setting_name: str, program: str) -> tuple[str, str | bool]:
-    """KEY=VALUE or KEY as a name with underscores and a value."""
+    """Parse KEY=VALUE or KEY into a name with underscores and a value (True without one)."""
     key, equals, value = text.lstrip("-").partition("=")
     name = key.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or (equals and not value):
@@ -185,7 +186,7 @@ def _option(text: str, setting_name: str, program: str) -> tuple[str, str | bool
 
 @dataclass(frozen=True)
 class SubmitConfig:
-    """The part of a YAML that `submit` reads; the other groups are the job's."""
+    """The part of a YAML that `submit` reads; the other groups belong to the job."""
 
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
 
@@ -201,11 +202,11 @@ _METAVARS = {
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """An option for each setting, ``--gpus-per-node`` for ``gpus_per_node``."""
+    """Add an option for each setting, for example ``--gpus-per-node`` for ``gpus_per_node``."""
     group = parser.add_argument_group(
         "what to ask of the cluster",
         "Options override the group slurm of the YAML. sbatch's variables, such as\n"
-        "SBATCH_PARTITION, count where neither says anything.",
+        "SBATCH_PARTITION, apply if neither sets a value.",
     )
     for known in describe_settings(SlurmConfig):
         is_list = known.default == "[]"
@@ -219,9 +220,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def read_given(path: str | Path | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the group ``slurm`` of the YAML at ``path`` gives, or an option.
+    """The settings given in the group ``slurm`` of the YAML at ``path``, or as options.
 
-    Options win. A null of the YAML counts as not given. Raises ValueError, one line, for an unknown
+    Options win. A null in the YAML counts as not given. Raises ValueError, one line, for an unknown
     key or a value of the wrong type.
     """
     values: Any = {} if path is None else read_group(path, GROUP)
@@ -238,8 +239,8 @@ def read_given(path: str | Path | None, arguments: argparse.Namespace) -> dict[s
 
 
 def slurm_config(values: Mapping[str, Any]) -> SlurmConfig:
-    """What a job asks for, from the settings that are given and defaults for the rest; ValueError,
-    one line, for a value that does not fit."""
+    """Build the config from the given settings and defaults for the rest; raises ValueError, one
+    line, for an invalid value."""
     check_settings(SubmitConfig, {GROUP: dict(values)})
     kinds = get_type_hints(SlurmConfig)
     typed: dict[str, Any] = {

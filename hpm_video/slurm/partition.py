@@ -1,5 +1,5 @@
-"""What the cluster allows: the limits of its partitions and of job arrays, read before submission.
-Where SLURM does not answer, nothing is refused."""
+"""Checks a request against the limits of the cluster's partitions and job arrays before submission.
+If SLURM does not answer, nothing is refused."""
 
 import re
 import subprocess
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from hpm_video.slurm.times import UNLIMITED, duration, minutes_of
 
-# In a node's list of resources, as gpu:a100:4(S:0-1),shard:8
+# GPUs in a node's list of resources, for example gpu:a100:4(S:0-1),shard:8
 _GPUS = re.compile(r"\bgpu(?::[^:,()]+)?:(\d+)")
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """So many machines with so many cores and GPUs each."""
+    """``count`` identical nodes, with cores and GPUs per node."""
 
     count: int
     cpus: int
@@ -24,7 +24,7 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Partition:
-    """max_minutes, max_nodes: limits of a job, None where there are none."""
+    """A partition of the cluster. max_minutes, max_nodes: limits per job; None if unlimited."""
 
     name: str
     is_default: bool
@@ -35,7 +35,7 @@ class Partition:
 
 @dataclass(frozen=True)
 class Request:
-    """What a job needs; cpus: of a node, for all its tasks."""
+    """The resources that a job requests."""
 
     nodes: int
     gpus_per_node: int
@@ -45,10 +45,10 @@ class Request:
 
 
 def read_partitions(wanted: str | None) -> list[Partition]:
-    """The partitions that a job may run in; none where sinfo is missing or does not answer.
+    """The partitions in which a job may run; empty if sinfo is missing or does not answer.
 
-    wanted: names with commas between them, or None for the default one. ValueError where one does
-    not exist.
+    wanted: names separated by commas, or None for the default partition. Raises ValueError if one
+    does not exist.
     """
     command = ["sinfo", "--noheader", "--all", "--exact", "--format", "%P|%l|%s|%D|%c|%G"]
     try:
@@ -57,7 +57,7 @@ def read_partitions(wanted: str | None) -> list[Partition]:
         return []
     found: dict[str, Partition] = {}
     for line in answer.splitlines():
-        if "|" not in line:  # CLUSTER: name, where SLURM_CLUSTERS is set
+        if "|" not in line:  # "CLUSTER: name", printed if SLURM_CLUSTERS is set
             continue
         name, limit, size, count, cpus, gres = line.split("|", 5)
         minutes = None
@@ -82,21 +82,21 @@ def read_partitions(wanted: str | None) -> list[Partition]:
 
 
 def check_request(request: Request, partitions: Sequence[Partition]) -> None:
-    """Raise ValueError, one line, when none of the partitions can ever run the job."""
+    """Raise ValueError, one line, if none of the partitions can ever run the job."""
     refusals = [_refusal(request, partition) for partition in partitions]
     if refusals and None not in refusals:
         raise ValueError(refusals[0])
 
 
 def most_cpus_per_task(request: Request, partitions: Sequence[Partition]) -> int | None:
-    """The cores that a process of the job can have at most; None where SLURM does not tell."""
+    """The maximum number of cores per process of the job; None if unknown."""
     nodes = [node for partition in partitions for node in partition.nodes]
     cores = [node.cpus for node in nodes if node.gpus >= request.gpus_per_node]
     return max(1, max(cores) // request.tasks_per_node) if cores else None
 
 
 def _refusal(request: Request, partition: Partition) -> str | None:
-    """Why a partition can never run a job, if it cannot."""
+    """Why a partition can never run a job; None if it can."""
     where = f"partition {partition.name}"
 
     def at_most(name: str, value: object, most: object, why: str) -> str:
@@ -126,15 +126,15 @@ def _refusal(request: Request, partition: Partition) -> str | None:
 
 
 def largest_array() -> tuple[int, str] | None:
-    """The most tasks that an array of jobs can have, and the name of SLURM's limit; None where
-    scontrol is missing or does not say."""
+    """The maximum number of tasks in a job array, and the name of SLURM's limit; None if scontrol
+    is missing or does not say."""
     command = ["scontrol", "show", "config"]
     try:
         answer = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return None
-    # MaxArraySize is one more than the highest index, and indices start at 0. A job that makes the
-    # queue as long as MaxJobCount is refused.
+    # MaxArraySize is the highest index plus one. SLURM refuses a job that makes the queue as long
+    # as MaxJobCount.
     limits = [
         (int(number) - less, name)
         for name, less in (("MaxArraySize", 0), ("MaxJobCount", 1), ("max_array_tasks", 0))

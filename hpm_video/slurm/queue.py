@@ -1,5 +1,5 @@
-"""What SLURM knows of jobs: squeue while it remembers them, sacct where there is one, and else what
-their logs say."""
+"""States of jobs: from squeue while it remembers them, then from sacct if there is one, and else
+from their logs."""
 
 import getpass
 import os
@@ -12,19 +12,19 @@ from hpm_video.runtime.reading import open_regular
 from hpm_video.slurm.records import Submission
 
 _TIMEOUT_S = 30
-# Reasons of squeue that say nothing
+# Empty values of squeue's reason
 _NO_REASON = {"None", "(null)", ""}
-# While a job has one of these, it may still run.
+# States of jobs that may still run
 _ACTIVE = {"PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD",
            "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED",
            "SPECIAL_EXIT"}  # fmt: skip
-# What submitit writes at the end of a log
+# Last words of submitit in a log -> state
 _ENDINGS = {"Exiting after successful completion": "COMPLETED", "triggered an exception": "FAILED"}
 
 
 @dataclass(frozen=True)
 class State:
-    """name: SLURM's word. reason: why it waits. start: when it is expected to start, if known."""
+    """State of a job. name: SLURM's word. reason: why it waits. start: expected start, if known."""
 
     name: str
     reason: str = ""
@@ -36,7 +36,7 @@ class State:
 
 
 def read_states(submissions: Iterable[Submission]) -> dict[str, State]:
-    """States of all tasks, by their ids; ValueError when squeue is there but does not answer."""
+    """Task ID -> state; raises ValueError if squeue exists but does not answer."""
     tasks = [(one, task) for one in submissions for task in one.tasks]
     in_slurm = {task.id for one, task in tasks if one.cluster == "slurm"}
     states = _squeue(in_slurm) if in_slurm else {}
@@ -45,7 +45,7 @@ def read_states(submissions: Iterable[Submission]) -> dict[str, State]:
     for submission, task in tasks:
         if submission.cluster == "local" and local_process(submission) is not None:
             states[task.id] = State("RUNNING")
-        elif task.id not in states:  # SLURM has forgotten it: what its log says
+        elif task.id not in states:  # SLURM has forgotten it, so read its log
             end = tail(Path(task.log), 4096)
             names = (state for words, state in _ENDINGS.items() if words in end)
             states[task.id] = State(next(names, "ENDED"))
@@ -53,7 +53,7 @@ def read_states(submissions: Iterable[Submission]) -> dict[str, State]:
 
 
 def local_process(submission: Submission) -> int | None:
-    """The process of a job on this machine, while it goes on."""
+    """The process ID of a local job if it runs on this machine, else None."""
     if submission.host != os.uname().nodename:
         return None
     try:
@@ -64,7 +64,7 @@ def local_process(submission: Submission) -> int | None:
 
 
 def control(command: list[str], *, what: str) -> None:
-    """Run scancel or scontrol; ValueError with its own words if it refuses."""
+    """Run scancel or scontrol; raises ValueError with its message if it refuses."""
     try:
         answer = _run(command)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -83,12 +83,12 @@ def _check(answer: subprocess.CompletedProcess[str], said: str, what: str) -> No
 
 
 def _squeue(ids: set[str]) -> dict[str, State]:
-    """States of those of the tasks that are in the queue; each of an array is there by itself."""
+    """States of the tasks that are in the queue; tasks of an array are listed separately."""
     command = ["squeue", "--noheader", "--array", "--all", "--states=all"]
     try:
         answer = _run([*command, f"--user={getpass.getuser()}", "--format=%i|%T|%r|%S"])
     except FileNotFoundError:
-        return {}  # a machine without SLURM, which sees the folders
+        return {}  # a machine without SLURM that shares the folders
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"squeue does not answer within {_TIMEOUT_S} s") from error
     _check(answer, answer.stderr, "squeue does not answer")
@@ -103,7 +103,7 @@ def _squeue(ids: set[str]) -> dict[str, State]:
 
 
 def _sacct(ids: set[str]) -> dict[str, State]:
-    """States that accounting knows; of a requeued job, the latest. Where it is off, nothing."""
+    """States from accounting; the latest for a requeued job. Empty if accounting is off."""
     jobs = ",".join(sorted({name.partition("_")[0] for name in ids}))
     try:
         answer = _run(["sacct", "-n", "-P", "-X", "-o", "JobID,State", "-j", jobs])
@@ -118,7 +118,7 @@ def _sacct(ids: set[str]) -> dict[str, State]:
 
 
 def tail(file: Path, num_bytes: int) -> str:
-    """The last part of a text; empty where there is none."""
+    """The last ``num_bytes`` of a text file; empty if it cannot be read."""
     try:
         with open_regular(file) as stream:
             stream.seek(0, os.SEEK_END)

@@ -1,5 +1,5 @@
-"""What was submitted: a line for each submission, in a file beside its logs; and where such files
-are, in a file of the user's."""
+"""Records of submissions: one line each in a file beside the logs, and an index of these folders in
+the user's state folder."""
 
 import json
 import os
@@ -18,10 +18,10 @@ _FILE = "jobs.jsonl"
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """One task of a submission, which is the whole job unless it is an array.
+    """One task of a submission; the only one unless it is an array.
 
-    id: JOB or JOB_TASK, as SLURM has it. label: what sets it apart from its siblings. output: where
-    a job without a run folder writes, if that is known.
+    id: SLURM's JOB or JOB_TASK. label: how it differs from the other tasks. output: where a job
+    without a run folder writes, if known.
     """
 
     id: str
@@ -33,7 +33,8 @@ class TaskRecord:
 
 @dataclass(frozen=True)
 class Submission:
-    """id: of the job. cluster: slurm or local. command: words after `hpm-video`, from ``cwd``."""
+    """A submission. id: of the job. cluster: slurm or local. command: words of the job after
+    `hpm-video`, to run in ``cwd``."""
 
     id: str
     job: str
@@ -47,37 +48,37 @@ class Submission:
 
 
 def add_record(folder: Path, submission: Submission) -> None:
-    """Append a submission to the records of a folder, and the folder to those of the user."""
+    """Append a submission to a folder's records, and the folder to the user's index."""
     new = {folder / _FILE: json.dumps(asdict(submission))}
     if str(folder) not in _lines(_index()):
         new[_index()] = str(folder)
     for file, line in new.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        # One write, so that lines of several at once do not mix
+        # A single write, so that lines of concurrent processes do not mix
         with open(file, "a", encoding="utf-8", errors="surrogateescape", opener=own_file) as stream:
             stream.write(line + "\n")
 
 
 def has_records(folder: Path) -> bool:
-    """Whether submissions are recorded in a folder."""
+    """Whether a folder has records of submissions."""
     return (folder / _FILE).is_file()
 
 
 def folders_of_user() -> list[Path]:
-    """All folders in which the user has records, of this machine or others that share the home."""
+    """All folders with records of this user, from any machine that shares the home folder."""
     return [Path(line) for line in _lines(_index())]
 
 
 def folders_below(root: str | Path) -> list[Path]:
-    """All folders with records below one."""
+    """All folders with records below ``root``."""
     return sorted(file.parent.absolute() for file in Path(root).rglob(_FILE))
 
 
 def read_records(folders: Iterable[Path]) -> list[Submission]:
-    """All submissions recorded in some folders, of those that exist; oldest first."""
+    """All submissions recorded in the folders that exist, oldest first."""
     found = []
     for line in (line for folder in dict.fromkeys(folders) for line in _lines(folder / _FILE)):
-        # Half a line, or one of another version, hides no other
+        # Skip half-written lines and those of other versions
         with suppress(ValueError, TypeError, KeyError, AttributeError):
             values: dict[str, Any] = parse_json(line)
             values["tasks"] = [TaskRecord(**task) for task in values["tasks"]]
@@ -86,8 +87,8 @@ def read_records(folders: Iterable[Path]) -> list[Submission]:
 
 
 def _checked(one: Submission) -> Submission:
-    """A submission, unless its values are of other kinds; ValueError then. Ids are numbers: they
-    reach the names of files and commands of SLURM."""
+    """The submission itself; raises ValueError if its values have wrong types. IDs must be numbers,
+    as they are used in file names and SLURM commands."""
     texts = [value for name, value in vars(one).items() if name not in ("command", "tasks")]
     texts += [*one.command, *(text for task in one.tasks for text in (task.label, task.log))]
     places = [place for task in one.tasks for place in (task.run_folder, task.output)]
@@ -100,13 +101,13 @@ def _checked(one: Submission) -> Submission:
 
 
 def shown(path: str) -> str:
-    """A path from here where it lies below, else whole."""
+    """A path, relative to the working directory if it lies below it."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 
 
 def _index() -> Path:
-    """Where the user's folders with records are noted, one a line."""
+    """The file that lists the user's folders with records, one per line."""
     return state_folder() / "slurm_folders"
 
 

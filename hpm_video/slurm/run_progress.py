@@ -1,4 +1,4 @@
-"""How far a run has come, out of its folder's metrics.jsonl and config.yaml."""
+"""Progress of a run, from the metrics.jsonl and config.yaml in its folder."""
 
 import math
 import time
@@ -11,14 +11,14 @@ from hpm_video.config.settings import read_stored
 from hpm_video.runtime.reading import parse_json
 from hpm_video.slurm.queue import tail
 
-_NUM_BYTES = 64 * 1024  # some hundred records
-_NUMBERS = ("step", "epoch", "loss")  # of every record of training
-_NUM_RATES = 20  # records whose speed counts
+_NUM_BYTES = 64 * 1024  # a few hundred records
+_NUMBERS = ("step", "epoch", "loss")  # present in every training record
+_NUM_RATES = 20  # records over which to average the speed
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Figures of the newest record, and the seconds still to go; None where not known."""
+    """Figures of the latest record, and the estimated seconds left; None if unknown."""
 
     epoch: float | None = None
     epochs: int | None = None
@@ -28,9 +28,9 @@ class Progress:
 
 
 def read_progress(folder: Path, *, processes: int = 0, now_s: float | None = None) -> Progress:
-    """Of a run folder, which may not have got anything yet.
+    """Progress of a run folder, which may still be empty.
 
-    processes: that train together, 0 where that is not known. now_s: the time, as of time.time.
+    processes: number of ranks, 0 if unknown. now_s: current time (time.time).
     """
     config: dict[str, Any] = {}
     epochs = None
@@ -45,11 +45,11 @@ def read_progress(folder: Path, *, processes: int = 0, now_s: float | None = Non
     rates = [one.get("clips_per_second") for one in records[-_NUM_RATES:]]
     remaining_s = None
     clips = _clips_per_step(config, processes)
-    # The time for a clip, with pauses to save in it, is the mean of some periods between records
+    # Mean time per clip over several periods, so that pauses for saving are included
     times = [1 / found for found in rates if _is_number(found) and found]
     if clips and times and epochs and epoch:
         steps = records[-1]["step"] * (epochs / epoch - 1)
-        # What has passed since the record, or the latest start, counts too
+        # Subtract the time since the latest record or restart
         since_s = (time.time() if now_s is None else now_s) - file.stat().st_mtime
         remaining_s = max(steps * clips * sum(times) / len(times) - since_s, 0.0)
         remaining_s = remaining_s if math.isfinite(remaining_s) else None
@@ -58,7 +58,7 @@ def read_progress(folder: Path, *, processes: int = 0, now_s: float | None = Non
 
 
 def _training_records(text: str) -> list[dict[str, Any]]:
-    """Records of training, oldest first; the first may be cut off, the last in the making."""
+    """Training records, oldest first. The first and last line may be incomplete."""
     records = []
     for line in text.splitlines():
         with suppress(ValueError):
@@ -73,13 +73,13 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 def _clips_per_step(config: dict[str, Any], processes: int) -> int | None:
-    """Clips of a step of the optimizer, over all processes; None where that is not known."""
+    """Clips per optimizer step over all ranks; None if unknown."""
     with suppress(AttributeError, KeyError, TypeError):
         data, optim = config["data"], config["optim"]
-        # Settings that are younger than the run had the effect of their defaults
+        # Settings newer than the run take their defaults
         at_once = (data["batch_size"], optim.get("accumulation", 1), processes)
         factors = (total,) if (total := optim.get("total_batch")) else at_once
         factors = (*factors, data.get("repeats", 1))
-        # A text times a number would be a longer text
+        # Python would multiply strings, too
         return math.prod(factors) if all(isinstance(of, int) for of in factors) else None
     return None

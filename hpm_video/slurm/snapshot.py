@@ -1,4 +1,4 @@
-"""Copies of the package and of a YAML beside a job: what is queued stays what was submitted."""
+"""Copies of the package and a YAML beside a job, so that later edits do not affect queued jobs."""
 
 import hashlib
 import os
@@ -14,24 +14,24 @@ from hpm_video.runtime.files import own_folder, owner_of_new_files, whole_file
 
 
 class Snapshot:
-    """The package as it is now, and a YAML, which are to be copied into a folder.
+    """The current package and a YAML, to be copied to a folder.
 
-    Each has its place by its content: the same code is copied once, however often it is submitted.
+    Copies are named by a hash of their content, so that the same code is copied only once.
 
     Attributes:
         code: folder for PYTHONPATH.
-        config: the copy of the YAML, if there is one; of a list of variants, with the variant.
+        config: the copy of the YAML, if any, followed by ``:VARIANT`` for a list of variants.
     """
 
     def __init__(self, folder: Path, yaml: str | Path | None = None) -> None:
         self._package = Path(hpm_video.__file__).parent
         self._files = {
-            # Their contents, read through links: nothing of a copy points to what may change
+            # Links are followed, so that a copy does not depend on files that may change
             path.relative_to(self._package): path.read_bytes()
             for path in sorted(self._package.rglob("*"))
             if path.is_file() and "__pycache__" not in path.parts
         }
-        # Where an installed package has them, also from a clone
+        # The recipes' place in an installed package, even if this one is a clone
         self._files |= {
             Path("config", "recipes", path.relative_to(FOLDER)): path.read_bytes()
             for path in sorted(FOLDER.rglob("*"))
@@ -50,10 +50,10 @@ class Snapshot:
             self.config = Path(f"{self._copy}:{variant}") if variant else self._copy
 
     def write(self) -> None:
-        """Make the copies; each is there whole or not at all.
+        """Write the copies atomically.
 
-        A copy of the code that is there already is run only where it is what this one would be, and
-        nobody else can have changed it. Otherwise the new one gets a name beside it.
+        An existing copy of the code is reused only if it is identical and nobody else can have
+        changed it. Otherwise the new copy gets another name.
         """
         own_folder(self.code.parent, mode=0o700)
         self.code.parent.chmod(0o700)  # versions before 0700 followed the umask
@@ -83,15 +83,15 @@ class Snapshot:
             except OSError:
                 if not os.path.lexists(self.code):
                     raise
-                # It was changed, or another submission was quicker
+                # The existing copy was changed, or another submission wrote it meanwhile
                 self.code = self.code.with_name(f"{self.code.name}-{token}")
                 os.rename(part, self.code)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
     def _is_intact(self, copy: Path) -> bool:
-        """Whether a copy holds these files and what Python compiled of them, all of it this
-        user's, in a folder that is closed to others."""
+        """Whether a copy holds exactly these files and their bytecode, all owned by this user, in a
+        folder that is closed to others."""
         owner = owner_of_new_files(copy.parent)
         about = copy.lstat()
         if not stat.S_ISDIR(about.st_mode) or about.st_mode & 0o077 or about.st_uid != owner:

@@ -1,4 +1,4 @@
-"""Whether a folder lies on storage that only this machine sees."""
+"""Detects folders on storage that only this machine can access."""
 
 import os
 import re
@@ -15,10 +15,10 @@ def local_storage(
     mounts: Path = Path("/proc/self/mountinfo"),
     exports: Path = Path("/etc/exports"),
 ) -> str | None:
-    """The type of the file system below a path if other machines do not see it, else None.
+    """The type of a path's file system if other machines cannot access it, else None.
 
-    mounts: the kernel's list (proc_pid_mountinfo(5)). exports: what this machine shares by NFS
-    (exports(5)); a disk that it shares is no local storage.
+    mounts: the kernel's list of mounts (proc_pid_mountinfo(5)). exports: folders that this machine
+    shares by NFS (exports(5)), which do not count as local.
     """
     place = Path(os.path.realpath(path))
     found = Path("/"), "unknown"
@@ -27,12 +27,12 @@ def local_storage(
         if not dash:
             continue
         point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), mounted.split()[4]))
-        if place.is_relative_to(point) and point.is_relative_to(found[0]):  # the last one counts
+        if place.is_relative_to(point) and point.is_relative_to(found[0]):  # later mounts hide it
             found = point, about.split()[0]
     point, kind = found
     if kind in _MEMORY:
         return kind
-    # In a temporary folder, unless something shared is mounted there
+    # Temporary folders are local unless another file system is mounted within
     if any(place.is_relative_to(t) and not point.is_relative_to(t) for t in _TEMPORARY):
         return kind
     if kind not in _DISKS:

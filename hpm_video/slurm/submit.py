@@ -1,4 +1,4 @@
-"""``hpm-video submit``: submits a job to a cluster, with its code and settings as they are now."""
+"""``hpm-video submit``: submits a job to a cluster with the current code and settings."""
 
 import argparse
 import os
@@ -44,14 +44,14 @@ _DEFAULT_FOLDER = "outputs/slurm"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `submit`, and the words of the job; options may also stand among these."""
+    """Add the options of `submit` and the words of the job, among which options may also stand."""
     _add_own_options(parser)
     parser.add_argument(
         "words",
         nargs=argparse.REMAINDER,
         metavar="JOB ...",
-        help=f"{', '.join(JOBS)}, with its own arguments; data is check or transcode, bench is "
-        "ablation",
+        help=f"job to submit, with its own arguments: {', '.join(JOBS)}; of data only check and "
+        "transcode, of bench only ablation",
     )
 
 
@@ -60,8 +60,8 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         "--cluster",
         choices=("slurm", "local", "debug"),
         default="slurm",
-        help="slurm; local: in the background of this machine; debug: here and now, in one "
-        "process. Both use this Python, without setup and container (default %(default)s)",
+        help="where to run; local: in the background of this machine; debug: here, in one process. "
+        "Both use this Python, without setup and container (default %(default)s)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the script and create nothing"
@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _order(command: Command, config: SlurmConfig, arguments: argparse.Namespace) -> "Order":
-    """The submission, checked as far as can be."""
+    """The submission, after all checks that are possible in advance."""
     from hpm_video.slurm.launch import Order
 
     plan = make_plan(
@@ -141,7 +141,7 @@ def _order(command: Command, config: SlurmConfig, arguments: argparse.Namespace)
         partitions = read_partitions(config.partition)
         if config.cpus_per_task is None and request.cpus_per_task is not None:
             most = most_cpus_per_task(request, partitions)
-            if most is not None:  # do not refuse a default that the user did not ask for
+            if most is not None:  # do not refuse a default that the user did not choose
                 request = replace(request, cpus_per_task=min(most, request.cpus_per_task))
         check_request(request, partitions)
     elif request.nodes > 1:
@@ -177,7 +177,7 @@ def _order(command: Command, config: SlurmConfig, arguments: argparse.Namespace)
 
 @contextmanager
 def _naming_variables(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Let an error about a setting say which variable it came from."""
+    """Add the name of the environment variable to errors about settings taken from it."""
     try:
         yield
     except ValueError as error:
@@ -191,7 +191,8 @@ def _naming_variables(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 def _check_array_size(sweep: str | None, num_parts: int | None) -> None:
-    """Refuse an array that the cluster refuses, before the settings of all its tasks are read."""
+    """Raise ValueError for an array that is too large for the cluster, before the settings of all
+    its tasks are read."""
     if (sweep is None and num_parts is None) or (largest := largest_array()) is None:
         return
     most, limit = largest
@@ -217,12 +218,12 @@ def _warn_of_local_storage(order: "Order") -> None:
 
 
 def _note(text: str) -> None:
-    """Print one line to standard error: standard output of a dry run is the script."""
+    """Print one line to standard error, as a dry run prints the script to standard output."""
     print(f"hpm-video submit: {printable(text)}", file=sys.stderr)
 
 
 def _request(plan: Plan, config: SlurmConfig) -> Request:
-    """The job's resources, with defaults that depend on the job."""
+    """The resources to request, with defaults that depend on the job."""
     default = 0 if plan.command.job == "data" else 1
     gpus = default if config.num_gpus is None else config.num_gpus
     cpus = config.cpus_per_task
@@ -238,7 +239,7 @@ def _request(plan: Plan, config: SlurmConfig) -> Request:
 
 
 def _folder(given: str | None, plan: Plan) -> Path:
-    """The folder of logs, copies and records."""
+    """The folder for logs, copies and records."""
     folder = given or (f"{plan.run_folder}/slurm" if plan.run_folder else _DEFAULT_FOLDER)
     if "%" in folder:
         raise ValueError(f"folder ({folder}) must be without %, which SLURM replaces")
@@ -251,7 +252,7 @@ def _folder(given: str | None, plan: Plan) -> Path:
 
 
 def _check_free(folder: Path, plan: Plan) -> None:
-    """Refuse a run that is already queued or running."""
+    """Raise ValueError for a run that is already queued or running."""
     folders = {task.run_folder for task in plan.tasks} - {None}
     records = read_records([*folders_of_user(), folder])
     ours = [one for one in records if any(task.run_folder in folders for task in one.tasks)]

@@ -1,17 +1,17 @@
-"""Sweeps: a run for each combination of some values of some settings."""
+"""Sweeps: one run for each combination of values of several settings."""
 
 import itertools
 import math
 import re
 import shlex
 
-_NOT_IN_NAME = re.compile(r"[^\w.+-]+")  # of a folder
+_NOT_IN_NAME = re.compile(r"[^\w.+-]+")  # replaced in folder names
 
 
 def axes(text: str) -> dict[str, list[str]]:
-    """The values of each key of ``"a.b=1,2 c.d=x,y"``; a value in brackets keeps its commas.
+    """Key -> values, parsed from ``"a.b=1,2 c.d=x,y"``; commas within brackets do not separate.
 
-    Raises ValueError when the text has another form, or a key or value comes twice.
+    Raises ValueError if the text has another form, or a key or value occurs twice.
     """
     try:
         words = shlex.split(text)
@@ -34,7 +34,7 @@ def axes(text: str) -> dict[str, list[str]]:
 
 
 def check_size(text: str, most: int, limit: str) -> None:
-    """Raise ValueError when a sweep has more than ``most`` runs, which SLURM's ``limit`` allows."""
+    """Raise ValueError if a sweep has more than ``most`` runs. ``limit``: name of SLURM's limit."""
     sizes = {key: len(values) for key, values in axes(text).items()}
     total = math.prod(sizes.values())
     if total <= most:
@@ -53,28 +53,28 @@ def check_size(text: str, most: int, limit: str) -> None:
 
 
 def combinations(text: str) -> dict[str, tuple[str, ...]]:
-    """All runs of a sweep, the last key running fastest: the settings of each
-    (``group.key=value``) by the name of its folder.
+    """Folder name -> settings (``group.key=value``) of each run of a sweep; the last key varies
+    fastest.
 
-    Raises ValueError as `axes` does.
+    Raises ValueError like `axes`.
     """
     values = axes(text)
     last = {key: key.rpartition(".")[2] for key in values}
-    # The last part of each key, or the whole where two would be the same
+    # The last part of each key, or the whole key if that is ambiguous
     names = list(last.values())
     short = {key: name if names.count(name) == 1 else key for key, name in last.items()}
     runs: dict[str, tuple[str, ...]] = {}
     for choice in itertools.product(*values.values()):
         pairs = list(zip(values, choice, strict=True))
         name = ",".join(f"{short[k]}={_NOT_IN_NAME.sub('_', v)[-60:]}" for k, v in pairs)
-        while name in runs:  # values that differ in what names of folders cannot hold
+        while name in runs:  # values that differ only in replaced characters
             name += "_"
         runs[name] = tuple(f"{key}={value}" for key, value in pairs)
     return runs
 
 
 def _split(text: str) -> list[str]:
-    """Values between commas that are in no brackets."""
+    """Split at commas outside brackets."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "[{") - (letter in "]}")

@@ -1,4 +1,4 @@
-"""Lengths of time as SLURM writes them, and as people read them."""
+"""Parses SLURM's time limits, and formats durations for people."""
 
 _FORMS = "minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS or infinite"
 UNLIMITED = 0xFFFFFFFF  # minutes: SLURM's own number for no limit
@@ -7,7 +7,7 @@ UNLIMITED = 0xFFFFFFFF  # minutes: SLURM's own number for no limit
 def minutes_of(text: str, *, name: str = "time") -> int:
     """A time limit in whole minutes, rounded up; UNLIMITED for ``infinite`` and ``unlimited``.
 
-    Raises ValueError, naming it ``name``, when it has none of SLURM's forms or is no time at all.
+    Raises ValueError if it has none of SLURM's forms or is 0. ``name``: setting in the message.
     """
     if text.lower() in ("infinite", "unlimited"):
         return UNLIMITED
@@ -19,7 +19,7 @@ def minutes_of(text: str, *, name: str = "time") -> int:
     numbers = [int(part) for part in parts]
     if dash:
         hours, minutes, seconds = [*numbers, 0, 0][:3]
-    else:  # a lone number is minutes, and so is the first of two
+    else:  # one number is minutes, two are minutes:seconds
         hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
     if any(number >= 60 for number in numbers[1:]) or (dash and hours >= 24):
         raise ValueError(f"{name} ({text}) must be {_FORMS}, with hours to 23 and minutes to 59")
@@ -30,7 +30,7 @@ def minutes_of(text: str, *, name: str = "time") -> int:
 
 
 def duration(seconds: float) -> str:
-    """A length of time to look at: 0:42, 3:07:05 or 12d 03h."""
+    """A duration for people: 0:42, 3:07:05 or 12d 03h."""
     minutes, rest = divmod(max(round(seconds), 0), 60)
     hours, minutes = divmod(minutes, 60)
     if hours >= 24:

@@ -1,5 +1,5 @@
-"""What can be refused of a run without PyTorch, whose import takes seconds: settings, files that
-are not there, faults of lists, and steps of more videos than there are."""
+"""Checks of a run that need no PyTorch, whose import takes seconds: settings, missing files, faulty
+lists, and steps of more videos than a list has."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,10 @@ Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
 
 def read_settings(schema: type[Config], path: str | Path | None, words: Sequence[str]) -> Config:
-    """The settings of a run. Raises as `load_config` does, and names in the same SettingFaults what
-    a run needs and does not have."""
+    """The settings of a run.
+
+    Raises as `load_config` does; the same SettingFaults also names missing settings and files.
+    """
     faults: list[str] = []
     try:
         config = load_config(schema, path, words)
@@ -28,7 +30,7 @@ def read_settings(schema: type[Config], path: str | Path | None, words: Sequence
         if error.mended is None:
             raise
         config, faults = error.mended, list(error.faults)
-    # What a fault is about already, as a mistyped name of the setting, is not lacking
+    # A mistyped name of a setting is one fault, not also a missing setting
     faults += [
         lack for lack in _lacking(config) if not any(_about(lack) in fault for fault in faults)
     ]
@@ -38,8 +40,8 @@ def read_settings(schema: type[Config], path: str | Path | None, words: Sequence
 
 
 def read_videos(config: PretrainConfig | FinetuneConfig) -> Manifest:
-    """The list of a run's videos, of which a step can be made. Raises as `read_manifest` does, and
-    ValueError where there are too few."""
+    """The list of a run's videos. Raises as `read_manifest` does, and ValueError if there are fewer
+    videos than one step takes."""
     data = config.data
     manifest = read_manifest(
         data.manifest,
@@ -58,7 +60,7 @@ def _about(fault: str) -> str:
 
 
 def _lacking(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
-    """Faults: a folder or list that is not named, files that are not there."""
+    """Faults: settings that must be given, and files that do not exist."""
     if not config.run.output_dir:
         yield (
             "run.output_dir (null) must name a folder for the run: run.output_dir=outputs/first "
@@ -80,7 +82,7 @@ def _lacking(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
             if not list_exists(path):
                 yield f"{name}: {path} does not exist (expected a list of videos)"
     if config.run.output_dir and Path(config.run.output_dir, "checkpoints", "last").is_symlink():
-        return  # a run that goes on needs neither any more
+        return  # a run that continues no longer needs them
     for name, place in (("model.init", config.model.init), ("run.resume", config.run.resume)):
         if place is not None and "://" not in place and not os.path.exists(place):
             yield f"{name} ({place}) does not exist: must be a checkpoint or a run folder"

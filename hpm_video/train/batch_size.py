@@ -1,8 +1,7 @@
-"""Micro-batches by memory: ``data.batch_size=auto``.
+"""``data.batch_size=auto``: the largest micro-batch that fits into GPU memory.
 
-How a step's videos are divided does not change what is computed (stochastic depth and the
-statistics of batch norms excepted). Large micro-batches keep a GPU busy; so the largest is taken
-whose memory, counted on tensors without contents, the GPU has.
+How a step is divided does not change its result (except for stochastic depth and batch norm
+statistics), and large micro-batches keep a GPU busy. Memory is counted on fake tensors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,17 +29,17 @@ from hpm_video.train.live_bytes import LiveBytes
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
-MOST_ON_CPU = 8  # videos; larger micro-batches are no faster there
-_MOST_CLIPS = 256  # more make no kernel faster, but need as much more of the host's memory
-_COUNTED = (64, 128)  # clips of micro-batches from which the memory of others follows
-# Of what is free on a GPU, for what is not counted: CUDA's own, workspaces, fragments
+MOST_ON_CPU = 8  # videos; larger micro-batches are no faster on a CPU
+_MOST_CLIPS = 256  # more clips speed up no kernel but need more host memory
+_COUNTED = (64, 128)  # micro-batches (clips) whose memory is counted; others are extrapolated
+# Left free on a GPU for what is not counted: the CUDA context, workspaces, fragmentation
 _RESERVE_BYTES, _USABLE = 2e9, 0.9
-_STATE_BYTES = 4 + 8  # of a parameter: itself and two moments
+_STATE_BYTES = 4 + 8  # per parameter: the value and two moments
 _GRADIENT_BYTES = 4
 
 
 class BatchChoice(NamedTuple):
-    """Videos per process and micro-batch, and why, in words; None: it was asked for."""
+    """size: videos per rank and micro-batch. why: the reason, in words; None if requested."""
 
     size: int
     why: str | None
@@ -48,13 +47,13 @@ class BatchChoice(NamedTuple):
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of a training step by the clips of a micro-batch: fixed + clips * per_clip."""
+    """Bytes of a training step as a function of clips per micro-batch: fixed + clips * per_clip."""
 
     fixed: float
     per_clip: float
 
     def most_clips(self, num_bytes: float) -> int:
-        """So many clips have room in so many bytes."""
+        """Largest number of clips that fits into this number of bytes."""
         return max(0, int((num_bytes - self.fixed) / self.per_clip))
 
 
@@ -66,12 +65,12 @@ def choose_batch_size(
     num_classes: int = 0,
     free_bytes: float | None = None,
 ) -> BatchChoice:
-    """What data.batch_size means; every rank calls, and gets the same.
+    """Resolve data.batch_size; all ranks call and get the same answer.
 
-    ``auto`` is what the checkpoint of a run has, if it continues one (``kept``) and its ranks can
-    still share a step so. Else it is the largest part of a rank's share of optim.total_batch that
-    has room on the fullest GPU (``free_bytes``: in so much instead), on CPUs `MOST_ON_CPU` at most.
-    Raises ValueError for a total batch that the ranks cannot share.
+    ``auto`` becomes the value of the checkpoint that a run continues (``kept``), if it still
+    divides a step. Otherwise it is the largest divisor of a rank's share of optim.total_batch that
+    fits on the fullest GPU (or into ``free_bytes``), at most `MOST_ON_CPU` on CPUs. Raises
+    ValueError if the ranks cannot share the total batch evenly.
     """
     if config.data.batch_size != "auto":
         return BatchChoice(config.data.videos_at_once, None)
@@ -91,7 +90,7 @@ def choose_batch_size(
     if world.device.type != "cuda" and free_bytes is None:
         return BatchChoice(max(s for s in sizes if s <= max(MOST_ON_CPU, unit)), "on a CPU")
     mine = None
-    if world.is_main:  # the others have the same model
+    if world.is_main:  # all ranks have the same model
         memory = step_memory(config, num_ranks=world.size, num_classes=num_classes)
         mine = memory.fixed, memory.per_clip
     free = torch.cuda.mem_get_info(world.device)[0] if free_bytes is None else free_bytes
@@ -108,7 +107,7 @@ def choose_batch_size(
 
 
 def with_batch_size(config: Config, world: World) -> Config:
-    """The config with a number of videos for ``auto``, as a new run would choose it."""
+    """The config with data.batch_size resolved as for a new run."""
     size = choose_batch_size(config, world).size
     return replace(config, data=replace(config.data, batch_size=size))
 
@@ -116,9 +115,9 @@ def with_batch_size(config: Config, world: World) -> Config:
 def step_memory(
     config: PretrainConfig | FinetuneConfig, *, num_ranks: int = 1, num_classes: int = 0
 ) -> StepMemory:
-    """Memory of a config's steps on CUDA, run eagerly, by counting tensors without contents.
+    """Memory of a training step on CUDA in eager mode, counted on fake tensors.
 
-    Micro-batches wait on the device too: one ahead, one that is worked on.
+    It includes two micro-batches on the device: the current one and the next.
     """
     frames = config.data.num_frames * config.data.crop_size**2 * 3
     model, *more = _models(config, num_classes)
@@ -134,14 +133,14 @@ def step_memory(
         low, high = (_counted_bytes(config, clips, num_classes=num_classes) for clips in _COUNTED)
     per_clip = (high - low) / (_COUNTED[1] - _COUNTED[0])
     passes, gradients = low - _COUNTED[0] * per_clip, _GRADIENT_BYTES * trained
-    if config.run.cuda_graphs == "true":  # which keep gradients, and a micro-batch of their own
+    if config.run.cuda_graphs == "true":  # graphs keep gradients and their own micro-batch
         return StepMemory(state + passes + gradients, per_clip + 3 * frames)
-    # Early in the backward pass, when most is kept, few gradients are there; at its end all
+    # Activations peak early in the backward pass, gradients at its end
     return StepMemory(state + max(passes, gradients), per_clip + 2 * frames)
 
 
 def _models(config: PretrainConfig | FinetuneConfig, num_classes: int) -> Sequence[nn.Module]:
-    """What a run of a config trains, and its teacher or average, without contents."""
+    """The trained model, and its teacher or average, on the meta device."""
     with torch.device("meta"):
         if isinstance(config, PretrainConfig):
             student = build(config)
@@ -155,8 +154,8 @@ def _models(config: PretrainConfig | FinetuneConfig, num_classes: int) -> Sequen
 def _counted_bytes(
     config: PretrainConfig | FinetuneConfig, num_clips: int, *, num_classes: int
 ) -> int:
-    """Most bytes alive in the forward and backward pass of a micro-batch beside the weights: clips,
-    what is kept for the backward pass, and gradients."""
+    """Peak bytes of a micro-batch's forward and backward pass, without the weights: clips,
+    activations and gradients."""
     data, live = config.data, LiveBytes()
     models = _models(config, num_classes)
     for block in (part for model in models for part in model.modules() if isinstance(part, Block)):
@@ -177,7 +176,7 @@ def _counted_bytes(
 def _loss(
     config: PretrainConfig | FinetuneConfig, models: Sequence[nn.Module], clips: Tensor
 ) -> Tensor:
-    """What a micro-batch (B, 3, T, S, S) uint8 minimises."""
+    """Loss of a micro-batch (B, 3, T, S, S) uint8."""
     precision = "bfloat16" if config.run.precision == "auto" else config.run.precision
     if isinstance(config, FinetuneConfig):
         with autocast(clips.device, precision):
@@ -187,7 +186,7 @@ def _loss(
     grid = token_grid(config.model, num_frames=data.num_frames, crop_size=data.crop_size)
     student, *teacher = models
     assert isinstance(student, HPM)
-    scores = None  # that come with clips
+    scores = None  # given with the clips
     if scored_tubelet(config) is not None:
         scores = torch.zeros(len(clips), grid.num_tokens, device=clips.device)
     result = configured_step(config, grid, _stand_in(config, grid))(
@@ -203,8 +202,8 @@ def _loss(
 
 
 def _stand_in(config: PretrainConfig, grid: TokenGrid) -> FrozenModel | None:
-    """What gives features in the place of a frozen model, which keeps nothing for the backward
-    pass. Its weights are on the GPU by now, so that they are no part of what is free."""
+    """A stand-in for a frozen target model, which keeps no activations. Its weights are on the GPU
+    already, so they do not count as free memory."""
     loss = config.loss
     if loss.target != "frozen":
         return None
@@ -213,5 +212,5 @@ def _stand_in(config: PretrainConfig, grid: TokenGrid) -> FrozenModel | None:
 
 
 def kept_batch_size(state: Mapping[str, Any] | None) -> int | str | None:
-    """That of the checkpoint which a run continues."""
+    """data.batch_size in the checkpoint that a run continues."""
     return state["config"]["data"].get("batch_size") if state else None

@@ -56,10 +56,9 @@ from hpm_video.weights.checkpoint import load_weights
 def finetune(
     config: FinetuneConfig, *, notes: Sequence[str] = (), manifest: Manifest | None = None
 ) -> bool:
-    """Run, or continue, the fine-tuning of a config; returns whether it is complete.
+    """Run or continue a fine-tuning; returns whether it is complete.
 
-    ``notes``: lines for the log, about the settings. ``manifest``: its videos, where they have been
-    read already.
+    ``notes``: log lines about the settings. ``manifest``: the training list, if already read.
     """
     with join_run(config) as (folder, world):
         return _finetune(config, folder, world, notes, manifest)
@@ -86,13 +85,14 @@ def _finetune(
     data_of_steps = describe_data(manifest, videos, videos_per_step=steps.videos)
     start = find_start(config, folder, kind="finetune", total_steps=steps.total, data=data_of_steps)
     start.check_labels(data.labels)
+    start.check_classes(manifest.classes)
     config, choices = choose_for_machine(config, world, state=start.state, num_classes=num_classes)
     optim = config.optim
     steps = plan_steps(config.data, optim, num_videos=videos.num_videos, num_processes=world.size)
     evaluation = RunEvaluation(config, manifest, num_classes=num_classes, world=world)
     model = build(config, num_classes=num_classes, trained_grid=start.trained_grid())
     trained_grid = start.trained_grid() or (model.grid if isinstance(model, Classifier) else None)
-    # Adapters are no part of weights to start from, but of a run's own
+    # Initial weights have no adapters; a run's own checkpoints do
     if start.state is None:
         start.load_into(model)
     train_less(model, config.model)
@@ -114,7 +114,7 @@ def _finetune(
     evaluation.keep_best(folder / "checkpoints", state=start.state)
     changes = describe_changes(config, start.state, steps=steps)
     start.forget_weights()
-    moving = running_means(model)  # of baselines
+    moving = running_means(model)  # batch norms of baselines
     class_weights = None
     if optim.class_balance == "weights":
         shown = manifest.labels[videos.order(0, 0) % len(manifest)]  # as in an epoch
@@ -161,7 +161,7 @@ def _finetune(
         compile_parts({"classifier": model}, config.run, world, run.log.line)
 
         def learn(clips: Tensor, targets: Tensor) -> Tensor:
-            """The loss of a micro-batch; its gradients are added to those that are there."""
+            """Loss of a micro-batch; adds its gradients."""
             with autocast(world.device, config.run.precision):
                 logits = replica(clips)
             smoothing = optim.label_smoothing
@@ -181,7 +181,7 @@ def _finetune(
             run.end_early()
         for step in run.steps():
             set_lr(optimizer, lr := steps.lr_at(step))
-            # Dropout and stochastic depth follow (seed, step, rank): nothing to save for a resume.
+            # Seed dropout and stochastic depth by (seed, step, rank), so a resume needs no state
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))
             before = [value.clone() for value in moving]
             total = torch.zeros((), device=world.device)
@@ -190,7 +190,7 @@ def _finetune(
                 clips = batch.on(world.device)
                 targets = batch.labels.to(world.device, non_blocking=True)
                 if mixing.is_on:
-                    # Follows (seed, step) and the clips' place in the step's whole batch
+                    # Seeded by (seed, step) and the clips' place in the step's whole batch
                     first = (micro_batch * world.size + world.rank) * len(clips)
                     clips, targets = mix_batch(
                         clips,
@@ -208,7 +208,7 @@ def _finetune(
             skip = run.add({"loss": total, "grad_norm": norm})
             step_unless(skip, optimizer)
             restore_if(skip, moving, before)
-            optimizer.zero_grad(set_to_none=not uses_graphs)  # graphs add to what is there
+            optimizer.zero_grad(set_to_none=not uses_graphs)  # graphs need the same tensors
             if average is not None and optim.ema_momentum is not None:
                 follow(average, model, optim.ema_momentum, skip=skip)
             epoch = (step + 1) / steps.per_epoch

@@ -1,7 +1,7 @@
-"""Fake tensors that take CUDA's way through our code, on a machine without a GPU.
+"""Fake tensors that follow CUDA's code path on a machine without a GPU.
 
-The tensors are on the CPU, where autocast, attention and the optimizers work without a driver, and
-have shapes but no contents. What our code chooses by device is chosen as for CUDA.
+The tensors have shapes but no contents and claim to be on the CPU, where autocast, attention and
+optimizers work without a driver. Our own choices by device are made as for CUDA.
 """
 
 import warnings
@@ -20,7 +20,7 @@ from hpm_video.runtime import gpu_kernels
 
 @contextmanager
 def fake_tensors(*, as_on_gpu: bool) -> Iterator[None]:
-    """A context in which tensors take no memory and nothing is computed."""
+    """A context in which tensors take no memory and operators compute nothing."""
     with warnings.catch_warnings(), ExitStack() as contexts:
         warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         if as_on_gpu:
@@ -28,7 +28,7 @@ def fake_tensors(*, as_on_gpu: bool) -> Iterator[None]:
                 contexts.enter_context(patch.object(gpu_kernels, name, lambda device: True))
             contexts.enter_context(patch.object(vit, "attention", F.scaled_dot_product_attention))
             contexts.enter_context(patch.dict(patch_kernel.CLIPS_AT_ONCE, clear=True))
-            # As for tensors on CUDA, which are what PyTorch's own foreach operators are for
+            # PyTorch uses foreach operators for CUDA tensors only
             for name in ("_has_foreach_support", "_device_has_foreach_support"):
                 contexts.enter_context(patch.object(clip_grad, name, lambda *_: True))
         contexts.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

@@ -1,4 +1,4 @@
-"""Memory by counting tensors that are alive, with or without computing anything."""
+"""Memory use counted from live tensors, real or fake."""
 
 import weakref
 from typing import Any
@@ -10,10 +10,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors made within it for as long as they live.
+    """A context that counts the bytes of all tensors created in it while they live.
 
-    ``live``: now. ``peak``: the most so far. What an operator needs for itself while it works, and
-    what an allocator rounds up or cannot reuse, is not in it.
+    ``live``: current bytes. ``peak``: the highest so far. Workspaces of operators and losses of an
+    allocator (rounding, fragmentation) are not included.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def count(self, tensor: Tensor) -> None:
-        """Count a tensor made before; views of what is known add nothing."""
+        """Count a tensor created earlier; views of counted tensors add nothing."""
         storage = tensor.untyped_storage()
         if storage in self._known:
             return

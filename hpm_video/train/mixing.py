@@ -1,9 +1,8 @@
-"""Mixup and cutmix of whole clips: pairs are blended, or a box of each becomes the other's.
+"""Mixup and cutmix of whole clips: pairs are blended, or exchange a box.
 
-Partners are neighbours in a step's batch, and each pair has draws of its own, which follow (seed,
-step) and its place in that batch. So what is mixed does not depend on how a batch is split over
-processes and micro-batches; timm's Mixup and torchvision's, which pair the ends of what they are
-given or roll it, and draw from the global generators, would.
+Partners are neighbours in a step's batch, and each pair draws by (seed, step) and its place in that
+batch. Results therefore do not depend on how a batch is split over ranks and micro-batches. timm's
+and torchvision's versions flip or roll the tensor they get and use global generators, so theirs do.
 """
 
 from __future__ import annotations
@@ -22,17 +21,18 @@ from hpm_video.method.masking import Rows
 
 @dataclass(frozen=True)
 class Mix:
-    """How P pairs of clips are mixed.
+    """Mixing parameters of P pairs of clips.
 
-    share (P,) float64: of each clip, what stays its own; the rest is its partner's.
-    boxes (P, 4) int64: top, left, bottom, right of what is the partner's; all 0: blended instead.
+    share (P,) float64: share of each clip that is its own; the rest is its partner's.
+    boxes (P, 4) int64: top, left, bottom, right of the box taken from the partner; all 0 for
+    blending.
     """
 
     share: npt.NDArray[np.float64]
     boxes: npt.NDArray[np.int64]
 
     def part(self, first: int, count: int) -> Mix:
-        """That of the pairs first, first + 1, ... first + count - 1."""
+        """The parameters of pairs first .. first + count - 1."""
         return Mix(self.share[first : first + count], self.boxes[first : first + count])
 
 
@@ -46,8 +46,11 @@ def mix_batch(
     rng: np.random.Generator,
     rows: Rows | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw and `mix_clips`. ``rows``: (the first of these clips, number) of the whole batch whose
-    part they are; ``rng`` begins anew for every part of it."""
+    """Draw parameters and mix, see `mix_clips`.
+
+    ``rows``: (first, total). The clips are rows first .. first + B of a batch of ``total`` clips;
+    pass an ``rng`` in the same state for every part of that batch.
+    """
     first, num_clips = rows or (0, len(clips))
     height, width = clips.shape[-2:]
     mix = draw_mix(num_clips // 2, height=height, width=width, mixing=mixing, rng=rng)
@@ -58,9 +61,9 @@ def mix_batch(
 def draw_mix(
     num_pairs: int, *, height: int, width: int, mixing: MixingConfig, rng: np.random.Generator
 ) -> Mix:
-    """Draw a `Mix` for clips of height x width pixels; mixup or cutmix has to be on.
+    """Draw a `Mix` for clips of height x width pixels; mixup or cutmix must be on.
 
-    The partner's share of a cutmix is what of the box lies inside the frame.
+    In cutmix the partner's share is the area of the box inside the frame.
     """
     assert mixing.is_on
     switch = mixing.switch if min(mixing.mixup, mixing.cutmix) > 0 else float(mixing.cutmix > 0)
@@ -82,12 +85,11 @@ def draw_mix(
 def mix_clips(
     clips: Tensor, labels: Tensor, mix: Mix, *, repeats: int, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Mix clips (B, 3, T, H, W) float and labels (B,): mixed clips, targets (B, classes) float32.
-    Where clips have several labels, these are (B, classes) float already.
+    """Mix clips (B, 3, T, H, W) float -> mixed clips, targets (B, classes) float32.
 
-    Of every two neighbouring videos, each with ``repeats`` = R clips, clip r of one is mixed with
-    clip r of the other, both ways; pair p = R * (video // 2) + r, of B / 2 in all. A target holds
-    the shares of the classes.
+    ``labels``: (B,) int64, or (B, classes) float if clips have several labels. Of two neighbouring
+    videos with ``repeats`` = R clips each, clip r of one is mixed with clip r of the other, both
+    ways. The pair's number is R * (video // 2) + r, of B / 2. Targets are the shares of classes.
     """
     pairs = (len(clips) // (2 * repeats), 2, repeats)
     assert len(mix.share) * 2 == len(clips) == pairs[0] * 2 * repeats
@@ -113,7 +115,7 @@ def mix_clips(
     in_box = in_rows[:, :, None] & in_columns[:, None, :]  # (B, H, W)
     has_box = (bottom > 0)[:, None, None]
     own = torch.where(has_box, (~in_box).float(), share[:, None, None])
-    # (B, H, W) -> (B, 1, 1, H, W): the same in all colours and frames
+    # (B, H, W) -> (B, 1, 1, H, W): equal for all channels and frames
     mixed = torch.lerp(of_partners(clips), clips, own[:, None, None])
     classes = labels if labels.is_floating_point() else F.one_hot(labels, num_classes).float()
     return mixed, torch.lerp(of_partners(classes), classes, share[:, None])

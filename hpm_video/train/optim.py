@@ -1,4 +1,4 @@
-"""The steps of a run, their learning rates, and the parameter groups of the recipes."""
+"""Steps of a run, learning rate schedule, and optimizers with the recipes' parameter groups."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from hpm_video.config import (
 from hpm_video.data.loading.loader import steps_per_epoch
 from hpm_video.train.step_videos import step_videos
 
-LAYER_DECAY = 0.75  # of VideoMAE's encoder, unless optim.layer_decay says otherwise
+LAYER_DECAY = 0.75  # default of optim.layer_decay for VideoMAE's encoder
 
 
 @dataclass(frozen=True)
 class Steps:
-    """How a run's videos make up steps, and the learning rate before each of them.
+    """Steps of a run and their learning rates.
 
-    accumulation: micro-batches of a step. videos, clips: of a step, over all processes. per_epoch,
-    total: numbers of steps. lr_at: step 0, 1, ... -> learning rate.
+    accumulation: micro-batches per step. videos, clips: per step, over all ranks. per_epoch, total:
+    numbers of steps. lr_at: step 0, 1, ... -> learning rate.
     """
 
     accumulation: int
@@ -40,7 +40,7 @@ class Steps:
     lr_at: Callable[[int], float]
 
     def are_due(self, steps_done: int, *, every_epochs: int) -> bool:
-        """Whether it is time for what is done every so many epochs and at the end; 0: never."""
+        """Whether a task with this period in epochs is due; it is also due at the end. 0: never."""
         every = every_epochs * self.per_epoch
         return every > 0 and (steps_done % every == 0 or steps_done == self.total)
 
@@ -48,7 +48,7 @@ class Steps:
 def plan_steps(
     data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int
 ) -> Steps:
-    """The steps that these settings make of so many videos; ValueError where they make none."""
+    """Steps of a run on this many videos; raises ValueError if there is not even one step."""
     videos, accumulation = step_videos(
         data, optim, num_videos=num_videos, num_processes=num_processes
     )
@@ -58,19 +58,19 @@ def plan_steps(
 def divided(
     data: DataConfig, optim: OptimConfig, *, videos: int, num_videos: int, accumulation: int = 1
 ) -> Steps:
-    """The steps of ``videos`` each that these settings make of ``num_videos``."""
+    """Steps of ``videos`` videos each on ``num_videos`` videos."""
     clips, per_epoch = videos * data.repeats, steps_per_epoch(num_videos, videos)
     lr_at = lr_schedule(optim, videos=videos, clips=clips, steps_per_epoch=per_epoch)
     return Steps(accumulation, videos, clips, per_epoch, optim.epochs * per_epoch, lr_at)
 
 
 def scaled(base: float, batch_size: int) -> float:
-    """Linear scaling rule of the papers: the rate of a batch of ``batch_size`` videos."""
+    """Learning rate by the papers' linear scaling rule: base * batch_size / 256."""
     return base * batch_size / 256
 
 
 def describe_lr(optim: OptimConfig, *, videos: int, clips: int) -> str:
-    """One line with both counts of a step and the peak learning rate that results."""
+    """One log line with videos and clips per step and the resulting peak learning rate."""
     batch = clips if optim.count_repeats else videos
     return (
         f"{videos} videos, {clips} clips per step: lr {optim.base_lr:g} * {batch} / 256 = "
@@ -79,7 +79,7 @@ def describe_lr(optim: OptimConfig, *, videos: int, clips: int) -> str:
 
 
 def describe_learning(model: nn.Module) -> str | None:
-    """One line with the number of parameters that learn, where these are not all."""
+    """One log line with the number of trained parameters; None if all are trained."""
     sizes = [(each.numel(), each.requires_grad) for each in model.parameters()]
     learning, total = sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes)
     if learning == total:
@@ -92,7 +92,7 @@ def lr_schedule(
 ) -> Callable[[int], float]:
     """Learning rate before step s = 0, 1, ...: linear warm-up, then half a cosine.
 
-    ``videos``, ``clips``: per optimizer step. All three rates of the settings are scaled.
+    ``videos``, ``clips``: per optimizer step. Base, minimum and warm-up rates are all scaled.
     """
     batch_size = clips if optim.count_repeats else videos
     peak = scaled(optim.base_lr, batch_size)
@@ -118,10 +118,10 @@ def pretrain_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Adam
 
 
 def finetune_optimizer(model: nn.Module, optim: FinetuneOptimConfig) -> torch.optim.AdamW:
-    """AdamW with layer-wise decay: of L blocks, block l (from 0) learns at
-    layer_decay^(L - l) of the rate, the embedding at layer_decay^(L + 1), the head at 1.
+    """AdamW with layer-wise learning-rate decay.
 
-    All layers of a model that does not say which layer is which learn at 1.
+    Of L blocks, block l (from 0) has layer_decay^(L - l) of the rate, the embedding
+    layer_decay^(L + 1), the head 1. Models without `group_matcher` have 1 everywhere.
     """
     if hasattr(model, "group_matcher"):
         decay = LAYER_DECAY if optim.layer_decay is None else optim.layer_decay

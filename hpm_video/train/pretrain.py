@@ -49,9 +49,9 @@ from hpm_video.weights.targets import check_digest, load_target
 
 
 def pretrain(config: PretrainConfig, *, manifest: Manifest | None = None) -> bool:
-    """Run, or continue, the pre-training of a config; returns whether it is complete.
+    """Run or continue a pre-training; returns whether it is complete.
 
-    ``manifest``: its videos, where they have been read already.
+    ``manifest``: the training list, if already read.
     """
     with join_run(config) as (folder, world):
         return _pretrain(config, folder, world, manifest)
@@ -143,11 +143,11 @@ def _pretrain(
         compute = configured_step(config, grid, frozen)
         generator = torch.Generator(world.device)
 
-        # What else is on the device and differs from step to step, by the names it is given under
+        # Further tensors that change from step to step, by argument name
         names = (("hard_ratio",) if competence else ()) + (("given",) if tubelet else ())
 
         def learn(clips: Tensor, *tensors: Tensor, **how: Any) -> PretrainStep:
-            """The gradients of a micro-batch, added to those that are there."""
+            """Forward and backward pass of a micro-batch; adds its gradients."""
             how |= zip(names, tensors, strict=True)
             result = compute(model, teacher, clips, generator=generator, **how)
             run.scaled(result.loss / steps.accumulation).backward()
@@ -164,11 +164,11 @@ def _pretrain(
             num_hard = num_hard_units(
                 grid, mask_ratio=masking.mask_ratio, tube_length=tube_length, hard_ratio=hard_ratio
             )
-            # Of masks that wait for the student: on the device, where it may change at every step
+            # masking.ramp=competence: on the device, where it may change at every step
             learnt = None if competence is None else competence.value
             on_device = () if competence is None else (competence.hard_ratio,)
             form = None if on_device else (num_hard, hard_ratio > 0)
-            used = partial(float, *(on_device or (hard_ratio,)))  # waits for the device
+            used = partial(float, *(on_device or (hard_ratio,)))  # synchronises when called
             set_lr(optimizer, lr := steps.lr_at(step))
             # Stochastic depth, the one user of the global generator, follows (seed, step, rank).
             torch.manual_seed(seed_of(config.run.seed, step, world.rank))

@@ -1,4 +1,4 @@
-"""The videos of an optimizer step, and what to set where there are too few. Needs no PyTorch."""
+"""Videos per optimizer step, and advice if a list has too few. Needs no PyTorch."""
 
 import shlex
 
@@ -16,11 +16,11 @@ from hpm_video.config.settings import load_config
 def step_videos(
     data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int
 ) -> tuple[int, int]:
-    """Videos of a step over all processes, and the micro-batches that it is made of.
+    """Videos per step over all ranks, and micro-batches per step.
 
-    Raises ValueError where there are fewer videos, or where they do not divide evenly.
+    Raises ValueError if the list has fewer videos, or if they do not divide evenly.
     """
-    # What is decided later, data.batch_size=auto, divides a step, whose videos are the same
+    # data.batch_size=auto only divides a step later; its videos do not change
     at_once = 1 if data.batch_size == "auto" else data.videos_at_once
     asked = optim.total_batch or at_once * optim.accumulation * num_processes
     if asked > num_videos:
@@ -34,10 +34,9 @@ def step_videos(
 
 
 def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) -> int:
-    """Micro-batches per optimizer step: optim.accumulation, or what optim.total_batch comes to.
+    """Micro-batches per optimizer step, from optim.accumulation or optim.total_batch.
 
-    ``batch_size``: videos per process and micro-batch. Raises ValueError where it does not divide
-    evenly.
+    ``batch_size``: videos per rank and micro-batch. Raises ValueError if it does not divide evenly.
     """
     if optim.total_batch is None:
         return optim.accumulation
@@ -46,7 +45,7 @@ def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) ->
         below = optim.total_batch // at_once * at_once
         nearest = f"{below} or {below + at_once}" if below else str(at_once)
         share, rest = divmod(optim.total_batch, num_processes)
-        unit = 2 - batch_size % 2  # an even number stays one: videos may be mixed in pairs
+        unit = 2 - batch_size % 2  # keep even numbers even: videos may be mixed in pairs
         fitting = [size for size in range(unit, batch_size, unit) if rest + share % size == 0]
         same_step = f"; for the same steps data.batch_size={fitting[-1]}" if fitting else ""
         raise ValueError(
@@ -59,9 +58,8 @@ def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) ->
 def fitting(
     data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int
 ) -> list[str]:
-    """Settings ``group.key=value`` for fewer videos than a step takes, which make four steps of an
-    epoch, or as many as there can be."""
-    most = num_videos // num_processes  # of a process and step
+    """Settings ``group.key=value`` for a short list: four steps per epoch, or what is possible."""
+    most = num_videos // num_processes  # per rank and step
     # Even, as mixing takes pairs
     asked = most if data.batch_size == "auto" else data.videos_at_once
     batch_size = min(asked, max(most // 4 // 2 * 2, min(most, 2)))
@@ -77,7 +75,7 @@ def fitting(
 
 
 def _advice(data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int) -> str:
-    """What to do where there are fewer videos than a step takes."""
+    """Advice if a list has fewer videos than one step takes."""
     if num_videos < num_processes:
         return f"start at most {num_videos} processes"
     settings = fitting(data, optim, num_videos=num_videos, num_processes=num_processes)
@@ -93,7 +91,7 @@ def _advice(data: DataConfig, optim: OptimConfig, *, num_videos: int, num_proces
 
 
 def _takes(num_videos: int, num_processes: int, *, is_finetuning: bool) -> bool:
-    """Whether the recipe for few videos, own_videos, makes a step of so many."""
+    """Whether the recipe own_videos can make a step of this many videos."""
     recipe: PretrainConfig | FinetuneConfig
     if is_finetuning:
         recipe = load_config(FinetuneConfig, find_named("finetune/own_videos"))

@@ -24,7 +24,7 @@ from hpm_video.runtime.files import (
     write_atomically,
     write_csv,
 )
-from hpm_video.runtime.pages import address, page
+from hpm_video.runtime.pages import address, page, short
 
 EVENTS = "events.csv"
 EVENT_COLUMNS = ("path", "start_s", "end_s", "class", "score", "windows", "page", "error")
@@ -181,14 +181,13 @@ def video_page(along: Along, loaded: LoadedClassifier) -> str:
     return page(
         __package__,
         "along.html",
-        title=f"Classes along {printable(os.path.basename(along.path))}",
-        path=along.path,
-        about=loaded.about,
-        num_windows=len(middles),
+        title=f"{short(printable(along.path))}: classes over time",
+        title_path=along.path,
+        about={"video": along.path, **loaded.about},
+        tiles=_tiles(along, loaded, events, duration_s=end - begin),
         names=[loaded.classes[label] for label in curves],
         lines=lines,
         box=(_WIDTH, _HEIGHT),
-        duration_s=end - begin,
         events=[event_cells(event, loaded.classes) for event in events[:_MOST_EVENTS]],
         num_events=len(events),
         data={
@@ -200,6 +199,19 @@ def video_page(along: Along, loaded: LoadedClassifier) -> str:
             "pictures": [str(address(picture, "jpeg")) for _, picture in along.pictures],
         },
     )
+
+
+def _tiles(
+    along: Along, loaded: LoadedClassifier, events: Sequence[Event], *, duration_s: float
+) -> list[tuple[str, object, str]]:
+    """The numbers that the page begins with."""
+    most, of = curves_of(along)[0], len(along.scores)
+    share = float(along.called.sum(axis=0)[most]) / of
+    return [
+        ("class of most windows", loaded.classes[most], f"{share:.0%} of all"),
+        ("events", f"{len(events):,}", "in a row with one top class"),
+        ("windows", f"{of:,}", f"over {duration_s:.1f} s"),
+    ]
 
 
 def curves_of(along: Along) -> list[int]:

@@ -35,6 +35,7 @@ def visualize_list(
     output_dir: str | Path,
     *,
     root: str | None = None,
+    no_labels: bool = False,
     num_masks: int = 4,
     num_views: int = 4,
     num_shown: int = 12,
@@ -44,7 +45,8 @@ def visualize_list(
     seed: int = 0,
     device: str = "auto",
 ) -> tuple[Path, Hardness | None]:
-    """Write dataset.html and the CSV tables it is made of to ``output_dir``.
+    """Write dataset.html and the CSV tables it is made of to ``output_dir``. ``no_labels``: leave
+    classes out.
 
     Returns the page, and on the main process of several what was found. Raises ValueError (or
     FileNotFoundError) for a wrong checkpoint, list or number, no place to write or other files of
@@ -58,7 +60,7 @@ def visualize_list(
     files.check_is_ours(folder / PAGE, name="output_dir")
     for name, columns in TABLES.items():
         files.check_is_ours(folder / name, columns=columns, name="output_dir")
-    manifest = read_manifest([str(path) for path in manifests], root=root)
+    manifest = read_manifest([str(path) for path in manifests], root=root, labels=not no_labels)
     with join_world(device, setting="--device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
         if world.is_main:
@@ -69,8 +71,8 @@ def visualize_list(
     if not len(found.indices):
         raise none_readable([(manifest.path(index), reason) for index, reason in found.bad])
     numbers = clip_numbers(found)
-    title = f"What {checkpoint} finds hard in {', '.join(map(str, manifests))}"
-    text = dataset_page(pretrained, found, numbers, asking, title=title)
+    names = str(checkpoint), ", ".join(map(str, manifests))
+    text = dataset_page(pretrained, found, numbers, asking, names)
     for name, rows in _tables(found, numbers).items():
         files.write_csv(folder / name, TABLES[name], rows)
     files.write_atomically(folder / PAGE, [text])

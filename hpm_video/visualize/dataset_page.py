@@ -10,7 +10,8 @@ from torchvision.transforms.v2 import functional
 
 from hpm_video.config.settings import config_to_yaml
 from hpm_video.evaluate.pretrained import Pretrained
-from hpm_video.runtime.pages import jpeg, page
+from hpm_video.runtime.pages import jpeg, page, short
+from hpm_video.runtime.plots import HeatMap, Line, curves, histogram, spread
 from hpm_video.visualize.dataset_losses import Asking
 from hpm_video.visualize.figures import heat
 from hpm_video.visualize.hardness import (
@@ -21,7 +22,7 @@ from hpm_video.visualize.hardness import (
     central_tubes,
     correlation_of_clips,
 )
-from hpm_video.visualize.plots import HeatMap, Line, curves, histogram, spread
+from hpm_video.visualize.verdict import RULE, mean_of, verdict
 from hpm_video.visualize.windows import resized
 
 MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
@@ -31,9 +32,14 @@ _MANY_BAD = 0.05  # share of unreadable videos from which the page warns
 
 
 def dataset_page(
-    pretrained: Pretrained, found: Hardness, numbers: ClipNumbers, asking: Asking, *, title: str
+    pretrained: Pretrained,
+    found: Hardness,
+    numbers: ClipNumbers,
+    asking: Asking,
+    names: tuple[str, str],
 ) -> str:
-    """The HTML page; it needs no other file."""
+    """The HTML page, which needs no other file; ``names`` of the checkpoint and of the lists."""
+    checkpoint, manifests = names
     order = found.hardest_first()
     num_ends = min(asking.num_shown, (len(order) + 1) // 2)  # none is among both
     both = found.losses
@@ -41,6 +47,8 @@ def dataset_page(
     total = len(found.indices) + len(found.bad)
     columns = ["class", "clips", f"{judged} loss", "standard deviation", "spread"]
     columns += [*(f"{name} loss" for name in others), *(["Spearman"] if others else [])]
+    known = numbers["spearman"]
+    spearman = None if known is None else mean_of(known.tolist())
     of_clips = None
     if found.predicted is not None and found.measured is not None:
         of_clips = correlation_of_clips(found.predicted.clips, found.measured.clips)
@@ -50,7 +58,12 @@ def dataset_page(
     return page(
         __package__,
         "dataset.html",
-        title=title,
+        title=f"What {short(checkpoint)} finds hard in {short(manifests)}",
+        title_path=f"{checkpoint}: {manifests}",
+        tiles=_tiles(found),
+        spearman=spearman,
+        found_verdict=verdict(spearman),
+        rule=RULE,
         found=found,
         numbers=numbers,
         step=pretrained.step,
@@ -76,6 +89,18 @@ def dataset_page(
     )
 
 
+def _tiles(found: Hardness) -> list[tuple[str, str, str]]:
+    """The numbers that the page begins with."""
+    losses = found.judged.clips
+    low, high = (f"{value:.4f}" for value in (losses.min(), losses.max()))
+    kind = "predicted" if found.measured is None else "measured"
+    return [
+        ("clips", f"{len(found.indices):,}", f"{len(found.bad):,} videos unreadable"),
+        (f"{kind} loss, mean", f"{losses.mean():.4f}", f"from {low} to {high}"),
+        ("classes", f"{len(np.unique(found.labels[found.labels >= 0])):,}", ""),
+    ]
+
+
 def _maps(both: dict[str, Losses]) -> list[HeatMap]:
     """Of (row, column), means over clips: ranks on one scale, and measured losses."""
     ranks = {name: losses.tube_ranks().mean(axis=0) for name, losses in both.items()}
@@ -97,7 +122,7 @@ def _cards(found: Hardness, numbers: ClipNumbers, rows: Iterable[int]) -> list[d
         {
             "name": found.manifest.name(index),
             "class_name": found.titled(int(found.labels[row])),
-            "facts": [f"{word} {c[row]:.3g}" for word, c in words.items() if c is not None],
+            "facts": [f"{word} {c[row]:.4f}" for word, c in words.items() if c is not None],
             "strips": list(_strips(found.shown[index], found.manifest.name(index))),
         }
         for row in rows

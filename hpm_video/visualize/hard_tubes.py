@@ -39,24 +39,32 @@ NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
 
 @dataclass(frozen=True)
 class HardTubes:
-    """What a checkpoint finds hard in a clip. Tokens are (time, rows, columns), see ``grid``.
+    """What a checkpoint finds hard in one clip. Arrays of tokens are (time, rows, columns).
 
-    frames: (T, H, W, 3) uint8, as the video shows them.
-    place: where in them the square lies that the model sees; crop: its pixels, (T, S, S, 3) uint8.
-    indices: (T,), which frames of the video they are.
-    predicted: loss of every token, of which only the order has a meaning; None for plain VideoMAE.
-    others: scores of every token by other sources of masks, such as motion, by masking.source, and
-        what a classifier looks at.
-    seen_as: what that classifier says: the class, and its score.
-    measured: reconstruction loss of every token, mean over the random masks that hide it.
-    random_mask: of the reconstruction: honest (T, S, S, 3) uint8 is what the model makes of the
-        rest alone; flattering adds the true mean and variance of every token, which no model can
-        know. It is None where the model predicts pixels as they are, and so are both where it
-        reconstructs features, which are no picture.
-    spearman: rank correlation of predicted and measured loss over tubes, 0 is chance;
-        rank_accuracy: share of pairs of masked tokens ordered right, .5 is chance. None for plain
-        VideoMAE.
-    masking: settings of the run's masks; hard_ratio: theirs at its end.
+    Attributes:
+        frames: the clip as the video shows it, (T, H, W, 3) uint8.
+        place: the square in these frames that the model sees.
+        crop: the pixels of that square, (T, S, S, 3) uint8.
+        indices: numbers of the clip's frames in the video, (T,).
+        grid: numbers of tokens in time, height and width.
+        predicted: predicted loss of every token; only its order has a meaning. None for plain
+            VideoMAE.
+        measured: reconstruction loss of every token, averaged over the random masks that hide it.
+        random_mask: the mask under which both reconstructions are made.
+        honest: the reconstruction, (T, S, S, 3) uint8, made by the model alone. None where the
+            model reconstructs features instead of pixels.
+        flattering: the same with the true mean and variance of every hidden token, which no model
+            can know. None where ``honest`` is, or where the model predicts pixels as they are.
+        spearman: rank correlation over tubes of predicted with measured loss; chance is 0. None for
+            plain VideoMAE.
+        rank_accuracy: share of pairs of masked tokens that the student orders right; chance is .5.
+            None for plain VideoMAE.
+        masking: the run's mask settings.
+        hard_ratio: the run's hard ratio at its end.
+        seed: seed of ``mask``.
+        others: scores of every token by other sources of masks, such as motion, and by what a
+            classifier looks at. Keys are those of `KINDS`.
+        seen_as: class and score that the classifier gives the clip.
     """
 
     frames: Frames
@@ -83,19 +91,18 @@ class HardTubes:
 
     @property
     def tube_length(self) -> int:
-        """Grid steps in time of a tube."""
+        """Length of a tube in time, in tokens."""
         return self.masking.unit_length(self.grid.time)
 
     @property
     def kinds(self) -> dict[str, Scores]:
-        """All that scores the clip, by name: the loss predicted, where it is, other sources of
-        masks, and the loss measured."""
+        """Every score of the clip by name, from the predicted to the measured loss."""
         predicted = {} if self.predicted is None else {"predicted": self.predicted}
         return {**predicted, **self.others, "measured": self.measured}
 
     @cached_property
     def agreement(self) -> dict[str, float]:
-        """Rank correlation over tubes of each other kind with the loss measured, by name."""
+        """Rank correlation over tubes of each other kind with the measured loss."""
         measured = torch.from_numpy(self.per_tube(self.measured))[None]
         return {
             kind: rank_correlation(torch.from_numpy(self.per_tube(scores))[None], measured).item()
@@ -105,8 +112,10 @@ class HardTubes:
 
     @property
     def scored_by(self) -> str:
-        """Which of the kinds says what is hard: the run's masking.source. Where that says nothing,
-        the loss predicted, or measured where there is no predictor."""
+        """The kind that decides what is hard.
+
+        It is the run's ``masking.source``, else the predicted loss, else the measured loss.
+        """
         source: str = self.masking.source
         if source in self.kinds:
             return source
@@ -114,25 +123,26 @@ class HardTubes:
 
     @property
     def scores(self) -> Scores:
-        """What says what is hard, see `scored_by`."""
+        """The scores that decide what is hard, see `scored_by`."""
         return self.kinds[self.scored_by]
 
     @property
     def hard(self) -> Mask:
-        """The hard tubes of the run's masks at its end: `hardest` at its own ratios."""
+        """The hard tubes at the end of the run, which are `hardest` at its own ratios."""
         return self.hardest()
 
     @cached_property
     def mask(self) -> Mask:
-        """A mask of the run's end: the hard tubes, and random others up to ``mask_ratio``."""
+        """A mask as at the end of the run, of the hard tubes and random others."""
         return self._masked(self.masking, self.hard_ratio).mask.reshape(self.measured.shape).numpy()
 
     def hardest(self, *, mask_ratio: float | None = None, hard_ratio: float | None = None) -> Mask:
-        """The tokens that a mask of these ratios is sure to hide; of equals, the first tubes.
+        """Return the tokens that every mask of these ratios hides.
 
-        These are the floor(hard_ratio * masked) tubes of highest mean score, masked being
-        floor(mask_ratio * tubes); see `hpm_video.method.masking.make_mask`. With masking.pattern
-        blocks, those of the highest of the blocks that this mask draws.
+        They belong to the floor(hard_ratio * masked) tubes of highest mean score, where masked is
+        floor(mask_ratio * tubes). Of equal tubes the first count. With ``masking.pattern=blocks``
+        they belong to the highest of the blocks that this mask draws. See
+        `hpm_video.method.masking.make_mask`.
         """
         ratio = self.mask_ratio if mask_ratio is None else mask_ratio
         masking = replace(self.masking, mask_ratio=ratio)
@@ -155,12 +165,12 @@ class HardTubes:
         )
 
     def per_tube(self, values: Scores) -> Scores:
-        """Mean of every tube, (U,) in order of (place in time, row, column), of tokens' values."""
+        """Return the mean of tokens' values in every tube, (U,), in the order time, row, column."""
         tokens = torch.from_numpy(values).reshape(1, -1)
         return unit_scores(tokens, self.grid, self.tube_length)[0].numpy()
 
     def covered(self, chosen: Mask) -> float:
-        """The share of the measured loss that the chosen tokens hold, in [0, 1]."""
+        """Return the share of the measured loss that the chosen tokens hold, in [0, 1]."""
         total = float(self.measured.sum(dtype=np.float64))
         return float(self.measured[chosen].sum(dtype=np.float64)) / total if total > 0 else 0.0
 

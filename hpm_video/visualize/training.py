@@ -30,7 +30,7 @@ from hpm_video.visualize.training_history import (
 )
 from hpm_video.visualize.training_page import training_page
 from hpm_video.visualize.windows import check_videos
-from hpm_video.weights.checkpoint import run_checkpoints
+from hpm_video.weights.checkpoint import HISTORY, run_checkpoints
 
 PAGE, TABLE = "training.html", "training.csv"
 COLUMNS = ("step", "video", "measured_loss", "predicted_loss", "spearman", "rank_accuracy")
@@ -82,7 +82,8 @@ def visualize_training(
             f"none of {len(skipped)} checkpoints of the run can be used, e.g. {skipped[0][1]}"
         )
     told = tuple((printable(name), printable(reason)) for name, reason in skipped)
-    records = _records(there[0].parent.parent)
+    place = there[0].parent
+    records = _records((place.parent if place.name == HISTORY else place).parent)
     history = History(
         config, grid, tuple(clips), tuple(moments), len(there), told, tuple(bad), records
     )

@@ -8,12 +8,12 @@ import numpy.typing as npt
 from matplotlib import colormaps
 
 from hpm_video.config.settings import config_to_yaml
-from hpm_video.runtime.pages import jpeg, packed, page
-from hpm_video.visualize.plots import Line, Plot, colour, curves
+from hpm_video.runtime.pages import jpeg, packed, page, short
+from hpm_video.runtime.plots import Line, Plot, curves
 from hpm_video.visualize.training_history import History
+from hpm_video.visualize.verdict import CHANCE, RULE, mean_of, verdict
 
 _KNOWS = 0.9  # of the best Spearman of a training, from which a model counts as knowing
-_LEAST = 0.2  # ... if that best one is at least so much
 # Pictures of metrics.jsonl: title, its records, ends of the axis
 _CURVES: tuple[tuple[str, tuple[str, ...], tuple[float | None, float | None]], ...] = (
     ("Reconstruction loss", ("reconstruction_loss",), (0.0, None)),
@@ -27,11 +27,17 @@ _CURVES: tuple[tuple[str, tuple[str, ...], tuple[float | None, float | None]], .
 
 def training_page(history: History, *, run: str, num_masks: int) -> str:
     """The HTML page; it needs no other file."""
+    last = history.moments[-1].spearman
+    spearman = None if last is None else mean_of(last.tolist())
     asked = [moment.step for moment in history.moments if not moment.is_remade]
     return page(
         __package__,
         "training.html",
-        title=f"What {run} finds hard, through training",
+        title=f"What {short(run)} finds hard, through training",
+        title_path=run,
+        spearman=spearman,
+        found=verdict(spearman),
+        rule=RULE,
         history=history,
         num_masks=num_masks,
         asked_steps=", ".join(f"{step:,}" for step in asked),
@@ -39,7 +45,7 @@ def training_page(history: History, *, run: str, num_masks: int) -> str:
         clip_plots=[list(_clip_plots(history, place)) for place in range(len(history.clips))],
         known=_known(history),
         knows=_KNOWS,
-        least=_LEAST,
+        least=CHANCE,
         run_plots=_run_plots(history) if history.records else None,
         settings=config_to_yaml(history.config),
         data=_data(history),
@@ -60,18 +66,14 @@ def _clip_plots(history: History, place: int) -> Iterator[Plot | None]:
         yield curves(lines, title="How well it knows:", x_name="step", low=0.0, high=1.0)
 
 
-def _known(history: History) -> list[tuple[str, int | None, list[tuple[float, str]]]]:
-    """Of every clip the moment from which Spearman is near its best, and (Spearman, colour) of all
-    moments; nothing without a predictor."""
+def _known(history: History) -> list[tuple[str, int | None, list[float]]]:
+    """Of every clip the moment from which Spearman is near its best, and Spearman of all moments;
+    nothing without a predictor."""
     spearman = [moment.spearman for moment in history.moments if moment.spearman is not None]
     if len(spearman) < len(history.moments):
         return []
     return [
-        (
-            clip.name,
-            knows_from(values),
-            [(value, colour(max(0.0, value) * 0.85)) for value in values],
-        )
+        (clip.name, knows_from(values), values.tolist())
         for clip, values in zip(history.clips, np.stack(spearman, axis=1), strict=True)
     ]
 
@@ -79,7 +81,7 @@ def _known(history: History) -> list[tuple[str, int | None, list[tuple[float, st
 def knows_from(spearman: npt.NDArray[np.float64]) -> int | None:
     """The first moment (of K values) that is near the best; None where that is near chance."""
     best = spearman.max()
-    return None if best < _LEAST else int(np.argmax(spearman >= _KNOWS * best))
+    return None if best < CHANCE else int(np.argmax(spearman >= _KNOWS * best))
 
 
 def _run_plots(history: History) -> list[Plot | None]:

@@ -2,17 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 
-from hpm_video.runtime.pages import Frames, jpeg, packed, page
+from hpm_video.runtime.pages import Frames, jpeg, packed, page, short
 from hpm_video.visualize.geometry import owned
 from hpm_video.visualize.hard_tubes import KINDS, HardTubes
+from hpm_video.visualize.verdict import RULE, mean_of, verdict
 from hpm_video.visualize.windows import View
+
+# Above the maps beside the video: what is compared with the measured loss
+_TITLES = {
+    "predicted": "Predicted loss",
+    "motion": "Frame differences",
+    "measured": "Measured loss",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,11 @@ class Film:
     def num_repeats(self) -> int:
         """How many frames of a clip that is longer than its video repeat the one before."""
         return int((np.diff(self.windows[-1][0].indices) == 0).sum())
+
+    @property
+    def spearman(self) -> float | None:
+        """Mean over the clips of the correlation of predicted and measured losses, where known."""
+        return mean_of([tubes.spearman for crops in self.windows for tubes in crops])
 
     def timeline(self) -> list[tuple[int, int]]:
         """(window, frame in it), in order of time: each frame of the video once."""
@@ -67,13 +79,19 @@ def video_page(film: Film, asked: Asked) -> str:
     return page(
         __package__,
         "video.html",
-        title=Path(film.name).name,
+        title=short(film.name),
         film=film,
         first=film.windows[0][0],
         asked=asked,
+        title_path=film.name,
+        first_window=film.windows[0],
+        spearman=film.spearman,
+        found=verdict(film.spearman),
+        rule=RULE,
         is_cut=film.view.whole_video and len(film.windows) == film.view.max_windows,
         heats=(255 * colormaps["inferno"](np.linspace(0, 1, 9))[:, :3]).round().astype(int),
         names=KINDS,
+        titles=_TITLES,
         data=_data(film),
     )
 

@@ -30,10 +30,11 @@ from hpm_video.runtime.files import (
     whole_file,
     write_atomically,
 )
-from hpm_video.runtime.pages import jpeg, page
+from hpm_video.runtime.pages import jpeg, page, short
 from hpm_video.visualize.figures import picture
 from hpm_video.visualize.films import film_frames, write_gif, write_mp4
 from hpm_video.visualize.hard_tubes import NUM_MASKS, HardTubes, ask, hard_ratio_of
+from hpm_video.visualize.verdict import RULE, Verdict, mean_of, verdict
 from hpm_video.visualize.video_page import Asked, Film, video_page
 from hpm_video.visualize.windows import View, check_videos, read_facts, read_window, window_indices
 from hpm_video.weights.foreign.stored_model import version_of
@@ -66,6 +67,11 @@ class Result:
     def link(self) -> str:
         """The address of the page, from one beside it."""
         return quote(os.fsencode(self.page.name)) if self.page else ""  # names hold any byte
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The words for Spearman."""
+        return verdict(self.spearman)
 
 
 def visualize(
@@ -125,10 +131,15 @@ def visualize(
             results.append(_result(film, folder / f"{stem}.html"))
     if all(result.page is None for result in results):
         return None, results
+    spearman = mean_of([result.spearman for result in results])
     index = page(
         __package__,
         "index.html",
-        title=f"What {asked.checkpoint} finds hard",
+        title=f"What {short(asked.checkpoint)} finds hard",
+        title_path=asked.checkpoint,
+        spearman=spearman,
+        found=verdict(spearman),
+        rule=RULE,
         is_plain=pretrained.scorer is None,
         hard_ratio=hard_ratio_of(pretrained),
         results=results,
@@ -209,19 +220,15 @@ def write_film(film: Film, asked: Asked, path: Path, formats: Sequence[str] = FO
 def _result(film: Film, page: Path) -> Result:
     clips = [tubes for crops in film.windows for tubes in crops]
 
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else None
-
     middle = film.windows[len(film.windows) // 2][0].frames
     step = -(-min(middle.shape[1:3]) // 130)  # small enough for a list
     return Result(
         film.name,
         page,
-        rank_accuracy=mean([tubes.rank_accuracy for tubes in clips]),
-        spearman=mean([tubes.spearman for tubes in clips]),
-        covered=mean([tubes.covered(tubes.hard) for tubes in clips]),
-        hard=mean([float(tubes.hard.mean()) for tubes in clips]),
+        rank_accuracy=mean_of([tubes.rank_accuracy for tubes in clips]),
+        spearman=film.spearman,
+        covered=mean_of([tubes.covered(tubes.hard) for tubes in clips]),
+        hard=mean_of([float(tubes.hard.mean()) for tubes in clips]),
         thumbnail=jpeg(middle[len(middle) // 2, ::step, ::step], quality=80),
     )
 

@@ -1,1 +1,1 @@
-"""Weights in and out: what files of our own and of others hold, strictly and in both directions."""
+"""Reads and writes weights, checked strictly: our checkpoints and other projects' formats."""

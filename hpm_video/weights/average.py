@@ -1,4 +1,4 @@
-"""Averages of weights: over a range of a run's checkpoints, or the moving one that a run keeps."""
+"""Averages of weights: over a range of a run's checkpoints, or the run's own moving average."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from hpm_video.weights.misfits import misfits
 def average_checkpoints(
     run: str | Path, *, first: int | None = None, last: int | None = None
 ) -> dict[str, Any]:
-    """The mean weights of a run's checkpoints from step ``first`` to ``last``, both with it.
+    """A checkpoint with the mean weights of a run's checkpoints from ``first`` to ``last``.
 
-    Without them, of all that are there. The rest is the last one's, without what training needs;
-    ``averaged`` names the steps. Where a checkpoint's model is a moving average, that is averaged.
+    Both steps are included; the default is all checkpoints. Other entries come from the last one,
+    without training state; ``averaged`` lists the steps. If a checkpoint's model is a moving
+    average, that is what is averaged.
 
-    Raises FileNotFoundError, or ValueError where there are not at least two, or where they do not
-    belong to one run.
+    Raises FileNotFoundError, or ValueError if there are fewer than two checkpoints or their models
+    differ.
     """
     files = run_checkpoints(run)
     start, end = min(files) if first is None else first, max(files) if last is None else last
@@ -40,19 +41,18 @@ def average_checkpoints(
         for name, value in state["model"].items():
             if value.is_floating_point():
                 sums[name] = sums[name] + value.double() if name in sums else value.double()
-    weights = dict(state["model"])  # counters, as of batch norms, are the last one's
+    weights = dict(state["model"])  # counters, such as those of batch norms, come from the last
     weights |= {name: (total / len(steps)).to(weights[name].dtype) for name, total in sums.items()}
     return {**without_training(state), "model": weights, "averaged": steps}
 
 
 def moving_average(checkpoint: str | Path) -> dict[str, Any]:
-    """The exponential moving average of a run, as a checkpoint to be used.
+    """The exponential moving average of a run, as a checkpoint without training state.
 
-    Of a fine-tuning with optim.ema_momentum it is what its model is. Of a pre-training it is the
-    encoder of the teacher, where it has one: with model.predictor_input=encoded, or
-    loss.target=ema.
+    For fine-tuning with optim.ema_momentum it is the checkpoint's model. For pre-training it is the
+    teacher's encoder, which exists with model.predictor_input=encoded or loss.target=ema.
 
-    Raises FileNotFoundError, or ValueError where the run keeps no average.
+    Raises FileNotFoundError, or ValueError if the run keeps no average.
     """
     state = load_checkpoint(checkpoint)
     if state["kind"] == "finetune":

@@ -1,17 +1,16 @@
-"""Checkpoints: written whole or not at all, read without executing anything, refused clearly.
+"""Checkpoints: written atomically and read without executing code from them.
 
 A checkpoint is one file, step_<step>.pt, of plain containers and tensors:
 
     kind     "pretrain" or "finetune"
     config   all settings, a plain dict
     step     optimizer steps done
-    model    weights of the student or of the classifier: those to be used
-    ...      what the kind needs to go on (teacher, optimizer, logs; trained_model where `model` is
-             an average of it), or to be used (class names)
+    model    weights of the student or the classifier, for evaluation
+    ...      training state (teacher, optimizer, logs; trained_model if `model` is an average of
+             it) and facts about the model (class names)
 
-or a folder, step_<step>, for models that are spread over processes: the tensors of `_PARTS` in the
-format of `hpm_video.weights.shards`, and everything else in a small file of the same kind beside
-them.
+For models sharded over ranks, it is a folder, step_<step>. The tensors of `_PARTS` are stored in
+the format of `hpm_video.weights.shards`, everything else in a small torch.save file beside them.
 """
 
 import glob
@@ -42,9 +41,9 @@ from hpm_video.weights.shards import read_shards, stored_shapes, write_shards
 from hpm_video.weights.torch_files import UNREADABLE, read_torch
 
 BEST = "best.pt"
-HISTORY = "history"  # folder among checkpoints, of those that are kept to look at
+HISTORY = "history"  # subfolder of checkpoints kept for analysis
 
-# What only training needs: what grows with the model, and where the run was in its data
+# Training state: tensors that grow with the model, then the run's position and bookkeeping
 TRAINING_WEIGHTS = ("trained_model", "teacher", "optimizer")
 _OF_THE_RUN = (
     "window",
@@ -58,18 +57,20 @@ _OF_THE_RUN = (
 )
 _OF_TRAINING = (*TRAINING_WEIGHTS, *_OF_THE_RUN)
 
-# What a checkpoint's settings may claim: numbers in blocks as a multiple of all it holds, and some
-# more, as not all parts of a model need be in it; blocks; tokens of a clip; classes
+# Limits for a checkpoint's settings, against files made to exhaust memory: parameters in blocks (a
+# multiple of those stored plus slack, as a file may lack parts of a model), blocks, tokens per
+# clip, and classes
 _MOST_TIMES, _MOST_NUMBERS, _MOST_BLOCKS = 16, 1 << 28, 1000
 _MOST_TOKENS, _MOST_CLASSES = 1 << 16, 1 << 20
 
-# What of a checkpoint is in shards, and the file of all the rest beside them.
+# The sharded entries of a checkpoint, and the file for the others
 _PARTS = ("model", *TRAINING_WEIGHTS)
 _REST = "rest.pt"
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Path:
-    """Write ``state`` to folder/step_<step>.pt, point folder/last at it, keep the newest ``keep``.
+    """Write ``state`` to folder/step_<step>.pt, point folder/last to it, and keep the newest
+    ``keep`` checkpoints (0: all).
 
     The file appears under its name only when it is complete and on disk.
     """
@@ -84,11 +85,11 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], *, keep: int) -> Pat
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write ``state``; the file appears under its name only when it is complete and on disk.
 
-    Raises ValueError when it cannot be written.
+    Raises ValueError if it cannot be written.
     """
     with whole_file(path) as temporary:
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            if left != temporary:  # a kill left it; no other process writes to a run's folder
+            if left != temporary:  # from a killed process; nobody else writes to a run's folder
                 left.unlink()
         _write(temporary, state)
 
@@ -96,11 +97,11 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 def save_sharded(
     folder: Path, state: Mapping[str, Any], *, keep: int, group: dist.ProcessGroup | None
 ) -> Path:
-    """As `save_checkpoint`, to a folder step_<step> in which each process writes its own parts.
+    """Like `save_checkpoint`, but to a folder step_<step>, to which each rank writes its shards.
 
-    Every process of ``group`` calls; without a group there is only one. The folder appears under
-    its name only when all have written and everything is on disk. Raises ValueError when this
-    process cannot write.
+    All ranks of ``group`` must call this; without a group there is one process. The folder appears
+    under its name only when the shards of all ranks are on disk. Raises ValueError if this rank
+    cannot write.
     """
     path = folder / f"step_{state['step']:08d}"
     part = path.with_suffix(".part")
@@ -120,7 +121,7 @@ def save_sharded(
         if is_main:
             last = folder / "last"
             if path.exists() and last.exists() and path.samefile(last):
-                _remove(part)  # a run's step is always the same; this one must never be missing
+                _remove(part)  # runs are deterministic, and `last` must exist at all times
             else:
                 _remove(path)
                 os.replace(part, path)
@@ -129,21 +130,21 @@ def save_sharded(
 
 
 def linked_checkpoint(run: Path) -> str | None:
-    """Name of the checkpoint that ``last`` of a run folder points to; None where there is none."""
+    """Name of the checkpoint that a run folder's ``last`` link points to; None if it has none."""
     last = run / "checkpoints" / "last"
     return os.readlink(last) if last.is_symlink() else None
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether there is a file, or a folder of shards."""
+    """Whether the path is a file or a folder of shards."""
     return path.is_file() or (path / METADATA).is_file()
 
 
 def find_checkpoint(path: str | Path, which: str = "last") -> Path:
-    """The checkpoint, of either form, meant by its own path, by a checkpoints folder, or by a run
-    folder.
+    """Path of a checkpoint (file or shards), given itself, a checkpoints folder or a run folder.
 
-    ``which``: name of the one to take of a folder, ``last`` or ``best.pt``.
+    ``which``: the checkpoint to take from a folder, ``last`` or ``best.pt``. Raises
+    FileNotFoundError if there is none, and ValueError for a Hugging Face folder.
     """
     path = local_model(path)
     for candidate in (path, path / which, path / "checkpoints" / which):
@@ -160,13 +161,15 @@ def find_checkpoint(path: str | Path, which: str = "last") -> Path:
 
 
 def is_of_ours(found: object) -> bool:
-    """Whether what a file holds is a checkpoint."""
+    """Whether the content of a file is one of our checkpoints."""
     return isinstance(found, dict) and {"kind", "config", "step", "model"} <= found.keys()
 
 
 def check_state(state: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError, in which the checkpoint is called ``name``, where what it holds beside its
-    tensors is of other types than we write."""
+    """Raise ValueError if an entry of a checkpoint has another type than we write.
+
+    ``name``: the checkpoint's name in the message.
+    """
     for key, (is_right, rule) in _TYPES.items():
         if key in state and not is_right(value := state[key]):
             is_short = type(value) is str or (type(value) is int and abs(value) < 1 << 64)
@@ -200,7 +203,7 @@ def _is_shape(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_count, value))
 
 
-# What pages, tables and models are made of; settings are checked where they are used
+# Type checks of the entries that reports and models use; settings are checked where they are used
 _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "kind": (lambda value: type(value) is str, "a text"),
     "config": (lambda value: isinstance(value, Mapping), "groups of settings"),
@@ -226,10 +229,10 @@ _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def run_checkpoints(run: str | Path, *, history: bool = False) -> dict[int, Path]:
-    """Step -> checkpoint, by step, of a run folder or of its folder checkpoints.
+    """Step -> checkpoint, in order of steps, for a run folder or its checkpoints folder.
 
-    ``history``: also those without the optimizer's state, spread over the run. Of a step that is
-    there in both forms, the file. Raises FileNotFoundError where there are none.
+    ``history``: include those kept for analysis, which have no optimizer state. If a step exists as
+    both file and folder, the file wins. Raises FileNotFoundError if there are none.
     """
     run = Path(run)
     for folder in (run / "checkpoints", run):
@@ -237,7 +240,7 @@ def run_checkpoints(run: str | Path, *, history: bool = False) -> dict[int, Path
         found = {
             int(match[1]): path
             for place in places
-            for path in sorted(place.glob("step_*"))  # a folder of shards comes before the file
+            for path in sorted(place.glob("step_*"))  # the file sorts after its folder and wins
             if (match := re.fullmatch(r"step_(\d+)(\.pt)?", path.name)) and is_checkpoint(path)
         }
         if found:
@@ -255,12 +258,13 @@ def load_checkpoint(
     optimizer: bool = False,
     as_trained: bool = False,
 ) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; nothing in it is executed.
+    """Read a checkpoint onto the CPU without executing code from it.
 
-    Of shards the optimizer's state, half of it all, is read only where ``optimizer`` asks for it.
-    Adapters are added to the layers that they stand beside, and the settings say of none then; with
-    ``as_trained``, to go on, they are not. Raises FileNotFoundError, or ValueError when it is not
-    one of ours or of another ``kind``.
+    ``optimizer``: also read the optimizer state of a sharded checkpoint, half of its size.
+    ``as_trained``: keep LoRA adapters separate, to resume training; by default they are merged
+    into their layers and removed from the settings.
+
+    Raises FileNotFoundError, or ValueError if it is not one of ours or of another ``kind``.
     """
     place = find_checkpoint(path)
     try:
@@ -293,16 +297,16 @@ _MADE_BY = {"finetune": "hpm-video finetune or probe --keep", "pretrain": "hpm-v
 
 
 def check_kind(state: Mapping[str, Any], kind: str, name: str) -> None:
-    """Raise ValueError where a checkpoint, called ``name``, is of another kind."""
+    """Raise ValueError if a checkpoint, named ``name`` in the message, is of another kind."""
     if state["kind"] != kind:
         made = f", as {_MADE_BY[kind]} makes" if kind in _MADE_BY else ""
         raise ValueError(f"{name} is of kind {state['kind']}: must be {kind}{made}")
 
 
 def without_adapters(state: dict[str, Any], name: str) -> dict[str, Any]:
-    """A checkpoint whose adapters are added to the layers that they stand beside.
+    """A checkpoint whose LoRA adapters are merged into their layers.
 
-    Raises ValueError, in which it is called ``name``, where they do not fit.
+    Raises ValueError if they do not fit; ``name`` is the checkpoint's name in the message.
     """
     config = state["config"]
     model = config.get("model")
@@ -319,16 +323,16 @@ def without_adapters(state: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _write(path: Path, state: Mapping[str, Any]) -> None:
-    with path.open("wb") as file:  # by its name, torch.save would put that into the file
+    with path.open("wb") as file:  # given a path, torch.save would store its name in the file
         torch.save(dict(state), file)
 
 
 def _publish(path: Path, *, keep: int) -> None:
-    """Point ``last`` beside a checkpoint at it, and remove others until there are ``keep``: of the
-    oldest steps first. Later ones, left by a run that was turned back, are the last to go."""
+    """Point the link ``last`` to a checkpoint and remove others, oldest steps first, until ``keep``
+    are left (0: all). Later steps, left by a run that was rolled back, go last."""
     link = path.parent / "last.part"
     link.unlink(missing_ok=True)
-    link.symlink_to(path.name)  # fails where another link is
+    link.symlink_to(path.name)  # fails if a link exists
     os.replace(link, path.parent / "last")
     if keep:
         there = {each for each in path.parent.glob("step_*") if each.suffix != ".part"}
@@ -338,7 +342,7 @@ def _publish(path: Path, *, keep: int) -> None:
 
 
 def remove_history(folder: Path, *, after: int) -> None:
-    """Remove what an earlier start left of later steps in a run's folder of checkpoints."""
+    """Remove history checkpoints of steps later than ``after``, left by an earlier start."""
     for path in (folder / HISTORY).glob("step_*"):
         match = re.fullmatch(r"step_(\d+)(\.pt)?", path.name)
         if match and int(match[1]) > after:
@@ -346,15 +350,16 @@ def remove_history(folder: Path, *, after: int) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what saves that did not come to their end have left."""
+    """Remove the remains of interrupted saves."""
     for part in (*folder.glob("step_*.part"), *folder.glob(".step_*.tmp")):
         _remove(part)
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint of either form, if it is there; never part of one under its name."""
+    """Remove a checkpoint (file or shards) if it exists. Folders are renamed first, so that no
+    partial checkpoint has a valid name."""
     if path.is_dir() and not path.is_symlink():
-        part = path.with_name(f"{path.stem}.old.part")  # new shards may lie in step_*.part
+        part = path.with_name(f"{path.stem}.old.part")  # step_*.part may hold new shards
         if part.exists():
             shutil.rmtree(part)
         os.replace(path, part)
@@ -364,7 +369,7 @@ def _remove(path: Path) -> None:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors in nested dicts, whose keys have no slashes, with their path: "a/b/c"."""
+    """The tensors in nested dicts with their paths "a/b/c"; keys must not contain slashes."""
     for name, entry in tree.items():
         if isinstance(entry, Mapping):
             yield from _flat(entry, f"{prefix}{name}/")
@@ -393,8 +398,8 @@ def load_weights(
 ) -> list[str]:
     """Load weights strictly; raises ValueError naming the first keys that do not fit.
 
-    Those of the module's keys that a pattern of ``allow_missing`` names keep their values where
-    there are none that fit; returns these keys.
+    Keys of the module that match a pattern of ``allow_missing`` and have no fitting weights keep
+    their values. Returns these keys.
     """
     own = module.state_dict()
     wrong = misfits(weights, own, rule="the model has", unknown="is not in the model")
@@ -406,8 +411,10 @@ def load_weights(
 
 
 def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
-    """The settings of the run that wrote a checkpoint; ValueError where they are none, or those of
-    a model that its weights are far too few for."""
+    """The settings of the run that wrote a checkpoint.
+
+    Raises ValueError if they are invalid, or describe a model far larger than the stored weights.
+    """
     schemas: dict[str, type[PretrainConfig | FinetuneConfig]]
     schemas = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
     if state["kind"] not in schemas:
@@ -429,7 +436,7 @@ def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
 
 
 def _check_clips(state: Mapping[str, Any]) -> None:
-    """Raise ValueError where clips have more tokens than any model is used with."""
+    """Raise ValueError if clips have more tokens than any model uses in practice."""
     for grid in filter(None, (tokens_of(state).grid, trained_grid(state))):
         if grid.num_tokens > _MOST_TOKENS:
             raise ValueError(
@@ -438,17 +445,17 @@ def _check_clips(state: Mapping[str, Any]) -> None:
 
 
 def without_training(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A checkpoint without what only training needs."""
+    """A checkpoint without its training state."""
     return {name: value for name, value in state.items() if name not in _OF_TRAINING}
 
 
 def under(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights whose names begin with a prefix, by what follows it."""
+    """The weights whose names start with a prefix, with the prefix removed."""
     return {n.removeprefix(prefix): value for n, value in weights.items() if n.startswith(prefix)}
 
 
 def tokens_of(state: Mapping[str, Any]) -> Tokens:
-    """The tokens of the clips that a checkpoint's model is for."""
+    """Token grid and shape of the clips that a checkpoint's model expects."""
     stored = {
         name: _stored_number(state["config"], group, name)
         for group, name in (
@@ -470,7 +477,7 @@ def _stored_number(config: Mapping[str, Any], group: str, name: str) -> int:
 
 
 def trained_grid(state: Mapping[str, Any]) -> TokenGrid | None:
-    """The grid whose position table a checkpoint's weights were trained with; None: of none."""
+    """The grid of the position table with which a checkpoint was trained; None if it has none."""
     if "trained_grid" in state:
         return state["trained_grid"] and TokenGrid(*state["trained_grid"])
     return tokens_of(state).grid
@@ -483,11 +490,11 @@ def load_encoder(
     source: str | Path,
     allow_missing: Sequence[str] = (),
 ) -> list[str]:
-    """Load the encoder's part of a checkpoint; a final norm the encoder lacks is left out.
+    """Load a checkpoint's encoder; its final norm is dropped if ``encoder`` has none.
 
-    ``allow_missing``: as in `load_weights`, names begin with ``encoder.``; so do those returned.
-    The patch embedding is resampled, and a stored table of positions interpolated, where tokens
-    of the encoder are others than the checkpoint's.
+    ``allow_missing`` and the result are as in `load_weights`, with names starting with
+    ``encoder.``. If the encoder's tokens differ from the checkpoint's, the patch embedding is
+    resampled and a stored position table is interpolated.
     """
     weights = under(state["model"], "encoder.")
     if not any(name.startswith("norm.") for name in encoder.state_dict()):

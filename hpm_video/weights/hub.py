@@ -1,6 +1,6 @@
-"""Models on the Hugging Face Hub, ``hf://OWNER/NAME`` in place of a file.
+"""Models on the Hugging Face Hub, given as ``hf://OWNER/NAME`` in place of a file.
 
-Nothing from there is executed: what is downloaded is read as any other file of weights.
+No code from the hub is executed: downloads are read like any other weight file.
 """
 
 import re
@@ -10,18 +10,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-OF_HUB = "hf:/"  # a Path has one slash
+OF_HUB = "hf:/"  # Path collapses the two slashes
 _NAME = re.compile(r"hf:/{1,2}([\w-][\w.-]*/[\w-][\w.-]*)(?:/([^@]+))?(?:@(\S+))?", re.ASCII)
-# The first of these kinds that a repository has: the same weights often lie there several times
+# The first of these that a repository has; many hold the same weights in several formats
 _WEIGHTS = (["*.safetensors"], ["*.bin"], ["*.pt", "*.pth"])
 
 
 @cache
 def local_model(place: str | Path) -> Path:
-    """The path that is meant; of ``hf://OWNER/NAME[/FILE][@REVISION]`` that in the cache of
-    huggingface_hub, which downloads what is not there.
+    """The local path of a model; ``hf://OWNER/NAME[/FILE][@REVISION]`` is downloaded if it is not
+    in the cache of huggingface_hub.
 
-    Raises ValueError in one line where the name is wrong or it cannot be had.
+    Raises ValueError, one line, if the name is invalid or the download fails.
     """
     name = str(place)
     if not name.startswith(OF_HUB):
@@ -48,7 +48,7 @@ def local_model(place: str | Path) -> Path:
 
 @contextmanager
 def _told(name: str, repo: str, revision: str | None) -> Iterator[None]:
-    """What keeps a model from being fetched, and what to do then, in one line."""
+    """Turn download errors into ValueErrors of one line that say what to do."""
     hub = hub_library()
     errors = hub.errors
     try:
@@ -74,7 +74,7 @@ def _told(name: str, repo: str, revision: str | None) -> Iterator[None]:
 
 
 def hub_library() -> Any:
-    """huggingface_hub, which is imported only where a hub is asked for."""
+    """Import huggingface_hub, an optional dependency; raises ValueError if it is missing."""
     try:
         import huggingface_hub
         import huggingface_hub.constants

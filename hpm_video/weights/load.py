@@ -1,4 +1,4 @@
-"""Models out of checkpoints: an encoder, or a classifier."""
+"""Build an encoder or a classifier from a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ def load_classifier(
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
     """The model of a fine-tuning checkpoint, its settings, and its class names if known.
 
-    ``clip``: clips and tokens if not as in training; the settings then have them too.
+    ``clip``: clips and tokens that replace those of training, also in the returned settings.
     """
     return classifier_of(load_checkpoint(checkpoint, kind="finetune"), source=checkpoint, clip=clip)
 
@@ -41,7 +41,7 @@ def load_classifier(
 def classifier_of(
     state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
 ) -> tuple[Classifier | Baseline, FinetuneConfig, list[str] | None]:
-    """As `load_classifier`, of a checkpoint that has been read."""
+    """Like `load_classifier`, for a checkpoint that has been read."""
     config = _settings(state, clip)
     assert isinstance(config, FinetuneConfig)
     model = build(config, num_classes=state["num_classes"], trained_grid=trained_grid(state))
@@ -54,8 +54,10 @@ def classifier_of(
 
 @dataclass(frozen=True)
 class StoredLists:
-    """The lists of labelled videos that a run learnt from and was judged on, as they were named,
-    where their relative paths start, and how they say several labels."""
+    """A run's labelled lists for training and validation, as given in its settings.
+
+    root: folder to which relative paths refer. labels: how the lists give several labels per video.
+    """
 
     train: list[str]
     val: list[str]
@@ -64,13 +66,15 @@ class StoredLists:
 
 
 def lists_of(checkpoint: str | Path) -> StoredLists:
-    """As `lists_in`, of a checkpoint."""
+    """Like `lists_in`, for a path."""
     return lists_in(load_checkpoint(checkpoint))
 
 
 def lists_in(state: Mapping[str, Any]) -> StoredLists:
-    """The labelled lists that a checkpoint's settings name: of a fine-tuning its own, of a
-    pre-training those of its probes. Empty where it names none."""
+    """The labelled lists in a checkpoint's settings; empty if there are none.
+
+    These are the run's own for fine-tuning, and those of its probes for pre-training.
+    """
     config = settings_of(state)
     if isinstance(config, FinetuneConfig):
         data = config.data
@@ -82,9 +86,9 @@ def lists_in(state: Mapping[str, Any]) -> StoredLists:
 def encoder_of(
     state: Mapping[str, Any], *, source: str | Path, clip: ClipConfig | None = None
 ) -> tuple[Encoder, DataConfig]:
-    """The encoder of a checkpoint that holds at least that, and how its clips are sampled.
+    """The encoder of a checkpoint and its data settings, which say how clips are sampled.
 
-    ``clip`` as in `load_classifier`. Raises ValueError when the weights do not fit, or are of a
+    ``clip``: see `load_classifier`. Raises ValueError if the weights do not fit or are of a
     baseline.
     """
     config, trained = _settings(state, clip), trained_grid(state)
@@ -94,7 +98,7 @@ def encoder_of(
         encoder = build_model(config.model, grid, predict_loss=False).encoder
         encoder.positions = position_table(grid, encoder.width, trained_grid=trained)
     else:
-        classifier = build(config, num_classes=1, trained_grid=trained)  # the head is not asked
+        classifier = build(config, num_classes=1, trained_grid=trained)  # the head is not used
         if not isinstance(classifier, Classifier):
             raise ValueError(
                 f"checkpoint ({source}) is of the baseline {config.model.name}: features, probes "
@@ -106,10 +110,10 @@ def encoder_of(
 
 
 def pooling_norm_of(state: Mapping[str, Any], width: int, *, source: str | Path) -> nn.Module:
-    """What follows the mean over tokens of width D: in a classifier the norm before its head.
+    """The norm to apply after the mean over tokens of width D: that before a classifier's head.
 
-    Nothing in pre-training and model.pooling=norm_mean, where the encoder ends with a norm, and in
-    an encoder exported alone.
+    It is the identity if the encoder ends with its own norm (pre-training or
+    model.pooling=norm_mean), and for encoders exported alone.
     """
     config = settings_of(state)
     has_own = isinstance(config, PretrainConfig) or config.model.pooling == "norm_mean"
@@ -121,7 +125,7 @@ def pooling_norm_of(state: Mapping[str, Any], width: int, *, source: str | Path)
 
 
 def _settings(state: Mapping[str, Any], clip: ClipConfig | None) -> PretrainConfig | FinetuneConfig:
-    """Those of a checkpoint, for other clips if asked."""
+    """The settings of a checkpoint, changed for other clips if given."""
     config = settings_of(state)
     if clip is not None:
         data, model = clip.of(config.data, config.model)

@@ -1,4 +1,4 @@
-"""What is wrong with weights, in words: each tensor that does not fit a model, and why."""
+"""Checks whether weights fit a model, and describes each tensor that does not."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-_MAX_SHOWN = 12  # names that do not fit, in an error
+_MAX_SHOWN = 12  # names listed in an error message
 
 
 def misfits(
@@ -17,10 +17,10 @@ def misfits(
     rule: str = "must be",
     unknown: str = "is unknown",
 ) -> dict[str, str]:
-    """Name -> why, of every tensor that does not fit the state dict ``expected``.
+    """Name -> reason, for every tensor that does not fit the state dict ``expected``.
 
-    ``rule``: words between what a tensor is and what it should be. ``unknown``: words for one that
-    ``expected`` does not have; these come last.
+    ``rule``: words between a tensor's actual and expected shape. ``unknown``: words for tensors
+    that ``expected`` does not have; these come last.
     """
     found = {name: _misfit(weights.get(name), like, rule) for name, like in expected.items()}
     found |= {name: unknown for name in weights if name not in expected}
@@ -28,7 +28,7 @@ def misfits(
 
 
 def _misfit(tensor: Tensor | None, like: Tensor, rule: str) -> str:
-    """Why a tensor cannot be used as one like ``like``; empty if it can be."""
+    """Why a tensor cannot replace ``like``; empty if it can."""
     if tensor is None:
         return "is missing"
     if tensor.shape != like.shape:
@@ -43,22 +43,22 @@ def _misfit(tensor: Tensor | None, like: Tensor, rule: str) -> str:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all its numbers are finite."""
+    """Whether all values of a tensor are finite."""
     return bool(torch.isfinite(tensor).all())
 
 
 def is_allowed(patterns: Sequence[str], *names: str) -> bool:
-    """Whether one of the patterns fits one of the names."""
+    """Whether any pattern matches any of the names."""
     return any(fnmatchcase(name, pattern) for name in names if name for pattern in patterns)
 
 
 def refuse(wrong: Sequence[str], words: str) -> None:
-    """Raise ValueError, naming the first few, where anything is wrong."""
+    """Raise ValueError if anything is wrong, naming the first few faults."""
     if wrong:
         more = f"; and {len(wrong) - _MAX_SHOWN} more" if len(wrong) > _MAX_SHOWN else ""
         raise ValueError(f"{words}: {'; '.join(wrong[:_MAX_SHOWN])}{more}")
 
 
 def refusal(path: str | Path, found: str, expected: str) -> ValueError:
-    """The error for weights that are not what they should be."""
+    """A ValueError that says what was found in weights, and what was expected."""
     return ValueError(f"weights ({path}): found {found}, expected {expected}")

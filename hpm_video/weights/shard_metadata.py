@@ -1,8 +1,8 @@
-"""The ``.metadata`` of a checkpoint in shards, a pickle, read as data: no class in it is looked up.
+"""Reads the ``.metadata`` of a sharded checkpoint, a pickle, without importing or calling anything.
 
-Python's unpickler, whatever names it allows, sets attributes on what those names stand for. So here
-a name stays a name, a call to something stays a note of that, and `read_metadata` makes of the
-result the few objects that torch.distributed.checkpoint needs.
+Python's unpickler sets attributes on whatever the allowed names refer to, so an allow list is not
+safe. Here names and calls are only recorded. `read_metadata` then builds the few objects that
+torch.distributed.checkpoint needs from these records.
 """
 
 import io
@@ -40,14 +40,14 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class _Name:
-    """What a pickle calls a class or a function: module and name."""
+    """A class or function named in a pickle: module and name."""
 
     text: str
 
 
 @dataclass(eq=False)
 class _Made:
-    """What a pickle would make: by whom, of what, and the state it would then be given."""
+    """A recorded call: the callable's name, its arguments, and the state set on the result."""
 
     maker: str
     arguments: tuple[Any, ...]
@@ -58,10 +58,10 @@ class _Made:
 
 
 def read_metadata(folder: Path) -> Metadata:
-    """The tensors of a checkpoint in shards, and where their parts lie.
+    """The tensors of a sharded checkpoint and the places of their parts.
 
-    Raises OSError, or ValueError where it is damaged, holds anything else than tensors, names files
-    of other folders, or claims more than the files beside it have.
+    Raises OSError, or ValueError if the metadata is damaged, describes anything but tensors, names
+    files in other folders, or claims more bytes than its files have.
     """
     with open_regular(folder / METADATA) as file:
         data = file.read(_MOST_BYTES + 1)
@@ -82,7 +82,7 @@ def read_metadata(folder: Path) -> Metadata:
 
 
 def _parsed(data: bytes) -> Any:
-    """The value of a pickle in which nothing was looked up, called or changed but our own notes."""
+    """The value of a pickle, with `_Name` and `_Made` in place of classes and calls."""
     machine = _Machine()
     for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
         if opcode.name == "STOP":
@@ -92,7 +92,7 @@ def _parsed(data: bytes) -> Any:
 
 
 class _Machine:
-    """A stack of values and what was put aside, as the instructions of a pickle need them."""
+    """The stack, marks and memo of an interpreter of pickle instructions."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -105,7 +105,7 @@ class _Machine:
         return self._stack[-1]
 
     def do(self, name: str, argument: Any) -> None:
-        """Carry out one instruction. Raises ValueError where it is none that we know."""
+        """Execute one instruction. Raises ValueError for unsupported ones."""
         push = self._stack.append
         if name in _VALUES:
             push(argument)
@@ -136,7 +136,7 @@ class _Machine:
             self._build(name)
 
     def _build(self, name: str) -> None:
-        """Instructions that make something of what is on the stack, or add to it."""
+        """Execute an instruction that builds or extends a value on the stack."""
         if name in ("REDUCE", "NEWOBJ"):
             maker, arguments = self._take(2)
             if not isinstance(maker, _Name) or not isinstance(arguments, tuple):
@@ -151,7 +151,7 @@ class _Machine:
             items = self._take(2) if name == "SETITEM" else self._take_marked()
             if not isinstance(self.top(), dict) or len(items) % 2:
                 raise ValueError(f"{METADATA} is damaged")
-            # Others might be nested: Python takes no care how deep those are that it hashes
+            # Deeply nested keys would overflow the C stack when hashed
             if not all(isinstance(key, str | _Made) for key in items[::2]):
                 raise ValueError(f"{METADATA} has a key that is neither a name nor an index")
             self.top().update(zip(items[::2], items[1::2], strict=True))

@@ -1,9 +1,8 @@
-"""Tensors of all processes in one folder, each process writing its own parts.
+"""Sharded tensors in one folder, to which each rank writes its own parts.
 
-The format is that of torch.distributed.checkpoint: ``.metadata`` says which tensors there are, and
-where in ``__<rank>_0.distcp`` their parts lie. It may be read by any number of processes. Beside
-what PyTorch does, the metadata, a pickle, is read as data, and no part may unpack to more than it
-is.
+The format is that of torch.distributed.checkpoint: ``.metadata`` lists the tensors and where their
+parts lie in ``__<rank>_0.distcp``. Any number of processes can read it. Unlike PyTorch, we read the
+metadata, a pickle, without executing it, and refuse parts that unpack to more than their size.
 """
 
 import errno
@@ -34,28 +33,28 @@ from hpm_video.weights.torch_files import check_archive
 def write_shards(
     folder: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None
 ) -> None:
-    """Write this process's parts of ``tensors`` to a folder; every process of ``group`` calls.
+    """Write this rank's parts of ``tensors`` to a folder; all ranks of ``group`` must call this.
 
-    Without a group this process writes all. Returns once everything, of all processes, is on disk.
+    Without a group this process writes everything. Returns once the parts of all ranks are on disk.
     """
     writer = FileSystemWriter(folder, sync_files=True)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is alone, where it is
+            warnings.simplefilter("ignore")  # about saving in a single process
             save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
     except CheckpointException as error:
         raise next(iter(error.failures.values()))[0] from error
 
 
 def stored_shapes(folder: Path) -> dict[str, torch.Size]:
-    """Name -> shape of every tensor in a folder. Raises OSError, or ValueError for damage."""
+    """Name -> shape of every tensor in a folder. Raises OSError, or ValueError if damaged."""
     return {name: entry.size for name, entry in _stored(folder).items()}
 
 
 def read_shards(folder: Path, names: set[str]) -> dict[str, Tensor]:
-    """The whole tensors of these names in a folder, on the CPU.
+    """Read the named tensors of a folder, unsharded, onto the CPU.
 
-    Raises OSError, or ValueError when something is damaged.
+    Raises OSError, or ValueError if something is damaged.
     """
     tensors = {
         name: torch.empty(entry.size, dtype=entry.properties.dtype)
@@ -67,14 +66,14 @@ def read_shards(folder: Path, names: set[str]) -> dict[str, Tensor]:
 
 
 def read_shards_into(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fill tensors in place, whole ones or this process's parts of cut ones.
+    """Fill tensors in place: whole ones, or this rank's part of sharded ones.
 
-    Each process reads what it needs on its own. Raises OSError, or ValueError when something is
-    damaged or of another shape.
+    Each rank reads what it needs, without communication. Raises OSError, or ValueError if something
+    is damaged or has another shape.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it reads alone
+            warnings.simplefilter("ignore")  # about loading in a single process
             load(dict(tensors), storage_reader=_Reader(folder), no_dist=True)
     except CheckpointException as error:
         failure, _ = next(iter(error.failures.values()))
@@ -85,7 +84,7 @@ def read_shards_into(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _stored(folder: Path) -> dict[str, TensorStorageMetadata]:
     stored = _Reader(folder).read_metadata().state_dict_metadata
-    # The other kind is refused: what it stands for PyTorch's reader would unpickle
+    # `read_metadata` refuses the other kind of entry, which PyTorch's reader would unpickle
     return {name: cast(TensorStorageMetadata, entry) for name, entry in stored.items()}
 
 
@@ -109,7 +108,7 @@ class _Reader(FileSystemReader):
 
 
 class _Part(RawIOBase):
-    """Some bytes of a file as a file of their own; PyTorch's has no end that zipfile finds."""
+    """A byte range of a file as a file. zipfile finds no end in PyTorch's own view."""
 
     def __init__(self, file: BufferedReader, start: int, length: int) -> None:
         self._file, self._start, self._length, self._position = file, start, length, 0

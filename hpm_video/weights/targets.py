@@ -1,4 +1,4 @@
-"""The frozen model whose features a pre-training reconstructs, as its settings name it."""
+"""The frozen model whose features pre-training reconstructs (loss.target=frozen)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,10 +15,10 @@ from hpm_video.weights.foreign.encoders import FrozenEncoder, frozen_encoder
 def load_target(
     config: PretrainConfig, device: torch.device | str = "cpu"
 ) -> tuple[PretrainConfig, FrozenEncoder | None]:
-    """The model of loss.target=frozen on a device, and the config with its width; for any other
-    target the config as it is, and None.
+    """Load the model of loss.target=frozen, and set its width in the config.
 
-    Raises FileNotFoundError, or ValueError where it is not the model that the settings say.
+    Other targets give the unchanged config and None. Raises FileNotFoundError, or ValueError if
+    the model does not match the settings.
     """
     loss, data = config.loss, config.data
     if loss.target != "frozen":
@@ -44,7 +44,8 @@ def load_target(
 def check_digest(
     loss: LossConfig, digest: str | None, state: Mapping[str, Any], *, source: str | Path | None
 ) -> None:
-    """Raise ValueError where the target has other weights than that of a checkpoint, ``state``."""
+    """Raise ValueError if the target's weights differ from those that ``state``, the checkpoint
+    ``source``, was trained with."""
     before = state.get("target_digest")
     if digest is not None and before is not None and digest != before:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Files of torch.save that anybody may have made: read without executing anything, in bounds.
+"""Reads untrusted torch.save files without executing code and within bounds of memory.
 
-A zip archive can hold a thousand times its size, one part of a file can stand for many, and the
-strides of a tensor can make many numbers of one. None of this is what torch.save writes.
+A zip archive can unpack to a thousand times its size, entries can share one part of the file, and
+strides can expand one value to many. torch.save writes none of this.
 """
 
 import os
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hpm_video.runtime.reading import open_regular
 
-# What torch.load raises for files that are damaged, foreign, or would need to run code.
+# Exceptions of torch.load for files that are damaged, foreign, or would need to run code
 UNREADABLE = (
     pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, AttributeError,
     KeyError, IndexError, AssertionError, OSError, struct.error, zlib.error, MemoryError,
@@ -27,20 +27,20 @@ UNREADABLE = (
 )  # fmt: skip
 
 ZIP = b"PK\x03\x04"
-_MOST_PICKLED = 1 << 26  # bytes of what is no tensor; objects take many times as much
-_MOST_SHARED = 4  # tensors that a number is part of, on average: tied weights are part of two
+_MOST_PICKLED = 1 << 26  # bytes besides tensors; unpickled objects take many times as much
+_MOST_SHARED = 4  # tensors per stored value, on average; tied weights give 2
 _SLACK = 1 << 20  # bytes; some models expand small buffers
 
 
 class ClaimError(ValueError):
-    """A file that would take more memory than it has bytes."""
+    """Raised for a file that would need more memory than it has bytes."""
 
 
 def read_torch(path: Path, *, classes: tuple[type, ...] = ()) -> Any:
-    """What torch.save wrote to a file, on the CPU.
+    """Load a torch.save file onto the CPU.
 
-    ``classes``: holders of values that may be in it besides tensors and plain values. Raises one of
-    UNREADABLE; a `ClaimError` says in what the file is a bomb.
+    ``classes``: classes that may occur in it besides tensors and plain values. Raises one of
+    UNREADABLE; `ClaimError` is raised for files that would exhaust memory.
     """
     with ExitStack() as stack:
         file = stack.enter_context(open_regular(path))
@@ -54,8 +54,10 @@ def read_torch(path: Path, *, classes: tuple[type, ...] = ()) -> Any:
 
 
 def check_archive(file: IO[bytes], num_bytes: int) -> None:
-    """Raise ClaimError where a zip archive of so many bytes unpacks to more than that, BadZipFile
-    where it is none; nothing for files that do not begin as one. Leaves the file at its start."""
+    """Raise ClaimError if a zip archive of ``num_bytes`` unpacks to more, BadZipFile if damaged.
+
+    Files that do not start like a zip archive pass. The file position is reset to the start.
+    """
     start = file.read(len(ZIP))
     file.seek(0)
     if start != ZIP:
@@ -74,12 +76,12 @@ def check_archive(file: IO[bytes], num_bytes: int) -> None:
 
 
 def check_tensors(found: Any, num_bytes: int) -> None:
-    """Raise ClaimError where the tensors in containers claim more memory than a file can hold."""
+    """Raise ClaimError if the tensors in ``found`` claim more memory than a file can hold."""
     stored: dict[int, int] = {}
     claimed = 0
     for tensor in _tensors(found):
         if tensor.layout != torch.strided or tensor.is_meta:
-            continue  # refused where weights are needed
+            continue  # refused later, by `misfits`
         storage = tensor.untyped_storage()
         stored[storage.data_ptr()] = max(stored.get(storage.data_ptr(), 0), storage.nbytes())
         claimed += tensor.numel() * tensor.element_size()
@@ -90,7 +92,7 @@ def check_tensors(found: Any, num_bytes: int) -> None:
 
 
 def _tensors(found: Any) -> Iterator[Tensor]:
-    """All tensors in nested containers; of a container that is there many times only once."""
+    """All tensors in nested containers; a container that occurs repeatedly is visited once."""
     left, seen = [found], set()
     while left:
         value = left.pop()

@@ -423,7 +423,7 @@ def test_help_names_every_job_and_setting(capsys: pytest.CaptureFixture[str]) ->
         for key in keys:
             assert key in text
         # Wherever the terminal's width breaks lines
-        assert "(auto | float32 | bfloat16 | float16)" in " ".join(text.split())
+        assert "(auto | float32 | bfloat16 | float16; default" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("arguments", [[], ["pretraim"], ["pretrain"], ["visualize", "x"]])

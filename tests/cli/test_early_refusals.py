@@ -41,6 +41,7 @@ def _refused(lines: list[str]) -> list[tuple[int, str, bool]]:
 def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
     bad_list, run = tmp_path / "bad.csv", f"run.output_dir={tmp_path / 'run'}"
     bad_list.write_text("path,num_frames\na.mp4,many\n")
+    (tmp_path / "empty").mkdir()
     expected = {
         "pretran": "'pretran' is unknown: did you mean pretrain?",
         "data chek x": "did you mean check?",
@@ -66,6 +67,10 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"visualize {toy} /no/video.mp4 -o x": "VIDEO (/no/video.mp4) does not exist",
         "weights inspect /no/file": "weights (/no/file) do not exist",
         "data check /no/list.csv": "/no/list.csv does not exist",
+        "start /no/folder": "/no/folder does not exist",
+        f"start {toy.parent} -o {tmp_path}": "nothing is overwritten: add -o",
+        f"start {next(toy.parent.rglob('*.mp4'))}": "must be a folder or list of videos, not one",
+        f"start {tmp_path / 'empty'} -o {tmp_path / 'new'}": "must hold videos",
     }
     for line, (code, said, has_torch) in zip(expected, _refused(list(expected)), strict=True):
         assert (code, has_torch) == (2, False), (line, said)

@@ -45,7 +45,7 @@ def test_the_same_thing_has_the_same_option(job: str) -> None:
         assert ("--manifest" in known) == takes_videos, parser.prog
         runs_a_model = job in (
             "pretrain", "finetune", "evaluate", "predict", "probe", "features", "visualize",
-            "demo",
+            "demo", "start",
         )  # fmt: skip
         assert ("--device" in known) == runs_a_model, parser.prog
 
@@ -57,6 +57,13 @@ def test_the_same_thing_has_the_same_option(job: str) -> None:
         (["device=cpu", "a.mp4", "b.mp4"], ["a.mp4", "b.mp4"]),
         (["device=cpu", "--manifest", "l.csv"], []),
         (["--manifest", "l.csv", "device=cpu"], []),
+        # None of these is there, and none has the name of a setting before its sign
+        (["a.mp4#t=1,2", "device=cpu", "a.mp4#t=x"], ["a.mp4#t=1,2", "a.mp4#t=x"]),
+        (
+            ["b.tar/k=1.mp4", "b.tar/a.mp4#t=1,2", "device=cpu"],
+            ["b.tar/k=1.mp4", "b.tar/a.mp4#t=1,2"],
+        ),
+        (["https://a/b.mp4?c=1", "device=cpu"], ["https://a/b.mp4?c=1"]),
     ],
 )
 def test_videos_and_settings_stand_in_any_order(words: list[str], videos: list[str]) -> None:

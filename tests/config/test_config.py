@@ -95,8 +95,9 @@ def test_the_table_of_settings_fits_its_columns(schema: type, columns: int) -> N
     assert max(map(len, table.splitlines())) <= columns
     text = " ".join(table.split())
     for setting in describe_settings(schema):
-        choices = f" ({' | '.join(setting.choices)})" if setting.choices else ""
-        assert f"{setting.key} {setting.default} {setting.meaning}{choices}" in text
+        choices = f"{' | '.join(setting.choices)}; " if setting.choices else ""
+        values = f"({choices}default {setting.default})"
+        assert f"{setting.key} {setting.meaning} {values}" in text
 
 
 def test_defaults_below_yaml_below_command_line(tmp_path: Path) -> None:
@@ -278,6 +279,7 @@ def test_values_of_every_kind() -> None:
         ("run.output_dir=[a]", ["run.output_dir ([a]) must be text, or null"]),
         ("run.device=gpu", ["run.device (gpu) must be one of auto, cpu, cuda"]),
         ("data.manifest[0]=x", ["data.manifest ({0: x}) must be a list"]),
+        ("data.weights=2", ["data.weights (2) must be a list of numbers: [1, 2]"]),
         ("data.manifest=[a", ["setting (data.manifest=[a) cannot be read"]),
         ("epochs=3", ["setting epochs is unknown: did you mean optim.epochs?"]),
         ("data.mask_ratio=0.8", ["did you mean masking.mask_ratio?"]),

@@ -509,7 +509,7 @@ def test_page_and_text_escape_names() -> None:
     page = report_page(report, title=nasty)
     assert page.count("<script") == 0 and "&lt;script&gt;" in page
     page.encode()  # is valid Unicode
-    assert len(re.findall(r'<img [^>]*src="data:image/png;base64,', page)) == 3
+    assert page.count('<svg class="bars"') == 3
     assert not re.search(r'(src|href)="(?!data:)', page)  # needs no other file
     text = report_text(report, page="a.html")
     text.encode()
@@ -535,7 +535,10 @@ def test_figures_of_the_report() -> None:
     assert sum(counts) == 4 and counts[0] == 1 and counts[-1] == 1
     none = make_report([{"path": "a", "status": "bad", "reason": "gone"}])
     assert "1 videos: 0 ok, 0 damaged, 1 bad" in report_text(none, page="a.html")
-    assert "<img" not in report_page(none, title="a")
+    page = report_page(none, title="/home/lists/a.csv")
+    assert "<svg" not in page and "<title>Check of a.csv</title>" in page
+    assert ">1 of 1 videos are bad and left out of training: a.<" in page
+    assert "All 4 videos decode completely." in report_page(report, title="a")
 
 
 def test_journal(tmp_path: Path) -> None:

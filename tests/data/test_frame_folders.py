@@ -353,6 +353,27 @@ def test_stills_or_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert read_manifest(tmp_path / "stills.txt").labels.tolist() == [0, 1]
 
 
+def test_folders_of_images_that_are_left_out_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _frames(tmp_path / "raw" / "good")
+    _frames(tmp_path / "raw" / "of", "img_%d_of_20.png")
+    _frames(tmp_path / "raw" / "gaps", "%d.png", [1, 100, 200, 777])
+    (tmp_path / "raw" / "good" / "cover").mkdir()
+    _frames(tmp_path / "raw" / "good" / "cover", "cover_%d.png", [1])
+    command = ["data", "list", "--folder", str(tmp_path / "raw"), "-o", str(tmp_path / "m.csv")]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    first = "note: 2 folders of images are not taken for videos: the first is "
+    assert f"{first}{tmp_path}/raw/gaps: 773 of the numbers between its 4 images are" in said
+    assert "`--images frames` each folder" in said
+    assert main([*command, "--images", "frames"]) == 0
+    said = capsys.readouterr().out
+    first = first.replace("2", "1")
+    assert f"{first}{tmp_path}/raw/of: is a folder of images of several names" in said
+    assert "`--images frames` each folder" not in said
+
+
 def test_a_text_is_no_list_of_folders(tmp_path: Path) -> None:
     for text in (
         "raw/v1\n",

@@ -142,6 +142,17 @@ def test_labels_beyond_the_model_are_named(tmp_path: Path) -> None:
         check_fits_model(manifest, 3)
 
 
+@pytest.mark.parametrize("several", [None, BY_CELL])
+@pytest.mark.parametrize("text", ["path,is_a\na.mp4,1\nb.mp4,0\n", "path,label\na.mp4,\n"])
+def test_a_list_without_labels_is_no_list_to_judge_by(
+    tmp_path: Path, text: str, several: LabelsConfig | None
+) -> None:
+    file = _list(tmp_path, text)
+    manifest = read_manifest(file, classes=("a", "b"), several=several)
+    with pytest.raises(ValueError, match=r"list.csv must have labels, in .* labels.columns names"):
+        check_fits_model(manifest, 2)
+
+
 @pytest.mark.parametrize("separator", ["", "a", "7", '"', "-", " + "])
 def test_separators_that_labels_may_hold_are_refused(separator: str) -> None:
     with pytest.raises(ValueError, match=r"labels.separator \("):

@@ -18,7 +18,7 @@ from videos import frame_numbers, write_indexed_video, write_timed_video
 
 from hpm_video.bench.study.few_labels import write_part
 from hpm_video.cli.main import main
-from hpm_video.config import DataConfig, DataSetConfig, PretrainConfig
+from hpm_video.config import DataConfig, DataSetConfig, LabelsConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.loading.clip import read_clip
@@ -385,21 +385,28 @@ def test_check_tells_which_parts_have_no_frame(
 
 
 def test_transcoded_parts(folder: Path, tmp_path: Path) -> None:
-    """Of whole files, where they stay parts, and cut out."""
+    """Of whole files, where they stay parts, and cut out, also into tars."""
     file = tmp_path / "l.csv"
     rows = _checked(folder, file)
     common = ["data", "transcode", str(file), "--short-side", "48", "--num-workers", "2", "-o"]
     assert main([*common, str(tmp_path / "whole")]) == 0
     assert main([*common, str(tmp_path / "cut"), "--cut"]) == 0
+    assert main([*common, str(tmp_path / "packed"), "--cut", "--per-shard", "4"]) == 0
+    assert len(list((tmp_path / "packed").glob("*.tar"))) == -(-len(rows) // 4)
+    assert not list((tmp_path / "packed").rglob("*.mp4"))
     assert len(list((tmp_path / "whole").rglob("*.mp4"))) == 4
-    whole, cut = (read_manifest(tmp_path / kind / "l.csv") for kind in ("whole", "cut"))
-    assert cut.bounds is None and cut.labels.tolist() == whole.labels.tolist()
+    whole, cut, packed = (
+        read_manifest(tmp_path / kind / "l.csv") for kind in ("whole", "cut", "packed")
+    )
+    for manifest in (cut, packed):
+        assert manifest.bounds is None and manifest.labels.tolist() == whole.labels.tolist()
     for place, row in enumerate(rows):
         allowed = expected(Path(row["path"]).name, row["start_s"], row["end_s"])
-        for manifest in (whole, cut):
+        for manifest in (whole, cut, packed):
             video = open_frames(manifest.path(place), table=manifest.table(place))
             assert frame_numbers(video.read(np.arange(video.num_frames))) == sorted(allowed)
     sources = [row["source"] for row in _table(tmp_path / "cut" / "l.csv")]
+    assert sources == [row["source"] for row in _table(tmp_path / "packed" / "l.csv")]
     part = Part(float(rows[1]["start_s"]), float(rows[1]["end_s"]))
     assert sources[1] == f"{rows[1]['path']}{part}"
     # Times between frames are those of the source
@@ -708,10 +715,11 @@ def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(shlex.split(command)) == 0 and len(list(tmp_path.glob("*.orig"))) == 1
     capsys.readouterr()
     for text, options, said in (
-        ("path,a,b\na.mp4,1,2\n", ("--seconds", "a", "c"), "column (c) must be one of those of"),
+        ("path,a,b\na.mp4,1,2\n", ("--seconds", "a", "c"), "l.csv: path, a, b"),
         ("path,a,b,end_s\na.mp4,1,2,3\n", ("--seconds", "a", "b"), "end_s must not be there"),
-        ("path,a,b\na.mp4,1,x\n", ("--seconds", "a", "b"), "l.csv:2: end_s (x) must be a number"),
-        ("path,a,b\na.mp4,0:01,9\n", ("--frames", "a", "b"), "start_frame (0:01) must be an int"),
+        ("path,a,b\na.mp4,1,x\n", ("--seconds", "a", "b"), "l.csv:2: b (x) must be a number"),
+        ("a.mp4 0 1 2\n", ("--seconds", "a", "b"), "with the header path,label,start_s,end_s"),
+        ("path,a,b\na.mp4,0:01,9\n", ("--frames", "a", "b"), "a (0:01) must be an int"),
         ("path,a,b,label\na.mp4,1,2,0\na.mp4,1.0,2,1\n", ("--seconds", "a", "b"),
          "l.csv:3: label (1) of a.mp4#t=1,2 must be one, but is (0) in"),
     ):  # fmt: skip
@@ -722,6 +730,35 @@ def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     folder = ["data", "list", "--folder", str(tmp_path), "-o", str(tmp_path / "out.csv")]
     assert main([*folder, "--frames", "a", "b"]) == 2
     assert "--frames (a b) must be used with --manifest only" in capsys.readouterr().err
+
+
+def test_own_lists_of_parts_with_several_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        write_indexed_video(tmp_path / name, 40, SIZE, fps=10)
+    listed, out = tmp_path / "l.csv", tmp_path / "out.csv"
+    listed.write_text(
+        "path,from,to,class\na.mp4,1,2,run;jump;run\nb.mp4,0,1,\nb.mp4,0,2,run\na.mp4,0,1,jump\n"
+    )
+    words = ["data", "list", "--manifest", str(listed), "--seconds", "from", "to", "-o", str(out)]
+    assert main(words) == 2
+    assert "in `data list` and `visualize` --separator" in capsys.readouterr().err
+    assert main([*words, "--separator", ";"]) == 0
+    assert "out.csv: 4 parts of videos of 2 classes, none missing" in capsys.readouterr().out
+    assert [row["label"] for row in _table(out)] == ["0;1", "", "1", "0"]
+    assert (tmp_path / "classes.txt").read_text() == "jump\nrun\n"
+    sets = read_manifest(out, several=LabelsConfig(separator=";")).label_sets
+    assert sets is not None and sets.counts.tolist() == [2, 0, 1, 1]
+
+
+def test_a_part_that_is_no_part_is_named(tmp_path: Path) -> None:
+    video = write_indexed_video(tmp_path / "a.mp4", 10)
+    for name in ("t=2", "t=a,b", "frame=3", "t="):
+        with pytest.raises(ValueError, match="must be called #t=START,END or #frame=START,END"):
+            split_part(f"{video}#{name}")
+    for other in (f"{video}#c=2", f"{video}#t=2/b.mp4", "none.mp4#t=2"):
+        assert split_part(other) == (other, None)
 
 
 def test_a_run_goes_on_with_the_same_parts_alone(

@@ -229,13 +229,8 @@ def test_schemes_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         read_manifest(tmp_path / "a.csv")
 
 
-def test_tars_and_jobs_that_take_files(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_that_take_files(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = make_store(store)
-    with pytest.raises(ValueError, match="tars are not read by URLs"):
-        read_manifest(f"{url}/a-{{0..3}}.tar")
-    _write_list(store / "tars.csv", ["a.tar/1.mp4,0"])
-    with pytest.raises(ValueError, match="tars are not read by URLs"):
-        read_manifest(f"{url}/tars.csv")
     for job in ("check", "transcode"):
         assert main(["data", job, f"{url}/all.csv", "-o", str(store / "o")]) == 2
         assert f"--root {url} says where its videos are" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import gzip
 import os
 import tarfile
 import zlib
@@ -13,7 +12,7 @@ from typing import cast, get_args
 import numpy as np
 import pytest
 from runs import assert_same_run, run_until_stopped
-from shards import STEP, video_bytes, write_shards, write_tar
+from shards import STEP, bad_tars, video_bytes, write_shards, write_tar
 from videos import frame_numbers
 
 from hpm_video.cli.main import main
@@ -109,56 +108,8 @@ def test_names_as_tar_itself_gives_them(tmp_path: Path) -> None:
     assert _firsts(manifest) == [3 * STEP] * 3
 
 
-def _bad_tars(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Tars that must be refused, and what must be said."""
-    video, other = b"v" * 3000, b"w" * 1000
-    good = write_tar(folder / "good.tar", [("a.mp4", video), ("b.mp4", other)]).read_bytes()
-    end = good.rindex(b"w") + 1
-
-    def of(name: str, content: bytes) -> Path:
-        path = folder / f"{name}.tar"
-        path.write_bytes(content)
-        return path
-
-    def link(name: str) -> Path:
-        path = folder / f"{name}.tar"
-        with tarfile.open(path, "w") as tar:
-            member = tarfile.TarInfo("a.mp4")
-            member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            tar.addfile(member)
-        return path
-
-    damaged = bytearray(good)
-    damaged[good.index(b"b.mp4")] ^= 255  # the header's sum is no longer right
-    zipped = folder / "train.tar.gz"
-    zipped.write_bytes(gzip.compress(good))
-    return {
-        "cut off in a video": (of("cut", good[: end - 10]), "is cut off or damaged at byte"),
-        "cut off after a video": (of("no_end", good[: end + 24]), "is cut off or damaged at byte"),
-        "cut off in a header": (of("header", good[:3700]), "is cut off or damaged at byte"),
-        "a damaged header": (of("damaged", bytes(damaged)), "is cut off or damaged at byte 3584"),
-        "joined": (of("joined", good + good), "more follows, as where tars were joined"),
-        "empty": (of("empty", b""), "is empty"),
-        "no tar": (of("text", b"path,label\n" * 100), "is no tar"),
-        "compressed": (of("renamed", gzip.compress(good)), "`gzip -d`"),
-        "compressed, and called so": (zipped, "`gzip -d`"),
-        "a link": (link("link"), "a.mp4 is a link"),
-        "outside": (write_tar(folder / "up.tar", [("x/../../a.mp4", video)]), "x/../../a.mp4"),
-        "absolute": (write_tar(folder / "abs.tar", [("/etc/a.mp4", video)]), "/etc/a.mp4 is not"),
-        "twice": (
-            write_tar(folder / "twice.tar", [("a.mp4", video), ("a.txt", b""), ("a.mp4", other)]),
-            "a.mp4 is there again",
-        ),
-        "apart": (
-            write_tar(folder / "apart.tar", [("a.mp4", video), ("b.mp4", other), ("a.cls", b"1")]),
-            "a.cls is apart from others of its name",
-        ),
-        "no videos": (write_tar(folder / "none.tar", [("a.jpg", video)]), "has no videos"),
-    }
-
-
 def test_what_is_refused_is_one_line(tmp_path: Path) -> None:
-    for what, (path, said) in _bad_tars(tmp_path).items():
+    for what, (path, said) in bad_tars(tmp_path).items():
         with pytest.raises(ValueError, match="tar") as caught:
             read_manifest(path)
         text = str(caught.value)
@@ -352,6 +303,23 @@ def test_transcode_writes_tars(tmp_path: Path) -> None:
     after = {path.name: path.stat().st_mtime_ns for path in output.glob("*.tar")}
     assert sum(after[name] != before[name] for name in before) == 1
     assert all(fitting_table(again.table(k), again.path(k)) is not None for k in range(5))
+
+
+def test_a_tar_gives_no_label_of_a_part_to_its_whole_video(tmp_path: Path) -> None:
+    """Nor one of several that a video has; parts that are cut out keep theirs."""
+    for k in range(3):
+        (tmp_path / f"{k}.mp4").write_bytes(video_bytes(tmp_path, k))
+    listed, quick = tmp_path / "l.csv", Encoding(preset="ultrafast")
+    rows = ["0.mp4,5,0,4", "0.mp4,6,4,8", "1.mp4,7,,", "2.mp4,8,,", "2.mp4,9,,"]
+    listed.write_text("\n".join(["path,label,start_frame,end_frame", *rows]))
+    for name, cut, expected in (
+        ("whole", False, [-1, 7, -1]),
+        ("cut", True, [5, 6, 7, -1]),
+    ):
+        output = tmp_path / name
+        transcode_manifest(listed, output, quick, per_shard=9, cut=cut)
+        assert read_manifest(output / "l-00000.tar").labels.tolist() == expected
+        assert read_manifest(output / "l.csv").labels.tolist() == [5, 6, 7, 8, 9]
 
 
 def test_a_transcode_that_was_cut_short_goes_on(

@@ -15,10 +15,14 @@ from hpm_video.evaluate.classification_page import (
     MAX_CELLS,
     MAX_WORST,
     class_results,
+    clips_of,
     confused_pairs,
+    ends,
     evaluation_page,
     frame_strip,
+    most_confused,
     worst,
+    worst_first,
     write_evaluation,
 )
 from hpm_video.evaluate.predictions import Evaluation
@@ -73,8 +77,9 @@ def test_a_page_of_any_number_of_classes(tmp_path: Path, num_classes: int) -> No
     ]
     text = page.read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', text)  # no other file is needed
-    assert f"top1 {result.top(1):.4f}" in text
-    assert ("<th>unreadable" in text) and ("confusion.csv" in text) == (num_classes > MAX_CELLS)
+    assert f"<b>{result.top(1):.1%}</b>" in text and f"<b>{1 / num_classes:.1%}</b>" in text
+    assert '<span class="steep" title="unreadable">unreadable' in text
+    assert ("confusion.csv" in text) == (num_classes > MAX_CELLS)
     head, *rows = _read(tmp_path / "confusion.csv")
     assert head[0] == "class" and head[-1] == "unreadable"
     assert [[int(x) for x in row[1:]] for row in rows] == result.confusion().tolist()
@@ -83,17 +88,46 @@ def test_a_page_of_any_number_of_classes(tmp_path: Path, num_classes: int) -> No
     for label, row in enumerate(rows):
         assert int(row[head.index("videos")]) == (result.labels == label).sum()
     # The clips cannot be read, which the page says of each
-    assert text.count("cannot be read any more: no such file") == len(worst(result, MAX_WORST))
+    low, high = ends(worst_first(class_results(result.confusion())))
+    clips = [*worst(result, MAX_WORST), *(k for r in low for k in clips_of(result, r, right=False))]
+    clips += [k for r in high for k in clips_of(result, r, right=True)]
+    assert text.count("cannot be read any more: no such file") == len(clips)
 
 
 def test_the_cells_of_a_small_matrix() -> None:
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], dtype=np.float32)
     result = Evaluation(scores, np.array([0, 1, 1, 1]), ("a", "b", "c", "d"), ())
     text = evaluation_page(result, {})
-    rows = re.findall(r"^<tr><th>(\d)<td(.*)$", text, re.MULTILINE)
-    cells = [[cell.split(">")[1] for cell in row.split("<td")] for _, row in rows]
+    rows = re.findall(r'^<tr><th scope="row" title="\d">(\d)(<td class="o.*)$', text, re.MULTILINE)
     assert [label for label, _ in rows] == ["0", "1"]
-    assert [[cell.split("<")[0] for cell in row] for row in cells] == [["1", ""], ["2", "1"]]
+    cells = [re.findall(r'class="(own|off)"[^>]*>(\d*)', row) for _, row in rows]
+    assert cells == [[("own", "1"), ("off", "")], [("off", "2"), ("own", "1")]]
+
+
+def test_the_ends_are_the_worst_and_the_best_classes() -> None:
+    """Ten videos of each of four classes: 10, 9, 5 and 2 right, the wrong ones called 0."""
+    labels = np.repeat(np.arange(4), 10)
+    predicted = labels.copy()
+    for label, right in enumerate((10, 9, 5, 2)):
+        predicted[10 * label + right : 10 * label + 10] = 0
+    scores = np.full((40, 4), 0.1, dtype=np.float32)
+    scores[np.arange(40), predicted] = 0.4 + 0.01 * np.arange(40)
+    result = Evaluation(scores, labels, tuple(map(str, range(40))), ())
+    low, high = ends(worst_first(class_results(result.confusion())))
+    assert ([r.label for r in low], [r.label for r in high]) == ([3, 2], [0, 1])
+    assert clips_of(result, low[0], right=False) == [39, 38]  # the surest first
+    assert clips_of(result, high[0], right=True) == [9, 8]
+    perfect = Evaluation(scores, predicted, result.paths, ())
+    assert ends(worst_first(class_results(perfect.confusion())))[0] == []
+
+
+def test_of_many_classes_those_that_are_confused_are_written_out() -> None:
+    confusion = np.diag([5] * 40)
+    confusion[7, 30], confusion[30, 7], confusion[2, 9], confusion[4, 5] = 4, 3, 2, 1
+    confusion = np.pad(confusion, ((0, 0), (0, 1)))
+    assert most_confused(confusion, 4) == [2, 7, 9, 30]
+    assert most_confused(confusion, 5) == [2, 7, 9, 30]
+    assert most_confused(confusion, 6) == [2, 4, 5, 7, 9, 30]
 
 
 def test_nothing_in_a_name_is_markup(tmp_path: Path) -> None:
@@ -120,5 +154,7 @@ def test_the_page_has_the_strips_of_the_worst_clips(tmp_path: Path) -> None:
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]], dtype=np.float32)
     result = Evaluation(scores, np.array([1, 1, 0]), paths, ())
     text = write_evaluation(result, tmp_path / "out", num_workers=0, timeout_s=None).read_text()
-    assert text.count("data:image/jpeg;base64,") == 2
-    assert text.index("called 0 (0.900), is 1 (0.100)") < text.index("called 1 (0.600), is 0")
+    assert text.count("data:image/jpeg;base64,") == 4  # with those of the classes
+    _, mistakes = text.split("Surest mistakes")
+    first, second = "called 0 (0.900), is 1 (0.100)", "called 1 (0.600), is 0"
+    assert mistakes.index(first) < mistakes.index(second)

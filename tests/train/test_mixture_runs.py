@@ -34,13 +34,15 @@ def pictures(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_with_weights_resumes_exactly(
-    toy: Path, pictures: Path, tmp_path: Path, pretrain_arguments: Arguments
-) -> None:
+    toy: Path, pictures: Path, tmp_path: Path, pretrain_arguments: Arguments,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     mixed = (f"data.manifest=[{toy},{pictures}]", "data.weights=[0.5,2]")
     assert main(pretrain_arguments(tmp_path / "whole", *mixed)) == 0
     log = (tmp_path / "whole/log.txt").read_text()
     assert f"38 videos per epoch by data.weights ({toy}: 24 x 0.5 = 12; {pictures}: 13 x 2" in log
     assert "9 steps per epoch" in log
+    assert "epochs of 38 videos" in capsys.readouterr().out
     run_until_stopped(pretrain_arguments(tmp_path / "run", *mixed), at=11)
     assert main(pretrain_arguments(tmp_path / "run", *mixed)) == 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")

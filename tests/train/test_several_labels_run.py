@@ -91,7 +91,7 @@ def test_it_learns_both_labels(trained: Path, videos: Path, tmp_path: Path) -> N
     assert right >= 13 and rows[3]["labels"] == "0 1" and rows[0]["labels"] == ""
     thresholds = [float(rows[0][f"threshold_{n}"]) for n in (0, 1)]
     assert thresholds == state["thresholds"]
-    assert "mean_ap" in (tmp_path / "out" / "index.html").read_text()
+    assert "mean AP" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_predict_names_the_classes_that_reach_their_thresholds(
@@ -151,11 +151,27 @@ def test_neither_kind_becomes_the_other(
         [*run, f"data.manifest={one}", resume, "optim.epochs=30"],
         "which learns several labels per video, not one",
     )
+    columns, by_column = f"data.manifest={videos / 'columns.csv'}", "data.labels.columns"
+    refused([*run, *several, f"data.val_manifest={videos / 'columns.csv'}"], "must have labels")
+    first = finetune_arguments(tmp_path / "first", columns, "optim.epochs=1", *_ONE_VIEW)
+    assert main([*first, f"{by_column}=[is_bright,is_red]"]) == 0
+    on = [*run, columns, f"run.resume={tmp_path / 'first'}", "optim.epochs=2"]
+    assert main([*on, f"{by_column}=is_*"]) == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert 'changed: data.labels.columns: ["is_bright", "is_red"] -> ["is_*"]' in log
+    run = finetune_arguments(tmp_path / "other", *_ONE_VIEW)
     single = finetune_arguments(tmp_path / "single", f"data.manifest={one}", "optim.epochs=1")
     assert main(single) == 0
     refused(
         [*run, *several, f"run.resume={tmp_path / 'single'}"],
         "which learns one label per video, not several",
+    )
+    (tmp_path / "classes.txt").write_text("red\nbright\n")
+    lines = one.read_text().splitlines()
+    (tmp_path / "l.csv").write_text("\n".join([lines[0], *(f"{videos}/{x}" for x in lines[1:])]))
+    refused(
+        [*run, f"data.manifest={tmp_path / 'l.csv'}", f"run.resume={tmp_path / 'single'}"],
+        "class 'red' must have the number 1, as in the run that goes on",
     )
     evaluate = ["evaluate", str(tmp_path / "single"), *_ASKED, "--manifest"]
     refused([*evaluate, str(cells)], "for several per video set labels.separator")

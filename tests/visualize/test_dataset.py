@@ -52,7 +52,7 @@ def test_every_number_of_the_page_is_in_the_tables(made: Path) -> None:
     clips = rows(made / "clips.csv")
     assert len(clips) == 25 and clips[-1]["error"] == "is not a video, or its header is damaged"
     assert not any(row["error"] for row in clips[:-1]) and not clips[-1]["measured_loss"]
-    shown = dict(re.findall(r'<th scope="row">([^<]+)<td>(-?[\d.]+)', text))
+    shown = dict(re.findall(r'<th scope="row">([^<]+)<td class="number">(-?[\d.]+)', text))
     for words, name in (
         ("Spearman, predicted with measured", "spearman"),
         ("the same, of tubes (row, column)", "tube_spearman"),
@@ -66,7 +66,8 @@ def test_every_number_of_the_page_is_in_the_tables(made: Path) -> None:
     for row in clips[:-1]:
         name = f"{row['label']} {row['class']}".strip()
         by_class.setdefault(name, []).append(float(row["measured_loss"]))
-    table = re.findall(r'<th scope="row">(\d[^<]*)<td>(\d+)<td>([\d.e-]+)<td>', text)
+    cell = r'<td class="number">([\d.]+)'
+    table = re.findall(rf'<th scope="row">(\d[^<]*){cell}{cell}', text)
     assert [name for name, _, _ in table] == sorted(by_class, key=lambda k: -np.mean(by_class[k]))
     for name, count, mean in table:
         assert int(count) == len(by_class[name])
@@ -97,7 +98,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(made: Path) -> None:
         assert part.count('data-kind="measured"') == 3
     clips = [row for row in rows(made / "clips.csv") if row["measured_loss"]]
     order = sorted(clips, key=lambda row: -float(row["measured_loss"]))
-    names = re.findall(r"<figcaption><b>\d+\. ([^<]+)</b>", text)
+    names = re.findall(r'<figcaption><b title="([^"]+)">\d+\. ', text)
     expected = [row["path"] for row in (*order[:3], *order[::-1][:3])]
     assert names == expected
 
@@ -190,3 +191,18 @@ def test_a_list_of_broken_videos_has_no_page(
     assert main([*command, str(tmp_path / "out"), *OPTIONS]) == 1
     assert "none of 1 videos can be read, e.g. " in capsys.readouterr().err
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_videos_of_several_labels(
+    pretrained: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{toy.parent}/{line.split(',')[0]}" for line in toy.read_text().splitlines()[1:4]]
+    texts = ("0|1", "1", "1|2")
+    content = [f"{path},{text}" for path, text in zip(lines, texts, strict=True)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *content]) + "\n")
+    command = ["visualize", str(pretrained), "--manifest", str(tmp_path / "list.csv")]
+    command += ["-o", str(tmp_path / "out"), *OPTIONS]
+    assert main(command) == 2
+    assert "visualize takes --no-labels" in capsys.readouterr().err
+    assert main([*command, "--no-labels"]) == 0
+    assert [row["class"] for row in rows(tmp_path / "out" / "clips.csv")] == [""] * 3

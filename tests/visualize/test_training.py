@@ -142,13 +142,22 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     said = capsys.readouterr().err
     assert "left out: step_00000008.pt: weights (" in said and "unreadable: " in said
     text = (out / "training.html").read_text()
-    assert "step_00000008.pt: weights (" in text and "&lt;b&gt;.mp4: is not a video" in text
+    assert "step_00000008.pt</span>: weights (" in text
+    assert "&lt;b&gt;.mp4</span>: is not a video" in text
     assert "Hard ratio" in text and 'data-last="10"' in text
     assert data_of(out / "training.html")["steps"] == [0, 1, 5, 12]
     os.remove(run / "metrics.jsonl")
     visualize_training(run, videos[:1], out, num_checkpoints=1, num_masks=1, device="cpu")
     assert "metrics.jsonl is not there" in (out / "training.html").read_text()
     assert data_of(out / "training.html")["steps"] == [0, 12]
+
+
+def test_curves_of_a_run_whose_checkpoints_lie_in_its_history(
+    pretrained: Path, videos: list[str], tmp_path: Path
+) -> None:
+    assert list(pretrained.glob("checkpoints/history/step_*.pt"))
+    visualize_training(pretrained, videos[:1], tmp_path, num_masks=1, device="cpu")
+    assert "From metrics.jsonl" in (tmp_path / "training.html").read_text()
 
 
 def test_too_few_checkpoints_are_called_so(

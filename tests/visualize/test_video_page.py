@@ -25,6 +25,7 @@ from hpm_video.visualize.figures import heat_at, picture
 from hpm_video.visualize.films import GAP, LABEL_HEIGHT, film_frames, panel_size, write_mp4
 from hpm_video.visualize.geometry import Place
 from hpm_video.visualize.hard_tubes import HardTubes
+from hpm_video.visualize.verdict import mean_of, verdict
 from hpm_video.visualize.video_page import Asked, Film, video_page
 from hpm_video.visualize.windows import View, read_window, window_indices
 
@@ -44,6 +45,7 @@ def show(browser: Any, film: Film, folder: Path, asked: Asked = ASKED) -> None:
     WebDriverWait(browser, 120).until(
         lambda b: b.execute_script("return document.documentElement.dataset.ready === 'true'")
     )
+    browser.execute_script("play(false); show(0)")  # a page begins playing
 
 
 def pixels(browser: Any, canvas: str = "picture") -> np.ndarray:
@@ -203,7 +205,7 @@ def test_the_page_lies_on_the_object(browser: Any, tmp_path: Path, kind: str) ->
         show(browser, film, tmp_path)
         for number in (0, 5):
             browser.execute_script(
-                f"state.opacity = 1; state.row = state.column = 0; show({number})"
+                f"state.opacity = 1; state.row = state.column = 0; look('predicted');show({number})"
             )
             drawn = pixels(browser)
             height, width = SIZES[kind]
@@ -382,6 +384,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
     def text(name: str) -> str:
         return browser.execute_script(f"return document.getElementById('{name}').textContent")
 
+    browser.execute_script("look('predicted')")
     before = pixels(browser)
     slide("opacity", 0.1)
     assert np.abs(pixels(browser) - before).mean() > 3
@@ -487,6 +490,50 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.browser
+def test_it_opens_playing_beside_its_maps_with_a_verdict(browser: Any, tmp_path: Path) -> None:
+    film = film_of(moving_square(tmp_path / "a.mp4", "landscape"))
+    path = tmp_path / "playing.html"
+    path.write_text(video_page(film, ASKED), encoding="utf-8")
+    browser.get(path.as_uri())
+    script = """const finish = arguments[0], seen = new Set();
+      const watch = setInterval(() => {
+        seen.add(document.getElementById("when").textContent);
+        if (seen.size > 3) { clearInterval(watch); finish(true) } }, 30)"""
+    assert browser.execute_async_script(script)
+    tops = browser.execute_script(
+        "play(false); show(5); state.opacity = 1; redraw();"
+        "return [...document.querySelectorAll('.stage canvas')].map("
+        "(one) => Math.round(one.getBoundingClientRect().top))"
+    )
+    assert len(tops) == 3 and len(set(tops)) == 1  # side by side
+    shown = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB"))
+        for source in browser.execute_script(
+            "return [...document.querySelectorAll('[data-panel]')].map((one) => one.toDataURL())"
+        )
+    ]
+    for view, panel in zip(("predicted", "measured"), shown, strict=True):
+        browser.execute_script(f"look('{view}')")
+        assert np.array_equal(pixels(browser), panel), view
+    said = browser.find_element("css selector", ".verdict").text
+    assert said.startswith("Spearman 0.25: the predictor ranks tubes better than chance, but not")
+    assert "From 0.50 on we say well, below 0.20 no better than chance." in said
+    assert errors(browser) == []
+
+
+@pytest.mark.parametrize(
+    ("spearman", "words"),
+    [(0.5, "well"), (0.49, "better than"), (0.2, "better"), (0.19, "no better"),
+     (-0.19, "no better"), (-0.2, "wrong way round")],
+)  # fmt: skip
+def test_verdicts(spearman: float, words: str) -> None:
+    found = verdict(spearman)
+    assert found is not None and words in found.words
+    assert verdict(None) is None
+    assert mean_of([None, float("nan"), 0.25, 0.75]) == 0.5 and mean_of([None]) is None
+
+
+@pytest.mark.browser
 def test_a_plain_checkpoint_shows_what_is_measured(browser: Any, tmp_path: Path) -> None:
     film = film_of(moving_square(tmp_path / "a.mp4", "landscape"), View(num_crops=3))
     plain = tuple(
@@ -535,7 +582,7 @@ def test_a_classifier_beside_it_is_shown(browser: Any, tmp_path: Path) -> None:
         "class<2>, score 0.500",
     )
     text = browser.execute_script("return document.body.textContent")
-    assert "Class, by outputs/<fine>" in text and "relevance for the class" in text
+    assert "Class, by <fine>" in text and "relevance for the class" in text
     assert errors(browser) == []
 
 

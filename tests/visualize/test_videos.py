@@ -321,7 +321,10 @@ def test_pages(mined: Path, toy: Path, tmp_path: Path) -> None:
     assert 'href="%FF.html"' in text
     assert "&lt;script&gt;$x$ &amp; \\n.mp4" in text
     assert 'href="%3Cscript%3E%24x%24%20%26%20%0A.html"' in text
-    assert "broken &lt;b&gt;.mp4: " in text and "<b>" not in text
+    assert ">broken &lt;b&gt;.mp4</span>: is not" in text and "broken <b>" not in text
+    # Short names: the whole path is where one points
+    said = re.sub(r' title="[^"]*"|<pre.*', "", text, flags=re.DOTALL)
+    assert str(tmp_path) not in said and str(mined) not in said
     assert "step 4" in text and "mask_ratio: 0.7" in text
     assert f"{results[0].rank_accuracy:.3f}" in text
     for file in (page, results[0].page):
@@ -492,4 +495,4 @@ def test_what_a_classifier_looks_at_stands_beside(
     text = page.read_text(encoding="utf-8")
     assert '"kinds":["predicted","motion","codec","rollout","relevance","measured"]' in text
     assert '"seenAs":["\\u003cc\\u003e",0.3' in text
-    assert f"Class, by {tmp_path / 'classifier.pt'}" in text
+    assert f'Class, by <span title="{tmp_path / "classifier.pt"}">' in text

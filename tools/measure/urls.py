@@ -3,8 +3,9 @@
     python tools/measure/urls.py [--videos 1000] [--latency-s 0.2] [--failures 0.05] [--workers 2]
 
 Goes through the training loader for two epochs: the first fetches each video, the second finds all
-in the cache. The store is that of the tests, in which every request takes so long, and each video
-needs two: one about it, one for it. Videos are copies of toy videos.
+in the cache; then the same for tars of 50 videos without an index. The store is that of the tests,
+in which every request takes so long, and each video needs two: one about its file or tar, one for
+it. Videos are copies of toy videos.
 """
 
 import argparse
@@ -28,9 +29,11 @@ from hpm_video.data.samples.clips import ClipDataset, ClipReader
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from fake_store import make_store, requests_of
+from shards import write_tar
 
 _BATCH = 10
 _TOYS = 10
+_IN_TAR = 50  # videos
 
 
 def make_list(folder: Path, *, num_videos: int) -> Path:
@@ -43,6 +46,16 @@ def make_list(folder: Path, *, num_videos: int) -> Path:
         shutil.copyfile(found[number % len(found)], folder / name)
     write_manifest(folder / "all.csv", [{"path": name} for name in names])
     return folder / "all.csv"
+
+
+def make_tars(folder: Path, *, num_videos: int) -> str:
+    """The pattern of tars of the same videos."""
+    starts = range(0, num_videos, _IN_TAR)
+    for number, start in enumerate(starts):
+        names = [f"{k:06d}.mp4" for k in range(start, min(start + _IN_TAR, num_videos))]
+        files = ((name, (folder / name).read_bytes()) for name in names)
+        write_tar(folder / f"{number:06d}.tar", files)
+    return f"{{{0:06d}..{len(starts) - 1:06d}}}.tar"
 
 
 def seconds_per_epoch(path: str, *, workers: int, epochs: int) -> tuple[list[float], int]:
@@ -71,9 +84,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["HPM_VIDEO_CACHE"] = str(Path(name, "cache"))
-        folder = Path(name, "store")
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["HPM_VIDEO_CACHE"] = str(Path(place, "cache"))
+        folder = Path(place, "store")
         url = make_store(folder, latency_s=asked.latency_s, failures=asked.failures)
         file = make_list(folder, num_videos=asked.videos)
         say = sys.stdout.write
@@ -82,15 +95,23 @@ def main() -> None:
             f"{asked.latency_s:g} s, {asked.failures:.0%} fail\n"
         )
         ((_, of_files), _) = seconds_per_epoch(str(file), workers=asked.workers, epochs=2)
-        with contextlib.redirect_stderr(io.StringIO()) as failures:
-            (first, second), num_bad = seconds_per_epoch(
-                f"{url}/{file.name}", workers=asked.workers, epochs=2
-            )
-        named = failures.getvalue().count(" failed: ")
         say(f"videos per second: {asked.videos / of_files:.1f} as files\n")
-        say(f"videos per second: {asked.videos / first:.1f} by URL, first epoch\n")
-        say(f"videos per second: {asked.videos / second:.1f} by URL, from the cache\n")
-        say(f"{len(requests_of(folder))} requests, {named} failures named, {num_bad} unreadable\n")
+        tars = make_tars(folder, num_videos=asked.videos)
+        for kind, name in (("URL", file.name), ("URL, in tars", tars)):
+            before = len(requests_of(folder))
+            with contextlib.redirect_stderr(io.StringIO()) as failures:
+                start = time.perf_counter()
+                (first, second), num_bad = seconds_per_epoch(
+                    f"{url}/{name}", workers=asked.workers, epochs=2
+                )
+                listed = time.perf_counter() - start - first - second
+            named = failures.getvalue().count(" failed: ")
+            say(f"videos per second: {asked.videos / first:.1f} by {kind}, first epoch\n")
+            say(f"videos per second: {asked.videos / second:.1f} by {kind}, from the cache\n")
+            say(
+                f"{listed:.1f} s for the list; {len(requests_of(folder)) - before} requests, "
+                f"{named} failures named, {num_bad} unreadable\n"
+            )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """``hpm-video bench ablation``: variants of the method x seeds x data sets, compared in pairs.
 
-`cells` says which cells a study has and `calibration` what a step of each variant takes; `cell`
-runs one and `runner` all of them; `comparison` compares, `summary` and `plots` show it.
+`cells` lists the cells of a study, `calibration` measures the step time of each variant, `cell`
+runs one cell and `runner` all of them. `comparison` computes differences, which `summary` and
+`plots` present.
 """

@@ -1,6 +1,7 @@
-"""What a pre-training step of each variant takes, so that trainings of equal time can be planned.
+"""Measures the step time of each variant, to plan trainings of equal time.
 
-Measured once and kept: equal time means the same epochs after a restart, and readers see why.
+The times are measured once and stored, so that the numbers of epochs are the same after a restart
+and can be checked by readers.
 """
 
 import json
@@ -21,15 +22,15 @@ from hpm_video.runtime.reading import read_json
 from hpm_video.train.batch_size import with_batch_size
 
 _WARMUP = 1  # rounds that do not count
-_LOADING = ""  # what no variant is called
-_SAME = 0.04  # steps whose times differ by less are taken to cost the same: it may be chance
+_LOADING = ""  # key for loading; no variant has this name
+_SAME = 0.04  # relative differences of step times below this count as noise
 
 
 def calibrate(study: Study, say: Callable[[str], None]) -> None:
-    """Measure, and write, what is not known of the study's variants yet.
+    """Measure and store the step times of variants that are not known yet.
 
-    A variant, or a set, that cannot do a step for want of memory or videos is named and left out:
-    it has no cells of equal time, and those of equal epochs fail by themselves.
+    A variant or data set that cannot do a step, for lack of memory or videos, is reported and
+    skipped. It gets no cells at equal time, and its cells at equal epochs fail later.
     """
     trained = [name for name, variant in study.config.variants.items() if variant.pretrain]
     for data_set in study.config.sets:
@@ -45,10 +46,10 @@ def calibrate(study: Study, say: Callable[[str], None]) -> None:
 
 
 def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
-    """(data set, variant) -> what a step takes, as measured; what was not yet is left out.
+    """(data set, variant) -> measured seconds per step; variants not measured yet are left out.
 
-    A variant that was measured later, with the base on a faster or slower day, is as much slower
-    than the base as it was then.
+    Variants are always measured together with the base. For one measured later, the ratio to the
+    base counts, which cancels changes in the machine's speed.
     """
     seconds = {}
     for data_set in study.config.sets:
@@ -62,15 +63,18 @@ def seconds_per_step(study: Study) -> dict[tuple[str, str], float]:
 
 
 def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:
-    """(data set, variant) -> whole epochs of pre-training that take as long as the base's, but more
-    than those of warm-up; the base's own where steps differ by no more than chance."""
+    """(data set, variant) -> whole epochs of pre-training that take as long as the base's.
+
+    At least one more than the warm-up's; equal to the base's if step times do not differ by more
+    than noise.
+    """
     epochs = {}
     for data_set in study.config.sets:
         for variant, entry in read_calibration(study, data_set).items():
             if variant not in study.config.variants:
                 continue
             base = study.pretraining(data_set, study.base).optim
-            # Compared with the base as measured in the same rounds: the machine has its moods
+            # Compare with the base in the same rounds, as the machine's speed varies
             ratio = entry["base_seconds_per_step"] / entry["seconds_per_step"]
             if abs(ratio - 1) < _SAME:
                 ratio = 1.0
@@ -79,7 +83,7 @@ def epochs_of_equal_time(study: Study) -> dict[tuple[str, str], int]:
 
 
 def calibrated_cells(study: Study) -> list[Cell]:
-    """All cells of the study but those at equal time whose variants were not measured yet."""
+    """All cells of the study, except those at equal time whose variants are not measured yet."""
     return study.cells(epochs_of_equal_time(study))
 
 
@@ -90,14 +94,14 @@ def calibration_file(study: Study, data_set: str) -> Path:
 def _measure(
     study: Study, data_set: str, names: list[str], say: Callable[[str], None]
 ) -> dict[str, dict[str, object]]:
-    """Entries of these variants, measured in turns with the base."""
+    """Calibration entries of the named variants, measured in turn with the base."""
     configs = {name: study.pretraining(data_set, name) for name in [study.base, *names]}
     base, rounds = configs[study.base], study.config.calibration_rounds
     clock = time.process_time if study.config.clock == "process" else time.perf_counter
     with join_world(base.run.device) as world:
         configs = {name: with_batch_size(config, world) for name, config in configs.items()}
         base = configs[study.base]
-        # Read in this process: the time of others does not show on its clock
+        # Load in this process, as its CPU clock does not include loader workers
         alone = replace(base, data=replace(base.data, num_workers=0))
         batches = micro_batches_of(alone, world, rounds + _WARMUP + 1)
         batch = next(batches)
@@ -121,7 +125,7 @@ def _measure(
     seconds = {name: statistics.median(values) for name, values in times.items()}
     per_batch = seconds.pop(_LOADING)
     if study.config.clock == "wall":
-        per_batch = 0.0  # other processes load meanwhile
+        per_batch = 0.0  # loader workers run in parallel
     loading = {name: per_batch * accumulation_of(configs[name]) for name in seconds}
     return {
         name: {
@@ -138,7 +142,7 @@ def _measure(
 
 
 def read_calibration(study: Study, data_set: str) -> dict[str, dict[str, float]]:
-    """Variant -> what was measured of its steps; ValueError where the file is damaged."""
+    """Variant -> calibration entry; raises ValueError if the file is damaged."""
     file = calibration_file(study, data_set)
     if not file.is_file():
         return {}

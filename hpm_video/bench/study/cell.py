@@ -1,4 +1,4 @@
-"""One cell of a study: pre-training, fine-tuning, and a row of all that was measured."""
+"""Runs one cell of a study: pre-training, fine-tuning, and a row of all measurements."""
 
 import json
 import math
@@ -27,15 +27,15 @@ from hpm_video.train.run.folder import changed_settings
 from hpm_video.train.run.logs import read_records
 
 Row = dict[str, Any]
-_FOLLOWED = ("rank_accuracy", "hard_ratio")  # figures of training whose course is kept
+_FOLLOWED = ("rank_accuracy", "hard_ratio")  # training figures for which curves are kept
 
 
 class Stopped(Exception):  # noqa: N818 - it is an answer
-    """A signal stopped a cell, whose runs have saved."""
+    """Raised if a signal stops a cell, after its run has saved."""
 
 
 def read_row(cell: Cell) -> Row | None:
-    """The row of a finished cell; None for one that is not."""
+    """The row of a cell; None if it is not finished. Raises ValueError if the file is damaged."""
     file = cell.folder / "row.json"
     if not file.is_file():
         return None
@@ -50,7 +50,7 @@ def read_row(cell: Cell) -> Row | None:
 
 
 def _is_row_of(cell: Cell, row: Row) -> bool:
-    """Whether a row names its cell, and all else in it is of the kind that `_measure` writes."""
+    """Whether a row names its cell, and its other values have the types that `_measure` writes."""
     names = {"data_set": cell.data_set, "variant": cell.variant, "seed": cell.seed}
     names["folder"] = cell.name
     if any(row.get(key) != value for key, value in names.items()):
@@ -62,7 +62,7 @@ def _is_row_of(cell: Cell, row: Row) -> bool:
     needed = ["epochs", "top1", "balanced_accuracy", *(["steps"] if cell.pretrain else [])]
     needed += ["labels_area"] if cell.few else []
     others = row.keys() - {*names, *curves, "settings", "finetune", "machine"}
-    # What could not be measured is None
+    # Figures that could not be measured are None
     figures = [row.get(key) for key in needed]
     figures += [row[key] for key in others if row[key] is not None]
     has_one_length = len(set(map(len, lists))) <= 1
@@ -74,14 +74,14 @@ def _is_finite(value: object) -> bool:
 
 
 def check_cell(cell: Cell, study: StudyConfig, *, before: Cell | None = None) -> None:
-    """Raise ValueError where a cell was done with other settings than the study has now.
+    """Raise ValueError if a finished cell was run with other settings than the study has now.
 
-    Of a finished cell the row is enough: its run folders may have been removed, or left on another
-    machine. Then epochs and the variant's settings are compared, and the others with those of
-    ``before``, the same cell as the study was, if that is known.
+    Its run folders may have been removed or be on another machine. Then the epochs and the
+    variant's settings in its row are compared. The other settings are compared with ``before``, the
+    cell according to the stored study, if known.
     """
     if (row := read_row(cell)) is None:
-        return  # its runs look themselves
+        return  # its runs check their own settings
     changed = [] if row["epochs"] == cell.epochs else ["optim.epochs"]
     for name, own in _own_settings(cell, study).items():
         if sorted(words_of(row.get(name, own))) != sorted(words_of(own)):
@@ -99,8 +99,8 @@ def check_cell(cell: Cell, study: StudyConfig, *, before: Cell | None = None) ->
 
 
 def run_cell(cell: Cell, study: StudyConfig) -> None:
-    """Do what is left of a cell and write its row. Raises Stopped, and what its runs raise."""
-    # What runs say is in their log.txt
+    """Run what is left of a cell and write its row. Raises Stopped, and errors of its runs."""
+    # The output of runs is in their log.txt
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         is_done = cell.pretrain is None or pretrain(cell.pretrain)
         if not (is_done and all(map(finetune, cell.finetunings.values()))):
@@ -116,13 +116,13 @@ def has_checkpoints(cell: Cell) -> bool:
 
 
 def remove_checkpoints(cell: Cell) -> None:
-    """Remove what nobody needs of a cell that has its row."""
+    """Remove the checkpoints of a finished cell."""
     for job in cell.jobs:
         shutil.rmtree(cell.folder / job / "checkpoints", ignore_errors=True)
 
 
 def _measure(cell: Cell, study: StudyConfig) -> Row:
-    """The row of a cell whose runs are complete. Figures without unit are shares."""
+    """The row of a cell whose runs are complete. Figures without unit in the name are fractions."""
     evaluation = _evaluation(cell, "finetune")
     row: Row = {
         "data_set": cell.data_set,
@@ -159,18 +159,18 @@ def _measure(cell: Cell, study: StudyConfig) -> Row:
 
 
 def _own_settings(cell: Cell, study: StudyConfig) -> dict[str, list[str]]:
-    """What sets a cell's variant apart, by its names in a study file."""
+    """The variant's own settings, with their keys in a study file."""
     variant = study.variants[cell.variant]
     settings = [] if cell.pretrain is None else list(variant.settings)
     return {"settings": settings, **({"finetune": variant.finetune} if variant.finetune else {})}
 
 
 def _of_pretraining(cell: Cell, config: PretrainConfig) -> Row:
-    """What its records say."""
+    """The part of the row that comes from the records of pre-training."""
     records = read_records(cell.folder / "pretrain")
     training = [record for record in records if "loss" in record]
     last = training[-1]
-    # Some periods have a probe or the start of the readers in them
+    # The median, as some periods include a probe or the start of the loader
     rate = statistics.median(record["clips_per_second"] for record in training)
     optim, data = config.optim, config.data
     videos = optim.total_batch or data.videos_at_once * optim.accumulation
@@ -193,8 +193,11 @@ def _of_pretraining(cell: Cell, config: PretrainConfig) -> Row:
 def _course(
     name: str, training: Sequence[Mapping[str, Any]], probes: Sequence[Mapping[str, Any]]
 ) -> list[float]:
-    """A figure of training at each probe: mean of the records since the one before; at the first,
-    the first record. 0 where no record has it."""
+    """A training figure at each probe: the mean of the records since the previous probe.
+
+    Without such records, as before the first step, the first record counts. Records without the
+    figure count as 0.
+    """
     values, since = [], 0
     for asked in probes:
         passed = [record for record in training if since < record["step"] <= asked["step"]]
@@ -210,7 +213,7 @@ def _probe(
     val: Sequence[str],
     kinds: Sequence[str],
 ) -> Row:
-    """Accuracies of probes of a cell's pre-training on other lists than its own."""
+    """Accuracies of probes on a cell's pre-trained encoder, with the given lists."""
     run, data = config.run, config.data
     job = ProbeJobConfig(
         root=cell.lists.root,
@@ -226,7 +229,7 @@ def _probe(
 
 
 def _few_labels(cell: Cell, whole: Row, kinds: Sequence[str]) -> Row:
-    """Accuracies with fewer labels, and areas under them, up to those of the whole row."""
+    """Accuracies with fewer labels, and the areas under the curves up to all labels (``whole``)."""
     row: Row = {}
     counts = {part.count: f"labels_{part.count}_" for part in cell.few}
     for part in cell.few:
@@ -244,7 +247,7 @@ def _few_labels(cell: Cell, whole: Row, kinds: Sequence[str]) -> Row:
 
 
 def _evaluation(cell: Cell, job: str) -> Mapping[str, Any]:
-    """The last one of a fine-tuning."""
+    """The last evaluation of a fine-tuning run."""
     records = read_records(cell.folder / job)
     return next(record for record in reversed(records) if "top1" in record)
 

@@ -1,4 +1,4 @@
-"""What a study consists of: its data sets and cells, with all their settings."""
+"""The data sets and cells of a study, with all their settings."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from hpm_video.config.settings import find_config, load_config, variant_settings
 from hpm_video.data.lists.shards import list_exists
 from hpm_video.models.build import SIZES, heads_of
 
-# Lists of videos that a data set has: all, or the first three.
+# Lists of videos of a data set; the last two are optional
 _LISTS = ("pretrain", "train", "val", "hard_train", "hard_val")
 
 
@@ -30,11 +30,11 @@ _LISTS = ("pretrain", "train", "val", "hard_train", "hard_val")
 class Cell:
     """One training of the study: pre-training (or none), fine-tuning from it, evaluation.
 
-    comparisons: those it counts in. Where the number of epochs is the same at equal epochs and at
-        equal time, one training serves both.
+    comparisons: the comparisons in which it counts. If equal epochs and equal time give the same
+        number of epochs, one training serves both.
     epochs: of pre-training; 0 from scratch.
-    lists: absolute paths of the data set's lists, those of toy videos included.
-    few: fine-tunings on parts of the labelled videos, from the same pre-training.
+    lists: absolute paths of the data set's lists, including those of toy videos.
+    few: fine-tuning runs on parts of the labelled videos, from the same pre-training.
     """
 
     data_set: str
@@ -50,25 +50,27 @@ class Cell:
 
     @property
     def finetunings(self) -> dict[str, FinetuneConfig]:
-        """By their folders' names, that on all labels first."""
+        """Folder name -> settings of fine-tuning; the run on all labels comes first."""
         few = {f"finetune_{part.name}": part.finetune for part in self.few}
         return {"finetune": self.finetune, **few}
 
     @property
     def jobs(self) -> dict[str, PretrainConfig | FinetuneConfig]:
-        """All runs of the cell, in their order, by their folders' names."""
+        """Folder name -> settings of all runs of the cell, in order."""
         first = {} if self.pretrain is None else {"pretrain": self.pretrain}
         return {**first, **self.finetunings}
 
     @property
     def name(self) -> str:
-        """As it is called on screen, and its place within the study's cells."""
+        """Its name in messages, which is also its path below the study's cells folder."""
         return "/".join(self.folder.parts[-4:])
 
 
 class Study:
-    """A study's settings, its folder of results, and the settings of every run. Relative paths of
-    files that the settings name start at ``home``."""
+    """A study's settings, its result folder, and the settings of every run.
+
+    Relative paths of files of settings refer to ``home``.
+    """
 
     def __init__(self, config: StudyConfig, *, home: Path, folder: Path) -> None:
         self.config, self.folder = _resolved(config, home), Path(os.path.abspath(folder))
@@ -84,11 +86,13 @@ class Study:
         self.lists = {name: self._lists(name) for name in config.sets}
 
     def cells(self, rates: Mapping[tuple[str, str], int] | None = None) -> list[Cell]:
-        """All cells: those of variants with the most seeds, which the study is about, come first;
-        among these, seed by seed, so that an unfinished study has few seeds of all of them.
+        """All cells in the order in which to run them.
 
-        rates: (data set, variant) -> epochs that take as long as the base's; cells that need one
-        that is not known yet are left out.
+        Variants with the most seeds, the main ones, come first. Cells are ordered by seed, so that
+        an unfinished study has a few seeds of all variants.
+
+        rates: (data set, variant) -> epochs that take as long as the base's; cells at equal time
+        without an entry are left out.
         """
         counts = {variant: self.config.num_seeds(variant) for variant in self.config.variants}
         return [
@@ -103,7 +107,7 @@ class Study:
 
     @cache  # noqa: B019 - there is one study, and it takes as long as the process
     def pretraining(self, data_set: str, variant: str) -> PretrainConfig:
-        """Settings of a variant's pre-training on a data set, but for what sets cells apart."""
+        """Settings of a variant's pre-training on a data set, without those that differ by cell."""
         lists, base = self.lists[data_set], self.config.pretrain
         words = [*words_of(base.settings), *words_of(self.config.variants[variant].settings)]
         words += _data(lists.root, manifest=lists.pretrain)
@@ -117,7 +121,7 @@ class Study:
     def _finetuning(
         self, data_set: str, variant: str, part: tuple[str, ...] = ()
     ) -> FinetuneConfig:
-        """Settings of a variant's fine-tuning, with those of a part of the labels, if any."""
+        """Settings of a variant's fine-tuning, with those for a part of the labels, if any."""
         lists, base = self.lists[data_set], self.config.finetune
         words = [*words_of(base.settings), *words_of(self.config.variants[variant].finetune)]
         words += [*words_of(part), "run.keep_checkpoints=1"]
@@ -136,7 +140,7 @@ class Study:
     def _cells(
         self, data_set: str, variant: str, seed: int, rates: Mapping[tuple[str, str], int]
     ) -> Iterator[Cell]:
-        """One or two of a variant and seed."""
+        """The one or two cells of a variant and seed."""
         own = self.config.variants[variant]
         if not own.pretrain:
             yield self._cell(data_set, variant, seed, 0, ("epochs",))
@@ -161,7 +165,7 @@ class Study:
             run = replace(given.run, seed=seed, output_dir=str(folder / "pretrain"))
             probe = given.probe
             if kinds:
-                # Once before the first step and once after the last one, whatever is between
+                # At least before the first and after the last step
                 run = replace(run, probe_every=self.config.probe_every or epochs)
                 train, val = lists.train, lists.val
                 probe = replace(probe, kinds=kinds, train_manifest=train, val_manifest=val)
@@ -195,16 +199,16 @@ class Study:
         )
 
     def check_lists(self) -> None:
-        """Raise FileNotFoundError for a list that is not there."""
+        """Raise FileNotFoundError for a missing list."""
         for name, lists in self.lists.items():
             if lists.toy.unlabelled:
-                continue  # still to be made
+                continue  # not created yet
             for path in (path for kind in _LISTS for path in getattr(lists, kind)):
                 if not list_exists(path):
                     raise FileNotFoundError(f"list ({path}) of sets.{name} does not exist")
 
     def _lists(self, name: str) -> DataSetConfig:
-        """A data set with its lists; those of toy videos are still to be made."""
+        """A data set with its lists; those of toy videos may not exist yet."""
         given = self.config.sets[name]
         if not given.toy.unlabelled:
             for kind in _LISTS[:3]:
@@ -226,7 +230,7 @@ class Study:
 
 
 def _check_same_encoder(variant: str, pretrain: PretrainConfig, finetune: FinetuneConfig) -> None:
-    """Raise ValueError now for what fine-tuning would refuse after hours of pre-training."""
+    """Raise ValueError early for mismatches that fine-tuning would find after pre-training."""
     if finetune.model.allow_missing:
         return
     for name, of in (
@@ -241,11 +245,13 @@ def _check_same_encoder(variant: str, pretrain: PretrainConfig, finetune: Finetu
 
 
 def _resolved(config: StudyConfig, home: Path) -> StudyConfig:
-    """The same without references: paths of files of settings, which start at ``home``, and of
-    lists are absolute, and variants have the settings that they take from a list of variants."""
+    """The config with absolute paths, and with the settings that variants take from other files.
+
+    Paths of files of settings refer to ``home``, those of lists to the working directory.
+    """
 
     def found(path: str) -> str:
-        """Beside the study or, of a copy of one of our studies, beside the original."""
+        """A file beside the study or, for a copy of one of our studies, beside the original."""
         for folder in (home, FOLDER / "ablation"):
             with suppress(FileNotFoundError):
                 find_config(folder / path)
@@ -281,7 +287,7 @@ def _resolved(config: StudyConfig, home: Path) -> StudyConfig:
 
 
 def _data(root: str | None, **lists: Sequence[str]) -> list[str]:
-    """Settings of the group data: lists of paths, whatever these contain, and where they start."""
+    """Settings of the group data for the root and lists of paths, quoted for YAML."""
     words = [] if root is None else [f"data.root={root}"]
     for key, paths in lists.items():
         quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)

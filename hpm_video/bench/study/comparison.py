@@ -1,4 +1,4 @@
-"""What a study compares: rows of finished cells, their means and paired differences to the base."""
+"""Compares the rows of finished cells: means, and paired differences to the base."""
 
 import math
 import statistics
@@ -13,12 +13,12 @@ from hpm_video.bench.study.cell import Row, read_row
 from hpm_video.bench.study.cells import Study
 
 CONFIDENCE = 0.95
-# What probes read from the base's encoders before their first step: no variant can have this name.
+# Name for probe results of the base's encoders before the first step; no variant can have it
 UNTRAINED = "before training"
 
 
 class Measure(NamedTuple):
-    """A column. key: in the rows. digits: after the point."""
+    """A column of tables. key: its name in the rows. digits: after the decimal point."""
 
     key: str
     title: str
@@ -59,10 +59,10 @@ COSTS = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a mean over ``count`` seeds.
+    """Estimate of a mean over ``count`` seeds.
 
-    spread: sample standard deviation of single values. low, high: interval that holds the true
-    mean with 95 % confidence, if values are normally distributed. All three are NaN for one value.
+    spread: sample standard deviation. low, high: 95 % confidence interval of the mean, for normally
+    distributed values. All three are NaN for a single value.
     """
 
     count: int
@@ -73,18 +73,18 @@ class Estimate:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether 0 lies outside the interval."""
+        """Whether 0 lies outside the confidence interval."""
         return self.low > 0 or self.high < 0
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of one value or more, with its interval of Student's t distribution."""
+    """The mean of one or more values, with the interval of Student's t distribution."""
     mean, count = statistics.fmean(values), len(values)
     if count == 1:
         return Estimate(1, mean, math.nan, math.nan, math.nan)
     spread = statistics.stdev(values)
     if not spread:
-        return Estimate(count, mean, 0.0, mean, mean)  # of which scipy makes NaN
+        return Estimate(count, mean, 0.0, mean, mean)  # scipy would give NaN
     low, high = stats.t.interval(CONFIDENCE, count - 1, loc=mean, scale=stats.sem(values))
     return Estimate(count, mean, spread, float(low), float(high))
 
@@ -104,11 +104,11 @@ class Comparison:
 
     @property
     def variants(self) -> list[str]:
-        """Those with a finished cell, in the study's order."""
+        """The variants with a finished cell, in the study's order."""
         return list(dict.fromkeys(row["variant"] for row in self.rows))
 
     def values(self, variant: str, key: str) -> dict[int, float]:
-        """Seed -> figure, of the cells that have it."""
+        """Seed -> figure, for the cells that have it."""
         return {
             row["seed"]: row[key]
             for row in self.rows
@@ -119,24 +119,26 @@ class Comparison:
         return estimate([*values.values()]) if (values := self.values(variant, key)) else None
 
     def differences(self, variant: str, key: str) -> dict[int, float]:
-        """Seed -> difference to the base with the same seed, where both have the figure: what the
-        seed does to both drops out."""
+        """Seed -> difference to the base with the same seed, if both have the figure.
+
+        Pairing cancels effects that the seed has on both.
+        """
         ours, base = self.values(variant, key), self.values(self.base, key)
         return {seed: ours[seed] - base[seed] for seed in sorted(ours.keys() & base.keys())}
 
     def difference(self, variant: str, key: str) -> Estimate | None:
-        """Mean of the differences; None of the base itself, and without any."""
+        """Mean of the differences; None for the base itself, and without any pairs."""
         values = [] if variant == self.base else list(self.differences(variant, key).values())
         return estimate(values) if values else None
 
     def measured(self, measures: Sequence[Measure], variants: Iterable[str]) -> list[Measure]:
-        """Those that some of the variants have."""
+        """The measures that some of the variants have."""
         names = list(variants)
         return [one for one in measures if any(self.values(name, one.key) for name in names)]
 
 
 def comparisons(study: Study) -> list[Comparison]:
-    """All that the study compares, as far as it is done."""
+    """All comparisons of a study, with the cells that are finished."""
     cells, seconds = calibrated_cells(study), seconds_per_step(study)
     order = list(study.config.variants)
     found = []
@@ -144,11 +146,11 @@ def comparisons(study: Study) -> list[Comparison]:
         for kind in study.config.comparisons:
             rows = []
             for cell in cells:
-                # From scratch there is no time of pre-training: shown beside both
+                # Cells from scratch have no pre-training, so both comparisons show them
                 is_compared = kind in cell.comparisons or cell.pretrain is None
                 if cell.data_set != data_set or not is_compared or not (row := read_row(cell)):
                     continue
-                # One calibration for all cells, on whatever machine each of them ran
+                # The same calibration for all cells, whatever machine they ran on
                 if (a_step := seconds.get((data_set, cell.variant))) is not None:
                     row["compute_seconds"] = row["steps"] * a_step
                 rows.append(row)
@@ -159,7 +161,7 @@ def comparisons(study: Study) -> list[Comparison]:
 
 
 def _before_training(rows: Iterable[Row]) -> Iterator[Row]:
-    """What the first probes of cells found, if that was before their first step."""
+    """Rows with the first probes of cells, if these were before the first step."""
     for row in rows:
         if row.get("probe_epochs", [])[:1] == [0]:
             named = {key: row[key] for key in ("data_set", "seed", "folder")}

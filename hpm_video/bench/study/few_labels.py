@@ -1,4 +1,4 @@
-"""How accuracy grows with the number of labelled videos, as one figure: the area under it."""
+"""Label efficiency as one figure: the area under accuracy over the number of labelled videos."""
 
 import math
 from collections.abc import Mapping
@@ -15,8 +15,10 @@ from hpm_video.data.lists.manifest import read_manifest, write_manifest
 
 @dataclass(frozen=True)
 class FewLabels:
-    """A part of a data set's labelled videos, and the settings of fine-tuning on it. manifest: a
-    list of ``count`` videos that `write_parts` writes."""
+    """A part of a data set's labelled videos, and the settings of fine-tuning on it.
+
+    manifest: a list of ``count`` videos, written by `write_part`.
+    """
 
     name: str
     count: int
@@ -25,8 +27,11 @@ class FewLabels:
 
 
 def write_part(lists: DataSetConfig, part: Path, count: int) -> None:
-    """Write a list of the first videos of each class, ``count`` in all: as many of each, or one
-    more of the first. Raises ValueError where there are not so many."""
+    """Write a list of the first videos of each class, ``count`` in all.
+
+    Classes have equal numbers of videos, as far as possible. Raises ValueError if there are fewer
+    labelled videos.
+    """
     videos = read_manifest(lists.train, root=lists.root)
     labelled = np.flatnonzero(videos.labels >= 0)
     if count > len(labelled):
@@ -46,9 +51,10 @@ def write_part(lists: DataSetConfig, part: Path, count: int) -> None:
 
 
 def area(accuracies: Mapping[int, float]) -> float:
-    """Mean accuracy over the logarithm of the number of labelled videos: by count, of two or more.
+    """Mean accuracy over the logarithm of the number of labelled videos.
 
-    Between the counts accuracy is taken to be linear in the logarithm.
+    ``accuracies``: count -> accuracy, at least two. Accuracy is interpolated linearly in the
+    logarithm.
     """
     points = sorted((math.log2(count), value) for count, value in accuracies.items())
     total = sum((b - a) * (low + high) / 2 for (a, low), (b, high) in pairwise(points))

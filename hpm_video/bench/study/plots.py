@@ -1,4 +1,4 @@
-"""Pictures of a comparison: variants with their intervals, and probes as pre-training goes on."""
+"""Plots of a comparison: variants with their intervals, and probes during pre-training."""
 
 import math
 from collections import Counter
@@ -14,11 +14,11 @@ from hpm_video.runtime.files import whole_file
 
 
 def write_plots(comparison: Comparison, folder: Path) -> list[str]:
-    """Write what there is to show of a comparison into plots/; returns names within ``folder``."""
+    """Write the plots of a comparison to plots/; returns their names relative to ``folder``."""
     if not comparison.rows:
         return []
     names = []
-    with rc_context({"text.parse_math": False}):  # names of variants may have a $ in them
+    with rc_context({"text.parse_math": False}):  # names of variants may contain $
         figures = {
             "values": _panels(comparison),
             "differences": _panels(comparison, paired=True),
@@ -33,8 +33,11 @@ def write_plots(comparison: Comparison, folder: Path) -> list[str]:
 
 
 def _panels(comparison: Comparison, *, paired: bool = False) -> Figure | None:
-    """A panel for each measure that there is, a line for each variant, the first on top. Every cell
-    is a dot beside the mean and its interval; if ``paired``, its difference to the base."""
+    """A panel for each available measure with a line for each variant, the first on top.
+
+    A line shows a dot for every cell, the mean and its interval; with ``paired``, of differences
+    to the base.
+    """
     variants, base = comparison.variants, comparison.base
     dots, mean, shown = comparison.values, comparison.estimate, "one grey dot for each seed, mean"
     if paired:
@@ -60,15 +63,15 @@ def _panels(comparison: Comparison, *, paired: bool = False) -> Figure | None:
                     continue
                 axes.plot([found.mean], [place], "o", color="C0", markersize=4)
                 if not math.isnan(found.low):
-                    # With two seeds it is ten times as wide as all that was measured: an artist has
-                    # no say in what the panel shows
+                    # An artist, which does not change the axis limits: with two seeds, the interval
+                    # is ten times as wide as the range of the values
                     ends = [found.low, found.high]
                     axes.add_artist(Line2D(ends, [place, place], color="C0", linewidth=1.5))
             if paired:
                 axes.axvline(0, color="black", linewidth=0.5)
             axes.set_title(measure.title, fontsize=8)
             axes.tick_params(labelsize=7)
-            axes.xaxis.set_major_locator(MaxNLocator(3))  # more would run into each other
+            axes.xaxis.set_major_locator(MaxNLocator(3))  # more labels would overlap
             axes.grid(axis="x", alpha=0.3)
             axes.margins(x=0.3)
     panels[0][0].set_yticks(range(len(variants)), variants)
@@ -79,9 +82,11 @@ def _panels(comparison: Comparison, *, paired: bool = False) -> Figure | None:
 
 
 def _curves(comparison: Comparison) -> Figure | None:
-    """Balanced accuracy of probes during pre-training, the student's rank accuracy and the hard
-    ratio: means over seeds, intervals as bands; of the variants with the most seeds, or one less,
-    as in an unfinished study."""
+    """Curves over pre-training: balanced accuracy of probes, rank accuracy and hard ratio.
+
+    Shows means over seeds, with intervals as bands, for the variants with the most seeds or one
+    less, as in an unfinished study.
+    """
     counts = Counter(row["variant"] for row in comparison.rows if row.get("probe_epochs"))
     main = [name for name, count in counts.items() if count >= max(counts.values()) - 1]
     titles = {

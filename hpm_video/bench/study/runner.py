@@ -1,4 +1,4 @@
-"""Runs a study, or what is left of it, alone or beside other processes that do the same."""
+"""Runs a study, or what is left of it, alone or concurrently with other processes."""
 
 import re
 import time
@@ -37,17 +37,17 @@ Say = Callable[[str], None]
 
 _WAIT_S = 5.0
 _EMPTIED = "where it is emptied, it is written anew"
-# Settings of the study itself that its tables could not tell apart.
+# Settings of the whole study that must not change, as its tables would mix the results
 _OF_ALL_CELLS = ("probes", "probe_every", "mining_videos", "clock")
-# What a start that has not written study.yaml yet, or never came to it, has in the folder.
+# Files in the folder of a start that has not written study.yaml yet
 _LEFTOVERS = re.compile(r"preparation|slurm|\.study\.yaml\..*|tmp.*")
-# What a training may end with: the user's mistakes, files, numbers, PyTorch's errors.
+# Errors with which a training may end: settings, files, numbers, PyTorch
 _FAILURES = (ValueError, OSError, ArithmeticError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one start. is_stopped: a signal came. elsewhere: cells that other processes hold."""
+    """Outcome of one start. elsewhere: cells that other processes hold. is_stopped: by a signal."""
 
     failed: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
@@ -55,10 +55,11 @@ class Outcome:
 
 
 def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outcome:
-    """Run the k-th of n parts of the cells; all of them, (1, 1), may be shared by any number of
-    processes, each of which takes what is not finished and in work nowhere.
+    """Run the k-th of n parts of the cells.
 
-    A cell that fails is named, and its traceback kept in failed.txt; the others still run.
+    Any number of processes may share the cells: each runs those that are neither finished nor held
+    by another. A cell that fails is reported, its traceback is kept in failed.txt, and the others
+    still run.
     """
     _begin(study, say)
     cells = calibrated_cells(study)
@@ -80,7 +81,7 @@ def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outc
                 if not is_ours:
                     held.append(cell)
                 elif read_row(cell) is None:  # else another process has just finished it
-                    is_worth_it = True  # the others had time to go on, or to die
+                    is_worth_it = True  # look again: other processes may have ended meanwhile
                     try:
                         if not _run(cell, study, say):
                             failed.append(cell.name)
@@ -91,17 +92,17 @@ def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outc
 
 
 def _of_part(cells: Sequence[Cell], part: int, num_parts: int) -> list[Cell]:
-    """Every num_parts-th cell, moved on by one each round: or a part might be all of a variant."""
+    """Every num_parts-th cell, shifted by one each round, so that parts mix the variants."""
     return [cell for k, cell in enumerate(cells) if (k + k // num_parts) % num_parts == part - 1]
 
 
 def check_study(study: Study) -> None:
-    """Raise ValueError where what is in the study's folder was done with other settings."""
+    """Raise ValueError if cells in the study's folder were run with other settings."""
     done = [cell for cell in calibrated_cells(study) if read_row(cell) is not None]
     if not done:
-        return  # without any row all may change
+        return  # without rows, everything may change
     file = study.folder / "study.yaml"
-    is_told = file.is_file() and file.stat().st_size > 0  # not of rows of another machine
+    is_told = file.is_file() and file.stat().st_size > 0  # else rows are from another machine
     cells_before = _cells_of(file, study.folder) if is_told else {}
     for cell in done:
         check_cell(cell, study.config, before=cells_before.get(cell.name))
@@ -122,8 +123,10 @@ def check_study(study: Study) -> None:
 
 
 def _cells_of(file: Path, folder: Path) -> dict[str, Cell]:
-    """Cells by name, as a study's folder has their settings; none where files of settings that it
-    names are not there, as on another machine."""
+    """Name -> cell, according to the settings in a study's folder.
+
+    Empty if files of settings that these name are missing, as on another machine.
+    """
     try:
         config = config_from_dict(StudyConfig, read_stored(file))
         before = Study(config, home=folder, folder=folder)
@@ -136,7 +139,7 @@ def _cells_of(file: Path, folder: Path) -> dict[str, Cell]:
 
 
 def plan_study(study: Study, *, say: Say) -> None:
-    """Prepare a study, and say how long the pre-training of its cells takes as calibrated."""
+    """Prepare a study, and print how long pre-training of its cells takes by calibration."""
     _begin(study, say)
     cells, seconds, total_s = calibrated_cells(study), seconds_per_step(study), 0.0
     for cell in cells:
@@ -156,7 +159,7 @@ def plan_study(study: Study, *, say: Say) -> None:
 
 
 def _run(cell: Cell, study: Study, say: Say) -> bool:
-    """Run a cell; False where it failed. Raises Stopped."""
+    """Run a cell; False if it failed. Raises Stopped."""
     note, start = cell.folder / "failed.txt", time.monotonic()
     try:
         run_cell(cell, study.config)
@@ -170,7 +173,7 @@ def _run(cell: Cell, study: Study, say: Say) -> bool:
 
 
 def _claim(folder: Path) -> None:
-    """Make the study's folder; ValueError where it holds something else."""
+    """Create the study's folder; raises ValueError if it holds other files."""
     make_folder(folder, name="--output-dir")
     others = [path for path in folder.iterdir() if not _LEFTOVERS.fullmatch(path.name)]
     if others and not (folder / "study.yaml").is_file():
@@ -178,8 +181,8 @@ def _claim(folder: Path) -> None:
 
 
 def _begin(study: Study, say: Say) -> None:
-    """Check and prepare the study, or wait until another process has."""
-    study.cells()  # refuses what is wrong before anything is made
+    """Check and prepare the study, or wait until another process has done so."""
+    study.cells()  # raises for invalid settings before anything is created
     study.check_lists()
     _claim(study.folder)
     check_study(study)
@@ -191,14 +194,14 @@ def _begin(study: Study, say: Say) -> None:
         if not attempt:
             say("another process prepares the study: waiting for it")
         time.sleep(_WAIT_S)
-    check_study(study)  # of cells at equal time, whose epochs are known now
+    check_study(study)  # again, for cells at equal time, whose epochs are known now
 
 
 def _prepare(study: Study, say: Say) -> None:
-    """Write the settings, make toy videos and measure steps, as far as that was not done yet."""
+    """Write the settings, create toy videos and measure steps, unless already done."""
     file, text = study.folder / "study.yaml", config_to_yaml(study.config)
     if not file.is_file():
-        write_atomically(file, [text])  # so that what follows is known to be a study's
+        write_atomically(file, [text])  # marks the folder as a study's
     for name, data_set in study.config.sets.items():
         toy = data_set.toy
         if not toy.unlabelled:
@@ -233,7 +236,7 @@ def _write_few_labels(study: Study, data_set: str) -> None:
 
 @contextmanager
 def _holding(folder: Path) -> Iterator[bool]:
-    """The lock of a folder, which is made; False where another process holds it."""
+    """Create a folder and lock it; yields False if another process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     is_ours = True
     try:

@@ -1,4 +1,4 @@
-"""Files that say what a study found: summary.json, summary.csv and summary.md."""
+"""Writes the results of a study: summary.json, summary.csv and summary.md."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from hpm_video.bench.study.comparison import ACCURACIES, COSTS, MINING, Comparis
 from hpm_video.config.settings import config_to_dict
 from hpm_video.runtime.files import write_atomically, write_csv
 
-# Sections of a comparison in summary.md.
+# Sections of a comparison in summary.md
 _SECTIONS = {
     "What was learnt": ACCURACIES,
     "What is known of hardness": MINING,
@@ -22,7 +22,7 @@ _SECTIONS = {
 
 
 def write_summary(study: Study, found: Sequence[Comparison], *, pictures: Sequence[str]) -> None:
-    """Write summary.json, summary.csv and summary.md into the study's folder."""
+    """Write summary.json, summary.csv and summary.md to the study's folder."""
     missing = [cell.name for cell in calibrated_cells(study) if read_row(cell) is None]
     calibrations = {name: read_calibration(study, name) for name in study.config.sets}
     summary = {
@@ -67,7 +67,7 @@ def _as_dict(comparison: Comparison) -> dict[str, Any]:
 def _document(
     found: Sequence[Comparison], missing: Sequence[str], pictures: Sequence[str]
 ) -> Iterator[str]:
-    """Lines of Markdown."""
+    """The lines of summary.md."""
     yield from ("# Ablation", "")
     yield (
         "Mean ± sample standard deviation over seeds. Differences are to the base, paired by "
@@ -89,7 +89,7 @@ def _document(
 
 
 def _section(comparison: Comparison, title: str) -> Iterator[str]:
-    """A table of values and, but for costs, one of differences; nothing where none is known."""
+    """A table of values and, except for costs, one of differences; empty without any values."""
     measures = comparison.measured(_SECTIONS[title], comparison.variants)
     variants = [name for name in comparison.variants if comparison.measured(measures, [name])]
     if not measures:
@@ -115,7 +115,7 @@ def _section(comparison: Comparison, title: str) -> Iterator[str]:
 def _value(value: Estimate | None, digits: int) -> str:
     if value is None:
         return "-"
-    mean = f"{value.mean:.{digits}f}"  # of one value, the spread is NaN
+    mean = f"{value.mean:.{digits}f}"  # the spread of a single value is NaN
     return f"{mean} ± {value.spread:.{digits}f}" if value.spread > 0 else mean
 
 
@@ -134,7 +134,7 @@ def _line(*cells: str) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """The same as JSON can have it: with None for NaN, and estimates as their fields."""
+    """The value in valid JSON types: None for NaN, and estimates as dicts."""
     if isinstance(value, Estimate):
         value = asdict(value)
     if isinstance(value, Mapping):

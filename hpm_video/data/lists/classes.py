@@ -226,8 +226,9 @@ def _label_values(
             "several",
             given[text][1],
             f"label ({shown(text)}) must be one label: for several per video set labels.separator "
-            "to what stands between them (data.labels.separator, probe.labels.separator); a class "
-            "of that name must be in classes.txt",
+            "to what stands between them (data.labels.separator, probe.labels.separator; `data "
+            "list` has --separator, visualize takes --no-labels); a class of that name must be in "
+            "classes.txt",
         )
         del given[text]
     for text in [text for text in given if is_no_label(text)]:

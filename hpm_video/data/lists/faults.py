@@ -15,8 +15,13 @@ class Faults:
         if self._counts.setdefault(kind, 0) == 0:
             self._kinds[kind] = (f"{where}: {text}", [])
         elif len(places := self._kinds[kind][1]) < MOST_LINES:
-            places.append(where.rpartition(":")[2])
+            line = where.rpartition(":")[2]
+            places.append(f"line {line}" if line.isdecimal() and not places else line)
         self._counts[kind] += 1
+
+    def has(self, kind: str) -> bool:
+        """Whether there is one of a kind."""
+        return kind in self._kinds
 
     def check(self) -> None:
         """Raise ValueError where there are any."""
@@ -26,7 +31,7 @@ class Faults:
         for kind, (message, places) in list(self._kinds.items())[:MOST_KINDS]:
             others = self._counts[kind] - 1
             more = ", ..." if others > len(places) else ""
-            also = f" (and {others} more: line {', '.join(places)}{more})" if others else ""
+            also = f" (and {others} more: {', '.join(places)}{more})" if others else ""
             said.append(message + also)
         if (unsaid := len(self._kinds) - MOST_KINDS) > 0:
             said.append(f"and {unsaid} other faults")

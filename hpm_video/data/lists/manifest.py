@@ -30,9 +30,16 @@ from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index
 from hpm_video.data.lists.label_sets import LabelCells, LabelSets
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of
 from hpm_video.data.lists.rows import first_few, read_videos, shown
-from hpm_video.data.lists.shards import index_tars, is_shards, list_root, shard_note, tar_of
+from hpm_video.data.lists.shards import (
+    index_tars,
+    is_shards,
+    list_root,
+    shard_note,
+    shard_rows,
+    tar_of,
+)
 from hpm_video.data.lists.spelling import as_on_disk
-from hpm_video.data.remote.urls import NO_TARS, is_url, joined, system_of
+from hpm_video.data.remote.urls import is_url, joined, split_tar, system_of
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.part import FRAME_COLUMNS, Part, split_part
 from hpm_video.data.video.source import locate
@@ -43,6 +50,10 @@ _NUM_ASKED = 8  # videos whose number of frames is asked for
 _MOST_ASKED_S = 10.0  # of one
 _MOST_READ = 2**26  # bytes of a file that is read for this
 _MOST_OF_A_FRAME = 2**22  # bytes, even of video that is not compressed
+_UNLABELLED = (
+    "must have labels, in a column label or, where classes have columns of 0 and 1, in those that "
+    "labels.columns names: has none"
+)
 MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
 
 
@@ -234,9 +245,6 @@ def read_manifest(
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
         raise ValueError("data.manifest ([]) must name at least one list of videos")
-    for path in given:
-        if is_url(path) and is_shards(path):
-            raise ValueError(f"list ({path}) {NO_TARS}")
     read = partial(
         _read_files,
         roots=[list_root(path, root) for path in given],
@@ -250,7 +258,12 @@ def read_manifest(
         return read(list(map(Path, given)))
     from hpm_video.data.remote.lists import copy_list, name_urls  # noqa: PLC0415 - rarely needed
 
-    files = [copy_list(str(path)) if is_url(path) else Path(path) for path in given]
+    files = [
+        copy_list(path, shard_rows(path) if is_shards(path) else None)
+        if isinstance(path, str) and is_url(path)
+        else Path(path)
+        for path in given
+    ]
     copies = [(str(path), file) for path, file in zip(given, files, strict=True) if is_url(path)]
     try:
         manifest = read(files)
@@ -258,6 +271,7 @@ def read_manifest(
         raise ValueError(name_urls(error, copies)) from error
     where = name_urls(manifest.largest_label_where, copies)
     notes = tuple(name_urls(note, copies) for note in manifest.notes)
+    notes += tuple(filter(None, (shard_note(url) for url, _ in copies)))
     return replace(manifest, largest_label_where=where, notes=notes)
 
 
@@ -310,7 +324,9 @@ def _read_files(
             path = joined(start, name)
             if "://" in path and is_url(path):
                 urls.setdefault(path.partition("://")[0], path)
-            if (tar := tar_of(name)) is not None:
+                if (split := split_tar(path)) is not None and split[1]:
+                    tars.add(split[0])
+            elif (tar := tar_of(name)) is not None:
                 tars.add(joined(start, tar))
             data += name.encode("utf-8", "surrogateescape")
             ends.append(len(data))
@@ -338,11 +354,9 @@ def _read_files(
         notes += filter(None, (columns.unused(), index_fault(file), shard_note(file)))
         names.append(Names(data, ends))
         in_frames.append(of_part == FRAME_COLUMNS)
-    index_tars(filter(os.path.isfile, sorted(tars)), faults)
-    for tar in filter(is_url, sorted(tars)):
-        faults.add("tars", tar, NO_TARS)
     for url in urls.values():
         system_of(url)
+    index_tars((tar for tar in sorted(tars) if is_url(tar) or os.path.isfile(tar)), faults)
     if other_status:
         number, said = other_status.total(), _counted(other_status)
         notes.append(f"{number} videos are left out by their status: {said}")
@@ -469,7 +483,7 @@ def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> in
     """Return the number of classes; ValueError where the ``lists`` of the setting ``name`` have no
     label at all, or what `Manifest.num_classes` raises."""
     if not (num_classes := manifest.num_classes):
-        raise ValueError(f"{name} ({', '.join(lists)}) must have labels: has none")
+        raise ValueError(f"{name} ({', '.join(lists)}) {_UNLABELLED}")
     sets = manifest.label_sets
     if sets is not None and sets.separator is not None and sets.counts.max() < 2:
         raise ValueError(
@@ -521,12 +535,15 @@ def check_labels(
 ) -> None:
     """Raise ValueError, naming the first video, when a label is not in [0, num_classes).
 
-    ``classes_of`` and ``place``, such as " in --val", say in the message what is compared.
+    So it does where no video has a label. ``classes_of`` and ``place``, such as " in --val", say in
+    the message what is compared.
     """
     labels, sets = manifest.labels, manifest.label_sets
     videos = np.arange(len(labels))
     if sets is not None:
         labels, videos = sets.labels, np.repeat(videos, sets.counts)
+    if not (labels >= 0).any():
+        raise ValueError(f"{', '.join(map(str, manifest.lists))}{place} {_UNLABELLED}")
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     for index in wrong[:1].tolist():
         if labels[index] < 0:

@@ -2,7 +2,7 @@
 video's first frame, or ``start_frame,end_frame``. See `hpm_video.data.video.part`."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.rows import NUMBER, shown
@@ -23,15 +23,24 @@ def part_columns(header: Iterable[str], where: str, faults: Faults) -> tuple[str
 
 
 def part_of(
-    row: Mapping[str, str], columns: tuple[str, ...], where: str, faults: Faults
+    row: Mapping[str, str],
+    columns: tuple[str, ...],
+    where: str,
+    faults: Faults,
+    *,
+    called: Sequence[str] = (),
 ) -> Part | None:
-    """The part that a row is, by these `part_columns`; None for a whole video, or with a fault."""
+    """The part that a row is, by these `part_columns`; None for a whole video, or with a fault.
+
+    ``called``: the names of the two columns in the list, where they are others.
+    """
     texts = [row.get(name, "").strip() for name in columns]
     if not any(texts):
         return None
     kind = "an integer" if columns == FRAME_COLUMNS else "a number of seconds"
     bounds = []
-    for name, text in zip(columns, texts, strict=True):
+    names = tuple(called) or columns
+    for name, text in zip(names, texts, strict=True):
         number = float(text) if NUMBER.fullmatch(text) else -1.0
         is_whole = columns == SECOND_COLUMNS or number.is_integer()
         if 0 <= number <= _MOST and is_whole:
@@ -43,7 +52,7 @@ def part_of(
         return None
     start, end = bounds
     if start >= end:
-        (one, other), (first, last) = columns, texts
+        (one, other), (first, last) = names, texts
         faults.add("part", where, f"{other} ({last}) must be above {one} ({first})")
         return None
     return Part(start, end, in_frames=columns == FRAME_COLUMNS)

@@ -288,7 +288,7 @@ def _no_row(line: str, folder: Path) -> str:
     if _is_listed(first) and len(rest) > 2 and all(map(str.isdecimal, rest)):
         return (
             f"row ({shown(line)}) must have one label, or several with no blank between them and "
-            "labels.separator"
+            "labels.separator; parts of videos need a CSV with the header path,label,start_s,end_s"
         )
     return (
         f"row ({shown(line)}) must be a video, perhaps its number of frames, perhaps its label, "

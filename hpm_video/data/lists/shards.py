@@ -1,4 +1,5 @@
-"""Tars of videos (WebDataset's shards) as lists: ``train-0000.tar``, ``train-{0000..0123}.tar``.
+"""Tars of videos (WebDataset's shards) as lists: ``train-0000.tar``, ``train-{0000..0123}.tar``,
+``s3://bucket/train-{0000..0123}.tar``.
 
 A row is a video, called ``train-0000.tar/KEY.mp4``; its label is what ``KEY.cls`` says.
 """
@@ -11,10 +12,13 @@ from functools import partial
 from pathlib import Path
 
 from hpm_video.data.lists.faults import Faults
-from hpm_video.data.remote.urls import folder_of, is_url
+from hpm_video.data.remote.fetching import fetch_each
+from hpm_video.data.remote.tars import cached_index
+from hpm_video.data.remote.urls import folder_of, is_url, system_of, without_query
+from hpm_video.data.video.frames import NO_SUCH_FILE
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.source import IN_TAR
-from hpm_video.data.video.tar_index import keep_index, kept_index
+from hpm_video.data.video.tar_index import TarIndex, keep_index, kept_index
 from hpm_video.data.video.tar_listing import CLASS, Listing, list_tar
 from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import run_killable
@@ -32,14 +36,15 @@ _MOST_S = 600.0  # for one tar
 
 def is_shards(path: str | Path) -> bool:
     """Whether what is given as a list is a tar, or a pattern of several."""
-    return _SHARDS.fullmatch(os.fspath(path)) is not None
+    return _SHARDS.fullmatch(without_query(os.fspath(path))) is not None
 
 
 def list_root(path: str | Path, root: str | Path | None) -> str:
     """The absolute folder, or its URL, where relative paths of a list start: ``root``, else the
     list's own. For tars it is always their own."""
     if is_shards(path):
-        return os.path.abspath(os.path.dirname(os.fspath(path).split("{")[0]))
+        first = str(path).split("{")[0]
+        return folder_of(first) if is_url(path) else os.path.abspath(os.path.dirname(first))
     if root is None and is_url(path):
         return folder_of(str(path))
     start = root if root is not None else Path(path).parent
@@ -64,19 +69,28 @@ def list_stem(path: str | Path) -> str:
 def find_shards(path: str | Path) -> list[str]:
     """The tars that a tar or a pattern names, in their order.
 
-    Raises ValueError: the pattern is none; FileNotFoundError: not all tars are there.
+    Raises ValueError: the pattern is none; FileNotFoundError: not all tars are there, which of URLs
+    `read_shards` finds out.
     """
     path = os.fspath(path)
     if os.path.exists(path):
         return [path]
+    if path != without_query(path):
+        raise ValueError(f"{path} must name tars without a query (what follows ?)")
     tars = list(itertools.islice(_expanded(path), _MOST + 1))
     if len(tars) > _MOST:
         raise ValueError(f"{path} must name at most {_MOST:,} tars")
-    if missing := [tar for tar in tars if not os.path.exists(tar)]:
+    _check_none_missing(
+        path, tars, [tar for tar in tars if not (is_url(tar) or os.path.exists(tar))]
+    )
+    return tars
+
+
+def _check_none_missing(path: str, tars: list[str], missing: list[str]) -> None:
+    if missing:
         of = f" ({len(missing)} of the {len(tars)} tars of {path} are missing)"
         star = "; name several as in shard-{0000..0123}.tar" * ("*" in path)
         raise FileNotFoundError(f"{missing[0]} does not exist{of * (len(tars) > 1)}{star}")
-    return tars
 
 
 def _expanded(pattern: str) -> Iterator[str]:
@@ -109,10 +123,18 @@ def read_shards(
     Raises as `find_shards` does; ValueError where no index can be written.
     """
     tars, root = find_shards(path), list_root(path, None)
-    index_tars(tars, faults)
+    if is_url(path):
+        if label != CLASS:
+            raise ValueError(f"label ({label}) must be {CLASS} for tars of URLs ({path})")
+        missing = _fetch_indices(tars, faults)
+        _check_none_missing(str(path), tars, missing)
+    else:
+        index_tars(tars, faults)
     told = {} if label == CLASS else dict(_listed(tars, label, faults))
     for tar in tars:
-        if (index := kept_index(tar)) is None:  # a fault
+        if (index := _index_of(tar)) is None:
+            if not faults.has("shards"):  # it is of one of these
+                raise ValueError(f"{tar} has changed, or its index was deleted: run again")
             continue
         if label == CLASS:
             labels = index.labels()
@@ -120,24 +142,59 @@ def read_shards(
             labels = listing.labels
         else:
             continue
-        start = os.path.relpath(tar, root)
+        start = tar.removeprefix(f"{root}/") if is_url(path) else os.path.relpath(tar, root)
         for number, text in enumerate(labels):
             row = {"path": f"{start}/{index.name(number)}", "label": text}
             yield f"{tar}:{number + 1}", row
 
 
+def shard_rows(path: str) -> Iterator[dict[str, str]]:
+    """The rows of `read_shards`, which raises at once, here for faults, too."""
+    faults = Faults()
+    rows = (row for _, row in read_shards(path, faults))
+    first = list(itertools.islice(rows, 1))
+    faults.check()
+    return itertools.chain(first, rows)
+
+
 def index_tars(tars: Iterable[str], faults: Faults) -> None:
     """Write the index of every tar that has none; a tar that cannot be used is a fault."""
-    new = [tar for tar in tars if kept_index(tar) is None]
-    for tar, listing in _listed(new, CLASS, faults):
+    new = [tar for tar in tars if _index_of(tar) is None]
+    _fetch_indices(list(filter(is_url, new)), faults)
+    for tar, listing in _listed(list(itertools.filterfalse(is_url, new)), CLASS, faults):
         keep_index(tar, listing)
+
+
+def _index_of(tar: str) -> TarIndex | None:
+    """The index that is kept of a tar; of a URL it is in the cache, and is of an earlier time."""
+    return cached_index(tar) if is_url(tar) else kept_index(tar)
+
+
+def _fetch_indices(tars: list[str], faults: Faults) -> list[str]:
+    """Bring the indices of tars of URLs into the cache. Returns which tars are not there; those
+    that cannot be used are faults."""
+    if not tars:
+        return []
+    missing = set()
+    system_of(tars[0])
+    with Progress("tars listed", total=len(tars)) as progress:
+        for found in fetch_each(tars, lambda tar: f"{tar}/"):
+            tar, reason = found.item, found.reason
+            if found.held is not None:
+                found.held.close()
+            elif reason == NO_SUCH_FILE:
+                missing.add(tar)
+            else:
+                faults.add("shards", tar, reason.removeprefix(f"{tar} "))
+            progress.step(bad=found.held is None)
+    return [tar for tar in tars if tar in missing]
 
 
 def shard_note(path: str | Path) -> str | None:
     """What a user may not know of the tars of a list."""
     if not is_shards(path):
         return None
-    indices = (kept_index(tar) for tar in find_shards(path))
+    indices = (_index_of(tar) for tar in find_shards(path))
     without = sum(index.num_without for index in indices if index is not None)
     return f"{path}: {without} samples have no video (.mp4, .webm, ...)" if without else None
 
@@ -164,6 +221,6 @@ def _listed(tars: list[str], label: str, faults: Faults) -> Iterator[tuple[str, 
             if is_good := isinstance(outcome, Listing):
                 yield tar, outcome
             else:
-                text = outcome if isinstance(outcome, str) else f"{tar} cannot be read: {outcome}"
-                faults.add("shards", tar, text)
+                text = outcome if isinstance(outcome, str) else f"cannot be read: {outcome}"
+                faults.add("shards", tar, text.removeprefix(f"{tar} "))
             progress.step(bad=not is_good)

@@ -7,6 +7,7 @@ end, at once. Neither the rows nor the verdicts of a long list are ever in memor
 
 import csv
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -116,6 +117,11 @@ def check_manifest(
     output cannot be written.
     """
     check_settings(num_workers=num_workers, timeout_s=timeout_s)
+    if is_url(manifest) and is_shards(manifest):
+        raise ValueError(
+            f"list ({manifest}) must be a file for data check: hpm-video data list --manifest "
+            f"{shlex.quote(str(manifest))} -o FILE.csv makes one"
+        )
     check_is_local(manifest, job="data check")
     inspect, manifest = Inspect(quick), Path(manifest)
     if manifest.exists() and not (manifest.is_file() or manifest.is_dir()):

@@ -10,8 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.parts import part_columns, part_of
@@ -19,12 +17,14 @@ from hpm_video.data.prepare.remedies import remedies
 from hpm_video.data.prepare.verdict import BAD, DAMAGED, OK
 from hpm_video.data.video.part import Part
 from hpm_video.runtime.files import printable
-from hpm_video.runtime.pages import page, png
+from hpm_video.runtime.pages import page, short
+from hpm_video.runtime.plots import histogram
 
 _NUM_BINS = 12
 _MAX_SIZES = 12  # frame sizes listed one by one
 _MAX_NAMED = 2000  # videos of a status on a page; the list has all of them
 _MAX_SHOWN = 20  # of these on the terminal
+_MAX_HEADLINE = 5  # of a status in the first sentence of the page
 _BAR = 40  # characters
 
 
@@ -135,8 +135,9 @@ def _extent(row: Mapping[str, str], part: Part | None) -> tuple[int, float | Non
     return round(frames * share), None if seconds is None else seconds * share
 
 
-def report_text(report: Report, *, page: str) -> str:
-    """The figures as lines of text, for a terminal; `page`: where more are named."""
+def report_text(report: Report, *, page: str, figures: bool = True) -> str:
+    """The figures as lines of text, for a terminal; `page`: where more are named. ``figures``:
+    durations, sizes and classes too, not only what is wrong with which videos."""
     lines = [_headline(report)]
     for title, section in _sections(report):
         lines.append(f"{title.lower()}:")
@@ -152,7 +153,7 @@ def report_text(report: Report, *, page: str) -> str:
             lines.append("what to do:")
             lines += [f"  {printable(kind)}: {printable(remedy)}" for kind, remedy in advice]
     lines += [f"left out: {n} with status {printable(w)!r}" for w, n in report.left_out.items()]
-    if not report.sizes:
+    if not (report.sizes and figures):
         return "\n".join(lines)
     if len(report.durations_s):
         counts, edges = _histogram(report.durations_s)
@@ -174,31 +175,31 @@ def report_page(report: Report, *, title: str) -> str:
     named = [(name, count) for name, count in report.labels.items() if name]
     plots = []
     if len(report.durations_s):
-        plots.append(("Durations", _plot(*_histogram(report.durations_s), "seconds")))
+        plots.append(histogram(report.durations_s, title="Durations", unit="seconds"))
     if report.sizes:
-        sides = np.array([min(size) for size in report.sizes], dtype=np.float64)
-        weights = np.array(list(report.sizes.values()))
-        plots.append(("Short sides", _plot(*_histogram(sides, weights), "pixels")))
+        sides = np.repeat([float(min(size)) for size in report.sizes], list(report.sizes.values()))
+        plots.append(histogram(sides, title="Short sides", unit="pixels"))
     if named:
-        counts = np.sort([count for _, count in named])[::-1]
-        edges = np.arange(len(counts) + 1, dtype=np.float64) + 0.5
-        plots.append(("Videos of a class", _plot(counts, edges, "classes, the largest first")))
-    lines = [_headline(report)]
-    lines += [f"Left out: {n:,} with status {word!r}." for word, n in report.left_out.items()]
-    if len(report.durations_s):
-        lines.append(_duration_line(report).rstrip(":"))
+        counts = np.array([float(count) for _, count in named])
+        plots.append(histogram(counts, title="Sizes of classes", unit="videos"))
+    level, verdict = _verdict(report)
     return page(
         __package__,
         "check.html",
-        title=f"Check of {title}",
-        lines=lines,
-        plots=plots,
+        title=f"Check of {short(title)}",
+        title_path=title,
+        level=level,
+        verdict=verdict,
+        tiles=_tiles(report),
+        lines=[f"Left out: {n:,} with status {word!r}." for word, n in report.left_out.items()],
+        plotted=plots,
         sections=[
             {
                 "title": title,
                 "kinds": [(count, kind) for kind, count in section.kinds.items()],
                 "advice": _advice(section),
                 "first": section.first,
+                "is_counted": len(section.kinds) < section.num_videos,
                 "more": section.num_videos - len(section.first),
             }
             for title, section in _sections(report)
@@ -206,6 +207,42 @@ def report_page(report: Report, *, title: str) -> str:
         sizes=_size_counts(report).items(),
         classes=named,
     )
+
+
+def _verdict(report: Report) -> tuple[str, str]:
+    """What a user must know first: is the list fit for training, and which files are not?"""
+    if not report.bad.num_videos and not report.damaged.num_videos:
+        return "good", f"All {report.num_ok:,} videos decode completely."
+    words = []
+    for named, what in (
+        (report.bad, "bad and left out of training"),
+        (report.damaged, "damaged, but used"),
+    ):
+        if named.num_videos:
+            names = [short(path) for path, _ in named.first[:_MAX_HEADLINE]]
+            if more := named.num_videos - len(names):
+                names.append(f"{more:,} more")
+            words.append(f"{named.num_videos:,} of {report.num_videos:,} videos are {what}: ")
+            words[-1] += ", ".join(names) + "."
+    return "poor" if report.bad.num_videos else "fair", " ".join(words)
+
+
+def _tiles(report: Report) -> list[tuple[str, str, str]]:
+    """The numbers that the page begins with."""
+    tiles = [
+        ("videos", f"{report.num_videos:,}", "in the list"),
+        ("ok", f"{report.num_ok:,}", "decode completely"),
+        ("damaged", f"{report.damaged.num_videos:,}", "decode in part"),
+        ("bad", f"{report.bad.num_videos:,}", "left out of training"),
+    ]
+    if len(report.durations_s):
+        low, middle, high = np.quantile(report.durations_s, [0, 0.5, 1])
+        spread = f"from {low:.1f} to {high:.1f} s"
+        tiles += [("median length", f"{middle:.1f} s", spread)]
+        minutes, size = report.durations_s.sum() / 60, report.num_bytes / 1e6
+        total = f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:,.1f} h"
+        tiles += [("total", total, f"{size:.1f} MB" if size < 1000 else f"{size / 1000:,.1f} GB")]
+    return tiles
 
 
 def _sections(report: Report) -> list[tuple[str, Named]]:
@@ -266,9 +303,9 @@ def _size_counts(report: Report) -> dict[str, int]:
 
 
 def _histogram(
-    values: npt.NDArray[np.float64], weights: npt.NDArray[np.generic] | None = None
+    values: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    counts, edges = np.histogram(values, bins=_NUM_BINS, weights=weights)
+    counts, edges = np.histogram(values, bins=_NUM_BINS)
     return counts.astype(np.int64), edges
 
 
@@ -281,13 +318,3 @@ def _bars(counts: Iterable[tuple[str, int]]) -> list[str]:
         f"  {count:>{width},} {'#' * -(-_BAR * count // max(most, 1)):<{_BAR}} {name}"
         for name, count in pairs
     ]
-
-
-def _plot(counts: npt.NDArray[np.generic], edges: npt.NDArray[np.float64], unit: str) -> Markup:
-    """A bar plot, as `png`; `unit` is ours: names of others would be read as formulas."""
-    drawn = Figure(figsize=(7, 2.6), layout="constrained")
-    axes = drawn.subplots()
-    axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color="#3b6ea5")
-    axes.set(xlabel=unit, ylabel="videos")
-    axes.spines[["top", "right"]].set_visible(False)
-    return png(drawn)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hpm_video.config import LabelsConfig
 from hpm_video.data.lists.classes import ClassNames, Labels, read_classes, write_classes
 from hpm_video.data.lists.columns import SPLITS, Columns
 from hpm_video.data.lists.faults import Faults
@@ -54,10 +55,15 @@ class Listed:
     num_missing: int
     missing_file: Path | None
     notes: tuple[str, ...]
+    are_parts: bool = False  # whether rows are parts of videos
+
+    @property
+    def _rows(self) -> str:
+        return "parts of videos" if self.are_parts else "videos"
 
     def summary(self) -> str:
         """Return one line."""
-        line = f"{shown(str(self.manifest))}: {self.num_videos} videos"
+        line = f"{shown(str(self.manifest))}: {self.num_videos} {self._rows}"
         if self.num_classes:
             line += f" of {self.num_classes} classes"
         if self.missing_file is None:
@@ -139,12 +145,13 @@ def list_folder(
     *,
     classes: str | Path | None = None,
     images: Images | None = None,
+    labels: bool = True,
 ) -> Listed:
     """List a folder that has a folder of videos per class, or videos only (without labels then).
 
     Classes are numbered by `classes`, else the `classes.txt` in the folder, else that beside the
     manifest, else in the order of their names (whole numbers in the order of their values).
-    ``images``: what images are, see `VideoTree`.
+    ``images``: what images are, see `VideoTree`. ``labels``: whether folders are classes at all.
 
     Raises FileNotFoundError: the folder does not exist; ValueError: it has no videos, videos beside
     class folders, folders of splits, or of classes that are not among the known ones.
@@ -153,7 +160,7 @@ def list_folder(
     _check_output(output, ())
     paths = [*tree.videos, *tree.dangling]
     parts = [os.path.relpath(path, folder).split(os.sep) for path in paths]
-    folders = {part[0] for part in parts if len(part) > 1}
+    folders = {part[0] for part in parts if len(part) > 1 and labels}
     if not parts:
         tar = next(filter(is_shards, sorted(os.listdir(folder))), None)
         hint = f"; of its tars, --manifest {shlex.quote(os.path.join(folder, tar))}" if tar else ""
@@ -168,9 +175,10 @@ def list_folder(
     if folders and loose is not None:
         raise ValueError(
             f"{folder} must hold videos in class folders, or no class folders: "
-            f"{shown(loose)} lies beside {shown(min(folders))}"
+            f"{shown(loose)} lies beside {shown(min(folders))}; --no-labels takes all, without "
+            "labels"
         )
-    known = _known_classes(classes, Path(folder), Path(output).parent)
+    known = _known_classes(classes, Path(folder), Path(output).parent) if labels else None
     if known is None:
         are_numbers = all(INTEGER.fullmatch(name) for name in folders)
         order = sorted(sorted(folders), key=int if are_numbers else str)
@@ -192,6 +200,10 @@ def list_folder(
         notes.append(f"{len(without)} folders have no video: {first_few(without, 5)}")
     if skipped := tree.num_others + len(tree.texts):
         notes.append(f"{skipped} other files were left out{_of_images(tree)}")
+    if tree.no_frames:
+        place, why = tree.no_frames[0]
+        of = f"{len(tree.no_frames)} folders of images are not taken for videos"
+        notes.append(f"{of}: the first is {shown(place)}: {why}")
     if tree.num_folders:
         other = "`--images stills` lists each of their images as a video instead"
         notes.append(f"{tree.num_folders} of the videos are folders of frames: {other}")
@@ -213,6 +225,7 @@ def list_own(
     seconds: Sequence[str] | None = None,
     frames: Sequence[str] | None = None,
     label: str | None = None,
+    separator: str | None = None,
 ) -> Listed:
     """Turn any list that `read_manifest` reads into a manifest of the videos that are there.
 
@@ -227,16 +240,17 @@ def list_own(
         seconds: the two columns that say when each row's part of its video begins and ends.
         frames: the same, where they are numbers of frames.
         label: what has the labels of videos in tars, see `read_shards`.
+        separator: what stands between the labels of a cell, where videos have several.
 
     Raises FileNotFoundError: the list does not exist; ValueError: it is malformed, its labels do
     not fit the classes, a video or part has two labels, no row is of the split, or no video is
     there.
     """
-    check_is_local(file, job="data list")
+    if not is_shards(file):
+        check_is_local(file, job="data list")
     _check_output(output, (str(file),))
-    file = Path(file)
-    start = list_root(file, root)
-    labels, faults = Labels(_known_classes(classes, file.parent, Path(output).parent)), Faults()
+    start, name = list_root(file, root), Path(file)
+    labels, faults = Labels(_known_classes(classes, name.parent, Path(output).parent)), Faults()
     columns: Columns | None = None
     told = {FRAME_COLUMNS: frames, SECOND_COLUMNS: seconds}
     renamed = {
@@ -244,18 +258,21 @@ def list_own(
         for names, olds in told.items()
         for name, old in zip(names, olds or (), strict=False)
     }
-    # Where each row stands, the code of its label, and how many frames it claims
-    lines: list[tuple[str, int, int, dict[str, str]]] = []
+    several = LabelsConfig(separator=separator)
+    # Where each row stands, the codes of its labels, and how many frames it claims
+    lines: list[tuple[str, frozenset[int], int, dict[str, str]]] = []
     keys: list[tuple[str, Part | None]] = []
     videos = read_videos(file, faults) if label is None else read_shards(file, faults, label)
     for where, given in videos:
-        row = _with_part(given, renamed, file)
+        row = _with_part(given, renamed, name)
         if columns is None:
-            columns, of_part = Columns(file, start, row), part_columns(row, str(file), faults)
+            columns, of_part = Columns(name, start, row), part_columns(row, str(file), faults)
         columns.note(row, where)
-        code = labels.add(row["path"], row.get("label", "").strip(), where)
-        lines.append((where, code, frame_count(row, where, faults), row))
-        if (part := part_of(row, of_part, where, faults)) is not None:
+        texts = row.get("label", "").split(separator) if separator else [row.get("label", "")]
+        codes = frozenset(labels.add(row["path"], text.strip(), where) for text in texts)
+        lines.append((where, codes, frame_count(row, where, faults), row))
+        part = part_of(row, of_part, where, faults, called=tuple(renamed))
+        if part is not None:
             check_is_inside(part, row, where, faults)
         keys.append((row["path"], part))
     if columns is None:
@@ -264,18 +281,20 @@ def list_own(
     columns.find_faults(faults, chosen=split is not None)
     if columns.has_bare_counts:
         claims = np.array([claim for _, _, claim, _ in lines])
-        check_counts(file, start, [row["path"] for *_, row in lines], claims, faults)
+        check_counts(name, start, [row["path"] for *_, row in lines], claims, faults)
     notes = [note] if (note := shard_note(file)) else []
     if split is not None:
         chosen, num_rows = columns.choose(split), len(lines)
         is_chosen = [columns.split_of(row) in chosen for *_, row in lines]
         lines, keys = list(compress(lines, is_chosen)), list(compress(keys, is_chosen))
         notes.append(f"chosen: {', '.join(sorted(chosen))}, {len(lines)} of {num_rows} rows")
-    listed: dict[tuple[str, Part | None], tuple[int, str]] = {}
-    for (where, code, _, _), (path, part) in zip(lines, keys, strict=True):
-        other, other_where = listed.setdefault((path, part), (code, where))
-        if other != code:
-            said, first = (shown(list(labels.vocabulary)[label]) for label in (code, other))
+    listed: dict[tuple[str, Part | None], tuple[frozenset[int], str]] = {}
+    for (where, codes, _, row), (path, part) in zip(lines, keys, strict=True):
+        other, other_where = listed.setdefault((path, part), (codes, where))
+        if other != codes:
+            texts = list(labels.vocabulary)
+            said = shown(row.get("label", "").strip())
+            first = shown((separator or "").join(texts[code] for code in sorted(other)))
             faults.add(
                 "two labels",
                 where,
@@ -285,10 +304,11 @@ def list_own(
     values, names = labels.values(faults=faults)
     rows: list[Row] = []
     missing: list[Row] = []
-    for _, code, _, row in lines:
+    for _, codes, _, row in lines:
         path = as_on_disk(start, row["path"])
         kept: Row = {key: value or None for key, value in row.items() if key}  # no row numbers
-        kept |= {"path": path, "label": int(values[code]) if values[code] >= 0 else None}
+        numbers = sorted({int(values[code]) for code in codes if values[code] >= 0})
+        kept |= {"path": path, "label": (separator or "").join(map(str, numbers)) or None}
         if is_url(path) or exists(path):  # of 100,000 URLs nobody asks whether they are there
             rows.append(kept)
         else:
@@ -299,15 +319,46 @@ def list_own(
     notes += labels.notes()
     source = f"in {file} below {start}"
     return _write_list(
-        output, rows, missing, classes=names or (), source=source, notes=notes, say_of_labels=True
-    )
+        output, rows, missing, classes=names or (), source=source, notes=notes, say_of_labels=True,
+        several=several,
+    )  # fmt: skip
+
+
+def splits_of_folder(folder: str | Path) -> dict[str, str]:
+    """The folders of the parts of a data set, by the names of `SPLITS`, where there are no other
+    folders."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
+    found = {split: name for name in sorted(names) for split in SPLITS if _is_named(name, split)}
+    is_all = len(found) == len(names) and "train" in found
+    return {split: os.path.join(folder, name) for split, name in found.items()} if is_all else {}
+
+
+def splits_of_list(file: str | Path, *, root: str | Path | None = None) -> list[str]:
+    """Which of `SPLITS` the rows of a list say that they belong to; none without "train"."""
+    columns: Columns | None = None
+    for where, row in read_videos(file):
+        if columns is None:
+            columns = Columns(Path(file), list_root(file, root), row)
+        columns.note(row, where)
+    found = []
+    for split in SPLITS:
+        with suppress(ValueError):
+            if columns is not None and columns.choose(split):
+                found.append(split)
+    return found if "train" in found else []
+
+
+def _is_named(name: str, split: str) -> bool:
+    return name.lower() in SPLITS[split]
 
 
 def _with_part(row: dict[str, str], renamed: Mapping[str, str], file: Path) -> dict[str, str]:
     """The row with the columns that say which part it is under their names, times in seconds."""
+    given = row
     for old, new in renamed.items():
-        if old not in row:
-            rest = ", ".join(map(shown, row))
+        if old not in given:
+            rest = ", ".join(map(shown, given))
             raise ValueError(f"column ({shown(old)}) must be one of those of {file}: {rest}")
         if new in row and new != old:
             raise ValueError(f"{file}: column {new} must not be there beside {shown(old)}")
@@ -323,8 +374,8 @@ def _of_images(tree: VideoTree) -> str:
     if tree.num_images <= len(tree.videos):  # such as thumbnails beside them
         return ""
     return (
-        f", {tree.num_images} of them images: `--images stills` lists each as a still video, "
-        "`--images frames` each folder of numbered ones as a video"
+        f", {tree.num_images} of them images: `--images stills` lists each as a still video"
+        + ", `--images frames` each folder of numbered ones as a video" * (not tree.is_sure)
     )
 
 
@@ -364,6 +415,7 @@ def _write_list(
     source: str,
     notes: list[str],
     say_of_labels: bool = False,
+    several: LabelsConfig | None = None,
 ) -> Listed:
     """Write what was found. Paths of ``rows`` are absolute; ``source``: where they are named."""
     output = Path(output)
@@ -391,9 +443,10 @@ def _write_list(
         if missing:
             write_manifest(_missing_file(staged), absent)
         write_manifest(staged, written)
-        manifest = read_manifest(staged, root=str(output.parent), classes=classes)
+        manifest = read_manifest(staged, root=str(output.parent), classes=classes, several=several)
         if unlabelled := sum(row["label"] is None for row in rows):
-            notes.append(f"{unlabelled} videos have no label")
+            kind = "videos" if manifest.bounds is None else "parts"
+            notes.append(f"{unlabelled} {kind} have no label")
         try:
             num_classes = manifest.num_classes
         except ValueError as error:  # may be right for a part of a data set
@@ -406,7 +459,10 @@ def _write_list(
     if not missing:
         missing_file.unlink(missing_ok=True)
     named = missing_file if missing else None
-    return Listed(output, len(rows), num_classes, len(missing), named, tuple(notes))
+    return Listed(
+        *(output, len(rows), num_classes, len(missing), named, tuple(notes)),
+        are_parts=manifest.bounds is not None,
+    )
 
 
 @contextmanager

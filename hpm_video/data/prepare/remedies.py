@@ -59,4 +59,5 @@ def remedies(path: str, reason: str) -> list[str]:
                 remedy = remedy.replace("TARGET.mp4", shlex.quote(f"{stem}_new.mp4"))
                 remedy = remedy.replace("TARGET", shlex.quote(f"{stem}_new{ending}"))
                 found.append(remedy.replace("SOURCE", shlex.quote(path)))
+                break
     return found

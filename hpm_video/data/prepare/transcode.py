@@ -276,7 +276,11 @@ class _Packing:
     def __post_init__(self) -> None:
         self._row_of: dict[str, Mapping[str, str]] = {}
         for row, work in zip(self.rows, self.works, strict=True):
-            self._row_of.setdefault(work.target, row)
+            known = self._row_of.setdefault(work.target, row)
+            # The label of a part is not that of its whole video, and rows may differ
+            is_part = work.part is None and any(row.get(name) for name in PART_COLUMNS)
+            if is_part or known.get("label") != row.get("label"):
+                self._row_of[work.target] = {**known, "label": ""}
         self._videos: dict[int, list[Work]] = {}
         for work in self.mine:
             self._videos.setdefault(self.shards.shard(work.target), []).append(work)

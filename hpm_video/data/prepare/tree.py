@@ -35,19 +35,23 @@ class VideoTree:
         cannot be read.
         """
         self.folder = str(folder)
+        self.is_sure = images == "frames"
         self.videos: list[str] = []  # paths, joined to the folder, in the order of their names
         self.texts: list[str] = []  # the same of csv, json and txt files
         self.num_others = 0  # files of other kinds
         self.num_folders = 0  # of frames, among the videos
         self.num_images = 0  # of these, images that are taken for no frames
+        self.no_frames: list[tuple[str, str]] = []  # folders of images that are no video, and why
         self.dangling: list[str] = []  # links named like videos, to files that are not there
         if not os.path.exists(folder):
             raise FileNotFoundError(f"{folder} does not exist (expected a folder of videos)")
         if not os.path.isdir(folder):
             raise ValueError(f"{folder} must be a folder of videos")
         for place, files in _folders_below(self.folder):
-            has_frames = images != "stills" and _has_frames(files, sure=images == "frames")
-            if has_frames:
+            why_not = "" if images == "stills" else _why_no_frames(files, sure=images == "frames")
+            if why_not:
+                self.no_frames.append((place, why_not))
+            if has_frames := why_not is None:
                 self.videos.append(place)
                 self.num_folders += 1
             for path, is_there in files:
@@ -98,17 +102,22 @@ def _plain(text: str) -> str:
     return "".join(filter(str.isalnum, text)).casefold()
 
 
-def _has_frames(files: Sequence[tuple[str, bool]], *, sure: bool) -> bool:
-    """Whether files of one folder are the frames of a video: no file of video lies beside them."""
-    if not any(is_image_name(path) for path, _ in files):
-        return False
-    if any(is_video_name(path) for path, _ in files):
-        return False
+def _why_no_frames(files: Sequence[tuple[str, bool]], *, sure: bool) -> str | None:
+    """Why files of one folder are not the frames of a video, None where they are; "" where nobody
+    takes them for such: a single image, or files of video beside them."""
+    images = sum(is_image_name(path) for path, _ in files)
+    if images < 2 or any(is_video_name(path) for path, _ in files):
+        return ""
     try:
         frames = frames_among(os.path.basename(path) for path, is_there in files if is_there)
-    except UnreadableError:
-        return False
-    return len(frames) > 1 and (sure or len(frames) >= num_missing(frames.numbers))
+    except UnreadableError as error:
+        return str(error)
+    if len(frames) < 2:
+        return ""
+    missing = num_missing(frames.numbers)
+    if sure or len(frames) >= missing:
+        return None
+    return f"{missing} of the numbers between its {len(frames)} images are missing"
 
 
 def _folders_below(folder: str) -> Iterator[tuple[str, list[tuple[str, bool]]]]:

@@ -14,7 +14,8 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from hpm_video.data.remote.cache import Cache, Held, cache, number
-from hpm_video.data.remote.download import STALLED, Job, Outcome, fetch
+from hpm_video.data.remote.download import Job, fetch
+from hpm_video.data.remote.server import STALLED, Outcome
 from hpm_video.data.remote.urls import is_url, system_of
 from hpm_video.data.video.frames import NO_SUCH_FILE, VideoReadError
 from hpm_video.data.video.part import split_part
@@ -116,7 +117,8 @@ class Fetches(Generic[Item]):
             if found.job.place == place:  # of another part of the video, perhaps
                 found.items.append(item)
                 return []
-        if (held := self._hold(place)) is not None:
+        # The index of a tar is that of the tar as it is now
+        if not url.endswith("/") and (held := self._hold(place)) is not None:
             return [Fetched(item, held)]
         try:
             scheme, kind = system_of(url)
@@ -147,10 +149,11 @@ class Fetches(Generic[Item]):
     ) -> list[Fetched[Item]]:
         _new_bytes[self._cache] += size
         if outcome == "done":
-            reason = "was deleted from the cache at once"  # where nothing can be held
+            reason = "was deleted from the cache at once: HPM_VIDEO_CACHE_GB must be larger"
             return [Fetched(item, self._hold(found.job.place), reason) for item in found.items]
         if outcome == "failed" and found.attempt < _ATTEMPTS:
-            text = f"{found.job.url}: attempt {found.attempt} of {_ATTEMPTS} failed: {reason}"
+            url = found.job.url.removesuffix("/")
+            text = f"{url}: attempt {found.attempt} of {_ATTEMPTS} failed: {reason}"
             sys.stderr.write(f"{printable(text)}\n")
             found.attempt += 1
             self._again.append(found)

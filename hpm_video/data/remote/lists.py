@@ -5,7 +5,7 @@ They are fetched anew each time, as a list may change, and deleted with this pro
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,23 @@ from hpm_video.data.remote.cache import Cache
 from hpm_video.data.remote.fetching import NOT_FETCHED, fetch_each
 from hpm_video.data.remote.urls import folder_of, name_of
 from hpm_video.data.video.frames import NO_SUCH_FILE
+from hpm_video.runtime.files import write_csv
 
 _MOST_BYTES = 2**36  # of a list, or of what lies beside it
 
 
-def copy_list(url: str) -> Path:
-    """A copy of a list. Raises FileNotFoundError or ValueError, which name the URL."""
+def copy_list(url: str, rows: Iterable[Mapping[str, str]] | None = None) -> Path:
+    """A copy of a list. ``rows``: what it has, where the URL is that of tars.
+
+    Raises FileNotFoundError or ValueError, which name the URL.
+    """
     name = name_of(url)
-    beside = [f"{folder_of(url)}/{other}" for other in (f"{name}.index", "classes.txt")]
+    wanted = [f"{folder_of(url)}/classes.txt"]
+    if rows is None:
+        wanted = [url, f"{folder_of(url)}/{name}.index", *wanted]
     folder = Path(tempfile.mkdtemp(dir=_copies().name))
     own = Cache(folder, _MOST_BYTES)
-    for found in fetch_each([url, *beside], str, own=own):
+    for found in fetch_each(wanted, str, own=own):
         if found.held is not None:
             os.replace(found.held.path, folder / name_of(found.item))
             found.held.close()
@@ -34,7 +40,11 @@ def copy_list(url: str) -> Path:
             raise FileNotFoundError(f"{url} does not exist (expected a list of videos)")
         else:
             raise ValueError(f"{found.item} {found.reason}")
-    return folder / name
+    if rows is None:
+        return folder / name
+    written = folder / f"{name}.csv"
+    write_csv(written, ("path", "label"), ((row["path"], row["label"]) for row in rows))
+    return written
 
 
 def name_urls(text: Any, copies: Iterable[tuple[str, Path]]) -> str:

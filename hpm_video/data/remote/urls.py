@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from hpm_video.data.video.source import IN_TAR
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://.", re.DOTALL)
-NO_TARS = "must be on this machine: tars are not read by URLs; copy them (aws s3 sync, wget)"
 _QUERY = re.compile(r"(https?://[^?#]*)[?#].*", re.DOTALL | re.IGNORECASE)
 
 
@@ -43,6 +44,14 @@ def folder_of(url: str) -> str:
 def name_of(url: str) -> str:
     """The name of the file of a URL."""
     return without_query(url).rpartition("/")[2]
+
+
+def split_tar(url: str) -> tuple[str, str] | None:
+    """The tar of a URL and the name of a video in it, "" for the tar's index; None for others."""
+    if url.endswith("/"):
+        return url[:-1], ""
+    match = IN_TAR.search(without_query(url))
+    return None if match is None else (url[: match.end() - 1], url[match.end() :])
 
 
 def check_is_local(list_: str | Path, videos: Iterable[str] = (), *, job: str) -> None:

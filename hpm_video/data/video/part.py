@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CALLED = re.compile(r"(.+)#(t|frame)=([\d.e+-]+),([\d.e+-]+)", re.DOTALL)
+_LIKE = re.compile(r"(.+)#(?:t|frame)=[^/]*", re.DOTALL)  # perhaps meant to be called so
 
 SECOND_COLUMNS = ("start_s", "end_s")
 FRAME_COLUMNS = ("start_frame", "end_frame")
@@ -57,6 +58,9 @@ def split_part(path: str) -> tuple[str, Part | None]:
     """
     match = _CALLED.fullmatch(path) if "#" in path else None
     if match is None:
+        like = _LIKE.fullmatch(path) if "#" in path else None
+        if like and os.path.lexists(like[1]) and not os.path.lexists(path):
+            raise ValueError(f"{path}: a part must be called #t=START,END or #frame=START,END")
         return path, None
     file, kind, start, end = match.groups()
     try:

@@ -71,10 +71,9 @@ class TarIndex:
     def __len__(self) -> int:
         return self._num
 
-    def fits(self, status: os.stat_result) -> bool:
-        """Whether it is of a tar as it is now."""
-        now = status.st_size, status.st_mtime_ns
-        return is_same(now, (self.num_bytes, self.mtime_ns))
+    def fits(self, num_bytes: int, mtime_ns: int) -> bool:
+        """Whether it is of a tar of this size and time of change."""
+        return is_same((num_bytes, mtime_ns), (self.num_bytes, self.mtime_ns))
 
     def name(self, index: int) -> str:
         """The name of a video in the tar."""
@@ -126,7 +125,7 @@ def _index(tar: str, num_bytes: int, mtime_ns: int) -> TarIndex:
     listing = list_tar(tar)
     if isinstance(listing, str):
         raise DamagedTarError(listing)
-    return TarIndex(_packed(listing))
+    return TarIndex(packed(listing))
 
 
 def kept_index(tar: str) -> TarIndex | None:
@@ -138,7 +137,7 @@ def kept_index(tar: str) -> TarIndex | None:
                 index = TarIndex(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except (OSError, ValueError):
             continue
-        if index.fits(status):
+        if index.fits(status.st_size, status.st_mtime_ns):
             return index
     return None
 
@@ -149,7 +148,7 @@ def keep_index(tar: str, listing: Listing) -> None:
     for place in (beside, cached):
         try:
             with whole_file(place) as temporary:
-                temporary.write_bytes(_packed(listing))
+                temporary.write_bytes(packed(listing))
             return
         except ValueError as error:
             refused = error
@@ -166,7 +165,14 @@ def _places(tar: str) -> tuple[Path, Path]:
     return Path(f"{tar}.videos"), cache / "hpm_video" / "shards" / f"{name}.videos"
 
 
-def _packed(listing: Listing) -> bytes:
+def dated(index: bytes, mtime_ns: int) -> bytes:
+    """The bytes of an index as that of a tar with another time of change."""
+    place = _HEADER.size - 5 * 8
+    return index[:place] + struct.pack("<Q", mtime_ns) + index[place + 8 :]
+
+
+def packed(listing: Listing) -> bytes:
+    """The bytes of the index of a tar."""
     names = [os.fsencode(name) for name in listing.names]
     order = sorted(range(len(names)), key=names.__getitem__)
     ends = np.cumsum([len(name) for name in names], dtype=np.uint64)

@@ -13,8 +13,7 @@ import tarfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from io import BufferedReader
-from typing import Any
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +40,14 @@ _MOST_TOLD = 2**20  # bytes of a file that has labels
 _MOST_AFTER = 2**20  # bytes after the end of a tar that are looked at
 
 
+class Source(Protocol):
+    """The bytes of a tar, as a file that is open."""
+
+    def read(self, count: int, /) -> bytes: ...
+    def seek(self, place: int, /) -> int: ...
+    def tell(self) -> int: ...
+
+
 @answer
 @dataclass(frozen=True)
 class Listing:
@@ -62,7 +69,8 @@ def list_tar(tar: str, label: str = CLASS) -> Listing | str:
     """
     try:
         with open_regular(tar) as file:
-            return _listing(file, label)
+            status = os.fstat(file.fileno())
+            return list_source(file, status.st_size, status.st_mtime_ns, label)
     except OSError as error:
         return f"{tar} cannot be read: {error.strerror}"
     except (tarfile.TarError, ValueError, OverflowError) as error:
@@ -70,11 +78,12 @@ def list_tar(tar: str, label: str = CLASS) -> Listing | str:
         return text if text.startswith(tar) else f"{tar} {text}"
 
 
-def _listing(file: BufferedReader, label: str) -> Listing:
-    status = os.fstat(file.fileno())
+def list_source(file: Source, num_bytes: int, mtime_ns: int, label: str = CLASS) -> Listing:
+    """See `list_tar`; raises TarError, ValueError or OverflowError, which say why, without the
+    name of the tar."""
     ending, _, path = label.partition(".")
     samples = _Samples()
-    for member in _members(file, status.st_size):
+    for member in _members(file, num_bytes):
         # GNU tar begins names so when it packs a folder
         name = member.name.removeprefix("./")
         if (found := _NAME.fullmatch(name)) is None:
@@ -88,8 +97,8 @@ def _listing(file: BufferedReader, label: str) -> Listing:
     if not samples.names:
         raise ValueError("has no videos (files that end in .mp4, .webm or the like)")
     return Listing(
-        status.st_size,
-        status.st_mtime_ns,
+        num_bytes,
+        mtime_ns,
         len(set(range(len(samples.labels))).difference(samples.of)),
         samples.names,
         np.array(samples.starts, dtype=np.uint64),
@@ -132,14 +141,17 @@ class _Samples:
             self.of.append(len(self.labels) - 1)
 
 
-def _members(file: BufferedReader, num_bytes: int) -> Iterator[tarfile.TarInfo]:
+def _members(file: Source, num_bytes: int) -> Iterator[tarfile.TarInfo]:
     """The files in a tar. Raises ValueError where it is none, cut off, or names other places."""
-    head = file.peek(_BLOCK)
+    head = file.read(_BLOCK)
+    file.seek(0)
     for mark, command in _COMPRESSED.items():
         if head.startswith(mark):
             raise ValueError(f"is compressed: must be a plain tar, which `{command}` makes of it")
     try:
-        tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")
+        tar = tarfile.TarFile(
+            fileobj=cast("IO[bytes]", file), encoding="utf-8", errors="surrogateescape"
+        )
     except tarfile.ReadError as error:
         raise ValueError("is empty" if not num_bytes else "is no tar") from error
     place = -1
@@ -170,7 +182,7 @@ def _members(file: BufferedReader, num_bytes: int) -> Iterator[tarfile.TarInfo]:
 def _check(member: tarfile.TarInfo, num_bytes: int) -> None:
     """Raise ValueError for an entry that is cut off or could be another file than its own."""
     name, shown = member.name, _shown(member.name)
-    if name.startswith("/") or ".." in name.split("/"):
+    if is_outside(name):
         raise ValueError(f"must have names below its own place: {shown} is not")
     if member.issparse() or not (member.isreg() or member.isdir()):
         raise ValueError(
@@ -179,6 +191,11 @@ def _check(member: tarfile.TarInfo, num_bytes: int) -> None:
         )
     if member.size < 0 or member.offset_data + member.size > num_bytes:
         raise ValueError(_cut_off(member.offset_data, num_bytes))
+
+
+def is_outside(name: str) -> bool:
+    """Whether a name in a tar is that of another place."""
+    return name.startswith("/") or ".." in name.split("/")
 
 
 def _label(name: str, content: bytes, path: str) -> str:

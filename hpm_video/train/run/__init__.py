@@ -1,6 +1,6 @@
-"""A run's life around its steps: start, logs, checkpoints, stops, and what goes wrong.
+"""Everything around a run's steps: start, logs, checkpoints, stops and errors.
 
-The loops need what is named here. What reads a run folder from outside imports `folder` and `logs`.
+The training loops use the names below. Readers of run folders import `folder` and `logs`.
 """
 
 from hpm_video.train.run.changes import describe_changes as describe_changes

@@ -1,4 +1,4 @@
-"""What is changed in a run that goes on: its settings, and what jumps where it does."""
+"""Log lines on settings that changed when a run is resumed."""
 
 import json
 import math
@@ -20,8 +20,8 @@ from hpm_video.weights.checkpoint import settings_of
 def describe_changes(
     config: PretrainConfig | FinetuneConfig, state: Mapping[str, Any] | None, *, steps: Steps
 ) -> list[str]:
-    """Lines for the log: each setting that decides results and is not as in the checkpoint
-    ``state``, and what jumps at the next of the run's ``steps``. Nothing without a checkpoint."""
+    """Log lines: each setting that affects results and differs from the checkpoint ``state``, and
+    the schedules that jump at the next step. None without a checkpoint."""
     if state is None or state["step"] >= steps.total:
         return []
     before = settings_of(state)
@@ -59,7 +59,7 @@ def _course(
     step: int,
     competence: torch.Tensor | None,
 ) -> dict[str, float]:
-    """What schedules make of the step after ``step`` ones, or of the last step there is."""
+    """Values of all schedules after ``step`` steps, or at the last step."""
     step = min(step, steps.total - 1)
     found = {"learning rate": steps.lr_at(step), "weight decay": config.optim.weight_decay}
     if isinstance(config, PretrainConfig):
@@ -76,6 +76,7 @@ def _course(
 
 
 def _value(values: Mapping[str, Any], key: str) -> str:
-    group, _, name = key.partition(".")
-    value = values[group][name]
+    value: Any = values
+    for name in key.split("."):  # groups lie in groups
+        value = value[name]
     return value if isinstance(value, str) else json.dumps(value)

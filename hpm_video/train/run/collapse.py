@@ -1,24 +1,24 @@
-"""A warning where the encoder of a pre-training says the same of everything it is shown."""
+"""A warning if the encoder collapses to the same features for every input."""
 
 from hpm_video.train.run.logs import Record, RunLog
 
-# Effective rank below which the features of a batch are as good as one: they lie on a line, or
-# nearly so. See docs/pretrain.md for those of healthy runs.
+# Effective rank below which features count as collapsed: they nearly lie on a line. See
+# docs/pretrain.md for healthy values.
 COLLAPSED_BELOW = 2.0
 
 
 class CollapseWatch:
-    """Counts the records in a row that show a collapsed encoder.
+    """Counts consecutive records that show a collapsed encoder.
 
-    in_a_row: how many up to the latest; part of a checkpoint. A record without a figure, as of a
-    skipped step, changes nothing.
+    in_a_row: the count, part of checkpoints. Records without the figure (skipped steps) are
+    ignored.
     """
 
     def __init__(self, patience: int, in_a_row: int = 0) -> None:
         self._patience, self.in_a_row = patience, in_a_row
 
     def note(self, record: Record, log: RunLog) -> None:
-        """Take in a record; warns at the ``patience``-th of a row, 0 = never."""
+        """Add a record; warns at the ``patience``-th consecutive one, 0 = never."""
         rank, variation = record["effective_rank"], record["feature_variation"]
         if rank is None:
             return

@@ -1,4 +1,4 @@
-"""Evaluations of a fine-tuning in progress: its best checkpoint, and when no better one comes."""
+"""Evaluation during fine-tuning: best checkpoint and early stopping."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -24,11 +24,10 @@ from hpm_video.weights.checkpoint import BEST, TRAINING_WEIGHTS, load_checkpoint
 
 
 class RunEvaluation:
-    """Evaluates a fine-tuning every ``evaluation.every_epochs`` epochs and at its end, and keeps
-    the best of its weights.
+    """Evaluates every ``evaluation.every_epochs`` epochs and at the end; keeps the best weights.
 
-    The list ``data.val_manifest`` is read, or refused, when it is made; without one nothing is ever
-    due.
+    The constructor reads ``data.val_manifest`` and raises its errors; without one, no evaluation is
+    ever due.
     """
 
     def __init__(
@@ -40,8 +39,8 @@ class RunEvaluation:
         self._best_so_far: float | None = None
         self._since_best = 0  # evaluations
         self._last_warning: str | None = None
-        self._thresholds: tuple[float, ...] | None = None  # of the last evaluation
-        self.warnings: tuple[str, ...] = ()  # about the list; the main process's
+        self._thresholds: tuple[float, ...] | None = None  # from the last evaluation
+        self.warnings: tuple[str, ...] = ()  # about the list, on rank 0
         if data.val_manifest:
             self._videos = read_manifest(
                 data.val_manifest,
@@ -60,8 +59,10 @@ class RunEvaluation:
         return 0 if self._videos is None else len(self._videos)
 
     def keep_best(self, checkpoints: Path, *, state: Mapping[str, Any] | None) -> None:
-        """Keep the best weights in this folder from now on, if there is more than one evaluation
-        to choose from. ``state``: the checkpoint that the run continues."""
+        """Keep the best weights in this folder if the run has more than one evaluation.
+
+        ``state``: the checkpoint that the run continues.
+        """
         if state is not None:
             self._best_so_far = state.get("best_so_far")
             self._since_best = state.get("since_best", 0)
@@ -72,7 +73,7 @@ class RunEvaluation:
             self._best = BestCheckpoint(checkpoints, best_by=best_by, is_new=state is None)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs so that a run goes on counting."""
+        """State for a checkpoint, to resume counting."""
         counted = {"best_so_far": self._best_so_far, "since_best": self._since_best}
         if not self._config.data.labels.are_several:
             return counted
@@ -80,12 +81,11 @@ class RunEvaluation:
 
     @property
     def is_over(self) -> bool:
-        """Whether so many evaluations in a row were no better that the run ends; the same on all
-        processes."""
+        """Whether early stopping ends the run; equal on all ranks."""
         return 0 < self._config.evaluation.patience <= self._since_best
 
     def why_over(self) -> str:
-        """In words for the log."""
+        """Reason for early stopping, for the log."""
         settings = self._config.evaluation
         return (
             f"ends early: {self._since_best} evaluations in a row without a better "
@@ -94,7 +94,7 @@ class RunEvaluation:
         )
 
     def is_due(self, steps_done: int, steps: Steps) -> bool:
-        """Whether to evaluate after so many steps."""
+        """Whether to evaluate after this many steps."""
         every = self._config.evaluation.every_epochs
         is_time = steps_done == steps.total or steps.are_due(steps_done, every_epochs=every)
         return self._videos is not None and is_time
@@ -108,12 +108,12 @@ class RunEvaluation:
         epoch: float,
         log: RunLog,
     ) -> None:
-        """Evaluate the model as it is, append a record, and keep the ``checkpoint`` with its
-        weights if it is the best so far. All processes call."""
+        """Evaluate the model, append a record, and keep the ``checkpoint`` if it is the best so
+        far. All ranks call."""
         assert self._videos is not None
         config, data = self._config, self._config.data
         share_from_main(running_means(model), self._world)
-        with gathered(model):  # processes have different numbers of batches
+        with gathered(model):  # ranks have different numbers of batches
             asked = EvaluateConfig(
                 precision=config.run.precision,
                 num_workers=data.num_workers,
@@ -124,12 +124,12 @@ class RunEvaluation:
         if isinstance(result, SeveralLabels):
             if config.evaluation.threshold is None:
                 result = replace(result, thresholds=best_thresholds(result))
-            # Machines may round differently; one says for all
+            # Machines may round differently, so use rank 0's figures
             self._thresholds = gather_objects(result.thresholds, self._world)[0]
         for index, reason in result.bad:
             log.line(f"unreadable, counts as wrong: {self._videos.path(index)}: {reason}")
         figures = result.figures()
-        figures["val_loss"] = figures.pop("loss")  # records of training have a loss
+        figures["val_loss"] = figures.pop("loss")  # "loss" is the training loss
         record = {"step": step, "epoch": round(epoch, 4), **figures}
         log.record(record, prefix="evaluation")
         warning = at_chance(result)
@@ -139,7 +139,7 @@ class RunEvaluation:
         settings = config.evaluation
         if not settings.every_epochs:
             return
-        # Machines may round differently; one says for all what is better
+        # Machines may round differently, so rank 0 decides which is better
         value = gather_objects(_worth(result, settings.best_by), self._world)[0]
         is_better = self._best_so_far is None or value > self._best_so_far
         self._since_best = 0 if is_better else self._since_best + 1
@@ -151,9 +151,12 @@ class RunEvaluation:
 
 
 def at_chance(result: Evaluation | SeveralLabels) -> str | None:
-    """Why an evaluation shows no skill: one class for all videos, or a balanced accuracy that is at
-    most one standard error of guessing above chance; of several labels, a mean average precision
-    that is no larger than the mean share of videos of a class. None where it shows some."""
+    """Why an evaluation is no better than chance; None if it is better.
+
+    It is not if one class is predicted for all videos, or if balanced accuracy is at most one
+    standard error of guessing above chance. With several labels, mean average precision must exceed
+    the mean share of videos per class.
+    """
     if isinstance(result, SeveralLabels):
         shares = result.labels.mean(axis=0)
         mean_ap, chance = result.mean_ap(), float(shares[shares > 0].mean()) if shares.any() else 0
@@ -179,7 +182,7 @@ def at_chance(result: Evaluation | SeveralLabels) -> str | None:
 
 
 def _worth(result: Evaluation | SeveralLabels, best_by: BestBy) -> float:
-    """What `evaluation.best_by` chooses by; higher is better."""
+    """Value of the metric `evaluation.best_by`; higher is better."""
     if best_by == "loss":
         loss = result.loss()
         return -sys.float_info.max if loss is None else -loss
@@ -191,29 +194,28 @@ def _worth(result: Evaluation | SeveralLabels, best_by: BestBy) -> float:
 
 
 class BestCheckpoint:
-    """Keeps the weights of the highest value; of equals those of the later step, or of the earlier
-    one with ``first_top1``.
+    """Keeps the weights with the highest value; of equals the later step, or the earlier one with
+    ``first_top1``.
 
-    The file itself is the record of what is best, so that a run that goes on, from whichever step,
-    knows it. It is there to be used, not to be continued: it has no state of the optimizer, and of
-    averaged weights nothing but the average.
+    The file itself records the best value, so resumed runs know it. Use it for evaluation; training
+    cannot resume from it: it has no optimizer state and, with an EMA, only the average.
     """
 
     def __init__(self, folder: Path, *, best_by: BestBy, is_new: bool) -> None:
-        """`folder`: of the checkpoints; a new run forgets what an earlier start left there."""
+        """`folder`: of the checkpoints. A new run removes the file of an earlier start."""
         self._file, self._best_by = folder / BEST, best_by
         self._rank: tuple[float, int] | None = None
         if is_new:
             self._file.unlink(missing_ok=True)
         elif self._file.is_file():
             state = load_checkpoint(self._file, kind="finetune")
-            # Runs begun before there was a choice went by top-1
+            # Runs from before the setting existed used top-1
             self._rank = self._rank_of(state.get("best_value", state["top1"]), state["step"])
 
     def offer(
         self, checkpoint: Mapping[str, Any], *, step: int, value: float, top1: float | None
     ) -> bool:
-        """Keep this checkpoint if it is the best so far, and say whether it is."""
+        """Keep this checkpoint if it is the best so far; returns whether it is."""
         rank = self._rank_of(value, step)
         if self._rank is not None and self._rank >= rank:
             return False
@@ -224,5 +226,5 @@ class BestCheckpoint:
         return True
 
     def _rank_of(self, value: float, step: int) -> tuple[float, int]:
-        """Higher is better."""
+        """Sort key; higher is better."""
         return value, -step if self._best_by == "first_top1" else step

@@ -1,4 +1,4 @@
-"""The folder of a run: whether a run may write there, and which process holds it."""
+"""The folder of a run: who may write to it, and which process holds its lock."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
 from hpm_video.train.run.loggers import ID_FILE, check_installed
 from hpm_video.weights.checkpoint import linked_checkpoint
 
-# Settings that may change between two starts of one run without changing its results.
+# Settings that may change between two starts of a run without affecting results.
 _FREE_TO_CHANGE = (
     "run.output_dir", "run.log_every", "run.checkpoint_every_minutes", "run.keep_checkpoints",
     "run.history_checkpoints",
@@ -29,19 +29,17 @@ _FREE_TO_CHANGE = (
     "loss.target_width",  # loss.target_model decides
     "evaluation.batch_size", "evaluation.patience",
     "data.num_workers", "data.decode_timeout_s", "data.root", "data.max_bad_fraction",
-    # Videos per step matter, however they are divided: see `hpm_video.train.run.starting_point`
+    # Only videos per step matter, not how they are divided; `starting_point` checks those
     "data.batch_size", "optim.accumulation", "optim.total_batch",
 )  # fmt: skip
 
-# What a start that was interrupted early, or the submission of the run to a cluster, may leave in a
-# folder that belongs to nobody yet.
+# Files that an interrupted start or a submission to a cluster may leave in a free folder.
 _LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
 
 
 @contextmanager
 def join_run(config: Any) -> Iterator[tuple[Path, World]]:
-    """The folder of a run, as by `check_run_folder`, and the processes that work on it; what is
-    claimed of the folder is free at the end."""
+    """Yield a run's folder, checked by `check_run_folder`, and its ranks; unlocks it at the end."""
     run = config.run
     check_installed(run.loggers)
     with (
@@ -56,10 +54,10 @@ def join_run(config: Any) -> Iterator[tuple[Path, World]]:
 
 
 def check_run_folder(config: Any) -> Path:
-    """The folder run.output_dir names, which is free or already belongs to this config.
+    """The folder run.output_dir, which must be free or belong to this config.
 
-    Raises ValueError when it is not given, is no folder, holds something else, or belongs to a run
-    whose settings differ in what changes results. More epochs than before are none of these.
+    Raises ValueError if it is not given, is no folder, has other content, or belongs to a run with
+    different settings that affect results. More epochs are allowed.
     """
     if not config.run.output_dir:
         raise ValueError("run.output_dir (null) must name a folder for the run")
@@ -79,7 +77,7 @@ def check_run_folder(config: Any) -> Path:
         keys = changed_settings(config, there)
         if "optim.epochs" in keys and _goes_further(config, there):
             keys.remove("optim.epochs")
-        # Nothing is lost where nothing was saved: a mistaken first start may be corrected.
+        # A start that has saved nothing may be corrected
         if keys and linked_checkpoint(folder) is not None:
             raise ValueError(
                 f"run.output_dir ({folder}) belongs to a run with other settings "
@@ -92,14 +90,14 @@ def check_run_folder(config: Any) -> Path:
 
 
 def _goes_further(config: Any, there: Mapping[str, Any]) -> bool:
-    """Whether a config has more epochs than the run that it continues had, which is allowed."""
+    """Whether a config has more epochs than the run that it continues, which is allowed."""
     optim = _completed(there, config_to_dict(type(config)()))["optim"]
     epochs = optim.get("epochs") if isinstance(optim, Mapping) else None
     return isinstance(epochs, int) and config.optim.epochs > epochs
 
 
 def _as_there(there: Mapping[str, Any], config: Any, keys: Sequence[str]) -> str:
-    """What to add to a command that shall continue a run; nothing where that is no word or two."""
+    """Words to add to a command to continue a run; empty if it would take many."""
     stored = _completed(as_then(there), config_to_dict(type(config)()))
     words = []
     for key in keys:
@@ -114,14 +112,14 @@ def _as_there(there: Mapping[str, Any], config: Any, keys: Sequence[str]) -> str
 
 
 def changed_settings(config: Any, before: Mapping[str, Any] | None = None) -> list[str]:
-    """Settings that change results and are not those of the run that run.output_dir holds, or of
-    ``before``, a run's settings as a plain dict; wherever that was then."""
+    """Settings that affect results and differ from those of the run in run.output_dir, or from
+    ``before``, a run's settings as a plain dict."""
     there = read_stored(Path(config.run.output_dir) / "config.yaml") if before is None else before
     keys = _mattering_keys(there, config)
     run = there.get("run")
     if not keys or not isinstance(run, Mapping):
         return keys
-    # The run may have been moved alone, or with folders around it: paths moved with it are the same
+    # The run may have been moved, alone or with its parents; paths that moved along are equal
     old, new = Path(str(run.get("output_dir"))), Path(config.run.output_dir)
     while old.name == new.name and old.name:
         old, new = old.parent, new.parent
@@ -130,7 +128,7 @@ def changed_settings(config: Any, before: Mapping[str, Any] | None = None) -> li
 
 
 def _moved(value: Any, before: str, now: str) -> Any:
-    """Settings with the paths below one folder below another one."""
+    """Settings with paths below one folder moved below another."""
     if isinstance(value, dict):
         return {key: _moved(entry, before, now) for key, entry in value.items()}
     if isinstance(value, list):
@@ -141,21 +139,21 @@ def _moved(value: Any, before: str, now: str) -> Any:
 
 
 def claim_run_folder(folder: Path, config: Any, world: World, *, last: str | None) -> None:
-    """Make the folder, lock it and write its config.yaml, once every process has checked it.
+    """Create and lock the folder and write its config.yaml, after all ranks have checked it.
 
-    ``last``: the run's own checkpoint that this process goes on from, if any. The main process
-    holds the lock for all until `unlock_folder`, or its own end. Raises ValueError when another
-    start of the run holds it, or has saved since, or the folder cannot be written to.
+    ``last``: the run's own checkpoint that this rank continues, if any. Rank 0 holds the lock until
+    `unlock_folder` or its end. Raises ValueError if another start of the run holds the lock or has
+    saved meanwhile, or if the folder is not writable.
     """
     lasts = gather_objects(last, world)
     refusal = _claim(folder, config, lasts) if world.is_main else None
-    # All of them say it, instead of losing the main one without a word
+    # All ranks raise, so that the others do not just lose rank 0
     if (refusal := gather_objects(refusal, world)[0]) is not None:
         raise ValueError(refusal)
 
 
 def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None:
-    """Make, lock and label the folder; returns why that cannot be done, if so."""
+    """Create, lock and label the folder; returns the reason if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock_folder(folder)
@@ -167,7 +165,7 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
         file = folder / "config.yaml"
         is_new = linked_checkpoint(folder) is None
         if is_new and file.is_file() and changed_settings(config, read_stored(file)):
-            # A mistaken start, see check_run_folder
+            # A start that has saved nothing, see check_run_folder
             for name in ("bad_videos.csv", ID_FILE):
                 (folder / name).unlink(missing_ok=True)
         write_atomically(file, [config_to_yaml(config)])
@@ -178,16 +176,16 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
         )
     except OSError as error:
         return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"
-    except ValueError as error:  # of what was to be written
+    except ValueError as error:  # not writable
         return str(error)
     return None
 
 
 def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:
-    """Settings that change results and differ from those of a config.yaml, as a plain dict.
+    """Settings that affect results and differ from those of a config.yaml, given as a plain dict.
 
-    One that is younger than the config.yaml had the effect of its default there, or the one that
-    `as_then` knows. ``auto`` is no other setting: a run keeps what was chosen at its first start.
+    A setting that is newer than the config.yaml counts as its default there, or as what `as_then`
+    knows. ``auto`` does not differ: a run keeps the choices of its first start.
     """
     before = _completed(as_then(there), config_to_dict(type(config)()))
     now = _with_choices(config_to_dict(config), before)
@@ -197,7 +195,7 @@ def _mattering_keys(there: Mapping[str, Any], config: Any) -> list[str]:
 
 
 def _with_choices(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values, in which what is ``auto`` is as before."""
+    """Nested values with ``auto`` replaced by the earlier choice."""
     result = dict(values)
     for key, value in values.items():
         there = before.get(key, value)
@@ -209,7 +207,7 @@ def _with_choices(values: Mapping[str, Any], before: Mapping[str, Any]) -> dict[
 
 
 def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values, and the defaults of what they leave out."""
+    """Nested values, completed with defaults."""
     result = {**defaults, **values}
     for key, default in defaults.items():
         if isinstance(default, Mapping) and isinstance(result[key], Mapping):

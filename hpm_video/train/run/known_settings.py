@@ -1,4 +1,4 @@
-"""What a fine-tuning need not be told, as the weights that it starts from know it."""
+"""Settings that a fine-tuning takes from the weights that it starts from."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from hpm_video.weights.foreign.architecture import Assumptions, architecture_of
 from hpm_video.weights.foreign.formats import recognise
 from hpm_video.weights.foreign.weight_files import read_weights
 
-# Never how pre-training picks frames: it says nothing of how to classify
+# Not how pre-training samples frames: classification may need another sampling
 _SIZES = ("size", "width", "depth", "heads")
 _KNOWN = {
     "model": (*_SIZES, "patch_size", "tubelet_size", "positions"),
@@ -22,13 +22,13 @@ _KNOWN = {
 def load_finetune_config(
     path: str | Path | None, settings: Sequence[str], *, reads_weights: bool = True
 ) -> tuple[FinetuneConfig, list[str]]:
-    """The settings of a fine-tuning, and lines for its log.
+    """The settings of a fine-tuning, and log lines on them.
 
-    Sizes of the model, its tokens and its clips that neither the YAML nor ``settings`` state are
-    those of the run that the folder holds or, in this order, of the checkpoint run.resume or of the
-    weights model.init; without any of these, or with ``reads_weights`` False, the defaults.
+    Sizes of model, tokens and clips that neither the YAML nor ``settings`` give come from the run
+    in the folder, else from run.resume, else from model.init. Without these, or with
+    ``reads_weights`` False, defaults apply.
 
-    Raises as `load_config` does; FileNotFoundError or ValueError for weights that cannot be used.
+    Raises as `load_config` does; FileNotFoundError or ValueError for unusable weights.
     """
     plain = load_config(FinetuneConfig, path, settings)
     found = _stored(plain, reads_weights=reads_weights)
@@ -38,7 +38,7 @@ def load_finetune_config(
     known = _known(stored)
     config = load_config(FinetuneConfig, path, settings, known=known)
     if config.model.size != known["model"].get("size", config.model.size):
-        # Another size was asked for: then with all its own numbers, which the weights may refuse
+        # A size given explicitly brings all its own numbers; loading checks that the weights fit
         known["model"] = {n: v for n, v in known["model"].items() if n not in _SIZES}
         config = load_config(FinetuneConfig, path, settings, known=known)
     values = config_to_dict(config)
@@ -48,7 +48,7 @@ def load_finetune_config(
 
 
 def _stored(config: FinetuneConfig, *, reads_weights: bool) -> tuple[str, Mapping[str, Any]] | None:
-    """Where sizes are known from, in words, and the settings there."""
+    """The source of known sizes, in words, and its settings."""
     run, init = config.run, config.model.init
     if run.output_dir and linked_checkpoint(Path(run.output_dir)) is not None:
         file = Path(run.output_dir) / "config.yaml"
@@ -66,12 +66,12 @@ def _stored(config: FinetuneConfig, *, reads_weights: bool) -> tuple[str, Mappin
 
 
 def _known(stored: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The groups of settings that weights know."""
+    """The groups of settings that weights define."""
     found: dict[str, dict[str, Any]] = {}
     for group, names in _KNOWN.items():
         values = stored.get(group)
         there = values if isinstance(values, Mapping) else {}
-        # A config.yaml is data: no text of it is resolved
+        # A config.yaml is data: do not resolve interpolations in it
         found[group] = {n: there[n] for n in names if n in there and "$" not in str(there[n])}
     return found
 

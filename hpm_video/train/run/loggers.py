@@ -1,9 +1,9 @@
-"""Where a run's numbers go beside its files: TensorBoard, Weights & Biases, MLflow.
+"""Loggers of a run: TensorBoard, Weights & Biases, MLflow.
 
-Each logger lives in a thread of its own, behind a queue of bounded length: whatever it does, the
-training goes on. One that fails, or that does not keep up, is off until the next start, which sends
-it what it lacks. So a run is one continuous run through kills: `metrics.jsonl` is the truth, and a
-logger takes from it the steps that it has not got, and no step twice.
+Each logger has its own thread behind a bounded queue, so it can never stop training. A logger that
+fails or falls behind is off until the next start, which sends it what it lacks. `metrics.jsonl` is
+the reference: a logger gets each step from it exactly once, so a killed and resumed run appears as
+one run.
 """
 
 import importlib
@@ -31,23 +31,23 @@ from hpm_video.runtime.reading import read_text
 ID_FILE = "logger_id.txt"  # in a run's folder
 
 _MODULES = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "mlflow": ("mlflow",)}
-# Lest they tell their makers of every use
+# Turns off the libraries' own telemetry
 _QUIET = {
     "wandb": {"WANDB_ERROR_REPORTING": "false"},
     "mlflow": {"MLFLOW_DISABLE_TELEMETRY": "true"},
 }
-_MOST_WAITING = 1000  # records and pictures; more is a logger that hangs
-PATIENCE_S = 20.0  # for all loggers at the end of a run: a scheduler may be about to kill it
-_MOST_POINTS = 1000  # of MLflow's in one call
-_MOST_TEXT = 500  # characters of a setting in MLflow
+_MOST_WAITING = 1000  # queued records and pictures; beyond that the logger counts as hung
+PATIENCE_S = 20.0  # for all loggers at the end of a run, which a scheduler may be about to kill
+_MOST_POINTS = 1000  # MLflow's limit per call
+_MOST_TEXT = 500  # MLflow's limit for a setting, in characters
 _PROJECT = "hpm_video"
 
-# finished: all steps are done. stopped: more are to come, in another start. failed: by an error.
+# finished: all steps are done. stopped: another start will continue. failed: ended by an error.
 End = Literal["finished", "stopped", "failed"]
 
 
 class Point(NamedTuple):
-    """A number of a step, by the name of its curve."""
+    """A value of a curve at a step."""
 
     name: str
     value: float
@@ -56,8 +56,8 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class About:
-    """What loggers may know of a run. start_step: that it goes on from. settings: as nested dicts.
-    history: what it has logged up to then."""
+    """What loggers know about a run. start_step: step that this start continues from. settings:
+    nested dicts. history: points logged up to that step."""
 
     folder: Path
     start_step: int
@@ -66,9 +66,9 @@ class About:
 
 
 class Logger:
-    """What each of them does in its thread. What only TensorBoard shows, the others leave out.
+    """Base class; methods run in the logger's thread. Only TensorBoard gets pictures and texts.
 
-    latest: the last step that is there already, by the name of the curve; ``since`` of all others.
+    latest: last logged step of a curve, by name; other curves have ``since``.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Logger:
 
 
 class TensorBoard(Logger):
-    """Event files in the folder tensorboard/; readers hide what they have of later steps."""
+    """Event files in the folder tensorboard/; readers hide older events of later steps."""
 
     def __init__(self, about: About) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class TensorBoard(Logger):
     def write(self, points: Sequence[Point]) -> None:
         for name, value, step in points:
             self._writer.add_scalar(name, value, step)
-        self._writer.flush()  # else the events of two minutes are lost in a kill
+        self._writer.flush()  # a kill would lose two minutes of events
 
     def pictures(self, figures: Mapping[str, Figure], step: int) -> None:
         for tag, figure in figures.items():
@@ -125,10 +125,10 @@ class TensorBoard(Logger):
 
 
 class Wandb(Logger):
-    """Weights & Biases; without WANDB_MODE offline, into the folder wandb/.
+    """Weights & Biases; offline in the folder wandb/ unless WANDB_MODE is set.
 
-    Nobody knows what an earlier start has left offline: each writes the whole run from its first
-    step, so that the newest is all there is to send.
+    An offline start cannot know what earlier ones wrote, so each writes the whole run from its
+    first step; only the newest needs to be synced.
     """
 
     def __init__(self, about: About) -> None:
@@ -142,12 +142,12 @@ class Wandb(Logger):
             name=os.environ.get("WANDB_NAME") or about.folder.resolve().name,
             dir=os.environ.get("WANDB_DIR") or str(about.folder),
             config=dict(about.settings),
-            allow_val_change=True,  # of what may change between two starts
+            allow_val_change=True,  # some settings may change between two starts
             mode=mode,
             resume=None if mode == "offline" else "allow",
-            settings=wandb.Settings(console="off", silent=True),  # what is on screen is ours
+            settings=wandb.Settings(console="off", silent=True),  # keep the screen for our lines
         )
-        self.since = self._run.step - 1  # of its next step
+        self.since = self._run.step - 1  # step is the next one
 
     def write(self, points: Sequence[Point]) -> None:
         by_step: dict[int, dict[str, float]] = {}
@@ -161,7 +161,7 @@ class Wandb(Logger):
 
 
 class MLflow(Logger):
-    """MLflow; without MLFLOW_TRACKING_URI a database of the run's own, the file mlflow.db."""
+    """MLflow; in the run's own database mlflow.db unless MLFLOW_TRACKING_URI is set."""
 
     def __init__(self, about: About) -> None:
         super().__init__()
@@ -173,11 +173,11 @@ class MLflow(Logger):
         if not address:
             folder = about.folder.resolve()
             address, place = f"sqlite:///{folder / 'mlflow.db'}", (folder / "mlflow").as_uri()
-        for name in ("mlflow", "alembic"):  # which tell of every table they make
+        for name in ("mlflow", "alembic"):  # they log every table that they create
             logging.getLogger(name).setLevel(logging.WARNING)
         self._client = client = MlflowClient(tracking_uri=address)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or _PROJECT
-        with suppress(MlflowException):  # it is there, or another run makes it at this moment
+        with suppress(MlflowException):  # it exists, or another run is creating it
             client.create_experiment(name, artifact_location=place)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -199,7 +199,7 @@ class MLflow(Logger):
         )
         self._run = made.info.run_id
         settings = [Param(key, str(v)[:_MOST_TEXT]) for key, v in _flat(about.settings) if str(v)]
-        for first in range(0, len(settings), 100):  # as many as a call takes
+        for first in range(0, len(settings), 100):  # MLflow's limit per call
             client.log_batch(self._run, params=settings[first : first + 100])
 
     def lacks(self, point: Point) -> bool:
@@ -214,7 +214,7 @@ class MLflow(Logger):
             self._client.log_batch(self._run, metrics=metrics[first : first + _MOST_POINTS])
 
     def close(self, end: End) -> None:
-        if end != "stopped":  # then it is still running, as after a kill
+        if end != "stopped":  # a stopped run stays "running", as after a kill
             self._client.set_terminated(self._run, end.upper())
 
 
@@ -223,7 +223,7 @@ _LOGGERS = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": MLflow}
 
 
 class Background:
-    """A logger at work in a thread of its own. ``problem``: why it is off, once it is."""
+    """Runs a logger in its own thread. ``problem``: why it is off, if it is."""
 
     def __init__(self, name: str, about: About) -> None:
         self.name, self.problem = name, ""
@@ -239,14 +239,14 @@ class Background:
         self._thread.start()
 
     def put(self, what: str, *arguments: Any) -> None:
-        """Have a method of the logger called; never waits."""
+        """Queue a call of one of the logger's methods; never blocks."""
         try:
             self._queue.put_nowait((what, arguments))
         except queue.Full:
             self.problem = self.problem or f"does not keep up: {_MOST_WAITING} calls wait"
 
     def close(self, end: End, *, until_s: float) -> None:
-        """Have it finish, if it can up to a time of `time.monotonic`."""
+        """Let it finish, waiting at most until this value of `time.monotonic`."""
         self.put("close", end)
         with suppress(queue.Full):
             self._queue.put_nowait(None)
@@ -274,11 +274,11 @@ class Background:
 
 
 def check_installed(names: Iterable[str]) -> None:
-    """Raise ValueError where the package of a logger is missing."""
+    """Raise ValueError if the package of a logger is missing."""
     for name in names:
         for module in _modules(name):
             spec = find_spec(module)
-            if spec is None or spec.origin is None:  # a folder of that name is no package
+            if spec is None or spec.origin is None:  # a plain folder of that name
                 raise ValueError(
                     f"run.loggers ({name}) needs the package {module}: "
                     f"pip install 'hpm_video[{name}]', or leave {name} out"
@@ -291,7 +291,7 @@ def _modules(name: str) -> tuple[str, ...]:
 
 
 def run_id(folder: Path) -> str:
-    """By what others know the run of a folder; made at its first start."""
+    """The run's id in loggers, created at its first start."""
     file = folder / ID_FILE
     if file.exists():
         found = read_text(file, most=4096).strip()
@@ -304,7 +304,7 @@ def run_id(folder: Path) -> str:
 
 
 def _allowed(name: str) -> str:
-    """The name of a curve as MLflow takes it."""
+    """A curve's name as MLflow accepts it."""
     return re.sub(r"[^\w./: -]", "_", name, flags=re.ASCII)
 
 

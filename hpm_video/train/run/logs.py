@@ -1,4 +1,4 @@
-"""What a run leaves to read: log.txt, metrics.jsonl, loggers; on screen a table, or lines."""
+"""A run's logs: log.txt, metrics.jsonl and loggers, and a table or plain lines on screen."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ Record = Mapping[str, float | int | None]
 
 
 class RunLog:
-    """Writers of one run folder; every method does nothing on processes other than the main one.
+    """Writes the logs of one run folder; on ranks other than 0, all methods do nothing.
 
-    A run that continues from ``start_step`` first drops the records after it, which an interrupted
-    start may have left: `metrics.jsonl` then reads as if nothing had happened. So do ``loggers``,
-    which are told the run's ``settings``.
+    A run that continues from ``start_step`` first drops later records of an interrupted start, from
+    `metrics.jsonl` and from ``loggers``, which also get the run's ``settings``.
 
-    ``is_complete``: whether the run has come to its end; else loggers call it still running.
+    ``is_complete``: set it when the run has finished; otherwise loggers show it as running.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class RunLog:
         self._folder = folder
         metrics = folder / "metrics.jsonl"
         _drop_records_after(metrics, start_step)
-        # Names of files may hold bytes that are not UTF-8
+        # File names may contain bytes that are not UTF-8
         self._metrics, self._text = (
             open(file, "a", encoding="utf-8", errors=errors, opener=own_file)  # noqa: SIM115
             for file, errors in ((metrics, "strict"), (folder / "log.txt", "backslashreplace"))
@@ -71,7 +70,7 @@ class RunLog:
             if self._bar is not None:
                 files.callback(self._bar.close)  # after the last line
             if error is not None:
-                # On screen the command line says it, or a traceback does. It may be the full disk.
+                # The command prints the error itself; writing it here may fail (full disk)
                 files.enter_context(suppress(OSError, ValueError))
             files.callback(self._text.close)
             files.callback(self._metrics.close)
@@ -80,7 +79,7 @@ class RunLog:
                 self._write(f"stopped: {type(error).__name__}: {error}")
 
     def line(self, text: str, *, details: str = "") -> None:
-        """One line of plain text, on screen and, with the time and details, in log.txt."""
+        """Print one line of text, and write it with time and details to log.txt."""
         if not self.is_main:
             return
         text = printable(text)
@@ -115,7 +114,7 @@ class RunLog:
         self._tell("write", _points(values, prefix))
 
     def first_figures(self, loss: float, *, step: int, step_s: float, steps_left: int) -> None:
-        """On screen alone, as the first record may be long in coming: what the first steps gave."""
+        """Print figures of the first steps, since the first record may take long to come."""
         if self.is_main:
             left = in_words(step_s * steps_left)
             self._show(
@@ -123,17 +122,17 @@ class RunLog:
             )
 
     def pictures(self, figures: Mapping[str, Figure], *, step: int) -> None:
-        """Figures by their tags, into TensorBoard."""
+        """Write figures, keyed by tag, to TensorBoard."""
         if self.is_main:
             self._tell("pictures", figures, step)
 
     def histograms(self, values: Mapping[str, Tensor], *, step: int) -> None:
-        """Distributions of finite values of any shape by their tags, into TensorBoard."""
+        """Write histograms of finite values of any shape, keyed by tag, to TensorBoard."""
         if self.is_main:
             self._tell("histograms", {tag: tensor.cpu() for tag, tensor in values.items()}, step)
 
     def warning(self, text: str, *, tag: str, step: int) -> None:
-        """A `line` that TensorBoard shows too, among its texts."""
+        """A `line` that TensorBoard shows as well, as text."""
         self.line(f"warning: {text}")
         if self.is_main:
             self._tell("text", tag, text, step)
@@ -144,7 +143,7 @@ class RunLog:
         self._drop_loggers()
 
     def _drop_loggers(self) -> None:
-        """Go on without those that have failed, which is said once."""
+        """Drop loggers that have failed, with one warning each."""
         for logger in self._loggers:
             if logger.problem:
                 self.line(
@@ -161,15 +160,15 @@ class RunLog:
         self._drop_loggers()
 
     def progress(self, loss: float | None = None) -> None:
-        """One more step is done."""
+        """Advance the progress bar by one step."""
         if self.is_main and self._bar is not None:
             self._bar.step(None if loss is None else f"loss {loss:.4f}")
 
 
 class RecordTable:
-    """Records of steps as rows for people: a handful of figures, the names above now and then."""
+    """Formats records as table rows with the main figures; repeats the header now and then."""
 
-    # Figure -> its name above the column, and how it is written
+    # Figure -> column name and format
     _FIGURES: ClassVar[dict[str, tuple[str, str]]] = {
         "step": ("step", "{:,}"),
         "epoch": ("epoch", "{:.2f}"),
@@ -187,7 +186,7 @@ class RecordTable:
         self._rows = 0
 
     def lines(self, values: Record) -> Iterator[tuple[str, str]]:
-        """Lines for a record, each with its style."""
+        """Lines for a record, each with a style."""
         known = [name for name in self._FIGURES if values.get(name) is not None]
         if not set(known) <= set(self._names) or self._rows % self._NAMES_EVERY == 0:
             self._names, self._rows = known, 0
@@ -205,7 +204,7 @@ class RecordTable:
 
 
 def _points(values: Record, prefix: str) -> list[Point]:
-    """A record as points of curves."""
+    """The points of a record."""
     step = int(values["step"] or 0)
     return [
         Point(f"{prefix}/{name}", value, step)
@@ -215,7 +214,7 @@ def _points(values: Record, prefix: str) -> list[Point]:
 
 
 def _history(folder: Path, settings: Mapping[str, Any]) -> list[Point]:
-    """What metrics.jsonl has, by the names it was recorded under."""
+    """The points in metrics.jsonl, by the names they were logged under."""
     steps, others = ("pretrain", "probe") if "masking" in settings else ("finetune", "evaluation")
     return [
         point
@@ -240,7 +239,7 @@ def read_records(folder: Path) -> list[dict[str, float]]:
 
 
 def _checked(record: Any, file: Path, number: int) -> dict[str, float]:
-    """A record, unless others wrote something else into the file."""
+    """Check that a line of the file is a record."""
     step = record.get("step") if isinstance(record, dict) else None
     if isinstance(step, bool) or not isinstance(step, int | float):
         raise ValueError(
@@ -257,7 +256,7 @@ def _drop_records_after(path: Path, step: int) -> None:
         try:
             record = _checked(parse_json(line), path, number)
         except json.JSONDecodeError:
-            break  # half a line, the last thing an interrupted start wrote
-        if step and record["step"] <= step:  # before the first step nothing has been
+            break  # a half-written line of an interrupted start
+        if step and record["step"] <= step:
             kept.append(line + "\n")
     write_atomically(path, kept)

@@ -1,5 +1,5 @@
-"""The bookkeeping that the loops of pre-training and fine-tuning share: what goes wrong, and
-when to log, save and stop. What is computed stays in the loops themselves."""
+"""Bookkeeping shared by the loops of pre-training and fine-tuning: errors, logs, saving, stopping.
+The computation itself stays in the loops."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from hpm_video.train.run.steps import BAD, OVERFLOW, BadSteps, Period, own_rows
 from hpm_video.train.run.vector_count import VectorCount
 from hpm_video.weights.checkpoint import remove_history
 
-_FIRST_STEPS = 3  # of a start, after which the first figures are on screen
-# data_wait_fraction above which it is worth doing something about it.
+_FIRST_STEPS = 3  # after which the first figures are printed
+# data_wait_fraction above which the run gives advice
 _MUCH_WAITING = 0.2
 _WAITING = (
     "{waited:.0%} of the time goes into waiting for videos (data_wait_fraction): more "
@@ -43,12 +43,12 @@ _WAITING = (
 )
 
 
-class OutOfGpuMemory(RuntimeError):  # noqa: N818 - what it is, as PyTorch's own
-    """A step needs more memory than a GPU has; says what to set."""
+class OutOfGpuMemory(RuntimeError):  # noqa: N818 - named like PyTorch's
+    """A step needs more memory than the GPU has; the message says what to set."""
 
 
 def can_look_at_once(device: torch.device) -> bool:
-    """Whether reading a number of the device right after a step costs no wait."""
+    """Whether reading a value from the device right after a step is free."""
     return device.type == "cpu"
 
 
@@ -66,12 +66,12 @@ class Run:
             run.record({...}, prefix="pretrain")
         run.end_step(checkpoint)
 
-    Per-step numbers stay on the device until a record is due: one sync per period. Those of an
-    unfinished period, of all processes, are part of a checkpoint, so that a resume records the same
-    means.
+    Figures of steps stay on the device until a record is due, with one synchronisation per period.
+    Those of an unfinished period are stored in checkpoints for all ranks, so a resumed run records
+    the same means.
 
-    A step whose numbers are not all finite is skipped; see `BadSteps`. The host learns of it at
-    the next record, on a CPU after the step.
+    A step with a figure that is not finite is skipped; see `BadSteps`. The host learns of it at the
+    next record, on a CPU after the step.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Run:
             raise OutOfGpuMemory(self._what_to_set(cause)) from cause
 
     def _what_to_set(self, error: torch.OutOfMemoryError) -> str:
-        """For runs whose steps need too much of a GPU's memory."""
+        """Advice if steps need too much GPU memory."""
         size, divides = self._data.videos_at_once, self._divides_total
         step = "the step stays the same" if divides else "with more optim.accumulation"
         advice = f"data.batch_size below {size} ({step})" if size > 1 else "a smaller model"
@@ -158,7 +158,7 @@ class Run:
         )
 
     def steps(self) -> Iterator[int]:
-        """Number of steps done before each step of the run; ends early when asked to stop."""
+        """Yield the number of steps done before each step; ends early on a stop request."""
         self._saved_s, self._saved_step = time.monotonic(), self.steps_done
         self._period.start_clock()
         self._profile.start()
@@ -180,18 +180,18 @@ class Run:
         return self.steps_done == self.total_steps or self._ends_early
 
     def end_early(self) -> None:
-        """Make the step in progress, or the one before, the last. All processes call."""
+        """Make the current step, or the one before, the last. All ranks call."""
         self._ends_early = True
 
     @property
     def is_log_step(self) -> bool:
-        """Whether the step in progress ends with a record."""
+        """Whether the current step ends with a record."""
         return self._is_log_step(self.steps_done + 1)
 
     def batches(
         self, augment: AugmentConfig | None = None, tubelet: Tubelet | None = None
     ) -> Iterator[ClipBatch]:
-        """This process's micro-batches of all steps that are left; see `clip_batches`."""
+        """This rank's micro-batches of all remaining steps; see `clip_batches`."""
         if tubelet is not None:
             self._vectors = VectorCount()
         return clip_batches(
@@ -208,17 +208,17 @@ class Run:
         )
 
     def next(self, batches: Iterator[ClipBatch]) -> ClipBatch:
-        """The next of `batches`; notes the wait and bad videos."""
+        """The next of `batches`; records waiting time and bad videos."""
         start = time.monotonic()
         try:
             with record_function("wait for videos"):
                 batch = next(batches)
-        except UnreadableDataError as error:  # no step ends any more, where they are reported
+        except UnreadableDataError as error:  # report now, as no step will end any more
             self._bad_videos.note(error.bad)
             new = self._bad_videos.keep(self._bad_videos.take_fresh(), write=self.world.is_main)
             if self.world.is_main:
                 raise
-            # Nobody is there any more to write the list of another process
+            # Each rank writes its own list: the others may be gone
             raise UnreadableDataError(
                 f"{error}; not in bad_videos.csv: {', '.join(new)}"
             ) from error
@@ -232,23 +232,23 @@ class Run:
         return batch
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """A loss to call backward() on: float16 runs scale it."""
+        """The loss to call backward() on, scaled in float16 runs."""
         return self._loss_scale.scaled(loss)
 
     def unscale(self, model: nn.Module) -> None:
-        """Divide a model's gradients, once they are all there, by what `scaled` made of losses."""
+        """Undo the loss scale in a model's gradients, after the last micro-batch."""
         self._loss_scale.unscale(model)
 
     def add(self, numbers: Mapping[str, Tensor]) -> Tensor:
-        """One step's scalars by the names under which they are logged -> scalar ``skip``.
+        """Add a step's scalars, keyed by their names in the log -> scalar ``skip``.
 
-        It is 1 where one of them is not finite on any process, else 0: for `step_unless`.
-        ``grad_norm`` is one of them; its highest value of a period is logged too.
+        ``skip`` is 1 if any of them is not finite on any rank, else 0; pass it to `step_unless`.
+        ``grad_norm`` must be among them; its maximum over a period is logged as well.
         """
         values = {name: value.detach().float() for name, value in numbers.items()}
         losses = [value for name, value in values.items() if name != "grad_norm"]
         both = torch.stack([torch.stack(losses).sum(), values["grad_norm"]])
-        both = self._requests.exchange(both)  # of all processes from here on
+        both = self._requests.exchange(both)  # now over all ranks
         overflow = self._loss_scale.can_mend(*both)
         verdict = self._bad.judge(both.sum(), overflow)
         skip = verdict
@@ -263,12 +263,11 @@ class Run:
     def record(
         self, values: Record, *, prefix: str, figures: Mapping[str, Tensor | None] | None = None
     ) -> Record:
-        """Append a record of the period to the logs, and return it: step, values, figures, means
-        and rates.
+        """Log and return a record of the period: step, values, figures, means and rates.
 
-        ``values`` are numbers as they are. ``figures``, scalar tensors about the step in progress
-        or None, are averaged over processes; they become null where they are not a number and
-        where that step was skipped. Means are over the steps that were not skipped.
+        ``values`` are plain numbers. ``figures`` are scalar tensors of the current step, or None;
+        they are averaged over ranks and become null if NaN or if the step was skipped. Means are
+        over steps that were not skipped.
         """
         self._look()
         means = self._period.means(figures or {}, self.world)
@@ -277,12 +276,12 @@ class Run:
         if self._loss_scale.is_on:
             counts["loss_scale"] = self._loss_scale.value.item()
         rates = self._period.rates()
-        # Rates come last: everything before them is identical in a repeated or resumed run.
+        # Rates come last; everything before them is identical in a repeated or resumed run
         record = {"step": self.steps_done + 1, **values, **means, **counts, **rates}
         self._period = Period(self.steps_done + 1)
         self.log.record(record, prefix=prefix)
         waited = rates["data_wait_fraction"]
-        # Not for the first period, in which readers and caches start
+        # Skip the first period, in which readers and caches start
         if self._has_recorded and waited > _MUCH_WAITING and not self._has_warned:
             self.log.line(_WAITING.format(waited=waited))
             self._has_warned = True
@@ -290,9 +289,10 @@ class Run:
         return record
 
     def end_step(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
-        """Count the step; save when it is time, at the end, and before stopping.
+        """Count the step; save when due, at the end, and before stopping.
 
-        Raises FloatingPointError after too many bad steps in a row, saved as before the first.
+        Raises FloatingPointError after too many consecutive bad steps, with a checkpoint from
+        before the first of them.
         """
         self.steps_done += 1
         self._profile.end_step()
@@ -301,7 +301,7 @@ class Run:
         self._say_first_figures()
         stop, is_due = self._requests.heard()
         is_log_step = self._is_log_step(self.steps_done)
-        # Several processes take the time to tell each other more only where there is a reason
+        # Ranks exchange details only if one of them has something to report
         is_reason = is_log_step or stop or is_due or self._bad.is_over or self._ends_early
         is_reason |= self.steps_done in self._history
         if self.world.size > 1 and not is_reason:
@@ -312,7 +312,7 @@ class Run:
         if self.steps_done in self._history and not self._bad.is_over:
             self._saver.save_to_look_at({**checkpoint(), "step": self.steps_done})
         if self._bad.is_over:
-            barrier(self.world)  # an error of one process ends the others, which may be saving
+            barrier(self.world)  # an error here ends all ranks: let them finish saving first
             raise FloatingPointError(
                 f"stopped after {self.config.max_bad_steps} steps in a row whose loss or gradient "
                 f"was not finite; the newest checkpoint, of step {self._bad.before[0]}, is from "
@@ -321,8 +321,8 @@ class Run:
             )
 
     def _say_first_figures(self) -> None:
-        """Of the first steps since the start, where no record has come before. Their speed is that
-        after the first one, in which readers start and kernels are compiled."""
+        """Print figures of the first steps if there is no record yet. The speed excludes the first
+        step, in which readers start and kernels are compiled."""
         steps = self.steps_done - self._start_step
         if self._has_recorded or not self.world.is_main or steps not in (1, _FIRST_STEPS):
             return
@@ -334,12 +334,12 @@ class Run:
             self.log.first_figures(loss, step=self.steps_done, step_s=step_s, steps_left=left)
 
     def _save(self, checkpoint: Callable[[], dict[str, Any]]) -> None:
-        """Save the run as it is or, among bad steps, which moved nothing, as it was before them."""
+        """Save the run; during bad steps, which change nothing, as of before the first."""
         self._look()
         step, rows = self.steps_done, self._period.rows
         if self._bad.in_a_row and (self._bad.is_over or not self.is_complete):
             if not (self._bad.is_over or self._stopped_by):
-                return  # no hurry: it is done as soon as the bad steps are over
+                return  # it is saved as soon as the bad steps are over
             step, rows = self._bad.before
         window = gather_objects([row.cpu() for row in rows], self.world)
         scale = {"loss_scale": self._loss_scale.state()} if self._loss_scale.is_on else {}
@@ -350,7 +350,7 @@ class Run:
         self._saved_s, self._saved_step = time.monotonic(), step
 
     def _look(self) -> None:
-        """See which of the latest steps the device skipped, and say so; waits for the device."""
+        """Find and report the steps that the device skipped; synchronises."""
         period = self._period
         num_seen = len(period.skipped)
         if num_seen == len(period.rows):
@@ -374,14 +374,14 @@ class Run:
                 )
 
     def _tell_each_other(self) -> None:
-        """Tell all processes which videos were bad or read otherwise, and which signal asked this
-        one to stop."""
+        """Share with all ranks which videos were bad or read with another decoder, and which signal
+        requested a stop."""
         vectors = None if self._vectors is None else self._vectors.take()
         mine = (self._signal.name, self._notes, self._bad_videos.take_fresh(), vectors)
         self._notes = []
         told = gather_objects(mine, self.world)
         for name, notes, bad, _ in told:
-            # Not what has come meanwhile: of that, the others do not know
+            # Keep what arrived meanwhile: the others do not know of it yet
             self._stopped_by = self._stopped_by or name
             for line in self._bad_videos.report(bad, write=self.world.is_main):
                 self.log.line(line)
@@ -395,7 +395,7 @@ class Run:
             self._vectors.add([of for *_, of in told])
 
     def _own_requests(self) -> tuple[bool, bool]:
-        """Whether this process was asked to stop, and wants a checkpoint (the main one's clock)."""
+        """Whether this rank requests a stop, and (rank 0's clock) a checkpoint."""
         age_s = time.monotonic() - self._saved_s
         is_due = self.world.is_main and age_s >= self.config.checkpoint_every_minutes * 60
         return bool(self._signal), is_due

@@ -1,5 +1,4 @@
-"""Settings that say ``auto``: what the machine, or the checkpoint that a run continues, makes of
-them."""
+"""Resolves settings that are ``auto``, from the machine or the checkpoint that a run continues."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,12 +26,11 @@ Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 def choose_for_machine(
     config: Config, world: World, *, state: Mapping[str, Any] | None, num_classes: int = 0
 ) -> tuple[Config, list[str]]:
-    """The config without ``auto`` in settings that change results, and lines for the log: about
-    the machine, and about the choices.
+    """The config with ``auto`` resolved in settings that affect results, and log lines on the
+    machine and the choices.
 
-    ``state``: the checkpoint that the run continues, whose config has the choices of its first
-    start: they are kept, on whatever machine it goes on. ``num_classes``: of a classifier. Every
-    rank calls, and gets the same.
+    ``state``: the checkpoint that the run continues; the choices in its config are kept, on
+    whatever machine. ``num_classes``: for classifiers. All ranks call and get the same answer.
     """
     kept = state["config"]["run"] if state else {}
     precision, why = choose_precision(config.run.precision, world, kept=kept.get("precision"))
@@ -59,9 +57,9 @@ def choose_for_machine(
 
 
 def _as_begun(config: Config, *, state: Mapping[str, Any] | None) -> tuple[Config, list[str]]:
-    """The config without ``auto`` in settings that keep runs as they began, and lines for the log.
+    """The config with ``auto`` resolved in settings that stay as a run began, and log lines.
 
-    A run goes on with what it began with, also if it began before there was a choice: `as_then`.
+    Runs from before a setting existed keep its effect at the time, see `as_then`.
     """
     choices: list[tuple[str, str, str | int, bool]]
     if isinstance(config, PretrainConfig):

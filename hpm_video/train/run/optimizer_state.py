@@ -1,6 +1,6 @@
-"""The state of an optimizer by names of parameters, whole or cut over processes as these are.
+"""Optimizer state keyed by parameter name, full or sharded like the parameters.
 
-By name, so that it fits whatever order and groups the optimizer keeps its parameters in.
+Names make it independent of the optimizer's parameter order and groups.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,13 +14,13 @@ from hpm_video.models.parallel import cut_like
 from hpm_video.weights.checkpoint import find_checkpoint
 from hpm_video.weights.shards import read_shards_into, stored_shapes
 
-_PREFIX = "optimizer/"  # of the names of shards
+_PREFIX = "optimizer/"  # prefix of shard names
 
 
 def optimizer_state(
     optimizer: torch.optim.Optimizer, model: nn.Module
 ) -> dict[str, dict[str, Tensor]]:
-    """Name of a parameter -> its moments and their counter; not copies."""
+    """Parameter name -> its moments and step counter, not copied."""
     named = model.named_parameters()
     return {name: dict(optimizer.state[each]) for name, each in named if each in optimizer.state}
 
@@ -32,11 +32,11 @@ def load_optimizer_state(
     *,
     source: str | Path,
 ) -> None:
-    """Give a model's optimizer the state that a checkpoint holds.
+    """Load the optimizer state of a checkpoint.
 
-    ``state`` is what `load_checkpoint` made of ``source``. Of shards, from which that leaves the
-    optimizer's out, each process reads just its own parts. Raises ValueError, naming the first,
-    where the parameters are others.
+    ``state``: from `load_checkpoint` of ``source``. Of sharded checkpoints it lacks the optimizer,
+    and each rank reads its own shards here. Raises ValueError, naming the first parameter that
+    differs.
     """
     parameters = {n: each for n, each in model.named_parameters() if each.requires_grad}
     if "optimizer" in state:
@@ -57,7 +57,7 @@ def load_optimizer_state(
 
 
 def _zeros(parameter: Tensor, shape: torch.Size) -> Tensor:
-    """Zeros of a shape; cut as the parameter is where it has its shape."""
+    """Zeros of a shape, sharded like the parameter if it has the same shape."""
     if shape == parameter.shape:
         return torch.zeros_like(parameter)
     return torch.zeros(shape, device=parameter.device)

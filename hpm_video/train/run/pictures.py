@@ -1,7 +1,7 @@
-"""Pictures of a pre-training in progress, for TensorBoard: always of the same few clips.
+"""TensorBoard pictures during pre-training, always of the same few clips.
 
-The clips are the middle ones of the first videos of the list, each decoded once. Nothing of the
-run is touched: models are asked as copies, randomness comes from generators with fixed seeds.
+They are the middle clips of the list's first videos, decoded once. The run is not affected: models
+are copies, and random numbers come from generators with fixed seeds.
 """
 
 import copy
@@ -36,12 +36,12 @@ NUM_CLIPS = 4
 NUM_MASKS = 8  # random masks behind a measured loss
 NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
 _COLUMNS = 4
-_DPI = 100  # making and compressing pixels is most of what a figure costs
-_MAX_UNREADABLE = 20  # then there are fewer clips
+_DPI = 100  # most of a figure's cost is rendering and compressing pixels
+_MAX_UNREADABLE = 20  # after which there are fewer clips
 
 
 class Pictures:
-    """Draws the fixed clips of a run whenever asked to, on the main process."""
+    """Draws the fixed clips of a run, on rank 0."""
 
     def __init__(
         self,
@@ -52,21 +52,21 @@ class Pictures:
     ) -> None:
         self._config, self._manifest, self._grid, self._frozen = config, manifest, grid, frozen
         self._clips: Tensor | None = None  # (B, 3, T, S, S), read when first needed
-        self._given: Tensor | None = None  # (B, N), scores that come with them, for masks by codec
+        self._given: Tensor | None = None  # (B, N), their scores for masking.source=codec
         self._frames: list[npt.NDArray[np.int64]] = []
         self._names: list[str] = []
 
     def are_due(self, *, steps_done: int, total_steps: int) -> bool:
-        """Whether to draw after so many steps: as ``run.picture_every`` says, and at the end."""
+        """Whether to draw after this many steps: every ``run.picture_every``, and at the end."""
         every = self._config.run.pictures_every(total_steps)
         return every > 0 and (steps_done % every == 0 or steps_done == total_steps)
 
     def draw(
         self, student: HPM, teacher: Teacher | None, *, hard_ratio: float, step: int, log: RunLog
     ) -> None:
-        """Write a picture per clip and histograms of their tubes' losses to TensorBoard.
+        """Write a picture per clip and histograms of tube losses to TensorBoard.
 
-        ``hard_ratio``: of the mask that is shown. Every process calls, as models may be spread.
+        ``hard_ratio``: of the mask shown. All ranks call, since models may be sharded.
         """
         if isinstance(student, FSDPModule):
             student, teacher = self._put_together(student, teacher)
@@ -76,7 +76,7 @@ class Pictures:
             self._read(log)
         if self._clips is None:
             return
-        # Copies are in eval mode and not compiled, and the models in training stay as they are.
+        # Copies, in eval mode and not compiled, leave the training models untouched
         asked = copy.deepcopy(student).requires_grad_(False).eval()
         average = copy.deepcopy(teacher)
         scorer = scorer_of(asked, average)
@@ -109,11 +109,11 @@ class Pictures:
             f"tubes/{name}_loss": unit_scores(values, self._grid, pretrained.tube_length)
             for name, values in losses.items()
         }
-        # A histogram of what is not finite is an error of TensorBoard's.
+        # TensorBoard raises for histograms of values that are not finite
         log.histograms({tag: v for tag, v in tubes.items() if v.isfinite().all()}, step=step)
 
     def _put_together(self, student: HPM, teacher: Teacher | None) -> tuple[HPM, Teacher | None]:
-        """Models of this process alone with the weights of such as are spread over all."""
+        """Local models with the weights of sharded ones."""
         with torch.random.fork_rng(devices=[]):
             whole = build(self._config, trained_grid=student.trained_grid)
         load_whole(whole.to(student.encoder.mean.device), student)
@@ -159,10 +159,9 @@ def draw_clips(
 ) -> list[Figure]:
     """One figure per clip of (B, 3, T, S, S) in [0, 1], given the losses (B, N) of its tokens.
 
-    Rows: frames; loss predicted, if it is, and measured, by rank; the ``scores`` (B, N) that choose
-    the run's masks, where they are others; a mask of ``hard_ratio`` by these scores, with its hard
-    tubes outlined; the reconstruction under it, where that is of pixels. frames: per clip, the
-    frames' numbers.
+    Rows: the frames; predicted loss (if any) and measured loss, by rank; the ``scores`` (B, N) that
+    choose masks, if they are others; a mask with ``hard_ratio`` by these scores, hard tubes
+    outlined; the reconstruction under it, for pixel targets. frames: frame numbers per clip.
     """
     grid, config = pretrained.grid, pretrained.config
     chosen = make_mask(
@@ -171,7 +170,7 @@ def draw_clips(
         config.masking,
         hard_ratio=hard_ratio,
         batch_size=len(clips),
-        generator=torch.Generator(clips.device).manual_seed(0),  # the same in every picture
+        generator=torch.Generator(clips.device).manual_seed(0),  # equal in every picture
     )
     reconstruction = None
     if config.loss.has_pixels:

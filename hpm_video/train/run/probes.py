@@ -1,4 +1,4 @@
-"""Probes of a pre-training in progress."""
+"""Probes during pre-training."""
 
 import time
 
@@ -15,16 +15,16 @@ from hpm_video.train.run.logs import RunLog
 
 
 class RunProbe:
-    """Probes a pre-training in progress every ``run.probe_every`` epochs and leaves no trace in it.
+    """Probes the encoder every ``run.probe_every`` epochs, without affecting the run.
 
-    Lists are read, or refused, when it is made.
+    The constructor reads the lists and raises their errors.
     """
 
     def __init__(self, config: PretrainConfig, encoder: Encoder, world: World) -> None:
         self._config, self._world, self._lists = config, world, None
         self._has_warned = False
-        self._named: set[tuple[str, str]] = set()  # unreadable videos, named once for each list
-        self._whole: Encoder | None = None  # to probe in the place of one that is spread out
+        self._named: set[tuple[str, str]] = set()  # unreadable videos, reported once per list
+        self._whole: Encoder | None = None  # local copy of a sharded encoder
         if not config.run.probe_every:
             return
         if config.run.parallel == "fsdp":
@@ -40,7 +40,7 @@ class RunProbe:
         check_probe(self._lists, settings.kinds, settings, grid=encoder.grid, width=encoder.width)
 
     def run(self, encoder: Encoder, *, step: int, epoch: float, log: RunLog) -> None:
-        """Probe the encoder as it is, and append a record."""
+        """Probe the encoder and append a record."""
         assert self._lists is not None
         start, data = time.monotonic(), self._config.data
         if self._whole is not None:

@@ -1,4 +1,4 @@
-"""A trace of some steps of a run: what host and device did when, and which kernels took longest."""
+"""Profiles some steps of a run: a trace of host and device, and a table of the slowest kernels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,18 +8,18 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from hpm_video.runtime.files import whole_file, write_atomically
 
-# Of every start: the first steps take memory, choose kernels or compile. One more warms up the
-# profiler itself.
+# Steps skipped after every start: they allocate memory, choose kernels or compile. One more warms
+# up the profiler.
 _UNLIKE_OTHERS, _WARMUP = 2, 1
 _MOST_KERNELS = 30
 
 
 class StepProfile:
-    """Traces ``num_steps`` steps with torch.profiler, from the fourth on; none if that is 0.
+    """Profiles ``num_steps`` steps with torch.profiler, from the fourth of a start on; 0: none.
 
-    ``steps_done``: steps of the run before the first one here. Into ``folder`` go, once they are
-    over, a trace for Perfetto or Chrome (steps_FIRST-LAST.json.gz) and a table of kernels as text;
-    ``say`` gets a line that tells where. What is computed does not change, but takes longer.
+    ``steps_done``: steps of the run before this start. Writes a trace for Perfetto or Chrome
+    (steps_FIRST-LAST.json.gz) and a table of kernels to ``folder``; ``say`` gets a line with the
+    path. Results do not change, but steps take longer.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class StepProfile:
         self._profile: profile | None = None
 
     def start(self) -> None:
-        """Before the first step."""
+        """Call before the first step."""
         if self._num_steps == 0:
             return
         self._profile = profile(
@@ -51,7 +51,7 @@ class StepProfile:
         self._profile.start()
 
     def end_step(self) -> None:
-        """After every step."""
+        """Call after every step."""
         if self._profile is None:
             return
         self._steps_done += 1
@@ -60,7 +60,7 @@ class StepProfile:
             self._profile = None
 
     def close(self) -> None:
-        """At the end of the run; a trace cut short is written as far as it goes."""
+        """Call at the end of the run; writes an incomplete trace as far as it goes."""
         if self._profile is None:
             return
         if self._steps_done < self._first:
@@ -69,13 +69,13 @@ class StepProfile:
         self._profile = None
 
     def _write(self, traced: profile) -> None:
-        """Write trace and table; each appears whole or not at all."""
+        """Write trace and table, each atomically."""
         if self._steps_done < self._first:
-            return  # cut short within its first step
+            return  # not even one step was traced
         self._folder.mkdir(exist_ok=True)
         name = f"steps_{self._first}-{self._steps_done}"
         trace, table = self._folder / f"{name}.json.gz", self._folder / f"{name}.txt"
-        with whole_file(trace, ending=".json.gz") as part:  # whose ending says in which form
+        with whole_file(trace, ending=".json.gz") as part:  # the profiler compresses by ending
             traced.export_chrome_trace(str(part))
         text = traced.key_averages().table(
             sort_by="self_device_time_total" if self._on_gpu else "self_cpu_time_total",

@@ -1,4 +1,4 @@
-"""Checkpoints written beside the training: only their copy stops it."""
+"""Checkpoints written in the background; training stops only while they are copied."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,10 +15,10 @@ from hpm_video.weights.checkpoint import HISTORY, save_checkpoint, save_sharded
 
 
 class Saver:
-    """Writes a run's checkpoints, one at a time, in the format that belongs to run.parallel.
+    """Writes a run's checkpoints, one at a time, in the format of run.parallel.
 
-    With run.save_in_background a checkpoint is copied to the host's memory, and a thread writes it
-    while training goes on. Every process calls every method; under DDP only the main one writes.
+    With run.save_in_background a checkpoint is copied to host memory and written by a thread while
+    training goes on. All ranks call all methods; under DDP only rank 0 writes.
     """
 
     def __init__(self, folder: Path, run: RunConfig, world: World) -> None:
@@ -30,18 +30,18 @@ class Saver:
         self._write: Callable[..., Path]
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         if self._is_sharded:
-            # The thread's own, lest its messages get mixed up with those of the training
+            # A group of the thread's own, so that its messages do not mix with training's
             group: Any = dist.new_group(backend="gloo") if world.size > 1 else None
             self._write = partial(save_sharded, group=group)
         else:
             self._write = save_checkpoint
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Save, or begin to; waits for the save before, if that is still under way."""
+        """Save, or start saving; waits for a previous save that has not finished."""
         self._save(self._folder, state, keep=self._keep)
 
     def save_to_look_at(self, state: Mapping[str, Any]) -> None:
-        """As `save`, beside what a run goes on from: without what only that needs, and for good."""
+        """Save a permanent checkpoint for evaluation, without the state needed to resume."""
         state = {name: value for name, value in state.items() if name != "optimizer"}
         self._save(self._folder / HISTORY, state, keep=0)
 
@@ -55,18 +55,18 @@ class Saver:
             self._write(folder, state, keep=keep)
 
     def check(self) -> None:
-        """Raise what a save that has ended meanwhile failed of."""
+        """Raise the error of a background save that has failed meanwhile."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait until what was saved is on disk, or raise what the save failed of."""
+        """Wait until the checkpoint is on disk, or raise the error of its save."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def close(self) -> None:
-        """As `wait`, and the end."""
+        """Wait as `wait` does, then stop the thread."""
         with self._pool:
             self.wait()
 
@@ -74,7 +74,7 @@ class Saver:
 def describe_checkpoints(
     run: PretrainRunConfig, total_steps: int, student: nn.Module, teacher: nn.Module | None
 ) -> str:
-    """What the checkpoints of a run take of the disk, in words."""
+    """One log line on the disk space of a run's checkpoints."""
     weights = sum(p.numel() * p.element_size() for p in student.parameters())
     averaged = sum(p.numel() * p.element_size() for p in teacher.parameters()) if teacher else 0
     whole, shown, spread = (
@@ -90,7 +90,7 @@ def describe_checkpoints(
             f"; {len(spread)} over the run are kept to look at, {_size(shown)} each "
             "(run.history_checkpoints=0: none)"
         )
-    # One more is there while it is written
+    # One more exists while it is being written
     return text + (f"; {_size((kept + 1) * whole + len(spread) * shown)} in all" if kept else "")
 
 
@@ -99,7 +99,7 @@ def _size(num_bytes: float) -> str:
 
 
 def copy_to_host(value: Any) -> Any:
-    """Nested dicts, lists and tuples with tensors, or parts of cut ones, copied to the CPU."""
+    """Copy nested dicts, lists and tuples of tensors (of sharded ones the shard) to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

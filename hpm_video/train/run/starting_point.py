@@ -1,4 +1,4 @@
-"""Where a run starts from: its own last checkpoint, another one, weights, or nothing."""
+"""The starting point of a run: its own last checkpoint, another one, weights, or scratch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from torch import nn
 
 from hpm_video.config import ClassifierConfig, LabelsConfig, PretrainConfig
 from hpm_video.data.lists.manifest import Manifest
+from hpm_video.data.lists.rows import shown
 from hpm_video.data.loading.mixture import Mixture
 from hpm_video.method.teacher import Teacher
 from hpm_video.models.adapters import plain_name
@@ -36,13 +37,13 @@ from hpm_video.weights.foreign.init_weights import init_weights, write_init_tabl
 
 @dataclass
 class Start:
-    """Where a run starts from.
+    """The starting point of a run.
 
-    state: the checkpoint it continues, if any. init: what it takes its encoder from, if anything;
-    parts: of a pre-training that, and the other parts.
-    source: the file of either. line: all this in words. allow_missing: what init may lack. last:
-    name of the checkpoint, if it is the run's own. initialised: names of what init did lack. table:
-    what became of the parts, once they are loaded.
+    state: the checkpoint to continue, if any. init: the source of the encoder's weights, if any;
+    parts: the same for a pre-training, with its other parts. source: the file of either. line: a
+    log line on all this. allow_missing: weights that init may lack. last: name of the checkpoint,
+    if it is the run's own. initialised: weights that init lacked. table: a report on the parts,
+    once loaded.
     """
 
     state: dict[str, Any] | None
@@ -56,11 +57,12 @@ class Start:
     table: Sequence[str] = ()
 
     def load_into(self, model: nn.Module) -> None:
-        """Load the weights into the model, whose encoder is ``model.encoder``; ValueError if they
-        do not fit."""
+        """Load weights into the model, whose encoder is ``model.encoder``.
+
+        Raises ValueError if they do not fit.
+        """
         if self.state is not None:
-            # Where an average of the weights is what a checkpoint's model is, training goes on
-            # with the weights themselves.
+            # If the checkpoint's model is an EMA, training continues with the raw weights
             weights = self.state.get("trained_model") or self.state["model"]
             with self._told_what_to_do():
                 load_weights(model, weights, source=self.source or "")
@@ -77,8 +79,10 @@ class Start:
             )
 
     def load_teacher(self, teacher: Teacher | None) -> None:
-        """Load the weights of the teacher, now a copy of the student, that there are; ValueError if
-        they do not fit, or if a run that is continued had none."""
+        """Load the teacher's weights, if there are any; it starts as a copy of the student.
+
+        Raises ValueError if they do not fit, or if the continued run had no teacher.
+        """
         if self.parts is not None:
             self.parts.load_teacher(teacher)
             self.table = self.parts.lines()
@@ -92,7 +96,7 @@ class Start:
 
     @contextmanager
     def _told_what_to_do(self) -> Iterator[None]:
-        """Of another run's checkpoint that does not fit: how to begin with what does."""
+        """Add advice to errors about another run's checkpoint that does not fit."""
         try:
             yield
         except ValueError as error:
@@ -104,8 +108,8 @@ class Start:
             ) from error
 
     def check_labels(self, labels: LabelsConfig) -> None:
-        """Raise ValueError where the run that goes on learnt one label per video and this one would
-        learn several, or the reverse."""
+        """Raise ValueError if the continued run has one label per video and this one several, or
+        the other way round."""
         if self.state is None:
             return
         then = LabelsConfig(**self.state["config"]["data"].get("labels", {})).are_several
@@ -117,9 +121,19 @@ class Start:
                 "from its weights"
             )
 
+    def check_classes(self, names: Sequence[str] | None) -> None:
+        """Raise ValueError where a class of the run that goes on has another number now."""
+        before = (self.state.get("classes") if self.state is not None else None) or ()
+        for number, name in enumerate(names or ()):
+            if name in before and (then := list(before).index(name)) != number:
+                raise ValueError(
+                    f"class '{shown(name)}' must have the number {then}, as in the run that goes "
+                    f"on ({self.source}), but has {number}: keep the order of classes.txt"
+                )
+
     def check_what_learns(self, model: nn.Module, config: ClassifierConfig) -> None:
-        """Raise ValueError where weights that do not learn are from nowhere, or where others learnt
-        in the run that goes on."""
+        """Raise ValueError if frozen weights would be random, or if the continued run trained other
+        weights."""
         if self.state is not None:
             stored, usual = self.state["config"]["model"], vars(ClassifierConfig())
             for name in ("freeze", "lora_rank", "lora_alpha", "lora_targets"):
@@ -144,23 +158,25 @@ class Start:
             )
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Load the state of the optimizer of ``model``, which may be spread over processes by now;
-        ValueError if it does not fit."""
+        """Load the optimizer state for ``model``, which may be sharded already.
+
+        Raises ValueError if it does not fit.
+        """
         if self.state is not None:
             load_optimizer_state(optimizer, model, self.state, source=self.source or "")
 
     def trained_grid(self) -> TokenGrid | None:
-        """The grid whose position table the encoder's weights were trained with, if any."""
+        """The grid that the encoder's weights were trained on; None without weights."""
         if self.state is not None:
             return trained_grid(self.state)
         return None if self.init is None else trained_grid(self.init.state)
 
     def describe_fit(self, encoder: Encoder) -> list[str]:
-        """How the encoder's weights are changed for other tokens than they were trained with."""
+        """Log lines on how the encoder's weights are adapted to other tokens."""
         return [] if self.init is None else describe_fit(self._tokens(encoder), encoder.tokens)
 
     def lines(self) -> list[str]:
-        """Where the run starts from, in words for its log."""
+        """Log lines on the starting point."""
         if self.table:
             return [self.line, *self.table]
         if not self.initialised:
@@ -168,7 +184,7 @@ class Start:
         return [self.line, f"not in it, so as initialised: {', '.join(self.initialised)}"]
 
     def write_table(self, folder: Path, model: nn.Module) -> None:
-        """Write to the run's folder what became of every tensor of ``init``, if there is one."""
+        """Write a table of all tensors of ``init`` and their fate to the run's folder."""
         if self.init is None:
             return
         encoder = model.get_submodule("encoder")
@@ -184,14 +200,14 @@ class Start:
         )
 
     def forget_weights(self) -> None:
-        """Let go of what was loaded: of a state only what `Run` goes on from stays."""
+        """Free the loaded weights; of a checkpoint, keep only what `Run` still needs."""
         if self.state is not None:
             kept = {"step", "window", "loss_scale"} & self.state.keys()
             self.state = {name: self.state[name] for name in kept}
         self.init = self.parts = None
 
     def _tokens(self, encoder: Encoder) -> Tokens:
-        """Those that the weights of ``init`` were trained with."""
+        """The tokens that the weights of ``init`` were trained on."""
         assert self.init is not None
         return replace(tokens_of(self.init.state), grid=self.trained_grid() or encoder.grid)
 
@@ -204,13 +220,13 @@ def find_start(
     total_steps: int,
     data: Mapping[str, Any] | None = None,
 ) -> Start:
-    """In this order: the run folder's own last checkpoint, run.resume, model.init, scratch.
+    """Find the starting point: the run folder's last checkpoint, run.resume, model.init or scratch.
 
-    ``data`` tells which videos make up which step, as `describe_data` does. What was done with
-    other data is no part of this run: its own checkpoint is refused then, one to resume is not.
+    ``data``: from `describe_data`. The run's own checkpoint is refused if it was trained on other
+    data; one named by run.resume is not.
 
-    Raises ValueError or FileNotFoundError when what is named is missing, damaged, of another kind,
-    or further than this run goes.
+    Raises ValueError or FileNotFoundError if a named file is missing, damaged, of another kind, or
+    beyond the end of this run.
     """
     own, last = folder / "checkpoints" / "last", linked_checkpoint(folder)
     if last is not None and not is_checkpoint(own):
@@ -223,14 +239,14 @@ def find_start(
                 f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"
             )
         step = state["step"]
-        more = step * config.optim.epochs // total_steps + 1  # epochs that leave steps to be done
+        more = step * config.optim.epochs // total_steps + 1  # enough epochs to continue
         changes = _changes(state.get("data"), data)
         if changes and source == own:
             raise ValueError(
                 f"run.output_dir ({folder}) cannot go on after step {step}, as {changes}: must be "
                 f"as before, or go on with run.resume={source} in another folder"
             )
-        # Its own last step may be left to be evaluated; of another run's nothing is left to be done
+        # A finished run may still have to evaluate its last step; another run's leaves no steps
         if step > total_steps or (step == total_steps and source != own):
             raise ValueError(
                 f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps; "
@@ -252,7 +268,7 @@ def find_start(
 
 
 def describe_data(manifest: Manifest, mixture: Mixture, *, videos_per_step: int) -> dict[str, Any]:
-    """What decides which videos make up which step, as a part of checkpoints."""
+    """The data settings that decide which videos are in which step, stored in checkpoints."""
     return {
         "videos": manifest.digest(),
         "num_videos": len(manifest),
@@ -263,7 +279,7 @@ def describe_data(manifest: Manifest, mixture: Mixture, *, videos_per_step: int)
 
 
 def _changes(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
-    """What differs between two results of `describe_data`, in words; empty if nothing does."""
+    """Differences between two results of `describe_data`, in words; empty if there are none."""
     if before is None or now is None:
         return ""
     words = {

@@ -1,4 +1,4 @@
-"""A run's steps: what is kept of those since the last record, and which of them do not count."""
+"""Bookkeeping of steps: figures since the last record, and skipped steps."""
 
 import math
 import time
@@ -10,18 +10,18 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from hpm_video.runtime.distributed import World, mean_over_processes
 
-# Verdicts on a step: skipped are bad ones, and those whose gradient a lower loss scale may mend.
+# Verdicts on a step. Bad steps and overflows (to be mended by a lower loss scale) are skipped.
 GOOD, BAD, OVERFLOW = 0.0, 1.0, 2.0
 
 
 class Period:
-    """What a run keeps of the steps since its last record.
+    """Steps since the last record.
 
-    names: of the numbers that every step gives, once one has given them.
-    rows: one (M + 1,) a step, on the device: these M numbers, then GOOD, BAD or OVERFLOW.
-    skipped: whether it was not a good one, of those steps that the host has looked at.
-    videos: which each step was of, on this process; not known of steps before a resume.
-    first_step: steps done before the first of them.
+    names: the M figures of each step, known from the first step on.
+    rows: (M + 1,) per step, on the device: the figures, then GOOD, BAD or OVERFLOW.
+    skipped: whether each step was skipped, for the steps that the host knows of.
+    videos: the videos of each step on this rank; unknown for steps before a resume.
+    first_step: number of steps done before this period.
     """
 
     def __init__(self, steps_done: int, rows: Sequence[Tensor] = ()) -> None:
@@ -34,27 +34,27 @@ class Period:
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Rates are from here on."""
+        """Start measuring rates here."""
         self._started_s = time.monotonic()
         self._waited_s, self._clips = 0.0, 0
 
     def note_batch(self, videos: list[int], *, num_clips: int, waited_s: float) -> None:
-        """A batch of this process's videos has come, of ``num_clips`` over all processes."""
+        """Record a batch: this rank's videos, and ``num_clips`` clips over all ranks."""
         self._waited_s += waited_s
         self._clips += num_clips
         self._step_videos += videos
 
     def end_step(self, numbers: Mapping[str, Tensor], verdict: Tensor) -> None:
-        """Count the step whose batches were noted, with its scalars on the device."""
+        """Record a step after its batches; ``numbers`` are scalars on the device."""
         self.names = list(numbers)
         self.rows.append(torch.stack([*numbers.values(), verdict]))
         self.videos.append(self._step_videos)
         self._step_videos = []
 
     def means(self, figures: Mapping[str, Tensor | None], world: World) -> dict[str, float | None]:
-        """Means over processes of the numbers, over the steps that were not skipped; the highest
-        ``grad_norm``; figures of the last step. None where that is not a number, and figures where
-        the last step was skipped. Waits for the device and for the other processes."""
+        """Means over ranks and over steps that were not skipped, the highest ``grad_norm``, and the
+        figures of the last step. NaN becomes None, as do the figures of a skipped last step.
+        Synchronises with the device and the other ranks."""
         steps = zip(self.rows, self.skipped, strict=True)
         rows = [row for row, skipped in steps if not skipped]
         table = torch.stack(rows or [torch.full_like(self.rows[0], math.nan)])[:, :-1]
@@ -74,13 +74,13 @@ class Period:
         return {**means, **{name: means[name] if name in known else None for name in figures}}
 
     def own_loss(self) -> float | None:
-        """Mean loss of this process's steps that were not skipped; waits for the device."""
+        """This rank's mean loss over steps that were not skipped; synchronises."""
         losses, verdicts = torch.stack(self.rows)[:, [self.names.index("loss"), -1]].T
         loss = losses[verdicts == GOOD].mean().item()
         return loss if math.isfinite(loss) else None
 
     def rates(self) -> dict[str, float]:
-        """Clips per second and the share of the time that went into waiting for them."""
+        """Clips per second, and the share of time spent waiting for data."""
         elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
         return {
             "clips_per_second": round(self._clips / elapsed_s, 2),
@@ -89,8 +89,11 @@ class Period:
 
 
 def own_rows(window: list[list[Tensor]], world: World) -> list[Tensor]:
-    """A period's rows of this process, from a checkpoint's of all; their means if there were more
-    or fewer processes. (P, steps) x (M + 1,) -> steps x (M + 1,), on this process's device."""
+    """This rank's rows of a period, from a checkpoint with those of all P ranks.
+
+    (P, steps) x (M + 1,) -> steps x (M + 1,), on this rank's device. Rows are averaged if the
+    number of ranks has changed.
+    """
     if len(window) == world.size:
         rows = window[world.rank]
     else:
@@ -99,32 +102,32 @@ def own_rows(window: list[list[Tensor]], world: World) -> list[Tensor]:
 
 
 class BadSteps:
-    """Skips bad steps on the device, and counts on the host how many came in a row.
+    """Skips bad steps on the device and counts consecutive ones on the host.
 
-    The device decides for itself, so that the host need not wait for it at every step, and after
-    ``max_in_a_row`` bad steps it skips all others too: whenever the host learns of it, nothing has
-    moved since before the first of them.
+    The device decides, so the host need not synchronise at every step. After ``max_in_a_row`` bad
+    steps the device skips all later steps too. When the host finds out, the weights are still those
+    from before the first bad step.
 
-    in_a_row: bad steps up to the latest one that the host was told of, at most max_in_a_row.
-    before: steps done, and their rows since the last record, before the first of these.
+    in_a_row: consecutive bad steps that the host knows of, at most max_in_a_row.
+    before: number of steps, and their rows since the last record, before the first of them.
     """
 
     def __init__(self, device: torch.device, *, max_in_a_row: int) -> None:
         self.max_in_a_row = max_in_a_row
         self.in_a_row = 0
         self.before: tuple[int, list[Tensor]] = (0, [])
-        self._on_device = torch.zeros((), device=device)  # as in_a_row, and ahead of it
+        self._on_device = torch.zeros((), device=device)  # in_a_row, ahead of the host's
 
     @property
     def is_over(self) -> bool:
-        """Whether the host knows of too many bad steps in a row."""
+        """Whether the host knows of max_in_a_row consecutive bad steps."""
         return self.in_a_row >= self.max_in_a_row
 
     def judge(self, total: Tensor, overflow: Tensor | None = None) -> Tensor:
-        """Mean over processes of the sum of a step's metrics -> BAD if not finite, else GOOD.
+        """Judge the sum of a step's metrics, averaged over ranks: BAD if not finite, else GOOD.
 
-        ``overflow``: whether only the loss scale is to blame; then it is OVERFLOW. All are scalars
-        on the device, for which nothing waits.
+        ``overflow``: 1 if the loss scale caused it; the verdict is then OVERFLOW. All are scalars
+        on the device, without synchronisation.
         """
         is_over = self._on_device >= self.max_in_a_row
         is_bad = ~total.isfinite()
@@ -138,9 +141,9 @@ class BadSteps:
         return verdict
 
     def note(self, *, skipped: bool, steps_done: int, rows: list[Tensor]) -> bool:
-        """Count the step after ``steps_done`` ones, of which ``rows`` are since the last record.
+        """Count a step after ``steps_done`` others, of which ``rows`` are since the last record.
 
-        Returns whether it was a bad one, and not only one after too many of them.
+        Returns whether the step itself was bad, rather than skipped after too many bad ones.
         """
         if self.is_over:
             return False
@@ -154,21 +157,21 @@ class BadSteps:
 
 
 def step_unless(skip: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """``optimizer.step()``, without any effect where the device finds ``skip`` (scalar) to be 1."""
-    # What a GradScaler sets: fused optimizers read it on the device. Weights, moments and their
-    # counters then stay as they are, whatever the gradients.
+    """``optimizer.step()``, without effect if ``skip`` (scalar on the device) is 1."""
+    # GradScaler's flag, which fused optimizers read on the device: weights, moments and counters
+    # then stay unchanged, whatever the gradients.
     optimizer.found_inf = skip  # type: ignore[attr-defined]
     optimizer.step()
 
 
 def running_means(model: nn.Module) -> list[Tensor]:
-    """The buffers of a model's batch norms, which its forward pass moves."""
+    """The running statistics of a model's batch norms, which change in its forward pass."""
     norms = [module for module in model.modules() if isinstance(module, _NormBase)]
     return [buffer for norm in norms for buffer in norm.buffers()]
 
 
 @torch.no_grad()
 def restore_if(skip: Tensor, values: Sequence[Tensor], before: Sequence[Tensor]) -> None:
-    """Set values back to what they were where the device finds ``skip`` (scalar) to be 1."""
+    """Restore values in place if ``skip`` (scalar on the device) is 1."""
     for value, old in zip(values, before, strict=True):
         value.copy_(torch.where(skip > 0, old, value))

@@ -1,5 +1,4 @@
-"""Whether videos have motion vectors, in a run whose masks are made of them, and how many lack
-them."""
+"""Counts videos without motion vectors, in runs whose masks need them."""
 
 import numpy as np
 
@@ -11,14 +10,14 @@ from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.data.video.frames import VideoReadError
 from hpm_video.data.video.motion import NO_VECTORS
 
-_ENOUGH = 64  # videos; a list of which so many lack vectors has none, or hardly any
+_ENOUGH = 64  # videos without vectors after which a list counts as having none
 
 
 def check_vectors(config: PretrainConfig, manifest: Manifest) -> None:
-    """Raise ValueError where masks are to be made of motion vectors and no video has any.
+    """Raise ValueError if masks need motion vectors and no video has any.
 
-    Looks at videos all over the list until one has some: mostly at one. What is unreadable does not
-    count; the run itself reports it.
+    Tries videos from all over the list until one has vectors, usually the first. Unreadable videos
+    do not count; the run itself reports them.
     """
     if scored_tubelet(config) is None:
         return
@@ -41,10 +40,10 @@ def check_vectors(config: PretrainConfig, manifest: Manifest) -> None:
 
 
 class VectorCount:
-    """Counts the clips read, and those without vectors, over all processes."""
+    """Counts clips, and those without vectors, over all ranks."""
 
     def __init__(self) -> None:
-        self._fresh = [0, 0]  # of this process, of which the others do not know
+        self._fresh = [0, 0]  # this rank's counts not yet shared
         self._read = self._lacking = 0
 
     def note(self, batch: ClipBatch, *, repeats: int) -> None:
@@ -53,17 +52,17 @@ class VectorCount:
         self._fresh[1] += sum(NO_VECTORS in note for _, note in batch.notes)
 
     def take(self) -> list[int]:
-        """What was counted since the last call, to be told to all."""
+        """This rank's counts since the last call, to be shared with all ranks."""
         fresh, self._fresh = self._fresh, [0, 0]
         return fresh
 
     def add(self, counts: list[list[int]]) -> None:
-        """Take in what all processes counted, the same in each."""
+        """Add the counts of all ranks."""
         self._read += sum(read for read, _ in counts)
         self._lacking += sum(lacking for _, lacking in counts)
 
     def describe(self) -> str | None:
-        """How many lack vectors, in words; None where none does."""
+        """One log line on clips without vectors; None if all have them."""
         if not self._lacking:
             return None
         return (

@@ -57,21 +57,24 @@ function thumbnails() {
       value.dataset.agreement = name;
       button.append(value);
     }
-    button.addEventListener("click", () => look(name));
+    button.addEventListener("click", () => {
+      look(name);
+      by("picture").scrollIntoView({ block: "nearest" });
+    });
+    by("view").append(new Option(view.name, name));
     by(view.heat ? "sources" : "views").append(button);
   }
 }
 
 function pointer() {
-  const picture = by("picture");
-  picture.addEventListener("pointermove", (event) => {
-    const found = under(event);
-    if (found) choose(...found);
-  });
-  picture.addEventListener("pointerdown", (event) => {
-    const found = under(event);
-    if (found) choose(...found);
-  });
+  for (const picture of pictures) {
+    for (const kind of ["pointermove", "pointerdown"]) {
+      picture.addEventListener(kind, (event) => {
+        const found = under(event);
+        if (found) choose(...found);
+      });
+    }
+  }
   for (const along of ["columns", "rows"]) {
     by(along).addEventListener("pointerdown", (event) => {
       const frame = by(along).getBoundingClientRect();
@@ -97,7 +100,7 @@ function keys() {
 }
 
 async function start() {
-  size(by("picture"), 960);
+  for (const canvas of pictures) size(canvas, 720);
   thumbnails();
   slider("opacity", "opacity", percent);
   slider("hard-ratio", "hardRatio", (value) => value.toFixed(2));
@@ -122,10 +125,8 @@ async function start() {
     state.seed += 1;
     redraw();
   });
-  by("theme").addEventListener("change", () => {
-    document.documentElement.dataset.theme = by("theme").value;
-    redraw();
-  });
+  by("view").addEventListener("change", () => look(by("view").value));
+  by("theme").addEventListener("change", redraw);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   pointer();
   keys();
@@ -136,6 +137,7 @@ async function start() {
   await Promise.all(images(data.windows[0]).map((picture) => picture.decode()));
   look(state.view);
   table();
+  play(!matchMedia("(prefers-reduced-motion: reduce)").matches);
   document.documentElement.dataset.ready = "true";
 }
 

@@ -10,7 +10,7 @@ for (const choice of document.querySelectorAll("#shown input")) {
 
 // Tables sort by a column: numbers the largest first, words from A to Z; again: the other way.
 function sortBy(table, column, button) {
-  const rows = [...table.rows].slice(1);
+  const rows = [...table.tBodies[0].rows];
   const heads = [...table.rows[0].cells];
   const up = button.parentElement.getAttribute("aria-sort");
   const key = (row) => row.cells[column].textContent.trim();
@@ -23,12 +23,14 @@ function sortBy(table, column, button) {
     : key(a).localeCompare(key(b), undefined, { numeric: true })));
   for (const head of heads) head.removeAttribute("aria-sort");
   button.parentElement.setAttribute("aria-sort", order);
-  rows[0].parentElement.append(...rows);
+  table.tBodies[0].append(...rows);
 }
 for (const table of document.querySelectorAll("table.sortable")) {
   [...table.rows[0].cells].forEach((head, column) => {
     if (head.textContent === "spread") return;
     const button = document.createElement("button");
+    button.type = "button";
+    button.className = "link";
     button.textContent = head.textContent;
     button.addEventListener("click", () => sortBy(table, column, button));
     head.replaceChildren(button);

@@ -1,8 +1,9 @@
 // The state of the page, and everything that changes it.
 const by = (id) => document.getElementById(id);
+const pictures = [by("picture"), ...document.querySelectorAll("[data-panel]")];
 const state = {
   position: 0, // in data.timeline
-  view: data.scoredBy,
+  view: "clip",
   level: "token",
   colours: "rank",
   opacity: 0.6,
@@ -64,7 +65,10 @@ const fixed = (value) => (value === null ? "–" : value.toFixed(3));
 function redraw() {
   const [shown, frame] = data.timeline[state.position];
   draw.view(by("picture"), state.view, state);
-  draw.choice(by("picture"), state);
+  for (const canvas of document.querySelectorAll("[data-panel]")) {
+    draw.view(canvas, canvas.dataset.panel, state);
+  }
+  for (const canvas of pictures) draw.choice(canvas, state);
   for (const canvas of document.querySelectorAll("[data-view] canvas")) {
     draw.view(canvas, canvas.parentElement.dataset.view, state);
   }
@@ -77,7 +81,6 @@ function redraw() {
   by("when").textContent = `frame ${index} of ${data.numFrames}${time}`;
   by("time").value = state.position;
   by("time").setAttribute("aria-valuetext", by("when").textContent);
-  by("picture-name").textContent = VIEWS[state.view].name;
   by("warning").hidden = state.view !== "flattering";
   by("tube").textContent = tubeText();
   numbers(shown);
@@ -164,7 +167,7 @@ function table() {
 
 // The tube under the pointer: [row, column, crop], or null outside of what the model sees.
 function under(event) {
-  const frame = by("picture").getBoundingClientRect();
+  const frame = event.currentTarget.getBoundingClientRect();
   const x = (event.clientX - frame.left) / frame.width;
   const y = (event.clientY - frame.top) / frame.height;
   const inside = ([top, left, height, width]) =>
@@ -192,6 +195,7 @@ function play(on) {
 
 function look(view) {
   state.view = view;
+  by("view").value = view;
   for (const button of document.querySelectorAll("[data-view]")) {
     button.setAttribute("aria-pressed", String(button.dataset.view === view));
   }

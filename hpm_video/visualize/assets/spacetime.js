@@ -1,6 +1,10 @@
 // Tubes in space and time: frames behind one another, and rows and columns over time.
 const spaceTime = {
-  ink: (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim(),
+  // A colour of the page, in words that a canvas knows.
+  ink(name) {
+    by("stack").style.color = `var(${name})`;
+    return getComputedStyle(by("stack")).color;
+  },
 
   // Slices of the clip side by side in time, on which only its hardest tokens are coloured.
   stack(canvas, state) {

@@ -148,7 +148,9 @@ class Clip {
       const item = document.createElement("li");
       const button = document.createElement("button");
       button.type = "button";
-      const share = Number((100 * left[tube]).toPrecision(2));
+      button.className = "link";
+      const percent = 100 * left[tube];
+      const share = percent < 10 ? percent.toPrecision(2) : percent.toFixed(0);
       button.textContent = `row ${row}, column ${column}: ${share} %`;
       button.addEventListener("click", () => this.choose(row, column));
       item.append(button);

@@ -1,1 +1,1 @@
-"""Checkpoints in the formats of others, and as programs."""
+"""Exports checkpoints to other projects' formats and to executable graphs."""

@@ -1,7 +1,7 @@
-"""The README.md of an exported model: what it is, from what it was made, how good, how to load it.
+"""The model card (README.md) of an exported model: architecture, data, recipe, figures, loading.
 
-Figures are those of the run's own metrics.jsonl. What only its maker knows is left to fill in, and
-said so. Of paths only the last name is told.
+Figures come from the run's metrics.jsonl. Facts that only the author knows are marked as to be
+filled in. Paths are reduced to their last component.
 """
 
 import json
@@ -22,7 +22,7 @@ from hpm_video.weights.checkpoint import settings_of
 NAME = "README.md"
 TO_FILL_IN = "TO BE FILLED IN"
 
-# Of a machine, or of nobody's interest
+# Settings that are private to a machine or irrelevant to readers
 _NOT_TOLD = re.compile(r"(run|probe|clip)\..*|data\.(root|num_workers|decod.*|max_bad_fraction)")
 _NO_FIGURES = ("step", "epoch", "lr", "momentum", "clips_per_second", "data_wait_fraction")
 _CLASSES = {
@@ -34,8 +34,11 @@ _CLASSES = {
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a checkpoint is from. run: the folder of its run, if it lies in one. data: what it
-    knows of the run's videos. pictures: files that show what the model does."""
+    """Where a checkpoint comes from.
+
+    run: its run folder, if it lies in one. data: its record of the run's videos. pictures: image
+    files for the card.
+    """
 
     run: Path | None = None
     data: Mapping[str, Any] | None = None
@@ -50,9 +53,9 @@ def model_card(
     origin: Origin,
     pictures: Sequence[str] = (),
 ) -> str:
-    """The text for a checkpoint that is exported as ``architecture`` of transformers.
+    """The card of a checkpoint that is exported as a transformers class ``architecture``.
 
-    ``pictures``: names of files beside the card.
+    ``pictures``: names of image files beside the card.
     """
     config, is_classifier = settings_of(state), "head.weight" in state["model"]
     lines = _header(config, is_classifier=is_classifier)
@@ -164,7 +167,7 @@ def _figures(state: Mapping[str, Any], run: Path | None) -> list[str]:
 
 
 def _records(run: Path) -> Iterator[dict[str, float]]:
-    """Those of a run folder, as far as they can be read: numbers by name, with a step."""
+    """The readable records of a run folder: numbers by name, including the step."""
     with suppress(OSError, ValueError):
         for line in read_text(run / "metrics.jsonl").splitlines():
             record = parse_json(line)
@@ -209,18 +212,18 @@ def _loading(config: PretrainConfig | FinetuneConfig, architecture: str) -> list
 
 
 def _without_folders(key: str, value: Any) -> str:
-    """A setting's value as it is typed; of one that names files, their last names."""
+    """A setting's value as typed on the command line, with paths reduced to file names."""
     if "manifest" in key or key in ("model.init", "loss.target_model", "loss.target_weights"):
         value = [_base(path) for path in value] if isinstance(value, list) else _base(str(value))
     return printable(value if isinstance(value, str) else json.dumps(value)).replace("`", "'")
 
 
 def _base(path: str) -> str:
-    """What may be told of a path: its last name, or that of a repository."""
+    """The public part of a path: its last component; names of public repositories in full."""
     is_public = path.startswith(("hf:/", "timm:"))
     return printable(path if is_public else Path(path).name).replace("`", "'")
 
 
 def _plain(text: str) -> str:
-    """Text on one line that is no markup."""
+    """Text on one line, with Markdown characters escaped."""
     return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", printable(text))

@@ -1,4 +1,4 @@
-"""What leaves as a program, not as weights: one module of clips, which needs no code of ours."""
+"""Exports as executable graphs: one module from clips to outputs that needs none of our code."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from hpm_video.weights.load import classifier_of, encoder_of
 
 
 class ClipEncoder(nn.Module):
-    """An encoder of whole clips, without masks."""
+    """Encodes whole clips, without masks."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -30,10 +30,10 @@ class ClipEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class Deployed:
-    """A module of clips (B, 3, T, H, W) in [0, 1], which it normalises itself.
+    """A module that takes clips (B, 3, T, H, W) in [0, 1] and normalises them itself.
 
-    output: what it gives, ``logits`` (B, classes) or ``tokens`` (B, N, D).
-    clip_shape: (3, T, H, W). facts: about it, name -> words, for the file.
+    output: name of its output, ``logits`` (B, classes) or ``tokens`` (B, N, D).
+    clip_shape: (3, T, H, W). facts: metadata to store in the file.
     """
 
     module: nn.Module
@@ -42,8 +42,8 @@ class Deployed:
     facts: Mapping[str, str]
 
     def program(self) -> ExportedProgram:
-        """It as a graph, for batches of any size."""
-        clips = torch.zeros(2, *self.clip_shape)  # two: of one, the size would be taken as fixed
+        """The module as a graph for any batch size."""
+        clips = torch.zeros(2, *self.clip_shape)  # torch.export would fix a batch size of 1
         with torch.no_grad():
             return torch.export.export(
                 self.module, (clips,), dynamic_shapes={"clips": {0: Dim("batch")}}
@@ -51,9 +51,9 @@ class Deployed:
 
 
 def deployed(state: Mapping[str, Any]) -> Deployed:
-    """The classifier of a checkpoint; of a pre-training, or where there is no more, its encoder.
+    """The classifier of a checkpoint, or its encoder if it has no head.
 
-    Raises ValueError where the weights do not fit, or are of a baseline.
+    Raises ValueError if the weights do not fit or are of a baseline.
     """
     module: nn.Module
     data: DataConfig

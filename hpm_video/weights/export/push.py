@@ -1,4 +1,4 @@
-"""Folders of exported models onto the Hugging Face Hub, and nothing else by mistake."""
+"""Uploads folders of exported models to the Hugging Face Hub; refuses any other files."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from hpm_video.weights.export.model_card import TO_FILL_IN
 from hpm_video.weights.hub import first_line, hub_library
 
 _REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-# What a folder of a model may hold, as exports make it or their owner adds
+# Files that a model folder may hold: those that exports write, and usual additions
 _OF_MODELS = re.compile(
     r"README\.md|LICENSE(\.\w+)?|\.gitattributes|config\.json|preprocessor_config\.json"
     r"|model[\w-]*\.safetensors|model\.safetensors\.index\.json"
@@ -26,7 +26,7 @@ _FEW = 5
 
 @dataclass(frozen=True)
 class Upload:
-    """What goes to the hub. files: (name, bytes). missing: what it should have, in words."""
+    """A planned upload. files: (name, bytes). missing: descriptions of what the folder lacks."""
 
     folder: Path
     files: tuple[tuple[str, int], ...]
@@ -34,10 +34,10 @@ class Upload:
 
 
 def plan_upload(folder: str | Path) -> Upload:
-    """Look at a folder of an exported model.
+    """Inspect a folder of an exported model.
 
-    Raises ValueError where it is none, or holds what must not leave: links, files of other kinds,
-    and texts that look like secrets.
+    Raises ValueError if it is none, or holds files that must not be uploaded: links, other kinds of
+    files, or text that looks like a secret.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -66,9 +66,9 @@ def plan_upload(folder: str | Path) -> Upload:
 
 
 def push(upload: Upload, repo: str, *, is_private: bool, message: str) -> str:
-    """Send it, as one commit, to a repository that is made if need be; returns its address.
+    """Upload as one commit, creating the repository if needed; returns its URL.
 
-    Raises ValueError in one line where the hub refuses, or cannot be reached.
+    Raises ValueError, one line, if the hub refuses or cannot be reached.
     """
     hub = hub_library()
     names = [name for name, _ in upload.files]
@@ -86,13 +86,13 @@ def push(upload: Upload, repo: str, *, is_private: bool, message: str) -> str:
 
 
 def check_repo(repo: str) -> None:
-    """Raise ValueError unless it is the name of a repository."""
+    """Raise ValueError unless ``repo`` is a valid repository name."""
     if not _REPO.fullmatch(repo):
         raise ValueError(f"REPO ({repo}) must be OWNER/NAME, of letters, digits, - _ and .")
 
 
 def has_token() -> bool:
-    """Whether huggingface_hub knows who we are."""
+    """Whether huggingface_hub has an access token."""
     return bool(hub_library().get_token())
 
 

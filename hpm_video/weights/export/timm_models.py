@@ -1,10 +1,10 @@
-"""Our encoders in timm's registry: import this module, then ``timm.create_model``.
+"""Our encoders in timm's registry: import this module, then call ``timm.create_model``.
 
     timm.create_model("hpm_vit_base_patch16_224", checkpoint="outputs/pre", num_classes=174)
 
-Models take clips (B, 3, T, H, W) in [0, 1], which they normalise themselves: the mean of their
-``pretrained_cfg`` is 0 and the deviation 1. The tag ``.scratch`` says that there are no weights to
-download; weights come from ``checkpoint``, a file or folder that `hpm-video weights inspect` knows.
+Models take clips (B, 3, T, H, W) in [0, 1] and normalise them, so their ``pretrained_cfg`` has mean
+0 and deviation 1. The tag ``.scratch`` means that there are no weights to download. Weights come
+from ``checkpoint``, any file or folder that `hpm-video weights inspect` can read.
 """
 
 from collections.abc import Callable
@@ -28,9 +28,9 @@ PATCH_SIZES = {size: 14 if size == "giant" else 16 for size in SIZES if size != 
 
 
 class TimmClassifier(Classifier):
-    """The classifier with the methods that users of timm expect.
+    """The classifier with timm's model interface.
 
-    Without classes (``num_classes=0``) it gives features (B, D), the head's input.
+    With ``num_classes=0`` it returns features (B, D), the input of the head.
     """
 
     def __init__(self, grid: TokenGrid, size: ViTSize, *, num_classes: int, **named: Any) -> None:
@@ -55,7 +55,7 @@ class TimmClassifier(Classifier):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head; 0 classes: none."""
+        """Replace the head; 0 classes remove it."""
         self.num_classes = num_classes
         width = self.encoder.width
         self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
@@ -74,13 +74,13 @@ def build(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> TimmClassifier:
-    """The model of a size, from scratch or with the weights of ``checkpoint``.
+    """Build the model of a size, from scratch or with the weights of ``checkpoint``.
 
-    Of a pre-training these are the encoder's. Of a classifier they are all, unless ``num_classes``
-    is given and another one: then its head stays new. They are interpolated to other clips and
-    tokens than they were trained with. num_classes: of the checkpoint's, else 0.
+    A pre-training checkpoint provides the encoder. A classifier provides everything, except that
+    the head stays new if ``num_classes`` differs. Weights are interpolated for other clips and
+    tokens. ``num_classes``: default is the checkpoint's, or 0 if it has none.
 
-    Raises ValueError where the weights do not fit, or ``pretrained`` asks for a download.
+    Raises ValueError if the weights do not fit, or for ``pretrained``, as there are no downloads.
     """
     if pretrained:
         raise ValueError(
@@ -93,7 +93,7 @@ def build(
         trained, heads = state["config"]["model"], SIZES[size].heads
         if trained.get("name", "videomae") != "videomae":
             raise ValueError(f"checkpoint ({checkpoint}) is of the baseline {trained['name']}")
-        if heads_of(trained["size"], trained["heads"]) != heads:  # shapes do not tell
+        if heads_of(trained["size"], trained["heads"]) != heads:  # shapes do not reveal it
             raise ValueError(f"checkpoint ({checkpoint}) must have {heads} heads, as {size}")
     weights = state["model"]
     has_head = "head.weight" in weights
@@ -128,7 +128,7 @@ def build(
 
 
 def _config(num_frames: int, side: int) -> dict[str, Any]:
-    """What timm keeps of a model, its input first."""
+    """timm's ``pretrained_cfg`` of a model."""
     return {
         "url": "",
         "num_classes": 0,
@@ -142,13 +142,13 @@ def _config(num_frames: int, side: int) -> dict[str, Any]:
 
 
 def _entry(size: str) -> Callable[..., TimmClassifier]:
-    """The function that timm's registry, and torch.hub, call for a size."""
+    """The entry point of a size for timm's registry and torch.hub."""
 
     def create(pretrained: bool = False, **settings: Any) -> TimmClassifier:
         tag = settings.pop("pretrained_cfg", None)
         if tag not in (None, "scratch"):
             raise ValueError(f"tag ({tag}) must be scratch, or left out")
-        for name in ("pretrained_cfg_overlay", "cache_dir"):  # of downloads
+        for name in ("pretrained_cfg_overlay", "cache_dir"):  # only concern downloads
             settings.pop(name, None)
         return build(size, pretrained=pretrained, **settings)
 

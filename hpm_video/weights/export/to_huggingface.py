@@ -1,4 +1,4 @@
-"""A folder that ``AutoModel.from_pretrained`` of transformers reads as a VideoMAE of its own, and
+"""Exports to a folder that ``AutoModel.from_pretrained`` of transformers reads as VideoMAE, and
 its model card."""
 
 import json
@@ -22,7 +22,7 @@ from hpm_video.weights.foreign.from_ours import export_tensors
 
 
 def write(state: Mapping[str, Any], output: Path) -> list[str]:
-    """Write weights, config.json and preprocessor_config.json; returns what to say about it."""
+    """Write weights, config.json and preprocessor_config.json; returns lines to print."""
     weights = state["model"]
     is_whole = "head.weight" in weights or "decoder_input.mask_token" in weights
     tensors, words = export_tensors(state, HUGGING_FACE if is_whole else HUGGING_FACE_ENCODER)
@@ -50,7 +50,7 @@ def write(state: Mapping[str, Any], output: Path) -> list[str]:
 
 
 def write_card(state: Mapping[str, Any], output: Path, *, name: str, origin: Origin) -> list[str]:
-    """Write README.md, and the pictures that it shows; returns what to say about it."""
+    """Write README.md and copy its pictures; returns lines to print."""
     copies = [f"picture_{n}{path.suffix}" for n, path in enumerate(origin.pictures, start=1)]
     for copy, path in zip(copies, origin.pictures, strict=True):
         shutil.copyfile(path, output / copy)
@@ -80,7 +80,7 @@ def _settings(state: Mapping[str, Any]) -> dict[str, Any]:
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,
         "qkv_bias": True,
-        # Whether the encoder goes without a norm at its end, besides what the name says
+        # True also means that the encoder has no final norm
         "use_mean_pooling": "encoder.norm.weight" not in weights,
         OURS: {name: getattr(data, name) for name in FRAMES},
     }

@@ -1,8 +1,8 @@
-"""A checkpoint as one file, or in the format of others: every format and how it is written.
+"""All export formats and how they are written.
 
-A writer puts the parts of a checkpoint, as `hpm_video.weights.checkpoint` describes them, into the
-file or folder ``output``, which is there, empty. It returns lines to say about what was left out or
-changed. Heavy packages are imported by the writers alone, so that ``--help`` is quick.
+A writer stores a checkpoint (see `hpm_video.weights.checkpoint`) in ``output``, an existing empty
+file or folder. It returns lines to print about what was left out or changed. Only writers import
+heavy packages, so that ``--help`` is quick.
 """
 
 import json
@@ -18,18 +18,18 @@ from hpm_video.runtime.files import check_can_be_folder, make_folder, new_file, 
 if TYPE_CHECKING:
     from hpm_video.weights.export.model_card import Origin
 
-# all: what is needed to go on with the run. weights-only: the student's or classifier's, with the
-# settings. encoder: its encoder's alone.
+# all: everything, so that training can resume. weights-only: model and settings without training
+# state. encoder: the same with the encoder's weights only.
 Part = Literal["all", "weights-only", "encoder"]
 State = Mapping[str, Any]
 
-FACTS = "hpm_video.json"  # in a program of torch.export
-_MOST_BYTES = 2**31 - 2**20  # a file of ONNX holds less than 2 GiB
+FACTS = "hpm_video.json"  # extra file in a torch.export archive
+_MOST_BYTES = 2**31 - 2**20  # one ONNX file holds less than 2 GiB
 
 
 @dataclass(frozen=True)
 class Target:
-    """A format to write. parts: those it can hold, the usual one first. is_folder: else a file."""
+    """An export format. parts: those it can hold, the default first. is_folder: not a file."""
 
     help: str
     write: Callable[[State, Path], list[str]]
@@ -38,7 +38,7 @@ class Target:
 
 
 def _checkpoint(state: State, output: Path) -> list[str]:
-    """One file, as `hpm_video.weights.checkpoint.load_checkpoint` reads it."""
+    """One file that `hpm_video.weights.checkpoint.load_checkpoint` reads."""
     import torch
 
     torch.save(dict(state), output)
@@ -46,7 +46,7 @@ def _checkpoint(state: State, output: Path) -> list[str]:
 
 
 def _safetensors(state: State, output: Path) -> list[str]:
-    """The tensors by our names; everything else as JSON in the header: kind, step, config, …"""
+    """The tensors with our names; other entries (kind, step, config, …) as JSON in the header."""
     from safetensors.torch import save_file
 
     weights = {name: value.contiguous() for name, value in state["model"].items()}
@@ -64,7 +64,7 @@ def _hugging_face(state: State, output: Path) -> list[str]:
 
 
 def _official(state: State, output: Path) -> list[str]:
-    """The weights in a container ``model``, as the official VideoMAE and VideoMAE V2 read them."""
+    """The weights under the key ``model``, as official VideoMAE and VideoMAE V2 code expects."""
     import torch
 
     from hpm_video.weights.foreign.formats import OFFICIAL_FINETUNED, OFFICIAL_PRETRAINED
@@ -78,9 +78,9 @@ def _official(state: State, output: Path) -> list[str]:
 
 
 def _timm(state: State, output: Path) -> list[str]:
-    """The state dict of timm's vision transformer: the image model that an encoder holds.
+    """The state dict of a timm vision transformer that acts like the encoder on still clips.
 
-    The patch embedding is that of clips that stand still, positions are means over time.
+    The patch embedding is summed and positions are averaged over time.
     """
     import torch
 
@@ -99,7 +99,7 @@ def _timm(state: State, output: Path) -> list[str]:
 def _onnx(state: State, output: Path) -> list[str]:
     """A graph with its weights in one file, input ``clips``, output ``logits`` or ``tokens``.
 
-    Raises ValueError where the packages are missing, or the weights do not fit into one file.
+    Raises ValueError if packages are missing, or the weights do not fit into one file.
     """
     import torch
 
@@ -131,13 +131,13 @@ def _onnx(state: State, output: Path) -> list[str]:
 
 
 def _torch_export(state: State, output: Path) -> list[str]:
-    """A graph with its weights for ``torch.export.load``, which runs it without our code."""
+    """A graph with its weights for ``torch.export.load``, which needs none of our code."""
     import torch
 
     from hpm_video.weights.export.program import deployed
 
     model = deployed(state)
-    with output.open("wb") as file:  # by its name it would have to end in .pt2
+    with output.open("wb") as file:  # a path would have to end in .pt2
         torch.export.save(model.program(), file, extra_files={FACTS: json.dumps(dict(model.facts))})
     return [f"{model.facts['input']} -> {model.output}"]
 
@@ -163,12 +163,13 @@ def export(
     part: Part | None = None,
     pictures: Sequence[Path] = (),
 ) -> list[str]:
-    """Write a checkpoint of either form, or the last of a run, as one of `TARGETS`.
+    """Export a checkpoint (file or shards), or the last one of a run, to one of `TARGETS`.
 
-    Returns lines to say: what was left out or changed, and where it is. Without ``to`` a name that
-    ends in ``.safetensors`` gets that, any other one a checkpoint. ``pictures``: for a model card.
+    ``to``: default is safetensors if ``output`` ends in ``.safetensors``, else a checkpoint.
+    ``pictures``: for the model card. Returns lines to print: what was left out or changed, and the
+    output path.
 
-    Raises FileNotFoundError, or ValueError where it cannot be read or written.
+    Raises FileNotFoundError, or ValueError if it cannot be read or written.
     """
     from hpm_video.weights.checkpoint import (
         find_checkpoint,
@@ -199,9 +200,9 @@ def export(
 
 
 def check_output(output: str | Path, *, source: str | Path | None = None) -> None:
-    """Raise ValueError unless a file, or a new folder, can be written there.
+    """Raise ValueError unless a file or a new folder can be written to ``output``.
 
-    A file that is there is replaced, if it is not ``source``; a folder, a pipe or a device is not.
+    An existing file may be replaced unless it is ``source``; folders, pipes and devices may not.
     """
     path = Path(output)
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
@@ -215,10 +216,10 @@ def check_output(output: str | Path, *, source: str | Path | None = None) -> Non
 def write_output(
     state: Mapping[str, Any], output: str | Path, *, to: str, origin: "Origin | None" = None
 ) -> list[str]:
-    """Write a checkpoint, or what is left of it, as one of `TARGETS`; it appears when complete.
+    """Write a checkpoint or a part of one as one of `TARGETS`; the output appears when complete.
 
-    ``origin``: for a model card. Returns lines to say, the last one its name. Raises ValueError
-    where it cannot be written, or where a number is not finite.
+    ``origin``: for the model card. Returns lines to print, the last one the output path. Raises
+    ValueError if it cannot be written or a weight is not finite.
     """
     from hpm_video.weights.foreign.from_ours import without_features
     from hpm_video.weights.misfits import is_finite
@@ -252,7 +253,7 @@ def write_output(
 
 
 def _remove(path: Path) -> None:
-    """Remove what an unfinished export has left, if anything."""
+    """Remove the remains of an unfinished export, if any."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

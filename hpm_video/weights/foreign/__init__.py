@@ -1,1 +1,1 @@
-"""Weights of others: recognised, converted both ways, with an account of every tensor."""
+"""Recognises weights of other projects and converts them both ways, accounting for each tensor."""

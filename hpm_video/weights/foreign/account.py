@@ -1,4 +1,4 @@
-"""The account of an import: what became of every tensor, and what the file is, in words."""
+"""The account of an import: what became of every tensor, and a description of the file."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from hpm_video.weights.foreign.architecture import Architecture
 from hpm_video.weights.foreign.weight_files import Source
 
 Status = Literal["loaded", "renamed", "interpolated", "initialised", "unused"]
-_LISTED = 4  # unused tensors that a line names
+_LISTED = 4  # unused tensors listed in the summary line
 
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a tensor: ``theirs`` in the file, ``ours`` in the model; either may be ""."""
+    """What became of a tensor. theirs, ours: its name in the file and in the model, or ""."""
 
     theirs: str
     ours: str
@@ -25,9 +25,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Imported:
-    """A checkpoint of ours, as `hpm_video.weights.checkpoint` describes it, and where it is from.
+    """An imported checkpoint in our format (see `hpm_video.weights.checkpoint`), and its origin.
 
-    words: what the file is. source: what is in it. architecture: None where it is one of ours.
+    words: description of the file. source: its content. architecture: None for our own files.
     """
 
     state: dict[str, Any]
@@ -38,7 +38,7 @@ class Imported:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed, in words, if anything."""
+        """Descriptions of what was assumed, if anything."""
         if self.architecture is None or not self.architecture.assumed:
             return ()
         what = ", ".join(self.architecture.assumed)
@@ -46,7 +46,7 @@ class Imported:
 
 
 def in_a_line(found: Imported) -> str:
-    """What a file is and how many of its tensors became what; of ours, the step."""
+    """One line: description of a file and counts of tensors by status; our files give the step."""
     if found.architecture is None:
         return f"step {found.state['step']}"
     counts = Counter(row.status for row in found.rows)
@@ -60,7 +60,7 @@ def in_a_line(found: Imported) -> str:
 
 
 def key_table(found: Imported) -> list[str]:
-    """A line for each tensor: what became of it, its name in the file and in the model."""
+    """A table with a line per tensor: status, name in the file, name in the model, shape, note."""
     rows = [("what", "in the file", "in the model", "shape", "")]
     for row in found.rows:
         shape = " x ".join(map(str, row.shape)) or "number"
@@ -70,14 +70,14 @@ def key_table(found: Imported) -> list[str]:
 
 
 def assumed(found: Imported) -> list[str]:
-    """A line of what the file did not say, if there is anything."""
+    """A line that lists the assumptions about a file, or nothing."""
     if found.architecture is None or not found.architecture.assumed:
         return []
     return [f"assumed  {', '.join(found.architecture.assumed)}: the file does not say"]
 
 
 def overview(found: Imported) -> list[str]:
-    """What a file is: format, size, grid, classes, what else lies in it."""
+    """Description of a file: format, size, clips, classes, other content."""
     state, tensors = found.state, found.source.tensors
     model, data = state["config"]["model"], state["config"]["data"]
     types = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())

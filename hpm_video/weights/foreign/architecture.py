@@ -1,4 +1,4 @@
-"""Which model weights of a foreign format belong to, by shapes, settings and assumptions."""
+"""Infers the model that weights of other projects belong to, from shapes, settings, assumptions."""
 
 import re
 from collections import Counter
@@ -31,12 +31,12 @@ from hpm_video.weights.misfits import refusal
 
 Colour = tuple[float, float, float]
 
-# What our models have, of the settings of a Hugging Face folder
+# Values of Hugging Face settings that our models support; others are refused
 _ONLY = {
     "hidden_act": "gelu", "num_channels": 3, "qv_bias": True, "qkv_bias": True,
     "do_normalize": True, "do_rescale": True,
 }  # fmt: skip
-# What of them tells what files do not
+# Our names for Hugging Face settings that provide facts missing from the tensors
 _SAID = {
     "num_frames": "num_frames", "image_size": "image_size",
     "depth": "num_hidden_layers", "heads": "num_attention_heads",
@@ -44,19 +44,19 @@ _SAID = {
     "mean": "image_mean", "std": "image_std",
 }  # fmt: skip
 _WHOLE_NUMBERS = [key for name, key in _SAID.items() if name not in ("mean", "std")]
-# Frames that VideoMAE and VideoMAE V2 fine-tune and test on, and their stride, by the number of
-# classes: their programs take these data sets only, and no other number for one
+# Sampling and frame stride with which VideoMAE and VideoMAE V2 fine-tune, by number of classes;
+# their code supports these data sets only
 _FRAMES: dict[int, tuple[Sampling, int]] = {
     **dict.fromkeys((400, 600, 700, 710), ("videomae_kinetics", 4)),  # Kinetics
     101: ("videomae_kinetics", 4),  # UCF101
     51: ("videomae_kinetics", 2),  # HMDB51
-    174: ("videomae_ssv2", 2),  # Something-Something V2, where the stride is of no meaning
+    174: ("videomae_ssv2", 2),  # Something-Something V2, which ignores the stride
 }
-# Where folders of Hugging Face that we export say which frames are read, and what they say
+# Key, and its settings, with which our Hugging Face exports say how frames are sampled
 OURS = "hpm_video"
 FRAMES = ("sampling", "frame_stride", "fps", "antialias")
-_LARGEST_EPS = 1e-5  # of norms; ours is 1e-6, and up to here outputs do not tell
-# Names, and which of their sides is the width of a stack of blocks, or that inside of its MLPs
+_LARGEST_EPS = 1e-5  # of norms; ours is 1e-6, and up to this value outputs do not change
+# Name pattern -> dimension that equals the width of the blocks, or the hidden width of their MLPs
 _NORMS = {r".*blocks\.\d+\.norm[12]\.bias|.*layernorm_(before|after)\.bias": 0}
 _HIDDEN = {
     r".*(mlp\.fc1|intermediate\.dense)\.(weight|bias)": 0,
@@ -66,12 +66,12 @@ _HIDDEN = {
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What files do not say themselves; what is None follows from them, or is the usual.
+    """Facts that files do not contain; those that are None are inferred or take a default.
 
-    depth, decoder_depth: numbers of blocks. Files say them, but not whether some are lacking.
-    image_frames: of clips where the weights are of images, unless num_frames is given.
-    sampling, frame_stride: which frames of a video are a clip.
-    mean, std: with which the pixels that the weights were trained on were normalised.
+    depth, decoder_depth: numbers of blocks, to detect missing ones.
+    image_frames: frames per clip for weights of image models, unless num_frames is given.
+    sampling, frame_stride: how the frames of a clip are chosen.
+    mean, std: normalisation of the pixels in training.
     """
 
     num_frames: int | None = None
@@ -91,11 +91,11 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model of ours that weights of others fit.
+    """One of our models that fits the weights of another project.
 
-    parts: which of its parts the weights hold. rules: of these, block by block. num_classes: 0
-    unless it is a classifier. assumed: what was not in the file, in words. knows_frames: whether
-    that is not so of the frames of a video that make a clip.
+    parts: the parts of it that the weights contain. rules: conversion rules of these parts, block
+    by block. num_classes: 0 unless it is a classifier. assumed: descriptions of facts that the file
+    lacks. knows_frames: whether the sampling of frames is known, not assumed.
     """
 
     config: PretrainConfig | FinetuneConfig
@@ -109,18 +109,18 @@ class Architecture:
     knows_frames: bool
 
     def build(self) -> nn.Module:
-        """The model, at its first values."""
+        """The model with its initial weights."""
         return build(self.config, num_classes=self.num_classes or 1)
 
 
 def architecture_of(
     found: Recognised, assumptions: Assumptions, *, encoder_only: bool = False
 ) -> Architecture:
-    """Work out the model.
+    """Infer the model.
 
-    ``encoder_only``: of its encoder, and what that ends with, alone.
+    ``encoder_only``: only the encoder and its final norm.
 
-    Raises ValueError where sizes are missing, contradict each other, or are none of our models'.
+    Raises ValueError if sizes are missing, contradict each other, or match none of our models.
     """
     layout, path, config = found.layout, found.source.path, found.source.config
     told = _known(found, assumptions)
@@ -166,7 +166,7 @@ def architecture_of(
         assumed += words
         labels = LabelsConfig()
         if config.get("problem_type") == "multi_label_classification":
-            labels = LabelsConfig(separator=";")  # lists may say otherwise when they are read
+            labels = LabelsConfig(separator=";")  # a placeholder; lists may use another
         whole = FinetuneConfig(
             data=FinetuneDataConfig(
                 **{**clip, "antialias": layout.is_image, "labels": labels, **frames}
@@ -203,9 +203,9 @@ def architecture_of(
 
 
 def _known(found: Recognised, given: Assumptions) -> Assumptions:
-    """What is given, else what the settings of a folder of Hugging Face or timm say.
+    """The given assumptions, completed by the settings of a Hugging Face or timm folder.
 
-    Raises ValueError where the two differ, and where our models do not have what settings say.
+    Raises ValueError if the two differ, or for settings that our models do not support.
     """
     config, path = found.source.config, found.source.path
     for name in _WHOLE_NUMBERS:
@@ -242,9 +242,9 @@ def _known(found: Recognised, given: Assumptions) -> Assumptions:
 
 
 def _own_frames(found: Recognised) -> dict[str, Any]:
-    """The settings that say which frames are read, in a folder of Hugging Face that we exported.
+    """The frame sampling settings in a Hugging Face folder that we exported; empty in others.
 
-    Raises ValueError where they are none.
+    Raises ValueError if they are invalid.
     """
     values = found.source.config.get(OURS)
     if values is None:
@@ -261,9 +261,9 @@ def _own_frames(found: Recognised) -> dict[str, Any]:
 def _frames(
     told: Assumptions, own: Mapping[str, Any], num_classes: int, *, is_image: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """The settings that say which frames are read, and in words what of a classifier is assumed.
+    """The frame sampling settings, and descriptions of those that are assumed.
 
-    ``own``: as `_own_frames`.
+    ``own``: result of `_own_frames`.
     """
     known, usual = not is_image and num_classes in _FRAMES, DataConfig()
     values = _FRAMES[num_classes] if known else (usual.sampling, usual.frame_stride)
@@ -278,10 +278,10 @@ def _frames(
 
 
 def _parts(found: Recognised) -> frozenset[Part]:
-    """Which parts of a model there are; a head counts only with the norm of a mean over tokens.
+    """The parts of a model that the weights contain.
 
-    Without a norm at the encoder's end, which folders of Hugging Face say, there is nothing else:
-    our decoder follows one.
+    A head counts only with the norm after the mean over tokens. An encoder without a final norm
+    (Hugging Face's use_mean_pooling) stands alone, as our decoder needs that norm.
     """
     there = [rule for rule in found.layout.rules if found.tensors.keys() & set(rule.theirs)]
     if any(rule.part == "head" and rule.ours[0].startswith("norm.") for rule in there):
@@ -294,7 +294,7 @@ def _parts(found: Recognised) -> frozenset[Part]:
 
 
 def _num_blocks(found: Recognised, part: Part) -> int:
-    """One more than the largest number of a block."""
+    """Number of blocks: one more than the largest block index."""
     names = [rule.theirs[0] for rule in found.layout.rules if rule.part == part]
     stacks = {re.escape(name.split("{}")[0]) for name in names if "{}" in name}
     numbers = [re.match(rf"{stack}(\d+)\.", name) for stack in stacks for name in found.tensors]
@@ -304,8 +304,10 @@ def _num_blocks(found: Recognised, part: Part) -> int:
 def _usual(
     found: Recognised, sides: Mapping[str, int], otherwise: int, *, of_decoder: bool = False
 ) -> int:
-    """The length that most tensors of such names have on that side, so that one unlike all others
-    is the wrong one."""
+    """The most common length among tensors, so that a single deviating one counts as wrong.
+
+    ``sides``: name pattern -> dimension. ``otherwise``: result if no tensor matches.
+    """
     lengths = Counter(
         tensor.shape[side]
         for name, tensor in found.tensors.items()
@@ -318,7 +320,7 @@ def _usual(
 
 
 def _size(found: Recognised, width: int, num_blocks: int, told: Assumptions) -> dict[str, Any]:
-    """The size of ours, and what is unlike it; ``num_blocks`` of the encoder are in the file."""
+    """Our size that fits, and settings that differ from it. ``num_blocks``: of the encoder."""
     path = found.source.path
     hidden = _usual(found, _HIDDEN, 4 * width)
     fitting = [n for n, size in SIZES.items() if round(width * size.mlp_ratio) == hidden]
@@ -341,7 +343,7 @@ def _size(found: Recognised, width: int, num_blocks: int, told: Assumptions) -> 
 
 
 def _decoder(found: Recognised, size: str, told: Assumptions) -> dict[str, Any]:
-    """The settings of a decoder, and the size that has this one, of those with the same encoder."""
+    """The settings of the decoder, and the size to which it belongs among those of equal width."""
     width = found.tensor("decoder_input.mask_token").shape[-1]
     width = _usual(found, _NORMS, width, of_decoder=True)
     ratio = SIZES[size].mlp_ratio
@@ -358,7 +360,7 @@ def _decoder(found: Recognised, size: str, told: Assumptions) -> dict[str, Any]:
 
 
 def _told(found: Recognised, name: str, heads: int | None, width: int) -> int:
-    """Heads that divide a width; raises ValueError for others, and where there are none."""
+    """The number of heads; raises ValueError if it is unknown or does not divide ``width``."""
     if heads is None or width % heads:
         raise refusal(
             found.source.path,
@@ -371,7 +373,7 @@ def _told(found: Recognised, name: str, heads: int | None, width: int) -> int:
 
 
 def _image_rows(found: Recognised) -> int:
-    """Rows, and columns, of the positions of a square image, the class token's left out."""
+    """Number of rows (= columns) of the position table of a square image, without class token."""
     table = found.tensor("encoder.positions")
     rows = round(table.shape[1] ** 0.5) if table.ndim == 3 else 0
     if table.ndim != 3 or rows * rows != table.shape[1]:

@@ -1,7 +1,7 @@
-"""The models behind frozen encoders: ours, timm's, transformers', each at its own resolution.
+"""The models behind frozen encoders (ours, timm, transformers), each at its own resolution.
 
-Nothing is downloaded, and no code of a folder is run. Notation as in `hpm_video.models.tokens`; S
-the side of a model's own pixels.
+Nothing is downloaded, and no code from model folders is run. Notation as in
+`hpm_video.models.tokens`; S is the model's input size in pixels.
 """
 
 import math
@@ -29,7 +29,7 @@ from hpm_video.weights.foreign.weight_files import read_weights
 from hpm_video.weights.load import encoder_of
 
 OF_TIMM = "timm:"
-# Classes of transformers by the model_type of a folder. Its VideoMAE is read as one of ours
+# model_type of a folder -> class of transformers. VideoMAE is imported as one of our models
 OF_HUGGING_FACE = {
     "vjepa2": "VJEPA2Model",
     "dinov2": "Dinov2Model",
@@ -38,7 +38,7 @@ OF_HUGGING_FACE = {
     "clip": "CLIPVisionModel",
     "clip_vision_model": "CLIPVisionModel",
 }
-# Weights without which features are the same
+# Weights that may be missing: features do not depend on them
 _NOT_ASKED = ("predictor.", "embeddings.mask_token")
 _FINAL_NORMS = ("layernorm", "post_layernorm", "norm")
 _PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
@@ -46,10 +46,11 @@ _PREPROCESSORS = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a model; what is None is the model's own.
+    """The request for features of a model; None means the model's own value.
 
-    num_frames: T of the clips. layers: whose features. weights: file of those of timm.
-    side, mean, std: of the pixels. The rest is what messages call these settings.
+    num_frames: T of the clips. layers: layers that give features. weights: weight file, for timm.
+    side, mean, std: input size and normalisation of the pixels. name, group, clip: names of the
+    settings in messages.
     """
 
     num_frames: int | None
@@ -59,7 +60,7 @@ class Asked:
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
     name: str = "encoder"
-    group: str = "loss.target_"  # of layers and weights
+    group: str = "loss.target_"  # prefix of layers and weights
     clip: str = "data."
 
     @property
@@ -77,7 +78,7 @@ class Asked:
 
 @contextmanager
 def told_as(name: str) -> Iterator[None]:
-    """What cannot be read is said to be what this setting names."""
+    """Prefix error messages with the name of the setting that gave the model."""
     try:
         yield
     except FileNotFoundError as error:
@@ -87,8 +88,11 @@ def told_as(name: str) -> Iterator[None]:
 
 
 class Source(nn.Module):
-    """A model at its own resolution: clips (B, 3, T, S, S) in [0, 1] -> features (B, t, h, w, D) of
-    each layer. grid: of these features; side: S; num_frames: T."""
+    """A model at its own resolution.
+
+    Clips (B, 3, T, S, S) in [0, 1] -> features (B, t, h, w, D) of each layer. grid: (t, h, w).
+    side: S. num_frames: T.
+    """
 
     width: int
     side: int
@@ -97,7 +101,7 @@ class Source(nn.Module):
 
 
 class OurEncoder(Source):
-    """One of our encoders, with weights of any origin that we import."""
+    """One of our encoders, with any weights that we can import."""
 
     def __init__(self, model: str, asked: Asked) -> None:
         super().__init__()
@@ -123,7 +127,8 @@ class OurEncoder(Source):
 
 
 class _Normalised(Source):
-    """A model that wants pixels normalised in its own way. scale: of pixels in [0, 1] before."""
+    """A model with its own normalisation of pixels. scale: value to which the model's preprocessor
+    maps a pixel of 1."""
 
     mean: Tensor
     std: Tensor
@@ -138,14 +143,14 @@ class _Normalised(Source):
 
 
 class TimmModel(_Normalised):
-    """An image model of timm, frame by frame."""
+    """An image model of timm, applied frame by frame."""
 
     def __init__(self, architecture: str, asked: Asked) -> None:
         import timm  # noqa: PLC0415 - takes seconds
 
         super().__init__()
         words, weights = f"{asked.name} ({OF_TIMM}{architecture})", asked.weights
-        # Names with : or / are of hubs, from which timm would read settings
+        # timm would read settings from a hub for names with : or /
         if not timm.is_model(architecture) or {":", "/"} & set(architecture):
             raise ValueError(f"{words} must name a model of timm: timm.list_models() lists them")
         if weights is None:
@@ -188,8 +193,8 @@ class TimmModel(_Normalised):
         return [each.unflatten(0, (batch, -1)).movedim(2, -1) for each in self._maps(images)]
 
     def _maps(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) -> of each layer (B, D, h, w), after the final norm where there is one."""
-        in_order = sorted(self.layers)  # as the library gives them
+        """(B, 3, S, S) -> (B, D, h, w) of each layer, after the final norm if there is one."""
+        in_order = sorted(self.layers)  # timm returns them in this order
         found = self.model.forward_intermediates(
             images, indices=in_order, norm=True, output_fmt="NCHW", intermediates_only=True
         )
@@ -197,10 +202,10 @@ class TimmModel(_Normalised):
 
 
 def _load_timm(model: Any, weights: str) -> None:
-    """Load a file strictly, but for the head of a classifier, as timm would."""
+    """Load a file strictly, except for a classifier's head, with timm's own conversion of names."""
     tensors: dict[str, Tensor] = dict(read_weights(weights).tensors)
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if adapt is not None:  # from names and shapes of a model's authors
+    if adapt is not None:  # converts the names and shapes of the original authors
         try:
             tensors = adapt(tensors, model)
         except (KeyError, RuntimeError, ValueError) as error:
@@ -217,7 +222,7 @@ def _load_timm(model: Any, weights: str) -> None:
 
 
 class HuggingFaceModel(_Normalised):
-    """A model of transformers: an image model frame by frame, or V-JEPA 2."""
+    """A model of transformers: an image model, applied frame by frame, or V-JEPA 2."""
 
     def __init__(self, folder: Path, kind: str, asked: Asked) -> None:
         super().__init__()
@@ -236,7 +241,7 @@ class HuggingFaceModel(_Normalised):
             if settings["do_normalize"]:
                 colours = settings["image_mean"], settings["image_std"]
             self._keep_colours(*colours, scale)
-        # Positions of these two are of one size; of the others the library interpolates
+        # These two have a fixed position table; transformers interpolates that of the others
         if self.is_video or kind.startswith("clip"):
             config = whole.config
             self.side = config.crop_size if self.is_video else config.image_size
@@ -289,7 +294,7 @@ class HuggingFaceModel(_Normalised):
         grid, batch = self.grid, len(clips)
         sizes = (batch, grid.time, grid.height, grid.width)
         count = grid.num_tokens if self.is_video else grid.num_tubes
-        # Class token and registers come first
+        # Drop the class token and registers, which come first
         layers = [self.norm(found[number])[:, -count:] for number in self.layers]
         return [layer.reshape(*sizes, self.width) for layer in layers]
 
@@ -311,13 +316,13 @@ def _load_hugging_face(folder: Path, kind: str, words: str) -> Any:
     logging = transformers.utils.logging
     shows_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what is missing we say ourselves; what is left over is usual
+    logging.set_verbosity_error()  # we report missing weights below; unused ones are normal
     try:
         model, info = of_kind.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",  # what settings name could be code of a hub
+            attn_implementation="sdpa",  # the folder's own setting could name code on a hub
             dtype=torch.float32,
             output_loading_info=True,
         )
@@ -335,7 +340,7 @@ def _load_hugging_face(folder: Path, kind: str, words: str) -> Any:
 
 
 def model_type(folder: Path) -> object:
-    """That of a Hugging Face folder; None for everything else."""
+    """The model_type of a Hugging Face folder; None for everything else."""
     file = folder / "config.json"
     if not file.is_file():
         return None
@@ -346,7 +351,7 @@ def model_type(folder: Path) -> object:
 
 
 def _read_preprocessor(folder: Path, words: str) -> dict[str, Any]:
-    """How pixels are normalised, checked."""
+    """The preprocessor settings for normalising pixels, validated."""
     there = [folder / name for name in _PREPROCESSORS if (folder / name).is_file()]
     if not there:
         raise ValueError(
@@ -371,7 +376,7 @@ def _read_preprocessor(folder: Path, words: str) -> dict[str, Any]:
 
 
 def _side_of(settings: Mapping[str, Any]) -> int | None:
-    """The side of the images that a preprocessor makes, where it says one."""
+    """The image size in a preprocessor's settings, if given."""
     for key in ("crop_size", "size"):
         size = settings.get(key)
         if key == "crop_size" and not settings.get("do_center_crop", True):

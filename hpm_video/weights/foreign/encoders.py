@@ -1,9 +1,10 @@
-"""Frozen encoders of any origin, asked for features of whole clips on our grid of tokens.
+"""Frozen encoders of any origin, which give features of whole clips on our token grid.
 
-What a model itself expects is its own affair here: resolution, normalisation of pixels, frames of a
-token, class tokens and registers. Nothing is downloaded, and no code of a folder is run.
+They handle what a model itself expects: resolution, normalisation of pixels, frames per token,
+class tokens and registers. Nothing is downloaded, and no code from model folders is run.
 
-Notation as in `hpm_video.models.tokens`; S the side of the model's own pixels, L layers.
+Notation as in `hpm_video.models.tokens`; S is the model's input size in pixels, L the number of
+layers.
 """
 
 import hashlib
@@ -40,23 +41,23 @@ def frozen_encoder(
     weights: str | None = None,
     name: str = "encoder",
 ) -> "FrozenEncoder":
-    """Read an encoder, onto the CPU.
+    """Read an encoder onto the CPU.
 
-    ``model``: a checkpoint or run folder of ours, a file that `import_weights` knows, a folder of
-    Hugging Face, or timm:NAME with the file ``weights``. ``grid``: that of the features.
-    ``num_frames``: of the clips that it will be asked about. ``layers``: whose features, 0 is the
-    first block and -1 the last. ``name``: what messages call it.
+    ``model``: one of our checkpoints or run folders, a file that `import_weights` reads, a Hugging
+    Face folder, or timm:NAME with the file ``weights``. ``grid``: token grid of the features.
+    ``num_frames``: frames per clip. ``layers``: layers that give features, 0 for the first block,
+    -1 for the last. ``name``: name of the setting in messages.
 
-    Raises FileNotFoundError, or ValueError in one line: where it is missing, unknown, has no
-    weights, or does not fit such clips.
+    Raises FileNotFoundError, or ValueError, one line, if the model is unknown, has no weights, or
+    does not fit such clips.
     """
     asked = Asked(num_frames, layers, weights, name=name)
     return FrozenEncoder(source_of_others(model, asked) or OurEncoder(model, asked), grid)
 
 
 def source_of_others(model: str, asked: Asked) -> Source | None:
-    """The model of another library, where ``model`` names one; None for all that is or becomes one
-    of ours. Raises as `frozen_encoder`."""
+    """The model of another library if ``model`` names one; None for our models and for weights that
+    we import. Raises like `frozen_encoder`."""
     if asked.weights is not None and not model.startswith(OF_TIMM):
         raise ValueError(
             f"{asked.weights_name} ({asked.weights}) must be left out for {asked.name} ({model}): "
@@ -80,8 +81,10 @@ def source_of_others(model: str, asked: Asked) -> Source | None:
 
 
 def library_model(model: str, *, name: str) -> str | None:
-    """Which model of another library this names: ``timm:`` or a model_type of Hugging Face; None
-    where it is, or becomes, one of ours. Raises FileNotFoundError, or ValueError for one unknown.
+    """The kind of another library's model: ``timm:`` or a model_type of Hugging Face.
+
+    None for our models and for weights that we import. Raises FileNotFoundError, or ValueError for
+    an unknown model_type.
     """
     if model.startswith(OF_TIMM):
         return OF_TIMM
@@ -99,14 +102,14 @@ def library_model(model: str, *, name: str) -> str | None:
 
 
 class FrozenEncoder(nn.Module):
-    """Features of whole clips, without gradient, brought to a grid of ours.
+    """Features of whole clips, without gradients, resampled to our token grid.
 
-    Clips (B, 3, T, H, W), floats in [0, 1] or bytes -> (B, N, L * D) float32, one layer after the
-    other. Pixels are resized to the model's side, bilinear and antialiased. Features of a finer
-    grid are averaged over the area of a token, those of a coarser one interpolated, along each
-    axis. An image model sees every frame, and a token has the mean of its frames.
+    Clips (B, 3, T, H, W), floats in [0, 1] or bytes -> (B, N, L * D) float32, layers concatenated.
+    Pixels are resized to the model's input size, bilinear and antialiased. Along each axis, a finer
+    grid of features is averaged over the area of our tokens, a coarser one is interpolated. An
+    image model sees every frame, and a token gets the mean over its frames.
 
-    width: numbers of a token in a layer, D.
+    width: features per token and layer, D.
     """
 
     def __init__(self, source: Source, grid: TokenGrid) -> None:
@@ -130,7 +133,7 @@ class FrozenEncoder(nn.Module):
         return torch.cat([self._on_grid(layer) for layer in self.source(clips)], dim=-1)
 
     def describe(self) -> str:
-        """What it looks at and gives, in words."""
+        """Input and output sizes, for the log."""
         source = self.source
         return (
             f"{self.width} numbers of each token in a layer, clips of {source.side} x "
@@ -138,7 +141,7 @@ class FrozenEncoder(nn.Module):
         )
 
     def digest(self) -> str:
-        """SHA-256 of the weights: the same for the same ones."""
+        """SHA-256 of the weights."""
         found = hashlib.sha256()
         for name, value in sorted(self.source.state_dict().items()):
             found.update(name.encode())
@@ -146,7 +149,7 @@ class FrozenEncoder(nn.Module):
         return found.hexdigest()
 
     def _on_grid(self, features: Tensor) -> Tensor:
-        """(B, t, h, w, D) of the model's grid -> (B, N, D) of ours."""
+        """(B, t, h, w, D) on the model's grid -> (B, N, D) on ours."""
         features = features.float()
         with no_autocast(features):
             for axis in range(3):
@@ -158,8 +161,10 @@ class FrozenEncoder(nn.Module):
 
 
 def resizing(old: int, new: int) -> Tensor:
-    """The matrix (new, old) that turns values of ``old`` equal cells of an axis into those of
-    ``new``: means over the part of each that a new cell covers, or linear interpolation."""
+    """The matrix (new, old) that resamples an axis from ``old`` equal cells to ``new`` ones.
+
+    With fewer new cells, each is the mean over the area it covers; otherwise linear interpolation.
+    """
     if new >= old:
         cells = torch.eye(old)[None]
         return F.interpolate(cells, size=new, mode="linear", align_corners=False)[0].T.contiguous()

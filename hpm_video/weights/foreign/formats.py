@@ -1,7 +1,7 @@
-"""The formats of others, as rules, and which of them weights are in, by their names.
+"""Weight formats of other projects as conversion rules, and their detection from tensor names.
 
-Official VideoMAE and VideoMAE V2 have the same names. Image MAE, image HPM and timm's vision
-transformers share theirs, but for what MAE and HPM reconstruct images with.
+Official VideoMAE and VideoMAE V2 use the same names. Image MAE, image HPM and timm's vision
+transformers share the names of the encoder.
 """
 
 import re
@@ -82,10 +82,10 @@ def _decoder(block: list[Rule], stack: str) -> list[Rule]:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A format.
+    """A weight format.
 
-    name: for ``--to`` and in words. unused: patterns of names whose tensors have no place in our
-    models, and why that is so. is_image: whether it is of images.
+    name: value of ``--to``. words: description for messages. unused: patterns of names that have no
+    place in our models -> reason. is_image: whether it is for image models.
     """
 
     name: str
@@ -95,11 +95,11 @@ class Layout:
     is_image: bool = False
 
     def part_of(self, name: str) -> Part | None:
-        """The part of a model that a name of theirs belongs to, if it has a meaning here."""
+        """The part of a model to which a tensor name of the format belongs; None if unknown."""
         return self._parts.get(re.sub(r"\.\d+\.", ".{}.", name, count=1))
 
     def why_unused(self, name: str) -> str | None:
-        """Why a tensor of theirs has no place in our models, if that is known."""
+        """Why a tensor of the format has no place in our models; None if unknown."""
         return next((why for key, why in self.unused.items() if re.fullmatch(key, name)), None)
 
     @cached_property
@@ -149,20 +149,20 @@ IMAGE = Layout(
 
 LAYOUTS = (OFFICIAL_PRETRAINED, OFFICIAL_FINETUNED, HUGGING_FACE, HUGGING_FACE_ENCODER, IMAGE)
 
-# What wrappers put before every name
+# Prefixes that wrappers add to all names
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 _BACKBONE = "backbone."
-# What newer versions of transformers call q_bias and v_bias in memory, though not in files
+# Names of q_bias and v_bias in memory (not in files) in recent versions of transformers
 _ALIAS = re.compile(r"(?<=attention\.attention\.)(query|value)\.bias\Z")
-_LEAST_SHARE = 0.5  # of the names have a meaning, or the format is another
+_LEAST_SHARE = 0.5  # share of the names that must be known for a format to be recognised
 
 
 @dataclass(frozen=True)
 class Recognised:
     """Weights of a known format.
 
-    tensors: by the format's names; of positions without that of a class token. names: of each of
-    these, how the file calls it. source: the file, and what else is in it.
+    tensors: with the format's names; positions without the class token's. names: the format's name
+    -> name in the file. source: the file's content.
     """
 
     layout: Layout
@@ -171,7 +171,7 @@ class Recognised:
     source: Source
 
     def tensor(self, ours: str) -> Tensor:
-        """Theirs that holds the same as one of ours; raises ValueError where it is missing."""
+        """The tensor that corresponds to one of ours; raises ValueError if it is missing."""
         name = next(rule.theirs[0] for rule in self.layout.rules if rule.ours == (ours,))
         if name not in self.tensors:
             raise ValueError(f"weights ({self.source.path}) do not fit: {name} is missing")
@@ -179,9 +179,9 @@ class Recognised:
 
 
 def recognise(source: Source) -> Recognised:
-    """The format under which most of the names have a meaning.
+    """Find the format that knows most of the tensor names.
 
-    Raises ValueError where that is none.
+    Raises ValueError if none knows enough of them.
     """
     names = {_ALIAS.sub(lambda found: f"{found[1][0]}_bias", n): n for n in source.tensors}
     while prefix := next((p for p in _WRAPPERS if all(n.startswith(p) for n in names)), None):
@@ -207,13 +207,13 @@ def recognise(source: Source) -> Recognised:
     table = tensors.get("pos_embed")
     if layout.is_image and "cls_token" in tensors and table is not None and table.ndim == 3:
         places = table.shape[1] - 1
-        if round(places**0.5) ** 2 == places:  # a square image's, behind that of the class token
+        if round(places**0.5) ** 2 == places:  # those of a square image, after the class token's
             tensors["pos_embed"] = table[:, 1:]
     return Recognised(layout, tensors, names, source)
 
 
 def _refuse_of_others(names: Mapping[str, str], source: Source) -> None:
-    """Raise ValueError for weights that are whole and known, but fit no model of ours."""
+    """Raise ValueError for known formats that fit none of our models."""
     there = "probes, features and loss.target_model take it"
     kind = source.config.get("model_type", "videomae")
     if kind != "videomae":
@@ -222,7 +222,7 @@ def _refuse_of_others(names: Mapping[str, str], source: Source) -> None:
             f"ours: {there} as it is, if they know {kind}"
         )
     embedding = source.tensors.get(names.get("patch_embed.proj.weight", ""))
-    # Tokens of several frames, as VideoMAE's, but with a bias of k, as image models have
+    # V-JEPA has tokens of several frames like VideoMAE, but a bias of k like image models
     if embedding is None or embedding.ndim != 5 or "blocks.0.attn.qkv.bias" not in names:
         return
     if "pos_embed" in names:

@@ -1,4 +1,4 @@
-"""From a checkpoint of ours to the names and shapes of another format: the rules, backwards."""
+"""Converts our checkpoints to the names and shapes of another format, by inverting its rules."""
 
 import re
 from collections import Counter
@@ -15,8 +15,10 @@ from hpm_video.weights.misfits import refuse
 
 
 def without_features(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """A checkpoint whose decoder, if it has one, reconstructs pixels, as those of other formats do;
-    and a line on what was left out for that."""
+    """A checkpoint without a decoder of features, and a line on what was left out.
+
+    Other formats only have decoders of pixels, which are kept.
+    """
     config = settings_of(state)
     if not isinstance(config, PretrainConfig) or config.loss.has_pixels:
         return state, []
@@ -29,11 +31,11 @@ def without_features(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[
 
 
 def export_tensors(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
-    """A checkpoint's weights by the names of a layout, and lines on what has no place there.
+    """A checkpoint's weights with the names of a layout, and lines on what was left out.
 
-    Only a predictor of losses may be left out, and of images a decoder. Raises ValueError where
-    anything else would be, where the format would place tokens otherwise than in training, or of a
-    baseline.
+    Only loss predictors may be left out, and decoders in image formats. Raises ValueError if
+    anything else has no place, if the format would compute other positions than those of training,
+    or for a baseline.
     """
     config = settings_of(state)
     if isinstance(config, FinetuneConfig) and config.model.name != "videomae":

@@ -1,7 +1,7 @@
-"""``model.init`` of a pre-training: its parts, each loaded where the file has it, and the account.
+"""``model.init`` of pre-training: loads the parts that the file has, and reports on each.
 
-A part that the file or ``model.init_parts`` lacks starts fresh, the teacher as a copy of the
-student.
+A part that is not in the file or in ``model.init_parts`` starts fresh; the teacher then starts as a
+copy of the student.
 """
 
 import json
@@ -20,7 +20,7 @@ from hpm_video.weights.checkpoint import load_weights, settings_of, tokens_of, t
 from hpm_video.weights.foreign.account import Imported, assumed
 from hpm_video.weights.misfits import is_finite, refuse
 
-# Modules that are one part for the user. "norm" and "head": of a classifier.
+# Module -> part, as users see it; "norm" and "head" belong to a classifier
 _PARTS = {"decoder_input": "decoder", "reconstructor": "decoder", "norm": "head"}
 _ENCODER = ("width", "depth", "heads", "mlp_ratio", "positions")
 _DECODER = ("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio")
@@ -32,7 +32,7 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class _Row:
-    """A part: where it is from, how many of its tensors are loaded, what became of the rest."""
+    """A part: its origin, numbers of loaded and of all tensors, and what became of the rest."""
 
     part: str
     origin: str
@@ -42,12 +42,12 @@ class _Row:
 
 
 class InitParts:
-    """The weights that a pre-training starts with, checked against its settings.
+    """The initial weights of pre-training, checked against its settings.
 
-    before: the tokens that they were trained with. taken: names of loaded tensors, in the file's
-    model -> in the run's. fresh: names of those that were allowed to be missing.
+    before: the tokens with which they were trained. taken: loaded tensors, name in the file's model
+    -> name in the run's. fresh: names of tensors that were allowed to be missing.
 
-    Raises ValueError where sizes differ, naming the settings to change.
+    Raises ValueError if sizes differ, naming the settings to change.
     """
 
     def __init__(self, found: Imported, config: PretrainConfig) -> None:
@@ -72,13 +72,13 @@ class InitParts:
         self._rows: list[_Row] = []
 
     def load_student(self, student: HPM) -> None:
-        """Load what there is; ValueError naming the tensors that do not fit."""
+        """Load the available parts; raises ValueError naming tensors that do not fit."""
         weights = {n: self.found.state["model"][there] for n, there in self._file.items()}
         chosen, own = self._chosen(weights, student)
         may_lack = [*self._config.model.allow_missing]
         may_lack += [own[n] for n in own if _part(n) in self._why_fresh]
         if has_no_norm := not any(name.startswith("encoder.norm.") for name in chosen):
-            may_lack.append("encoder.norm.*")  # of a classifier: its norm comes after the mean
+            may_lack.append("encoder.norm.*")  # a classifier's norm comes after the mean
         lacking = load_weights(student, chosen, source=self._init, allow_missing=may_lack)
         self.taken = {self._file[n]: own[n] for n in self._file if own.get(n) in chosen}
         parts = {part: [own[n] for n in own if _part(n) == part] for part in map(_part, own)}
@@ -100,7 +100,7 @@ class InitParts:
             self._drop(part, others.count(part))
 
     def load_teacher(self, teacher: Teacher | None) -> None:
-        """Load what there is into a copy of the student; ValueError for what does not fit."""
+        """Load the available parts into a copy of the student; raises ValueError for misfits."""
         stored = self.found.state.get("teacher") or {}
         if teacher is None:
             if stored:
@@ -126,7 +126,7 @@ class InitParts:
         self._rows.append(_Row("teacher", origin, len(chosen), len(own), rest))
 
     def lines(self) -> list[str]:
-        """The account as a table, what was assumed, and warnings."""
+        """A table of the parts, then assumptions and warnings."""
         cells = [("part", "from", "tensors loaded", "the rest")]
         cells += [(r.part, r.origin, f"{r.loaded} of {r.total}", r.rest) for r in self._rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -138,7 +138,7 @@ class InitParts:
         self._rows.append(row)
 
     def _reasons(self) -> dict[str, str]:
-        """Of the parts of a model none of whose tensors are loaded: why."""
+        """Part -> reason, for parts of which no tensor is loaded."""
         asked, there = self._config.model.parts_of_init, set(map(_part, self._file))
         reasons = {}
         for part in ("decoder", "predictor", "pixel_predictor"):
@@ -153,8 +153,11 @@ class InitParts:
     def _chosen(
         self, weights: Mapping[str, Tensor], model: HPM | Teacher
     ) -> tuple[Weights, dict[str, str]]:
-        """Of weights, named as of two predictors, those that a student or teacher takes, fitted to
-        its tokens, by its own names; and all of its names, by those as of two predictors."""
+        """The weights that ``model`` takes, with its names and fitted to its tokens.
+
+        ``weights`` have the names of a model with two predictors. Also returns all names of
+        ``model``: name with two predictors -> own name.
+        """
         own = {_as_of_two(name, self._config): name for name in model.state_dict()}
         modules = {_module(name) for name in own if _part(name) not in self._why_fresh}
         chosen = {name: value for name, value in weights.items() if _module(name) in modules}
@@ -166,8 +169,8 @@ class InitParts:
         return {own.get(name, name): value for name, value in chosen.items()}, own
 
     def _fit(self, part: str) -> list[str]:
-        """How weights of a part are changed for other tokens than they were trained with."""
-        if part == "predictor":  # which reads the decoder's tokens
+        """Descriptions of how a part's weights are fitted to other tokens."""
+        if part == "predictor":  # it reads the decoder's tokens
             return []
         if part != "decoder":
             return describe_fit(self.before, self._tokens)
@@ -176,7 +179,7 @@ class InitParts:
         return describe_fit(self.before, after, resampled="head")
 
     def _check_settings(self) -> None:
-        """Raise ValueError where parts to be loaded are of other sizes, or for another target."""
+        """Raise ValueError if parts to load have other sizes or another target."""
         mine, theirs = self._config, self._theirs
         is_there = {
             part: mine.loss.prediction != "none"
@@ -194,7 +197,7 @@ class InitParts:
         if has_decoder and isinstance(theirs, PretrainConfig):
             of_loss = ["target", "target_layers"]
             if mine.loss.target_width != theirs.loss.target_width:
-                of_loss.append("target_model")  # which decides it
+                of_loss.append("target_model")  # which determines the width
             for name in of_loss:
                 values = getattr(mine.loss, name), getattr(theirs.loss, name)
                 if values[0] != values[1]:
@@ -234,12 +237,13 @@ def _part(name: str) -> str:
 
 
 def _said(value: object) -> str:
-    """A value of a setting, as a command takes it."""
+    """A setting's value as typed on the command line."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _as_of_two(name: str, config: PretrainConfig | FinetuneConfig) -> str:
-    """The name of a tensor in a model with two predictors: one alone may be that from pixels."""
+    """The name that a tensor has in a model with two predictors: a lone predictor from pixels is
+    called pixel_predictor there."""
     is_of_pixels = isinstance(config, PretrainConfig) and config.model.predictor_input == "pixels"
     return f"pixel_{name}" if is_of_pixels and name.startswith("predictor.") else name
 
@@ -251,7 +255,7 @@ def _origin(part: str, theirs: PretrainConfig | FinetuneConfig) -> str:
 
 
 def _sizes(model: EncoderConfig) -> dict[str, Any]:
-    """Settings of a model's size as they count, by their names; mlp_ratio is of the size alone."""
+    """The effective size settings; mlp_ratio, and those left at None, come from model.size."""
     size = SIZES[model.size]
     found = {"mlp_ratio": size.mlp_ratio, **vars(model)}
     usual = {name: getattr(size, name) for name in ("width", "depth", "heads")}
@@ -264,8 +268,10 @@ def _sizes(model: EncoderConfig) -> dict[str, Any]:
 def _to_set(
     mine: ModelConfig, theirs: EncoderConfig, names: Mapping[str, Any]
 ) -> dict[str, tuple[Any, Any]]:
-    """Settings (mine, theirs) to change where sizes ``names`` are not the same: of another size of
-    the model that size, and what is still unlike then."""
+    """Setting -> (mine, theirs), for the settings to change so that sizes ``names`` agree.
+
+    If another model.size brings them closer, that is among them.
+    """
 
     def unlike(of: ModelConfig) -> dict[str, tuple[Any, Any]]:
         ours, others = _sizes(of), _sizes(theirs)
@@ -281,5 +287,5 @@ def _to_set(
 
 def _are_same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-3)  # of MLPs whose width was rounded
+        return math.isclose(one, other, rel_tol=1e-3)  # ratios inferred from rounded MLP widths
     return bool(one == other)

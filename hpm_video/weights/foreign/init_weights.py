@@ -1,4 +1,4 @@
-"""``model.init``: the weights that a run starts with, and what became of every tensor."""
+"""``model.init``: the weights with which a run starts, and a table of what became of them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -22,20 +22,20 @@ TABLE = "init.txt"  # in a run's folder
 
 
 def init_weights(config: PretrainConfig | FinetuneConfig) -> Imported:
-    """Read the file of ``model.init``, of any origin; what is allowed to be missing is left out.
+    """Import the file of ``model.init``, without tensors that are allowed to be missing.
 
-    Of a fine-tuning the encoder alone, and of a pre-training whose model.init_parts have no
-    decoder.
+    Only the encoder is read for fine-tuning, and for pre-training without decoder in
+    model.init_parts.
 
-    Raises FileNotFoundError, or ValueError where it is refused, or where what no shape tells is
-    otherwise in the settings.
+    Raises FileNotFoundError, or ValueError if the weights are refused, or if the settings differ in
+    a fact that shapes do not reveal (heads, positions).
     """
     model = config.model
     assert model.init is not None
     has_decoder = isinstance(config, PretrainConfig) and "decoder" in config.model.parts_of_init
     told = Assumptions(image_frames=config.data.num_frames, tubelet_size=model.tubelet_size)
     if isinstance(config, PretrainConfig):
-        # What is of the size is compared afterwards, all at once
+        # `InitParts` compares all sizes at once afterwards
         told = replace(
             told, depth=model.depth, heads=model.heads, decoder_heads=config.model.decoder_heads
         )
@@ -73,10 +73,10 @@ def write_init_table(
     before: Tokens,
     initialised: Sequence[str],
 ) -> None:
-    """Write folder/init.txt: of every tensor of the file and of what was taken, what became of it.
+    """Write folder/init.txt: what became of each tensor of the file and of the model.
 
-    ``taken``: names in the file's model -> in the run's. ``before``: the tokens that the weights
-    were trained with. ``initialised``: names of what was allowed to be missing.
+    ``taken``: name in the file's model -> name in the run's. ``before``: the tokens with which the
+    weights were trained. ``initialised``: names of tensors that were allowed to be missing.
     """
     own = {plain_name(name): value for name, value in model.state_dict().items()}
     changed = _changed(model, before, taken.values())
@@ -101,7 +101,7 @@ def write_init_table(
 
 
 def _changed(model: nn.Module, before: Tokens, taken: Collection[str]) -> dict[str, str]:
-    """What was made to fit other tokens, of the modules that have tensors among ``taken``."""
+    """Name -> description, for tensors that were fitted to other tokens in modules of ``taken``."""
     encoder = model.get_submodule("encoder")
     assert isinstance(encoder, Encoder)
     now, changed = encoder.tokens, {}
@@ -115,7 +115,7 @@ def _changed(model: nn.Module, before: Tokens, taken: Collection[str]) -> dict[s
         if isinstance(part, Encoder) and before.shape != now.shape:
             changed[f"{name}.embed.weight"] = f"from {before.shape} to {now.shape}"
     head = model.get_submodule("reconstructor.head") if isinstance(model, HPM) else None
-    # One of features has nothing to do with the shape of tokens
+    # A head that predicts features does not depend on the shape of tokens
     says_pixels = isinstance(head, nn.Linear) and head.out_features == now.shape.num_values
     if says_pixels and before.shape != now.shape:
         of_head = {"reconstructor.head.weight", "reconstructor.head.bias"} & set(taken)

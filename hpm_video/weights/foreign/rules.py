@@ -1,7 +1,7 @@
-"""How tensors of ours become those of others and back: each rule is declared once, for both ways.
+"""Conversion rules between our tensors and those of other formats, each declared for both ways.
 
-Ours are named as in `hpm_video.models.hpm.HPM` and `hpm_video.models.classifier.Classifier`. A
-``{}`` in a name stands for the number of a block.
+Our names are those of `hpm_video.models.hpm.HPM` and `hpm_video.models.classifier.Classifier`. A
+``{}`` in a name stands for the index of a block.
 """
 
 from __future__ import annotations
@@ -16,23 +16,20 @@ from torch import Tensor
 from hpm_video.config.values import Inflation
 from hpm_video.models.resample import Tokens
 
-# head: the norm before it, too. norm: what an encoder ends with, in pre-training.
+# head: includes the norm before it. norm: the encoder's final norm in pre-training.
 Part = Literal["encoder", "norm", "decoder", "head"]
 
 
 @dataclass(frozen=True)
 class Shape(Tokens):
-    """What names and tensors do not say themselves: the tokens, and how images become clips."""
+    """Facts that conversions need besides the tensors: the tokens, and how images become clips."""
 
     inflation: Inflation = "mean"
 
 
 @dataclass(frozen=True)
 class Change:
-    """Tensors of one rule, theirs to ours and ours to theirs; each is the other's inverse.
-
-    note: what is to be said of it.
-    """
+    """A conversion of one rule's tensors and its inverse. note: remark for the account."""
 
     to_ours: Callable[[list[Tensor], Shape], list[Tensor]]
     to_theirs: Callable[[list[Tensor], Tokens], list[Tensor]]
@@ -40,7 +37,7 @@ class Change:
 
 
 def _matrix(convolution: Tensor) -> Tensor:
-    """(D, 3, t, y, x), of a Conv3d -> (D, t * y * x * 3), of a matrix product."""
+    """Conv3d weight (D, 3, t, y, x) -> matrix (D, t * y * x * 3)."""
     return convolution.permute(0, 2, 3, 4, 1).flatten(1)
 
 
@@ -51,8 +48,10 @@ def _convolution(matrix: Tensor, tokens: Tokens) -> Tensor:
 
 
 def _spread(image: Tensor, shape: Shape) -> Tensor:
-    """(D, 3, y, x), of a Conv2d -> (D, 3, t, y, x), which gives the same of a clip that stands
-    still: by its share of every frame of a token (mean), or by all of the middle one."""
+    """Conv2d weight (D, 3, y, x) -> Conv3d weight (D, 3, t, y, x) with equal output on still clips.
+
+    The inflation spreads it evenly over the frames of a token (mean), or puts it on the middle one.
+    """
     num_frames = shape.shape.tubelet_size
     shares = image.new_zeros(num_frames)
     if shape.inflation == "mean":
@@ -75,19 +74,19 @@ IMAGE_CONVOLUTION = Change(
     lambda ours, tokens: [_convolution(ours[0], tokens).sum(dim=2)],
     note="Conv2d, spread over the frames of a token",
 )
-# Theirs: q, k and v apart; ours: one below the other
+# Theirs: separate q, k and v; ours: stacked
 THREE_MATRICES = Change(
     lambda theirs, _: [torch.cat(theirs)], lambda ours, _: list(ours[0].chunk(3))
 )
-# Theirs (3 * D,) of q, k and v; ours of q and v alone. k's adds the same number to all scores of a
-# query, which a softmax does not see: without it the outputs are the same.
+# Theirs: (3 * D,) for q, k and v; ours: q and v only. The bias of k adds the same number to all
+# scores of a query, which does not change the softmax.
 THREE_BIASES = Change(
     lambda theirs, _: list(theirs[0].chunk(3)[::2]),
     lambda ours, _: [torch.cat([ours[0], torch.zeros_like(ours[0]), ours[1]])],
     note="k's part left out: it changes no output",
 )
-# Theirs (1, rows * columns, D), of an image; ours (N, D): the same at every step in time, of which
-# the mean goes back
+# Theirs: (1, rows * columns, D) for an image; ours: (N, D), repeated over time. The inverse is the
+# mean over time.
 IMAGE_POSITIONS = Change(
     lambda theirs, shape: [theirs[0][0].repeat(shape.grid.time, 1)],
     lambda ours, tokens: [ours[0].unflatten(0, (tokens.grid.time, -1)).mean(dim=0)[None]],
@@ -97,7 +96,7 @@ IMAGE_POSITIONS = Change(
 
 @dataclass(frozen=True)
 class Rule:
-    """Some of our tensors, and those of theirs that hold the same."""
+    """Some of our tensors and the corresponding ones of another format."""
 
     part: Part
     ours: tuple[str, ...]
@@ -105,7 +104,7 @@ class Rule:
     change: Change = SAME
 
     def of_blocks(self, number: int) -> list[Rule]:
-        """The rule of each of so many blocks; alone where it is of none."""
+        """The rules for each of ``number`` blocks; the rule itself if it has no block index."""
         if "{}" not in self.ours[0]:
             return [self]
         return [
@@ -119,7 +118,7 @@ class Rule:
 
 
 def renamed(names: Iterable[tuple[str, str]], *, part: Part = "encoder") -> list[Rule]:
-    """Weights and biases of layers, named (ours, theirs)."""
+    """Rules for weights and biases of layers that only differ in name: (ours, theirs)."""
     return [
         Rule(part, (f"{ours}.{kind}",), (f"{theirs}.{kind}",))
         for ours, theirs in names
@@ -128,7 +127,7 @@ def renamed(names: Iterable[tuple[str, str]], *, part: Part = "encoder") -> list
 
 
 def placed(rules: Iterable[Rule], *, ours: str, theirs: str, part: Part = "encoder") -> list[Rule]:
-    """The same rules behind prefixes, as those of a block are behind that of a stack."""
+    """The rules with prefixes added to all names, for example that of a stack of blocks."""
     return [
         Rule(
             part,

@@ -1,4 +1,4 @@
-"""A model of the kind that a command needs, from a file or folder of any origin."""
+"""Reads the kind of model that a command needs from a file or folder of any origin."""
 
 import os
 from collections.abc import Mapping
@@ -16,8 +16,10 @@ from hpm_video.weights.hub import local_model
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A checkpoint of ours, or what others' weights become as one; the file or folder that it is
-    from. notes: what was assumed about it, in words."""
+    """A checkpoint in our format, possibly imported.
+
+    file: file or folder that it comes from. notes: descriptions of what was assumed about it.
+    """
 
     file: Path
     state: Mapping[str, Any]
@@ -25,7 +27,7 @@ class StoredModel:
 
     @property
     def words(self) -> str:
-        """Which it is."""
+        """File and step, for messages."""
         return f"{self.file}, step {self.state['step']}"
 
 
@@ -36,12 +38,14 @@ def read_model(
     which: str = "last",
     clip: ClipConfig | None = None,
 ) -> StoredModel:
-    """A model of pre-training, or a classifier: of a run folder (``which`` of its checkpoints), a
-    checkpoint, our safetensors, or all that `import_weights` knows. ``clip``: which frames of a
-    video it will see, where that is told.
+    """Read a pre-training model or a classifier.
 
-    Raises FileNotFoundError, or ValueError in one line: for what is missing, unreadable, or of the
-    other kind, and where others' weights lack a part of it.
+    ``model``: a run folder, a checkpoint, our safetensors, or anything that `import_weights` reads.
+    ``which``: the checkpoint to take from a run folder. ``clip``: how the frames of its clips will
+    be sampled, if given.
+
+    Raises FileNotFoundError, or ValueError, one line, for a model that is unreadable or of the
+    other kind, or for imported weights that lack a part.
     """
     place = _place_of(model)
     if not place.is_file() and not is_of_others(place):
@@ -64,13 +68,13 @@ def read_model(
 
 
 def is_of_others(place: Path) -> bool:
-    """Whether a folder is one of Hugging Face."""
+    """Whether the path is a Hugging Face folder."""
     return (place / "config.json").is_file()
 
 
 def version_of(model: str | Path) -> tuple[Path, int, int]:
-    """Where the weights of a model lie, how many bytes these are, and when they were written (ns):
-    a run that goes on has others."""
+    """Path, size in bytes and time of writing (ns) of a model's weights, to detect changes while a
+    run continues."""
     place = _place_of(model)
     if is_of_others(place):
         stats = [entry.stat() for entry in os.scandir(place) if entry.is_file()]

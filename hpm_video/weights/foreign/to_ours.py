@@ -1,4 +1,4 @@
-"""From weights of any origin to a checkpoint of ours, with an account of every tensor."""
+"""Imports weights of any origin as a checkpoint of ours, with an account of every tensor."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -31,14 +31,14 @@ def import_weights(
     fill: bool = True,
     encoder_only: bool = False,
 ) -> Imported:
-    """Read weights of any origin, unless it is done.
+    """Import weights of any origin; ``path`` may also be a `Source` that has been read.
 
-    ``allow_missing``: patterns of names, ours or theirs, that may be missing, of another shape, or
-    unknown. ``fill``: give what is missing its first values, at a fixed seed; else leave it out.
-    ``encoder_only``: of others' weights the encoder alone, whatever else there is.
+    ``allow_missing``: patterns of names, ours or theirs, that may be missing, unknown or of another
+    shape. ``fill``: initialise missing tensors with a fixed seed; otherwise leave them out.
+    ``encoder_only``: import the encoder only, whatever else there is.
 
-    Raises FileNotFoundError, or ValueError in one line: what is unreadable or of no known format,
-    and every tensor that is missing, unknown or of another shape.
+    Raises FileNotFoundError, or ValueError, one line, for unreadable or unknown formats, and for
+    tensors that are missing, unknown or of another shape.
     """
     source = path if isinstance(path, Source) else read_weights(path, container=container)
     architecture: Architecture | None = None
@@ -72,12 +72,12 @@ def account_of(
     allow_missing: Sequence[str] = (),
     encoder_only: bool = False,
 ) -> list[Row]:
-    """What is in a checkpoint of ours, tensor by tensor: the whole model, or its encoder alone.
+    """Check one of our checkpoints, a whole model or an encoder, tensor by tensor.
 
-    What ``allow_missing`` names may be missing, unknown or of another shape. ``encoder_only``: all
-    else than the encoder does not matter.
+    ``allow_missing``: patterns of names that may be missing, unknown or of another shape.
+    ``encoder_only``: ignore all tensors outside the encoder.
 
-    Raises ValueError in one line where anything else does not fit the settings, or is not finite.
+    Raises ValueError, one line, if anything else does not fit the settings or is not finite.
     """
     weights, expected = state["model"], _expected(state, source=source)
     if encoder_only or all(name.startswith(_ENCODER) for name in weights):
@@ -104,11 +104,11 @@ def account_of(
 
 
 def _expected(state: Mapping[str, Any], *, source: str | Path) -> dict[str, Tensor]:
-    """The tensors of the model of its settings, without numbers."""
+    """The state dict of the model that the settings describe, on the meta device."""
     try:
         with torch.device("meta"):
             return dict(_build_own(state).state_dict())
-    except (ValueError, TypeError, KeyError, AttributeError) as error:  # of settings that are none
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # invalid settings
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         wanted = "a checkpoint of hpm-video"
         raise refusal(source, f"settings of no model ({reason})", wanted) from error
@@ -119,13 +119,13 @@ def _build_own(state: Mapping[str, Any]) -> nn.Module:
     num_classes = state["num_classes"] if isinstance(config, FinetuneConfig) else 0
     if classes is not None and len(classes) != num_classes:
         raise ValueError(f"{len(classes)} names of {num_classes} classes")
-    return build(config, num_classes=num_classes or 1)  # of an encoder alone 0
+    return build(config, num_classes=num_classes or 1)  # an encoder exported alone has 0
 
 
 def _convert(
     found: Recognised, architecture: Architecture, allow_missing: Sequence[str]
 ) -> tuple[dict[str, Tensor], list[Row]]:
-    """Our tensors, and what became of theirs."""
+    """Our tensors, and the account of theirs."""
     layout, tensors, names = found.layout, found.tensors, found.names
     with torch.device("meta"):
         expected = architecture.build().state_dict()
@@ -173,7 +173,7 @@ def _convert(
 
 
 def _first_values(rows: Sequence[Row], make: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """What a new model has, at a fixed seed, in the place of tensors that are initialised."""
+    """Initial values, with a fixed seed, for the rows that are marked as initialised."""
     names = [row.ours for row in rows if row.status == "initialised"]
     if not names:
         return {}
@@ -193,9 +193,9 @@ def _why_unused(layout: Layout, name: str, architecture: Architecture) -> str | 
 
 
 def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """The weights for pixels normalised as ours, made of those for pixels normalised otherwise.
+    """Fold another normalisation of pixels into the patch embedding, so that ours gives the same.
 
-    w (x - m') / s' + b is w s / s' (x - m) / s + b + w (m - m') / s': the same outputs.
+    w (x - m') / s' + b = w s / s' (x - m) / s + b + w (m - m') / s'
     """
     both = ((IMAGENET_MEAN, IMAGENET_STD), (architecture.mean, architecture.std))
     if both[0] == both[1]:
@@ -211,7 +211,7 @@ def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str,
 
 
 def _state(architecture: Architecture, source: Source) -> dict[str, Any]:
-    """A checkpoint of ours, its weights still missing."""
+    """A checkpoint of ours, still without weights."""
     config, grid = architecture.config, architecture.shape.grid
     kind = "pretrain" if isinstance(config, PretrainConfig) else "finetune"
     state = {"kind": kind, "config": config_to_dict(config), "step": 0, "model": {}}
@@ -225,13 +225,13 @@ def _state(architecture: Architecture, source: Source) -> dict[str, Any]:
 
 
 def _classes(config: Mapping[str, Any], num_classes: int, *, path: Path) -> list[str] | None:
-    """Class names, of the settings of a Hugging Face folder, where it has any of its own."""
+    """Class names in the settings of a Hugging Face folder; None if there are only defaults."""
     names = config.get("id2label") if num_classes else None
     names = names or {}
     if not isinstance(names, Mapping):
         raise refusal(path, "no names in id2label", "{number: name}")
     classes = [str(name) for name in names.values()]
-    if all(name.startswith("LABEL_") for name in classes):  # what transformers calls those unnamed
+    if all(name.startswith("LABEL_") for name in classes):  # default names of transformers
         return None
     if names.keys() != set(map(str, range(num_classes))):
         wanted = f"those of the classes 0 to {num_classes - 1}"

@@ -1,4 +1,4 @@
-"""Files of weights of any origin, read without executing anything from them."""
+"""Reads weight files of any origin without executing code from them."""
 
 import json
 import pickle
@@ -25,12 +25,12 @@ from hpm_video.weights.hub import local_model
 from hpm_video.weights.misfits import refusal
 from hpm_video.weights.torch_files import UNREADABLE, ZIP, ClaimError, read_torch
 
-# What files of weights call the weights among the other things they hold
+# Keys under which files hold their weights, in order of preference
 CONTAINERS = ("model", "module", "state_dict", "model_state_dict", "target_encoder", "encoder")
 
 _DEEPSPEED = "mp_rank_00_model_states.pt"
 _EXPECTED = "a checkpoint of PyTorch or a safetensors file"
-# How files that are sometimes taken for weights begin
+# First bytes of files that are sometimes mistaken for weights
 _BEGINNINGS = {
     b"<": "a page of the web, as failed downloads leave",
     b"version https://git-lfs": "a pointer of Git LFS: the file itself was not fetched",
@@ -45,11 +45,11 @@ _BEGINNINGS = {
 
 @dataclass(frozen=True)
 class Source:
-    """What a file or folder holds.
+    """The content of a weight file or folder.
 
-    tensors: by the names in the file. container: what they lie in, empty if in nothing.
-    others: what else lies beside the container. config: of a Hugging Face folder, as there.
-    state: where it is a checkpoint of ours, all of it.
+    tensors: with the names in the file. container: key that holds them, empty if at the top level.
+    others: the file's other keys. config: settings of a Hugging Face folder. state: the whole
+    checkpoint, if it is one of ours.
     """
 
     path: Path
@@ -61,9 +61,9 @@ class Source:
 
 
 def read_weights(path: str | Path, *, container: str | None = None) -> Source:
-    """Read a file, or a folder (a run, Hugging Face's, DeepSpeed's), onto the CPU.
+    """Read a file or a folder (a run, Hugging Face, DeepSpeed) onto the CPU.
 
-    ``container``: which part of the file the weights are, if not the usual one.
+    ``container``: key of the file that holds the weights, if not one of `CONTAINERS`.
 
     Raises FileNotFoundError, or ValueError that says what was found and what was expected.
     """
@@ -72,7 +72,7 @@ def read_weights(path: str | Path, *, container: str | None = None) -> Source:
     if container is not None and source.container != container:
         raise ValueError(f"container ({container}) must be left out: {path} has none to choose")
     for name in source.tensors:
-        if not name.isprintable():  # it would be printed
+        if not name.isprintable():  # names are printed to the terminal
             raise refusal(path, f"a tensor {name!r}", "a printable name")
     return source
 
@@ -80,14 +80,14 @@ def read_weights(path: str | Path, *, container: str | None = None) -> Source:
 def _read_file(path: Path, container: str | None) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"weights ({path}) do not exist")
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # opening a pipe could block forever
         raise refusal(path, "a device or a pipe", "a file or a folder")
     try:
         with path.open("rb") as file:
             start = file.read(64)
     except PermissionError as error:
         raise ValueError(f"weights ({path}) must be readable: {error.strerror}") from error
-    # safetensors begin with the length of the header, and the header's brace
+    # safetensors files start with the header's length and its opening brace
     length, most = int.from_bytes(start[:8], "little"), max(path.stat().st_size, 1 << 24)
     if start[8:9] == b"{" and 2 <= length < most:
         return _read_safetensors([path], path)
@@ -147,11 +147,11 @@ def _read_safetensors(files: list[Path], path: Path) -> Source:
 
 def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
     try:
-        # Official files keep their options in one: a plain holder of values, which runs nothing
+        # Official files store their options in a Namespace, which is harmless
         found = read_torch(path, classes=(Namespace,))
     except ClaimError as error:
         raise _unreadable(path, f"a file that would take too much memory ({error})") from error
-    except (*UNREADABLE, SafetensorError) as error:  # PyTorch reads safetensors too, by the name
+    except (*UNREADABLE, SafetensorError) as error:  # PyTorch also reads *.safetensors
         raise _unreadable(path, _words(path, start, error)) from error
     if start.startswith(ZIP) and (damaged := _damaged_part(path)):
         raise _unreadable(path, f"{damaged}, which is damaged")
@@ -175,7 +175,7 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
 
 
 def _damaged_part(path: Path) -> str:
-    """A zip archive's part, if any, that does not have its checksum, which PyTorch ignores."""
+    """A zip archive's first part with a wrong checksum, if any; PyTorch ignores checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() or ""
@@ -197,7 +197,7 @@ def _ours(path: Path, state: dict[str, Any]) -> Source:
 
 
 def _words(path: Path, start: bytes, error: Exception) -> str:
-    """What it is that `torch.load` could not read."""
+    """Description of a file that `torch.load` could not read."""
     if not start:
         return "an empty file"
     if start.startswith(ZIP):
@@ -215,7 +215,7 @@ def _words(path: Path, start: bytes, error: Exception) -> str:
         name = found[1].strip(".,`'\"")
         return f"a Python object ({name}), which can only be read by running code from the file"
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if first.startswith("Weights only"):  # long words on how to read it in spite of that
+    if first.startswith("Weights only"):  # PyTorch's advice to load it unsafely
         first = "neither its zip archive nor a pickle of tensors"
     return f"what PyTorch cannot read ({first[:120]})"
 
@@ -235,6 +235,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _few(names: tuple[str, ...] | list[str]) -> str:
-    """Some of them, in words."""
+    """The first few names as text."""
     shown = ", ".join(names[:6])
     return (shown + (f" and {len(names) - 6} more" if len(names) > 6 else "")) or "nothing"

@@ -1,0 +1,401 @@
+"""``hpm-video start``: from a folder of own videos to settings, and the commands to go on with.
+
+Lists and checks the videos, chooses what suits their number, their length and the machine, times
+some steps, and writes a commented YAML for each job. Writes nothing into the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+import os
+import re
+import shlex
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpm_video.cli.options import add_device, add_output_dir, add_root
+from hpm_video.runtime.files import printable, write_atomically
+
+if TYPE_CHECKING:
+    import torch
+
+    from hpm_video.config.own_data import Choices, Computer, Videos
+
+_UNFINISHED = ".hpm-video-start"  # in the folder of a start that has not come to its end
+_MICRO_BATCH = 8  # clips of a step that is timed on a CPU
+_SHOWN_VIDEOS = 2  # that the commands name
+_UNCERTAIN = (
+    "Accuracy is not promised. On 316 clips of 8 hand signs a similar model read .81 ± .03 "
+    "pre-trained and .77 ± .05 from scratch, no significant difference (docs/results.md)."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    text = (
+        "a folder with a folder of videos per class, or of videos only; or with such folders for "
+        "train, val and test; or a list of videos, or a tar. Nothing is written into it"
+    )
+    parser.add_argument("folder", metavar="FOLDER", help=text)
+    add_output_dir(parser, "a new folder for lists, settings and runs (default: hpm_NAME)")
+    text = "a folder or list to judge on (default: a val or test folder, else --held-out)"
+    parser.add_argument("--val", metavar="FOLDER", help=text)
+    text = "share of each class to judge on where nothing is set apart (default %(default)s)"
+    parser.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help=text)
+    text = "folders are no classes: only pre-train"
+    parser.add_argument("--no-labels", dest="labels", action="store_false", help=text)
+    text = (
+        "images are frames, where each folder of numbered ones is a video, or stills, each a video "
+        "of its own"
+    )
+    parser.add_argument("--images", choices=("frames", "stills"), help=text)
+    text = "most hours of each training; takes fewer epochs where more would not fit (default 12)"
+    parser.add_argument("--hours", type=float, default=12.0, metavar="H", help=text)
+    text = "decode all of every video in the check, not only head, tail and places between"
+    parser.add_argument("--full-check", action="store_true", help=text)
+    add_root(parser, "where relative paths of a list start")
+    add_device(parser)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a start makes, and where. ``shown``: the folder as it stands in commands."""
+
+    folder: Path
+    is_new: bool
+
+    @contextmanager
+    def gone_after_errors(self) -> Iterator[None]:
+        """Remove what was written so far where videos cannot be listed."""
+        try:
+            yield
+        except (ValueError, FileNotFoundError):
+            if self.is_new:
+                shutil.rmtree(self.folder)
+            raise
+
+    @property
+    def shown(self) -> str:
+        text = str(self.folder)
+        return f"./{text}" if text.startswith("-") else text
+
+    def inside(self, name: str) -> str:
+        """A path in the folder, for commands."""
+        return os.path.join(self.shown, name)
+
+    def absolute(self, name: str) -> str:
+        """The same for settings, which are right from any folder."""
+        return os.path.join(os.path.abspath(self.folder), name)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    place = _new_place(arguments)
+    from hpm_video.data.prepare.own_lists import list_own_videos, rows_of
+
+    with place.gone_after_errors():
+        lists, notes = list_own_videos(
+            arguments.folder, place.folder, val=arguments.val, root=arguments.root,
+            held_out=arguments.held_out, labels=arguments.labels, images=arguments.images,
+        )  # fmt: skip
+    computer, device = _computer(arguments.device)  # or refuse, before videos are decoded
+    print(f"checking {sum(len(rows_of(file)) for file in lists.values()):,} videos", flush=True)
+    _check(lists, place, full=arguments.full_check, num_workers=computer.cores)
+    notes += _drop_unreadable(lists)
+    videos = _videos_of(lists["train"])
+
+    from hpm_video.config.own_data import choose_finetuning, choose_pretraining
+
+    chosen = [choose_pretraining(videos, computer)]
+    _set_places(chosen[0], lists, place, "pretrained", arguments.device)
+    if videos.num_classes:
+        lists["labelled"] = _labelled(lists["train"], notes)
+        labelled = _videos_of(lists["labelled"])
+        chosen.append(choose_finetuning(labelled, computer, chosen[0]))
+        _set_places(chosen[1], lists, place, "finetuned", arguments.device)
+    print("timing some steps", flush=True)
+    _time(chosen, device, most_hours=arguments.hours)
+    commands = list(_commands(lists, place, chosen))
+    for one in chosen:
+        one.config()  # or an error, before anything is written
+        head = _head(one, computer, commands)
+        write_atomically(place.folder / f"{one.job}.yaml", [one.yaml(head)])
+    (place.folder / _UNFINISHED).unlink()
+    for line in _summary(chosen, videos, lists, notes, place):
+        print(printable(line))
+    print("next:")
+    for words, what in commands:
+        print(printable(f"  {shlex.join(['hpm-video', *words])}  # {what}"))
+    return 0
+
+
+def _new_place(arguments: argparse.Namespace) -> Place:
+    """The folder to write into. Raises ValueError where something else lies there."""
+    from hpm_video.data.lists.rows import is_video_name
+    from hpm_video.data.lists.shards import is_shards, list_exists, list_stem
+    from hpm_video.runtime.files import make_folder
+
+    source, output = arguments.folder, arguments.output_dir
+    if not (list_exists(source) if is_shards(source) else os.path.lexists(source)):
+        raise FileNotFoundError(f"{source} does not exist (expected a folder or list of videos)")
+    if is_video_name(source) and os.path.isfile(source):
+        raise ValueError(
+            f"FOLDER ({source}) must be a folder or list of videos, not one: hpm-video start "
+            f"{shlex.quote(os.path.dirname(source) or '.')}"
+        )
+    if not 0 <= arguments.held_out < 1:
+        raise ValueError(f"--held-out ({arguments.held_out:g}) must be in [0, 1), such as 0.2")
+    if not arguments.hours > 0:
+        raise ValueError(f"--hours ({arguments.hours:g}) must be above 0, such as 12")
+    is_folder = os.path.isdir(source)
+    name = os.path.basename(os.path.abspath(source)) if is_folder else list_stem(source)
+    plain = re.sub(r"[^\w.-]+", "_", name).strip("_") or "videos"  # easy to type
+    folder = Path(output or f"hpm_{plain}")
+    if not os.path.abspath(folder).isprintable():
+        raise ValueError(f"output_dir ({folder}) must be text: add -o DIR, with another name")
+    if is_folder and Path(source).resolve() in (folder.resolve(), *folder.resolve().parents):
+        other = os.path.join(os.path.dirname(os.path.abspath(source)), folder.name)
+        raise ValueError(
+            f"output_dir ({folder}) must lie outside of {source}, which nothing is written to: "
+            f"add -o {shlex.quote(os.path.relpath(other))}"
+        )
+    marker = folder / _UNFINISHED
+    said = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()
+    is_new = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    goes_on = marker.is_file() and marker.read_bytes() == said.encode()
+    if not (is_new or goes_on):
+        number = 2
+        while os.path.lexists(f"{folder}_{number}"):
+            number += 1
+        raise ValueError(
+            f"output_dir ({folder}) must be a new folder, as nothing is overwritten: add -o "
+            f"{shlex.quote(f'{folder}_{number}')}"
+        )
+    make_folder(folder, name="output_dir")
+    for file in (*folder.glob("*.csv"), folder / "classes.txt") if goes_on else ():
+        file.unlink(missing_ok=True)  # of a start that was interrupted, as is its check
+    write_atomically(marker, [said])
+    return Place(folder, is_new)
+
+
+def _computer(name: str) -> tuple[Computer, torch.device]:
+    """This machine, and the device to train on."""
+    import torch
+
+    from hpm_video.config.own_data import computer_here
+    from hpm_video.runtime.distributed import pick_device
+    from hpm_video.runtime.machine import device_words
+
+    device = pick_device(name, setting="--device")
+    gpu_gb = None
+    if device.type == "cuda":
+        gpu_gb = torch.cuda.get_device_properties(device).total_memory / 1e9
+    return computer_here(device_words(device), gpu_gb=gpu_gb), device
+
+
+def _check(lists: dict[str, Path], place: Place, *, full: bool, num_workers: int) -> None:
+    """Decode the videos, and name those that are of no use, which the lists then leave out."""
+    from hpm_video.data.lists.classes import read_classes
+    from hpm_video.data.prepare.check import check_manifest
+    from hpm_video.data.prepare.check_report import make_report, report_page, report_text
+    from hpm_video.data.prepare.own_lists import rows_of
+
+    for file in lists.values():
+        check_manifest(file, quick=not full, num_workers=num_workers)
+    file = place.folder / "classes.txt"
+    classes = read_classes(file).names if file.is_file() else ()
+    report = make_report((row for file in lists.values() for row in rows_of(file)), classes=classes)
+    page = place.folder / "check.html"
+    write_atomically(page, [report_page(report, title=place.folder.name)])
+    print(report_text(report, page=str(page), figures=False))
+
+
+def _drop_unreadable(lists: dict[str, Path]) -> Iterator[str]:
+    """Lists to judge on of which nothing can be read are none."""
+    for name in [name for name in lists if name != "train"]:
+        if not _readable(lists[name]):
+            yield f"{lists.pop(name)} has no video that can be read: it is not used"
+
+
+def _readable(file: Path) -> list[dict[str, str]]:
+    from hpm_video.data.prepare.own_lists import rows_of
+    from hpm_video.data.prepare.verdict import USED
+
+    return [row for row in rows_of(file) if row.get("status") in USED]
+
+
+def _labelled(train: Path, notes: list[str]) -> Path:
+    """The list to fine-tune on: that of the videos with a label."""
+    from hpm_video.data.lists.manifest import write_manifest
+    from hpm_video.data.prepare.own_lists import label_of
+
+    rows = _readable(train)
+    labelled = [row for row in rows if label_of(row)]
+    if len(labelled) == len(rows):
+        return train
+    notes.append(
+        f"{len(rows) - len(labelled)} videos without a label: pre-training alone uses them"
+    )
+    write_manifest(output := train.with_name("labelled.csv"), labelled)
+    return output
+
+
+def _videos_of(file: Path) -> Videos:
+    """What is known of the videos of a list. Raises ValueError where none can be read."""
+    from hpm_video.config.own_data import Videos
+    from hpm_video.data.prepare.check_report import make_report
+    from hpm_video.data.prepare.own_lists import label_of
+
+    rows = _readable(file)
+    if not rows:
+        raise ValueError(f"{file} has no video that can be read: see the reasons above")
+    report = make_report(rows)  # which knows how long parts are
+    labels = set(filter(None, map(label_of, rows)))
+    rates = sorted(float(row["fps"]) for row in rows if row.get("fps"))
+    seconds = sorted(report.durations_s.tolist())
+    is_timed = 2 * min(len(seconds), len(rates)) > len(rows)
+    first, middle, third = (
+        seconds[len(seconds) * part // 4] if is_timed else 0 for part in (1, 2, 3)
+    )
+    return Videos(
+        number=len(rows),
+        num_classes=len(labels) if len(labels) > 1 else 0,
+        frames=report.num_frames / len(rows),
+        seconds=(first, middle, third) if is_timed else None,
+        fps=rates[len(rates) // 10] if is_timed else None,
+        short_side=sorted(min(int(row["width"]), int(row["height"])) for row in rows)[
+            len(rows) // 2
+        ],
+    )
+
+
+def _set_places(
+    one: Choices, lists: dict[str, Path], place: Place, folder: str, device: str
+) -> None:
+    """Where a run reads and writes, before its other settings."""
+    others, one.settings = one.settings, {}
+    why = "the run; the same command continues it"
+    one.change("run.output_dir", place.absolute(folder), why)
+    if device != "auto":
+        one.change("run.device", device, "as --device says")
+    learnt = lists["train" if one.job == "pretrain" else "labelled"].name
+    one.change("data.manifest", [place.absolute(learnt)], "videos to learn from")
+    if one.job == "finetune":
+        if judged := next((lists[name] for name in ("val", "test") if name in lists), None):
+            one.change("data.val_manifest", [place.absolute(judged.name)], "videos to judge on")
+        why = "the pre-training, whose model and clips it takes; null: from scratch"
+        one.change("model.init", place.absolute("pretrained"), why)
+    one.settings |= others
+
+
+def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float) -> None:
+    """Time steps of each training for its hours, and take fewer epochs where these are too many."""
+    from hpm_video.bench.here import measure_finetuning, measure_here
+    from hpm_video.config.own_data import FROM_INIT, fit_hours
+    from hpm_video.runtime.distributed import World
+    from hpm_video.train.batch_size import with_batch_size
+
+    pretraining, *finetuning = chosen
+    config = with_batch_size(pretraining.config(), World(0, 1, device))
+    here = measure_here(config, most_clips=_MICRO_BATCH if device.type == "cpu" else None)
+    rates = [here.clips_per_s]
+    for one in finetuning:
+        same = [f"{key}={pretraining[key]}" for key in FROM_INIT if key in pretraining.settings]
+        rates.append(measure_finetuning(one.config("model.init=null", *same)))
+    for one, rate in zip(chosen, rates, strict=True):
+        clips = one.steps * one["optim.total_batch"]
+        compute, read = clips / rate, clips / (here.clips_per_core or math.inf)
+        # On a CPU readers take time from the steps
+        workers = one["data.num_workers"]
+        seconds = compute + read if device.type == "cpu" else max(compute, read / workers)
+        one.hours, one.timed = seconds / 3600, here.said
+        fit_hours(one, most_hours)
+
+
+def _commands(
+    lists: dict[str, Path], place: Place, chosen: Sequence[Choices]
+) -> Iterator[tuple[list[str], str]]:
+    """The commands to go on with, and what each does."""
+    from hpm_video.data.lists.manifest import read_manifest
+
+    learnt = lists.get("labelled", lists["train"])
+    judged = lists.get("test") or lists.get("val") or learnt
+    manifest = read_manifest([str(judged)], labels=False)
+    shown = [manifest.path(index) for index in range(min(_SHOWN_VIDEOS, len(manifest)))]
+    pretrained, finetuned = place.inside("pretrained"), place.inside("finetuned")
+    yield ["pretrain", place.inside("pretrain.yaml")], "the model, from videos without their labels"
+    if len(chosen) > 1:
+        yield ["finetune", place.inside("finetune.yaml")], "a classifier from it"
+        list_ = ["--manifest", place.inside(judged.name)]
+        on = "; of the videos it learnt from" if judged == learnt else ""
+        yield ["evaluate", finetuned, *list_], f"accuracy, confusions, a page{on}"
+        table = ["-o", place.inside("classes.csv")]
+        yield ["predict", finetuned, *shown, *table], "classes of any videos or folders of them"
+    yield ["visualize", pretrained, *shown, "-o", place.inside("pictures")], "what it finds hard"
+
+
+def _head(one: Choices, computer: Computer, commands: Sequence[tuple[list[str], str]]) -> list[str]:
+    """The comment at the top of a YAML."""
+    job = {"pretrain": "Pre-training on", "finetune": "Fine-tuning on"}[one.job]
+    command = next(words for words, _ in commands if words[0] == one.job)
+    lines = [
+        f"{job} {one.num_videos:,} videos, by `hpm-video start` from the recipe {one.recipe} "
+        f"({one.why_recipe}).",
+        "",
+        f"  {shlex.join(['hpm-video', *command])}",
+        "",
+        f"Hardware: {computer.words}.",
+        f"Hours: {_hours(one.hours)} ({one.timed}).",
+        f"Expected: {_UNCERTAIN}",
+        "",
+        "The reason of each choice is above it. Change any here, or behind the command: "
+        f"optim.epochs=50. `hpm-video {one.job} --help` lists all settings.",
+    ]
+    if one.job == "finetune":
+        lines.append("Sizes of the model and of clips are those of the pre-training.")
+    return [printable(line) for line in lines]
+
+
+def _hours(hours: float) -> str:
+    if hours < 1:
+        return f"about {max(1, round(60 * hours))} min"
+    return f"about {hours:.1f} h" if hours < 10 else f"about {hours:.0f} h"
+
+
+def _summary(
+    chosen: Sequence[Choices],
+    videos: Videos,
+    lists: dict[str, Path],
+    notes: Sequence[str],
+    place: Place,
+) -> Iterator[str]:
+    """What was found and chosen, in lines for people."""
+    from hpm_video.data.prepare.own_lists import rows_of
+
+    yield from (f"note: {note}" for note in notes)
+    said = f"{videos.number:,} videos"
+    if videos.num_classes:
+        said += f" of {videos.num_classes} classes"
+    if videos.seconds is not None:
+        said += f", half of them under {videos.seconds[1]:.1f} s"
+    yield f"to learn from: {said}"
+    for one in chosen:
+        epochs = one["optim.epochs"]
+        name = {"pretrain": "pre-training", "finetune": "fine-tuning"}[one.job]
+        yield (
+            f"{name}: {place.inside(f'{one.job}.yaml')}, from the recipe {one.recipe} "
+            f"({one.why_recipe}): {epochs:,} epoch{'' if epochs == 1 else 's'}, "
+            f"{one.steps:,} steps of {one['optim.total_batch']}, {_hours(one.hours)}"
+        )
+    yield f"hours: {chosen[0].timed}"
+    judged = lists.get("test") or lists.get("val")
+    if videos.num_classes and judged is not None:
+        counts = Counter(row["label"] for row in rows_of(judged))
+        share = max(counts.values()) / counts.total()
+        yield f"guessing the most frequent class of {place.inside(judged.name)} reads {share:.2f}"
+    yield _UNCERTAIN

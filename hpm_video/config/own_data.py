@@ -1,0 +1,279 @@
+"""Settings for own videos: what suits their number and length, and the machine, each with a reason.
+
+The base is a recipe for own videos. What depends on the videos or the machine replaces its values.
+"""
+
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+
+from hpm_video.config.finetune import FinetuneConfig
+from hpm_video.config.pretrain import PretrainConfig
+from hpm_video.config.recipe import find_named
+from hpm_video.config.settings import (
+    config_to_dict,
+    differing_keys,
+    load_config,
+    without_interpolations,
+)
+
+Job = Literal["pretrain", "finetune"]
+_SCHEMAS: dict[Job, type[Any]] = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
+
+_MANY = 10_000  # videos, from which on a GPU trains a larger model
+_LARGE_GB, _LARGE_PIXELS = 16, 160  # that it needs: memory of the GPU, short side of the videos
+_SHORT_S = 5.0  # most videos are that short: a clip is all of one, else a window of two seconds
+_WINDOW_S = 2.0
+_LEAST_STEPS, _MOST_EPOCHS = 500, 2000
+_LEAST_EPOCHS = {"pretrain": 20, "finetune": 10}
+# Steps are so many times the root of the number of videos. On GPUs that is 2,000 for 100 videos and
+# 28,000 for 20,000; on CPUs the 1,800 that 316 clips had in docs/results.md.
+_STEPS = {("pretrain", True): 200, ("pretrain", False): 100}
+_STEPS |= {("finetune", True): 100, ("finetune", False): 130}
+_GB_OF_A_WORKER = 2
+# Sizes that a fine-tuning takes from the pre-training it starts from
+FROM_INIT = ("model.size", "model.depth", "data.num_frames", "data.crop_size")
+
+# Why the recipes' values are what they are
+_WHY = {
+    "data.crop": "no squeezed crops, as in pre-training",
+    "data.decoder": "reads most formats, and is the fastest on small files",
+    "data.batch_size": "videos at a time; those of a step are made of such parts",
+    "data.crop_size": "side of a clip in pixels; time grows with its square",
+    "data.num_frames": "frames of a clip; time grows with them",
+    "model.size": "larger models need more videos and more time",
+    "model.depth": "blocks: half of the size's, for speed",
+    "model.decoder_width": "as wide as the encoder",
+    "model.decoder_depth": "one block, for speed",
+    "masking.mask_ratio": "with few tokens a frame, 0.9 would leave too little to guess from",
+    "masking.hard_ratio_end": "share of the masks that is mined at the end. 0: random masks; a "
+    "step takes a quarter less compute. Accuracy did not differ significantly: docs/results.md",
+    "teacher.token_ratio": "with mining: a tenth of so few tokens would show too little",
+    "teacher.momentum_start": "with mining: the teacher follows fast enough for a short run",
+    "teacher.momentum_end": "with mining: the same at the end",
+    "loss.prediction_weight": "as in the runs of docs/results.md",
+    "optim.base_lr": "learning rate for 256 videos a step; it follows the videos of a step",
+    "augment.num_operations": "no RandAugment, as in the runs of docs/results.md",
+    "augment.erasing": "no erased rectangles, as in the runs of docs/results.md",
+    "mixing.mixup": "no blended clips, as in the runs of docs/results.md",
+    "mixing.cutmix": "no pasted boxes, as in the runs of docs/results.md",
+    "evaluation.batch_size": "clips at a time",
+    "run.checkpoint_every_minutes": "what an interruption costs at most",
+}
+
+
+@dataclass(frozen=True)
+class Videos:
+    """The videos of a list that can be read. seconds: a quarter, half and three quarters of them
+    are at most so long. fps: a tenth are below it. Both None where files do not say it."""
+
+    number: int
+    num_classes: int  # 0 without labels
+    frames: float  # mean
+    seconds: tuple[float, float, float] | None
+    fps: float | None
+    short_side: int  # median, pixels
+
+
+@dataclass(frozen=True)
+class Computer:
+    """A machine. gpu_gb: memory of a GPU, None for a CPU."""
+
+    words: str
+    cores: int
+    memory_gb: float
+    gpu_gb: float | None = None
+
+
+@dataclass
+class Choices:
+    """Settings of a job, each with its reason. hours: what it takes; timed: how that is known."""
+
+    job: Job
+    recipe: str
+    why_recipe: str
+    num_videos: int
+    settings: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    hours: float = 0.0
+    timed: str = ""
+
+    def change(self, key: str, value: Any, why: str) -> None:
+        self.settings[key] = (value, why)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.settings[key][0]
+
+    def config(self, *more: str) -> Any:
+        """The config that the settings make; ``more`` override some. Raises as `load_config`."""
+        nested: dict[str, dict[str, Any]] = {}
+        for key, (value, _) in self.settings.items():
+            group, name = key.split(".", 1)
+            nested.setdefault(group, {})[name] = without_interpolations(value)
+        return load_config(_SCHEMAS[self.job], None, more, known=nested)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a run."""
+        return int(self.num_videos // self["optim.total_batch"] * self["optim.epochs"])
+
+    def yaml(self, head: Sequence[str]) -> str:
+        """A YAML with the reason above every setting; ``head``: lines of comment at its top."""
+        lines = [_comment(line) for line in head]
+        groups = dict.fromkeys(key.partition(".")[0] for key in self.settings)
+        for group in [name for name in config_to_dict(_SCHEMAS[self.job]()) if name in groups]:
+            lines.append(f"{group}:")
+            for key, (value, why) in self.settings.items():
+                if key.partition(".")[0] == group:
+                    lines.append(_comment(why, indent="  "))
+                    escaped = without_interpolations(value)
+                    lines.append(f"  {key.partition('.')[2]}: {_as_text(escaped)}")
+        return "\n".join(lines) + "\n"
+
+
+def choose_pretraining(videos: Videos, computer: Computer) -> Choices:
+    """Settings of a pre-training."""
+    number, gb = videos.number, computer.gpu_gb
+    if gb is None:
+        recipe, why = "own_videos_cpu", "there is no GPU"
+    elif number >= _MANY and gb >= _LARGE_GB and videos.short_side >= _LARGE_PIXELS:
+        recipe = "own_videos_base"
+        why = f"at least {_MANY:,} videos, and a GPU of at least {_LARGE_GB} GB"
+    else:
+        recipe, why = "own_videos", "one GPU"
+        if number >= _MANY:
+            lacks = f"a GPU of {_LARGE_GB} GB" if gb < _LARGE_GB else f"{_LARGE_PIXELS} pixels"
+            why += f"; own_videos_base would need {lacks}"
+    chosen = _of_recipe("pretrain", recipe, why, videos, computer)
+    if videos.frames < chosen["data.num_frames"] > 8:
+        chosen.change("data.num_frames", 8, f"the videos have {videos.frames:.0f} on average")
+    _take_frames(chosen, videos)
+    return chosen
+
+
+def choose_finetuning(videos: Videos, computer: Computer, pretraining: Choices) -> Choices:
+    """Settings of a fine-tuning that starts from a pre-training."""
+    why = "it goes with the pre-training"
+    chosen = _of_recipe("finetune", pretraining.recipe, why, videos, computer)
+    chosen.settings = {k: v for k, v in chosen.settings.items() if k not in FROM_INIT}
+    for key in ("data.sampling", "data.fps", "data.frame_stride"):
+        if key in pretraining.settings:
+            chosen.change(key, pretraining[key], "as in pre-training")
+    every = max(1, chosen["optim.epochs"] // 10)
+    chosen.change("evaluation.every_epochs", every, "ten evaluations; the best epoch is kept")
+    return chosen
+
+
+def fit_hours(choices: Choices, most: float) -> None:
+    """Take fewer epochs where a run would take more than ``most`` hours."""
+    epochs = choices["optim.epochs"]
+    if choices.hours <= most or epochs == 1:
+        return
+    fitting = max(1, math.floor(epochs * most / choices.hours))
+    why = f"what fits into {most:g} h; {epochs:,} would take {choices.hours:.1f} h"
+    choices.change("optim.epochs", fitting, why)
+    choices.hours *= fitting / epochs
+    if "evaluation.every_epochs" in choices.settings:
+        _, reason = choices.settings["evaluation.every_epochs"]
+        choices.change("evaluation.every_epochs", max(1, fitting // 10), reason)
+
+
+def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Computer) -> Choices:
+    """A recipe's settings, with steps for so many videos and workers for the machine."""
+    schema = _SCHEMAS[job]
+    there = config_to_dict(load_config(schema, find_named(f"{job}/{recipe}")))
+    usual = config_to_dict(schema())
+    chosen = Choices(job, recipe, why, videos.number)
+    # What a clip is, and how large the model, is what people change first: stated in any case
+    shown = ["model.size", "data.num_frames", "data.crop_size"]
+    shown += ["masking.hard_ratio_end"] if job == "pretrain" else []
+    for key in dict.fromkeys([*shown, *differing_keys(usual, there)]):
+        group, name = key.split(".", 1)
+        chosen.change(key, there[group][name], _WHY.get(key, f"as in the recipe {recipe}"))
+
+    number, total = videos.number, there["optim"]["total_batch"]
+    at_once, said = there["data"]["batch_size"], "videos of a step; the learning rate follows"
+    is_small = number < 4 * total
+    if job == "pretrain":
+        at_once = "auto"
+        why = "videos at a time: as many as memory allows; results do not depend on it"
+        chosen.change("data.batch_size", at_once, why)
+    if is_small:  # four steps an epoch; an even number, as a fine-tuning may mix pairs
+        total = min(number, max(2, number // 4 // 2 * 2))
+        said = f"for four steps of an epoch; {said}"
+        if at_once != "auto":
+            total = min(total, at_once)
+            chosen.change("data.batch_size", total, "videos at a time: all of a step")
+    chosen.change("optim.total_batch", total, said)
+    steps_per_epoch = number // total
+    factor = _STEPS[job, computer.gpu_gb is not None]
+    wanted = max(_LEAST_STEPS, round(factor * math.sqrt(number)))
+    epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS[job], math.ceil(wanted / steps_per_epoch)))
+    steps = epochs * steps_per_epoch
+    chosen.change(
+        "optim.epochs", epochs,
+        f"{steps:,} steps of {total}: about {factor} x the root of {number:,} videos, at least "
+        f"{_LEAST_STEPS} steps and {_LEAST_EPOCHS[job]} epochs",
+    )  # fmt: skip
+    share = "a twentieth of the epochs" if job == "pretrain" else "a quarter of the epochs"
+    most_warm = 40 if job == "pretrain" else 5
+    chosen.change("optim.warmup_epochs", "auto", f"follows: {share}, at most {most_warm}")
+    log_every = min(50, max(1, steps // 100))
+    chosen.change(
+        "run.log_every", log_every, "steps between records, of which there are at least a hundred"
+    )
+    wanted_workers = computer.cores - 1 if computer.gpu_gb is not None else computer.cores // 4
+    affordable = int(computer.memory_gb // _GB_OF_A_WORKER)
+    workers = max(1, min(16, wanted_workers, affordable))
+    why = f"processes that read videos, of {computer.cores} cores and {computer.memory_gb:.0f} GB"
+    chosen.change("data.num_workers", workers, why)
+    return chosen
+
+
+def _take_frames(chosen: Choices, videos: Videos) -> None:
+    """Which frames of a video a clip has."""
+    count, seconds, fps = chosen["data.num_frames"], videos.seconds, videos.fps
+    for key in ("data.sampling", "data.fps", "data.frame_stride"):
+        chosen.settings.pop(key, None)
+    if seconds is not None and seconds[2] <= _SHORT_S:
+        why = (
+            f"three quarters of the videos last at most {seconds[2]:.1f} s: a clip has a frame of "
+            f"each of {count} segments of the whole video. For windows of time: dense"
+        )
+        chosen.change("data.sampling", "uniform", why)
+        return
+    chosen.change("data.sampling", "dense", "a window at a random time, as the videos are longer")
+    if fps is None:
+        why = "frames from one to the next; the files do not say how many a second they have"
+        chosen.change("data.frame_stride", 32 // count, why)
+        return
+    rate = min(count / _WINDOW_S, math.floor(fps) or fps)
+    why = f"frames a second: {count} of them show {count / rate:.1f} s"
+    chosen.change("data.fps", float(rate), why)
+    chosen.change("data.frame_stride", 1, "every frame at that rate")
+
+
+def computer_here(words: str, *, gpu_gb: float | None) -> Computer:
+    """This machine, whose device is called ``words``."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Computer(words, cores or 1, memory / 1e9, gpu_gb)
+
+
+def _comment(text: str, indent: str = "") -> str:
+    """A text as comments of a YAML, in lines of at most 100 characters."""
+    if not text or text.startswith("  "):  # a command stays on its line
+        return f"{indent}# {text}".rstrip()
+    width = 98 - len(indent)
+    wrapped = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(f"{indent}# {line}" for line in wrapped)
+
+
+def _as_text(value: Any) -> str:
+    """A value as YAML on one line."""
+    dumped: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True)
+    return dumped.removesuffix("\n").removesuffix("\n...")

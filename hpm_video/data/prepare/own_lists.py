@@ -1,0 +1,140 @@
+"""Lists of own videos: one to learn from and, where there are labels, one to judge on."""
+
+import hashlib
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.lists.rows import read_rows
+from hpm_video.data.lists.shards import is_shards, list_root
+from hpm_video.data.prepare.listing import (
+    list_folder,
+    list_own,
+    splits_of_folder,
+    splits_of_list,
+)
+from hpm_video.data.prepare.tree import Images, VideoTree
+
+Row = dict[str, str]
+
+
+def list_own_videos(
+    source: str,
+    output_dir: Path,
+    *,
+    val: str | None = None,
+    root: str | None = None,
+    held_out: float = 0.2,
+    labels: bool = True,
+    images: Images | None = None,
+) -> tuple[dict[str, Path], list[str]]:
+    """Write lists of "train", "val" and "test", as far as there are such videos.
+
+    Args:
+        source: a folder of videos, of classes, or of folders of these for each part; or a list.
+        output_dir: the folder for train.csv, val.csv, test.csv and classes.txt.
+        val: a folder or list to judge on.
+        root: where relative paths of a list start.
+        held_out: share of each class to judge on, where nothing else says which videos.
+        labels: whether folders are classes.
+        images: what images are, see `VideoTree`.
+
+    Returns the lists, and lines to show. Raises as `list_folder` and `list_own` do.
+    """
+    classes, notes = output_dir / "classes.txt", list[str]()
+
+    def listed(what: str, part: str, *, split: str | None = None) -> Path:
+        """The list of a folder, or of a list's rows of a split; classes are those known by then."""
+        known, output = classes if classes.is_file() else None, output_dir / f"{part}.csv"
+        if os.path.isdir(what):
+            found = list_folder(what, output, classes=known, images=images, labels=labels)
+        else:
+            found = list_own(what, output, root=root, classes=known, split=split)
+        notes.extend([found.summary()] if found.num_missing else [])
+        notes.extend(found.notes)
+        return output
+
+    if os.path.isdir(source):
+        start, folders = os.path.abspath(source), splits_of_folder(source)
+        lists = {part: listed(folder, part) for part, folder in folders.items()}
+        if not lists:
+            _refuse_tars(source)
+    else:
+        start = list_root(source, root)
+        splits = [] if is_shards(source) else splits_of_list(source, root=root)
+        lists = {part: listed(source, part, split=part) for part in splits}
+    if not lists:
+        lists["train"] = listed(source, "train")
+    if val is not None:
+        lists["val"] = listed(val, "val")
+    names = set(filter(None, map(label_of, rows_of(lists["train"]))))
+    if not labels or len(names) == 1:
+        if labels:
+            notes.append("all videos are of one class, which leaves nothing to tell apart")
+        for file in lists.values() if names else ():
+            write_manifest(file, [{**row, "label": None} for row in rows_of(file)])
+        classes.unlink(missing_ok=True)
+        names = set()
+    if not names:
+        notes.append("no labels: pre-training only, on all videos")
+    elif lists.keys() == {"train"} and held_out:
+        train, output = lists["train"], output_dir / "val.csv"
+        learnt, held = hold_out(rows_of(train), held_out, start=start)
+        if held:
+            write_manifest(output, held)
+            write_manifest(train, learnt)
+            lists["val"] = output
+        notes.append(
+            f"held out to judge on: {len(held)} videos, {held_out:.0%} of each class, picked by a "
+            "hash of their paths; name others by --val, so that clips of one recording are on one "
+            "side"
+        )
+    return lists, notes
+
+
+def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row], list[Row]]:
+    """Rows to learn from, and a share of each class to judge on.
+
+    Which ones depends on the videos' paths from ``start`` alone: the same on every machine. At
+    least one video of a class is held out where it has two. Parts of a video stay together.
+    """
+    classes: dict[str, dict[str, bytes]] = {}
+    seen: set[str] = set()
+    for row in rows:
+        path = row["path"]
+        if path not in seen and (label := label_of(row)):
+            seen.add(path)
+            name = os.path.relpath(path, start) if os.path.isabs(path) else path
+            digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+            classes.setdefault(label, {})[path] = digest
+    held: set[str] = set()
+    for digests in classes.values():
+        least = 1 if share > 0 and len(digests) > 1 else 0
+        most = max(least, round(share * len(digests)))
+        held.update(sorted(digests, key=digests.__getitem__)[:most])
+    learnt = [row for row in rows if row["path"] not in held]
+    return learnt, [row for row in rows if row["path"] in held]
+
+
+def rows_of(file: Path) -> list[Row]:
+    """The rows of a list."""
+    return [row for _, row in read_rows(file)]
+
+
+def label_of(row: Row) -> str:
+    """The label of a row, "" without one."""
+    label = row.get("label", "").strip()
+    return "" if label == "-1" else label
+
+
+def _refuse_tars(folder: str) -> None:
+    """Raise ValueError for a folder of tars without videos."""
+    tars = [name for name in sorted(os.listdir(folder)) if is_shards(name)]
+    if tars and not VideoTree(folder).videos:
+        raise ValueError(
+            f"{folder} must hold videos, and holds tars: name one, or a pattern of several such as "
+            f"train-{{0000..0123}}.tar: hpm-video start "
+            f"{shlex.quote(os.path.join(folder, tars[0]))}"
+        )

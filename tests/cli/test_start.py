@@ -1,0 +1,185 @@
+"""``hpm-video start``: from a folder with odd names to a model by the commands that it prints."""
+
+import hashlib
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hpm_video.cli.main import main
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config.settings import load_config
+from hpm_video.runtime.files import quoted
+
+# Class folders and files, each with what shells, YAML, CSV or argparse could take for their own
+CLASSES = ("Gruß & Küsse", "-dash", "it's #1", 'a "b", c')
+FILES = (
+    "-{}.mp4", "{} #t=1,2.MP4", "${{HOME}}{}.mp4", "$({});.Mp4", "x={}.mp4", "'{}' ü.mp4",
+    "{}: [y].mp4", "\\{}\\.mp4",
+)  # fmt: skip
+_TINY = (
+    "run.precision=float32", "data.num_workers=0", "model.width=24", "model.depth=1",
+    "model.heads=2", "optim.epochs=1", "optim.warmup_epochs=0",
+)  # fmt: skip
+_QUICK = {
+    "pretrain": (
+        *_TINY, "model.decoder_width=24", "model.decoder_depth=1", "model.decoder_heads=2",
+        "run.picture_every=0",
+    ),
+    "finetune": (*_TINY[:2], *_TINY[-2:], "evaluation.every_epochs=0"),
+    "evaluate": ("device=cpu", "num_workers=0"),
+    "predict": ("device=cpu", "num_workers=0"),
+    "visualize": ("--device", "cpu", "--num-masks", "1"),
+}  # fmt: skip
+
+
+def _digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for path in [folder, *folder.rglob("*")]
+    }
+
+
+def _next(out: str) -> list[list[str]]:
+    block = out.partition("\nnext:\n")[2]
+    return [shlex.split(line, comments=True) for line in block.splitlines() if line[:3] == "  h"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """32 videos of four classes, one that is broken, and a text."""
+    monkeypatch.chdir(tmp_path)
+    videos = sorted(toy.parent.rglob("*.mp4"))
+    folder = tmp_path / "own" / "clips of 'Ä' #2"
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for k, file in enumerate(FILES):
+            shutil.copy(videos[(8 * number + k) % len(videos)], folder / name / file.format(k))
+    (folder / CLASSES[0] / "broken.mp4").write_bytes(videos[0].read_bytes()[:100])
+    (folder / "notes.txt").write_text("no video\n")
+    return folder
+
+
+def test_from_a_folder_to_a_model(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _digest(folder)
+    assert main(["start", str(folder), "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    made = tmp_path / "hpm_clips_of_Ä_2"
+    assert "33 videos: 32 ok, 0 damaged, 1 bad" in out and "broken.mp4: " in out
+    assert "to learn from: 24 videos of 4 classes" in out and "not promised" in out
+    pretraining = load_config(PretrainConfig, made / "pretrain.yaml")
+    assert pretraining.run.output_dir == str(made / "pretrained")
+    assert load_config(FinetuneConfig, made / "finetune.yaml").model.init == str(
+        made / "pretrained"
+    )
+    commands = _next(out)
+    assert [words[1] for words in commands] == list(_QUICK)
+    for program, *words in commands:
+        assert program == "hpm-video"
+        assert main([*words, *_QUICK[words[0]]]) == 0, words
+        said = capsys.readouterr().out
+        if words[0] == "pretrain":  # goes on with what lies beside it
+            assert ["hpm-video", "finetune", "hpm_clips_of_Ä_2/finetune.yaml"] in _next(said)
+    assert (made / "pictures" / "index.html").is_file()
+    assert len((made / "classes.csv").read_text().splitlines()) == 3
+    assert _digest(folder) == before
+
+
+def test_nothing_is_overwritten(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "hpm_clips_of_Ä_2"
+    taken.mkdir()
+    (taken / "train.csv").write_text("mine\n")
+    (tmp_path / "hpm_clips_of_Ä_2_2").touch()
+    assert main(["start", str(folder)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "nothing is overwritten: add -o 'hpm_clips_of_Ä_2_3'" in said
+    assert _digest(taken) == {
+        str(taken): "", str(taken / "train.csv"): hashlib.sha256(b"mine\n").hexdigest()
+    }  # fmt: skip
+
+
+def test_an_interrupted_start_goes_on(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from hpm_video.cli import start
+
+    words = ["start", str(folder), "--device", "cpu", "-o", "new"]
+    with monkeypatch.context() as patch:
+        patch.setattr(start, "_check", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(words) == 1
+    assert not (tmp_path / "new" / "pretrain.yaml").exists()
+    assert main(["start", str(folder.parent), "-o", "new"]) == 2  # of another folder
+    assert "nothing is overwritten" in capsys.readouterr().err
+    monkeypatch.setattr(start, "_time", lambda *_, **__: None)
+    assert main(words) == 0
+    assert not list((tmp_path / "new").glob("*.orig"))
+    assert main(words) == 2
+
+
+def test_a_folder_without_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["start", str(tmp_path / "empty"), "-o", str(tmp_path / "new")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "must hold videos" in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_whose_videos_are_all_broken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "1.mp4").write_bytes(b"no video")
+    assert main(["start", str(tmp_path / "bad"), "-o", str(tmp_path / "new")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "has no video that can be read" in said
+
+
+def test_the_folder_itself_is_no_place_to_write_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _digest(folder)
+    monkeypatch.chdir(folder)
+    assert main(["start", "."]) == 2
+    assert "must lie outside of ., which nothing is written to: add -o " in capsys.readouterr().err
+    assert _digest(folder) == before
+
+
+def test_videos_without_labels_are_pre_trained_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["start", str(folder), "--no-labels", "--device", "cpu", "--hours", "1e-9"]
+    assert main([*words, "-o", "./-new"]) == 0
+    out = capsys.readouterr().out
+    assert [words[1] for words in _next(out)] == ["pretrain", "visualize"]
+    assert not (tmp_path / "-new" / "finetune.yaml").exists()
+    assert " 1 epoch, " in out
+    pretrain, _ = _next(out)
+    assert main([*pretrain[1:], *_QUICK["pretrain"]]) == 0
+
+
+def test_a_list_of_which_some_videos_have_labels(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = [path for path in sorted(folder.rglob("*.*")) if path.suffix.lower() == ".mp4"]
+    readable = [path for path in videos if path.name != "broken.mp4"]
+    rows = [f"{quoted(path)},{'xy'[k % 2] if k < 20 else ''}" for k, path in enumerate(readable)]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    (tmp_path / "bad.csv").write_text(
+        f"path,label\n{quoted(folder / CLASSES[0] / 'broken.mp4')},x\n"
+    )
+    words = ["start", "all.csv", "--val", "bad.csv", "--device", "cpu", "-o", "new"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "12 videos without a label" in out and "val.csv has no video" in out
+    _, _, evaluate, *_ = commands = _next(out)
+    assert "--manifest" in evaluate and "new/train.csv" not in evaluate
+    for _, *words in commands[:3]:
+        assert main([*words, *_QUICK[words[0]]]) == 0, words

@@ -1,0 +1,113 @@
+"""Lists of own videos: what is learnt from, what is judged on, what is no class."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hpm_video.data.prepare.own_lists import hold_out, list_own_videos, rows_of
+
+
+def _videos(toy: Path, *names: str) -> None:
+    video = next(toy.parent.rglob("*.mp4"))
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, name)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+
+
+def _listed(source: str, **how: object) -> tuple[dict[str, list[tuple[str, str]]], str]:
+    lists, notes = list_own_videos(source, Path("out"), **how)  # type: ignore[arg-type]
+    found = {
+        part: [
+            (os.path.relpath(row["path"], os.path.abspath(source)), row.get("label", ""))
+            for row in rows_of(file)
+        ]
+        for part, file in lists.items()
+    }
+    return found, " | ".join(notes)
+
+
+def test_a_share_of_each_class_is_held_out(toy: Path) -> None:
+    _videos(toy, *(f"v/{name}/{number}.mp4" for name in "ab" for number in range(10)))
+    _videos(toy, "v/rare/1.mp4", "v/pair/1.mp4", "v/pair/2.mp4")
+    found, notes = _listed("v")
+    labels = [label for _, label in found["val"]]
+    assert sorted(labels) == ["0", "0", "1", "1", "2"] and len(found["train"]) == 18
+    assert not set(found["train"]) & set(found["val"])
+    assert "held out to judge on: 5 videos, 20% of each class" in notes
+    assert Path("out/classes.txt").read_text().split() == ["a", "b", "pair", "rare"]
+
+
+def test_what_is_held_out_is_the_same_elsewhere() -> None:
+    rows = [{"path": f"/x/{i}.mp4", "label": str(i % 3)} for i in range(60)]
+    moved = [{**row, "path": row["path"].replace("/x/", "/else/where/")} for row in rows]
+    _, one = hold_out(rows, 0.2, start="/x")
+    _, other = hold_out(moved[::-1], 0.2, start="/else/where")
+    assert {os.path.basename(row["path"]) for row in one} == {
+        os.path.basename(row["path"]) for row in other
+    }
+    assert len(one) == 12 and hold_out(rows, 0, start="/x") == (rows, [])
+
+
+def test_parts_of_a_video_stay_together() -> None:
+    rows = [{"path": f"/x/{i // 4}.mp4", "start_s": str(i), "label": str(i % 2)} for i in range(80)]
+    learnt, held = hold_out(rows, 0.25, start="/x")
+    assert held and not {row["path"] for row in learnt} & {row["path"] for row in held}
+
+
+def test_folders_for_the_parts_are_taken(toy: Path) -> None:
+    for part in ("train", "Validation", "test"):
+        _videos(toy, f"v/{part}/a/{part}.mp4", f"v/{part}/b/{part}.mp4")
+    found, notes = _listed("v")
+    assert {part: [os.path.basename(path) for path, _ in rows] for part, rows in found.items()} == {
+        "train": ["train.mp4"] * 2, "val": ["Validation.mp4"] * 2, "test": ["test.mp4"] * 2,
+    }  # fmt: skip
+    assert [label for _, label in found["test"]] == ["0", "1"] and "held out" not in notes
+
+
+def test_a_list_with_a_column_of_splits(toy: Path) -> None:
+    _videos(toy, "v/1.mp4", "v/2.mp4", "v/3.mp4")
+    Path("v/all.csv").write_text(
+        "path,label,split\n1.mp4,x,train\n2.mp4,y,train\n3.mp4,x,validation\n"
+    )
+    lists, _ = list_own_videos("v/all.csv", Path("out"))
+    assert {part: len(rows_of(file)) for part, file in lists.items()} == {"train": 2, "val": 1}
+
+
+def test_others_to_judge_on(toy: Path) -> None:
+    _videos(toy, "v/a/1.mp4", "v/b/2.mp4", "other/b/3.mp4")
+    found, _ = _listed("v", val="other")
+    assert len(found["train"]) == 2
+    assert [label for _, label in found["val"]] == ["1"]
+
+
+def test_folders_that_are_no_classes(toy: Path) -> None:
+    _videos(toy, "v/monday/1.mp4", "v/tuesday/2.mp4", "v/3.mp4")
+    with pytest.raises(ValueError, match="--no-labels takes all"):
+        _listed("v")
+    found, notes = _listed("v", labels=False)
+    assert {label for _, label in found["train"]} == {""} and found.keys() == {"train"}
+    assert len(found["train"]) == 3 and "no labels" in notes
+    assert not Path("out/classes.txt").exists()
+
+
+def test_one_class_is_none(toy: Path) -> None:
+    _videos(toy, "v/only/1.mp4", "v/only/2.mp4")
+    found, notes = _listed("v")
+    assert {label for _, label in found["train"]} == {""} and "one class" in notes
+    assert not Path("out/classes.txt").exists()
+
+
+def test_tars_are_to_be_named() -> None:
+    Path("it's").mkdir()
+    Path("it's/b.tar").touch()
+    Path("it's/a.tar").touch()
+    with pytest.raises(ValueError, match=r"hpm-video start 'it'\"'\"'s/a\.tar'"):
+        _listed("it's")
