@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 MOST_WORDS = 30
 # Pages still to be rewritten. Take one out when it passes; put none in
 TO_REWRITE = {
-    *("data.md", "pretrain.md", "results.md", "visualize.md"),
+    *("data.md", "pretrain.md", "visualize.md"),
 }
 PHRASES = (
     "One code path has these forms",
