@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint docs bench clean
 
 demo: $(INSTALLED)
-	$(BIN)/hpm-video demo
+	$(BIN)/hpm-video demo --train
 
 # Without a crashed worker's successor, with which pytest-xdist waits for ever
 test: $(INSTALLED)

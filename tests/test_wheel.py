@@ -16,6 +16,7 @@ import pytest
 import hpm_video
 
 ROOT = Path(__file__).parents[1]
+SHIPPED = ("toy_model.safetensors", "toy_clip.mp4")  # what the demo shows
 _BUILD = "import sys; from setuptools import build_meta as b; b.build_{}(sys.argv[1])"
 # Of the clone: what is too large to copy, or made by tools
 _NOT_COPIED = shutil.ignore_patterns(
@@ -96,6 +97,8 @@ def test_the_wheel_holds_the_package_and_its_recipes(wheel: Path) -> None:
                     names.discard(name)
     assert names and all(".dist-info/" in name for name in names), names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    shipped = [ROOT / "hpm_video" / "cli" / "assets" / name for name in SHIPPED]
+    assert sum(path.stat().st_size for path in shipped) < 1.5e6
 
 
 def test_the_sdist_builds_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
@@ -138,11 +141,17 @@ def test_its_recipes_have_names(installed: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_its_demo_runs(installed: Path, tmp_path: Path) -> None:
-    said = _run(installed, tmp_path, "demo", "--quick")
-    page = tmp_path / "outputs" / "demo" / "index.html"
-    assert said.splitlines()[-1] == str(page.relative_to(tmp_path))
+def test_its_demo_shows_the_shipped_clip(installed: Path, tmp_path: Path) -> None:
+    page = tmp_path / _run(installed, tmp_path, "demo").splitlines()[-1]
+    assert page == tmp_path / "outputs" / "demo" / "clip" / "toy_clip.html"
+    assert "data:image/jpeg" in page.read_text()
+
+
+def test_its_whole_demo_runs(installed: Path, tmp_path: Path) -> None:
+    page = tmp_path / _run(installed, tmp_path, "demo", "--quick").splitlines()[-1]
+    assert page == tmp_path / "outputs" / "demo_quick" / "index.html"
     links = re.findall(r'href="([^"]+)"', page.read_text())
-    assert "pictures/index.html" in links and len(links) == 3  # ... and a page for one video, twice
+    for name in ("pictures/index.html", "pictures/training.html", "evaluation/scratch/index.html"):
+        assert name in links
     for link in links:
         assert (page.parent / link).is_file(), link

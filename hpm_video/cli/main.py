@@ -27,7 +27,7 @@ JOBS = {
     "visualize": "show what a pre-trained model finds hard, as pages and pictures",
     "weights": "inspect, import, export and average weights",
     "push": "upload an exported model to the Hugging Face Hub",
-    "demo": "toy videos -> pre-train -> fine-tune -> evaluate -> pictures, in minutes",
+    "demo": "show in seconds what a small model finds hard; --train trains one in minutes",
     "bench": "measure time, memory and loading, plan runs, compare variants",
     "data": "list, check and transcode videos, and make toy videos",
     "submit": "submit a job to a SLURM cluster",

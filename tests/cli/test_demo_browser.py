@@ -21,7 +21,7 @@ def test_the_page_leads_to_interactive_pages(
     write_page(folder, [("top-1", "0.9", "chance .125")], runs, results, minutes=1)
     browser.get((folder / "index.html").as_uri())
     links = "return [...document.querySelectorAll('a')].map((link) => link.href)"
-    expected = [(folder / "pictures" / "index.html").as_uri()]
+    expected = [(folder / "pictures" / "index.html").as_uri()]  # of what may be there, this is
     for video in videos:
         expected += [(folder / "pictures" / f"{Path(video).stem}.html").as_uri()] * 2
     assert browser.execute_script(links) == expected

@@ -23,6 +23,7 @@ from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.toy_drawing import CLASSES, Floats, draw_toy_video
 from hpm_video.runtime.files import check_can_be_folder, new_file, write_atomically, write_csv
+from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.reading import read_json
 
 FORMATS = ("mp4", "webm", "avi")
@@ -109,8 +110,14 @@ def write_toy_videos(
         return positions
 
     # Threads suffice: encoding, most of the work, runs outside the interpreter's lock.
-    with ThreadPoolExecutor(num_workers) as pool:
-        tracks = list(pool.map(write_video, range(num_videos)))
+    tracks = []
+    with (
+        ThreadPoolExecutor(num_workers) as pool,
+        Progress("drawn", total=num_videos) as progress,
+    ):
+        for track in pool.map(write_video, range(num_videos)):
+            tracks.append(track)
+            progress.step(bad=False)
 
     known = {"num_frames": num_frames, "fps": fps, "width": size, "height": size}
     rows = [{"path": path, "label": index % 8, **known} for index, path in enumerate(paths)]
