@@ -38,9 +38,8 @@ _LINKS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_output_dir(
-        parser, "(default outputs/demo, with --quick demo_quick, with --seed demo_seedN)"
-    )
+    text = "folder for what is made (default outputs/demo, or demo_quick, demo_seedN)"
+    add_output_dir(parser, text)
     add_device(parser)
     text = "train such a model, and classifiers, and judge them: minutes on 2 CPU cores"
     # Its own name: elsewhere --train is a list of videos, which has to exist
