@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SIZE = 64  # pixels
 NUM_FRAMES = 16  # per video
-_MOST_MEASURED = 128  # clips: each takes a process of its own to read
+_MOST_MEASURED = 64  # clips: reading one takes two processes, .3 s
 NUM_STAGES = 6  # of `demo`, each of which says that it begins
 # What the demo writes beside its own page and the viewer's: address from there, words
 _LINKS = (
@@ -38,9 +38,8 @@ _LINKS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_output_dir(
-        parser, "(default outputs/demo, with --quick demo_quick, with --seed demo_seedN)"
-    )
+    text = "folder for what is made (default outputs/demo, or demo_quick, demo_seedN)"
+    add_output_dir(parser, text)
     add_device(parser)
     text = "train such a model, and classifiers, and judge them: minutes on 2 CPU cores"
     # Its own name: elsewhere --train is a list of videos, which has to exist
