@@ -87,7 +87,7 @@ class FrameTable:
     has_hidden: bool = False  # whether an edit list hides frames, which are still decoded
     num_tracks: int = 1  # number of video tracks
     codecs: tuple[str, ...] = ()  # of all tracks, including sound
-    files: str = ""  # naming of a folder of frames (numbers are in `places`): see `FrameFiles`
+    files: str = ""  # name pattern of a folder of frames: see `FrameFiles`; numbers are in `places`
     times: Numbers = field(default_factory=_none)  # (num_frames,) ascending
     places: Numbers = field(default_factory=_none)  # (num_frames,) packet of each frame
     starts: Starts = field(default_factory=Starts)
