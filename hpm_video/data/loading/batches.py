@@ -81,7 +81,7 @@ def read_batches(
     readings.
 
     Rows of items that could not be read are zeros. With `num_workers` 0 the calling process reads,
-    and there is no time limit.
+    without protection against hangs and crashes.
 
     Args:
         dataset: the data set that the keys belong to.

@@ -129,7 +129,7 @@ def first_videos(manifest: Path, path: Path, count: int) -> Path:
     """Write a list of the first ``count`` videos of a toy set, balanced over its classes."""
     rows = [row for _, row in islice(read_rows(manifest), count)]
     for row in rows:
-        row["path"] = os.path.relpath(manifest.parent / row["path"], path.parent)  # movable together
+        row["path"] = os.path.relpath(manifest.parent / row["path"], path.parent)  # relocatable
     write_manifest(path, rows)
     return path
 
