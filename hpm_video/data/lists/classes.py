@@ -44,8 +44,7 @@ class ClassNames:
         return found if found is not None else self._labels.get(same_name(name))
 
     def alike(self, name: str) -> str:
-        """A hint for a message about an unknown name: the class that differs only in case or
-        blanks."""
+        """A hint for messages on an unknown name: the class that differs only in case or blanks."""
         found = next((other for other in self.names if _loosely(other) == _loosely(name)), None)
         return "" if found is None else f" (only case or blanks differ from '{shown(found)}')"
 
@@ -85,8 +84,7 @@ def write_classes(file: Path, names: Sequence[str]) -> None:
 
 
 def check_same_classes(one: ClassNames, other: ClassNames) -> None:
-    """Raise ValueError with the first difference unless both have the same names in the same
-    order."""
+    """Raise ValueError with the first difference between two lists of names, including order."""
     names = [tuple(map(same_name, classes.names)) for classes in (one, other)]
     if names[0] == names[1]:
         return

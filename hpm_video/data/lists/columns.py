@@ -80,8 +80,7 @@ class Columns:
             self._has_labels = True
 
     def split_of(self, row: Mapping[str, str]) -> str | None:
-        """The split that a row belongs to, from the split column; None if there is no such
-        column."""
+        """The split of a row, from the split column; None if there is no such column."""
         if not self._splits:
             return None
         value = row[self._splits[0]].strip()
@@ -159,8 +158,7 @@ class Columns:
         return f"{self._file}: columns that are not used: {names} (used: {', '.join(self._used)})"
 
     def _are_splits(self) -> bool:
-        """Whether there is more than one split. A column named "set" may hold anything, so its
-        values decide."""
+        """Whether there is more than one split; a column named "set" is judged by its values."""
         if len({value.lower() for value in self._values}) < 2:
             return False
         usual = {word for words in SPLITS.values() for word in words}

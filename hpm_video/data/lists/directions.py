@@ -36,8 +36,7 @@ def check_flip(classes: Sequence[str]) -> list[str]:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """The words of a name like "Turn left", "turn_left" or "TurnLeft"; "counter clockwise" is one
-    word."""
+    """The words of "Turn left", "turn_left" or "TurnLeft"; "counter clockwise" is one word."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).casefold()
     words = re.sub(r"(counter|anti)[\s_-]*clockwise", "counterclockwise", spaced)
     return tuple(re.findall(r"[^\W_]+", words))

@@ -11,8 +11,7 @@ class Faults:
         self._counts: dict[str, int] = {}
 
     def add(self, kind: str, where: str, text: str) -> None:
-        """Record a fault. ``where``: "file:line" or a file. ``kind``: groups faults of the same
-        sort."""
+        """Record a fault. ``where``: "file:line" or a file; ``kind``: groups similar faults."""
         if self._counts.setdefault(kind, 0) == 0:
             self._kinds[kind] = (f"{where}: {text}", [])
         elif len(places := self._kinds[kind][1]) < MOST_LINES:

@@ -112,8 +112,7 @@ class FrameIndexWriter:
         self._known: set[int] = set()
 
     def add(self, name: str, table: bytes) -> None:
-        """Add the table of a video under its name in the list; later tables of that name are
-        ignored."""
+        """Add the table of a video under its name in the list; ignored if the name has one."""
         key, rest = _hashes(name)
         if key in self._known:
             return

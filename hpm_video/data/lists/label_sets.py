@@ -69,8 +69,7 @@ class LabelCells:
     def __init__(
         self, config: LabelsConfig, noted: Labels, faults: Faults, known: ClassNames | None
     ) -> None:
-        """``noted``: where the text of every label is recorded. ``known``: the class names, if
-        known.
+        """``noted``: where label texts are recorded. ``known``: the class names, if known.
 
         Raises ValueError if a class name contains the separator.
         """

@@ -61,8 +61,7 @@ class Names:
     """File names as bytes, concatenated in one buffer; they need not be UTF-8."""
 
     def __init__(self, data: bytearray, ends: array[int]) -> None:
-        """``data``: the bytes of all names, at least one. ``ends``: int64 offset of each name's
-        end."""
+        """``data``: the bytes of all names, at least one. ``ends``: int64 end offsets of names."""
         self._data = np.frombuffer(data, dtype=np.uint8)
         self._ends = np.frombuffer(ends, dtype=np.int64)
 
@@ -122,8 +121,7 @@ class Manifest:
         return self.file(index) + str(self.part(index) or "")
 
     def file(self, index: int) -> str:
-        """Return the path of the file: absolute, or joined to the root of its list; see
-        `as_on_disk`."""
+        """Return the path of the file, joined to the root of its list; see `as_on_disk`."""
         block, row = self._locate(index)
         return as_on_disk(self.roots[block], self.names[block][row])
 
@@ -136,8 +134,7 @@ class Manifest:
         return Part(start, end, in_frames=self.in_frames[block])
 
     def row(self, index: int) -> dict[str, object]:
-        """Return the columns that identify a video in a list: its file and, for a part, its
-        range."""
+        """Return the list columns that identify a video: its file and, for a part, its range."""
         part = self.part(index)
         return {"path": self.file(index), **(part.columns if part else {})}
 
@@ -160,8 +157,7 @@ class Manifest:
         return None if beside is None else beside.get(self.names[block][row])
 
     def digest(self) -> str:
-        """Return a SHA-256 of the videos (names and order as in the lists), their labels and
-        parts."""
+        """Return a SHA-256 of videos (names and order as in the lists), labels and parts."""
         digest = hashlib.sha256()
         for names in self.names:
             names.update(digest)
@@ -583,8 +579,7 @@ def check_fits_model(manifest: Manifest, num_classes: int) -> None:
 def write_manifest(
     path: str | Path, rows: Iterable[Mapping[str, object]], *, columns: Sequence[str] = ("path",)
 ) -> None:
-    """Write `rows` as our CSV, atomically: `path`, then the other `COLUMNS` in use, then any
-    others.
+    """Write `rows` as our CSV, atomically: `path`, the other `COLUMNS` in use, then others.
 
     `columns`, if given, come first, in that order. None values count as absent. Names that are not
     UTF-8 are written as their original bytes.

@@ -1,5 +1,7 @@
-"""Columns that make rows of a list parts of videos: ``start_s,end_s`` in seconds from a video's
-first frame, or ``start_frame,end_frame``. See `hpm_video.data.video.part`."""
+"""Columns that make the rows of a list parts of videos, see `hpm_video.data.video.part`.
+
+They are ``start_s,end_s``, in seconds from a video's first frame, or ``start_frame,end_frame``.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,8 +32,7 @@ def part_of(
     *,
     called: Sequence[str] = (),
 ) -> Part | None:
-    """The part that a row describes in these `part_columns`; None for a whole video, or with a
-    fault.
+    """The part in a row's `part_columns`; None for a whole video, or with a fault.
 
     ``called``: the original names of the two columns in the list, if they differ.
     """
@@ -60,8 +61,7 @@ def part_of(
 
 
 def check_is_inside(part: Part, row: Mapping[str, str], where: str, faults: Faults) -> None:
-    """Record a fault if a part begins after its video ends, according to the row's other
-    columns."""
+    """Record a fault if a part begins after its video ends, by the row's other columns."""
     name = "num_frames" if part.in_frames else "duration_s"
     text = row.get(name, "").strip()
     if not NUMBER.fullmatch(text) or row.get("status", "").strip() in ("ok", "damaged"):
@@ -72,8 +72,7 @@ def check_is_inside(part: Part, row: Mapping[str, str], where: str, faults: Faul
 
 
 def seconds_of(text: str) -> float | None:
-    """A time in seconds or as hours:minutes:seconds, converted to seconds; None for any other
-    text."""
+    """Convert a time (seconds, or hours:minutes:seconds) to seconds; None for other texts."""
     if NUMBER.fullmatch(text):
         return float(text)
     if (match := _CLOCK.fullmatch(text)) is None:

@@ -140,10 +140,10 @@ def read_videos(
 
 
 def open_text(path: str | Path) -> TextIO:
-    """Open a list as UTF-8, or UTF-16 if it has that byte order mark. Line ends are not translated,
-    as names may contain any.
+    """Open a list as UTF-8, or UTF-16 if it has that byte order mark.
 
-    Raises OSError, or ValueError if it is not a regular file.
+    Line ends are not translated, as names may contain any. Raises OSError, or ValueError if it is
+    not a regular file.
     """
     file = open_regular(path)
     if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -152,8 +152,7 @@ def open_text(path: str | Path) -> TextIO:
 
 
 def _bounded(path: Path, file: TextIO) -> Iterator[str]:
-    """The lines of a list, limited in length, so that a file without line ends cannot exhaust
-    memory."""
+    """The lines of a list, with limited length: a file without line ends must not fill memory."""
     for number in itertools.count(1):
         line = file.readline(_LONGEST_LINE + 1)
         if len(line) > _LONGEST_LINE:

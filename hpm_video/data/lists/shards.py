@@ -1,7 +1,7 @@
-"""Tars of videos (WebDataset shards) as lists: ``train-0000.tar``, ``train-{0000..0123}.tar``,
-``s3://bucket/train-{0000..0123}.tar``.
+"""Tars of videos (WebDataset shards) as lists.
 
-A row is a video named ``train-0000.tar/KEY.mp4``; its label is the content of ``KEY.cls``.
+Examples: ``train-0000.tar``, ``train-{0000..0123}.tar``, ``s3://bucket/train-{0000..0123}.tar``. A
+row is a video named ``train-0000.tar/KEY.mp4``; its label is the content of ``KEY.cls``.
 """
 
 import itertools
@@ -54,8 +54,7 @@ def list_root(path: str | Path, root: str | Path | None) -> str:
 
 
 def list_exists(path: str | Path) -> bool:
-    """Whether a list, or the first tar of a pattern, exists; URLs are only checked when they are
-    fetched."""
+    """Whether a list, or the first tar of a pattern, exists; always true for URLs."""
     if is_url(path):
         return True
     return (

@@ -12,8 +12,7 @@ from hpm_video.data.remote.urls import is_url, joined
 
 
 def same_name(text: str) -> str:
-    """A key that is equal for all spellings of a name: NFC, with bytes that are not UTF-8
-    decoded."""
+    """A key that is equal for all spellings of a name: in NFC, and decoded if not UTF-8."""
     if text.isascii():
         return text
     return normalize("NFC", as_text(text))
@@ -57,8 +56,7 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def _found(folder: str, name: str) -> str | None:
-    """The existing path of a name below a folder, with each component in either Unicode
-    normalization."""
+    """The existing path of a name below a folder, in any mix of Unicode normalizations."""
     path = "/" if name.startswith("/") else folder
     for part in name.split("/"):
         forms = dict.fromkeys((part, normalize("NFC", part), normalize("NFD", part)))

@@ -77,8 +77,7 @@ def read_batches(
     device: torch.device | None = None,
     given_up: Mapping[str, str] | None = None,
 ) -> Iterator[ReadBatch]:
-    """Yield a `ReadBatch` for every batch of B keys: rows (B, *shape of an item) uint8 and
-    readings.
+    """Yield a `ReadBatch` per batch of B keys: rows (B, *item shape) uint8, and readings.
 
     Rows of items that could not be read are zeros. With `num_workers` 0 the calling process reads,
     without protection against hangs and crashes.
@@ -280,8 +279,7 @@ class _Dispatcher:
                 self._ask(_Row(batch, place, requests, next(requests)))
 
     def _ask(self, row: _Row, *, first: bool = False) -> None:
-        """Queue a row for a worker, or its file for fetching; ``first``: at the head of the
-        queue."""
+        """Queue a row for a worker, or its file for fetching; ``first``: at the head."""
         path = row.request.path
         if path in self.given_up or (split := split_url(path)) is None:
             (self.waiting.appendleft if first else self.waiting.append)(row)

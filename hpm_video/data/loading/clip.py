@@ -37,10 +37,10 @@ def read_clip(
 def read_codec_scores(
     path: str | Path, config: PretrainConfig, *, table: bytes | None = None
 ) -> tuple[Tensor, bool]:
-    """The scores (N,) of `read_clip`'s tokens from the file's motion vectors, as used by
-    masking.source=codec, and whether the file has motion vectors; without any, scores are 0.
+    """Token scores (N,) of the clip of `read_clip`, from the file's motion vectors.
 
-    Raises VideoReadError.
+    They are those of masking.source=codec. Also returns whether the file has motion vectors;
+    without any, all scores are 0. Raises VideoReadError.
     """
     tubelet = Tubelet(config.model.tubelet_size, config.model.patch_size)
     data, read = config.data, partial(_score_middle, data=config.data, table=table, tubelet=tubelet)

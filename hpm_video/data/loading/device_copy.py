@@ -44,8 +44,10 @@ class Copier:
         self._under_way: deque[tuple[Any, Tensor]] = deque()
 
     def start(self, rows: Tensor) -> Copied:
-        """Start to copy a host tensor, and keep a reference to it until the copy is done: the
-        loader reuses its memory once nothing refers to it."""
+        """Start to copy a host tensor, and keep a reference to it until the copy is done.
+
+        Otherwise the loader would reuse its memory.
+        """
         while self._under_way and self._under_way[0][0].query():
             self._under_way.popleft()
         with torch.cuda.stream(self._stream):
@@ -68,8 +70,10 @@ def on_device(rows: Tensor, copied: Copied | None, device: torch.device | str) -
 
 
 def page_lock(memory: npt.NDArray[np.uint8]) -> bool:
-    """Page-lock this memory for the current device, as long as the array exists. Returns whether
-    CUDA agreed."""
+    """Page-lock this memory for the current device; returns whether CUDA agreed.
+
+    The lock ends with the array.
+    """
     cudart: Any = torch.cuda.cudart()
     address = memory.ctypes.data
     if cudart.cudaHostRegister(address, memory.nbytes, 0) != cudart.cudaError.success:

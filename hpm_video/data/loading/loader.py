@@ -68,8 +68,7 @@ class ViewBatch:
     copied: Copied | None = None  # copy of `views` to a GPU, under way
 
     def on(self, device: torch.device | str, *, num_videos: int | None = None) -> torch.Tensor:
-        """The views (B * V, 3, T, S, S) float32 in [0, 1], on a device; views of a video are
-        adjacent.
+        """The views (B * V, 3, T, S, S) float32 in [0, 1], on a device, video by video.
 
         ``num_videos``: pad with black views to this number of videos.
         """

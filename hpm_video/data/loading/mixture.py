@@ -32,8 +32,7 @@ class Mixture:
         return sum(self.counts)
 
     def order(self, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-        """Return the shuffled videos of an epoch, (num_videos,) int64: indices into the joined
-        lists.
+        """Return an epoch's videos, shuffled: (num_videos,) int64 indices into the joined lists.
 
         The k-th repetition of a video has index + k * (number of all videos). Depends on the seed
         and the epoch alone.
@@ -55,8 +54,7 @@ class Mixture:
     def _turn(
         seed: int, epoch: int, number: int, size: int, count: int
     ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """The next ``count`` videos of a list for this epoch, in rotation, each with its repetition
-        (0 or 1).
+        """The next ``count`` videos in a list's rotation, each with its repetition (0 or 1).
 
         The rotation goes through one permutation of the list after the other; a video may come
         again if the epoch spans two of them.

@@ -162,8 +162,10 @@ class WindowReader:
         self._next: int | None = None  # first window of the next batch
 
     def __call__(self, first: int | None) -> _Answer:
-        """For None, (num_frames, fps, times). Else the batch (B, num_crops, T, S, S, 3) that begins
-        with window ``first``, which is fast if it follows the previous batch."""
+        """For None, return (num_frames, fps, times); else the batch that begins with that window.
+
+        The batch (B, num_crops, T, S, S, 3) is read fast if it follows the previous one.
+        """
         settings = self.settings
         video = self._video = self._video or LongVideo(self.path, self._table, rate=settings.fps)
         if first is None:
@@ -210,8 +212,7 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
             self._worker.kill()
 
     def batches(self, first: int = 0) -> Iterator[torch.Tensor]:
-        """Yield windows (B, num_crops, T, S, S, 3) from window ``first``, the start of a part, to
-        the last.
+        """Yield windows (B, num_crops, T, S, S, 3), from the start ``first`` of a part to the last.
 
         The next batch is read while the caller works on this one. Raises VideoReadError if a frame
         cannot be decoded, or reading hangs or crashes.

@@ -344,8 +344,7 @@ def _is_outdated(journal: Journal, path: str) -> bool:
 
 
 def _tables_of(manifest: Path) -> FrameIndex | None:
-    """The index of a list, or None if it is unusable; no warning, as it is about to be
-    rewritten."""
+    """The index of a list, or None if unusable; no warning, as it is about to be rewritten."""
     with suppress(FileNotFoundError, ValueError):
         return FrameIndex(index_beside(manifest))
     return None

@@ -229,8 +229,7 @@ def _pulled(
 
 
 def _make_graph(frame: VideoFrame, width: int, height: int, *, odd_shape: bool) -> av.filter.Graph:
-    """A filter graph that rotates and scales frames like this one to a size, as yuv420p in TV
-    range.
+    """A filter graph that rotates and scales frames like this one, to yuv420p in TV range.
 
     ``odd_shape``: the frame differs in size from the first, so add bars to keep its aspect ratio.
     """

@@ -47,8 +47,10 @@ Row = dict[str, object]
 
 @dataclass(frozen=True)
 class Listed:
-    """The written files. missing_file: None if no video is missing; notes: lines to show the
-    user."""
+    """The written files.
+
+    missing_file: None if no video is missing. notes: lines to show the user.
+    """
 
     manifest: Path
     num_videos: int
@@ -326,8 +328,7 @@ def list_own(
 
 
 def splits_of_folder(folder: str | Path) -> dict[str, str]:
-    """The folders of a data set's splits, by the names of `SPLITS`; empty if there are other
-    folders."""
+    """The folders of a data set's splits, by names of `SPLITS`; empty if others exist."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
     found = {split: name for name in sorted(names) for split in SPLITS if _is_named(name, split)}
@@ -389,8 +390,7 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
 
 
 def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
-    """Raise ValueError if the manifest would overwrite an input, or a file that is not a
-    manifest."""
+    """Raise ValueError if the manifest would overwrite an input, or another kind of file."""
     output = Path(output)
     if output.is_dir():
         raise ValueError(f"output ({output}) must be a file, but is a folder")
@@ -419,8 +419,10 @@ def _write_list(
     say_of_labels: bool = False,
     several: LabelsConfig | None = None,
 ) -> Listed:
-    """Write the results. Paths of ``rows`` are absolute; ``source`` says in messages where videos
-    are listed."""
+    """Write the results.
+
+    Paths of ``rows`` are absolute. ``source`` says in messages where videos are listed.
+    """
     output = Path(output)
     if not rows:
         example = str(missing[0]["path"])

@@ -1,7 +1,7 @@
-"""Official lists of data sets in their original formats. EPIC-KITCHENS-100, Charades and
-ActivityNet list parts of long videos.
+"""Official lists of data sets in their original formats.
 
 Each function reads one split and returns all of its videos, whether they exist or not.
+EPIC-KITCHENS-100, Charades and ActivityNet list parts of long videos.
 """
 
 import csv
@@ -37,8 +37,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Listing:
-    """The videos of a split, the class names in the order of labels, the files read, and lines to
-    show."""
+    """The videos of a split, its class names in label order, files read, and lines to show."""
 
     videos: list[Video]
     classes: tuple[str, ...]
@@ -57,10 +56,10 @@ class DataSet:
 
 
 def read_ssv2(tree: VideoTree, split: str, fold: int) -> Listing:
-    """Something-Something V2: JSON lists of `id` and `template`; `labels.json` numbers the
-    templates.
+    """Something-Something V2: JSON lists of `id` and `template`.
 
-    The labels of the test split are in `test-answers.csv` (id;template); without it they are -1.
+    `labels.json` numbers the templates. The labels of the test split are in `test-answers.csv`
+    (id;template); without it they are -1.
     """
     labels_file = _one(tree, r"(something-something-v2-)?labels\.json", "labels.json")
     labels = _json(labels_file, dict)
@@ -144,8 +143,11 @@ def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
 
 
 def read_ucf101(tree: VideoTree, split: str, fold: int) -> Listing:
-    """UCF101: `classInd.txt` ("1 Class"), `trainlist01.txt` ("Class/video.avi 1"), `testlist01.txt`
-    ("Class/video.avi")."""
+    """UCF101, from its text files.
+
+    These are `classInd.txt` ("1 Class"), `trainlist01.txt` ("Class/video.avi 1") and
+    `testlist01.txt` ("Class/video.avi").
+    """
     class_file = _one(tree, r"classind\.txt", "classInd.txt")
     classes: list[str] = []
     for where, (number, name) in _words(class_file, 2):
@@ -203,8 +205,10 @@ def read_hmdb51(tree: VideoTree, split: str, fold: int) -> Listing:
 
 
 def read_epic(tree: VideoTree, split: str, fold: int, *, kind: str) -> Listing:
-    """EPIC-KITCHENS-100: csv lists of `video_id`, `start_timestamp`, `stop_timestamp`, `verb_class`
-    and `noun_class`, and the names of both. The test list has no labels.
+    """EPIC-KITCHENS-100, from its csv lists.
+
+    They have `video_id`, `start_timestamp`, `stop_timestamp`, `verb_class` and `noun_class`, and
+    the names of both. The test list has no labels.
 
     ``kind``: "verb", "noun" or "action". Actions are the (verb, noun) pairs that occur in training
     and validation, in the order of their numbers.
@@ -259,8 +263,11 @@ def read_epic(tree: VideoTree, split: str, fold: int, *, kind: str) -> Listing:
 
 
 def read_charades(tree: VideoTree, split: str, fold: int) -> Listing:
-    """Charades: csv lists of `id`, `actions` ("c092 11.90 21.20;c147 0.00 12.60", in seconds) and
-    `length`; `Charades_v1_classes.txt` ("c000 Holding some clothes"). Each action is a part."""
+    """Charades, from its csv lists and `Charades_v1_classes.txt` ("c000 Holding some clothes").
+
+    The lists have `id`, `actions` ("c092 11.90 21.20;c147 0.00 12.60", in seconds) and `length`.
+    Each action is a part.
+    """
     class_file = _one(tree, r"Charades_v1_classes\.txt", "Charades_v1_classes.txt")
     classes: list[str] = []
     with _text(class_file) as lines:
@@ -287,10 +294,10 @@ def read_charades(tree: VideoTree, split: str, fold: int) -> Listing:
 
 
 def read_activitynet(tree: VideoTree, split: str, fold: int) -> Listing:
-    """ActivityNet: one JSON file with a `database` of videos, each with `subset`, `duration` and
-    `annotations` of `segment` (seconds) and `label`. Classes are numbered by name.
+    """ActivityNet, from one JSON file with a `database` of videos.
 
-    Videos of the test split have no annotations and are listed whole.
+    Each has `subset`, `duration` and `annotations` of `segment` (seconds) and `label`. Classes are
+    numbered by name. Videos of the test split have no annotations and are listed whole.
     """
     file = _one(tree, r"activity_net\.v1-[23](\.min)?\.json", "activity_net.v1-3.min.json")
     videos = _json(file, dict).get("database")

@@ -56,8 +56,7 @@ def render_toy_video(
 def draw_toy_video(
     seed: int, index: int, *, size: int, num_frames: int, distractors: int = 1
 ) -> tuple[Iterator[NDArray[np.uint8]], Floats]:
-    """Like `render_toy_video`, but with frames in blocks (t, size, size, 3), drawn as they are
-    consumed."""
+    """Like `render_toy_video`, but yields blocks (t, size, size, 3), drawn as they are consumed."""
     rng = np.random.default_rng((seed, index))
     positions = _draw_track(rng, CLASSES[index % 8], size, num_frames)
     moving = _draw_object(rng, float(positions[0, 2]))

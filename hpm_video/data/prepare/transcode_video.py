@@ -1,5 +1,7 @@
-"""Encodes one video or part, reads it back, and only then gives it its name; runs in its own
-process."""
+"""Encodes one video or part, reads it back, and only then gives it its name.
+
+This runs in a worker process.
+"""
 
 import errno
 import hashlib
@@ -134,8 +136,7 @@ class Transcode:
 
 
 def part_name(target: str) -> str:
-    """The temporary name of a file; always the same, so that remains of a killed process are
-    overwritten."""
+    """The temporary name of a file, always the same, to overwrite remains of a killed process."""
     folder, name = os.path.split(target)
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]  # limits the length of the name
     return os.path.join(folder, f".{digest}.part")
@@ -143,8 +144,7 @@ def part_name(target: str) -> str:
 
 @dataclass(frozen=True)
 class TimeReading:
-    """Mean seconds to read a clip of 16 frames from each of two files, given with their frame
-    tables.
+    """Mean seconds to read a clip of 16 frames from each of two files, given with frame tables.
 
     Reads the same few clips from both, alternating. None if one cannot be read.
     """

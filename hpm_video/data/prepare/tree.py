@@ -70,7 +70,7 @@ class VideoTree:
 
     @property
     def folders_without_videos(self) -> list[str]:
-        """The names of direct subfolders, and of broken links, that contain no video."""
+        """The names of direct subfolders without videos, and of broken links."""
         start = len(os.path.join(self.folder, ""))
         used = {path[start:].split(os.sep)[0] for path in (*self.videos, *self.dangling)}
         return sorted(
@@ -80,8 +80,7 @@ class VideoTree:
         )
 
     def find(self, name: str, *, folder: str = "") -> str | None:
-        """Return the path of a video with this name, in any folder and with any ending; None if
-        there is none.
+        """Return the path of a video with this name, in any folder and with any ending, or None.
 
         If several match, one in a folder named ``folder`` comes first (ignoring case, and
         characters that are not letters or digits), then the first by path.

@@ -80,10 +80,9 @@ class Verdict:
 
 
 def file_identity(path: str) -> tuple[int | None, int | None]:
-    """Size in bytes and modification time in ns of a file, or of the files in a folder, to detect
-    changes.
+    """Size in bytes and modification time in ns of a file or folder, to detect changes.
 
-    Both are None if the file does not exist.
+    For a folder they cover all of its files. Both are None if the path does not exist.
     """
     try:
         place = locate(path)
@@ -232,8 +231,7 @@ def _used_bits(path: str, dtype: str) -> int:
 
 
 def _quick_verdict(path: str, data: bytes | None) -> Verdict:
-    """The verdict from a few places; if these do not match the table, from decoding the whole
-    file."""
+    """The verdict from a few places or, if these do not match the table, from the whole file."""
     reader = PyavReader(path, fitting_table(data, path))
     try:
         for indices in _places(reader.num_frames):

@@ -1,5 +1,4 @@
-"""The job of processes with network access: fetch files at URLs, or videos in tars, into the
-cache."""
+"""The job of processes with network access: fetch files and videos in tars into the cache."""
 
 import os
 import time
@@ -26,10 +25,10 @@ class Job:
 
 
 def fetch(kind: type, job: Job) -> tuple[Outcome, str, int]:
-    """Fetch a file. Returns the outcome, the reason for a failure, and the bytes added to the
-    cache; the outcome "failed" is worth another attempt.
+    """Fetch a file. Returns the outcome, why it failed, and the bytes added to the cache.
 
-    ``kind``: class of the file system, so that its module is imported before processes are forked.
+    The outcome "failed" is worth another attempt. ``kind``: class of the file system, so that its
+    module is imported before processes are forked.
     """
     time.sleep(job.pause_s)
     try:

@@ -43,8 +43,7 @@ class _Fetch(Generic[Item]):
 
 @dataclass(frozen=True)
 class Fetched(Generic[Item]):
-    """The result for an item: its file in the cache, to be closed after use, or why there is
-    none."""
+    """The result for an item: its cached file, to be closed after use, or why there is none."""
 
     item: Item
     held: Held | None
@@ -84,8 +83,7 @@ class Fetches(Generic[Item]):
         return len(self._queue) + len(self._busy) < self._most
 
     def start(self) -> list[Fetched[Item]]:
-        """Give work to idle processes. Returns results that are known at once: cached files and
-        errors."""
+        """Give work to idle processes. Returns cached files and errors that are known at once."""
         done: list[Fetched[Item]] = []
         self._held = [held for held in self._held if held.is_open]
         while len(self._busy) < self._most and len(self._held) + len(self._busy) < _MOST_HELD:
@@ -186,8 +184,10 @@ def split_url(path: str) -> tuple[str, str] | None:
 def fetch_each(
     items: Iterable[Item], url_of: Callable[[Item], str], *, own: Cache | None = None
 ) -> Iterator[Fetched[Item]]:
-    """Yield the result for every item, in order of completion. Takes items as needed, a few in
-    advance. ``own``: see `Fetches`."""
+    """Yield the result for every item, in order of completion.
+
+    Takes items as needed, a few in advance. ``own``: see `Fetches`.
+    """
     waiting, fetches = iter(items), Fetches[Item](own)
     try:
         while True:
@@ -207,8 +207,7 @@ def fetch_each(
 
 @contextmanager
 def fetched(path: str) -> Iterator[str]:
-    """The local path of a video or part: itself, or in the cache, where it is kept inside the
-    context.
+    """The local path of a video or part: itself, or in the cache, locked inside the context.
 
     Raises VideoReadError, naming ``path``, if it cannot be fetched; such errors raised inside the
     context are renamed to ``path`` too.

@@ -76,8 +76,7 @@ def _fetch(read: Read, file: RemoteFile, tar: str, name: str, *, cache: Cache, t
 
 
 def _index(read: Read, file: RemoteFile, tar: str, *, cache: Cache, scratch: str) -> bytes:
-    """The cached index of a tar if it is up to date, else a new one, which is put into the
-    cache."""
+    """The cached index of a tar if it is up to date, else a new one, which is then cached."""
     if (data := _kept(file, tar, cache)) is not None:
         return data
     with _turn(file, f"{tar}/", cache):
@@ -191,8 +190,7 @@ def _whole(file: RemoteFile, tar: str, cache: Cache) -> tuple[Held, int]:
 
 @contextmanager
 def _turn(file: RemoteFile, url: str, cache: Cache) -> Iterator[None]:
-    """Hold a lock on fetching a URL; another process that waits for it then finds the file in the
-    cache."""
+    """Hold a lock on fetching a URL: processes that wait for it find the file in the cache."""
     folder, name = os.path.split(cache.place(url))
     os.makedirs(folder, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

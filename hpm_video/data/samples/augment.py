@@ -1,5 +1,4 @@
-"""Augmentation of a clip with RandAugment and random erasing, on uint8, with one draw for all
-frames.
+"""Augmentation of a clip: RandAugment and random erasing on uint8, equal for all frames.
 
 Operations and magnitudes are those of timm's "rand-m7-n4-mstd0.5-inc1", which VideoMAE's
 fine-tuning uses; timm itself draws per image and from global generators. Image statistics that an
@@ -127,8 +126,7 @@ def _moved_bilinearly(
     move: tuple[float, float] = (0.0, 0.0),
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> torch.Tensor:
-    """Rotate by degrees, shift by shares of the sides, or shear by shares of a pixel, (x, y)
-    each."""
+    """Rotate by degrees, shift by shares of the sides (x, y), or shear by shares of a pixel."""
     move_all = partial(
         functional.affine,
         angle=angle,

@@ -136,10 +136,10 @@ class Window:
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads random clips: the frames and crops of `data` and, if requested, a score for each token,
-    see `Tubelet.scores`.
+    """Reads random clips: the frames and crops of `data` and, if requested, token scores.
 
-    With scores, a video is a row of bytes: its clips, then their scores, float32.
+    With scores (see `Tubelet.scores`), a video is a row of bytes: its clips, then the scores,
+    float32.
     """
 
     data: DataConfig
@@ -208,8 +208,7 @@ class ClipReader:
         size: Sequence[int],
         flip: bool,
     ) -> None:
-        """Write the scores of crop ``k`` into a video's row, if requested; for ``size`` see
-        `Tubelet.scores`."""
+        """Write crop ``k``'s scores into a row, if requested; see `Tubelet.scores` for ``size``."""
         scores = self.scores(row[None])
         if scores is not None and self.tubelet is not None and part.speeds is not None:
             found = self.tubelet.scores(part.speeds, box, self.data.crop_size, size=size, flip=flip)

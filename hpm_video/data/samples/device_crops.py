@@ -97,8 +97,11 @@ class FrameReader(ClipReader):
         return (crops[0] if len(crops) == 1 else torch.cat(crops)).permute(0, 3, 2, 1, 4)
 
     def _boxes(self, rows: Tensor) -> Tensor:
-        """The boxes of rows (B, bytes): (B, R, 6) int32 of the frame's width, then the box's top,
-        left, height and width, and whether it is mirrored."""
+        """The boxes (B, R, 6) int32 of rows (B, bytes).
+
+        The six numbers are the frame's width, the box's top, left, height and width, and whether it
+        is mirrored.
+        """
         numbers = rows[:, self._frame_bytes : self._scores_at].contiguous().view(torch.int32)
         boxes = numbers[:, 2:].unflatten(1, (self.data.repeats, _NUMBERS_OF_BOX))
         width = numbers[:, 1, None, None].expand(-1, self.data.repeats, -1)
@@ -153,8 +156,10 @@ def cut_boxes(frames: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize(canvas: Tensor, boxes: Tensor, size: int, *, antialias: bool = True) -> Tensor:
-    """Scale the boxes (K, 6) in the corners of canvases (K, height, T, 3, width), from 0 to 255,
-    and mirror some: -> (K, size, T, 3, size) in [0, 1]."""
+    """Scale the boxes (K, 6) in the corners of canvases, and mirror some.
+
+    Canvases (K, height, T, 3, width) in [0, 255] -> (K, size, T, 3, size) in [0, 1].
+    """
     *_, box_height, box_width, flip = boxes.unbind(-1)
     rows = _weights(box_height, canvas.shape[1], size, antialias)  # (K, size, height)
     columns = _weights(box_width, canvas.shape[4], size, antialias)

@@ -25,10 +25,10 @@ class Tubelet:
     def scores(
         self, speeds: Speeds, box: Box, crop_size: int, *, size: Sequence[int], flip: bool
     ) -> npt.NDArray[np.float32]:
-        """Scores (N,) of a crop: mean speeds, in pixels of the file per frame. All 0 if no frame
-        has vectors.
+        """Scores (N,) of a crop: mean speeds, in pixels of the file per frame.
 
-        ``size``: height and width of the frames from which the box is cut.
+        All are 0 if no frame has vectors. ``size``: height and width of the frames from which the
+        box is cut.
         """
         tokens = crop_size // self.side
         height, width = size
@@ -37,8 +37,7 @@ class Tubelet:
 
 
 def scored_tubelet(config: PretrainConfig) -> Tubelet | None:
-    """The tubelet of a run's tokens if clips need scores, as for masking.source=codec; else
-    None."""
+    """The tubelet of a run's tokens if clips need scores (masking.source=codec), else None."""
     if not (config.masking.mines and config.masking.source == "codec"):
         return None
     return Tubelet(config.model.tubelet_size, config.model.patch_size)

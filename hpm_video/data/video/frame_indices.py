@@ -58,8 +58,10 @@ def videomae_window(num_frames: int, *, clip_frames: int, stride: int, start: in
 def random_videomae_window(
     num_frames: int, *, clip_frames: int, stride: int, rng: np.random.Generator
 ) -> Indices:
-    """Return a `videomae_window` that begins at least clip_frames * stride frames before the
-    end."""
+    """Return a `videomae_window` from a random start at which clip_frames * stride frames fit.
+
+    In a shorter video it starts at 0.
+    """
     start = int(rng.integers(max(num_frames - clip_frames * stride, 0) + 1))
     return videomae_window(num_frames, clip_frames=clip_frames, stride=stride, start=start)
 

@@ -69,8 +69,9 @@ _kept: OrderedDict[tuple[object, ...], "Video"] = OrderedDict()  # long videos, 
 
 
 class Video:
-    """An open video, folder of frames or image; made by `open_video`. Decodes nothing until frames
-    are requested.
+    """An open video, folder of frames or image; made by `open_video`.
+
+    It decodes nothing until frames are requested.
 
     Attributes:
         path: the file or folder.
@@ -144,8 +145,7 @@ class Video:
     def _read(
         self, indices: Sequence[int] | npt.NDArray[np.integer]
     ) -> tuple[npt.NDArray[np.uint8], list[int], npt.NDArray[np.intp]]:
-        """The frames at `indices`, the frames that were decoded, and the position of each index in
-        these."""
+        """The frames at `indices`, the decoded frame numbers, and each index's position in them."""
         wanted = np.asarray(indices, dtype=np.int64)
         assert wanted.ndim == 1 and len(wanted) > 0, f"indices of shape {wanted.shape}"
         assert wanted.min() >= 0 and wanted.max() < self.num_frames, (
@@ -179,8 +179,7 @@ class Video:
 
     @property
     def note(self) -> str | None:
-        """What is unusual about reading the video, in a few words common to all such files; None if
-        nothing is."""
+        """What is unusual about reading the video, in words common to all such files, or None."""
         unusual = _unusual(self.table)
         parts = [None if self._why and self._why in (unusual or "") else self._why, unusual]
         if self._lacks_vectors:

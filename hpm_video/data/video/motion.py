@@ -1,5 +1,4 @@
-"""How fast the content of a frame moves, from the motion vectors in the file; a by-product of
-decoding.
+"""How fast the content of a frame moves, from the motion vectors that decoding yields.
 
     vectors of blocks -> velocity of each cell -> minus camera motion -> speed
 
@@ -143,8 +142,7 @@ def _mean_where_unknown(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float
 
 
 def _filled(cells: Floats) -> npt.NDArray[np.float64]:
-    """Speeds with frames without vectors interpolated between the nearest ones with vectors, in
-    clip order."""
+    """Speeds in which frames without vectors are interpolated between the nearest others."""
     lacks = np.isnan(cells).reshape(len(cells), -1).all(axis=1)
     known = np.flatnonzero(~lacks)
     places = np.arange(len(cells))

@@ -45,8 +45,7 @@ def is_tilt(matrix: Sequence[int] | npt.NDArray[np.int32]) -> bool:
 
 
 def of_matrix(matrix: Sequence[int] | npt.NDArray[np.int32]) -> Orientation:
-    """Return the orientation of a display matrix (nine numbers, row by row), to the nearest quarter
-    turn.
+    """Return the orientation of a display matrix (9 numbers by row), to the nearest quarter turn.
 
     A singular matrix, which some files have, means upright. (x, y) as stored is displayed at (a x +
     c y, b x + d y).

@@ -21,8 +21,7 @@ PART_COLUMNS = (*SECOND_COLUMNS, *FRAME_COLUMNS)  # columns of lists
 
 @dataclass(frozen=True)
 class Part:
-    """The frames of a video in [start, end): in seconds from its first frame, or by frame
-    number."""
+    """The frames of a video in [start, end), in seconds from its first frame or by number."""
 
     start: float
     end: float

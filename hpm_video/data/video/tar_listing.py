@@ -79,8 +79,7 @@ def list_tar(tar: str, label: str = CLASS) -> Listing | str:
 
 
 def list_source(file: Source, num_bytes: int, mtime_ns: int, label: str = CLASS) -> Listing:
-    """See `list_tar`. Raises TarError, ValueError or OverflowError, whose messages do not name the
-    tar."""
+    """See `list_tar`. Raises TarError, ValueError or OverflowError, without naming the tar."""
     ending, _, path = label.partition(".")
     samples = _Samples()
     for member in _members(file, num_bytes):
@@ -142,8 +141,7 @@ class _Samples:
 
 
 def _members(file: Source, num_bytes: int) -> Iterator[tarfile.TarInfo]:
-    """The files in a tar. Raises ValueError if it is not a tar, is truncated, or names paths
-    outside."""
+    """The files in a tar. Raises ValueError if it is no tar, truncated, or names paths outside."""
     head = file.read(_BLOCK)
     file.seek(0)
     for mark, command in _COMPRESSED.items():

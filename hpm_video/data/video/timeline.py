@@ -90,8 +90,7 @@ def frames_of(table: FrameTable, part: Part | None, *, num_frames: int | None = 
 
 
 def frames_at(table: FrameTable, fps: float, *, within: range | None = None) -> Indices:
-    """The frame displayed at each tick of a clock with ``fps`` ticks per second: (N,), N at least
-    1.
+    """The frame displayed at each tick of a clock of ``fps``: (N,) ascending, N at least 1.
 
     Works like ffmpeg's filter fps. A frame appears at the tick nearest to its time (ties go to the
     later tick) and stays until the next frame appears; if several share a tick, the last one is
@@ -114,8 +113,10 @@ def frames_at(table: FrameTable, fps: float, *, within: range | None = None) -> 
 
 
 def _times(table: FrameTable) -> tuple[Fraction, Indices]:
-    """When frames appear and the last one disappears, (num_frames + 1,) from the start of the file,
-    and the unit in seconds."""
+    """When frames appear and the last one disappears, and the time unit in seconds.
+
+    Times (num_frames + 1,) count from the start of the file.
+    """
     if not table.is_timed:
         if not table.fps:
             said = untimed(is_folder=table.container == FRAMES)
@@ -123,7 +124,7 @@ def _times(table: FrameTable) -> tuple[Fraction, Indices]:
         unit = 1 / Fraction(table.fps).limit_denominator(1_000_000)
         return unit, np.arange(table.num_frames + 1)
     unit = Fraction(*table.time_base)
-    # Players count from the start of the file, which is told in microseconds
+    # Players count from the start of the file, which is stored in microseconds
     start = round(Fraction(table.start_time or 0, 1_000_000) / unit)
     usual = 1 / (unit * Fraction(table.fps).limit_denominator(1_000_000)) if table.fps else 1
     end = int(table.times[-1]) + (table.last_lasts or round(usual))

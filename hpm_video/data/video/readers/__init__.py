@@ -1,8 +1,7 @@
-"""The decoders, behind one interface; nothing else imports decord, torchcodec or av to read a
-video.
+"""The decoders, behind one interface.
 
-PyAV reads everything that FFmpeg reads, and exactly. The other two are correct for the files that
-`frames.why_not` accepts.
+Nothing else imports decord, torchcodec or av to read a video. PyAV reads everything that FFmpeg
+reads, and exactly. The other two are correct for the files that `frames.why_not` accepts.
 """
 
 from collections.abc import Sequence

@@ -50,7 +50,7 @@ _SOURCE_LOCATION = re.compile(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ")
 
 
 class DecordReader:
-    """An open file, see `Reader`. Raises UnreadableError if decord cannot open it; others may."""
+    """An open file, see `Reader`. Raises UnreadableError if decord cannot open it."""
 
     def __init__(self, path: str) -> None:
         try:

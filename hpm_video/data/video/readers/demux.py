@@ -199,8 +199,10 @@ _HALF_CHROMA = ("yuv420p", "yuvj420p")
 
 
 def _as_progressive(frame: av.VideoFrame) -> av.VideoFrame:
-    """The same picture without its interlaced flag, so that chroma lines are converted in stored
-    order, as other readers and FFmpeg's own conversion do."""
+    """The same picture without its interlaced flag.
+
+    Chroma lines are then converted in stored order, as other readers and FFmpeg's conversion do.
+    """
     plain = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
     for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
         setattr(plain, name, getattr(frame, name))

@@ -130,8 +130,7 @@ def num_missing(numbers: npt.NDArray[np.int64]) -> int:
 
 
 def gaps(numbers: npt.NDArray[np.int64]) -> str:
-    """A description of the numbers missing from an ascending sequence; "" if all steps are
-    equal."""
+    """A description of the numbers missing from an ascending sequence, or ""."""
     if not (missing := num_missing(numbers)):
         return ""
     steps = np.diff(numbers)
@@ -146,10 +145,10 @@ def untimed(*, is_folder: bool) -> str:
 
 
 def folder_fps(folder: str) -> float:
-    """The frame rate of a folder of frames, from the nearest `FPS_FILE` in it or up to three
-    folders above; 0 if there is none.
+    """The frame rate of a folder of frames, from the nearest `FPS_FILE`; 0 if there is none.
 
-    Raises UnreadableError if that holds no number.
+    It is searched for in the folder and up to three folders above. Raises UnreadableError if it
+    holds no number.
     """
     place = os.path.abspath(folder)
     for _ in range(1 + _LEVELS_ABOVE):

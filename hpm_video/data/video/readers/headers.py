@@ -81,8 +81,7 @@ def num_mp4s(path: str) -> int:
 
 
 def num_missing_bytes(path: str) -> int:
-    """How many bytes at the end of an AVI or Matroska file are missing; 0 if its header does not
-    say."""
+    """How many bytes an AVI or Matroska file lacks at its end; 0 if its header does not say."""
     with open_bytes(path) as file:
         head, size = file.read(256), file.seek(0, os.SEEK_END)
     end = size

@@ -71,8 +71,7 @@ class PyavReader:
             return self._read(indices)
 
     def speeds(self, indices: Sequence[int]) -> Speeds:
-        """Return how fast the content of frames moves; `read` must have read the same frames just
-        before."""
+        """Return how fast the content of frames moves; call `read` with the same frames first."""
         assert self._vectors is not None
         return self._vectors.speeds(indices, self.table.height, self.table.width)
 
@@ -151,8 +150,7 @@ class PyavReader:
             raise self._lacks(index)
 
     def _runs(self, indices: Sequence[int]) -> list[_Run]:
-        """The packets to decode for frames: from the keyframe before each of them up to the
-        frame."""
+        """The packets to decode for frames: from the preceding keyframe up to each frame."""
         table, runs = self.table, list[_Run]()
         for index in sorted(indices, key=lambda index: table.places[index]):
             end, time = int(table.places[index]), int(table.times[index])

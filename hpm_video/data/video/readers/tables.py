@@ -160,8 +160,10 @@ def _table_of(
 
 
 def _likely_fps(table: FrameTable, times: Numbers) -> float:
-    """The frame rate of the header, unless the ascending ``times`` contradict it: some headers have
-    none, the rate of their clock, or that of fields."""
+    """The frame rate of the header, unless the ascending ``times`` contradict it.
+
+    Some headers have none, the rate of their clock, or that of fields.
+    """
     seconds = float(times[-1] - times[0]) * table.time_base[0] / table.time_base[1]
     between = (len(times) - 1) / seconds if seconds > 0 else 0.0
     is_likely = not between or between / 1.5 < table.fps < between * 1.5
@@ -211,8 +213,7 @@ def _why_irregular(known: FrameTable, context: av.VideoCodecContext, noted: _Pac
 
 
 def _has_false_index(stream: av.VideoStream, noted: _Packets) -> bool:
-    """Whether an mp4's index wrongly marks packets as keyframes, as it does if it has no table of
-    them."""
+    """Whether an mp4's index marks other packets as keyframes too, e.g. all of them."""
     if not stream.container.format.name.startswith("mov"):
         return False  # indices of other containers are partial
     return sum(entry.is_keyframe for entry in stream.index_entries) > noted.num_keys
@@ -235,8 +236,10 @@ def _is_start(context: av.VideoCodecContext, packet: av.Packet) -> bool:
 
 
 def _is_helper(codec: str, packet: av.Packet) -> bool:
-    """Whether a packet has no displayed frame: a hidden reference frame (VP8), or only headers
-    (Theora, in concatenated streams)."""
+    """Whether a packet has no displayed frame.
+
+    It has a hidden reference frame (VP8), or only headers (Theora, in concatenated streams).
+    """
     if codec == "theora":
         return bool(memoryview(packet)[0] & 0x80)
     return codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
@@ -387,11 +390,11 @@ def _note_frames(out: _Decoded, frames: list[av.VideoFrame] | None, time: int | 
 
 
 def _tried_starts(path: str, noted: _Packets, table: FrameTable) -> dict[int, int]:
-    """The packets from which decoding gives the same frames as from the file's start, each with its
-    first frame.
+    """The packets from which decoding gives the same frames as from the file's start.
 
-    Each group of packets, from one candidate to the next, is decoded separately and located in the
-    whole. Then every frame is decoded as a reader would, from the start before it.
+    Returns packet -> its first frame. Each group of packets, from one candidate to the next, is
+    decoded separately and located in the whole. Then every frame is decoded as a reader would, from
+    the start before it.
     """
     marker = _Marker(table)
     whole = list[_Mark]()
@@ -464,8 +467,7 @@ class _Marker:
 
 
 def _first_of(group: list[_Mark], whole: list[_Mark], number: int) -> int | None:
-    """The index at which the whole contains a group, from `number` on; None if not within the
-    search range."""
+    """The index at which the whole contains a group, from `number` on; None if not found nearby."""
     for first in range(number, min(number + _MOST_SEARCHED, len(whole) - len(group) + 1)):
         if group and whole[first] == group[0] and whole[first : first + len(group)] == group:
             return first

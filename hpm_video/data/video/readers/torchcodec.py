@@ -22,8 +22,7 @@ TURNS = tuple(map(int, torchcodec.__version__.split(".")[:2])) >= (0, 11)
 
 
 def would_crash_on_av1() -> bool:
-    """Whether an AV1 decoder's functions are global, as decord makes its own if other code imports
-    it.
+    """Whether an AV1 decoder's functions are global, as happens if other code imports decord.
 
     FFmpeg would call those instead of the version it was built for.
     """
@@ -31,8 +30,7 @@ def would_crash_on_av1() -> bool:
 
 
 class TorchcodecReader:
-    """An open file, see `Reader`. Raises UnreadableError if torchcodec cannot open it; others
-    may."""
+    """An open file, see `Reader`. Raises UnreadableError if torchcodec cannot open it."""
 
     def __init__(self, path: str) -> None:
         try:

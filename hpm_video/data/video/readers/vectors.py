@@ -38,8 +38,10 @@ class VectorLog:
             self._anchors.append(index)
 
     def keep(self, index: int, frame: av.VideoFrame, size: tuple[int, int]) -> None:
-        """Keep the vectors of a requested frame, unless its size differs from the file's first
-        frame: it is then scaled, and its vectors do not match."""
+        """Keep the vectors of a requested frame, unless its size differs from the first frame's.
+
+        Such a frame is scaled, so its vectors do not match.
+        """
         self._turn = orientation_of(frame)
         data = frame.side_data.get("MOTION_VECTORS")
         if data is not None and (frame.height, frame.width) == size:
